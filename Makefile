@@ -1,0 +1,64 @@
+# Every target does its own set-up: a machine needs Python 3.12, a C++ compiler, git and make.
+# `make demo` is the main job end to end; `make demo-real DATA=folder` the same on a LeRobot folder.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-real test check format bench lock clean
+
+BIN := .venv/bin
+STAMP := .venv/.ulna-installed
+DEMO ?= runs/demo
+DEMO_REAL ?= runs/demo-real
+
+help:
+	@grep -E '^## ' Makefile | sed 's/^## //'
+
+## setup      .venv with the locked dependencies and ulna itself (about 3 minutes: PyBullet compiles)
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml scripts/find-python
+	@command -v g++ >/dev/null || { echo "setup needs a C++ compiler to build PyBullet: install g++ (Debian/Ubuntu: apt-get install g++)" >&2; exit 1; }
+	if ! { [ -x $(BIN)/uv ] && $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))'; }; then \
+	    python=$$(scripts/find-python) && "$$python" -m venv --clear .venv && \
+	    $(BIN)/python -m pip install --quiet $$(grep -oE '^uv==[0-9.]+' requirements.lock); fi
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	mkdir -p .venv/link && ln -sfn "$(CURDIR)" .venv/link/ulna   # where pyright finds `ulna`
+	touch $@
+
+## demo       record 100 lift episodes, train, serve, evaluate 50 seeds through the server, report
+demo: $(STAMP)
+	$(BIN)/python -m ulna.robot.demo sim --out "$(DEMO)"
+
+## demo-real  DATA=folder: import a LeRobot folder, train from images and state, evaluate open loop, report
+demo-real: $(STAMP)
+	@[ -n "$(DATA)" ] || { echo "say which LeRobot folder: make demo-real DATA=path/to/folder" >&2; exit 2; }
+	$(BIN)/python -m ulna.robot.demo real --data "$(DATA)" --out "$(DEMO_REAL)"
+
+## test       the whole suite
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+## check      ruff (format and lint) and pyright
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+## format     ruff format and its safe fixes
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+## bench      every benchmark with its baseline; numbers go to benchmarks/results/
+bench: $(STAMP)
+	for b in benchmarks/*.py; do echo "== $$b" >&2; $(BIN)/python "$$b"; done
+
+## lock       resolve the dependencies anew (hashes, no download addresses)
+lock: $(STAMP)
+	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --python-version 3.12 --generate-hashes \
+	    --no-emit-index-url --no-annotate --group dev pyproject.toml -o requirements.lock
+
+## clean      remove the environment, caches and runs/demo*
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-real

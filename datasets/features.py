@@ -1,0 +1,109 @@
+"""Features: the one schema that goes from the devices through the episode store into the checkpoint.
+
+Keys are LeRobot's: `observation.state`, `observation.environment_state`, `observation.images.<camera>`, `action`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+STATE = "observation.state"
+ENVIRONMENT = "observation.environment_state"
+IMAGES = "observation.images."
+ACTION = "action"
+TASK = "task"  # one instruction in words per episode; carried beside the arrays
+
+
+class FeatureMismatch(ValueError):
+    """Two schemas that must agree do not; the message shows both sides."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One array per frame. shape: without time, images HWC. dtype: numpy name. names: one per element of a vector
+    (empty for images). units: one per name, SI."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    names: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "names": list(self.names),
+            "units": list(self.units),
+        }
+
+    @staticmethod
+    def from_json(d: Mapping[str, Any]) -> Feature:
+        return Feature(tuple(d["shape"]), d["dtype"], tuple(d.get("names", ())), tuple(d.get("units", ())))
+
+
+Features = dict[str, Feature]
+
+
+def features_to_json(features: Mapping[str, Feature]) -> dict[str, Any]:
+    return {key: feature.to_json() for key, feature in features.items()}
+
+
+def features_from_json(d: Mapping[str, Any]) -> Features:
+    return {key: Feature.from_json(value) for key, value in d.items()}
+
+
+def is_image(key: str) -> bool:
+    return key.startswith(IMAGES)
+
+
+def require_same(
+    have: Mapping[str, Feature], want: Mapping[str, Feature], have_is: str, want_is: str
+) -> None:
+    """Raise FeatureMismatch unless `have` offers every feature of `want` with the same shape, dtype and names.
+
+    Extra features in `have` are no mismatch; units are compared where both sides give them.
+    """
+    wrong = [
+        f"  {key}: {have_is} {_describe(have.get(key))}; {want_is} {_describe(want[key])}"
+        for key in want
+        if not _same(have.get(key), want[key])
+    ]
+    if wrong:
+        raise FeatureMismatch(f"{have_is} and {want_is} differ in their features:\n" + "\n".join(wrong))
+
+
+def _same(a: Feature | None, b: Feature) -> bool:
+    if a is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return (not a.names or not b.names or a.names == b.names) and (
+        not a.units or not b.units or a.units == b.units
+    )
+
+
+def _describe(f: Feature | None) -> str:
+    if f is None:
+        return "has none"
+    names = f" [{', '.join(f.names)}]" if f.names else ""
+    units = f" in {', '.join(dict.fromkeys(f.units))}" if f.units else ""
+    return f"has {f.dtype} {f.shape}{names}{units}"
+
+
+def require_finite(key: str, values: np.ndarray, where: str) -> None:
+    """Raise ValueError naming `where` and the first frame of `values` `(T, ...)` that holds NaN or infinity."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        flat = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        frame = int(np.flatnonzero(~flat)[0])
+        raise ValueError(f"{where}: {key} is not finite in frame {frame}")
+
+
+def state_keys(features: Iterable[str]) -> list[str]:
+    """Vector observations, in a fixed order."""
+    return sorted(k for k in features if k.startswith("observation.") and not is_image(k))
+
+
+def image_keys(features: Iterable[str]) -> list[str]:
+    return sorted(k for k in features if is_image(k))

@@ -1,0 +1,191 @@
+"""The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename.
+
+    DIR/ulna.json                     format, version, features, fps, robot, provenance
+    DIR/episodes/000000-<id>/         attrs: task, length, seed, success, agent, ...
+        <stream>/value                (T, *shape)
+        <stream>/t_capture_ns         (T,) int64   when each row was true
+        <stream>/t_receive_ns         (T,) int64   when we learned it
+    DIR/in-progress/<id>/             an episode being written, or cut off; never read here
+
+A stream is a feature, or `action.requested` (what was asked for, beside `action`, what was sent). Streams carry their
+own times and may differ in length, so recorders of several rates need no other layout. Any zarr v3 reader opens an episode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .features import ACTION, Features, features_from_json, features_to_json
+
+FORMAT, VERSION = "ulna-episodes", 1
+REQUESTED = "action.requested"
+
+
+class StoreError(ValueError):
+    """The folder is no episode store, or what lies in it cannot be used; the message is one sentence."""
+
+
+class Episode:
+    """One finished episode, read on demand."""
+
+    def __init__(self, path: Path, index: int, attrs: Mapping[str, Any]) -> None:
+        self.path, self.index, self.attrs = path, index, dict(attrs)
+        self.length = int(attrs["length"])
+        self.task = str(attrs.get("task", ""))
+
+    @cached_property
+    def _group(self) -> Any:
+        import zarr
+
+        try:
+            return zarr.open_group(str(self.path), mode="r")
+        except Exception as error:
+            raise StoreError(f"episode {self.path.name} cannot be opened: {error}") from error
+
+    @cached_property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(sorted(p.name for p in self.path.iterdir() if p.is_dir()))
+
+    def array(self, key: str, part: str = "value") -> Any:
+        """The zarr array itself, for readers that fetch single frames."""
+        try:
+            return self._group[f"{key}/{part}"]
+        except KeyError:
+            raise StoreError(
+                f"episode {self.path.name} has no stream {key}; it has {', '.join(self.streams)}"
+            ) from None
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows `[start, stop)` of a stream `(T, *shape)` in its stored dtype."""
+        array = self.array(key)
+        try:
+            return np.asarray(array[start:stop])
+        except StoreError:
+            raise
+        except Exception as error:  # zarr raises whatever its codecs raise on a damaged chunk
+            raise StoreError(f"episode {self.path.name}: stream {key} cannot be read: {error}") from error
+
+    def times_ns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """(t_capture_ns, t_receive_ns), each `(T,)` int64."""
+        return np.asarray(self.array(key, "t_capture_ns")[:]), np.asarray(self.array(key, "t_receive_ns")[:])
+
+
+class EpisodeStore:
+    """Open with `EpisodeStore.open`, begin with `EpisodeStore.create`, fill with `EpisodeWriter`."""
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = path
+        self.features: Features = features_from_json(header["features"])
+        self.fps = float(header["fps"])
+        self.robot = str(header.get("robot", ""))
+        self.provenance: dict[str, Any] = dict(header.get("provenance", {}))
+        self._episodes: list[Episode] | None = None
+
+    @staticmethod
+    def create(
+        path: str | Path,
+        features: Features,
+        fps: float,
+        robot: str = "",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> EpisodeStore:
+        """A new store in a folder that is not there yet or is empty."""
+        path = Path(path)
+        if ACTION not in features:
+            raise StoreError(
+                f"a store needs the feature {ACTION!r}; it was given {', '.join(features) or 'none'}"
+            )
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise StoreError(f"{path} exists and is not empty: choose another folder, or remove it")
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "features": features_to_json(features),
+            "fps": fps,
+            "robot": robot,
+            "provenance": dict(provenance or {}),
+        }
+        try:
+            (path / "episodes").mkdir(parents=True, exist_ok=True)
+            (path / "in-progress").mkdir(exist_ok=True)
+            new = path / f".ulna.json.{secrets.token_hex(4)}"
+            new.write_text(json.dumps(header, indent=1) + "\n")
+            os.replace(new, path / "ulna.json")
+        except OSError as error:
+            raise StoreError(
+                f"cannot create an episode store at {path}: {error.strerror or error}"
+            ) from error
+        return EpisodeStore(path, header)
+
+    @staticmethod
+    def open(path: str | Path) -> EpisodeStore:
+        path = Path(path)
+        if not path.exists():
+            raise StoreError(
+                f"there is no dataset at {path}: record one with `ulna record` or bring one in with `ulna data import`"
+            )
+        try:
+            header = json.loads((path / "ulna.json").read_text())
+        except FileNotFoundError:
+            raise StoreError(f"{path} {_what_else(path)}") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise StoreError(f"{path / 'ulna.json'} cannot be read: {error}") from None
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise StoreError(f"{path} is not an Ulna episode store: its ulna.json has another format")
+        if int(header.get("version", 0)) > VERSION:
+            raise StoreError(
+                f"{path} was written by a newer Ulna (store version {header['version']}, this one reads {VERSION}): update Ulna"
+            )
+        try:
+            return EpisodeStore(path, header)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path / 'ulna.json'} is incomplete: {error!r}") from None
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """Finished episodes in the order they were recorded."""
+        if self._episodes is None:
+            folders = sorted(p for p in (self.path / "episodes").iterdir() if p.is_dir())
+            self._episodes = [Episode(p, i, _attrs(p)) for i, p in enumerate(folders)]
+        return self._episodes
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def interrupted(self) -> list[Path]:
+        """Folders of episodes that were being written and never finished."""
+        folder = self.path / "in-progress"
+        return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+    def refresh(self) -> None:
+        """Look at the folder again."""
+        self._episodes = None
+
+
+def _attrs(folder: Path) -> dict[str, Any]:
+    try:
+        attrs = json.loads((folder / "zarr.json").read_text())["attributes"]
+        int(attrs["length"])
+        return attrs
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"episode {folder.name} has no readable zarr.json ({error!r}): restore it, or remove the folder"
+        ) from None
+
+
+def _what_else(path: Path) -> str:
+    if not path.is_dir():
+        return "is a file, not an episode store"
+    if not any(path.iterdir()):
+        return "is an empty folder, not an episode store"
+    if (path / "meta" / "info.json").is_file():
+        return "is a LeRobot dataset: bring it in with `ulna data import`"
+    return "is not an Ulna episode store: it has no ulna.json"

@@ -1,0 +1,118 @@
+"""The composition: encoder, context, backbone, objective and sampler as one module that trains and acts.
+
+Legend: B batch, T = n_obs_steps, H horizon, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..datasets.features import ACTION, Features, image_keys, state_keys
+from ..datasets.normalise import affine
+from ..datasets.stats import Stats
+from .context import Context
+from .hooks import Hook
+from .recipe import Recipe
+from .sampler import Sampled, sample
+
+
+class Affine(nn.Module):
+    """x·scale + offset and back, for one vector feature. Its numbers come from the statistics, not from training."""
+
+    def __init__(self, scale: np.ndarray, offset: np.ndarray) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.offset: Tensor
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("offset", torch.as_tensor(offset, dtype=torch.float32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float() * self.scale + self.offset
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return (x - self.offset) / self.scale
+
+
+class Policy(nn.Module):
+    """A recipe made real for the features and statistics of one dataset.
+
+    Observations are `{key: (B, T, *shape)}` in their own units (images uint8 HWC); actions `(B, H, A)` in theirs.
+    """
+
+    def __init__(self, recipe: Recipe, features: Features, stats: Mapping[str, Stats]) -> None:
+        super().__init__()
+        self.recipe, self.features, self.stats = recipe, dict(features), dict(stats)
+        self.observation_keys = (*state_keys(features), *image_keys(features))
+        if not self.observation_keys:
+            raise ValueError("the features hold no observation: a policy needs a state or an image")
+        self.action_dim = features[ACTION].shape[0]
+        self.normalisers = nn.ModuleDict(
+            {
+                name(key): Affine(
+                    *affine(stats[key], recipe.normalise_action if key == ACTION else recipe.normalise_state)
+                )
+                for key in (*state_keys(features), ACTION)
+            }
+        )
+        self.encoder = recipe.encoder.build(self.features)
+        self.net = recipe.backbone.build(
+            self.action_dim,
+            recipe.horizon,
+            self.encoder.width,
+            recipe.context.pooled_width(self.encoder.width, recipe.n_obs_steps),
+        )
+        self.content_hash = ""  # set by loading a checkpoint
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def encode(self, observation: Mapping[str, Tensor]) -> Context:
+        normalised = {
+            k: self.normaliser(k)(observation[k]) if name(k) in self.normalisers else observation[k]
+            for k in self.observation_keys
+        }
+        return self.recipe.context(self.encoder(normalised))
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Scalar loss on windows: the observation keys, `action` `(B, H, A)` and `mask` `(B, H)` (True = real)."""
+        mask = batch["mask"]
+        if not self.recipe.mask_padding:
+            mask = torch.ones_like(mask)
+        action = self.normaliser(ACTION)(batch[ACTION])
+        return self.recipe.objective.loss(self.net, action, self.encode(batch), mask)
+
+    forward = loss  # so that wrappers for several GPUs, which intercept forward, see it
+
+    def sample(
+        self,
+        observation: Mapping[str, Tensor],
+        seed: int,
+        hooks: Sequence[Hook] = (),
+        steps: int | None = None,
+    ) -> Sampled:
+        """One chunk per observation, `Sampled.chunk` `(B, H, A)` in the action's units. Hooks work on normalised
+        chunks: use `normalise_action` for what they are given."""
+        with torch.no_grad():
+            context = self.encode(observation)
+        shape = (len(context.pooled), self.recipe.horizon, self.action_dim)
+        steps = steps or self.recipe.sampling_steps
+        drawn = sample(self.net, self.recipe.objective, context, shape, steps, seed, hooks)
+        return Sampled(self.normaliser(ACTION).inverse(drawn.chunk), drawn.nfe)
+
+    def normalise_action(self, action: Tensor) -> Tensor:
+        return self.normaliser(ACTION)(action)
+
+    def normaliser(self, key: str) -> Affine:
+        module = self.normalisers[name(key)]
+        assert isinstance(module, Affine)
+        return module
+
+
+def name(key: str) -> str:
+    """Module names may hold no dots."""
+    return key.replace(".", "/")

@@ -1,0 +1,186 @@
+"""A recipe: which parts make a policy, and how it is trained. Data, not code; saved as `recipe.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+from .backbones.transformer import Transformer
+from .backbones.unet1d import UNet1D
+from .context import Stack
+from .encoders import MLP, Encoder, ResNet18, SmallCNN
+from .objectives import Diffusion, Flow, Regression
+
+NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """AdamW, warm-up then cosine to zero, EMA with decay 1 - (1 + n)^-power (diffusers' EMAModel)."""
+
+    steps: int = 5000
+    batch_size: int = 256
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.95, 0.999)
+    weight_decay: float = 1e-6
+    warmup: int = 500
+    grad_clip: float = 1.0
+    accumulate: int = 1
+    ema_power: float = 0.75
+    ema_max: float = 0.9999
+    checkpoint_every: int = 500
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published method as a choice of parts. Times are in control ticks.
+
+    n_obs_steps: observations seen, the newest is now. horizon: actions predicted, the first `n_past_actions` of them
+    before now. n_action_steps: actions executed of each chunk (slice decoder).
+    """
+
+    name: str
+    paper: str
+    objective: Flow | Diffusion | Regression
+    backbone: UNet1D | Transformer
+    encoder: Encoder = Encoder()
+    context: Stack = Stack()
+    sampling_steps: int = 10
+    n_obs_steps: int = 2
+    horizon: int = 16
+    n_past_actions: int = 0
+    n_action_steps: int = 8
+    decoder: Literal["slice", "ensemble"] = "slice"
+    ensemble_decay: float = 0.01
+    normalise_state: NormaliseMode = "minmax"
+    normalise_action: NormaliseMode = "minmax"
+    mask_padding: bool = False
+    training: Training = Training()
+
+    def __post_init__(self) -> None:
+        ahead = self.horizon - self.n_past_actions
+        if self.n_obs_steps < 1 or self.n_past_actions < 0:
+            raise ValueError("n_obs_steps must be at least 1 and n_past_actions not negative")
+        if not 1 <= self.n_action_steps <= ahead:
+            raise ValueError(
+                f"n_action_steps is {self.n_action_steps}, but a chunk of horizon {self.horizon} with "
+                f"{self.n_past_actions} past actions has {ahead} actions ahead: choose 1..{ahead}"
+            )
+
+
+PARTS: dict[str, type] = {
+    c.__name__: c
+    for c in (
+        *(Recipe, Training, Encoder, MLP, ResNet18, SmallCNN, Stack),
+        *(UNet1D, Transformer, Flow, Diffusion, Regression),
+    )
+}
+
+
+def recipe_to_json(value: Any) -> Any:
+    """Dataclasses become `{"part": class name, field: ...}`, tuples become lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"part": type(value).__name__} | {
+            f.name: recipe_to_json(getattr(value, f.name)) for f in fields(value)
+        }
+    if isinstance(value, tuple):
+        return [recipe_to_json(v) for v in value]
+    return value
+
+
+def recipe_from_json(value: Any) -> Any:
+    """The inverse. ValueError names an unknown part or field: a checkpoint of another version, or a foreign file."""
+    if isinstance(value, list):
+        return tuple(recipe_from_json(v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    part = PARTS.get(str(value.get("part")))
+    if part is None:
+        raise ValueError(
+            f"the recipe names a part {value.get('part')!r} that this version of Ulna does not have"
+        )
+    known = {f.name for f in fields(part)}
+    given = {k: v for k, v in value.items() if k != "part"}
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"the recipe's {part.__name__} has unknown fields: {', '.join(unknown)}")
+    try:
+        return part(**{k: recipe_from_json(v) for k, v in given.items()})
+    except TypeError as error:
+        raise ValueError(f"the recipe's {part.__name__} is incomplete: {error}") from None
+
+
+def leaves(recipe: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Every settable field by its dotted name: `{"training.steps": (annotation, value), ...}`."""
+    hints = typing.get_type_hints(type(recipe))
+    found: dict[str, tuple[Any, Any]] = {}
+    for f in fields(recipe):
+        value = getattr(recipe, f.name)
+        if is_dataclass(value):
+            found |= leaves(value, f"{prefix}{f.name}.")
+        elif f.name not in ("name", "paper"):
+            found[prefix + f.name] = (hints[f.name], value)
+    return found
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """`recipe` with dotted fields replaced, e.g. `{"training.steps": 100, "backbone.widths": (64, 128)}`.
+
+    A part as a whole is replaced by its class name: `{"backbone": "Transformer"}` (with that part's defaults).
+    ValueError for a field that does not exist or a value of the wrong type.
+    """
+    for name in sorted(changes, key=lambda n: n.count(".")):
+        recipe = _set(recipe, name.split("."), changes[name], name)
+    return recipe
+
+
+def _set(part: Any, path: list[str], value: Any, name: str) -> Any:
+    head, rest = path[0], path[1:]
+    hints = typing.get_type_hints(type(part))
+    if head not in hints:
+        raise ValueError(f"{type(part).__name__} has no field {head!r} (in {name})")
+    old = getattr(part, head)
+    if rest:
+        if not is_dataclass(old):
+            raise ValueError(f"{name}: {head} is not a part, it is {old!r}")
+        new = _set(old, rest, value, name)
+    elif is_dataclass(old):
+        allowed = [t for t in typing.get_args(hints[head]) or (hints[head],) if is_dataclass(t)]
+        by_name: dict[str, Any] = {getattr(t, "__name__", ""): t for t in allowed}
+        if value not in by_name:
+            raise ValueError(f"{name} is one of {', '.join(by_name)}, not {value!r}")
+        new = by_name[value]()
+    else:
+        new = _coerce(value, hints[head], name)
+    return dataclasses.replace(part, **{head: new})
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value`, perhaps text from a command line, as `hint`; ValueError says what was expected."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError(f"{name} is one of {', '.join(map(str, typing.get_args(hint)))}, not {value!r}")
+        return value
+    if origin is tuple:
+        inner = typing.get_args(hint)
+        items = value.replace(",", " ").split() if isinstance(value, str) else list(value)
+        if inner[-1] is not Ellipsis and len(items) != len(inner):
+            raise ValueError(f"{name} takes {len(inner)} values, not {len(items)}")
+        return tuple(_coerce(v, inner[0], name) for v in items)
+    if isinstance(hint, types.UnionType) or hint is Any:
+        return value
+    try:
+        if hint is bool:
+            words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+            return value if isinstance(value, bool) else words[str(value).lower()]
+        if hint is int and not isinstance(value, int):
+            if float(value) != int(float(value)):
+                raise ValueError
+            return int(float(value))
+        return hint(value)
+    except (KeyError, ValueError, TypeError):
+        raise ValueError(f"{name} is a {hint.__name__}, not {value!r}") from None

@@ -1,0 +1,325 @@
+"""Training: one loop for every recipe, on one CPU or, under `accelerate launch`, on several GPUs.
+
+Everything random is a function of (seed, step, process): the batch, the noise, dropout, the crops. So a run killed at any
+instant and resumed from its last state repeats the unbroken run's losses without storing generator states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..datasets.features import ACTION, Features, image_keys, state_keys
+from ..datasets.stats import compute_stats
+from ..datasets.store import EpisodeStore
+from ..datasets.windows import Windows, WindowSpec, batch_indices
+from .checkpoint import save_checkpoint
+from .policy import Policy
+from .recipe import Recipe, Training, recipe_from_json, recipe_to_json
+
+STATE_FILE = "training.safetensors"
+
+
+class TrainingError(ValueError):
+    """The run cannot start or go on; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known after optimiser step `step` (counted from 1) of `steps`."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    examples_per_s: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    checkpoint: Path
+    content_hash: str
+    steps: int
+    losses: list[float]
+    seconds: float
+    parameters: int
+    device: str
+
+
+def policy_features(features: Features, keys: Sequence[str] | None = None) -> Features:
+    """The features a policy uses: the action and all observations, or those in `keys`."""
+    observed = [*state_keys(features), *image_keys(features)]
+    if keys is not None:
+        if unknown := sorted(set(keys) - set(observed)):
+            raise TrainingError(f"the data has no observation {unknown[0]}; it has {', '.join(observed)}")
+        observed = [k for k in observed if k in keys]
+    if ACTION not in features or not observed:
+        raise TrainingError(f"training needs {ACTION} and an observation; the data has {', '.join(features)}")
+    return {k: features[k] for k in (*observed, ACTION)}
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    *,
+    episodes: Sequence[int] | None = None,
+    keys: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> TrainResult:
+    """Train `recipe` on the episode store `data` and write the checkpoint to `out`.
+
+    episodes: indices to train on, all by default. device: `cpu` or None for what accelerate finds. resume: go on from
+    the last state in `out`, refusing one of another recipe, seed or data. A `KeyboardInterrupt` leaves that state.
+    """
+    store, out, t = EpisodeStore.open(data), Path(out), recipe.training
+    chosen = list(range(len(store))) if episodes is None else list(episodes)
+    features = policy_features(store.features, keys)
+    spec = WindowSpec(
+        recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, tuple(k for k in features if k != ACTION)
+    )
+    windows = Windows(store, spec, chosen)
+    if not len(windows):
+        raise TrainingError(f"{data} holds no frames to train on")
+
+    accelerator = _accelerator(device)
+    identity = {"recipe": recipe_to_json(recipe), "seed": seed, "episodes": chosen, "frames": len(windows)}
+    saved = _prepare(out, identity, resume, overwrite, accelerator.is_main_process)
+
+    set_seed(seed)
+    vectors = [k for k in features if k in state_keys(features) or k == ACTION]
+    policy = Policy(recipe, features, compute_stats(store, vectors, chosen))
+    parameters = sum(p.numel() for p in policy.parameters())
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), t.learning_rate, t.betas, weight_decay=t.weight_decay, fused=True
+    )
+    # accelerate steps the schedule once per process, so its own count of steps is per process too
+    n = accelerator.num_processes
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(t.warmup, t.steps) * n, t.steps * n)
+    model, optimizer, schedule = accelerator.prepare(policy, optimizer, schedule)
+    if t.compile:
+        model.compile()
+    ema = EMAModel(
+        policy.parameters(),
+        decay=t.ema_max,
+        use_ema_warmup=True,
+        inv_gamma=1.0,
+        power=t.ema_power,
+        foreach=True,
+    )
+    ema.to(accelerator.device)
+
+    losses: list[float] = []
+    if saved is not None:
+        losses = _restore(saved, policy, optimizer, schedule, ema)
+    if t.steps <= len(losses):
+        raise TrainingError(f"{out} has already trained {len(losses)} of {t.steps} steps: nothing to resume")
+
+    writer = _tensorboard(out) if accelerator.is_main_process else None
+    model.train()
+    began, first = time.monotonic(), len(losses)
+    for step, batches in _prefetched(windows, t, seed, first, accelerator):
+        torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
+        total = torch.zeros((), device=accelerator.device)
+        for i, batch in enumerate(batches):
+            whole = i == len(batches) - 1
+            with contextlib.nullcontext() if whole else accelerator.no_sync(model), accelerator.autocast():
+                loss = model(batch) / len(batches)
+            accelerator.backward(loss)
+            total += loss.detach()
+        accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        ema.step(policy.parameters())
+
+        value = float(accelerator.reduce(total, "mean"))
+        if not np.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {step}: lower the learning rate, or look at the data"
+            )
+        losses.append(value)
+        done = step + 1
+        if accelerator.is_main_process:
+            rate = (done - first) * t.batch_size * t.accumulate / (time.monotonic() - began)
+            report(Progress(done, t.steps, value, schedule.get_last_lr()[0], rate))
+            if writer is not None and (done % 10 == 0 or done == t.steps):
+                writer.add_scalar("loss", value, done)
+                writer.add_scalar("learning_rate", schedule.get_last_lr()[0], done)
+            if done % t.checkpoint_every == 0 and done < t.steps:
+                _save_state(out, identity, policy, optimizer, ema, losses)
+    seconds = time.monotonic() - began
+    if writer is not None:
+        writer.close()
+
+    ema.copy_to(policy.parameters())
+    content_hash = ""
+    if accelerator.is_main_process:
+        content_hash = save_checkpoint(
+            out,
+            policy,
+            {
+                "data": str(data),
+                "robot": store.robot,
+                "fps": store.fps,
+                "tasks": sorted({e.task for e in store.episodes}),
+                "episodes": chosen,
+                "frames": len(windows),
+                "seed": seed,
+                "steps": t.steps,
+                "losses": losses,
+                "seconds": seconds,
+                "examples_per_s": (t.steps - first) * t.batch_size * t.accumulate / seconds,
+                "parameters": parameters,
+                "device": str(accelerator.device),
+                "processes": n,
+                "machine": platform.processor() or platform.machine(),
+                "versions": {p: version(p) for p in ("ulna", "torch", "diffusers", "accelerate")},
+            },
+        )
+        (out / STATE_FILE).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    return TrainResult(out, content_hash, t.steps, losses, seconds, parameters, str(accelerator.device))
+
+
+def _accelerator(device: str | None) -> Accelerator:
+    cuda = torch.cuda.is_available() and device != "cpu"
+    return Accelerator(
+        cpu=not cuda, mixed_precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "no"
+    )
+
+
+def _prepare(out: Path, identity: dict[str, Any], resume: bool, overwrite: bool, main: bool) -> Path | None:
+    """Refuse to mix runs. Returns the state to resume from, if any."""
+    state = out / STATE_FILE
+    if resume:
+        if not state.is_file():
+            raise TrainingError(f"{out} holds no unfinished training to resume")
+        if (before := _read_header(state)["identity"]) != identity:
+            wrong = [k for k in identity if before.get(k) != identity[k]]
+            raise TrainingError(
+                f"{out} was begun with another {' and another '.join(wrong)}: resume it as it was begun"
+            )
+        return state
+    if not overwrite:
+        if state.exists():
+            raise TrainingError(
+                f"{out} holds an unfinished training: go on with --resume, or discard it with --overwrite"
+            )
+        if (out / "hash.json").exists():
+            raise TrainingError(
+                f"{out} holds a trained checkpoint: choose another --out, or replace it with --overwrite"
+            )
+    elif main:
+        state.unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot make the folder {out}: {error.strerror}") from None
+    return None
+
+
+def _prefetched(
+    windows: Windows, t: Training, seed: int, first: int, accelerator: Accelerator
+) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
+    """(step, its `accumulate` micro-batches), the next one read while this one trains. Each process takes its share."""
+    process, processes = accelerator.process_index, accelerator.num_processes
+    if t.batch_size % processes:
+        raise TrainingError(f"batch_size {t.batch_size} does not divide among {processes} processes")
+
+    def read(step: int) -> list[dict[str, np.ndarray]]:
+        rows = [
+            batch_indices(len(windows), t.batch_size, seed, step * t.accumulate + i)[process::processes]
+            for i in range(t.accumulate)
+        ]
+        return [windows.batch(r) for r in rows]
+
+    with ThreadPoolExecutor(1, thread_name_prefix="windows") as reader:
+        ahead = reader.submit(read, first)
+        for step in range(first, t.steps):
+            batches = ahead.result()
+            if step + 1 < t.steps:
+                ahead = reader.submit(read, step + 1)
+            yield (
+                step,
+                [{k: torch.from_numpy(v).to(accelerator.device) for k, v in b.items()} for b in batches],
+            )
+
+
+def _tensorboard(out: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(out / "tensorboard"))
+
+
+def _save_state(
+    out: Path, identity: dict[str, Any], policy: Policy, optimizer: Any, ema: EMAModel, losses: list[float]
+) -> None:
+    """Everything a resume needs, in one safetensors file that arrives by one rename."""
+    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in policy.state_dict().items()}
+    for i, entry in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
+    tensors |= {f"ema/{i}": v for i, v in enumerate(ema.shadow_params)}
+    header = {"identity": identity, "losses": losses, "ema_step": ema.optimization_step}
+    new = out / f".{STATE_FILE}"
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_file(contiguous, new, metadata={"ulna": json.dumps(header)})
+    with new.open("rb") as f:
+        os.fsync(f.fileno())
+    os.replace(new, out / STATE_FILE)
+
+
+def _read_header(state: Path) -> dict[str, Any]:
+    try:
+        with safe_open(state, "pt") as f:
+            return json.loads((f.metadata() or {})["ulna"])
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise TrainingError(f"{state} is not a training state that can be resumed: {error}") from None
+
+
+def _restore(state: Path, policy: Policy, optimizer: Any, schedule: Any, ema: EMAModel) -> list[float]:
+    """Load weights, optimiser, EMA and schedule; returns the losses so far, one per step."""
+    header = _read_header(state)
+    with safe_open(state, "pt") as f:
+        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no dict)
+    policy.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
+    adam: dict[int, dict[str, Tensor]] = {}
+    for k, v in tensors.items():
+        if k.startswith("adam/"):
+            _, i, field = k.split("/")
+            adam.setdefault(int(i), {})[field] = v
+    optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
+    for i, shadow in enumerate(ema.shadow_params):
+        shadow.copy_(tensors[f"ema/{i}"])
+    ema.optimization_step = int(header["ema_step"])
+    for _ in header["losses"]:
+        schedule.step()
+    return list(header["losses"])
+
+
+def recipe_of_state(out: str | Path) -> Recipe:
+    """The recipe of the unfinished training in `out`."""
+    return recipe_from_json(_read_header(Path(out) / STATE_FILE)["identity"]["recipe"])

@@ -1,0 +1,106 @@
+"""A camera in PyBullet that keeps the contract of `drivers.camera.Camera`, rendered on the CPU only when looked at."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from ..drivers.camera import CameraHealth, CameraState, Intrinsics, StaleFrame
+from ..drivers.sample import Sample
+from .world import SimClock, World
+
+NEAR, FAR = 0.01, 3.0
+
+
+class SimCamera:
+    """view gives eye, target and up (each `(3,)` m) now. fov is vertical, degrees. A frame is rendered at most once
+    per period and only when asked for; its capture time is the instant of the physics that it shows."""
+
+    def __init__(
+        self,
+        world: World,
+        clock: SimClock,
+        name: str,
+        view: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]],
+        height: int = 96,
+        width: int = 96,
+        fps: float = 20.0,
+        fov: float = 55.0,
+    ) -> None:
+        self.world, self.clock, self.name, self.view = world, clock, name, view
+        self.height, self.width, self.fps, self.fov = height, width, fps, fov
+        self._frames: deque[Sample] = deque(maxlen=16)
+        self._open = False
+
+    def open(self) -> None:
+        self._open = True
+        self._frames.clear()
+
+    def close(self) -> None:
+        self._open = False
+
+    def latest(self, max_age_s: float | None = None) -> Sample:
+        self._require_open()
+        now = self.clock.now_ns()
+        if not self._frames or now - self._frames[-1].t_capture_ns >= round(1e9 / self.fps):
+            self._frames.append(Sample(self._render(), now, now, self._seq() + 1))
+        frame = self._frames[-1]
+        if max_age_s is not None and now - frame.t_capture_ns > max_age_s * 1e9:
+            raise StaleFrame(f"camera {self.name}: the newest frame is older than {max_age_s:.3f} s")
+        return frame
+
+    def next(self, after_seq: int, timeout_s: float) -> Sample:
+        """Waiting is letting the physics run."""
+        deadline = self.clock.now_ns() + round(timeout_s * 1e9)
+        while (frame := self.latest()).seq <= after_seq:
+            due = frame.t_capture_ns + round(1e9 / self.fps)
+            if due > deadline:
+                raise StaleFrame(f"camera {self.name}: no frame after {after_seq} within {timeout_s:.3f} s")
+            self.clock.sleep_until(due)
+        return frame
+
+    def window(self, k: int) -> list[Sample]:
+        self.latest()
+        return list(self._frames)[-k:]
+
+    def health(self) -> CameraHealth:
+        if not self._open or not self._frames:
+            return CameraHealth(CameraState.CONNECTING, float("inf"), 0.0)
+        age = (self.clock.now_ns() - self._frames[-1].t_capture_ns) * 1e-9
+        times = [f.t_capture_ns for f in self._frames]
+        fps = (len(times) - 1) / ((times[-1] - times[0]) * 1e-9) if len(times) > 1 else 0.0
+        return CameraHealth(CameraState.STREAMING, age, fps)
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """Of OpenGL's projection with square pixels: the principal point is the centre of the image."""
+        f = self.height / (2 * np.tan(np.radians(self.fov) / 2))
+        matrix = np.array([[f, 0, self.width / 2], [0, f, self.height / 2], [0, 0, 1]])
+        return Intrinsics(matrix, self.width, self.height)
+
+    def _seq(self) -> int:
+        return self._frames[-1].seq if self._frames else -1
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise StaleFrame(f"camera {self.name} is not open")
+
+    def _render(self) -> np.ndarray:
+        p, c = self.world.bullet, self.world.client
+        eye, target, up = self.view()
+        view = p.computeViewMatrix(eye.tolist(), target.tolist(), up.tolist())
+        projection = p.computeProjectionMatrixFOV(self.fov, self.width / self.height, NEAR, FAR)
+        _, _, rgba, _, _ = p.getCameraImage(
+            self.width,
+            self.height,
+            view,
+            projection,
+            lightDirection=[0.4, -0.5, 1.0],
+            shadow=0,
+            flags=p.ER_NO_SEGMENTATION_MASK,
+            renderer=p.ER_TINY_RENDERER,
+            physicsClientId=c,
+        )
+        return np.ascontiguousarray(np.reshape(rgba, (self.height, self.width, 4))[..., :3].astype(np.uint8))

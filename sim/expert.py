@@ -1,0 +1,79 @@
+"""Scripted demonstrators: a rule that says where the fingertips should go next, and inverse kinematics.
+
+The rule looks at the present state of the scene only (no timers, no stored phases), so that what a demonstration shows
+is a function of what a policy can see.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .arm import SimArm
+from .kinematics import Chain, Pose, pointing_down
+
+
+@dataclass(frozen=True)
+class TipTarget:
+    """Where the tip should be at the end of the next control period, and the gripper command (its joint's unit).
+
+    yaw: of the closing direction. rotation_weight: metres that a radian of orientation error is worth.
+    """
+
+    position: np.ndarray
+    yaw: float
+    gripper: float
+    rotation_weight: float = 0.1
+
+
+class Expert(ABC):
+    """`reset(seed)` at the start of an episode, then `act` once a control period."""
+
+    def __init__(self, arm: SimArm, noise: float) -> None:
+        self.arm, self.noise = arm, noise
+        robot = arm.robot
+        self.chain = Chain(robot.urdf, robot.tip, robot.joints.names)
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        self.rng = np.random.default_rng([seed, 7])
+        self._disturbance = np.zeros(3)
+
+    @abstractmethod
+    def target(self) -> TipTarget:
+        """The rule."""
+
+    def act(self, observation: Any = None) -> np.ndarray:
+        """Joint targets `(J,)` float64. The observation is not needed: the expert knows the scene."""
+        target = self.target()
+        robot, q = self.arm.robot, self.arm.read().data
+        # correlated over about half a second, so that the disturbance moves the arm rather than shake it
+        self._disturbance = 0.9 * self._disturbance + self.noise * np.sqrt(1 - 0.9**2) * self.rng.standard_normal(3)
+        goal = Pose(target.position + self._disturbance, pointing_down(target.yaw))
+        lower, upper = robot.joints.lower, robot.joints.upper
+        q = self.chain.inverse(goal, q, lower, upper, target.rotation_weight, rest=self._rest())
+        q[-1] = target.gripper
+        return np.clip(q, lower, upper)
+
+    def _rest(self) -> np.ndarray | None:
+        return self.arm.robot.home if len(self.chain.moving) > 6 else None
+
+
+def towards(start: np.ndarray, goal: np.ndarray, step: float) -> np.ndarray:
+    """`goal`, or the point `step` metres from `start` on the way to it."""
+    away = goal - start
+    distance = float(np.linalg.norm(away))
+    return goal if distance <= step else start + away * (step / distance)
+
+
+def nearest_yaw(yaw: float, current: float, period: float) -> float:
+    """The angle `yaw + k·period` nearest to `current`: a gripper repeats every pi, a cube every pi/2."""
+    return yaw + period * round((current - yaw) / period)
+
+
+def yaw_of(rotation: np.ndarray) -> float:
+    """Yaw of the closing direction (y axis) about the vertical, as `pointing_down` takes it."""
+    return float(np.arctan2(-rotation[0, 1], rotation[1, 1]))

@@ -1,0 +1,94 @@
+"""The simulated robots: where their description lies and what a task must know about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..drivers.arm import Joints
+
+
+@dataclass(frozen=True)
+class SimRobot:
+    """urdf: path. joints: in command order, the gripper last. bullet: URDF joints that each one drives.
+    home: `(J,)` start pose. tip: link between the fingertips, z ahead and y in the closing direction.
+    grip_open, grip_closed: gripper commands around an object of `object_size` m; grip_held: its position with one.
+    centre, extent: `(2,)` m, the patch of table (x, y ± extent) that tasks use. lift_pitch: gripper tilt allowed.
+    """
+
+    name: str
+    urdf: Path
+    joints: Joints
+    bullet: tuple[tuple[str, ...], ...]
+    home: np.ndarray
+    tip: str
+    grip_open: float
+    grip_closed: float
+    grip_held: float
+    object_size: float
+    centre: np.ndarray
+    extent: np.ndarray
+    finger_links: tuple[str, ...]
+    wrist_link: str
+
+
+def _so101() -> SimRobot:
+    names = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+    return SimRobot(
+        name="so101",
+        urdf=Path(__file__).parent / "assets" / "so101.urdf",
+        joints=Joints(  # as in the URDF, which says where each number comes from
+            names=names,
+            units=("rad",) * 6,
+            lower=np.array([-1.91986, -1.74533, -1.69, -1.65806, -2.79253, -0.174533]),
+            upper=np.array([1.91986, 1.74533, 1.69, 1.65806, 2.79253, 1.74533]),
+            max_velocity=np.full(6, 4.7),
+            max_effort=np.array([1.91, 1.91, 1.91, 1.91, 1.91, 0.95]),
+        ),
+        bullet=tuple((n,) for n in names),
+        home=np.array([0.0, -0.6, 0.7, 1.2, 0.0, 0.6]),
+        tip="grasp",
+        grip_open=0.75,
+        grip_closed=0.15,
+        grip_held=0.36,
+        object_size=0.025,
+        centre=np.array([0.225, 0.0]),
+        extent=np.array([0.035, 0.08]),
+        finger_links=("gripper_body", "jaw"),
+        wrist_link="gripper_body",
+    )
+
+
+def _panda() -> SimRobot:
+    """Franka Panda with its hand. Limits and torques: Franka's data sheet, as in pybullet_data's URDF."""
+    import pybullet_data
+
+    arm = tuple(f"panda_joint{i}" for i in range(1, 8))
+    return SimRobot(
+        name="panda",
+        urdf=Path(pybullet_data.getDataPath()) / "franka_panda" / "panda.urdf",
+        joints=Joints(
+            names=(*arm, "gripper"),
+            units=("rad",) * 7 + ("m",),
+            lower=np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973, 0.0]),
+            upper=np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973, 0.04]),
+            max_velocity=np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61, 0.2]),
+            max_effort=np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0, 20.0]),
+        ),
+        bullet=(*((n,) for n in arm), ("panda_finger_joint1", "panda_finger_joint2")),
+        home=np.array([0.0, -0.35, 0.0, -2.35, 0.0, 2.0, 0.785, 0.035]),
+        tip="panda_grasptarget",
+        grip_open=0.04,
+        grip_closed=0.0,
+        grip_held=0.0215,
+        object_size=0.04,
+        centre=np.array([0.48, 0.0]),
+        extent=np.array([0.08, 0.14]),
+        finger_links=("panda_leftfinger", "panda_rightfinger"),
+        wrist_link="panda_hand",
+    )
+
+
+ROBOTS = {"so101": _so101, "panda": _panda}

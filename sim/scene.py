@@ -1,0 +1,142 @@
+"""A simulated robot at a task: the devices that a real robot would offer, and the ground truth that it would not."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ..drivers.arm import DeviceError
+from ..drivers.sample import Sample
+from .arm import SimArm
+from .camera import SimCamera
+from .expert import Expert
+from .robots import ROBOTS
+from .tasks.all import TASKS
+from .tasks.task import Task
+from .world import PHYSICS_HZ, SimClock, World
+
+CAMERAS = ("front", "wrist")
+
+
+class TaskTracker:
+    """What the task observes, as a tracker (`drivers.tracker.Tracker`)."""
+
+    def __init__(self, task: Task, clock: SimClock) -> None:
+        self.task, self.clock = task, clock
+        self.names, self.units = task.names, task.units
+
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def read(self) -> Sample:
+        now = self.clock.now_ns()
+        return Sample(self.task.observe(), now, now, self.clock.world.steps, np.ones(len(self.names), bool))
+
+
+class SimScene:
+    """Devices (`arms`, `cameras`, `trackers`, `clock`) plus `reset`, `success`, `score`, `reward`, `expert`.
+
+    randomisation overrides the task's ξ by name. Same seed, same episode, bit for bit, on one machine: a reset throws
+    the world away and builds it anew from `seed`.
+    """
+
+    def __init__(
+        self,
+        robot: str = "so101",
+        task: str = "lift",
+        cameras: Sequence[str] = (),
+        image_size: tuple[int, int] = (96, 96),
+        control_hz: float = 20.0,
+        randomisation: Mapping[str, float] | None = None,
+        realtime: bool = False,
+    ) -> None:
+        spec = ROBOTS[_known("simulated robot", robot, ROBOTS)]()
+        self.world = World()
+        self.clock = SimClock(self.world, realtime)
+        arm = SimArm(self.world, self.clock, spec)
+        self.task = TASKS[_known("task", task, TASKS)](self.world, arm)
+        self.arms = {"arm": arm}
+        self.trackers = {"task": TaskTracker(self.task, self.clock)}
+        self.cameras = {}
+        for name in cameras:
+            _known("simulated camera", name, CAMERAS)
+            view = self._front if name == "front" else self._wrist
+            fov = 45.0 if name == "front" else 75.0
+            self.cameras[name] = SimCamera(self.world, self.clock, name, view, *image_size, control_hz, fov)
+        self.control_hz, self.max_seconds = control_hz, self.task.max_seconds
+        self.xi = dict(self.task.randomisation)
+        for key, value in (randomisation or {}).items():
+            self.xi[_known(f"randomisation of {task}", key, self.xi)] = value
+        self._control_steps = max(1, round(PHYSICS_HZ / control_hz))
+        self.world.after_step.append(self._judge)
+        self.instruction = ""
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        arm = self.arms["arm"]
+        self.world.clear()
+        arm.build(self.task.start_pose(rng, self.xi))
+        self.task.reset(rng, self.xi)
+        self.instruction = str(rng.choice(self.task.instructions))
+        self._since_reset = self._achieved_for = 0
+        self._success = False
+        for camera in self.cameras.values():
+            camera._frames.clear()
+
+    def success(self) -> bool:
+        """Whether the goal was met for `hold_s` without a break, at some time since the reset."""
+        return self._success
+
+    def score(self) -> float:
+        return self.task.score()
+
+    def reward(self) -> float:
+        return self.task.reward()
+
+    def expert(self, noise: float = 0.0, mode: str | None = None) -> Expert:
+        if mode is not None:
+            _known(f"mode of the {self.task.name} expert", mode, self.task.modes)
+        return self.task.expert(noise, mode)
+
+    def close(self) -> None:
+        self.world.close()
+
+    def _judge(self) -> None:
+        """Once a control period, on the physics' own clock, so that no way of driving the scene judges otherwise."""
+        self._since_reset += 1
+        if self._since_reset % self._control_steps:
+            return
+        self._achieved_for = self._achieved_for + 1 if self.task.achieved() else 0
+        if self._achieved_for / self.control_hz >= self.task.hold_s:
+            self._success = True
+
+    def _front(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """From beyond the table, looking back at the arm over the workspace."""
+        robot = self.arms["arm"].robot
+        reach = float(robot.centre[0])
+        eye = np.array([reach * 2.6, reach * 0.9, reach * 1.7])
+        return eye, np.array([reach * 0.75, 0.0, reach * 0.25]), np.array([0.0, 0.0, 1.0])
+
+    def _wrist(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """On the hand, behind the fingers, looking along them."""
+        arm = self.arms["arm"]
+        hand, _ = arm.link_pose(arm.robot.wrist_link)
+        tip, rotation = arm.tip()
+        up = rotation[:, 0]
+        eye = hand - 0.07 * up
+        return eye, tip, -up
+
+
+def _known(what: str, name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise DeviceError(f"there is no {what} {name!r}: {hint}")
+    return name

@@ -1,0 +1,70 @@
+"""The contract of a task. One task, one file: reset, what is observed, success, reward, instructions, expert."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ..arm import SimArm
+from ..world import World
+
+if TYPE_CHECKING:
+    from ..expert import Expert
+
+
+class Task(ABC):
+    """Bound to one scene. Lengths in metres, angles in radians, times in seconds.
+
+    randomisation: the parameters ξ of the reset, each with its default; a scene may override them by name.
+    names, units: of the vector that `observe` returns. hold_s: how long `achieved` must be true without a break for
+    the episode to count as a success, so that nothing succeeds by passing through.
+    """
+
+    name: ClassVar[str]
+    instructions: ClassVar[tuple[str, ...]]
+    max_seconds: ClassVar[float]
+    hold_s: ClassVar[float]
+    randomisation: ClassVar[Mapping[str, float]]
+    modes: ClassVar[tuple[str, ...]] = ()
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+    def __init__(self, world: World, arm: SimArm) -> None:
+        self.world, self.arm, self.robot = world, arm, arm.robot
+
+    @abstractmethod
+    def reset(self, rng: np.random.Generator, xi: Mapping[str, float]) -> None:
+        """Place the objects. The arm stands at its start pose already."""
+
+    @abstractmethod
+    def observe(self) -> np.ndarray:
+        """`(len(names),)` float64: what a tracker would tell."""
+
+    @abstractmethod
+    def achieved(self) -> bool:
+        """Is the goal met at this instant? Never at reset."""
+
+    @abstractmethod
+    def score(self) -> float:
+        """How far the goal is met, 0 to 1."""
+
+    @abstractmethod
+    def reward(self) -> float:
+        """Dense, 0 to 1 per control step, highest where `achieved`."""
+
+    @abstractmethod
+    def expert(self, noise: float, mode: str | None) -> Expert:
+        """The scripted demonstrator. noise: standard deviation of the disturbance on its tip target, metres.
+        mode: one of `modes` (None: its own choice)."""
+
+    def start_pose(self, rng: np.random.Generator, xi: Mapping[str, float]) -> np.ndarray:
+        """Joint positions `(J,)` at reset: home, disturbed by `xi["start"]` rad in every revolute joint."""
+        q = self.robot.home.copy()
+        spread = xi.get("start", 0.0)
+        for j, unit in enumerate(self.robot.joints.units[:-1]):
+            if unit == "rad":
+                q[j] += rng.uniform(-spread, spread)
+        return np.clip(q, self.robot.joints.lower, self.robot.joints.upper)

@@ -1,0 +1,98 @@
+"""The PyBullet world: one DIRECT client, physics at 240 Hz, time counted in steps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """PyBullet's C code prints to file descriptor 1, where a command's JSON belongs."""
+    sys.stdout.flush()
+    try:
+        saved = os.dup(1)
+    except OSError:  # no stdout at all
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+with stdout_to_stderr():
+    import pybullet
+
+PHYSICS_HZ = 240
+
+
+class World:
+    """A floor under gravity. Bodies are loaded by others; `before_step` and `after_step` are called around each step.
+
+    bullet: the `pybullet` module; client: what its functions take as `physicsClientId`.
+    """
+
+    def __init__(self) -> None:
+        self.bullet = pybullet
+        with stdout_to_stderr():
+            self.client = pybullet.connect(pybullet.DIRECT)
+        self.steps = 0
+        self.before_step: list[Callable[[], None]] = []
+        self.after_step: list[Callable[[], None]] = []
+
+    def clear(self) -> None:
+        """Throw every body away: what follows depends on nothing before. Time goes on."""
+        p, c = self.bullet, self.client
+        p.resetSimulation(physicsClientId=c)
+        p.setGravity(0, 0, -9.81, physicsClientId=c)
+        p.setPhysicsEngineParameter(
+            fixedTimeStep=1 / PHYSICS_HZ, deterministicOverlappingPairs=1, numSolverIterations=60, physicsClientId=c
+        )
+        floor = p.createCollisionShape(p.GEOM_BOX, halfExtents=[1.5, 1.5, 0.05], physicsClientId=c)
+        look = p.createVisualShape(
+            p.GEOM_BOX, halfExtents=[1.5, 1.5, 0.05], rgbaColor=[0.72, 0.70, 0.66, 1], physicsClientId=c
+        )
+        table = p.createMultiBody(0, floor, look, [0, 0, -0.05], physicsClientId=c)
+        p.changeDynamics(table, -1, lateralFriction=0.8, physicsClientId=c)
+
+    def step(self) -> None:
+        for call in self.before_step:
+            call()
+        self.bullet.stepSimulation(physicsClientId=self.client)
+        self.steps += 1
+        for call in self.after_step:
+            call()
+
+    def close(self) -> None:
+        if self.client >= 0:
+            self.bullet.disconnect(self.client)
+            self.client = -1
+
+
+class SimClock:
+    """Time as physics: `sleep_until` steps the world. With `realtime` it also waits, so that a simulated robot
+    runs no faster than a real one."""
+
+    def __init__(self, world: World, realtime: bool = False) -> None:
+        self.world, self.realtime = world, realtime
+        self._offset_ns = time.monotonic_ns() - self.now_ns()
+
+    def now_ns(self) -> int:
+        return self.world.steps * 1_000_000_000 // PHYSICS_HZ
+
+    def sleep_until(self, t_ns: int) -> None:
+        if self.realtime:
+            # after a pause (a reset, a slow policy) go on from now, rather than race to catch up
+            self._offset_ns = max(self._offset_ns, time.monotonic_ns() - t_ns)
+        while self.now_ns() < t_ns:
+            self.world.step()
+            if self.realtime:
+                left = self.now_ns() + self._offset_ns - time.monotonic_ns()
+                if left > 0:
+                    time.sleep(left * 1e-9)

@@ -119,13 +119,19 @@ class Chain:
             )
             if np.abs(error).max() < tolerance:
                 break
-            j = jacobian * np.array([1.0, 1.0, 1.0, rotation_weight, rotation_weight, rotation_weight])[:, None]
-            damped = j.T @ np.linalg.inv(j @ j.T + 1e-5 * np.eye(6))
-            step = damped @ error
-            if rest is not None:
-                step = step + (np.eye(len(m)) - damped @ j) @ (0.1 * (rest[m] - q[m]))
+            weighted = jacobian * np.array([1.0, 1.0, 1.0, *[rotation_weight] * 3])[:, None]
+            drift = np.zeros(len(m)) if rest is None else 0.1 * (rest[m] - q[m])
+            free = np.ones(len(m), bool)
+            for _ in range(3):  # a joint that would cross its limit stays out, and the others solve without it
+                j = weighted * free
+                damped = j.T @ np.linalg.inv(j @ j.T + 1e-6 * np.eye(6))
+                step = free * np.clip(damped @ (error - j @ drift) + drift, -0.3, 0.3)
+                crossing = free & ((q[m] + step < lower[m]) | (q[m] + step > upper[m]))
+                if not crossing.any():
+                    break
+                free &= ~crossing
             q = q.copy()
-            q[m] = np.clip(q[m] + np.clip(step, -0.3, 0.3), lower[m], upper[m])
+            q[m] = np.clip(q[m] + step, lower[m], upper[m])
         return q
 
 

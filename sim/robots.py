@@ -15,7 +15,8 @@ class SimRobot:
     """urdf: path. joints: in command order, the gripper last. bullet: URDF joints that each one drives.
     home: `(J,)` start pose. tip: link between the fingertips, z ahead and y in the closing direction.
     grip_open, grip_closed: gripper commands around an object of `object_size` m; grip_held: its position with one.
-    centre, extent: `(2,)` m, the patch of table (x, y ± extent) that tasks use. lift_pitch: gripper tilt allowed.
+    grip_clearance: m from the fixed finger to such an object while approaching (0: both fingers move).
+    centre, extent: `(2,)` m, the patch of table (x, y ± extent) that tasks use.
     """
 
     name: str
@@ -27,6 +28,7 @@ class SimRobot:
     grip_open: float
     grip_closed: float
     grip_held: float
+    grip_clearance: float
     object_size: float
     centre: np.ndarray
     extent: np.ndarray
@@ -52,7 +54,8 @@ def _so101() -> SimRobot:
         tip="grasp",
         grip_open=0.75,
         grip_closed=0.15,
-        grip_held=0.36,
+        grip_held=0.42,
+        grip_clearance=0.006,
         object_size=0.025,
         centre=np.array([0.225, 0.0]),
         extent=np.array([0.035, 0.08]),
@@ -82,7 +85,8 @@ def _panda() -> SimRobot:
         tip="panda_grasptarget",
         grip_open=0.04,
         grip_closed=0.0,
-        grip_held=0.0215,
+        grip_held=0.027,
+        grip_clearance=0.0,
         object_size=0.04,
         centre=np.array([0.48, 0.0]),
         extent=np.array([0.08, 0.14]),

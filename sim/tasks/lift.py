@@ -99,16 +99,17 @@ class _Expert(Expert):
         yaw = nearest_yaw(self.task.cube_yaw(cube_rotation), neutral, np.pi / 2)
         yaw = nearest_yaw(yaw, yaw_of(tip_rotation), np.pi)
 
-        away = cube - tip
-        beside = float(np.linalg.norm(away[:2]))
-        held = grip < robot.grip_held and np.linalg.norm(away) < 0.6 * robot.object_size
+        grasp = cube + np.array([0, 0, 0.003])  # a little above its centre: the fingertips clear the table
+        held = grip < robot.grip_held and np.linalg.norm(grasp - tip) < 0.6 * robot.object_size
         if held:
             top = np.array([tip[0], tip[1], self.task.rest + CARRY])
             return TipTarget(towards(tip, top, 0.012), yaw, robot.grip_closed, rotation_weight=0.005)
-        at = beside < 0.008 and away[2] > -0.006
-        if at:
-            return TipTarget(cube + [0, 0, 0.0], yaw, robot.grip_closed)
-        # a funnel: the tip may only be as low as it is centred above the cube
-        height = np.clip((beside - 0.006) / 0.02, 0, 1) * HOVER
-        goal = cube + np.array([0, 0, height])
-        return TipTarget(towards(tip, goal, 0.015), yaw, robot.grip_open)
+        # come down with the fixed finger clear of the cube: the moving one will push the cube against it
+        above = grasp - robot.grip_clearance * tip_rotation[:, 1] * [1, 1, 0]
+        beside = float(np.linalg.norm((above - tip)[:2]))
+        if beside < 0.009 and abs(grasp[2] - tip[2]) < 0.005:
+            return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, robot.grip_closed)
+        # a funnel: the tip may only be as low as it is centred and turned
+        turned_by = abs(yaw - yaw_of(tip_rotation))
+        height = HOVER * np.clip(max((beside - 0.004) / 0.02, (turned_by - 0.1) / 0.3), 0, 1)
+        return TipTarget(towards(tip, above + [0, 0, height], 0.012), yaw, robot.grip_open)

@@ -1,0 +1,85 @@
+"""Chunk decoders: from predicted action chunks to the one action of this control tick. numpy only, for the control side.
+
+A decoder says when it wants a chunk, is given one whose first action is for now, and hands out one action a tick.
+Legend: n actions ahead, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Decoder(Protocol):
+    def reset(self) -> None: ...
+
+    def wants_chunk(self) -> bool: ...
+
+    def push(self, chunk_nA: np.ndarray) -> None: ...
+
+    def next(self) -> np.ndarray:
+        """The action `(A,)` of this tick; advances by one. LookupError when a wanted chunk was not given."""
+        ...
+
+
+class SliceDecoder:
+    """Receding horizon (Diffusion Policy): the first `n_action_steps` of a chunk, then a new one."""
+
+    def __init__(self, n_action_steps: int) -> None:
+        if n_action_steps < 1:
+            raise ValueError(f"n_action_steps must be at least 1, not {n_action_steps}")
+        self.n_action_steps = n_action_steps
+        self.reset()
+
+    def reset(self) -> None:
+        self._left: deque[np.ndarray] = deque()
+
+    def wants_chunk(self) -> bool:
+        return not self._left
+
+    def push(self, chunk_nA: np.ndarray) -> None:
+        self._left = deque(chunk_nA[: self.n_action_steps])
+
+    def next(self) -> np.ndarray:
+        if not self._left:
+            raise LookupError("the chunk is used up and no new one was given")
+        return self._left.popleft()
+
+
+class TemporalEnsemble:
+    """ACT's ensemble: a chunk every tick; the action is the mean of all predictions made for now, weighted
+    exp(-decay·i) with i = 0 the *oldest* (Zhao et al. 2023, m = 0.01)."""
+
+    def __init__(self, decay: float = 0.01) -> None:
+        self.decay = decay
+        self.reset()
+
+    def reset(self) -> None:
+        self._chunks: deque[np.ndarray] = deque()  # oldest first, each cut to start at the coming tick
+        self._fresh = False
+
+    def wants_chunk(self) -> bool:
+        return not self._fresh
+
+    def push(self, chunk_nA: np.ndarray) -> None:
+        self._chunks.append(np.asarray(chunk_nA))
+        self._fresh = True
+
+    def next(self) -> np.ndarray:
+        if not self._chunks:
+            raise LookupError("no chunk predicts an action for now")
+        predictions = np.stack([c[0] for c in self._chunks])
+        weights = np.exp(-self.decay * np.arange(len(predictions)))
+        self._chunks = deque(c[1:] for c in self._chunks if len(c) > 1)
+        self._fresh = False
+        return (weights[:, None] * predictions).sum(0) / weights.sum()
+
+
+def decoder_for(metadata: Mapping[str, Any]) -> Decoder:
+    """The decoder that a served policy's metadata asks for."""
+    if metadata.get("decoder") == "ensemble":
+        return TemporalEnsemble(float(metadata.get("ensemble_decay", 0.01)))
+    return SliceDecoder(int(metadata["n_action_steps"]))

@@ -1,0 +1,113 @@
+"""The policy client: what the control computer imports of the policies. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.sync.client import connect
+
+from .protocol import EXTENSION, ProtocolError, pack, unpack
+
+
+class PolicyServerError(ConnectionError):
+    """The server is not there, died, answered with an error or with garbage; the message is one sentence."""
+
+
+class PolicyClient:
+    """One connection to a policy server.
+
+    metadata: what the server said of its policy. infer: one request, one reply; not for two threads at once.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 30.0, connect_timeout_s: float = 5.0) -> None:
+        self.url = url if "://" in url else f"ws://{url}"
+        self.timeout_s = timeout_s
+        self._exit = contextlib.ExitStack()
+        deadline = time.monotonic() + connect_timeout_s
+        while True:
+            try:
+                opening = connect(
+                    self.url,
+                    compression=None,
+                    max_size=None,
+                    proxy=None,  # a policy server is on the robot's own network
+                    open_timeout=max(deadline - time.monotonic(), 0.1),
+                    close_timeout=1,
+                )
+                self._socket = self._exit.enter_context(opening)
+                break
+            except InvalidURI:
+                raise PolicyServerError(f"{url!r} is not a server address: use ws://HOST:PORT") from None
+            except InvalidHandshake as error:
+                raise PolicyServerError(f"what answers at {self.url} is no policy server: {error}") from None
+            except (OSError, TimeoutError, EOFError) as error:
+                if time.monotonic() + 0.2 > deadline:
+                    raise PolicyServerError(
+                        f"no policy server answers at {self.url} ({error or 'timeout'}): start one with "
+                        "`ulna serve CHECKPOINT --port PORT`"
+                    ) from None
+                time.sleep(0.2)
+        metadata = self._receive()
+        if not isinstance(metadata, dict):
+            self.close()
+            raise PolicyServerError(f"what answers at {self.url} is no policy server: it did not introduce itself")
+        self.metadata: dict[str, Any] = metadata
+        feature = metadata.get("features", {}).get("action", {})
+        self._width: int | None = feature["shape"][0] if feature else None
+
+    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
+        """Send one observation; the reply holds `actions` `(n, A)` float, the first for now, and the server's remarks."""
+        message = dict(observation)
+        if seed is not None:
+            message[EXTENSION] = {"seed": seed}
+        try:
+            self._socket.send(pack(message))
+        except ConnectionClosed as error:
+            raise self._gone(error) from None
+        reply = self._receive()
+        if not isinstance(reply, dict):
+            raise PolicyServerError(f"the server at {self.url} answered with a {type(reply).__name__}, not a map")
+        actions = reply.get("actions")
+        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind != "f" or not len(actions):
+            raise PolicyServerError(f"the server at {self.url} answered without an array of actions")
+        if self._width is not None and actions.shape[1] != self._width:
+            raise PolicyServerError(
+                f"the server at {self.url} answered with {actions.shape[1]} action dimensions, not {self._width}"
+            )
+        if not np.isfinite(actions).all():
+            raise PolicyServerError(f"the server at {self.url} answered with actions that are not finite")
+        return reply
+
+    def close(self) -> None:
+        self._exit.close()
+
+    def __enter__(self) -> PolicyClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _receive(self) -> Any:
+        try:
+            data = self._socket.recv(timeout=self.timeout_s)
+        except TimeoutError:
+            self.close()  # a late answer must not be taken for the next one
+            raise PolicyServerError(f"the server at {self.url} did not answer within {self.timeout_s:g} s") from None
+        except ConnectionClosed as error:
+            raise self._gone(error) from None
+        if isinstance(data, str):
+            raise PolicyServerError(f"the server at {self.url} says: {data.strip() or 'nothing'}")
+        try:
+            return unpack(data)
+        except ProtocolError as error:
+            raise PolicyServerError(f"the server at {self.url} sent garbage: {error}") from None
+
+    def _gone(self, error: ConnectionClosed) -> PolicyServerError:
+        if error.rcvd is not None and error.rcvd.code == 1009:
+            return PolicyServerError(f"the server at {self.url} refused the message: it is too large")
+        return PolicyServerError(f"the server at {self.url} closed the connection: it stopped or died")

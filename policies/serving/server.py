@@ -1,0 +1,184 @@
+"""The policy server: openpi's protocol in front, one inference thread behind.
+
+The event loop only moves bytes, so health checks and other clients are answered while a policy thinks. A bad message
+costs its sender one error; nobody else notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from .protocol import EXTENSION, BadRequest, ProtocolError, ServedPolicy, pack, unpack
+
+log = logging.getLogger("ulna.serving")
+
+MAX_MESSAGE_BYTES = 64 << 20  # a dozen raw 1280×960 images
+
+
+class ServerError(OSError):
+    """The server cannot start; the message says why and what to do."""
+
+
+class PolicyServer:
+    """Serves one policy at `ws://host:port`. Port 0 picks a free one; `port` tells which once it runs."""
+
+    def __init__(
+        self,
+        policy: ServedPolicy,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self.policy, self.host, self.port = policy, host, port
+        self.max_message_bytes = max_message_bytes
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="inference")
+
+    @property
+    def url(self) -> str:
+        return f"ws://{self.host}:{self.port}"
+
+    def run(self, ready: Any = lambda url: None) -> None:
+        """Serve until SIGINT or SIGTERM. `ready(url)` is called once connections are accepted."""
+
+        async def main() -> None:
+            stopped = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for s in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(s, stopped.set)
+            async with await self._start():
+                ready(self.url)
+                await stopped.wait()
+
+        try:
+            asyncio.run(main())
+        finally:
+            self._worker.shutdown(wait=True, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def background(self) -> Iterator[PolicyServer]:
+        """Serve from a thread for the length of a `with` block."""
+        loop = asyncio.new_event_loop()
+        started = threading.Event()
+        failed: list[BaseException] = []
+        stop = asyncio.Event()
+
+        async def main() -> None:
+            try:
+                server = await self._start()
+            except BaseException as error:
+                failed.append(error)
+                started.set()
+                return
+            async with server:
+                started.set()
+                await stop.wait()
+
+        def thread() -> None:
+            asyncio.set_event_loop(loop)
+            loop.run_until_complete(main())
+            loop.close()
+
+        runner = threading.Thread(target=thread, name="policy-server", daemon=True)
+        runner.start()
+        started.wait()
+        if failed:
+            runner.join()
+            raise failed[0]
+        try:
+            yield self
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            runner.join()
+            self._worker.shutdown(wait=True, cancel_futures=True)
+
+    async def _start(self) -> Server:
+        try:
+            server = await serve(
+                self._session,
+                self.host,
+                self.port,
+                compression=None,
+                max_size=self.max_message_bytes,
+                process_request=_health,
+                close_timeout=2,
+            )
+        except OSError as error:
+            raise ServerError(
+                f"cannot listen on {self.host}:{self.port} ({error.strerror or error}): is a server running there already? "
+                "Choose another --port"
+            ) from error
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def _session(self, connection: ServerConnection) -> None:
+        try:
+            await connection.send(pack(self.policy.metadata))
+            previous_ms: float | None = None
+            async for message in connection:
+                began = time.monotonic()
+                reply = await self._answer(message, previous_ms)
+                await connection.send(reply)
+                if isinstance(reply, bytes):
+                    previous_ms = (time.monotonic() - began) * 1e3
+        except ConnectionClosed as error:
+            if error.sent is not None and error.sent.code == 1009:
+                log.warning("a client sent more than %d bytes in one message", self.max_message_bytes)
+
+    async def _answer(self, message: str | bytes, previous_ms: float | None) -> bytes | str:
+        """A reply, or the one sentence that a stock client raises as its error."""
+        began = time.monotonic()
+        try:
+            observation, seed = _request(message)
+            loop = asyncio.get_running_loop()
+            actions, info, infer_ms = await loop.run_in_executor(self._worker, self._infer, observation, seed)
+        except (ProtocolError, BadRequest) as error:
+            return str(error)
+        except Exception:
+            log.exception("the policy failed")
+            return "the policy failed on this observation; the server's log says why"
+        timing = {"infer_ms": (time.monotonic() - began) * 1e3}
+        if previous_ms is not None:
+            timing["prev_total_ms"] = previous_ms
+        return pack(
+            {"actions": actions, **info, "policy_timing": {"infer_ms": infer_ms}, "server_timing": timing}
+        )
+
+    def _infer(self, observation: dict[str, Any], seed: int | None) -> tuple[np.ndarray, dict[str, Any], float]:
+        began = time.monotonic()
+        actions, info = self.policy.infer(observation, seed)
+        return actions, info, (time.monotonic() - began) * 1e3
+
+
+def _request(message: str | bytes) -> tuple[dict[str, Any], int | None]:
+    if isinstance(message, str):
+        raise ProtocolError("the server wants binary msgpack messages, not text")
+    observation = unpack(message)
+    if not isinstance(observation, dict):
+        raise ProtocolError(f"a request is a map of observations, not a {type(observation).__name__}")
+    if bad := [k for k in observation if not isinstance(k, str)]:
+        raise ProtocolError(f"observation keys are text, not {bad[0]!r}")
+    extension = observation.pop(EXTENSION, {})
+    seed = extension.get("seed") if isinstance(extension, dict) else None
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 63):
+        raise ProtocolError(f"{EXTENSION}.seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
+    return observation, seed
+
+
+def _health(connection: ServerConnection, request: Request) -> Response | None:
+    if request.path == "/healthz":
+        return connection.respond(HTTPStatus.OK, "OK\n")
+    return None

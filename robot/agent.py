@@ -1,0 +1,131 @@
+"""Agents: whatever decides the next action. Teleoperators, experts and policies all keep this contract, so one
+episode loop records, evaluates and deploys."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..datasets.features import ACTION, STATE, Features, features_from_json, is_image, require_same
+from ..policies.decoders import decoder_for
+from .robot import Observation
+
+
+class Agent(Protocol):
+    """tag: who acted, as stored with the episode (`expert`, `human`, `policy flow 1a2b3c4d`)."""
+
+    tag: str
+
+    def reset(self, task: str, seed: int) -> None:
+        """An episode begins; the same seed gives the same behaviour."""
+        ...
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """The next action `(A,)`, in the robot's action feature."""
+        ...
+
+
+class HoldAgent:
+    """Stays where the robot stood when the episode began: the baseline that must fail."""
+
+    tag = "hold"
+
+    def reset(self, task: str, seed: int) -> None:
+        self._at: np.ndarray | None = None
+
+    def act(self, observation: Observation) -> np.ndarray:
+        if self._at is None:
+            self._at = observation.values[STATE].copy()
+        return self._at
+
+
+class ExpertAgent:
+    """The scripted demonstrator of a simulated task."""
+
+    tag = "expert"
+
+    def __init__(self, scene: Any, noise: float = 0.0, mode: str | None = None) -> None:
+        self.scene, self.noise, self.mode = scene, noise, mode
+
+    def reset(self, task: str, seed: int) -> None:
+        self._expert = self.scene.expert(self.noise, self.mode)
+        self._expert.reset(seed)
+
+    def act(self, observation: Observation) -> np.ndarray:
+        return self._expert.act(observation.values)
+
+
+class PolicySource(Protocol):
+    """A policy by request: `policies.serving.client.PolicyClient`, or the same in this process."""
+
+    metadata: dict[str, Any]
+
+    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]: ...
+
+
+class PolicyAgent:
+    """Runs a policy: keeps the last `n_obs_steps` observations, asks for a chunk when the decoder wants one.
+
+    The constructor refuses a robot whose features are not the policy's, both sides shown; larger camera images are
+    resized to the policy's by area. latencies_s and nfe grow by one entry per decision over all episodes.
+    """
+
+    def __init__(self, source: PolicySource, robot_features: Features) -> None:
+        self.source = source
+        metadata = source.metadata
+        try:
+            self.features = features_from_json(metadata["features"])
+            self.n_obs_steps = int(metadata["n_obs_steps"])
+            self.decoder = decoder_for(metadata)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the server does not say what its policy needs ({error!r}): is it an Ulna server?") from None
+        vectors = {k: f for k, f in self.features.items() if not is_image(k)}
+        images = {k: f for k, f in self.features.items() if is_image(k)}
+        require_same(robot_features, vectors, "the robot", "the policy")
+        for key, feature in images.items():
+            offered = robot_features.get(key)
+            if offered is None or any(a < b for a, b in zip(offered.shape[:2], feature.shape[:2], strict=True)):
+                require_same(robot_features, images, "the robot", "the policy")
+        self.tag = f"policy {metadata.get('recipe', '?')} {str(metadata.get('checkpoint', ''))[:8]}".rstrip()
+        self.latencies_s: list[float] = []
+        self.nfe: list[int] = []
+        self.reset("", 0)
+
+    def reset(self, task: str, seed: int) -> None:
+        self.task, self.seed = task, seed
+        self._decisions = 0
+        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.n_obs_steps)
+        self.decoder.reset()
+
+    def act(self, observation: Observation) -> np.ndarray:
+        seen = {k: _fit(observation.values[k], f.shape) for k, f in self.features.items() if k != ACTION}
+        while len(self._history) < self.n_obs_steps - 1:  # before the first tick the world stood still
+            self._history.append(seen)
+        self._history.append(seen)
+        if self.decoder.wants_chunk():
+            request: dict[str, Any] = {k: np.stack([h[k] for h in self._history]) for k in seen}
+            request["task"] = self.task
+            began = time.monotonic()
+            reply = self.source.infer(request, self._decision_seed())
+            self.latencies_s.append(time.monotonic() - began)
+            self.nfe.append(int(reply.get("nfe", 0)))
+            self._decisions += 1
+            self.decoder.push(np.asarray(reply["actions"]))
+        return self.decoder.next()
+
+    def _decision_seed(self) -> int:
+        digest = hashlib.sha256(f"{self.seed} {self._decisions}".encode()).digest()
+        return int.from_bytes(digest[:6], "big")
+
+
+def _fit(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if value.ndim != 3 or value.shape == shape:
+        return value
+    import cv2
+
+    return cv2.resize(value, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)

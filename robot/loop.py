@@ -1,0 +1,92 @@
+"""The episode loop: observe, act, command, tell the subscribers, sleep to the next tick. Everything runs through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..datasets.features import ACTION
+from .agent import Agent
+from .robot import Robot
+
+REQUESTED = "action.requested"
+
+
+class Subscriber(Protocol):
+    """Told of every tick, after the command was sent. `datasets.writer.EpisodeWriter` is one."""
+
+    def start(self, meta: Mapping[str, Any]) -> None: ...
+
+    def tick(self, values: Mapping[str, np.ndarray], times_ns: Mapping[str, tuple[int, int]]) -> None:
+        """values: the observation's, `action` (what was sent) and `action.requested` (what the agent asked for)."""
+        ...
+
+    def end(self, meta: Mapping[str, Any]) -> None: ...
+
+    def discard(self) -> None:
+        """The episode broke off and does not count."""
+        ...
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """ticks: control periods run. late: ticks whose work was not done by the next one's time. success: None unknown."""
+
+    ticks: int
+    late: int
+    success: bool | None
+
+
+def run_episode(
+    robot: Robot,
+    agent: Agent,
+    subscribers: Sequence[Subscriber] = (),
+    *,
+    task: str,
+    seed: int,
+    max_ticks: int,
+    success: Callable[[], bool] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> EpisodeResult:
+    """One episode: until `success()` is true, or `max_ticks`.
+
+    Deadlines are absolute on the robot's clock, so lateness does not add up. Whatever is raised (by a device, an agent,
+    a subscriber, Ctrl-C), the arms hold, every subscriber discards the episode, and it goes on to the caller.
+    """
+    header = {"task": task, "seed": seed, "agent": agent.tag, "robot": robot.name, **(meta or {})}
+    told: list[Subscriber] = []
+    try:
+        agent.reset(task, seed)
+        for subscriber in subscribers:
+            told.append(subscriber)
+            subscriber.start(header)
+        began, late, ticks, done = robot.clock.now_ns(), 0, 0, False
+        while ticks < max_ticks and not done:
+            observation = robot.observe(task)
+            requested = np.asarray(agent.act(observation))
+            t_command = robot.clock.now_ns()
+            sent = robot.command(requested)  # a safety filter will stand before this line
+            t_sent = robot.clock.now_ns()
+            values = {**observation.values, ACTION: sent, REQUESTED: requested.astype(np.float32)}
+            times = {**observation.times_ns, ACTION: (t_command, t_sent), REQUESTED: (t_command, t_sent)}
+            for subscriber in told:
+                subscriber.tick(values, times)
+            ticks += 1
+            due = began + ticks * robot.period_ns
+            late += robot.clock.now_ns() > due
+            robot.clock.sleep_until(due)
+            done = success is not None and success()
+        result = EpisodeResult(ticks, late, None if success is None else success())
+        for subscriber in told:
+            subscriber.end({"success": result.success, "late_ticks": late})
+        return result
+    except BaseException:
+        try:
+            robot.hold()
+        finally:
+            for subscriber in told:
+                subscriber.discard()
+        raise

@@ -1,0 +1,121 @@
+"""The assembled robot: named arms, cameras and trackers behind one `observe` and one `command`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
+from ..drivers.arm import Arm
+from ..drivers.camera import Camera
+from ..drivers.clock import Clock
+from ..drivers.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Observation:
+    """values: by feature key. times_ns: (t_capture_ns, t_receive_ns) by key, on the robot's clock; of several devices
+    behind one key the oldest capture and the latest receipt. task: the instruction in words."""
+
+    values: dict[str, np.ndarray]
+    times_ns: dict[str, tuple[int, int]]
+    task: str = ""
+
+
+class Robot:
+    """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the order of
+    the arms; with several arms a joint is named `arm.joint`. Devices are opened and enabled by the user, not here."""
+
+    def __init__(
+        self,
+        name: str,
+        arms: Mapping[str, Arm],
+        cameras: Mapping[str, Camera],
+        trackers: Mapping[str, Tracker],
+        clock: Clock,
+        control_hz: float,
+    ) -> None:
+        if not arms:
+            raise ValueError(f"robot {name} has no arm")
+        self.name, self.clock, self.control_hz = name, clock, control_hz
+        self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
+
+        def prefixed(arm: str, joint: str) -> str:
+            return joint if len(self.arms) == 1 else f"{arm}.{joint}"
+
+        names = tuple(prefixed(a, j) for a, arm in self.arms.items() for j in arm.joints.names)
+        units = tuple(u for arm in self.arms.values() for u in arm.joints.units)
+        self.action_features: Features = {ACTION: Feature((len(names),), "float32", names, units)}
+        self.observation_features: Features = {STATE: Feature((len(names),), "float32", names, units)}
+        if self.trackers:
+            tracked = tuple(n for t in self.trackers.values() for n in t.names)
+            tracked_units = tuple(u for t in self.trackers.values() for u in t.units)
+            self.observation_features[ENVIRONMENT] = Feature((len(tracked),), "float32", tracked, tracked_units)
+        for camera_name, camera in self.cameras.items():
+            self.observation_features[IMAGES + camera_name] = Feature((camera.height, camera.width, 3), "uint8")
+
+    @property
+    def features(self) -> Features:
+        return self.observation_features | self.action_features
+
+    @property
+    def period_ns(self) -> int:
+        return round(1e9 / self.control_hz)
+
+    def open(self) -> None:
+        """Open every device; when one fails, those opened before it are closed again."""
+        opened: list[Arm | Camera | Tracker] = []
+        try:
+            for device in (*self.arms.values(), *self.cameras.values(), *self.trackers.values()):
+                device.open()
+                opened.append(device)
+        except BaseException:
+            for device in reversed(opened):
+                device.close()
+            raise
+
+    def close(self) -> None:
+        for device in (*self.cameras.values(), *self.trackers.values(), *self.arms.values()):
+            device.close()
+
+    def enable(self) -> None:
+        for arm in self.arms.values():
+            arm.enable()
+
+    def hold(self) -> None:
+        for arm in self.arms.values():
+            arm.hold()
+
+    def observe(self, task: str = "") -> Observation:
+        values: dict[str, np.ndarray] = {}
+        times: dict[str, tuple[int, int]] = {}
+        for key, devices in ((STATE, self.arms), (ENVIRONMENT, self.trackers)):
+            if devices:
+                samples = [d.read() for d in devices.values()]
+                values[key] = np.concatenate([s.data for s in samples]).astype(np.float32)
+                times[key] = min(s.t_capture_ns for s in samples), max(s.t_receive_ns for s in samples)
+        for name, camera in self.cameras.items():
+            sample = camera.latest()
+            values[IMAGES + name] = sample.data
+            times[IMAGES + name] = sample.t_capture_ns, sample.t_receive_ns
+        return Observation(values, times, task)
+
+    def command(self, action: np.ndarray) -> np.ndarray:
+        """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent, `(A,)`
+        float32. A wrong shape or a value that is not finite raises ValueError and nothing is sent to any arm."""
+        action = np.asarray(action, np.float64)
+        feature = self.action_features[ACTION]
+        if action.shape != feature.shape:
+            raise ValueError(f"an action has shape {action.shape}, but {self.name} has joints {', '.join(feature.names)}")
+        if not np.isfinite(action).all():
+            bad = feature.names[int(np.flatnonzero(~np.isfinite(action))[0])]
+            raise ValueError(f"the action for joint {bad} is not finite; nothing was sent")
+        due = self.clock.now_ns() + self.period_ns
+        sent, at = [], 0
+        for arm in self.arms.values():
+            n = len(arm.joints)
+            sent.append(arm.command(action[at : at + n], due))
+            at += n
+        return np.concatenate(sent).astype(np.float32)

@@ -67,7 +67,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Policy:
     try:
         recipe = recipe_from_json(_json(folder / "recipe.json"))
         if not isinstance(recipe, Recipe):
-            raise ValueError("recipe.json does not hold a recipe")
+            raise TypeError("recipe.json does not hold a recipe")
         features = features_from_json(_json(folder / "features.json"))
         stats = {k: Stats.from_json(v) for k, v in _json(folder / "stats.json").items()}
         policy = Policy(recipe, features, stats)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -156,7 +156,7 @@ def train(
         optimizer.zero_grad()
         ema.step(policy.parameters())
 
-        value = float(accelerator.reduce(total, "mean"))
+        value = float(cast(Tensor, accelerator.reduce(total, "mean")))
         if not np.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at step {step}: lower the learning rate, or look at the data"

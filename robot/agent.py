@@ -83,13 +83,17 @@ class PolicyAgent:
             self.n_obs_steps = int(metadata["n_obs_steps"])
             self.decoder = decoder_for(metadata)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"the server does not say what its policy needs ({error!r}): is it an Ulna server?") from None
+            raise ValueError(
+                f"the server does not say what its policy needs ({error!r}): is it an Ulna server?"
+            ) from None
         vectors = {k: f for k, f in self.features.items() if not is_image(k)}
         images = {k: f for k, f in self.features.items() if is_image(k)}
         require_same(robot_features, vectors, "the robot", "the policy")
         for key, feature in images.items():
             offered = robot_features.get(key)
-            if offered is None or any(a < b for a, b in zip(offered.shape[:2], feature.shape[:2], strict=True)):
+            if offered is None or any(
+                a < b for a, b in zip(offered.shape[:2], feature.shape[:2], strict=True)
+            ):
                 require_same(robot_features, images, "the robot", "the policy")
         self.tag = f"policy {metadata.get('recipe', '?')} {str(metadata.get('checkpoint', ''))[:8]}".rstrip()
         self.latencies_s: list[float] = []

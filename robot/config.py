@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..drivers.arm import DeviceError
 from .robot import Robot
@@ -26,7 +26,7 @@ class Rig:
     robot: Robot
     scene: SimScene | None
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         self.robot.open()
         self.robot.enable()
         return self
@@ -54,7 +54,9 @@ def load_robot(
 
     sizes = {(int(offered[c]["height"]), int(offered[c]["width"])) for c in cameras}
     if len(sizes) > 1:
-        raise DeviceError(f"the cameras of {name} must have one size, not {' and '.join(map(str, sorted(sizes)))}")
+        raise DeviceError(
+            f"the cameras of {name} must have one size, not {' and '.join(map(str, sorted(sizes)))}"
+        )
     scene = SimScene(
         config["model"],
         task,
@@ -64,7 +66,9 @@ def load_robot(
         randomisation,
         realtime,
     )
-    robot = Robot(config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, config["control_hz"])
+    robot = Robot(
+        config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, config["control_hz"]
+    )
     return Rig(robot, scene)
 
 
@@ -97,7 +101,9 @@ def read_config(name: str) -> dict[str, Any]:
         _check(fields, CAMERA_FIELDS, f"{path}, [cameras.{camera}]")
         for field in fields:
             if not 16 <= fields[field] <= 4096:
-                raise DeviceError(f"{path}, [cameras.{camera}]: {field} is {fields[field]}, it must lie in 16..4096 pixels")
+                raise DeviceError(
+                    f"{path}, [cameras.{camera}]: {field} is {fields[field]}, it must lie in 16..4096 pixels"
+                )
     require_known(f"driver in {path}:", config["driver"], DRIVERS)
     if not 1 <= config["control_hz"] <= 240:
         raise DeviceError(f"{path}: control_hz is {config['control_hz']}, it must lie in 1..240")

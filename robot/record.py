@@ -48,7 +48,9 @@ def record(
     """
     robot, scene = rig.robot, rig.scene
     if scene is None:
-        raise ValueError("recording a real robot needs a teleoperator; only simulated robots can be recorded so far")
+        raise ValueError(
+            "recording a real robot needs a teleoperator; only simulated robots can be recorded so far"
+        )
     if (Path(out) / "ulna.json").exists():
         store = EpisodeStore.open(out)
         require_same(store.features, robot.features, f"the dataset {out}", "the robot")
@@ -66,7 +68,9 @@ def record(
     next_seed = seed
     while kept < episodes:
         if next_seed - seed >= 10 * episodes + 100:
-            raise RuntimeError(f"only {kept} of {next_seed - seed} episodes succeeded: the agent does not solve the task")
+            raise RuntimeError(
+                f"only {kept} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
+            )
         scene.reset(next_seed)
         gate = _Gate(writer, only_successes)
         result = run_episode(

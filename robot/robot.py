@@ -52,9 +52,13 @@ class Robot:
         if self.trackers:
             tracked = tuple(n for t in self.trackers.values() for n in t.names)
             tracked_units = tuple(u for t in self.trackers.values() for u in t.units)
-            self.observation_features[ENVIRONMENT] = Feature((len(tracked),), "float32", tracked, tracked_units)
+            self.observation_features[ENVIRONMENT] = Feature(
+                (len(tracked),), "float32", tracked, tracked_units
+            )
         for camera_name, camera in self.cameras.items():
-            self.observation_features[IMAGES + camera_name] = Feature((camera.height, camera.width, 3), "uint8")
+            self.observation_features[IMAGES + camera_name] = Feature(
+                (camera.height, camera.width, 3), "uint8"
+            )
 
     @property
     def features(self) -> Features:
@@ -108,7 +112,9 @@ class Robot:
         action = np.asarray(action, np.float64)
         feature = self.action_features[ACTION]
         if action.shape != feature.shape:
-            raise ValueError(f"an action has shape {action.shape}, but {self.name} has joints {', '.join(feature.names)}")
+            raise ValueError(
+                f"an action has shape {action.shape}, but {self.name} has joints {', '.join(feature.names)}"
+            )
         if not np.isfinite(action).all():
             bad = feature.names[int(np.flatnonzero(~np.isfinite(action))[0])]
             raise ValueError(f"the action for joint {bad} is not finite; nothing was sent")

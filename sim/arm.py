@@ -40,7 +40,11 @@ class SimArm:
         self._first = [self._owner.index(j) for j in range(len(self.joints))]
         for link in self.robot.finger_links:
             p.changeDynamics(
-                self.body, self.link_index[link], lateralFriction=1.2, spinningFriction=0.01, physicsClientId=c
+                self.body,
+                self.link_index[link],
+                lateralFriction=1.2,
+                spinningFriction=0.01,
+                physicsClientId=c,
             )
         for bullet, j in zip(self._driven, self._owner, strict=True):
             p.resetJointState(self.body, bullet, float(q[j]), physicsClientId=c)
@@ -135,5 +139,7 @@ class SimArm:
 
     def link_pose(self, link: str) -> tuple[np.ndarray, np.ndarray]:
         p = self.world.bullet
-        state = p.getLinkState(self.body, self.link_index[link], computeForwardKinematics=1, physicsClientId=self.world.client)
+        state = p.getLinkState(
+            self.body, self.link_index[link], computeForwardKinematics=1, physicsClientId=self.world.client
+        )
         return np.array(state[4]), np.array(p.getMatrixFromQuaternion(state[5])).reshape(3, 3)

@@ -51,7 +51,9 @@ class Expert(ABC):
         target = self.target()
         robot, q = self.arm.robot, self.arm.read().data
         # correlated over about half a second, so that the disturbance moves the arm rather than shake it
-        self._disturbance = 0.9 * self._disturbance + self.noise * np.sqrt(1 - 0.9**2) * self.rng.standard_normal(3)
+        self._disturbance = 0.9 * self._disturbance + self.noise * np.sqrt(
+            1 - 0.9**2
+        ) * self.rng.standard_normal(3)
         goal = Pose(target.position + self._disturbance, pointing_down(target.yaw))
         lower, upper = robot.joints.lower, robot.joints.upper
         q = self.chain.inverse(goal, q, lower, upper, target.rotation_weight, rest=self._rest())

@@ -5,9 +5,9 @@ Rotations are 3×3 matrices; positions metres in the base frame; joints rad or m
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -115,14 +115,19 @@ class Chain:
         for _ in range(iterations):
             pose, jacobian = self._forward(q)
             error = np.concatenate(
-                [goal.position - pose.position, rotation_weight * rotation_vector(goal.rotation @ pose.rotation.T)]
+                [
+                    goal.position - pose.position,
+                    rotation_weight * rotation_vector(goal.rotation @ pose.rotation.T),
+                ]
             )
             if np.abs(error).max() < tolerance:
                 break
             weighted = jacobian * np.array([1.0, 1.0, 1.0, *[rotation_weight] * 3])[:, None]
             drift = np.zeros(len(m)) if rest is None else 0.1 * (rest[m] - q[m])
-            free = np.ones(len(m), bool)
-            for _ in range(3):  # a joint that would cross its limit stays out, and the others solve without it
+            free, step = np.ones(len(m), bool), drift
+            for _ in range(
+                3
+            ):  # a joint that would cross its limit stays out, and the others solve without it
                 j = weighted * free
                 damped = j.T @ np.linalg.inv(j @ j.T + 1e-6 * np.eye(6))
                 step = free * np.clip(damped @ (error - j @ drift) + drift, -0.3, 0.3)

@@ -104,6 +104,12 @@ class SimScene:
             _known(f"mode of the {self.task.name} expert", mode, self.task.modes)
         return self.task.expert(noise, mode)
 
+    def film_camera(self) -> SimCamera:
+        """A larger view for people (240×320), which belongs to no robot."""
+        camera = SimCamera(self.world, self.clock, "film", self._front, 240, 320, self.control_hz, 45.0)
+        camera.open()
+        return camera
+
     def close(self) -> None:
         self.world.close()
 

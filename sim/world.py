@@ -52,7 +52,10 @@ class World:
         p.resetSimulation(physicsClientId=c)
         p.setGravity(0, 0, -9.81, physicsClientId=c)
         p.setPhysicsEngineParameter(
-            fixedTimeStep=1 / PHYSICS_HZ, deterministicOverlappingPairs=1, numSolverIterations=60, physicsClientId=c
+            fixedTimeStep=1 / PHYSICS_HZ,
+            deterministicOverlappingPairs=1,
+            numSolverIterations=60,
+            physicsClientId=c,
         )
         floor = p.createCollisionShape(p.GEOM_BOX, halfExtents=[1.5, 1.5, 0.05], physicsClientId=c)
         look = p.createVisualShape(

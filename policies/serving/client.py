@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
@@ -55,7 +55,9 @@ class PolicyClient:
         metadata = self._receive()
         if not isinstance(metadata, dict):
             self.close()
-            raise PolicyServerError(f"what answers at {self.url} is no policy server: it did not introduce itself")
+            raise PolicyServerError(
+                f"what answers at {self.url} is no policy server: it did not introduce itself"
+            )
         self.metadata: dict[str, Any] = metadata
         feature = metadata.get("features", {}).get("action", {})
         self._width: int | None = feature["shape"][0] if feature else None
@@ -71,9 +73,16 @@ class PolicyClient:
             raise self._gone(error) from None
         reply = self._receive()
         if not isinstance(reply, dict):
-            raise PolicyServerError(f"the server at {self.url} answered with a {type(reply).__name__}, not a map")
+            raise PolicyServerError(
+                f"the server at {self.url} answered with a {type(reply).__name__}, not a map"
+            )
         actions = reply.get("actions")
-        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.dtype.kind != "f" or not len(actions):
+        if (
+            not isinstance(actions, np.ndarray)
+            or actions.ndim != 2
+            or actions.dtype.kind != "f"
+            or not len(actions)
+        ):
             raise PolicyServerError(f"the server at {self.url} answered without an array of actions")
         if self._width is not None and actions.shape[1] != self._width:
             raise PolicyServerError(
@@ -86,7 +95,7 @@ class PolicyClient:
     def close(self) -> None:
         self._exit.close()
 
-    def __enter__(self) -> PolicyClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +106,9 @@ class PolicyClient:
             data = self._socket.recv(timeout=self.timeout_s)
         except TimeoutError:
             self.close()  # a late answer must not be taken for the next one
-            raise PolicyServerError(f"the server at {self.url} did not answer within {self.timeout_s:g} s") from None
+            raise PolicyServerError(
+                f"the server at {self.url} did not answer within {self.timeout_s:g} s"
+            ) from None
         except ConnectionClosed as error:
             raise self._gone(error) from None
         if isinstance(data, str):

@@ -31,7 +31,9 @@ class ServedPolicy(Protocol):
 
     metadata: dict[str, Any]
 
-    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def infer(
+        self, observation: Mapping[str, Any], seed: int | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Actions `(n, A)` float32, the first for now, and a dict of scalars and strings. Raises BadRequest."""
         ...
 
@@ -47,7 +49,7 @@ def unpack(data: bytes) -> Any:
         return msgpack.unpackb(data, object_hook=_decode)
     except ProtocolError:
         raise
-    except Exception as error:  # msgpack raises a dozen kinds for malformed input, all meaning the same here
+    except Exception as error:  # noqa: BLE001  msgpack raises a dozen kinds for malformed input, all meaning the same here
         raise ProtocolError(f"the message is not msgpack: {error or type(error).__name__}") from None
 
 

@@ -79,7 +79,7 @@ class PolicyServer:
         async def main() -> None:
             try:
                 server = await self._start()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  handed to the caller's thread
                 failed.append(error)
                 started.set()
                 return
@@ -157,7 +157,9 @@ class PolicyServer:
             {"actions": actions, **info, "policy_timing": {"infer_ms": infer_ms}, "server_timing": timing}
         )
 
-    def _infer(self, observation: dict[str, Any], seed: int | None) -> tuple[np.ndarray, dict[str, Any], float]:
+    def _infer(
+        self, observation: dict[str, Any], seed: int | None
+    ) -> tuple[np.ndarray, dict[str, Any], float]:
         began = time.monotonic()
         actions, info = self.policy.infer(observation, seed)
         return actions, info, (time.monotonic() - began) * 1e3

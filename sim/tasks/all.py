@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .lift import Lift
+from .push_t import PushT
 from .reach import Reach
 from .task import Task
 
-TASKS: dict[str, type[Task]] = {"reach": Reach, "lift": Lift}
+TASKS: dict[str, type[Task]] = {"reach": Reach, "lift": Lift, "push_t": PushT}

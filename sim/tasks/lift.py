@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ class Lift(Task):
     instructions = ("lift the blue cube", "pick up the blue cube", "raise the blue cube off the table")
     max_seconds = 10.0
     hold_s = 0.5
-    randomisation = {"start": 0.08, "spread": 1.0, "yaw": 0.6, "mass": 0.03, "friction": 0.9}
+    randomisation: ClassVar = {"start": 0.08, "spread": 1.0, "yaw": 0.6, "mass": 0.03, "friction": 0.9}
     modes = ("near", "across")  # grasp yaw: the one nearest to the gripper's, or a quarter turn from it
     names = (
         *("cube.x", "cube.y", "cube.z", "cube.cos4yaw", "cube.sin4yaw"),
@@ -34,10 +35,17 @@ class Lift(Task):
         p, c = self.world.bullet, self.world.client
         half = [size / 2] * 3
         shape = p.createCollisionShape(p.GEOM_BOX, halfExtents=half, physicsClientId=c)
-        look = p.createVisualShape(p.GEOM_BOX, halfExtents=half, rgbaColor=[0.12, 0.32, 0.80, 1], physicsClientId=c)
+        look = p.createVisualShape(
+            p.GEOM_BOX, halfExtents=half, rgbaColor=[0.12, 0.32, 0.80, 1], physicsClientId=c
+        )
         self.rest = size / 2
         self.cube = p.createMultiBody(
-            xi["mass"], shape, look, [*xy, self.rest], p.getQuaternionFromEuler([0, 0, yaw]), physicsClientId=c
+            xi["mass"],
+            shape,
+            look,
+            [*xy, self.rest],
+            p.getQuaternionFromEuler([0, 0, yaw]),
+            physicsClientId=c,
         )
         p.changeDynamics(
             self.cube,
@@ -112,4 +120,4 @@ class _Expert(Expert):
         # a funnel: the tip may only be as low as it is centred and turned
         turned_by = abs(yaw - yaw_of(tip_rotation))
         height = HOVER * np.clip(max((beside - 0.004) / 0.02, (turned_by - 0.1) / 0.3), 0, 1)
-        return TipTarget(towards(tip, above + [0, 0, height], 0.012), yaw, robot.grip_open)
+        return TipTarget(towards(tip, above + np.array([0, 0, height]), 0.012), yaw, robot.grip_open)

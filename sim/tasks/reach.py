@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Reach(Task):
     instructions = ("reach the red ball", "move the gripper to the red ball", "touch the red ball")
     max_seconds = 6.0
     hold_s = 0.5
-    randomisation = {"start": 0.1, "spread": 1.0, "low": 0.03, "high": 0.11}
+    randomisation: ClassVar = {"start": 0.1, "spread": 1.0, "low": 0.03, "high": 0.11}
     names = ("target.x", "target.y", "target.z", "tip.x", "tip.y", "tip.z")
     units = ("m",) * 6
 
@@ -61,4 +62,6 @@ class _Expert(Expert):
     def target(self) -> TipTarget:
         position, rotation = self.arm.tip()
         grip = self.arm.robot.grip_open
-        return TipTarget(towards(position, self.task.goal, 0.02), yaw_of(rotation), grip, rotation_weight=0.01)
+        return TipTarget(
+            towards(position, self.task.goal, 0.02), yaw_of(rotation), grip, rotation_weight=0.01
+        )

@@ -29,8 +29,8 @@ class Task(ABC):
     hold_s: ClassVar[float]
     randomisation: ClassVar[Mapping[str, float]]
     modes: ClassVar[tuple[str, ...]] = ()
-    names: tuple[str, ...]
-    units: tuple[str, ...]
+    names: ClassVar[tuple[str, ...]]
+    units: ClassVar[tuple[str, ...]]
 
     def __init__(self, world: World, arm: SimArm) -> None:
         self.world, self.arm, self.robot = world, arm, arm.robot

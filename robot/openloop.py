@@ -1,0 +1,124 @@
+"""Open-loop evaluation: a policy's action chunks against what was recorded next, on episodes it has not seen.
+
+Says whether a policy predicts demonstrations better than two policies that learned nothing; it does not say that the
+policy would succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets.features import ACTION, features_from_json, require_same
+from ..datasets.store import EpisodeStore
+from ..datasets.windows import Windows, WindowSpec
+from .agent import PolicySource
+from .statistics import bootstrap_mean
+
+BLOCK_S = 1.0  # neighbouring frames are nearly the same: resample whole seconds
+BASELINES = ("hold", "extrapolate")
+
+
+def open_loop(
+    source: PolicySource,
+    data: str | Path,
+    episodes: Sequence[int],
+    every: int = 5,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Mean absolute action error of a policy and of two baselines on every `every`-th frame; JSON types only.
+
+    Baselines: `hold` repeats the last command before now; `extrapolate` goes on in a straight line through the last two.
+    Actions beyond the end of an episode do not count, nor do frames without two commands before them. Differences to
+    a baseline are paired by frame and joint, relative to each joint's spread in these episodes (so that radians and
+    metres may be averaged), with a block bootstrap over seconds.
+    """
+    store = EpisodeStore.open(data)
+    metadata = source.metadata
+    wanted = features_from_json(metadata["features"])
+    require_same(store.features, wanted, f"the dataset {data}", "the policy")
+    keys = tuple(k for k in wanted if k != ACTION)
+    ahead = int(metadata["horizon"])
+    spec = WindowSpec(int(metadata["n_obs_steps"]), ahead + 2, n_past_actions=2, keys=keys)
+    windows = Windows(store, spec, list(episodes))
+    first = np.array([start for start, e in _starts(windows) for _ in range(e)])
+    rows = np.array([r for r in range(len(windows)) if r - first[r] >= 2 and (r - first[r]) % every == 0])
+    if not len(rows):
+        raise ValueError("these episodes are too short to evaluate: they have fewer than three frames")
+
+    errors: dict[str, list[np.ndarray]] = {"policy": [], **{b: [] for b in BASELINES}}
+    truth, masks, nfe = [], [], 0
+    for done, row in enumerate(rows):
+        window = windows.batch(np.array([row]))
+        action, mask = window[ACTION][0], window["mask"][0, 2:]
+        before, last, target = action[0], action[1], action[2:]
+        reply = source.infer({k: window[k][0] for k in keys}, seed=int(row))
+        nfe = int(reply.get("nfe", 0))
+        steps = np.arange(1, ahead + 1)[:, None]
+        predicted = {
+            "policy": np.asarray(reply["actions"])[:ahead],
+            "hold": np.repeat(last[None], ahead, 0),
+            "extrapolate": last + steps * (last - before),
+        }
+        for name, chunk in predicted.items():
+            errors[name].append(np.abs(chunk - target))
+        truth.append(target)
+        masks.append(mask)
+        report(done + 1, len(rows))
+
+    mask_NH = np.stack(masks)
+    error_NHA = {name: np.stack(e) for name, e in errors.items()}
+    all_actions = np.concatenate([e.read(ACTION) for e in windows.episodes])
+    spread = np.maximum(all_actions.std(0), 1e-6)
+    moving = all_actions.std(0) >= 1e-4  # a joint that nobody moved has no error worth a ratio
+    counted = mask_NH[..., None]
+
+    def mean_over(error: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+        return (error * counted).sum(axes) / np.broadcast_to(counted, error.shape).sum(axes).clip(min=1)
+
+    blocks = _blocks(rows, first, store.fps)
+    relative = {n: (e / spread)[..., moving] for n, e in error_NHA.items()}
+    per_frame = {n: (e.mean(-1) * mask_NH).sum(1) / mask_NH.sum(1) for n, e in relative.items()}
+    comparisons = {}
+    for baseline in BASELINES:
+        difference = per_frame["policy"] - per_frame[baseline]
+        mean, low, high = bootstrap_mean([difference[b] for b in blocks])
+        comparisons[baseline] = {"difference": mean, "bootstrap_95": [low, high], "better": high < 0}
+    intervals = {n: bootstrap_mean([e[b] for b in blocks]) for n, e in per_frame.items()}
+    feature = store.features[ACTION]
+    return {
+        "kind": "open-loop",
+        "data": str(data),
+        "recipe": metadata.get("recipe", ""),
+        "checkpoint": metadata.get("checkpoint", ""),
+        "episodes": list(episodes),
+        "frames": len(rows),
+        "every": every,
+        "horizon": ahead,
+        "fps": store.fps,
+        "nfe_per_decision": nfe,
+        "block_s": BLOCK_S,
+        "joints": list(feature.names) or [f"joint {i}" for i in range(feature.shape[0])],
+        "units": list(feature.units) or [""] * feature.shape[0],
+        "relative_error": {n: {"mean": m, "bootstrap_95": [lo, hi]} for n, (m, lo, hi) in intervals.items()},
+        "comparisons": comparisons,
+        "per_joint": {n: mean_over(e, (0, 1)).tolist() for n, e in error_NHA.items()},
+        "per_step": {n: mean_over(e, (0,)).mean(-1).tolist() for n, e in relative.items()},
+        "per_joint_and_step": {n: mean_over(e, (0,)).tolist() for n, e in error_NHA.items()},
+    }
+
+
+def _starts(windows: Windows) -> list[tuple[int, int]]:
+    """(first row, length) of each episode."""
+    lengths = [e.length for e in windows.episodes]
+    return list(zip(np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist(), lengths, strict=True))
+
+
+def _blocks(rows: np.ndarray, first: np.ndarray, fps: float) -> list[np.ndarray]:
+    """Positions in `rows` that belong to the same episode and the same second of it."""
+    second = ((rows - first[rows]) / (fps * BLOCK_S)).astype(int)
+    keys = list(zip(first[rows].tolist(), second.tolist(), strict=True))
+    return [np.flatnonzero([k == key for k in keys]) for key in dict.fromkeys(keys)]

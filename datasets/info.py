@@ -1,0 +1,44 @@
+"""What is in a store, in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .features import features_to_json
+from .store import EpisodeStore
+
+
+def describe(store: EpisodeStore) -> dict[str, Any]:
+    """JSON types. rates_hz: per stream the median rate by capture times, and `jitter_ms`, the 99th percentile of how far
+    an interval is from the median."""
+    intervals: dict[str, list[np.ndarray]] = {}
+    for episode in store.episodes:
+        for key in episode.streams:
+            intervals.setdefault(key, []).append(np.diff(episode.times_ns(key)[0]))
+    rates = {}
+    for key, parts in intervals.items():
+        gaps = np.concatenate(parts).astype(np.float64)
+        if len(gaps) and (median := float(np.median(gaps))) > 0:
+            jitter = float(np.percentile(np.abs(gaps - median), 99)) * 1e-6
+            rates[key] = {"hz": round(1e9 / median, 3), "jitter_ms": round(jitter, 3)}
+    frames = sum(e.length for e in store.episodes)
+    outcomes = [e.attrs.get("success") for e in store.episodes]
+    return {
+        "path": str(store.path),
+        "robot": store.robot,
+        "fps": store.fps,
+        "episodes": len(store),
+        "frames": frames,
+        "seconds": round(frames / store.fps, 3),
+        "rates": rates,
+        "tasks": sorted({e.task for e in store.episodes}),
+        "agents": sorted({str(e.attrs.get("agent", "")) for e in store.episodes}),
+        "successes": sum(s is True for s in outcomes),
+        "failures": sum(s is False for s in outcomes),
+        "features": features_to_json(store.features),
+        "size_bytes": sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()),
+        "interrupted": [p.name for p in store.interrupted()],
+        "provenance": store.provenance,
+    }

@@ -60,7 +60,9 @@ def import_lerobot(
     making = dst.parent / f".{dst.name}.importing-{secrets.token_hex(4)}"
     try:
         provenance = {"imported_from": str(src), "format": f"lerobot {info['codebase_version']}"}
-        store = EpisodeStore.create(making, features, float(info["fps"]), str(info.get("robot_type") or ""), provenance)
+        store = EpisodeStore.create(
+            making, features, float(info["fps"]), str(info.get("robot_type") or ""), provenance
+        )
         writer = EpisodeWriter(store)
         for done, source in enumerate(sources):
             _import_episode(source, features, videos, tasks, image_size, float(info["fps"]), writer)
@@ -245,10 +247,14 @@ def _video_frames(path: Path, times_s: np.ndarray, fps: float, where: str) -> It
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            if times_s[0] > 1.0 and stream.time_base is not None:  # many episodes share the file: start near ours
+            if (
+                times_s[0] > 1.0 and stream.time_base is not None
+            ):  # many episodes share the file: start near ours
                 container.seek(int((times_s[0] - 0.5) / stream.time_base), stream=stream)
             for frame in container.decode(stream):
-                while row < len(times_s) and frame.time is not None and abs(frame.time - times_s[row]) <= half:
+                while (
+                    row < len(times_s) and frame.time is not None and abs(frame.time - times_s[row]) <= half
+                ):
                     row += 1
                     yield frame.to_ndarray(format="rgb24")
                 if row == len(times_s):
@@ -269,7 +275,11 @@ def _still_frames(column: Any, where: str) -> Iterator[np.ndarray]:
     for row, value in enumerate(column):
         d = value.as_py()
         data = d.get("bytes") if isinstance(d, dict) else d
-        image = cv2.imdecode(np.frombuffer(io.BytesIO(data or b"").getvalue(), np.uint8), cv2.IMREAD_COLOR) if data else None
+        image = (
+            cv2.imdecode(np.frombuffer(io.BytesIO(data or b"").getvalue(), np.uint8), cv2.IMREAD_COLOR)
+            if data
+            else None
+        )
         if image is None:
             raise StoreError(f"{where}: the image of row {row} cannot be decoded")
         yield image[..., ::-1]

@@ -1,0 +1,104 @@
+"""The `ulna` command.
+
+This file imports nothing heavy: `ulna --help` must answer at once, so each command is loaded when it is called. A command
+is a module of `robot.commands` with `Args` (a dataclass that tyro parses), `EXAMPLE` and `run(args, out) -> int`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+
+COMMANDS = {
+    "record": "record demonstrations into a dataset",
+    "train": "train a policy on a dataset",
+    "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
+    "serve": "serve a trained policy over the network",
+    "deploy": "run a served policy on a robot",
+    "recipes": "list the policies that can be trained",
+    "data": "look at a dataset (info), or bring one in (import)",
+}
+HELP = """ulna: from demonstrations to a served policy
+
+usage: ulna COMMAND [options]      `ulna COMMAND --help` explains one, with an example
+
+{commands}
+
+the main job:
+  ulna record --robot sim:so101 --task lift --agent expert --episodes 100 --out runs/x/data
+  ulna train flow --data runs/x/data --out runs/x/flow
+  ulna evaluate runs/x/flow --task lift --episodes 50
+  ulna serve runs/x/flow --port 8000
+  ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5
+"""
+SUBCOMMANDS = {"data": ("info", "import")}
+
+
+class UsageError(ValueError):
+    """The command line does not fit; exit code 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            width = max(map(len, COMMANDS))
+            print(
+                HELP.format(commands="\n".join(f"  {c:{width}}  {text}" for c, text in COMMANDS.items())),
+                end="",
+            )
+            return 0 if argv else 2
+        if argv[0] in ("--version", "version"):
+            print(f"ulna {version('ulna')}")
+            return 0
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("ulna: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001  the last line of defence: said in one sentence
+        from .commands.errors import is_expected
+
+        if debug or not is_expected(error):
+            traceback.print_exc()
+        print(f"ulna: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _run(argv: list[str]) -> int:
+    name, rest = argv[0], argv[1:]
+    require_one_of("command", name, COMMANDS)
+    if name in SUBCOMMANDS:
+        subs = SUBCOMMANDS[name]
+        if not rest or rest[0] in ("-h", "--help"):
+            print(f"usage: ulna {name} {{{','.join(subs)}}} [options]\n\n{COMMANDS[name]}")
+            return 0 if rest else 2
+        require_one_of(f"command `ulna {name}", rest[0], subs)
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    module = importlib.import_module(f".commands.{name.replace(' ', '_')}", __package__)
+    from .commands.parsing import Output, parse
+
+    args = parse(module, name, rest)
+    if args is None:  # --help
+        return 0
+    with Output(args.json) as out:
+        return module.run(args, out)
+
+
+def require_one_of(what: str, name: str, known: Sequence[str] | dict[str, str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}"
+        raise UsageError(f"there is no {what} {name!r}: {hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

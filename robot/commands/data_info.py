@@ -1,0 +1,51 @@
+"""Say what is in a dataset: episodes, measured rates, tasks, features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from .parsing import Output
+
+EXAMPLE = "ulna data info runs/x/data"
+
+
+@dataclass
+class Args:
+    data: tyro.conf.Positional[str]
+    """Folder of the dataset."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ...datasets.info import describe
+    from ...datasets.store import EpisodeStore
+
+    d = describe(EpisodeStore.open(args.data))
+    out.answer(d, _text(d))
+    return 0
+
+
+def _text(d: dict[str, Any]) -> str:
+    size = f"{d['size_bytes'] / 1e6:.1f} MB, robot {d['robot'] or 'unknown'}"
+    open_ended = d["episodes"] - d["successes"] - d["failures"]
+    lines = [
+        f"{d['path']}: {d['episodes']} episodes, {d['frames']} frames, {d['seconds']:.1f} s at {d['fps']:g} Hz, {size}",
+        f"outcomes: {d['successes']} succeeded, {d['failures']} failed, {open_ended} not judged",
+        f"agents: {', '.join(filter(None, d['agents'])) or 'unknown'}",
+        "tasks:",
+        *(f"  {t}" for t in d["tasks"]),
+        "streams:",
+    ]
+    for key, feature in d["features"].items():
+        rate = d["rates"].get(key)
+        measured = f"{rate['hz']:g} Hz measured, jitter {rate['jitter_ms']:g} ms" if rate else "rate unknown"
+        lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {measured}")
+        if feature["names"]:
+            lines.append(f"    {', '.join(feature['names'])}")
+    if d["interrupted"]:
+        lines.append(f"interrupted and not part of the data: {', '.join(d['interrupted'])}")
+    return "\n".join(lines)

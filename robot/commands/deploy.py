@@ -1,0 +1,58 @@
+"""Run a served policy on a robot."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from .parsing import Output
+
+EXAMPLE = "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5"
+
+
+@dataclass
+class Args:
+    robot: str = "sim:so101"
+    """sim:so101, sim:panda, or a robot's TOML file."""
+    server: str = "ws://127.0.0.1:8000"
+    """Where `ulna serve` runs."""
+    task: str = "lift"
+    """Of a simulated robot's scene."""
+    episodes: int = 1
+    seed: int = 2000
+    """Of the first simulated scene."""
+    max_seconds: float = 0.0
+    """Longest episode; the task's own by default."""
+    realtime: bool = False
+    """Run a simulated robot no faster than a real one."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ...policies.serving.client import PolicyClient
+    from ..config import load_robot
+    from ..deploy import DeployedEpisode, deploy
+    from .evaluate import _cameras
+
+    if args.episodes < 1:
+        raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
+    with PolicyClient(args.server) as client:
+        cameras = _cameras(client.metadata)
+
+    def report(e: DeployedEpisode) -> None:
+        outcome = {True: "success", False: "no success", None: "done"}[e.success]
+        print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
+
+    with load_robot(args.robot, args.task, cameras, realtime=args.realtime) as rig:
+        result = deploy(
+            rig, args.server, args.episodes, args.seed, max_seconds=args.max_seconds or None, report=report
+        )
+    done = result["episodes"]
+    succeeded = sum(e["success"] is True for e in done)
+    ms = result["latency_ms"]
+    out.answer(
+        result,
+        f"{succeeded} of {len(done)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms",
+    )
+    return 0

@@ -1,0 +1,159 @@
+"""Measure a policy. Closed loop: success over fixed seeds in simulation, with its Wilson interval. Open loop: its
+predictions on recorded episodes, against holding still and extrapolating. The report is written into the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..cli import UsageError
+from .parsing import Output, episode_list, progress
+
+EXAMPLE = (
+    "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
+    "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
+)
+
+
+@dataclass
+class Args:
+    checkpoint: Annotated[str, tyro.conf.Positional] = ""
+    """The trained policy; may be left out with --server or --agent."""
+    episodes: str = ""
+    """Closed loop: how many (50). Open loop: which, like 10,11."""
+    robot: str = "sim:so101"
+    task: str = "lift"
+    seed: int = 1000
+    """Seed of the first episode."""
+    server: str = ""
+    """Ask the policy server at this ws:// address instead of running the checkpoint here."""
+    agent: str = ""
+    """Evaluate expert or hold instead of a policy."""
+    open_loop: bool = False
+    data: str = ""
+    """Open loop: the dataset."""
+    every: int = 5
+    """Open loop: use every n-th frame."""
+    sampling_steps: int = 0
+    """Integration steps of the sampler; the recipe's by default. Not with --server."""
+    videos: int = 3
+    """How many episodes to film, into the checkpoint's validation folder."""
+    device: str = "cpu"
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    if args.open_loop:
+        return _open_loop(args, out)
+    from ..agent import PolicyAgent
+    from ..config import load_robot
+    from ..evaluate import evaluate, save_report
+    from ..record import make_agent
+
+    try:
+        episodes = int(args.episodes or 50)
+    except ValueError:
+        raise UsageError(f"--episodes is a number in closed loop, not {args.episodes!r}") from None
+    source = None if args.agent else _source(args)
+    try:
+        cameras = [] if source is None else _cameras(source.metadata)
+        with load_robot(args.robot, args.task, cameras) as rig, progress("evaluating") as bar:
+            agent = make_agent(args.agent, rig) if source is None else PolicyAgent(source, rig.robot.features)
+            shown = bar.add_task("", total=episodes, note="")
+
+            def report(done: int, successes: int, total: int) -> None:
+                bar.update(shown, completed=done, note=f"{successes} succeeded")
+
+            folder = Path(args.checkpoint) / "validation" if args.checkpoint else None
+            name = f"{args.task}-{rig.robot.name.replace(':', '-')}"
+            film = folder / name if folder and args.videos else None
+            result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
+    finally:
+        if args.server and source is not None:
+            source.close()
+    if args.server:
+        result["server"] = args.server
+    if args.checkpoint:
+        result["report"] = str(save_report(args.checkpoint, name, result))
+    low, high = result["wilson_95"]
+    failed = [str(o["seed"]) for o in result["outcomes"] if not o["success"]]
+    text = (
+        f"{result['agent']} on {args.robot} {args.task}: {result['successes']} of {episodes} succeeded "
+        f"({100 * result['success_rate']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+    )
+    if failed:
+        text += f"\nfailed seeds: {', '.join(failed)}"
+    if "latency_ms" in result:
+        ms = result["latency_ms"]
+        text += f"\n{result['nfe_per_decision']:g} network evaluations a decision, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+    out.answer(result, text)
+    return 0
+
+
+def _source(args: Args) -> Any:
+    from ..evaluate import InProcessPolicy
+
+    if args.server:
+        from ...policies.serving.client import PolicyClient
+
+        client = PolicyClient(args.server)
+        if args.checkpoint:
+            _require_same_checkpoint(args.checkpoint, client.metadata, args.server)
+        return client
+    if not args.checkpoint:
+        raise UsageError("name a checkpoint, a --server, or an --agent to evaluate")
+    return InProcessPolicy(args.checkpoint, args.device, args.sampling_steps or None)
+
+
+def _require_same_checkpoint(folder: str, metadata: dict[str, Any], server: str) -> None:
+    """A report must not be written into a checkpoint that was not the one measured."""
+    import json
+
+    from ...datasets.store import StoreError
+
+    try:
+        here = json.loads((Path(folder) / "hash.json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError):
+        raise StoreError(f"{folder} is not an Ulna checkpoint") from None
+    if here != metadata.get("checkpoint"):
+        raise ValueError(f"the server at {server} serves another checkpoint than {folder}")
+
+
+def _cameras(metadata: dict[str, Any]) -> list[str]:
+    from ...datasets.features import IMAGES
+
+    return [k.removeprefix(IMAGES) for k in metadata.get("features", {}) if k.startswith(IMAGES)]
+
+
+def _open_loop(args: Args, out: Output) -> int:
+    from ..evaluate import save_report
+    from ..openloop import open_loop
+
+    if not args.data or not args.episodes:
+        raise UsageError("open loop needs --data and --episodes, such as --data runs/x/data --episodes 10,11")
+    source = _source(args)
+    with progress("evaluating") as bar:
+        shown = bar.add_task("", total=None, note="")
+        result = open_loop(
+            source,
+            args.data,
+            episode_list(args.episodes),
+            args.every,
+            lambda done, total: bar.update(shown, completed=done, total=total),
+        )
+    if args.checkpoint:
+        result["report"] = str(save_report(args.checkpoint, "open-loop", result))
+    lines = [f"{result['recipe']} on episodes {args.episodes} of {args.data}, {result['frames']} frames:"]
+    for name, e in result["relative_error"].items():
+        low, high = e["bootstrap_95"]
+        lines.append(f"  {name:12} {e['mean']:.3f} of a joint's spread (95 % {low:.3f} to {high:.3f})")
+    for name, c in result["comparisons"].items():
+        low, high = c["bootstrap_95"]
+        verdict = "better" if c["better"] else "NOT shown to be better"
+        lines.append(f"  policy - {name}: {c['difference']:+.3f} (95 % {low:+.3f} to {high:+.3f}): {verdict}")
+    out.answer(result, "\n".join(lines))
+    return 0

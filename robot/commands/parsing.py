@@ -1,0 +1,125 @@
+"""What every command shares: parsing its `Args`, and keeping standard output for the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from types import ModuleType
+from typing import Any, Self
+
+from ..cli import UsageError
+
+
+def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
+    """The command's `Args`, or None after --help. UsageError in one sentence, with the nearest option."""
+    import tyro
+
+    description = f"{(module.__doc__ or '').strip()}\n\nexample:\n  {module.EXAMPLE}"
+    # a command may take arguments of its own kind out first (`train`: the recipe's fields)
+    rest, extra = module.prepare(list(argv)) if hasattr(module, "prepare") else (list(argv), {})
+    printed: list[str] = []
+    try:
+        with _collected(printed):
+            args = tyro.cli(module.Args, args=rest, prog=f"ulna {name}", description=description)
+        return replace(args, **extra)
+    except SystemExit as stop:
+        text = "".join(printed)
+        if not stop.code:
+            print(text, end="")
+            return None
+        raise UsageError(_sentence(name, text, rest, module)) from None
+
+
+def _sentence(name: str, text: str, argv: Sequence[str], module: ModuleType) -> str:
+    """tyro draws a box around its complaint; we want the complaint."""
+    options = [f"--{f.name.replace('_', '-')}" for f in fields(module.Args)]
+    given = [a.split("=")[0] for a in argv if a.startswith("--")]
+    for option in given:
+        if option.replace("_", "-") not in options and not option.startswith("--no-"):
+            near = difflib.get_close_matches(option, options, n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(options)}"
+            return f"`ulna {name}` has no option {option}: {hint}"
+    words = re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
+    words = re.sub(r"\s+", " ", words).strip()
+    words = re.sub(r"^Parsing error |For full helptext.*$|^Required options ", "", words).strip()
+    return f"{words or 'the options do not fit'} (see `ulna {name} --help`)"
+
+
+@contextlib.contextmanager
+def _collected(into: list[str]) -> Iterator[None]:
+    import io
+
+    buffer = io.StringIO()
+    with contextlib.redirect_stdout(buffer), contextlib.redirect_stderr(buffer):
+        try:
+            yield
+        finally:
+            into.append(buffer.getvalue())
+
+
+class Output:
+    """Standard output is for the answer alone: with --json one object, else text. Everything else that is printed
+    meanwhile, by us or by C libraries, goes to standard error."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def __enter__(self) -> Self:
+        sys.stdout.flush()
+        self._saved = os.dup(1)
+        os.dup2(2, 1)
+        self._stdout, sys.stdout = sys.stdout, sys.stderr
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout = self._stdout
+        os.dup2(self._saved, 1)
+        os.close(self._saved)
+
+    def answer(self, value: dict[str, Any], text: str) -> None:
+        """Print the command's answer: `value` with --json, `text` without."""
+        line = json.dumps(value, allow_nan=False) if self.as_json else text
+        os.write(self._saved, (line + "\n").encode())
+
+
+def episode_list(text: str) -> list[int]:
+    """`0-9,12` → [0, …, 9, 12]."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise UsageError(f"{text!r} is not a list of episodes: write them like 0-9,12")
+        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(chosen))
+
+
+def progress(description: str) -> Any:
+    """A progress bar on standard error, silent where that is no terminal's business (`--json` in a pipe)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn(description),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,51 @@
+"""Serve a trained policy over WebSocket, in openpi's protocol."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from .parsing import Output
+
+EXAMPLE = "ulna serve runs/x/flow --port 8000"
+
+
+@dataclass
+class Args:
+    checkpoint: tyro.conf.Positional[str]
+    """The trained policy."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for other machines. There is no key check yet: use it on a network you trust."""
+    port: int = 8000
+    """0 picks a free one."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    sampling_steps: int = 0
+    """Integration steps of the sampler; the recipe's by default."""
+    json: bool = False
+    """Print one JSON object when the server is ready."""
+
+
+def run(args: Args, out: Output) -> int:
+    import logging
+
+    from ...policies.serving.local import LocalPolicy
+    from ...policies.serving.server import PolicyServer
+
+    if not 0 <= args.port <= 65535:
+        raise ValueError(f"--port must lie in 0..65535, not {args.port}")
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    policy = LocalPolicy(args.checkpoint, args.device, args.sampling_steps or None)
+    server = PolicyServer(policy, args.host, args.port)
+
+    def ready(url: str) -> None:
+        value = {"url": url, "health": url.replace("ws://", "http://") + "/healthz", **policy.metadata}
+        out.answer(
+            value,
+            f"serving {policy.metadata['recipe']} {policy.metadata['checkpoint'][:8]} at {url} (Ctrl-C stops)",
+        )
+
+    server.run(ready)
+    return 0

@@ -1,0 +1,153 @@
+"""Train a policy on a dataset. Any field of the recipe is an option: `--horizon 32 --backbone.widths 128,256`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from ..cli import UsageError
+from .parsing import Output, episode_list, progress
+
+EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
+
+
+@dataclass
+class Args:
+    recipe: tyro.conf.Positional[str]
+    """Which policy; `ulna recipes` lists them."""
+    data: str
+    """Folder of the dataset."""
+    out: str
+    """Folder of the checkpoint."""
+    episodes: str = ""
+    """Train on these only, like 0-9,12."""
+    observe: str = ""
+    """Use these observations only, with commas; all by default."""
+    seed: int = 0
+    device: str = ""
+    """cpu, or what accelerate finds by default."""
+    resume: bool = False
+    """Go on with the unfinished training in --out."""
+    overwrite: bool = False
+    """Replace what --out holds."""
+    json: bool = False
+    """Print one JSON object."""
+    overrides: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """(the options of `Args`, all other `--name value` as fields of the recipe)."""
+    own = {f"--{n.replace('_', '-')}" for n in Args.__dataclass_fields__} | {"--help", "-h"}
+    flags = {"--resume", "--overwrite", "--json", "--help", "-h"}
+    rest: list[str] = []
+    fields: dict[str, str] = {}
+    i = 0
+    while i < len(argv):
+        name, equals, value = argv[i].partition("=")
+        i += 1
+        if not name.startswith("--"):
+            rest.append(argv[i - 1])
+            continue
+        values = [value] if equals else []
+        if not equals and name not in flags:
+            # a field may take several values: --backbone.widths 64 128
+            while i < len(argv) and not argv[i].startswith("--"):
+                values.append(argv[i])
+                i += 1
+                if name in own:
+                    break
+        if name in own:
+            rest += [name, *values]
+        elif values:
+            fields[name[2:].replace("-", "_")] = " ".join(values)
+        else:
+            raise UsageError(f"{name} needs a value")
+    return rest, fields
+
+
+def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    rest, overrides = split_overrides(argv)
+    return rest, {"overrides": overrides}
+
+
+def full_names(recipe: Any, changes: dict[str, str]) -> dict[str, str]:
+    """Short names made long where only one field ends so: `steps` is `training.steps`."""
+    from ...policies.recipe import leaves
+
+    known = leaves(recipe)
+    parts = {n.rsplit(".", 1)[0] for n in known if "." in n}
+    result = {}
+    for name, value in changes.items():
+        if name in known or name in parts:
+            result[name] = value
+            continue
+        ends = [n for n in known if n.endswith(f".{name}")]
+        # the training's own field wins over a part's of the same name
+        ends = [n for n in ends if n.startswith("training.")] or ends
+        if len(ends) == 1:
+            result[ends[0]] = value
+            continue
+        shown = [
+            f"--{n.replace('_', '-')}"
+            for n in (ends or difflib.get_close_matches(name, _names(known), 3, 0.5))
+        ]
+        hint = f"did you mean {' or '.join(shown)}?" if shown else "`ulna recipes --json` shows its fields"
+        raise UsageError(f"the recipe {recipe.name} has no field --{name.replace('_', '-')}: {hint}")
+    return result
+
+
+def _names(known: dict[str, Any]) -> list[str]:
+    return sorted({*known, *(n.rsplit(".", 1)[-1] for n in known)})
+
+
+def run(args: Args, out: Output) -> int:
+    from ...datasets.store import EpisodeStore
+    from ...policies.recipe import override
+    from ...policies.recipes.all import RECIPES
+    from ...policies.train import Progress, policy_features, train
+    from ..cli import require_one_of
+
+    require_one_of("recipe", args.recipe, list(RECIPES))
+    store = EpisodeStore.open(args.data)
+    keys = [k.strip() for k in args.observe.split(",") if k.strip()] or None
+    recipe = RECIPES[args.recipe](policy_features(store.features, keys))
+    changes = full_names(recipe, args.overrides)
+    # parts first: their fields are only known once they are chosen
+    recipe = override(recipe, changes)
+    with progress("training") as bar:
+        shown = bar.add_task("", total=recipe.training.steps, note="")
+
+        def report(p: Progress) -> None:
+            bar.update(shown, completed=p.step, note=f"loss {p.loss:.4f}, {p.examples_per_s:.0f} examples/s")
+
+        result = train(
+            recipe,
+            args.data,
+            args.out,
+            episodes=episode_list(args.episodes) if args.episodes else None,
+            keys=keys,
+            seed=args.seed,
+            device=args.device or None,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            report=report,
+        )
+    answer = {
+        "checkpoint": str(result.checkpoint),
+        "content_hash": result.content_hash,
+        "recipe": recipe.name,
+        "steps": result.steps,
+        "final_loss": sum(result.losses[-50:]) / len(result.losses[-50:]),
+        "seconds": result.seconds,
+        "parameters": result.parameters,
+        "device": result.device,
+    }
+    text = (
+        f"{result.checkpoint}: {recipe.name}, {result.parameters / 1e6:.2f} M parameters, {result.steps} steps in "
+        f"{result.seconds:.0f} s on {result.device}, loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
+    )
+    out.answer(answer, text)
+    return 0

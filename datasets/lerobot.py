@@ -229,7 +229,7 @@ def _parquet(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, partitioning=None)
+        return pq.ParquetFile(path).read()
     except FileNotFoundError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
@@ -240,6 +240,7 @@ def _parquet(path: Path) -> Any:
 def _video_frames(path: Path, times_s: np.ndarray, fps: float, where: str) -> Iterator[np.ndarray]:
     """The frame `(H, W, 3)` uint8 RGB shown at each of the ascending `times_s` of the file's own time line."""
     import av
+    from av.error import FFmpegError
 
     half = 0.5 / fps
     row = 0
@@ -259,7 +260,7 @@ def _video_frames(path: Path, times_s: np.ndarray, fps: float, where: str) -> It
                     yield frame.to_ndarray(format="rgb24")
                 if row == len(times_s):
                     return
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise StoreError(f"{where}: the video {path} cannot be decoded ({error.strerror})") from None
     except IndexError:
         raise StoreError(f"{where}: {path} holds no video") from None

@@ -43,7 +43,7 @@ class Objective(Protocol):
         """Scalar; `mask_BH` is True where an action counts. Draws from torch's global generator."""
         ...
 
-    def predict(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred: ...
+    def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred: ...
 
     def step(self, pred: Pred, path: Path, i: int, rng: torch.Generator) -> Tensor:
         """The chunk at level i + 1."""
@@ -64,13 +64,16 @@ def full(value: float | Tensor, like_BHA: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Flow:
-    """Conditional flow matching on the straight path: the network gives the velocity x - eps, Euler integrates it.
+    """Conditional flow matching on the straight path, integrated by Euler steps; the loss is the velocity's.
 
     time: `beta` draws 1 - tau from 0.999·Beta(1.5, 1) + 0.001 (pi0: more weight on the noisy end), `uniform` U(0, 1).
-    Source: Lipman et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau.
+    predict: the network's output is the velocity x - eps, or the clean chunk `x`, from which the velocity follows. A
+    velocity carries the noise through the whole network, so a small one leaves some in every dimension of the chunk.
+    Source: Lipman et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau; for `x` Li and He 2025 (arXiv 2511.13720).
     """
 
     time: Literal["beta", "uniform"] = "beta"
+    predict: Literal["velocity", "x"] = "velocity"
 
     def path(self, steps: int, device: torch.device) -> Path:
         tau = torch.linspace(0, 1, steps + 1, device=device)
@@ -85,12 +88,19 @@ class Flow:
             tau = 1 - (0.999 * tau ** (1 / 1.5) + 0.001)
         eps = torch.randn_like(a_BHA)
         t = tau[:, None, None]
-        v = net((1 - t) * eps + t * a_BHA, tau, tau, context)
-        return masked_mean((v.float() - (a_BHA - eps)) ** 2, mask_BH)
+        noisy = (1 - t) * eps + t * a_BHA
+        v = self._velocity(net(noisy, tau, tau, context).float(), noisy, t)
+        return masked_mean((v - (a_BHA - eps)) ** 2, mask_BH)
 
-    def predict(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
+    def _velocity(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        if self.predict == "velocity":
+            return output
+        return (output - noisy) / (1 - t).clamp(min=0.05)  # else the loss would have no bound at tau = 1
+
+    def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
         tau = full(path.alpha[i], a_BHA)
-        return Pred.from_velocity(a_BHA, path.alpha[i], net(a_BHA, tau, tau, context).float())
+        output = net(a_BHA, tau, tau, context).float()
+        return Pred.from_velocity(a_BHA, path.alpha[i], self._velocity(output, a_BHA, path.alpha[i]))
 
     def step(self, pred: Pred, path: Path, i: int, rng: torch.Generator) -> Tensor:
         return pred.a + (path.alpha[i + 1] - path.alpha[i]) * pred.velocity
@@ -133,7 +143,7 @@ class Diffusion:
         predicted = net(alpha[:, None, None] * a_BHA + sigma[:, None, None] * eps, tau, tau, context)
         return masked_mean((predicted.float() - eps) ** 2, mask_BH)
 
-    def predict(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
+    def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
         alpha, sigma = path.alpha[i], path.sigma[i]
         tau = full(alpha / (alpha + sigma), a_BHA)
         return Pred.from_eps(a_BHA, alpha, sigma, net(a_BHA, tau, tau, context).float())
@@ -184,7 +194,7 @@ class Regression:
         error = net(torch.zeros_like(a_BHA), tau, tau, context).float() - a_BHA
         return masked_mean(error.abs() if self.norm == "l1" else error**2, mask_BH)
 
-    def predict(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
+    def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
         tau = full(0.0, a_BHA)
         x = net(torch.zeros_like(a_BHA), tau, tau, context).float()
         return Pred.from_x(a_BHA, path.alpha[0], path.sigma[0], x)

@@ -52,7 +52,7 @@ def sample(
     a, nfe = start.a, 0
     for i in range(start.level, len(path)):
         step = Step(i, path, start)
-        pred = objective.predict(net, a, path, i, repeated)
+        pred = objective.predict_at(net, a, path, i, repeated)
         nfe += n
         for hook, own in zip(hooks, streams, strict=True):
             pred = hook.transform(pred, step, repeated, own)

@@ -33,8 +33,8 @@ def open_loop(
 
     Baselines: `hold` repeats the last command before now; `extrapolate` goes on in a straight line through the last two.
     Actions beyond the end of an episode do not count, nor do frames without two commands before them. Differences to
-    a baseline are paired by frame and joint, relative to each joint's spread in these episodes (so that radians and
-    metres may be averaged), with a block bootstrap over seconds.
+    a baseline are paired by frame and joint, relative to each joint's standard deviation in the dataset (so that radians
+    and metres may be averaged), with a block bootstrap over seconds.
     """
     store = EpisodeStore.open(data)
     metadata = source.metadata
@@ -71,7 +71,8 @@ def open_loop(
 
     mask_NH = np.stack(masks)
     error_NHA = {name: np.stack(e) for name, e in errors.items()}
-    all_actions = np.concatenate([e.read(ACTION) for e in windows.episodes])
+    # of the whole dataset: a joint that only rests in these episodes must not blow up the ratio
+    all_actions = np.concatenate([e.read(ACTION) for e in store.episodes])
     spread = np.maximum(all_actions.std(0), 1e-6)
     moving = all_actions.std(0) >= 1e-4  # a joint that nobody moved has no error worth a ratio
     counted = mask_NH[..., None]

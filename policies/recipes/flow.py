@@ -24,8 +24,8 @@ def flow(features: Features) -> Recipe:
         backbone=UNet1D(widths=(64, 128, 256), time_width=64),
         objective=Flow(),
         training=Training(
-            steps=3000,
-            batch_size=64 if images else 256,
+            steps=2500,
+            batch_size=64 if images else 128,
             learning_rate=1e-3,
             betas=(0.9, 0.95),
             weight_decay=1e-4,

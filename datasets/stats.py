@@ -60,11 +60,12 @@ def compute_stats(
                 frame = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
                 raise StoreError(f"episode {e.index}: {key} is not finite in frame {frame}")
             rows.append(values)
-        result[key] = _vector_stats(np.concatenate(rows))
+        result[key] = vector_stats(np.concatenate(rows))
     return result
 
 
-def _vector_stats(x: np.ndarray) -> Stats:
+def vector_stats(x: np.ndarray) -> Stats:
+    """Of rows `(N, D)` float64."""
     q01, q99 = np.quantile(x, [0.01, 0.99], axis=0)
     return Stats(x.min(0), x.max(0), x.mean(0), x.std(0), q01, q99, len(x))
 

@@ -85,6 +85,13 @@ class Windows:
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The windows of `indices` `(B,)`: each key `(B, T, *shape)`, `action` `(B, H, A)` float32, `mask` `(B, H)`
         bool (True where the action is one that was recorded), `index` `(B,)`."""
+        return self._batch(indices, self.spec.keys)
+
+    def vectors(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """`batch` without images: nothing is read from disk."""
+        return self._batch(indices, tuple(k for k in self.spec.keys if not is_image(k)))
+
+    def _batch(self, indices: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
         now = np.asarray(indices, np.int64)
         if not len(self):
             raise StoreError("there are no frames to take windows from")
@@ -92,7 +99,7 @@ class Windows:
         s = self.spec
         seen = np.maximum(now[:, None] + np.arange(1 - s.n_obs_steps, 1), first)
         wanted = now[:, None] + np.arange(-s.n_past_actions, s.horizon - s.n_past_actions)
-        out = {k: self._vectors[k][seen] if k in self._vectors else self._images[k][seen] for k in s.keys}
+        out = {k: self._vectors[k][seen] if k in self._vectors else self._images[k][seen] for k in keys}
         out[ACTION] = self._vectors[ACTION][np.clip(wanted, first, last)]
         out["mask"] = (wanted >= first) & (wanted <= last)
         out["index"] = now

@@ -150,7 +150,10 @@ class Diffusion:
 
     def step(self, pred: Pred, path: Path, i: int, rng: torch.Generator) -> Tensor:
         scheduler = self._scheduler(len(path.native))
-        return scheduler.step(pred.eps, path.native[i], pred.a, generator=rng).prev_sample
+        # DDIM must take eps anew from the clipped x, or a clipped guidance pushes the wrong way: x stops at the clip
+        # while eps goes on, against it
+        consistent = {"use_clipped_model_output": True} if self.sampler == "ddim" else {}
+        return scheduler.step(pred.eps, path.native[i], pred.a, generator=rng, **consistent).prev_sample
 
 
 @lru_cache(maxsize=32)

@@ -11,13 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.features import ACTION, Features, image_keys, state_keys
+from ..datasets.features import ACTION, STATE, Features, image_keys, state_keys
 from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .context import Context
 from .hooks import Hook
 from .recipe import Recipe
 from .sampler import Sampled, sample
+
+RELATIVE = "action.relative"  # key of the statistics of action minus present state
+
+
+def state_of_action(features: Features) -> list[int]:
+    """For each action element the index of the state element of the same name, or of the same place where neither
+    side has names. ValueError when there is none."""
+    state, action = features.get(STATE), features[ACTION]
+    if state is not None and action.names and set(action.names) <= set(state.names):
+        return [state.names.index(n) for n in action.names]
+    if state is not None and not action.names and not state.names and state.shape == action.shape:
+        return list(range(action.shape[0]))
+    raise ValueError(
+        "relative actions need every action to be an element of observation.state: use --action-space absolute"
+    )
 
 
 class Affine(nn.Module):
@@ -50,13 +65,15 @@ class Policy(nn.Module):
         if not self.observation_keys:
             raise ValueError("the features hold no observation: a policy needs a state or an image")
         self.action_dim = features[ACTION].shape[0]
+        self.relative = recipe.action_space == "relative"
+        if self.relative:
+            self.base = state_of_action(features)
+        modes = {key: recipe.normalise_state for key in state_keys(features)} | {
+            ACTION: recipe.normalise_action
+        }
+        source = {ACTION: RELATIVE} if self.relative else {}
         self.normalisers = nn.ModuleDict(
-            {
-                name(key): Affine(
-                    *affine(stats[key], recipe.normalise_action if key == ACTION else recipe.normalise_state)
-                )
-                for key in (*state_keys(features), ACTION)
-            }
+            {name(key): Affine(*affine(stats[source.get(key, key)], mode)) for key, mode in modes.items()}
         )
         self.encoder = recipe.encoder.build(self.features)
         self.net = recipe.backbone.build(
@@ -83,7 +100,7 @@ class Policy(nn.Module):
         mask = batch["mask"]
         if not self.recipe.mask_padding:
             mask = torch.ones_like(mask)
-        action = self.normaliser(ACTION)(batch[ACTION])
+        action = self.normalise_action(batch[ACTION], batch)
         return self.recipe.objective.loss(self.net, action, self.encode(batch), mask)
 
     forward = loss  # so that wrappers for several GPUs, which intercept forward, see it
@@ -102,10 +119,15 @@ class Policy(nn.Module):
         shape = (len(context.pooled), self.recipe.horizon, self.action_dim)
         steps = steps or self.recipe.sampling_steps
         drawn = sample(self.net, self.recipe.objective, context, shape, steps, seed, hooks)
-        return Sampled(self.normaliser(ACTION).inverse(drawn.chunk), drawn.nfe)
+        return Sampled(self.normaliser(ACTION).inverse(drawn.chunk) + self._origin(observation), drawn.nfe)
 
-    def normalise_action(self, action: Tensor) -> Tensor:
-        return self.normaliser(ACTION)(action)
+    def normalise_action(self, action: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """A chunk `(B, H, A)` in the action's units as the network sees it, given what was observed with it."""
+        return self.normaliser(ACTION)(action - self._origin(observation))
+
+    def _origin(self, observation: Mapping[str, Tensor]) -> Tensor | float:
+        """Where chunks are measured from: the present state `(B, 1, A)`, or nothing."""
+        return observation[STATE][:, -1:, self.base] if self.relative else 0.0
 
     def normaliser(self, key: str) -> Affine:
         module = self.normalisers[name(key)]

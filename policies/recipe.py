@@ -40,7 +40,8 @@ class Recipe:
     """A published method as a choice of parts. Times are in control ticks.
 
     n_obs_steps: observations seen, the newest is now. horizon: actions predicted, the first `n_past_actions` of them
-    before now. n_action_steps: actions executed of each chunk (slice decoder).
+    before now. n_action_steps: actions executed of each chunk (slice decoder). action_space: `relative` predicts the
+    chunk as differences to the state now, joint by joint (openpi's delta actions, UMI's relative trajectory).
     """
 
     name: str
@@ -58,6 +59,7 @@ class Recipe:
     ensemble_decay: float = 0.01
     normalise_state: NormaliseMode = "minmax"
     normalise_action: NormaliseMode = "minmax"
+    action_space: Literal["absolute", "relative"] = "absolute"
     mask_padding: bool = False
     training: Training = Training()
 

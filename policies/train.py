@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import time
@@ -22,18 +23,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..datasets.features import ACTION, Features, image_keys, state_keys
-from ..datasets.stats import compute_stats
+from ..datasets.features import ACTION, STATE, Features, image_keys, state_keys
+from ..datasets.stats import Stats, compute_stats, vector_stats
 from ..datasets.store import EpisodeStore
 from ..datasets.windows import Windows, WindowSpec, batch_indices
 from .checkpoint import save_checkpoint
-from .policy import Policy
+from .policy import RELATIVE, Policy, state_of_action
 from .recipe import Recipe, Training, recipe_from_json, recipe_to_json
 
 STATE_FILE = "training.safetensors"
@@ -111,15 +111,15 @@ def train(
 
     set_seed(seed)
     vectors = [k for k in features if k in state_keys(features) or k == ACTION]
-    policy = Policy(recipe, features, compute_stats(store, vectors, chosen))
+    stats = compute_stats(store, vectors, chosen)
+    if recipe.action_space == "relative":
+        stats[RELATIVE] = relative_stats(windows, state_of_action(features))
+    policy = Policy(recipe, features, stats)
     parameters = sum(p.numel() for p in policy.parameters())
     optimizer = torch.optim.AdamW(
         policy.parameters(), t.learning_rate, t.betas, weight_decay=t.weight_decay, fused=True
     )
-    # accelerate steps the schedule once per process, so its own count of steps is per process too
-    n = accelerator.num_processes
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(t.warmup, t.steps) * n, t.steps * n)
-    model, optimizer, schedule = accelerator.prepare(policy, optimizer, schedule)
+    model, optimizer = accelerator.prepare(policy, optimizer)
     if t.compile:
         model.compile()
     ema = EMAModel(
@@ -134,7 +134,7 @@ def train(
 
     losses: list[float] = []
     if saved is not None:
-        losses = _restore(saved, policy, optimizer, schedule, ema)
+        losses = _restore(saved, policy, optimizer, ema)
     if t.steps <= len(losses):
         raise TrainingError(f"{out} has already trained {len(losses)} of {t.steps} steps: nothing to resume")
 
@@ -151,8 +151,9 @@ def train(
             accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(t, step)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
         ema.step(policy.parameters())
 
@@ -165,10 +166,10 @@ def train(
         done = step + 1
         if accelerator.is_main_process:
             rate = (done - first) * t.batch_size * t.accumulate / (time.monotonic() - began)
-            report(Progress(done, t.steps, value, schedule.get_last_lr()[0], rate))
+            report(Progress(done, t.steps, value, learning_rate(t, step), rate))
             if writer is not None and (done % 10 == 0 or done == t.steps):
                 writer.add_scalar("loss", value, done)
-                writer.add_scalar("learning_rate", schedule.get_last_lr()[0], done)
+                writer.add_scalar("learning_rate", learning_rate(t, step), done)
             if done % t.checkpoint_every == 0 and done < t.steps:
                 _save_state(out, identity, policy, optimizer, ema, losses)
     seconds = time.monotonic() - began
@@ -195,7 +196,7 @@ def train(
                 "examples_per_s": (t.steps - first) * t.batch_size * t.accumulate / seconds,
                 "parameters": parameters,
                 "device": str(accelerator.device),
-                "processes": n,
+                "processes": accelerator.num_processes,
                 "machine": platform.processor() or platform.machine(),
                 "versions": {p: version(p) for p in ("ulna", "torch", "diffusers", "accelerate")},
             },
@@ -203,6 +204,21 @@ def train(
         (out / STATE_FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return TrainResult(out, content_hash, t.steps, losses, seconds, parameters, str(accelerator.device))
+
+
+def learning_rate(t: Training, step: int) -> float:
+    """Linear warm-up, then half a cosine to zero at the last step; a function of the step alone, so it resumes."""
+    warm = (step + 1) / max(min(t.warmup, t.steps), 1)
+    left = (step - t.warmup) / max(t.steps - t.warmup, 1)
+    return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(left, 0.0))))
+
+
+def relative_stats(windows: Windows, base: list[int], most: int = 8192) -> Stats:
+    """Statistics of action minus present state over whole chunks, from up to `most` evenly spaced windows."""
+    rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
+    batch = windows.vectors(rows)
+    difference = batch[ACTION] - batch[STATE][:, -1:, base]
+    return vector_stats(difference.reshape(-1, difference.shape[-1]).astype(np.float64))
 
 
 def _accelerator(device: str | None) -> Accelerator:
@@ -300,8 +316,8 @@ def _read_header(state: Path) -> dict[str, Any]:
         raise TrainingError(f"{state} is not a training state that can be resumed: {error}") from None
 
 
-def _restore(state: Path, policy: Policy, optimizer: Any, schedule: Any, ema: EMAModel) -> list[float]:
-    """Load weights, optimiser, EMA and schedule; returns the losses so far, one per step."""
+def _restore(state: Path, policy: Policy, optimizer: Any, ema: EMAModel) -> list[float]:
+    """Load weights, optimiser and EMA; returns the losses so far, one per step."""
     header = _read_header(state)
     with safe_open(state, "pt") as f:
         tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no dict)
@@ -315,8 +331,6 @@ def _restore(state: Path, policy: Policy, optimizer: Any, schedule: Any, ema: EM
     for i, shadow in enumerate(ema.shadow_params):
         shadow.copy_(tensors[f"ema/{i}"])
     ema.optimization_step = int(header["ema_step"])
-    for _ in header["losses"]:
-        schedule.step()
     return list(header["losses"])
 
 

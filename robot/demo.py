@@ -82,11 +82,8 @@ def demo_sim(out: Path) -> int:
     fresh(out)
     p = Phases()
     data, policy = str(out / "data"), str(out / "flow")
-    p.run(
-        "record 100 episodes",
-        *"record --robot sim:so101 --task lift --agent expert --episodes 100 --out".split(),
-        data,
-    )
+    robot = ["--robot", "sim:so101", "--task", "lift"]
+    p.run("record 100 episodes", "record", *robot, "--agent", "expert", "--episodes", "100", "--out", data)
     p.run("train", "train", "flow", "--data", data, "--out", policy, "--steps", str(TRAIN_STEPS))
     with p.server("serve", policy, "--port", "0") as url:
         words = [

@@ -227,8 +227,8 @@ class _Expert(Expert):
         done = task.score() > 0.97
         if self.pushing:
             gain = float(motion[self.contact] @ e)
-            off = abs(float(np.cross(normal, rod[:2] - point)))
-            behind = float((rod[:2] - point) @ normal)
+            aside, behind = rod[:2] - point, float((rod[:2] - point) @ normal)
+            off = abs(float(normal[0] * aside[1] - normal[1] * aside[0]))
             if gain <= 0 or off > 0.012 or behind > ROD_RADIUS or done:
                 self.contact, self.pushing = None, False
                 return self._at(rod[:2], high, tip, rod, 0.012)

@@ -1,0 +1,97 @@
+"""The tasks as gymnasium environments: `gymnasium.make("ulna/Lift-v0", robot="panda")` after `import ulna.sim.gym`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from .scene import SimScene
+
+
+class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """One step is one control period. Action: joint targets `(J,)` float32, rad or m, within the joints' limits.
+
+    Observation: `observation.state` `(J,)`, `observation.environment_state`, and `observation.images.<camera>` uint8
+    HWC. The reward is the task's dense one; an episode terminates on success and truncates after the task's
+    `max_seconds`. info: `success`, `score`, `instruction`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(
+        self,
+        task: str,
+        robot: str = "so101",
+        cameras: Sequence[str] = (),
+        image_size: tuple[int, int] = (96, 96),
+        randomisation: Mapping[str, float] | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.render_mode = render_mode
+        self.scene = SimScene(robot, task, cameras, image_size, randomisation=randomisation)
+        self.arm = self.scene.arms["arm"]
+        self.arm.enable()
+        for camera in self.scene.cameras.values():
+            camera.open()
+        self._film = self.scene.film_camera() if render_mode else None
+        joints = self.arm.joints
+        self.action_space = gymnasium.spaces.Box(
+            joints.lower.astype(np.float32), joints.upper.astype(np.float32), dtype=np.float32
+        )
+        spaces: dict[str, gymnasium.Space[Any]] = {
+            # measured positions may lie a little outside the limits: contact pushes, and float32 rounds
+            "observation.state": gymnasium.spaces.Box(-np.inf, np.inf, (len(joints),), np.float32),
+            "observation.environment_state": gymnasium.spaces.Box(
+                -np.inf, np.inf, (len(self.scene.task.names),), np.float32
+            ),
+        }
+        for name in cameras:
+            spaces[f"observation.images.{name}"] = gymnasium.spaces.Box(0, 255, (*image_size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict(spaces)
+        self._ticks = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.scene.reset(seed if seed is not None else int(self.np_random.integers(1 << 31)))
+        self._ticks = 0
+        return self._observe(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        clock = self.scene.clock
+        due = clock.now_ns() + round(1e9 / self.scene.control_hz)
+        self.arm.command(np.asarray(action), due)
+        clock.sleep_until(due)
+        self._ticks += 1
+        truncated = self._ticks >= self.scene.max_seconds * self.scene.control_hz
+        return self._observe(), self.scene.reward(), self.scene.success(), truncated, self._info()
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        return None if self._film is None else self._film.latest().data
+
+    def close(self) -> None:
+        self.scene.close()
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        out = {
+            "observation.state": self.arm.read().data.astype(np.float32),
+            "observation.environment_state": self.scene.task.observe().astype(np.float32),
+        }
+        for name, camera in self.scene.cameras.items():
+            out[f"observation.images.{name}"] = camera.latest().data
+        return out
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "success": self.scene.success(),
+            "score": self.scene.score(),
+            "instruction": self.scene.instruction,
+        }
+
+
+for _name, _task in (("Reach", "reach"), ("Lift", "lift"), ("PushT", "push_t")):
+    gymnasium.register(f"ulna/{_name}-v0", entry_point="ulna.sim.gym:TaskEnv", kwargs={"task": _task})

@@ -1,0 +1,115 @@
+"""The contract of `drivers.arm.Arm`, for any implementation.
+
+A test module calls `check_arm(arm, clock)` with an arm that is built and closed, and its clock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ulna.drivers.arm import Arm, DeviceError
+from ulna.drivers.clock import Clock
+
+PERIOD_NS = 50_000_000
+
+
+def drive(arm: Arm, clock: Clock, target: np.ndarray, ticks: int) -> np.ndarray:
+    """Command `target` for `ticks` control periods; the last target sent."""
+    sent = arm.read().data
+    for _ in range(ticks):
+        due = clock.now_ns() + PERIOD_NS
+        sent = arm.command(target, due)
+        clock.sleep_until(due)
+    return sent
+
+
+def check_arm(arm: Arm, clock: Clock) -> None:
+    _check_life(arm)
+    _check_reading(arm, clock)
+    _check_motion_and_limits(arm, clock)
+    _check_refusals(arm, clock)
+    _check_watchdog(arm, clock)
+    _check_stop_latches(arm, clock)
+    arm.disable()
+    arm.close()
+    arm.close()
+
+
+def _check_life(arm: Arm) -> None:
+    arm.close()  # closing what was never opened is safe
+    arm.open()
+    with pytest.raises(DeviceError, match="enable"):
+        arm.command(arm.read().data, 0)
+    arm.enable()
+    assert arm.faults() == ()
+    joints = arm.joints
+    assert len(joints.names) == len(set(joints.names)) == len(joints.units) == len(joints)
+    assert set(joints.units) <= {"rad", "m"}
+    assert (joints.lower < joints.upper).all()
+    assert (joints.max_velocity > 0).all()
+    assert (joints.max_effort > 0).all()
+
+
+def _check_reading(arm: Arm, clock: Clock) -> None:
+    first = arm.read()
+    assert first.data.shape == (len(arm.joints),)
+    assert first.data.dtype == np.float64
+    assert np.asarray(first.valid).shape == (len(arm.joints),)
+    assert first.t_capture_ns <= first.t_receive_ns <= clock.now_ns()
+    clock.sleep_until(clock.now_ns() + PERIOD_NS)
+    second = arm.read()
+    assert second.seq > first.seq
+    assert second.t_capture_ns > first.t_capture_ns
+
+
+def _check_motion_and_limits(arm: Arm, clock: Clock) -> None:
+    start = arm.read().data
+    goal = start.copy()
+    goal[0] += 0.2
+    drive(arm, clock, goal, 30)
+    assert abs(arm.read().data[0] - goal[0]) < 0.02, "the arm goes where it is told"
+    # one period allows no more than max_velocity, whatever is asked
+    due = clock.now_ns() + PERIOD_NS
+    before = arm.command(arm.read().data, due)
+    clock.sleep_until(due)
+    sent = arm.command(arm.joints.upper + 10.0, clock.now_ns() + PERIOD_NS)
+    assert (sent - before <= arm.joints.max_velocity * PERIOD_NS * 1e-9 + 1e-9).all()
+    last = drive(arm, clock, np.where(np.arange(len(start)) == 0, 100.0, start), 80)
+    assert last[0] == pytest.approx(arm.joints.upper[0])
+    assert arm.read().data[0] <= arm.joints.upper[0] + 0.02, "limits are always on"
+    drive(arm, clock, start, 80)
+
+
+def _check_refusals(arm: Arm, clock: Clock) -> None:
+    target = arm.read().data
+    bad = target.copy()
+    bad[-1] = np.nan
+    with pytest.raises(ValueError, match=arm.joints.names[-1]):
+        arm.command(bad, clock.now_ns() + PERIOD_NS)
+    with pytest.raises(ValueError, match="shape"):
+        arm.command(target[:-1], clock.now_ns() + PERIOD_NS)
+    clock.sleep_until(clock.now_ns() + PERIOD_NS)
+    assert np.abs(arm.read().data - target).max() < 0.02, "a refused command moves nothing"
+
+
+def _check_watchdog(arm: Arm, clock: Clock) -> None:
+    goal = arm.read().data.copy()
+    goal[0] += 0.5
+    # a target far in the future, and then silence: the arm must not go on for ever
+    arm.command(goal, clock.now_ns() + round((arm.watchdog_s + 0.1) * 1e9))
+    clock.sleep_until(clock.now_ns() + round((arm.watchdog_s + 0.6) * 1e9))
+    rest = arm.read().data
+    clock.sleep_until(clock.now_ns() + 10 * PERIOD_NS)
+    assert np.abs(arm.read().data - rest).max() < 0.01
+
+
+def _check_stop_latches(arm: Arm, clock: Clock) -> None:
+    arm.stop()
+    here = arm.read().data
+    with pytest.raises(DeviceError, match="enable"):
+        arm.command(here, clock.now_ns() + PERIOD_NS)
+    clock.sleep_until(clock.now_ns() + 5 * PERIOD_NS)
+    assert np.abs(arm.read().data - here).max() < 0.02
+    arm.enable()
+    arm.command(arm.read().data, clock.now_ns() + PERIOD_NS)

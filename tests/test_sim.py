@@ -1,0 +1,168 @@
+"""Arms, cameras, determinism, tasks and experts in PyBullet DIRECT."""
+
+from __future__ import annotations
+
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from contracts.arm import check_arm
+from contracts.camera import check_camera
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ulna.sim.gym  # noqa: F401  (registers the environments)
+from ulna.drivers.arm import DeviceError
+from ulna.sim.kinematics import Chain, Pose, pointing_down, rotation_about, rotation_vector
+from ulna.sim.robots import ROBOTS
+from ulna.sim.scene import SimScene
+from ulna.sim.tasks.all import TASKS
+
+PERIOD_NS = 50_000_000
+
+
+def play(
+    scene: SimScene, seed: int, noise: float = 0.0, ticks: int | None = None, mode: str | None = None
+) -> list[np.ndarray]:
+    """One expert episode; the joint positions and task observations of every tick."""
+    scene.reset(seed)
+    arm = scene.arms["arm"]
+    arm.enable()
+    expert = scene.expert(noise, mode)
+    expert.reset(seed)
+    rows = []
+    for _ in range(ticks or round(scene.max_seconds * scene.control_hz)):
+        due = scene.clock.now_ns() + PERIOD_NS
+        arm.command(expert.act(), due)
+        scene.clock.sleep_until(due)
+        rows.append(np.concatenate([arm.read().data, scene.task.observe()]))
+        if scene.success():
+            break
+    return rows
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_arm_contract(robot: str) -> None:
+    scene = SimScene(robot, "reach")
+    check_arm(scene.arms["arm"], scene.clock)
+    scene.close()
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("camera", ["front", "wrist"])
+def test_camera_contract(robot: str, camera: str) -> None:
+    scene = SimScene(robot, "lift", cameras=[camera])
+    check_camera(scene.cameras[camera], scene.clock)
+    scene.close()
+
+
+def test_a_camera_sees_the_cube_where_its_intrinsics_say() -> None:
+    scene = SimScene("so101", "lift", cameras=["front"], image_size=(240, 320))
+    camera = scene.cameras["front"]
+    camera.open()
+    image = camera.latest().data.astype(int)
+    blue = (image[..., 2] > 100) & (image[..., 2] > image[..., 0] + 60)
+    rows, columns = np.nonzero(blue)
+    eye, target, up = camera.view()
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(forward, right), forward])
+    seen = axes @ (scene.task.cube_pose()[0] - eye)  # type: ignore[attr-defined]
+    u, v, _ = camera.intrinsics.matrix @ (seen / seen[2])
+    assert abs(u - columns.mean()) < 6
+    assert abs(v - rows.mean()) < 6
+    scene.close()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_same_seed_same_episode_whatever_ran_before(task: str) -> None:
+    one, other = SimScene("so101", task), SimScene("so101", task)
+    first = play(one, 7, noise=0.003, ticks=40)
+    play(one, 8, ticks=15)
+    for rows in (play(one, 7, noise=0.003, ticks=40), play(other, 7, noise=0.003, ticks=40)):
+        assert len(rows) == len(first)
+        assert all((a == b).all() for a, b in zip(first, rows, strict=True)), "bit for bit"
+    assert not all((a == b).all() for a, b in zip(first, play(one, 9, ticks=40), strict=False))
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_expert_solves_the_task_and_doing_nothing_does_not(robot: str, task: str) -> None:
+    scene = SimScene(robot, task)
+    for seed in (11, 12):
+        rows = play(scene, seed)
+        assert scene.success(), f"seed {seed} after {len(rows)} ticks"
+        scene.reset(seed)
+        assert not scene.success()
+        assert not scene.task.achieved()
+        scene.clock.sleep_until(scene.clock.now_ns() + 1_500_000_000)
+        assert not scene.success(), "not by luck"
+    scene.close()
+
+
+def test_lift_counts_only_when_the_cube_is_held_up_long_enough() -> None:
+    scene = SimScene("so101", "lift")
+    scene.reset(3)
+    p, c, cube = scene.world.bullet, scene.world.client, scene.task.cube  # type: ignore[attr-defined]
+    p.resetBasePositionAndOrientation(cube, [0.2, 0.0, 0.14], [0, 0, 0, 1], physicsClientId=c)
+    scene.clock.sleep_until(scene.clock.now_ns() + 1_000_000_000)  # it falls
+    assert not scene.success()
+    scene.close()
+
+
+@pytest.mark.parametrize("mode", TASKS["push_t"].modes)
+def test_push_t_experts_have_modes(mode: str) -> None:
+    scene = SimScene("panda", "push_t")
+    play(scene, 5, mode=mode)
+    assert scene.success()
+    with pytest.raises(DeviceError, match="turn-first"):
+        scene.expert(mode="turn-frist")
+    scene.close()
+
+
+def test_randomisation_is_by_name() -> None:
+    still = SimScene("so101", "lift", randomisation={"spread": 0.0, "yaw": 0.0, "start": 0.0})
+    a = still.task.observe()
+    still.reset(1)
+    np.testing.assert_allclose(still.task.observe(), a, atol=1e-12)
+    with pytest.raises(DeviceError, match="did you mean yaw"):
+        SimScene("so101", "lift", randomisation={"yaww": 1.0})
+    with pytest.raises(DeviceError, match="did you mean lift"):
+        SimScene("so101", "lfit")
+    still.close()
+
+
+@pytest.mark.parametrize("name", ["ulna/Reach-v0", "ulna/Lift-v0", "ulna/PushT-v0"])
+def test_gymnasium_checks_pass(name: str) -> None:
+    env = gymnasium.make(name, cameras=("front",), image_size=(32, 32), render_mode="rgb_array")
+    with warnings.catch_warnings():
+        # by design: joint measurements have no bounds that physics could not pass, and actions are radians
+        warnings.filterwarnings("ignore", message=".*(Box observation space|symmetric and normalized).*")
+        check_env(env.unwrapped)
+    env.close()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(-3.1, 3.1), st.integers(0, 2))
+def test_rotation_vector_inverts_rodrigues(angle: float, axis: int) -> None:
+    unit = np.eye(3)[axis]
+    np.testing.assert_allclose(rotation_vector(rotation_about(unit, angle)), angle * unit, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_kinematics_agree_with_the_physics_and_invert(name: str) -> None:
+    scene = SimScene(name, "reach")
+    robot, arm = scene.arms["arm"].robot, scene.arms["arm"]
+    chain = Chain(robot.urdf, robot.tip, robot.joints.names)
+    pose = chain.forward(arm.read().data)
+    np.testing.assert_allclose(pose.position, arm.tip()[0], atol=1e-4)
+    np.testing.assert_allclose(pose.rotation, arm.tip()[1], atol=1e-3)
+    goal = Pose(np.array([*robot.centre, 0.04]), pointing_down(np.pi if name == "panda" else 0.0))
+    q = chain.inverse(goal, robot.home, robot.joints.lower, robot.joints.upper)
+    np.testing.assert_allclose(chain.forward(q).position, goal.position, atol=5e-4)
+    scene.close()

@@ -65,7 +65,7 @@ def compute_stats(
 
 
 def vector_stats(x: np.ndarray) -> Stats:
-    """Of rows `(N, D)` float64."""
+    """Over the first axis of `(N, ...)` float64."""
     q01, q99 = np.quantile(x, [0.01, 0.99], axis=0)
     return Stats(x.min(0), x.max(0), x.mean(0), x.std(0), q01, q99, len(x))
 

@@ -51,6 +51,8 @@ class Windows:
         self._last = np.repeat(self._ends - 1, lengths)
         self._vectors: dict[str, np.ndarray] = {}
         self._images: dict[str, _Frames] = {}
+        if unknown := [k for k in (*spec.keys, ACTION) if k not in store.features]:
+            raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
         image_bytes = sum(
             e.length * int(np.prod(store.features[k].shape))
             for k in spec.keys
@@ -58,8 +60,6 @@ class Windows:
             for e in self.episodes
         )
         for key in (*spec.keys, ACTION):
-            if key not in store.features:
-                raise StoreError(f"{store.path} has no feature {key}; it has {', '.join(store.features)}")
             if is_image(key):
                 arrays = [e.array(key) for e in self.episodes]
                 self._images[key] = _Frames(arrays, self._ends, hold=image_bytes <= cache_bytes)

@@ -214,11 +214,14 @@ def learning_rate(t: Training, step: int) -> float:
 
 
 def relative_stats(windows: Windows, base: list[int], most: int = 8192) -> Stats:
-    """Statistics of action minus present state over whole chunks, from up to `most` evenly spaced windows."""
+    """Statistics `(H, A)` of action minus present state, from up to `most` evenly spaced windows.
+
+    Each step of the horizon has its own: near ones differ little from the state, far ones much, and with one scale for
+    all the near ones would drown in what the network leaves of the noise.
+    """
     rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
     batch = windows.vectors(rows)
-    difference = batch[ACTION] - batch[STATE][:, -1:, base]
-    return vector_stats(difference.reshape(-1, difference.shape[-1]).astype(np.float64))
+    return vector_stats((batch[ACTION] - batch[STATE][:, -1:, base]).astype(np.float64))
 
 
 def _accelerator(device: str | None) -> Accelerator:

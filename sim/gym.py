@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from .scene import SimScene
 
 
-class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+class TaskEnv(gymnasium.Env):
     """One step is one control period. Action: joint targets `(J,)` float32, rad or m, within the joints' limits.
 
     Observation: `observation.state` `(J,)`, `observation.environment_state`, and `observation.images.<camera>` uint8
@@ -19,7 +19,7 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     `max_seconds`. info: `success`, `score`, `instruction`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's own declaration)
 
     def __init__(
         self,

@@ -1,0 +1,179 @@
+"""The store and its writer: round trips, what is refused, and what survives."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
+
+from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch, require_same
+from ulna.datasets.info import describe
+from ulna.datasets.store import REQUESTED, EpisodeStore, StoreError
+from ulna.datasets.writer import FRAMES_PER_SHARD, EpisodeWriter
+
+
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0, "arm")
+    writer = EpisodeWriter(store)
+    rng = np.random.default_rng(1)
+    rows = [frame(rng, WITH_IMAGE, t) for t in range(FRAMES_PER_SHARD + 7)]  # more than one shard
+    writer.start({"task": "fold the towel", "seed": 3, "agent": "human"})
+    for t, row in enumerate(rows):
+        times = {k: (t * 1_000_000_007, t * 1_000_000_007 + 5) for k in row}
+        writer.tick({**row, REQUESTED: row[ACTION] + np.float32(1)}, {**times, REQUESTED: (t, t + 1)})
+    writer.end({"success": True})
+
+    (episode,) = EpisodeStore.open(tmp_path / "d").episodes
+    assert (episode.length, episode.task, episode.attrs["seed"], episode.attrs["success"]) == (
+        71,
+        "fold the towel",
+        3,
+        True,
+    )
+    for key in WITH_IMAGE:
+        np.testing.assert_array_equal(episode.read(key), np.stack([r[key] for r in rows]))
+        capture, receive = episode.times_ns(key)
+        assert (receive - capture == 5).all()
+        assert capture[-1] == 70 * 1_000_000_007
+    np.testing.assert_array_equal(episode.read(REQUESTED), episode.read(ACTION) + 1)
+    np.testing.assert_array_equal(episode.read(CAMERA, 62, 66), np.stack([r[CAMERA] for r in rows[62:66]]))
+    with pytest.raises(StoreError, match=r"no stream observation.images.top; it has action"):
+        episode.read("observation.images.top")
+    # and without us, by any zarr reader
+    group = zarr.open_group(str(episode.path), mode="r")
+    assert group.attrs["length"] == 71
+    np.testing.assert_array_equal(group[f"{STATE}/value"][3], rows[3][STATE])
+
+
+def test_info_measures_rates(tmp_path: Path) -> None:
+    d = describe(write_store(tmp_path / "d"))
+    json.dumps(d)
+    assert (d["episodes"], d["frames"], d["successes"], d["failures"]) == (2, 33, 1, 1)
+    assert d["rates"][STATE] == {"hz": 20.0, "jitter_ms": 0.0}
+    assert d["tasks"] == ["task 0", "task 1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({STATE: np.zeros(4, np.float32)}, r"episode 2, frame 1: observation.state has shape \(4,\)"),
+        ({STATE: np.zeros(3, np.int64)}, "int64, the store's feature is float32"),
+        (
+            {ACTION: np.array([0, np.nan, 0], np.float32)},
+            "episode 2, frame 1: action holds a value that is not finite",
+        ),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, np.ndarray], says: str) -> None:
+    store = write_store(tmp_path / "d")
+    writer = EpisodeWriter(store)
+    writer.start({"task": "x"})
+    row = frame(np.random.default_rng(0), FEATURES, 0)
+    times = dict.fromkeys(row, (0, 0))
+    writer.tick(row, times)
+    with pytest.raises(StoreError, match=says):
+        writer.tick({**row, **change}, times)
+    with pytest.raises(StoreError, match="no value for action"):
+        writer.tick({k: v for k, v in row.items() if k != ACTION}, times)
+    with pytest.raises(StoreError, match="being written already"):
+        writer.start({})
+    writer.discard()
+    assert not list((tmp_path / "d" / "in-progress").iterdir())
+    assert len(EpisodeStore.open(tmp_path / "d")) == 2
+
+
+def test_a_killed_writer_harms_no_finished_episode(tmp_path: Path) -> None:
+    write_store(tmp_path / "d", features=WITH_IMAGE)
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from contracts.data import *;"
+        "w = EpisodeWriter(EpisodeStore.open(sys.argv[1])); w.start({}); r = np.random.default_rng(0)\n"
+        "for t in range(10**6):\n v = frame(r, WITH_IMAGE, t); w.tick(v, dict.fromkeys(v, (t, t)))\n"
+        " if t == 80: print('going', flush=True)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parent)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"going\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    store = EpisodeStore.open(tmp_path / "d")
+    assert [e.length for e in store.episodes] == [20, 13]
+    assert len(store.interrupted()) == 1
+    assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
+    assert describe(store)["interrupted"] == [store.interrupted()[0].name]
+
+
+def test_a_full_disk_is_one_sentence_and_costs_one_episode(tmp_path: Path) -> None:
+    write_store(tmp_path / "d")
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *;"
+        "from ulna.datasets.store import StoreError; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "w = EpisodeWriter(EpisodeStore.open(sys.argv[1])); r = np.random.default_rng(0); w.start({})\n"
+        "for t in range(4000):\n v = frame(r, FEATURES, t); w.tick(v, dict.fromkeys(v, (t, t)))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "try: w.end({})\nexcept StoreError as e: print(e)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cannot write to" in done.stdout
+    assert "finished episodes are intact" in done.stdout
+    store = EpisodeStore.open(tmp_path / "d")
+    assert [e.length for e in store.episodes] == [20, 13]
+    assert not store.interrupted()
+
+
+def test_folders_that_are_no_store_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no dataset at"):
+        EpisodeStore.open(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreError, match="empty folder"):
+        EpisodeStore.open(tmp_path / "empty")
+    (tmp_path / "lerobot" / "meta").mkdir(parents=True)
+    (tmp_path / "lerobot" / "meta" / "info.json").write_text("{}")
+    with pytest.raises(StoreError, match="ulna data import"):
+        EpisodeStore.open(tmp_path / "lerobot")
+    store = write_store(tmp_path / "d")
+    with pytest.raises(StoreError, match="not empty"):
+        EpisodeStore.create(tmp_path / "d", FEATURES, 20.0)
+    header = json.loads((store.path / "ulna.json").read_text())
+    for change, says in (
+        ({"version": 99}, "newer Ulna"),
+        ({"format": "x"}, "another format"),
+        ({"fps": None}, "incomplete"),
+    ):
+        (store.path / "ulna.json").write_text(json.dumps({**header, **change}))
+        with pytest.raises(StoreError, match=says):
+            EpisodeStore.open(store.path)
+
+
+def test_a_damaged_episode_is_named(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d")
+    chunk = next(p for p in (store.episodes[1].path / STATE / "value" / "c").rglob("*") if p.is_file())
+    chunk.write_bytes(b"\x00" * 10)
+    again = EpisodeStore.open(store.path)
+    again.episodes[0].read(STATE)
+    with pytest.raises(StoreError, match=r"episode 000001.*observation.state cannot be read"):
+        again.episodes[1].read(STATE)
+    (again.episodes[0].path / "zarr.json").write_text("{")
+    with pytest.raises(StoreError, match=r"000000.*no readable zarr.json"):
+        EpisodeStore.open(store.path).episodes  # noqa: B018
+
+
+def test_feature_mismatches_show_both_sides() -> None:
+    other = {**FEATURES, STATE: Feature((4,), "float32", ("a", "b", "c", "grip"))}
+    with pytest.raises(FeatureMismatch) as caught:
+        require_same(other, FEATURES, "the robot", "the policy")
+    assert "the robot has float32 (4,) [a, b, c, grip]" in str(caught.value)
+    assert "the policy has float32 (3,) [a, b, grip] in rad" in str(caught.value)
+    require_same({**FEATURES, CAMERA: WITH_IMAGE[CAMERA]}, FEATURES, "one", "other")

@@ -1,0 +1,102 @@
+"""Who may import whom, and what the control computer must not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("robot", "drivers", "datasets", "policies", "sim")
+MAY_IMPORT = {
+    "drivers": set(),
+    "datasets": set(),
+    "sim": {"drivers"},
+    "policies": {"datasets"},
+    "robot": {"drivers", "datasets", "policies", "sim"},
+}
+# what `robot` may import of `policies` and `sim` when it is loaded; the rest only inside a function, when asked for
+CONTROL_SIDE = {"policies.serving.client", "policies.decoders", "drivers", "datasets"}
+HEAVY = {"torch", "lerobot", "transformers", "diffusers", "accelerate", "torchvision", "pybullet"}
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [(f, p) for f in FOLDERS for p in sorted((ROOT / f).rglob("*.py"))]
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(absolute module, whether it is imported when the file is) of each import; relative ones start with `ulna.`."""
+    tree = ast.parse(path.read_text())
+    package = ["ulna", *path.relative_to(ROOT).parts[:-1]]
+    inside: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if function or typing_only:
+            inside.update(ast.walk(node))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node not in inside) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            found.append((".".join([*base, *(node.module or "").split(".")]).strip("."), node not in inside))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "path"), modules(), ids=lambda v: str(v.relative_to(ROOT)) if isinstance(v, Path) else v
+)
+def test_arrows(folder: str, path: Path) -> None:
+    for module, _ in imports(path):
+        parts = module.split(".")
+        assert parts[0] not in FOLDERS or parts[0] == "datasets", (
+            f"{path}: write `from ..{module}`, not `{module}`"
+        )
+        if parts[0] == "ulna" and len(parts) > 1 and parts[1] != folder:
+            assert parts[1] in MAY_IMPORT[folder], f"{folder} may not import {parts[1]} ({path})"
+
+
+@pytest.mark.parametrize(
+    "path", [p for f, p in modules() if f == "robot"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_robot_loads_only_the_control_side(path: Path) -> None:
+    for module, at_load in imports(path):
+        if at_load and module.startswith(("ulna.policies", "ulna.sim")):
+            assert module.removeprefix("ulna.") in CONTROL_SIDE, f"{path} imports {module} when it is loaded"
+
+
+def test_the_five_folders_have_no_init() -> None:
+    assert not [f for f in FOLDERS if (ROOT / f / "__init__.py").exists()]
+
+
+def test_contact_with_lerobot_stands_in_one_file_a_folder() -> None:
+    touching = [p.name for _, p in modules() if any(m.split(".")[0] == "lerobot" for m, _ in imports(p))]
+    assert set(touching) <= {"lerobot.py"}
+
+
+LIGHT = [
+    *(f"ulna.drivers.{p.stem}" for p in sorted((ROOT / "drivers").glob("*.py"))),
+    "ulna.policies.serving.client",
+    "ulna.policies.decoders",
+    "ulna.robot.robot",
+    "ulna.robot.agent",
+    "ulna.robot.loop",
+    "ulna.robot.deploy",
+    "ulna.robot.cli",
+]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_control_computer_loads_neither_torch_nor_lerobot(module: str) -> None:
+    code = (
+        "import sys, time; t = time.perf_counter(); import importlib;"
+        f"importlib.import_module({module!r}); print(f'{{time.perf_counter() - t:.3f}}', *sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    seconds, *loaded = run.stdout.split()
+    print(f"import {module}: {seconds} s")
+    assert not HEAVY & set(loaded)

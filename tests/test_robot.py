@@ -383,7 +383,9 @@ def test_open_loop_errors_are_those_of_the_recorded_commands(tmp_path: Path) -> 
     # following the present state lags by 1, 2, … steps less one than holding the command before it
     expected = np.array([[0.1, 0.2, 0.0]]) * np.arange(8)[:, None]
     np.testing.assert_allclose(result["per_joint_and_step"]["policy"], expected, atol=1e-5)
-    np.testing.assert_allclose(result["per_joint_and_step"]["hold"], expected + np.array([[0.1, 0.2, 0]]), atol=1e-5)
+    np.testing.assert_allclose(
+        result["per_joint_and_step"]["hold"], expected + np.array([[0.1, 0.2, 0]]), atol=1e-5
+    )
     np.testing.assert_allclose(result["per_joint_and_step"]["extrapolate"], 0, atol=1e-5)
     assert result["comparisons"]["hold"]["better"]
     assert not result["comparisons"]["extrapolate"]["better"]

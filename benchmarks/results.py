@@ -1,0 +1,27 @@
+"""Where benchmarks put their numbers: JSON under benchmarks/results/, with the machine, commit and command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ulna.robot.report import commit, machine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save(name: str, numbers: dict[str, Any]) -> None:
+    """Write `results/NAME.json` and print it."""
+    result = {
+        **numbers,
+        "machine": machine(),
+        "commit": commit(),
+        "command": " ".join(["python", *sys.argv]),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))

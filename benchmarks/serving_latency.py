@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import results
 from websockets.sync.client import connect
-from websockets.sync.server import serve
+from websockets.sync.server import ServerConnection, serve
 
 from ulna.policies.serving.client import PolicyClient
 from ulna.policies.serving.protocol import pack
@@ -48,7 +48,12 @@ if __name__ == "__main__":
     image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     images = {**state, "observation.images.front": image, "observation.images.wrist": image}
     rows: dict[str, Any] = {}
-    with serve(lambda c: [c.send(CHUNK.tobytes()) for _ in c], "127.0.0.1", 0, compression=None) as plain:
+
+    def answer(connection: ServerConnection) -> None:
+        for _ in connection:
+            connection.send(CHUNK.tobytes())
+
+    with serve(answer, "127.0.0.1", 0, compression=None) as plain:
         echo = threading.Thread(target=plain.serve_forever)
         echo.start()
         with PolicyServer(Null(), port=0).background() as server, PolicyClient(server.url) as client:

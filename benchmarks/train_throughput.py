@@ -10,6 +10,7 @@ their steps are compared. Reading the batch counts: theirs through LeRobotDatase
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -19,7 +20,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def ulna_steps(root: Path, steps: int) -> Iterator[int]:
             recipe, root / "ulna", out, device="cpu", report=lambda p: times.append(time.perf_counter())
         )
     yield result.parameters
-    yield from (round(1e9 * (b - a)) for a, b in zip(times, times[1:], strict=False))
+    yield from (round(1e9 * (b - a)) for a, b in itertools.pairwise(times))
 
 
 def lerobot_steps(root: Path, steps: int) -> Iterator[int]:
@@ -103,7 +104,7 @@ def lerobot_steps(root: Path, steps: int) -> Iterator[int]:
     data = LeRobotDataset("ulna/lift", root=root / "lerobot", delta_timestamps=stamps)
     policy = DiffusionPolicy(config)
     policy.train()
-    prepare, _ = make_pre_post_processors(config, dataset_stats=data.meta.stats)
+    prepare, _ = make_pre_post_processors(config, dataset_stats=cast(Any, data.meta.stats))
     optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
     schedule = config.get_scheduler_preset().build(optimizer, steps)
     loader = torch.utils.data.DataLoader(

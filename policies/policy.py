@@ -16,7 +16,7 @@ from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .context import Context
 from .hooks import Hook
-from .recipe import Recipe
+from .recipe import NormaliseMode, Recipe
 from .sampler import Sampled, sample
 
 RELATIVE = "action.relative"  # key of the statistics of action minus present state
@@ -68,9 +68,8 @@ class Policy(nn.Module):
         self.relative = recipe.action_space == "relative"
         if self.relative:
             self.base = state_of_action(features)
-        modes = {key: recipe.normalise_state for key in state_keys(features)} | {
-            ACTION: recipe.normalise_action
-        }
+        modes: dict[str, NormaliseMode] = dict.fromkeys(state_keys(features), recipe.normalise_state)
+        modes[ACTION] = recipe.normalise_action
         source = {ACTION: RELATIVE} if self.relative else {}
         self.normalisers = nn.ModuleDict(
             {name(key): Affine(*affine(stats[source.get(key, key)], mode)) for key, mode in modes.items()}

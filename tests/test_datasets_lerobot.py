@@ -76,8 +76,11 @@ def make_v21(root: Path, lengths: tuple[int, ...] = (6, 9), names: Any = None) -
 
 
 def decode(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as container:
+    container = av.open(str(path))
+    try:
         return [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    finally:
+        container.close()
 
 
 @pytest.mark.parametrize("names", [["left", "right"], [["left", "right"]], {"motors": ["left", "right"]}])

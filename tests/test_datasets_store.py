@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no stream observation.images.top; it has action"):
         episode.read("observation.images.top")
     # and without us, by any zarr reader
-    group = zarr.open_group(str(episode.path), mode="r")
+    group: Any = zarr.open_group(str(episode.path), mode="r")
     assert group.attrs["length"] == 71
     np.testing.assert_array_equal(group[f"{STATE}/value"][3], rows[3][STATE])
 

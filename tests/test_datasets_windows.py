@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_nan_on_disk_is_found_with_its_episode_and_frame(tmp_path: Path) -> None
     import zarr
 
     store = write_store(tmp_path / "d")
-    array = zarr.open_group(str(store.episodes[1].path), mode="r+")[f"{STATE}/value"]
+    array: Any = zarr.open_group(str(store.episodes[1].path), mode="r+")[f"{STATE}/value"]
     array[4] = np.nan
     for read in (
         lambda: Windows(store, WindowSpec(1, 1, keys=(STATE,))),

@@ -324,10 +324,11 @@ def test_evaluation_reports_films_and_changes_nothing_by_filming(tmp_path: Path)
     assert nothing["wilson_95"][0] == 0.0
     assert [o["seed"] for o in report["outcomes"]] == [1000, 1001, 1002]
     assert [Path(v).name for v in report["videos"]] == ["seed-1000.mp4", "seed-1001.mp4"]
-    with av.open(report["videos"][0]) as container:
-        stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        assert sum(1 for _ in container.decode(stream)) == report["outcomes"][0]["ticks"]
+    container: Any = av.open(report["videos"][0])
+    stream = container.streams.video[0]
+    assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+    assert sum(1 for _ in container.decode(stream)) == report["outcomes"][0]["ticks"]
+    container.close()
     path = save_report(tmp_path / "checkpoint", "reach", report)
     assert json.loads(path.read_text()) == report
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .features import is_image
-from .store import EpisodeStore, StoreError
+from .store import Episode, EpisodeStore, StoreError
 
 IMAGE_FRAMES_PER_EPISODE = 16
 
@@ -51,7 +51,7 @@ def compute_stats(
     result = {}
     for key in keys:
         if is_image(key):
-            result[key] = _image_stats([(e.array(key), e.length) for e in chosen])
+            result[key] = _image_stats(chosen, key, store.features[key].shape[-1])
             continue
         rows = []
         for e in chosen:
@@ -70,13 +70,12 @@ def vector_stats(x: np.ndarray) -> Stats:
     return Stats(x.min(0), x.max(0), x.mean(0), x.std(0), q01, q99, len(x))
 
 
-def _image_stats(arrays: Sequence[tuple[Any, int]]) -> Stats:
-    channels = arrays[0][0].shape[-1]
+def _image_stats(episodes: Sequence[Episode], key: str, channels: int) -> Stats:
     histogram = np.zeros((channels, 256), np.int64)
     frames = 0
-    for array, length in arrays:
-        for i in np.unique(np.linspace(0, length - 1, IMAGE_FRAMES_PER_EPISODE).round().astype(int)):
-            frame = np.asarray(array[int(i)]).reshape(-1, channels)
+    for e in episodes:
+        for row in np.unique(np.linspace(0, e.rows(key) - 1, IMAGE_FRAMES_PER_EPISODE).round().astype(int)):
+            frame = e.read_frames(key, [row]).reshape(-1, channels)
             for c in range(channels):
                 histogram[c] += np.bincount(frame[:, c], minlength=256)
             frames += 1

@@ -1,8 +1,8 @@
 """The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename.
 
     DIR/ulna.json                     format, version, features, fps, robot, provenance
-    DIR/episodes/000000-<id>/         attrs: task, length, seed, success, agent, ...
-        <stream>/value                (T, *shape)
+    DIR/episodes/000000-<id>/         attrs: task, length, streams (rows of each), seed, success, agent, ...
+        <stream>/value                (T, *shape); images by the frame, in shards; every chunk with its CRC-32C
         <stream>/t_capture_ns         (T,) int64   when each row was true
         <stream>/t_receive_ns         (T,) int64   when we learned it
     DIR/in-progress/<id>/             an episode being written, or cut off; never read here
@@ -16,14 +16,15 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .features import ACTION, Features, features_from_json, features_to_json
+from .features import ACTION, Features, features_from_json, features_to_json, is_image
+from .frames import DamagedFrames, FrameReader
 
 FORMAT, VERSION = "ulna-episodes", 1
 REQUESTED = "action.requested"
@@ -40,6 +41,7 @@ class Episode:
         self.path, self.index, self.attrs = path, index, dict(attrs)
         self.length = int(attrs["length"])
         self.task = str(attrs.get("task", ""))
+        self._readers: dict[str, FrameReader] = {}
 
     @cached_property
     def _group(self) -> Any:
@@ -54,28 +56,57 @@ class Episode:
     def streams(self) -> tuple[str, ...]:
         return tuple(sorted(p.name for p in self.path.iterdir() if p.is_dir()))
 
-    def array(self, key: str, part: str = "value") -> Any:
-        """The zarr array itself, for readers that fetch single frames."""
-        try:
-            return self._group[f"{key}/{part}"]
-        except KeyError:
-            raise StoreError(
-                f"episode {self.path.name} has no stream {key}; it has {', '.join(self.streams)}"
-            ) from None
+    def rows(self, key: str) -> int:
+        """How many rows a stream has."""
+        return len(self._reader(key))
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows `[start, stop)` of a stream `(T, *shape)` in its stored dtype."""
-        array = self.array(key)
+        if is_image(key):
+            return self.read_frames(key, range(*slice(start, stop).indices(len(self._reader(key)))))
+        return self._read(key, "value", slice(start, stop))
+
+    def read_frames(
+        self, key: str, rows: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Any `rows` `(N,)` of a stream of images, as `(N, H, W, C)`, into `out` where given. Reads only those frames."""
         try:
-            return np.asarray(array[start:stop])
+            return self._reader(key).read(rows, out)
+        except DamagedFrames as error:
+            raise StoreError(f"episode {self.path.name}: stream {key}: {error}") from error
+
+    def times_ns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """(t_capture_ns, t_receive_ns), each `(T,)` int64."""
+        return self._read(key, "t_capture_ns", slice(None)), self._read(key, "t_receive_ns", slice(None))
+
+    def _reader(self, key: str) -> FrameReader:
+        if key not in self._readers:
+            self._require_stream(key)
+            try:
+                self._readers[key] = FrameReader(self.path / key / "value")
+            except DamagedFrames as error:
+                raise StoreError(f"episode {self.path.name}: stream {key}: {error}") from error
+        return self._readers[key]
+
+    def _read(self, key: str, part: str, rows: slice) -> np.ndarray:
+        self._require_stream(key)
+        try:
+            array = self._group[f"{key}/{part}"]
+            # zarr takes a chunk that is gone for one that was never written, and gives zeros. Our writer leaves none out.
+            chunk = (self.path / key / part).joinpath("c", *("0" for _ in array.shape))
+            if "streams" in self.attrs and not chunk.is_file():
+                raise FileNotFoundError(f"its file {chunk.relative_to(self.path)} is missing")
+            return np.asarray(array[rows])
         except StoreError:
             raise
         except Exception as error:  # zarr raises whatever its codecs raise on a damaged chunk
             raise StoreError(f"episode {self.path.name}: stream {key} cannot be read: {error}") from error
 
-    def times_ns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """(t_capture_ns, t_receive_ns), each `(T,)` int64."""
-        return np.asarray(self.array(key, "t_capture_ns")[:]), np.asarray(self.array(key, "t_receive_ns")[:])
+    def _require_stream(self, key: str) -> None:
+        if key not in self.streams:
+            raise StoreError(
+                f"episode {self.path.name} has no stream {key}; it has {', '.join(self.streams)}"
+            )
 
 
 class EpisodeStore:
@@ -103,6 +134,12 @@ class EpisodeStore:
             raise StoreError(
                 f"a store needs the feature {ACTION!r}; it was given {', '.join(features) or 'none'}"
             )
+        if odd := [k for k in features if not k or "/" in k or "\\" in k or k.startswith(".")]:
+            raise StoreError(
+                f"the feature name {odd[0]!r} cannot be a folder's: leave out slashes and a leading dot"
+            )
+        if not 0 < fps < float("inf"):
+            raise StoreError(f"fps must be a positive number, not {fps}")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StoreError(f"{path} exists and is not empty: choose another folder, or remove it")
         header = {
@@ -140,20 +177,26 @@ class EpisodeStore:
             raise StoreError(f"{path / 'ulna.json'} cannot be read: {error}") from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise StoreError(f"{path} is not an Ulna episode store: its ulna.json has another format")
-        if int(header.get("version", 0)) > VERSION:
-            raise StoreError(
-                f"{path} was written by a newer Ulna (store version {header['version']}, this one reads {VERSION}): update Ulna"
-            )
         try:
+            if int(header["version"]) > VERSION:
+                raise StoreError(
+                    f"{path} was written by a newer Ulna (store version {header['version']}, this one reads {VERSION}): "
+                    "update Ulna"
+                )
             return EpisodeStore(path, header)
-        except (KeyError, TypeError, ValueError) as error:
+        except StoreError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path / 'ulna.json'} is incomplete: {error!r}") from None
 
     @property
     def episodes(self) -> list[Episode]:
         """Finished episodes in the order they were recorded."""
         if self._episodes is None:
-            folders = sorted(p for p in (self.path / "episodes").iterdir() if p.is_dir())
+            try:
+                folders = sorted(p for p in (self.path / "episodes").iterdir() if p.is_dir())
+            except OSError as error:
+                raise StoreError(f"{self.path / 'episodes'} cannot be read: {error.strerror}") from None
             self._episodes = [Episode(p, i, _attrs(p)) for i, p in enumerate(folders)]
         return self._episodes
 

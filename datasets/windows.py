@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from .features import ACTION, is_image
-from .store import EpisodeStore, StoreError
+from .store import Episode, EpisodeStore, StoreError
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,18 @@ class Windows:
             for e in self.episodes
         )
         for key in (*spec.keys, ACTION):
+            for e in self.episodes:
+                if (rows := e.rows(key)) != e.length:
+                    raise StoreError(
+                        f"episode {e.index}: {key} has {rows} rows and the episode {e.length} frames; streams of different "
+                        "rates cannot be windowed yet"
+                    )
             if is_image(key):
-                arrays = [e.array(key) for e in self.episodes]
-                self._images[key] = _Frames(arrays, self._ends, hold=image_bytes <= cache_bytes)
+                feature = store.features[key]
+                hold = image_bytes <= cache_bytes
+                self._images[key] = _Frames(
+                    self.episodes, key, feature.shape, feature.dtype, self._ends, hold
+                )
             else:
                 self._vectors[key] = self._read(key)
 
@@ -109,20 +117,35 @@ class Windows:
 class _Frames:
     """Random access to the frames of one camera over all episodes, by row."""
 
-    def __init__(self, arrays: Sequence[Any], ends: np.ndarray, hold: bool) -> None:
-        self.arrays, self.ends = arrays, ends
-        self.held = np.concatenate([np.asarray(a[:]) for a in arrays]) if hold else None
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        key: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        ends: np.ndarray,
+        hold: bool,
+    ) -> None:
+        self.episodes, self.key, self.shape, self.dtype, self.ends = episodes, key, shape, dtype, ends
+        self.held: np.ndarray | None = None
+        if hold:
+            self.held = self._read(np.arange(ends[-1] if len(ends) else 0))
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         if self.held is not None:
             return self.held[rows]
         unique, where = np.unique(rows, return_inverse=True)
-        frames = np.empty((len(unique), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
-        for i, row in enumerate(unique):
-            episode = int(np.searchsorted(self.ends, row, side="right"))
-            start = 0 if episode == 0 else int(self.ends[episode - 1])
-            frames[i] = self.arrays[episode][int(row) - start]
-        return frames[where.reshape(rows.shape)]
+        return self._read(unique)[where.reshape(rows.shape)]
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Ascending `rows`."""
+        frames = np.empty((len(rows), *self.shape), self.dtype)
+        which, starts = np.unique(np.searchsorted(self.ends, rows, side="right"), return_index=True)
+        for i, start, stop in zip(which.tolist(), starts, [*starts[1:], len(rows)], strict=True):
+            episode = self.episodes[i]
+            begin = self.ends[i] - episode.length
+            episode.read_frames(self.key, rows[start:stop] - begin, frames[start:stop])
+        return frames
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:

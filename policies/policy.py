@@ -124,6 +124,12 @@ class Policy(nn.Module):
         """A chunk `(B, H, A)` in the action's units as the network sees it, given what was observed with it."""
         return self.normaliser(ACTION)(action - self._origin(observation))
 
+    def normalise_past(self, sent_BdA: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """The actions before now as the first ones of a chunk, for `Inpaint`."""
+        norm, d = self.normaliser(ACTION), sent_BdA.shape[1]
+        scale, offset = (v[:d] if v.ndim == 2 else v for v in (norm.scale, norm.offset))
+        return (sent_BdA - self._origin(observation)) * scale + offset
+
     def _origin(self, observation: Mapping[str, Tensor]) -> Tensor | float:
         """Where chunks are measured from: the present state `(B, 1, A)`, or nothing."""
         return observation[STATE][:, -1:, self.base] if self.relative else 0.0

@@ -42,6 +42,8 @@ class Recipe:
     n_obs_steps: observations seen, the newest is now. horizon: actions predicted, the first `n_past_actions` of them
     before now. n_action_steps: actions executed of each chunk (slice decoder). action_space: `relative` predicts the
     chunk as differences to the state now, joint by joint (openpi's delta actions, UMI's relative trajectory).
+    inpaint_past: at test time the past actions of a chunk are held to what was really sent (the hook `Inpaint`), so that a
+    new chunk goes on from the old one.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Recipe:
     normalise_state: NormaliseMode = "minmax"
     normalise_action: NormaliseMode = "minmax"
     action_space: Literal["absolute", "relative"] = "absolute"
+    inpaint_past: bool = False
     mask_padding: bool = False
     training: Training = Training()
 

@@ -81,6 +81,7 @@ class PolicyAgent:
         try:
             self.features = features_from_json(metadata["features"])
             self.n_obs_steps = int(metadata["n_obs_steps"])
+            self.n_past_actions = int(metadata.get("n_past_actions", 0))
             self.decoder = decoder_for(metadata)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
@@ -104,6 +105,7 @@ class PolicyAgent:
         self.task, self.seed = task, seed
         self._decisions = 0
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.n_obs_steps)
+        self._past: deque[np.ndarray] = deque(maxlen=self.n_past_actions)
         self.decoder.reset()
 
     def act(self, observation: Observation) -> np.ndarray:
@@ -114,13 +116,17 @@ class PolicyAgent:
         if self.decoder.wants_chunk():
             request: dict[str, Any] = {k: np.stack([h[k] for h in self._history]) for k in seen}
             request["task"] = self.task
+            if self.n_past_actions and len(self._past) == self.n_past_actions:
+                request["action.past"] = np.stack(self._past).astype(np.float32)
             began = time.monotonic()
             reply = self.source.infer(request, self._decision_seed())
             self.latencies_s.append(time.monotonic() - began)
             self.nfe.append(int(reply.get("nfe", 0)))
             self._decisions += 1
             self.decoder.push(np.asarray(reply["actions"]))
-        return self.decoder.next()
+        action = self.decoder.next()
+        self._past.append(action)
+        return action
 
     def _decision_seed(self) -> int:
         digest = hashlib.sha256(f"{self.seed} {self._decisions}".encode()).digest()

@@ -42,10 +42,12 @@ def open_loop(
     require_same(store.features, wanted, f"the dataset {data}", "the policy")
     keys = tuple(k for k in wanted if k != ACTION)
     ahead = int(metadata["horizon"])
-    spec = WindowSpec(int(metadata["n_obs_steps"]), ahead + 2, n_past_actions=2, keys=keys)
+    n_past = int(metadata.get("n_past_actions", 0))
+    back = max(2, n_past)  # commands before now: the baselines need two
+    spec = WindowSpec(int(metadata["n_obs_steps"]), ahead + back, n_past_actions=back, keys=keys)
     windows = Windows(store, spec, list(episodes))
     first = np.array([start for start, e in _starts(windows) for _ in range(e)])
-    rows = np.array([r for r in range(len(windows)) if r - first[r] >= 2 and (r - first[r]) % every == 0])
+    rows = np.array([r for r in range(len(windows)) if r - first[r] >= back and (r - first[r]) % every == 0])
     if not len(rows):
         raise ValueError("these episodes are too short to evaluate: they have fewer than three frames")
 
@@ -53,9 +55,10 @@ def open_loop(
     truth, masks, nfe = [], [], 0
     for done, row in enumerate(rows):
         window = windows.batch(np.array([row]))
-        action, mask = window[ACTION][0], window["mask"][0, 2:]
-        before, last, target = action[0], action[1], action[2:]
-        reply = source.infer({k: window[k][0] for k in keys}, seed=int(row))
+        action, mask = window[ACTION][0], window["mask"][0, back:]
+        before, last, target = action[back - 2], action[back - 1], action[back:]
+        past = {"action.past": action[back - n_past : back]} if n_past else {}
+        reply = source.infer({**{k: window[k][0] for k in keys}, **past}, seed=int(row))
         nfe = int(reply.get("nfe", 0))
         steps = np.arange(1, ahead + 1)[:, None]
         predicted = {

@@ -212,6 +212,9 @@ def test_a_local_policy_checks_what_it_is_given(trained: Path) -> None:
     good = {k: np.zeros(FEATURES[k].shape, np.float32) for k in FEATURES if k != ACTION}
     actions, info = policy.infer(good, seed=4)
     assert actions.shape == (policy.metadata["horizon"], 3)
+    assert policy.metadata["n_past_actions"] == (
+        policy.policy.recipe.n_past_actions if policy.policy.recipe.inpaint_past else 0
+    )
     assert info == {"nfe": 10, "checkpoint": policy.metadata["checkpoint"]}
     repeated, _ = policy.infer({k: np.stack([v, v]) for k, v in good.items()}, seed=4)
     np.testing.assert_array_equal(actions, repeated)
@@ -233,3 +236,35 @@ def test_normalised_actions_lie_in_the_unit_box(trained: Path) -> None:
     np.testing.assert_allclose(ends, [[-1] * 3, [1] * 3], atol=1e-5)
     x = torch.rand(2, 5, 3)
     torch.testing.assert_close(policy.normaliser(ACTION).inverse(policy.normaliser(ACTION)(x)), x)
+
+
+def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_path: Path) -> None:
+    from ulna.policies.hooks import Inpaint
+
+    write_store(tmp_path / "d")
+    changes = {"action_space": "relative", "n_past_actions": 2, "inpaint_past": True, "normalise_action": "quantile"}
+    recipe = override(small("flow"), changes)
+    train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
+    local = LocalPolicy(tmp_path / "out")
+    assert local.metadata["n_past_actions"] == 2
+    policy = local.policy
+    o = {k: torch.zeros(1, 2, *FEATURES[k].shape) for k in policy.observation_keys}
+    moved = {**o, STATE: o[STATE] + 0.0}
+    moved[STATE][:, -1] += 5.0
+    sent = torch.tensor([[[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]]])
+    for observation in (o, moved):
+        chunk = policy.sample(observation, 0, [Inpaint(policy.normalise_past(sent, observation))]).chunk
+        torch.testing.assert_close(chunk[:, :2], sent, atol=1e-4, rtol=0)
+    far = policy.sample(moved, 0).chunk.mean() - policy.sample(o, 0).chunk.mean()
+    assert far > 2.0, "the chunk moves with the state it is measured from"
+
+    flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in policy.observation_keys}
+    one, other = (local.infer({**flat, "action.past": np.full((2, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 0.5))
+    assert (one != other).any()
+    assert (local.infer(flat, seed=1)[0] != one).any(), "without it the chunk is drawn freely"
+    with pytest.raises(BadRequest, match=r"action.past is float32 \(3,\), the policy wants finite float \(2, 3\)"):
+        local.infer({**flat, "action.past": np.zeros(3, np.float32)})
+
+    names = {**FEATURES, STATE: type(FEATURES[STATE])((3,), "float32", ("x", "y", "z"))}
+    with pytest.raises(ValueError, match="--action-space absolute"):
+        Policy(recipe, names, policy.stats)

@@ -12,8 +12,8 @@ import torch
 
 from ...datasets.features import ACTION, features_to_json
 from ..checkpoint import load_checkpoint, read_train
-from ..hooks import Hook
-from .protocol import BadRequest
+from ..hooks import Hook, Inpaint
+from .protocol import PAST, BadRequest
 
 
 class LocalPolicy:
@@ -39,6 +39,7 @@ class LocalPolicy:
             "features": features_to_json({k: self.policy.features[k] for k in used}),
             "n_obs_steps": recipe.n_obs_steps,
             "horizon": recipe.horizon - recipe.n_past_actions,
+            "n_past_actions": recipe.n_past_actions if recipe.inpaint_past else 0,
             "n_action_steps": recipe.n_action_steps,
             "decoder": recipe.decoder,
             "ensemble_decay": recipe.ensemble_decay,
@@ -59,16 +60,27 @@ class LocalPolicy:
         """Actions `(horizon ahead, A)` float32, the first for now, and what it took.
 
         Each observation key is `(n_obs_steps, *shape)`, oldest first, or one frame `(*shape)`, which then stands for
-        all of them. Without a seed the draw is random. BadRequest names the key that does not fit, both sides shown.
+        all of them. `action.past` `(n_past_actions, A)`, what was sent before now, may come with them. Without a seed the draw is random. BadRequest names the key that does not fit, both sides shown.
         """
         batch = {
             k: torch.from_numpy(self._frames(k, observation))[None] for k in self.policy.observation_keys
         }
         batch = {k: v.to(self.policy.device) for k, v in batch.items()}
         seed = secrets.randbits(48) if seed is None else seed
-        drawn = self.policy.sample(batch, seed, self.hooks, self.sampling_steps)
+        hooks = self.hooks
+        if self.metadata["n_past_actions"] and PAST in observation:
+            sent = torch.from_numpy(self._past(observation[PAST]))[None].to(self.policy.device)
+            hooks = (*hooks, Inpaint(self.policy.normalise_past(sent, batch)))
+        drawn = self.policy.sample(batch, seed, hooks, self.sampling_steps)
         ahead = drawn.chunk[0, self.policy.recipe.n_past_actions :]
         return ahead.float().cpu().numpy(), {"nfe": drawn.nfe, "checkpoint": self.policy.content_hash}
+
+    def _past(self, value: Any) -> np.ndarray:
+        want = (self.policy.recipe.n_past_actions, *self.policy.features[ACTION].shape)
+        sent = np.asarray(value)
+        if sent.shape != want or sent.dtype.kind != "f" or not np.isfinite(sent).all():
+            raise BadRequest(f"{PAST} is {sent.dtype} {sent.shape}, the policy wants finite float {want}")
+        return np.array(sent, np.float32)
 
     def _frames(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         feature, n = self.policy.features[key], self.policy.recipe.n_obs_steps

@@ -1,36 +1,50 @@
 """LeRobot datasets in: format v2.1 (one parquet and one video per episode) and v3.0 (many episodes per file).
 
 Reads the files with pyarrow and PyAV; LeRobot itself is not imported. Every row keeps its recorded timestamp, and every
-row has the video frame of that time, so rows equal frames or the import says where they do not.
+row has a video frame of its own, that of its time: rows equal frames or the import says where they do not.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .features import ACTION, Feature, Features, is_image
+from .features import ACTION, IMAGES, Feature, Features, is_image
 from .store import EpisodeStore, StoreError
+from .video import resize, still_frames, video_frames
 from .writer import EpisodeWriter
 
 
 @dataclass(frozen=True)
 class _Source:
-    """One episode: its rows in a parquet file, and for each video key a file and where in it the episode begins."""
+    """One episode. shared: its parquet file holds others too. length: rows it should have, where that is recorded.
+    videos: the feature's name in LeRobot → file, and from when to when the episode lasts in it, in seconds."""
 
     index: int
     table: Path
-    rows: tuple[int, int] | None  # None: the whole file
-    videos: dict[str, tuple[Path, float]]
+    shared: bool
+    length: int | None
+    videos: dict[str, tuple[Path, float, float]]
+
+
+@dataclass(frozen=True)
+class _Schema:
+    """Our features; the name each has in LeRobot; which of those are videos; which features are not brought in."""
+
+    features: Features
+    theirs: dict[str, str]
+    videos: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def import_lerobot(
@@ -43,33 +57,45 @@ def import_lerobot(
     """Bring the LeRobot folder `src` into a new store at `dst`, which appears whole or not at all.
 
     image_size: (height, width) to resize images to by area; as recorded by default. episodes: indices, all by default.
-    Kept: state and other vector observations, images, actions, tasks, success where it is recorded; t_capture_ns is the
-    timestamp column (LeRobot writes frame_index / fps unless the recorder knew better). Raises StoreError.
+    Kept: the numeric observations, images, actions, tasks, success where it is recorded; t_capture_ns is the timestamp
+    column (LeRobot writes frame_index / fps unless the recorder knew better). Features that are not kept, such as depth
+    videos and rewards, are listed in the store's provenance. Raises StoreError.
     """
     src, dst = Path(src), Path(dst)
     info = _info(src)
-    features, videos = _features(info, image_size)
-    sources = _sources(src, info, videos)
+    schema = _schema(info, image_size)
+    sources = _sources(src, info, schema.videos)
     if episodes is not None:
         if unknown := sorted(set(episodes) - {s.index for s in sources}):
             raise StoreError(f"{src} has no episode {unknown[0]}; it has {len(sources)}")
         sources = [s for s in sources if s.index in set(episodes)]
+    for source in sources:
+        for path in (source.table, *(p for p, _, _ in source.videos.values())):
+            if not path.is_file():
+                raise StoreError(f"episode {source.index}: the file {path} is missing")
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise StoreError(f"{dst} exists and is not empty: choose another folder, or remove it")
     tasks = _tasks(src, info)
     making = dst.parent / f".{dst.name}.importing-{secrets.token_hex(4)}"
     try:
-        provenance = {"imported_from": str(src), "format": f"lerobot {info['codebase_version']}"}
+        provenance = {
+            "imported_from": str(src),
+            "format": f"lerobot {info['codebase_version']}",
+            "renamed": {t: k for k, t in schema.theirs.items() if t != k},
+            "left_out": list(schema.left_out),
+        }
         store = EpisodeStore.create(
-            making, features, float(info["fps"]), str(info.get("robot_type") or ""), provenance
+            making, schema.features, float(info["fps"]), str(info.get("robot_type") or ""), provenance
         )
         writer = EpisodeWriter(store)
         for done, source in enumerate(sources):
-            _import_episode(source, features, videos, tasks, image_size, float(info["fps"]), writer)
+            _import_episode(source, schema, tasks, image_size, float(info["fps"]), writer)
             progress(done + 1, len(sources))
         if dst.exists():
             dst.rmdir()
         os.rename(making, dst)
+    except OSError as error:
+        raise StoreError(f"cannot write to {dst}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return EpisodeStore.open(dst)
@@ -77,95 +103,125 @@ def import_lerobot(
 
 def _import_episode(
     source: _Source,
-    features: Features,
-    videos: Sequence[str],
+    schema: _Schema,
     tasks: dict[int, str],
     image_size: tuple[int, int] | None,
     fps: float,
     writer: EpisodeWriter,
 ) -> None:
     where = f"episode {source.index} ({source.table.name})"
-    table = _read_table(source)
-    columns = set(table.column_names)
-    if missing := [k for k in (*features, "timestamp") if k not in columns and k not in videos]:
-        raise StoreError(f"{where} has no column {missing[0]}")
-    times = np.asarray(table["timestamp"].to_numpy(), np.float64).ravel()
+    table = _rows(source, schema, where)
+    times = _vector(table, "timestamp", Feature((), "float64"), where)
     if len(times) == 0:
         raise StoreError(f"{where} has no rows")
-    vectors = {}
-    for key, feature in features.items():
-        if not is_image(key):
-            values = np.stack([np.asarray(v) for v in table[key].to_numpy(zero_copy_only=False)])
-            vectors[key] = values.reshape(len(times), *feature.shape).astype(feature.dtype, copy=False)
-            if feature.dtype.startswith("float") and not np.isfinite(vectors[key]).all():
-                bad = ~np.isfinite(vectors[key]).reshape(len(times), -1).all(1)
-                raise StoreError(f"{where}: {key} is not finite in frame {int(np.flatnonzero(bad)[0])}")
-    images: dict[str, Iterator[np.ndarray]] = {}
-    for key in features:
-        if key in videos:
-            path, start = source.videos[key]
-            images[key] = _video_frames(path, start + times, fps, where)
+    if source.length is not None and len(times) != source.length:
+        raise StoreError(f"{where} has {len(times)} rows, but meta/ says {source.length}")
+    if len(late := np.flatnonzero(np.diff(times) <= 0)):
+        raise StoreError(f"{where}: the timestamp of row {late[0] + 1} is not after that of the row before")
+    vectors: dict[str, np.ndarray] = {}
+    images: dict[str, Generator[np.ndarray]] = {}
+    for key, feature in schema.features.items():
+        name = schema.theirs[key]
+        if name in schema.videos:
+            path, start, stop = source.videos[name]
+            images[key] = video_frames(path, start + times, stop, fps, where)
         elif is_image(key):
-            images[key] = _still_frames(table[key], where)
+            images[key] = still_frames(table[name], where)
+        else:
+            vectors[key] = _vector(table, name, feature, where)
+    columns = set(table.column_names)
     task = tasks.get(int(table["task_index"][0].as_py()), "") if "task_index" in columns else ""
-    writer.start({"task": task, "agent": "human", "source_episode": source.index})
+    success = bool(np.any(table["next.success"].to_numpy())) if "next.success" in columns else None
+    times_ns = np.round(times * 1e9).astype(np.int64).tolist()
+    # who acted is not recorded: a person as a rule, but also scripts and policies
+    writer.start({"task": task, "agent": "", "source_episode": source.index})
     try:
-        for row, t in enumerate(times):
-            t_ns = round(float(t) * 1e9)
+        for row, t_ns in enumerate(times_ns):
             values = {k: v[row] for k, v in vectors.items()}
             for key, frames in images.items():
-                values[key] = _resize(next(frames), image_size)
-            writer.tick(values, dict.fromkeys(features, (t_ns, t_ns)))
-        success = bool(np.any(table["next.success"].to_numpy())) if "next.success" in columns else None
+                values[key] = resize(next(frames), image_size)
+            writer.tick(values, dict.fromkeys(values, (t_ns, t_ns)))
         writer.end({"success": success})
     finally:
         writer.discard()
+        for frames in images.values():
+            frames.close()  # its video stays open otherwise
 
 
 def _info(src: Path) -> dict[str, Any]:
     if not src.is_dir():
         raise StoreError(f"there is no folder {src}")
+    path = src / "meta" / "info.json"
     try:
-        info = json.loads((src / "meta" / "info.json").read_text())
-        version, _ = info["codebase_version"], float(info["fps"])
-        info["features"][ACTION]
+        info = json.loads(path.read_text())
+        version, fps, features = info["codebase_version"], float(info["fps"]), dict(info["features"])
     except FileNotFoundError:
         what = "is empty" if not any(src.iterdir()) else "is not a LeRobot dataset: it has no meta/info.json"
         raise StoreError(f"{src} {what}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{src / 'meta' / 'info.json'} cannot be used: {error!r}") from None
+        raise StoreError(f"{path} cannot be used: {error!r}") from None
     if version not in ("v2.1", "v3.0"):
         raise StoreError(
             f"{src} has LeRobot format {version}; v2.1 and v3.0 can be read: convert it with LeRobot's own converter first"
         )
+    if ACTION not in features:
+        raise StoreError(f"{src} has no feature {ACTION!r}; it has {', '.join(features) or 'none'}")
+    if not 0 < fps < math.inf:
+        raise StoreError(f"{path} cannot be used: fps is {fps}")
     return info
 
 
-def _features(info: dict[str, Any], image_size: tuple[int, int] | None) -> tuple[Features, list[str]]:
-    """Ours, and which of them are videos."""
+BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.success")
+
+
+def _schema(info: dict[str, Any], image_size: tuple[int, int] | None) -> _Schema:
     features: Features = {}
-    videos = []
-    for key, f in info["features"].items():
-        if not (key.startswith("observation.") or key == ACTION) or f["dtype"] == "string":
-            continue
-        shape = tuple(int(n) for n in f["shape"])
-        if f["dtype"] in ("video", "image"):
-            height, width = shape[1:] if shape[0] == 3 and shape[-1] != 3 else shape[:2]
-            key_ours = key if is_image(key) else f"observation.images.{key.rsplit('.', 1)[-1]}"
-            if key_ours != key:
-                raise StoreError(f"the image feature {key} is not under observation.images.: rename it first")
-            features[key] = Feature((*(image_size or (height, width)), 3), "uint8")
-            if f["dtype"] == "video":
-                videos.append(key)
-        elif len(shape) == 1:
-            names = tuple(_flat(f.get("names")))
-            features[key] = Feature(shape, f["dtype"], names if len(names) == shape[0] else ())
-    return features, videos
+    theirs: dict[str, str] = {}
+    left_out = []
+    try:
+        for name, f in info["features"].items():
+            key, feature = _feature(name, f, image_size)
+            if feature is not None and key in features:
+                raise StoreError(f"the features {theirs[key]} and {name} would both be {key}: rename one")
+            if feature is not None:
+                features[key], theirs[key] = feature, name
+            elif name not in BOOKKEEPING:
+                left_out.append(name)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"a feature in meta/info.json cannot be understood: {error!r}") from None
+    videos = tuple(t for t in theirs.values() if info["features"][t]["dtype"] == "video")
+    return _Schema(features, theirs, videos, tuple(left_out))
+
+
+def _feature(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -> tuple[str, Feature | None]:
+    """Our key and feature; None for what has no place in a store: text, rewards, depth coded as video."""
+    if not (name.startswith("observation.") or name == ACTION):
+        return name, None
+    shape, names = tuple(int(n) for n in f["shape"]), _flat(f.get("names"))
+    if f["dtype"] in ("video", "image"):
+        about = {**(f.get("video_info") or {}), **(f.get("info") or {})}
+        if about.get("is_depth_map") or about.get("video.is_depth_map"):
+            return name, None
+        channels_first = names[0].startswith("channel") if names else shape[0] == 3 and shape[-1] != 3
+        height, width = shape[1:] if channels_first else shape[:2]
+        key = name if is_image(name) else IMAGES + name.rsplit(".", 1)[-1]
+        return key, Feature((*(image_size or (height, width)), 3), "uint8")
+    try:
+        numeric = np.dtype(f["dtype"]).kind in "fiub"
+    except TypeError:
+        numeric = False
+    if not numeric or is_image(name):
+        return name, None
+    return name, Feature(shape, f["dtype"], tuple(names) if len(names) == math.prod(shape) else ())
 
 
 def _flat(names: Any) -> list[str]:
-    """LeRobot has had names as a list, a list in a list, and a dict of lists."""
+    """LeRobot has had names as a list, a list in a list, a dict of lists, and a dict of positions."""
     if isinstance(names, dict):
+        if names and all(isinstance(v, int) for v in names.values()):
+            return sorted(names, key=lambda n: names[n])
         return [n for v in names.values() for n in _flat(v)]
     if isinstance(names, list):
         return [n for v in names for n in _flat(v)]
@@ -173,32 +229,44 @@ def _flat(names: Any) -> list[str]:
 
 
 def _sources(src: Path, info: dict[str, Any], videos: Sequence[str]) -> list[_Source]:
-    if info["codebase_version"] == "v2.1":
-        found = []
-        for i in range(int(info["total_episodes"])):
-            at = {"episode_chunk": i // int(info.get("chunks_size", 1000)), "episode_index": i}
-            paths = {k: (src / info["video_path"].format(video_key=k, **at), 0.0) for k in videos}
-            found.append(_Source(i, src / info["data_path"].format(**at), None, paths))
-    else:
-        found = []
-        tables = sorted((src / "meta" / "episodes").glob("**/*.parquet"))
-        for e in [row for path in tables for row in _parquet(path).to_pylist()]:
-            at = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
-            paths = {}
-            for k in videos:
-                part = {f: e[f"videos/{k}/{f}"] for f in ("chunk_index", "file_index")}
-                path = src / info["video_path"].format(video_key=k, **part)
-                paths[k] = (path, float(e[f"videos/{k}/from_timestamp"]))
-            rows = int(e["dataset_from_index"]), int(e["dataset_to_index"])
-            found.append(_Source(int(e["episode_index"]), src / info["data_path"].format(**at), rows, paths))
-        found.sort(key=lambda s: s.index)
+    read = _sources_v21 if info["codebase_version"] == "v2.1" else _sources_v30
+    try:
+        found = sorted(read(src, info, videos), key=lambda s: s.index)
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"the list of episodes in {src / 'meta'} cannot be used: {error!r}") from None
     if not found:
         raise StoreError(f"{src} holds no episode")
-    for source in found:
-        for path in (source.table, *(p for p, _ in source.videos.values())):
-            if not path.is_file():
-                raise StoreError(f"episode {source.index}: the file {path} is missing")
     return found
+
+
+def _sources_v21(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_Source]:
+    listed = src / "meta" / "episodes.jsonl"
+    lines = listed.read_text().splitlines() if listed.is_file() else []
+    lengths = {int(e["episode_index"]): int(e["length"]) for e in map(json.loads, filter(None, lines))}
+    for i in sorted(lengths) or range(int(info["total_episodes"])):
+        at = {"episode_chunk": i // int(info.get("chunks_size", 1000)), "episode_index": i}
+        paths = {k: (src / info["video_path"].format(video_key=k, **at), 0.0, math.inf) for k in videos}
+        yield _Source(i, src / info["data_path"].format(**at), False, lengths.get(i), paths)
+
+
+def _sources_v30(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_Source]:
+    for table in sorted((src / "meta" / "episodes").glob("**/*.parquet")):
+        names = [n for n in _columns(table) if not n.startswith("stats/")]
+        for e in _parquet(table, names).to_pylist():
+            paths = {}
+            for k in videos:
+                path = src / info["video_path"].format(
+                    video_key=k,
+                    chunk_index=e[f"videos/{k}/chunk_index"],
+                    file_index=e[f"videos/{k}/file_index"],
+                )
+                span = float(e[f"videos/{k}/from_timestamp"]), float(e[f"videos/{k}/to_timestamp"])
+                paths[k] = (path, *span)
+            at = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
+            data = src / info["data_path"].format(**at)
+            yield _Source(int(e["episode_index"]), data, True, int(e["length"]), paths)
 
 
 def _tasks(src: Path, info: dict[str, Any]) -> dict[int, str]:
@@ -215,21 +283,38 @@ def _tasks(src: Path, info: dict[str, Any]) -> dict[int, str]:
         raise StoreError(f"the tasks of {src} cannot be read: {error!r}") from None
 
 
-def _read_table(source: _Source) -> Any:
-    table = _parquet(source.table)
-    if source.rows is None:
-        return table
-    import pyarrow.compute as pc
+def _rows(source: _Source, schema: _Schema, where: str) -> Any:
+    """The episode's rows, of the columns that are used."""
+    there = _columns(source.table)
+    needed = [t for t in schema.theirs.values() if t not in schema.videos]
+    if missing := [k for k in (*needed, "timestamp") if k not in there]:
+        raise StoreError(f"{where} has no column {missing[0]}")
+    columns = [c for c in there if c in (*needed, *BOOKKEEPING)]
+    return _parquet(source.table, columns, source.index if source.shared else None)
 
-    return table.filter(pc.equal(table["episode_index"], source.index))  # type: ignore[attr-defined]
 
-
-def _parquet(path: Path) -> Any:
-    import pyarrow
+def _columns(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
+    with _readable(path):
+        return pq.read_schema(path).names
+
+
+def _parquet(path: Path, columns: Sequence[str] | None = None, episode: int | None = None) -> Any:
+    """The table; of one episode only its row groups are read."""
+    import pyarrow.parquet as pq
+
+    only = None if episode is None else [("episode_index", "==", episode)]
+    with _readable(path):
+        return pq.read_table(path, columns=None if columns is None else list(columns), filters=only)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow
+
     try:
-        return pq.ParquetFile(path).read()
+        yield
     except FileNotFoundError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
@@ -237,58 +322,34 @@ def _parquet(path: Path) -> Any:
         raise StoreError(f"{path} is not a readable parquet file ({reason}): copy it again") from None
 
 
-def _video_frames(path: Path, times_s: np.ndarray, fps: float, where: str) -> Iterator[np.ndarray]:
-    """The frame `(H, W, 3)` uint8 RGB shown at each of the ascending `times_s` of the file's own time line."""
-    import av
-    from av.error import FFmpegError
+def _vector(table: Any, name: str, feature: Feature, where: str) -> np.ndarray:
+    """A column as `(T, *shape)` in the feature's dtype: floats as the dataset declares them, else only if it is exact."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    half = 0.5 / fps
-    row = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            if (
-                times_s[0] > 1.0 and stream.time_base is not None
-            ):  # many episodes share the file: start near ours
-                container.seek(int((times_s[0] - 0.5) / stream.time_base), stream=stream)
-            for frame in container.decode(stream):
-                while (
-                    row < len(times_s) and frame.time is not None and abs(frame.time - times_s[row]) <= half
-                ):
-                    row += 1
-                    yield frame.to_ndarray(format="rgb24")
-                if row == len(times_s):
-                    return
-    except FFmpegError as error:
-        raise StoreError(f"{where}: the video {path} cannot be decoded ({error.strerror})") from None
-    except IndexError:
-        raise StoreError(f"{where}: {path} holds no video") from None
-    raise StoreError(
-        f"{where}: the video {path} has no frame for row {row} at {times_s[row]:.3f} s; it has fewer frames than the "
-        f"{len(times_s)} rows"
-    )
-
-
-def _still_frames(column: Any, where: str) -> Iterator[np.ndarray]:
-    import cv2
-
-    for row, value in enumerate(column):
-        d = value.as_py()
-        data = d.get("bytes") if isinstance(d, dict) else d
-        image = (
-            cv2.imdecode(np.frombuffer(io.BytesIO(data or b"").getvalue(), np.uint8), cv2.IMREAD_COLOR)
-            if data
-            else None
+    array = table[name].combine_chunks()
+    while not pa.types.is_primitive(array.type):
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+            if len(pc.unique(pc.list_value_length(array))) > 1:  # type: ignore[attr-defined]
+                raise StoreError(f"{where}: the rows of {name} differ in length, or some are missing")
+            array = array.flatten()
+        elif pa.types.is_fixed_size_list(array.type):
+            array = array.flatten()
+        else:
+            raise StoreError(f"{where}: {name} holds {array.type}, not numbers")
+    if array.null_count or len(array) != len(table) * math.prod(feature.shape):
+        raise StoreError(f"{where}: {name} has not {math.prod(feature.shape)} numbers in every row")
+    values = array.to_numpy(zero_copy_only=False).reshape(len(table), *feature.shape)
+    with np.errstate(all="ignore"):
+        cast = values.astype(feature.dtype, copy=False)
+    floats = values.dtype.kind == cast.dtype.kind == "f"
+    if not floats and not np.array_equal(cast, values):
+        raise StoreError(
+            f"{where}: {name} holds {array.type}, which is not the {feature.dtype} of meta/info.json"
         )
-        if image is None:
-            raise StoreError(f"{where}: the image of row {row} cannot be decoded")
-        yield image[..., ::-1]
-
-
-def _resize(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    if size is None or image.shape[:2] == size:
-        return image
-    import cv2
-
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    finite = np.isfinite(cast).reshape(len(cast), -1).all(1)
+    if not finite.all():
+        raise StoreError(f"{where}: {name} is not finite in frame {int(np.flatnonzero(~finite)[0])}")
+    return cast

@@ -158,6 +158,9 @@ def finish(p: Phases, evaluation: dict[str, Any], report: Path) -> None:
     table.add_row("all", f"{sum(s for _, s in p.seconds):.0f}", style="bold")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
     table.caption = f"peak memory of one process {peak:.2f} GiB"
+    kept = {k: v for k, v in evaluation.items() if k not in ("traces", "per_joint_and_step")}
+    summary = {**kept, "commands": p.commands, "phases_s": dict(p.seconds), "peak_memory_gib": round(peak, 2)}
+    report.with_name("summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     Console().print(table)
     print(f"report: {report}")
 

@@ -1,0 +1,136 @@
+"""Put the measured numbers into the README, between its two markers, from benchmarks/results/ alone.
+
+python benchmarks/tables.py                                    rewrite the tables
+python benchmarks/tables.py --demo runs/demo --real runs/demo-real     take in what the demos wrote, then rewrite
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import results
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- numbers: written by benchmarks/tables.py -->", "<!-- /numbers -->"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = results.RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def percent(interval: list[float]) -> str:
+    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
+
+
+def demo(d: dict[str, Any]) -> list[str]:
+    phases = ", ".join(f"{n} {s:.0f} s" for n, s in d["phases_s"].items())
+    ms = d["latency_ms"]
+    rate = f"**{d['successes']} of {d['episodes']} succeeded** (95 % interval {percent(d['wilson_95'])})"
+    cost = f"{d['nfe_per_decision']:g} network evaluations a decision, latency p50 {ms['p50']:.0f} ms, p99 {ms['p99']:.0f} ms"
+    return [
+        "**`make demo`**: 100 expert demonstrations of `lift` on the SO-101, `flow` from state, 50 unseen seeds through",
+        f"the server: {rate}; {cost}.",
+        f"{sum(d['phases_s'].values()) / 60:.1f} minutes ({phases}), peak {d['peak_memory_gib']} GiB.",
+        "",
+    ]
+
+
+def real(d: dict[str, Any]) -> list[str]:
+    rows = []
+    for name, words in (
+        ("policy", "flow, images and state"),
+        ("hold", "hold the last command"),
+        ("extrapolate", "linear extrapolation"),
+    ):
+        e = d["relative_error"][name]
+        rows.append(
+            f"| {words} | {e['mean']:.3f} | {e['bootstrap_95'][0]:.3f} to {e['bootstrap_95'][1]:.3f} |"
+        )
+    differences = "; ".join(
+        f"policy − {n}: {c['difference']:+.3f} ({c['bootstrap_95'][0]:+.3f} to {c['bootstrap_95'][1]:+.3f})"
+        for n, c in d["comparisons"].items()
+    )
+    return [
+        "**`make demo-real`** on 12 teleoperated episodes of a Unitree G1 (26 joints, one camera at 96×96; trained on ten, open loop on two):",
+        "",
+        "| predictor of the next commands | error / spread of a joint | 95 % interval |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"Paired differences, block bootstrap: {differences}. {sum(d['phases_s'].values()) / 60:.1f} minutes.",
+        "",
+    ]
+
+
+def experts(d: dict[str, Any]) -> list[str]:
+    lines = ["| expert | robot | solved | 95 % interval | median episode |", "|---|---|---|---|---|"]
+    for r in d["rows"]:
+        if r["agent"] == "expert":
+            n = int(r["seeds"].split()[-1]) + 1
+            noise = f", disturbed by {1000 * r['noise_m']:g} mm" if r["noise_m"] else ""
+            lines.append(
+                f"| {r['task']}{noise} | {r['robot']} | {r['successes']} of {n} | {percent(r['wilson_95'])} | {r['median_seconds_simulated']:.1f} s |"
+            )
+    held = [r for r in d["rows"] if r["agent"] == "hold"]
+    if held:
+        lines += [
+            "",
+            f"Doing nothing solves {sum(r['successes'] for r in held)} of {sum(int(r['seeds'].split()[-1]) + 1 for r in held)}.",
+        ]
+    return [*lines, ""]
+
+
+def speed(
+    steps: dict[str, Any] | None, train: dict[str, Any] | None, serving: dict[str, Any] | None
+) -> list[str]:
+    lines = ["| measured | Ulna | beside, in the same run |", "|---|---|---|"]
+    if steps:
+        for robot in ("so101", "panda"):
+            r = steps[robot]
+            lines.append(
+                f"| `lift` from state, {robot}, environment steps/s | {r['env_steps_per_s']} | {r['physics_alone_per_s']} PyBullet's physics alone |"
+            )
+    if train:
+        u, lr = train["ulna"], train["lerobot"]
+        lines.append(
+            f"| `diffusion_unet` training, steps/s at batch {train['batch']} (peak memory) | {u['steps_per_s']} ({u['peak_memory_gib']} GiB) "
+            f"| {lr['steps_per_s']} ({lr['peak_memory_gib']} GiB) LeRobot's DiffusionPolicy |"
+        )
+    if serving:
+        for name in ("state", "state and two 224x224 images"):
+            u, w = serving[name]["ulna"], serving[name]["plain_websockets"]
+            lines.append(
+                f"| round trip, null policy, {name}: p50, p99 | {u['p50_ms']}, {u['p99_ms']} ms | {w['p50_ms']}, {w['p99_ms']} ms plain websockets |"
+            )
+    return [*lines, ""] if len(lines) > 2 else []
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--demo", type=Path)
+    parser.add_argument("--real", type=Path)
+    args = parser.parse_args()
+    for name, folder in (("demo", args.demo), ("demo_real", args.real)):
+        if folder:
+            results.save(name, json.loads((folder / "summary.json").read_text()))
+    found = {
+        n: load(n)
+        for n in ("demo", "demo_real", "experts", "sim_steps", "train_throughput", "serving_latency")
+    }
+    lines = ["## Measured", ""]
+    if found["demo"]:
+        lines += demo(found["demo"])
+    if found["demo_real"]:
+        lines += real(found["demo_real"])
+    if found["experts"]:
+        lines += experts(found["experts"])
+    lines += speed(found["sim_steps"], found["train_throughput"], found["serving_latency"])
+    machines = sorted({r["machine"] for r in found.values() if r})
+    lines.append(f"Machine: {'; '.join(machines)}. Files and commands: `benchmarks/results/`, `make bench`.")
+    text = README.read_text()
+    head, rest = text.split(BEGIN)
+    README.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])

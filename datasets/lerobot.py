@@ -344,8 +344,8 @@ def _vector(table: Any, name: str, feature: Feature, where: str) -> np.ndarray:
     values = array.to_numpy(zero_copy_only=False).reshape(len(table), *feature.shape)
     with np.errstate(all="ignore"):
         cast = values.astype(feature.dtype, copy=False)
-    floats = values.dtype.kind == cast.dtype.kind == "f"
-    if not floats and not np.array_equal(cast, values):
+        exact = np.array_equal(cast.astype(values.dtype), values)
+    if not exact and not values.dtype.kind == cast.dtype.kind == "f":
         raise StoreError(
             f"{where}: {name} holds {array.type}, which is not the {feature.dtype} of meta/info.json"
         )

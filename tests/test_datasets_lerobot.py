@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
@@ -221,3 +222,179 @@ def test_the_real_recording_comes_in_pixel_for_pixel(tmp_path: Path) -> None:
     assert episode.length == len(frames) == 267
     for i in (0, 63, 64, 150, 266):
         np.testing.assert_array_equal(episode.read(camera, i, i + 1)[0], frames[i])
+
+
+def edit_info(source: Path, **changes: Any) -> None:
+    path = source / "meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_column(source: Path, column: str, values: Any, episode: int = 1) -> None:
+    path = source / f"data/chunk-000/episode_{episode:06d}.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(column), column, pa.array(values)), path)
+
+
+TIMES = np.arange(9) / FPS
+AT_MOST_8 = json.dumps({"episode_index": 1, "tasks": [], "length": 8})
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (
+            lambda s: edit_column(s, "timestamp", [0.0, np.nan, *TIMES[2:]]),
+            "timestamp is not finite in frame 1",
+        ),
+        (
+            lambda s: edit_column(s, "timestamp", TIMES[[0, 2, 1, *range(3, 9)]]),
+            "timestamp of row 2 is not after",
+        ),
+        (
+            lambda s: edit_column(s, "timestamp", TIMES - np.arange(9) * 0.02),
+            r"rows 2 and 3 both fall on the frame at 0.200 s.*not those of its video",
+        ),
+        (lambda s: edit_column(s, "timestamp", TIMES + 3600), "no frame for row 0 at 3600"),
+        (lambda s: edit_column(s, ACTION, [[0.0]] + [[0.0, 1.0]] * 8), "rows of action differ in length"),
+        (
+            lambda s: edit_column(s, ACTION, [None] + [[0.0, 1.0]] * 8),
+            "rows of action differ in length, or some",
+        ),
+        (lambda s: edit_column(s, ACTION, [[None, 1.0]] * 9), "action has not 2 numbers in every row"),
+        (lambda s: edit_column(s, ACTION, ["up"] * 9), "action holds string, not numbers"),
+        (lambda s: edit_column(s, ACTION, [[2**53 + 1, 0]] * 9), "holds int64, which is not the float32"),
+        (lambda s: (s / "meta/episodes.jsonl").write_text(AT_MOST_8), "has 9 rows, but meta/ says 8"),
+        (lambda s: (s / "meta/episodes.jsonl").write_text("{}"), "list of episodes in .* cannot be used"),
+        (lambda s: (s / "meta/tasks.jsonl").write_text("{"), "tasks of .* cannot be read"),
+        (lambda s: edit_info(s, fps=0), "fps is 0"),
+        (lambda s: edit_info(s, video_path=None), "list of episodes in .* cannot be used"),
+        (lambda s: edit_info(s, features={STATE: {}}), "no feature 'action'; it has observation.state"),
+        (lambda s: edit_info(s, features={ACTION: {}}), "feature in meta/info.json cannot be understood"),
+        (
+            lambda s: edit_info(
+                s, features={ACTION: {"dtype": "float32", "shape": [2]}, "observation.a/../b": A2}
+            ),
+            "'observation.a/../b' cannot be a folder's",
+        ),
+    ],
+)
+def test_rows_that_lie_are_named_and_nothing_is_left(tmp_path: Path, harm: Any, says: str) -> None:
+    source = make_v21(tmp_path / "src")
+    harm(source)
+    with pytest.raises(StoreError, match=says) as caught:
+        import_lerobot(source, tmp_path / "d")
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["src"]
+
+
+A2 = {"dtype": "float32", "shape": [2]}
+
+
+def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    source = make_v21(tmp_path / "src")
+    with pytest.raises(KeyboardInterrupt):
+        import_lerobot(source, tmp_path / "d", progress=stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["src"]
+
+
+def test_only_the_chosen_episodes_need_to_be_whole(tmp_path: Path) -> None:
+    source = make_v21(tmp_path / "src")
+    (source / "data/chunk-000/episode_000001.parquet").unlink()
+    (tmp_path / "d").mkdir()  # an empty folder is as good as none
+    assert [e.length for e in import_lerobot(source, tmp_path / "d", episodes=[0]).episodes] == [6]
+
+
+def test_features_find_their_place(tmp_path: Path) -> None:
+    """Other names and kinds: an image outside observation.images., positions as names, matrices, depth, rewards."""
+    source = make_v21(tmp_path / "src")
+    for i, n in enumerate((6, 9)):
+        path = source / f"data/chunk-000/episode_{i:06d}.parquet"
+        table = pq.read_table(path)
+        matrix = np.arange(n * 6, dtype=np.int64).reshape(n, 2, 3)
+        table = table.append_column("observation.matrix", pa.array(matrix.tolist()))
+        table = table.append_column("observation.gripper", pa.array(np.arange(n) % 2 == 0))
+        pq.write_table(table.append_column("next.reward", pa.array(np.zeros(n))), path)
+    info = json.loads((source / "meta/info.json").read_text())
+    features = info["features"]
+    edit_info(
+        source,
+        video_path=info["video_path"].replace("{video_key}", CAMERA),
+        features={
+            STATE: features[STATE],
+            ACTION: {**features[ACTION], "names": {"turn": 1, "lift": 0}},
+            "observation.image": {
+                "dtype": "video",
+                "shape": [3, 48, 64],
+                "names": ["channels", "height", "width"],
+            },
+            "observation.images.depth": {
+                "dtype": "video",
+                "shape": [48, 64, 1],
+                "info": {"is_depth_map": True},
+            },
+            "observation.matrix": {"dtype": "int64", "shape": [2, 3], "names": None},
+            "observation.gripper": {"dtype": "bool", "shape": [1], "names": None},
+            "observation.note": {"dtype": "string", "shape": [1], "names": None},
+            "next.reward": {"dtype": "float64", "shape": [1], "names": None},
+        },
+    )
+    store = import_lerobot(source, tmp_path / "d")
+    assert store.features[IMAGES + "image"].shape == (48, 64, 3)
+    assert store.features[ACTION].names == ("lift", "turn")
+    assert store.provenance["renamed"] == {"observation.image": IMAGES + "image"}
+    assert store.provenance["left_out"] == ["observation.images.depth", "observation.note", "next.reward"]
+    np.testing.assert_array_equal(
+        store.episodes[1].read("observation.matrix"), np.arange(54, dtype=np.int64).reshape(9, 2, 3)
+    )
+    gripper = store.episodes[0].read("observation.gripper")
+    assert gripper.dtype == np.bool_
+    assert gripper.ravel().tolist() == [True, False] * 3
+    assert {e.attrs["agent"] for e in store.episodes} == {""}, "LeRobot does not say who acted"
+
+
+def test_an_episode_of_v30_does_not_borrow_frames_of_the_next(v30: Any, tmp_path: Path) -> None:
+    """As LeRobot's own metadata says it when an encoder dropped two frames: the next episode begins two frames earlier."""
+    root, _ = v30
+    source = tmp_path / "src"
+    shutil.copytree(root, source)
+    (path,) = (source / "meta/episodes").glob("**/*.parquet")
+    table = pq.read_table(path)
+    for part, values in (("to_timestamp", [0.5, 1.2]), ("from_timestamp", [0.0, 0.5])):
+        name = f"videos/{CAMERA}/{part}"
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, path)
+    with pytest.raises(
+        StoreError, match=r"episode 0 .*no frame for row 5 at 0.500 s; it has fewer frames than the 7"
+    ):
+        import_lerobot(source, tmp_path / "d")
+
+
+def test_v30_with_images_in_its_tables(v30: Any, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LeRobot's own
+        from lerobot.datasets import LeRobotDataset
+
+        image = {"dtype": "image", "shape": (24, 32, 3), "names": ["height", "width", "channels"]}
+        made = LeRobotDataset.create(
+            "test/stills",
+            FPS,
+            {ACTION: {"dtype": "float32", "shape": (1,), "names": ["x"]}, CAMERA: image},
+            root=tmp_path / "src",
+            use_videos=False,
+        )
+        shown = np.random.default_rng(0).integers(0, 256, (2, 4, 24, 32, 3), dtype=np.uint8)
+        for episode in shown:
+            for i, frame in enumerate(episode):
+                made.add_frame({ACTION: np.array([i], np.float32), CAMERA: frame, "task": "look"})
+            made.save_episode()
+        made.finalize()
+    store = import_lerobot(tmp_path / "src", tmp_path / "d")
+    for episode, frames in zip(store.episodes, shown, strict=True):
+        np.testing.assert_array_equal(episode.read(CAMERA), frames)
+        np.testing.assert_array_equal(episode.read(ACTION), np.arange(4, dtype=np.float32)[:, None])
+    small = import_lerobot(tmp_path / "src", tmp_path / "small", image_size=(12, 16), episodes=[1])
+    halved = shown[1].reshape(4, 12, 2, 16, 2, 3).mean(axis=(2, 4))
+    assert np.abs(small.episodes[0].read(CAMERA) - halved).max() <= 0.5 + 1e-9

@@ -1,0 +1,200 @@
+"""What a store says when its files are not what was written, and what it refuses to write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
+from zarr.codecs import BloscCodec
+
+from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.datasets.frames import FrameReader
+from ulna.datasets.info import describe
+from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.windows import Windows, WindowSpec
+from ulna.datasets.writer import FRAMES_PER_SHARD, EpisodeWriter
+
+LONG = FRAMES_PER_SHARD + 6
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("damage") / "d", (LONG,), WITH_IMAGE).path
+
+
+@pytest.fixture
+def store(written: Path, tmp_path: Path) -> EpisodeStore:
+    shutil.copytree(written, tmp_path / "d")
+    return EpisodeStore.open(tmp_path / "d")
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def shard(store: EpisodeStore, i: int) -> Path:
+    return store.episodes[0].path / CAMERA / "value" / "c" / str(i) / "0" / "0" / "0"
+
+
+def test_frames_are_those_that_zarr_reads(store: EpisodeStore) -> None:
+    folder = store.episodes[0].path / CAMERA / "value"
+    theirs = np.asarray(zarr.open_array(str(folder), mode="r")[:])
+    rows = [69, 0, 63, 64, 63, 5]
+    np.testing.assert_array_equal(FrameReader(folder).read(rows), theirs[rows])
+    for bad in ([-1], [LONG]):
+        with pytest.raises(IndexError):
+            FrameReader(folder).read(bad)
+
+
+def test_arrays_laid_out_by_others_are_read_too(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 6, 3), dtype=np.uint8)
+    zarr.create_array(str(tmp_path / "a"), data=pixels, chunks=(4, 8, 6, 3))
+    zarr.create_array(str(tmp_path / "b"), data=pixels, chunks=(1, 8, 6, 3), shards=(4, 8, 6, 3))
+    depth = (pixels[..., :1].astype(np.uint16) << 8) + 7
+    zarr.create_array(
+        str(tmp_path / "c"),
+        data=depth,
+        chunks=(1, 8, 6, 1),
+        shards=(4, 8, 6, 1),
+        compressors=BloscCodec(),
+    )
+    for name, data in (("a", pixels), ("b", pixels), ("c", depth)):
+        np.testing.assert_array_equal(FrameReader(tmp_path / name).read([8, 3, 4]), data[[8, 3, 4]])
+
+
+def test_a_flipped_byte_of_a_frame_costs_that_frame(store: EpisodeStore) -> None:
+    flip(shard(store, 0), 5)  # the frames lie in order from the file's beginning
+    episode = store.episodes[0]
+    with pytest.raises(StoreError, match=f"episode 000000.*{CAMERA}: frame 0 cannot be read: its checksum"):
+        episode.read(CAMERA)
+    assert len(episode.read(CAMERA, 1)) == LONG - 1
+    with pytest.raises(StoreError, match="frame 0 cannot be read"):
+        Windows(store, WindowSpec(2, 4, keys=(CAMERA,)))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda path: path.unlink(), "frame 64 cannot be read: No such file"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            "frame 64 cannot be read: its checksum is wrong",
+        ),
+        (lambda path: path.write_bytes(b""), "frame 64 cannot be read: its file has only 0 bytes"),
+        (lambda path: path.write_bytes(path.read_bytes()[5000:]), "frame 64 cannot be read: its"),
+    ],
+)
+def test_a_damaged_shard_leaves_the_others(
+    store: EpisodeStore, harm: Callable[[Path], None], says: str
+) -> None:
+    harm(shard(store, 1))
+    with pytest.raises(StoreError, match=says):
+        store.episodes[0].read(CAMERA)
+    assert len(store.episodes[0].read(CAMERA, 0, 64)) == 64
+
+
+def test_vectors_and_times_that_changed_or_are_gone_are_named(store: EpisodeStore) -> None:
+    """zarr by itself gives zeros for a chunk that is gone, and any number for one that changed."""
+    state = store.episodes[0].path / STATE
+    flip(state / "value" / "c" / "0" / "0", -10)
+    (state / "t_capture_ns" / "c" / "0").unlink()
+    with pytest.raises(StoreError, match="episode 000000.*observation.state cannot be read"):
+        store.episodes[0].read(STATE)
+    with pytest.raises(StoreError, match="observation.state cannot be read: .*t_capture_ns/c/0 is missing"):
+        describe(store)
+
+
+def test_zeros_are_written_and_read_as_zeros(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    writer = EpisodeWriter(store)
+    writer.start({})
+    row = {k: np.zeros(f.shape, f.dtype) for k, f in WITH_IMAGE.items()}
+    writer.tick(row, dict.fromkeys(row, (0, 0)))
+    writer.end({})
+    for key in row:
+        assert not store.episodes[0].read(key).any()
+        assert store.episodes[0].times_ns(key)[0].tolist() == [0]
+
+
+def test_streams_of_other_lengths_are_not_windowed_as_if_they_fitted(store: EpisodeStore) -> None:
+    folder = store.episodes[0].path
+    for key in (STATE, CAMERA):
+        array = zarr.open_array(str(folder / key / "value"), mode="r+")
+        array.resize((LONG - 1, *array.shape[1:]))
+        with pytest.raises(StoreError, match=f"episode 0: {key} has 69 rows and the episode 70"):
+            Windows(EpisodeStore.open(store.path), WindowSpec(1, 1, keys=(key,)))
+
+
+def test_what_cannot_be_kept_is_refused_before_it_is_too_late(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d")
+    writer = EpisodeWriter(store)
+    with pytest.raises(StoreError, match="must be JSON"):
+        writer.start({"seed": np.int64(3)})
+    writer.start({"task": "x"})
+    row = frame(np.random.default_rng(0), FEATURES, 0)
+    times = dict.fromkeys(row, (0, 0))
+    with pytest.raises(
+        StoreError, match="frame 0: observation.state is float64, the store's feature is float32"
+    ):
+        writer.tick({**row, STATE: row[STATE].astype(np.float64)}, times)
+    with pytest.raises(StoreError, match="frame 0: no times for observation.state"):
+        writer.tick(row, {k: t for k, t in times.items() if k != STATE})
+    writer.tick(row, times)
+    with pytest.raises(StoreError, match="must be JSON"):
+        writer.end({"score": float("nan")})
+    writer.end({"score": 1.0})  # nothing was lost by it
+    assert len(EpisodeStore.open(tmp_path / "d")) == 3
+
+
+@pytest.mark.parametrize("name", ["observation.images.a/b", "../state", "", ".hidden"])
+def test_feature_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="cannot be a folder's"):
+        EpisodeStore.create(tmp_path / "d", {**FEATURES, name: Feature((1,), "float32")}, 20.0)
+    assert not (tmp_path / "d").exists()
+
+
+def test_headers_and_folders_that_are_incomplete(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="fps must be a positive number"):
+        EpisodeStore.create(tmp_path / "none", FEATURES, 0)
+    with pytest.raises(StoreError, match="needs the feature 'action'"):
+        EpisodeStore.create(tmp_path / "none", {STATE: FEATURES[STATE]}, 20.0)
+    path = write_store(tmp_path / "d").path
+    shutil.rmtree(path / "episodes")
+    with pytest.raises(StoreError, match="episodes cannot be read: No such file"):
+        len(EpisodeStore.open(path))
+    header = json.loads((path / "ulna.json").read_text())
+    for change in ({"version": "x"}, {"features": {ACTION: {}}}, {"features": []}):
+        (path / "ulna.json").write_text(json.dumps({**header, **change}))
+        with pytest.raises(StoreError, match="incomplete"):
+            EpisodeStore.open(path)
+
+
+def test_a_disk_that_fills_while_images_come_costs_one_episode(tmp_path: Path) -> None:
+    write_store(tmp_path / "d", features=WITH_IMAGE)
+    code = (
+        "import resource, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *\n"
+        "from ulna.datasets.store import StoreError\n"
+        "w = EpisodeWriter(EpisodeStore.open(sys.argv[1])); r = np.random.default_rng(0); w.start({})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try:\n"
+        " for t in range(200):\n  v = frame(r, WITH_IMAGE, t); w.tick(v, dict.fromkeys(v, (t, t)))\n"
+        "except StoreError as e: print(t, e)\n"
+        "w.start({}); w.tick(v, dict.fromkeys(v, (0, 0))); w.end({})"  # and the writer goes on
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{FRAMES_PER_SHARD - 1} cannot write to {tmp_path / 'd'}: File too large")
+    store = EpisodeStore.open(tmp_path / "d")
+    assert [e.length for e in store.episodes] == [20, 13, 1]
+    assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
+    assert not store.interrupted()

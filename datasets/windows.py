@@ -153,6 +153,8 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 
     Epochs are whole shuffles of `range(n)` laid end to end; a batch may straddle two.
     """
+    if n < 1:
+        raise ValueError("there are no frames to draw batches from")
     positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     epochs, offsets = positions // n, positions % n
     return np.concatenate([_shuffle(n, seed, int(e))[offsets[epochs == e]] for e in np.unique(epochs)])

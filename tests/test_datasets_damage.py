@@ -108,9 +108,9 @@ def test_vectors_and_times_that_changed_or_are_gone_are_named(store: EpisodeStor
     state = store.episodes[0].path / STATE
     flip(state / "value" / "c" / "0" / "0", -10)
     (state / "t_capture_ns" / "c" / "0").unlink()
-    with pytest.raises(StoreError, match="episode 000000.*observation.state cannot be read"):
+    with pytest.raises(StoreError, match=r"episode 000000.*observation.state cannot be read"):
         store.episodes[0].read(STATE)
-    with pytest.raises(StoreError, match="observation.state cannot be read: .*t_capture_ns/c/0 is missing"):
+    with pytest.raises(StoreError, match=r"observation.state cannot be read: .*t_capture_ns/c/0 is missing"):
         describe(store)
 
 
@@ -144,10 +144,10 @@ def test_what_cannot_be_kept_is_refused_before_it_is_too_late(tmp_path: Path) ->
     row = frame(np.random.default_rng(0), FEATURES, 0)
     times = dict.fromkeys(row, (0, 0))
     with pytest.raises(
-        StoreError, match="frame 0: observation.state is float64, the store's feature is float32"
+        StoreError, match=r"frame 0: observation.state is float64, the store's feature is float32"
     ):
         writer.tick({**row, STATE: row[STATE].astype(np.float64)}, times)
-    with pytest.raises(StoreError, match="frame 0: no times for observation.state"):
+    with pytest.raises(StoreError, match=r"frame 0: no times for observation.state"):
         writer.tick(row, {k: t for k, t in times.items() if k != STATE})
     writer.tick(row, times)
     with pytest.raises(StoreError, match="must be JSON"):

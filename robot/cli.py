@@ -36,6 +36,7 @@ the main job:
   ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5
 """
 SUBCOMMANDS = {"data": ("info", "import")}
+SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 
 class UsageError(ValueError):
@@ -79,7 +80,10 @@ def _run(argv: list[str]) -> int:
     if name in SUBCOMMANDS:
         subs = SUBCOMMANDS[name]
         if not rest or rest[0] in ("-h", "--help"):
-            print(f"usage: ulna {name} {{{','.join(subs)}}} [options]\n\n{COMMANDS[name]}")
+            print(
+                f"usage: ulna {name} {{{','.join(subs)}}} [options]\n\n{COMMANDS[name]}\n\n"
+                f"example:\n  {SUBCOMMAND_EXAMPLE[name]}"
+            )
             return 0 if rest else 2
         require_one_of(f"command `ulna {name}", rest[0], subs)
         name, rest = f"{name} {rest[0]}", rest[1:]

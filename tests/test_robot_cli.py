@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.policies.backbones.transformer import Transformer
+from ulna.policies.recipes.all import RECIPES
 from ulna.robot.cli import COMMANDS, main
 from ulna.robot.commands.parsing import episode_list
-from ulna.robot.commands.train import split_overrides
+from ulna.robot.commands.train import changed, split_overrides
 from ulna.robot.demo import fresh
 
 TINY = ["--steps", "3", "--batch-size", "8", "--backbone.widths", "16", "32"]
@@ -135,6 +138,12 @@ def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureF
             1,
             "training.steps is a int",
         ),
+        (
+            ["train", "flow", "--data", "{run}/data", "--out", "{new}", "--device", "tpu"],
+            2,
+            "no device 'tpu'",
+        ),
+        (["evaluate", "{run}/flow", "--device", "cuda:99"], 1, "no cuda:99 on this machine"),
         (["train", "flow", "--data", "{run}/nowhere", "--out", "{new}"], 1, "no dataset at"),
         (
             ["train", "flow", "--data", "{run}/data", "--out", "{new}", "--episodes", "0-99"],
@@ -207,6 +216,28 @@ def test_fields_of_the_recipe_are_told_from_options() -> None:
         ["flow", "--data", "d", "--json", "--seed", "3"],
         {"horizon": "8", "backbone.widths": "32 64"},
     )
+
+
+def test_whole_parts_are_chosen_before_their_fields() -> None:
+    recipe = RECIPES["flow"]({STATE: Feature((2,), "float32"), ACTION: Feature((2,), "float32")})
+    chosen = changed(
+        recipe, {"backbone.depth": "3", "backbone": "Transformer", "steps": "9", "keypoints": "4"}
+    )
+    assert isinstance(chosen.backbone, Transformer)
+    assert chosen.backbone.depth == 3
+    assert chosen.training.steps == 9
+    assert chosen.encoder.image.keypoints == 4
+    with pytest.raises(ValueError, match=r"--backbone\.depth or --encoder\.state\.depth"):
+        changed(recipe, {"backbone": "Transformer", "depth": "3"})
+    with pytest.raises(ValueError, match=r"no field --backbone\.depth"):
+        changed(recipe, {"backbone.depth": "3"})
+
+
+def test_help_for_training_lists_the_fields_of_a_recipe(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "act", "--help"]) == 0
+    text = capfd.readouterr().out
+    assert "--training.learning-rate" in text
+    assert "--objective.norm l1" in text
 
 
 def test_a_demo_empties_only_what_a_demo_made(tmp_path: Path) -> None:

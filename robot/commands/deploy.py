@@ -19,6 +19,7 @@ class Args:
     task: str = "lift"
     """Of a simulated robot's scene."""
     episodes: int = 1
+    """How many."""
     seed: int = 2000
     """Of the first simulated scene."""
     max_seconds: float = 0.0

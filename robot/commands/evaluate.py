@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..cli import UsageError
-from .parsing import Output, episode_list, progress
+from .parsing import Output, episode_list, progress, require_device, wait_asleep
 
 EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
@@ -25,7 +25,9 @@ class Args:
     episodes: str = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
+    """sim:so101, sim:panda, or a robot's TOML file."""
     task: str = "lift"
+    """reach, lift or push_t."""
     seed: int = 1000
     """Seed of the first episode."""
     server: str = ""
@@ -33,6 +35,7 @@ class Args:
     agent: str = ""
     """Evaluate expert or hold instead of a policy."""
     open_loop: bool = False
+    """Compare with recorded episodes instead of acting."""
     data: str = ""
     """Open loop: the dataset."""
     every: int = 5
@@ -42,6 +45,7 @@ class Args:
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder."""
     device: str = "cpu"
+    """cpu or cuda."""
     json: bool = False
     """Print one JSON object."""
 
@@ -106,7 +110,8 @@ def _source(args: Args) -> Any:
         return client
     if not args.checkpoint:
         raise UsageError("name a checkpoint, a --server, or an --agent to evaluate")
-    return InProcessPolicy(args.checkpoint, args.device, args.sampling_steps or None)
+    wait_asleep()
+    return InProcessPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
 
 
 def _require_same_checkpoint(folder: str, metadata: dict[str, Any], server: str) -> None:

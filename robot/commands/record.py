@@ -23,6 +23,7 @@ class Args:
     agent: str = "expert"
     """Who acts: expert, or hold (does nothing)."""
     episodes: int = 10
+    """How many."""
     cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
     """Cameras to record, with commas: front,wrist. None by default: state only."""
     seed: int = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from .parsing import Output
+from .parsing import Output, require_device, wait_asleep
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 
@@ -31,13 +31,14 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import logging
 
+    wait_asleep()
     from ...policies.serving.local import LocalPolicy
     from ...policies.serving.server import PolicyServer
 
     if not 0 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 0..65535, not {args.port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    policy = LocalPolicy(args.checkpoint, args.device, args.sampling_steps or None)
+    policy = LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
     server = PolicyServer(policy, args.host, args.port)
 
     def ready(url: str) -> None:

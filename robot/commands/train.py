@@ -1,15 +1,16 @@
-"""Train a policy on a dataset. Any field of the recipe is an option: `--horizon 32 --backbone.widths 128,256`."""
+"""Train a policy on a dataset. Any field of the recipe is an option, such as --horizon 32 --backbone.widths 128 256;
+`ulna train RECIPE --help` lists them."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any
 
 import tyro
 
 from ..cli import UsageError
-from .parsing import Output, episode_list, progress
+from .parsing import Output, episode_list, progress, require_device
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
 
@@ -27,8 +28,9 @@ class Args:
     observe: str = ""
     """Use these observations only, with commas; all by default."""
     seed: int = 0
+    """Of the weights, the order of the data and the noise."""
     device: str = ""
-    """cpu, or what accelerate finds by default."""
+    """cpu or cuda; what there is by default."""
     resume: bool = False
     """Go on with the unfinished training in --out."""
     overwrite: bool = False
@@ -73,15 +75,52 @@ def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     return rest, {"overrides": overrides}
 
 
+def more_help(argv: list[str]) -> str:
+    """The fields of the recipe that is named, where one is."""
+    from ...datasets.features import ACTION, STATE, Feature
+    from ...policies.recipe import leaves
+    from ...policies.recipes.all import RECIPES
+
+    named = [a for a in argv if a in RECIPES]
+    if not named:
+        return f"recipes: {', '.join(RECIPES)}"
+    recipe = RECIPES[named[0]]({STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")})
+    lines = [f"fields of {recipe.name}, where a name that is clear without its part may go without it:"]
+    for name, (_, value) in leaves(recipe).items():
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        lines.append(f"  --{name.replace('_', '-')} {shown}")
+    lines.append("a part as a whole is replaced by its name, such as --encoder.image ResNet18")
+    return "\n".join(lines)
+
+
+def changed(recipe: Any, changes: dict[str, str]) -> Any:
+    """`recipe` with the fields replaced that a command line names. Whole parts first, outer before inner: which fields
+    there are, and which short names are clear, is only known once the parts are chosen."""
+    from ...policies.recipe import override
+
+    rest = {}
+    for name in sorted(changes, key=lambda n: n.count(".")):
+        if is_dataclass(_at(recipe, name)):
+            recipe = override(recipe, {name: changes[name]})
+        else:
+            rest[name] = changes[name]
+    return override(recipe, full_names(recipe, rest))
+
+
+def _at(recipe: Any, name: str) -> Any:
+    for field_name in name.split("."):
+        recipe = getattr(recipe, field_name, None)
+    return recipe
+
+
 def full_names(recipe: Any, changes: dict[str, str]) -> dict[str, str]:
     """Short names made long where only one field ends so: `steps` is `training.steps`."""
     from ...policies.recipe import leaves
 
     known = leaves(recipe)
-    parts = {n.rsplit(".", 1)[0] for n in known if "." in n}
     result = {}
     for name, value in changes.items():
-        if name in known or name in parts:
+        if name in known:
             result[name] = value
             continue
         ends = [n for n in known if n.endswith(f".{name}")]
@@ -105,18 +144,16 @@ def _names(known: dict[str, Any]) -> list[str]:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.store import EpisodeStore
-    from ...policies.recipe import override
     from ...policies.recipes.all import RECIPES
     from ...policies.train import Progress, policy_features, train
     from ..cli import require_one_of
 
     require_one_of("recipe", args.recipe, list(RECIPES))
+    if args.device:
+        require_device(args.device)
     store = EpisodeStore.open(args.data)
     keys = [k.strip() for k in args.observe.split(",") if k.strip()] or None
-    recipe = RECIPES[args.recipe](policy_features(store.features, keys))
-    changes = full_names(recipe, args.overrides)
-    # parts first: their fields are only known once they are chosen
-    recipe = override(recipe, changes)
+    recipe = changed(RECIPES[args.recipe](policy_features(store.features, keys)), args.overrides)
     with progress("training") as bar:
         shown = bar.add_task("", total=recipe.training.steps, note="")
 

@@ -19,17 +19,21 @@ from .hooks import Hook
 from .recipe import NormaliseMode, Recipe
 from .sampler import Sampled, sample
 
-RELATIVE = "action.relative"  # key of the statistics of action minus present state
+RELATIVE = "action.relative"  # key of the statistics of chunks as differences
+PAST = "action.past"  # the actions sent before now, oldest first
+LAST = "observation.last_command"  # the newest of them, as the encoder sees it
 
 
-def state_of_action(features: Features) -> list[int]:
+def state_of_action(features: Features, required: bool = True) -> list[int]:
     """For each action element the index of the state element of the same name, or of the same place where neither
-    side has names. ValueError when there is none."""
+    side has names. When there is none: ValueError if `required`, else an empty list."""
     state, action = features.get(STATE), features[ACTION]
     if state is not None and action.names and set(action.names) <= set(state.names):
         return [state.names.index(n) for n in action.names]
     if state is not None and not action.names and not state.names and state.shape == action.shape:
         return list(range(action.shape[0]))
+    if not required:
+        return []
     raise ValueError(
         "relative actions need every action to be an element of observation.state: use --action-space absolute"
     )
@@ -65,16 +69,16 @@ class Policy(nn.Module):
         if not self.observation_keys:
             raise ValueError("the features hold no observation: a policy needs a state or an image")
         self.action_dim = features[ACTION].shape[0]
-        self.relative = recipe.action_space == "relative"
-        if self.relative:
-            self.base = state_of_action(features)
-        modes: dict[str, NormaliseMode] = dict.fromkeys(state_keys(features), recipe.normalise_state)
+        self.space, self.n_past = recipe.action_space, recipe.n_past_actions
+        self.base = state_of_action(features, required=self.space == "relative")
+        seen = self.features | ({LAST: features[ACTION]} if self.space == "delta" else {})
+        modes: dict[str, NormaliseMode] = dict.fromkeys(state_keys(seen), recipe.normalise_state)
         modes[ACTION] = recipe.normalise_action
-        source = {ACTION: RELATIVE} if self.relative else {}
+        source = {LAST: ACTION, **({} if self.space == "absolute" else {ACTION: RELATIVE})}
         self.normalisers = nn.ModuleDict(
             {name(key): Affine(*affine(stats[source.get(key, key)], mode)) for key, mode in modes.items()}
         )
-        self.encoder = recipe.encoder.build(self.features)
+        self.encoder = recipe.encoder.build(seen)
         self.net = recipe.backbone.build(
             self.action_dim,
             recipe.horizon,
@@ -88,10 +92,15 @@ class Policy(nn.Module):
         return next(self.parameters()).device
 
     def encode(self, observation: Mapping[str, Tensor]) -> Context:
+        """Needs the observation keys; `action.past` `(B, n_past_actions, A)`, what was sent before now, is used where the
+        recipe knows of it."""
         normalised = {
             k: self.normaliser(k)(observation[k]) if name(k) in self.normalisers else observation[k]
             for k in self.observation_keys
         }
+        if self.space == "delta":
+            last = self.normaliser(LAST)(self._origin(observation))
+            normalised[LAST] = last.expand(-1, self.recipe.n_obs_steps, -1)
         return self.recipe.context(self.encoder(normalised))
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -130,9 +139,18 @@ class Policy(nn.Module):
         scale, offset = (v[:d] if v.ndim == 2 else v for v in (norm.scale, norm.offset))
         return (sent_BdA - self._origin(observation)) * scale + offset
 
-    def _origin(self, observation: Mapping[str, Tensor]) -> Tensor | float:
-        """Where chunks are measured from: the present state `(B, 1, A)`, or nothing."""
-        return observation[STATE][:, -1:, self.base] if self.relative else 0.0
+    def _origin(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """Where chunks are measured from `(B, 1, A)`: zero, the present state, or the last command. In a training batch
+        that is in the chunk; without a last command (an episode's first tick) the state stands for it."""
+        if self.space == "delta" and PAST in observation:
+            return observation[PAST][:, -1:]
+        if self.space == "delta" and ACTION in observation:
+            return observation[ACTION][:, self.n_past - 1 : self.n_past]
+        if self.space == "absolute":
+            return torch.zeros(1, 1, self.action_dim, device=self.device)
+        if not self.base:
+            raise ValueError(f"the policy needs {PAST}: its actions are differences to the last command")
+        return observation[STATE][:, -1:, self.base]
 
     def normaliser(self, key: str) -> Affine:
         module = self.normalisers[name(key)]

@@ -41,7 +41,8 @@ class Recipe:
 
     n_obs_steps: observations seen, the newest is now. horizon: actions predicted, the first `n_past_actions` of them
     before now. n_action_steps: actions executed of each chunk (slice decoder). action_space: `relative` predicts the
-    chunk as differences to the state now, joint by joint (openpi's delta actions, UMI's relative trajectory).
+    chunk as differences to the state now, joint by joint (openpi's delta actions, UMI's relative trajectory); `delta` as differences to the last command, which
+    the policy then also sees (a command leads the state by what the arm lags and sags, and only the sender knows it).
     inpaint_past: at test time the past actions of a chunk are held to what was really sent (the hook `Inpaint`), so that a
     new chunk goes on from the old one.
     """
@@ -61,13 +62,15 @@ class Recipe:
     ensemble_decay: float = 0.01
     normalise_state: NormaliseMode = "minmax"
     normalise_action: NormaliseMode = "minmax"
-    action_space: Literal["absolute", "relative"] = "absolute"
+    action_space: Literal["absolute", "relative", "delta"] = "absolute"
     inpaint_past: bool = False
     mask_padding: bool = False
     training: Training = Training()
 
     def __post_init__(self) -> None:
         ahead = self.horizon - self.n_past_actions
+        if self.action_space == "delta" and self.n_past_actions < 1:
+            raise ValueError("action_space delta needs the last command: set n_past_actions to at least 1")
         if self.n_obs_steps < 1 or self.n_past_actions < 0:
             raise ValueError("n_obs_steps must be at least 1 and n_past_actions not negative")
         if not 1 <= self.n_action_steps <= ahead:
@@ -137,30 +140,39 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     A part as a whole is replaced by its class name: `{"backbone": "Transformer"}` (with that part's defaults).
     ValueError for a field that does not exist or a value of the wrong type.
     """
-    for name in sorted(changes, key=lambda n: n.count(".")):
-        recipe = _set(recipe, name.split("."), changes[name], name)
-    return recipe
+    return _updated(recipe, changes, "")
 
 
-def _set(part: Any, path: list[str], value: Any, name: str) -> Any:
-    head, rest = path[0], path[1:]
+def _updated(part: Any, changes: dict[str, Any], prefix: str) -> Any:
+    """All changes of a part at once, since its fields may only fit each other when all are set."""
     hints = typing.get_type_hints(type(part))
-    if head not in hints:
-        raise ValueError(f"{type(part).__name__} has no field {head!r} (in {name})")
-    old = getattr(part, head)
-    if rest:
-        if not is_dataclass(old):
-            raise ValueError(f"{name}: {head} is not a part, it is {old!r}")
-        new = _set(old, rest, value, name)
-    elif is_dataclass(old):
-        allowed = [t for t in typing.get_args(hints[head]) or (hints[head],) if is_dataclass(t)]
-        by_name: dict[str, Any] = {getattr(t, "__name__", ""): t for t in allowed}
-        if value not in by_name:
-            raise ValueError(f"{name} is one of {', '.join(by_name)}, not {value!r}")
-        new = by_name[value]()
-    else:
-        new = _coerce(value, hints[head], name)
-    return dataclasses.replace(part, **{head: new})
+    new: dict[str, Any] = {}
+    for head in dict.fromkeys(n.split(".")[0] for n in changes):
+        name = prefix + head
+        if head not in hints:
+            raise ValueError(f"{type(part).__name__} has no field {head!r} (in {name})")
+        value = getattr(part, head)
+        inner = {n.split(".", 1)[1]: v for n, v in changes.items() if n.startswith(f"{head}.")}
+        if head in changes:
+            value = _swapped(value, changes[head], hints[head], name)
+        if inner:
+            if not is_dataclass(value):
+                raise ValueError(f"{name} is not a part, it is {value!r}")
+            value = _updated(value, inner, f"{name}.")
+        new[head] = value
+    return dataclasses.replace(part, **new)
+
+
+def _swapped(old: Any, value: Any, hint: Any, name: str) -> Any:
+    """`value` for a field that holds `old`: another part by its name, or a plain value."""
+    if not is_dataclass(old):
+        return _coerce(value, hint, name)
+    by_name = {
+        t.__name__: t for t in typing.get_args(hint) or (hint,) if isinstance(t, type) and is_dataclass(t)
+    }
+    if value not in by_name:
+        raise ValueError(f"{name} is one of {', '.join(by_name)}, not {value!r}")
+    return by_name[value]()
 
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:

@@ -112,8 +112,8 @@ def train(
     set_seed(seed)
     vectors = [k for k in features if k in state_keys(features) or k == ACTION]
     stats = compute_stats(store, vectors, chosen)
-    if recipe.action_space == "relative":
-        stats[RELATIVE] = relative_stats(windows, state_of_action(features))
+    if recipe.action_space != "absolute":
+        stats[RELATIVE] = relative_stats(windows, recipe, features)
     policy = Policy(recipe, features, stats)
     parameters = sum(p.numel() for p in policy.parameters())
     optimizer = torch.optim.AdamW(
@@ -213,15 +213,20 @@ def learning_rate(t: Training, step: int) -> float:
     return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(left, 0.0))))
 
 
-def relative_stats(windows: Windows, base: list[int], most: int = 8192) -> Stats:
-    """Statistics `(H, A)` of action minus present state, from up to `most` evenly spaced windows.
+def relative_stats(windows: Windows, recipe: Recipe, features: Features, most: int = 8192) -> Stats:
+    """Statistics `(H, A)` of chunks as differences to the state or the last command, from up to `most` evenly spaced
+    windows.
 
     Each step of the horizon has its own: near ones differ little from the state, far ones much, and with one scale for
     all the near ones would drown in what the network leaves of the noise.
     """
     rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
     batch = windows.vectors(rows)
-    return vector_stats((batch[ACTION] - batch[STATE][:, -1:, base]).astype(np.float64))
+    if recipe.action_space == "relative":
+        origin = batch[STATE][:, -1:, state_of_action(features)]
+    else:
+        origin = batch[ACTION][:, recipe.n_past_actions - 1 : recipe.n_past_actions]
+    return vector_stats((batch[ACTION] - origin).astype(np.float64))
 
 
 def _accelerator(device: str | None) -> Accelerator:

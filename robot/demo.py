@@ -172,6 +172,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="the LeRobot folder (real)")
     args = parser.parse_args()
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # threads that spin cost a busy machine ten times the time
     if args.which == "sim":
         return demo_sim(args.out)
     if args.data is None:

@@ -242,7 +242,12 @@ def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_p
     from ulna.policies.hooks import Inpaint
 
     write_store(tmp_path / "d")
-    changes = {"action_space": "relative", "n_past_actions": 2, "inpaint_past": True, "normalise_action": "quantile"}
+    changes = {
+        "action_space": "relative",
+        "n_past_actions": 2,
+        "inpaint_past": True,
+        "normalise_action": "quantile",
+    }
     recipe = override(small("flow"), changes)
     train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
     local = LocalPolicy(tmp_path / "out")
@@ -259,12 +264,37 @@ def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_p
     assert far > 2.0, "the chunk moves with the state it is measured from"
 
     flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in policy.observation_keys}
-    one, other = (local.infer({**flat, "action.past": np.full((2, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 0.5))
+    one, other = (
+        local.infer({**flat, "action.past": np.full((2, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 0.5)
+    )
     assert (one != other).any()
     assert (local.infer(flat, seed=1)[0] != one).any(), "without it the chunk is drawn freely"
-    with pytest.raises(BadRequest, match=r"action.past is float32 \(3,\), the policy wants finite float \(2, 3\)"):
+    with pytest.raises(
+        BadRequest, match=r"action.past is float32 \(3,\), the policy wants finite float \(2, 3\)"
+    ):
         local.infer({**flat, "action.past": np.zeros(3, np.float32)})
 
     names = {**FEATURES, STATE: type(FEATURES[STATE])((3,), "float32", ("x", "y", "z"))}
     with pytest.raises(ValueError, match="--action-space absolute"):
         Policy(recipe, names, policy.stats)
+
+
+def test_deltas_are_measured_from_the_last_command(tmp_path: Path) -> None:
+    write_store(tmp_path / "d")
+    recipe = override(
+        small("flow"), {"action_space": "delta", "n_past_actions": "1", "normalise_action": "quantile"}
+    )
+    train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
+    local = LocalPolicy(tmp_path / "out")
+    assert local.metadata["n_past_actions"] == 1
+    flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in local.policy.observation_keys}
+    here, there = (
+        local.infer({**flat, "action.past": np.full((1, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 5.0)
+    )
+    assert (there - here).mean() > 2.0, "the chunk moves with the last command"
+    moved = {**flat, STATE: np.full(3, 5.0, np.float32)}
+    assert (local.infer(moved, seed=1)[0] - local.infer(flat, seed=1)[0]).mean() > 2.0, (
+        "or, without one, with the state"
+    )
+    with pytest.raises(ValueError, match="n_past_actions to at least 1"):
+        override(small("flow"), {"action_space": "delta"})

@@ -13,7 +13,8 @@ import torch
 from ...datasets.features import ACTION, features_to_json
 from ..checkpoint import load_checkpoint, read_train
 from ..hooks import Hook, Inpaint
-from .protocol import PAST, BadRequest
+from ..policy import PAST
+from .protocol import BadRequest
 
 
 class LocalPolicy:
@@ -32,6 +33,7 @@ class LocalPolicy:
         self.policy = load_checkpoint(folder, device)
         self.hooks, recipe = hooks, self.policy.recipe
         self.sampling_steps = sampling_steps or recipe.sampling_steps
+        knows_past = recipe.inpaint_past or recipe.action_space == "delta"
         train = read_train(folder)
         used = (*self.policy.observation_keys, ACTION)
         self.metadata: dict[str, Any] = {
@@ -39,7 +41,7 @@ class LocalPolicy:
             "features": features_to_json({k: self.policy.features[k] for k in used}),
             "n_obs_steps": recipe.n_obs_steps,
             "horizon": recipe.horizon - recipe.n_past_actions,
-            "n_past_actions": recipe.n_past_actions if recipe.inpaint_past else 0,
+            "n_past_actions": recipe.n_past_actions if knows_past else 0,
             "n_action_steps": recipe.n_action_steps,
             "decoder": recipe.decoder,
             "ensemble_decay": recipe.ensemble_decay,
@@ -52,6 +54,8 @@ class LocalPolicy:
             for k in self.policy.observation_keys
             for f in [self.policy.features[k]]
         }
+        if knows_past:
+            blank[PAST] = np.zeros((recipe.n_past_actions, self.policy.action_dim), np.float32)
         self.infer(blank, seed=0)
 
     def infer(
@@ -69,8 +73,9 @@ class LocalPolicy:
         seed = secrets.randbits(48) if seed is None else seed
         hooks = self.hooks
         if self.metadata["n_past_actions"] and PAST in observation:
-            sent = torch.from_numpy(self._past(observation[PAST]))[None].to(self.policy.device)
-            hooks = (*hooks, Inpaint(self.policy.normalise_past(sent, batch)))
+            batch[PAST] = torch.from_numpy(self._past(observation[PAST]))[None].to(self.policy.device)
+            if self.policy.recipe.inpaint_past:
+                hooks = (*hooks, Inpaint(self.policy.normalise_past(batch[PAST], batch)))
         drawn = self.policy.sample(batch, seed, hooks, self.sampling_steps)
         ahead = drawn.chunk[0, self.policy.recipe.n_past_actions :]
         return ahead.float().cpu().numpy(), {"nfe": drawn.nfe, "checkpoint": self.policy.content_hash}

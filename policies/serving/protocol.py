@@ -15,7 +15,6 @@ import msgpack
 import numpy as np
 
 EXTENSION = "_rt"
-PAST = "action.past"  # request key: the actions sent before now, oldest first
 KINDS = "biufSU"  # what may travel: no objects, no structs, no complex
 
 

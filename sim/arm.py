@@ -74,8 +74,10 @@ class SimArm:
         if not self._enabled:
             raise DeviceError(f"the {self.robot.name} has its torque off: enable it before commanding it")
         now = self.clock.now_ns()
-        sent = limit_target(target, self._goal, (t_target_ns - now) * 1e-9, self.joints)
-        self._from, self._goal = self._goal, sent
+        # from where the target is on its way: a command that comes early must not skip the rest of the last one
+        start = self._goal if now >= self._t_goal else self._setpoint(now)
+        sent = limit_target(target, start, (t_target_ns - now) * 1e-9, self.joints)
+        self._from, self._goal = start, sent
         self._t_from, self._t_goal = now, max(t_target_ns, now + 1)
         self._t_command = now
         return sent.copy()
@@ -101,18 +103,22 @@ class SimArm:
 
     def _hold_at(self, q: np.ndarray) -> None:
         self._from = self._goal = q
-        self._t_from = self._t_goal = self._t_command = self.clock.now_ns()
+        self._t_from = self._t_goal = self.clock.now_ns()
+        self._t_command: int | None = None  # nothing for the watchdog to miss
+
+    def _setpoint(self, t_ns: int) -> np.ndarray:
+        span = self._t_goal - self._t_from
+        w = 1.0 if span <= 0 else min((t_ns - self._t_from) / span, 1.0)
+        return self._from + w * (self._goal - self._from)
 
     def _before_step(self) -> None:
         if self.body < 0 or not self._enabled:
             return
         now = self.clock.now_ns()
-        if self._t_goal <= now and (now - self._t_command) > self.watchdog_s * 1e9:
+        if self._t_command is not None and now - self._t_command > self.watchdog_s * 1e9:
             # nobody commands: stay where the arm is, not where it was still going
             self.hold()
-        span = self._t_goal - self._t_from
-        w = 1.0 if span <= 0 else min((now - self._t_from) / span, 1.0)
-        self._motors(self._from + w * (self._goal - self._from))
+        self._motors(self._setpoint(now))
 
     def _motors(self, target: np.ndarray | None = None) -> None:
         p, c = self.world.bullet, self.world.client

@@ -28,6 +28,7 @@ def check_arm(arm: Arm, clock: Clock) -> None:
     _check_life(arm)
     _check_reading(arm, clock)
     _check_motion_and_limits(arm, clock)
+    _check_early_commands(arm, clock)
     _check_refusals(arm, clock)
     _check_watchdog(arm, clock)
     _check_stop_latches(arm, clock)
@@ -81,6 +82,19 @@ def _check_motion_and_limits(arm: Arm, clock: Clock) -> None:
     drive(arm, clock, start, 80)
 
 
+def _check_early_commands(arm: Arm, clock: Clock) -> None:
+    """Commands that come faster than their targets fall due must not add up to more than `max_velocity`."""
+    start = arm.read().data
+    goal, sent, began = start.copy(), start, clock.now_ns()
+    goal[0] = arm.joints.upper[0]
+    for _ in range(10):
+        sent = arm.command(goal, clock.now_ns() + PERIOD_NS)
+        clock.sleep_until(clock.now_ns() + PERIOD_NS // 10)
+    allowed = arm.joints.max_velocity[0] * (clock.now_ns() - began + PERIOD_NS) * 1e-9
+    assert sent[0] - start[0] <= allowed + 0.02
+    drive(arm, clock, start, 40)
+
+
 def _check_refusals(arm: Arm, clock: Clock) -> None:
     target = arm.read().data
     bad = target.copy()
@@ -96,11 +110,14 @@ def _check_refusals(arm: Arm, clock: Clock) -> None:
 def _check_watchdog(arm: Arm, clock: Clock) -> None:
     goal = arm.read().data.copy()
     goal[0] += 0.5
-    # a target far in the future, and then silence: the arm must not go on for ever
-    arm.command(goal, clock.now_ns() + round((arm.watchdog_s + 0.1) * 1e9))
-    clock.sleep_until(clock.now_ns() + round((arm.watchdog_s + 0.6) * 1e9))
+    # a target far in the future, and then silence: the arm must not go on without its commander
+    arm.command(goal, clock.now_ns() + round(20 * arm.watchdog_s * 1e9))
+    clock.sleep_until(clock.now_ns() + round(0.5 * arm.watchdog_s * 1e9))
+    underway = arm.read().data[0]
+    clock.sleep_until(clock.now_ns() + round(arm.watchdog_s * 1e9))
     rest = arm.read().data
-    clock.sleep_until(clock.now_ns() + 10 * PERIOD_NS)
+    assert goal[0] - 0.5 < underway < rest[0] < goal[0] - 0.1
+    clock.sleep_until(clock.now_ns() + round(4 * arm.watchdog_s * 1e9))
     assert np.abs(arm.read().data - rest).max() < 0.01
 
 

@@ -16,7 +16,8 @@ NEAR, FAR = 0.01, 3.0
 
 class SimCamera:
     """view gives eye, target and up (each `(3,)` m) now. fov is vertical, degrees. A frame is rendered at most once
-    per period and only when asked for; its capture time is the instant of the physics that it shows."""
+    per period and only when asked for; its capture time is the instant of the physics that it shows. Frames of a world
+    that was cleared are forgotten; their numbers are not used again."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class SimCamera:
         self.height, self.width, self.fps, self.fov = height, width, fps, fov
         self._frames: deque[Sample] = deque(maxlen=16)
         self._open = False
+        self._seq, self._build = -1, world.builds
 
     def open(self) -> None:
         self._open = True
@@ -44,8 +46,12 @@ class SimCamera:
     def latest(self, max_age_s: float | None = None) -> Sample:
         self._require_open()
         now = self.clock.now_ns()
+        if self._build != self.world.builds:
+            self._frames.clear()
+            self._build = self.world.builds
         if not self._frames or now - self._frames[-1].t_capture_ns >= round(1e9 / self.fps):
-            self._frames.append(Sample(self._render(), now, now, self._seq() + 1))
+            self._seq += 1
+            self._frames.append(Sample(self._render(), now, now, self._seq))
         frame = self._frames[-1]
         if max_age_s is not None and now - frame.t_capture_ns > max_age_s * 1e9:
             raise StaleFrame(f"camera {self.name}: the newest frame is older than {max_age_s:.3f} s")
@@ -63,7 +69,7 @@ class SimCamera:
 
     def window(self, k: int) -> list[Sample]:
         self.latest()
-        return list(self._frames)[-k:]
+        return list(self._frames)[-k:] if k > 0 else []
 
     def health(self) -> CameraHealth:
         if not self._open or not self._frames:
@@ -79,9 +85,6 @@ class SimCamera:
         f = self.height / (2 * np.tan(np.radians(self.fov) / 2))
         matrix = np.array([[f, 0, self.width / 2], [0, f, self.height / 2], [0, 0, 1]])
         return Intrinsics(matrix, self.width, self.height)
-
-    def _seq(self) -> int:
-        return self._frames[-1].seq if self._frames else -1
 
     def _require_open(self) -> None:
         if not self._open:

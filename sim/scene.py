@@ -86,8 +86,6 @@ class SimScene:
         self.instruction = str(rng.choice(self.task.instructions))
         self._since_reset = self._achieved_for = 0
         self._success = False
-        for camera in self.cameras.values():
-            camera._frames.clear()
 
     def success(self) -> bool:
         """Whether the goal was met for `hold_s` without a break, at some time since the reset."""

@@ -35,20 +35,24 @@ PHYSICS_HZ = 240
 class World:
     """A floor under gravity. Bodies are loaded by others; `before_step` and `after_step` are called around each step.
 
-    bullet: the `pybullet` module; client: what its functions take as `physicsClientId`.
+    bullet: the `pybullet` module; client: what its functions take as `physicsClientId`. steps: of physics, ever;
+    builds: how often the world was cleared.
     """
 
     def __init__(self) -> None:
         self.bullet = pybullet
         with stdout_to_stderr():
             self.client = pybullet.connect(pybullet.DIRECT)
-        self.steps = 0
+        self.steps = self.builds = 0
         self.before_step: list[Callable[[], None]] = []
         self.after_step: list[Callable[[], None]] = []
 
     def clear(self) -> None:
         """Throw every body away: what follows depends on nothing before. Time goes on."""
         p, c = self.bullet, self.client
+        self.builds += 1
+        # three steps are a whole number of nanoseconds: the clock rounds alike in every episode
+        self.steps += -self.steps % 3
         p.resetSimulation(physicsClientId=c)
         p.setGravity(0, 0, -9.81, physicsClientId=c)
         p.setPhysicsEngineParameter(

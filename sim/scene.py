@@ -55,6 +55,10 @@ class SimScene:
         randomisation: Mapping[str, float] | None = None,
         realtime: bool = False,
     ) -> None:
+        if not 0 < control_hz <= PHYSICS_HZ:
+            raise ValueError(
+                f"control_hz is {control_hz}: the physics runs at {PHYSICS_HZ} Hz, choose up to that"
+            )
         spec = ROBOTS[_known("simulated robot", robot, ROBOTS)]()
         self.world = World()
         self.clock = SimClock(self.world, realtime)

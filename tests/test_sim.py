@@ -149,6 +149,10 @@ def test_randomisation_is_by_name() -> None:
         SimScene("so101", "lift", randomisation={"yaww": 1.0})
     with pytest.raises(DeviceError, match="did you mean lift"):
         SimScene("so101", "lfit")
+    with pytest.raises(ValueError, match="widen it"):  # rather than look for a target for ever
+        SimScene("so101", "reach", randomisation={"spread": 0.0, "start": 0.0, "low": 0.1, "high": 0.1})
+    with pytest.raises(ValueError, match="240 Hz"):
+        SimScene(control_hz=-5.0)
     still.close()
 
 

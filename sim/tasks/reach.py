@@ -24,11 +24,13 @@ class Reach(Task):
 
     def reset(self, rng: np.random.Generator, xi: Mapping[str, float]) -> None:
         tip, _ = self.arm.tip()
-        while True:
+        for _ in range(1000):
             xy = self.robot.centre + xi["spread"] * self.robot.extent * rng.uniform(-1, 1, 2)
             self.goal = np.array([*xy, rng.uniform(xi["low"], xi["high"])])
             if np.linalg.norm(self.goal - tip) > 4 * TOLERANCE:
                 break
+        else:
+            raise ValueError("reach: this randomisation puts every target at the fingertips' start; widen it")
         p, c = self.world.bullet, self.world.client
         ball = p.createVisualShape(
             p.GEOM_SPHERE, radius=TOLERANCE, rgbaColor=[0.85, 0.15, 0.12, 1], physicsClientId=c

@@ -173,7 +173,6 @@ def main() -> int:
     args = parser.parse_args()
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
     )  # threads that spin cost a busy machine ten times the time
     if args.which == "sim":
         return demo_sim(args.out)

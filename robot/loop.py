@@ -83,10 +83,11 @@ def run_episode(
         for subscriber in told:
             subscriber.end({"success": result.success, "late_ticks": late})
         return result
-    except BaseException:
-        try:
-            robot.hold()
-        finally:
-            for subscriber in told:
-                subscriber.discard()
+    except BaseException as error:
+        # a failure in here must neither keep the rest from being told nor hide the first error
+        for undo in (robot.hold, *(subscriber.discard for subscriber in told)):
+            try:
+                undo()
+            except Exception as another:  # noqa: BLE001
+                error.add_note(f"and then: {another}")
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,8 +90,9 @@ class Robot:
             arm.enable()
 
     def hold(self) -> None:
-        for arm in self.arms.values():
-            arm.hold()
+        with ExitStack() as every:  # an arm that cannot hold keeps none of the others from it
+            for arm in self.arms.values():
+                every.callback(arm.hold)
 
     def observe(self, task: str = "") -> Observation:
         values: dict[str, np.ndarray] = {}

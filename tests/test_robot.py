@@ -200,6 +200,36 @@ def test_an_error_holds_the_arm_and_discards_the_episode() -> None:
         np.testing.assert_allclose(rig.robot.observe().values[STATE], rest, atol=2e-3)
 
 
+def test_one_that_fails_to_clean_up_neither_hides_the_error_nor_leaves_the_others_untold() -> None:
+    class Stuck(Log):
+        def discard(self) -> None:
+            raise OSError("stuck too")
+
+    with load_robot("sim:so101", "reach") as rig:
+        stuck, last = Stuck(fail_at=2), Log()
+        with pytest.raises(OSError, match="on fire") as caught:
+            run_episode(rig.robot, HoldAgent(), [stuck, last], task="", seed=0, max_ticks=9)
+        assert last.events == ["start", "discard"]
+        assert caught.value.__notes__ == ["and then: stuck too"]
+
+
+def test_every_arm_holds_though_one_cannot() -> None:
+    held: list[str] = []
+    with load_robot("sim:so101", "reach") as left, load_robot("sim:so101", "reach") as right:
+
+        def broken() -> None:
+            raise DeviceError("unplugged")
+
+        for rig, hold in ((left, lambda: held.append("left")), (right, broken)):
+            rig.robot.arms["arm"].hold = hold  # type: ignore[method-assign]
+        for order in (("left", "right"), ("right", "left")):
+            arms = {"left": left.robot.arms["arm"], "right": right.robot.arms["arm"]}
+            both = Robot("two", {n: arms[n] for n in order}, {}, {}, left.robot.clock, 20.0)
+            with pytest.raises(DeviceError, match="unplugged"):
+                both.hold()
+    assert held == ["left", "left"]
+
+
 def test_the_loop_paces_on_a_real_clock() -> None:
     """Absolute deadlines: ten periods take ten periods, however long each tick's work."""
     with load_robot("sim:so101", "reach") as rig:

@@ -52,7 +52,8 @@ def open_loop(
         raise ValueError("these episodes are too short to evaluate: they have fewer than three frames")
 
     errors: dict[str, list[np.ndarray]] = {"policy": [], **{b: [] for b in BASELINES}}
-    truth, masks, nfe = [], [], 0
+    masks, nfe = [], 0
+    trace = _Trace(store.episodes[episodes[0]].read(ACTION), ahead)
     for done, row in enumerate(rows):
         window = windows.batch(np.array([row]))
         action, mask = window[ACTION][0], window["mask"][0, back:]
@@ -68,8 +69,9 @@ def open_loop(
         }
         for name, chunk in predicted.items():
             errors[name].append(np.abs(chunk - target))
-        truth.append(target)
         masks.append(mask)
+        if first[row] == first[0]:
+            trace.offer(int(row - first[row]), predicted["policy"][mask])
         report(done + 1, len(rows))
 
     mask_NH = np.stack(masks)
@@ -92,6 +94,21 @@ def open_loop(
         mean, low, high = bootstrap_mean([difference[b] for b in blocks])
         comparisons[baseline] = {"difference": mean, "bootstrap_95": [low, high], "better": high < 0}
     intervals = {n: bootstrap_mean([e[b] for b in blocks]) for n, e in per_frame.items()}
+
+    def interval_per_joint(baseline: str) -> list[list[float]]:
+        difference_NHA = error_NHA["policy"] - error_NHA[baseline]
+        difference_NA = (difference_NHA * counted).sum(1) / mask_NH.sum(1)[:, None]
+        return [list(bootstrap_mean([d[b] for b in blocks])) for d in difference_NA.T]
+
+    def interval_per_step(error: np.ndarray) -> list[list[float]]:
+        """[low, high] for every step; a step counts the frames that reach so far."""
+        step_NH = error.mean(-1)
+        reach = [[b[mask_NH[b, h]] for b in blocks] for h in range(ahead)]
+        return [
+            list(bootstrap_mean([step_NH[b, h] for b in groups if len(b)])[1:])
+            for h, groups in enumerate(reach)
+        ]
+
     feature = store.features[ACTION]
     return {
         "kind": "open-loop",
@@ -110,9 +127,27 @@ def open_loop(
         "relative_error": {n: {"mean": m, "bootstrap_95": [lo, hi]} for n, (m, lo, hi) in intervals.items()},
         "comparisons": comparisons,
         "per_joint": {n: mean_over(e, (0, 1)).tolist() for n, e in error_NHA.items()},
+        "per_joint_difference": {b: interval_per_joint(b) for b in BASELINES},  # [mean, low, high] a joint
         "per_step": {n: mean_over(e, (0,)).mean(-1).tolist() for n, e in relative.items()},
+        "per_step_95": {n: interval_per_step(e) for n, e in relative.items()},
         "per_joint_and_step": {n: mean_over(e, (0,)).tolist() for n, e in error_NHA.items()},
+        "trace": {"episode": int(episodes[0]), **trace.to_json()},
     }
+
+
+class _Trace:
+    """What a plot needs of one episode: its recorded actions, and the policy's chunks, one where the last one ends."""
+
+    def __init__(self, recorded_TA: np.ndarray, ahead: int) -> None:
+        self.recorded, self.ahead = recorded_TA, ahead
+        self.chunks: list[dict[str, Any]] = []
+
+    def offer(self, at: int, chunk_HA: np.ndarray) -> None:
+        if not self.chunks or at >= self.chunks[-1]["at"] + self.ahead:
+            self.chunks.append({"at": at, "actions": chunk_HA.round(5).tolist()})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"recorded": self.recorded.round(5).tolist(), "chunks": self.chunks}
 
 
 def _starts(windows: Windows) -> list[tuple[int, int]]:

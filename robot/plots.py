@@ -10,12 +10,14 @@ from html import escape
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. style: CSS class of the page (`a` to `d`), `dashed` adds a dash."""
+    """One curve. style: CSS class of the page (`a` to `c`, `faint`, and `thin` beside one of them); an empty label keeps
+    it out of the legend. band: (low, high) at every x, drawn behind it."""
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     style: str = "a"
+    band: Sequence[tuple[float, float]] = ()
 
 
 def chart(
@@ -29,8 +31,9 @@ def chart(
     zero: bool = False,
 ) -> str:
     """An `<svg>` with axes, grid, legend and a title for screen readers."""
-    left, right, top, bottom = 58, 14, 12, 42
-    values = [(math.log10(max(v, 1e-12)) if log_y else v) for line in lines for v in line.y]
+    left, right, top, bottom = 58, 20, 12, 42
+    drawn = [v for line in lines for v in (*line.y, *(b for pair in line.band for b in pair))]
+    values = [(math.log10(max(v, 1e-12)) if log_y else v) for v in drawn]
     xs = [v for line in lines for v in line.x]
     x0, x1 = min(xs), max(xs)
     y0, y1 = min(values), max(values)
@@ -69,16 +72,38 @@ def chart(
         f'transform="rotate(-90 14 {(top + height - bottom) / 2})">{escape(y_label)}</text>'
     )
     for line in lines:
+        if line.band:
+            upper = list(zip(line.x, (high for _, high in line.band), strict=True))
+            lower = list(zip(line.x, (low for low, _ in line.band), strict=True))
+            edge = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in [*upper, *reversed(lower)])
+            parts.append(f'<polygon class="band {line.style}" points="{edge}"/>')
+    for line in lines:
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
         parts.append(f'<polyline class="curve {line.style}" points="{points}"/>')
     parts.append("</svg>")
-    if len(lines) > 1:
-        keys = "".join(f'<span class="key {line.style}">{escape(line.label)}</span>' for line in lines)
+    named = [line for line in lines if line.label]
+    if len(named) > 1:
+        keys = "".join(f'<span class="key {line.style}">{escape(line.label)}</span>' for line in named)
         parts.append(f'<div class="legend">{keys}</div>')
     return "".join(parts)
 
 
-def smooth(values: Sequence[float], weight: float = 0.98) -> list[float]:
+def sparkline(title: str, lines: Sequence[Line], width: int = 150, height: int = 30) -> str:
+    """A chart the size of a word, from zero, without axes: for comparing shapes down a table."""
+    x0, x1 = min(v for line in lines for v in line.x), max(v for line in lines for v in line.x)
+    top = max(v for line in lines for v in line.y) or 1.0
+    across, down = (width - 4) / ((x1 - x0) or 1), (height - 4) / top
+    parts = [f'<svg class="spark" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
+    for line in lines:
+        points = " ".join(
+            f"{2 + (x - x0) * across:.1f},{height - 2 - y * down:.1f}"
+            for x, y in zip(line.x, line.y, strict=True)
+        )
+        parts.append(f'<polyline class="curve {line.style}" points="{points}"/>')
+    return "".join([*parts, "</svg>"])
+
+
+def smooth(values: Sequence[float], weight: float = 0.95) -> list[float]:
     """Exponential moving average without start-up bias."""
     out, total, norm = [], 0.0, 0.0
     for v in values:
@@ -105,4 +130,4 @@ def _ticks(low: float, high: float, n: int = 5) -> list[float]:
 def _number(v: float) -> str:
     if abs(v) < 1e-12:
         return "0"
-    return f"{v:.3g}" if abs(v) < 10000 else f"{v / 1000:g}k"
+    return f"{v:.4g}" if abs(v) < 10000 else f"{v / 1000:g}k"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
-import html
+import math
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .plots import Line, chart, smooth, thin
+from .plots import Line, chart, smooth, sparkline, thin
 from .statistics import wilson
 
-STYLES = "abcd"
+STYLES = "abc"
+PREDICTORS = {
+    "policy": "policy",
+    "hold": "holding the last command",
+    "extrapolate": "linear extrapolation",
+}
 
 
 def write_report(
@@ -45,7 +51,9 @@ def write_report(
         notes=notes,
         machine=machine(),
         commit=commit(),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         loss=_loss(train["losses"]),
+        trained_on=_trained_on(train),
         **(_closed(evaluation) if closed else _open(evaluation)),
     )
     path = Path(path)
@@ -57,7 +65,14 @@ def _loss(losses: Sequence[float]) -> str:
     x, y = thin(list(losses))
     xs, ys = thin(smooth(losses))
     lines = [Line("each step", x, y, "faint"), Line("smoothed", xs, ys, "a")]
-    return chart("Training loss", lines, "optimiser step", "loss (log scale)", log_y=True)
+    return chart("Training loss", lines, "optimiser step", "loss (log scale)", 480, 250, log_y=True)
+
+
+def _trained_on(train: Mapping[str, Any]) -> str:
+    return (
+        f"{len(train['episodes'])} episodes of {train['frames']} frames in all, {train['steps']} steps in "
+        f"{train['seconds']:.0f} s on {train['device']}, {train['parameters'] / 1e6:.2f} M parameters."
+    )
 
 
 def _closed(e: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +92,7 @@ def _closed(e: Mapping[str, Any]) -> dict[str, Any]:
                 Line("action sent", time, [row[j] for row in trace["action"]], "a"),
                 Line("joint position", time, [row[j] for row in trace["state"]], "b"),
             ]
-            plots.append(chart(f"{name} over time", lines, "time, s", f"{name}, {unit}", 420, 200))
+            plots.append(chart(f"{name} over time", lines, "time, s", _with_unit(name, unit), 480, 220))
     return {
         "low": low,
         "high": high,
@@ -88,24 +103,86 @@ def _closed(e: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open(e: Mapping[str, Any]) -> dict[str, Any]:
-    better = all(c["better"] for c in e["comparisons"].values())
-    names = {"policy": "policy", "hold": "hold the last command", "extrapolate": "linear extrapolation"}
     steps = [(i + 1) / e["fps"] for i in range(e["horizon"])]
-    lines = [Line(names[n], steps, e["per_step"][n], s) for n, s in zip(names, STYLES, strict=False)]
-    per_step = chart(
-        "Error over the horizon", lines, "time ahead, s", "error / spread of the joint", 640, 280, zero=True
-    )
-    verdict = (
-        "On episodes it has not seen, the policy predicts the operator's next commands better than both baselines; "
-        "the intervals of the differences exclude zero."
-        if better
-        else "The policy is NOT shown to be better than every baseline: see the intervals below."
-    )
-    joints = [
-        {"name": name, "unit": unit, **{n: e["per_joint"][n][j] for n in names}}
-        for j, (name, unit) in enumerate(zip(e["joints"], e["units"], strict=True))
+    lines = [
+        Line(PREDICTORS[n], steps, e["per_step"][n], s, e["per_step_95"][n])
+        for n, s in zip(PREDICTORS, STYLES, strict=True)
     ]
-    return {"better": better, "verdict": verdict, "per_step": per_step, "joints": joints, "names": names}
+    per_step = chart(
+        "Error over the horizon", lines, "time ahead, s", "error / spread of the joint", 480, 300, zero=True
+    )
+    mean = {n: v["mean"] for n, v in e["relative_error"].items()}
+    best = min((n for n in mean if n != "policy"), key=lambda n: mean[n])
+    joints = []
+    for j, (name, unit) in enumerate(zip(e["joints"], e["units"], strict=True)):
+        curves = [
+            Line("", steps, [row[j] for row in e["per_joint_and_step"][n]], s)
+            for n, s in zip(PREDICTORS, STYLES, strict=True)
+        ]
+        difference, low, high = e["per_joint_difference"][best][j]
+        joints.append(
+            {
+                "name": _with_unit(name, unit),
+                "spark": sparkline(f"error of {name} over the horizon", curves),
+                "difference": difference,
+                "low": low,
+                "high": high,
+                **{n: e["per_joint"][n][j] for n in PREDICTORS},
+            }
+        )
+    return {
+        "better": all(c["better"] for c in e["comparisons"].values()),
+        "verdict": verdict(e["comparisons"]),
+        "ratio": mean["policy"] / mean[best] if mean[best] > 0 else math.inf,
+        "best": best,
+        "per_step": per_step,
+        "joints": joints,
+        "names": PREDICTORS,
+        "chunk_plots": _chunks(e),
+    }
+
+
+def _chunks(e: Mapping[str, Any], most: int = 6) -> list[str]:
+    """The joints that moved most in the first episode: what was recorded, and the chunks predicted along the way."""
+    recorded, chunks = e["trace"]["recorded"], e["trace"]["chunks"]
+    time = [i / e["fps"] for i in range(len(recorded))]
+    columns = list(zip(*recorded, strict=True))
+    moved = sorted(range(len(columns)), key=lambda j: min(columns[j]) - max(columns[j]))[:most]
+    plots = []
+    for j in sorted(moved):
+        lines = [Line("recorded", time, columns[j], "faint wide")]
+        for i, chunk in enumerate(chunks):
+            rows = chunk["actions"]
+            when = [(chunk["at"] + k) / e["fps"] for k in range(len(rows))]
+            lines.append(Line("" if i else "policy's chunks", when, [row[j] for row in rows], "a thin"))
+        name = e["joints"][j]
+        plots.append(chart(f"{name} over time", lines, "time, s", _with_unit(name, e["units"][j]), 480, 220))
+    return plots
+
+
+def verdict(comparisons: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the paired intervals allow one to say, and no more."""
+    groups: dict[str, list[str]] = {"better": [], "unclear": [], "worse": []}
+    for name, c in comparisons.items():
+        low, high = c["bootstrap_95"]
+        groups["better" if high < 0 else "worse" if low > 0 else "unclear"].append(PREDICTORS[name])
+    if not groups["unclear"] and not groups["worse"]:
+        return (
+            "On episodes it has not seen, the policy predicts the next commands better than both baselines: "
+            "the intervals of both paired differences exclude zero."
+        )
+    said = []
+    if groups["worse"]:
+        said.append(f"WORSE than {' and '.join(groups['worse'])}")
+    if groups["unclear"]:
+        said.append(f"NOT shown to be better than {' and '.join(groups['unclear'])}")
+    if groups["better"]:
+        said.append(f"better than {' and '.join(groups['better'])}")
+    return f"On episodes it has not seen, the policy's predictions are {'; '.join(said)}."
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return f"{name}, {unit}" if unit else name
 
 
 def machine() -> str:
@@ -141,4 +218,4 @@ def summary_line(e: Mapping[str, Any]) -> str:
         low, high = wilson(e["successes"], e["episodes"])
         return f"{e['successes']} of {e['episodes']} succeeded ({100 * low:.0f} to {100 * high:.0f} %)"
     errors = ", ".join(f"{n} {v['mean']:.3f}" for n, v in e["relative_error"].items())
-    return html.unescape(f"error / spread: {errors}")
+    return f"error / spread: {errors}"

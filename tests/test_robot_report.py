@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ulna.robot.plots import Line, chart, smooth, thin
+from ulna.robot.plots import Line, chart, smooth, sparkline, thin
 from ulna.robot.report import write_report
 from ulna.robot.video import write_mp4
 
@@ -42,15 +42,26 @@ def closed(tmp_path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def opened(better: bool) -> dict[str, Any]:
+BETTER, UNCLEAR, WORSE = [-0.2, -0.1], [-0.2, 0.1], [0.1, 0.2]
+
+
+def opened(hold: list[float], extrapolate: list[float]) -> dict[str, Any]:
+    """An open-loop result whose paired intervals are these."""
     names = ("policy", "hold", "extrapolate")
-    interval = [-0.2, -0.1] if better else [-0.2, 0.1]
+    intervals = {"hold": hold, "extrapolate": extrapolate}
     return {
         "kind": "open-loop", "data": "runs/x/data", "recipe": "flow", "checkpoint": "abc", "episodes": [10, 11],
         "frames": 100, "horizon": 4, "fps": 30.0, "nfe_per_decision": 10, "block_s": 1.0, "joints": ["a"], "units": [""],
-        "relative_error": {n: {"mean": 0.1, "bootstrap_95": [0.05, 0.2]} for n in names},
-        "comparisons": {n: {"difference": -0.1, "bootstrap_95": interval, "better": better} for n in names[1:]},
+        "relative_error": {n: {"mean": m, "bootstrap_95": [m - 0.05, m + 0.1]} for n, m in zip(names, (0.1, 0.4, 0.2), strict=True)},
+        "comparisons": {n: {"difference": -0.1, "bootstrap_95": i, "better": i[1] < 0} for n, i in intervals.items()},
         "per_joint": {n: [0.1] for n in names}, "per_step": {n: [0.1, 0.2, 0.3, 0.4] for n in names},
+        "per_step_95": {n: [[0.0, 0.5]] * 4 for n in names},
+        "per_joint_and_step": {n: [[0.1], [0.2], [0.3], [0.4]] for n in names},
+        "per_joint_difference": {n: [[-0.1, *i]] for n, i in intervals.items()},
+        "trace": {
+            "episode": 10, "recorded": [[0.0], [0.1], [0.3], [0.2]],
+            "chunks": [{"at": 0, "actions": [[0.0], [0.1]]}, {"at": 2, "actions": [[0.3]]}],
+        },
     }  # fmt: skip
 
 
@@ -68,17 +79,50 @@ def test_a_closed_loop_report_stands_alone(tmp_path: Path) -> None:
         ElementTree.fromstring(svg)
 
 
-@pytest.mark.parametrize("better", [True, False])
-def test_an_open_loop_report_says_so_when_a_baseline_is_not_beaten(tmp_path: Path, better: bool) -> None:
-    page = write_report(tmp_path / "r.html", "Real", opened(better), TRAIN, []).read_text()
-    assert ("NOT shown to be better" in page) is not better
-    assert ("exclude zero" in page) is better
+@pytest.mark.parametrize(
+    ("hold", "extrapolate", "says"),
+    [
+        (BETTER, BETTER, "exclude zero"),
+        (BETTER, UNCLEAR, "NOT shown to be better than linear extrapolation; better than holding the last command"),
+        (WORSE, WORSE, "WORSE than holding the last command and linear extrapolation."),
+        (WORSE, UNCLEAR, "WORSE than holding the last command; NOT shown to be better than linear extrapolation."),
+    ],
+)  # fmt: skip
+def test_an_open_loop_verdict_says_what_the_intervals_allow(
+    tmp_path: Path, hold: list[float], extrapolate: list[float], says: str
+) -> None:
+    page = write_report(tmp_path / "r.html", "Real", opened(hold, extrapolate), TRAIN, []).read_text()
+    assert says in page
+    assert ("exclude zero" in page) is (hold == extrapolate == BETTER)
+    assert "0.50×" in page, "measured against the better baseline"
+    assert "episode 10" in page
+    charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    labels = [svg.attrib["aria-label"] for svg in charts]
+    assert labels == [
+        "Error over the horizon",
+        "a over time",
+        "Training loss",
+        "error of a over the horizon",
+    ]
+    (over_horizon, over_time, _, small) = charts
+    assert len(over_horizon.findall("polygon")) == len(over_horizon.findall("polyline")) == 3
+    assert len(over_time.findall("polyline")) == 1 + 2, "what was recorded, and two chunks"
+    assert len(small.findall("polyline")) == 3
 
 
 def test_charts_survive_flat_and_single_values() -> None:
     for y in ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]):
         ElementTree.fromstring(chart("t", [Line("a", [1, 2, 3], y)], "x", "y"))
     ElementTree.fromstring(chart("t", [Line("a", [1], [5.0])], "x", "y", log_y=True))
+    ElementTree.fromstring(sparkline("t", [Line("a", [1], [0.0])]))
+
+
+def test_ticks_are_round_numbers_inside_the_plot() -> None:
+    svg = ElementTree.fromstring(chart("t", [Line("", [0, 2500], [0.0, 0.3])], "x", "y", 480))
+    ticks = [t for t in svg.findall("text") if "class" not in t.attrib]
+    assert [t.text for t in ticks][-6:] == ["0", "500", "1000", "1500", "2000", "2500"]
+    assert "0.3" in [t.text for t in ticks], "no 0.30000000000000004"
+    assert all(float(t.attrib["x"]) + 16 <= 480 for t in ticks), "the last number is not cut off"
 
 
 def test_thinning_keeps_the_ends_and_smoothing_a_constant() -> None:

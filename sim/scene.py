@@ -128,8 +128,8 @@ class SimScene:
         """From beyond the table, looking back at the arm over the workspace."""
         robot = self.arms["arm"].robot
         reach = float(robot.centre[0])
-        eye = np.array([reach * 2.6, reach * 0.9, reach * 1.7])
-        return eye, np.array([reach * 0.75, 0.0, reach * 0.25]), np.array([0.0, 0.0, 1.0])
+        eye = np.array([reach * 2.75, reach * 0.95, reach * 1.75])
+        return eye, np.array([reach * 0.65, 0.0, reach * 0.42]), np.array([0.0, 0.0, 1.0])
 
     def _wrist(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """On the hand, behind the fingers, looking along them."""

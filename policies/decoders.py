@@ -82,4 +82,6 @@ def decoder_for(metadata: Mapping[str, Any]) -> Decoder:
     """The decoder that a served policy's metadata asks for."""
     if metadata.get("decoder") == "ensemble":
         return TemporalEnsemble(float(metadata.get("ensemble_decay", 0.01)))
+    if (name := metadata.get("decoder", "slice")) != "slice":
+        raise ValueError(f"no decoder is called {name!r}: there are slice and ensemble")
     return SliceDecoder(int(metadata["n_action_steps"]))

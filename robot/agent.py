@@ -17,7 +17,10 @@ from .robot import Observation
 
 
 class Agent(Protocol):
-    """tag: who acted, as stored with the episode (`expert`, `human`, `policy flow 1a2b3c4d`)."""
+    """tag: who acted, as stored with the episode (`expert`, `human`, `policy flow 1a2b3c4d`).
+
+    An agent that also has `sent(action)` is told after every tick what was really sent.
+    """
 
     tag: str
 
@@ -71,11 +74,13 @@ class PolicySource(Protocol):
 class PolicyAgent:
     """Runs a policy: keeps the last `n_obs_steps` observations, asks for a chunk when the decoder wants one.
 
-    The constructor refuses a robot whose features are not the policy's, both sides shown; larger camera images are
+    The constructor refuses a robot whose features or control rate are not the policy's, both sides shown; larger camera images are
     resized to the policy's by area. latencies_s and nfe grow by one entry per decision over all episodes.
     """
 
-    def __init__(self, source: PolicySource, robot_features: Features) -> None:
+    def __init__(
+        self, source: PolicySource, robot_features: Features, control_hz: float | None = None
+    ) -> None:
         self.source = source
         metadata = source.metadata
         try:
@@ -87,6 +92,12 @@ class PolicyAgent:
             raise ValueError(
                 f"the server does not say what its policy needs ({error!r}): is it an Ulna server?"
             ) from None
+        rate = metadata.get("control_hz")
+        if control_hz and rate and abs(control_hz - rate) > 0.01 * rate:
+            raise ValueError(
+                f"the policy was trained on {rate:g} Hz data and the robot runs at {control_hz:g} Hz: set the robot's "
+                "control_hz to the policy's"
+            )
         vectors = {k: f for k, f in self.features.items() if not is_image(k)}
         images = {k: f for k, f in self.features.items() if is_image(k)}
         require_same(robot_features, vectors, "the robot", "the policy")
@@ -124,9 +135,11 @@ class PolicyAgent:
             self.nfe.append(int(reply.get("nfe", 0)))
             self._decisions += 1
             self.decoder.push(np.asarray(reply["actions"]))
-        action = self.decoder.next()
+        return self.decoder.next()
+
+    def sent(self, action: np.ndarray) -> None:
+        """What the robot made of the last action, limits applied: the past that the policy learned from."""
         self._past.append(action)
-        return action
 
     def _decision_seed(self) -> int:
         digest = hashlib.sha256(f"{self.seed} {self._decisions}".encode()).digest()

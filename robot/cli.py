@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if debug or not is_expected(error):
             traceback.print_exc()
-        print(f"ulna: {error}", file=sys.stderr)
+        print("\n".join([f"ulna: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

@@ -58,8 +58,8 @@ class Phases:
         self.say(words)
         began = time.monotonic()
         process = subprocess.Popen([*ULNA, *words, "--json"], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
                 raise SystemExit("the demo stopped: the server did not start")
@@ -77,6 +77,7 @@ class Phases:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            process.stdout.close()
 
 
 class PeakMemory:

@@ -42,7 +42,7 @@ def deploy(
     robot, scene = rig.robot, rig.scene
     done: list[DeployedEpisode] = []
     with PolicyClient(server) as client:
-        agent = PolicyAgent(client, robot.features)
+        agent = PolicyAgent(client, robot.features, robot.control_hz)
         for i in range(episodes):
             if scene is not None:
                 scene.reset(seed + i)

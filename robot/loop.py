@@ -59,6 +59,7 @@ def run_episode(
     header = {"task": task, "seed": seed, "agent": agent.tag, "robot": robot.name, **(meta or {})}
     told: list[Subscriber] = []
     try:
+        told_sent = getattr(agent, "sent", None)
         agent.reset(task, seed)
         for subscriber in subscribers:
             told.append(subscriber)
@@ -69,6 +70,8 @@ def run_episode(
             requested = np.asarray(agent.act(observation))
             t_command = robot.clock.now_ns()
             sent = robot.command(requested)  # a safety filter will stand before this line
+            if told_sent is not None:
+                told_sent(sent)
             t_sent = robot.clock.now_ns()
             values = {**observation.values, ACTION: sent, REQUESTED: requested.astype(np.float32)}
             times = {**observation.times_ns, ACTION: (t_command, t_sent), REQUESTED: (t_command, t_sent)}

@@ -40,7 +40,8 @@ def record(
     only_successes: bool = False,
     report: Callable[[int, int, int], None] = lambda done, successes, frames: None,
 ) -> RecordResult:
-    """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same features.
+    """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same features; one
+    that is continued goes on after its highest seed.
 
     Every episode is kept and marked with its outcome; with `only_successes` a failed one is discarded and its seed
     spent. Seeds are stored; evaluation counts from 1000 by default, so a few hundred demonstrations are disjoint from it.
@@ -63,7 +64,10 @@ def record(
             robot.name,
             {"made_by": f"ulna {version('ulna')}", "task": scene.task.name, "randomisation": scene.xi},
         )
-    writer = EpisodeWriter(store)
+    recorded = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
+    seed = max(
+        [seed, *(s + 1 for s in recorded)]
+    )  # a dataset that is continued gets new episodes, not the same again
     kept = successes = frames = 0
     next_seed = seed
     while kept < episodes:
@@ -72,7 +76,7 @@ def record(
                 f"only {kept} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
             )
         scene.reset(next_seed)
-        gate = _Gate(writer, only_successes)
+        gate = _Gate(store, only_successes)
         result = run_episode(
             robot,
             agent,
@@ -94,8 +98,8 @@ def record(
 class _Gate(EpisodeWriter):
     """The writer, which throws a failed episode away when only successes are wanted."""
 
-    def __init__(self, writer: EpisodeWriter, only_successes: bool) -> None:
-        super().__init__(writer.store)
+    def __init__(self, store: EpisodeStore, only_successes: bool) -> None:
+        super().__init__(store)
         self.only_successes = only_successes
 
     def end(self, meta) -> None:  # type: ignore[no-untyped-def]

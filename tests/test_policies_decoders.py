@@ -47,5 +47,7 @@ def test_a_reset_forgets() -> None:
 def test_the_metadata_chooses() -> None:
     assert isinstance(decoder_for({"decoder": "ensemble", "ensemble_decay": 0.5}), TemporalEnsemble)
     assert isinstance(decoder_for({"decoder": "slice", "n_action_steps": 3}), SliceDecoder)
+    with pytest.raises(ValueError, match="slice and ensemble"):
+        decoder_for({"decoder": "bogus", "n_action_steps": 3})
     with pytest.raises(ValueError, match="at least 1"):
         SliceDecoder(0)

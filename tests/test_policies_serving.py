@@ -74,7 +74,9 @@ def test_any_bytes_either_decode_or_are_refused_in_one_way(data: bytes) -> None:
         ({b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [-1]}, "whole numbers"),
         ({b"__ndarray__": True, b"dtype": "<f4", b"shape": [1]}, "lacks its data"),
         ({b"__ndarray__": True, b"data": b"12", b"dtype": "bogus", b"shape": [1]}, "dtype"),
+        ({b"__ndarray__": True, b"data": bytes(8), b"dtype": None, b"shape": [1]}, "dtype"),
         ({b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}, "scalar"),
+        ({b"__npgeneric__": True, b"data": [1, 2], b"dtype": "<f4"}, "scalar"),
     ],
 )
 def test_arrays_that_lie_are_refused(array: dict[bytes, Any], says: str) -> None:
@@ -84,6 +86,13 @@ def test_arrays_that_lie_are_refused(array: dict[bytes, Any], says: str) -> None
         unpack(bytes(msgpack.packb({"x": array}) or b""))
     with pytest.raises(ProtocolError, match="not allowed"):
         pack({"x": np.array([object()])})
+
+
+@pytest.mark.parametrize("empty", [b"\x80", b"\x90"])
+def test_a_small_message_cannot_become_a_large_object(empty: bytes) -> None:
+    n = 70_000
+    with pytest.raises(ProtocolError, match="maps and lists"):
+        unpack(b"\xdd" + n.to_bytes(4, "big") + empty * n)
 
 
 class Linear:
@@ -107,6 +116,8 @@ class Linear:
             self.waiting.set()
             assert self.gate.wait(20)
         state = observation["observation.state"]
+        if observation.get("odd"):
+            return state, {"nfe": {1, 2}}
         return np.arange(1, 5, dtype=np.float32)[:, None] * state, {
             "nfe": 3,
             "seed": -1 if seed is None else seed,
@@ -141,6 +152,8 @@ def test_a_request_that_does_not_fit_costs_one_sentence_and_not_the_connection(s
             client.infer({"state": STATE["observation.state"]})
         with pytest.raises(PolicyServerError, match="seed must be a whole number"):
             client.infer(STATE, seed=-3)
+        numpy_seed: Any = np.int64(3)
+        assert client.infer(STATE, numpy_seed)["seed"] == 3
         with pytest.raises(PolicyServerError, match="log says why") as caught:
             client.infer({**STATE, "fail": True})
         assert "secret" not in str(caught.value)
@@ -156,7 +169,10 @@ def test_a_request_that_does_not_fit_costs_one_sentence_and_not_the_connection(s
         (pack([1, 2]), "a map of observations, not a list"),
         (b"\x81\x01\x02", "not msgpack"),
         (pack({"observation.state": "?"}), "the policy failed"),
+        (pack({**STATE, "odd": True}), "answer cannot be sent"),
+        (pack({"_rt": {"seed": b"x" * 90_000}}), "seed must be a whole number"),
     ],
+    ids=["text", "bytes", "empty", "list", "int key", "policy fails", "odd answer", "long seed"],
 )
 def test_malformed_messages_are_answered_and_others_unharmed(
     server: PolicyServer, message: str | bytes, says: str
@@ -167,6 +183,7 @@ def test_malformed_messages_are_answered_and_others_unharmed(
         answer = bad.recv(timeout=10)
         assert isinstance(answer, str)
         assert says in answer
+        assert len(answer) <= 1000
         assert "Traceback" not in answer
         bad.send(pack(STATE))
         assert isinstance(bad.recv(timeout=10), bytes), "the same connection goes on"
@@ -206,6 +223,14 @@ def test_a_port_in_use_is_one_sentence(server: PolicyServer) -> None:
         pass
 
 
+def test_an_address_of_another_machine_is_not_called_a_port_in_use() -> None:
+    with (
+        pytest.raises(ServerError, match="of this machine"),
+        PolicyServer(Linear(), "192.0.2.7", 0).background(),
+    ):
+        pass
+
+
 def test_nobody_there_and_nonsense_addresses() -> None:
     with pytest.raises(PolicyServerError, match="ulna serve"):
         PolicyClient("ws://127.0.0.1:9", connect_timeout_s=0.3)
@@ -226,6 +251,8 @@ def test_nobody_there_and_nonsense_addresses() -> None:
             "2 action dimensions, not 3",
         ),
         ([pack(7)], "did not introduce itself"),
+        ([pack({"features": None})], "not Ulna's"),
+        ([pack({"features": {"action": {"shape": []}}})], "not Ulna's"),
     ],
 )
 def test_a_server_that_dies_or_talks_nonsense_is_one_sentence(replies: list[bytes], says: str) -> None:
@@ -241,8 +268,9 @@ def test_a_server_that_dies_or_talks_nonsense_is_one_sentence(replies: list[byte
         thread = threading.Thread(target=fake.serve_forever)
         thread.start()
         try:
-            with pytest.raises(PolicyServerError, match=says):
-                PolicyClient(f"ws://127.0.0.1:{fake.socket.getsockname()[1]}").infer(STATE)
+            url = f"ws://127.0.0.1:{fake.socket.getsockname()[1]}"
+            with pytest.raises(PolicyServerError, match=says), PolicyClient(url) as client:
+                client.infer(STATE)
         finally:
             fake.shutdown()
             thread.join()
@@ -266,3 +294,44 @@ def test_a_server_that_never_answers_times_out() -> None:
             release.set()
             fake.shutdown()
             thread.join()
+
+
+def test_a_frozen_server_cannot_hold_the_client_for_ever() -> None:
+    """Nobody reads: once the kernel's buffers are full, sending itself blocks."""
+    frozen, thaw = threading.Event(), threading.Event()
+
+    def talk(connection: Any) -> None:
+        connection.send(pack({}))
+        with connection.protocol_mutex:  # the thread that reads the socket needs it
+            frozen.set()
+            thaw.wait(30)
+
+    with serve(talk, "127.0.0.1", 0) as fake:
+        thread = threading.Thread(target=fake.serve_forever)
+        thread.start()
+        try:
+            client = PolicyClient(f"ws://127.0.0.1:{fake.socket.getsockname()[1]}", timeout_s=0.5)
+            assert frozen.wait(10)
+            caught: list[Exception] = []
+
+            def ask() -> None:
+                try:
+                    client.infer({"observation.images.x": np.zeros(32 << 20, np.uint8)})
+                except PolicyServerError as error:
+                    caught.append(error)
+
+            asking = threading.Thread(target=ask, daemon=True)
+            asking.start()
+            asking.join(20)
+            assert "took no message for 0.5 s" in str(caught)
+        finally:
+            thaw.set()
+            fake.shutdown()
+            thread.join()
+
+
+def test_a_client_may_be_idle_for_longer_than_its_timeout(server: PolicyServer) -> None:
+    with PolicyClient(server.url, timeout_s=0.3) as client:
+        client.infer(STATE)
+        time.sleep(0.7)
+        assert len(client.infer(STATE)["actions"]) == 4

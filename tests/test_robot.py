@@ -297,7 +297,7 @@ def test_recording_is_repeatable_continues_and_refuses_another_robot(tmp_path: P
         result = record(rig, agent, tmp_path / "a", 2)
         assert (result.episodes, result.successes) == (2, 2)
         record(rig, agent, tmp_path / "b", 1)
-        record(rig, agent, tmp_path / "b", 1, seed=1)
+        record(rig, agent, tmp_path / "b", 1)  # goes on after seed 0
     one, two = EpisodeStore.open(tmp_path / "a"), EpisodeStore.open(tmp_path / "b")
     assert [e.attrs["seed"] for e in two.episodes] == [0, 1]
     for x, y in zip(one.episodes, two.episodes, strict=True):
@@ -447,3 +447,33 @@ def test_a_rig_closes_what_it_opened() -> None:
     assert isinstance(rig, Rig)
     assert rig.scene is not None
     assert rig.scene.world.client < 0
+
+
+def test_a_policy_is_told_what_was_sent_not_what_it_asked_for() -> None:
+    class Jump(Follow):
+        def infer(
+            self, observation: Mapping[str, Any], seed: int | None = None
+        ) -> tuple[np.ndarray, dict[str, Any]]:
+            actions, info = super().infer(observation, seed)
+            return actions + 3.0, info
+
+    with load_robot("sim:so101", "reach") as rig:
+        policy = Jump(rig.robot.features)
+        policy.metadata |= {"n_past_actions": 2, "n_action_steps": 4}
+        log = Log()
+        agent = PolicyAgent(Source(policy), rig.robot.features)
+        run_episode(rig.robot, agent, [log], task="", seed=0, max_ticks=8)
+        first, second = policy.requests[0][0], policy.requests[1][0]
+        assert "action.past" not in first
+        np.testing.assert_array_equal(
+            second["action.past"], [log.ticks[2][0][ACTION], log.ticks[3][0][ACTION]]
+        )
+        assert (log.ticks[3][0]["action.requested"] - second["action.past"][1] > 0.5).any()
+
+
+def test_a_policy_of_another_rate_is_refused() -> None:
+    with load_robot("sim:so101", "reach") as rig:
+        policy = Follow(rig.robot.features)
+        policy.metadata["control_hz"] = 5.0
+        with pytest.raises(ValueError, match="5 Hz data and the robot runs at 20 Hz"):
+            PolicyAgent(Source(policy), rig.robot.features, rig.robot.control_hz)

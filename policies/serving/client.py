@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -40,6 +42,7 @@ class PolicyClient:
                     close_timeout=1,
                 )
                 self._socket = self._exit.enter_context(opening)
+                _bound_sending(self._socket.socket, timeout_s)
                 break
             except InvalidURI:
                 raise PolicyServerError(f"{url!r} is not a server address: use ws://HOST:PORT") from None
@@ -52,21 +55,23 @@ class PolicyClient:
                         "`ulna serve CHECKPOINT --port PORT`"
                     ) from None
                 time.sleep(0.2)
-        metadata = self._receive()
-        if not isinstance(metadata, dict):
+        try:
+            metadata = self._receive()
+            if not isinstance(metadata, dict):
+                raise PolicyServerError(
+                    f"what answers at {self.url} is no policy server: it did not introduce itself"
+                )
+            self.metadata: dict[str, Any] = metadata
+            self._width = self._action_width(metadata)
+        except PolicyServerError:
             self.close()
-            raise PolicyServerError(
-                f"what answers at {self.url} is no policy server: it did not introduce itself"
-            )
-        self.metadata: dict[str, Any] = metadata
-        feature = metadata.get("features", {}).get("action", {})
-        self._width: int | None = feature["shape"][0] if feature else None
+            raise
 
     def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
         """Send one observation; the reply holds `actions` `(n, A)` float, the first for now, and the server's remarks."""
         message = dict(observation)
         if seed is not None:
-            message[EXTENSION] = {"seed": seed}
+            message[EXTENSION] = {"seed": int(seed)}
         try:
             self._socket.send(pack(message))
         except ConnectionClosed as error:
@@ -101,6 +106,17 @@ class PolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _action_width(self, metadata: dict[str, Any]) -> int | None:
+        """How many action dimensions to expect; None where the server (openpi's, say) does not tell."""
+        if "features" not in metadata:
+            return None
+        try:
+            return int(metadata["features"]["action"]["shape"][0])
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise PolicyServerError(
+                f"the server at {self.url} describes its features in a way that is not Ulna's"
+            ) from None
+
     def _receive(self) -> Any:
         try:
             data = self._socket.recv(timeout=self.timeout_s)
@@ -119,6 +135,19 @@ class PolicyClient:
             raise PolicyServerError(f"the server at {self.url} sent garbage: {error}") from None
 
     def _gone(self, error: ConnectionClosed) -> PolicyServerError:
+        if isinstance(error.__cause__, BlockingIOError):
+            return PolicyServerError(f"the server at {self.url} took no message for {self.timeout_s:g} s")
         if error.rcvd is not None and error.rcvd.code == 1009:
             return PolicyServerError(f"the server at {self.url} refused the message: it is too large")
         return PolicyServerError(f"the server at {self.url} closed the connection: it stopped or died")
+
+
+def _bound_sending(connected: socket.socket, timeout_s: float) -> None:
+    """Without it, sending to a frozen server blocks for ever once the kernel's buffers are full.
+
+    In the kernel, not by `settimeout`: that would bound the wait for replies too, and before websockets 17 an idle
+    connection would break.
+    """
+    whole = int(timeout_s)
+    timeval = struct.pack("@ll", whole, max(int((timeout_s - whole) * 1e6), 1))  # zero would mean no bound
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)

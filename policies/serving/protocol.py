@@ -16,6 +16,7 @@ import numpy as np
 
 EXTENSION = "_rt"
 KINDS = "biufSU"  # what may travel: no objects, no structs, no complex
+MAX_CONTAINERS = 1 << 16  # an empty map is one byte on the wire and 64 in memory
 
 
 class ProtocolError(ValueError):
@@ -45,8 +46,19 @@ def pack(message: Any) -> bytes:
 
 def unpack(data: bytes) -> Any:
     """The inverse; arrays are read-only views of `data`. ProtocolError says what is wrong."""
+    containers = 0
+
+    def count(value: Any) -> Any:
+        nonlocal containers
+        containers += 1
+        if containers > MAX_CONTAINERS:
+            raise ProtocolError(
+                f"a message may hold {MAX_CONTAINERS} maps and lists, and this one holds more"
+            )
+        return value
+
     try:
-        return msgpack.unpackb(data, object_hook=_decode)
+        return msgpack.unpackb(data, object_hook=lambda value: count(_decode(value)), list_hook=count)
     except ProtocolError:
         raise
     except Exception as error:  # noqa: BLE001  msgpack raises a dozen kinds for malformed input, all meaning the same here
@@ -71,7 +83,7 @@ def _encode(value: Any) -> Any:
 def _decode(value: dict[Any, Any]) -> Any:
     if b"__ndarray__" in value:
         try:
-            data, shape, dtype = value[b"data"], value[b"shape"], np.dtype(value[b"dtype"])
+            data, shape, dtype = value[b"data"], value[b"shape"], _dtype(value[b"dtype"])
         except (KeyError, TypeError, ValueError):
             raise ProtocolError("an array lacks its data, a dtype or its shape") from None
         _require_kind(dtype)
@@ -84,12 +96,20 @@ def _decode(value: dict[Any, Any]) -> Any:
         return np.frombuffer(data, dtype).reshape(shape)
     if b"__npgeneric__" in value:
         try:
-            dtype = np.dtype(value[b"dtype"])
+            dtype, item = _dtype(value[b"dtype"]), value[b"data"]
             _require_kind(dtype)
-            return dtype.type(value[b"data"])
+            if not isinstance(item, bool | int | float | str | bytes):
+                raise TypeError("not a scalar")
+            return dtype.type(item)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise ProtocolError("a numpy scalar lacks its value or a dtype that fits it") from None
     return value
+
+
+def _dtype(name: Any) -> np.dtype:
+    if not isinstance(name, str):  # numpy takes None for float64
+        raise TypeError("a dtype is text")
+    return np.dtype(name)
 
 
 def _require_kind(dtype: np.dtype) -> None:

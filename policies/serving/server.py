@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import threading
@@ -27,6 +28,7 @@ from .protocol import EXTENSION, BadRequest, ProtocolError, ServedPolicy, pack, 
 log = logging.getLogger("ulna.serving")
 
 MAX_MESSAGE_BYTES = 64 << 20  # a dozen raw 1280×960 images
+MAX_ERROR_CHARACTERS = 1000  # errors may quote what the client sent
 
 
 class ServerError(OSError):
@@ -113,13 +115,16 @@ class PolicyServer:
                 self.port,
                 compression=None,
                 max_size=self.max_message_bytes,
+                max_queue=1,  # one request at a time; else a client could have 16 large ones waiting in memory
                 process_request=_health,
                 close_timeout=2,
             )
         except OSError as error:
+            advice = "choose a --host and --port of this machine"
+            if error.errno == errno.EADDRINUSE:
+                advice = "is a server running there already? Choose another --port"
             raise ServerError(
-                f"cannot listen on {self.host}:{self.port} ({error.strerror or error}): is a server running there already? "
-                "Choose another --port"
+                f"cannot listen on {self.host}:{self.port} ({error.strerror or error}): {advice}"
             ) from error
         self.port = server.sockets[0].getsockname()[1]
         return server
@@ -146,16 +151,20 @@ class PolicyServer:
             loop = asyncio.get_running_loop()
             actions, info, infer_ms = await loop.run_in_executor(self._worker, self._infer, observation, seed)
         except (ProtocolError, BadRequest) as error:
-            return str(error)
+            return str(error)[:MAX_ERROR_CHARACTERS]
         except Exception:
             log.exception("the policy failed")
             return "the policy failed on this observation; the server's log says why"
         timing = {"infer_ms": (time.monotonic() - began) * 1e3}
         if previous_ms is not None:
             timing["prev_total_ms"] = previous_ms
-        return pack(
-            {"actions": actions, **info, "policy_timing": {"infer_ms": infer_ms}, "server_timing": timing}
-        )
+        try:
+            return pack(
+                {"actions": actions, **info, "policy_timing": {"infer_ms": infer_ms}, "server_timing": timing}
+            )
+        except (TypeError, ValueError, OverflowError):
+            log.exception("the policy's answer cannot be sent")
+            return "the policy's answer cannot be sent; the server's log says why"
 
     def _infer(
         self, observation: dict[str, Any], seed: int | None

@@ -66,7 +66,11 @@ def run(args: Args, out: Output) -> int:
     try:
         cameras = [] if source is None else _cameras(source.metadata)
         with load_robot(args.robot, args.task, cameras) as rig, progress("evaluating") as bar:
-            agent = make_agent(args.agent, rig) if source is None else PolicyAgent(source, rig.robot.features)
+            agent = (
+                make_agent(args.agent, rig)
+                if source is None
+                else PolicyAgent(source, rig.robot.features, rig.robot.control_hz)
+            )
             shown = bar.add_task("", total=episodes, note="")
 
             def report(done: int, successes: int, total: int) -> None:

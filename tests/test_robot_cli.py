@@ -18,7 +18,6 @@ from ulna.policies.recipes.all import RECIPES
 from ulna.robot.cli import COMMANDS, main
 from ulna.robot.commands.parsing import episode_list
 from ulna.robot.commands.train import changed, split_overrides
-from ulna.robot.demo import fresh
 
 TINY = ["--steps", "3", "--batch-size", "8", "--backbone.widths", "16", "32"]
 
@@ -238,19 +237,6 @@ def test_help_for_training_lists_the_fields_of_a_recipe(capfd: pytest.CaptureFix
     text = capfd.readouterr().out
     assert "--training.learning-rate" in text
     assert "--objective.norm l1" in text
-
-
-def test_a_demo_empties_only_what_a_demo_made(tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("years")
-    with pytest.raises(SystemExit, match="did not make"):
-        fresh(mine)
-    fresh(tmp_path / "demo")
-    (tmp_path / "demo" / "old").touch()
-    fresh(tmp_path / "demo")
-    assert [p.name for p in (tmp_path / "demo").iterdir()] == [".made-by-ulna-demo"]
-    assert (mine / "thesis.txt").exists()
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -24,9 +24,21 @@ from .report import summary_line, write_report
 
 ULNA = [sys.executable, "-m", "ulna.robot.cli"]
 MARK = ".made-by-ulna-demo"
-MADE = ("data", "flow", "report.html", MARK)
+MADE = ("data", "flow", "report.html", "summary.json", MARK)
 FIRST_SEED = 1000
 REAL_STEPS = 1500
+# Teleoperated commands lead the measured joints by what the arm lags and sags, differently in every episode; chunks of
+# about a second, measured from the last command, do not have to guess that.
+REAL_OPTIONS = [
+    "--action-space",
+    "delta",
+    "--n-past-actions",
+    "1",
+    "--horizon",
+    "32",
+    "--n-action-steps",
+    "16",
+]
 
 
 class Phases:
@@ -151,7 +163,7 @@ def demo_real(source: Path, out: Path, steps: int = REAL_STEPS) -> int:
         return 1
     kept, held_out = f"0-{n - 3}", f"{n - 2},{n - 1}"
     words = ["train", "flow", "--data", data, "--out", policy, "--episodes", kept, "--steps", str(steps)]
-    p.run("train", *words)
+    p.run("train", *words, *REAL_OPTIONS)
     evaluation = p.run("evaluate", "evaluate", "--open-loop", policy, "--data", data, "--episodes", held_out)
     finish(p, f"{'; '.join(d['tasks'][:2]) or source.name}: open loop on recorded data", evaluation, out)
     return 0
@@ -184,6 +196,10 @@ def finish(p: Phases, title: str, evaluation: dict[str, Any], out: Path) -> None
     report = write_report(
         out / "report.html", title, evaluation, train, p.commands, p.seconds, [f"{p.memory}."]
     )
+    kept = {k: v for k, v in evaluation.items() if k not in ("traces", "chunks", "per_joint_and_step")}
+    peak = round(p.memory.peak_bytes / 1024**3, 2)
+    summary = {**kept, "commands": p.commands, "phases_s": dict(p.seconds), "peak_memory_gib": peak}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     table = Table(title=summary_line(evaluation))
     table.add_column("phase")
     table.add_column("seconds", justify="right")

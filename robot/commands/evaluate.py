@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..cli import UsageError
-from .parsing import Output, episode_list, progress, require_device, wait_asleep
+from .parsing import Output, episode_list, progress, require_device, use_threads
 
 EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
@@ -46,6 +46,8 @@ class Args:
     """How many episodes to film, into the checkpoint's validation folder."""
     device: str = "cpu"
     """cpu or cuda."""
+    threads: int = 1
+    """Of the processor; more can be faster where nothing else runs."""
     json: bool = False
     """Print one JSON object."""
 
@@ -114,7 +116,7 @@ def _source(args: Args) -> Any:
         return client
     if not args.checkpoint:
         raise UsageError("name a checkpoint, a --server, or an --agent to evaluate")
-    wait_asleep()
+    use_threads(args.threads)
     return InProcessPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
 
 

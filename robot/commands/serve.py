@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from .parsing import Output, require_device, wait_asleep
+from .parsing import Output, require_device, use_threads
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 
@@ -22,6 +22,8 @@ class Args:
     """0 picks a free one."""
     device: str = "cpu"
     """cpu or cuda."""
+    threads: int = 1
+    """Of the processor; more can be faster where nothing else runs."""
     sampling_steps: int = 0
     """Integration steps of the sampler; the recipe's by default."""
     json: bool = False
@@ -31,13 +33,13 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import logging
 
-    wait_asleep()
     from ...policies.serving.local import LocalPolicy
     from ...policies.serving.server import PolicyServer
 
     if not 0 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 0..65535, not {args.port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    use_threads(args.threads)
     policy = LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
     server = PolicyServer(policy, args.host, args.port)
 

@@ -171,7 +171,8 @@ def train(
                 writer.add_scalar("loss", value, done)
                 writer.add_scalar("learning_rate", learning_rate(t, step), done)
             if done % t.checkpoint_every == 0 and done < t.steps:
-                _save_state(out, identity, policy, optimizer, ema, losses)
+                with _said_plainly(out):
+                    _save_state(out, identity, policy, optimizer, ema, losses)
     seconds = time.monotonic() - began
     if writer is not None:
         writer.close()
@@ -179,28 +180,29 @@ def train(
     ema.copy_to(policy.parameters())
     content_hash = ""
     if accelerator.is_main_process:
-        content_hash = save_checkpoint(
-            out,
-            policy,
-            {
-                "data": str(data),
-                "robot": store.robot,
-                "fps": store.fps,
-                "tasks": sorted({e.task for e in store.episodes}),
-                "episodes": chosen,
-                "frames": len(windows),
-                "seed": seed,
-                "steps": t.steps,
-                "losses": losses,
-                "seconds": seconds,
-                "examples_per_s": (t.steps - first) * t.batch_size * t.accumulate / seconds,
-                "parameters": parameters,
-                "device": str(accelerator.device),
-                "processes": accelerator.num_processes,
-                "machine": platform.processor() or platform.machine(),
-                "versions": {p: version(p) for p in ("ulna", "torch", "diffusers", "accelerate")},
-            },
-        )
+        with _said_plainly(out):
+            content_hash = save_checkpoint(
+                out,
+                policy,
+                {
+                    "data": str(data),
+                    "robot": store.robot,
+                    "fps": store.fps,
+                    "tasks": sorted({e.task for e in store.episodes}),
+                    "episodes": chosen,
+                    "frames": len(windows),
+                    "seed": seed,
+                    "steps": t.steps,
+                    "losses": losses,
+                    "seconds": seconds,
+                    "examples_per_s": (t.steps - first) * t.batch_size * t.accumulate / seconds,
+                    "parameters": parameters,
+                    "device": str(accelerator.device),
+                    "processes": accelerator.num_processes,
+                    "machine": platform.processor() or platform.machine(),
+                    "versions": {p: version(p) for p in ("ulna", "torch", "diffusers", "accelerate")},
+                },
+            )
         (out / STATE_FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return TrainResult(out, content_hash, t.steps, losses, seconds, parameters, str(accelerator.device))
@@ -297,6 +299,19 @@ def _tensorboard(out: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(out / "tensorboard"))
+
+
+@contextlib.contextmanager
+def _said_plainly(out: Path) -> Iterator[None]:
+    """A full disk or the like in one sentence, and nothing half-written left to fill it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        (out / f".{STATE_FILE}").unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        state = out / STATE_FILE
+        then = "make room and go on with --resume" if state.exists() else "make room and train again"
+        raise TrainingError(f"cannot write to {out}: {reason}; {then}") from error
 
 
 def _save_state(

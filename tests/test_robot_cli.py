@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.datasets.store import EpisodeStore
 from ulna.policies.backbones.transformer import Transformer
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.train import STATE_FILE, Progress, train
 from ulna.robot.cli import COMMANDS, main
 from ulna.robot.commands.parsing import episode_list
 from ulna.robot.commands.train import changed, split_overrides
@@ -200,6 +203,45 @@ def test_ctrl_c_leaves_whole_episodes(tmp_path: Path) -> None:
     assert "interrupted; what was finished is kept" in err
     assert not list((out / "in-progress").iterdir())
     assert main(["data", "info", str(out)]) == 0
+
+
+def test_a_disk_without_room_is_one_sentence_and_keeps_the_last_state(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No file may grow beyond a limit, which fails as a full disk does: in the middle of a write."""
+    out = tmp_path / "f"
+    words = ["train", "flow", "--data", f"{run}/data", "--out", str(out), "--checkpoint-every", "2"]
+    words += ["--batch-size", "8", "--backbone.widths", "16", "32", "--steps", "5"]
+
+    def without_room(*more: str) -> str:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        try:
+            return complaint(capfd, *words, *more, code=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    line = without_room()
+    assert line.startswith(f"ulna: cannot write to {out}: File too large")
+    assert line.endswith("train again")
+    assert [p.name for p in out.iterdir()] == ["tensorboard"], "nothing half-written"
+
+    recipe = RECIPES["flow"](EpisodeStore.open(run / "data").features)
+    recipe = changed(
+        recipe, {"checkpoint_every": "2", "batch_size": "8", "backbone.widths": "16 32", "steps": "5"}
+    )
+
+    def interrupt(p: Progress) -> None:
+        if p.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, run / "data", out, device="cpu", report=interrupt)
+    state = (out / STATE_FILE).read_bytes()
+    assert without_room("--resume").endswith("go on with --resume")
+    assert (out / STATE_FILE).read_bytes() == state
+    assert main([*words, "--resume"]) == 0
+    assert (out / "hash.json").exists()
 
 
 def test_lists_of_episodes() -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import summary_line, write_report
+from .report import summary, write_report
 
 ULNA = [sys.executable, "-m", "ulna.robot.cli"]
 MARK = ".made-by-ulna-demo"
@@ -165,7 +165,8 @@ def demo_real(source: Path, out: Path, steps: int = REAL_STEPS) -> int:
     words = ["train", "flow", "--data", data, "--out", policy, "--episodes", kept, "--steps", str(steps)]
     p.run("train", *words, *REAL_OPTIONS)
     evaluation = p.run("evaluate", "evaluate", "--open-loop", policy, "--data", data, "--episodes", held_out)
-    finish(p, f"{'; '.join(d['tasks'][:2]) or source.name}: open loop on recorded data", evaluation, out)
+    tasks = "; ".join(t.rstrip(".") for t in d["tasks"][:2])
+    finish(p, f"{tasks or source.name}: open loop on recorded data", evaluation, out)
     return 0
 
 
@@ -196,19 +197,18 @@ def finish(p: Phases, title: str, evaluation: dict[str, Any], out: Path) -> None
     report = write_report(
         out / "report.html", title, evaluation, train, p.commands, p.seconds, [f"{p.memory}."]
     )
-    kept = {k: v for k, v in evaluation.items() if k not in ("traces", "chunks", "per_joint_and_step")}
+    kept = {k: v for k, v in evaluation.items() if k not in ("traces", "trace", "per_joint_and_step")}
     peak = round(p.memory.peak_bytes / 1024**3, 2)
-    summary = {**kept, "commands": p.commands, "phases_s": dict(p.seconds), "peak_memory_gib": peak}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    table = Table(title=summary_line(evaluation))
+    numbers = {**kept, "commands": p.commands, "phases_s": dict(p.seconds), "peak_memory_gib": peak}
+    (out / "summary.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    table = Table()
     table.add_column("phase")
     table.add_column("seconds", justify="right")
     for name, seconds in p.seconds:
         table.add_row(name, f"{seconds:.0f}")
     table.add_row("all", f"{sum(s for _, s in p.seconds):.0f}", style="bold")
-    table.caption = str(p.memory)
     Console().print(table)
-    print(f"report: {report}")
+    print(f"{summary(evaluation)}\n{p.memory}\nreport: {report}")
 
 
 def main() -> int:

@@ -212,10 +212,10 @@ def commit() -> str:
         return ""
 
 
-def summary_line(e: Mapping[str, Any]) -> str:
-    """One line for a terminal."""
+def summary(e: Mapping[str, Any]) -> str:
+    """What matters, for a terminal."""
     if e["kind"] == "closed-loop":
         low, high = wilson(e["successes"], e["episodes"])
-        return f"{e['successes']} of {e['episodes']} succeeded ({100 * low:.0f} to {100 * high:.0f} %)"
-    errors = ", ".join(f"{n} {v['mean']:.3f}" for n, v in e["relative_error"].items())
-    return f"error / spread: {errors}"
+        return f"{e['successes']} of {e['episodes']} succeeded (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+    errors = ", ".join(f"{PREDICTORS[n]} {v['mean']:.3f}" for n, v in e["relative_error"].items())
+    return f"error relative to the joints' spread: {errors}\n{verdict(e['comparisons'])}"

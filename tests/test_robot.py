@@ -422,6 +422,25 @@ def test_open_loop_errors_are_those_of_the_recorded_commands(tmp_path: Path) -> 
     assert not result["comparisons"]["extrapolate"]["better"]
     low, high = result["comparisons"]["hold"]["bootstrap_95"]
     assert low <= result["comparisons"]["hold"]["difference"] <= high < 0
+    # the same by joint and by step: one step behind instead of two on the ramps, equal where nothing moves
+    np.testing.assert_allclose(
+        [[m, lo, hi] for m, lo, hi in result["per_joint_difference"]["hold"]],
+        [[-0.1] * 3, [-0.2] * 3, [0.0] * 3],
+        atol=1e-5,
+    )
+    for step, (lo, hi) in zip(result["per_step"]["hold"], result["per_step_95"]["hold"], strict=True):
+        assert lo - 1e-6 <= step <= hi + 1e-6
+    trace = result["trace"]
+    assert trace["episode"] == 1
+    assert np.shape(trace["recorded"]) == (40, 3)
+    starts = [c["at"] for c in trace["chunks"]]
+    assert starts[0] == 3
+    assert (np.diff(starts) >= 8).all()
+    for chunk in trace["chunks"]:  # it stays where it is, and does not go on beyond the episode's end
+        assert len(chunk["actions"]) == min(8, 40 - chunk["at"])
+        np.testing.assert_allclose(
+            chunk["actions"], [trace["recorded"][chunk["at"]]] * len(chunk["actions"]), atol=1e-4
+        )
 
 
 def test_intervals_have_their_known_values() -> None:

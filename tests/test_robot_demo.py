@@ -67,7 +67,7 @@ def test_the_real_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixt
     assert demo_real(lerobot_folder(tmp_path / "few", 2), out, steps=2) == 1
     assert "needs at least 3" in capfd.readouterr().err
     assert demo_real(lerobot_folder(tmp_path / "enough", 3), out, steps=2) == 0
-    assert "error / spread: policy" in capfd.readouterr().out
+    assert "error relative to the joints' spread: policy" in capfd.readouterr().out
     assert json.loads((out / "flow/train.json").read_text())["episodes"] == [0]
     assert json.loads((out / "flow/validation/open-loop.json").read_text())["episodes"] == [1, 2]
     page = (out / "report.html").read_text()

@@ -20,12 +20,12 @@ from ulna.datasets.normalise import affine
 from ulna.datasets.stats import compute_stats
 from ulna.datasets.windows import Windows, WindowSpec
 from ulna.policies.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ulna.policies.policy import Policy
+from ulna.policies.policy import RELATIVE, Policy
 from ulna.policies.recipe import Recipe, leaves, override, recipe_from_json, recipe_to_json
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.train import STATE_FILE, TrainingError, train
+from ulna.policies.train import STATE_FILE, TrainingError, relative_stats, train
 
 SMALL = {
     "flow": {"backbone.widths": (32, 64)},
@@ -51,9 +51,13 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
     changes: dict[str, object] = {"encoder.image": "SmallCNN"} if features is not FEATURES else {}
     recipe = override(small(name, features), changes)
     torch.manual_seed(0)
-    policy = Policy(recipe, features, compute_stats(store, [k for k in features if k != CAMERA]))
-    spec = WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, policy.observation_keys)
-    batch = {k: torch.from_numpy(v) for k, v in Windows(store, spec).batch(np.array([5, 9])).items()}
+    keys = tuple(k for k in features if k != ACTION)
+    windows = Windows(store, WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys))
+    stats = compute_stats(store, [k for k in features if k != CAMERA])
+    if recipe.action_space != "absolute":
+        stats[RELATIVE] = relative_stats(windows, recipe, features)
+    policy = Policy(recipe, features, stats)
+    batch = {k: torch.from_numpy(v) for k, v in windows.batch(np.array([5, 9])).items()}
 
     def loss() -> float:
         torch.manual_seed(1)  # the same noise before and after

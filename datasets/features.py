@@ -1,6 +1,7 @@
 """Features: the one schema that goes from the devices through the episode store into the checkpoint.
 
-Keys are LeRobot's: `observation.state`, `observation.environment_state`, `observation.images.<camera>`, `action`.
+Keys are LeRobot's: `observation.state`, `observation.environment_state`, `observation.images.<camera>`,
+`observation.depth.<camera>`, `action`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 IMAGES = "observation.images."
+DEPTH = "observation.depth."  # uint16 (H, W); the unit of one step is in `units`
 ACTION = "action"
 TASK = "task"  # one instruction in words per episode; carried beside the arrays
 
@@ -60,6 +62,15 @@ def is_image(key: str) -> bool:
     return key.startswith(IMAGES)
 
 
+def is_depth(key: str) -> bool:
+    return key.startswith(DEPTH)
+
+
+def is_frames(key: str) -> bool:
+    """Stored frame by frame: images and depth."""
+    return is_image(key) or is_depth(key)
+
+
 def require_same(
     have: Mapping[str, Feature], want: Mapping[str, Feature], have_is: str, want_is: str
 ) -> None:
@@ -102,7 +113,7 @@ def require_finite(key: str, values: np.ndarray, where: str) -> None:
 
 def state_keys(features: Iterable[str]) -> list[str]:
     """Vector observations, in a fixed order."""
-    return sorted(k for k in features if k.startswith("observation.") and not is_image(k))
+    return sorted(k for k in features if k.startswith("observation.") and not is_frames(k))
 
 
 def image_keys(features: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ COMMANDS = {
     "serve": "serve a trained policy over the network",
     "deploy": "run a served policy on a robot",
     "recipes": "list the policies that can be trained",
-    "data": "look at a dataset (info), or bring one in (import)",
+    "data": "look at, check, edit, bring in and hand out datasets",
 }
 HELP = """ulna: from demonstrations to a served policy
 
@@ -35,7 +35,23 @@ the main job:
   ulna serve runs/x/flow --port 8000
   ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5
 """
-SUBCOMMANDS = {"data": ("info", "import")}
+SUBCOMMANDS = {
+    "data": {
+        "info": "what is in it: episodes, measured rates, tasks, features",
+        "check": "what is wrong with it: gaps, frozen frames, misalignment, static or odd episodes",
+        "view": "look at it in a browser, or write a rerun file",
+        "stats": "statistics of every feature",
+        "import": "bring in a LeRobot, Diffusion-Policy or HDF5 dataset",
+        "export": "hand out as a LeRobot dataset",
+        "merge": "join datasets of equal features",
+        "split": "part it by episodes",
+        "trim": "cut the ends off an episode",
+        "delete": "move episodes to the trash",
+        "restore": "take episodes out of the trash, or empty it",
+        "relabel": "change task, success or weight of episodes",
+        "recover": "bring back what was being recorded when it was cut off",
+    }
+}
 SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 
@@ -80,9 +96,9 @@ def _run(argv: list[str]) -> int:
     if name in SUBCOMMANDS:
         subs = SUBCOMMANDS[name]
         if not rest or rest[0] in ("-h", "--help"):
+            lines = "\n".join(f"  {c:{max(map(len, subs))}}  {text}" for c, text in subs.items())
             print(
-                f"usage: ulna {name} {{{','.join(subs)}}} [options]\n\n{COMMANDS[name]}\n\n"
-                f"example:\n  {SUBCOMMAND_EXAMPLE[name]}"
+                f"usage: ulna {name} COMMAND [options]\n\n{lines}\n\nexample:\n  {SUBCOMMAND_EXAMPLE[name]}"
             )
             return 0 if rest else 2
         require_one_of(f"command `ulna {name}", rest[0], subs)

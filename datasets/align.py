@@ -1,0 +1,67 @@
+"""Streams of different rates on one time line: which row of a stream belongs to each moment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Mode = Literal["seen", "nearest"]
+NONE = -1
+
+
+def align(
+    base_ns: np.ndarray,
+    t_capture_ns: np.ndarray,
+    t_receive_ns: np.ndarray,
+    tolerance_ns: int,
+    mode: Mode = "seen",
+) -> np.ndarray:
+    """The row `(N,)` int64 of a stream for each moment `base_ns` `(N,)` ascending; -1 where none is within tolerance.
+
+    seen: the newest row received by then, which is what the control loop could know; tolerance limits its age by capture.
+    nearest: the row captured nearest, which may lie after the moment (good for viewing and for labels).
+    """
+    base_ns = np.asarray(base_ns, np.int64)
+    if len(t_capture_ns) == 0:
+        return np.full(len(base_ns), NONE, np.int64)
+    if mode == "seen":
+        # receive times can arrive out of order by a hair; what counts is when the row and all before it were there
+        there = np.maximum.accumulate(t_receive_ns)
+        rows = np.searchsorted(there, base_ns, side="right") - 1
+        distance = base_ns - t_capture_ns[np.maximum(rows, 0)]
+    else:
+        after = np.clip(np.searchsorted(t_capture_ns, base_ns), 0, len(t_capture_ns) - 1)
+        before = np.maximum(after - 1, 0)
+        earlier = base_ns - t_capture_ns[before] <= t_capture_ns[after] - base_ns
+        rows = np.where(earlier, before, after)
+        distance = np.abs(base_ns - t_capture_ns[rows])
+    return np.where((rows >= 0) & (distance <= tolerance_ns), rows, NONE).astype(np.int64)
+
+
+def interpolate(
+    base_ns: np.ndarray, t_capture_ns: np.ndarray, values: np.ndarray, tolerance_ns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`values` `(T, *shape)` linearly at each `base_ns`, and whether each `(N,)` bool has rows within tolerance on both
+    sides (or a row at that very moment). Outside, the nearest row is held."""
+    base_ns = np.asarray(base_ns, np.int64)
+    if len(t_capture_ns) == 0:
+        return np.zeros((len(base_ns), *values.shape[1:]), values.dtype), np.zeros(len(base_ns), bool)
+    last = len(t_capture_ns) - 1
+    after = np.clip(np.searchsorted(t_capture_ns, base_ns), 0, last)
+    before = np.maximum(after - 1, 0)
+    before = np.where(t_capture_ns[after] <= base_ns, after, before)
+    gap = (t_capture_ns[after] - t_capture_ns[before]).astype(np.float64)
+    share = np.where(gap > 0, (base_ns - t_capture_ns[before]) / np.where(gap > 0, gap, 1.0), 0.0)
+    share = np.clip(share, 0.0, 1.0).reshape(-1, *(1,) * (values.ndim - 1))
+    mixed = (values[before] * (1 - share) + values[after] * share).astype(values.dtype)
+    near = (
+        np.maximum(np.abs(base_ns - t_capture_ns[before]), np.abs(t_capture_ns[after] - base_ns))
+        <= tolerance_ns
+    )
+    return mixed, near
+
+
+def period_ns(t_capture_ns: np.ndarray) -> int:
+    """The median interval of a stream, 0 for fewer than two rows."""
+    return int(np.median(np.diff(t_capture_ns))) if len(t_capture_ns) > 1 else 0

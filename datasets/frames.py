@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from .codec import CRC, Kind, decode, from_zarr, to_zarr, with_crc, without_crc
+
 NEVER_WRITTEN = 2**64 - 1  # in an index: the frame holds the fill value
-BLOSC_HEADER = 16
+FRAMES_PER_SHARD = 64
 
 
 class DamagedFrames(ValueError):
@@ -32,7 +34,7 @@ class FrameReader:
             meta = json.loads((folder / "zarr.json").read_text())
             self.shape = tuple(int(n) for n in meta["shape"])
             self.dtype = np.dtype(meta["data_type"])
-            self._per_shard, self._checked = _plain_layout(meta)
+            self._per_shard, self.kind, self._checked = _plain_layout(meta)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedFrames(f"its zarr.json cannot be read ({error!r})") from None
         self._indices: dict[int, np.ndarray] = {}
@@ -61,6 +63,25 @@ class FrameReader:
             self._read_shard(shard, places[of_shard], of_shard, out)
         return out
 
+    def read_encoded(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The stored bytes of `rows` `(N,)`, checksum included: to copy frames without coding them again. DamagedFrames
+        where a checksum is wrong or the array is laid out in another way than `array_json` says."""
+        if self._per_shard != FRAMES_PER_SHARD or not self._checked:
+            raise DamagedFrames("its frames are not stored as this version stores them")
+        found = []
+        for row in np.asarray(rows, np.int64).tolist():
+            shard, place = divmod(row, self._per_shard)
+            try:
+                with open(self._path(shard), "rb") as file:
+                    if shard not in self._indices:
+                        self._indices[shard] = self._index(file.fileno())
+                    start, size = self._indices[shard][place].tolist()
+                    found.append(_exactly(file.fileno(), size, start))
+                    without_crc(found[-1])
+            except (OSError, ValueError, OverflowError) as error:
+                raise DamagedFrames(f"frame {row} cannot be read: {error}") from error
+        return found
+
     def _read_shard(self, shard: int, places: np.ndarray, to: np.ndarray, out: np.ndarray) -> None:
         row = shard * self._per_shard + int(places[0])
         try:
@@ -74,7 +95,7 @@ class FrameReader:
                     if start == NEVER_WRITTEN:
                         out[i] = 0
                     else:
-                        self._decode(os.pread(file, size, start), size, out[i])
+                        decode(_exactly(file, size, start), self.kind, self._checked, out[i])
             finally:
                 os.close(file)
         except (OSError, ValueError, RuntimeError) as error:
@@ -82,7 +103,7 @@ class FrameReader:
             raise DamagedFrames(f"frame {row} cannot be read: {reason}") from error
 
     def _path(self, shard: int) -> Path:
-        return self.folder.joinpath("c", str(shard), *("0" for _ in self.shape[1:]))
+        return shard_path(self.folder, shard, len(self.shape) - 1)
 
     def _index(self, file: int) -> np.ndarray:
         """(start, size) in bytes of every frame of a shard `(per_shard, 2)` uint64, then its CRC-32C: the file's end."""
@@ -90,27 +111,14 @@ class FrameReader:
         end = os.fstat(file).st_size
         if end < size:
             raise ValueError(f"its file has only {end} bytes")
-        raw = _without_crc(os.pread(file, size, end - size))
+        raw = without_crc(os.pread(file, size, end - size))
         return np.frombuffer(raw, "<u8").reshape(self._per_shard, 2)
-
-    def _decode(self, raw: bytes, size: int, frame: np.ndarray) -> None:
-        from numcodecs.blosc import decompress
-
-        if len(raw) != size:
-            raise ValueError("its file is cut short")
-        data = _without_crc(raw) if self._checked else memoryview(raw)
-        # blosc trusts its header, so the header must agree with what we hold and what we want (bytes 4-7 and 12-15)
-        if len(data) < BLOSC_HEADER or (
-            int.from_bytes(data[4:8], "little"),
-            int.from_bytes(data[12:16], "little"),
-        ) != (frame.nbytes, len(data)):
-            raise ValueError("its bytes are not a frame of this stream")
-        decompress(data, frame)
 
     def _read_with_zarr(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         if self._zarr is None:
             import zarr
 
+            _register_codecs()
             self._zarr = zarr.open_array(str(self.folder), mode="r")
         for i, row in enumerate(rows.tolist()):
             try:
@@ -120,21 +128,27 @@ class FrameReader:
         return out
 
 
-def _without_crc(raw: bytes) -> memoryview:
-    from google_crc32c import value
+def _register_codecs() -> None:
+    from imagecodecs.zarr import register_codecs
 
-    if len(raw) < 4 or value(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-        raise ValueError("its checksum is wrong")
-    return memoryview(raw)[:-4]
+    register_codecs()
 
 
-def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, bool]:
-    """(frames per shard, whether every frame carries a checksum); (0, False) when the array is not as ours are."""
+def _exactly(file: int, size: int, start: int) -> bytes:
+    raw = os.pread(file, size, start)
+    if len(raw) != size:
+        raise ValueError("its file is cut short")
+    return raw
+
+
+def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, Kind, bool]:
+    """(frames per shard, codec, whether every frame carries a checksum); (0, …) when the array is not as ours are."""
     shape, codecs = meta["shape"], meta["codecs"]
+    other: tuple[int, Kind, bool] = (0, "blosc", False)
     try:
         (shard,) = codecs
         inner = shard["configuration"]
-        names = [c["name"] for c in inner["codecs"]]
+        found = from_zarr(inner["codecs"], meta["data_type"])
         plain = (
             meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
             and meta["chunk_grid"]["name"] == "regular"
@@ -144,13 +158,47 @@ def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, bool]:
             and inner.get("index_location", "end") == "end"
             and [c["name"] for c in inner["index_codecs"]] == ["bytes", "crc32c"]
             and inner["index_codecs"][0]["configuration"]["endian"] == "little"
-            and names in (["bytes", "blosc"], ["bytes", "blosc", "crc32c"])
-            and (meta["data_type"] == "uint8" or inner["codecs"][0]["configuration"]["endian"] == "little")
             and not meta["fill_value"]
             and not meta.get("storage_transformers")
         )
     except (KeyError, ValueError, TypeError):
-        return 0, False
-    if not plain:
-        return 0, False
-    return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]), names[-1] == "crc32c"
+        return other
+    if not plain or found is None:
+        return other
+    return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]), *found
+
+
+def shard_path(folder: Path, shard: int, dims: int) -> Path:
+    """The file of one shard of an array whose frames have `dims` dimensions."""
+    return folder.joinpath("c", str(shard), *("0" for _ in range(dims)))
+
+
+def shard_index(places: Sequence[tuple[int, int]]) -> bytes:
+    """The end of a shard that holds frames at `places` (start, size), in order; those that it lacks are marked so."""
+    index = np.full((FRAMES_PER_SHARD, 2), NEVER_WRITTEN, "<u8")
+    index[: len(places)] = np.array(places, "<u8").reshape(-1, 2)
+    return with_crc(index.tobytes())
+
+
+def array_json(rows: int, shape: Sequence[int], dtype: str, kind: Kind, quality: int) -> str:
+    """The zarr.json of a stream of `rows` frames of `shape`, as `FrameReader` and every zarr v3 reader take it."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    shard = {
+        "chunk_shape": [1, *shape],
+        "codecs": to_zarr(kind, dtype, quality),
+        "index_codecs": [little, CRC],
+        "index_location": "end",
+    }
+    array = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [rows, *shape],
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [FRAMES_PER_SHARD, *shape]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [{"name": "sharding_indexed", "configuration": shard}],
+        "attributes": {},
+        "storage_transformers": [],
+    }
+    return json.dumps(array, indent=1)

@@ -5,29 +5,46 @@
         <stream>/value                (T, *shape); images by the frame, in shards; every chunk with its CRC-32C
         <stream>/t_capture_ns         (T,) int64   when each row was true
         <stream>/t_receive_ns         (T,) int64   when we learned it
-    DIR/in-progress/<id>/             an episode being written, or cut off; never read here
+        <stream>/flags                (T,) uint8   STALE, INTERPOLATED, AFTER_DROP, INVALID, INTERVENTION; absent: none
+    DIR/in-progress/<id>/             an episode being written, or cut off; `open` recovers those (see recovery.py)
+    DIR/trash/                        what `ulna data delete` took out
+    DIR/.lock                         held by the one who writes (see lock.py)
 
 A stream is a feature, or `action.requested` (what was asked for, beside `action`, what was sent). Streams carry their
-own times and may differ in length, so recorders of several rates need no other layout. Any zarr v3 reader opens an episode.
+own times and may differ in length: a camera has one row per frame that it took, `action` one per control tick, and the
+episode's `length` is that of `action`. Any zarr v3 reader opens an episode; images need the codecs of `imagecodecs`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .features import ACTION, Features, features_from_json, features_to_json, is_image
+from .codec import CodecError, kind_for
+from .features import ACTION, Features, features_from_json, features_to_json, is_frames
 from .frames import DamagedFrames, FrameReader
+from .lock import Locked, StoreLock
 
-FORMAT, VERSION = "ulna-episodes", 1
+FORMAT, VERSION = "ulna-episodes", 2
 REQUESTED = "action.requested"
+# flags of a row
+STALE = 1  # older than the tick it belongs to: the device had nothing new
+INTERPOLATED = 2  # computed from its neighbours
+AFTER_DROP = 4  # rows were lost just before this one
+INVALID = 8  # the device itself doubts it
+INTERVENTION = 16  # a human overrode the policy
+
+log = logging.getLogger("ulna.datasets")
 
 
 class StoreError(ValueError):
@@ -54,7 +71,20 @@ class Episode:
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
-        return tuple(sorted(p.name for p in self.path.iterdir() if p.is_dir()))
+        return tuple(sorted(p.name for p in self.path.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+    @property
+    def interrupted(self) -> bool:
+        """It was cut off (by a kill, a failing device, Ctrl-C); attrs["interrupted"] says by what."""
+        return bool(self.attrs.get("interrupted"))
+
+    @property
+    def content(self) -> str:
+        """A digest of all rows, times and flags, whatever the folder is called; of older episodes, of its files' dates."""
+        if "content" in self.attrs:
+            return str(self.attrs["content"])
+        stat = (self.path / "zarr.json").stat()
+        return f"{self.path.name}-{stat.st_size}-{stat.st_mtime_ns}"
 
     def rows(self, key: str) -> int:
         """How many rows a stream has."""
@@ -62,14 +92,14 @@ class Episode:
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows `[start, stop)` of a stream `(T, *shape)` in its stored dtype."""
-        if is_image(key):
+        if is_frames(key):
             return self.read_frames(key, range(*slice(start, stop).indices(len(self._reader(key)))))
         return self._read(key, "value", slice(start, stop))
 
     def read_frames(
         self, key: str, rows: Sequence[int] | np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Any `rows` `(N,)` of a stream of images, as `(N, H, W, C)`, into `out` where given. Reads only those frames."""
+        """Any `rows` `(N,)` of a stream of images or depth, as `(N, H, W[, C])`, into `out` where given. Reads only those frames."""
         try:
             return self._reader(key).read(rows, out)
         except DamagedFrames as error:
@@ -78,6 +108,13 @@ class Episode:
     def times_ns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(t_capture_ns, t_receive_ns), each `(T,)` int64."""
         return self._read(key, "t_capture_ns", slice(None)), self._read(key, "t_receive_ns", slice(None))
+
+    def flags(self, key: str) -> np.ndarray:
+        """STALE, INTERPOLATED, … of each row, `(T,)` uint8."""
+        self._require_stream(key)
+        if not (self.path / key / "flags").is_dir():
+            return np.zeros(self.rows(key), np.uint8)
+        return self._read(key, "flags", slice(None))
 
     def _reader(self, key: str) -> FrameReader:
         if key not in self._readers:
@@ -94,7 +131,7 @@ class Episode:
             array = self._group[f"{key}/{part}"]
             # zarr takes a chunk that is gone for one that was never written, and gives zeros. Our writer leaves none out.
             chunk = (self.path / key / part).joinpath("c", *("0" for _ in array.shape))
-            if "streams" in self.attrs and not chunk.is_file():
+            if "streams" in self.attrs and array.shape[0] and not chunk.is_file():
                 raise FileNotFoundError(f"its file {chunk.relative_to(self.path)} is missing")
             return np.asarray(array[rows])
         except StoreError:
@@ -118,7 +155,11 @@ class EpisodeStore:
         self.fps = float(header["fps"])
         self.robot = str(header.get("robot", ""))
         self.provenance: dict[str, Any] = dict(header.get("provenance", {}))
+        self.storage: dict[str, dict[str, Any]] = dict(header.get("storage", {}))
         self._episodes: list[Episode] | None = None
+        self._guard = threading.Lock()
+        self._lock: StoreLock | None = None
+        self._holders = 0
 
     @staticmethod
     def create(
@@ -127,8 +168,13 @@ class EpisodeStore:
         fps: float,
         robot: str = "",
         provenance: Mapping[str, Any] | None = None,
+        storage: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> EpisodeStore:
-        """A new store in a folder that is not there yet or is empty."""
+        """A new store in a folder that is not there yet or is empty.
+
+        storage: how images are kept, by key: `{"codec": "jpeg", "quality": 95}`, and `"resize": true` to shrink what
+        comes to the feature's shape; without, losslessly and in the shape of the feature.
+        """
         path = Path(path)
         if ACTION not in features:
             raise StoreError(
@@ -140,6 +186,13 @@ class EpisodeStore:
             )
         if not 0 < fps < float("inf"):
             raise StoreError(f"fps must be a positive number, not {fps}")
+        for key, how in (storage or {}).items():
+            if key not in features or not is_frames(key):
+                raise StoreError(f"storage is given for {key}, which is no image of this store")
+            try:
+                kind_for(features[key].dtype, how)
+            except CodecError as error:
+                raise StoreError(f"storage of {key}: {error}") from None
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StoreError(f"{path} exists and is not empty: choose another folder, or remove it")
         header = {
@@ -149,6 +202,7 @@ class EpisodeStore:
             "fps": fps,
             "robot": robot,
             "provenance": dict(provenance or {}),
+            "storage": {key: dict(how) for key, how in (storage or {}).items()},
         }
         try:
             (path / "episodes").mkdir(parents=True, exist_ok=True)
@@ -163,7 +217,8 @@ class EpisodeStore:
         return EpisodeStore(path, header)
 
     @staticmethod
-    def open(path: str | Path) -> EpisodeStore:
+    def open(path: str | Path, recover: bool = True) -> EpisodeStore:
+        """Recovers what an earlier process left in progress, unless somebody is writing or the disk is read-only."""
         path = Path(path)
         if not path.exists():
             raise StoreError(
@@ -183,7 +238,10 @@ class EpisodeStore:
                     f"{path} was written by a newer Ulna (store version {header['version']}, this one reads {VERSION}): "
                     "update Ulna"
                 )
-            return EpisodeStore(path, header)
+            store = EpisodeStore(path, header)
+            if recover and store.interrupted():
+                store.recover()
+            return store
         except StoreError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -194,7 +252,9 @@ class EpisodeStore:
         """Finished episodes in the order they were recorded."""
         if self._episodes is None:
             try:
-                folders = sorted(p for p in (self.path / "episodes").iterdir() if p.is_dir())
+                folders = sorted(
+                    p for p in (self.path / "episodes").iterdir() if p.is_dir() and not p.name.startswith(".")
+                )
             except OSError as error:
                 raise StoreError(f"{self.path / 'episodes'} cannot be read: {error.strerror}") from None
             self._episodes = [Episode(p, i, _attrs(p)) for i, p in enumerate(folders)]
@@ -204,13 +264,77 @@ class EpisodeStore:
         return len(self.episodes)
 
     def interrupted(self) -> list[Path]:
-        """Folders of episodes that were being written and never finished."""
+        """Folders of episodes that are being written or were cut off, and what a recorder left to be recovered."""
         folder = self.path / "in-progress"
-        return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+        try:
+            return sorted(p for p in folder.iterdir() if not p.name.startswith(".discarded-"))
+        except OSError:
+            return []
+
+    def recover(self, wait: bool = False) -> list[Path]:
+        """Make episodes of what was cut off; the folders of those that came back. Does nothing while somebody writes
+        (with `wait`, StoreError names them) or where the disk is read-only."""
+        from .recovery import recover
+
+        try:
+            with self._exclusive(wait):
+                found, problems = recover(self.path)
+        except OSError as error:
+            if wait:
+                raise StoreError(f"{self.path} cannot be recovered: {_why(error)}") from None
+            return []
+        for problem in problems:
+            log.warning("%s", problem)
+        if found:
+            self.refresh()
+            names = ", ".join(p.name for p in found)
+            log.warning("%s: recovered %s, which had been cut off", self.path, names)
+        return found
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[StoreLock]:
+        """Hold the writer's lock of this store. Re-entrant on this object; StoreError when another process, or another
+        object in this one, holds it."""
+        try:
+            with self._exclusive(wait=True) as lock:
+                yield lock
+        except Locked as error:
+            raise StoreError(str(error)) from None
+        except _LockFailed as error:
+            raise StoreError(f"cannot write to {self.path}: {error}") from None
+
+    @contextlib.contextmanager
+    def _exclusive(self, wait: bool) -> Iterator[StoreLock]:
+        with self._guard:
+            if self._lock is None:
+                try:
+                    self._lock = StoreLock(self.path, wait)
+                except Locked:
+                    raise
+                except OSError as error:
+                    raise _LockFailed(error.strerror or str(error)) from None
+            lock = self._lock
+            self._holders += 1
+        try:
+            yield lock
+        finally:
+            with self._guard:
+                self._holders -= 1
+                if self._holders == 0 and self._lock is not None:
+                    self._lock.release()
+                    self._lock = None
 
     def refresh(self) -> None:
         """Look at the folder again."""
         self._episodes = None
+
+
+class _LockFailed(OSError):
+    """The lock's file cannot be made."""
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _attrs(folder: Path) -> dict[str, Any]:

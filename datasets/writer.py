@@ -1,204 +1,156 @@
-"""The recorder's writer: a subscriber of the episode loop that puts one episode at a time into a store.
+"""The writer within one process: a subscriber of the episode loop that puts one episode at a time into a store.
 
-Rows are checked when they arrive. Images go to disk by the shard, the rest when the episode ends; the finished episode
-appears in the store by one rename, so a reader never sees half of one and a killed writer harms no finished one.
+Rows are checked when they arrive and are durable when `tick` or `append` returns (see in_progress.py); the finished episode
+appears in the store by one rename. Where the loop must not wait for encoding or disk, `recorder.Recorder` does the same
+behind a ring in shared memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import secrets
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+import weakref
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from .features import ACTION, Feature, is_image
-from .store import REQUESTED, EpisodeStore, StoreError
+from .codec import encode
+from .in_progress import InProgress, Sample
+from .intake import Intake, Row, fit, require_json
+from .recovery import next_number
+from .store import EpisodeStore, StoreError
 
-FRAMES_PER_SHARD, SHARD_BYTES = 64, 16 << 20  # at most, before compression
+Durability = Literal["process", "power"]
 
 
 class EpisodeWriter:
-    """`start`, `tick` per control tick, then `end` or `discard`. Usable again for the next episode."""
+    """`start`, `tick` per control tick, then `end` or `discard`. Usable again for the next episode.
 
-    def __init__(self, store: EpisodeStore) -> None:
-        self.store = store
-        self._streams: dict[str, _Stream] = {}
-        self._folder: Path | None = None
-        self._meta: dict[str, Any] = {}
-        self._rows = 0
-        self._index = 0
+    Holds the store's lock until `close` (or the end of `with`). durability: "process" outlives `kill -9`; "power" a power
+    cut too, at most half a second behind. own_rate: features that come by `append` at their own rate.
+    """
+
+    def __init__(
+        self, store: EpisodeStore, durability: Durability = "process", own_rate: Collection[str] = ()
+    ) -> None:
+        self.store, self.durability = store, durability
+        self._intake = Intake(store, own_rate)
+        self._episode: InProgress | None = None
+        self._seq = 0
+        holding = contextlib.ExitStack()
+        holding.enter_context(store.writing())
+        self._release = weakref.finalize(self, holding.close)  # for those who forget `close`
+
+    def close(self) -> None:
+        """Let another writer have the store. An episode in progress stays, to be recovered when the store is opened."""
+        if self._episode is not None:
+            self._episode.close()
+            self._episode = None
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def start(self, meta: Mapping[str, Any]) -> None:
         """Begin an episode. meta: JSON values; `task` is the instruction in words."""
-        if self._folder is not None:
+        if self._episode is not None:
             raise StoreError("an episode is being written already: end or discard it first")
-        _require_json(meta)
-        self._meta, self._streams, self._rows = dict(meta), {}, 0
+        if not self._release.alive:
+            raise StoreError("this writer was closed: make a new one")
+        require_json(meta)
         with self._disk():
-            self._index = self._next_index()
-        self._folder = self.store.path / "in-progress" / secrets.token_hex(6)
-        with self._disk():
-            import zarr
+            self._intake.begin(next_number(self.store.path))
+            folder = self.store.path / "in-progress" / secrets.token_hex(6)
+            self._episode = InProgress.create(
+                folder, self._intake.streams, meta, power=self.durability == "power"
+            )
+        self._seq = 0
 
-            self._folder.parent.mkdir(exist_ok=True)
-            zarr.open_group(str(self._folder), mode="w-", zarr_format=3)
-
-    def tick(self, values: Mapping[str, np.ndarray], times_ns: Mapping[str, tuple[int, int]]) -> None:
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int] | None = None,
+    ) -> None:
         """Append one row of every feature, with `action.requested` if given. Other keys are ignored.
 
-        times_ns: key → (t_capture_ns, t_receive_ns). StoreError names the episode, frame and key that do not fit.
+        times_ns: key → (t_capture_ns, t_receive_ns). An image captured when the last one was is not stored again. StoreError
+        names the episode, frame and key that do not fit; what was appended before stays.
         """
-        if self._folder is None:
-            raise StoreError("no episode has been started")
-        where = f"episode {self._index}, frame {self._rows}"
-        checked = {}
-        for key, feature in self.store.features.items():
-            if key not in values:
-                raise StoreError(f"{where}: no value for {key}")
-            checked[key] = _check(values[key], feature, key, where)
-        if REQUESTED in values:
-            checked[REQUESTED] = _check(values[REQUESTED], self.store.features[ACTION], REQUESTED, where)
-        if untimed := [k for k in checked if k not in times_ns]:
-            raise StoreError(f"{where}: no times for {untimed[0]}")
-        if self._rows == 0:
-            self._streams = {k: _Stream(self._folder, k) for k in checked}
-        elif set(checked) != set(self._streams):
-            raise StoreError(f"{where}: its streams differ from those of the episode's first frame")
-        with self._disk():
-            for key, value in checked.items():
-                self._streams[key].append(value, times_ns[key])
-        self._rows += 1
+        self._started()
+        self._put(self._intake.tick(values, times_ns, flags))
+
+    def append(
+        self, key: str, value: np.ndarray, t_capture_ns: int, t_receive_ns: int, flags: int = 0
+    ) -> None:
+        """Append one row of one stream."""
+        self._started()
+        self._put([self._intake.one(key, value, t_capture_ns, t_receive_ns, flags)])
 
     def end(self, meta: Mapping[str, Any]) -> None:
         """Finish the episode; `meta` (such as `success`) joins what `start` was given. Without rows: discarded."""
-        if self._folder is None:
-            raise StoreError("no episode has been started")
-        if self._rows == 0:
+        episode = self._started()
+        if not any(episode.rows):
             self.discard()
             return
-        _require_json(meta)
+        require_json(meta)
         with self._disk():
-            import zarr
-
-            for stream in self._streams.values():
-                stream.finish()
-            group = zarr.open_group(str(self._folder), mode="r+")
-            streams = {k: {"rows": self._rows} for k in self._streams}
-            group.update_attributes({**self._meta, **meta, "length": self._rows, "streams": streams})
-            name = f"{self._next_index():06d}-{self._folder.name}"
-            os.rename(self._folder, self.store.path / "episodes" / name)
-        self._folder = None
+            episode.finish(meta, self.store.path / "episodes", next_number(self.store.path))
+        self._episode = None
         self.store.refresh()
+
+    def interrupt(self, reason: str) -> None:
+        """The episode broke off: kept, and marked as interrupted. Nothing when none is in progress."""
+        if self._episode is not None:
+            self.end({"interrupted": reason})
 
     def discard(self) -> None:
         """Forget the episode in progress, if any."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._episode is not None:
+            self._episode.discard()
+            self._episode = None
 
-    def _next_index(self) -> int:
-        names = (p.name for p in (self.store.path / "episodes").iterdir())
-        return max((int(n.split("-")[0]) + 1 for n in names if n.split("-")[0].isdigit()), default=0)
+    def _started(self) -> InProgress:
+        if self._episode is None:
+            raise StoreError("no episode has been started")
+        return self._episode
+
+    def _put(self, rows: list[Row]) -> None:
+        episode = self._started()
+        samples = [encoded(row, episode) for row in rows]
+        with self._disk():
+            episode.append(self._seq, samples)
+        self._seq += 1
 
     @contextlib.contextmanager
     def _disk(self) -> Any:
-        """A write that fails gives up the episode in progress, and only that."""
+        """A write that fails ends the episode in progress, and only that; its rows wait on disk to be recovered."""
         try:
             yield
         except OSError as error:
-            self.discard()
+            rows = 0
+            if self._episode is not None:
+                rows = self._episode.rows[0]
+                self._episode.close()
+                self._episode = None
+            kept = (
+                f"its {rows} frames come back when the dataset is opened with room to write" if rows else ""
+            )
             raise StoreError(
-                f"cannot write to {self.store.path}: {error.strerror or error}; the episode in progress is given up, "
-                "finished episodes are intact"
+                f"cannot write to {self.store.path}: {error.strerror or error}; the episode in progress is cut off, "
+                f"{kept or 'it had no frames'}; finished episodes are intact"
             ) from error
 
 
-def _check(value: np.ndarray, feature: Feature, key: str, where: str) -> np.ndarray:
-    value = np.asarray(value)
-    if value.shape != feature.shape:
-        raise StoreError(f"{where}: {key} has shape {value.shape}, the store's feature has {feature.shape}")
-    if value.dtype != feature.dtype:
-        raise StoreError(f"{where}: {key} is {value.dtype}, the store's feature is {feature.dtype}")
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise StoreError(f"{where}: {key} holds a value that is not finite")
-    return value
-
-
-class _Stream:
-    """The rows of one stream: images a shard at a time, vectors at the end."""
-
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key, self.image = folder, key, is_image(key)
-        self.rows: list[np.ndarray] = []
-        self.times: list[tuple[int, int]] = []
-        self.written = 0
-        self.array: Any = None
-        self.per_shard = 0
-
-    def append(self, value: np.ndarray, times_ns: tuple[int, int]) -> None:
-        self.per_shard = self.per_shard or max(1, min(FRAMES_PER_SHARD, SHARD_BYTES // max(1, value.nbytes)))
-        self.rows.append(value.copy())
-        self.times.append(times_ns)
-        if self.image and len(self.rows) == self.per_shard:
-            self._flush()
-
-    def finish(self) -> None:
-        if self.rows:
-            self._flush()
-        times = np.asarray(self.times, np.int64).reshape(-1, 2)
-        for part, column in (("t_capture_ns", 0), ("t_receive_ns", 1)):
-            self._create(part, times[:, column], times[:, column].shape, None)[:] = times[:, column]
-
-    def _flush(self) -> None:
-        block = np.stack(self.rows)
-        if self.array is None:
-            shape = block.shape[1:]
-            chunks, shards = ((1, *shape), (self.per_shard, *shape)) if self.image else (block.shape, None)
-            self.array = self._create("value", block, chunks, shards)
-        if self.written:
-            self.array.resize((self.written + len(block), *block.shape[1:]))
-        self.array[self.written : self.written + len(block)] = block
-        self.written += len(block)
-        self.rows = []
-
-    def _create(
-        self, part: str, first: np.ndarray, chunks: tuple[int, ...], shards: tuple[int, ...] | None
-    ) -> Any:
-        import zarr
-        from zarr.codecs import BloscCodec, Crc32cCodec
-
-        codec = BloscCodec(
-            cname="zstd", clevel=1 if shards else 5, shuffle=_shuffle(first) if shards else "shuffle"
-        )
-        return zarr.create_array(
-            str(self.folder),
-            name=f"{self.key}/{part}",
-            shape=first.shape,
-            dtype=first.dtype,
-            chunks=chunks,
-            shards=shards,
-            compressors=[codec, Crc32cCodec()],
-            # zarr leaves out a chunk of zeros by default; then one that got lost could not be told from a black frame
-            config={"write_empty_chunks": True},
-        )
-
-
-def _shuffle(frames: np.ndarray) -> Literal["noshuffle", "bitshuffle"]:
-    """Noisy pixels compress better bit by bit (by 10 % at 96×96), smooth ones as they are (by 12 % at 640×480)."""
-    from numcodecs.blosc import Blosc
-
-    plain, bits = (len(Blosc("zstd", 1, s).encode(frames[0])) for s in (Blosc.NOSHUFFLE, Blosc.BITSHUFFLE))
-    return "bitshuffle" if bits < plain else "noshuffle"
-
-
-def _require_json(meta: Mapping[str, Any]) -> None:
-    try:
-        json.dumps(dict(meta), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"what is noted about an episode must be JSON: {error}") from None
+def encoded(row: Row, episode: InProgress) -> Sample:
+    """`row` as it goes to disk."""
+    stream = episode.streams[row.stream]
+    if stream.kind:
+        data = encode(fit(row.value, stream), stream.kind, stream.quality)
+    else:
+        data = np.ascontiguousarray(row.value).tobytes()
+    return Sample(row.stream, row.flags, row.t_capture_ns, row.t_receive_ns, data)

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import zarr
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
+from imagecodecs.zarr import register_codecs
 
 from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch, require_same
+from ulna.datasets.frames import FRAMES_PER_SHARD
 from ulna.datasets.info import describe
 from ulna.datasets.store import REQUESTED, EpisodeStore, StoreError
-from ulna.datasets.writer import FRAMES_PER_SHARD, EpisodeWriter
+from ulna.datasets.writer import EpisodeWriter
 
 
 def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
@@ -49,6 +51,10 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no stream observation.images.top; it has action"):
         episode.read("observation.images.top")
     # and without us, by any zarr reader
+    register_codecs()
+    np.testing.assert_array_equal(
+        zarr.open_array(str(episode.path / CAMERA / "value"), mode="r")[3], rows[3][CAMERA]
+    )
     group: Any = zarr.open_group(str(episode.path), mode="r")
     assert group.attrs["length"] == 71
     np.testing.assert_array_equal(group[f"{STATE}/value"][3], rows[3][STATE])
@@ -91,31 +97,42 @@ def test_a_row_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, np.n
     assert len(EpisodeStore.open(tmp_path / "d")) == 2
 
 
-def test_a_killed_writer_harms_no_finished_episode(tmp_path: Path) -> None:
+def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
     write_store(tmp_path / "d", features=WITH_IMAGE)
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from contracts.data import *;"
         "w = EpisodeWriter(EpisodeStore.open(sys.argv[1])); w.start({}); r = np.random.default_rng(0)\n"
         "for t in range(10**6):\n v = frame(r, WITH_IMAGE, t); w.tick(v, dict.fromkeys(v, (t, t)))\n"
-        " if t == 80: print('going', flush=True)"
+        " print(t, flush=True)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parent)], stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == b"going\n"
-    time.sleep(0.1)
+    while process.stdout.readline() != b"80\n":
+        pass
+    with pytest.raises(StoreError, match=rf"is being written by process {process.pid} \("):
+        EpisodeWriter(EpisodeStore.open(tmp_path / "d"))
+    time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
+    acknowledged = int(process.stdout.read().split()[-1]) + 1
     process.wait()
     process.stdout.close()
     store = EpisodeStore.open(tmp_path / "d")
-    assert [e.length for e in store.episodes] == [20, 13]
-    assert len(store.interrupted()) == 1
+    assert [e.length for e in store.episodes[:2]] == [20, 13]
     assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
-    assert describe(store)["interrupted"] == [store.interrupted()[0].name]
+    cut_off = store.episodes[2]
+    assert cut_off.interrupted
+    assert not store.interrupted()
+    assert acknowledged <= cut_off.length <= acknowledged + 1
+    rng = np.random.default_rng(0)
+    rows = [frame(rng, WITH_IMAGE, t) for t in range(cut_off.length)]
+    for key in WITH_IMAGE:
+        np.testing.assert_array_equal(cut_off.read(key), np.stack([r[key] for r in rows]))
+        assert cut_off.times_ns(key)[0].tolist() == list(range(cut_off.length))
 
 
-def test_a_full_disk_is_one_sentence_and_costs_one_episode(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path: Path) -> None:
     write_store(tmp_path / "d")
     code = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *;"
@@ -123,15 +140,16 @@ def test_a_full_disk_is_one_sentence_and_costs_one_episode(tmp_path: Path) -> No
         "w = EpisodeWriter(EpisodeStore.open(sys.argv[1])); r = np.random.default_rng(0); w.start({})\n"
         "for t in range(4000):\n v = frame(r, FEATURES, t); w.tick(v, dict.fromkeys(v, (t, t)))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "try: w.end({})\nexcept StoreError as e: print(e)"
+        "try: w.end({'score': 1})\nexcept StoreError as e: print(e)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "cannot write to" in done.stdout
     assert "finished episodes are intact" in done.stdout
     store = EpisodeStore.open(tmp_path / "d")
-    assert [e.length for e in store.episodes] == [20, 13]
+    assert [e.length for e in store.episodes] == [20, 13, 4000]
     assert not store.interrupted()
+    assert store.episodes[2].interrupted
 
 
 def test_folders_that_are_no_store_are_refused(tmp_path: Path) -> None:

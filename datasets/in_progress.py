@@ -1,0 +1,473 @@
+"""An episode while it is written: it grows in its final layout, beside a log that makes every row durable as it comes.
+
+    in-progress/<id>/<stream>/value/c/...   shards of frames, appended to; their index follows when they are full
+    in-progress/<id>/.recording/log         every row: vectors whole, frames by their place in a shard
+
+A record of the log is one `append`, ends complete or not at all (length and CRC-32C), and is written after the frames that
+it names, so a process killed at any instant leaves everything that `append` returned for. After a power cut the disk may
+lack what the log names, or the log what the disk holds; `resume` checks every frame and goes back to the last good record.
+
+The episode is finished when its own zarr.json is there, which comes last and by a rename; the rename of the folder into
+`episodes/` follows. Whoever finds the folder can therefore finish it, again and again, with the same result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google_crc32c import value as crc32c
+
+from .codec import Kind, without_crc
+from .features import ACTION
+from .frames import FRAMES_PER_SHARD, array_json, shard_index, shard_path
+from .vectors import write_vector
+
+LOG = Path(".recording") / "log"
+RECORD = struct.Struct("<IIB3xQ")  # CRC-32C of all that follows, bytes of payload, kind, sequence number
+HEADER, SAMPLES, END = 1, 2, 3
+ENTRY = struct.Struct("<HBxIqq")  # stream, flags, bytes of data, t_capture_ns, t_receive_ns
+PLACE = struct.Struct("<IQI")  # shard, first byte, bytes
+MAX_PAYLOAD = 1 << 28
+SYNC_EVERY_S = 0.2
+
+
+class UnreadableLog(ValueError):
+    """The beginning of a log is not ours; nothing can be recovered from it."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One array of an episode. kind: the codec of frames, None for vectors."""
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: Kind | None = None
+    quality: int = 95
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a stream, by its number; data: a vector's bytes, or an encoded frame."""
+
+    stream: int
+    flags: int
+    t_capture_ns: int
+    t_receive_ns: int
+    data: bytes
+
+
+class InProgress:
+    """`create` or `resume`, `append` rows, then `finish` or `discard`; `close` leaves it as it is, to be resumed."""
+
+    def __init__(self, folder: Path, streams: Sequence[Stream], meta: Mapping[str, Any], power: bool) -> None:
+        self.folder, self.streams, self.meta = folder, tuple(streams), dict(meta)
+        self.last_seq = -1
+        self.end: dict[str, Any] | None = None  # what an END record held
+        self.rows = [0] * len(self.streams)
+        self._columns: list[list[tuple[int, int, int]]] = [
+            [] for _ in streams
+        ]  # t_capture_ns, t_receive_ns, flags
+        self._vectors: list[list[bytes]] = [[] for _ in streams]
+        self._places: list[list[tuple[int, int]]] = [[] for _ in streams]
+        self._crcs: list[list[int]] = [[] for _ in streams]
+        self._shards: dict[int, int] = {}  # stream -> its open file
+        self._log = -1
+        self._log_end = 0
+        self._power = _Committer(self) if power else None
+
+    @staticmethod
+    def create(
+        folder: Path, streams: Sequence[Stream], meta: Mapping[str, Any], power: bool = False
+    ) -> InProgress:
+        """power: rows survive a power cut too, at most half a second behind."""
+        (folder / LOG).parent.mkdir(parents=True)
+        episode = InProgress(folder, streams, meta, power)
+        episode._log = os.open(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        header = {
+            "format": "ulna-recording",
+            "version": 1,
+            "meta": dict(meta),
+            "streams": list(map(asdict, streams)),
+        }
+        try:
+            episode._record(HEADER, 0, json.dumps(header).encode())
+            if power:
+                os.fsync(episode._log)
+                _sync_folders(folder / LOG.parent, folder.parent)
+        except BaseException:
+            episode.close()
+            raise
+        episode.last_seq = -1
+        return episode
+
+    @staticmethod
+    def resume(folder: Path, power: bool = False) -> InProgress:
+        """The episode up to its last whole record; what lies behind that is cut off. UnreadableLog, OSError."""
+        log = os.open(folder / LOG, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            raw = memoryview(_whole(log))
+            records = _records(raw)
+            end, kind, _, payload = next(records, (0, 0, 0, raw[:0]))
+            if kind != HEADER:
+                raise UnreadableLog(f"{folder / LOG} does not begin like a recording")
+            try:
+                header = json.loads(bytes(payload))
+                streams = [Stream(**{**s, "shape": tuple(s["shape"])}) for s in header["streams"]]
+                if header["format"] != "ulna-recording" or int(header["version"]) > 1:
+                    raise UnreadableLog(f"{folder / LOG} was written by a newer Ulna: update Ulna")
+                episode = InProgress(folder, streams, header["meta"], power)
+            except (KeyError, TypeError, json.JSONDecodeError) as error:
+                raise UnreadableLog(f"{folder / LOG} does not begin like a recording ({error!r})") from None
+            episode._log, episode._log_end = log, end
+        except BaseException:
+            os.close(log)
+            raise
+        for end, kind, seq, payload in records:
+            if kind == END:
+                episode.end = json.loads(bytes(payload))
+            elif kind == SAMPLES and not episode._replay(payload):
+                break
+            episode.last_seq, episode._log_end = seq, end
+        os.ftruncate(log, episode._log_end)
+        episode._cut_shards()
+        return episode
+
+    def append(self, seq: int, samples: Sequence[Sample]) -> None:
+        """Durable when it returns (see the module). All of `samples` or, after a kill, none. OSError: none."""
+        parts: list[bytes] = []
+        noted: list[int] = []
+        try:
+            for s in samples:
+                data = s.data
+                if self.streams[s.stream].kind:
+                    place = self._write_frame(s)
+                    data = PLACE.pack(len(self._places[s.stream]) // FRAMES_PER_SHARD, *place)
+                    self._note_frame(s, place)
+                    noted.append(s.stream)
+                parts += (ENTRY.pack(s.stream, s.flags, len(data), s.t_capture_ns, s.t_receive_ns), data)
+            self._record(SAMPLES, seq, b"".join(parts))
+        except OSError:
+            for stream in noted:
+                self._places[stream].pop()
+                self._crcs[stream].pop()
+            raise
+        for s in samples:
+            self._note_row(s)
+
+    def finish(self, meta: Mapping[str, Any], episodes: Path, number: int) -> Path:
+        """Make it an episode of the folder `episodes`, under `number`; meta joins what `create` was given. OSError: it
+        stays in progress, whole."""
+        if self.end is None:
+            self._record(END, self.last_seq + 1, json.dumps(dict(meta)).encode())
+            self.end = dict(meta)
+        for i, stream in enumerate(self.streams):
+            if stream.kind:
+                self._finish_frames(i, stream)
+            elif self.rows[i] or stream.key != "action.requested":
+                self._finish_vectors(i, stream)
+        there = [i for i, s in enumerate(self.streams) if (self.folder / s.key).is_dir()]
+        attrs = {
+            **self.meta,
+            **meta,
+            "length": self.rows[[s.key for s in self.streams].index(ACTION)],
+            "streams": {self.streams[i].key: {"rows": self.rows[i]} for i in there},
+            "content": self._digest(there),
+        }
+        group = {"zarr_format": 3, "node_type": "group", "attributes": attrs}
+        new = self.folder / ".zarr.json"
+        new.write_text(json.dumps(group, indent=1))
+        self.close()
+        if self._power:
+            _sync_tree(self.folder)
+        os.replace(new, self.folder / "zarr.json")
+        if self._power:
+            _sync_folders(self.folder)
+        return put_in_place(self.folder, episodes, number, self._power is not None)
+
+    def discard(self) -> None:
+        """Forget it. Renamed first, so that a kill does not leave half of it to be recovered."""
+        self.close()
+        forget(self.folder)
+
+    def sync(self) -> None:
+        """Everything appended is on the disk's platters."""
+        if self._power:
+            self._power.sync()
+        else:
+            for file in (*self._shards.values(), self._log):
+                os.fsync(file)
+
+    def close(self) -> None:
+        if self._power:
+            self._power.stop()
+        for file in (*self._shards.values(), self._log):
+            with contextlib.suppress(OSError):
+                os.close(file)
+        self._shards, self._log = {}, -1
+
+    # the log
+
+    def _record(self, kind: int, seq: int, payload: bytes) -> None:
+        head = RECORD.pack(0, len(payload), kind, seq)[4:]
+        record = crc32c(head + payload).to_bytes(4, "little") + head + payload
+        try:
+            _write_all(self._log, record, self._log_end)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._log, self._log_end)
+            raise
+        self._log_end += len(record)
+        self.last_seq = seq
+
+    def _replay(self, payload: memoryview) -> bool:
+        """Take the rows of one record; False when a frame that it names is not there, and then none of them."""
+        at, samples = 0, []
+        while at < len(payload):
+            stream, flags, size, t_capture, t_receive = ENTRY.unpack_from(payload, at)
+            data = bytes(payload[at + ENTRY.size : at + ENTRY.size + size])
+            samples.append(Sample(stream, flags, t_capture, t_receive, data))
+            at += ENTRY.size + size
+        checked = []
+        for s in samples:
+            if self.streams[s.stream].kind:
+                shard, start, size = PLACE.unpack(s.data)
+                try:
+                    with open(self._shard_file(s.stream, shard), "rb") as file:
+                        frame = os.pread(file.fileno(), size, start)
+                    without_crc(frame)
+                except (OSError, ValueError):
+                    return False
+                checked.append((Sample(s.stream, 0, 0, 0, frame[-4:]), (start, size)))
+        for s, place in checked:
+            self._note_frame(s, place)
+        for s in samples:
+            self._note_row(s)
+        return True
+
+    def _note_row(self, s: Sample) -> None:
+        self.rows[s.stream] += 1
+        self._columns[s.stream].append((s.t_capture_ns, s.t_receive_ns, s.flags))
+        if not self.streams[s.stream].kind:
+            self._vectors[s.stream].append(s.data)
+
+    # the shards
+
+    def _write_frame(self, s: Sample) -> tuple[int, int]:
+        shard, in_shard = divmod(len(self._places[s.stream]), FRAMES_PER_SHARD)
+        start = sum(self._places[s.stream][-1]) if in_shard else 0
+        if not in_shard and s.stream in self._shards:
+            self._complete_shard(s.stream)
+        if s.stream not in self._shards:
+            path = self._shard_file(s.stream, shard)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._shards[s.stream] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if self._power:
+                self._power.new_folders |= {p for p in path.parents if p.is_relative_to(self.folder)}
+        _write_all(self._shards[s.stream], s.data, start)
+        return start, len(s.data)
+
+    def _note_frame(self, s: Sample, place: tuple[int, int]) -> None:
+        self._places[s.stream].append(place)
+        self._crcs[s.stream].append(int.from_bytes(s.data[-4:], "little"))
+
+    def _shard_file(self, stream: int, shard: int) -> Path:
+        s = self.streams[stream]
+        return shard_path(self.folder / s.key / "value", shard, len(s.shape))
+
+    def _complete_shard(self, stream: int) -> None:
+        """Put the index behind the frames of the stream's last shard, and close it."""
+        places = self._places[stream]
+        first = (len(places) - 1) // FRAMES_PER_SHARD * FRAMES_PER_SHARD
+        file = self._shards.pop(stream)
+        try:
+            _write_all(file, shard_index(places[first:]), sum(places[-1]))
+        finally:
+            if self._power:
+                self._power.retire(file)
+            else:
+                os.close(file)
+
+    def _cut_shards(self) -> None:
+        """After `resume`: away with what no record names; complete the shards that are full, reopen the last one."""
+        for i, stream in enumerate(self.streams):
+            if not stream.kind:
+                continue
+            places, shard = self._places[i], 0
+            for shard, first in enumerate(range(0, len(places), FRAMES_PER_SHARD)):
+                of_shard = places[first : first + FRAMES_PER_SHARD]
+                file = os.open(self._shard_file(i, shard), os.O_RDWR | os.O_CLOEXEC)
+                os.ftruncate(file, sum(of_shard[-1]))
+                if len(of_shard) == FRAMES_PER_SHARD:
+                    try:
+                        _write_all(file, shard_index(of_shard), sum(of_shard[-1]))
+                    finally:
+                        os.close(file)
+                else:
+                    self._shards[i] = file
+            following = shard + 1 if places else 0
+            with contextlib.suppress(FileNotFoundError):
+                self._shard_file(i, following).unlink()
+
+    # finishing
+
+    def _finish_frames(self, i: int, stream: Stream) -> None:
+        folder = self.folder / stream.key / "value"
+        folder.mkdir(parents=True, exist_ok=True)
+        if i in self._shards:
+            self._complete_shard(i)
+        text = array_json(self.rows[i], stream.shape, stream.dtype, stream.kind or "blosc", stream.quality)
+        (folder / "zarr.json").write_text(text)
+        self._finish_columns(i, stream)
+
+    def _finish_vectors(self, i: int, stream: Stream) -> None:
+        values = np.frombuffer(b"".join(self._vectors[i]), stream.dtype).reshape(self.rows[i], *stream.shape)
+        write_vector(self.folder / stream.key / "value", values)
+        self._finish_columns(i, stream)
+
+    def _finish_columns(self, i: int, stream: Stream) -> None:
+        columns = np.array(self._columns[i], np.int64).reshape(-1, 3)
+        write_vector(self.folder / stream.key / "t_capture_ns", columns[:, 0])
+        write_vector(self.folder / stream.key / "t_receive_ns", columns[:, 1])
+        if columns[:, 2].any():
+            write_vector(self.folder / stream.key / "flags", columns[:, 2].astype(np.uint8))
+        (self.folder / stream.key / "zarr.json").write_text(
+            json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
+        )
+
+    def _digest(self, streams: Sequence[int]) -> str:
+        """Of all rows, times and flags; what is noted about the episode (task, success, …) has no part in it."""
+        digest = hashlib.blake2b(digest_size=16)
+        for i in sorted(streams, key=lambda i: self.streams[i].key):
+            s = self.streams[i]
+            digest.update(json.dumps([s.key, list(s.shape), s.dtype, s.kind, self.rows[i]]).encode())
+            digest.update(np.array(self._columns[i], np.int64).tobytes())
+            digest.update(
+                np.array(self._crcs[i], np.uint32).tobytes() if s.kind else b"".join(self._vectors[i])
+            )
+        return digest.hexdigest()
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether everything of an episode in progress is written and only its place is missing."""
+    return (folder / "zarr.json").is_file()
+
+
+def put_in_place(folder: Path, episodes: Path, number: int, power: bool = False) -> Path:
+    """The last step: the log goes, and the folder becomes an episode."""
+    shutil.rmtree(folder / LOG.parent, ignore_errors=True)
+    target = episodes / f"{number:06d}-{folder.name}"
+    os.rename(folder, target)
+    if power:
+        _sync_folders(episodes, folder.parent)
+    return target
+
+
+def forget(folder: Path) -> None:
+    gone = folder.parent / f".discarded-{folder.name}"
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+class _Committer:
+    """A thread that puts the log and the shards on the disk's platters every `SYNC_EVERY_S` (group commit)."""
+
+    def __init__(self, episode: InProgress) -> None:
+        self.episode = episode
+        self.new_folders: set[Path] = set()
+        self.retired: list[int] = []
+        self._guard = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
+        self._thread.start()
+
+    def retire(self, file: int) -> None:
+        with self._guard:
+            self.retired.append(file)
+
+    def sync(self) -> None:
+        """Frames before the log that names them. An error shows in the next write."""
+        with self._guard:
+            closing, self.retired = self.retired, []
+            open_now = [
+                os.dup(f) for f in (*list(self.episode._shards.values()), self.episode._log) if f >= 0
+            ]
+        folders, self.new_folders = self.new_folders, set()
+        for file in (*closing, *open_now):
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        for folder in folders:
+            _sync_folders(folder)
+
+    def stop(self) -> None:
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._thread.join()
+            with contextlib.suppress(OSError):
+                self.sync()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(SYNC_EVERY_S):
+            with contextlib.suppress(OSError):
+                self.sync()
+
+
+def _whole(file: int) -> bytes:
+    size, parts = os.fstat(file).st_size, []
+    while size > 0 and (part := os.pread(file, min(size, 1 << 24), sum(map(len, parts)))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _records(raw: memoryview) -> Any:
+    """(where it ends, kind, sequence number, payload) of each whole record, up to the first that is not."""
+    at = 0
+    while at + RECORD.size <= len(raw):
+        crc, size, kind, seq = RECORD.unpack_from(raw, at)
+        end = at + RECORD.size + size
+        if size > MAX_PAYLOAD or end > len(raw) or crc32c(bytes(raw[at + 4 : end])) != crc:
+            return
+        yield end, kind, seq, raw[at + RECORD.size : end]
+        at = end
+
+
+def _write_all(file: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, at)
+        view, at = view[written:], at + written
+
+
+def _sync_folders(*folders: Path) -> None:
+    for folder in folders:
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            file = os.open(os.path.join(root, name), os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        _sync_folders(Path(root))

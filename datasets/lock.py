@@ -1,0 +1,82 @@
+"""One writer at a time: an exclusive `flock` on `DIR/.lock`, which the kernel drops when its holders are dead."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+PATIENCE_S = 0.5  # somebody who only opens the store may hold the lock for a moment, to recover
+DRAINING_S = 20.0  # a recorder whose control process was killed still empties its ring
+
+
+class Locked(OSError):
+    """Another process writes to the store; the message is one sentence that names it."""
+
+
+class StoreLock:
+    """Holds the lock from construction to `release()`. Raises Locked, or OSError where the folder cannot be written.
+
+    `fileno` may be handed to a child, which then holds the lock too until it closes it or dies.
+    """
+
+    def __init__(self, folder: Path, wait: bool = True) -> None:
+        self.fileno = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self._acquire(folder, wait)
+            mine = {"pid": os.getpid(), "command": _command(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            with contextlib.suppress(OSError):  # a full disk takes nothing from the lock itself
+                os.ftruncate(self.fileno, 0)
+                os.pwrite(self.fileno, json.dumps(mine).encode(), 0)
+        except BaseException:
+            os.close(self.fileno)
+            raise
+
+    def release(self) -> None:
+        if self.fileno >= 0:
+            os.close(self.fileno)
+            self.fileno = -1
+
+    def _acquire(self, folder: Path, wait: bool) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(self.fileno, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                owner = _owner(self.fileno)
+                patience = PATIENCE_S if _alive(owner.get("pid")) else DRAINING_S
+                if not wait or time.monotonic() - began > patience:
+                    who = f"process {owner.get('pid', '?')} ({owner.get('command', '?')}, since {owner.get('since', '?')})"
+                    raise Locked(
+                        f"{folder} is being written by {who}: wait until it is done, or stop it"
+                    ) from None
+                time.sleep(0.02)
+
+
+def _owner(file: int) -> dict[str, object]:
+    try:
+        owner = json.loads(os.pread(file, 4096, 0))
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _alive(pid: object) -> bool:
+    if not isinstance(pid, int):
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])[:80]

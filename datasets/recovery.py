@@ -1,0 +1,91 @@
+"""What a killed recorder left: made into episodes when the store is next opened.
+
+Every step may itself be killed and is repeated by the next opening: rows are replayed by their sequence number, the folder
+of an episode is finished in place, and it moves into `episodes/` by one rename.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .in_progress import LOG, InProgress, UnreadableLog, forget, is_complete, put_in_place
+from .ring import remove_ring, ring_of
+
+KILLED = "the recorder was killed"
+
+
+def recover(store: Path) -> tuple[list[Path], list[str]]:
+    """Call with the store's lock held. (episodes that came back, a sentence for each folder that could not be read)."""
+    folder, episodes = store / "in-progress", store / "episodes"
+    found: list[Path] = []
+    problems: list[str] = []
+    try:
+        ring = ring_of(folder)
+    except (OSError, ValueError) as error:
+        ring = None
+        problems.append(f"{store}: the ring of a killed recorder cannot be read: {error}")
+        remove_ring(folder)
+    if ring is not None:
+        from .recorder_process import Drain
+
+        drain = Drain(store, ring, power=False)
+        try:
+            found += drain.run_dry(interrupted=KILLED)
+            remove_ring(folder)
+        except (OSError, ValueError) as error:
+            problems.append(f"{store}: what a killed recorder still held cannot be written: {_why(error)}")
+        finally:
+            drain.close()
+            ring.close()
+        if problems:
+            return found, problems
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".discarded-"):
+            forget(path)
+        elif path.is_dir() and not path.name.startswith("."):
+            try:
+                found += finish_cut_off(path, episodes, KILLED)
+            except FileNotFoundError as error:
+                problems.append(
+                    f"{path} has no log of a recording ({error.filename}): look at it, and remove it"
+                )
+            except (OSError, UnreadableLog) as error:
+                problems.append(f"{path} cannot be recovered: {_why(error)}")
+    return found, problems
+
+
+def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
+    """One folder of `in-progress`, finished; none when it holds no row. OSError, UnreadableLog: it stays as it is."""
+    if is_complete(path):
+        return [put_in_place(path, episodes, next_number(episodes.parent))]
+    try:
+        episode = InProgress.resume(path)
+    except (FileNotFoundError, UnreadableLog):
+        if [p.name for p in path.iterdir()] == [LOG.parent.name]:  # killed before its first row
+            forget(path)
+            return []
+        raise
+    try:
+        if not any(episode.rows):
+            episode.discard()
+            return []
+        meta = episode.end if episode.end is not None else {"interrupted": reason}
+        return [episode.finish(meta, episodes, next_number(episodes.parent))]
+    finally:
+        episode.close()
+
+
+def next_number(store: Path) -> int:
+    """The number of the next episode: one more than the highest, in the trash too."""
+    numbers = [
+        int(p.name.split("-")[0])
+        for folder in ("episodes", "trash")
+        if (store / folder).is_dir()
+        for p in (store / folder).iterdir()
+        if p.name.split("-")[0].isdigit()
+    ]
+    return max(numbers, default=-1) + 1
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

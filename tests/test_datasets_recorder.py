@@ -1,0 +1,269 @@
+"""The recorder: what it acknowledged is kept, whoever is killed, and it says what it could not take."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame
+
+from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, STATE, Feature
+from ulna.datasets.recorder import Recorder
+from ulna.datasets.store import AFTER_DROP, REQUESTED, STALE, EpisodeStore, StoreError
+from ulna.datasets.writer import EpisodeWriter
+
+# records rows that a test can make again, and says the number of each that was acknowledged
+CHILD = """
+import sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *; from ulna.datasets.recorder import Recorder
+r = np.random.default_rng(0)
+recorder = Recorder(EpisodeStore.open(sys.argv[1])); recorder.start({"task": "t"}); print("pid", recorder.writer_pid, flush=True)
+for t in range(10**6):
+    v = frame(r, WITH_IMAGE, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1))); print(t, flush=True)
+"""
+
+
+def spawn(store: Path) -> tuple[subprocess.Popen[bytes], int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(store), str(Path(__file__).parent)], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline().split()[1])
+
+
+def acknowledged(process: subprocess.Popen[bytes], at_least: int) -> None:
+    assert process.stdout is not None
+    while process.stdout.readline() != b"%d\n" % at_least:
+        pass
+
+
+def rest(process: subprocess.Popen[bytes], at_least: int) -> int:
+    """How many rows a killed process had acknowledged."""
+    assert process.stdout is not None
+    said = process.stdout.read().split()
+    process.wait()
+    process.stdout.close()
+    return int(said[-1]) + 1 if said else at_least + 1
+
+
+def require_rows(store: EpisodeStore, index: int, count: int) -> None:
+    episode = store.episodes[index]
+    assert count <= episode.length <= count + 1
+    rng = np.random.default_rng(0)
+    rows = [frame(rng, WITH_IMAGE, t) for t in range(episode.length)]
+    for key in WITH_IMAGE:
+        np.testing.assert_array_equal(episode.read(key), np.stack([r[key] for r in rows]))
+        capture, receive = episode.times_ns(key)
+        assert capture.tolist() == list(range(episode.length))
+        assert (receive - capture == 1).all()
+
+
+def test_streams_of_their_own_rates_come_back_as_they_went_in(tmp_path: Path) -> None:
+    features = {**WITH_IMAGE, DEPTH + "front": Feature((24, 32), "uint16")}
+    store = EpisodeStore.create(tmp_path / "d", features, 100.0)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (70, 24, 32, 3), dtype=np.uint8)
+    depths = rng.integers(0, 65536, (70, 24, 32), dtype=np.uint16)
+    with Recorder(store, own_rate=(CAMERA, DEPTH + "front")) as recorder:
+        for episode in range(2):
+            recorder.start({"task": f"t{episode}"})
+
+            def camera() -> None:
+                for i in range(70):
+                    recorder.append(CAMERA, images[i], 33 * i, 33 * i + 9)
+                    recorder.append(DEPTH + "front", depths[i], 33 * i, 33 * i + 9)
+
+            thread = threading.Thread(target=camera)
+            thread.start()
+            for t in range(200):
+                row = {k: np.full(FEATURES[k].shape, t, np.float32) for k in FEATURES}
+                times = {k: (10 * t, 10 * t + 1) for k in row}
+                recorder.tick({**row, REQUESTED: row[ACTION]}, {**times, REQUESTED: (10 * t, 10 * t)})
+            thread.join()
+            recorder.end({"success": episode == 0})
+            assert recorder.dropped == {}
+            assert len(store) == episode + 1
+    for e in EpisodeStore.open(tmp_path / "d").episodes:
+        assert (e.length, e.rows(CAMERA), e.rows(DEPTH + "front"), e.interrupted) == (200, 70, 70, False)
+        np.testing.assert_array_equal(e.read(CAMERA), images)
+        np.testing.assert_array_equal(e.read(DEPTH + "front"), depths)
+        assert e.times_ns(CAMERA)[1].tolist() == [33 * i + 9 for i in range(70)]
+        assert e.read(ACTION)[:, 0].tolist() == list(range(200))
+        assert not e.flags(ACTION).any()
+    a, b = store.episodes
+    assert a.content == b.content
+    assert a.attrs["success"] is True
+
+
+def test_what_is_not_new_is_not_stored_again(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 50.0)
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(store) as writer:
+        writer.start({})
+        for t in range(10):
+            row = frame(rng, WITH_IMAGE, t)
+            old = t - t % 2  # the camera and the tracker are half as fast as the loop
+            times = {STATE: (t, t), ACTION: (t, t), ENVIRONMENT: (old, old), CAMERA: (old, old)}
+            writer.tick(row, times)
+        writer.end({})
+    (e,) = store.episodes
+    assert (e.length, e.rows(CAMERA), e.rows(ENVIRONMENT)) == (10, 5, 10)
+    assert e.flags(ENVIRONMENT).tolist() == [0, STALE] * 5
+    assert not e.flags(STATE).any()
+    assert not e.flags(CAMERA).any()
+
+
+@pytest.mark.parametrize("victim", ["control process", "writing process, then both", "both"])
+def test_kill(tmp_path: Path, victim: str) -> None:
+    EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    process, writer = spawn(tmp_path / "d")
+    acknowledged(process, 100)
+    if victim.startswith("writing process"):
+        os.kill(writer, signal.SIGKILL)  # it is started again, and goes on where the first one was
+        acknowledged(process, 300)
+    if victim == "both":
+        os.kill(writer, signal.SIGKILL)
+    process.kill()
+    count = rest(process, 100)
+    with EpisodeWriter(EpisodeStore.open(tmp_path / "d")):  # waits for the one who is still emptying the ring
+        pass
+    store = EpisodeStore.open(tmp_path / "d")
+    assert not store.interrupted()
+    assert store.episodes[0].interrupted
+    require_rows(store, 0, count)
+    assert not [p for p in Path("/dev/shm").glob("ulna-ring-*") if p.stat().st_mtime > time.time() - 5]
+
+
+def test_an_episode_that_was_ended_is_whole_though_its_writer_is_killed_over_it(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    rng = np.random.default_rng(0)
+    with Recorder(store, overflow="wait") as recorder:
+        for episode in range(3):
+            recorder.start({"task": "x"})
+            killer = threading.Timer(0.01 * episode, os.kill, (recorder.writer_pid, signal.SIGKILL))
+            killer.start()
+            for t in range(150):
+                row = frame(rng, WITH_IMAGE, t)
+                recorder.tick(row, dict.fromkeys(row, (t, t)))
+            recorder.end({"success": True})
+            killer.join()
+            assert [(e.length, e.interrupted) for e in store.episodes] == [(150, False)] * (episode + 1)
+
+
+def test_overflow_is_counted_and_marked_and_never_costs_the_joints(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", {**FEATURES, CAMERA: Feature((480, 640, 3), "uint8")}, 20.0)
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    with Recorder(store, ring_bytes=4 << 20) as recorder:
+        recorder.start({})
+        os.kill(recorder.writer_pid, signal.SIGSTOP)
+        for t in range(20):
+            row = {k: np.full(f.shape, t, np.float32) for k, f in FEATURES.items()}
+            recorder.tick({**row, CAMERA: image}, {k: (t, t) for k in (*row, CAMERA)})
+        lost = recorder.dropped[CAMERA]
+        assert 10 < lost < 20
+        os.kill(recorder.writer_pid, signal.SIGCONT)
+        recorder.flush()
+        recorder.tick({**row, CAMERA: image}, {k: (20, 20) for k in (*row, CAMERA)})
+        recorder.end({})
+    (e,) = store.episodes
+    assert e.length == 21
+    assert e.attrs["dropped"] == {CAMERA: lost}
+    assert e.rows(CAMERA) == 21 - lost
+    assert e.flags(CAMERA).tolist() == [0] * (20 - lost) + [AFTER_DROP]
+    assert not e.flags(ACTION).any()
+
+
+def test_a_second_recorder_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", FEATURES, 20.0)
+    with Recorder(store), pytest.raises(StoreError, match=rf"written by process {os.getpid()} \("):
+        Recorder(EpisodeStore.open(tmp_path / "d"))
+    Recorder(EpisodeStore.open(tmp_path / "d")).close()
+
+
+def test_a_full_disk_is_one_sentence_and_what_was_recorded_comes_back(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    rng = np.random.default_rng(0)
+    with Recorder(store) as recorder:
+        recorder.start({})
+        resource.prlimit(recorder.writer_pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
+        count, said = 0, ""
+        while not said and count < 100_000:
+            row = frame(rng, WITH_IMAGE, count)
+            try:
+                recorder.tick(row, dict.fromkeys(row, (count, count + 1)))
+                count += 1
+            except StoreError as error:
+                said = str(error)
+    assert "File too large; the episode in progress is cut off, its frames come back" in said
+    again = EpisodeStore.open(tmp_path / "d")
+    assert again.episodes[0].interrupted
+    require_rows(again, 0, count)
+
+
+def test_power_durability_holds_what_was_appended_half_a_second_ago(tmp_path: Path) -> None:
+    """A power cut keeps of each file what was synced. Stand in for it: cut every file back to its size at its last sync."""
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    code = """
+import os, sys, time, json; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+sizes, real = {}, os.fsync
+def fsync(fd):
+    real(fd); sizes[os.readlink(f"/proc/self/fd/{fd}")] = os.fstat(fd).st_size
+os.fsync = fsync
+w = EpisodeWriter(EpisodeStore.open(sys.argv[1]), durability="power"); w.start({}); r = np.random.default_rng(0)
+at = []
+for t in range(200):
+    v = frame(r, WITH_IMAGE, t); w.tick(v, dict.fromkeys(v, (t, t + 1))); at.append(time.monotonic()); time.sleep(0.01)
+cut = time.monotonic()
+for root, _, files in os.walk(w.store.path / "in-progress"):
+    for f in files:
+        os.truncate(os.path.join(root, f), sizes.get(os.path.join(root, f), 0))
+print(sum(a < cut - 0.5 for a in at), flush=True)
+os._exit(9)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store.path), str(Path(__file__).parent)],
+        capture_output=True,
+        check=False,
+    )
+    due = int(done.stdout)
+    assert due > 50, done.stderr
+    (e,) = EpisodeStore.open(tmp_path / "d").episodes
+    assert due <= e.length < 200
+    require_rows(EpisodeStore.open(tmp_path / "d"), 0, e.length)
+
+
+@pytest.mark.parametrize(
+    "storage", [{"codec": "jpeg", "quality": 95}, {"codec": "jpeg", "resize": True}, {"resize": True}]
+)
+def test_images_may_be_jpeg_and_smaller(tmp_path: Path, storage: dict[str, object]) -> None:
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0, storage={CAMERA: storage})
+    y, x = np.mgrid[:48, :64] if "resize" in storage else np.mgrid[:24, :32]
+    smooth = np.stack([2 * x, 3 * y, x + y], -1).astype(np.uint8)
+    with Recorder(store) as recorder:
+        recorder.start({})
+        row = {**frame(np.random.default_rng(0), FEATURES, 0), CAMERA: smooth}
+        recorder.tick(row, dict.fromkeys(row, (0, 0)))
+        recorder.end({})
+    import cv2
+
+    want = cv2.resize(smooth, (32, 24), interpolation=cv2.INTER_AREA)
+    read = EpisodeStore.open(tmp_path / "d").episodes[0].read(CAMERA)[0]
+    worst = np.abs(read.astype(int) - want).max()
+    assert (0 < worst < 12) if "codec" in storage else worst == 0
+
+
+def test_storage_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    for storage, says in (
+        ({CAMERA: {"codec": "webp"}}, "there is no image codec 'webp': there is lossless, jpeg"),
+        ({CAMERA: {"codec": "jpeg", "quality": 0}}, "must lie in 1..100"),
+        ({STATE: {"codec": "jpeg"}}, "no image of this store"),
+    ):
+        with pytest.raises(StoreError, match=says):
+            EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0, storage=storage)

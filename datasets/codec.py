@@ -42,7 +42,7 @@ def encode(frame: np.ndarray, kind: Kind, quality: int = 95) -> bytes:
     if kind == "jpeg":
         import imagecodecs
 
-        return with_crc(imagecodecs.jpeg_encode(frame, level=quality))
+        return with_crc(bytes(imagecodecs.jpeg_encode(frame, level=quality)))
     if kind == "delta":
         import imagecodecs
 
@@ -81,7 +81,7 @@ def decode(raw: bytes, kind: Kind, checked: bool, frame: np.ndarray) -> None:
 def with_crc(data: bytes) -> bytes:
     from google_crc32c import value
 
-    return bytes(data) + value(bytes(data)).to_bytes(4, "little")
+    return data + value(data).to_bytes(4, "little")
 
 
 def without_crc(raw: bytes) -> memoryview:

@@ -28,6 +28,8 @@ class DamagedFrames(ValueError):
 class FrameReader:
     """`FrameReader(folder of a zarr array)`: `shape` `(T, H, W, C)`, `dtype`, `read(rows)`. Keeps no file open."""
 
+    kind: Kind
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
@@ -35,6 +37,7 @@ class FrameReader:
             self.shape = tuple(int(n) for n in meta["shape"])
             self.dtype = np.dtype(meta["data_type"])
             self._per_shard, self.kind, self._checked = _plain_layout(meta)
+            self.quality = quality_of(meta)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedFrames(f"its zarr.json cannot be read ({error!r})") from None
         self._indices: dict[int, np.ndarray] = {}
@@ -165,7 +168,16 @@ def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, Kind, bool]:
         return other
     if not plain or found is None:
         return other
-    return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]), *found
+    kind, checked = found
+    return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]), kind, checked
+
+
+def quality_of(meta: Mapping[str, Any]) -> int:
+    """The JPEG quality of an array's frames, where they are JPEG."""
+    try:
+        return int(meta["codecs"][0]["configuration"]["codecs"][0]["configuration"]["level"])
+    except (KeyError, TypeError, IndexError):
+        return 95
 
 
 def shard_path(folder: Path, shard: int, dims: int) -> Path:

@@ -169,6 +169,11 @@ class InProgress:
     def finish(self, meta: Mapping[str, Any], episodes: Path, number: int) -> Path:
         """Make it an episode of the folder `episodes`, under `number`; meta joins what `create` was given. OSError: it
         stays in progress, whole."""
+        self.complete(meta)
+        return put_in_place(self.folder, episodes, number, self._power is not None)
+
+    def complete(self, meta: Mapping[str, Any]) -> None:
+        """All of `finish` but its place."""
         if self.end is None:
             self._record(END, self.last_seq + 1, json.dumps(dict(meta)).encode())
             self.end = dict(meta)
@@ -194,7 +199,6 @@ class InProgress:
         os.replace(new, self.folder / "zarr.json")
         if self._power:
             _sync_folders(self.folder)
-        return put_in_place(self.folder, episodes, number, self._power is not None)
 
     def discard(self) -> None:
         """Forget it. Renamed first, so that a kill does not leave half of it to be recovered."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from .codec import kind_for
 from .features import ACTION, Feature, is_frames
+from .flags import STALE
 from .in_progress import Stream
-from .store import REQUESTED, STALE, EpisodeStore, StoreError
+from .store import REQUESTED, EpisodeStore, StoreError
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,10 @@ of an episode is finished in place, and it moves into `episodes/` by one rename.
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import time
 from pathlib import Path
 
 from .in_progress import LOG, InProgress, UnreadableLog, forget, is_complete, put_in_place
@@ -41,7 +45,12 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
             return found, problems
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".discarded-"):
-            forget(path)
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith(".edit-"):
+            try:
+                conclude_edit(path)
+            except OSError as error:
+                problems.append(f"{path}, left by an edit, cannot be put away: {_why(error)}")
         elif path.is_dir() and not path.name.startswith("."):
             try:
                 found += finish_cut_off(path, episodes, KILLED)
@@ -73,6 +82,32 @@ def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
         return [episode.finish(meta, episodes, next_number(episodes.parent))]
     finally:
         episode.close()
+
+
+def conclude_edit(work: Path) -> None:
+    """`work`, `in-progress/.edit-<token>-<episode>`, holds the new version of an episode until the swap, and the old one after
+    it: the new one is taken away, or put where none is; the old one goes to the trash. See edit.py."""
+    _, token, name = work.name.removeprefix(".").split("-", 2)
+    store = work.parent.parent
+    try:
+        attrs = json.loads((work / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError):
+        shutil.rmtree(work, ignore_errors=True)  # the swap never came
+        return
+    if attrs.get("edit") != token:
+        to_trash(store, work, name)
+    elif (store / "episodes" / name).exists():
+        shutil.rmtree(work, ignore_errors=True)
+    else:
+        os.rename(work, store / "episodes" / name)
+
+
+def to_trash(store: Path, folder: Path, name: str) -> Path:
+    """By one rename; the name keeps when it was."""
+    (store / "trash").mkdir(exist_ok=True)
+    target = store / "trash" / f"{name}.{time.time_ns()}"
+    os.rename(folder, target)
+    return target
 
 
 def next_number(store: Path) -> int:

@@ -37,13 +37,6 @@ from .lock import Locked, StoreLock
 
 FORMAT, VERSION = "ulna-episodes", 2
 REQUESTED = "action.requested"
-# flags of a row
-STALE = 1  # older than the tick it belongs to: the device had nothing new
-INTERPOLATED = 2  # computed from its neighbours
-AFTER_DROP = 4  # rows were lost just before this one
-INVALID = 8  # the device itself doubts it
-INTERVENTION = 16  # a human overrode the policy
-
 log = logging.getLogger("ulna.datasets")
 
 
@@ -239,7 +232,7 @@ class EpisodeStore:
                     "update Ulna"
                 )
             store = EpisodeStore(path, header)
-            if recover and store.interrupted():
+            if recover and store._left_over():
                 store.recover()
             return store
         except StoreError:
@@ -264,10 +257,12 @@ class EpisodeStore:
         return len(self.episodes)
 
     def interrupted(self) -> list[Path]:
-        """Folders of episodes that are being written or were cut off, and what a recorder left to be recovered."""
-        folder = self.path / "in-progress"
+        """Folders of episodes that are being written, or were cut off and could not be recovered."""
+        return [p for p in self._left_over() if not p.name.startswith(".")]
+
+    def _left_over(self) -> list[Path]:
         try:
-            return sorted(p for p in folder.iterdir() if not p.name.startswith(".discarded-"))
+            return sorted((self.path / "in-progress").iterdir())
         except OSError:
             return []
 

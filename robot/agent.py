@@ -19,7 +19,8 @@ from .robot import Observation
 class Agent(Protocol):
     """tag: who acted, as stored with the episode (`expert`, `human`, `policy flow 1a2b3c4d`).
 
-    An agent that also has `sent(action)` is told after every tick what was really sent.
+    An agent that also has `sent(action)` is told after every tick what was really sent; one whose `intervening` is true
+    after `act` marks the action as a human's override of a policy.
     """
 
     tag: str

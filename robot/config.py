@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +25,8 @@ class Rig:
 
     robot: Robot
     scene: SimScene | None
+    config: dict[str, Any] = field(default_factory=dict)  # the robot's file, as it was read
+    realtime: bool = True  # time does not wait for us
 
     def __enter__(self) -> Self:
         self.robot.open()
@@ -69,7 +71,7 @@ def load_robot(
     robot = Robot(
         config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, config["control_hz"]
     )
-    return Rig(robot, scene)
+    return Rig(robot, scene, config, realtime)
 
 
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -99,10 +101,10 @@ def read_config(name: str) -> dict[str, Any]:
     _check(config, FIELDS, str(path), optional=("cameras",))
     for camera, fields in config.get("cameras", {}).items():
         _check(fields, CAMERA_FIELDS, f"{path}, [cameras.{camera}]")
-        for field in fields:
-            if not 16 <= fields[field] <= 4096:
+        for size in fields:
+            if not 16 <= fields[size] <= 4096:
                 raise DeviceError(
-                    f"{path}, [cameras.{camera}]: {field} is {fields[field]}, it must lie in 16..4096 pixels"
+                    f"{path}, [cameras.{camera}]: {size} is {fields[size]}, it must lie in 16..4096 pixels"
                 )
     require_known(f"driver in {path}:", config["driver"], DRIVERS)
     if not 1 <= config["control_hz"] <= 240:
@@ -115,10 +117,10 @@ def _check(
 ) -> None:
     if not isinstance(table, dict):
         raise DeviceError(f"{where} must be a table")
-    for field, value in table.items():
-        require_known(f"field in {where}:", field, fields)
-        if not isinstance(value, fields[field]) or isinstance(value, bool):
-            raise DeviceError(f"{where}: {field} is {value!r}, which is of the wrong type")
+    for name, value in table.items():
+        require_known(f"field in {where}:", name, fields)
+        if not isinstance(value, fields[name]) or isinstance(value, bool):
+            raise DeviceError(f"{where}: {name} is {value!r}, which is of the wrong type")
     if missing := [f for f in fields if f not in table and f not in optional]:
         raise DeviceError(f"{where} lacks {missing[0]}")
 

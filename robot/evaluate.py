@@ -46,14 +46,19 @@ class _Trace:
     def start(self, meta: Mapping[str, Any]) -> None:
         self._seed, self._rows = meta["seed"], []
 
-    def tick(self, values: Mapping[str, np.ndarray], times_ns: Mapping[str, tuple[int, int]]) -> None:
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int],
+    ) -> None:
         self._rows.append((values[ACTION], values[STATE]))
 
     def end(self, meta: Mapping[str, Any]) -> None:
         action, state = (np.stack(column).round(5).tolist() for column in zip(*self._rows, strict=True))
         self.traces.append({"seed": self._seed, "action": action, "state": state})
 
-    def discard(self) -> None:
+    def interrupt(self, reason: str) -> None:
         self._rows = []
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..datasets.features import ACTION
+from ..datasets.flags import INTERVENTION
 from .agent import Agent
 from .robot import Robot
 
@@ -16,18 +18,24 @@ REQUESTED = "action.requested"
 
 
 class Subscriber(Protocol):
-    """Told of every tick, after the command was sent. `datasets.writer.EpisodeWriter` is one."""
+    """Told of every tick, after the command was sent. `datasets.recorder.Recorder` is one."""
 
     def start(self, meta: Mapping[str, Any]) -> None: ...
 
-    def tick(self, values: Mapping[str, np.ndarray], times_ns: Mapping[str, tuple[int, int]]) -> None:
-        """values: the observation's, `action` (what was sent) and `action.requested` (what the agent asked for)."""
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int],
+    ) -> None:
+        """values: the observation's, `action` (what was sent) and `action.requested` (what the agent asked for). flags: by
+        key, of `datasets.flags`; keys without any are left out."""
         ...
 
     def end(self, meta: Mapping[str, Any]) -> None: ...
 
-    def discard(self) -> None:
-        """The episode broke off and does not count."""
+    def interrupt(self, reason: str) -> None:
+        """The episode broke off and does not count. Also called where `start` failed."""
         ...
 
 
@@ -50,11 +58,12 @@ def run_episode(
     max_ticks: int,
     success: Callable[[], bool] | None = None,
     meta: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> EpisodeResult:
-    """One episode: until `success()` is true, or `max_ticks`.
+    """One episode: until `success()` or `stop()` is true, or `max_ticks`.
 
     Deadlines are absolute on the robot's clock, so lateness does not add up. Whatever is raised (by a device, an agent,
-    a subscriber, Ctrl-C), the arms hold, every subscriber discards the episode, and it goes on to the caller.
+    a subscriber, Ctrl-C), the arms hold, every subscriber is told that the episode broke off, and it goes on to the caller.
     """
     header = {"task": task, "seed": seed, "agent": agent.tag, "robot": robot.name, **(meta or {})}
     told: list[Subscriber] = []
@@ -75,22 +84,30 @@ def run_episode(
             t_sent = robot.clock.now_ns()
             values = {**observation.values, ACTION: sent, REQUESTED: requested.astype(np.float32)}
             times = {**observation.times_ns, ACTION: (t_command, t_sent), REQUESTED: (t_command, t_sent)}
+            flags = observation.flags
+            if getattr(agent, "intervening", False):
+                flags = {**flags, ACTION: INTERVENTION}
             for subscriber in told:
-                subscriber.tick(values, times)
+                subscriber.tick(values, times, flags)
             ticks += 1
             due = began + ticks * robot.period_ns
             late += robot.clock.now_ns() > due
             robot.clock.sleep_until(due)
-            done = success is not None and success()
+            done = (success is not None and success()) or (stop is not None and stop())
         result = EpisodeResult(ticks, late, None if success is None else success())
         for subscriber in told:
             subscriber.end({"success": result.success, "late_ticks": late})
         return result
     except BaseException as error:
         # a failure in here must neither keep the rest from being told nor hide the first error
-        for undo in (robot.hold, *(subscriber.discard for subscriber in told)):
+        reason = _reason(error)
+        for undo in (robot.hold, *(partial(subscriber.interrupt, reason) for subscriber in told)):
             try:
                 undo()
             except Exception as another:  # noqa: BLE001
                 error.add_note(f"and then: {another}")
         raise
+
+
+def _reason(error: BaseException) -> str:
+    return "stopped by hand" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"

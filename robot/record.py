@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from ..datasets.features import require_same
+import numpy as np
+
+from ..datasets.edit import delete
+from ..datasets.features import IMAGES, Feature, Features, is_image, require_same
+from ..datasets.recorder import Recorder
 from ..datasets.store import EpisodeStore
-from ..datasets.writer import EpisodeWriter
+from ..datasets.writer import Durability
+from . import keys as key
 from .agent import Agent, ExpertAgent, HoldAgent
 from .config import Rig, require_known
+from .keys import Keys
 from .loop import run_episode
 
 AGENTS = ("expert", "hold")  # teleoperators join here
@@ -19,10 +26,13 @@ AGENTS = ("expert", "hold")  # teleoperators join here
 
 @dataclass(frozen=True)
 class RecordResult:
+    """dropped: rows of each stream that the writing process could not take in time, over all episodes."""
+
     out: Path
     episodes: int
     successes: int
     frames: int
+    dropped: dict[str, int]
 
 
 def make_agent(name: str, rig: Rig, noise: float = 0.0, mode: str | None = None) -> Agent:
@@ -39,71 +49,146 @@ def record(
     seed: int = 0,
     only_successes: bool = False,
     report: Callable[[int, int, int], None] = lambda done, successes, frames: None,
+    *,
+    keys: Keys | None = None,
+    storage: Mapping[str, Any] | None = None,
+    image_size: tuple[int, int] | None = None,
+    durability: Durability = "process",
 ) -> RecordResult:
     """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same features; one
     that is continued goes on after its highest seed.
 
     Every episode is kept and marked with its outcome; with `only_successes` a failed one is discarded and its seed
     spent. Seeds are stored; evaluation counts from 1000 by default, so a few hundred demonstrations are disjoint from it.
-    An interrupted recording leaves its finished episodes.
+    An interrupted recording leaves its finished episodes, and the one that broke off marked as such.
+
+    keys: may end an episode, mark its outcome, repeat it, drop the one before it, or quit. storage: how the images of a new
+    store are kept (`{"codec": "jpeg", "quality": 95}`), image_size `(height, width)` what they are shrunk to.
     """
     robot, scene = rig.robot, rig.scene
     if scene is None:
         raise ValueError(
             "recording a real robot needs a teleoperator; only simulated robots can be recorded so far"
         )
+    features = _resized(robot.features, image_size)
     if (Path(out) / "ulna.json").exists():
         store = EpisodeStore.open(out)
-        require_same(store.features, robot.features, f"the dataset {out}", "the robot")
-        require_same(robot.features, store.features, "the robot", f"the dataset {out}")
+        if storage or image_size:
+            raise ValueError(f"{out} exists and keeps its images as it does: leave the storage options out")
+        features = _resized(robot.features, _stored_size(store, robot.features))
+        require_same(store.features, features, f"the dataset {out}", "the robot")
+        require_same(features, store.features, "the robot", f"the dataset {out}")
     else:
+        how = {**(storage or {}), **({"resize": True} if image_size else {})}
         store = EpisodeStore.create(
             out,
-            robot.features,
+            features,
             robot.control_hz,
             robot.name,
             {"made_by": f"ulna {version('ulna')}", "task": scene.task.name, "randomisation": scene.xi},
+            {k: how for k in features if is_image(k)} if how else None,
         )
     recorded = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
     seed = max(
         [seed, *(s + 1 for s in recorded)]
     )  # a dataset that is continued gets new episodes, not the same again
-    kept = successes = frames = 0
-    next_seed = seed
-    while kept < episodes:
-        if next_seed - seed >= 10 * episodes + 100:
-            raise RuntimeError(
-                f"only {kept} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
+    taken: list[tuple[bool, int]] = []  # success and frames of each episode that is kept
+    dropped: dict[str, int] = {}
+    next_seed, quit_asked = seed, False
+    with Recorder(store, durability, overflow="drop" if rig.realtime else "wait") as recorder:
+        while len(taken) < episodes and not quit_asked:
+            if next_seed - seed >= 10 * episodes + 100:
+                raise RuntimeError(
+                    f"only {len(taken)} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
+                )
+            scene.reset(next_seed)
+            take = _Take(recorder, only_successes, keys)
+            result = run_episode(
+                robot,
+                agent,
+                [take],
+                task=scene.instruction,
+                seed=next_seed,
+                max_ticks=round(scene.max_seconds * robot.control_hz),
+                success=scene.success,
+                meta=_about(rig),
+                stop=take.stop,
             )
-        scene.reset(next_seed)
-        gate = _Gate(store, only_successes)
-        result = run_episode(
-            robot,
-            agent,
-            [gate],
-            task=scene.instruction,
-            seed=next_seed,
-            max_ticks=round(scene.max_seconds * robot.control_hz),
-            success=scene.success,
-        )
-        next_seed += 1
-        if result.success or not only_successes:
-            kept += 1
-            successes += bool(result.success)
-            frames += result.ticks
-            report(kept, successes, frames)
-    return RecordResult(Path(out), kept, successes, frames)
+            if take.drop_last and taken:
+                delete(store, [len(store) - 1 - take.kept])
+                taken.pop()
+            quit_asked = take.asked == key.QUIT
+            if take.asked != key.AGAIN:
+                next_seed += 1
+            if take.kept:
+                taken.append((take.success(result.success) is True, result.ticks))
+                for stream, lost in recorder.dropped.items():
+                    dropped[stream] = dropped.get(stream, 0) + lost
+            report(len(taken), sum(s for s, _ in taken), sum(n for _, n in taken))
+    return RecordResult(Path(out), len(taken), sum(s for s, _ in taken), sum(n for _, n in taken), dropped)
 
 
-class _Gate(EpisodeWriter):
-    """The writer, which throws a failed episode away when only successes are wanted."""
+class _Take:
+    """The recorder's subscription to one episode: what the keys and `only_successes` make of it."""
 
-    def __init__(self, store: EpisodeStore, only_successes: bool) -> None:
-        super().__init__(store)
-        self.only_successes = only_successes
+    def __init__(self, recorder: Recorder, only_successes: bool, keys: Keys | None) -> None:
+        self.recorder, self.only_successes, self.keys = recorder, only_successes, keys
+        self.asked: str | None = None
+        self.drop_last = self.kept = False
+        self.start, self.tick, self.interrupt = recorder.start, recorder.tick, recorder.interrupt
 
-    def end(self, meta) -> None:  # type: ignore[no-untyped-def]
-        if self.only_successes and not meta.get("success"):
-            self.discard()
+    def stop(self) -> bool:
+        pressed = self.keys.pressed() if self.keys is not None else None
+        if pressed == key.DROP_LAST:
+            self.drop_last = True
+        elif pressed is not None:
+            self.asked = pressed
+        return self.asked is not None
+
+    def success(self, measured: bool | None) -> bool | None:
+        return {key.SUCCESS: True, key.FAILURE: False}.get(self.asked or "", measured)
+
+    def end(self, meta: Mapping[str, Any]) -> None:
+        outcome = self.success(meta.get("success"))
+        if self.asked in (key.AGAIN, key.QUIT) or (self.only_successes and not outcome):
+            self.recorder.discard()
         else:
-            super().end(meta)
+            self.kept = True
+            self.recorder.end({**meta, "success": outcome})
+
+
+def _about(rig: Rig) -> dict[str, Any]:
+    """What is noted with every episode, so that it can be understood without the machine that recorded it."""
+    arms = rig.robot.arms
+    names = rig.robot.features["action"].names
+    lower = np.concatenate([a.joints.lower for a in arms.values()]).tolist()
+    upper = np.concatenate([a.joints.upper for a in arms.values()]).tolist()
+    return {
+        "software": f"ulna {version('ulna')}",
+        "robot_config": rig.config,
+        "limits": {n: [lo, hi] for n, lo, hi in zip(names, lower, upper, strict=True)},
+        "calibration": {
+            name: device.calibration
+            for name, device in {**arms, **rig.robot.cameras}.items()
+            if hasattr(device, "calibration")
+        },
+    }
+
+
+def _resized(features: Features, size: tuple[int, int] | None) -> Features:
+    if size is None:
+        return features
+    return {
+        k: Feature((*size, *f.shape[2:]), f.dtype, f.names, f.units) if is_image(k) else f
+        for k, f in features.items()
+    }
+
+
+def _stored_size(store: EpisodeStore, features: Features) -> tuple[int, int] | None:
+    """What the store shrinks images to, where it does."""
+    shrunk = [k for k, how in store.storage.items() if how.get("resize") and k.startswith(IMAGES)]
+    return (
+        (store.features[shrunk[0]].shape[0], store.features[shrunk[0]].shape[1])
+        if shrunk and shrunk[0] in features
+        else None
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
+from ..datasets.flags import INVALID
 from ..drivers.arm import Arm
 from ..drivers.camera import Camera
 from ..drivers.clock import Clock
@@ -18,11 +19,13 @@ from ..drivers.tracker import Tracker
 @dataclass(frozen=True)
 class Observation:
     """values: by feature key. times_ns: (t_capture_ns, t_receive_ns) by key, on the robot's clock; of several devices
-    behind one key the oldest capture and the latest receipt. task: the instruction in words."""
+    behind one key the oldest capture and the latest receipt. task: the instruction in words. flags: by key, INVALID where
+    a device doubts an element of its reading."""
 
     values: dict[str, np.ndarray]
     times_ns: dict[str, tuple[int, int]]
     task: str = ""
+    flags: dict[str, int] = field(default_factory=dict)
 
 
 class Robot:
@@ -97,16 +100,21 @@ class Robot:
     def observe(self, task: str = "") -> Observation:
         values: dict[str, np.ndarray] = {}
         times: dict[str, tuple[int, int]] = {}
+        flags: dict[str, int] = {}
         for key, devices in ((STATE, self.arms), (ENVIRONMENT, self.trackers)):
             if devices:
                 samples = [d.read() for d in devices.values()]
                 values[key] = np.concatenate([s.data for s in samples]).astype(np.float32)
                 times[key] = min(s.t_capture_ns for s in samples), max(s.t_receive_ns for s in samples)
+                if not all(np.all(s.valid) for s in samples):
+                    flags[key] = INVALID
         for name, camera in self.cameras.items():
             sample = camera.latest()
             values[IMAGES + name] = sample.data
             times[IMAGES + name] = sample.t_capture_ns, sample.t_receive_ns
-        return Observation(values, times, task)
+            if not np.all(sample.valid):
+                flags[IMAGES + name] = INVALID
+        return Observation(values, times, task, flags)
 
     def command(self, action: np.ndarray) -> np.ndarray:
         """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent, `(A,)`

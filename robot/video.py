@@ -29,7 +29,12 @@ class VideoRecorder:
         self._name = f"seed-{meta['seed']}.mp4"
         self._frames = []
 
-    def tick(self, values: Mapping[str, np.ndarray], times_ns: Mapping[str, tuple[int, int]]) -> None:
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int],
+    ) -> None:
         self._frames.append(self.camera.latest().data)
 
     def end(self, meta: Mapping[str, Any]) -> None:
@@ -38,7 +43,7 @@ class VideoRecorder:
         write_mp4(path, self._frames, self.fps)
         self.files.append(path)
 
-    def discard(self) -> None:
+    def interrupt(self, reason: str) -> None:
         self._frames = []
 
 

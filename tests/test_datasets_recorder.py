@@ -16,8 +16,9 @@ import pytest
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame
 
 from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, STATE, Feature
+from ulna.datasets.flags import AFTER_DROP, STALE
 from ulna.datasets.recorder import Recorder
-from ulna.datasets.store import AFTER_DROP, REQUESTED, STALE, EpisodeStore, StoreError
+from ulna.datasets.store import REQUESTED, EpisodeStore, StoreError
 from ulna.datasets.writer import EpisodeWriter
 
 # records rows that a test can make again, and says the number of each that was acknowledged

@@ -152,7 +152,12 @@ class Log:
     def start(self, meta: Mapping[str, Any]) -> None:
         self.events.append("start")
 
-    def tick(self, values: Mapping[str, np.ndarray], times_ns: Mapping[str, tuple[int, int]]) -> None:
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int],
+    ) -> None:
         if len(self.ticks) == self.fail_at:
             raise OSError("disk on fire")
         self.ticks.append((dict(values), dict(times_ns)))
@@ -160,8 +165,8 @@ class Log:
     def end(self, meta: Mapping[str, Any]) -> None:
         self.events.append("end")
 
-    def discard(self) -> None:
-        self.events.append("discard")
+    def interrupt(self, reason: str) -> None:
+        self.events.append("interrupt")
 
 
 class Far:
@@ -193,7 +198,7 @@ def test_an_error_holds_the_arm_and_discards_the_episode() -> None:
         first, second = Log(), Log(fail_at=2)
         with pytest.raises(OSError, match="on fire"):
             run_episode(rig.robot, Far(), [first, second], task="", seed=0, max_ticks=9)
-        assert first.events == second.events == ["start", "discard"]
+        assert first.events == second.events == ["start", "interrupt"]
         rig.robot.clock.sleep_until(rig.robot.clock.now_ns() + 400_000_000)
         rest = rig.robot.observe().values[STATE]
         rig.robot.clock.sleep_until(rig.robot.clock.now_ns() + 400_000_000)
@@ -202,14 +207,14 @@ def test_an_error_holds_the_arm_and_discards_the_episode() -> None:
 
 def test_one_that_fails_to_clean_up_neither_hides_the_error_nor_leaves_the_others_untold() -> None:
     class Stuck(Log):
-        def discard(self) -> None:
+        def interrupt(self, reason: str) -> None:
             raise OSError("stuck too")
 
     with load_robot("sim:so101", "reach") as rig:
         stuck, last = Stuck(fail_at=2), Log()
         with pytest.raises(OSError, match="on fire") as caught:
             run_episode(rig.robot, HoldAgent(), [stuck, last], task="", seed=0, max_ticks=9)
-        assert last.events == ["start", "discard"]
+        assert last.events == ["start", "interrupt"]
         assert caught.value.__notes__ == ["and then: stuck too"]
 
 

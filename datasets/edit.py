@@ -1,0 +1,240 @@
+"""Safe edits of a store: trim, relabel, delete, restore.
+
+Every edit holds the writer's lock, writes beside what is there and swaps. Deleted episodes, and the versions that a trim
+replaced, lie in `DIR/trash` until `empty_trash`. An edit that is killed is concluded, or undone, by the next opening.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .features import ACTION, is_frames
+from .frames import DamagedFrames, FrameReader
+from .in_progress import LOG, InProgress, Sample, Stream
+from .recovery import conclude_edit, to_trash
+from .store import Episode, EpisodeStore, StoreError
+
+LABELS = ("task", "success", "weight", "return")
+
+
+@dataclass(frozen=True)
+class Trashed:
+    """name: of its folder when it was an episode. deleted_s: Unix time."""
+
+    path: Path
+    name: str
+    deleted_s: float
+
+
+def delete(store: EpisodeStore, episodes: Sequence[int]) -> list[Path]:
+    """Move episodes to the trash; where they lie now."""
+    chosen = choose(store, episodes)
+    with _edit(store):
+        return [to_trash(store.path, e.path, e.path.name) for e in chosen]
+
+
+def trash(store: EpisodeStore) -> list[Trashed]:
+    """What is in the trash, oldest deletion first."""
+    folder, found = store.path / "trash", []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name, _, when = path.name.rpartition(".")
+        if name and when.isdigit():
+            found.append(Trashed(path, name, int(when) * 1e-9))
+    return sorted(found, key=lambda t: t.deleted_s)
+
+
+def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str]:
+    """Take episodes out of the trash: by the names of their folders, or their numbers; all by default. Of one with several
+    versions the last deleted comes back; a version that is in its place goes to the trash for it."""
+    with _edit(store):
+        newest = {t.name: t for t in trash(store)}
+        if names is not None:
+            known = {**{str(int(n.split("-")[0])): n for n in newest}, **{n: n for n in newest}}
+            if unknown := [n for n in names if n not in known]:
+                there = ", ".join(newest) or "nothing"
+                raise StoreError(f"the trash of {store.path} holds no episode {unknown[0]}: there is {there}")
+            newest = {known[n]: newest[known[n]] for n in names}
+        for name, trashed in newest.items():
+            target = store.path / "episodes" / name
+            if target.exists():
+                _exchange(store.path, trashed.path, target)
+                if trashed.path.exists():
+                    to_trash(store.path, trashed.path, name)
+            else:
+                os.rename(trashed.path, target)
+        return list(newest)
+
+
+def empty_trash(store: EpisodeStore) -> int:
+    """Remove what is in the trash, for good; how many episodes."""
+    with _edit(store):
+        gone = trash(store)
+        for t in gone:
+            shutil.rmtree(t.path)
+        return len(gone)
+
+
+def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, Any]) -> None:
+    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`. What they were is
+    kept in the episode's attribute `relabelled`."""
+    _require_labels(labels)
+    chosen = choose(store, episodes)
+    with _edit(store):
+        for e in chosen:
+            was = {k: e.attrs.get(k) for k in labels}
+            if was == dict(labels):
+                continue
+            history = [*e.attrs.get("relabelled", []), {"at_s": round(time.time(), 3), "was": was}]
+            write_attrs(e.path, {**labels, "relabelled": history})
+
+
+def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
+    """Keep the control ticks from `start_s` to `end_s`, seconds after the first; of other streams what was seen then. Frames
+    are copied as they are stored. The whole episode goes to the trash. (ticks before, ticks now)."""
+    (e,) = choose(store, [episode])
+    with _edit(store):
+        ticks = e.times_ns(ACTION)[0]
+        seconds = (ticks - ticks[0]) * 1e-9 if len(ticks) else np.zeros(0)
+        begin, end = (0.0 if start_s is None else start_s), (np.inf if end_s is None else end_s)
+        kept = np.flatnonzero((seconds >= begin - 1e-9) & (seconds <= end + 1e-9))
+        if not len(kept):
+            last = seconds[-1] if len(seconds) else 0.0
+            raise StoreError(
+                f"episode {episode} runs from 0 to {last:.3f} s: nothing of it lies from {begin:g} to {end:g} s"
+            )
+        if len(kept) == len(ticks):
+            return len(ticks), len(ticks)
+        token = secrets.token_hex(6)
+        work = store.path / "in-progress" / f".edit-{token}-{e.path.name}"
+        try:
+            _copy_rows(e, work, token, rows_between(e, int(kept[0]), int(kept[-1])))
+            _exchange(store.path, work, e.path)
+        finally:
+            if work.exists():
+                conclude_edit(work)
+        return len(ticks), len(kept)
+
+
+def rows_between(e: Episode, first: int, last: int) -> dict[str, range]:
+    """Of each stream the rows that belong to the control ticks `first` to `last`: what was received up to the last one,
+    from the row that the first one saw."""
+    ticks = e.times_ns(ACTION)[1]
+    begin, end = int(ticks[first]), int(ticks[last])
+    found = {}
+    for key in e.streams:
+        if e.rows(key) == e.length and not is_frames(key):
+            found[key] = range(first, last + 1)  # a row a tick
+            continue
+        there = np.maximum.accumulate(e.times_ns(key)[1])
+        seen = max(0, int(np.searchsorted(there, begin, side="right")) - 1)
+        found[key] = range(seen, int(np.searchsorted(there, end, side="right")))
+    return found
+
+
+def choose(store: EpisodeStore, episodes: Sequence[int]) -> list[Episode]:
+    """The episodes of these numbers, as `info` counts them."""
+    if bad := [i for i in episodes if not 0 <= i < len(store)]:
+        raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
+    return [store.episodes[i] for i in dict.fromkeys(episodes)]
+
+
+def write_attrs(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change attributes of an episode by one rename."""
+    group = json.loads((folder / "zarr.json").read_text())
+    group["attributes"].update(changes)
+    new = folder / f".zarr.json.{secrets.token_hex(4)}"
+    try:
+        new.write_text(json.dumps(group, indent=1))
+        os.replace(new, folder / "zarr.json")
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _copy_rows(e: Episode, work: Path, token: str, rows: Mapping[str, range]) -> None:
+    try:
+        streams = [_stream_of(e, key) for key in e.streams]
+        meta = {k: v for k, v in e.attrs.items() if k not in ("length", "streams", "content")}
+        span = rows[ACTION]
+        copy = InProgress.create(
+            work, streams, {**meta, "edit": token, "trimmed_to": [span.start, span.stop]}
+        )
+        try:
+            seq = 0
+            for i, stream in enumerate(streams):
+                of = rows[stream.key]
+                capture, receive = e.times_ns(stream.key)
+                flags = e.flags(stream.key)
+                reader = FrameReader(e.path / stream.key / "value") if stream.kind else None
+                values = None if reader else e.read(stream.key)
+                for row in of:
+                    data = reader.read_encoded([row])[0] if reader else values[row].tobytes()  # type: ignore[index]
+                    sample = Sample(i, int(flags[row]), int(capture[row]), int(receive[row]), data)
+                    copy.append(seq, [sample])
+                    seq += 1
+            copy.complete({})
+            shutil.rmtree(work / LOG.parent)
+        finally:
+            copy.close()
+    except DamagedFrames as error:
+        raise StoreError(f"episode {e.path.name} cannot be trimmed: {error}") from error
+
+
+def _stream_of(e: Episode, key: str) -> Stream:
+    if not is_frames(key):
+        values = e.read(key, 0, 0)
+        return Stream(key, values.shape[1:], values.dtype.name)
+    reader = FrameReader(e.path / key / "value")
+    return Stream(key, reader.shape[1:], reader.dtype.name, reader.kind, reader.quality)
+
+
+def _require_labels(labels: Mapping[str, Any]) -> None:
+    if not labels or set(labels) - set(LABELS):
+        raise StoreError(f"labels are {', '.join(LABELS)}; it was given {', '.join(labels) or 'none'}")
+    if not isinstance(labels.get("task", ""), str):
+        raise StoreError("a task is an instruction in words")
+    if labels.get("success") not in (True, False, None):
+        raise StoreError(f"success is true, false or none, not {labels['success']!r}")
+    for key in ("weight", "return"):
+        value = labels.get(key, 0.0)
+        if not isinstance(value, int | float) or not np.isfinite(value) or (key == "weight" and value < 0):
+            raise StoreError(
+                f"a {key} is a number{' of at least 0' if key == 'weight' else ''}, not {value!r}"
+            )
+
+
+@contextlib.contextmanager
+def _edit(store: EpisodeStore) -> Iterator[None]:
+    with store.writing():
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"cannot edit {store.path}: {error.strerror or error}; finished episodes are intact"
+            ) from error
+        finally:
+            store.refresh()
+
+
+def _exchange(store: Path, new: Path, place: Path) -> None:
+    """Swap two folders in one step. Where the file system cannot, what is in `place` goes to the trash first, and
+    `conclude_edit` completes the second step after a kill."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    at_cwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
+    if hasattr(libc, "renameat2") and not libc.renameat2(
+        at_cwd, os.fsencode(new), at_cwd, os.fsencode(place), exchange
+    ):
+        return
+    to_trash(store, place, place.name)
+    os.rename(new, place)

@@ -1,0 +1,108 @@
+"""Joining datasets, and parting one: whole episodes are copied, byte for byte, into new stores."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .edit import write_attrs
+from .features import FeatureMismatch, require_same
+from .store import Episode, EpisodeStore, StoreError
+
+
+def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = False) -> EpisodeStore:
+    """A new store `out` with all episodes of `sources`, in order. They must agree in features, rate and storage; FeatureMismatch
+    lists every difference. An episode that comes twice is refused unless `same_twice`."""
+    first = sources[0]
+    for other in sources[1:]:
+        require_mergeable(first, other)
+    episodes = [e for s in sources for e in s.episodes]
+    seen: dict[str, Episode] = {}
+    for e in episodes:
+        twin = seen.setdefault(e.content, e)
+        if twin is not e and not same_twice:
+            raise StoreError(
+                f"{e.path} is the same episode as {twin.path}: leave one out, or allow it with --same-twice"
+            )
+    return copy_episodes(first, episodes, out, {"merged_from": [str(s.path) for s in sources]})
+
+
+def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
+    names = str(a.path), str(b.path)
+    wrong = []
+    for have, want, have_is, want_is in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
+        try:
+            require_same(have.features, want.features, have_is, want_is)
+        except FeatureMismatch as error:
+            wrong += [line for line in str(error).splitlines()[1:] if line.split(":")[0] not in str(wrong)]
+    if a.fps != b.fps:
+        wrong.append(f"  fps: {names[1]} has {b.fps:g}; {names[0]} has {a.fps:g}")
+    if a.storage != b.storage:
+        wrong.append(
+            f"  storage: {names[1]} has {b.storage or 'lossless'}; {names[0]} has {a.storage or 'lossless'}"
+        )
+    if wrong:
+        raise FeatureMismatch(f"{names[0]} and {names[1]} cannot be merged:\n" + "\n".join(wrong))
+
+
+def split(source: EpisodeStore, parts: Mapping[str | Path, Sequence[int]]) -> dict[str | Path, EpisodeStore]:
+    """A new store for each folder of `parts`, with those episodes. All are made, or none."""
+    for path in parts:
+        _require_new(Path(path))
+    made: dict[str | Path, EpisodeStore] = {}
+    try:
+        for path, chosen in parts.items():
+            episodes = [source.episodes[i] for i in chosen]
+            made[path] = copy_episodes(source, episodes, path, {"split_from": str(source.path)})
+    except BaseException:
+        for store in made.values():
+            shutil.rmtree(store.path, ignore_errors=True)
+        raise
+    return made
+
+
+def copy_episodes(
+    like: EpisodeStore, episodes: Sequence[Episode], out: str | Path, provenance: Mapping[str, Any]
+) -> EpisodeStore:
+    """A new store `out` like `like`, built beside it and put in its place by one rename."""
+    out = Path(out)
+    _require_new(out)
+    work = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}"
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        made = EpisodeStore.create(
+            work, like.features, like.fps, like.robot, {**like.provenance, **provenance}, like.storage
+        )
+        for i, e in enumerate(episodes):
+            _require_whole(e)
+            target = work / "episodes" / f"{i:06d}-{e.path.name.split('-', 1)[-1]}"
+            if target.exists():
+                target = target.with_name(f"{i:06d}-{secrets.token_hex(6)}")
+            shutil.copytree(e.path, target)
+            write_attrs(target, {"source_episode": f"{e.path.parent.parent.name}/{e.path.name}"})
+        if out.exists():
+            out.rmdir()  # it is empty
+        os.rename(made.path, out)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise StoreError(f"cannot make {out}: {error.strerror or error}") from error
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return EpisodeStore.open(out)
+
+
+def _require_whole(e: Episode) -> None:
+    """Every array is there with its rows; a broken one is not passed on."""
+    for key in e.streams:
+        e.rows(key)
+        e.times_ns(key)
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StoreError(f"{out} exists and is not empty: choose another folder, or remove it")

@@ -1,0 +1,58 @@
+"""Keys pressed on the terminal while a loop runs: looked at, never waited for."""
+
+from __future__ import annotations
+
+import os
+import select
+import termios
+import tty
+from typing import Self
+
+FINISH, SUCCESS, FAILURE, AGAIN, DROP_LAST, QUIT = (
+    "finish",
+    "success",
+    "failure",
+    "again",
+    "drop last",
+    "quit",
+)
+KEYS = {
+    b"\r": FINISH,
+    b"\n": FINISH,
+    b"\x1b[C": FINISH,  # right arrow
+    b"s": SUCCESS,
+    b"f": FAILURE,
+    b"r": AGAIN,
+    b"\x1b[D": AGAIN,  # left arrow
+    b"x": DROP_LAST,
+    b"q": QUIT,
+    b"\x1b": QUIT,
+}
+HELP = "keys: enter finish · s succeeded · f failed · r again · x drop the last one · q quit"
+
+
+class Keys:
+    """`with Keys() as keys: keys.pressed()`. Where standard input is no terminal nothing is ever pressed."""
+
+    def __init__(self, file: int = 0) -> None:
+        self._file = file
+
+    def __enter__(self) -> Self:
+        self.there = os.isatty(self._file)
+        if self.there:
+            self._saved = termios.tcgetattr(self._file)
+            tty.setcbreak(self._file)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.there:
+            termios.tcsetattr(self._file, termios.TCSADRAIN, self._saved)
+
+    def pressed(self) -> str | None:
+        """What the oldest key pressed since the last call means, None when there is none or it means nothing."""
+        if not self.there or not select.select([self._file], [], [], 0)[0]:
+            return None
+        key = os.read(self._file, 1)
+        if key == b"\x1b" and select.select([self._file], [], [], 0.001)[0]:
+            key += os.read(self._file, 2)
+        return KEYS.get(key.lower() if len(key) == 1 else key)

@@ -71,6 +71,14 @@ def is_frames(key: str) -> bool:
     return is_image(key) or is_depth(key)
 
 
+def rename(features: Mapping[str, Feature], renames: Mapping[str, str], of: str) -> Features:
+    """`features` under new keys. FeatureMismatch when two would get the same."""
+    named = [renames.get(k, k) for k in features]
+    if twice := [k for k in named if named.count(k) > 1]:
+        raise FeatureMismatch(f"{of}: two features would be called {twice[0]}")
+    return dict(zip(named, features.values(), strict=True))
+
+
 def require_same(
     have: Mapping[str, Feature], want: Mapping[str, Feature], have_is: str, want_is: str
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .features import is_image
+from .features import is_depth, is_image
 from .store import Episode, EpisodeStore, StoreError
 
 IMAGE_FRAMES_PER_EPISODE = 16
@@ -42,7 +42,7 @@ def compute_stats(
     """Statistics of `keys` over `episodes` (all by default).
 
     Vectors: exact; their rows are held, which at 100 values of 8 bytes is 0.8 GB per million frames. Images: every
-    pixel of up to 16 evenly spaced frames an episode, gathered in a histogram, so memory does not grow.
+    pixel of up to 16 evenly spaced frames an episode, gathered in a histogram, so memory does not grow. Depth has none.
     StoreError names the episode and frame of a value that is not finite.
     """
     chosen = [store.episodes[i] for i in (range(len(store)) if episodes is None else episodes)]
@@ -50,12 +50,14 @@ def compute_stats(
         raise StoreError(f"{store.path} has no episode to take statistics from")
     result = {}
     for key in keys:
+        if is_depth(key):
+            continue
         if is_image(key):
             result[key] = _image_stats(chosen, key, store.features[key].shape[-1])
             continue
         rows = []
         for e in chosen:
-            values = np.asarray(e.read(key), np.float64).reshape(e.length, -1)
+            values = np.asarray(e.read(key), np.float64).reshape(e.rows(key), -1)
             if not np.isfinite(values).all():
                 frame = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
                 raise StoreError(f"episode {e.index}: {key} is not finite in frame {frame}")

@@ -1,6 +1,9 @@
 """Windows for training: what the policy saw up to now and the actions around it, straight from the store.
 
-Legend: B batch, T = n_obs_steps, H = horizon, A action dimensions.
+Legend: B batch, N frames, T = n_obs_steps, H = horizon, A action dimensions.
+
+The base time line of an episode are its control ticks, the rows of `action`. A stream that has one row per tick is used row by
+row; any other (a camera of its own rate) is aligned by time, see align.py.
 """
 
 from __future__ import annotations
@@ -8,28 +11,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from .features import ACTION, is_image
+from .align import Mode, align, interpolate, period_ns
+from .cache import Cache, Frames
+from .features import ACTION, is_frames
+from .flags import INVALID
 from .store import Episode, EpisodeStore, StoreError
 
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Observations t-n_obs_steps+1 … t of `keys`; actions t-n_past_actions … t-n_past_actions+horizon-1."""
+    """Observations t-n_obs_steps+1 … t of `keys`; actions t-n_past_actions … t-n_past_actions+horizon-1.
+
+    align: which row of a stream of another rate belongs to a tick: the newest that was received by then ("seen", what a policy
+    will have), the one captured nearest, or for vectors a straight line between two. tolerance_s: how old it may be;
+    None: two periods of the slower of stream and loop, and what the stream takes from capture to receipt.
+    """
 
     n_obs_steps: int
     horizon: int
     n_past_actions: int = 0
     keys: tuple[str, ...] = ()
+    align: Mode | Literal["interpolate"] = "seen"
+    tolerance_s: float | None = None
 
 
 class Windows:
-    """One window per frame of the chosen episodes; beyond an episode's edge its first or last row repeats.
+    """One window per control tick of the chosen episodes; beyond an episode's edge its first or last row repeats.
 
-    Vectors are held in memory. Images are too, decoded, while all of them fit in `cache_bytes`; else each frame is read
-    when asked for, so memory stays bounded whatever the size of the dataset.
+    Ticks for which a stream has no row within the tolerance are left out, and counted in `left_out` by (episode, key).
+    Actions that their device marked as invalid are masked. Vectors are held in memory; images as `cache` says (see
+    cache.py), so that memory stays bounded whatever the size of the dataset. episode `(len,)` and tick `(len,)`: where each
+    window's now lies, the episode by its place in `episodes`.
     """
 
     def __init__(
@@ -37,58 +54,47 @@ class Windows:
         store: EpisodeStore,
         spec: WindowSpec,
         episodes: Sequence[int] | None = None,
+        cache: Cache = "auto",
         cache_bytes: int = 1 << 30,
+        cache_dir: str | Path | None = None,
     ) -> None:
-        self.spec = spec
+        self.spec, self.features, self.fps = spec, store.features, store.fps
         chosen = list(range(len(store))) if episodes is None else list(episodes)
         if bad := [i for i in chosen if not 0 <= i < len(store)]:
             raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
-        self.episodes = [store.episodes[i] for i in chosen]
-        lengths = np.array([e.length for e in self.episodes], np.int64)
-        self._ends = np.cumsum(lengths)
-        self._first = np.repeat(self._ends - lengths, lengths)  # per frame: its episode's first row
-        self._last = np.repeat(self._ends - 1, lengths)
-        self._vectors: dict[str, np.ndarray] = {}
-        self._images: dict[str, _Frames] = {}
         if unknown := [k for k in (*spec.keys, ACTION) if k not in store.features]:
             raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
-        image_bytes = sum(
-            e.length * int(np.prod(store.features[k].shape))
-            for k in spec.keys
-            if is_image(k)
-            for e in self.episodes
-        )
-        for key in (*spec.keys, ACTION):
-            for e in self.episodes:
-                if (rows := e.rows(key)) != e.length:
-                    raise StoreError(
-                        f"episode {e.index}: {key} has {rows} rows and the episode {e.length} frames; streams of different "
-                        "rates cannot be windowed yet"
-                    )
-            if is_image(key):
-                feature = store.features[key]
-                hold = image_bytes <= cache_bytes
-                self._images[key] = _Frames(
-                    self.episodes, key, feature.shape, feature.dtype, self._ends, hold
-                )
-            else:
-                self._vectors[key] = self._read(key)
-
-    def _read(self, key: str) -> np.ndarray:
-        rows = [np.asarray(e.read(key)) for e in self.episodes]
-        for e, values in zip(self.episodes, rows, strict=True):
-            if (
-                values.dtype.kind == "f"
-                and not (ok := np.isfinite(values).reshape(len(values), -1).all(1)).all()
-            ):
-                raise StoreError(
-                    f"episode {e.index}: {key} is not finite in frame {int(np.flatnonzero(~ok)[0])}"
-                )
-        joined = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
-        return joined.astype(np.float32) if joined.dtype.kind == "f" else joined
+        self.episodes = [store.episodes[i] for i in chosen]
+        lengths = np.array([e.length for e in self.episodes], np.int64)
+        ends = np.cumsum(lengths)
+        self._first = np.repeat(ends - lengths, lengths)  # per tick: its episode's first
+        self._last = np.repeat(ends - 1, lengths)
+        self.left_out: dict[tuple[int, str], int] = {}
+        self._rows: dict[str, np.ndarray] = {}  # per tick the row of each stream, of all episodes end to end
+        self._vectors: dict[str, np.ndarray] = {}
+        usable = np.ones(len(self._first), bool)
+        for key in spec.keys:
+            usable &= self._align(key)
+        self._vectors[ACTION] = _vectors(ACTION, self.episodes, [e.read(ACTION) for e in self.episodes])
+        flags = [e.flags(ACTION) for e in self.episodes]
+        self._good = np.concatenate(flags) & INVALID == 0 if flags else np.zeros(0, bool)
+        self._now = np.flatnonzero(usable)
+        self.episode = np.repeat(np.arange(len(lengths)), lengths)[self._now]
+        self.tick = self._now - self._first[self._now]
+        images = [k for k in spec.keys if is_frames(k)]
+        room = cache_bytes
+        self._images: dict[str, Frames] = {}
+        for key in images:
+            frames = Frames(self.episodes, key, store.features[key].shape, store.features[key].dtype)
+            if cache == "disk":
+                frames.keep_on_disk(cache_dir)
+            elif cache == "ram" or (cache == "auto" and frames.nbytes <= room):
+                frames.keep_in_memory()
+                room -= frames.nbytes
+            self._images[key] = frames
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._now)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The windows of `indices` `(B,)`: each key `(B, T, *shape)`, `action` `(B, H, A)` float32, `mask` `(B, H)`
@@ -97,55 +103,112 @@ class Windows:
 
     def vectors(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """`batch` without images: nothing is read from disk."""
-        return self._batch(indices, tuple(k for k in self.spec.keys if not is_image(k)))
+        return self._batch(indices, tuple(k for k in self.spec.keys if not is_frames(k)))
+
+    def values(self, key: str) -> np.ndarray:
+        """The vector `key` at every control tick, `(N, *shape)`, float32 where it is a number with a fraction."""
+        return self._vectors[key][self._rows[key]] if key in self._rows else self._vectors[key]
+
+    def left_out_says(self) -> str:
+        """`left_out` in one sentence, "" when nothing was."""
+        if not self.left_out:
+            return ""
+        total = len(self._first) - len(self)
+        worst = max(self.left_out, key=lambda k: self.left_out[k])
+        return (
+            f"{total} of {len(self._first)} frames are left out because a stream has nothing recent enough for them, most of "
+            f"them ({self.left_out[worst]}) in episode {worst[0]} for {worst[1]}"
+        )
 
     def _batch(self, indices: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        now = np.asarray(indices, np.int64)
         if not len(self):
             raise StoreError("there are no frames to take windows from")
+        indices = np.asarray(indices, np.int64)
+        now = self._now[indices]
         first, last = self._first[now, None], self._last[now, None]
         s = self.spec
         seen = np.maximum(now[:, None] + np.arange(1 - s.n_obs_steps, 1), first)
         wanted = now[:, None] + np.arange(-s.n_past_actions, s.horizon - s.n_past_actions)
-        out = {k: self._vectors[k][seen] if k in self._vectors else self._images[k][seen] for k in keys}
-        out[ACTION] = self._vectors[ACTION][np.clip(wanted, first, last)]
-        out["mask"] = (wanted >= first) & (wanted <= last)
-        out["index"] = now
+        out = {}
+        for key in keys:
+            rows = self._rows[key][seen] if key in self._rows else seen
+            out[key] = self._vectors[key][rows] if key in self._vectors else self._images[key][rows]
+        taken = np.clip(wanted, first, last)
+        out[ACTION] = self._vectors[ACTION][taken]
+        out["mask"] = (wanted >= first) & (wanted <= last) & self._good[taken]
+        out["index"] = indices
         return out
 
+    def _align(self, key: str) -> np.ndarray:
+        """Fills `_rows` and, for vectors, `_vectors`; which ticks `(N,)` have a row."""
+        usable, rows, values, before = [], [], [], 0
+        for e in self.episodes:
+            ticks, (capture, receive) = e.times_ns(ACTION)[0], e.times_ns(key)
+            count = e.rows(key)
+            value = None if is_frames(key) else e.read(key)
+            if count != len(capture):
+                raise StoreError(
+                    f"episode {e.index}: {key} has {count} rows but {len(capture)} times: run `ulna data check`"
+                )
+            if _row_per_tick(ticks, capture, receive):
+                of, good = np.arange(e.length), np.ones(e.length, bool)
+            elif self.spec.align == "interpolate" and value is not None and value.dtype.kind == "f":
+                _require_finite(e, key, value)
+                value, good = interpolate(ticks, capture, value, self._tolerance(ticks, capture, receive))
+                of = np.arange(e.length)
+            else:
+                mode = "nearest" if self.spec.align == "interpolate" else self.spec.align
+                of = align(ticks, capture, receive, self._tolerance(ticks, capture, receive), mode)
+                good = of >= 0
+            if lost := int((~good).sum()):
+                self.left_out[e.index, key] = lost
+            rows.append(_filled(of, good) + before)
+            usable.append(good)
+            if value is not None:
+                values.append(value)
+            before += count if value is None else len(value)
+        joined = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        if not np.array_equal(joined, np.arange(len(joined))):
+            self._rows[key] = joined
+        if not is_frames(key):
+            self._vectors[key] = _vectors(key, self.episodes, values)
+        return np.concatenate(usable) if usable else np.zeros(0, bool)
 
-class _Frames:
-    """Random access to the frames of one camera over all episodes, by row."""
+    def _tolerance(self, ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> int:
+        if self.spec.tolerance_s is not None:
+            return round(self.spec.tolerance_s * 1e9)
+        delay = int(np.median(receive - capture)) if len(capture) else 0
+        return 2 * max(period_ns(ticks), period_ns(capture)) + delay
 
-    def __init__(
-        self,
-        episodes: Sequence[Episode],
-        key: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        ends: np.ndarray,
-        hold: bool,
-    ) -> None:
-        self.episodes, self.key, self.shape, self.dtype, self.ends = episodes, key, shape, dtype, ends
-        self.held: np.ndarray | None = None
-        if hold:
-            self.held = self._read(np.arange(ends[-1] if len(ends) else 0))
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        if self.held is not None:
-            return self.held[rows]
-        unique, where = np.unique(rows, return_inverse=True)
-        return self._read(unique)[where.reshape(rows.shape)]
+def _row_per_tick(ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:
+    """Whether row i was written for tick i: as many rows, each received before the next tick and captured after the one
+    before the last."""
+    if len(ticks) != len(capture):
+        return False
+    return bool((receive[:-1] < ticks[1:]).all() and (capture[2:] > ticks[:-2]).all())
 
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        """Ascending `rows`."""
-        frames = np.empty((len(rows), *self.shape), self.dtype)
-        which, starts = np.unique(np.searchsorted(self.ends, rows, side="right"), return_index=True)
-        for i, start, stop in zip(which.tolist(), starts, [*starts[1:], len(rows)], strict=True):
-            episode = self.episodes[i]
-            begin = self.ends[i] - episode.length
-            episode.read_frames(self.key, rows[start:stop] - begin, frames[start:stop])
-        return frames
+
+def _filled(rows: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """`rows` `(N,)` with those that are not good replaced by the next good one, as the first row stands in before an
+    episode's beginning; by the last where none follows."""
+    if good.all() or not good.any():
+        return np.maximum(rows, 0)
+    there = np.flatnonzero(good)
+    following = there[np.minimum(np.searchsorted(there, np.arange(len(rows))), len(there) - 1)]
+    return rows[following]
+
+
+def _vectors(key: str, episodes: Sequence[Episode], rows: Sequence[np.ndarray]) -> np.ndarray:
+    for e, values in zip(episodes, rows, strict=True):
+        _require_finite(e, key, values)
+    joined = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
+    return joined.astype(np.float32) if joined.dtype.kind == "f" else joined
+
+
+def _require_finite(e: Episode, key: str, values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and not (ok := np.isfinite(values).reshape(len(values), -1).all(1)).all():
+        raise StoreError(f"episode {e.index}: {key} is not finite in frame {int(np.flatnonzero(~ok)[0])}")
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:

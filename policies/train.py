@@ -13,7 +13,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,10 +28,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..datasets.features import ACTION, STATE, Features, image_keys, state_keys
-from ..datasets.stats import Stats, compute_stats, vector_stats
-from ..datasets.store import EpisodeStore
-from ..datasets.windows import Windows, WindowSpec, batch_indices
+from ..datasets.loader import Source, batches
+from ..datasets.stats import Stats, vector_stats
+from ..datasets.windows import WindowSpec
+from .augment import augmented, require_known
 from .checkpoint import save_checkpoint
+from .data import DataOptions, TrainingData, open_data
 from .policy import RELATIVE, Policy, state_of_action
 from .recipe import Recipe, Training, recipe_from_json, recipe_to_json
 
@@ -79,39 +80,45 @@ def policy_features(features: Features, keys: Sequence[str] | None = None) -> Fe
 
 def train(
     recipe: Recipe,
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    episodes: Sequence[int] | None = None,
+    options: DataOptions | None = None,
+    augment: Sequence[str] = (),
     keys: Sequence[str] | None = None,
     seed: int = 0,
     device: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> TrainResult:
-    """Train `recipe` on the episode store `data` and write the checkpoint to `out`.
+    """Train `recipe` on the episode store `data`, or on several, and write the checkpoint to `out`.
 
-    episodes: indices to train on, all by default. device: `cpu` or None for what accelerate finds. resume: go on from
+    options: which episodes, and how they count. augment: names of `augment.AUGMENTATIONS`. device: `cpu` or None for what accelerate finds. resume: go on from
     the last state in `out`, refusing one of another recipe, seed or data. A `KeyboardInterrupt` leaves that state.
     """
-    store, out, t = EpisodeStore.open(data), Path(out), recipe.training
-    chosen = list(range(len(store))) if episodes is None else list(episodes)
-    features = policy_features(store.features, keys)
-    spec = WindowSpec(
-        recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, tuple(k for k in features if k != ACTION)
-    )
-    windows = Windows(store, spec, chosen)
+    out, t, options = Path(out), recipe.training, options or DataOptions()
+    require_known(augment)
+
+    def spec_of(features: Features) -> WindowSpec:
+        observed = tuple(k for k in features if k != ACTION)
+        return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, observed)
+
+    sources = [data] if isinstance(data, str | Path) else list(data)
+    opened = open_data(sources, keys, spec_of, options, seed, policy_features)
+    features, windows, store = opened.features, opened.windows, opened.stores[0]
     if not len(windows):
-        raise TrainingError(f"{data} holds no frames to train on")
+        raise TrainingError(f"{' and '.join(map(str, sources))} holds no frames to train on")
+    for sentence in opened.said:
+        say(sentence)
 
     accelerator = _accelerator(device)
-    identity = {"recipe": recipe_to_json(recipe), "seed": seed, "episodes": chosen, "frames": len(windows)}
+    identity = {"recipe": recipe_to_json(recipe), "seed": seed, "augment": list(augment), **opened.identity}
     saved = _prepare(out, identity, resume, overwrite, accelerator.is_main_process)
 
     set_seed(seed)
-    vectors = [k for k in features if k in state_keys(features) or k == ACTION]
-    stats = compute_stats(store, vectors, chosen)
+    stats = opened.stats()
     if recipe.action_space != "absolute":
         stats[RELATIVE] = relative_stats(windows, recipe, features)
     policy = Policy(recipe, features, stats)
@@ -133,6 +140,7 @@ def train(
     ema.to(accelerator.device)
 
     losses: list[float] = []
+    validation: dict[str, float] = {}
     if saved is not None:
         losses = _restore(saved, policy, optimizer, ema)
     if t.steps <= len(losses):
@@ -141,13 +149,13 @@ def train(
     writer = _tensorboard(out) if accelerator.is_main_process else None
     model.train()
     began, first = time.monotonic(), len(losses)
-    for step, batches in _prefetched(windows, t, seed, first, accelerator):
+    for step, micro in _prefetched(opened, options.workers, t, seed, first, accelerator):
         torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
         total = torch.zeros((), device=accelerator.device)
-        for i, batch in enumerate(batches):
-            whole = i == len(batches) - 1
+        for i, batch in enumerate(micro):
+            whole = i == len(micro) - 1
             with contextlib.nullcontext() if whole else accelerator.no_sync(model), accelerator.autocast():
-                loss = model(batch) / len(batches)
+                loss = model(augmented(batch, augment)) / len(micro)
             accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
@@ -170,6 +178,10 @@ def train(
             if writer is not None and (done % 10 == 0 or done == t.steps):
                 writer.add_scalar("loss", value, done)
                 writer.add_scalar("learning_rate", learning_rate(t, step), done)
+            if opened.held_out is not None and (done % t.checkpoint_every == 0 or done == t.steps):
+                validation[str(done)] = _validation_loss(policy, opened.held_out, accelerator)
+                if writer is not None:
+                    writer.add_scalar("validation loss", validation[str(done)], done)
             if done % t.checkpoint_every == 0 and done < t.steps:
                 with _said_plainly(out):
                     _save_state(out, identity, policy, optimizer, ema, losses)
@@ -185,11 +197,15 @@ def train(
                 out,
                 policy,
                 {
-                    "data": str(data),
+                    "data": " ".join(map(str, sources)),
+                    "data_content": opened.identity["data"],
+                    "options": opened.identity["options"],
+                    "augment": list(augment),
+                    "validation_losses": validation,
                     "robot": store.robot,
                     "fps": store.fps,
-                    "tasks": sorted({e.task for e in store.episodes}),
-                    "episodes": chosen,
+                    "tasks": sorted({e.task for s in opened.stores for e in s.episodes}),
+                    "episodes": opened.episodes[0] if len(opened.episodes) == 1 else opened.episodes,
                     "frames": len(windows),
                     "seed": seed,
                     "steps": t.steps,
@@ -215,7 +231,7 @@ def learning_rate(t: Training, step: int) -> float:
     return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(left, 0.0))))
 
 
-def relative_stats(windows: Windows, recipe: Recipe, features: Features, most: int = 8192) -> Stats:
+def relative_stats(windows: Source, recipe: Recipe, features: Features, most: int = 8192) -> Stats:
     """Statistics `(H, A)` of chunks as differences to the state or the last command, from up to `most` evenly spaced
     windows.
 
@@ -269,30 +285,34 @@ def _prepare(out: Path, identity: dict[str, Any], resume: bool, overwrite: bool,
 
 
 def _prefetched(
-    windows: Windows, t: Training, seed: int, first: int, accelerator: Accelerator
+    data: TrainingData, workers: int, t: Training, seed: int, first: int, accelerator: Accelerator
 ) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
-    """(step, its `accumulate` micro-batches), the next one read while this one trains. Each process takes its share."""
+    """(step, its `accumulate` micro-batches), the next ones read while this one trains. Each process takes its share."""
     process, processes = accelerator.process_index, accelerator.num_processes
     if t.batch_size % processes:
         raise TrainingError(f"batch_size {t.batch_size} does not divide among {processes} processes")
 
-    def read(step: int) -> list[dict[str, np.ndarray]]:
-        rows = [
-            batch_indices(len(windows), t.batch_size, seed, step * t.accumulate + i)[process::processes]
-            for i in range(t.accumulate)
-        ]
-        return [windows.batch(r) for r in rows]
+    def rows(micro_step: int) -> np.ndarray:
+        return data.indices(t.batch_size, seed, micro_step)[process::processes]
 
-    with ThreadPoolExecutor(1, thread_name_prefix="windows") as reader:
-        ahead = reader.submit(read, first)
-        for step in range(first, t.steps):
-            batches = ahead.result()
-            if step + 1 < t.steps:
-                ahead = reader.submit(read, step + 1)
-            yield (
-                step,
-                [{k: torch.from_numpy(v).to(accelerator.device) for k, v in b.items()} for b in batches],
-            )
+    read = batches(data.windows, rows, first * t.accumulate, t.steps * t.accumulate, workers)
+    for step in range(first, t.steps):
+        micro = [next(read) for _ in range(t.accumulate)]
+        yield step, [{k: torch.from_numpy(v).to(accelerator.device) for k, v in b.items()} for b in micro]
+
+
+def _validation_loss(policy: Policy, held_out: Source, accelerator: Accelerator, most: int = 512) -> float:
+    """The mean loss over up to `most` evenly spaced windows of the held-out episodes, with the same noise every time."""
+    rows = np.unique(np.linspace(0, len(held_out) - 1, most).round().astype(np.int64))
+    torch.manual_seed(0)  # the loop seeds every step anew
+    policy.eval()
+    total = 0.0
+    with torch.no_grad():
+        for part in np.array_split(rows, -(-len(rows) // 64)):
+            batch = {k: torch.from_numpy(v).to(accelerator.device) for k, v in held_out.batch(part).items()}
+            total += float(policy.loss(batch)) * len(part)
+    policy.train()
+    return total / len(rows)
 
 
 def _tensorboard(out: Path) -> Any:

@@ -46,8 +46,10 @@ def open_loop(
     back = max(2, n_past)  # commands before now: the baselines need two
     spec = WindowSpec(int(metadata["n_obs_steps"]), ahead + back, n_past_actions=back, keys=keys)
     windows = Windows(store, spec, list(episodes))
-    first = np.array([start for start, e in _starts(windows) for _ in range(e)])
-    rows = np.array([r for r in range(len(windows)) if r - first[r] >= back and (r - first[r]) % every == 0])
+    if said := windows.left_out_says():
+        raise ValueError(f"the errors would not be those of whole episodes: {said}")
+    first = np.arange(len(windows)) - windows.tick
+    rows = np.flatnonzero((windows.tick >= back) & (windows.tick % every == 0))
     if not len(rows):
         raise ValueError("these episodes are too short to evaluate: they have fewer than three frames")
 
@@ -148,12 +150,6 @@ class _Trace:
 
     def to_json(self) -> dict[str, Any]:
         return {"recorded": self.recorded.round(5).tolist(), "chunks": self.chunks}
-
-
-def _starts(windows: Windows) -> list[tuple[int, int]]:
-    """(first row, length) of each episode."""
-    lengths = [e.length for e in windows.episodes]
-    return list(zip(np.concatenate([[0], np.cumsum(lengths)[:-1]]).tolist(), lengths, strict=True))
 
 
 def _blocks(rows: np.ndarray, first: np.ndarray, fps: float) -> list[np.ndarray]:

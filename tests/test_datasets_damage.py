@@ -134,7 +134,7 @@ def test_streams_of_other_lengths_are_not_windowed_as_if_they_fitted(store: Epis
     for key in (STATE, CAMERA):
         array = zarr.open_array(str(folder / key / "value"), mode="r+")
         array.resize((LONG - 1, *array.shape[1:]))
-        with pytest.raises(StoreError, match=f"episode 0: {key} has 69 rows and the episode 70"):
+        with pytest.raises(StoreError, match=f"episode 0: {key} has 69 rows but 70 times"):
             Windows(EpisodeStore.open(store.path), WindowSpec(1, 1, keys=(key,)))
 
 

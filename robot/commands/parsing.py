@@ -103,6 +103,11 @@ def episode_list(text: str) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
+def words(text: str) -> list[str]:
+    """`front, wrist` → ["front", "wrist"]."""
+    return [w.strip() for w in text.split(",") if w.strip()]
+
+
 def require_device(name: str) -> str:
     """`cpu`, `cuda` or `cuda:1`, and there."""
     if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:

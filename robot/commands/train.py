@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from dataclasses import dataclass, field, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from ..cli import UsageError
-from .parsing import Output, episode_list, progress, require_device
+from .parsing import Output, episode_list, progress, require_device, words
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
 
@@ -19,14 +20,35 @@ EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
 class Args:
     recipe: tyro.conf.Positional[str]
     """Which policy; `ulna recipes` lists them."""
-    data: str
-    """Folder of the dataset."""
+    data: list[str]
+    """Folder of the dataset; several are mixed."""
     out: str
     """Folder of the checkpoint."""
     episodes: str = ""
     """Train on these only, like 0-9,12."""
     observe: str = ""
     """Use these observations only, with commas; all by default."""
+    mix: str = ""
+    """Share of each dataset in a batch, with commas: 0.7,0.3. By their frames by default."""
+    rename: str = ""
+    """Call features of a dataset otherwise, with commas: observation.images.top=observation.images.front."""
+    weights: Literal["uniform", "stored", "success", "return-rw", "return-aw"] = "uniform"
+    """How episodes count: all alike; by the label `weight`; successes only; or by their return, itself or beyond what their
+    first state promises."""
+    alpha: float = 0.1
+    """Temperature of the weighting by return: small, the best episodes only."""
+    validate: float = 0.0
+    """Share of the episodes to hold out; the loss on them is noted in train.json."""
+    interrupted: bool = False
+    """Train on episodes that were cut off, too."""
+    augment: str = ""
+    """Change images while training, with commas: crop,color,blur."""
+    workers: int = 0
+    """Processes that read and decode; 0: a thread."""
+    cache: Literal["auto", "ram", "disk", "none"] = "auto"
+    """Keep decoded images: in memory where they fit (auto) or in any case, on disk, or not."""
+    cache_gb: float = 1.0
+    """How much memory --cache auto may take."""
     seed: int = 0
     """Of the weights, the order of the data and the noise."""
     device: str = ""
@@ -43,7 +65,7 @@ class Args:
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """(the options of `Args`, all other `--name value` as fields of the recipe)."""
     own = {f"--{n.replace('_', '-')}" for n in Args.__dataclass_fields__} | {"--help", "-h"}
-    flags = {"--resume", "--overwrite", "--json", "--help", "-h"}
+    flags = {"--resume", "--overwrite", "--interrupted", "--json", "--help", "-h"}
     rest: list[str] = []
     fields: dict[str, str] = {}
     i = 0
@@ -59,7 +81,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
             while i < len(argv) and not argv[i].startswith("--"):
                 values.append(argv[i])
                 i += 1
-                if name in own:
+                if name in own and name != "--data":
                     break
         if name in own:
             rest += [name, *values]
@@ -144,6 +166,7 @@ def _names(known: dict[str, Any]) -> list[str]:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.store import EpisodeStore
+    from ...policies.data import DataOptions, features_of
     from ...policies.recipes.all import RECIPES
     from ...policies.train import Progress, policy_features, train
     from ..cli import require_one_of
@@ -151,9 +174,23 @@ def run(args: Args, out: Output) -> int:
     require_one_of("recipe", args.recipe, list(RECIPES))
     if args.device:
         require_device(args.device)
-    store = EpisodeStore.open(args.data)
-    keys = [k.strip() for k in args.observe.split(",") if k.strip()] or None
-    recipe = changed(RECIPES[args.recipe](policy_features(store.features, keys)), args.overrides)
+    keys = words(args.observe) or None
+    options = DataOptions(
+        tuple(episode_list(args.episodes)) if args.episodes else None,
+        tuple(_number("--mix", w) for w in words(args.mix)),
+        _renames(args.rename),
+        args.weights,
+        args.alpha,
+        args.validate,
+        args.interrupted,
+        args.workers,
+        args.cache,
+        round(args.cache_gb * (1 << 30)),
+    )
+    if not 0 <= args.validate < 1 or args.workers < 0 or not args.alpha > 0:
+        raise UsageError("--validate lies in 0..1, --workers is at least 0, --alpha above 0")
+    features = features_of([EpisodeStore.open(d) for d in args.data], options.rename, keys)
+    recipe = changed(RECIPES[args.recipe](policy_features(features, keys)), args.overrides)
     with progress("training") as bar:
         shown = bar.add_task("", total=recipe.training.steps, note="")
 
@@ -164,13 +201,15 @@ def run(args: Args, out: Output) -> int:
             recipe,
             args.data,
             args.out,
-            episodes=episode_list(args.episodes) if args.episodes else None,
+            options=options,
+            augment=words(args.augment),
             keys=keys,
             seed=args.seed,
             device=args.device or None,
             resume=args.resume,
             overwrite=args.overwrite,
             report=report,
+            say=lambda sentence: print(sentence, file=sys.stderr),
         )
     answer = {
         "checkpoint": str(result.checkpoint),
@@ -188,3 +227,17 @@ def run(args: Args, out: Output) -> int:
     )
     out.answer(answer, text)
     return 0
+
+
+def _renames(text: str) -> dict[str, str]:
+    pairs = [p.partition("=") for p in words(text)]
+    if any(not (old and new) for old, _, new in pairs):
+        raise UsageError("--rename is written old=new, with commas between several")
+    return {old.strip(): new.strip() for old, _, new in pairs}
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option} are numbers with commas, not {text!r}") from None

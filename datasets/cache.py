@@ -7,6 +7,7 @@ several datasets share it, and an edited episode gets another.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -75,7 +76,8 @@ class Frames:
                     )
                     return
                 finally:
-                    new.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        new.unlink()
             files.append(path)
         self._files = files
 

@@ -13,14 +13,15 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .features import ACTION, IMAGES, Feature, Features, is_image
-from .store import EpisodeStore, StoreError
+from .lerobot_export import ASKED, ATTRIBUTES, FLAGS, TIMES
+from .store import REQUESTED, EpisodeStore, StoreError
 from .video import resize, still_frames, video_frames
 from .writer import EpisodeWriter
 
@@ -35,6 +36,7 @@ class _Source:
     shared: bool
     length: int | None
     videos: dict[str, tuple[Path, float, float]]
+    attrs: dict[str, Any] = field(default_factory=dict)  # what our own export noted
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class _Schema:
     theirs: dict[str, str]
     videos: tuple[str, ...]
     left_out: tuple[str, ...]
+    ours: tuple[str, ...] = ()  # the streams whose times our own export carries
 
 
 def import_lerobot(
@@ -134,18 +137,57 @@ def _import_episode(
     success = bool(np.any(table["next.success"].to_numpy())) if "next.success" in columns else None
     times_ns = np.round(times * 1e9).astype(np.int64).tolist()
     # who acted is not recorded: a person as a rule, but also scripts and policies
-    writer.start({"task": task, "agent": "", "source_episode": source.index})
+    ours = _ours(table, schema, where) if TIMES in columns else None
+    noted = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
+    writer.start({"task": task, "agent": "", **noted, "source_episode": source.index})
     try:
         for row, t_ns in enumerate(times_ns):
             values = {k: v[row] for k, v in vectors.items()}
             for key, frames in images.items():
                 values[key] = resize(next(frames), image_size)
-            writer.tick(values, dict.fromkeys(values, (t_ns, t_ns)))
-        writer.end({"success": success})
+            if ours is None:
+                writer.tick(values, dict.fromkeys(values, (t_ns, t_ns)))
+            else:
+                writer.tick({**values, **ours.extra(row)}, ours.times(row), ours.flags(row))
+        writer.end({"success": source.attrs.get("success", success)})
     finally:
         writer.discard()
         for frames in images.values():
             frames.close()  # its video stays open otherwise
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """What our own export carries beside LeRobot's columns."""
+
+    keys: list[str]
+    times_ns: np.ndarray
+    marks: np.ndarray
+    asked: np.ndarray | None
+
+    def times(self, row: int) -> dict[str, tuple[int, int]]:
+        pairs = self.times_ns[row].reshape(-1, 2).tolist()
+        found = {k: (int(c), int(r)) for k, (c, r) in zip(self.keys, pairs, strict=True)}
+        return {**found, REQUESTED: found[ACTION]}
+
+    def flags(self, row: int) -> dict[str, int]:
+        return {k: int(m) for k, m in zip(self.keys, self.marks[row].tolist(), strict=True) if m}
+
+    def extra(self, row: int) -> dict[str, np.ndarray]:
+        return {} if self.asked is None else {REQUESTED: self.asked[row]}
+
+
+def _ours(table: Any, schema: _Schema, where: str) -> _Ours:
+    known = {theirs: key for key, theirs in schema.theirs.items()}
+    keys = [known.get(k, k) for k in schema.ours]
+    count = len(keys)
+    asked = _vector(table, ASKED, schema.features[ACTION], where) if ASKED in table.column_names else None
+    return _Ours(
+        keys,
+        _vector(table, TIMES, Feature((2 * count,), "int64"), where),
+        _vector(table, FLAGS, Feature((count,), "int64"), where),
+        asked,
+    )
 
 
 def _info(src: Path) -> dict[str, Any]:
@@ -172,6 +214,7 @@ def _info(src: Path) -> dict[str, Any]:
 
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.success")
+OURS = (TIMES, FLAGS, ASKED)  # of our own export
 
 
 def _schema(info: dict[str, Any], image_size: tuple[int, int] | None) -> _Schema:
@@ -185,14 +228,15 @@ def _schema(info: dict[str, Any], image_size: tuple[int, int] | None) -> _Schema
                 raise StoreError(f"the features {theirs[key]} and {name} would both be {key}: rename one")
             if feature is not None:
                 features[key], theirs[key] = feature, name
-            elif name not in BOOKKEEPING:
+            elif name not in (*BOOKKEEPING, *OURS):
                 left_out.append(name)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"a feature in meta/info.json cannot be understood: {error!r}") from None
     videos = tuple(t for t in theirs.values() if info["features"][t]["dtype"] == "video")
-    return _Schema(features, theirs, videos, tuple(left_out))
+    ours = _flat((info["features"].get(FLAGS) or {}).get("names"))
+    return _Schema(features, theirs, videos, tuple(left_out), tuple(ours))
 
 
 def _feature(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -> tuple[str, Feature | None]:
@@ -266,7 +310,8 @@ def _sources_v30(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iter
                 paths[k] = (path, *span)
             at = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
             data = src / info["data_path"].format(**at)
-            yield _Source(int(e["episode_index"]), data, True, int(e["length"]), paths)
+            attrs = json.loads(e.get(ATTRIBUTES) or "{}")
+            yield _Source(int(e["episode_index"]), data, True, int(e["length"]), paths, attrs)
 
 
 def _tasks(src: Path, info: dict[str, Any]) -> dict[int, str]:
@@ -289,7 +334,7 @@ def _rows(source: _Source, schema: _Schema, where: str) -> Any:
     needed = [t for t in schema.theirs.values() if t not in schema.videos]
     if missing := [k for k in (*needed, "timestamp") if k not in there]:
         raise StoreError(f"{where} has no column {missing[0]}")
-    columns = [c for c in there if c in (*needed, *BOOKKEEPING)]
+    columns = [c for c in there if c in (*needed, *BOOKKEEPING, *OURS)]
     return _parquet(source.table, columns, source.index if source.shared else None)
 
 

@@ -105,6 +105,14 @@ class Windows:
         """`batch` without images: nothing is read from disk."""
         return self._batch(indices, tuple(k for k in self.spec.keys if not is_frames(k)))
 
+    def row(self, key: str, ticks: np.ndarray) -> np.ndarray:
+        """Which row of the stream `key`, counted over all episodes end to end, belongs to each of `ticks` `(B,)`."""
+        return self._rows[key][ticks] if key in self._rows else ticks
+
+    def frames(self, key: str, indices: np.ndarray) -> np.ndarray:
+        """The image that the windows `indices` `(B,)` see now, `(B, H, W[, C])`."""
+        return self._images[key][self.row(key, self._now[indices])]
+
     def values(self, key: str) -> np.ndarray:
         """The vector `key` at every control tick, `(N, *shape)`, float32 where it is a number with a fraction."""
         return self._vectors[key][self._rows[key]] if key in self._rows else self._vectors[key]

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .features import ACTION, IMAGES, Feature, Features, is_image
+from .importing import making
 from .lerobot_export import ASKED, ATTRIBUTES, FLAGS, TIMES
 from .store import REQUESTED, EpisodeStore, StoreError
 from .video import resize, still_frames, video_frames
@@ -76,31 +74,21 @@ def import_lerobot(
         for path in (source.table, *(p for p, _, _ in source.videos.values())):
             if not path.is_file():
                 raise StoreError(f"episode {source.index}: the file {path} is missing")
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise StoreError(f"{dst} exists and is not empty: choose another folder, or remove it")
     tasks = _tasks(src, info)
-    making = dst.parent / f".{dst.name}.importing-{secrets.token_hex(4)}"
-    try:
-        provenance = {
-            "imported_from": str(src),
-            "format": f"lerobot {info['codebase_version']}",
-            "renamed": {t: k for k, t in schema.theirs.items() if t != k},
-            "left_out": list(schema.left_out),
-        }
+    provenance = {
+        "imported_from": str(src),
+        "format": f"lerobot {info['codebase_version']}",
+        "renamed": {t: k for k, t in schema.theirs.items() if t != k},
+        "left_out": list(schema.left_out),
+    }
+    with making(dst) as work:
         store = EpisodeStore.create(
-            making, schema.features, float(info["fps"]), str(info.get("robot_type") or ""), provenance
+            work, schema.features, float(info["fps"]), str(info.get("robot_type") or ""), provenance
         )
-        writer = EpisodeWriter(store)
-        for done, source in enumerate(sources):
-            _import_episode(source, schema, tasks, image_size, float(info["fps"]), writer)
-            progress(done + 1, len(sources))
-        if dst.exists():
-            dst.rmdir()
-        os.rename(making, dst)
-    except OSError as error:
-        raise StoreError(f"cannot write to {dst}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+        with EpisodeWriter(store) as writer:
+            for done, source in enumerate(sources):
+                _import_episode(source, schema, tasks, image_size, float(info["fps"]), writer)
+                progress(done + 1, len(sources))
     return EpisodeStore.open(dst)
 
 

@@ -164,6 +164,7 @@ def test_overflow_is_counted_and_marked_and_never_costs_the_joints(tmp_path: Pat
     with Recorder(store, ring_bytes=4 << 20) as recorder:
         recorder.start({})
         os.kill(recorder.writer_pid, signal.SIGSTOP)
+        row: dict[str, np.ndarray] = {}
         for t in range(20):
             row = {k: np.full(f.shape, t, np.float32) for k, f in FEATURES.items()}
             recorder.tick({**row, CAMERA: image}, {k: (t, t) for k in (*row, CAMERA)})

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
@@ -107,17 +107,14 @@ class Recorder:
         flags: Mapping[str, int] | None = None,
     ) -> None:
         """Append one row of every feature, with `action.requested` if given; see `EpisodeWriter.tick`."""
-        with self._guard:
-            self._started()
-            self._put(self._intake.tick(values, times_ns, flags))
+        self._put(lambda: self._intake.tick(values, times_ns, flags))
 
     def append(
         self, key: str, value: np.ndarray, t_capture_ns: int, t_receive_ns: int, flags: int = 0
     ) -> None:
         """Append one row of one stream."""
-        with self._guard:
-            self._started()
-            self._put([self._intake.one(key, value, t_capture_ns, t_receive_ns, flags)])
+        row = self._intake.one(key, value, t_capture_ns, t_receive_ns, flags)
+        self._put(lambda: [row])
 
     def end(self, meta: Mapping[str, Any]) -> None:
         """Finish the episode, and wait until it is in the store. Without rows: discarded."""
@@ -143,7 +140,7 @@ class Recorder:
     @property
     def fill(self) -> float:
         """Share of the ring in use, 0..1."""
-        return self._ring.fill
+        return self._ring.used
 
     @property
     def writer_pid(self) -> int:
@@ -173,22 +170,37 @@ class Recorder:
         if self._ring.failed:
             self._give_up()
 
-    def _put(self, rows: list[Row]) -> None:
-        """Under the guard."""
-        self._look()
-        if not self._try(rows):
-            if self.overflow == "wait":
-                self._wait(lambda: self._try(rows))
-                return
-            frames = [r for r in rows if self._frame[r.stream]]
-            small = [r for r in rows if not self._frame[r.stream]]
-            if not frames or not (small and self._try(small)):
-                frames = rows
-            for row in frames:
-                self._ring.dropped[row.stream] += 1
-                self._lost[row.stream] = True
+    def _put(self, make: Callable[[], list[Row]]) -> None:
+        """Rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a camera's thread."""
+        with self._guard:
+            self._started()
+            rows = make()
+            self._look()
+            parts = self._parts(rows)
+            place = self._reserve(rows, parts)
+            if place is None and self.overflow == "wait":
+                places: list[int | None] = [None]
 
-    def _try(self, rows: list[Row]) -> bool:
+                def there() -> bool:
+                    places[0] = self._reserve(rows, parts)
+                    return places[0] is not None
+
+                self._wait(there)
+                place = places[0]
+            elif place is None:
+                small = [r for r in rows if not self._frame[r.stream]]
+                lost = rows
+                if small and len(small) < len(rows):
+                    parts = self._parts(small)
+                    place = self._reserve(small, parts)
+                    lost = rows if place is None else [r for r in rows if self._frame[r.stream]]
+                for row in lost:
+                    self._ring.dropped[row.stream] += 1
+                    self._lost[row.stream] = True
+        if place is not None:
+            self._ring.fill(place, parts)
+
+    def _parts(self, rows: list[Row]) -> list[bytes | np.ndarray]:
         parts: list[bytes | np.ndarray] = []
         for r in rows:
             shape = (*r.value.shape, 0, 0, 0, 0)[:4] if self._frame[r.stream] else (0, 0, 0, 0)
@@ -197,13 +209,16 @@ class Recorder:
                 ROW.pack(r.stream, flags, r.value.nbytes, r.t_capture_ns, r.t_receive_ns, *shape),
                 r.value,
             )
+        return parts
+
+    def _reserve(self, rows: list[Row], parts: list[bytes | np.ndarray]) -> int | None:
         spare = self._ring.capacity // 32 if any(self._frame[r.stream] for r in rows) else 0
-        if not self._ring.put(SAMPLES, self._seq, self._episode, parts, spare):
-            return False
-        self._seq += 1
-        for r in rows:
-            self._lost[r.stream] = False
-        return True
+        place = self._ring.reserve(SAMPLES, self._seq, self._episode, parts, spare)
+        if place is not None:
+            self._seq += 1
+            for r in rows:
+                self._lost[r.stream] = False
+        return place
 
     def _must_put(self, kind: int, payload: bytes) -> None:
         with self._guard:

@@ -45,9 +45,9 @@ class Drain:
         self._id = -1
         self._encoders = ThreadPoolExecutor(2, "encoder")
 
-    def run(self) -> bool:
+    def run(self, producer_gone: bool = False) -> bool:
         """Whatever is there, up to `BATCH_BYTES`; whether there was any. OSError: the disk takes no more."""
-        batch = list(self.ring.entries(BATCH_BYTES))
+        batch = list(self.ring.entries(BATCH_BYTES, producer_gone))
         for (rows, _), group in groupby(batch, lambda e: (e.kind == SAMPLES, e.episode)):
             entries = list(group)
             wanted = rows and self._find(
@@ -62,7 +62,7 @@ class Drain:
 
     def run_dry(self, interrupted: str) -> list[Path]:
         """All of it; then the episode in progress, if any, is finished as interrupted. The episodes finished."""
-        while self.run():
+        while self.run(producer_gone=True):
             pass
         if self._episode is not None:
             self._finish({"interrupted": interrupted})
@@ -169,7 +169,7 @@ def _sample(
 def main(store: Path, ring_path: Path, power: bool) -> int:
     """Until CLOSE, or until the control process is gone and the ring is empty."""
     with contextlib.suppress(OSError):
-        os.nice(5)  # the control loop goes first
+        os.nice(15)  # the control loop goes first
     parent = os.getppid()
     ring = Ring.open(ring_path)
     drain = Drain(store, ring, power)

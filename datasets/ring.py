@@ -23,7 +23,8 @@ import numpy as np
 
 MAGIC, VERSION = 0x31474E4952_414C55, 1  # "ULARING1"
 PAGE = 4096
-ENTRY = struct.Struct("<IB3xQQ")  # bytes of payload, kind, sequence number, episode
+ENTRY = struct.Struct("<IBB2xQQ")  # bytes of payload, kind, whether they are there, sequence number, episode
+READY = 5  # where in an entry its second byte stands
 PAD, START, SAMPLES, END, DISCARD, CLOSE = 0, 1, 2, 3, 4, 5
 POINTER = ".ring.json"
 MAX_STREAMS = 64
@@ -48,7 +49,8 @@ class Ring:
 
     def __init__(self, path: Path, file: int) -> None:
         self.path = path
-        self._map = mmap.mmap(file, os.fstat(file).st_size)
+        # mapped at once: a page fault in the control loop costs it a microsecond, and a frame has hundreds
+        self._map = mmap.mmap(file, os.fstat(file).st_size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._words = np.frombuffer(self._map, np.uint64, PAGE // 8)
         self._bytes = memoryview(self._map)[PAGE:]
         self.capacity = len(self._bytes)
@@ -105,35 +107,49 @@ class Ring:
     def put(self, kind: int, seq: int, episode: int, parts: Sequence[Part], spare: int = 0) -> bool:
         """Append an entry of `parts` laid end to end; False, and nothing is changed, when it does not fit now or would leave
         less than `spare` bytes."""
+        place = self.reserve(kind, seq, episode, parts, spare)
+        if place is None:
+            return False
+        self.fill(place, parts)
+        return True
+
+    def reserve(self, kind: int, seq: int, episode: int, parts: Sequence[Part], spare: int = 0) -> int | None:
+        """The place of an entry that `fill` completes, None as `put`. The consumer waits at an entry that is not complete, so
+        several threads may fill theirs at once, each after its `reserve` (which is for one at a time)."""
         size = sum(p.nbytes if isinstance(p, np.ndarray) else len(p) for p in parts)
         needed = _aligned(ENTRY.size + size)
         written, freed = int(self._words[_WRITTEN]), int(self._words[_FREED])
         at = written % self.capacity
         skipped = self.capacity - at if at + needed > self.capacity else 0  # an entry lies in one piece
         if skipped + needed + spare > self.capacity - (written - freed):
-            return False
+            return None
         if skipped:
             if skipped >= ENTRY.size:
-                ENTRY.pack_into(self._bytes, at, skipped - ENTRY.size, PAD, 0, 0)
+                ENTRY.pack_into(self._bytes, at, skipped - ENTRY.size, PAD, 1, 0, 0)
             at = 0
-        ENTRY.pack_into(self._bytes, at, size, kind, seq, episode)
-        at += ENTRY.size
+        ENTRY.pack_into(self._bytes, at, size, kind, 0, seq, episode)
+        with self._fence:
+            pass
+        self._words[_WRITTEN] = written + skipped + needed
+        return at
+
+    def fill(self, place: int, parts: Sequence[Part]) -> None:
+        at = place + ENTRY.size
         for part in parts:
             if isinstance(part, np.ndarray):
-                place = np.frombuffer(self._bytes, part.dtype, part.size, at).reshape(part.shape)
-                np.copyto(place, part)
+                there = np.frombuffer(self._bytes, part.dtype, part.size, at).reshape(part.shape)
+                np.copyto(there, part)
                 at += part.nbytes
             else:
                 self._bytes[at : at + len(part)] = part
                 at += len(part)
         with self._fence:
             pass
-        self._words[_WRITTEN] = written + skipped + needed
-        return True
+        self._bytes[place + READY] = 1
 
-    def entries(self, limit: int) -> Iterator[Entry]:
-        """What was put and not freed, oldest first, up to `limit` bytes but at least one entry. ValueError when the bytes are not
-        those of a ring."""
+    def entries(self, limit: int, producer_gone: bool = False) -> Iterator[Entry]:
+        """What was put and not freed, oldest first, up to `limit` bytes but at least one entry, and up to the first that is not
+        complete; those are passed over where their producer is gone. ValueError when the bytes are not those of a ring."""
         at, written = int(self._words[_FREED]), int(self._words[_WRITTEN])
         with self._fence:
             pass
@@ -144,11 +160,13 @@ class Ring:
             if self.capacity - place < ENTRY.size:
                 at += self.capacity - place
                 continue
-            size, kind, seq, episode = ENTRY.unpack_from(self._bytes, place)
+            size, kind, ready, seq, episode = ENTRY.unpack_from(self._bytes, place)
+            if not ready and not producer_gone:
+                return
             if place + ENTRY.size + size > self.capacity:
                 raise ValueError(f"{self.path} is damaged")
             end = at + _aligned(ENTRY.size + size)
-            if kind != PAD:
+            if kind != PAD and ready:
                 payload = self._bytes[place + ENTRY.size : place + ENTRY.size + size]
                 yield Entry(kind, seq, episode, payload, end)
                 first = False
@@ -159,7 +177,7 @@ class Ring:
         self._words[_FREED] = end
 
     @property
-    def fill(self) -> float:
+    def used(self) -> float:
         """Share of the ring in use, 0..1."""
         return (int(self._words[_WRITTEN]) - int(self._words[_FREED])) / self.capacity
 

@@ -131,7 +131,9 @@ def run_lerobot(out: Path, seconds: float, streaming: bool) -> dict[str, Any]:
 
     vector = {"dtype": "float32", "shape": (JOINTS,), "names": [f"joint{j}" for j in range(JOINTS)]}
     image = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
-    options = {"streaming_encoding": True} if streaming else {"image_writer_threads": 4 * len(CAMERAS)}
+    options: dict[str, Any] = (
+        {"streaming_encoding": True} if streaming else {"image_writer_threads": 4 * len(CAMERAS)}
+    )
     data = LeRobotDataset.create(
         "benchmark/recording",
         CAMERA_HZ,
@@ -208,7 +210,7 @@ def measure(arm: str, seconds: float, timeout_s: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--arm", choices=ARMS)
     parser.add_argument("--out", type=Path)

@@ -111,6 +111,93 @@ def speed(
     return [*lines, ""] if len(lines) > 2 else []
 
 
+def recording(d: dict[str, Any]) -> list[str]:
+    lines = [
+        f"**Recording** two 640×480 cameras at 30 Hz and 7 joints at 100 Hz for {d['seconds']:g} s; lateness is when a control tick's work is done,",
+        "after its due time. LeRobot records rows at 30 Hz.",
+        "",
+        "| recorder | lateness p50, p99 | lost | finishing the episode | memory, all processes | on disk |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm, r in d["arms"].items():
+        if "lateness_ms" not in r:
+            lines.append(f"| {arm} | gave up after {r.get('gave_up_after_s', 0):g} s | | | | |")
+            continue
+        late = r["lateness_ms"]
+        lost = "–" if arm == "nothing" else str(r["dropped"]) if "dropped" in r else "not told"
+        finish = f"{r['finish_s']:.2f} s" if "finish_s" in r else "–"
+        size = f"{r['size_mb']:.0f} MB" if r["size_mb"] > 1 else "–"
+        lines.append(
+            f"| {arm} | {late['p50']:.2f}, {late['p99']:.2f} ms | {lost} | {finish} | {r['memory_mb']:.0f} MB | {size} |"
+        )
+    return [*lines, ""]
+
+
+def kills(d: dict[str, Any]) -> list[str]:
+    lines = [
+        f"**`kill -9`** at {d['trials']} random instants, then every row of every episode read again:",
+        "",
+        "| killed while | kills | rows acknowledged | lost or wrong | finished episodes changed | stores that did not open |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, r in d["kinds"].items():
+        bad = r["lost_rows"] + r["wrong_rows"]
+        lines.append(
+            f"| {kind} | {r['kills']} | {r['acknowledged_rows'] or '–'} | {bad} | {r['changed_episodes']} | {r['failed_to_open']} |"
+        )
+    return [*lines, ""]
+
+
+def reading(d: dict[str, Any]) -> list[str]:
+    lines = [
+        "**Reading** random windows (two observations of two cameras, 16 actions; batches of 64), windows a second:",
+        "",
+        "| images | store | store, 2 workers | cached in memory | cached on disk | LeRobot | LeRobot, 2 workers | arrays in memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    names = (
+        "ulna, from the store",
+        "ulna, from the store, 2 workers",
+        "ulna, cached in ram",
+        "ulna, cached in disk",
+        "lerobot",
+        "lerobot, 2 workers",
+        "arrays in memory",
+    )
+    for size, r in d["sizes"].items():
+        cells = " | ".join(f"{r['windows_per_s'][n]:.0f}" for n in names)
+        lines.append(f"| {size}×{size} | {cells} |")
+    first = next(iter(d["memory"].values()))
+    peaks = " and ".join(
+        f"{m['peak_resident_mb']:.0f} MB ({'decoding' if c == 'none' else 'disk cache'})"
+        for c, m in d["memory"].items()
+    )
+    ratios = "; ".join(
+        f"{s}×{s}: {r['store_to_lerobot']:.1f} × LeRobot, cached {r['ram_to_arrays']:.1f} × arrays in memory, 2 workers {r['two_workers_to_one']:.2f} × 1"
+        for s, r in d["sizes"].items()
+    )
+    return [
+        *lines,
+        "",
+        f"{ratios}. Peak resident memory on a dataset of {first['decoded_gb']:.1f} GB: {peaks}.",
+        "",
+    ]
+
+
+def formats(d: dict[str, Any]) -> list[str]:
+    return [
+        (
+            f"**LeRobot in and out**: {d['episodes']} real episodes, {d['frames']} frames: {d['pixel_identical_to_pyav']} pixel-identical to PyAV's "
+            f"decoding ({d['import_s']:.0f} s);"
+        ),
+        (
+            f"out as v3.0 ({d['export_s']:.0f} s) and in again: same rows, states, actions and times, video PSNR at least {d['psnr_db']['min']:.1f} dB "
+            f"(median {d['psnr_db']['median']:.1f})."
+        ),
+        "",
+    ]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--demo", type=Path)
@@ -121,7 +208,10 @@ if __name__ == "__main__":
             results.save(name, json.loads((folder / "summary.json").read_text()))
     found = {
         n: load(n)
-        for n in ("demo", "demo_real", "experts", "sim_steps", "train_throughput", "serving_latency")
+        for n in (
+            *("demo", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
+            *("sim_steps", "train_throughput", "serving_latency"),
+        )
     }
     lines = ["## Measured", ""]
     if found["demo"]:
@@ -130,6 +220,14 @@ if __name__ == "__main__":
         lines += real(found["demo_real"])
     if found["experts"]:
         lines += experts(found["experts"])
+    for name, table in (
+        ("recording", recording),
+        ("kills", kills),
+        ("reading", reading),
+        ("lerobot_formats", formats),
+    ):
+        if (numbers := found[name]) is not None:
+            lines += table(numbers)
     lines += speed(found["sim_steps"], found["train_throughput"], found["serving_latency"])
     machines = sorted({r["machine"] for r in found.values() if r})
     lines.append(f"Machine: {'; '.join(machines)}. Files and commands: `benchmarks/results/`, `make bench`.")

@@ -1,0 +1,253 @@
+"""`kill -9` at random instants of everything that writes: is an acknowledged frame ever lost, a finished episode ever changed?
+
+    python benchmarks/kills.py --trials 200
+
+Each trial starts a process that records (the control process is killed, or the writing one as well), finishes, recovers, merges, deletes
+and restores, trims, or exports; kills it at a random instant of that; opens the store; and reads every row of every episode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results import save
+
+from ulna.datasets.edit import trash
+from ulna.datasets.features import Feature
+from ulna.datasets.store import EpisodeStore
+from ulna.datasets.writer import EpisodeWriter
+
+CAMERA, STATE, ACTION = "observation.images.front", "observation.state", "action"
+FEATURES = {
+    STATE: Feature((7,), "float32", tuple(f"j{i}" for i in range(7))),
+    ACTION: Feature((7,), "float32", tuple(f"j{i}" for i in range(7))),
+    CAMERA: Feature((120, 160, 3), "uint8"),
+}
+KINDS = (
+    "append",
+    "append, both killed",
+    "finish",
+    "recover",
+    "merge",
+    "delete and restore",
+    "trim",
+    "export",
+)
+
+
+def row(t: int) -> dict[str, np.ndarray]:
+    """Row t of every recording, the same wherever it is made."""
+    rng = np.random.default_rng(t)
+    q = rng.normal(size=7).astype(np.float32)
+    return {STATE: q, ACTION: q, CAMERA: rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)}
+
+
+def act(kind: str, path: Path) -> None:
+    """What the killed process does, over and over; `begin` and acknowledged rows go to stdout."""
+
+    def say(what: object) -> None:
+        os.write(1, f"{what}\n".encode())
+
+    if kind.startswith("append") or kind == "finish":
+        from ulna.datasets.recorder import Recorder
+
+        rows = [row(t) for t in range(400)]
+        with Recorder(EpisodeStore.open(path), overflow="wait") as recorder:
+            say(f"pid {recorder.writer_pid}")
+            for n in range(1000):
+                recorder.start({"n": n})
+                length = 400 if kind.startswith("append") else 30
+                for t in range(length):
+                    recorder.tick(rows[t], dict.fromkeys(rows[t], (t, t)))
+                    say(f"{n} {t + 1}")
+                    if kind.startswith("append"):
+                        time.sleep(0.002)
+                recorder.end({})
+                say(f"ended {n}")
+        return
+    from ulna.datasets.edit import delete, restore, trim
+    from ulna.datasets.lerobot_export import export_lerobot
+    from ulna.datasets.merge import merge
+
+    say("pid 0")
+    store = EpisodeStore.open(path, recover=False)
+    if kind == "recover":
+        store.recover(wait=True)
+        return
+    for n in range(1000):
+        if kind == "merge":
+            merge([store, EpisodeStore.open(path.with_name("other"))], path.with_name(f"merged{n}"))
+        elif kind == "delete and restore":
+            delete(store, [0])
+            restore(store)
+        elif kind == "trim":
+            trim(store, 0, 0.0000000035, 0.00000001)
+            restore(store)
+        else:
+            export_lerobot(store, path.with_name(f"exported{n}"), lossless=True)
+
+
+def digest(e: Any) -> str:
+    """Of all rows and times, read anew."""
+    found = hashlib.sha256()
+    for key in e.streams:
+        found.update(key.encode() + np.ascontiguousarray(e.read(key)).tobytes())
+        for t in e.times_ns(key):
+            found.update(t.tobytes())
+    return found.hexdigest()
+
+
+def make(path: Path, lengths: tuple[int, ...], offset: int = 0) -> list[str]:
+    store = EpisodeStore.create(path, FEATURES, 20.0)
+    with EpisodeWriter(store) as writer:
+        for i, length in enumerate(lengths):
+            writer.start({"n": -1})
+            for t in range(length):
+                values = row(1000 + offset + 50 * i + t)
+                writer.tick(values, dict.fromkeys(values, (t, t)))
+            writer.end({})
+    return [digest(e) for e in store.episodes]
+
+
+def leave_cut_off(path: Path, count: int) -> None:
+    """An episode in progress, as a killed writer leaves it."""
+    writer = EpisodeWriter(EpisodeStore.open(path))
+    writer.start({"n": 0})
+    for t in range(count):
+        values = row(t)
+        writer.tick(values, dict.fromkeys(values, (t, t)))
+    writer.close()
+
+
+def trial(kind: str, rng: random.Random) -> dict[str, Any]:
+    """lost: acknowledged rows that are gone. changed: finished episodes that are not what they were. wrong: rows that came
+    back other than they went in. problem: what went wrong when the store was opened."""
+    folder = Path(tempfile.mkdtemp(prefix="ulna-kill-"))
+    path = folder / "data"
+    before = make(path, (12, 9))
+    make(path.with_name("other"), (7,), 500)
+    cut = 60 if kind == "recover" else 0
+    if cut:
+        leave_cut_off(path, cut)
+    command = [sys.executable, __file__, "--act", kind, "--store", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    writer = int(process.stdout.readline().split()[1])
+    spans = {
+        "finish": 1.0,
+        "recover": 0.08,
+        "trim": 0.5,
+        "delete and restore": 0.2,
+        "merge": 0.4,
+        "export": 2.0,
+    }
+    time.sleep(rng.uniform(0, spans.get(kind, 1.2)))
+    if kind == "append, both killed":
+        os.kill(writer, signal.SIGKILL)
+    process.kill()
+    said = process.stdout.read().decode().splitlines()
+    process.wait()
+    acknowledged: dict[int, int] = {}
+    for line in said:
+        if not line.startswith("ended"):
+            n, count = map(int, line.split())
+            acknowledged[n] = count
+    ended = {int(line.split()[1]) for line in said if line.startswith("ended")}
+    result: dict[str, Any] = {
+        "lost": 0,
+        "changed": 0,
+        "wrong": 0,
+        "acknowledged": sum(acknowledged.values()) + cut,
+    }
+    try:
+        began = time.monotonic()
+        with EpisodeWriter(
+            EpisodeStore.open(path)
+        ):  # waits for a writing process that still empties its ring
+            pass
+        store = EpisodeStore.open(path)
+        result["open_s"] = time.monotonic() - began
+        if store.interrupted():
+            result["problem"] = f"not recovered: {store.interrupted()}"
+        here = [digest(e) for e in store.episodes if e.attrs.get("n") == -1]
+        if kind in ("trim", "delete and restore"):
+            store_of = [*store.episodes, *_trashed(store)]
+            here = [digest(e) for e in store_of]
+        result["changed"] = sum(d not in here for d in before)
+        recorded = {e.attrs["n"]: e for e in store.episodes if e.attrs.get("n") != -1}
+        for n, count in {**acknowledged, **({0: cut} if cut else {})}.items():
+            e = recorded.get(n)
+            result["lost"] += max(0, count - (e.length if e else 0))
+            if n in ended and (e is None or e.interrupted):
+                result["changed"] += 1
+        for e in recorded.values():
+            values = {k: e.read(k) for k in e.streams}
+            result["wrong"] += sum(
+                any(not np.array_equal(values[k][t], v) for k, v in row(t).items()) for t in range(e.length)
+            )
+        for made in (*folder.glob("merged*"), *folder.glob("exported*")):
+            whole = (
+                len(EpisodeStore.open(made)) == 3
+                if made.name.startswith("merged")
+                else (made / "meta" / "info.json").is_file()
+            )
+            if not whole:
+                result["problem"] = f"{made.name} is half made"
+    except Exception as error:  # noqa: BLE001  counted, whatever it is
+        result["problem"] = repr(error)
+    shutil.rmtree(folder)
+    return result
+
+
+def _trashed(store: EpisodeStore) -> list[Any]:
+    from ulna.datasets.store import Episode, _attrs
+
+    return [Episode(t.path, -1, _attrs(t.path)) for t in trash(store)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--act")
+    parser.add_argument("--store", type=Path)
+    args = parser.parse_args()
+    if args.act:
+        act(args.act, args.store)
+        return
+    rng = random.Random(args.seed)
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for i in range(args.trials):
+        kind = KINDS[i % len(KINDS)]
+        found[kind].append(trial(kind, rng))
+        if found[kind][-1].get("problem"):
+            print(kind, found[kind][-1], file=sys.stderr)
+    summary = {
+        kind: {
+            "kills": len(trials),
+            "acknowledged_rows": sum(t["acknowledged"] for t in trials),
+            "lost_rows": sum(t["lost"] for t in trials),
+            "wrong_rows": sum(t["wrong"] for t in trials),
+            "changed_episodes": sum(t["changed"] for t in trials),
+            "failed_to_open": sum("problem" in t for t in trials),
+            "open_s_max": max(t.get("open_s", 0.0) for t in trials),
+        }
+        for kind, trials in found.items()
+    }
+    save("kills", {"trials": args.trials, "kinds": summary})
+
+
+if __name__ == "__main__":
+    main()

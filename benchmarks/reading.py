@@ -1,0 +1,200 @@
+"""Random training windows from the same episodes: Ulna's store, LeRobot's reader, and arrays in memory.
+
+    python benchmarks/reading.py
+
+Windows have two observations and a horizon of 16, batches 64 windows; two cameras, at 96×96 and at 224×224. LeRobot reads our own
+export of the store (H.264, a key frame every second frame, as it writes itself) with `delta_timestamps` for the same windows,
+through torch's DataLoader as `lerobot-train` does. The replay buffer in memory is written after Diffusion Policy's: one array a
+key, a slice a window, collated. Rates are medians over batches; memory is the peak resident set of a process that does
+nothing but read a dataset of 6 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recording import frames
+from results import save
+
+from ulna.datasets.features import Feature
+from ulna.datasets.lerobot_export import export_lerobot
+from ulna.datasets.loader import batches
+from ulna.datasets.store import EpisodeStore
+from ulna.datasets.windows import Windows, WindowSpec, batch_indices
+from ulna.datasets.writer import EpisodeWriter
+
+CAMERAS = ("observation.images.front", "observation.images.wrist")
+STATE, ACTION = "observation.state", "action"
+BATCH, STEPS_BACK, HORIZON, FPS = 64, 2, 16, 20
+SPEC = WindowSpec(STEPS_BACK, HORIZON, keys=(STATE, *CAMERAS))
+
+
+def make(path: Path, size: int, episodes: int, length: int) -> EpisodeStore:
+    """Frames of the simulated arm with a sensor's noise, resized."""
+    import cv2
+
+    small = [cv2.resize(f, (size, size), interpolation=cv2.INTER_AREA) for f in frames()]
+    features = {k: Feature((7,), "float32", tuple("abcdefg")) for k in (STATE, ACTION)}
+    features |= {k: Feature((size, size, 3), "uint8") for k in CAMERAS}
+    store = EpisodeStore.create(path, features, float(FPS))
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(store) as writer:
+        for e in range(episodes):
+            writer.start({"task": "benchmark"})
+            for t in range(length):
+                q = rng.normal(size=7).astype(np.float32)
+                values = {STATE: q, ACTION: q}
+                for c, key in enumerate(CAMERAS):
+                    values[key] = np.roll(small[(e * 7 + t) % len(small)], 3 * e + 11 * c, axis=1)
+                at = t * 10**9 // FPS
+                writer.tick(values, dict.fromkeys(values, (at, at)))
+            writer.end({})
+    return store
+
+
+def rate(read: Callable[[int], Any], count: int) -> float:
+    """Windows a second, by the median batch; the first two warm up."""
+    spans = []
+    for step in range(count + 2):
+        began = time.perf_counter()
+        read(step)
+        spans.append(time.perf_counter() - began)
+    return BATCH / float(np.median(spans[2:]))
+
+
+def through(source: Iterator[Any], count: int) -> float:
+    """Windows a second of a loader: the whole time of `count` batches after the first two."""
+    next(source), next(source)
+    began = time.perf_counter()
+    for _ in range(count):
+        next(source)
+    return BATCH * count / (time.perf_counter() - began)
+
+
+def in_memory(store: EpisodeStore) -> Callable[[int], Any]:
+    """Diffusion Policy's way: arrays of all episodes end to end, the windows' bounds worked out before, a window at a time."""
+    arrays = {k: np.concatenate([e.read(k) for e in store.episodes]) for k in SPEC.keys}
+    action = np.concatenate([e.read(ACTION) for e in store.episodes])
+    ends = np.cumsum([e.length for e in store.episodes])
+    starts = np.concatenate([[0], ends[:-1]])
+    n = int(ends[-1])
+
+    def window(i: int) -> dict[str, np.ndarray]:
+        e = int(np.searchsorted(ends, i, side="right"))
+        first, end = int(starts[e]), int(ends[e])
+        low = max(i - STEPS_BACK + 1, first)
+        out = {}
+        for key, array in arrays.items():
+            seen = array[low : i + 1]
+            if len(seen) < STEPS_BACK:
+                seen = np.concatenate([np.repeat(seen[:1], STEPS_BACK - len(seen), 0), seen])
+            out[key] = seen
+        ahead = action[i : min(i + HORIZON, end)]
+        if len(ahead) < HORIZON:
+            ahead = np.concatenate([ahead, np.repeat(ahead[-1:], HORIZON - len(ahead), 0)])
+        return {**out, ACTION: ahead}
+
+    def read(step: int) -> Any:
+        windows = [window(int(i)) for i in batch_indices(n, BATCH, 0, step)]
+        return {k: np.stack([w[k] for w in windows]) for k in windows[0]}
+
+    return read
+
+
+def lerobot(root: Path, workers: int, count: int) -> float:
+    warnings.simplefilter("ignore")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from lerobot.datasets import LeRobotDataset
+
+    back = [(i - STEPS_BACK + 1) / FPS for i in range(STEPS_BACK)]
+    delta = {**dict.fromkeys(SPEC.keys, back), ACTION: [i / FPS for i in range(HORIZON)]}
+    data = LeRobotDataset("benchmark/reading", root=root, delta_timestamps=delta)
+    torch.manual_seed(0)
+    loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=workers, drop_last=True)  # type: ignore[arg-type]
+    return through(iter(loader), count)
+
+
+def memory_of(path: Path, cache: str) -> dict[str, float]:
+    """Peak resident set of a process that reads random windows, before them and after."""
+    command = [sys.executable, __file__, "--read", str(path), "--cache", cache]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def read_for_memory(path: Path, cache: Any) -> None:
+    import resource
+
+    windows = Windows(EpisodeStore.open(path), SPEC, cache=cache, cache_dir=path.with_name("cache"))
+    for step in range(60):
+        windows.batch(batch_indices(len(windows), BATCH, 0, step))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    size = sum(f.nbytes for f in windows._images.values())
+    print(json.dumps({"peak_resident_mb": peak, "decoded_gb": size / 1e9, "windows": len(windows)}))
+
+
+def compare(folder: Path, size: int, count: int) -> dict[str, Any]:
+    store = make(folder / f"{size}", size, 12, 150)
+    export_lerobot(store, folder / f"{size} lerobot")
+    n = sum(e.length for e in store.episodes)
+
+    def rows(step: int) -> np.ndarray:
+        return batch_indices(n, BATCH, 0, step)
+
+    read: dict[str, float] = {}
+    plain = Windows(store, SPEC, cache="none")
+    read["ulna, from the store"] = rate(lambda s: plain.batch(rows(s)), count)
+    for cache in ("ram", "disk"):
+        cached = Windows(store, SPEC, cache=cache, cache_dir=folder / "cache")  # type: ignore[arg-type]
+        read[f"ulna, cached in {cache}"] = rate(lambda s: cached.batch(rows(s)), count * 4)  # noqa: B023
+    read["arrays in memory"] = rate(in_memory(store), count * 4)
+    for workers in (1, 2):
+        key = f"ulna, from the store, {workers} worker{'s' * (workers > 1)}"
+        read[key] = through(batches(plain, rows, 0, count * 2 + 8, workers), count * 2)
+    read["lerobot"] = lerobot(folder / f"{size} lerobot", 0, max(4, count // 5))
+    read["lerobot, 2 workers"] = lerobot(folder / f"{size} lerobot", 2, max(6, count // 4))
+    best = max(v for k, v in read.items() if k.startswith("lerobot"))
+    return {
+        "windows_per_s": {k: round(v, 1) for k, v in read.items()},
+        "store_to_lerobot": read["ulna, from the store"] / read["lerobot"],
+        "store_2_workers_to_best_lerobot": read["ulna, from the store, 2 workers"] / best,
+        "ram_to_arrays": read["ulna, cached in ram"] / read["arrays in memory"],
+        "disk_to_arrays": read["ulna, cached in disk"] / read["arrays in memory"],
+        "two_workers_to_one": read["ulna, from the store, 2 workers"]
+        / read["ulna, from the store, 1 worker"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--read", type=Path)
+    parser.add_argument("--cache", default="none")
+    args = parser.parse_args()
+    if args.read:
+        read_for_memory(args.read, args.cache)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="ulna-reading-"))
+    try:
+        sizes = {str(size): compare(folder, size, args.batches) for size in (96, 224)}
+        big = make(folder / "big", 224, 40, 500).path  # 6 GB of pixels
+        memory = {cache: memory_of(big, cache) for cache in ("none", "disk")}
+    finally:
+        shutil.rmtree(folder)
+    save("reading", {"batch": BATCH, "sizes": sizes, "memory": memory})
+
+
+if __name__ == "__main__":
+    main()

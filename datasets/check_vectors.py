@@ -140,23 +140,35 @@ def _jumps(r: Recording, stream: Stream) -> Iterator[Finding]:
 
 
 def _held(r: Recording, stream: Stream) -> Iterator[Finding]:
-    """Joints whose readings stay the same to the last bit for several rows, although they move."""
+    """Joints whose readings stay the same to the last bit for several rows and then go further by much: a device, or a part of
+    one, that answers more slowly than it is asked."""
     values = stream.values
-    if values is None or len(values) < 20 or stream.period_s <= 0:
+    if values is None or stream.period_s <= 0:
         return
-    found: dict[int, list[int]] = {}
-    for column in range(values.shape[1]):
-        changes = np.flatnonzero(np.diff(values[:, column]))
-        apart = np.diff(changes)
-        if len(apart) >= 10 and (usual := int(np.median(apart))) > 1 and np.mean(apart % usual == 0) > 0.8:
-            found.setdefault(usual, []).append(column)
-    for rows, columns in sorted(found.items()):
-        names = ", ".join(stream.name_of(c) for c in columns[:4]) + (" …" if len(columns) > 4 else "")
+    found: dict[int, float] = {}
+    for column, x in enumerate(values.T):
+        changes = np.flatnonzero(np.diff(x))
+        if len(changes) < 15:
+            continue
+        steps, apart = np.abs(x[changes + 1] - x[changes]), np.diff(changes)
+        usual = float(np.median(apart))
+        regular = np.abs(apart - usual) <= max(1.0, 0.3 * usual)
+        # a slow joint on a coarse encoder also stands for rows, but it moves on by the least step there is
+        if (
+            usual > 1
+            and np.mean(apart == 1) < 0.05
+            and regular.mean() > 0.7
+            and np.median(steps) > 3 * steps.min()
+        ):
+            found[column] = float(apart[regular].mean())
+    if found:
+        names = ", ".join(stream.name_of(c) for c in list(found)[:4]) + (" …" if len(found) > 4 else "")
+        rows = float(np.median(list(found.values())))
         yield r.finding(
             "held",
             "info",
-            f"{names}: {len(columns)} of {values.shape[1]} readings change only every {rows} rows, at "
-            f"{1 / (rows * stream.period_s):.3g} Hz in a stream of {1 / stream.period_s:.3g} Hz",
+            f"{len(found)} of {values.shape[1]} readings change only every {rows:.1f} rows, at about "
+            f"{1 / (rows * stream.period_s):.2g} Hz in a stream of {1 / stream.period_s:.3g} Hz: {names}",
             stream.key,
             value=rows,
             threshold=1,

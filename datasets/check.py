@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .check_frames import Scan, check_frames, frame_streams, scan_frames
-from .check_lag import LAGS_S, Lag, Sums, of_episode, pooled, sums
+from .check_lag import LAGS_S, Lag, Pair, Sums, of_episode, pair, pooled, sums
 from .check_outliers import Traits, check_outliers, traits
 from .check_times import check_times
 from .check_vectors import check_vectors
@@ -31,7 +32,7 @@ class Seen:
 
     findings: list[Finding]
     traits: Traits
-    sums: dict[str, Sums] = field(default_factory=dict)
+    pairs: dict[str, Pair] = field(default_factory=dict)
 
 
 def check_episode(store: EpisodeStore, episode: Episode, fast: bool = False) -> list[Finding]:
@@ -50,19 +51,41 @@ def check(
     progress(done, total) is called after each. fast: of images only checksums and repeats, and a few for their brightness; no
     comparison with the joints. A damaged episode is a finding; the rest is checked.
     """
-    known = [(e.index, e) for e in store.episodes]
+    known, found = _episodes(store)
     if episodes is not None:
-        if bad := [i for i in episodes if not 0 <= i < len(known)]:
-            raise StoreError(f"{store.path} has episodes 0 to {len(known) - 1}, not {bad[0]}")
-        known = [known[i] for i in dict.fromkeys(episodes)]
+        total = len(known) + len(found)
+        if bad := [i for i in episodes if not 0 <= i < total]:
+            raise StoreError(f"{store.path} has episodes 0 to {total - 1}, not {bad[0]}")
+        known = [e for e in known if e.index in set(episodes)]
+        found = [f for f in found if f.episode in set(episodes)]
     seen: list[Seen] = []
-    for done, (_, episode) in enumerate(known, 1):
+    for done, episode in enumerate(known, 1):
         seen.append(_look(store, episode, fast))
         progress(done, len(known))
-    found = [f for s in seen for f in s.findings]
+    if found:
+        progress(len(known) + len(found), len(known) + len(found))
+    found += [f for s in seen for f in s.findings]
     found += check_outliers([s.traits for s in seen])
     found += _misaligned(seen)
     return sorted(_sorted(found), key=lambda f: f.episode)
+
+
+def _episodes(store: EpisodeStore) -> tuple[list[Episode], list[Finding]]:
+    """Those that can be opened, and a finding for each that cannot."""
+    try:
+        return store.episodes, []
+    except StoreError:
+        folders = [
+            p for p in (store.path / "episodes").iterdir() if p.is_dir() and not p.name.startswith(".")
+        ]
+    known, found = [], []
+    for i, folder in enumerate(sorted(folders)):
+        try:
+            known.append(Episode(folder, i, json.loads((folder / "zarr.json").read_text())["attributes"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"the episode has no readable zarr.json ({error!r}): restore it, or remove the folder"
+            found.append(Finding(i, folder.name, "damaged", "severe", "", 0.0, 0.0, why))
+    return known, found
 
 
 def _look(store: EpisodeStore, episode: Episode, fast: bool) -> Seen:
@@ -83,25 +106,25 @@ def _look(store: EpisodeStore, episode: Episode, fast: bool) -> Seen:
     seen = Seen(found, traits(r, light))
     if r.joints is not None and not fast:
         for scan in scans:
-            if is_image(scan.key) and (part := sums(scan, r.joints)) is not None:
-                seen.sums[scan.key] = part
+            if is_image(scan.key) and (part := pair(scan, r.joints)) is not None:
+                seen.pairs[scan.key] = part
     return seen
 
 
 def _misaligned(seen: Sequence[Seen]) -> Iterator[Finding]:
     """A camera against the joints, over all episodes; and episodes whose lag is another."""
-    for camera in dict.fromkeys(c for s in seen for c in s.sums):
-        having = [s for s in seen if camera in s.sums]
-        widths = [s.sums[camera].both.shape[1] for s in having]
+    for camera in dict.fromkeys(c for s in seen for c in s.pairs):
+        having = [s for s in seen if camera in s.pairs]
+        widths = [s.pairs[camera].values.shape[1] for s in having]
         having = [s for s, w in zip(having, widths, strict=True) if w == max(set(widths), key=widths.count)]
-        lag = pooled([s.sums[camera] for s in having])
+        lag = pooled([s.pairs[camera] for s in having])
         if lag is None or lag.correlation < LAG_CORRELATION or lag.edge < LAG_EDGE:
             continue
         surely = abs(lag.lag_s) - 2 * lag.error_s
         if surely > 0 and abs(lag.lag_s) > LAG_INFO_S:
             yield _lag_of_all(camera, lag, len(having))
         for s in having:
-            yield from _odd_lag(s.traits.recording, camera, s.sums[camera], lag)
+            yield from _odd_lag(s.traits.recording, camera, sums(s.pairs[camera]), lag)
 
 
 def _lag_of_all(camera: str, lag: Lag, count: int) -> Finding:

@@ -7,6 +7,7 @@ at which the fit correlates best with the images is the camera's. Of an episode 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +17,26 @@ from .findings import Stream
 
 LAGS_S = np.arange(-25, 26) * 0.02
 FEW = 12  # intervals; fewer say nothing
+GROUPS = 10  # of episodes, each left out once to see how sure the lag is
+
+
+@dataclass
+class Pair:
+    """Of one episode and camera, what is compared: motion `(M, 3)` as `Scan` has it; t_s `(T,)`, values `(T, D)` of the joints."""
+
+    motion: np.ndarray
+    t_s: np.ndarray
+    values: np.ndarray
 
 
 @dataclass
 class Sums:
-    """Of one episode and camera, at each of L lags: covariances of the joints' motion `(L, D, D)`, of joints and image
-    `(L, D)`, of the image `(L,)`; seconds: of images."""
+    """At each of L lags: covariances of the joints' motion `(L, D, D)`, of joints and image `(L, D)`, of the image; seconds: of
+    images."""
 
     joints: np.ndarray
     both: np.ndarray
-    image: np.ndarray
+    image: float
     seconds: float
 
 
@@ -39,49 +50,61 @@ class Lag:
     edge: float
     error_s: float
     weights: np.ndarray  # (L, D)
-    curve: np.ndarray  # (L,) correlations
 
 
-def sums(scan: Scan, joints: Stream) -> Sums | None:
+def pair(scan: Scan, joints: Stream) -> Pair | None:
     """None where there is too little to compare."""
     if joints.values is None or len(scan.motion) < FEW or not np.isfinite(joints.values).all():
         return None
     t, order = np.unique(joints.t_s, return_index=True)
-    values = joints.values[order]
-    start, end, change = scan.motion.T
-    inside = (start + LAGS_S[0] >= t[0]) & (end + LAGS_S[-1] <= t[-1])
+    return Pair(scan.motion, t, joints.values[order].astype(np.float32)) if len(t) > 1 else None
+
+
+def sums(p: Pair) -> Sums:
+    start, end, change = p.motion.T
+    inside = (start - LAGS_S[-1] >= p.t_s[0]) & (end - LAGS_S[0] <= p.t_s[-1])
     if (
         inside.mean() > 0.6
     ):  # else the episode is short: before and after it the joints stood where it began and ended
         start, end, change = start[inside], end[inside], change[inside]
     change = change - change.mean()
-    n, d = len(LAGS_S), values.shape[1]
-    found = Sums(np.empty((n, d, d)), np.empty((n, d)), np.full(n, change @ change), float(np.ptp(end)))
+    n, d = len(LAGS_S), p.values.shape[1]
+    found = Sums(np.empty((n, d, d)), np.empty((n, d)), float(change @ change), float(np.ptp(end)))
     for i, lag in enumerate(LAGS_S):
-        gone = np.abs(_at(t, values, end - lag) - _at(t, values, start - lag))
+        gone = np.abs(_at(p.t_s, p.values, end - lag) - _at(p.t_s, p.values, start - lag))
         gone -= gone.mean(axis=0)
         found.joints[i], found.both[i] = gone.T @ gone, gone.T @ change
     return found
 
 
-def pooled(parts: list[Sums]) -> Lag | None:
+def pooled(pairs: Sequence[Pair]) -> Lag | None:
     """The lag of a camera over its episodes; None where joints or images hardly move."""
-    best = _fit(parts)
-    if best is None:
+    groups: list[Sums] = []
+    for i, one in enumerate(map(sums, pairs)):
+        if i < GROUPS:
+            groups.append(one)
+        else:
+            groups[i % GROUPS] = _sum([groups[i % GROUPS], one])
+    fit = _fit(_sum(groups)) if groups else None
+    if fit is None:
         return None
-    curve, weights = best
-    lag = _peak(curve)
-    groups = np.array_split(np.arange(len(parts)), min(len(parts), 10))
-    others = []
-    for group in groups if len(groups) > 1 else []:
-        fit = _fit([p for i, p in enumerate(parts) if i not in group])
-        if fit is not None:
-            others.append(_peak(fit[0]))
-    n = len(others)
-    error = (
-        float(np.sqrt((n - 1) / n * np.sum((np.array(others) - np.mean(others)) ** 2))) if n > 1 else np.inf
+    curve, weights = fit
+    without = (
+        [_fit(_sum(groups[:i] + groups[i + 1 :])) for i in range(len(groups))] if len(groups) > 1 else []
     )
-    return Lag(lag, float(curve.max()), _edge(curve), error, weights, curve)
+    others = np.array([_peak(other[0]) for other in without if other is not None])
+    n = len(others)
+    error = float(np.sqrt((n - 1) / n * np.sum((others - others.mean()) ** 2))) if n > 1 else np.inf
+    return Lag(_peak(curve), float(curve.max()), _edge(curve), error, weights)
+
+
+def _sum(parts: Sequence[Sums]) -> Sums:
+    return Sums(
+        np.sum([p.joints for p in parts], axis=0),
+        np.sum([p.both for p in parts], axis=0),
+        sum(p.image for p in parts),
+        sum(p.seconds for p in parts),
+    )
 
 
 def of_episode(part: Sums, weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -92,12 +115,11 @@ def of_episode(part: Sums, weights: np.ndarray) -> tuple[float, np.ndarray]:
     return _peak(curve), curve
 
 
-def _fit(parts: list[Sums]) -> tuple[np.ndarray, np.ndarray] | None:
+def _fit(part: Sums) -> tuple[np.ndarray, np.ndarray] | None:
     """(correlations `(L,)`, weights `(L, D)`)."""
     from scipy.optimize import nnls
 
-    joints, both = np.sum([p.joints for p in parts], axis=0), np.sum([p.both for p in parts], axis=0)
-    image = float(sum(p.image[0] for p in parts))
+    joints, both, image = part.joints, part.both, part.image
     scale = np.sqrt(np.mean([np.diag(g) for g in joints], axis=0))
     used = scale > 1e-3 * scale.max(initial=0)
     if image <= 0 or not used.any():

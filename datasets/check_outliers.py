@@ -7,13 +7,13 @@ by their logarithms: twice as long is as odd as half as long.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .check_vectors import still
 from .features import ACTION
-from .findings import Finding, Recording
+from .findings import Finding, Recording, Stream, moved
 
 ENOUGH = 8  # episodes; of fewer nobody can say what is usual
 Z = 5.0  # robust deviations; of a normal distribution one value in two million lies beyond
@@ -25,13 +25,14 @@ JOINT_FLOOR = 0.04  # of the joint's range over all episodes
 
 @dataclass
 class Traits:
-    """What an episode is compared by. logs: positive numbers with their unit in the name; light: by camera, of 255; start, low,
-    high: by joint `(D,)`, of the joints and of the action."""
+    """What an episode is compared by, without its rows. logs: positive numbers, by name; light: by camera, of 255; joints: what
+    of the joints or the action `(D,)`, by name; of: the stream it comes from, emptied, and how far each joint went there."""
 
     recording: Recording
     logs: dict[str, float] = field(default_factory=dict)
     light: dict[str, float] = field(default_factory=dict)
     joints: dict[str, np.ndarray] = field(default_factory=dict)
+    of: dict[str, tuple[Stream, np.ndarray]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Oddity:
 
 
 def traits(r: Recording, light: dict[str, float]) -> Traits:
-    found = Traits(r, light=light)
+    """light: the mean brightness of each camera."""
+    found = Traits(replace(r, streams={}), light=light)
     if r.end_s > 0:
-        found.logs["length (s)"] = r.end_s
+        found.logs["length"] = r.end_s
     joints, action = r.joints, r.streams.get(ACTION)
     if joints is not None and joints.values is not None and np.isfinite(joints.values).all():
         scaled = joints.values / still(joints)
@@ -58,11 +60,22 @@ def traits(r: Recording, light: dict[str, float]) -> Traits:
             found.logs["mean speed"] = path / seconds
         if len(scaled) > 4 and (rough := float(np.sqrt(np.mean(np.diff(scaled, 3, axis=0) ** 2)))) > 0:
             found.logs["jerk"] = rough
-        found.joints["start pose"] = joints.values[0]
+        found.joints["start pose"] = joints.values[0].copy()
+        found.of["start pose"] = _emptied(joints), moved(joints.values)
     sent = None if action is None else action.values
-    if sent is not None and len(sent) and np.isfinite(sent).all():
-        found.joints["lowest action"], found.joints["highest action"] = sent.min(axis=0), sent.max(axis=0)
+    if action is not None and sent is not None and len(sent) and np.isfinite(sent).all():
+        for name, values in (("lowest action", sent.min(axis=0)), ("highest action", sent.max(axis=0))):
+            found.joints[name] = values
+            found.of[name] = _emptied(action), moved(sent)
     return found
+
+
+def _emptied(stream: Stream) -> Stream:
+    """Its names and units; rows of all episodes would not fit into memory."""
+    assert stream.values is not None
+    none = np.empty(0)
+    empty = np.empty((0, stream.values.shape[1]))
+    return replace(stream, t_s=none, received_s=none, flags=np.empty(0, np.uint8), values=empty)
 
 
 def check_outliers(every: Sequence[Traits]) -> Iterator[Finding]:
@@ -114,10 +127,10 @@ def _joints(every: Sequence[Traits]) -> Iterator[tuple[int, Oddity]]:
         width = len(every[having[0]].joints[name])
         having = [i for i in having if len(every[i].joints[name]) == width]
         x = np.stack([every[i].joints[name] for i in having])
-        r, of_action = every[having[0]].recording, name != "start pose"
-        stream = r.streams[ACTION] if of_action else r.joints
-        assert stream is not None
-        floor = JOINT_FLOOR * _span([every[i] for i in having], of_action, width)
+        stream, _ = every[having[0]].of[name]
+        # the range of each joint, without the tenth of the episodes where it goes furthest
+        span = np.quantile([every[i].of[name][1] for i in having], 0.9, axis=0)
+        floor = JOINT_FLOOR * span
         z, middle = robust_z(x, np.maximum(floor, still(stream)))
         for k in np.flatnonzero((np.abs(z) > Z_JOINT).any(axis=1)):
             j = int(np.argmax(np.abs(z[k])))
@@ -135,13 +148,3 @@ def robust_z(x: np.ndarray, floor: float | np.ndarray) -> tuple[np.ndarray, np.n
     usual = np.maximum(1.4826 * np.median(off, axis=0), np.quantile(off, 0.8, axis=0) / 1.2816)
     usual = np.maximum(usual, floor)
     return (x - middle) / usual, middle
-
-
-def _span(every: Sequence[Traits], of_action: bool, width: int) -> np.ndarray:
-    """The range of each joint over all episodes, without the odd ones: the widest tenth is left out."""
-    ranges = []
-    for t in every:
-        stream = t.recording.streams.get(ACTION) if of_action else t.recording.joints
-        if stream is not None and stream.values is not None and stream.values.shape[1] == width:
-            ranges.append(stream.values.max(axis=0) - stream.values.min(axis=0))
-    return np.quantile(ranges, 0.9, axis=0)

@@ -62,19 +62,14 @@ class Stream:
 
 @dataclass
 class Recording:
-    """One episode, read. unreadable: stream → why; those streams are not in `streams`."""
+    """One episode, read. end_s: when the last action was. unreadable: stream → why; those streams are not in `streams`."""
 
     episode: Episode
     fps: float
+    end_s: float
     streams: dict[str, Stream] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)  # stream → how it differs from the header
-
-    @property
-    def end_s(self) -> float:
-        """When the last action was."""
-        action = self.streams.get(ACTION)
-        return float(action.t_s[-1]) if action and len(action.t_s) else self.episode.length / self.fps
 
     @property
     def joints(self) -> Stream | None:
@@ -103,7 +98,7 @@ class Recording:
 
 def read_recording(store: EpisodeStore, episode: Episode) -> Recording:
     """Everything but images and depth. Never raises for a damaged stream: it is named in `unreadable`."""
-    recording = Recording(episode, store.fps)
+    recording = Recording(episode, store.fps, episode.length / store.fps)
     times: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for key in episode.streams:
         try:
@@ -135,6 +130,8 @@ def read_recording(store: EpisodeStore, episode: Episode) -> Recording:
         recording.streams[key] = Stream(
             key, feature, seconds, received, flags, values, period_ns(capture) * 1e-9
         )
+        if key == ACTION and rows:
+            recording.end_s = float(seconds[-1])
     return recording
 
 

@@ -182,6 +182,8 @@ def _clock(r: Recording, stream: Stream) -> Iterator[Finding]:
     jumps = np.abs(step) > np.maximum(JUMP_S, 3 * calm)
     for first, last in runs(jumps):
         at = first + int(np.argmax(np.abs(step[first : last + 1]))) + around
+        if len(back) and np.abs(back - at).min() <= around:
+            continue  # said above
         yield r.finding(
             "clock",
             "severe",

@@ -1,178 +1,160 @@
-"""What is wrong with a dataset: every episode by itself, and beside the others. What each check measures: docs/checks.md."""
+"""What is wrong with a dataset: every episode by itself, and each beside the others. docs/checks.md says why and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .camera_checks import Frames, lag, look
-from .features import ACTION, is_depth, is_frames, is_image
-from .findings import SEVERITIES, Finding, Report, Severity
+from .check_frames import Scan, check_frames, frame_streams, scan_frames
+from .check_lag import LAGS_S, Lag, Pair, Sums, of_episode, pair, pooled, sums
+from .check_outliers import Traits, check_outliers, traits
+from .check_times import check_times
+from .check_vectors import check_vectors
+from .features import is_image
+from .findings import SEVERITIES, Finding, Recording, Severity, read_recording
+from .frames import DamagedFrames
 from .store import Episode, EpisodeStore, StoreError
-from .stream_checks import Streams, check_limits, check_motion, check_requested, check_times, check_vector
 
-LAG_WARNING_S, LAG_SEVERE_S = 0.06, 0.15
-DARK_SEVERE_S, FROZEN_SEVERE_S = 0.2, 0.5
-DUPLICATES = DROPPED = 0.05
-OUTLIER_Z, FEWEST_FOR_OUTLIERS = 6.0, 8
+__all__ = ["SEVERITIES", "Finding", "check", "check_episode"]
+
+LAG_INFO_S, LAG_WARNING_S, LAG_SEVERE_S = 0.06, 0.12, 0.25
+LAG_CORRELATION = 0.4  # less, and the images move for other reasons
+LAG_EDGE = 0.04  # a curve flatter than that has no place where it is highest
+LAG_ODD_S, LAG_ODD_Z = 0.1, 2.5  # one episode against the others
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What one episode gave: its findings, numbers to compare it with the others by, and of each camera how well it follows
-    the joints at several lags."""
+@dataclass
+class Seen:
+    """One episode: its findings, and what it is compared by."""
 
     findings: list[Finding]
-    measures: dict[str, float]
-    follows: dict[str, np.ndarray]
+    traits: Traits
+    pairs: dict[str, Pair] = field(default_factory=dict)
+
+
+def check_episode(store: EpisodeStore, episode: Episode, fast: bool = False) -> list[Finding]:
+    """What can be said of one episode by itself, the worst first, then by time. fast: decodes a few images only."""
+    return _sorted(_look(store, episode, fast).findings)
 
 
 def check(
     store: EpisodeStore,
     episodes: Sequence[int] | None = None,
-    fast: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    fast: bool = False,
 ) -> list[Finding]:
-    """All findings, the severe ones first. fast: look at every tenth frame only, which finds no repeated frames and no lag."""
-    chosen = list(range(len(store))) if episodes is None else list(episodes)
-    if bad := [i for i in chosen if not 0 <= i < len(store)]:
-        raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
-    looked = []
-    for done, i in enumerate(chosen):
-        looked.append(look_at(store, store.episodes[i], fast))
-        progress(done + 1, len(chosen))
-    findings = [f for one in looked for f in one.findings]
-    findings += _lags(store, chosen, looked) + _outliers(store, chosen, looked)
-    for path in store.interrupted():
-        said = f"{path} was cut off and could not be recovered"
-        findings.append(Finding(-1, path.name, "unrecovered", "severe", "", said))
-    return sorted(findings, key=lambda f: (-SEVERITIES.index(f.severity), f.episode, f.start_s or 0.0))
+    """Every finding of `episodes` (all by default), by episode, the worst first. What holds of all of them has episode -1.
+
+    progress(done, total) is called after each. fast: of images only checksums and repeats, and a few for their brightness; no
+    comparison with the joints. A damaged episode is a finding; the rest is checked.
+    """
+    known, found = _episodes(store)
+    if episodes is not None:
+        total = len(known) + len(found)
+        if bad := [i for i in episodes if not 0 <= i < total]:
+            raise StoreError(f"{store.path} has episodes 0 to {total - 1}, not {bad[0]}")
+        known = [e for e in known if e.index in set(episodes)]
+        found = [f for f in found if f.episode in set(episodes)]
+    seen: list[Seen] = []
+    for done, episode in enumerate(known, 1):
+        seen.append(_look(store, episode, fast))
+        progress(done, len(known))
+    if found:
+        progress(len(known) + len(found), len(known) + len(found))
+    found += [f for s in seen for f in s.findings]
+    found += check_outliers([s.traits for s in seen])
+    found += _misaligned(seen)
+    return sorted(_sorted(found), key=lambda f: f.episode)
 
 
-def check_episode(store: EpisodeStore, e: Episode, fast: bool = False) -> list[Finding]:
-    """The findings of one episode, by their time."""
-    looked = look_at(store, e, fast)
-    return sorted(looked.findings + _lags(store, [e.index], [looked]), key=lambda f: f.start_s or 0.0)
-
-
-def look_at(store: EpisodeStore, e: Episode, fast: bool = False) -> Looked:
-    """Reads all of an episode once; what cannot be read is a finding, and the rest is looked at all the same."""
-    report, streams = Report(e), Streams({}, {})
-    for key in e.streams:
+def _episodes(store: EpisodeStore) -> tuple[list[Episode], list[Finding]]:
+    """Those that can be opened, and a finding for each that cannot."""
+    try:
+        return store.episodes, []
+    except StoreError:
+        folders = [
+            p for p in (store.path / "episodes").iterdir() if p.is_dir() and not p.name.startswith(".")
+        ]
+    known, found = [], []
+    for i, folder in enumerate(sorted(folders)):
         try:
-            streams.times[key] = e.times_ns(key)
-            if not is_frames(key):
-                streams.values[key] = e.read(key)
-        except StoreError as error:
-            report.add("damaged", "severe", key, _reason(error))
-    for key in store.features:
-        if key not in e.streams:
-            report.add("missing", "severe", key, f"there is no stream {key}")
-    if ACTION in streams.times and len(streams.times[ACTION][0]):
-        report.zero_ns = int(streams.times[ACTION][0][0])
-    _outcome(e, report)
-    for key, (capture, receive) in streams.times.items():
-        check_times(report, key, capture, receive, round(1e9 / store.fps) if key == ACTION else 0)
-    for key, values in streams.values.items():
+            known.append(Episode(folder, i, json.loads((folder / "zarr.json").read_text())["attributes"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"the episode has no readable zarr.json ({error!r}): restore it, or remove the folder"
+            found.append(Finding(i, folder.name, "damaged", "severe", "", 0.0, 0.0, why))
+    return known, found
+
+
+def _look(store: EpisodeStore, episode: Episode, fast: bool) -> Seen:
+    r = read_recording(store, episode)
+    scans: list[Scan] = []
+    for stream in frame_streams(r):
         try:
-            flags = e.flags(key)
-        except StoreError as error:
-            report.add("damaged", "severe", key, _reason(error))
-            flags = np.zeros(0, np.uint8)
-        check_vector(report, store, key, values, streams.times.get(key), flags)
-    check_limits(report, store, streams)
-    check_requested(report, store, streams)
-    measures = check_motion(report, store, streams)
-    follows: dict[str, np.ndarray] = {}
-    for key in e.streams:
-        if is_frames(key) and key in streams.times:
-            seen = look(e, key, streams.times[key][0], streams.speed(), fast)
-            _camera(report, seen, key)
-            if is_image(key) and seen.brightness is not None:
-                measures[f"brightness of {key}"] = seen.brightness
-            if seen.follows is not None:
-                follows[key] = seen.follows
-    return Looked(report.findings, measures, follows)
+            scans.append(scan_frames(r, stream, fast))
+        except DamagedFrames as error:
+            r.unreadable[stream.key] = str(error)
+            del r.streams[stream.key]
+    found = [*check_vectors(r, store), *check_times(r)]
+    for scan in scans:
+        found += check_frames(r, scan)
+    light = {
+        s.key: float(np.nanmean(s.light)) for s in scans if is_image(s.key) and np.isfinite(s.light).any()
+    }
+    seen = Seen(found, traits(r, light))
+    if r.joints is not None and not fast:
+        for scan in scans:
+            if is_image(scan.key) and (part := pair(scan, r.joints)) is not None:
+                seen.pairs[scan.key] = part
+    return seen
 
 
-def _reason(error: StoreError) -> str:
-    return str(error).split(": ", 2)[-1]
+def _misaligned(seen: Sequence[Seen]) -> Iterator[Finding]:
+    """A camera against the joints, over all episodes; and episodes whose lag is another."""
+    for camera in dict.fromkeys(c for s in seen for c in s.pairs):
+        having = [s for s in seen if camera in s.pairs]
+        widths = [s.pairs[camera].values.shape[1] for s in having]
+        having = [s for s, w in zip(having, widths, strict=True) if w == max(set(widths), key=widths.count)]
+        lag = pooled([s.pairs[camera] for s in having])
+        if lag is None or lag.correlation < LAG_CORRELATION or lag.edge < LAG_EDGE:
+            continue
+        surely = abs(lag.lag_s) - 2 * lag.error_s
+        if surely > 0 and abs(lag.lag_s) > LAG_INFO_S:
+            yield _lag_of_all(camera, lag, len(having))
+        for s in having:
+            yield from _odd_lag(s.traits.recording, camera, sums(s.pairs[camera]), lag)
 
 
-def _outcome(e: Episode, report: Report) -> None:
-    """What the recorder itself noted."""
-    if e.interrupted:
-        report.add("interrupted", "warning", "", f"it was cut off: {e.attrs['interrupted']}")
-    for key, lost in (e.attrs.get("dropped") or {}).items():
-        try:
-            there = e.rows(key)
-        except StoreError:
-            there = 0
-        share = lost / max(1, lost + there)
-        severity: Severity = "severe" if share > DROPPED else "warning"
-        said = f"{lost} rows ({share:.1%}) were lost while recording"
-        report.add("dropped", severity, key, said, None, share, DROPPED)
-
-
-def _camera(report: Report, seen: Frames, key: str) -> None:
-    for start, end, message in seen.damaged:
-        report.add("damaged", "severe", key, message, (start, end))
-    spans = (
-        ("black", seen.dark, DARK_SEVERE_S, "it is black for {:.2f} s"),
-        ("frozen", seen.frozen, FROZEN_SEVERE_S, "the picture stands for {:.2f} s while the joints move"),
+def _lag_of_all(camera: str, lag: Lag, count: int) -> Finding:
+    size = abs(lag.lag_s)
+    severity: Severity = "severe" if size > LAG_SEVERE_S else "warning" if size > LAG_WARNING_S else "info"
+    message = (
+        f"images move {1000 * size:.0f} ± {1000 * lag.error_s:.0f} ms {'after' if lag.lag_s > 0 else 'before'} the joints, over "
+        f"{count} episodes (correlation {lag.correlation:.2f})"
     )
-    for check_name, found, limit, words in spans:
-        for start, end in found:
-            seconds = (end - start) * 1e-9
-            severity: Severity = "severe" if seconds > limit else "warning"
-            report.add(check_name, severity, key, words.format(seconds), (start, end), seconds, limit)
-    if seen.duplicates > DUPLICATES and not is_depth(key):
-        said = f"{seen.duplicates:.0%} of the frames repeat the one before while the joints move"
-        report.add("duplicates", "warning", key, said, None, seen.duplicates, DUPLICATES)
+    return Finding(-1, "", "misaligned", severity, camera, 0.0, 0.0, message, round(lag.lag_s, 4), LAG_INFO_S)
 
 
-def _lags(store: EpisodeStore, chosen: Sequence[int], looked: Sequence[Looked]) -> list[Finding]:
-    """Cameras behind (or ahead of) the joints, from all episodes together."""
-    found = []
-    for key in store.features:
-        measured = lag([one.follows[key] for one in looked if key in one.follows])
-        if measured is None:
-            continue
-        behind, margin = measured
-        sure = abs(behind) - margin
-        if sure < LAG_WARNING_S:
-            continue
-        severity: Severity = "severe" if sure > LAG_SEVERE_S else "warning"
-        side = "behind" if behind > 0 else "ahead of"
-        said = f"the picture is {abs(behind) * 1e3:.0f} ± {margin * 1e3:.0f} ms {side} the joints"
-        i, name = (chosen[0], store.episodes[chosen[0]].path.name) if len(chosen) == 1 else (-1, "")
-        found.append(
-            Finding(i, name, "misaligned", severity, key, said, None, None, round(behind, 4), LAG_WARNING_S)
-        )
-    return found
+def _odd_lag(r: Recording, camera: str, part: Sums, lag: Lag) -> Iterator[Finding]:
+    own, curve = of_episode(part, lag.weights)
+    top, there = float(curve.max()), float(np.interp(lag.lag_s, LAGS_S, curve))
+    independent = max(part.seconds / 0.26 - 3, 1.0)  # motion over a baseline says little new sooner
+    z = (np.arctanh(min(top, 0.999)) - np.arctanh(min(max(there, 0.0), 0.999))) * np.sqrt(independent)
+    off = own - lag.lag_s
+    if top < LAG_CORRELATION or abs(off) < LAG_ODD_S or z < LAG_ODD_Z:
+        return
+    yield r.finding(
+        "misaligned",
+        "severe" if abs(off) > LAG_SEVERE_S else "warning",
+        f"images move {1000 * abs(off):.0f} ms {'later' if off > 0 else 'earlier'} against the joints than in the other episodes "
+        f"(correlation {top:.2f} instead of {there:.2f})",
+        camera,
+        value=off,
+        threshold=LAG_ODD_S,
+    )
 
 
-def _outliers(store: EpisodeStore, chosen: Sequence[int], looked: Sequence[Looked]) -> list[Finding]:
-    """Episodes unlike the others, by the distance to the median in median absolute deviations."""
-    found: list[Finding] = []
-    if len(chosen) < FEWEST_FOR_OUTLIERS:
-        return found
-    for what in dict.fromkeys(k for one in looked for k in one.measures):
-        values = np.array([one.measures.get(what, np.nan) for one in looked])
-        middle = float(np.nanmedian(values))
-        spread = 1.4826 * float(np.nanmedian(np.abs(values - middle)))
-        # deviations that do not matter, however alike the others are: radians, grey levels, a share of the whole
-        floor = (
-            0.05 if what.startswith("start") else 2.0 if what.startswith("brightness") else 0.05 * abs(middle)
-        )
-        z = (values - middle) / max(spread, floor, 1e-9)
-        for at in np.flatnonzero(np.abs(z) > OUTLIER_Z).tolist():
-            e = store.episodes[chosen[at]]
-            said = f"its {what} is {values[at]:.3g}, that of the others {middle:.3g}"
-            score = round(float(z[at]), 2)
-            found.append(
-                Finding(e.index, e.path.name, "outlier", "warning", "", said, None, None, score, OUTLIER_Z)
-            )
-    return found
+def _sorted(found: list[Finding]) -> list[Finding]:
+    return sorted(found, key=lambda f: (-SEVERITIES.index(f.severity), f.start_s, f.check, f.stream))

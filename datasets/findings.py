@@ -1,67 +1,158 @@
-"""A finding: what is wrong with a dataset, where, and how much it matters."""
+"""What a check says, and one episode as the checks read it: every stream on the episode's own seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from .store import Episode
+import numpy as np
+
+from .align import period_ns
+from .features import ACTION, STATE, Feature, is_frames
+from .store import REQUESTED, Episode, EpisodeStore, StoreError
 
 Severity = Literal["info", "warning", "severe"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "severe")
+SINGLE = 12  # of one kind in one stream; when there are more, one finding speaks for all
 
 
 @dataclass(frozen=True)
 class Finding:
-    """episode: its number, -1 of the dataset as a whole. name: its folder. start_s, end_s: after the episode's first control
-    tick; None where it has no time. value and threshold: what was measured and what is allowed, as the message says them."""
+    """One thing that is wrong, or worth knowing. episode, name: its number and its folder. start_s, end_s: seconds from the
+    capture of the episode's first action. stream: "" for the whole episode. value, threshold: what was measured and what it
+    was held against, in the unit that the message names; None where it is not a matter of number."""
 
     episode: int
     name: str
     check: str
     severity: Severity
     stream: str
+    start_s: float
+    end_s: float
     message: str
-    start_s: float | None = None
-    end_s: float | None = None
     value: float | None = None
     threshold: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
-class Report:
-    """Gathers the findings of one episode. zero_ns: its first control tick."""
 
-    def __init__(self, e: Episode, zero_ns: int = 0) -> None:
-        self.episode, self.zero_ns = e, zero_ns
-        self.findings: list[Finding] = []
+@dataclass
+class Stream:
+    """One stream that could be read. t_s, received_s `(T,)` float64; flags `(T,)` uint8; values `(T, D)` float64 of a
+    vector, None of images and depth; period_s: its median interval, 0 where there is none."""
 
-    def add(
+    key: str
+    feature: Feature | None
+    t_s: np.ndarray
+    received_s: np.ndarray
+    flags: np.ndarray
+    values: np.ndarray | None
+    period_s: float
+
+    def name_of(self, column: int) -> str:
+        names = self.feature.names if self.feature else ()
+        return names[column] if column < len(names) else f"element {column}"
+
+    def unit_of(self, column: int) -> str:
+        units = self.feature.units if self.feature else ()
+        return f" {units[column]}" if column < len(units) and units[column] else ""
+
+
+@dataclass
+class Recording:
+    """One episode, read. end_s: when the last action was. unreadable: stream → why; those streams are not in `streams`."""
+
+    episode: Episode
+    fps: float
+    end_s: float
+    streams: dict[str, Stream] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)  # stream → how it differs from the header
+
+    @property
+    def joints(self) -> Stream | None:
+        """Where the arm is: its state, else the actions it was sent."""
+        for key in (STATE, ACTION):
+            if key in self.streams and len(self.streams[key].t_s) > 1:
+                return self.streams[key]
+        return None
+
+    def finding(
         self,
         check: str,
         severity: Severity,
-        stream: str,
         message: str,
-        span_ns: tuple[int, int] | None = None,
+        stream: str = "",
+        span_s: tuple[float, float] | None = None,
         value: float | None = None,
         threshold: float | None = None,
-    ) -> None:
-        """span_ns: (first, last) moment, by capture."""
-        start, end = (round((t - self.zero_ns) * 1e-9, 6) for t in span_ns) if span_ns else (None, None)
-        value = None if value is None else round(float(value), 6)
-        threshold = None if threshold is None else round(float(threshold), 6)
+    ) -> Finding:
+        start, end = span_s if span_s is not None else (0.0, self.end_s)
+        number = None if value is None or not np.isfinite(value) else round(float(value), 6)
         e = self.episode
-        self.findings.append(
-            Finding(e.index, e.path.name, check, severity, stream, message, start, end, value, threshold)
+        at = round(float(start), 4), round(float(max(start, end)), 4)
+        return Finding(e.index, e.path.name, check, severity, stream, *at, message, number, threshold)
+
+
+def read_recording(store: EpisodeStore, episode: Episode) -> Recording:
+    """Everything but images and depth. Never raises for a damaged stream: it is named in `unreadable`."""
+    recording = Recording(episode, store.fps, episode.length / store.fps)
+    times: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for key in episode.streams:
+        try:
+            times[key] = episode.times_ns(key)
+        except StoreError as error:
+            recording.unreadable[key] = str(error)
+    zero = _zero_ns(times)
+    for key, (capture, receive) in times.items():
+        feature = store.features[ACTION] if key == REQUESTED else store.features.get(key)
+        try:
+            rows, flags = episode.rows(key), episode.flags(key)
+            values = None
+            if is_frames(key):
+                shape, dtype = _of_frames(episode, key)
+            else:
+                read = episode.read(key)
+                shape, dtype = read.shape[1:], read.dtype.name
+                values = np.asarray(read, np.float64).reshape(rows, -1)
+            if not rows == len(capture) == len(receive) == len(flags):
+                raise StoreError(f"it has {rows} rows, {len(capture)} times and {len(flags)} flags")
+        except (StoreError, ValueError, TypeError) as error:
+            recording.unreadable[key] = str(error)
+            continue
+        if feature is not None and (shape != feature.shape or dtype != feature.dtype):
+            recording.wrong[key] = (
+                f"it holds {dtype} {shape}, the store's features say {feature.dtype} {feature.shape}"
+            )
+        seconds, received = (capture - zero) * 1e-9, (receive - zero) * 1e-9
+        recording.streams[key] = Stream(
+            key, feature, seconds, received, flags, values, period_ns(capture) * 1e-9
         )
+        if key == ACTION and rows:
+            recording.end_s = float(seconds[-1])
+    return recording
 
 
-def worst(findings: Sequence[Finding]) -> Severity | None:
-    """How much the worst of them matters."""
-    return SEVERITIES[max(SEVERITIES.index(f.severity) for f in findings)] if findings else None
+def runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, last) of every unbroken run of True in `mask` `(N,)`."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    for first, after in edges.reshape(-1, 2).tolist():
+        yield first, after - 1
 
 
-def by_episode(findings: Sequence[Finding]) -> Iterator[tuple[int, list[Finding]]]:
-    """(number, its findings), the dataset's own (-1) first."""
-    for i in sorted({f.episode for f in findings}):
-        yield i, [f for f in findings if f.episode == i]
+def moved(values: np.ndarray) -> np.ndarray:
+    """How far each column of `(T, D)` travels within its range, `(D,)`."""
+    return np.nanmax(values, axis=0) - np.nanmin(values, axis=0) if len(values) else np.zeros(values.shape[1])
+
+
+def _of_frames(episode: Episode, key: str) -> tuple[tuple[int, ...], str]:
+    none = episode.read_frames(key, [])
+    return none.shape[1:], none.dtype.name
+
+
+def _zero_ns(times: dict[str, tuple[np.ndarray, np.ndarray]]) -> int:
+    if ACTION in times and len(times[ACTION][0]):
+        return int(times[ACTION][0][0])
+    return min((int(c.min()) for c, _ in times.values() if len(c)), default=0)

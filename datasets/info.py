@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from .features import features_to_json
+from .edit import trash
+from .features import features_to_json, is_frames
 from .store import EpisodeStore
 
 
 def describe(store: EpisodeStore) -> dict[str, Any]:
     """JSON types. rates_hz: per stream the median rate by capture times, and `jitter_ms`, the 99th percentile of how far
-    an interval is from the median."""
+    an interval is from the median. cut_off: episodes that were interrupted and are kept; interrupted: folders that are being
+    written or could not be recovered. dropped: rows lost while recording, by stream. storage: how each camera is kept."""
     intervals: dict[str, list[np.ndarray]] = {}
     for episode in store.episodes:
         for key in episode.streams:
@@ -24,6 +26,10 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
             jitter = float(np.percentile(np.abs(gaps - median), 99)) * 1e-6
             rates[key] = {"hz": round(1e9 / median, 3), "jitter_ms": round(jitter, 3)}
     frames = sum(e.length for e in store.episodes)
+    dropped: dict[str, int] = {}
+    for episode in store.episodes:
+        for key, lost in (episode.attrs.get("dropped") or {}).items():
+            dropped[key] = dropped.get(key, 0) + int(lost)
     outcomes = [e.attrs.get("success") for e in store.episodes]
     return {
         "path": str(store.path),
@@ -40,5 +46,9 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
         "features": features_to_json(store.features),
         "size_bytes": sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()),
         "interrupted": [p.name for p in store.interrupted()],
+        "cut_off": [e.index for e in store.episodes if e.interrupted],
+        "dropped": dropped,
+        "trash": len(trash(store)),
+        "storage": {k: store.storage.get(k, {"codec": "lossless"}) for k in store.features if is_frames(k)},
         "provenance": store.provenance,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ from .features import is_depth, is_image
 from .store import Episode, EpisodeStore, StoreError
 
 IMAGE_FRAMES_PER_EPISODE = 16
+HELD_BYTES = 256 << 20  # of a vector's rows; above it quantiles come from a histogram
+BINS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Each `(D,)` float64, in the feature's unit; for images `(C,)` in 0..255. q01, q99: quantiles. count: rows."""
+    """Each `(D,)` float64, in the feature's unit; for images `(C,)` in 0..255, for depth `(1,)` in stored steps. q01, q99: quantiles. count: rows."""
 
     min: np.ndarray
     max: np.ndarray
@@ -39,11 +41,11 @@ class Stats:
 def compute_stats(
     store: EpisodeStore, keys: Sequence[str], episodes: Sequence[int] | None = None
 ) -> dict[str, Stats]:
-    """Statistics of `keys` over `episodes` (all by default).
+    """Statistics of `keys` over `episodes` (all by default), each stream with the rows that it has.
 
-    Vectors: exact; their rows are held, which at 100 values of 8 bytes is 0.8 GB per million frames. Images: every
-    pixel of up to 16 evenly spaced frames an episode, gathered in a histogram, so memory does not grow. Depth has none.
-    StoreError names the episode and frame of a value that is not finite.
+    Vectors: exact while their rows fit into HELD_BYTES as float64; beyond, q01 and q99 are exact to the range / BINS and the rest
+    to rounding, and memory stays at that. Images and depth: every pixel of up to 16 evenly spaced frames an episode, in a
+    histogram; depth without the pixels that have no reading (0). StoreError names the episode and frame of a value that is not finite.
     """
     chosen = [store.episodes[i] for i in (range(len(store)) if episodes is None else episodes)]
     if not chosen:
@@ -51,19 +53,59 @@ def compute_stats(
     result = {}
     for key in keys:
         if is_depth(key):
-            continue
-        if is_image(key):
+            result[key] = _depth_stats(chosen, key)
+        elif is_image(key):
             result[key] = _image_stats(chosen, key, store.features[key].shape[-1])
-            continue
-        rows = []
-        for e in chosen:
-            values = np.asarray(e.read(key), np.float64).reshape(e.rows(key), -1)
-            if not np.isfinite(values).all():
-                frame = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-                raise StoreError(f"episode {e.index}: {key} is not finite in frame {frame}")
-            rows.append(values)
-        result[key] = vector_stats(np.concatenate(rows))
+        else:
+            rows = sum(e.rows(key) for e in chosen)
+            if not rows:
+                raise StoreError(f"{store.path}: {key} has no rows to take statistics from")
+            width = int(np.prod(store.features[key].shape))
+            few = rows * width * 8 <= HELD_BYTES
+            parts = (_vector(e, key) for e in chosen)
+            result[key] = vector_stats(np.concatenate(list(parts))) if few else _streamed(chosen, key)
     return result
+
+
+def _vector(e: Episode, key: str) -> np.ndarray:
+    values = np.asarray(e.read(key), np.float64).reshape(e.rows(key), -1)
+    if not np.isfinite(values).all():
+        frame = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise StoreError(f"episode {e.index}: {key} is not finite in frame {frame}")
+    return values
+
+
+def _streamed(episodes: Sequence[Episode], key: str) -> Stats:
+    """Twice through the episodes: for the range and mean, then for deviations and a histogram within the range."""
+    count, low, high, total = 0, None, None, np.zeros(1)
+    for e in episodes:
+        x = _vector(e, key)
+        if not len(x):
+            continue
+        low = x.min(0) if low is None else np.minimum(low, x.min(0))
+        high = x.max(0) if high is None else np.maximum(high, x.max(0))
+        count, total = count + len(x), total + x.sum(0)
+    assert low is not None
+    assert high is not None
+    mean, width = total / count, np.where(high > low, high - low, 1.0)
+    squares = np.zeros(len(low))
+    histogram = np.zeros((len(low), BINS), np.int64)
+    for e in episodes:
+        x = _vector(e, key)
+        squares += ((x - mean) ** 2).sum(0)
+        bins = np.minimum(((x - low) / width * BINS).astype(np.int64), BINS - 1)
+        for column in range(len(low)):
+            histogram[column] += np.bincount(bins[:, column], minlength=BINS)
+    cumulative = histogram.cumsum(1)
+
+    def at(q: float) -> np.ndarray:
+        """Between the two rows around the quantile, each taken for the middle of its bin."""
+        place = q * (count - 1)
+        below, above = ((cumulative <= rank).sum(1) for rank in (np.floor(place), np.ceil(place)))
+        share = place - np.floor(place)
+        return np.clip(low + (below * (1 - share) + above * share + 0.5) / BINS * width, low, high)
+
+    return Stats(low, high, mean, np.sqrt(squares / count), at(0.01), at(0.99), count)
 
 
 def vector_stats(x: np.ndarray) -> Stats:
@@ -75,13 +117,42 @@ def vector_stats(x: np.ndarray) -> Stats:
 def _image_stats(episodes: Sequence[Episode], key: str, channels: int) -> Stats:
     histogram = np.zeros((channels, 256), np.int64)
     frames = 0
+    for frame in _some_frames(episodes, key):
+        pixels = frame.reshape(-1, channels)
+        for c in range(channels):
+            histogram[c] += np.bincount(pixels[:, c], minlength=256)
+        frames += 1
+    return _of_histogram(histogram, frames)
+
+
+def _depth_stats(episodes: Sequence[Episode], key: str) -> Stats:
+    histogram = np.zeros((1, 1 << 16), np.int64)
+    frames = 0
+    for frame in _some_frames(episodes, key):
+        histogram[0] += np.bincount(frame.reshape(-1), minlength=1 << 16)
+        frames += 1
+    histogram[0, 0] = 0
+    if not histogram.any():
+        raise StoreError(f"{key} holds no reading in any of the {frames} frames looked at")
+    return _of_histogram(histogram, frames)
+
+
+def _some_frames(episodes: Sequence[Episode], key: str) -> Iterator[np.ndarray]:
     for e in episodes:
-        for row in np.unique(np.linspace(0, e.rows(key) - 1, IMAGE_FRAMES_PER_EPISODE).round().astype(int)):
-            frame = e.read_frames(key, [row]).reshape(-1, channels)
-            for c in range(channels):
-                histogram[c] += np.bincount(frame[:, c], minlength=256)
-            frames += 1
-    levels = np.arange(256.0)
+        count = e.rows(key)
+        for row in (
+            np.unique(np.linspace(0, count - 1, IMAGE_FRAMES_PER_EPISODE).round().astype(int))
+            if count
+            else ()
+        ):
+            yield e.read_frames(key, [row])[0]
+
+
+def _of_histogram(histogram: np.ndarray, frames: int) -> Stats:
+    """Of levels `(C, L)`, counted."""
+    if not frames:
+        raise StoreError("there is no frame to take statistics from")
+    levels = np.arange(float(histogram.shape[1]))
     total = histogram.sum(1, keepdims=True)
     mean = (histogram * levels).sum(1) / total[:, 0]
     std = np.sqrt((histogram * (levels - mean[:, None]) ** 2).sum(1) / total[:, 0])
@@ -91,5 +162,5 @@ def _image_stats(episodes: Sequence[Episode], key: str, channels: int) -> Stats:
         return (cumulative < q).sum(1).astype(np.float64)
 
     seen = histogram > 0
-    low, high = seen.argmax(1), 255 - seen[:, ::-1].argmax(1)
+    low, high = seen.argmax(1), histogram.shape[1] - 1 - seen[:, ::-1].argmax(1)
     return Stats(low.astype(np.float64), high.astype(np.float64), mean, std, at(0.01), at(0.99), frames)

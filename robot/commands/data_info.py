@@ -43,9 +43,18 @@ def _text(d: dict[str, Any]) -> str:
     for key, feature in d["features"].items():
         rate = d["rates"].get(key)
         measured = f"{rate['hz']:g} Hz measured, jitter {rate['jitter_ms']:g} ms" if rate else "rate unknown"
-        lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {measured}")
+        how = d["storage"].get(key)
+        kept = f", {how['codec']}{' ' + str(how['quality']) if 'quality' in how else ''}" if how else ""
+        lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {measured}{kept}")
         if feature["names"]:
             lines.append(f"    {', '.join(feature['names'])}")
+    if d["cut_off"]:
+        lines.append(f"cut off and recovered: episodes {', '.join(map(str, d['cut_off']))}")
+    if d["dropped"]:
+        lost = ", ".join(f"{n} of {key}" for key, n in d["dropped"].items())
+        lines.append(f"rows lost while recording: {lost}")
+    if d["trash"]:
+        lines.append(f"in the trash: {d['trash']} episodes (ulna data restore {d['path']} --list)")
     if d["interrupted"]:
         lines.append(f"interrupted and not part of the data: {', '.join(d['interrupted'])}")
     return "\n".join(lines)

@@ -65,3 +65,11 @@ def interpolate(
 def period_ns(t_capture_ns: np.ndarray) -> int:
     """The median interval of a stream, 0 for fewer than two rows."""
     return int(np.median(np.diff(t_capture_ns))) if len(t_capture_ns) > 1 else 0
+
+
+def row_per_tick(ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:
+    """Whether row i was written for tick i: as many rows, each received before the next tick and captured after the one
+    before the last."""
+    if len(ticks) != len(capture):
+        return False
+    return bool((receive[:-1] < ticks[1:]).all() and (capture[2:] > ticks[:-2]).all())

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from .align import row_per_tick
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
 from .in_progress import LOG, InProgress, Sample, Stream
@@ -57,15 +58,18 @@ def trash(store: EpisodeStore) -> list[Trashed]:
 
 def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str]:
     """Take episodes out of the trash: by the names of their folders, or their numbers; all by default. Of one with several
-    versions the last deleted comes back; a version that is in its place goes to the trash for it."""
+    versions the last deleted comes back, or the one that is named by its folder in the trash; a version that is in its place
+    goes to the trash for it."""
     with _edit(store):
-        newest = {t.name: t for t in trash(store)}
+        listed = trash(store)
+        newest = {t.name: t for t in listed}
         if names is not None:
-            known = {**{str(int(n.split("-")[0])): n for n in newest}, **{n: n for n in newest}}
+            numbered = {str(int(n.split("-")[0])): t for n, t in newest.items()}
+            known = {**numbered, **newest, **{t.path.name: t for t in listed}}
             if unknown := [n for n in names if n not in known]:
                 there = ", ".join(newest) or "nothing"
                 raise StoreError(f"the trash of {store.path} holds no episode {unknown[0]}: there is {there}")
-            newest = {known[n]: newest[known[n]] for n in names}
+            newest = {known[n].name: known[n] for n in names}
         for name, trashed in newest.items():
             target = store.path / "episodes" / name
             if target.exists():
@@ -82,7 +86,10 @@ def empty_trash(store: EpisodeStore) -> int:
     with _edit(store):
         gone = trash(store)
         for t in gone:
-            shutil.rmtree(t.path)
+            # out of sight by one rename first: half a folder must not be taken for an episode if we are killed
+            doomed = store.path / "in-progress" / f".discarded-{t.path.name}"
+            os.rename(t.path, doomed)
+            shutil.rmtree(doomed)
         return len(gone)
 
 
@@ -93,10 +100,13 @@ def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, A
     chosen = choose(store, episodes)
     with _edit(store):
         for e in chosen:
-            was = {k: e.attrs.get(k) for k in labels}
+            now = json.loads((e.path / "zarr.json").read_text())[
+                "attributes"
+            ]  # ours may be from before another's edit
+            was = {k: now.get(k) for k in labels}
             if was == dict(labels):
                 continue
-            history = [*e.attrs.get("relabelled", []), {"at_s": round(time.time(), 3), "was": was}]
+            history = [*now.get("relabelled", []), {"at_s": round(time.time(), 3), "was": was}]
             write_attrs(e.path, {**labels, "relabelled": history})
 
 
@@ -134,10 +144,11 @@ def rows_between(e: Episode, first: int, last: int) -> dict[str, range]:
     begin, end = int(ticks[first]), int(ticks[last])
     found = {}
     for key in e.streams:
-        if e.rows(key) == e.length and not is_frames(key):
-            found[key] = range(first, last + 1)  # a row a tick
+        capture, receive = e.times_ns(key)
+        if row_per_tick(e.times_ns(ACTION)[0], capture, receive):
+            found[key] = range(first, last + 1)
             continue
-        there = np.maximum.accumulate(e.times_ns(key)[1])
+        there = np.maximum.accumulate(receive)
         seen = max(0, int(np.searchsorted(there, begin, side="right")) - 1)
         found[key] = range(seen, int(np.searchsorted(there, end, side="right")))
     return found
@@ -156,7 +167,10 @@ def write_attrs(folder: Path, changes: Mapping[str, Any]) -> None:
     group["attributes"].update(changes)
     new = folder / f".zarr.json.{secrets.token_hex(4)}"
     try:
-        new.write_text(json.dumps(group, indent=1))
+        with new.open("w") as file:
+            file.write(json.dumps(group, indent=1))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave it empty under its final name
         os.replace(new, folder / "zarr.json")
     finally:
         new.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -33,12 +34,16 @@ def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = F
 
 def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
     names = str(a.path), str(b.path)
-    wrong = []
+    wrong: list[str] = []
+    told: set[str] = set()
     for have, want, have_is, want_is in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
         try:
             require_same(have.features, want.features, have_is, want_is)
         except FeatureMismatch as error:
-            wrong += [line for line in str(error).splitlines()[1:] if line.split(":")[0] not in str(wrong)]
+            for line in str(error).splitlines()[1:]:
+                if (key := line.split(":")[0]) not in told:
+                    told.add(key)
+                    wrong.append(line)
     if a.fps != b.fps:
         wrong.append(f"  fps: {names[1]} has {b.fps:g}; {names[0]} has {a.fps:g}")
     if a.storage != b.storage:
@@ -53,6 +58,9 @@ def split(source: EpisodeStore, parts: Mapping[str | Path, Sequence[int]]) -> di
     """A new store for each folder of `parts`, with those episodes. All are made, or none."""
     for path in parts:
         _require_new(Path(path))
+    given = [i for chosen in parts.values() for i in chosen]
+    if twice := [i for i in given if given.count(i) > 1]:
+        raise StoreError(f"episode {twice[0]} would be in two parts: name each episode once")
     made: dict[str | Path, EpisodeStore] = {}
     try:
         for path, chosen in parts.items():
@@ -71,7 +79,9 @@ def copy_episodes(
     """A new store `out` like `like`, built beside it and put in its place by one rename."""
     out = Path(out)
     _require_new(out)
-    work = out.absolute().parent / f".{out.name}.{secrets.token_hex(4)}"
+    for stale in out.absolute().parent.glob(f".{glob.escape(out.name)}.making-*"):
+        shutil.rmtree(stale, ignore_errors=True)  # of one that was killed
+    work = out.absolute().parent / f".{out.name}.making-{secrets.token_hex(4)}"
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         made = EpisodeStore.create(

@@ -91,9 +91,11 @@ def conclude_edit(work: Path) -> None:
     store = work.parent.parent
     try:
         attrs = json.loads((work / "zarr.json").read_text())["attributes"]
-    except (OSError, ValueError, KeyError):
-        shutil.rmtree(work, ignore_errors=True)  # the swap never came
+    except FileNotFoundError:
+        shutil.rmtree(work, ignore_errors=True)  # the new version was not finished, so the swap never came
         return
+    except (ValueError, KeyError):
+        attrs = {}  # a version that cannot be read was not written by the edit: keep it
     if attrs.get("edit") != token:
         to_trash(store, work, name)
     elif (store / "episodes" / name).exists():

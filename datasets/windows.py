@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from .align import Mode, align, interpolate, period_ns
+from .align import Mode, align, interpolate, period_ns, row_per_tick
 from .cache import Cache, Frames
 from .features import ACTION, is_frames
 from .flags import INVALID
@@ -158,7 +158,7 @@ class Windows:
                 raise StoreError(
                     f"episode {e.index}: {key} has {count} rows but {len(capture)} times: run `ulna data check`"
                 )
-            if _row_per_tick(ticks, capture, receive):
+            if row_per_tick(ticks, capture, receive):
                 of, good = np.arange(e.length), np.ones(e.length, bool)
             elif self.spec.align == "interpolate" and value is not None and value.dtype.kind == "f":
                 _require_finite(e, key, value)
@@ -187,14 +187,6 @@ class Windows:
             return round(self.spec.tolerance_s * 1e9)
         delay = int(np.median(receive - capture)) if len(capture) else 0
         return 2 * max(period_ns(ticks), period_ns(capture)) + delay
-
-
-def _row_per_tick(ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:
-    """Whether row i was written for tick i: as many rows, each received before the next tick and captured after the one
-    before the last."""
-    if len(ticks) != len(capture):
-        return False
-    return bool((receive[:-1] < ticks[1:]).all() and (capture[2:] > ticks[:-2]).all())
 
 
 def _filled(rows: np.ndarray, good: np.ndarray) -> np.ndarray:

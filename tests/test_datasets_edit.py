@@ -276,3 +276,68 @@ def test_the_commands(store: EpisodeStore, tmp_path: Path, capfd: pytest.Capture
     assert "sum to 1" in capfd.readouterr().err
     assert not (tmp_path / "p").exists()
     assert store.episodes[0].read(ACTION).shape[1] == 3
+
+
+def test_an_emptied_trash_that_is_killed_brings_back_no_half_episode(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d", (12, 5), WITH_IMAGE)
+    code = (
+        "import os, signal, sys; from ulna.datasets.edit import *; from ulna.datasets.store import EpisodeStore\n"
+        "store = EpisodeStore.open(sys.argv[1]); left = int(sys.argv[2])\n"
+        "def hook(event, args):\n"
+        " global left\n"
+        " if event in ('os.remove', 'os.rmdir', 'os.rename'):\n"
+        "  left -= 1\n"
+        "  if left < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(hook); empty_trash(store)"
+    )
+    for steps in (0, 1, 2, 9, 30):
+        shutil.copytree(store.path, tmp_path / str(steps))
+        mine = EpisodeStore.open(tmp_path / str(steps))
+        delete(mine, [0])
+        subprocess.run([sys.executable, "-c", code, str(mine.path), str(steps)], check=False)
+        again = EpisodeStore.open(mine.path)
+        restored = restore(again)
+        assert restored == ([store.episodes[0].path.name] if steps == 0 else [])
+        assert [e.length for e in again.episodes] == [12, 5][len(restored) ^ 1 :]
+        assert not list((again.path / "in-progress").iterdir())
+
+
+def test_the_hint_undoes_what_was_done_and_nothing_else(
+    store: EpisodeStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = [e.content for e in store.episodes]
+    for words in (("delete", "--episodes", "0"), ("trim", "--episode", "0", "--start", "0.2")):
+        assert main(["data", words[0], str(store.path), *words[1:]]) == 0
+    hint = capfd.readouterr().out.rsplit("--episodes ", 1)[1].rstrip(")\n")
+    assert main(["data", "restore", str(store.path), "--episodes", hint]) == 0
+    assert [e.content for e in EpisodeStore.open(store.path).episodes] == content[1:]
+
+
+def test_labels_of_two_who_edit_are_both_kept(store: EpisodeStore) -> None:
+    other = EpisodeStore.open(store.path)
+    assert other.episodes[0].task == store.episodes[0].task == "task 0"
+    relabel(store, [0], {"task": "first"})
+    relabel(other, [0], {"task": "second"})
+    history = EpisodeStore.open(store.path).episodes[0].attrs["relabelled"]
+    assert [h["was"]["task"] for h in history] == ["task 0", "first"]
+
+
+def test_parts_do_not_overlap(store: EpisodeStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="episode 1 would be in two parts"):
+        split(store, {tmp_path / "a": [0, 1], tmp_path / "b": [1, 2]})
+    assert main(["data", "split", str(store.path), "--out", str(tmp_path), "--parts", "a=0.5", "a=0.5"]) == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_trim_keeps_pictures_and_actions_together_though_pictures_come_late(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(store) as writer:
+        writer.start({})
+        for t in range(20):
+            row = {**frame(rng, WITH_IMAGE, t), CAMERA: np.full((24, 32, 3), t, np.uint8)}
+            now = t * 50_000_000
+            writer.tick(row, {k: (now, now + (2_000_000 if k == CAMERA else 0)) for k in row})
+        writer.end({})
+    trim(store, 0, 0.25, 0.7)
+    assert store.episodes[0].read(CAMERA)[:, 0, 0, 0].tolist() == list(range(5, 15))

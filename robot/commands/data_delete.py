@@ -27,6 +27,6 @@ def run(args: Args, out: Output) -> int:
 
     store = EpisodeStore.open(args.data)
     gone = [p.name.rpartition(".")[0] for p in delete(store, episode_list(args.episodes))]
-    text = f"moved to the trash: {', '.join(gone)}; {len(store)} episodes are left (undo: ulna data restore {args.data})"
+    text = f"moved to the trash: {', '.join(gone)}; {len(store)} episodes are left (undo: ulna data restore {args.data} --episodes {','.join(gone)})"
     out.answer({"deleted": gone, "episodes": len(store)}, text)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -45,13 +46,15 @@ def _by(store, what: str) -> dict[str, list[int]]:  # type: ignore[no-untyped-de
     names = {True: "success", False: "failure", None: "unknown"}
     found: dict[str, list[int]] = {}
     for e in store.episodes:
-        label = (
-            names[e.attrs.get("success")]
-            if what == "success"
-            else e.task.replace("/", "_").strip(".") or "none"
-        )
+        label = names[e.attrs.get("success")] if what == "success" else _folder(e.task)
         found.setdefault(label, []).append(e.index)
     return found
+
+
+def _folder(task: str) -> str:
+    """A folder's name for a task: its words, and where they do not fit a few letters that tell it from the others."""
+    plain = "".join(c if c.isalnum() or c in " -_" else "_" for c in task).strip()[:60]
+    return plain if plain == task else f"{plain or 'task'}-{hashlib.sha256(task.encode()).hexdigest()[:6]}"
 
 
 def _parts(store, given: list[str], seed: int) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]
@@ -61,6 +64,9 @@ def _parts(store, given: list[str], seed: int) -> dict[str, list[int]]:  # type:
     pairs = [p.partition("=") for p in given]
     if not pairs or any(not name or not sep or "/" in name for name, sep, _ in pairs):
         raise ValueError("--parts are name=share or name=episodes: --parts train=0.9 val=0.1")
+    names = [name for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--parts names a part twice: {' '.join(given)}")
     if all("." in value for _, _, value in pairs):
         try:
             shares = [float(value) for _, _, value in pairs]

@@ -31,6 +31,7 @@ def run(args: Args, out: Output) -> int:
 
     store = EpisodeStore.open(args.data)
     before, now = trim(store, args.episode, args.start, args.end)
-    text = f"episode {args.episode}: {now} of {before} frames kept (undo: ulna data restore {args.data} --episodes {args.episode})"
+    name = store.episodes[args.episode].path.name
+    text = f"episode {args.episode}: {now} of {before} frames kept (undo: ulna data restore {args.data} --episodes {name})"
     out.answer({"episode": args.episode, "frames_before": before, "frames": now}, text)
     return 0

@@ -42,12 +42,14 @@ def frames(count: int = 60) -> np.ndarray:
     scene = SimScene("so101", "lift", ["front"], (480, 640), 20.0, None, False)
     robot_arm = next(iter(scene.arms.values()))
     camera = next(iter(scene.cameras.values()))
-    robot_arm.open(), camera.open(), robot_arm.enable()
+    robot_arm.open()
+    camera.open()
+    robot_arm.enable()
     scene.reset(0)
     expert, rng, found = scene.expert(0.004, None), np.random.default_rng(0), []
     expert.reset(0)
     for _ in range(count):
-        values = {STATE: robot_arm.read().data, **{f"x{i}": 0 for i in range(0)}}
+        values = {STATE: robot_arm.read().data}
         for tracker in scene.trackers.values():
             values["observation.environment_state"] = tracker.read().data
         robot_arm.command(expert.act(values), scene.clock.now_ns() + 50_000_000)

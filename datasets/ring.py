@@ -227,9 +227,9 @@ def ring_of(in_progress: Path) -> Ring | None:
         return None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{in_progress / POINTER} cannot be read ({error!r})") from None
-    lost = boot != _boot() and path.parent != in_progress
-    if lost or not path.name.lstrip(".").startswith("ulna-ring-") or not path.exists():
-        (in_progress / POINTER).unlink()
+    # after a power cut the file of a ring beside the store may be there, but its pages were never in order on the disk
+    if boot != _boot() or not path.name.lstrip(".").startswith("ulna-ring-") or not path.exists():
+        remove_ring(in_progress)
         return None
     return Ring.open(path)
 

@@ -57,15 +57,18 @@ def trash(store: EpisodeStore) -> list[Trashed]:
 
 def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str]:
     """Take episodes out of the trash: by the names of their folders, or their numbers; all by default. Of one with several
-    versions the last deleted comes back; a version that is in its place goes to the trash for it."""
+    versions the last deleted comes back, or the one that is named by its folder in the trash; a version that is in its place
+    goes to the trash for it."""
     with _edit(store):
-        newest = {t.name: t for t in trash(store)}
+        listed = trash(store)
+        newest = {t.name: t for t in listed}
         if names is not None:
-            known = {**{str(int(n.split("-")[0])): n for n in newest}, **{n: n for n in newest}}
+            numbered = {str(int(n.split("-")[0])): t for n, t in newest.items()}
+            known = {**numbered, **newest, **{t.path.name: t for t in listed}}
             if unknown := [n for n in names if n not in known]:
                 there = ", ".join(newest) or "nothing"
                 raise StoreError(f"the trash of {store.path} holds no episode {unknown[0]}: there is {there}")
-            newest = {known[n]: newest[known[n]] for n in names}
+            newest = {known[n].name: known[n] for n in names}
         for name, trashed in newest.items():
             target = store.path / "episodes" / name
             if target.exists():

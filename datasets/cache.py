@@ -55,7 +55,8 @@ class Frames:
     def keep_on_disk(self, folder: str | Path | None = None) -> None:
         """Write what is not there yet. A disk without room is said once, and frames are decoded as before."""
         folder = Path(folder) if folder else cache_folder()
-        files = []
+        files: list[Path] = []
+        made: list[Path] = []
         for i, e in enumerate(self.episodes):
             name = hashlib.sha256(f"{e.content} {self.key} {self.shape} {self.dtype}".encode()).hexdigest()[
                 :32
@@ -68,7 +69,10 @@ class Frames:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._write(e, new)
                     os.replace(new, path)
+                    made.append(path)
                 except OSError as error:
+                    for useless in made:  # the room is better left to checkpoints
+                        useless.unlink(missing_ok=True)
                     log.warning(
                         "the cache of decoded images in %s cannot be written (%s): images are decoded as they are read",
                         folder,

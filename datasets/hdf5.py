@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
-from .importing import MOST_BYTES, ForeignEpisode, Read, build, named, require_fps
+from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, named, require_fps
 from .store import EpisodeStore, StoreError
 
 ALOHA_HZ = 50.0
@@ -66,20 +66,21 @@ def import_robomimic(
 
     observation.state is end effector position, quaternion and gripper, `object` is observation.environment_state, the rest
     observation.<key>. Actions stay as robomimic has them: for its usual controller, end effector motions scaled to -1..1.
-    success: whether a reward came or an end was marked.
+    success: whether a sparse reward of 1 came; unknown where rewards are shaped (`dones` mark ends, not successes).
     """
     src, dst, renames = Path(src), Path(dst), dict(renames or {})
     with _open(src) as file:
         data = _group(file, "data", src)
         demos = sorted(
-            (k for k in data if k.startswith("demo")), key=lambda k: int(re.findall(r"\d+", k)[-1])
+            (k for k in data if k.startswith("demo")), key=lambda k: int((re.findall(r"\d+", k) or ["0"])[-1])
         )
         if not demos:
             raise StoreError(f"{src} has no group data/demo_0: it is no robomimic dataset")
         first = _group(data, demos[0], src)
         features, sources = _robomimic_features(first, renames, src)
         about = _env_args(data)
-        found = (about.get("env_kwargs") or {}).get("control_freq")
+        kwargs = about.get("env_kwargs")
+        found = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
 
         def episodes() -> Iterator[ForeignEpisode]:
             for name in demos:
@@ -89,8 +90,9 @@ def import_robomimic(
                 for k, parts in sources.items():
                     if any(len(_dataset(demo, p, src)) != len(actions) for p in parts):
                         raise StoreError(f"{src}: {name} has {len(actions)} actions but other rows of {k}")
-                done = [np.asarray(_dataset(demo, k, src)[:]) for k in ("dones", "rewards") if k in demo]
-                success = bool(any((d > 0).any() for d in done)) if done else None
+                success = (
+                    _success(np.asarray(_dataset(demo, "rewards", src)[:])) if "rewards" in demo else None
+                )
                 yield ForeignEpisode(
                     len(actions),
                     columns,
@@ -177,6 +179,10 @@ def _robomimic_features(
     return {k: _feature([_dataset(demo, p, src) for p in parts]) for k, parts in sources.items()}, sources
 
 
+def _success(rewards: np.ndarray) -> bool | None:
+    return bool((rewards == 1).any()) if np.isin(rewards, (0, 1)).all() else None
+
+
 def _aloha_features(
     file: Any, renames: Mapping[str, str], path: Path
 ) -> tuple[Features, dict[str, str], list[str]]:
@@ -216,6 +222,13 @@ def _feature(parts: list[Any]) -> Feature:
 
 def _rows(group: Any, parts: list[str], feature: Feature, src: Path) -> Read:
     datasets = [_dataset(group, p, src) for p in parts]
+    wide = sum(math.prod(d.shape[1:]) for d in datasets)
+    if wide != math.prod(feature.shape) or (
+        len(datasets) == 1 and tuple(datasets[0].shape[1:] or (1,)) != feature.shape
+    ):
+        raise StoreError(
+            f"{src}: {datasets[0].name} has rows of {datasets[0].shape[1:]}, the first episode of {feature.shape}"
+        )
 
     def read(start: int, stop: int) -> np.ndarray:
         try:
@@ -236,6 +249,8 @@ def _coded(dataset: Any, src: Path) -> Read:
     def read(start: int, stop: int) -> np.ndarray:
         frames = []
         for row, data in enumerate(dataset[start:stop], start):
+            if bytes(data[:2]) != b"\xff\xd8":
+                raise StoreError(f"{src}: the image of row {row} of {dataset.name} is no JPEG")
             frame = cv2.imdecode(np.asarray(data, np.uint8), cv2.IMREAD_COLOR)
             if frame is None:
                 raise StoreError(f"{src}: the image of row {row} of {dataset.name} cannot be decoded")
@@ -292,6 +307,8 @@ def _inside(group: Any, name: str, src: Path) -> Any:
             at = at[step]
         except (KeyError, OSError) as error:
             raise StoreError(f"{src}: {name} cannot be read: {error}") from None
+        if at.file.id != group.file.id and at.file.filename != group.file.filename:  # by way of another link
+            raise StoreError(f"{src}: {name} points to another file, {at.file.filename}: refused")
     return at
 
 
@@ -312,7 +329,8 @@ def _dataset(group: Any, name: str, src: Path) -> Any:
         raise StoreError(f"{src}: {name} is no array of numbers")
     if found.is_virtual or found.external:
         raise StoreError(f"{src}: {name} lies in another file: refused")
-    chunk = math.prod(found.chunks) if found.chunks else 0
-    if chunk > MOST_BYTES or math.prod(found.shape[1:]) > MOST_BYTES or int(found.size or 0) > 1 << 42:
+    chunk = (math.prod(found.chunks) if found.chunks else 0) * found.dtype.itemsize
+    row = math.prod(found.shape[1:]) * found.dtype.itemsize
+    if chunk > MOST_BYTES or row > MOST_ROW_BYTES or int(found.size or 0) > 1 << 42:
         raise StoreError(f"{src}: {name} has a shape of {found.shape}, which is no robot's data")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -19,7 +20,8 @@ from .video import resize
 from .writer import EpisodeWriter
 
 PIECE = 32  # rows read at once
-MOST_BYTES = 1 << 30  # of one piece or chunk of a foreign file
+MOST_BYTES = 1 << 30  # of one chunk of a foreign file
+MOST_ROW_BYTES, PIECE_BYTES = 1 << 27, 1 << 26
 Read = Callable[[int, int], np.ndarray]  # rows [start, stop) of an episode
 
 
@@ -66,13 +68,15 @@ def build(
             k: Feature((*image_size, *f.shape[2:]), f.dtype) if is_image(k) else f
             for k, f in features.items()
         }
+    row = max(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in features.values())
+    piece = max(1, min(PIECE, PIECE_BYTES // max(1, row)))
     with making(dst) as work:
         store = EpisodeStore.create(work, features, fps, robot, {**provenance, "times": "row / fps"})
         with EpisodeWriter(store) as writer:
             for done, e in enumerate(episodes):
                 writer.start(e.meta)
-                for start in range(0, e.length, PIECE):
-                    stop = min(start + PIECE, e.length)
+                for start in range(0, e.length, piece):
+                    stop = min(start + piece, e.length)
                     rows = {
                         k: _checked(read(start, stop), features[k], k, done, image_size)
                         for k, read in e.columns.items()

@@ -33,12 +33,13 @@ PIECE = 32
 
 @dataclass(frozen=True)
 class Exported:
-    """dropped: ticks left out for want of a frame. left_out: features and episodes that were not exported, in words."""
+    """dropped: ticks left out for want of a recent row. repeated: ticks that repeat an old one for that. left_out: features and episodes that were not exported, in words."""
 
     out: Path
     episodes: int
     frames: int
     dropped: int
+    repeated: int
     left_out: tuple[str, ...]
 
 
@@ -60,7 +61,11 @@ def export_lerobot(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} exists and is not empty: choose another folder, or remove it")
     cut = [e.index for e in store.episodes if e.interrupted]
-    chosen = [e.index for e in store.episodes if not e.interrupted] if episodes is None else list(episodes)
+    chosen = (
+        [e.index for e in store.episodes if not e.interrupted]
+        if episodes is None
+        else list(dict.fromkeys(episodes))
+    )
     if bad := [i for i in chosen if not 0 <= i < len(store)]:
         raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
     if not chosen:
@@ -72,9 +77,10 @@ def export_lerobot(
     try:
         making.mkdir(parents=True)
         writer = _Writer(making, store, crf, lossless)
-        dropped = 0
+        dropped = repeated = 0
         for done, i in enumerate(chosen):
-            dropped += writer.add(store.episodes[i], gaps)
+            lost, held = writer.add(store.episodes[i], gaps)
+            dropped, repeated = dropped + lost, repeated + held
             progress(done + 1, len(chosen))
         writer.finish()
         if out.exists():
@@ -84,7 +90,7 @@ def export_lerobot(
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return Exported(out, len(chosen), writer.rows, dropped, tuple(left_out))
+    return Exported(out, len(chosen), writer.rows, dropped, repeated, tuple(left_out))
 
 
 @dataclass
@@ -107,11 +113,17 @@ class _Writer:
         self._table: Any = None
         self._file = -1
 
-    def add(self, e: Episode, gaps: str) -> int:
-        """One episode; how many ticks were dropped."""
-        tolerance = 1e9 if gaps == "repeat" else None
-        spec = WindowSpec(1, 1, keys=tuple(k for k in self.keys if k != ACTION), tolerance_s=tolerance)
-        windows = Windows(self.store, spec, [e.index], cache="none")
+    def add(self, e: Episode, gaps: str) -> tuple[int, int]:
+        """One episode; how many ticks were dropped, and how many repeat what is too old."""
+        keys = tuple(k for k in self.keys if k != ACTION)
+        windows = Windows(self.store, WindowSpec(1, 1, keys=keys), [e.index], cache="none")
+        repeated = 0
+        if gaps == "repeat" and len(windows) < e.length:
+            recent = len(windows)
+            windows = Windows(
+                self.store, WindowSpec(1, 1, keys=keys, tolerance_s=1e9), [e.index], cache="none"
+            )
+            repeated = len(windows) - recent
         dropped = e.length - len(windows)
         if dropped and gaps == "refuse":
             raise StoreError(
@@ -171,7 +183,7 @@ class _Writer:
             }
         )
         self.rows += length
-        return dropped
+        return dropped, repeated
 
     def finish(self) -> None:
         import pyarrow as pa
@@ -280,9 +292,11 @@ class _Writer:
 
         arrays = {}
         for name, value in columns.items():
-            flat = pa.array(np.ascontiguousarray(value).reshape(-1))
-            one = value.shape[1] == 1
-            arrays[name] = flat if one else pa.FixedSizeListArray.from_arrays(flat, value.shape[1])
+            made = pa.array(np.ascontiguousarray(value).reshape(-1))
+            shape = self.store.features[name].shape if name in self.store.features else value.shape[1:]
+            for size in reversed(shape if len(shape) > 1 else value.shape[1:] if value.shape[1] > 1 else ()):
+                made = pa.FixedSizeListArray.from_arrays(made, size)
+            arrays[name] = made
         table = pa.table(arrays)
         full = self._table is not None and self._path().stat().st_size > DATA_FILE_MB << 20
         if self._table is None or full:
@@ -359,7 +373,7 @@ def _encode(
         raise StoreError(
             f"images of {width}×{height} cannot be H.264 in 4:2:0, which needs even sizes: use --lossless"
         )
-    rate = Fraction(fps).limit_denominator(1000)
+    rate = Fraction(fps).limit_denominator(100_000)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream: Any = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
         stream.height, stream.width = height, width

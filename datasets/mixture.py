@@ -82,7 +82,7 @@ def common_features(
         for key in wanted:
             if key not in features:
                 wrong.append(f"  {key}: {store.path} has none; it has {', '.join(features)}")
-            elif problem := _differs(features[key], first[key]):
+            elif key in first and (problem := _differs(features[key], first[key])):
                 wrong.append(f"  {key}: {store.path} {problem} in {stores[0].path}")
         if store.fps != stores[0].fps:
             wrong.append(f"  fps: {store.path} has {store.fps:g}, {stores[0].path} has {stores[0].fps:g}")
@@ -104,10 +104,9 @@ def window_weights(
     for i, part in enumerate(parts):
         weights = per_episode[i]
         w = np.ones(len(part)) if weights is None else weights[part.episode].astype(np.float64)
-        if w.sum() <= 0:
+        if shares is not None and w.sum() <= 0:
             raise StoreError("a dataset of the mix has no window that can be drawn")
-        share = len(part) if shares is None else shares[i]
-        found.append(w / w.sum() * share)
+        found.append(w if shares is None else w / w.sum() * shares[i])
     return np.concatenate(found)
 
 
@@ -117,7 +116,7 @@ def name_in(key: str, renames: Mapping[str, str], features: Features) -> str:
 
 
 def _order(theirs: Feature, ours: Feature) -> list[int] | None:
-    if theirs.names == ours.names or not ours.names:
+    if theirs.names == ours.names or not ours.names or not theirs.names:
         return None
     return [theirs.names.index(n) for n in ours.names]
 
@@ -129,6 +128,8 @@ def _differs(theirs: Feature, ours: Feature) -> str:
         return "" if theirs.shape == ours.shape else f"has the shape {theirs.shape}, it has {ours.shape}"
     if missing := [n for n in ours.names if n not in theirs.names]:
         return f"has no {missing[0]} among {', '.join(theirs.names)}, which it has"
+    if extra := [n for n in theirs.names if n not in ours.names]:
+        return f"has {extra[0]}, which is not among {', '.join(ours.names)}"
     units = dict(zip(theirs.names, theirs.units, strict=False))
     for name, unit in zip(ours.names, ours.units, strict=False):
         if units.get(name, unit) != unit:

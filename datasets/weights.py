@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -34,31 +33,34 @@ def episode_weights(episodes: Sequence[Episode], how: Weighting, alpha: float = 
         raise StoreError(
             f"there is no weighting {how!r}: there is uniform, stored, success, return-rw, return-aw"
         )
-    returns = np.array([_return(e) for e in episodes])
+    raw = returns = np.array([_return(e) for e in episodes])
     if how == "return-aw":
         firsts = np.stack([np.ravel(e.read(STATE, 0, 1)) for e in episodes]).astype(np.float64)
         design = np.hstack([firsts, np.ones((len(firsts), 1))])
+        if len(design) < 2 * design.shape[1]:
+            raise StoreError(
+                f"{len(design)} episodes are too few to tell what a first state of {firsts.shape[1]} numbers promises: it takes "
+                f"{2 * design.shape[1]}; use --weights return-rw"
+            )
         returns = returns - design @ np.linalg.lstsq(design, returns, rcond=None)[0]
     span = np.ptp(returns)
-    scaled = (returns - returns.min()) / span if span > 1e-9 else np.zeros(len(returns))
+    nothing = 1e-9 * max(
+        1.0, float(np.abs(raw).max())
+    )  # what rounding leaves of returns that are all explained
+    scaled = (returns - returns.min()) / span if span > nothing else np.zeros(len(returns))
     return np.exp((scaled - 1) / alpha)
 
 
-def weighted_indices(window_weights: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The rows `(batch_size,)` int64 of batch `step`, drawn with replacement in proportion to `window_weights` `(n,)`: a pure function.
+def weighted_indices(cumulative: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The rows `(batch_size,)` int64 of batch `step`, drawn with replacement in proportion to weights of which `cumulative` `(n,)`
+    is the running sum: a pure function.
 
     Within a batch the draws are stratified: each takes its own share of the total weight, so that a batch has as many of a
     kind as it should have, give or take one.
     """
-    cumulative = _cumulative(window_weights.tobytes(), len(window_weights))
     rng = np.random.default_rng([seed, step, 7])
     u = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
     return np.minimum(np.searchsorted(cumulative, u * cumulative[-1], side="right"), len(cumulative) - 1)
-
-
-@lru_cache(maxsize=2)
-def _cumulative(weights: bytes, n: int) -> np.ndarray:
-    return np.cumsum(np.frombuffer(weights, np.float64, n))
 
 
 def _return(e: Episode) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.cache import Cache
-from ..datasets.features import ACTION, Features, state_keys
+from ..datasets.features import ACTION, Features, rename, state_keys
 from ..datasets.loader import Source
 from ..datasets.mixture import Mixture, common_features, name_in, window_weights
 from ..datasets.split import split_by_episode
@@ -48,7 +48,7 @@ class TrainingData:
     features: Features
     windows: Source
     held_out: Source | None
-    weights: np.ndarray | None
+    cumulative: np.ndarray | None  # of the weights of the windows
     stores: list[EpisodeStore]
     episodes: list[list[int]]
     identity: dict[str, Any]
@@ -56,9 +56,9 @@ class TrainingData:
 
     def indices(self, batch_size: int, seed: int, step: int) -> np.ndarray:
         """The windows `(batch_size,)` of batch `step`."""
-        if self.weights is None:
+        if self.cumulative is None:
             return batch_indices(len(self.windows), batch_size, seed, step)
-        return weighted_indices(self.weights, batch_size, seed, step)
+        return weighted_indices(self.cumulative, batch_size, seed, step)
 
     def stats(self) -> dict[str, Stats]:
         """Of the vectors, over all episodes that are trained on, however they count."""
@@ -82,11 +82,14 @@ def open_data(
             "episodes can be chosen of one dataset, not of several: part them with `ulna data split`"
         )
     features = select(features_of(stores, options.rename, keys), keys)
+    everything = {k for s in stores for k in rename(s.features, options.rename, str(s.path))}
     spec = spec_of(features)
     said: list[str] = []
+    if (missing := sorted(everything - set(features))) and len(stores) > 1 and keys is None:
+        said.append(f"not all datasets have {', '.join(missing)}: left out (--observe names what to use)")
     train: list[Windows] = []
     held: list[Windows] = []
-    chosen, weights = [], []
+    chosen: list[list[int]] = []
     for store in stores:
         use = list(options.episodes) if options.episodes is not None else _whole(store, options, said)
         if bad := [i for i in use if not 0 <= i < len(store)]:
@@ -109,12 +112,19 @@ def open_data(
         train.append(Windows(store, mine, keep, options.cache, room, options.cache_dir))
         if out:
             held.append(Windows(store, mine, out, "none"))
-        weights.append(episode_weights([store.episodes[i] for i in keep], options.weights, options.alpha))
         chosen.append(keep)
     windows, held_out = (_joined(p, features, options.rename) if p else None for p in (train, held))
     assert windows is not None
     if sentence := windows.left_out_says():
         said.append(sentence)
+    if not any(chosen):
+        raise StoreError(
+            "there is no episode to train on: those that were cut off are used with --interrupted"
+        )
+    together = [s.episodes[i] for s, numbers in zip(stores, chosen, strict=True) for i in numbers]
+    weighed = episode_weights(together, options.weights, options.alpha)  # on one scale for all datasets
+    ends = np.cumsum([len(numbers) for numbers in chosen])[:-1]
+    weights = [None] * len(stores) if weighed is None else np.split(weighed, ends)
     content = hashlib.sha256()
     for store, numbers in zip(stores, chosen, strict=True):
         for i in numbers:
@@ -123,12 +133,13 @@ def open_data(
         k: v for k, v in asdict(options).items() if k not in ("workers", "cache", "cache_bytes", "cache_dir")
     }
     how = {k: list(v) if isinstance(v, tuple) else v for k, v in how.items()}
+    of_windows = window_weights(train, weights, options.mix or None)
     identity = {"data": content.hexdigest(), "frames": len(windows), "options": how}
     return TrainingData(
         features,
         windows,
         held_out,
-        window_weights(train, weights, options.mix or None),
+        None if of_windows is None else np.cumsum(of_windows),
         stores,
         chosen,
         identity,

@@ -143,6 +143,7 @@ def train(
     validation: dict[str, float] = {}
     if saved is not None:
         losses = _restore(saved, policy, optimizer, ema)
+        validation = _read_header(saved).get("validation", {})
     if t.steps <= len(losses):
         raise TrainingError(f"{out} has already trained {len(losses)} of {t.steps} steps: nothing to resume")
 
@@ -184,7 +185,7 @@ def train(
                     writer.add_scalar("validation loss", validation[str(done)], done)
             if done % t.checkpoint_every == 0 and done < t.steps:
                 with _said_plainly(out):
-                    _save_state(out, identity, policy, optimizer, ema, losses)
+                    _save_state(out, identity, policy, optimizer, ema, losses, validation)
     seconds = time.monotonic() - began
     if writer is not None:
         writer.close()
@@ -335,14 +336,25 @@ def _said_plainly(out: Path) -> Iterator[None]:
 
 
 def _save_state(
-    out: Path, identity: dict[str, Any], policy: Policy, optimizer: Any, ema: EMAModel, losses: list[float]
+    out: Path,
+    identity: dict[str, Any],
+    policy: Policy,
+    optimizer: Any,
+    ema: EMAModel,
+    losses: list[float],
+    validation: dict[str, float],
 ) -> None:
     """Everything a resume needs, in one safetensors file that arrives by one rename."""
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in policy.state_dict().items()}
     for i, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
     tensors |= {f"ema/{i}": v for i, v in enumerate(ema.shadow_params)}
-    header = {"identity": identity, "losses": losses, "ema_step": ema.optimization_step}
+    header = {
+        "identity": identity,
+        "losses": losses,
+        "ema_step": ema.optimization_step,
+        "validation": validation,
+    }
     new = out / f".{STATE_FILE}"
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     save_file(contiguous, new, metadata={"ulna": json.dumps(header)})

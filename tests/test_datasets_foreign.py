@@ -178,6 +178,9 @@ def test_nothing_is_unpickled_unpacked_or_believed(tmp_path: Path, monkeypatch: 
     path = odd / "data" / "action" / ".zarray"
     path.write_text(json.dumps({**json.loads(path.read_text()), "compressor": {"id": "mystery"}}))
     refused(odd, "is stored with mystery")
+    linked = buffer(tmp_path / "linked.zarr", good, [10])
+    (linked / "data" / "action" / "9.9").symlink_to("/etc/hostname")
+    refused(linked, "is a link, which could lead out of the folder")
     slip = zipped(buffer(tmp_path / "slip.zarr", good, [10]))
     with zipfile.ZipFile(slip, "a") as file:
         file.writestr("../../escaped", b"x")
@@ -312,6 +315,11 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path: Path, capfd: pytest.Captur
             str(tmp_path / "secret.hdf5"), "/data/demo_0/obs/object"
         )
     refused(tmp_path / "linked.hdf5", "object points to another file")
+    with h5py.File(tmp_path / "linked.hdf5", "a") as f:  # by a detour
+        del f["data/demo_0/obs/object"]
+        f["ext"] = h5py.ExternalLink(str(tmp_path / "secret.hdf5"), "/data")
+        f["data/demo_0/obs/object"] = h5py.SoftLink("/ext/demo_0/obs/object")
+    refused(tmp_path / "linked.hdf5", "points to another file")
     with h5py.File(tmp_path / "linked.hdf5", "a") as f:
         del f["data/demo_0/obs/object"]
         layout = h5py.VirtualLayout((5, 10), "f8")
@@ -320,6 +328,12 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path: Path, capfd: pytest.Captur
         )
         f.create_virtual_dataset("data/demo_0/obs/object", layout)
     refused(tmp_path / "linked.hdf5", "lies in another file: refused")
+    robomimic(tmp_path / "wide.hdf5", 2, **{"obs/robot0_joint_pos": lambda n: np.zeros((n, n))})
+    refused(tmp_path / "wide.hdf5", "has rows of (6,), the first episode of (5,)")
+    robomimic(tmp_path / "shaped.hdf5", 1, rewards=lambda n: np.full(n, 0.1), dones=lambda n: np.ones(n))
+    assert (
+        import_robomimic(tmp_path / "shaped.hdf5", tmp_path / "shaped").episodes[0].attrs["success"] is None
+    )
     whole = (tmp_path / "secret.hdf5").read_bytes()
     (tmp_path / "cut.hdf5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(StoreError, match=r"cut.hdf5"):

@@ -39,6 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """20 Hz with jitter; the wrist camera is half as fast; names that need care."""
     features = {
         **FEATURES,
+        "observation.matrix": Feature((2, 3), "int64"),
         CAMERA: Feature((96, 128, 3), "uint8"),
         WRIST: Feature((96, 128, 3), "uint8"),
         DEPTH + "front": Feature((8, 8), "uint16"),
@@ -52,6 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
             for t in range(length):
                 now = 10**12 + t * 50 * MS + int(rng.integers(0, 5 * MS))
                 row = {**frame(rng, FEATURES, t), CAMERA: picture(t), WRIST: picture(t - t % 2, 3)}
+                row["observation.matrix"] = np.arange(6).reshape(2, 3) * t
                 row[DEPTH + "front"] = np.full((8, 8), t, np.uint16)
                 times = {k: (now - 10 * MS, now - 8 * MS) for k in row}
                 times[ACTION] = times[REQUESTED] = (now, now + MS)
@@ -90,6 +92,9 @@ def test_lerobots_own_reader_finds_every_frame(store: EpisodeStore, exported: Pa
             for t in range(e.length):
                 item: Any = data[row]
                 np.testing.assert_array_equal(item[STATE].numpy(), state[t])
+                np.testing.assert_array_equal(
+                    item["observation.matrix"].numpy(), np.arange(6).reshape(2, 3) * t
+                )
                 ahead = np.minimum(np.arange(t, t + 3), e.length - 1)
                 np.testing.assert_array_equal(item[ACTION].numpy(), action[ahead])
                 assert item["task"] == e.task
@@ -188,7 +193,8 @@ def test_gaps_are_refused_or_dropped_or_repeated_as_asked(tmp_path: Path) -> Non
         export_lerobot(store, tmp_path / "a")
     assert not [p for p in tmp_path.iterdir() if p.name != "d"]
     assert export_lerobot(store, tmp_path / "b", gaps="drop").frames == 22
-    assert export_lerobot(store, tmp_path / "c", gaps="repeat").frames == 30
+    done = export_lerobot(store, tmp_path / "c", gaps="repeat")
+    assert (done.frames, done.repeated, done.dropped) == (30, 8, 0)
 
 
 def test_what_cannot_be_exported_is_one_sentence(store: EpisodeStore, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ulna.datasets.weights import episode_weights, weighted_indices
 from ulna.datasets.windows import Windows, WindowSpec
 from ulna.datasets.writer import EpisodeWriter
 from ulna.policies.augment import augmented
-from ulna.policies.data import DataOptions
+from ulna.policies.data import DataOptions, open_data
 from ulna.policies.recipe import override
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.train import policy_features, train
@@ -27,16 +27,17 @@ from ulna.policies.train import policy_features, train
 
 def test_draws_follow_the_weights_and_only_the_step() -> None:
     weights = np.array([1.0, 0.0, 3.0, 6.0])
-    drawn = np.concatenate([weighted_indices(weights, 20, 5, s) for s in range(100)])
+    cumulative = np.cumsum(weights)
+    drawn = np.concatenate([weighted_indices(cumulative, 20, 5, s) for s in range(100)])
     assert np.bincount(drawn, minlength=4).tolist() == [
         200,
         0,
         600,
         1200,
     ]  # strata of 1/20 meet these shares exactly
-    np.testing.assert_array_equal(weighted_indices(weights, 20, 5, 7), drawn[140:160])
+    np.testing.assert_array_equal(weighted_indices(cumulative, 20, 5, 7), drawn[140:160])
     odd = np.random.default_rng(0).random(50)
-    drawn = np.concatenate([weighted_indices(odd, 16, 1, s) for s in range(4000)])
+    drawn = np.concatenate([weighted_indices(np.cumsum(odd), 16, 1, s) for s in range(4000)])
     np.testing.assert_allclose(np.bincount(drawn) / len(drawn), odd / odd.sum(), atol=0.002)
 
 
@@ -157,6 +158,8 @@ def test_training_on_a_weighted_augmented_mixture_resumes_exactly(tmp_path: Path
         train(small(8), data, tmp_path / "cut", **common, report=stop)
     resumed = train(small(8), data, tmp_path / "cut", **common, resume=True)
     assert resumed.losses == whole.losses
+    again = json.loads((tmp_path / "cut" / "train.json").read_text())
+    assert again["validation_losses"] == noted["validation_losses"]
     assert resumed.content_hash == whole.content_hash
     plain = train(small(8), data, tmp_path / "plain", options=options, device="cpu")
     assert plain.losses != whole.losses
@@ -190,3 +193,39 @@ def test_augmentation_is_alike_within_a_window_and_different_between(tmp_path: P
         assert once[STATE] is batch[STATE]
     with pytest.raises(ValueError, match="there is no augmentation 'flip'"):
         train(small(2), write_store(tmp_path / "d").path, tmp_path / "x", augment=["flip"])
+
+
+def test_weights_are_on_one_scale_over_all_datasets(tmp_path: Path) -> None:
+    """Only failures in one, only successes in the other: all draws come from the other."""
+    for name, value in (("bad", 0.0), ("good", 1.0)):
+        store = write_store(tmp_path / name, (10, 10, 10), FEATURES)
+        relabel(store, [0, 1, 2], {"return": value, "success": value > 0})
+
+    def spec_of(features: Any) -> WindowSpec:
+        return WindowSpec(1, 2, keys=tuple(k for k in features if k != ACTION))
+
+    for how in ("return-rw", "success"):
+        options = DataOptions(weights=how)  # type: ignore[arg-type]
+        data = open_data([tmp_path / "bad", tmp_path / "good"], None, spec_of, options, 0, policy_features)
+        drawn = np.concatenate([data.indices(32, 0, s) for s in range(30)])
+        assert (drawn >= 30).mean() > 0.999
+
+
+def test_what_only_some_datasets_have_is_said_or_refused(tmp_path: Path) -> None:
+    a = write_store(tmp_path / "a", (6,), WITH_IMAGE)
+    b = write_store(tmp_path / "b", (6,), FEATURES)
+    said: list[str] = []
+    train(small(1), [a.path, b.path], tmp_path / "out", device="cpu", say=said.append)
+    assert said == [f"not all datasets have {CAMERA}: left out (--observe names what to use)"]
+    with pytest.raises(FeatureMismatch, match=f"{CAMERA}: .* has none"):
+        common_features([b, a], {}, [CAMERA])
+    four = {
+        k: Feature((4,), "float32", ("a", "b", "grip", "x")) if k == ACTION else f
+        for k, f in FEATURES.items()
+    }
+    with pytest.raises(FeatureMismatch, match="has x, which is not among a, b, grip"):
+        common_features([b, write_store(tmp_path / "c", (6,), four)], {}, None)
+    with pytest.raises(
+        StoreError, match="episodes are too few to tell what a first state of 3 numbers promises"
+    ):
+        episode_weights(a.episodes * 3, "return-aw")

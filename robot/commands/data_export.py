@@ -54,6 +54,8 @@ def run(args: Args, out: Output) -> int:
     lines = [f"{done.out}: {done.episodes} episodes, {done.frames} frames, LeRobot v3.0"]
     if done.dropped:
         lines.append(f"{done.dropped} ticks were dropped for want of a recent frame")
+    if done.repeated:
+        lines.append(f"{done.repeated} ticks repeat what is older than it should be")
     lines += [f"left out: {what}" for what in done.left_out]
     out.answer({**asdict(done), "out": str(done.out)}, "\n".join(lines))
     return 0

@@ -270,7 +270,10 @@ def application(
         if job.state != "ready":
             said = job.said or f"the video is being made: {job.done:.0%} done"
             return JSONResponse({"error": said}, 503, headers={"retry-after": "1"})
-        return FileResponse(videos.path(job), media_type="video/mp4", headers=_kept(request, e))
+        tag = {
+            "etag": f'"{job.digest}"'
+        }  # not of its date, by which the cache knows when it was last looked at
+        return FileResponse(videos.path(job), media_type="video/mp4", headers={**_kept(request, e), **tag})
 
     def get_summary(request: Request) -> Response:
         if request.query_params.get("begin"):

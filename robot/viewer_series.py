@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,8 @@ def read_timeline(e: Episode, features: Features) -> Timeline:
             if len(times) != e.rows(key):
                 raise StoreError(f"stream {key} has {e.rows(key)} rows, but {len(times)} times")
             if not is_frames(key):
-                values[key] = np.asarray(e.read(key), np.float64).reshape(len(times), -1)
+                read = e.read(key)
+                values[key] = read.astype(np.float64).reshape(len(times), math.prod(read.shape[1:]))
             captured[key] = times
         except (StoreError, ValueError, TypeError) as error:
             damaged[key] = str(error)

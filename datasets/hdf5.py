@@ -33,18 +33,24 @@ Progress = Callable[[int, int], None]
 
 
 def is_robomimic(path: Path) -> bool:
+    import h5py
+
     if not path.is_file() or not _is_hdf5(path):
         return False
     with _open(path) as file:
-        return "data" in file and any(k.startswith("demo") for k in file["data"])
+        link = file.get("data", getlink=True)
+        return isinstance(link, h5py.HardLink) and any(k.startswith("demo") for k in file["data"])
 
 
 def is_aloha(path: Path) -> bool:
+    import h5py
+
     files = aloha_files(path)
     if not files or not _is_hdf5(files[0]):
         return False
     with _open(files[0]) as file:
-        return "observations/qpos" in file
+        link = file.get("observations", getlink=True)
+        return isinstance(link, h5py.HardLink) and "qpos" in file["observations"]
 
 
 def aloha_files(path: Path) -> list[Path]:
@@ -81,6 +87,7 @@ def import_robomimic(
         about = _env_args(data)
         kwargs = about.get("env_kwargs")
         found = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
+        found = found if isinstance(found, int | float) else None
 
         def episodes() -> Iterator[ForeignEpisode]:
             for name in demos:
@@ -152,7 +159,22 @@ def import_aloha(
                     {"task": task, "agent": "", "simulated": simulated, "source_episode": path.name},
                 )
 
-    provenance = {"imported_from": str(src), "format": "aloha", "left_out": left_out}
+    provenance = {
+        "imported_from": str(src),
+        "format": "aloha",
+        "left_out": left_out,
+        "rate": "50 Hz, as ALOHA records" if fps is None else "as given",
+    }
+    if unknown := [
+        k
+        for k in renames
+        if k != "qpos"
+        and f"observations/{k}" not in sources.values()
+        and f"observations/images/{k}" not in sources.values()
+    ]:
+        raise StoreError(
+            f"{files[0]} has no array {unknown[0]} to rename; it has {', '.join(sources.values())}"
+        )
     rate = require_fps(fps, ALOHA_HZ, src)
     return build(dst, features, rate, "aloha", provenance, episodes(), image_size, progress, len(files))
 
@@ -196,6 +218,10 @@ def _aloha_features(
             left_out.append(f"observations/{key}")
     cameras = _group(observed, "images", path) if "images" in observed else {}
     for camera in cameras:
+        if named(camera, renames, True) in sources:
+            raise StoreError(
+                f"{path}: two arrays would be called {named(camera, renames, True)}: rename one with --map"
+            )
         sources[named(camera, renames, True)] = f"observations/images/{camera}"
     features = {}
     for key, name in sources.items():

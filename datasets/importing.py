@@ -113,7 +113,7 @@ def as_image(rows: np.ndarray, what: str) -> np.ndarray:
 
 
 def require_fps(given: float | None, found: float | None, source: Path) -> float:
-    fps = given or found
+    fps = found if given is None else given
     if fps is None:
         raise StoreError(f"{source} does not say how many rows a second has: give --fps")
     if not 0 < fps < float("inf"):

@@ -26,6 +26,7 @@ CODECS = {
     *("bytes", "transpose", "sharding_indexed", "fixedscaleoffset", "astype", "packbits"),
     *(f"imagecodecs_{n}" for n in ("jpegxl", "jpeg2k", "jpeg", "jpegls", "jpegxr", "png", "webp", "delta")),
 }
+MOST_EPISODES = 1_000_000
 POSE = ("eef_pos", "eef_rot_axis_angle", "gripper_width")  # UMI, of each robot<i>_
 POSE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "width")
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "m")
@@ -66,6 +67,8 @@ def import_replay_buffer(
     store: Any = ZipStore(src, read_only=True) if src.is_file() else str(src)
     try:
         group: Any = zarr.open_group(store, mode="r", use_consolidated=False)
+        if group["meta/episode_ends"].shape[0] > MOST_EPISODES:
+            raise StoreError(f"{src}: it says it has {group['meta/episode_ends'].shape[0]} episodes")
         ends = np.asarray(group["meta/episode_ends"][:]).astype(np.int64).ravel()
         arrays = {k: a for k, a in group["data"].arrays()}
     except StoreError:
@@ -81,6 +84,13 @@ def import_replay_buffer(
         )
     features, columns, notes = _columns(arrays, renames, src)
     bounds = [(int(a), int(b)) for a, b in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True) if b > a]
+    if not bounds:
+        raise StoreError(f"{src} holds no episode with a row")
+    absent = {k: int(a.nchunks - a.nchunks_initialized) for k, a in arrays.items()}
+    if gone := {
+        k: n for k, n in absent.items() if n
+    }:  # zarr leaves out chunks of zeros, so they may be gone or just empty
+        notes["chunks_that_are_not_there_read_as_zeros"] = gone
     if empty := len(ends) - len(bounds):
         notes["empty_episodes_left_out"] = empty
 
@@ -211,7 +221,9 @@ def _require_safe(src: Path) -> None:
                 )
             if odd := used - CODECS:
                 raise StoreError(f"{src}: {name} is stored with {min(map(str, odd))}, which is not read here")
-            chunks = about.get("chunks") or about["chunk_grid"]["configuration"]["chunk_shape"]
+            chunks = (
+                about["chunks"] if "chunks" in about else about["chunk_grid"]["configuration"]["chunk_shape"]
+            )
             if math.prod(chunks) * 8 > MOST_BYTES or math.prod(about["shape"]) > 1 << 42:
                 raise StoreError(
                     f"{src}: {name} has a shape of {about['shape']} in chunks of {chunks}, which is no robot's data"

@@ -122,6 +122,7 @@ class Client:
 
     def video(self, episode: str, key: str) -> dict[str, Any]:
         """What is said of a video once it is made."""
+        job: dict[str, Any] = {}
         for _ in range(600):
             job = self.get(f"/api/episodes/{episode}/video/{key}/state")
             if job["state"] in ("ready", "failed"):

@@ -1,13 +1,13 @@
 // The page: which episode is open, and what buttons and keys do.
 
-import { get, numbers, of, post, token } from "/assets/viewer_api.js";
+import { get, numbers, of, post, settled, token } from "/assets/viewer_api.js";
 import { $, clamp, clock, duration, icon, later, make, rowAt } from "/assets/viewer_dom.js";
 import { List } from "/assets/viewer_list.js";
 import { Camera, Player, arrange } from "/assets/viewer_player.js";
 import { Plots } from "/assets/viewer_plots.js";
 import { Timeline, when } from "/assets/viewer_timeline.js";
 
-const LOOK_AGAIN_MS = 3000;
+const LOOK_AGAIN_MS = 2000;
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4, 8];
 const NEAREST_ZOOM_S = 0.05;
 
@@ -86,11 +86,17 @@ async function follow() {
   const mine = list.all.find((e) => e.name === episode?.name);
   if (!mine && list.all.length) await open(list.all[Math.min(episode?.index ?? 0, list.all.length - 1)].name);
   else if (mine && mine.content !== episode.content) await open(mine.name);
-  else if (mine) {
-    const { attrs } = await get(of(mine, ""));
-    Object.assign(episode, mine, { attrs });
-    showLabels();
-  }
+  else if (mine) await showNews();
+}
+
+/** The labels of the open episode may be others now; its rows are the same. */
+async function showNews() {
+  const mine = list.all.find((e) => e.name === episode?.name);
+  if (!mine) return;
+  const { attrs } = await get(of(mine, ""));
+  if (mine.name !== episode?.name) return;
+  Object.assign(episode, mine, { attrs });
+  showLabels();
 }
 
 // ---- one episode
@@ -122,6 +128,7 @@ async function open(name) {
   $("main").hidden = false;
   $("empty").replaceChildren();
   solo = null;
+  nameTask(false);
   showLabels();
   const cameras = found.streams
     .filter((s) => s.kind !== "vector")
@@ -162,8 +169,6 @@ function showLabels() {
   $("title").textContent = `Episode ${e.index}`;
   $("title").title = e.name;
   $("task").textContent = e.task || "no task";
-  $("task-form").hidden = true;
-  $("task").parentElement.hidden = false;
   const badge = (kind, name, text, title) => make("span", { class: `badge ${kind}`, title }, name ? icon(name) : "", text);
   const badges = [
     e.success === true ? badge("yes", "check", "Success") : e.success === false ? badge("no", "cross", "Failure") : badge("unknown", "", "Not judged"),
@@ -287,18 +292,28 @@ function zoom(factor) {
 /** Does it on disk, shows what happened and offers to undo it. Resolves to whether it was done. */
 async function edit(body, isUndo = false) {
   if (document.body.classList.contains("read-only")) return false;
+  const rests = episode && ["delete", "trim", "restore"].includes(body.do);
+  if (rests) {
+    player.rest();
+    plots.rest();
+    await settled();
+  }
   let done;
   try {
     done = await post("/api/edits", body);
   } catch (error) {
     say(error.message, true);
+    if (rests) await open(episode.name);
     return false;
   }
   if (done.undo && !isUndo) undos.push(done.undo);
   if (isUndo) undos.pop();
   say(done.said, false, Boolean(done.undo) && !isUndo);
-  await follow();
-  if (done.episode && done.episode !== episode?.name) await open(done.episode);
+  const wanted = done.episode ?? body.next ?? episode?.name;
+  await refresh();
+  get("/api/dataset").then((d) => { dataset = d; showDataset(); }, () => {});
+  if (rests || wanted !== episode?.name) await open(list.all.some((e) => e.name === wanted) ? wanted : (list.all[0]?.name ?? ""));
+  else await showNews();
   return true;
 }
 
@@ -310,11 +325,9 @@ async function undo() {
 const here = () => ({ episode: episode.name, content: episode.content });
 const judge = (success) => edit({ do: "relabel", episode: episode.name, labels: { success: episode.success === success ? null : success } });
 
-async function remove() {
+function remove() {
   const after = list.beside(1)?.name === episode.name ? list.beside(-1) : list.beside(1);
-  const gone = episode.name;
-  // open the next one first, so that the page need not guess it from the list without this one
-  if (await edit({ do: "delete", ...here() }) && after && after.name !== gone && episode?.name !== after.name) await open(after.name);
+  return edit({ do: "delete", ...here(), next: after?.name });
 }
 
 async function keep() {
@@ -325,12 +338,16 @@ async function keep() {
 function trim() {
   const { in: start, out: end } = timeline;
   if (start === null && end === null) say("Mark with [ and ] what is kept, then trim.");
-  else edit({ do: "trim", ...here(), start_s: start, end_s: end });
+  else return edit({ do: "trim", ...here(), start_s: start, end_s: end });
+}
+
+function nameTask(begin) {
+  $("task-form").hidden = !begin;
+  $("task").parentElement.hidden = begin;
 }
 
 function editTask() {
-  $("task-form").hidden = false;
-  $("task").parentElement.hidden = true;
+  nameTask(true);
   $("task-input").value = episode.task;
   $("task-input").focus();
   $("task-input").select();
@@ -400,10 +417,10 @@ $("speed").addEventListener("change", () => player.setSpeed(Number($("speed").va
 $("task-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const task = $("task-input").value.trim();
-  if (task === episode.task) showLabels();
-  else edit({ do: "relabel", episode: episode.name, labels: { task } });
+  nameTask(false);
+  if (task !== episode.task) edit({ do: "relabel", episode: episode.name, labels: { task } });
 });
-$("task-input").addEventListener("keydown", (event) => event.key === "Escape" && showLabels());
+$("task-input").addEventListener("keydown", (event) => event.key === "Escape" && nameTask(false));
 for (const tab of document.querySelectorAll("[role=tab]")) {
   tab.addEventListener("click", () => {
     for (const other of document.querySelectorAll("[role=tab]")) {
@@ -465,10 +482,13 @@ const KEYS = {
   e: editTask,
 };
 const ANY_TIME = { u: undo, "/": () => $("search").focus(), "?": () => $("help").showModal() };
-const EDITS = new Set(["[", "]", "k", "s", "f", "t", "d", "e", "u"]);
+const FOR_EDITORS = new Set(["[", "]", "k", "s", "f", "t", "d", "e", "u"]);
+const ONE_BY_ONE = new Set(["k", "s", "f", "t", "d", "u"]); // pressed quickly, they wait for each other
+const NEVER_AHEAD = new Set(["t", "d"]); // of an episode that is not shown yet
 
-let busy = false;
-document.addEventListener("keydown", async (event) => {
+let busy = 0;
+let last = Promise.resolve();
+document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   if (event.target.matches("input, select, textarea")) {
     if (event.key === "Escape") event.target.blur();
@@ -476,14 +496,12 @@ document.addEventListener("keydown", async (event) => {
   }
   if (event.key === " " && event.target.matches("button")) return; // it presses that button
   const act = ANY_TIME[event.key] ?? (episode ? KEYS[event.key] : undefined);
-  const editing = EDITS.has(event.key);
-  if (!act || (editing && (event.repeat || busy || document.body.classList.contains("read-only")))) return;
+  if (!act || (FOR_EDITORS.has(event.key) && document.body.classList.contains("read-only"))) return;
   event.preventDefault();
-  busy = busy || editing;
-  try {
-    await act(event);
-  } finally {
-    if (editing) busy = false;
+  if (!ONE_BY_ONE.has(event.key)) act(event);
+  else if (!event.repeat && !(busy && NEVER_AHEAD.has(event.key))) {
+    busy++;
+    last = last.then(() => (episode || event.key === "u" ? act(event) : undefined)).catch((error) => say(error.message, true)).finally(() => busy--);
   }
 });
 

@@ -8,16 +8,31 @@ if (query.has("token")) {
 }
 export const token = sessionStorage.getItem(STORED) ?? "";
 
+const asked = new Set(); // promises of what was asked for and has not come
+
+/** Keeps count of a request until it is answered. */
+export function counted(promise) {
+  asked.add(promise);
+  const done = () => asked.delete(promise);
+  promise.then(done, done);
+  return promise;
+}
+
+/** When all that was asked for has come, or after a moment: so that no answer is about an episode that just went away. */
+export function settled(ms = 400) {
+  return Promise.race([Promise.allSettled([...asked]), new Promise((done) => setTimeout(done, ms))]);
+}
+
 const headers = token ? { "X-Ulna-Token": token } : {};
 
 /** JSON of `path`; an Error whose message is the server's sentence. */
 export async function get(path, options = {}) {
-  return (await ask(path, options)).json();
+  return (await counted(ask(path, options))).json();
 }
 
 /** Little-endian float64. */
 export async function numbers(path, options = {}) {
-  return new Float64Array(await (await ask(path, options)).arrayBuffer());
+  return new Float64Array(await (await counted(ask(path, options))).arrayBuffer());
 }
 
 export async function post(path, body) {

@@ -1,7 +1,7 @@
 // Time and the cameras. One clock says what moment is shown; each camera follows it with its video while it plays, and
 // with the exact stored frame when it stands.
 
-import { get, of } from "/assets/viewer_api.js";
+import { counted, get, of } from "/assets/viewer_api.js";
 import { clamp, make, rowAt } from "/assets/viewer_dom.js";
 
 const EXACT_AFTER_MS = 70; // while the playhead is dragged the video is quick enough
@@ -65,6 +65,12 @@ export class Player {
       requestAnimationFrame(this.frame);
     }
     this.show(false);
+  }
+
+  /** Asks for nothing more of this episode, which is about to change. */
+  rest() {
+    this.pause();
+    for (const camera of this.cameras) camera.closed = true;
   }
 
   show(jumped) {
@@ -226,7 +232,7 @@ export class Camera {
     try {
       const image = new Image();
       image.src = of(this.episode, `/frames/${encodeURIComponent(this.stream.key)}`, { row, as: quick ? "jpeg" : "png" });
-      await image.decode();
+      await counted(image.decode());
       if (this.closed) return;
       if (this.canvas.width !== image.naturalWidth) this.canvas.width = image.naturalWidth;
       if (this.canvas.height !== image.naturalHeight) this.canvas.height = image.naturalHeight;

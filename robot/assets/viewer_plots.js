@@ -99,8 +99,15 @@ export class Plots {
     return Math.round(width * Math.min(devicePixelRatio || 1, 2));
   }
 
+  /** Asks for nothing more of this episode, which is about to change. */
+  rest() {
+    this.episode = null;
+    this.asking?.abort();
+  }
+
   async fetchNow() {
     const { episode, from, to } = this;
+    if (!episode) return;
     const bins = this.bins();
     this.asking?.abort();
     this.asking = new AbortController();
@@ -113,7 +120,7 @@ export class Plots {
       this.draw();
       this.read();
     } catch (error) {
-      if (error.name !== "AbortError") this.on.failed(error);
+      if (error.name !== "AbortError" && episode === this.episode) this.on.failed(error);
     }
   }
 
@@ -148,6 +155,7 @@ export class Plots {
   async readExact() {
     const t = this.hovered ?? this.t;
     const episode = this.episode;
+    if (!episode) return;
     const exact = await get(of(episode, "/values", { t })).catch(() => null);
     if (!exact || episode !== this.episode || t !== (this.hovered ?? this.t)) return;
     this.exact = { t, exact };

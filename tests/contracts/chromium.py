@@ -30,12 +30,13 @@ KEYS = {
 
 
 class Page:
-    """One tab. `errors`: what was written to the console as an error, or thrown and not caught."""
+    """One tab. `errors`: what was written to the console as an error, or thrown and not caught. `replies`: (status, URL)."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._id = 0
         self.errors: list[str] = []
+        self.replies: list[tuple[int, str]] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -51,6 +52,11 @@ class Page:
             self._note(message)
 
     def open(self, url: str) -> None:
+        """A page from its beginning, with nothing noted of the one before."""
+        self.call("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank' && document.readyState === 'complete'")
+        self.errors.clear()
+        self.replies.clear()
         self.call("Page.navigate", url=url)
 
     def run(self, expression: str) -> Any:
@@ -60,13 +66,20 @@ class Page:
         return found["result"].get("value")
 
     def wait(self, expression: str, timeout_s: float = 20.0) -> Any:
-        """Until the expression is true; what it was then. AssertionError when it takes longer."""
+        """Until the expression is true (an element is); what it was then. What it throws before, while the page is not
+        there yet, counts as false. AssertionError when it takes longer."""
+        code = (
+            f"(() => {{ try {{ const v = {expression}; return v instanceof Node ? true : v }}"
+            " catch (error) { return {thrown: String(error)} } })()"
+        )
         deadline = time.monotonic() + timeout_s
+        value = None
         while time.monotonic() < deadline:
-            if value := self.run(expression):
+            value = self.run(code)
+            if value and not (isinstance(value, dict) and "thrown" in value):
                 return value
             time.sleep(0.03)
-        raise AssertionError(f"{expression} did not come true within {timeout_s} s; errors: {self.errors}")
+        raise AssertionError(f"{expression} was {value!r} for {timeout_s} s; errors: {self.errors}")
 
     def press(self, key: str) -> None:
         code, number = KEYS.get(key, (f"Key{key.upper()}" if key.isalpha() else "", ord(key[0].upper())))
@@ -77,20 +90,18 @@ class Page:
 
     def click(self, selector: str, across: float = 0.5) -> None:
         """A real click into an element, `across` of its width."""
-        where = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'nearest'}});"
-            f" const r = e.getBoundingClientRect(); return [r.left + r.width * {across}, r.top + r.height / 2] }})()"
-        )
+        x, y = self._place(selector, across)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent",
-                type=kind,
-                x=where[0],
-                y=where[1],
-                button="left",
-                buttons=1,
-                clickCount=1,
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def move(self, selector: str, across: float = 0.5) -> None:
+        """The pointer over an element."""
+        x, y = self._place(selector, across)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def type(self, text: str) -> None:
+        self.call("Input.insertText", text=text)
 
     def size(self, width: int, height: int, scale: float = 1, dark: bool = False) -> None:
         self.call(
@@ -106,6 +117,14 @@ class Page:
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
+    def _place(self, selector: str, across: float) -> tuple[float, float]:
+        found = self.wait(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;"
+            " e.scrollIntoView({block: 'nearest'}); const r = e.getBoundingClientRect();"
+            f" return r.width ? [r.left + r.width * {across}, r.top + r.height / 2] : null }})()"
+        )
+        return found[0], found[1]
+
     def _note(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})
         if message["method"] == "Runtime.exceptionThrown":
@@ -113,6 +132,8 @@ class Page:
             self.errors.append(details.get("exception", {}).get("description", details["text"]))
         elif message["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
             self.errors.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
+        elif message["method"] == "Network.responseReceived":
+            self.replies.append((params["response"]["status"], params["response"]["url"]))
         elif message["method"] == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
 
@@ -129,14 +150,13 @@ def browser(profile: Path) -> Iterator[Page]:
         with opener.open(f"http://127.0.0.1:{port}/json/list", timeout=20) as reply:
             tab = next(t for t in json.load(reply) if t["type"] == "page")
         with connect(tab["webSocketDebuggerUrl"], max_size=None, proxy=None) as connection:
-            yield Page(connection)
+            page = Page(connection)
+            yield page
+            page.call("Browser.close")
+            process.wait(20)
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 def _port(file: Path, process: subprocess.Popen[bytes]) -> int:

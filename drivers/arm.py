@@ -6,6 +6,7 @@ Any implementation, simulated, twin or real, is put through `tests/contracts/arm
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import numpy as np
@@ -36,18 +37,44 @@ class DeviceError(RuntimeError):
     """A device is missing, refused or failed; the message is one sentence that says which and how to mend it."""
 
 
+class ArmState(Enum):
+    CLOSED = "closed"
+    TORQUE_OFF = "torque off"
+    ACTIVE = "active"  # torque on, takes commands
+    STOPPED = "stopped"  # latched until `enable`
+    RECONNECTING = "reconnecting"  # the device is gone; when it is back its torque stays off until `enable`
+
+
+@dataclass(frozen=True)
+class ArmHealth:
+    """age_s: of the newest reading (inf before the first). rate_hz: of readings, measured. retries, reconnects: since `open`."""
+
+    state: ArmState
+    age_s: float
+    rate_hz: float
+    retries: int = 0
+    reconnects: int = 0
+    message: str = ""
+
+
 class Arm(Protocol):
     """Position-controlled arm. Life: `open` → `enable` → (`read` | `command`)* → `disable` → `close`.
 
     - `open` connects and reads; it never moves the arm nor enables torque. A missing device raises `DeviceError`.
     - `command` clips to the limits and to what `max_velocity` allows since the last command, sends, and
       returns what it really sent; a non-finite target raises `ValueError` and sends nothing.
+    - The first command after `enable` is refused with `DeviceError` when it is further than `max_first_step` (rad or m, of
+      any joint) from where the arm is; the message says which joint and how far. Nothing is sent.
     - The arm's own watchdog calls `hold` when no command comes for `watchdog_s`.
+    - A device that goes away never raises out of `read`: the last values come back with `valid` false, their old
+      capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. It is reopened in the background, with
+      growing pauses, and then waits, torque off, for `enable`.
     - `stop` latches: commands raise `DeviceError` until the user calls `enable`. Torque never comes back by itself.
     """
 
     joints: Joints
     watchdog_s: float
+    max_first_step: float
 
     def open(self) -> None: ...
 
@@ -83,6 +110,8 @@ class Arm(Protocol):
         """Present faults in words, with what to do about each; empty when healthy."""
         ...
 
+    def health(self) -> ArmHealth: ...
+
 
 def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:
     """`target` as float64 `(J,)`, or ValueError naming the first wrong joint. Drivers call it before sending."""
@@ -95,6 +124,17 @@ def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:
         bad = joints.names[int(np.flatnonzero(~np.isfinite(target))[0])]
         raise ValueError(f"a command for joint {bad} is not finite; nothing was sent")
     return target
+
+
+def check_first(target: np.ndarray, here: np.ndarray, most: float, joints: Joints) -> None:
+    """DeviceError when a first command would throw the arm across: any joint further than `most` rad or m from `here`."""
+    away = np.abs(np.clip(target, joints.lower, joints.upper) - here)
+    worst = int(np.argmax(away))
+    if away[worst] > most:
+        raise DeviceError(
+            f"the first command is {away[worst]:.2f} {joints.units[worst]} away from where joint {joints.names[worst]} is (at most "
+            f"{most:g}): nothing was sent; bring the arm, or the leader, nearer, or raise max_first_step"
+        )
 
 
 def limit_target(target: np.ndarray, previous: np.ndarray, dt_s: float, joints: Joints) -> np.ndarray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..drivers.arm import DeviceError
+from ..drivers.config import require_known
 from .robot import Robot
 
 if TYPE_CHECKING:
@@ -123,12 +123,3 @@ def _check(
             raise DeviceError(f"{where}: {name} is {value!r}, which is of the wrong type")
     if missing := [f for f in fields if f not in table and f not in optional]:
         raise DeviceError(f"{where} lacks {missing[0]}")
-
-
-def require_known(what: str, name: str, known: Iterable[str], more: str = "") -> None:
-    """DeviceError with the nearest names unless `name` is one of `known`."""
-    known = sorted(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known) or 'none'}"
-        raise DeviceError(f"there is no {what} {name!r}: {hint}{more}")

@@ -15,9 +15,10 @@ from ..datasets.features import IMAGES, Feature, Features, is_image, require_sam
 from ..datasets.recorder import Recorder
 from ..datasets.store import EpisodeStore
 from ..datasets.writer import Durability
+from ..drivers.config import require_known
 from . import keys as key
 from .agent import Agent, ExpertAgent, HoldAgent
-from .config import Rig, require_known
+from .config import Rig
 from .keys import Keys
 from .loop import run_episode
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..drivers.arm import DeviceError, check_target, limit_target
+from ..drivers.arm import ArmHealth, ArmState, DeviceError, check_first, check_target, limit_target
 from ..drivers.sample import Sample
 from .robots import SimRobot
-from .world import SimClock, World
+from .world import PHYSICS_HZ, SimClock, World
 
 POSITION_GAIN = 0.25  # of the error per physics step; PyBullet's 0.1 lags a 20 Hz target by two periods
 
@@ -16,11 +16,18 @@ class SimArm:
     """Position servos with the torque and speed of the real ones. Between two commands the target moves in a straight
     line, to be where it was asked at `t_target_ns`; without a command for `watchdog_s` the arm holds."""
 
-    def __init__(self, world: World, clock: SimClock, robot: SimRobot, watchdog_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        world: World,
+        clock: SimClock,
+        robot: SimRobot,
+        watchdog_s: float = 0.5,
+        max_first_step: float = np.inf,
+    ) -> None:
         self.world, self.clock, self.robot = world, clock, robot
-        self.joints, self.watchdog_s = robot.joints, watchdog_s
+        self.joints, self.watchdog_s, self.max_first_step = robot.joints, watchdog_s, max_first_step
         self.body = -1
-        self._enabled = self._stopped = self._open = False
+        self._enabled = self._stopped = self._open = self._first_command = False
         world.before_step.append(self._before_step)
 
     def build(self, q: np.ndarray) -> None:
@@ -73,6 +80,9 @@ class SimArm:
             raise DeviceError(f"the {self.robot.name} was stopped: enable it again before commanding it")
         if not self._enabled:
             raise DeviceError(f"the {self.robot.name} has its torque off: enable it before commanding it")
+        if self._first_command:
+            check_first(target, self.read().data, self.max_first_step, self.joints)
+            self._first_command = False
         now = self.clock.now_ns()
         # from where the target is on its way: a command that comes early must not skip the rest of the last one
         start = self._goal if now >= self._t_goal else self._setpoint(now)
@@ -92,6 +102,7 @@ class SimArm:
     def enable(self) -> None:
         self.hold()
         self._enabled, self._stopped = True, False
+        self._first_command = True
         self._motors()
 
     def disable(self) -> None:
@@ -100,6 +111,14 @@ class SimArm:
 
     def faults(self) -> tuple[str, ...]:
         return ()
+
+    def health(self) -> ArmHealth:
+        if not self._open:
+            return ArmHealth(ArmState.CLOSED, float("inf"), 0.0)
+        state = (
+            ArmState.STOPPED if self._stopped else ArmState.ACTIVE if self._enabled else ArmState.TORQUE_OFF
+        )
+        return ArmHealth(state, 0.0, PHYSICS_HZ)
 
     def _hold_at(self, q: np.ndarray) -> None:
         self._from = self._goal = q

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ulna.drivers.arm import Arm, DeviceError
+from ulna.drivers.arm import Arm, ArmState, DeviceError
 from ulna.drivers.clock import Clock
 
 PERIOD_NS = 50_000_000
@@ -42,14 +42,30 @@ def _check_life(arm: Arm) -> None:
     arm.open()
     with pytest.raises(DeviceError, match="enable"):
         arm.command(arm.read().data, 0)
+    _check_first_command(arm)
     arm.enable()
     assert arm.faults() == ()
+    assert arm.health().state is ArmState.ACTIVE
     joints = arm.joints
     assert len(joints.names) == len(set(joints.names)) == len(joints.units) == len(joints)
     assert set(joints.units) <= {"rad", "m"}
     assert (joints.lower < joints.upper).all()
     assert (joints.max_velocity > 0).all()
     assert (joints.max_effort > 0).all()
+
+
+def _check_first_command(arm: Arm) -> None:
+    if not np.isfinite(arm.max_first_step):
+        return  # a simulated arm may be thrown across
+    arm.enable()
+    here = arm.read().data
+    far = here.copy()
+    far[0] += (1 if here[0] < np.mean([arm.joints.lower[0], arm.joints.upper[0]]) else -1) * (
+        arm.max_first_step + 0.1
+    )
+    with pytest.raises(DeviceError, match=f"{arm.joints.names[0]}.*nothing was sent"):
+        arm.command(far, 0)
+    assert np.abs(arm.read().data - here).max() < 0.02
 
 
 def _check_reading(arm: Arm, clock: Clock) -> None:

@@ -1,0 +1,86 @@
+"""What can go wrong with a device on demand. One thread sets, another looks: each field is replaced whole, never mutated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..arm import DeviceError
+from ..config import require_known
+
+
+@dataclass
+class BusFaults:
+    """Of a servo bus or a controller's link. drop, corrupt, late: share of the replies that never come, come garbled, or come
+    whole but `late_s` too late (so that they lie in the line when the next question is asked). delay_s: before every reply.
+    dead: ids that are silent. overload: ids whose overload protection has latched, until power is cycled or they are rebooted.
+    voltage: V, of the supply; None is the nominal one. unplugged: the cable is out. stuck: joint numbers that are blocked.
+    clock_step_s: added to the device's own clock, where it has one."""
+
+    drop: float = 0.0
+    corrupt: float = 0.0
+    late: float = 0.0
+    late_s: float = 0.05
+    delay_s: float = 0.0
+    dead: tuple[int, ...] = ()
+    overload: tuple[int, ...] = ()
+    voltage: float | None = None
+    unplugged: bool = False
+    stuck: tuple[int, ...] = ()
+    clock_step_s: float = 0.0
+
+
+@dataclass
+class CameraFaults:
+    """black: frames without light. frozen: the same frame again and again, with new numbers. stalled: connected, but no frames.
+    slow: share of the nominal rate, 1 is as promised. corrupt: share of frames whose bytes are garbled. unplugged: the connection
+    is closed and refused. clock_step_s: added to the device's own clock."""
+
+    black: bool = False
+    frozen: bool = False
+    stalled: bool = False
+    slow: float = 1.0
+    corrupt: float = 0.0
+    unplugged: bool = False
+    clock_step_s: float = 0.0
+
+
+def set_faults(faults: BusFaults | CameraFaults, values: Mapping[str, Any]) -> None:
+    """Replace the fields in `values` (as JSON or the command line give them). DeviceError: an unknown name, a wrong type."""
+    known = {f.name: f for f in fields(faults)}
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        require_known("fault", name, known)
+        now = getattr(type(faults)(), name)
+        if isinstance(now, tuple):
+            listed = value if isinstance(value, list | tuple) else [value]
+            if not all(isinstance(v, int) and not isinstance(v, bool) for v in listed):
+                raise DeviceError(f"the fault {name} is a list of whole numbers, not {value!r}")
+            checked[name] = tuple(listed)
+        elif isinstance(now, bool):
+            if not isinstance(value, bool):
+                raise DeviceError(f"the fault {name} is true or false, not {value!r}")
+            checked[name] = value
+        elif value is None and now is None:
+            checked[name] = None
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            checked[name] = float(value)
+        else:
+            raise DeviceError(f"the fault {name} is a number, not {value!r}")
+    for name, value in checked.items():
+        setattr(faults, name, value)
+
+
+def parse_fault(text: str) -> tuple[str, Any]:
+    """`drop=0.05`, `dead=3,4`, `unplugged` → name and value, for `set_faults`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        return name, True
+    try:
+        numbers = [float(v) if "." in v else int(v) for v in value.split(",")]
+    except ValueError:
+        if value in ("true", "false"):
+            return name, value == "true"
+        raise DeviceError(f"the fault {text!r} is not of the form drop=0.05, dead=3,4 or unplugged") from None
+    return name, numbers if len(numbers) > 1 else numbers[0]

@@ -1,0 +1,103 @@
+"""The mechanics behind a twin, in shared memory: the process that does the physics and the one that speaks a protocol meet here.
+
+Protocol side: writes `goal`, `torque`, `max_effort`; reads `position`, `velocity`, `effort`. Physics side: the reverse. Each value is
+one aligned 8-byte word with one writer, so nothing tears; a joint is as stale as the last physics step (about 4 ms).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+FIELDS = ("position", "velocity", "effort", "goal", "torque", "max_effort", "stuck")
+HEADER = 4096
+
+
+class Plant:
+    """J joints of one device, each `(J,)` float64 view: position rad, velocity rad/s, effort N·m (of the motor, signed),
+    goal rad, torque 0 or 1, max_effort N·m, stuck 0 or 1 (a fault: the joint is blocked by something). beats: physics
+    steps so far; a plant whose `beats` stand still has lost its physics."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        about = json.loads(self._map[: self._map.find(b"\0")])
+        self.names: tuple[str, ...] = tuple(about["names"])
+        n = len(self.names)
+        words = np.frombuffer(self._map, np.float64, len(FIELDS) * n + 1, HEADER)
+        views = {f: words[i * n : (i + 1) * n] for i, f in enumerate(FIELDS)}
+        self.position, self.velocity, self.effort = views["position"], views["velocity"], views["effort"]
+        self.goal, self.torque = views["goal"], views["torque"]
+        self.max_effort, self.stuck = views["max_effort"], views["stuck"]
+        self._beats = words[-1:]
+
+    @staticmethod
+    def create(names: tuple[str, ...], position: np.ndarray, max_effort: np.ndarray) -> Plant:
+        """A plant at rest at `position`, torque off. It lives until `remove`."""
+        path = Path("/dev/shm") / f"ulna-plant-{secrets.token_hex(8)}"
+        about = json.dumps({"names": list(names)}).encode()
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(file, about.ljust(HEADER, b"\0"))
+            os.ftruncate(file, HEADER + 8 * (len(FIELDS) * len(names) + 1))
+        finally:
+            os.close(file)
+        plant = Plant(path)
+        plant.position[:] = plant.goal[:] = position
+        plant.max_effort[:] = max_effort
+        return plant
+
+    @property
+    def beats(self) -> int:
+        return int(self._beats[0])
+
+    def beat(self) -> None:
+        self._beats[0] += 1
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+class SimpleMechanics:
+    """A plant's physics without a physics engine: joints that go to their goals at up to `max_velocity` rad/s, for tests and
+    benchmarks of a protocol. A thread of its own, 500 steps a second: `with SimpleMechanics(plant): ...`"""
+
+    def __init__(self, plant: Plant, max_velocity: float = 4.7) -> None:
+        self.plant, self.max_velocity = plant, max_velocity
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="simple mechanics", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        p, before = self.plant, time.monotonic()
+        while not self._stopping.wait(0.002):
+            now = time.monotonic()
+            dt, before = now - before, now
+            error = p.goal - p.position
+            free = (p.torque > 0) & (p.stuck == 0)
+            step = np.clip(error, -self.max_velocity * dt, self.max_velocity * dt) * free
+            p.position[:] = p.position + step
+            p.velocity[:] = step / dt
+            # a blocked motor pushes as hard as it may; a free one hardly
+            p.effort[:] = np.where(
+                p.torque > 0, np.clip(10.0 * (error - step), -p.max_effort, p.max_effort), 0.0
+            )
+            p.beat()

@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 COMMANDS = {
+    "teleoperate": "move a robot by a leader arm, a gamepad, a browser, ...",
     "record": "record demonstrations into a dataset",
     "train": "train a policy on a dataset",
     "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
     "serve": "serve a trained policy over the network",
     "deploy": "run a served policy on a robot",
+    "devices": "what is plugged in, by names that stay the same",
+    "calibrate": "measure where an arm's joints are and how far they go",
+    "doctor": "what on this computer would disturb a robot, and how to mend it",
+    "twin": "start the other end of a device: the bytes of a real one, with physics behind them",
     "recipes": "list the policies that can be trained",
     "data": "look at, check, edit, bring in and hand out datasets",
 }

@@ -1,0 +1,97 @@
+"""A device's own clock, mapped to the clock of the robot.
+
+A message that was measured at `device_ns` arrives at `receive_ns`: the difference is the offset of the two clocks plus the
+time on the way, which is never negative. The message that hurried most tells the offset best, so the estimate is the least
+difference over a sliding window; what even that one took is not observable and is configured as `latency_s`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class ClockOffset:
+    """Offset from a device's clock to `time.monotonic_ns`, for one stream of messages in the order of their arrival.
+
+    latency_s: s, from measurement to arrival at best. window_s: s of messages that are looked back on. drift: how fast the
+    clocks may part, s/s (crystals: 1e-4): an old difference counts for that much more with every second, or an estimate
+    would stay behind a slow device for a whole window. step_s, settle_s: messages that are all later than the estimate by
+    `step_s` for `settle_s` mean that the device's clock was set back while nobody looked, not that they are late: a queue
+    that drains is over sooner, and until then its messages keep their old times. steps: clock steps noticed so far.
+    """
+
+    def __init__(
+        self,
+        latency_s: float = 0.0,
+        window_s: float = 10.0,
+        drift: float = 2e-4,
+        step_s: float = 0.1,
+        settle_s: float = 1.0,
+    ) -> None:
+        self.latency_ns, self.drift = round(latency_s * 1e9), drift
+        self.window_ns, self.step_ns = round(window_s * 1e9), round(step_s * 1e9)
+        self.settle_ns = round(settle_s * 1e9)
+        self.steps = 0
+        # arrival and difference less the drift until then: such numbers compare at any later time; ascending, the least first
+        self._least: deque[tuple[int, int]] = deque()
+        self._device_ns = self._receive_ns = self._capture_ns = 0
+        self._late_since: int | None = None
+        self._late_least = 0
+
+    @property
+    def offset_ns(self) -> int | None:
+        """What to add to the device's clock, `latency_s` not taken off; None before the first message."""
+        return self._estimate(self._receive_ns) if self._least else None
+
+    def capture_ns(self, device_ns: int, receive_ns: int) -> int:
+        """When a message was measured, on the clock of the robot: never after `receive_ns` nor before an earlier answer.
+
+        device_ns: its time on the device's clock, whatever that counts from. receive_ns: `time.monotonic_ns()` at its arrival.
+        """
+        first = not self._least
+        receive_ns = receive_ns if first else max(receive_ns, self._receive_ns)
+        difference = receive_ns - device_ns
+        if (
+            not first and device_ns < self._device_ns
+        ):  # nothing but its clock can make a device's time go back
+            self._restart(self._key(difference, receive_ns), receive_ns)
+        elif not first:
+            if difference < self._estimate(receive_ns) - self.step_ns:
+                self.steps += 1  # set forward; the least difference follows at once
+            self._look_for_hidden_step(difference, receive_ns)
+        self._device_ns, self._receive_ns = device_ns, receive_ns
+        self._add(self._key(difference, receive_ns), receive_ns)
+        mapped = device_ns + self._estimate(receive_ns) - self.latency_ns
+        before = mapped if first else self._capture_ns
+        self._capture_ns = min(max(mapped, before), receive_ns)
+        return self._capture_ns
+
+    def _look_for_hidden_step(self, difference: int, receive_ns: int) -> None:
+        if difference < self._estimate(receive_ns) + self.step_ns:
+            self._late_since = None
+            return
+        key = self._key(difference, receive_ns)
+        if self._late_since is None:
+            self._late_since, self._late_least = receive_ns, key
+        self._late_least = min(self._late_least, key)
+        if receive_ns - self._late_since >= self.settle_ns:
+            self._restart(self._late_least, receive_ns)
+
+    def _key(self, difference: int, receive_ns: int) -> int:
+        return difference - round(self.drift * receive_ns)
+
+    def _estimate(self, now_ns: int) -> int:
+        return self._least[0][1] + round(self.drift * now_ns)
+
+    def _add(self, key: int, receive_ns: int) -> None:
+        while self._least and self._least[-1][1] >= key:
+            self._least.pop()
+        self._least.append((receive_ns, key))
+        while self._least[0][0] < receive_ns - self.window_ns:
+            self._least.popleft()
+
+    def _restart(self, key: int, receive_ns: int) -> None:
+        self.steps += 1
+        self._late_since = None
+        self._least.clear()
+        self._least.append((receive_ns, key))

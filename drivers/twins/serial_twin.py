@@ -1,0 +1,333 @@
+"""The device side of a servo bus: servos on a pseudo terminal that behaves like a line of a given speed.
+
+What both protocols share: the pty and its link, the time that bytes take, replies that are lost, garbled or late, and the cable.
+`python -m ulna.drivers.twins.serial_twin` runs one in a process of its own, told what to do in JSON lines (see `main`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import heapq
+import importlib
+import json
+import os
+import random
+import select
+import signal
+import struct
+import sys
+import threading
+import time
+import tty
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from ..arm import DeviceError
+from .faults import BusFaults, set_faults
+from .plant import Plant
+
+STEP_S = 0.005  # protections and profiles go on at this pace while nobody asks
+TCGETS2, TERMIOS2_BYTES, OUTPUT_SPEED_AT = 0x802C542A, 44, 40  # <asm-generic/termbits.h>
+PR_SET_TIMERSLACK = 29  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class TwinServo:
+    """One servo of a twin. joint: its index in the plant. Its encoder reads `zero_tick + direction * position * 4096 / 2π`
+    (position in rad), before any homing offset. registers: contents that differ from the factory's, by register name."""
+
+    id: int
+    model: int
+    joint: int
+    zero_tick: int
+    direction: int = 1
+    registers: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole status packet. servo: who sends it. delay_s: the servo's own pause before it (its return delay register)."""
+
+    servo: int
+    packet: bytes
+    delay_s: float = 0.0
+
+
+class SerialTwin(ABC):
+    """Servos on a pty. A subclass says how packets are cut (`take`) and answered (`answer`), what goes on by itself (`step`)
+    and what a loss of power does (`lose_power`); all four are called by one thread at a time.
+
+    Requests and replies take their bytes' time at the line's speed (10 bits a byte). `faults.dead` and a wrong speed are
+    the subclass' to heed, since a servo that does not hear must not move either: see `hears`. `faults.stuck` goes to the plant
+    here; `voltage` and `overload` are the subclass' own.
+    """
+
+    def __init__(
+        self,
+        plant: Plant,
+        servos: Sequence[TwinServo],
+        baud: int = 1_000_000,
+        faults: BusFaults | None = None,
+        link: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.plant, self.servos, self.baud, self.link = plant, tuple(servos), baud, link
+        self.faults = faults if faults is not None else BusFaults()
+        self.requests = 0  # heard since the start, for tests
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._master: int | None = None
+        self._pty = ""
+        self._outbox: list[tuple[float, int, bytes]] = []
+        self._sent = 0
+        self._line_free = 0.0  # when the last byte of what is under way is through
+        self._stuck: tuple[int, ...] = ()
+        self._wake, self._waker = -1, -1
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def take(self, heard: bytearray) -> bytes | None:
+        """Cut the first whole and valid request off `heard`, and rubbish before it; None when there is none yet."""
+
+    @abstractmethod
+    def answer(self, request: bytes, speed: int) -> list[Reply]:
+        """Do what `request` says, in every servo that `hears` at `speed`; the replies in the order of the line."""
+
+    @abstractmethod
+    def step(self, dt_s: float) -> None:
+        """What servos do by themselves: profiles, protections, temperatures."""
+
+    @abstractmethod
+    def lose_power(self) -> None:
+        """Registers in RAM and latched faults as they are after power comes back; torque off."""
+
+    @property
+    def port(self) -> str:
+        """What to open: the link, or the pty itself (another one after each replug). Empty while unplugged without a link."""
+        return str(self.link) if self.link else self._pty
+
+    def hears(self, servo: int, servo_baud: int, speed: int) -> bool:
+        """Whether a servo understands what comes at `speed` (0: the line's mode is not set yet)."""
+        return servo not in self.faults.dead and servo_baud == speed
+
+    def start(self) -> None:
+        self._wake, self._waker = os.pipe()
+        self._stopping = False
+        if not self.faults.unplugged:
+            self._plug_in()
+        self._thread = threading.Thread(target=self._run, name="serial twin", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Safe to call twice."""
+        if self._thread is None:
+            return
+        self._stopping = True
+        os.write(self._waker, b".")
+        self._thread.join()
+        self._thread = None
+        self._unplug()
+        os.close(self._wake)
+        os.close(self._waker)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def power_cycle(self) -> None:
+        """Power off and on again. The adapter hangs on USB and stays."""
+        with self._lock:
+            self.lose_power()
+
+    # the line
+
+    def _plug_in(self) -> None:
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        self._pty = os.ttyname(slave)
+        os.close(
+            slave
+        )  # only clients have it open, so that who looks for the holder of a port does not find the twin
+        os.set_blocking(master, False)
+        if self.link:
+            self.link.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self.link.with_name(f".{self.link.name}.{os.getpid()}")
+            fresh.symlink_to(self._pty)
+            fresh.replace(self.link)
+        self._master = master
+
+    def _unplug(self) -> None:
+        if self._master is None:
+            return
+        if self.link:
+            self.link.unlink(missing_ok=True)
+        os.close(self._master)
+        self._master, self._pty = None, ""
+        self._outbox.clear()
+
+    def _speed(self, master: int) -> int:
+        mode = bytearray(TERMIOS2_BYTES)
+        fcntl.ioctl(master, TCGETS2, mode)
+        return struct.unpack_from("I", mode, OUTPUT_SPEED_AT)[0]
+
+    def _run(self) -> None:
+        # sleeps of this thread end within microseconds of their time, not within the usual 50
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        heard = bytearray()
+        before = time.monotonic()
+        while not self._stopping:
+            if self.faults.unplugged != (self._master is None):
+                heard.clear()
+                self._unplug() if self.faults.unplugged else self._plug_in()
+            self._set_stuck()
+            heard += self._listen()
+            now = time.monotonic()
+            with self._lock:
+                self.step(now - before)
+                before = now
+            if heard and self._master is not None:
+                self._hear(heard, self._master, now)
+            self._send_due()
+
+    def _set_stuck(self) -> None:
+        if self.faults.stuck != self._stuck:
+            for joint in {*self._stuck, *self.faults.stuck}:
+                if joint < len(self.plant.names):
+                    self.plant.stuck[joint] = float(joint in self.faults.stuck)
+            self._stuck = self.faults.stuck
+
+    def _listen(self) -> bytes:
+        """What clients have written, b"" when it is time for a step or for a reply that is due."""
+        wait_s = STEP_S
+        if self._outbox:
+            wait_s = min(wait_s, self._outbox[0][0] - time.monotonic())
+        if wait_s <= 0:
+            return b""
+        ready, _, _ = select.select(
+            [self._wake, *([self._master] if self._master is not None else [])], [], [], wait_s
+        )
+        if self._master not in ready or self._master is None:
+            return b""
+        try:
+            return os.read(self._master, 4096)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            time.sleep(0.002)  # nobody has the port open: the pty says so at once, each time it is asked
+            return b""
+
+    def _hear(self, heard: bytearray, master: int, now: float) -> None:
+        speed = self._speed(master)
+        byte_s = 10 / max(speed, 1200)
+        self._line_free = max(self._line_free, now)
+        while (request := self.take(heard)) is not None:
+            self._line_free += len(request) * byte_s
+            if (left := self._line_free - time.monotonic()) > 0:
+                time.sleep(left)
+            with self._lock:
+                self.requests += 1
+                replies = self.answer(request, speed)
+            self._schedule(replies, byte_s)
+
+    def _schedule(self, replies: Sequence[Reply], byte_s: float) -> None:
+        faults, whole = self.faults, bytearray()
+        at = self._line_free
+        for reply in replies:
+            at += reply.delay_s + len(reply.packet) * byte_s
+            if self._random.random() < faults.drop:
+                continue
+            packet = bytearray(reply.packet)
+            if self._random.random() < faults.corrupt:
+                packet[self._random.randrange(len(packet))] ^= self._random.randrange(1, 256)
+            if self._random.random() < faults.late:
+                self._post(at + faults.delay_s + faults.late_s, bytes(packet))
+            else:
+                whole += packet
+        self._line_free = at
+        if whole:  # in one piece, as an adapter hands it over
+            self._post(at + faults.delay_s, bytes(whole))
+
+    def _post(self, at: float, packet: bytes) -> None:
+        self._sent += 1
+        heapq.heappush(self._outbox, (at, self._sent, packet))
+
+    def _send_due(self) -> None:
+        while self._outbox and (left := self._outbox[0][0] - time.monotonic()) < 0.001:
+            if left > 0:
+                time.sleep(left)
+            _, _, packet = heapq.heappop(self._outbox)
+            if self._master is not None:
+                with contextlib.suppress(BlockingIOError, OSError):  # a client that does not read loses it
+                    os.write(self._master, packet)
+
+
+TWINS = {"feetech": "FeetechTwin", "dynamixel": "DynamixelTwin"}
+
+
+def from_json(about: Mapping[str, Any]) -> SerialTwin:
+    """A twin, not started, of `{"protocol", "plant", "servos", "baud", "link", "seed", "faults"}`. DeviceError: which is wrong."""
+    try:
+        protocol = about["protocol"]
+        cls = getattr(importlib.import_module(f"{__package__}.{protocol}"), TWINS[protocol])
+        faults = BusFaults()
+        set_faults(faults, about.get("faults") or {})
+        link = about.get("link")
+        return cls(
+            Plant(Path(about["plant"])),
+            [TwinServo(**servo) for servo in about["servos"]],
+            baud=about.get("baud", 1_000_000),
+            faults=faults,
+            link=Path(link) if link else None,
+            seed=about.get("seed", 0),
+        )
+    except KeyError as error:
+        raise DeviceError(f"a twin of a servo bus is described without a known {error}") from None
+    except TypeError as error:
+        raise DeviceError(f"a twin of a servo bus is described wrongly: {error}") from None
+
+
+def main(told: TextIO, say: TextIO) -> None:
+    """One JSON object on `told` describes the twin (`from_json`); `{"port": …}` is the answer. Then lines of
+    `{"faults": {…}}` or `{"reset": true}` (a power cycle), each answered by `{"ok": true}` or `{"error": …}`, until the end."""
+
+    def answer(about: dict[str, Any]) -> None:
+        say.write(json.dumps(about) + "\n")
+        say.flush()
+
+    try:
+        twin = from_json(json.loads(told.readline()))
+    except (DeviceError, OSError, ValueError) as error:
+        return answer({"error": str(error)})
+    with twin:
+        answer({"port": twin.port})
+        for line in told:
+            try:
+                order = json.loads(line)
+                if "faults" in order:
+                    set_faults(twin.faults, order["faults"])
+                elif order.get("reset"):
+                    twin.power_cycle()
+                else:
+                    raise DeviceError(f"a twin understands faults and reset, not {line.strip()!r}")
+                answer({"ok": True})
+            except (DeviceError, AttributeError, TypeError, ValueError) as error:
+                answer({"error": str(error)})
+
+
+if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for whoever started this; its end is the end of stdin
+    main(sys.stdin, sys.stdout)

@@ -51,7 +51,7 @@ class SimCamera:
             self._build = self.world.builds
         if not self._frames or now - self._frames[-1].t_capture_ns >= round(1e9 / self.fps):
             self._seq += 1
-            self._frames.append(Sample(self._render(), now, now, self._seq))
+            self._frames.append(Sample(self.render(), now, now, self._seq))
         frame = self._frames[-1]
         if max_age_s is not None and now - frame.t_capture_ns > max_age_s * 1e9:
             raise StaleFrame(f"camera {self.name}: the newest frame is older than {max_age_s:.3f} s")
@@ -90,7 +90,7 @@ class SimCamera:
         if not self._open:
             raise StaleFrame(f"camera {self.name} is not open")
 
-    def _render(self) -> np.ndarray:
+    def render(self) -> np.ndarray:
         p, c = self.world.bullet, self.world.client
         eye, target, up = self.view()
         view = p.computeViewMatrix(eye.tolist(), target.tolist(), up.tolist())

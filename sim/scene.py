@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..drivers.sample import Sample
 from .arm import SimArm
 from .camera import SimCamera
 from .expert import Expert
-from .robots import ROBOTS
+from .robots import ROBOTS, SimRobot
 from .tasks.all import TASKS
 from .tasks.task import Task
 from .world import PHYSICS_HZ, SimClock, World
@@ -54,6 +54,7 @@ class SimScene:
         control_hz: float = 20.0,
         randomisation: Mapping[str, float] | None = None,
         realtime: bool = False,
+        arm_type: Callable[[World, SimClock, SimRobot], SimArm] = SimArm,
     ) -> None:
         if not 0 < control_hz <= PHYSICS_HZ:
             raise ValueError(
@@ -62,7 +63,7 @@ class SimScene:
         spec = ROBOTS[_known("simulated robot", robot, ROBOTS)]()
         self.world = World()
         self.clock = SimClock(self.world, realtime)
-        arm = SimArm(self.world, self.clock, spec)
+        arm = arm_type(self.world, self.clock, spec)
         self.task = TASKS[_known("task", task, TASKS)](self.world, arm)
         self.arms = {"arm": arm}
         self.trackers = {"task": TaskTracker(self.task, self.clock)}

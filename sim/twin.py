@@ -1,0 +1,238 @@
+"""The physics behind device twins: an arm that servos move through a `Plant`, in real time, at a task's scene."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from ..drivers.twins.plant import Plant
+from .arm import POSITION_GAIN, SimArm
+from .expert import Expert
+from .robots import SimRobot
+from .scene import SimScene
+from .world import PHYSICS_HZ, SimClock, World
+
+FRICTION = (
+    0.15  # N·m: what a geared servo resists without torque; an arm that is let go sinks, it does not drop
+)
+STUCK_GAIN = 1.0
+BEHIND_S = 0.25  # of wall time; more is given up, not raced after
+
+
+class TwinArm(SimArm):
+    """Joints that do what the plant's `goal`, `torque`, `max_effort` and `stuck` say, and tell it where they are.
+    A reset of the scene leaves the arm where it is: nobody carries a real one home."""
+
+    def __init__(self, world: World, clock: SimClock, robot: SimRobot) -> None:
+        super().__init__(world, clock, robot)
+        self.plant = Plant.create(robot.joints.names, robot.home, robot.joints.max_effort)
+        world.after_step.append(self._tell)
+
+    def build(self, q: np.ndarray) -> None:
+        self._stuck_at: dict[int, float] = {}
+        super().build(self.plant.position.copy())
+
+    def close(self) -> None:
+        super().close()
+        self.plant.remove()
+
+    def _before_step(self) -> None:
+        self._motors()
+
+    def _motors(self, target: np.ndarray | None = None) -> None:
+        p, c, plant = self.world.bullet, self.world.client, self.plant
+        for i, joint in zip(self._driven, self._owner, strict=True):
+            if plant.stuck[joint]:
+                at = self._stuck_at.setdefault(joint, float(plant.position[joint]))
+                p.setJointMotorControl2(
+                    self.body,
+                    i,
+                    p.POSITION_CONTROL,
+                    at,
+                    force=50.0,
+                    positionGain=STUCK_GAIN,
+                    physicsClientId=c,
+                )
+                continue
+            self._stuck_at.pop(joint, None)
+            if plant.torque[joint]:
+                p.setJointMotorControl2(
+                    self.body,
+                    i,
+                    p.POSITION_CONTROL,
+                    float(plant.goal[joint]),
+                    force=float(plant.max_effort[joint]),
+                    positionGain=POSITION_GAIN,
+                    maxVelocity=float(self.joints.max_velocity[joint]),
+                    physicsClientId=c,
+                )
+            else:
+                p.setJointMotorControl2(
+                    self.body, i, p.VELOCITY_CONTROL, targetVelocity=0.0, force=FRICTION, physicsClientId=c
+                )
+
+    def _tell(self) -> None:
+        if self.body < 0:
+            return
+        states = self.world.bullet.getJointStates(self.body, self._driven, physicsClientId=self.world.client)
+        plant = self.plant
+        plant.position[:] = [states[i][0] for i in self._first]
+        plant.velocity[:] = [states[i][1] for i in self._first]
+        for j, i in enumerate(self._first):
+            if plant.stuck[j] and plant.torque[j]:  # the motor pushes against what blocks it
+                plant.effort[j] = np.sign(plant.goal[j] - plant.position[j]) * plant.max_effort[j]
+            else:
+                plant.effort[j] = states[i][3] if plant.torque[j] else 0.0
+        plant.beat()
+
+
+class ScriptedHand:
+    """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast as a hand does. While it
+    rests it keeps the leader where the follower is."""
+
+    def __init__(self, scene: SimScene, noise: float, speed: float = 4.0) -> None:
+        self.scene, self.noise, self.speed = scene, noise, speed
+        robot = scene.arms["arm"].robot
+        self.plant = Plant.create(robot.joints.names, robot.home, robot.joints.max_effort)
+        self._steps = max(1, round(PHYSICS_HZ / scene.control_hz))
+        self._goal, self._count = self.plant.position.copy(), 0
+        self._expert: Expert | None = None
+
+    def begin(self, seed: int) -> None:
+        self._expert = self.scene.expert(self.noise)
+        self._expert.reset(seed)
+
+    def rest(self) -> None:
+        self._expert = None
+
+    def step(self) -> None:
+        """Once a physics step."""
+        if self._count % self._steps == 0:
+            expert = self._expert
+            self._goal = self.scene.arms["arm"].read().data if expert is None else expert.act()
+        self._count += 1
+        reach = self.speed / PHYSICS_HZ
+        move = np.clip(self._goal - self.plant.position, -reach, reach)
+        self.plant.position[:] += move
+        self.plant.velocity[:] = move * PHYSICS_HZ
+        self.plant.beat()
+
+
+class TwinWorld:
+    """One PyBullet world in real time: the follower's plant (`arm`), the leader's (`hand`, where there is one), cameras.
+
+    `film(name, colour (H, W, 3) uint8, t_capture_ns)` is called for every frame, on the physics' thread. Other methods may be
+    called from any thread; they are done between two steps.
+    """
+
+    def __init__(
+        self,
+        robot: str,
+        task: str,
+        cameras: Sequence[str],
+        image_size: tuple[int, int],
+        fps: float,
+        control_hz: float,
+        hand: bool,
+        noise: float,
+        film: Callable[[str, np.ndarray, int], None],
+        randomisation: Mapping[str, float] | None = None,
+    ) -> None:
+        self.scene = SimScene(robot, task, cameras, image_size, control_hz, randomisation, False, TwinArm)
+        arm = self.scene.arms["arm"]
+        assert isinstance(arm, TwinArm)
+        self.arm, self.film, self.fps = arm, film, fps
+        self.hand = ScriptedHand(self.scene, noise) if hand else None
+        self.seed, self.resets, self.slipped_s = 0, 0, 0.0
+        self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
+        self._stopping = threading.Event()
+        for camera in self.scene.cameras.values():
+            camera.open()
+        self.scene.reset(0)
+
+    def reset(self, seed: int) -> dict[str, Any]:
+        """The scene of `seed`, the arm left where it is. The new state."""
+
+        def do() -> dict[str, Any]:
+            self.seed, self.resets = seed, self.resets + 1
+            if self.hand is not None:
+                self.hand.rest()
+            self.scene.reset(seed)
+            return self._state()
+
+        return self._ask(do)
+
+    def begin(self) -> dict[str, Any]:
+        """The hand, if any, begins to demonstrate."""
+        return self._ask(lambda: (self.hand and self.hand.begin(self.seed), self._state())[1])
+
+    def rest(self) -> dict[str, Any]:
+        return self._ask(lambda: (self.hand and self.hand.rest(), self._state())[1])
+
+    def state(self) -> dict[str, Any]:
+        """Ground truth (JSON types), of which no device tells."""
+        return self._ask(self._state)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Until `stop`; in the thread that made this object."""
+        began, steps, shown = time.monotonic(), 0, dict.fromkeys(self.scene.cameras, 0)
+        while not self._stopping.is_set():
+            while not self._asked.empty():
+                do, answer = self._asked.get()
+                try:
+                    answer.set_result(do())
+                except Exception as error:  # noqa: BLE001  it is the asker's
+                    answer.set_exception(error)
+            self.scene.world.step()
+            steps += 1
+            if self.hand is not None:
+                self.hand.step()
+            for name, camera in self.scene.cameras.items():
+                if steps * self.fps >= shown[name] * PHYSICS_HZ:
+                    shown[name] += 1
+                    t_ns = time.monotonic_ns()
+                    self.film(name, camera.render(), t_ns)
+            left = began + steps / PHYSICS_HZ - time.monotonic()
+            if left > 0:
+                time.sleep(left)
+            elif left < -BEHIND_S:
+                began -= left
+                self.slipped_s -= left
+
+    def close(self) -> None:
+        self.arm.close()
+        if self.hand is not None:
+            self.hand.plant.remove()
+        self.scene.close()
+
+    def _ask[T](self, do: Callable[[], T]) -> T:
+        answer: Future[T] = Future()
+        self._asked.put((do, answer))
+        return answer.result(5.0)
+
+    def _state(self) -> dict[str, Any]:
+        scene, task = self.scene, self.scene.task
+        return {
+            "task": task.name,
+            "seed": self.seed,
+            "resets": self.resets,
+            "instruction": scene.instruction,
+            "max_seconds": scene.max_seconds,
+            "success": scene.success(),
+            "score": float(scene.score()),
+            "randomisation": dict(scene.xi),
+            "observation": dict(zip(task.names, map(float, task.observe()), strict=True)),
+            "joints": dict(zip(self.arm.joints.names, map(float, self.arm.plant.position), strict=True)),
+            "torque": [bool(t) for t in self.arm.plant.torque],
+            "hand": self.hand is not None and self.hand._expert is not None,
+            "slipped_s": self.slipped_s,
+        }

@@ -1,36 +1,63 @@
-"""A robot is one TOML file; `sim:NAME` is short for the shipped `configs/sim-NAME.toml`."""
+"""A robot is one TOML file; `sim:NAME` is short for the shipped `configs/sim-NAME.toml`.
+
+A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the `driver` that it is for and that
+driver's own fields (its `Config`), and may have `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a
+pose `home` to begin episodes from, and a `[scene]` where a twin stands in for the world.
+"""
 
 from __future__ import annotations
 
+import importlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..drivers.arm import DeviceError
-from ..drivers.config import require_known
+import numpy as np
+
+from ..drivers.arm import Arm, DeviceError
+from ..drivers.camera import Camera
+from ..drivers.clock import MonotonicClock
+from ..drivers.config import parse, require_known
+from ..drivers.teleoperator import Teleoperator
 from .robot import Robot
+from .scene import RemoteScene, Scene
 
 if TYPE_CHECKING:
     from ..sim.scene import SimScene
 
 CONFIGS = Path(__file__).parent / "configs"
-DRIVERS = ("sim",)  # hardware drivers join here
+# driver in a TOML file -> module of `ulna.drivers` with `Config` and `make`
+ARM_DRIVERS = {"so101": "so101", "koch": "koch", "ur": "ur"}
+LEADER_DRIVERS = {"so101-leader": "so101_leader", "koch-leader": "koch_leader"}
+CAMERA_DRIVERS = {"opencv": "opencv", "realsense": "realsense"}
+TELEOPERATOR_DRIVERS = {n: n for n in ("gamepad", "spacemouse", "keyboard", "browser")}
 
 
 @dataclass
 class Rig:
-    """A robot, and the ground truth of its scene where there is one (only in simulation)."""
+    """A robot, and what is known of its surroundings. sim: the ground truth of a simulated scene, which scripted experts need.
+    scene: the same, or a twin's; None for a real robot. home `(A,)`: where episodes begin, None: wherever it is."""
 
     robot: Robot
-    scene: SimScene | None
+    sim: SimScene | None
     config: dict[str, Any] = field(default_factory=dict)  # the robot's file, as it was read
     realtime: bool = True  # time does not wait for us
+    remote: RemoteScene | None = None
+    home: np.ndarray | None = None
+
+    @property
+    def scene(self) -> Scene | None:
+        return self.sim if self.sim is not None else self.remote
 
     def __enter__(self) -> Self:
         self.robot.open()
-        self.robot.enable()
+        try:
+            self.robot.enable()
+        except BaseException:
+            self.robot.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,35 +73,103 @@ def load_robot(
     randomisation: Mapping[str, float] | None = None,
     realtime: bool = False,
 ) -> Rig:
-    """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to use. task,
-    randomisation and realtime concern simulated robots. DeviceError says what is wrong, with the nearest names."""
+    """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to use; none named: none of a
+    simulated robot, all of a real one. task, randomisation and realtime concern simulated robots. DeviceError says what is
+    wrong, with the nearest names. Nothing is opened yet."""
     config = read_config(name)
     offered = config.get("cameras", {})
     for camera in cameras:
         require_known(f"camera of {name}", camera, offered)
+    if "arms" in config:
+        return _real(name, config, cameras)
+    return _simulated(name, config, task, cameras, randomisation, realtime)
+
+
+def _simulated(
+    name: str,
+    config: dict[str, Any],
+    task: str,
+    cameras: Sequence[str],
+    randomisation: Mapping[str, float] | None,
+    realtime: bool,
+) -> Rig:
     from ..sim.scene import SimScene  # PyBullet only where a simulated robot is asked for
 
+    offered = config.get("cameras", {})
     sizes = {(int(offered[c]["height"]), int(offered[c]["width"])) for c in cameras}
     if len(sizes) > 1:
         raise DeviceError(
             f"the cameras of {name} must have one size, not {' and '.join(map(str, sorted(sizes)))}"
         )
-    scene = SimScene(
-        config["model"],
-        task,
-        cameras,
-        next(iter(sizes), (96, 96)),
-        config["control_hz"],
-        randomisation,
-        realtime,
-    )
-    robot = Robot(
-        config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, config["control_hz"]
-    )
+    size = next(iter(sizes), (96, 96))
+    hz = config["control_hz"]
+    scene = SimScene(config["model"], task, cameras, size, hz, randomisation, realtime)
+    robot = Robot(config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, hz)
     return Rig(robot, scene, config, realtime)
 
 
-FIELDS: dict[str, type | tuple[type, ...]] = {
+def _real(name: str, config: dict[str, Any], cameras: Sequence[str]) -> Rig:
+    arms: dict[str, Arm] = _devices(name, config, "arms", ARM_DRIVERS)
+    seen: dict[str, Camera] = _devices(name, config, "cameras", CAMERA_DRIVERS, cameras)
+    robot = Robot(config["name"], arms, seen, {}, MonotonicClock(), config["control_hz"])
+    home = config.get("home")
+    if home is not None:
+        joints = robot.action_features["action"].names
+        if not isinstance(home, list) or len(home) != len(joints) or not all(map(_is_number, home)):
+            raise DeviceError(
+                f"{name}: home is {home!r}, it must be a position for each of {', '.join(joints)}"
+            )
+        home = np.array(home, np.float64)
+        lower = np.concatenate([a.joints.lower for a in arms.values()])
+        upper = np.concatenate([a.joints.upper for a in arms.values()])
+        if (outside := (home < lower) | (home > upper)).any():
+            raise DeviceError(f"{name}: home is outside the limits of {joints[int(np.argmax(outside))]}")
+    scene = config.get("scene")
+    return Rig(robot, None, config, True, RemoteScene(scene["url"]) if scene else None, home)
+
+
+def load_leaders(name: str) -> dict[str, Arm]:
+    """The leader arms of the robot file `name`, by the arm that each leads. DeviceError when it names none."""
+    config = read_config(name)
+    if not config.get("leaders"):
+        raise DeviceError(
+            f"{name} names no leader arm: add a table [leaders.{next(iter(config.get('arms', {'arm': 0})))}]"
+        )
+    return _devices(name, config, "leaders", LEADER_DRIVERS)
+
+
+def load_teleoperator(name: str, driver: str, **options: Any) -> Teleoperator:
+    """The teleoperator `driver` with what `[teleoperators.DRIVER]` of the robot file `name` says, if anything. options win."""
+    require_known("teleoperator", driver, TELEOPERATOR_DRIVERS)
+    table = dict(read_config(name).get("teleoperators", {}).get(driver, {}))
+    module = importlib.import_module(f"ulna.drivers.{TELEOPERATOR_DRIVERS[driver]}")
+    return module.make(
+        driver, parse(module.Config, {**table, **options}, f"{name}, [teleoperators.{driver}]")
+    )
+
+
+def _devices(
+    name: str, config: Mapping[str, Any], group: str, drivers: Mapping[str, str], only: Sequence[str] = ()
+) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for device, table in config.get(group, {}).items():
+        if only and device not in only:
+            continue
+        where = f"{name}, [{group}.{device}]"
+        if not isinstance(table, dict) or "driver" not in table:
+            raise DeviceError(f"{where} lacks driver: one of {', '.join(sorted(drivers))}")
+        require_known(f"driver for {where}:", str(table["driver"]), drivers)
+        module = importlib.import_module(f"ulna.drivers.{drivers[table['driver']]}")
+        fields = {k: v for k, v in table.items() if k != "driver"}
+        made[device] = module.make(device, parse(module.Config, fields, where))
+    return made
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+SIM_FIELDS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "driver": str,
     "model": str,
@@ -82,6 +177,17 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "cameras": dict,
 }
 CAMERA_FIELDS: dict[str, type | tuple[type, ...]] = {"height": int, "width": int}
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "control_hz": (int, float),
+    "home": list,
+    "arms": dict,
+    "cameras": dict,
+    "leaders": dict,
+    "teleoperators": dict,
+    "scene": dict,
+}
+SCENE_FIELDS: dict[str, type | tuple[type, ...]] = {"driver": str, "url": str}
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -89,7 +195,7 @@ def read_config(name: str) -> dict[str, Any]:
     if name.endswith(".toml"):
         path = Path(name)
     else:
-        shipped = {p.stem.replace("-", ":", 1): p for p in CONFIGS.glob("*.toml")}
+        shipped = {p.stem.replace("-", ":", 1): p for p in CONFIGS.glob("sim-*.toml")}
         require_known("robot", name, shipped, "; or name a TOML file of your own")
         path = shipped[name]
     try:
@@ -98,18 +204,48 @@ def read_config(name: str) -> dict[str, Any]:
         raise DeviceError(f"cannot read the robot file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeviceError(f"the robot file {path} is not TOML: {error}") from None
-    _check(config, FIELDS, str(path), optional=("cameras",))
-    for camera, fields in config.get("cameras", {}).items():
-        _check(fields, CAMERA_FIELDS, f"{path}, [cameras.{camera}]")
-        for size in fields:
-            if not 16 <= fields[size] <= 4096:
-                raise DeviceError(
-                    f"{path}, [cameras.{camera}]: {size} is {fields[size]}, it must lie in 16..4096 pixels"
-                )
-    require_known(f"driver in {path}:", config["driver"], DRIVERS)
+    if "driver" in config or "model" in config:
+        _check(config, SIM_FIELDS, str(path), optional=("cameras",))
+        require_known(
+            f"driver in {path}:", config["driver"], ("sim",), "; a real robot has tables [arms.NAME]"
+        )
+        for camera, fields in config.get("cameras", {}).items():
+            _check(fields, CAMERA_FIELDS, f"{path}, [cameras.{camera}]")
+            for size in fields:
+                if not 16 <= fields[size] <= 4096:
+                    raise DeviceError(
+                        f"{path}, [cameras.{camera}]: {size} is {fields[size]}, it must lie in 16..4096 pixels"
+                    )
+    else:
+        _check(config, FIELDS, str(path), ("home", "cameras", "leaders", "teleoperators", "scene"))
+        if not config["arms"]:
+            raise DeviceError(f"{path}: [arms] is empty: a robot has at least one arm, like [arms.arm]")
+        if "scene" in config:
+            _check(config["scene"], SCENE_FIELDS, f"{path}, [scene]")
+            require_known(f"driver in {path}, [scene]:", config["scene"]["driver"], ("twin",))
+        for leader in config.get("leaders", {}):
+            require_known(f"arm for [leaders.{leader}] in {path}:", leader, config["arms"])
+        _require_own_ports(config, str(path))
     if not 1 <= config["control_hz"] <= 240:
         raise DeviceError(f"{path}: control_hz is {config['control_hz']}, it must lie in 1..240")
     return {**config, "control_hz": float(config["control_hz"])}
+
+
+def _require_own_ports(config: Mapping[str, Any], path: str) -> None:
+    """Two devices on one port would read each other's answers."""
+    owner: dict[str, str] = {}
+    for group in ("arms", "leaders", "cameras"):
+        for device, table in config.get(group, {}).items():
+            for name in ("port", "host", "device", "serial", "address"):
+                value = table.get(name) if isinstance(table, dict) else None
+                if isinstance(value, str):
+                    real = str(Path(value).resolve()) if value.startswith("/") else value
+                    here = f"[{group}.{device}]"
+                    if real in owner:
+                        raise DeviceError(
+                            f"{path}: {owner[real]} and {here} both use {value}: give each its own"
+                        )
+                    owner[real] = here
 
 
 def _check(

@@ -12,6 +12,7 @@ from ..policies.serving.client import PolicyClient
 from .agent import PolicyAgent
 from .config import Rig
 from .loop import EpisodeResult, Subscriber, run_episode
+from .motion import go_to
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def deploy(
     with PolicyClient(server) as client:
         agent = PolicyAgent(client, robot.features, robot.control_hz)
         for i in range(episodes):
+            if rig.home is not None:
+                go_to(robot, rig.home)
             if scene is not None:
                 scene.reset(seed + i)
             limit = max_seconds or (scene.max_seconds if scene is not None else 60.0)

@@ -75,7 +75,7 @@ def evaluate(
 
     The first `videos` episodes are filmed into `video_dir` and their joint traces kept.
     """
-    robot, scene = rig.robot, rig.scene
+    robot, scene = rig.robot, rig.sim
     if scene is None:
         raise ValueError("success is judged by a simulated scene's ground truth: evaluate on a sim: robot")
     if episodes < 1:

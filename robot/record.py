@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,8 +23,11 @@ from .agent import Agent, ExpertAgent, HoldAgent
 from .config import Rig
 from .keys import Keys
 from .loop import run_episode
+from .motion import go_to
+from .scene import RemoteScene
 
-AGENTS = ("expert", "hold")  # teleoperators join here
+AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `robot.teleoperate`
+RESET_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,13 @@ class RecordResult:
 
 
 def make_agent(name: str, rig: Rig, noise: float = 0.0, mode: str | None = None) -> Agent:
-    """An agent that needs no policy."""
+    """An agent that needs neither a policy nor a person."""
     require_known("agent", name, AGENTS)
-    return HoldAgent() if name == "hold" else ExpertAgent(rig.scene, noise, mode)
+    if name == "expert" and rig.sim is None:
+        raise ValueError(
+            "the scripted expert knows simulated scenes only: use --agent leader, gamepad, browser, ..."
+        )
+    return HoldAgent() if name == "hold" else ExpertAgent(rig.sim, noise, mode)
 
 
 def record(
@@ -55,6 +64,9 @@ def record(
     storage: Mapping[str, Any] | None = None,
     image_size: tuple[int, int] | None = None,
     durability: Durability = "process",
+    task: str = "",
+    max_seconds: float | None = None,
+    reset_seconds: float = RESET_S,
 ) -> RecordResult:
     """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same features; one
     that is continued goes on after its highest seed.
@@ -65,12 +77,14 @@ def record(
 
     keys: may end an episode, mark its outcome, repeat it, drop the one before it, or quit. storage: how the images of a new
     store are kept (`{"codec": "jpeg", "quality": 95}`), image_size `(height, width)` what they are shrunk to.
+
+    Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an episode, and after
+    each there are reset_seconds, or the wait for a key, to put things back. A robot with a home pose goes there first.
     """
     robot, scene = rig.robot, rig.scene
-    if scene is None:
-        raise ValueError(
-            "recording a real robot needs a teleoperator; only simulated robots can be recorded so far"
-        )
+    if scene is None and not task:
+        raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
+    longest = max_seconds or (scene.max_seconds if scene is not None else 60.0)
     features = _resized(robot.features, image_size)
     if (Path(out) / "ulna.json").exists():
         store = EpisodeStore.open(out)
@@ -86,7 +100,11 @@ def record(
             features,
             robot.control_hz,
             robot.name,
-            {"made_by": f"ulna {version('ulna')}", "task": scene.task.name, "randomisation": scene.xi},
+            {
+                "made_by": f"ulna {version('ulna')}",
+                "task": scene.task_name if scene is not None else task,
+                "randomisation": scene.xi if scene is not None else {},
+            },
             {k: how for k in features if is_image(k)} if how else None,
         )
     recorded = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
@@ -102,16 +120,23 @@ def record(
                 raise RuntimeError(
                     f"only {len(taken)} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
                 )
-            scene.reset(next_seed)
-            take = _Take(recorder, only_successes, keys)
+            if rig.home is not None:
+                go_to(robot, rig.home)
+            if scene is not None:
+                scene.reset(next_seed)
+                if max_seconds is None:
+                    longest = scene.max_seconds
+            elif taken and not _put_back(keys, reset_seconds):
+                break
+            take = _Take(recorder, only_successes, keys, agent)
             result = run_episode(
                 robot,
                 agent,
-                [take],
-                task=scene.instruction,
+                [take, *([_Demonstration(rig.remote)] if rig.remote is not None else [])],
+                task=task or (scene.instruction if scene is not None else ""),
                 seed=next_seed,
-                max_ticks=round(scene.max_seconds * robot.control_hz),
-                success=scene.success,
+                max_ticks=round(longest * robot.control_hz),
+                success=scene.success if scene is not None else None,
                 meta=_about(rig),
                 stop=take.stop,
             )
@@ -132,18 +157,21 @@ def record(
 class _Take:
     """The recorder's subscription to one episode: what the keys and `only_successes` make of it."""
 
-    def __init__(self, recorder: Recorder, only_successes: bool, keys: Keys | None) -> None:
+    def __init__(self, recorder: Recorder, only_successes: bool, keys: Keys | None, agent: Agent) -> None:
         self.recorder, self.only_successes, self.keys = recorder, only_successes, keys
+        # a gamepad or a browser has buttons for the same words
+        self.buttons: Callable[[], tuple[str, ...]] = getattr(agent, "events", tuple)
         self.asked: str | None = None
         self.drop_last = self.kept = False
         self.start, self.tick, self.interrupt = recorder.start, recorder.tick, recorder.interrupt
 
     def stop(self) -> bool:
         pressed = self.keys.pressed() if self.keys is not None else None
-        if pressed == key.DROP_LAST:
-            self.drop_last = True
-        elif pressed is not None:
-            self.asked = pressed
+        for word in (*self.buttons(), *([pressed] if pressed is not None else [])):
+            if word == key.DROP_LAST:
+                self.drop_last = True
+            else:
+                self.asked = word
         return self.asked is not None
 
     def success(self, measured: bool | None) -> bool | None:
@@ -156,6 +184,39 @@ class _Take:
         else:
             self.kept = True
             self.recorder.end({**meta, "success": outcome})
+
+
+class _Demonstration:
+    """Tells the scripted hand at a twin's leader when to begin and to rest."""
+
+    def __init__(self, scene: RemoteScene) -> None:
+        self.scene = scene
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        self.scene.begin()
+
+    def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
+        pass
+
+    def end(self, meta: Mapping[str, Any]) -> None:
+        self.scene.rest()
+
+    def interrupt(self, reason: str) -> None:
+        self.scene.rest()
+
+
+def _put_back(keys: Keys | None, seconds: float) -> bool:
+    """Time for people to set the scene up again: until a key is pressed, or for `seconds`. Whether to go on."""
+    until = time.monotonic() + seconds
+    there = keys is not None and keys.there
+    if there:
+        print("put everything back, then press enter; q quits", file=sys.stderr)
+    while there or time.monotonic() < until:
+        pressed = keys.pressed() if keys is not None else None
+        if pressed is not None:
+            return pressed != key.QUIT
+        time.sleep(0.05)
+    return True
 
 
 def _about(rig: Rig) -> dict[str, Any]:

@@ -82,6 +82,10 @@ class SimScene:
         self.instruction = ""
         self.reset(0)
 
+    @property
+    def task_name(self) -> str:
+        return self.task.name
+
     def reset(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         arm = self.arms["arm"]

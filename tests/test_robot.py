@@ -249,7 +249,7 @@ def test_agents_keep_their_contract() -> None:
     with load_robot("sim:so101", "lift") as rig:
         observation = rig.robot.observe("lift it")
         source = Source(Follow(rig.robot.features))
-        for agent in (HoldAgent(), ExpertAgent(rig.scene, 0.004), PolicyAgent(source, rig.robot.features)):
+        for agent in (HoldAgent(), ExpertAgent(rig.sim, 0.004), PolicyAgent(source, rig.robot.features)):
             check_agent(agent, observation, 6)
 
 
@@ -316,8 +316,8 @@ def test_recording_is_repeatable_continues_and_refuses_another_robot(tmp_path: P
 
 def test_failed_episodes_are_kept_and_marked_or_thrown_away(tmp_path: Path) -> None:
     with load_robot("sim:so101", "reach") as rig:
-        assert rig.scene is not None
-        rig.scene.max_seconds = 0.3
+        assert rig.sim is not None
+        rig.sim.max_seconds = 0.3
         result = record(rig, make_agent("hold", rig), tmp_path / "a", 2)
         assert (result.episodes, result.successes) == (2, 0)
         with pytest.raises(RuntimeError, match="does not solve the task"):
@@ -340,7 +340,7 @@ def test_interrupting_a_recording_keeps_what_is_finished(tmp_path: Path) -> None
             return super().act(observation)
 
     with load_robot("sim:so101", "reach") as rig, pytest.raises(KeyboardInterrupt):
-        record(rig, Interrupted(rig.scene), tmp_path / "a", 5)
+        record(rig, Interrupted(rig.sim), tmp_path / "a", 5)
     store = EpisodeStore.open(tmp_path / "a")
     assert len(store) == 2
     assert not store.interrupted()
@@ -349,8 +349,8 @@ def test_interrupting_a_recording_keeps_what_is_finished(tmp_path: Path) -> None
 def test_evaluation_reports_films_and_changes_nothing_by_filming(tmp_path: Path) -> None:
     with load_robot("sim:so101", "reach") as rig:
         film = tmp_path / "film"
-        report = evaluate(rig, ExpertAgent(rig.scene), 3, seed=1000, video_dir=film, videos=2)
-        plain = evaluate(rig, ExpertAgent(rig.scene), 3, seed=1000)
+        report = evaluate(rig, ExpertAgent(rig.sim), 3, seed=1000, video_dir=film, videos=2)
+        plain = evaluate(rig, ExpertAgent(rig.sim), 3, seed=1000)
         nothing = evaluate(rig, HoldAgent(), 2, seed=1000)
     json.dumps(report)
     assert report["successes"] == 3
@@ -469,8 +469,8 @@ def test_a_rig_closes_what_it_opened() -> None:
     with rig:
         rig.robot.observe()
     assert isinstance(rig, Rig)
-    assert rig.scene is not None
-    assert rig.scene.world.client < 0
+    assert rig.sim is not None
+    assert rig.sim.world.client < 0
 
 
 def test_a_policy_is_told_what_was_sent_not_what_it_asked_for() -> None:

@@ -30,7 +30,7 @@ def test_keys_end_repeat_and_drop_episodes(tmp_path: Path) -> None:
     seeds: list[int] = []
     try:
         with Keys(file) as keys, load_robot("sim:so101", "reach") as rig:
-            rig.scene.max_seconds = 0.5  # type: ignore[union-attr]
+            rig.sim.max_seconds = 0.5  # type: ignore[union-attr]
             result = record(rig, Typist(), tmp_path / "d", 10, keys=keys)
     finally:
         os.close(typed)

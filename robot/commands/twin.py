@@ -1,0 +1,85 @@
+"""Start the other end of a device: the bytes of a real one, with physics behind them. Runs until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from .parsing import Output, words
+
+EXAMPLE = "ulna twin so101 --scene lift --leader --cameras front,wrist"
+
+
+@dataclass
+class Args:
+    kind: Annotated[str, tyro.conf.Positional]
+    """so101, so101-leader, koch, koch-leader, ur5e, camera or realsense."""
+    scene: str = "lift"
+    """Task whose objects stand before the arm: reach, lift or push_t."""
+    cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
+    """Cameras at the scene, with commas: front,wrist."""
+    realsense: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
+    """Those of them that are RealSense cameras with depth."""
+    image_size: Annotated[str, tyro.conf.arg(metavar="WxH")] = "96x96"
+    """Of the cameras."""
+    fps: float = 20.0
+    """Of the cameras."""
+    leader: bool = False
+    """A leader arm, too, with a scripted hand at it that does the task."""
+    noise: float = 0.004
+    """Unsteadiness of the hand, metres."""
+    control_hz: float = 20.0
+    """Rate at which the hand decides, and that the robot's file names."""
+    fault: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DEVICE:FAULT")] = ()
+    """Faults from the start: arm:drop=0.05 arm:unplugged front:black. The control channel changes them while it runs."""
+    seed: int = 0
+    """Of the faults' dice."""
+    json: bool = False
+    """Print one JSON object, then go on running."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ...drivers.arm import DeviceError
+    from ...drivers.twins.faults import parse_fault
+    from ..twin import Station, StationConfig
+    from .record import _size
+
+    size = _size(args.image_size)
+    if size is None:
+        raise ValueError("--image-size is width x height in pixels, like 320x240")
+    cameras, realsense = words(args.cameras), words(args.realsense)
+    if args.kind == "camera" and not cameras:
+        cameras = ["front"]
+    if args.kind == "realsense" and not realsense:
+        realsense = ["front"]
+    faults: dict[str, dict[str, Any]] = {}
+    for text in args.fault:
+        device, colon, fault = text.partition(":")
+        if not colon:
+            raise DeviceError(f"--fault {text}: say of which device, like arm:{text}")
+        name, value = parse_fault(fault)
+        faults.setdefault(device, {})[name] = value
+    config = StationConfig(
+        args.kind,
+        args.scene,
+        list(dict.fromkeys([*cameras, *realsense])),
+        realsense,
+        size,
+        args.fps,
+        args.control_hz,
+        args.leader,
+        args.noise,
+        args.seed,
+        faults,
+    )
+    with Station(config) as station:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: station.stop())
+        lines = [f"{device}: {port}" for device, port in station.about["ports"].items()]
+        lines += [f"control: {station.about['control']}", f"robot: {station.about['toml']}"]
+        out.answer(station.about, "\n".join(lines))
+        station.run()
+    return 0

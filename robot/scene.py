@@ -1,0 +1,116 @@
+"""What stands around the robot, as far as somebody can set it up anew and judge it: a simulated scene, or a twin's.
+
+A real robot has none: people set the scene up, and say whether the task was done.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..drivers.arm import DeviceError
+
+POLL_S = 0.03
+
+
+class Scene(Protocol):
+    """task_name and xi (its randomisation) are noted with recordings; instruction and max_seconds are the present episode's."""
+
+    instruction: str
+    max_seconds: float
+    xi: dict[str, float]
+
+    @property
+    def task_name(self) -> str: ...
+
+    def reset(self, seed: int) -> None:
+        """Set the scene of `seed` up."""
+        ...
+
+    def success(self) -> bool:
+        """Whether the task was done at some time since the reset. Never blocks."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RemoteScene:
+    """A twin's scene, through its control channel (`ulna twin` prints the address). The twin is asked in a thread of its own, so
+    `success` is up to `POLL_S` old. `begin` and `rest` are for the scripted hand at the leader."""
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise DeviceError(f"[scene] url is {url!r}: a twin's control channel is http on this computer")
+        self.url, self._host, self._port = url, parts.hostname, parts.port or 80
+        self._token = parts.path.strip("/")
+        self._lock = threading.Lock()
+        self._state = self.ask("GET", "state")
+        self.instruction, self.max_seconds = self._state["instruction"], float(self._state["max_seconds"])
+        self.xi: dict[str, float] = dict(self._state["randomisation"])
+        self._stopping = threading.Event()
+        self._failed = ""
+        threading.Thread(target=self._poll, name="scene", daemon=True).start()
+
+    @property
+    def task_name(self) -> str:
+        return self._state["task"]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Ground truth, the newest known."""
+        return self._state
+
+    def reset(self, seed: int) -> None:
+        state = self.ask("POST", "reset", {"seed": seed})
+        with self._lock:
+            self._state = state
+        self.instruction, self.max_seconds = state["instruction"], float(state["max_seconds"])
+
+    def begin(self) -> None:
+        self.ask("POST", "begin")
+
+    def rest(self) -> None:
+        self.ask("POST", "rest")
+
+    def success(self) -> bool:
+        if self._failed:
+            raise DeviceError(self._failed)
+        return bool(self._state["success"])
+
+    def close(self) -> None:
+        self._stopping.set()
+
+    def ask(self, method: str, order: str, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """DeviceError: the twin is gone, or refuses."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=5)
+        try:
+            body = None if about is None else json.dumps(about)
+            connection.request(method, f"/{self._token}/{order}", body, {"Content-Type": "application/json"})
+            reply = connection.getresponse()
+            answer = json.loads(reply.read())
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DeviceError(
+                f"no twin answers at {self.url} ({error}): is `ulna twin` still running?"
+            ) from None
+        finally:
+            connection.close()
+        if reply.status != 200:
+            raise DeviceError(f"the twin at {self.url} refuses {order}: {answer.get('error')}")
+        return answer
+
+    def _poll(self) -> None:
+        while not self._stopping.wait(POLL_S):
+            before = self._state
+            try:
+                state = self.ask("GET", "state")
+            except DeviceError as error:
+                self._failed = str(error)
+                return
+            with self._lock:
+                if self._state is before:  # else a reset came between question and answer
+                    self._state = state

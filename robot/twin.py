@@ -1,0 +1,386 @@
+"""Twins of whole stations: an arm, its leader and its cameras at one PyBullet world, each behind its own device protocol.
+
+Three kinds of process: this one steps the physics and renders; one per serial bus or controller speaks bytes; one per camera
+encodes and serves frames. They meet in shared memory. A control channel (HTTP on loopback) resets the scene, changes faults and tells
+the ground truth; no device does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ..drivers.arm import DeviceError
+from ..drivers.calibration import Calibration, JointCalibration, save
+from ..drivers.config import require_known
+from ..drivers.devices import runtime_folder
+from ..drivers.frame_ring import FrameRing
+from ..drivers.servo_bus import TICKS
+from ..drivers.twins.faults import BusFaults, CameraFaults, set_faults
+
+# raw encoder ticks between a servo's zero and its joint's: as mounted by somebody who did not look
+MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """protocol: of `drivers.twins`. robot: of `sim.robots`. models: of the servos, base to gripper. leader: what drives it."""
+
+    protocol: str
+    robot: str
+    models: tuple[int, ...] = ()
+    leader: str = ""
+
+
+KINDS = {
+    "so101": Kind("feetech", "so101", (777,) * 6, "so101-leader"),
+    "so101-leader": Kind("feetech", "so101", (777,) * 6),
+    "koch": Kind("dynamixel", "so101", (1060, 1060, 1200, 1200, 1200, 1200), "koch-leader"),
+    "koch-leader": Kind("dynamixel", "so101", (1190,) * 6),
+    "ur5e": Kind("ur", "ur5e"),
+    "camera": Kind("", "so101"),
+    "realsense": Kind("", "so101"),
+}
+DEVICES = ("arm", "leader")
+
+
+@dataclass
+class StationConfig:
+    """kind: of `KINDS`. task: the scene. cameras: names of its views; realsense: those of them that are RealSense cameras.
+    hand: a leader arm with a scripted hand at it. control_hz: of the demonstrations. faults: by device, from the start."""
+
+    kind: str = "so101"
+    task: str = "lift"
+    cameras: Sequence[str] = ()
+    realsense: Sequence[str] = ()
+    image_size: tuple[int, int] = (96, 96)
+    fps: float = 20.0
+    control_hz: float = 20.0
+    hand: bool = False
+    noise: float = 0.004
+    seed: int = 0
+    faults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Child:
+    """A process that takes and gives lines of JSON: the protocol side of a twin."""
+
+    def __init__(self, module: str, about: Mapping[str, Any]) -> None:
+        self.module = module
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"ulna.drivers.twins.{module}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.about = self.ask(about)
+
+    def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """DeviceError: what the process says is wrong, or that it ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            try:
+                self._process.stdin.write(json.dumps(order) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+            except OSError:
+                line = ""
+        if not line:
+            raise DeviceError(
+                f"the {self.module} side of the twin ended: its own words are on standard error"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise DeviceError(answer["error"])
+        return answer
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Station:
+    """`with Station(config) as station: station.run()`; `about` is what to tell the user: ports, URLs, the robot's TOML file."""
+
+    def __init__(self, config: StationConfig, folder: Path | None = None) -> None:
+        from ..sim.twin import TwinWorld
+
+        require_known("twin", config.kind, KINDS)
+        self.config, self.kind = config, KINDS[config.kind]
+        name = f"{config.kind}-{os.getpid()}"
+        self.folder = folder or runtime_folder() / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.children: dict[str, Child] = {}
+        self.rings: dict[str, FrameRing] = {}
+        self.world = TwinWorld(
+            self.kind.robot,
+            config.task,
+            config.cameras,
+            config.image_size,
+            config.fps,
+            config.control_hz,
+            config.hand or config.kind.endswith("-leader"),
+            config.noise,
+            self._film,
+        )
+        for device, faults in config.faults.items():
+            self._require_device(device)
+            set_faults(
+                BusFaults() if device in DEVICES else CameraFaults(), faults
+            )  # wrong names are told first
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        self.world.run()
+
+    def stop(self) -> None:
+        self.world.stop()
+
+    def set_faults(self, device: str, faults: Mapping[str, Any]) -> None:
+        self._require_device(device)
+        self.children[device].ask({"faults": dict(faults)})
+
+    def power_cycle(self, device: str) -> None:
+        self._require_device(device)
+        self.children[device].ask({"reset": True})
+
+    def close(self) -> None:
+        if hasattr(self, "_http"):
+            self._http.shutdown()
+            self._http.server_close()
+        for child in self.children.values():
+            child.close()
+        for ring in self.rings.values():
+            ring.close()
+            ring.remove()
+        self.world.close()
+        with contextlib.suppress(FileNotFoundError):
+            (runtime_folder() / f"{self.name}.json").unlink()
+
+    def _require_device(self, device: str) -> None:
+        require_known("device of this twin:", device, self._offered())
+
+    def _offered(self) -> list[str]:
+        arms = [
+            *(["arm"] if self.kind.protocol else []),
+            *(["leader"] if self.world.hand is not None else []),
+        ]
+        return [*arms, *self.config.cameras]
+
+    def _film(self, name: str, color: np.ndarray, t_ns: int) -> None:
+        ring = self.rings.get(name)
+        if ring is not None:
+            depth = self.world.scene.cameras[name].render_depth() if ring.has_depth else None
+            ring.write(color, depth, t_capture_ns=t_ns)
+
+    def _start(self) -> None:
+        config, kind, plant = self.config, self.kind, self.world.arm.plant
+        about: dict[str, Any] = {"name": self.name, "kind": config.kind, "pid": os.getpid(), "ports": {}}
+        tables: dict[str, dict[str, Any]] = {}
+        if config.kind.endswith("-leader"):
+            assert self.world.hand is not None
+            self._start_bus("leader", config.kind, self.world.hand.plant.path, about, tables, "leaders.arm")
+        elif kind.protocol == "ur":
+            child = self._child("arm", "ur", {"plant": str(plant.path)})
+            about["ports"]["arm"] = child.about["host"]
+            tables["arms.arm"] = {"driver": "ur", "host": child.about["host"]}
+        elif kind.protocol:
+            self._start_bus("arm", config.kind, plant.path, about, tables, "arms.arm")
+        if self.world.hand is not None and kind.leader:
+            self._start_bus("leader", kind.leader, self.world.hand.plant.path, about, tables, "leaders.arm")
+        height, width = config.image_size
+        for camera in config.cameras:
+            is_realsense = camera in config.realsense
+            ring = FrameRing.create(height, width, depth=is_realsense)
+            self.rings[camera] = FrameRing(ring.path, write=True)
+            size = {"height": height, "width": width, "fps": config.fps}
+            module = "realsense" if is_realsense else "mjpeg"
+            child = self._child(camera, module, {"ring": str(ring.path), **size})
+            where = child.about.get("url") or child.about["address"]
+            about["ports"][camera] = where
+            device = {"driver": "opencv", "device": where}
+            if is_realsense:
+                device = {"driver": "realsense", "source": "twin", "address": where}
+            tables[f"cameras.{camera}"] = {**device, **size}
+            ring.close()
+        self._http = _serve(self)
+        about["control"] = f"http://127.0.0.1:{self._http.server_address[1]}/{self._http.token}"
+        tables["scene"] = {"driver": "twin", "url": about["control"]}
+        about["toml"] = str(self._write_toml(tables))
+        self.about = about
+        note = runtime_folder() / f"{self.name}.json"
+        note.write_text(json.dumps(about))
+
+    def _start_bus(
+        self,
+        device: str,
+        driver: str,
+        plant: Path,
+        about: dict[str, Any],
+        tables: dict[str, dict[str, Any]],
+        table: str,
+    ) -> None:
+        kind, joints = KINDS[driver], self.world.arm.joints
+        servos, calibration = [], Calibration()
+        for j, (joint, model) in enumerate(zip(joints.names, kind.models, strict=True)):
+            zero, offset = TICKS // 2, MOUNTING[j]
+            # what a servo says is its encoder minus the offset (Feetech) or plus it (Dynamixel)
+            register = offset if kind.protocol == "feetech" else -offset
+            per_rad = TICKS / (2 * np.pi)
+            low = round(zero + joints.lower[j] * per_rad)
+            high = round(zero + joints.upper[j] * per_rad)
+            calibration[joint] = JointCalibration(j + 1, 0, register, low, high)
+            registers = {"homing_offset": register}
+            if kind.protocol == "feetech":
+                registers |= {"min_position_limit": low, "max_position_limit": high}
+            servos.append(
+                {"id": j + 1, "model": model, "joint": j, "zero_tick": zero + offset, "registers": registers}
+            )
+        link = self.folder / device
+        child = self._child(
+            device,
+            "serial_twin",
+            {
+                "protocol": kind.protocol,
+                "plant": str(plant),
+                "servos": servos,
+                "baud": 1_000_000,
+                "link": str(link),
+                "seed": self.config.seed,
+            },
+        )
+        path = self.folder / f"{device}-calibration.json"
+        save(path, calibration)
+        about["ports"][device] = child.about["port"]
+        tables[table] = {"driver": driver, "port": child.about["port"], "calibration": str(path)}
+
+    def _child(self, device: str, module: str, about: Mapping[str, Any]) -> Child:
+        faults = dict(self.config.faults.get(device, {}))
+        self.children[device] = child = Child(module, {**about, "faults": faults})
+        return child
+
+    def _write_toml(self, tables: Mapping[str, Mapping[str, Any]]) -> Path:
+        home = [round(float(q), 4) for q in self.world.arm.robot.home]
+        lines = [
+            f"# Twin of {self.config.kind}, as long as it runs. A real one differs in its ports alone, and has no [scene].",
+            f"name = {json.dumps(self.config.kind + '-twin')}",
+            f"control_hz = {self.config.control_hz}",
+            f"home = {json.dumps(home)}",
+        ]
+        for table, values in tables.items():
+            lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
+        path = self.folder / "robot.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    station: Station
+    token: str
+
+
+def _serve(station: Station) -> _Server:
+    """The control channel. The token keeps web pages that know the port from moving anything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            self._answer(lambda order: {"state": lambda: station.world.state()}[order]())
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(min(length, 1 << 16)) or b"{}")
+
+            def act(order: str) -> dict[str, Any]:
+                if order == "reset":
+                    return station.world.reset(int(body["seed"]))
+                if order == "begin":
+                    return station.world.begin()
+                if order == "rest":
+                    return station.world.rest()
+                if order == "faults":
+                    for device, faults in body.items():
+                        station.set_faults(device, faults)
+                    return {"ok": True}
+                if order == "power-cycle":
+                    station.power_cycle(str(body["device"]))
+                    return {"ok": True}
+                if order == "stop":
+                    threading.Thread(target=station.stop).start()
+                    return {"ok": True}
+                raise KeyError(order)
+
+            self._answer(act)
+
+        def _answer(self, act: Any) -> None:
+            token, _, order = self.path.strip("/").partition("/")
+            if not secrets.compare_digest(token, server.token):
+                return self._send(404, {"error": "no such thing"})
+            try:
+                self._send(200, act(order))
+            except KeyError as error:
+                self._send(
+                    404,
+                    {
+                        "error": f"there is no {error}: GET state; POST reset, begin, rest, faults, power-cycle, stop"
+                    },
+                )
+            except (DeviceError, ValueError, TypeError, TimeoutError) as error:
+                self._send(400, {"error": str(error) or "the physics does not answer"})
+
+        def _send(self, status: int, about: dict[str, Any]) -> None:
+            body = json.dumps(about).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = _Server(("127.0.0.1", 0), Handler)
+    server.station, server.token = station, secrets.token_urlsafe(9)
+    threading.Thread(target=server.serve_forever, name="twin control", daemon=True).start()
+    return server

@@ -1,0 +1,280 @@
+"""A bus of Feetech STS/SMS servos (protocol 0), such as the STS3215 of the SO-101."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .feetech_protocol import (
+    BAUDS,
+    BROADCAST,
+    READ,
+    REBOOT,
+    REGISTERS,
+    STATUS,
+    STATUS_BYTES,
+    SYNC_READ,
+    SYNC_WRITE,
+    WRITE,
+    decode,
+    encode,
+    packet,
+    packets,
+)
+from .serial_port import Heard, ReplySizes, SerialPort
+from .servo_bus import BusError, BusStats, Register, Replies
+
+SET_MIDDLE = 128  # in torque_enable: the present position becomes 2048
+GIVEN_UP = 3  # a servo silent so many times running is no longer waited for in every cycle
+ASK_AGAIN_NS = 250_000_000  # but tried again this often
+
+
+class FeetechBus:
+    """`servo_bus.ServoBus` for protocol 0. A servo that was silent three times running is asked only four times a second as long as
+    others answer, so that a dead one does not slow the living; it is back within that time."""
+
+    def __init__(self, port: str, baud: int = BAUDS[0], slack_s: float = 0.005) -> None:
+        """baud: bit/s. slack_s: what adapter and computer may take beyond the bytes' own time; a USB adapter needs 2-4 ms."""
+        self.port, self.registers, self.stats = port, REGISTERS, BusStats()
+        self._line = SerialPort(port, baud, slack_s)
+        self._sizes = ReplySizes()
+        self._silent: dict[int, int] = {}  # by servo: silent how many times running
+        self._asked_ns: dict[int, int] = {}  # by servo given up: when it was tried last
+        self._opened = False
+
+    def open(self) -> None:
+        if self.connected:
+            return
+        self._line.open()
+        self._silent.clear()
+        self.stats.reconnects += self._opened
+        self._opened = True
+
+    def close(self) -> None:
+        self._line.close()
+
+    @property
+    def connected(self) -> bool:
+        return self._line.connected
+
+    def ping(self, servo: int) -> int | None:
+        replies = self.read(["model_number"], [servo])
+        return int(replies.values[0, 0]) if replies.valid[0] else None
+
+    def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for servo in servos:
+            replies = self.read(["model_number"], [servo], retries=0)
+            if replies.valid[0]:
+                found[servo] = int(replies.values[0, 0])
+        return found
+
+    def explain_silence(self, servos: Sequence[int]) -> str:
+        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed is put back."""
+        ours = self._line.baud
+        names = ("servos " if len(servos) > 1 else "servo ") + ", ".join(map(str, servos))
+        try:
+            for baud in BAUDS:
+                self._line.set_baud(baud)
+                there = self.scan(servos)
+                if there and baud == ours:
+                    silent = [s for s in servos if s not in there]
+                    if not silent:
+                        return (
+                            f"{names} on {self.port} answered now, though not before: look for a loose plug"
+                        )
+                    return f"of {names} on {self.port}, {_listed(silent)} did not answer: look at the cable of the first of them, and at its id"
+                if there:
+                    return (
+                        f"{_listed(there)} on {self.port} answered at {baud} baud, not at {ours}: set baud = {baud}, or the servo's "
+                        f"baud_rate register to {BAUDS.index(ours) if ours in BAUDS else 0}"
+                    )
+        finally:
+            self._line.set_baud(ours)
+        return f"{names} on {self.port} answered at no speed: is the servos' power on, and the board's cable in the first of them?"
+
+    def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
+        wanted = [self._register(name) for name in registers]
+        base = min(r.address for r in wanted)
+        size = max(r.address + r.size for r in wanted) - base
+        asked = self._worth_asking(servos)
+        answers, heard = self._ask(asked, base, size)
+        t_request = heard.t_request_ns
+        for _ in range(retries):
+            for servo in asked:
+                # of several, one that is known to be dead has had its chance
+                if servo in answers or (len(servos) > 1 and self._silent.get(servo, 0) >= GIVEN_UP):
+                    continue
+                self.stats.retries += 1
+                again, heard = self._ask([servo], base, size)
+                answers |= again
+        values = np.zeros((len(servos), len(wanted)), np.int64)
+        valid = np.zeros(len(servos), np.bool_)
+        errors = np.zeros(len(servos), np.int64)
+        for row, servo in enumerate(servos):
+            if (answer := answers.get(servo)) is not None:
+                errors[row], data = answer
+                valid[row] = True
+                for column, r in enumerate(wanted):
+                    values[row, column] = decode(r, data[r.address - base : r.address - base + r.size])
+        return Replies(values, valid, errors, t_request, heard.t_receive_ns)
+
+    def _worth_asking(self, servos: Sequence[int]) -> list[int]:
+        now = time.monotonic_ns()
+        living = [s for s in servos if self._silent.get(s, 0) < GIVEN_UP]
+        if not living:
+            return list(servos)
+        for servo in servos:
+            if servo not in living and now - self._asked_ns.get(servo, 0) > ASK_AGAIN_NS:
+                self._asked_ns[servo] = now
+                living.append(servo)
+        return living
+
+    def _ask(self, servos: list[int], base: int, size: int) -> tuple[dict[int, tuple[int, bytes]], Heard]:
+        """One exchange: status and data by servo, of those that answered as they were asked."""
+        size = self._sizes.choose(size)
+        answers: dict[int, tuple[int, bytes]] = {}
+
+        def whole(data: bytearray) -> bool:
+            answers.clear()
+            for servo, status, parameters in packets(data)[0]:
+                if servo in servos and len(parameters) == size:
+                    answers[servo] = status, parameters
+            return len(answers) == len(servos)
+
+        single = len(servos) == 1
+        to, how = (servos[0], READ) if single else (BROADCAST, SYNC_READ)
+        request = packet(to, how, bytes((base, size, *(() if single else servos))))
+        self.stats.requests += 1
+        heard = self._line.exchange(request, len(servos) * (STATUS_BYTES + size), whole)
+        if len(answers) < len(servos):
+            self._count_missing(servos, answers, heard.data, size)
+        elif self._silent:
+            for servo in servos:
+                self._silent.pop(servo, None)
+        return answers, heard
+
+    def _count_missing(
+        self, servos: list[int], answers: Mapping[int, object], data: bytearray, size: int
+    ) -> None:
+        rubbish = len(data) - len(answers) * (STATUS_BYTES + size)
+        missing = len(servos) - len(answers)
+        corrupt = min(missing, -(-max(rubbish, 0) // (STATUS_BYTES + size)))
+        self.stats.corrupt += corrupt
+        self.stats.silent += missing - corrupt
+        for servo in servos:
+            if servo in answers:
+                self._silent.pop(servo, None)
+            else:
+                if self._silent.get(servo, 0) < GIVEN_UP:  # the dead do not answer late
+                    self._sizes.lost(size)
+                self._silent[servo] = self._silent.get(servo, 0) + 1
+
+    def write(self, register: str, values: Mapping[int, int]) -> None:
+        r = self._register(register)
+        data = b"".join(bytes((servo,)) + self._encode(register, servo, v) for servo, v in values.items())
+        self.stats.requests += 1
+        self._line.send(packet(BROADCAST, SYNC_WRITE, bytes((r.address, r.size)) + data))
+
+    def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
+        """Registers in EEPROM, the lock and the torque are read back as well: a locked servo says yes and does nothing."""
+        r, data = self._register(register), self._encode(register, servo, value)
+        request = packet(servo, WRITE, bytes((r.address,)) + data)
+        # these do not read back as they were written, or elsewhere
+        checkable = register not in ("id", "baud_rate") and not (register == "torque_enable" and value > 1)
+        must = checkable and (r.eeprom or register in ("lock", "torque_enable"))
+        status: int | None = None
+        for attempt in range(retries + 1):
+            self.stats.retries += attempt > 0
+            status = self._acknowledged(servo, request)
+            if status is not None and not must:
+                return
+            if checkable:
+                back = self.read([register], [servo])
+                if back.valid[0] and back.values[0, 0] == value:
+                    return
+                status = int(back.errors[0]) if back.valid[0] else status
+        if status is None:
+            raise BusError(f"servo {servo} on {self.port} did not answer when {register} was written")
+        why = "; ".join(self.describe(status)) or (
+            "its EEPROM is locked: write 0 to lock first" if r.eeprom else "it gives no reason"
+        )
+        raise BusError(f"servo {servo} on {self.port} did not take {register} = {value}: {why}")
+
+    def _acknowledged(self, servo: int, request: bytes) -> int | None:
+        """Send what one servo answers with its status byte alone; None without that answer."""
+        status: list[int] = []
+
+        def whole(data: bytearray) -> bool:
+            status[:] = [error for who, error, more in packets(data)[0] if who == servo and not more]
+            return bool(status)
+
+        self.stats.requests += 1
+        heard = self._line.exchange(request, STATUS_BYTES, whole)
+        if status:
+            return status[0]
+        self.stats.corrupt += bool(heard.data)
+        self.stats.silent += not heard.data
+        return None
+
+    @contextlib.contextmanager
+    def unlocked(self, servos: Sequence[int]) -> Iterator[None]:
+        """EEPROM registers may be written inside; locked again after, also when something failed (but not when the port is gone)."""
+        try:
+            for servo in servos:
+                self.write_checked("lock", servo, 0)
+            yield
+        finally:
+            if self.connected:
+                for servo in servos:
+                    self.write_checked("lock", servo, 1)
+
+    def set_middle(self, servo: int) -> None:
+        """The present position becomes 2048, by the servo's own homing offset; kept without power. BusError when it did not."""
+        with self.unlocked([servo]):
+            self.write_checked("torque_enable", servo, SET_MIDDLE)
+            time.sleep(0.02)  # it writes its EEPROM
+        back = self.read(["present_position"], [servo], retries=3)
+        if not back.valid[0] or abs(back.values[0, 0] - 2048) > 30:
+            raise BusError(
+                f"servo {servo} on {self.port} did not take its position for the middle: hold it still, torque off"
+            )
+
+    def reboot(self, servo: int, timeout_s: float = 2.0) -> None:
+        """As if its power had been off: torque off, latched faults gone. BusError when it does not come back: older firmware does not
+        know this, and only the power switch helps."""
+        self._acknowledged(servo, packet(servo, REBOOT))
+        end = time.monotonic() + timeout_s
+        while self.ping(servo) is None:
+            if time.monotonic() > end:
+                raise BusError(
+                    f"servo {servo} on {self.port} did not come back from a reboot: switch its power off and on"
+                )
+            time.sleep(0.02)
+
+    def describe(self, error: int) -> tuple[str, ...]:
+        known = tuple(words for bit, words in STATUS.items() if error & bit)
+        rest = error & ~sum(STATUS)
+        return (*known, f"unknown status bits {rest:#04x}: see the servo's manual") if rest else known
+
+    def _register(self, name: str) -> Register:
+        try:
+            return REGISTERS[name]
+        except KeyError:
+            raise ValueError(
+                f"a Feetech servo has no register {name!r}; it has {', '.join(REGISTERS)}"
+            ) from None
+
+    def _encode(self, name: str, servo: int, value: int) -> bytes:
+        try:
+            return encode(REGISTERS[name], value)
+        except ValueError as error:
+            raise ValueError(f"{name} of servo {servo} on {self.port}: {error}; nothing was sent") from None
+
+
+def _listed(servos: Iterable[int]) -> str:
+    ids = [str(s) for s in servos]
+    return f"servo{'s' if len(ids) > 1 else ''} {', '.join(ids)}"

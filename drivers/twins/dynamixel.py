@@ -1,0 +1,140 @@
+"""Servos of Dynamixel's X series on a bus, protocol 2.0. Not there: bulk, registered and factory-reset instructions."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..dynamixel_packets import (
+    BROADCAST,
+    Instruction,
+    Packet,
+    chain_head,
+    chain_part,
+    cut_packet,
+    encode,
+)
+from ..dynamixel_registers import INSTRUCTION_ERROR
+from .dynamixel_servo import OVERLOAD, XServo
+from .faults import BusFaults
+from .plant import Plant
+from .serial_twin import Reply, SerialTwin, TwinServo
+
+FAST_SYNC_READ_SINCE = 45  # firmware; older servos do not know the instruction
+REBOOT_S = 0.3  # silent while it starts anew
+STEP_S = 0.002
+
+
+class DynamixelTwin(SerialTwin):
+    """X-series servos on a pty; see `SerialTwin` for the line and its faults."""
+
+    def __init__(
+        self,
+        plant: Plant,
+        servos: Sequence[TwinServo],
+        baud: int = 1_000_000,
+        faults: BusFaults | None = None,
+        link: Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(plant, servos, baud, faults, link, seed)
+        self._all = [XServo(plant, about, baud) for about in servos]
+        self._overloaded: tuple[int, ...] = ()
+        self._starting: dict[XServo, float] = {}  # until when, monotonic seconds
+        self._owed_s = 0.0
+
+    def register(self, servo: int, name: str) -> int:
+        """What a register holds, for tests."""
+        return next(s for s in self._all if s.get("id") == servo).get(name)
+
+    def take(self, heard: bytearray) -> bytes | None:
+        packet, _ = cut_packet(heard)
+        return packet.wire if packet else None
+
+    def step(self, dt_s: float) -> None:
+        self._owed_s += dt_s
+        if self._owed_s < STEP_S:  # each request wakes the line
+            return
+        dt_s, self._owed_s = self._owed_s, 0.0
+        overloaded, self._overloaded = self._overloaded, self.faults.overload
+        for servo in self._all:
+            servo.step(dt_s, self._volts(servo))
+            # latched when the fault is set, so that a reboot can clear it
+            if servo.get("id") in self._overloaded and servo.get("id") not in overloaded:
+                servo.latch(OVERLOAD)
+
+    def lose_power(self) -> None:
+        for servo in self._all:
+            servo.power_on()
+
+    def answer(self, request: bytes, speed: int) -> list[Reply]:
+        packet, _ = cut_packet(bytearray(request))
+        now = time.monotonic()
+        hearing = {
+            servo.get("id"): servo
+            for servo in self._all
+            if now >= self._starting.get(servo, 0.0) and self.hears(servo.get("id"), servo.baud, speed)
+        }
+        if packet is None:
+            return []
+        if packet.instruction in (Instruction.SYNC_READ, Instruction.FAST_SYNC_READ):
+            return self._answer_sync_read(packet, hearing)
+        if packet.instruction == Instruction.SYNC_WRITE:
+            address, size = struct.unpack_from("<HH", packet.parameters)
+            for at in range(4, len(packet.parameters) - size, size + 1):
+                if (servo := hearing.get(packet.parameters[at])) is not None:
+                    servo.write(address, packet.parameters[at + 1 : at + 1 + size])
+            return []
+        asked = sorted(hearing) if packet.id == BROADCAST else [packet.id]
+        replies = [self._answer_one(packet, i, hearing[i]) for i in asked if i in hearing]
+        return [reply for reply in replies if reply is not None]
+
+    def _volts(self, servo: XServo) -> float:
+        return servo.model.volts if self.faults.voltage is None else self.faults.voltage
+
+    def _answer_one(self, packet: Packet, servo_id: int, servo: XServo) -> Reply | None:
+        level = servo.get("status_return_level")
+        parameters, data = packet.parameters, b""
+        if packet.instruction == Instruction.PING:
+            needed, error = 0, servo.alert
+            data = struct.pack("<HB", servo.get("model_number"), servo.get("firmware_version"))
+        elif packet.instruction == Instruction.READ and len(parameters) == 4 and packet.id != BROADCAST:
+            needed = 1
+            error, data = servo.read(*struct.unpack("<HH", parameters), self._volts(servo))
+        elif packet.instruction == Instruction.WRITE and len(parameters) > 2:
+            needed, error = 2, servo.write(*struct.unpack_from("<H", parameters), parameters[2:])
+        elif packet.instruction == Instruction.REBOOT:
+            needed, error = 2, servo.alert
+            servo.power_on()
+            self._starting[servo] = time.monotonic() + REBOOT_S
+        else:
+            needed, error = 2, servo.alert | INSTRUCTION_ERROR
+        if level < needed or (packet.id == BROADCAST and packet.instruction != Instruction.PING):
+            return None
+        delay_s = servo.get("return_delay_time") * 2e-6
+        return Reply(servo_id, encode(servo_id, Instruction.STATUS, bytes((error,)) + data), delay_s)
+
+    def _answer_sync_read(self, packet: Packet, hearing: dict[int, XServo]) -> list[Reply]:
+        """Each servo answers when it has heard the one before it: behind the first that is silent all are (DynamixelSDK issue 364)."""
+        address, size = struct.unpack_from("<HH", packet.parameters)
+        fast = packet.instruction == Instruction.FAST_SYNC_READ
+        asked = packet.parameters[4:]
+        replies: list[Reply] = []
+        chain = chain_head(len(asked), size)
+        delay_s = 0.0
+        for servo_id in asked:
+            servo = hearing.get(servo_id)
+            if servo is None or servo.get("status_return_level") < 1:
+                break
+            if fast and servo.get("firmware_version") < FAST_SYNC_READ_SINCE:
+                break
+            error, data = servo.read(address, size, self._volts(servo))
+            delay_s = servo.get("return_delay_time") * 2e-6
+            status = encode(servo_id, Instruction.STATUS, bytes((error,)) + data)
+            replies.append(Reply(servo_id, status, delay_s))
+            chain += chain_part(chain, servo_id, error, data)
+        if not fast or not replies:
+            return replies
+        return [Reply(replies[0].servo, chain, replies[0].delay_s)]

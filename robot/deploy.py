@@ -13,6 +13,7 @@ from .agent import PolicyAgent
 from .config import Rig
 from .loop import EpisodeResult, Subscriber, run_episode
 from .motion import go_to
+from .record import about
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,14 @@ def deploy(
                 seed=seed + i,
                 max_ticks=round(limit * robot.control_hz),
                 success=scene.success if scene is not None else None,
+                meta=about(rig) if subscribers else None,
             )
             done.append(DeployedEpisode(seed + i, result.ticks, result.late, result.success))
             report(done[-1])
         latency = np.array(agent.latencies_s) * 1e3
         return {
             "robot": robot.name,
+            "task": scene.task_name if scene is not None else task or "",
             "agent": agent.tag,
             "server": server,
             "checkpoint": client.metadata.get("checkpoint", ""),

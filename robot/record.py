@@ -85,28 +85,7 @@ def record(
     if scene is None and not task:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
     longest = max_seconds or (scene.max_seconds if scene is not None else 60.0)
-    features = _resized(robot.features, image_size)
-    if (Path(out) / "ulna.json").exists():
-        store = EpisodeStore.open(out)
-        if storage or image_size:
-            raise ValueError(f"{out} exists and keeps its images as it does: leave the storage options out")
-        features = _resized(robot.features, _stored_size(store, robot.features))
-        require_same(store.features, features, f"the dataset {out}", "the robot")
-        require_same(features, store.features, "the robot", f"the dataset {out}")
-    else:
-        how = {**(storage or {}), **({"resize": True} if image_size else {})}
-        store = EpisodeStore.create(
-            out,
-            features,
-            robot.control_hz,
-            robot.name,
-            {
-                "made_by": f"ulna {version('ulna')}",
-                "task": scene.task_name if scene is not None else task,
-                "randomisation": scene.xi if scene is not None else {},
-            },
-            {k: how for k in features if is_image(k)} if how else None,
-        )
+    store = open_store(rig, out, task, storage, image_size)
     recorded = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
     seed = max(
         [seed, *(s + 1 for s in recorded)]
@@ -137,7 +116,7 @@ def record(
                 seed=next_seed,
                 max_ticks=round(longest * robot.control_hz),
                 success=scene.success if scene is not None else None,
-                meta=_about(rig),
+                meta=about(rig),
                 stop=take.stop,
             )
             if take.drop_last and taken:
@@ -152,6 +131,40 @@ def record(
                     dropped[stream] = dropped.get(stream, 0) + lost
             report(len(taken), sum(s for s, _ in taken), sum(n for _, n in taken))
     return RecordResult(Path(out), len(taken), sum(s for s, _ in taken), sum(n for _, n in taken), dropped)
+
+
+def open_store(
+    rig: Rig,
+    out: str | Path,
+    task: str = "",
+    storage: Mapping[str, Any] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> EpisodeStore:
+    """The dataset `out` for what `rig` observes: new, or one with the same features that is to be continued."""
+    robot, scene = rig.robot, rig.scene
+    features = _resized(robot.features, image_size)
+    if (Path(out) / "ulna.json").exists():
+        store = EpisodeStore.open(out)
+        if storage or image_size:
+            raise ValueError(f"{out} exists and keeps its images as it does: leave the storage options out")
+        features = _resized(robot.features, _stored_size(store, robot.features))
+        require_same(store.features, features, f"the dataset {out}", "the robot")
+        require_same(features, store.features, "the robot", f"the dataset {out}")
+    else:
+        how = {**(storage or {}), **({"resize": True} if image_size else {})}
+        store = EpisodeStore.create(
+            out,
+            features,
+            robot.control_hz,
+            robot.name,
+            {
+                "made_by": f"ulna {version('ulna')}",
+                "task": scene.task_name if scene is not None else task,
+                "randomisation": scene.xi if scene is not None else {},
+            },
+            {k: how for k in features if is_image(k)} if how else None,
+        )
+    return store
 
 
 class _Take:
@@ -219,7 +232,7 @@ def _put_back(keys: Keys | None, seconds: float) -> bool:
     return True
 
 
-def _about(rig: Rig) -> dict[str, Any]:
+def about(rig: Rig) -> dict[str, Any]:
     """What is noted with every episode, so that it can be understood without the machine that recorded it."""
     arms = rig.robot.arms
     names = rig.robot.features["action"].names

@@ -91,11 +91,21 @@ class SimCamera:
             raise StaleFrame(f"camera {self.name} is not open")
 
     def render(self) -> np.ndarray:
+        """What there is to see now, `(H, W, 3)` uint8."""
+        return self._image()[0]
+
+    def render_depth(self) -> np.ndarray:
+        """Distance along the optical axis, `(H, W)` uint16 in millimetres; 0 where there is nothing within `FAR`."""
+        buffer = self._image()[1].astype(np.float64)
+        metres = FAR * NEAR / (FAR - (FAR - NEAR) * buffer)  # of OpenGL's depth buffer
+        return np.where(buffer < 1.0, np.round(metres * 1000), 0).astype(np.uint16)
+
+    def _image(self) -> tuple[np.ndarray, np.ndarray]:
         p, c = self.world.bullet, self.world.client
         eye, target, up = self.view()
         view = p.computeViewMatrix(eye.tolist(), target.tolist(), up.tolist())
         projection = p.computeProjectionMatrixFOV(self.fov, self.width / self.height, NEAR, FAR)
-        _, _, rgba, _, _ = p.getCameraImage(
+        _, _, rgba, depth, _ = p.getCameraImage(
             self.width,
             self.height,
             view,
@@ -106,4 +116,5 @@ class SimCamera:
             renderer=p.ER_TINY_RENDERER,
             physicsClientId=c,
         )
-        return np.ascontiguousarray(np.reshape(rgba, (self.height, self.width, 4))[..., :3].astype(np.uint8))
+        color = np.reshape(rgba, (self.height, self.width, 4))[..., :3].astype(np.uint8)
+        return np.ascontiguousarray(color), np.reshape(depth, (self.height, self.width))

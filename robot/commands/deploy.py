@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 
@@ -16,24 +17,28 @@ class Args:
     """sim:so101, sim:panda, or a robot's TOML file."""
     server: str = "ws://127.0.0.1:8000"
     """Where `ulna serve` runs."""
-    task: str = "lift"
-    """Of a simulated robot's scene."""
+    task: str = ""
+    """Of a simulated robot: its scene, lift by default. Of a real one: the instruction, in words."""
     episodes: int = 1
     """How many."""
     seed: int = 2000
-    """Of the first simulated scene."""
+    """Of the first scene, where one can be set up by its seed."""
     max_seconds: float = 0.0
     """Longest episode; the task's own by default."""
     realtime: bool = False
     """Run a simulated robot no faster than a real one."""
+    out: str = ""
+    """Record what happens into this dataset."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(args: Args, out: Output) -> int:
+    from ...datasets.recorder import Recorder
     from ...policies.serving.client import PolicyClient
     from ..config import load_robot
     from ..deploy import DeployedEpisode, deploy
+    from ..record import open_store
     from .evaluate import _cameras
 
     if args.episodes < 1:
@@ -45,9 +50,25 @@ def run(args: Args, out: Output) -> int:
         outcome = {True: "success", False: "no success", None: "done"}[e.success]
         print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
 
-    with load_robot(args.robot, args.task, cameras, realtime=args.realtime) as rig:
+    with (
+        load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime) as rig,
+        contextlib.ExitStack() as stack,
+    ):
+        words = args.task if rig.sim is None else ""
+        recorders = []
+        if args.out:
+            store = open_store(rig, args.out, words)
+            overflow = "drop" if rig.realtime else "wait"
+            recorders = [stack.enter_context(Recorder(store, overflow=overflow))]
         result = deploy(
-            rig, args.server, args.episodes, args.seed, max_seconds=args.max_seconds or None, report=report
+            rig,
+            args.server,
+            args.episodes,
+            args.seed,
+            words or None,
+            args.max_seconds or None,
+            recorders,
+            report,
         )
     done = result["episodes"]
     succeeded = sum(e["success"] is True for e in done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -19,20 +20,24 @@ class Args:
     """Folder of the dataset; one with the same features is continued."""
     robot: str = "sim:so101"
     """sim:so101, sim:panda, or a robot's TOML file."""
-    task: str = "lift"
-    """reach, lift or push_t."""
+    task: str = ""
+    """Of a simulated robot: reach, lift (the default) or push_t. Of a real one: what is to be done, in words."""
     agent: str = "expert"
-    """Who acts: expert, or hold (does nothing)."""
+    """Who acts: leader, gamepad, spacemouse, keyboard or browser; in simulation also expert, or hold (does nothing)."""
     episodes: int = 10
     """How many."""
     cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
-    """Cameras to record, with commas: front,wrist. None by default: state only."""
+    """Cameras to record, with commas: front,wrist. By default none of a simulated robot's, all of a real one's."""
     seed: int = 0
     """Seed of the first episode; the next ones count on. Evaluation starts at 1000."""
     noise: float = 0.004
     """Disturbance of the expert's fingertips, metres: what it corrects is what a policy learns to correct."""
     mode: str = ""
     """The expert's way of doing it, where a task has several."""
+    max_seconds: float = 0.0
+    """Longest episode; the scene's own by default, 60 where there is none."""
+    reset_seconds: float = 5.0
+    """Where no twin resets the scene and no keyboard is there: time between episodes to put things back."""
     only_successes: bool = False
     """Throw failed episodes away."""
     realtime: bool = False
@@ -53,7 +58,8 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..keys import HELP, Keys
-    from ..record import make_agent, record
+    from ..record import record
+    from ..teleoperate import agent_for
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
@@ -61,13 +67,14 @@ def run(args: Args, out: Output) -> int:
     storage = {"codec": "jpeg", "quality": args.jpeg_quality} if args.codec == "jpeg" else None
     cameras = [c.strip() for c in args.cameras.split(",") if c.strip()]
     with (
-        load_robot(args.robot, args.task, cameras, realtime=args.realtime) as rig,
+        load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime) as rig,
         progress("recording") as bar,
         Keys() as keys,
+        contextlib.ExitStack() as stack,
     ):
-        if keys.there and args.realtime:
+        agent = stack.enter_context(agent_for(args.agent, args.robot, rig, args.noise, args.mode or None))
+        if keys.there and rig.realtime:
             bar.console.print(HELP)
-        agent = make_agent(args.agent, rig, args.noise, args.mode or None)
         shown = bar.add_task("", total=args.episodes, note="")
 
         def report(done: int, successes: int, frames: int) -> None:
@@ -85,6 +92,9 @@ def run(args: Args, out: Output) -> int:
             storage=storage,
             image_size=size,
             durability=args.durability,
+            task=args.task if rig.sim is None else "",
+            max_seconds=args.max_seconds or None,
+            reset_seconds=args.reset_seconds,
         )
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"
     if result.dropped:

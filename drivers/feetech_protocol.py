@@ -87,12 +87,12 @@ def packet(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
     return b"\xff\xff" + body + bytes((~sum(body) & 0xFF,))
 
 
-def packets(data: bytes | bytearray) -> tuple[list[tuple[int, int, bytes]], int]:
-    """Every valid packet in `data`: (id, instruction or status, parameters), and how many bytes up to the end of the last one are
+def packets(data: bytes | bytearray, most: int = 255) -> tuple[list[tuple[int, int, bytes]], int]:
+    """The valid packets in `data`, up to `most`: (id, instruction or status, parameters), and how many bytes up to the end of the last one are
     used. A header whose checksum does not fit is skipped by one byte only, for a real packet may begin inside it."""
     found: list[tuple[int, int, bytes]] = []
     at, used = 0, 0
-    while (at := data.find(b"\xff\xff", at)) >= 0 and at + STATUS_BYTES <= len(data):
+    while len(found) < most and (at := data.find(b"\xff\xff", at)) >= 0 and at + STATUS_BYTES <= len(data):
         end = at + data[at + 3] + 4
         if (
             data[at + 2] == 0xFF
@@ -116,7 +116,7 @@ def encode(register: Register, value: int) -> bytes:
     return (value if value >= 0 else -value | 1 << bits).to_bytes(register.size, "little")
 
 
-def decode(register: Register, data: bytes) -> int:
+def decode(register: Register, data: bytes | bytearray) -> int:
     value = int.from_bytes(data, "little")
     if register.sign_bit is None or not value >> register.sign_bit & 1:
         return value

@@ -134,7 +134,8 @@ class SerialPort:
             return 0
 
     def exchange(self, request: bytes, reply_bytes: int, whole: Callable[[bytearray], bool]) -> Heard:
-        """Send, and listen until `whole` says that all has come (asked from `reply_bytes` bytes on) or it is too late.
+        """Send, and listen until `whole` says that all has come (asked from `reply_bytes` bytes on, and a last time at the end)
+        or it is too late.
 
         Too late: the time that request and reply take on the wire, behind what is still going out, plus `slack_s`. It is not an
         error; the caller sees what is missing. The processor sleeps meanwhile."""
@@ -146,7 +147,7 @@ class SerialPort:
                 # rounded up to the millisecond by poll, so that one last look is always taken after the deadline
                 events = self._poll.poll(max(0.0, (deadline - time.monotonic_ns()) * 1e-6))
                 if not events:
-                    return Heard(data, t_request, t_receive)
+                    break
                 happened = events[0][1]
                 more = os.read(fd, 4096) if happened & select.POLLIN else b""
                 if not more and happened & (GONE | select.POLLIN):
@@ -156,7 +157,9 @@ class SerialPort:
                 if len(data) >= reply_bytes and whole(data):
                     return Heard(data, t_request, t_receive)
                 if t_receive > deadline:  # rubbish without end must not keep us
-                    return Heard(data, t_request, t_receive)
+                    break
+        whole(data)
+        return Heard(data, t_request, t_receive)
 
     def _wire_ns(self, n: int) -> int:
         return n * BITS_PER_BYTE * 1_000_000_000 // self.baud

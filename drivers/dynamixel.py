@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from .config import require_known
 from .dynamixel_packets import (
     ALERT,
     BROADCAST,
@@ -20,7 +20,15 @@ from .dynamixel_packets import (
     encode,
     give_up_first,
 )
-from .dynamixel_registers import ACCESS_ERROR, ALERT_WORDS, CRC_ERROR, ERRORS, REGISTERS, describe_hardware
+from .dynamixel_registers import (
+    ACCESS_ERROR,
+    ALERT_WORDS,
+    BAUD_RATES,
+    CRC_ERROR,
+    ERRORS,
+    REGISTERS,
+    describe_hardware,
+)
 from .serial_port import LATE_NS, Heard, ReplySizes, SerialPort
 from .servo_bus import BusError, BusStats, Register, Replies
 
@@ -28,7 +36,8 @@ type _Answer = tuple[
     dict[int, tuple[int, bytes]], int, int
 ]  # error and data by id; when asked, when heard, ns
 _REBOOT_S = 2.0  # an X-series servo is back within about half a second
-_GIVEN_UP = 3  # reads in a row without a word; from then on a servo is asked once a read, not again by itself
+_GIVEN_UP = 3  # reads in a row without a word; from then on a servo is not waited for in every read
+_ASK_AGAIN_NS = 250_000_000  # but tried this often
 _FAST_MISSES = 3
 
 
@@ -38,7 +47,8 @@ class DynamixelBus:
     bytes' own time. return_delay_s: the servos' own pause before a reply, at most (`return_delay_time`; 0.5 ms is the factory's).
 
     In a sync read each servo waits for the one before it, so a silent one silences all behind it (DynamixelSDK issue 364). Those are
-    asked one by one at once, and a servo that stays silent goes to the end of the next request, where it stops nobody.
+    asked one by one at once, and a servo that stays silent goes to the end of the next request, where it stops nobody. One that was
+    silent three reads running is asked only four times a second as long as others answer; it is back within that time.
     """
 
     registers = REGISTERS
@@ -47,7 +57,7 @@ class DynamixelBus:
         self,
         port: str,
         baud: int = 1_000_000,
-        slack_s: float = 0.004,
+        slack_s: float = 0.005,
         fast: bool = False,
         return_delay_s: float = 0.0005,
     ) -> None:
@@ -58,6 +68,7 @@ class DynamixelBus:
         self._sizes = ReplySizes()
         self._opened = False
         self._silence: dict[int, int] = {}  # reads in a row without an answer, by id
+        self._asked_ns: dict[int, int] = {}  # when a servo that was given up was tried last, by id
         self._doubt_until_ns = (
             0  # while a lost confirmation may still turn up and be taken for that of a later write
         )
@@ -108,12 +119,11 @@ class DynamixelBus:
             return Replies(values, valid, errors, now, now)
         start = min(r.address for r in places)
         size = max(r.address + r.size for r in places) - start
-        lively = [s for s in wanted if not self._silence.get(s)]
-        found, t_request_ns, t_receive_ns = self._read_all(
-            [*lively, *(s for s in wanted if self._silence.get(s))], start, size
-        )
+        asked = self._worth_asking(wanted)
+        found, t_request_ns, t_receive_ns = self._read_all(asked, start, size)
         for row, servo in enumerate(wanted):
-            again = retries if self._silence.get(servo, 0) < _GIVEN_UP else 0
+            given_up = len(asked) > 1 and self._silence.get(servo, 0) >= _GIVEN_UP
+            again = retries if servo in asked and not given_up else 0
             while servo not in found and again > 0:
                 again -= 1
                 self.stats.retries += 1
@@ -128,6 +138,17 @@ class DynamixelBus:
                     here = data[place.address - start :][: place.size]
                     values[row, column] = int.from_bytes(here, "little", signed=place.signed)
         return Replies(values, valid, errors, t_request_ns, t_receive_ns)
+
+    def _worth_asking(self, servos: Sequence[int]) -> list[int]:
+        """`servos` without those given up, unless it is time to try; the silent ones last."""
+        now = time.monotonic_ns()
+        lively = [s for s in servos if not self._silence.get(s)]
+        quiet = [s for s in servos if 0 < self._silence.get(s, 0) < _GIVEN_UP]
+        given_up = [s for s in servos if self._silence.get(s, 0) >= _GIVEN_UP]
+        if lively or quiet:
+            given_up = [s for s in given_up if now - self._asked_ns.get(s, 0) > _ASK_AGAIN_NS]
+        self._asked_ns.update(dict.fromkeys(given_up, now))
+        return lively + quiet + given_up
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
         place = _register(register)
@@ -150,10 +171,11 @@ class DynamixelBus:
                 continue
             error, _ = found.popitem()[1]
             if doubtful and register not in ("id", "baud_rate"):  # this may be the answer to an earlier write
-                now = self.read([register], [servo])
-                if not now.valid[0] or (now.values[0, 0] != value and not error & ~ALERT):
+                back = self.read([register], [servo])
+                if back.valid[0] and back.values[0, 0] == value:
+                    return
+                if not back.valid[0] or not error:
                     continue
-                error = 0 if now.values[0, 0] == value else error
             if error & ~ALERT == CRC_ERROR:
                 continue
             if why := self._refusal(register, servo, value, error):
@@ -176,6 +198,32 @@ class DynamixelBus:
                 )
             time.sleep(0.02)
         self._silence[servo] = 0
+
+    def explain_silence(self, servos: Sequence[int]) -> str:
+        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed is put back."""
+        ours, names = self.baud, _listed(servos)
+        try:
+            for baud in sorted(BAUD_RATES.values(), key=lambda b: b != ours):
+                self.set_baud(baud)
+                there = [s for s in servos if self.ping(s) is not None]
+                if there and baud == ours:
+                    silent = [s for s in servos if s not in there]
+                    if not silent:
+                        return (
+                            f"{names} on {self.port} answered now, though not before: look for a loose plug"
+                        )
+                    return (
+                        f"of {names} on {self.port}, {_listed(silent)} did not answer: look at the cable of the first of them, "
+                        "and at its id"
+                    )
+                if there:
+                    return (
+                        f"{_listed(there)} on {self.port} answered at {baud} baud, not at {ours}: set baud = {baud}, or the "
+                        "servo's baud_rate register"
+                    )
+        finally:
+            self.set_baud(ours)
+        return f"{names} on {self.port} answered at no speed: is the servos' power on, and the adapter's cable in the first of them?"
 
     def hardware_faults(self, servo: int) -> tuple[str, ...]:
         """The servo's hardware errors in words, with what to do; empty when there are none, or when it does not answer."""
@@ -287,13 +335,21 @@ class DynamixelBus:
 
 def _check_id(servo: int) -> int:
     if not 0 <= servo <= 252:
-        raise BusError(f"{servo} is not the id of a Dynamixel servo, which are 0 to 252")
+        raise ValueError(f"{servo} is not the id of a Dynamixel servo, which are 0 to 252; nothing was sent")
     return servo
 
 
+def _listed(servos: Iterable[int]) -> str:
+    ids = [str(s) for s in servos]
+    return f"servo{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
+
+
 def _register(name: str) -> Register:
-    require_known("register", name, REGISTERS)
-    return REGISTERS[name]
+    try:
+        return REGISTERS[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, REGISTERS, n=3, cutoff=0.4) or REGISTERS
+        raise ValueError(f"a Dynamixel servo has no register {name!r}; it has {', '.join(near)}") from None
 
 
 def _to_bytes(register: str, value: int) -> bytes:
@@ -302,6 +358,6 @@ def _to_bytes(register: str, value: int) -> bytes:
         return int(value).to_bytes(place.size, "little", signed=place.signed)
     except OverflowError:
         kind = "signed" if place.signed else "unsigned"
-        raise BusError(
-            f"{register} cannot hold {value}: it is {kind}, of {place.size} byte{'s' * (place.size > 1)}; nothing was sent"
+        raise ValueError(
+            f"{register} cannot hold {value}: it is {kind}, of {8 * place.size} bits; nothing was sent"
         ) from None

@@ -211,8 +211,8 @@ def holders(path: str) -> list[tuple[int, str]]:
         return []
     found: list[tuple[int, str]] = []
     for folder in glob.glob("/proc/[0-9]*/fd"):
-        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-            for entry in os.scandir(folder):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # ended meanwhile, or another user's
+            for entry in entries:
                 if os.readlink(entry.path) == real and os.path.samestat(os.stat(entry.path), wanted):
                     with open(f"{folder[:-2]}comm") as file:
                         found.append((int(folder.split("/")[2]), file.read().strip()))

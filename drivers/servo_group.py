@@ -1,0 +1,300 @@
+"""The servos of one arm on their bus, in radians: who they are, where they are, where they shall go, torque on and off.
+
+No thread and no judgement: `drivers.servo_arm` decides, this module says it in the servos' own words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from .arm import DeviceError, Joints
+from .calibration import Scale, check_servos, load, scale
+from .servo_bus import TICKS, BusError, ServoBus
+
+STARTUP_RETRIES = 3
+COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within one turn
+BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
+
+
+@dataclass(frozen=True)
+class Servo:
+    """id, and the model number that must answer there. full_load: what its load register says when it pushes with all it may.
+    setup: registers that must hold these values before its torque goes on."""
+
+    id: int
+    model: int
+    full_load: int = 1000
+    setup: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the register with the
+    motor's load or current."""
+
+    protocol: str
+    models: Mapping[int, str]
+    load: str
+
+
+FEETECH = Family(
+    "feetech", {777: "STS3215", 2825: "STS3250", 11272: "SM8512BL", 1284: "SCS0009"}, "present_load"
+)
+DYNAMIXEL = Family(
+    "dynamixel",
+    {
+        1060: "XL430-W250",
+        1190: "XL330-M077",
+        1200: "XL330-M288",
+        1020: "XM430-W350",
+        1120: "XM540-W270",
+        1070: "XC430-W150",
+    },
+    "present_current",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """position `(J,)` rad and load `(J,)` in parts of the full one, signed; where `answered` `(J,)` is false they mean nothing.
+    errors `(J,)`: status bytes. Times: monotonic."""
+
+    position: np.ndarray
+    load: np.ndarray
+    answered: np.ndarray
+    errors: np.ndarray
+    t_request_ns: int
+    t_receive_ns: int
+
+
+class ServoGroup:
+    """J servos behind J joints. Methods talk to the bus; they raise `BusError` with `gone` when the port went away."""
+
+    def __init__(
+        self,
+        bus: ServoBus,
+        family: Family,
+        joints: Joints,
+        servos: Sequence[Servo],
+        calibration: str | Path,
+        ends: Sequence[str] = ("gripper",),
+    ) -> None:
+        self.bus, self.family, self.servos = bus, family, tuple(servos)
+        self.model_joints, self.joints, self.path, self.ends = joints, joints, calibration, tuple(ends)
+        self.ids = tuple(s.id for s in servos)
+        self._full = np.array([s.full_load for s in servos], np.float64)
+        self._turns = np.zeros(len(servos), np.int64)
+        self.scale: Scale | None = None
+
+    def open(self) -> None:
+        """Read the calibration, open the port, and check that these are the servos. DeviceError; nothing is written."""
+        inverted = self.family.protocol == "dynamixel"
+        ids = dict(zip(self.model_joints.names, self.ids, strict=True))
+        self.calibration = load(self.path, ids, self.family.protocol)
+        self.scale = scale(self.calibration, self.model_joints, self.ends, inverted)
+        # what the arm cannot reach is no target either
+        self.joints = replace(self.model_joints, lower=self.scale.lower, upper=self.scale.upper)
+        self.bus.open()
+        try:
+            self.identify()
+        except BaseException:
+            self.bus.close()
+            raise
+
+    def name(self, j: int) -> str:
+        return f"{self.joints.names[j]} (servo {self.ids[j]})"
+
+    def identify(self) -> None:
+        """DeviceError unless every servo answers, is of the right model, and holds the calibration's offsets."""
+        found = [self._ping(i) for i in self.ids]
+        silent = [self.name(j) for j, model in enumerate(found) if model is None]
+        if len(silent) == len(found):
+            explain = getattr(
+                self.bus, "explain_silence", None
+            )  # at which speed they do answer, where the bus can tell
+            why = (
+                explain(self.ids)
+                if explain
+                else "is the arm's power on, and is this its port and its baud rate?"
+            )
+            raise DeviceError(f"no servo answers on {self.bus.port}: {why}")
+        if silent:
+            raise DeviceError(
+                f"{', '.join(silent)} on {self.bus.port} does not answer: check its cable, and that its id was set"
+            )
+        for j, (model, servo) in enumerate(zip(found, self.servos, strict=True)):
+            if model != servo.model:
+                raise DeviceError(
+                    f"{self.name(j)} on {self.bus.port} is a {self._model(model)}, but must be a {self._model(servo.model)}: "
+                    "is this the right arm (a leader and a follower may differ), or was the wrong servo put in?"
+                )
+        offsets = self.values("homing_offset")
+        by_joint = dict(zip(self.joints.names, offsets.tolist(), strict=True))
+        modes = None
+        if self.family.protocol == "dynamixel":
+            modes = dict(zip(self.joints.names, (self.values("drive_mode") & 1).tolist(), strict=True))
+        else:
+            for j in np.flatnonzero(self.values("phase") & COUNTS_TURNS):
+                raise DeviceError(
+                    f"{self.name(int(j))} is set to count turns (bit 4 of its phase register), so that its angle changes with "
+                    "each power-up: calibrate the arm again (ulna calibrate), which mends that"
+                )
+        check_servos(self.calibration, by_joint, modes, str(self.path))
+
+    def _ping(self, servo: int) -> int | None:
+        for _ in range(1 + STARTUP_RETRIES):
+            if (model := self.bus.ping(servo)) is not None:
+                return model
+        return None
+
+    def _model(self, number: int | None) -> str:
+        return f"{self.family.models.get(number or 0, 'servo of an unknown model')} (model number {number})"
+
+    def values(self, register: str, which: Sequence[int] | None = None) -> np.ndarray:
+        """`(N,)` int64 of the joints `which`, all by default. BusError naming the joint that does not answer."""
+        which = range(len(self.ids)) if which is None else which
+        replies = self.bus.read([register], [self.ids[j] for j in which], retries=STARTUP_RETRIES)
+        for j, ok in zip(which, replies.valid, strict=True):
+            if not ok:
+                raise BusError(
+                    f"{self.name(j)} on {self.bus.port} did not answer when asked for its {register}"
+                )
+        return replies.values[:, 0]
+
+    def read(self, asked: np.ndarray | None = None, retries: int = 1) -> Reading:
+        """One exchange with the joints where `asked` `(J,)` is true, all by default."""
+        assert self.scale is not None, "open comes first"
+        n = len(self.ids)
+        which = np.arange(n) if asked is None else np.flatnonzero(asked)
+        ids = [self.ids[j] for j in which]
+        replies = self.bus.read(["present_position", self.family.load], ids, retries=retries)
+        ticks, loads = np.zeros(n, np.int64), np.zeros(n)
+        answered, errors = np.zeros(n, bool), np.zeros(n, np.int64)
+        ticks[which], loads[which] = replies.values.T
+        answered[which], errors[which] = replies.valid, np.where(replies.valid, replies.errors, 0)
+        turns = self.scale.turns(ticks)
+        self._turns = np.where(answered, turns, self._turns)
+        position = self.scale.radians(ticks - turns * TICKS)
+        return Reading(
+            position, loads / self._full, answered, errors, replies.t_request_ns, replies.t_receive_ns
+        )
+
+    def send(self, goal: np.ndarray, which: np.ndarray) -> None:
+        """Tell the joints where `which` `(J,)` is true to go to `goal` `(J,)` rad. Nobody confirms it."""
+        ticks = self._goal_ticks(goal)
+        values = {self.ids[j]: int(ticks[j]) for j in np.flatnonzero(which)}
+        if values:
+            self.bus.write("goal_position", values)
+
+    def _goal_ticks(self, goal: np.ndarray) -> np.ndarray:
+        assert self.scale is not None, "open comes first"
+        ticks = self.scale.ticks(goal)
+        if self.family.protocol == "feetech":
+            return np.clip(ticks, 0, TICKS - 1)
+        return ticks + self._turns * TICKS  # in the servo's own count of turns
+
+    def prepare(self) -> None:
+        """Bring the servos' settings in order. EEPROM is written only where it differs; DeviceError when that would
+        need torque off first."""
+        for register in dict.fromkeys(r for s in self.servos for r in s.setup):
+            which = [j for j, s in enumerate(self.servos) if register in s.setup]
+            wanted = np.array([self.servos[j].setup[register] for j in which])
+            different = [which[k] for k in np.flatnonzero(self.values(register, which) != wanted)]
+            for j in different:
+                if self.bus.registers[register].eeprom and self.values("torque_enable", [j])[0]:
+                    raise DeviceError(
+                        f"{self.name(j)} must get another {register}, which it takes only without torque: "
+                        "support the arm, call disable(), then enable()"
+                    )
+                self.write_setting(register, j, self.servos[j].setup[register])
+
+    def write_setting(self, register: str, j: int, value: int) -> None:
+        """Write one register, EEPROM unlocked for it where it must be, and read it back. BusError when it is not taken."""
+        servo, locked = self.ids[j], self.bus.registers[register].eeprom and "lock" in self.bus.registers
+        if locked:
+            self.bus.write_checked("lock", servo, 0)
+        try:
+            self.bus.write_checked(register, servo, value)
+        finally:
+            if locked:
+                self.bus.write_checked("lock", servo, 1)
+        if (now := int(self.values(register, [j])[0])) != value:
+            raise BusError(f"{self.name(j)} did not take {value} for its {register}: it says {now}")
+
+    def torque(self) -> np.ndarray:
+        """`(J,)` bool. BusError naming a joint that does not answer."""
+        return self.values("torque_enable") != 0
+
+    def torque_of(self, j: int) -> bool | None:
+        """None when it does not answer. One short question, not asked again."""
+        replies = self.bus.read(["torque_enable"], [self.ids[j]], retries=0)
+        return bool(replies.values[0, 0]) if replies.valid[0] else None
+
+    def torque_on(self, which: Sequence[int] | None = None) -> np.ndarray:
+        """Goals to where the joints stand, then torque on, both read back. Returns that pose `(J,)` rad.
+        DeviceError: a servo is silent, faulty or out of its range; torque is then as it was or off."""
+        assert self.scale is not None, "open comes first"
+        reading = self.read(retries=STARTUP_RETRIES)
+        which = range(len(self.ids)) if which is None else which
+        for j in which:
+            if not reading.answered[j]:
+                raise DeviceError(f"{self.name(j)} does not answer: the torque stays off; check its cable")
+            beyond = abs(reading.position[j] - self.scale.at_rad[j]) - self.scale.reach[j]
+            if beyond > BESIDE_RANGE:
+                raise DeviceError(
+                    f"{self.name(j)} stands at {reading.position[j]:.2f} rad, {beyond:.2f} outside its calibrated range: the torque stays off; "
+                    "move it into its range by hand, or calibrate the arm again (ulna calibrate)"
+                )
+        if wrong := self.explain(reading.errors):
+            raise DeviceError(f"the torque stays off: {'; '.join(wrong)}")
+        ticks = self._goal_ticks(reading.position)
+        before = self.torque()
+        try:
+            for j in which:
+                self.bus.write_checked("goal_position", self.ids[j], int(ticks[j]))
+            goals = self.values("goal_position")
+            for j in which:
+                if abs(goals[j] - ticks[j]) > 2:
+                    raise DeviceError(
+                        f"{self.name(j)} took {goals[j]} for its goal instead of {ticks[j]}: the torque stays off"
+                    )
+            for j in which:
+                self.bus.write_checked("torque_enable", self.ids[j], 1)
+            on = self.torque()
+            for j in which:
+                if not on[j]:
+                    raise DeviceError(f"{self.name(j)} did not switch its torque on: cycle the arm's power")
+        except DeviceError:
+            with contextlib.suppress(DeviceError):
+                self.torque_off([j for j in which if not before[j]])
+            raise
+        return reading.position
+
+    def torque_off(self, which: Sequence[int] | None = None) -> list[str]:
+        """Torque off; the names of the joints of which that is not certain. One deaf servo keeps no other one on."""
+        which = list(range(len(self.ids)) if which is None else which)
+        for j in which:
+            try:
+                self.bus.write_checked("torque_enable", self.ids[j], 0, retries=STARTUP_RETRIES)
+            except BusError as error:  # a faulty servo may take it and still complain
+                if error.gone:
+                    raise
+        replies = self.bus.read(["torque_enable"], [self.ids[j] for j in which], retries=STARTUP_RETRIES)
+        left = [j for k, j in enumerate(which) if not replies.valid[k] or replies.values[k, 0]]
+        if left:
+            self.bus.write("torque_enable", {self.ids[j]: 0 for j in left})
+        return [self.name(j) for j in left]
+
+    def explain(self, errors: np.ndarray) -> tuple[str, ...]:
+        """What status bytes `(J,)` say, in words; a servo that only raises a flag is asked for its reason."""
+        reasons = getattr(self.bus, "hardware_faults", None)
+        return tuple(
+            f"{self.name(int(j))}: {text}"
+            for j in np.flatnonzero(errors)
+            for text in (reasons and reasons(self.ids[j])) or self.bus.describe(int(errors[j]))
+        )

@@ -3,12 +3,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real test check format bench lock clean
+.PHONY: help setup demo demo-real demo-twin test test-kernel check format bench lock clean
 
 BIN := .venv/bin
 STAMP := .venv/.ulna-installed
 DEMO ?= runs/demo
 DEMO_REAL ?= runs/demo-real
+DEMO_TWIN ?= runs/demo-twin
 
 help:
 	@grep -E '^## ' Makefile | sed 's/^## //'
@@ -35,9 +36,17 @@ demo-real: $(STAMP)
 	@[ -n "$(DATA)" ] || { echo "say which LeRobot folder: make demo-real DATA=path/to/folder" >&2; exit 2; }
 	$(BIN)/python -m ulna.robot.demo real --data "$(DATA)" --out "$(DEMO_REAL)"
 
+## demo-twin  the same on device twins: leader and follower servos, cameras, all through their real drivers (20 minutes)
+demo-twin: $(STAMP)
+	$(BIN)/python -m ulna.robot.demo twin --out "$(DEMO_TWIN)"
+
 ## test       the whole suite
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+## test-kernel  the tests that need kernel drivers (V4L2, CAN, uinput, uhid, USB serial), in a virtual machine
+test-kernel: $(STAMP)
+	scripts/test-kernel
 
 ## check      ruff (format and lint) and pyright
 check: $(STAMP)
@@ -52,7 +61,7 @@ format: $(STAMP)
 
 ## bench      every benchmark with its baseline; numbers go to benchmarks/results/
 bench: $(STAMP)
-	for b in experts recording kills reading sim_steps serving_latency train_throughput tables; do echo "== $$b" >&2; $(BIN)/python benchmarks/$$b.py; done
+	for b in experts recording kills reading servo_rates cameras faults sim_steps serving_latency train_throughput tables; do echo "== $$b" >&2; $(BIN)/python benchmarks/$$b.py; done
 
 ## lock       resolve the dependencies anew (hashes, no download addresses)
 lock: $(STAMP)
@@ -61,4 +70,4 @@ lock: $(STAMP)
 
 ## clean      remove the environment, caches and runs/demo*
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-real
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-real runs/demo-twin

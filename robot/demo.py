@@ -1,4 +1,4 @@
-"""The demos behind `make demo` and `make demo-real`: the README's own commands, one after the other, then a report."""
+"""The demos behind `make demo`, `make demo-real` and `make demo-twin`: the README's own commands, one after the other, then a report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .report import summary, write_report
 
 ULNA = [sys.executable, "-m", "ulna.robot.cli"]
 MARK = ".made-by-ulna-demo"
-MADE = ("data", "flow", "report.html", "summary.json", MARK)
+MADE = ("data", "flow", "rollouts", "videos", "report.html", "summary.json", MARK)
 FIRST_SEED = 1000
 REAL_STEPS = 1500
 # Teleoperated commands lead the measured joints by what the arm lags and sags, differently in every episode; chunks of
@@ -188,14 +188,14 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def finish(p: Phases, title: str, evaluation: dict[str, Any], out: Path) -> None:
+def finish(p: Phases, title: str, evaluation: dict[str, Any], out: Path, notes: Sequence[str] = ()) -> None:
     """Write the report and print what matters of it."""
     from rich.console import Console
     from rich.table import Table
 
     train = json.loads((out / "flow" / "train.json").read_text())
     report = write_report(
-        out / "report.html", title, evaluation, train, p.commands, p.seconds, [f"{p.memory}."]
+        out / "report.html", title, evaluation, train, p.commands, p.seconds, [f"{p.memory}.", *notes]
     )
     kept = {k: v for k, v in evaluation.items() if k not in ("traces", "trace", "per_joint_and_step")}
     peak = round(p.memory.peak_bytes / 1024**3, 2)
@@ -213,7 +213,7 @@ def finish(p: Phases, title: str, evaluation: dict[str, Any], out: Path) -> None
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ulna.robot.demo", description=__doc__)
-    parser.add_argument("which", choices=["sim", "real"])
+    parser.add_argument("which", choices=["sim", "real", "twin"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="the LeRobot folder (real)")
     args = parser.parse_args()
@@ -221,6 +221,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the server is stopped
     if args.which == "sim":
         return demo_sim(args.out)
+    if args.which == "twin":
+        from .demo_twin import demo_twin
+
+        return demo_twin(args.out)
     if args.data is None:
         parser.error("real needs --data FOLDER")
     return demo_real(args.data, args.out)

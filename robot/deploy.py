@@ -70,6 +70,8 @@ def deploy(
             "agent": agent.tag,
             "server": server,
             "checkpoint": client.metadata.get("checkpoint", ""),
+            "decisions": len(latency),
+            "nfe_per_decision": float(np.mean(agent.nfe)),
             "episodes": [asdict(e) for e in done],
             "latency_ms": {
                 "p50": float(np.percentile(latency, 50)),

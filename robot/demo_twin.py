@@ -1,0 +1,140 @@
+"""The demo behind `make demo-twin`: the whole loop on device twins, with the real drivers on both sides.
+
+A scripted hand moves the leader twin; `ulna record` reads it through the leader's driver, commands the follower's, and films through two
+camera drivers. What it recorded is trained on, served, and deployed to the same twin, whose ground truth judges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .demo import FIRST_SEED, ULNA, Phases, finish, free_port, fresh
+from .statistics import wilson
+
+CAMERAS = ("front", "wrist")
+SHARE = 0.8
+FILMED = 3
+
+
+def demo_twin(out: Path, demonstrations: int = 60, steps: int = 1500, episodes: int = 30) -> int:
+    """0 when at least 80 % of the unseen seeds succeed."""
+    fresh(out)
+    p = Phases()
+    data, policy, rollouts = str(out / "data"), str(out / "flow"), str(out / "rollouts")
+    began = time.monotonic()
+    with twin(p, "twin", "so101", "--scene", "lift", "--leader", "--cameras", ",".join(CAMERAS)) as about:
+        robot = ["--robot", about["toml"]]
+        p.seconds.append(("start the twin", time.monotonic() - began))
+        words = ["record", *robot, "--agent", "leader", "--episodes", str(demonstrations), "--out", data]
+        p.run(f"record {demonstrations} episodes", *words, "--only-successes")
+        info = p.run("look at the data", "data", "info", data)
+        p.run("train", "train", "flow", "--data", data, "--out", policy, "--steps", str(steps))
+        with p.server("serve", policy, "--port", str(free_port())) as url:
+            words = [
+                "deploy",
+                *robot,
+                "--server",
+                url,
+                "--episodes",
+                str(episodes),
+                "--seed",
+                str(FIRST_SEED),
+            ]
+            deployed = p.run(f"deploy to {episodes} seeds", *words, "--out", rollouts)
+    evaluation = as_evaluation(deployed, out)
+    title = f"Lift on the SO-101's twin, from {demonstrations} teleoperated demonstrations"
+    rates = ", ".join(f"{k.rpartition('.')[2]} {v['hz']:.1f} Hz" for k, v in info["rates"].items() if v)
+    finish(p, title, evaluation, out, [f"Measured rates of the recording: {rates}."])
+    bar = math.ceil(SHARE * episodes)
+    if evaluation["successes"] < bar:
+        print(
+            f"ulna: only {evaluation['successes']} of {episodes} succeeded, the demo asks for {bar}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def twin(p: Phases, *words: str) -> Iterator[dict[str, Any]]:
+    """`ulna twin` as a process of its own, for the length of a `with` block; yields what it says of itself."""
+    p.say(words)
+    process = subprocess.Popen([*ULNA, *words, "--json"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit("the demo stopped: the twin did not start")
+        yield json.loads(line)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def as_evaluation(deployed: dict[str, Any], out: Path) -> dict[str, Any]:
+    """What `ulna deploy --json` said, and what it recorded, in the terms of the report."""
+    from ..datasets.features import IMAGES
+    from ..datasets.store import EpisodeStore
+    from .video import write_mp4
+
+    store = EpisodeStore.open(out / "rollouts")
+    outcomes = [
+        {**e, "success": bool(e["success"]), "score": float(bool(e["success"]))} for e in deployed["episodes"]
+    ]
+    successes = sum(o["success"] for o in outcomes)
+    traces, videos = [], []
+    for episode in store.episodes[:FILMED]:
+        seed = int(episode.attrs["seed"])
+        traces.append(
+            {
+                "seed": seed,
+                "action": episode.read("action").tolist(),
+                "state": episode.read("observation.state").tolist(),
+            }
+        )
+        seen = [episode.read(f"{IMAGES}{c}") for c in CAMERAS]
+        n = min(map(len, seen))  # each camera has its own rate
+        frames = np.concatenate([frames[:n] for frames in seen], axis=2)
+        (out / "videos").mkdir(exist_ok=True)
+        path = out / "videos" / f"seed-{seed}.mp4"
+        write_mp4(path, list(np.repeat(np.repeat(frames, 2, 1), 2, 2)), store.fps)
+        videos.append(str(path))
+    action = store.features["action"]
+    return {
+        "kind": "closed-loop",
+        "task": deployed["task"],
+        "robot": deployed["robot"],
+        "agent": deployed["agent"],
+        "joints": list(action.names),
+        "units": list(action.units),
+        "control_hz": store.fps,
+        "episodes": len(outcomes),
+        "first_seed": outcomes[0]["seed"],
+        "successes": successes,
+        "success_rate": successes / len(outcomes),
+        "wilson_95": list(wilson(successes, len(outcomes))),
+        "outcomes": outcomes,
+        "traces": traces,
+        "videos": videos,
+        "checkpoint": deployed["checkpoint"],
+        "latency_ms": deployed["latency_ms"],
+        "decisions": deployed["decisions"],
+        "nfe_per_decision": deployed["nfe_per_decision"],
+        "late_ticks": sum(e["late"] for e in deployed["episodes"]),
+        "ticks": sum(e["ticks"] for e in deployed["episodes"]),
+    }

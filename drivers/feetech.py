@@ -38,7 +38,8 @@ class FeetechBus:
 
     def __init__(self, port: str, baud: int = BAUDS[0], slack_s: float = 0.005) -> None:
         """baud: bit/s. slack_s: what adapter and computer may take beyond the bytes' own time; a USB adapter needs 2-4 ms."""
-        self.port, self.registers, self.stats = port, REGISTERS, BusStats()
+        self.port, self.stats = port, BusStats()
+        self.registers: Mapping[str, Register] = REGISTERS
         self._line = SerialPort(port, baud, slack_s)
         self._sizes = ReplySizes()
         self._silent: dict[int, int] = {}  # by servo: silent how many times running

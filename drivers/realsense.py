@@ -1,0 +1,209 @@
+"""RealSense cameras: colour, and depth aligned to it, from a camera, from a recording of one, or from a twin.
+
+All three go through librealsense's own synchroniser, aligner and stream profiles; only where frames come from differs. The library's
+traps are met here: a pipeline gives the same frame again with a partner that is old, the end of a recording looks like a
+cable that was pulled, and a stamp may be of the camera's clock or of the host's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .arm import DeviceError
+from .camera import Intrinsics
+from .capture import CaptureCamera, Refused, SourceInfo
+from .clock_offset import ClockOffset
+from .config import parse, setting
+from .frame_ring import Frame
+from .librealsense import load
+from .realsense_feeds import Feed, LiveFeed, RecordingFeed, TwinFeed
+
+WALL_CLOCK_OFF_S = (
+    2.0  # a frame that would be so old, or from the future, was stamped before the host's clock was set
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A RealSense camera. source: `live` (the camera with this `serial`), `recording` (`path`, made by librealsense) or `twin` (at `address`).
+
+    align: `color` maps depth to the pixels of the color image; `none` leaves it as the depth sensor sees it. exposure_us, gain,
+    white_balance_k: of the color sensor, None for automatic. repeat: play a recording again and again. latency_s: from the
+    middle of the exposure to the arrival of the stamped frame, where the camera's clock does not tell it.
+    """
+
+    serial: str = ""
+    height: int = setting(480, 90, 1080, "px")
+    width: int = setting(640, 160, 1920, "px")
+    fps: float = setting(30, 1, 300, "frames/s")
+    depth: bool = True
+    align: str = "color"
+    source: str = "live"
+    path: str = ""
+    address: str = ""
+    repeat: bool = False
+    latency_s: float = setting(0.0, 0, 1, "s")
+    exposure_us: int | None = setting(None, 1, 1_000_000, "µs")
+    gain: int | None = setting(None, 0, 1000)
+    white_balance_k: int | None = setting(None, 2000, 10_000, "K")
+
+
+def make(name: str, config: Config, history: int = 6) -> CaptureCamera:
+    """The camera, and as its `depth` the depth in units of `info.depth_scale_m`. DeviceError: settings that contradict each other."""
+    _check(config)
+    return CaptureCamera(
+        name,
+        "ulna.drivers.realsense",
+        asdict(config),
+        config.height,
+        config.width,
+        config.fps,
+        has_depth=config.depth,
+        history=history,
+    )
+
+
+def source(config: Mapping[str, Any]) -> RealSenseSource:
+    """For the capture process. config: fields of `Config`."""
+    parsed = parse(Config, config, "the RealSense camera")
+    _check(parsed)
+    return RealSenseSource(parsed)
+
+
+def _check(config: Config) -> None:
+    if config.align not in ("color", "none"):
+        raise DeviceError(f'align is "color" or "none", not {config.align!r}')
+    if config.fps != round(config.fps):
+        raise DeviceError(f"a RealSense camera runs at a whole number of frames a second, not {config.fps:g}")
+    needs = {
+        "live": ("serial", ""),
+        "recording": ("path", "a file"),
+        "twin": ("address", "unix:PATH or tcp:HOST:PORT"),
+    }
+    if config.source not in needs:
+        raise DeviceError(f'source is "live", "recording" or "twin", not {config.source!r}')
+    field, what = needs[config.source]
+    if what and not getattr(config, field):
+        raise DeviceError(f'a RealSense camera with source = "{config.source}" needs {field} ({what})')
+
+
+class RealSenseSource:
+    """The `FrameSource`. Runs in one thread, except that a twin's frames are pushed by another."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._feed: Feed | None = None
+        self._ended = ""
+
+    def open(self) -> SourceInfo:
+        if self._ended:
+            raise Refused(self._ended)
+        self.close()
+        config = self.config
+        self._rs = rs = load()
+        opener = {"live": LiveFeed, "recording": RecordingFeed, "twin": TwinFeed}[config.source]
+        try:
+            self._feed = feed = opener(rs, config)
+        except DeviceError:
+            raise
+        except RuntimeError as e:  # which librealsense raises, bare
+            raise DeviceError(f"librealsense cannot open the camera: {e}") from e
+        self._align = rs.align(rs.stream.color) if config.depth and config.align == "color" else None
+        self._clock = ClockOffset(config.latency_s)
+        self._numbers: tuple[int, int] = (-1, -1)
+        self._seq = -1
+        lens = feed.color.get_intrinsics()
+        matrix = np.array([[lens.fx, 0, lens.ppx], [0, lens.fy, lens.ppy], [0, 0, 1]], np.float64)
+        # the inverse Brown-Conrady model of some color sensors has no exact counterpart; their coefficients are as good as zero
+        k1, k2, p1, p2, k3 = lens.coeffs
+        return SourceInfo(
+            f"{feed.name} {feed.serial}",
+            lens.height,
+            lens.width,
+            feed.color.fps(),
+            Intrinsics(matrix, lens.width, lens.height, (k1, k2, p1, p2, k3)),
+            feed.depth_scale_m if config.depth else None,
+            feed.message,
+        )
+
+    def grab(self, timeout_s: float) -> Frame | None:
+        """DeviceError: the camera is gone. Refused: the recording is over."""
+        assert self._feed is not None, "open it first"
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            arrived = self._feed.wait(min(left, 0.1))
+            if arrived is not None:
+                if (frame := self._frame(arrived)) is not None:
+                    return frame
+            else:
+                try:
+                    self._feed.require_present()
+                except Refused as e:
+                    self._ended = str(e)
+                    raise
+        return None
+
+    def close(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+    def _frame(self, arrived: Any) -> Frame | None:
+        """A `Frame` of a set of frames; None when one is missing, was given before or belongs to another instant."""
+        receive_ns = time.monotonic_ns()
+        color = arrived.get_color_frame()
+        depth = arrived.get_depth_frame() if self.config.depth else None
+        if not color or (self.config.depth and not depth):
+            return None
+        before, numbers = self._numbers, (color.get_frame_number(), depth.get_frame_number() if depth else -1)
+        if numbers[0] == before[0] or (depth and numbers[1] == before[1]):
+            return None
+        if depth and apart_s(self._rs, color, depth) > 0.5 / self.config.fps:
+            return None
+        self._numbers = numbers
+        began_anew = numbers[0] < before[0]  # a camera that was reset, or a recording that is played again
+        if began_anew and self.config.source == "recording":
+            return None  # the last frame and the first come at once, which no camera does
+        self._seq += 1 if began_anew or before[0] < 0 else numbers[0] - before[0]
+        capture_ns = self._capture_ns(color, receive_ns)
+        plane = None
+        if depth:
+            if self._align is not None:
+                depth = self._align.process(arrived).get_depth_frame()
+            plane = np.array(depth.get_data(), np.uint16)
+        return Frame(np.array(color.get_data(), np.uint8), plane, capture_ns, receive_ns, self._seq)
+
+    def _capture_ns(self, frame: Any, receive_ns: int) -> int:
+        stamp_ns = round(frame.get_timestamp() * 1e6)
+        domain, domains = frame.get_frame_timestamp_domain(), self._rs.timestamp_domain
+        if self.config.source == "live" and domain in (domains.global_time, domains.system_time):
+            # the library has mapped it to the host's wall clock already, better than from arrivals alone
+            mapped = from_wall_clock(stamp_ns, receive_ns)
+            if mapped is not None:
+                # a stamp of the system's time is of the arrival
+                return mapped - round(self.config.latency_s * 1e9) * (domain == domains.system_time)
+        return self._clock.capture_ns(stamp_ns, receive_ns)
+
+
+def from_wall_clock(stamp_ns: int, receive_ns: int) -> int | None:
+    """`stamp_ns` of `time.time_ns` on `time.monotonic_ns`, at most `receive_ns`. None when it is so far from now that it must be from
+    before the host's clock was set."""
+    age_ns = time.time_ns() - stamp_ns
+    if abs(age_ns) > WALL_CLOCK_OFF_S * 1e9:
+        return None
+    return min(time.monotonic_ns() - age_ns, receive_ns)
+
+
+def apart_s(rs: Any, a: Any, b: Any) -> float:
+    """Between the captures of two frames of librealsense, s; between their arrivals where their stamps are of different clocks."""
+    if a.get_frame_timestamp_domain() == b.get_frame_timestamp_domain():
+        return abs(a.get_timestamp() - b.get_timestamp()) * 1e-3
+    arrival = rs.frame_metadata_value.time_of_arrival
+    if not (a.supports_frame_metadata(arrival) and b.supports_frame_metadata(arrival)):
+        return 0.0  # nothing to tell them apart by: the library's own pairing stands
+    return abs(a.get_frame_metadata(arrival) - b.get_frame_metadata(arrival)) * 1e-3

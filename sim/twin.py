@@ -21,6 +21,9 @@ from .world import PHYSICS_HZ, SimClock, World
 FRICTION = (
     0.15  # N·m: what a geared servo resists without torque; an arm that is let go sinks, it does not drop
 )
+# N·m/rad that a servo pushes back with. PyBullet's motor gives all it has for the smallest error; where something blocks a joint
+# (a gripper holds an object) that is what the servo's current, and its overload protection, would see.
+STIFFNESS = 12.0
 STUCK_GAIN = 1.0
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
@@ -62,12 +65,16 @@ class TwinArm(SimArm):
                 continue
             self._stuck_at.pop(joint, None)
             if plant.torque[joint]:
+                effort = float(plant.max_effort[joint])
+                if joint == len(plant.names) - 1:  # the gripper, last
+                    error = abs(float(plant.goal[joint] - plant.position[joint]))
+                    effort = min(effort, FRICTION + STIFFNESS * error)
                 p.setJointMotorControl2(
                     self.body,
                     i,
                     p.POSITION_CONTROL,
                     float(plant.goal[joint]),
-                    force=float(plant.max_effort[joint]),
+                    force=effort,
                     positionGain=POSITION_GAIN,
                     maxVelocity=float(self.joints.max_velocity[joint]),
                     physicsClientId=c,
@@ -86,7 +93,8 @@ class TwinArm(SimArm):
         plant.velocity[:] = [states[i][1] for i in self._first]
         for j, i in enumerate(self._first):
             if plant.stuck[j] and plant.torque[j]:  # the motor pushes against what blocks it
-                plant.effort[j] = np.sign(plant.goal[j] - plant.position[j]) * plant.max_effort[j]
+                most = plant.max_effort[j]
+                plant.effort[j] = np.clip(STIFFNESS * (plant.goal[j] - plant.position[j]), -most, most)
             else:
                 plant.effort[j] = states[i][3] if plant.torque[j] else 0.0
         plant.beat()

@@ -162,20 +162,22 @@ class DynamixelBus:
         request = encode(_check_id(servo), Instruction.WRITE, about)
         # a servo may sign the reply to a change of its id with the new one
         signers = [servo, value] if register == "id" else [servo]
+        readable = register not in ("id", "baud_rate")  # at least not here, once they are written
         for attempt in range(retries + 1):
             self.stats.retries += attempt > 0
             doubtful = time.monotonic_ns() < self._doubt_until_ns
             found, _, _ = self._ask(request, signers, 0, count=1)
-            if not found:
+            error = found.popitem()[1][0] if found else None
+            if error is None:
                 self._doubt_until_ns = time.monotonic_ns() + LATE_NS
-                continue
-            error, _ = found.popitem()[1]
-            if doubtful and register not in ("id", "baud_rate"):  # this may be the answer to an earlier write
+            if readable and (error is None or doubtful):  # no word, or maybe the answer to an earlier write
                 back = self.read([register], [servo])
                 if back.valid[0] and back.values[0, 0] == value:
                     return
                 if not back.valid[0] or not error:
                     continue
+            if error is None:
+                continue
             if error & ~ALERT == CRC_ERROR:
                 continue
             if why := self._refusal(register, servo, value, error):

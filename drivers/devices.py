@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from . import v4l2
 from .arm import DeviceError
+from .librealsense import load
 from .sysfs import (
     ROOT,
     UsbDevice,
@@ -191,24 +191,16 @@ def depth_cameras(root: Path = ROOT) -> list[DepthCamera]:
 
 def _ask_librealsense() -> tuple[dict[str, tuple[str, str]], str]:
     """(serial number, USB type) by USB path, or why there is no answer."""
+    asked: dict[str, tuple[str, str]] = {}
     try:
-        import ctypes
-
-        import libusb_package
-
-        ctypes.CDLL(str(libusb_package.get_library_path()), ctypes.RTLD_GLOBAL)
-        import pyrealsense2 as rs  # type: ignore[import-untyped]
-    except (ImportError, OSError) as error:
-        return {}, f"librealsense cannot be loaded: {error}"
-    asked = {}
-    try:
-        for device in rs.context().query_devices():  # type: ignore[attr-defined]
-            info = rs.camera_info  # type: ignore[attr-defined]
+        rs = load()
+        info = rs.camera_info
+        for device in rs.context().query_devices():
             port = device.get_info(info.physical_port)
             path = next((p for p in reversed(port.split("/")) if is_usb_path(p)), port)
             asked[path] = (device.get_info(info.serial_number), device.get_info(info.usb_type_descriptor))
-    except RuntimeError as error:
-        return asked, f"librealsense: {error}"
+    except (DeviceError, RuntimeError) as error:
+        return asked, f"librealsense cannot be asked: {error}"
     return asked, ""
 
 
@@ -276,15 +268,11 @@ def _spacemouse_mend(vendor: int) -> str:
 
 
 def runtime_folder() -> Path:
-    """Where running parts leave word of themselves: `$XDG_RUNTIME_DIR/ulna`, else `/tmp/ulna-UID`; made when missing, for this
-    user alone. DeviceError when somebody else made it, or may look into it."""
+    """Where each running twin keeps a JSON file `{"name", "pid", "ports", "toml"}`: `$XDG_RUNTIME_DIR/ulna/twins`, else
+    `/tmp/ulna-UID/twins`; made when missing, for this user alone. DeviceError when somebody else made it, or may look in."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base) / "ulna" if base and Path(base).is_dir() else Path(f"/tmp/ulna-{os.geteuid()}")
-    return _private(folder)
-
-
-def twins_folder() -> Path:
-    return _private(runtime_folder() / "twins")
+    return _private(_private(folder) / "twins")
 
 
 def _private(folder: Path) -> Path:
@@ -298,39 +286,29 @@ def _private(folder: Path) -> Path:
     return folder
 
 
-def announce_twin(name: str, ports: Mapping[str, Any], toml: str) -> Path:
-    """Leave word that this process is a twin; the file is to be removed at the end, and no longer counts when the process is
-    gone. It appears whole."""
-    about = {
-        "name": name,
-        "pid": os.getpid(),
-        "ports": dict(ports),
-        "toml": toml,
-        "started": _started(os.getpid()),
-    }
-    path = twins_folder() / f"{name.replace('/', '-')}-{os.getpid()}.json"
-    part = path.with_name(f".{secrets.token_hex(8)}")
-    part.write_text(json.dumps(about))
-    part.rename(path)
-    return path
-
-
 def living_twins() -> list[Twin]:
     found = []
-    for path in sorted(twins_folder().glob("*.json")):
+    for path in sorted(runtime_folder().glob("*.json")):
         try:
             about = json.loads(path.read_text())
-            twin = Twin(str(about["name"]), int(about["pid"]), dict(about["ports"]), str(about["toml"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # of a twin just ending, or by another hand
-        started = _started(twin.pid)
-        # a number may have gone to another process since: then the start time differs
-        if started is not None and about.get("started", started) == started:
+            twin = Twin(
+                str(about["name"]), int(about["pid"]), dict(about["ports"]), str(about.get("toml") or "")
+            )
+            noted = path.stat().st_mtime
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # of a twin just starting or ending, or by another hand
+        began = _began(twin.pid)
+        # a number may have gone to another process since: one that began after the note was written
+        if began is not None and began < noted + 5:
             found.append(twin)
     return found
 
 
-def _started(pid: int) -> int | None:
-    """When the process began, in ticks since boot (proc(5), field 22); None when there is none, or only its shell is left."""
+def _began(pid: int) -> float | None:
+    """When the process began, in seconds since 1970 (proc(5)); None when there is none, or its parent has yet to take note of
+    its end."""
     fields = text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return int(fields[19]) if len(fields) > 19 and fields[0] != "Z" else None
+    if len(fields) < 20 or fields[0] == "Z":
+        return None
+    boot = next(line.split()[1] for line in text(Path("/proc/stat")).splitlines() if line.startswith("btime"))
+    return int(boot) + int(fields[19]) / os.sysconf("SC_CLK_TCK")

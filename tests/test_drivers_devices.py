@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from contracts.computer import Computer, bench
 
 from ulna.drivers import v4l2
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.devices import (
-    announce_twin,
     cameras,
     depth_cameras,
     gamepads,
@@ -27,7 +29,10 @@ from ulna.drivers.devices import (
     serial_ports,
     spacemice,
 )
+from ulna.drivers.probe import Found, probe
 from ulna.drivers.sysfs import access_problem, holders, usb_devices
+from ulna.drivers.twins.plant import Plant
+from ulna.drivers.twins.serial_twin import from_json
 
 
 @pytest.fixture
@@ -176,7 +181,7 @@ def test_a_realsense_that_librealsense_does_not_see_says_so(root: Path) -> None:
 def test_the_runtime_folder_is_for_this_user_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
     folder = runtime_folder()
-    assert folder == root / "ulna"
+    assert folder == root / "ulna/twins"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert runtime_folder() == folder
     folder.chmod(0o755)
@@ -187,31 +192,87 @@ def test_the_runtime_folder_is_for_this_user_alone(root: Path, monkeypatch: pyte
     folder.symlink_to(root / "elsewhere")
     with pytest.raises(DeviceError, match="not a folder of this user alone"):
         runtime_folder()
+    if os.geteuid() == 0:
+        folder.unlink()
+        os.chown(root / "ulna", 65534, -1)
+        with pytest.raises(DeviceError, match="not a folder of this user alone"):
+            runtime_folder()
 
 
 def test_twins_are_listed_while_they_live(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(root))
     assert living_twins() == []
-    code = (
-        "import sys; from ulna.drivers.devices import announce_twin;"
-        "print(announce_twin('so101', {'follower': '/tmp/x'}, 'so101.toml'), flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        path = Path(process.stdout.readline().strip())
+    note = runtime_folder() / "so101-1.json"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        about = {
+            "name": "so101-1",
+            "pid": process.pid,
+            "ports": {"arm": "/tmp/x"},
+            "toml": "so101.toml",
+            "more": 1,
+        }
+        note.write_text(json.dumps(about))
         (twin,) = living_twins()
-        assert (twin.name, twin.pid, twin.ports) == ("so101", process.pid, {"follower": "/tmp/x"})
+        assert (twin.name, twin.pid, twin.ports, twin.toml) == (
+            "so101-1",
+            process.pid,
+            {"arm": "/tmp/x"},
+            "so101.toml",
+        )
+        # an old note whose number has gone to another process since
+        an_hour_ago = time.time() - 3600
+        os.utime(note, (an_hour_ago, an_hour_ago))
+        assert living_twins() == []
+        os.utime(note)
         process.kill()
-    assert path.exists(), "it was killed before it could tidy up"
     assert living_twins() == []
-    # its number goes to another process: this one
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": os.getpid()}))
+    note.write_text("{half")
+    (note.parent / "other.json").write_text("[]")
     assert living_twins() == []
-    path.write_text("{half")
-    (path.parent / "other.json").write_text("[]")
-    assert living_twins() == []
-    mine = announce_twin("a/b", {}, "")
-    assert mine.parent == path.parent
-    assert [t.name for t in living_twins()] == ["a/b"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "model", "name"), [("feetech", 777, "STS3215"), ("dynamixel", 1200, "XL330-M288")]
+)
+def test_probing_a_port_finds_servos_and_changes_nothing(protocol: str, model: int, name: str) -> None:
+    plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
+    servos = [{"id": i + 1, "model": model, "joint": i, "zero_tick": 2048} for i in range(2)]
+    twin = from_json({"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000})
+    try:
+        with twin:
+            found = probe(twin.port)
+            again = run_ulna("devices", "--probe", twin.port, "--json")
+    finally:
+        plant.remove()
+    assert found == [Found(protocol, 1_000_000, i, model, name) for i in (1, 2)]
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["servos"] == [asdict(f) for f in found]
+    assert not plant.torque.any()
+    assert not plant.goal.any()
+
+
+def test_probing_a_silent_or_a_missing_port() -> None:
+    master, slave = pty.openpty()
+    try:
+        silent = run_ulna("devices", "--probe", os.ttyname(slave))
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert silent.returncode == 1
+    missing = run_ulna("devices", "--probe", "/dev/ttyNONE")
+    assert missing.returncode == 1
+    assert "there is no port /dev/ttyNONE" in missing.stderr
+
+
+def test_the_command_lists_what_is_there() -> None:
+    text = run_ulna("devices")
+    assert text.returncode == 0
+    assert text.stdout.startswith("serial ports:")
+    answer = json.loads(run_ulna("devices", "--json").stdout)
+    assert set(answer) == {"serial_ports", "cameras", "realsense", "gamepads", "spacemice", "twins"}
+
+
+def run_ulna(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ulna.robot.cli", *args], capture_output=True, text=True, check=False
+    )

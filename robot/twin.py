@@ -233,7 +233,15 @@ class Station:
             self.rings[camera] = FrameRing(ring.path, write=True)
             size = {"height": height, "width": width, "fps": config.fps}
             module = "realsense" if is_realsense else "mjpeg"
-            child = self._child(camera, module, {"ring": str(ring.path), **size})
+            lens = self.world.scene.cameras[camera].intrinsics.matrix
+            optics = {
+                "lens": dict(
+                    zip(("fx", "fy", "cx", "cy"), lens[[0, 1, 0, 1], [0, 1, 2, 2]].tolist(), strict=True)
+                )
+            }
+            child = self._child(
+                camera, module, {"ring": str(ring.path), **size, **(optics if is_realsense else {})}
+            )
             where = child.about.get("url") or child.about["address"]
             about["ports"][camera] = where
             device = {"driver": "opencv", "device": where}

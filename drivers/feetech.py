@@ -29,6 +29,7 @@ from .servo_bus import BusError, BusStats, Register, Replies
 
 SET_MIDDLE = 128  # in torque_enable: the present position becomes 2048
 GIVEN_UP = 3  # a servo silent so many times running is no longer waited for in every cycle
+PAUSE_S = 0.0005  # before a reply, at most: return_delay_time as servos leave the factory
 ASK_AGAIN_NS = 250_000_000  # but tried again this often
 
 
@@ -150,7 +151,8 @@ class FeetechBus:
         to, how = (servos[0], READ) if single else (BROADCAST, SYNC_READ)
         request = packet(to, how, bytes((base, size, *(() if single else servos))))
         self.stats.requests += 1
-        heard = self._line.exchange(request, len(servos) * (STATUS_BYTES + size), whole)
+        n = len(servos)
+        heard = self._line.exchange(request, n * (STATUS_BYTES + size), whole, n * PAUSE_S)
         if len(answers) < len(servos):
             self._count_missing(servos, answers, heard.data, size)
         elif self._silent:
@@ -170,8 +172,7 @@ class FeetechBus:
             if servo in answers:
                 self._silent.pop(servo, None)
             else:
-                if self._silent.get(servo, 0) < GIVEN_UP:  # the dead do not answer late
-                    self._sizes.lost(size)
+                self._sizes.lost(size)
                 self._silent[servo] = self._silent.get(servo, 0) + 1
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
@@ -214,7 +215,7 @@ class FeetechBus:
             return bool(status)
 
         self.stats.requests += 1
-        heard = self._line.exchange(request, STATUS_BYTES, whole)
+        heard = self._line.exchange(request, STATUS_BYTES, whole, PAUSE_S)
         if status:
             return status[0]
         self.stats.corrupt += bool(heard.data)
@@ -232,6 +233,15 @@ class FeetechBus:
             if self.connected:
                 for servo in servos:
                     self.write_checked("lock", servo, 1)
+
+    def set_id(self, servo: int, new: int) -> None:
+        """Give the servo another id, kept without power. BusError when `new` answers already: two servos with one id are worse
+        than none."""
+        if self.ping(new) is not None:
+            raise BusError(f"there is a servo {new} on {self.port} already; nothing was changed")
+        self.write_checked("lock", servo, 0)
+        self.write_checked("id", servo, new)
+        self.write_checked("lock", new, 1)
 
     def set_middle(self, servo: int) -> None:
         """The present position becomes 2048, by the servo's own homing offset; kept without power. BusError when it did not."""

@@ -16,6 +16,7 @@ import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import serial
 
@@ -57,14 +58,15 @@ class SerialPort:
             return
         if not os.path.exists(self.path):
             raise BusError(f"there is no port {self.path}: {_ports_here()}", gone=True)
-        # another program that does not lock would share the port with us and eat every second reply
-        if others := [f"{name} (process {pid})" for pid, name in holders(self.path) if not _ours(pid)]:
-            raise BusError(f"{self.path} is busy: {', '.join(others)} has it open; end that first", gone=True)
         try:
             # closed explicitly in `close` and in every failure below
             line = serial.Serial(self.path, self.baud, timeout=0, exclusive=True)
         except (OSError, termios.error, ValueError) as error:
             raise self._refusal(error) from None
+        # another program that does not lock would share the port with us and eat every second reply
+        if others := [f"{name} (process {pid})" for pid, name in holders(self.path) if not _ours(pid)]:
+            line.close()
+            raise BusError(f"{self.path} is busy: {', '.join(others)} has it open; end that first", gone=True)
         with contextlib.suppress(OSError, ValueError, termios.error):
             line.set_low_latency_mode(
                 True
@@ -133,14 +135,17 @@ class SerialPort:
                 raise OSError(f"{self.path} takes no bytes") from None
             return 0
 
-    def exchange(self, request: bytes, reply_bytes: int, whole: Callable[[bytearray], bool]) -> Heard:
+    def exchange(
+        self, request: bytes, reply_bytes: int, whole: Callable[[bytearray], bool], pauses_s: float = 0.0
+    ) -> Heard:
         """Send, and listen until `whole` says that all has come (asked from `reply_bytes` bytes on, and a last time at the end)
         or it is too late.
 
-        Too late: the time that request and reply take on the wire, behind what is still going out, plus `slack_s`. It is not an
+        Too late: the time that request and reply take on the wire, behind what is still going out, plus the servos' own
+        `pauses_s`, plus `slack_s`. It is not an
         error; the caller sees what is missing. The processor sleeps meanwhile."""
         t_request = t_receive = self.send(request)
-        deadline = self._line_free_ns + self._wire_ns(reply_bytes) + round(self.slack_s * 1e9)
+        deadline = self._line_free_ns + self._wire_ns(reply_bytes) + round((pauses_s + self.slack_s) * 1e9)
         fd, data = self._fd(), bytearray()
         with self._lost_when_gone():
             while True:
@@ -185,13 +190,13 @@ class ReplySizes:
     """Tells an answer from one that comes too late, in a protocol whose packets carry no number: a reply that did not come is not
     asked for again in the same size. A read asks for a few bytes more instead, and a late reply is then of the wrong length."""
 
-    SPARE = 4
+    SPARE = 16
 
     def __init__(self) -> None:
         self._lost: dict[int, int] = {}
 
     def choose(self, size: int) -> int:
-        """`size`, or up to three bytes more: the first that no missing reply had lately, else the one lost longest ago."""
+        """`size`, or up to fifteen bytes more: the first that no missing reply had lately, else the one lost longest ago."""
         if not self._lost:
             return size
         now = time.monotonic_ns()
@@ -211,22 +216,26 @@ def holders(path: str) -> list[tuple[int, str]]:
         return []
     found: list[tuple[int, str]] = []
     for folder in glob.glob("/proc/[0-9]*/fd"):
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # ended meanwhile, or another user's
+        # ended meanwhile, or another user's
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 if os.readlink(entry.path) == real and os.path.samestat(os.stat(entry.path), wanted):
-                    with open(f"{folder[:-2]}comm") as file:
-                        found.append((int(folder.split("/")[2]), file.read().strip()))
+                    name = Path(folder).with_name("comm").read_text().strip()
+                    found.append((int(folder.split("/")[2]), name))
                     break
     return found
 
 
 def _ours(pid: int) -> bool:
-    """This process, or a child that inherited the descriptor."""
+    """This process, or a fork of it that inherited the descriptor and does not use it."""
     if pid == os.getpid():
         return True
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat") as file:
-        return int(file.read().rpartition(")")[2].split()[1]) == os.getpid()
-    return False
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        same = Path(f"/proc/{pid}/cmdline").read_bytes() == Path("/proc/self/cmdline").read_bytes()
+    except OSError:  # ended meanwhile
+        return True
+    return parent == os.getpid() and same
 
 
 def _ports_here() -> str:

@@ -266,7 +266,7 @@ class Controller:
                 return (1.0,)
             case "output_int_register_0":
                 return (self._ready,)
-        return (0,) * (6 if "6" in TYPES[name] else 3 if "3D" in TYPES[name] else 1)
+        return (0,) * {"VECTOR6": 6, "VECTOR3": 3}.get(TYPES[name][:7], 1)
 
     def dashboard(self, line: str) -> str:
         """The answer to one line at the dashboard server."""

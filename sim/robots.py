@@ -95,4 +95,34 @@ def _panda() -> SimRobot:
     )
 
 
-ROBOTS = {"so101": _so101, "panda": _panda}
+def _ur5e() -> SimRobot:
+    """Universal Robots UR5e with a plain parallel gripper of ours; joints as in the URDF, which gives the sources."""
+    arm = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+    turn = 2 * np.pi
+    return SimRobot(
+        name="ur5e",
+        urdf=Path(__file__).parent / "assets" / "ur5e.urdf",
+        joints=Joints(
+            names=(*arm, "gripper"),
+            units=("rad",) * 6 + ("m",),
+            lower=np.array([-turn, -turn, -np.pi, -turn, -turn, -turn, 0.0]),
+            upper=np.array([turn, turn, np.pi, turn, turn, turn, 0.04]),
+            max_velocity=np.array([np.pi] * 6 + [0.15]),
+            max_effort=np.array([150.0, 150.0, 150.0, 28.0, 28.0, 28.0, 20.0]),
+        ),
+        bullet=(*((n,) for n in arm), ("left_finger_joint", "right_finger_joint")),
+        home=np.array([-0.28, -1.58, 1.96, -1.95, -np.pi / 2, 1.29, 0.035]),
+        tip="grasp",
+        grip_open=0.04,
+        grip_closed=0.0,
+        grip_held=0.027,
+        grip_clearance=0.0,
+        object_size=0.04,
+        centre=np.array([0.48, 0.0]),
+        extent=np.array([0.08, 0.14]),
+        finger_links=("left_finger", "right_finger"),
+        wrist_link="hand",
+    )
+
+
+ROBOTS = {"so101": _so101, "panda": _panda, "ur5e": _ur5e}

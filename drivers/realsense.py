@@ -115,8 +115,7 @@ class RealSenseSource:
             raise DeviceError(f"librealsense cannot open the camera: {e}") from e
         self._align = rs.align(rs.stream.color) if config.depth and config.align == "color" else None
         self._clock = ClockOffset(config.latency_s)
-        self._numbers: tuple[int, int] = (-1, -1)
-        self._seq = -1
+        self._pairs = Pairs(rs, config.fps, looped=config.source == "recording")
         lens = feed.color.get_intrinsics()
         matrix = np.array([[lens.fx, 0, lens.ppx], [0, lens.fy, lens.ppy], [0, 0, 1]], np.float64)
         # the inverse Brown-Conrady model of some color sensors has no exact counterpart; their coefficients are as good as zero
@@ -160,23 +159,16 @@ class RealSenseSource:
         depth = arrived.get_depth_frame() if self.config.depth else None
         if not color or (self.config.depth and not depth):
             return None
-        before, numbers = self._numbers, (color.get_frame_number(), depth.get_frame_number() if depth else -1)
-        if numbers[0] == before[0] or (depth and numbers[1] == before[1]):
+        seq = self._pairs.seq(color, depth or None)
+        if seq is None:
             return None
-        if depth and apart_s(self._rs, color, depth) > 0.5 / self.config.fps:
-            return None
-        self._numbers = numbers
-        began_anew = numbers[0] < before[0]  # a camera that was reset, or a recording that is played again
-        if began_anew and self.config.source == "recording":
-            return None  # the last frame and the first come at once, which no camera does
-        self._seq += 1 if began_anew or before[0] < 0 else numbers[0] - before[0]
         capture_ns = self._capture_ns(color, receive_ns)
         plane = None
         if depth:
             if self._align is not None:
                 depth = self._align.process(arrived).get_depth_frame()
             plane = np.array(depth.get_data(), np.uint16)
-        return Frame(np.array(color.get_data(), np.uint8), plane, capture_ns, receive_ns, self._seq)
+        return Frame(np.array(color.get_data(), np.uint8), plane, capture_ns, receive_ns, seq)
 
     def _capture_ns(self, frame: Any, receive_ns: int) -> int:
         stamp_ns = round(frame.get_timestamp() * 1e6)
@@ -197,6 +189,32 @@ def from_wall_clock(stamp_ns: int, receive_ns: int) -> int | None:
     if abs(age_ns) > WALL_CLOCK_OFF_S * 1e9:
         return None
     return min(time.monotonic_ns() - age_ns, receive_ns)
+
+
+class Pairs:
+    """Which sets of frames are news. fps: nominal. looped: a counter that goes back is of a recording that is played again; else of a
+    camera that was reset."""
+
+    def __init__(self, rs: Any, fps: float, looped: bool = False) -> None:
+        self._rs, self._fps, self._looped = rs, fps, looped
+        self._before = (-1, -1)
+        self._seq = -1
+
+    def seq(self, color: Any, depth: Any | None) -> int | None:
+        """The number of the set, which counts frames that the camera left out, too; None when one of its frames was given before,
+        or they are of instants more than half a period apart."""
+        before = self._before
+        numbers = color.get_frame_number(), -1 if depth is None else depth.get_frame_number()
+        if numbers[0] == before[0] or (depth is not None and numbers[1] == before[1]):
+            return None
+        if depth is not None and apart_s(self._rs, color, depth) > 0.5 / self._fps:
+            return None
+        self._before = numbers
+        began_anew = numbers[0] < before[0]
+        if began_anew and self._looped:
+            return None  # the last frame and the first come at once, which no camera does
+        self._seq += 1 if began_anew or before[0] < 0 else numbers[0] - before[0]
+        return self._seq
 
 
 def apart_s(rs: Any, a: Any, b: Any) -> float:

@@ -141,7 +141,7 @@ class TwinFeed:
         self.name, self.serial = "RealSense twin", model.serial
         self.color, self.depth_scale_m = camera.color_profile, model.depth_scale_m
         self._address, self._receive, self._gone = config.address, receive, ""
-        self._syncer = rs.syncer(2)
+        self._syncer = rs.syncer(8)
         camera.start(self._syncer)
         self._thread = threading.Thread(target=self._run, name="realsense frames", daemon=True)
         self._thread.start()
@@ -246,9 +246,15 @@ def require_mode(rs: Any, device: Any, config: Config, who: str) -> None:
 
 def set_options(rs: Any, device: Any, config: Config) -> None:
     """Exposure, gain and white balance of the color sensor; automatic where None. Refused: a value out of its range."""
-    sensor = device.first_color_sensor()
+    sensor = next(
+        s
+        for s in device.query_sensors()
+        if any(p.stream_type() == rs.stream.color for p in s.get_stream_profiles())
+    )
+    # UVC counts exposure in 100 µs; the D405 takes its color with the stereo sensor, which counts µs
+    exposure_unit = 1.0 if sensor.is_depth_sensor() else 0.01
     manual = [
-        (rs.option.enable_auto_exposure, rs.option.exposure, config.exposure_us, 0.01),  # UVC counts 100 µs
+        (rs.option.enable_auto_exposure, rs.option.exposure, config.exposure_us, exposure_unit),
         (rs.option.enable_auto_exposure, rs.option.gain, config.gain, 1.0),
         (rs.option.enable_auto_white_balance, rs.option.white_balance, config.white_balance_k, 1.0),
     ]

@@ -265,8 +265,9 @@ def meet(address: str) -> tuple[socket.socket, CameraModel]:
 
 
 def record(path: Path, model: CameraModel, pictures: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> None:
-    """A recording of `pictures` (color; depth, or None where that sensor gave none) that `rs.pipeline` plays like a camera's. It takes as long as it will last:
-    the recorder stores when frames came. path: must end in `.db3` for librealsense from 2.57, in `.bag` before."""
+    """Make a recording that `rs.pipeline` plays like a camera's. pictures: color, and depth or None where that sensor gave none.
+    It takes as long as it will last: the recorder stores when frames came. path: ends in `.db3` for librealsense from
+    2.57, in `.bag` before."""
     rs = load()
     camera = SoftwareCamera(model)
     path.unlink(missing_ok=True)

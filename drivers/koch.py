@@ -14,13 +14,13 @@ from .servo_arm import ServoArm
 from .servo_group import DYNAMIXEL, Servo, ServoGroup
 
 XL430, XL330 = 1060, 1200
-# No limits of this arm are published: a body joint goes over its calibrated range, 0 in the middle, and the gripper's travel counts as
-# 0 (closed, where the calibration's range begins) to 1.2 rad, whatever it really is.
+# No limits of this arm are published: a body joint goes over its calibrated range, 0 in the middle. The gripper's travel is said in the
+# SO-101's numbers (closed, where the calibrated range begins, to open), so that grippers of both compare.
 JOINTS = Joints(
     names=("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"),
     units=("rad",) * 6,
-    lower=np.array([-np.pi] * 5 + [0.0]),
-    upper=np.array([np.pi] * 5 + [1.2]),
+    lower=np.array([-np.pi] * 5 + [-0.174533]),
+    upper=np.array([np.pi] * 5 + [1.74533]),
     max_velocity=np.full(6, 4.7),
     max_effort=np.array(
         [1.5, 1.5, 0.52, 0.52, 0.52, 0.35]

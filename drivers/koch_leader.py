@@ -15,6 +15,7 @@ from .servo_group import DYNAMIXEL, Servo, ServoGroup
 
 XL330_M077 = 1190
 GRIPPER = 5
+DRIVE_MODES = {"elbow_flex": 1}  # its elbow is mounted the other way round than the follower's
 
 
 @dataclass(frozen=True)

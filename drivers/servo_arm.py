@@ -29,8 +29,8 @@ TORQUE_POLL_S = 0.1  # one servo is asked whether its torque is still on
 ANSWER_S = 15.0  # for what the thread is asked to do: dozens of exchanges on a bad line
 
 # A joint is blocked when it pushes with this part of its strength, this far from its goal, and moves no further than
-# this for so long. The servos' own protection waits 2 s, and then lets go until it is reset.
-STALL_LOAD, STALL_ERROR, STALL_MOVED, STALL_S = 0.8, 0.08, 0.03, 0.8
+# this for so long. The servos' own protection waits 1 to 2 s, and then lets go until it is reset.
+STALL_LOAD, STALL_ERROR, STALL_MOVED, STALL_S = 0.8, 0.08, 0.03, 0.5
 STALL_PUSH = 0.03  # rad beyond where it is blocked: it goes on leaning there, hardly
 CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at once than in this time
 

@@ -18,6 +18,7 @@ from .servo_bus import TICKS, BusError, ServoBus
 
 STARTUP_RETRIES = 3
 COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within one turn
+POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
 
 
@@ -111,6 +112,10 @@ class ServoGroup:
 
     def identify(self) -> None:
         """DeviceError unless every servo answers, is of the right model, and holds the calibration's offsets."""
+        self.check_models()
+        self.check_calibration()
+
+    def check_models(self) -> None:
         found = [self._ping(i) for i in self.ids]
         silent = [self.name(j) for j, model in enumerate(found) if model is None]
         if len(silent) == len(found):
@@ -133,18 +138,26 @@ class ServoGroup:
                     f"{self.name(j)} on {self.bus.port} is a {self._model(model)}, but must be a {self._model(servo.model)}: "
                     "is this the right arm (a leader and a follower may differ), or was the wrong servo put in?"
                 )
+
+    def check_calibration(self) -> None:
         offsets = self.values("homing_offset")
-        by_joint = dict(zip(self.joints.names, offsets.tolist(), strict=True))
         modes = None
         if self.family.protocol == "dynamixel":
-            modes = dict(zip(self.joints.names, (self.values("drive_mode") & 1).tolist(), strict=True))
+            modes = self._by_joint(self.values("drive_mode") & 1)
+            one_turn = self.values("operating_mode") == POSITION_MODE
+            wrong = one_turn & (np.abs(offsets) > MOST_IN_POSITION_MODE)
+            why = "holds a homing offset of more than a quarter turn, which it ignores in its position mode"
         else:
-            for j in np.flatnonzero(self.values("phase") & COUNTS_TURNS):
-                raise DeviceError(
-                    f"{self.name(int(j))} is set to count turns (bit 4 of its phase register), so that its angle changes with "
-                    "each power-up: calibrate the arm again (ulna calibrate), which mends that"
-                )
-        check_servos(self.calibration, by_joint, modes, str(self.path))
+            wrong = (self.values("phase") & COUNTS_TURNS) != 0
+            why = "is set to count turns (bit 4 of its phase register), so that its angle changes with each power-up"
+        for j in np.flatnonzero(wrong):
+            raise DeviceError(
+                f"{self.name(int(j))} {why}: calibrate the arm again (ulna calibrate), which mends that"
+            )
+        check_servos(self.calibration, self._by_joint(offsets), modes, str(self.path))
+
+    def _by_joint(self, values: np.ndarray) -> dict[str, int]:
+        return dict(zip(self.joints.names, values.tolist(), strict=True))
 
     def _ping(self, servo: int) -> int | None:
         for _ in range(1 + STARTUP_RETRIES):

@@ -1,0 +1,178 @@
+"""Calibrating an arm of bus servos: sweep first, then centre.
+
+A servo's count wraps once a turn. Centring a joint where somebody guesses its middle to be can leave that wrap inside its travel; so the
+joints are moved through all of their travel first, counted on past the wrap, and then the middle of what was seen becomes the
+middle of the count. No terminal here: `robot.commands.calibrate` draws it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..drivers.arm import DeviceError
+from ..drivers.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration
+from ..drivers.servo_bus import TICKS
+from ..drivers.servo_group import COUNTS_TURNS, POSITION_MODE, ServoGroup
+
+LONGEST_SILENCE_S = (
+    0.5  # in which a hand may turn a joint by half a turn, and nobody knows any more which way
+)
+HELD_STILL = 60  # ticks, 5 degrees: what a joint may move while its new offset is checked
+EXTENDED = 4  # Dynamixel: count turns, so that the whole homing offset counts
+
+
+class Sweep:
+    """J counts followed past their wrap. low, high, now: `(J,)` int64 ticks, in the count of the first reading, without a wrap."""
+
+    def __init__(self, ticks: np.ndarray, t_ns: int) -> None:
+        self.now = np.array(ticks, np.int64)
+        self.low, self.high = self.now.copy(), self.now.copy()
+        self._t_ns = np.full(len(ticks), t_ns, np.int64)
+
+    def see(self, ticks: np.ndarray, valid: np.ndarray, t_ns: int) -> np.ndarray:
+        """Take a reading `(J,)`. Returns the joints `(J,)` bool that were silent too long: their sweep began anew."""
+        step = (
+            ticks - self.now + TICKS // 2
+        ) % TICKS - TICKS // 2  # the short way: no joint does half a turn between two readings
+        self.now = np.where(valid, self.now + step, self.now)
+        lost = valid & (t_ns - self._t_ns > LONGEST_SILENCE_S * 1e9)
+        self.low = np.where(lost, self.now, np.minimum(self.low, self.now))
+        self.high = np.where(lost, self.now, np.maximum(self.high, self.now))
+        self._t_ns = np.where(valid, t_ns, self._t_ns)
+        return lost
+
+
+def centre(low: int, high: int, now: int, offset: int, protocol: str) -> tuple[int, int, int]:
+    """The homing offset that puts the middle of `low..high` (ticks, as told with `offset`) on 2047, and the range as told with it.
+
+    A joint that turns all the way round has no middle: where it stands `now` becomes that, and all of the count its
+    range. protocol: a Feetech servo subtracts its offset, and keeps at most 2047 of either sign; a Dynamixel adds it."""
+    sign = -1 if protocol == "feetech" else 1
+    round_and_round = high - low >= TICKS - 1
+    new = _half_turn(offset + sign * (MIDDLE - (now if round_and_round else (low + high) // 2)))
+    if protocol == "feetech" and new == -TICKS // 2:
+        new = 2047  # half a turn has no place in the register: a tick beside the middle, then
+    if round_and_round:
+        return new, 0, TICKS - 1
+    # the low end, told with the new offset, is within the turn: that is what the middle is for
+    at = (low + sign * (new - offset)) % TICKS
+    return new, at, at + high - low
+
+
+def _half_turn(ticks: int) -> int:
+    """The same angle in -2048..2047."""
+    return (ticks + TICKS // 2) % TICKS - TICKS // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Ticks `(J,)` from the middle of each joint's travel so far: where it is, and the ends. enough: `(J,)` swept far enough to be
+    kept. notes: what happened just now."""
+
+    now: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    enough: np.ndarray
+    notes: tuple[str, ...]
+
+
+class Calibrator:
+    """One arm under calibration: `start`, `look` again and again while a hand moves it, `finish`. Nothing is written but
+    the torque (off) and how positions are counted, until `finish`. drive_modes: 1 for joints that count backwards."""
+
+    def __init__(self, group: ServoGroup, drive_modes: Mapping[str, int] | None = None) -> None:
+        self.group = group
+        self.drive_modes = dict(drive_modes or {})
+        self._sweep: Sweep | None = None
+
+    def start(self) -> None:
+        """Open the bus, check who is there, torque off. DeviceError: a servo is missing, another one, or keeps its torque."""
+        g = self.group
+        g.bus.open()
+        g.check_models()
+        if left := g.torque_off():
+            raise DeviceError(
+                f"the torque of {', '.join(left)} does not go off: cut the arm's power, and begin again"
+            )
+        if g.family.protocol == "feetech":
+            for j, phase in enumerate(g.values("phase").tolist()):
+                if phase & COUNTS_TURNS:
+                    g.write_setting("phase", j, phase & ~COUNTS_TURNS)
+        else:
+            for j, mode in enumerate(g.values("operating_mode").tolist()):
+                if mode == POSITION_MODE:  # in which a homing offset above a quarter turn is ignored
+                    g.write_setting("operating_mode", j, EXTENDED)
+            for j, (name, mode) in enumerate(
+                zip(g.joints.names, g.values("drive_mode").tolist(), strict=True)
+            ):
+                wanted = mode & ~1 | self.drive_modes.get(name, mode & 1)
+                if wanted != mode:
+                    g.write_setting("drive_mode", j, wanted)
+                self.drive_modes[name] = wanted & 1
+        self._offsets = g.values("homing_offset")
+        self._sweep = Sweep(g.values("present_position"), time.monotonic_ns())
+
+    def look(self) -> Progress:
+        """Read once. BusError with `gone`: the cable came out."""
+        sweep, g = self._started(), self.group
+        replies = g.bus.read(["present_position"], g.ids)
+        lost = sweep.see(replies.values[:, 0], replies.valid, replies.t_receive_ns)
+        notes = [
+            f"{g.name(int(j))} was silent: move it through all of its travel again"
+            for j in np.flatnonzero(lost)
+        ]
+        notes += [
+            f"{g.name(int(j))} does not answer: check its cable" for j in np.flatnonzero(~replies.valid)
+        ]
+        middle = (sweep.low + sweep.high) // 2
+        enough = sweep.high - sweep.low >= SHORTEST
+        return Progress(sweep.now - middle, sweep.low - middle, sweep.high - middle, enough, tuple(notes))
+
+    def finish(self) -> Calibration:
+        """Work out the offsets, write them into the servos, and see that they took them. DeviceError: a joint was hardly moved
+        (nothing is written then), or a servo does not take its offset."""
+        sweep, g = self._started(), self.group
+        for j in np.flatnonzero(sweep.high - sweep.low < SHORTEST):
+            degrees = (sweep.high[j] - sweep.low[j]) * 360 / TICKS
+            raise DeviceError(
+                f"{g.name(int(j))} was moved by {degrees:.0f} degrees only: nothing was written; move each joint through all of its travel"
+            )
+        calibration: Calibration = {}
+        for j, name in enumerate(g.joints.names):
+            low, high, now = int(sweep.low[j]), int(sweep.high[j]), int(sweep.now[j])
+            offset, low, high = centre(low, high, now, int(self._offsets[j]), g.family.protocol)
+            calibration[name] = JointCalibration(g.ids[j], self.drive_modes.get(name, 0), offset, low, high)
+        try:
+            for j, c in enumerate(calibration.values()):
+                self._write(j, c)
+        except DeviceError as error:
+            raise DeviceError(
+                f"{error}; some servos may be calibrated and others not: calibrate the arm again"
+            ) from None
+        return calibration
+
+    def _write(self, j: int, c: JointCalibration) -> None:
+        g, sign = self.group, -1 if self.group.family.protocol == "feetech" else 1
+        before = int(g.values("present_position", [j])[0])
+        g.write_setting("homing_offset", j, c.homing_offset)
+        g.write_setting("min_position_limit", j, c.range_min)
+        g.write_setting("max_position_limit", j, c.range_max)
+        # where it is now must be where it was, by the new count
+        expected = before + sign * (c.homing_offset - int(self._offsets[j]))
+        now = int(g.values("present_position", [j])[0])
+        if abs(_half_turn(now - expected)) > HELD_STILL:
+            raise DeviceError(
+                f"{g.name(j)} says {now % TICKS} with its new offset, and should say {expected % TICKS}: hold the arm still at the end"
+            )
+
+    def close(self) -> None:
+        self.group.bus.close()
+
+    def _started(self) -> Sweep:
+        if self._sweep is None:
+            raise RuntimeError("start comes first")
+        return self._sweep

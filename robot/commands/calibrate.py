@@ -1,0 +1,167 @@
+"""Measure where an arm's joints are and how far they go: move each joint through all of its travel by hand, then press Enter.
+
+The torque goes off first: hold the arm. The result is a file in LeRobot's form, and offsets in the servos that fit it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import select
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .parsing import Output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ...drivers.servo_group import ServoGroup
+    from ..calibrate import Calibrator, Progress
+
+EXAMPLE = "ulna calibrate --driver so101 --port /dev/serial/by-id/usb-… --out follower.json"
+
+# where LeRobot keeps the calibrations of such an arm
+LEROBOT = {
+    "so101": "robots/so_follower",
+    "so101-leader": "teleoperators/so_leader",
+    "koch": "robots/koch_follower",
+    "koch-leader": "teleoperators/koch_leader",
+}
+LOOKS_HZ = 50.0
+
+
+@dataclass
+class Args:
+    robot: str = ""
+    """A robot's TOML file: its arm, port and calibration file are taken from there."""
+    arm: str = ""
+    """Which of the robot's arms, where it has several: arm, or leaders.arm for the leader of that name."""
+    driver: str = ""
+    """Without a robot's file: so101, so101-leader, koch or koch-leader."""
+    port: str = ""
+    """Without a robot's file: the arm's serial port."""
+    baud: int = 1_000_000
+    """Without a robot's file: the speed of the bus."""
+    out: str = ""
+    """File to write; that of the robot's file by default."""
+    id: str = ""
+    """Instead of --out: the arm's name in LeRobot, to write where LeRobot looks for it."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ...drivers.calibration import save
+    from ..calibrate import Calibrator
+
+    group, path, drive_modes = _chosen(args)
+    calibrator = Calibrator(group, drive_modes)
+    try:
+        calibrator.start()
+        _sweep(calibrator)
+        calibration = calibrator.finish()
+    finally:
+        calibrator.close()
+    kept = ""
+    if path.exists():
+        old = path.with_name(path.name + ".before")
+        path.replace(old)
+        kept = f" (the one before it is {old})"
+    save(path, calibration)
+    joints = {name: asdict(c) for name, c in calibration.items()}
+    lines = [
+        f"{n}: {c['range_min']}..{c['range_max']}, offset {c['homing_offset']}" for n, c in joints.items()
+    ]
+    text = "\n".join([*lines, f"written to {path}{kept}: in the robot's file, calibration = {str(path)!r}"])
+    out.answer({"path": str(path), "joints": joints}, text)
+    return 0
+
+
+def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
+    """The servos to calibrate, the file to write, and which joints count backwards."""
+    from ...drivers.calibration import lerobot_path
+    from ...drivers.config import parse, require_known
+    from ..cli import UsageError
+    from ..config import ARM_DRIVERS, LEADER_DRIVERS
+
+    if bool(args.robot) == bool(args.driver):
+        raise UsageError("give a robot's file (--robot), or --driver and --port of an arm by itself")
+    if args.out and args.id:
+        raise UsageError("give --out, a file, or --id, a name in LeRobot; not both")
+    if args.robot:
+        where, table = _table(args)
+    else:
+        if not args.port:
+            raise UsageError("--driver needs --port: `ulna devices` shows what is plugged in")
+        where, table = (
+            "--driver",
+            {"driver": args.driver, "port": args.port, "baud": args.baud, "calibration": args.out},
+        )
+    driver = str(table.get("driver", ""))
+    require_known(f"arm of bus servos ({where}):", driver, LEROBOT)
+    path = (
+        lerobot_path(LEROBOT[driver], args.id)
+        if args.id
+        else Path(args.out or str(table.get("calibration", "")))
+    )
+    if not path.name:
+        raise UsageError("say where to write the calibration: --out FILE, or --id NAME for LeRobot's place")
+    module: Any = importlib.import_module(f"ulna.drivers.{(ARM_DRIVERS | LEADER_DRIVERS)[driver]}")
+    fields = {k: v for k, v in table.items() if k != "driver"} | {"calibration": str(path)}
+    arm = module.make(driver, parse(module.Config, fields, where))
+    return arm.group, path.expanduser(), getattr(module, "DRIVE_MODES", {})
+
+
+def _table(args: Args) -> tuple[str, dict[str, Any]]:
+    from ...drivers.config import require_known
+    from ..config import read_config
+
+    config = read_config(args.robot)
+    offered = dict(config.get("arms", {})) | {f"leaders.{n}": t for n, t in config.get("leaders", {}).items()}
+    name = args.arm or next(iter(offered), "")
+    if not args.arm and len(offered) > 1:
+        from ..cli import UsageError
+
+        raise UsageError(f"{args.robot} has several arms: say --arm {' or --arm '.join(offered)}")
+    require_known(f"arm in {args.robot}:", name, offered)
+    return f"{args.robot}, {name}", offered[name]
+
+
+def _sweep(calibrator: Calibrator) -> None:
+    """Show the joints until Enter (or the end of standard input)."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    console.print(
+        "The torque is off. Move each joint slowly from one end of its travel to the other, a few times; then press Enter."
+    )
+    notes: list[str] = []
+    progress = calibrator.look()
+    with Live(_drawn(calibrator, progress, notes), console=console, refresh_per_second=10) as live:
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            due = time.monotonic() + 1 / LOOKS_HZ
+            progress = calibrator.look()
+            notes = [*notes, *(n for n in progress.notes if n not in notes)][-4:]
+            live.update(_drawn(calibrator, progress, notes))
+            time.sleep(max(0.0, due - time.monotonic()))
+        sys.stdin.readline()
+
+
+def _drawn(calibrator: Calibrator, progress: Progress, notes: list[str]) -> Table:
+    from rich.table import Table
+
+    table = Table("joint", "from", "now", "to", "", caption="\n".join(notes) or None)
+    degrees = 360 / 4096
+    for j, name in enumerate(calibrator.group.joints.names):
+        low, now, high = (float(t[j]) * degrees for t in (progress.low, progress.now, progress.high))
+        span = max(high - low, 1e-9)
+        at = round((now - low) / span * 20)
+        state = "·" * at + "█" + "·" * (20 - at) if progress.enough[j] else "move it"
+        table.add_row(name, f"{low:.0f}°", f"{now:.0f}°", f"{high:.0f}°", state)
+    return table

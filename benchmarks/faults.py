@@ -182,7 +182,7 @@ def inject(bench: Bench, fault: dict[str, Any]) -> None:
 def mend(bench: Bench, fault: dict[str, Any]) -> None:
     if "reset" not in fault:
         bench.order({"faults": {name: HEALTHY[name] for name in fault}})
-    if "overload" in fault:
+    if "overload" in fault or "voltage" in fault:
         bench.order({"reset": True})  # as the user would: power off and on
 
 

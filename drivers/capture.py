@@ -116,8 +116,8 @@ class CaptureCamera:
         self._ring, self._supervisor = ring, _Supervisor(self.name, ring, request)
         deadline = time.monotonic() + self._open_timeout_s
         try:
-            while ring.newest_seq < 0:
-                status, died = ring.status(), self._supervisor.trouble
+            while (status := ring.status()).get("state") != CameraState.STREAMING.value:
+                died = self._supervisor.trouble
                 if status.get("failed_opens", 0) or status.get("state") == CameraState.FAILED.value or died:
                     raise DeviceError(f"camera {self.name}: {status.get('message') or died}")
                 if time.monotonic() >= deadline:
@@ -337,13 +337,15 @@ class _Supervisor:
 
     def _watch(self) -> str:
         """Until the process has ended: the last line that it wrote to stderr."""
-        process, said = self._process, b""
+        process, said, asked_ns = self._process, b"", None
         assert process.stdin is not None
         assert process.stderr is not None
         with process.stdin, process.stderr:
             while process.poll() is None:
-                if self._stopping.is_set():
-                    process.stdin.close()  # the sign to end
+                if self._stopping.is_set() and asked_ns is None:
+                    asked_ns = time.monotonic_ns()
+                    process.stdin.close()
+                    process.terminate()  # too: a child of ours may hold the other end of stdin open
                 if select.select([process.stderr], [], [], 0.05)[0]:
                     said = (said + os.read(process.stderr.fileno(), 4096))[-4096:]
                     time.sleep(
@@ -352,8 +354,8 @@ class _Supervisor:
                 beat_ns = self._ring.beat_ns
                 if beat_ns > self._started_ns:
                     self.trouble = ""
-                silent_s = (time.monotonic_ns() - max(self._started_ns, beat_ns)) * 1e-9
-                if silent_s > (2.0 if self._stopping.is_set() else HUNG_S):
+                silent_s = (time.monotonic_ns() - (asked_ns or max(self._started_ns, beat_ns))) * 1e-9
+                if silent_s > (HUNG_S if asked_ns is None else 3.0):
                     process.kill()
                     said = b"it hung and was killed"
                     process.wait()

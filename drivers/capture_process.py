@@ -91,7 +91,7 @@ class Capture:
         """Frames until the connection is lost (DeviceError) or we are told to stop."""
         about = self.status["info"]["message"]
         began = told_ns = last_ns = time.monotonic_ns()
-        arrivals: deque[int] = deque()
+        arrivals: deque[tuple[int, int]] = deque()  # capture time, seq
         look = _Look()
         base: int | None = None  # from the device's seq, which may begin anew, to ours, which may not
         while not self.stopping.is_set():
@@ -105,22 +105,35 @@ class Capture:
             if base is None:
                 self.status["reconnects"] += self.had_frames
                 base = self.ring.newest_seq + 1 - frame.seq
-            seq = self._write(frame, frame.seq + base, look.at(frame.color))
+            seq, capture_ns = self._write(frame, frame.seq + base, look.at(frame.color))
             base += max(0, seq - (frame.seq + base))
             last_ns = now
-            arrivals.append(now)
-            while now - arrivals[0] > RATE_S * 1e9:
+            # by capture times: they say what the camera does, arrival says how busy we are
+            arrivals.append((capture_ns, seq))
+            while capture_ns - arrivals[0][0] > RATE_S * 1e9:
                 arrivals.popleft()
             if (now - told_ns) * 1e-9 > TELL_S or not self.had_frames or len(arrivals) == 1:
                 told_ns, self.had_frames = now, True
-                if len(arrivals) > 2:
-                    self.status["fps"] = round((len(arrivals) - 1) / ((now - arrivals[0]) * 1e-9), 2)
-                slow = self.status["fps"] < 0.8 * self.fps and (now - began) * 1e-9 > RATE_S
-                rate = f"gives {self.status['fps']:.1f} frames/s, {self.fps:g} was asked for" if slow else ""
-                self._tell(CameraState.STREAMING, "; ".join(m for m in (look.message(), rate, about) if m))
+                message = (look.message(), self._rate(arrivals, now - began > RATE_S * 1e9), about)
+                self._tell(CameraState.STREAMING, "; ".join(m for m in message if m))
 
-    def _write(self, frame: Frame, seq: int, flags: int) -> int:
-        """Into the ring, with times that are in order whatever the source says."""
+    def _rate(self, arrivals: deque[tuple[int, int]], settled: bool) -> str:
+        """Measure it; what is wrong with it in words."""
+        frames, span_s = len(arrivals) - 1, (arrivals[-1][0] - arrivals[0][0]) * 1e-9
+        if frames < 2 or span_s <= 0:
+            return ""
+        self.status["fps"] = fps = round(frames / span_s, 2)
+        lost = 1 - frames / (arrivals[-1][1] - arrivals[0][1])
+        if lost > 0.05:
+            return f"{lost:.0%} of the frames are lost or damaged"
+        return (
+            f"gives {fps:.1f} frames/s, {self.fps:g} was asked for"
+            if settled and fps < 0.8 * self.fps
+            else ""
+        )
+
+    def _write(self, frame: Frame, seq: int, flags: int) -> tuple[int, int]:
+        """Into the ring, with times that are in order whatever the source says. Its seq and capture time there."""
         last, times = self.ring.newest_seq, self.ring.times()
         receive_ns = min(frame.t_receive_ns, time.monotonic_ns())
         capture_ns = min(frame.t_capture_ns, receive_ns)
@@ -136,7 +149,7 @@ class Capture:
             flags=flags | frame.flags,
         )
         self.status["dropped"] += seq - last - 1
-        return seq
+        return seq, capture_ns
 
     def _tell(self, state: CameraState, message: str = "") -> None:
         self.status["state"] = state.value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import os
 import socket
 import threading
 import time
@@ -36,6 +37,7 @@ class HttpMjpeg:
         parts = urlsplit(url)
         self._parts, self._read_timeout_s, self._latency_s = parts, read_timeout_s, latency_s
         self.name = without_password(url)
+        # outlives a connection: a camera that greets with an old picture does not pass it off as new
         self._clock = ClockOffset(latency_s)
         self._connection: http.client.HTTPConnection | None = None
         self._response: http.client.HTTPResponse | None = None
@@ -76,7 +78,6 @@ class HttpMjpeg:
         if not response.headers.get_content_type().startswith("multipart/"):
             raise NotMultipart(f"{self.name} sends {response.headers.get_content_type()}, no multipart JPEG")
         boundary = str(response.headers.get_param("boundary") or "").removeprefix("--")
-        self._clock = ClockOffset(self._latency_s)
         self._part, self._ended = None, ""
         self._socket.settimeout(self._read_timeout_s)
         self._thread = threading.Thread(
@@ -101,8 +102,6 @@ class HttpMjpeg:
         """(RGB `(H, W, 3)` uint8, t_capture_ns, t_receive_ns, number of the part) of the newest part that was not read yet.
 
         None: none came, or what came is no whole JPEG. DeviceError: the stream ended."""
-        import cv2
-
         with self._fresh:
             self._fresh.wait_for(lambda: self._part is not None or self._ended, timeout_s)
             part, self._part = self._part, None
@@ -111,10 +110,7 @@ class HttpMjpeg:
                 raise DeviceError(f"{self.name} {self._ended}")
             return None
         jpeg, capture_ns, receive_ns, number = part
-        if not (jpeg.startswith(b"\xff\xd8") and jpeg.rstrip(b"\0\r\n").endswith(b"\xff\xd9")):
-            return None  # cut off on the way: half a picture is no picture
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        color = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+        color = decode(jpeg)
         return None if color is None else (color, capture_ns, receive_ns, number)
 
     def _receive(self, response: http.client.HTTPResponse, boundary: bytes) -> None:
@@ -169,6 +165,30 @@ def _next_part(response: http.client.HTTPResponse, boundary: bytes) -> tuple[byt
         if line.endswith((b"\xff\xd9\r\n", b"\xff\xd9\n")):
             break
     return b"".join(lines), stamp_s
+
+
+def decode(jpeg: bytes) -> np.ndarray | None:
+    """RGB `(H, W, 3)` uint8; None for one that is cut off or damaged: half a picture is no picture.
+
+    libjpeg fills what it cannot read with something and says so on stderr alone, so stderr is turned to a file meanwhile.
+    """
+    import cv2
+
+    if not (jpeg.startswith(b"\xff\xd8") and jpeg.rstrip(b"\0\r\n").endswith(b"\xff\xd9")):
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    told, stderr = os.memfd_create("libjpeg"), os.dup(2)
+    try:
+        os.dup2(told, 2)
+        color = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+        complaint = os.pread(told, 4096, 0)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(told)
+    # some cameras put filling bytes before the end marker, when the picture is complete
+    bad = b"Corrupt JPEG" in complaint and b"extraneous bytes before marker 0xd9" not in complaint
+    return None if bad else color
 
 
 def without_password(url: str) -> str:

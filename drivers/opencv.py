@@ -25,6 +25,7 @@ from .frame_ring import Frame
 from .http_mjpeg import HttpMjpeg, NotMultipart, without_password
 
 STABLE = (Path("/dev/v4l/by-id"), Path("/dev/v4l/by-path"))
+SETTLE_S = 0.2  # that a network camera is listened to before it counts as open
 MANUAL_EXPOSURE = 1  # V4L2_EXPOSURE_MANUAL
 
 
@@ -86,10 +87,14 @@ class HttpSource:
             self._stream.close()
             self._instead = OpenCvSource(config)
             return self._instead.open()
-        deadline = time.monotonic() + 3 + 3 / config.fps
-        while (first := self.grab(0.25)) is None:
-            if time.monotonic() > deadline:
-                raise DeviceError(f"{self._stream.name} answers but sends no picture")
+        # the clocks are compared by the quickest of what comes at first, and the last of that is the first to be given
+        first, deadline = None, time.monotonic() + 3 + 2 / config.fps
+        while time.monotonic() < deadline:
+            if (frame := self.grab(0.05)) is not None:
+                deadline = min(deadline, time.monotonic() + SETTLE_S) if first is None else deadline
+                first = frame
+        if first is None:
+            raise DeviceError(f"{self._stream.name} answers but sends no picture")
         self._first = first
         height, width = first.color.shape[:2]
         _require_size(self._stream.name, config, height, width)

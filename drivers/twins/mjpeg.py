@@ -218,7 +218,7 @@ class MjpegTwin:
                 b"HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-store\r\n"
                 + f"Content-Type: multipart/x-mixed-replace; boundary={BOUNDARY}\r\n\r\n".encode()
             )
-            sent = 0
+            sent = self._number  # what comes from now on
             while not self._stopping.is_set():
                 with self._fresh:
                     if not self._fresh.wait_for(lambda sent=sent: self._number > sent, 0.1):

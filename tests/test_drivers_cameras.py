@@ -1,0 +1,495 @@
+"""Cameras: frames through shared memory, the capture process and its supervision, network cameras and what befalls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts.camera import check_camera
+
+from ulna.drivers import opencv
+from ulna.drivers.arm import DeviceError
+from ulna.drivers.camera import CameraState, StaleFrame
+from ulna.drivers.capture import CaptureCamera, Frame, SourceInfo
+from ulna.drivers.capture_process import Capture
+from ulna.drivers.clock import MonotonicClock
+from ulna.drivers.frame_ring import BLACK, REPEATED, FrameRing
+from ulna.drivers.http_mjpeg import decode
+from ulna.drivers.twins.faults import CameraFaults
+from ulna.drivers.twins.mjpeg import MjpegTwin, mark, read_mark, wandering_bars
+
+SIZE = (120, 160)
+PATIENCE_S = 20.0  # of a loaded machine
+
+
+@pytest.fixture
+def twin() -> Iterator[MjpegTwin]:
+    with MjpegTwin(wandering_bars(*SIZE), size=SIZE) as twin:
+        yield twin
+
+
+@contextmanager
+def opened(camera: CaptureCamera) -> Iterator[CaptureCamera]:
+    camera.open()
+    try:
+        yield camera
+    finally:
+        camera.close()
+
+
+def camera_at(url: str, **config: object) -> CaptureCamera:
+    given = {"device": url, "height": SIZE[0], "width": SIZE[1], **config}
+    return opencv.make("front", opencv.Config(**given))  # type: ignore[arg-type]
+
+
+def eventually(true: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+def state(camera: CaptureCamera) -> CameraState:
+    return camera.health().state
+
+
+# The ring
+
+WRITER = """
+import sys, time, numpy as np
+from pathlib import Path
+from ulna.drivers.frame_ring import FrameRing
+ring = FrameRing(Path(sys.argv[1]), write=True)
+color, depth = np.empty((ring.height, ring.width, 3), np.uint8), np.empty((ring.height, ring.width), np.uint16)
+until = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    n = ring.newest_seq + 1
+    color.fill(n * 31 % 251)
+    depth.fill(n * 7919 % 65521)
+    ring.write(color, depth, t_capture_ns=n + 1, t_receive_ns=n + 2, flags=n % 4)
+print(ring.newest_seq)
+"""
+
+
+def test_ring_never_gives_a_mixture_of_frames() -> None:
+    ring = FrameRing.create(*SIZE, depth=True, slots=3)  # few slots: the writer is always on our heels
+    wrong: list[str] = []
+    seen: set[int] = set()
+
+    def check(frame: Frame) -> None:
+        n = frame.seq
+        assert frame.depth is not None
+        whole = (
+            (frame.color == n * 31 % 251).all()
+            and (frame.depth == n * 7919 % 65521).all()
+            and (frame.t_capture_ns, frame.t_receive_ns, frame.flags) == (n + 1, n + 2, n % 4)
+        )
+        if not whole:
+            wrong.append(f"{n}: {np.unique(frame.color)}")
+        seen.add(n)
+
+    def read(until: float) -> None:
+        mine, last = FrameRing(ring.path), -1
+        while time.monotonic() < until:
+            if (frame := mine.latest()) is not None:
+                check(frame)
+                assert frame.seq >= last
+                last = frame.seq
+            for older in mine.window(1):
+                check(older)
+        mine.close()
+
+    try:
+        until = time.monotonic() + 3
+        command = [sys.executable, "-c", WRITER, str(ring.path), "3"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+            readers = [threading.Thread(target=read, args=(until,)) for _ in range(2)]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join()
+            written, _ = writer.communicate()
+        assert not wrong
+        assert len(seen) > 100
+        assert int(written) > 100
+    finally:
+        ring.close()
+        ring.remove()
+
+
+def test_ring_tells_a_dead_writer_and_has_only_one() -> None:
+    ring = FrameRing.create(*SIZE)
+    try:
+        assert not ring.alive
+        assert ring.latest() is None
+        assert ring.next(-1, 0.01) is None
+        command = [sys.executable, "-c", WRITER, str(ring.path), "60"]
+        with pytest.raises(ValueError, match="depth"):
+            FrameRing(ring.path, write=True).write(
+                np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint16), t_capture_ns=0
+            )
+        code = WRITER.replace("color, depth,", "color, None,")
+        with subprocess.Popen([*command[:2], code, *command[3:]], stdout=subprocess.PIPE) as writer:
+            assert ring.next(5, PATIENCE_S) is not None
+            assert ring.alive
+            with pytest.raises(DeviceError, match="has a writer already"):
+                FrameRing(ring.path, write=True)
+            writer.kill()
+            writer.wait()
+            assert not ring.alive
+        last = ring.latest()
+        assert last is not None, "what was written can still be read"
+        heir = FrameRing(ring.path, write=True)
+        assert heir.write(last.color, t_capture_ns=1) == last.seq + 1
+        assert heir.write(last.color, t_capture_ns=1, seq=last.seq + 9) == last.seq + 9
+        assert [f.seq for f in ring.window(2)] == [last.seq + 1, last.seq + 9]
+        heir.set_status({"state": "x"})
+        assert ring.status() == {"state": "x"}
+        heir.close()
+        assert not ring.alive
+    finally:
+        ring.close()
+        ring.remove()
+    with pytest.raises(DeviceError, match="its camera was closed"):
+        FrameRing(ring.path)
+
+
+# A stream
+
+
+@pytest.mark.parametrize("reader", ["multipart", "ffmpeg"])
+def test_contract(twin: MjpegTwin, reader: str) -> None:
+    check_camera(
+        camera_at(twin.url, reader=reader, matrix=(100, 0, 80, 0, 100, 60, 0, 0, 1)), MonotonicClock()
+    )
+
+
+def test_times_are_of_the_capture() -> None:
+    """Each frame's capture time is that at which the twin painted it, but for the time that the quickest took on its way."""
+    with (
+        MjpegTwin(wandering_bars(480, 672), size=(480, 672), paint=True) as twin,
+        opened(camera_at(twin.url, height=480, width=672)) as camera,
+    ):
+        off_us, numbers = [], []
+        sample = camera.latest(5.0)
+        for _ in range(20):
+            sample = camera.next(sample.seq, PATIENCE_S)
+            number, t_us = read_mark(sample.data)
+            off_us.append((sample.t_capture_ns // 1000 & 0xFFFFFFFFFF) - t_us)
+            numbers.append(number - sample.seq)
+        assert len(set(numbers)) == 1, "seq counts the device's frames"
+        # the estimate may only begin too late, by what the first messages were late on a busy machine
+        assert 0 <= min(off_us) < 500_000
+        assert np.median(np.abs(np.diff(off_us))) < 5_000, "arrival jitters, capture does not"
+
+
+def test_colours_come_in_the_right_order_and_rotated() -> None:
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    picture[:60, :80] = (250, 10, 10)  # red, above on the left
+    with (
+        MjpegTwin(lambda: (picture, time.monotonic_ns()), size=SIZE) as twin,
+        opened(camera_at(twin.url, rotate=90, matrix=(1, 0, 0, 0, 1, 0, 0, 0, 1))) as camera,
+    ):
+        data = camera.latest(5.0).data
+        assert (camera.height, camera.width) == data.shape[:2] == (160, 120)
+        assert data[40, 90, 0] > 200, "above on the right, after a quarter turn clockwise"
+        assert data[40, 90, 2] < 50
+        assert data[120, 30, 0] < 50
+        assert camera.intrinsics is not None
+        assert (camera.intrinsics.height, camera.intrinsics.width) == (160, 120)
+        assert camera.info is not None
+
+
+def test_consumer_that_pauses_gets_a_fresh_frame(twin: MjpegTwin) -> None:
+    with opened(camera_at(twin.url)) as camera:
+        before = camera.latest()
+        time.sleep(2)
+        eventually(lambda: state(camera) is CameraState.STREAMING, "it streams all the while")
+        after = camera.next(before.seq, PATIENCE_S)
+        assert time.monotonic_ns() - after.t_capture_ns < 0.5e9
+        assert after.seq >= before.seq + 20, "the device was drained meanwhile"
+        with pytest.raises(ValueError, match="keeps 6 frames"):
+            camera.window(7)
+
+
+def test_stall_is_stale_then_reconnecting_and_no_old_frame_passes(twin: MjpegTwin) -> None:
+    with opened(camera_at(twin.url)) as camera:
+        eventually(lambda: state(camera) is CameraState.STREAMING, "it streams")
+        twin.faults.stalled = True
+        eventually(lambda: state(camera) is CameraState.STALE, "stale after two periods")
+        eventually(lambda: camera.health().age_s > 1, "the age grows")
+        for ask in (camera.latest, lambda: camera.latest(0.5), lambda: camera.window(2)):
+            with pytest.raises(
+                StaleFrame, match=r"camera front has no frame of the last (1|0\.5) s: the newest is"
+            ):
+                ask()
+        with pytest.raises(StaleFrame):
+            camera.next(-1, 0.2)
+        last = camera.latest(max_age_s=1000)
+        eventually(lambda: state(camera) is CameraState.RECONNECTING, "a silent connection is given up")
+        assert any(why in camera.health().message for why in ("sent nothing", "no frame for"))
+        assert camera.health().fps == 0
+        twin.faults.stalled = False
+        eventually(lambda: state(camera) is CameraState.STREAMING, "it comes back")
+        assert camera.next(last.seq, PATIENCE_S).seq > last.seq
+        assert camera.reconnects >= 1
+
+
+def test_unplugged_and_plugged_in_again(twin: MjpegTwin) -> None:
+    with opened(camera_at(twin.url)) as camera:
+        eventually(lambda: state(camera) is CameraState.STREAMING, "it streams")
+        last, port = camera.latest(5.0), twin.port
+        twin.faults.unplugged = True
+        eventually(lambda: "no camera answers" in camera.health().message, "it is told")
+        assert state(camera) is CameraState.RECONNECTING
+        twin.faults.unplugged = False
+        eventually(lambda: state(camera) is CameraState.STREAMING, "it comes back")
+        assert camera.next(last.seq, PATIENCE_S).seq > last.seq
+        assert camera.reconnects == 1
+        assert camera.health().message == ""
+        assert twin.port == port
+
+
+def test_capture_process_that_dies_is_started_again(twin: MjpegTwin) -> None:
+    with opened(camera_at(twin.url)) as camera:
+        before, pid = camera.latest(5.0), camera.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGINT)  # Ctrl-C is not for it
+        eventually(lambda: camera.latest(5.0).seq > before.seq + 3, "it goes on")
+        assert camera.pid == pid
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: state(camera) is CameraState.RECONNECTING, "it is told")
+        eventually(lambda: state(camera) is CameraState.STREAMING and camera.pid != pid, "another takes over")
+        assert camera.next(before.seq, PATIENCE_S).seq > before.seq
+        pid = camera.pid
+    assert not Path(f"/proc/{pid}").exists(), "none is left behind"
+
+
+CONTROL = """
+import sys, time
+from ulna.drivers import opencv
+camera = opencv.make("front", opencv.Config(sys.argv[1], height=120, width=160))
+camera.open()
+print(camera.pid, camera.ring.path, flush=True)
+time.sleep(60)
+"""
+
+
+def test_capture_process_ends_with_the_control_process(twin: MjpegTwin) -> None:
+    with subprocess.Popen([sys.executable, "-c", CONTROL, twin.url], stdout=subprocess.PIPE) as control:
+        assert control.stdout is not None
+        pid, path = control.stdout.readline().decode().split()
+        assert Path(path).exists()
+        control.kill()
+    eventually(
+        lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes(),
+        "it ends",
+    )
+    eventually(lambda: not Path(path).exists(), "nothing is left in shared memory")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"black": True}, "black for"),
+        ({"frozen": True}, "frozen"),
+        ({"slow": 0.5}, "30 was asked for"),
+        ({"corrupt": 0.5}, "% of the frames are lost or damaged"),
+    ],
+)
+def test_bad_picture_is_told(twin: MjpegTwin, fault: dict[str, object], message: str) -> None:
+    with opened(camera_at(twin.url)) as camera:
+        ((name, value),) = fault.items()
+        setattr(twin.faults, name, value)
+        eventually(lambda: message in camera.health().message, message)
+        setattr(twin.faults, name, getattr(CameraFaults(), name))
+        eventually(lambda: message not in camera.health().message, "and taken back")
+
+
+def test_damaged_jpegs_never_pass() -> None:
+    twin = MjpegTwin(wandering_bars(*SIZE), size=SIZE, seed=3)
+    picture = np.ascontiguousarray(wandering_bars(*SIZE)()[0])
+    faults = CameraFaults(corrupt=1.0)
+    head, whole = twin._encode(picture, time.monotonic_ns(), CameraFaults()).split(b"\r\n\r\n", 1)
+    assert b"X-Timestamp" in head
+    good = decode(whole[:-2])
+    assert good is not None
+    assert abs(good.astype(int) - picture).mean() < 5
+    passed = [decode(twin._encode(picture, 0, faults).split(b"\r\n\r\n", 1)[1][:-2]) for _ in range(100)]
+    bad = [p for p in passed if p is not None and abs(p.astype(int) - picture).mean() > 8]
+    assert len(bad) <= 2, "noise that happens to be a JPEG"
+
+
+def test_painted_numbers_survive() -> None:
+    picture = np.full((480, 640, 3), 90, np.uint8)
+    assert read_mark(mark(picture, 70_000, 123_456_789_000)) == (70_000 & 0xFFFF, 123_456_789)
+
+
+# What cannot be had
+
+
+def test_absent_refused_and_wrong_devices_are_told_at_once(twin: MjpegTwin, tmp_path: Path) -> None:
+    def refused(match: str, url: str, **config: object) -> None:
+        began = time.monotonic()
+        with pytest.raises(DeviceError, match=match):
+            camera_at(url, **config).open()
+        assert time.monotonic() - began < PATIENCE_S / 2
+
+    refused("another camera after the next reboot", "/dev/video0")
+    refused("another camera after the next reboot", "2")
+    refused("must be a path under /dev/v4l", "front")
+    refused("rotate is 45", twin.url, rotate=45)
+    refused("matrix must be 9 numbers", twin.url, matrix=(1, 2, 3))
+    refused("no camera is plugged in at .*by-id/none", "/dev/v4l/by-id/none")
+    (tmp_path / "file").write_bytes(b"")
+    refused("is no V4L2 camera", str(tmp_path / "file"))
+    refused("sends 160 × 120, not 640 × 480: set width = 160", twin.url, height=480, width=640)
+    refused("sends 160 × 120", twin.url, height=480, width=640, reader="ffmpeg")
+    twin.faults.unplugged = True
+    eventually(lambda: twin._listener is None, "it is unplugged")
+    refused("camera front: no camera answers at http://127", twin.url)
+    refused("no stream can be opened at http://127", twin.url, reader="ffmpeg")
+    assert camera_at(twin.url).health().state is CameraState.CONNECTING
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """A server that is not a camera."""
+
+    def do_GET(self) -> None:
+        code = {"/secret": 401, "/page": 200}.get(self.path, 404)
+        if self.headers.get("Authorization") == "Basic dTpw":  # u:p
+            code = 503
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def test_servers_that_are_no_cameras() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        at = f"127.0.0.1:{server.server_port}"
+        try:
+            for url, match in (
+                (f"http://{at}/secret", "wants a password"),
+                (f"http://u:p@{at}/secret", f"http://{at}/secret answers 503"),
+                (f"http://{at}/nothing", "no such path"),
+                (f"http://{at}/page", "no multipart JPEG"),
+            ):
+                with pytest.raises(DeviceError, match=match):
+                    camera_at(url, reader="multipart").open()
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# The capture loop against a scripted device
+
+
+class _Scripted:
+    """A device whose frames are given; when they are used up, its connection is lost, or the test is over."""
+
+    def __init__(self, lives: list[list[Frame]], over: threading.Event) -> None:
+        self.lives, self.over = lives, over
+
+    def open(self) -> SourceInfo:
+        return SourceInfo("scripted", *SIZE, 30.0)
+
+    def grab(self, timeout_s: float) -> Frame | None:
+        if self.lives[0]:
+            return self.lives[0].pop(0)
+        self.lives.pop(0)
+        if not self.lives:
+            self.over.set()
+            return None
+        raise DeviceError("the cable is out")
+
+    def close(self) -> None: ...
+
+
+def test_seq_and_times_rise_whatever_the_device_says() -> None:
+    rng, now = np.random.default_rng(0), time.monotonic_ns()
+
+    def frame(seq: int, t_ns: int, color: np.ndarray | None = None) -> Frame:
+        color = rng.integers(0, 255, (*SIZE, 3), np.uint8) if color is None else color
+        return Frame(color, None, t_ns, now, seq)
+
+    black = np.zeros((*SIZE, 3), np.uint8)
+    ring = FrameRing.create(*SIZE, slots=12)
+    writer, over = FrameRing(ring.path, write=True), threading.Event()
+    try:
+        # drops 2 frames, steps its clock back, runs ahead of ours; then it counts anew
+        first = [frame(7, now - 50), frame(8, now - 40), frame(11, now - 60), frame(12, now + 10**12)]
+        second = [frame(0, now), frame(1, now, black), frame(2, now, black)]
+        Capture(writer, _Scripted([first, second], over), 30.0, over).run()
+        frames = ring.window(10)
+        assert [f.seq for f in frames] == [0, 1, 4, 5, 6, 7, 8]
+        assert all(f.t_capture_ns <= f.t_receive_ns for f in frames)
+        captured = [f.t_capture_ns for f in frames]
+        assert captured == sorted(captured)
+        assert [f.flags for f in frames[-3:]] == [0, BLACK, BLACK | REPEATED]
+        assert ring.status()["dropped"] == 2
+        assert ring.status()["reconnects"] == 1
+    finally:
+        writer.close()
+        ring.close()
+        ring.remove()
+
+
+# The twin in a process of its own
+
+
+def test_twin_process_follows_a_ring_and_obeys() -> None:
+    ring = FrameRing.create(*SIZE)
+    writer, done = FrameRing(ring.path, write=True), threading.Event()
+
+    def physics() -> None:
+        render = wandering_bars(*SIZE)
+        while not done.wait(0.03):
+            color, t_ns = render()
+            writer.write(color, t_capture_ns=t_ns)
+
+    thread = threading.Thread(target=physics)
+    thread.start()
+    command = [sys.executable, "-m", "ulna.drivers.twins.mjpeg"]
+    try:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+
+            def tell(**what: object) -> dict[str, str]:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                process.stdin.write(json.dumps(what) + "\n")
+                process.stdin.flush()
+                return json.loads(process.stdout.readline())
+
+            url = tell(ring=str(ring.path), height=SIZE[0], width=SIZE[1], fps=30)["url"]
+            with opened(camera_at(url)) as camera, opened(camera_at(url)) as second:
+                assert camera.latest(5.0).data.std() > 1
+                assert second.latest(5.0).data.std() > 1
+                assert "blakc" in tell(faults={"blakc": True})["error"]
+                assert tell(faults={"stalled": True}) == {"ok": True}
+                eventually(lambda: state(camera) is not CameraState.STREAMING, "it obeys")
+            process.stdin.close()
+            assert process.wait(PATIENCE_S) == 0
+    finally:
+        done.set()
+        thread.join()
+        writer.close()
+        ring.close()
+        ring.remove()

@@ -85,6 +85,7 @@ class Link:
         self.control: Any = None
         self._setpoint: np.ndarray | None = None  # None: the arm stands, servoing is off
         self._speed = np.zeros(6)
+        self._ran = False  # the program, since `enable`, as the state tells it
 
     def connect(self) -> None:
         """Raises RuntimeError or OSError when the controller does not answer."""
@@ -140,6 +141,11 @@ class Link:
             connected=1,
             q=r.getActualQ(),
         )
+        runs = bool(r.getRobotStatus() & 2)
+        if self._ran and not runs:
+            # told from here, as ur_rtde waits for three seconds in the control thread before it believes it
+            self._tell(active=0)
+        self._ran = runs and self.control is not None
 
     def watch_pendant(self) -> None:
         """Remote control is told by the dashboard server only; PolyScope before 5.6 does not tell."""
@@ -172,9 +178,11 @@ class Link:
             time.sleep(max(due - time.monotonic(), 0.0))
 
     def enable(self) -> None:
-        if self.control is not None:
+        if self.control is not None and self.control.isProgramRunning():
             self._halt()
+            self._tell(active=1)
             return
+        self._drop_control()
         from rtde_control import RTDEControlInterface
 
         s, flags = self.settings, RTDEControlInterface.FLAG_UPLOAD_SCRIPT
@@ -207,6 +215,8 @@ class Link:
                 control.disconnect()
 
     def _servo(self, period: float) -> None:
+        if not self.control.isConnected():
+            os._exit(3)  # at once, as in `watch`
         state, now = self.memory.state.read(), time.monotonic_ns()
         lost = now - int(state["t_receive_ns"]) > self.settings.lost_s * 1e9
         if (

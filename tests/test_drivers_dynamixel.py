@@ -63,9 +63,10 @@ def test_packets_are_those_of_the_manual() -> None:
 
 
 # bytes that look like headers, often
-nasty = st.lists(st.sampled_from([0xFF, 0xFD, 0x00, 0xFE, 0x55, 0x01]), max_size=40).map(bytes) | st.binary(
-    max_size=40
+pieces = st.sampled_from(
+    [b"\xff\xff\xfd", b"\xff\xff\xfd\xfd", b"\xff\xff\xfd\x00", b"\xff", b"\xfd", b"\x00", b"\x55"]
 )
+nasty = st.lists(pieces, max_size=8).map(b"".join) | st.binary(max_size=40)
 sent = st.tuples(st.integers(0, 252), st.sampled_from([0x02, 0x03, 0x55, 0x83]), nasty)
 
 
@@ -244,7 +245,7 @@ def test_moves_to_a_goal_and_reports_it() -> None:
         assert value(bus, "present_position", 1) == 2048
         bus.write_checked("torque_enable", 1, 1)
         wait_for("the goal", lambda: value(bus, "present_position", 1) == 2300)
-        assert value(bus, "moving", 1) == 0
+        wait_for("its rest", lambda: value(bus, "moving", 1) == 0)
 
 
 def test_extended_mode_counts_turns_and_position_mode_does_not() -> None:
@@ -342,8 +343,9 @@ def test_a_fault_set_from_outside_latches_and_a_weak_supply_is_named() -> None:
         bus.reboot(2)
         assert bus.hardware_faults(2) == ()
         twin.faults.voltage = 3.0
-        wait_for("the voltage", lambda: value(bus, "present_voltage", 1) == 30)
+        wait_for("the fault", lambda: bus.hardware_faults(1) != ())
         assert bus.hardware_faults(1)[0].startswith("input voltage")
+        assert value(bus, "present_voltage", 1) == 30
         assert [w.split(":")[0] for w in describe_hardware(0x3D)] == [
             "input voltage",
             "overheating",
@@ -388,10 +390,12 @@ def test_a_dead_servo_silences_nobody(fast: bool, dead: int) -> None:
         assert bus.stats.silent > 0
         # known to be dead, it is no longer waited for: one exchange, of the others
         bus._asked_ns[dead] = time.monotonic_ns() + 10**12  # pyright: ignore[reportPrivateUsage]
+        bus.slack_s = 2.0
         requests = twin.requests
         assert bus.read(["present_position"], IDS).valid.sum() == 5
         assert twin.requests == requests + 1
         bus._asked_ns[dead] = 0  # pyright: ignore[reportPrivateUsage]
+        bus.slack_s = 0.05
         twin.faults.dead = ()
         wait_for("its return", lambda: bus.read(["present_position"], IDS).valid.all())
         assert bus.fast == fast
@@ -399,36 +403,11 @@ def test_a_dead_servo_silences_nobody(fast: bool, dead: int) -> None:
 
 def test_old_firmware_without_fast_sync_read_is_read_the_plain_way() -> None:
     with twin_of(firmware_version=40) as twin, bus_of(twin, slack_s=0.1, fast=True) as bus:
-        for _ in range(6):
-            assert bus.read(["present_position"], IDS, retries=5).valid.all()
-        assert not bus.fast
-
-
-@pytest.mark.parametrize("fast", [False, True])
-def test_late_replies_are_never_answers_to_a_later_question(fast: bool) -> None:
-    """The defect of the maker's older SDK: one late reply, and every later answer was that to the question before."""
-    with twin_of(seed=3) as twin, bus_of(twin, slack_s=0.01, fast=fast) as bus:
-        for k, i in enumerate(IDS):
-            twin.plant.position[k] = 0.2 * i
-            bus.write("goal_position", {i: 1000 + i})
-        right = {
-            "goal_position": [1000 + i for i in IDS],
-            "present_position": [round(2048 + 0.2 * i * 4096 / (2 * math.pi)) for i in IDS],
-        }
+        assert bus.read(["present_position"], IDS, retries=5).valid.all()
         wait_for(
-            "the goals",
-            lambda: bus.read(["goal_position"], IDS).values[:, 0].tolist() == right["goal_position"],
+            "the plain way",
+            lambda: bus.read(["present_position"], IDS, retries=5).valid.all() and not bus.fast,
         )
-        twin.faults.late, twin.faults.late_s = 0.4, 0.012
-        seen = 0
-        for k in range(120):
-            register = ("goal_position", "present_position")[k % 2]
-            for wanted in (IDS, [IDS[k % 6]]):
-                reply = bus.read([register], wanted, retries=2)
-                for row in np.flatnonzero(reply.valid):
-                    assert reply.values[row, 0] == right[register][wanted[row] - 1]
-                    seen += 1
-        assert seen > 300
 
 
 def test_a_late_confirmation_is_not_that_of_a_later_write() -> None:
@@ -479,13 +458,13 @@ def test_wrong_speed_is_silence_and_is_explained() -> None:
 
 
 def test_an_id_can_be_changed() -> None:
-    with twin_of([1]) as twin, bus_of(twin, slack_s=0.1) as bus:
+    with twin_of([1]) as twin, bus_of(twin) as bus:
         bus.write_checked("id", 1, 7)
         assert bus.scan(range(10)) == {7: XL330}
 
 
 def test_a_servo_that_only_answers_reads_confirms_by_its_register() -> None:
-    with twin_of([1], status_return_level=1) as twin, bus_of(twin, slack_s=0.1) as bus:
+    with twin_of([1], status_return_level=1) as twin, bus_of(twin) as bus:
         bus.write_checked("led", 1, 1)
         assert twin.register(1, "led") == 1
         with pytest.raises(BusError):
@@ -548,9 +527,17 @@ def test_the_makers_sdk_finds_real_servos() -> None:
         assert found == {i: [XL330, 52] for i in IDS}
         for i in IDS:
             again(lambda: packets.write1ByteTxRx(port, i, 64, 1), lambda a: a == (0, 0))  # noqa: B023
-        # 0x00FDFFFF: stuffed on its way out and back
-        again(lambda: packets.write4ByteTxRx(port, 1, 112, 0x7FFF), lambda a: a == (0, 0))
-        assert again(lambda: packets.read4ByteTxRx(port, 1, 112), lambda a: a[1] == 0) == (0x7FFF, 0, 0)
+        header_like = [
+            0xFF,
+            0xFF,
+            0xFD,
+            0xFF,
+            0xFF,
+            0xFF,
+        ]  # goal_current -1, goal_velocity -3: stuffed on the way out and back
+        again(lambda: packets.writeTxRx(port, 1, 102, 6, header_like), lambda a: a == (0, 0))
+        assert (twin.register(1, "goal_current"), twin.register(1, "goal_velocity")) == (-1, -3)
+        assert again(lambda: packets.readTxRx(port, 1, 102, 6), lambda a: a[1] == 0) == (header_like, 0, 0)
         assert again(lambda: packets.write4ByteTxRx(port, 1, 116, 9000), lambda a: a[0] == 0) == (0, 6)
         assert again(lambda: packets.write1ByteTxRx(port, 1, 11, 4), lambda a: a[0] == 0) == (0, 7)
 
@@ -569,6 +556,12 @@ def test_the_makers_sdk_finds_real_servos() -> None:
         wait_for("the goals, by fast sync read", lambda: arrived(reader.fastSyncRead))
         twin.faults.dead = (4,)
         assert reader.txRxPacket() != 0
+        # the SDK stops listening at the first silent one; on a real line those behind it say nothing, either
+        assert reader.txPacket() == 0
+        port.is_using = False  # it waits for us to listen
+        wait_for("three replies", lambda: port.getBytesAvailable() == 3 * 15)
+        time.sleep(0.05)
+        assert port.getBytesAvailable() == 3 * 15
         twin.faults.dead = ()
         twin.faults.overload = (2,)
         again(lambda: packets.read4ByteTxRx(port, 2, 132), lambda a: a[1:] == (0, 0x80), 2000)

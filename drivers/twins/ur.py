@@ -9,10 +9,10 @@ Source: Universal Robots' RTDE guide. One thread serves every connection and ste
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import selectors
+import signal
 import socket
 import struct
 import sys
@@ -99,8 +99,7 @@ class URTwin:
             self._selector.close()
             self._selector = None
 
-    def reset(self) -> None:
-        """Power-cycle the controller."""
+    def power_cycle(self) -> None:
         self._reset.set()
 
     def __enter__(self) -> Self:
@@ -298,25 +297,38 @@ def _recipe(listed: bytes) -> tuple[_Recipe | None, bytes]:
 
 
 def main() -> None:
-    about = json.loads(sys.stdin.readline())
-    faults = URFaults()
-    set_faults(faults, about.get("faults", {}))
-    with URTwin(
-        Plant(Path(about["plant"])), about.get("host", "127.0.0.2"), faults, about.get("seed", 0)
-    ) as twin:
-        print(json.dumps({"host": twin.host}), flush=True)
+    def answer(about: dict[str, object]) -> None:
+        print(json.dumps(about), flush=True)
+
+    try:
+        about = json.loads(sys.stdin.readline())
+        faults = URFaults()
+        set_faults(faults, about.get("faults", {}))
+        twin = URTwin(
+            Plant(Path(about["plant"])), about.get("host", "127.0.0.2"), faults, about.get("seed", 0)
+        )
+        twin.start()
+    except (DeviceError, OSError, ValueError, KeyError, AttributeError) as error:
+        return answer({"error": str(error)})
+    try:
+        answer({"host": twin.host})
         for line in sys.stdin:
-            answer: dict[str, object] = {"ok": True}
             try:
                 order = json.loads(line)
-                set_faults(faults, order.get("faults", {}))
-                if order.get("reset"):
-                    twin.reset()
-            except (ValueError, AttributeError, DeviceError) as error:
-                answer = {"error": str(error)}
-            print(json.dumps(answer), flush=True)
+                if "faults" in order:
+                    set_faults(faults, order["faults"])
+                elif order.get("reset"):
+                    twin.power_cycle()
+                else:
+                    raise DeviceError(f"a twin understands faults and reset, not {line.strip()!r}")
+                answer({"ok": True})
+            except (DeviceError, AttributeError, TypeError, ValueError) as error:
+                answer({"error": str(error)})
+    finally:
+        twin.stop()
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
+    # Ctrl-C is for whoever started this; its end is the end of stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main()

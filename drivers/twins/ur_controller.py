@@ -88,11 +88,12 @@ class URFaults(BusFaults):
 
 
 class Controller:
-    """Call `tick` 500 times a second. inputs: what RTDE clients wrote, by name. received_at: s, of their last package."""
+    """Moves the first six joints of `plant`; a gripper behind them is not the arm's. Call `tick` 500 times a second. inputs: what RTDE clients wrote, by name. received_at: s, of their last package."""
 
     def __init__(self, plant: Plant, faults: URFaults) -> None:
         self.plant, self.faults = plant, faults
         self.inputs: dict[str, float] = {}
+        self._stuck: tuple[int, ...] = ()
         self.reset(0.0)
 
     def reset(self, now: float) -> None:
@@ -102,11 +103,11 @@ class Controller:
         self._asked_for_stop = False
         self._ready, self._executing = 0, False
         self._watchdog_s = np.inf
-        self._setpoint = self.plant.position.copy()
+        self._setpoint = self.plant.position[:JOINTS].copy()
         self._speed = np.zeros(JOINTS)
         self._deviating = 0.0
         self._motion: Callable[[], bool] = self._hold  # gives true when it is over
-        self.plant.goal[:] = self._setpoint
+        self.plant.goal[:JOINTS] = self._setpoint
         self.plant.torque[:] = 1.0  # or the brakes, which plants do not have
 
     def tick(self, now: float) -> None:
@@ -123,7 +124,7 @@ class Controller:
             self._ready = DONE
         self._setpoint = before + np.clip(self._setpoint - before, -MOST_SPEED * STEP_S, MOST_SPEED * STEP_S)
         self._speed = (self._setpoint - before) / STEP_S
-        self.plant.goal[:] = self._setpoint
+        self.plant.goal[:JOINTS] = self._setpoint
 
     # safety -----------------------------------------------------------------------------------------------------------------
 
@@ -133,10 +134,14 @@ class Controller:
         return not (self.protective or self.faults.emergency_stop or self.faults.powered_off)
 
     def _safety(self) -> None:
+        for joint in {*self._stuck, *self.faults.stuck} if self._stuck != self.faults.stuck else ():
+            if 0 <= joint < JOINTS:
+                self.plant.stuck[joint] = float(joint in self.faults.stuck)
+        self._stuck = self.faults.stuck
         asked = self.faults.protective_stop
         if asked != self._asked_for_stop:
             self._asked_for_stop = self.protective = asked
-        far = np.abs(self._setpoint - self.plant.position).max() > DEVIATION
+        far = np.abs(self._setpoint - self.plant.position[:JOINTS]).max() > DEVIATION
         self._deviating = self._deviating + STEP_S if far else 0.0
         if self._deviating > DEVIATION_S:
             self.protective = True
@@ -145,7 +150,7 @@ class Controller:
         elif self.protective:
             self.paused = True
         if not self.running:
-            self._motion, self._setpoint = self._hold, self.plant.position.copy()
+            self._motion, self._setpoint = self._hold, self.plant.position[:JOINTS].copy()
 
     def unlock(self) -> None:
         self.protective = self.faults.protective_stop = self._asked_for_stop = False

@@ -23,9 +23,8 @@ from .frame_ring import Frame
 from .librealsense import load
 from .realsense_feeds import Feed, LiveFeed, RecordingFeed, TwinFeed
 
-WALL_CLOCK_OFF_S = (
-    2.0  # a frame that would be so old, or from the future, was stamped before the host's clock was set
-)
+CLOCK_FRAMES = 8  # that are given up at the start, so that one which came late does not date those after it
+WALL_CLOCK_OFF_S = 2.0  # a frame so old, or from the future, was stamped before the host's clock was set
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,11 @@ def _check(config: Config) -> None:
 
 
 class RealSenseSource:
-    """The `FrameSource`. Runs in one thread, except that a twin's frames are pushed by another."""
+    """The `FrameSource`. context: the `rs.context` in which a live camera is sought, default a new one."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, context: Any = None) -> None:
         self.config = config
+        self._context = context
         self._feed: Feed | None = None
         self._ended = ""
 
@@ -106,9 +106,11 @@ class RealSenseSource:
         self.close()
         config = self.config
         self._rs = rs = load()
-        opener = {"live": LiveFeed, "recording": RecordingFeed, "twin": TwinFeed}[config.source]
         try:
-            self._feed = feed = opener(rs, config)
+            if config.source == "live":
+                self._feed = feed = LiveFeed(rs, config, self._context)
+            else:
+                self._feed = feed = {"recording": RecordingFeed, "twin": TwinFeed}[config.source](rs, config)
         except DeviceError:
             raise
         except RuntimeError as e:  # which librealsense raises, bare
@@ -116,9 +118,10 @@ class RealSenseSource:
         self._align = rs.align(rs.stream.color) if config.depth and config.align == "color" else None
         self._clock = ClockOffset(config.latency_s)
         self._pairs = Pairs(rs, config.fps, looped=config.source == "recording")
+        self._set_clock()
         lens = feed.color.get_intrinsics()
         matrix = np.array([[lens.fx, 0, lens.ppx], [0, lens.fy, lens.ppy], [0, 0, 1]], np.float64)
-        # the inverse Brown-Conrady model of some color sensors has no exact counterpart; their coefficients are as good as zero
+        # also of sensors that name the inverse model: the library itself projects with them as Brown and Conrady do
         k1, k2, p1, p2, k3 = lens.coeffs
         return SourceInfo(
             f"{feed.name} {feed.serial}",
@@ -129,6 +132,16 @@ class RealSenseSource:
             feed.depth_scale_m if config.depth else None,
             feed.message,
         )
+
+    def _set_clock(self) -> None:
+        assert self._feed is not None
+        deadline = time.monotonic() + 2 * CLOCK_FRAMES / self.config.fps
+        seen = 0
+        while seen < CLOCK_FRAMES and (left := deadline - time.monotonic()) > 0:
+            arrived = self._feed.wait(left)
+            if arrived is not None and (color := arrived.get_color_frame()):
+                self._capture_ns(color, time.monotonic_ns())
+                seen += 1
 
     def grab(self, timeout_s: float) -> Frame | None:
         """DeviceError: the camera is gone. Refused: the recording is over."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .realsense import Config
 
 INTEL = 0x8086
+FIRST_FRAME_S = 5.0  # sensors take a second or two to settle; the library itself waits for so long
 
 
 class Feed(Protocol):
@@ -46,10 +47,9 @@ class Feed(Protocol):
 class LiveFeed:
     """The camera with `config.serial`, or the only one there is."""
 
-    def __init__(self, rs: Any, config: Config) -> None:
-        self._context = rs.context()  # as long as the pipeline
+    def __init__(self, rs: Any, config: Config, context: Any = None) -> None:
+        self._rs, self._context = rs, context or rs.context()
         device = find_device(rs, self._context.query_devices(), config.serial)
-        self._device = device
         self.serial = device.get_info(rs.camera_info.serial_number)
         self.name = device.get_info(rs.camera_info.name)
         require_mode(rs, device, config, f"{self.name} {self.serial}")
@@ -60,6 +60,11 @@ class LiveFeed:
         asked = rs.config()
         asked.enable_device(self.serial)
         self._pipeline, profile = _start(rs, asked, config, f"{self.name} {self.serial}", self._context)
+        if self.wait(FIRST_FRAME_S) is None:
+            self.close()
+            raise DeviceError(
+                f"{self.name} {self.serial} starts and sends no frame: try another port or cable, or fewer cameras on the hub"
+            )
         self.color = profile.get_stream(rs.stream.color).as_video_stream_profile()
         self.depth_scale_m = (
             profile.get_device().first_depth_sensor().get_depth_scale() if config.depth else 0.0
@@ -69,7 +74,8 @@ class LiveFeed:
         return _wait(self._pipeline, timeout_s)
 
     def require_present(self) -> None:
-        if not self._device.is_connected():
+        there = [d.get_info(self._rs.camera_info.serial_number) for d in self._context.query_devices()]
+        if self.serial not in there:
             raise DeviceError(f"the RealSense camera {self.serial} was unplugged")
 
     def close(self) -> None:

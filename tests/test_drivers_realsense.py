@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ from ulna.drivers.capture import CaptureCamera, Refused
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.frame_ring import Frame, FrameRing
 from ulna.drivers.librealsense import CameraModel, Pinhole, SoftwareCamera, load
-from ulna.drivers.realsense import Config, Pairs, RealSenseSource, from_wall_clock, make, source
+from ulna.drivers.realsense import (
+    Config,
+    Pairs,
+    RealSenseSource,
+    from_wall_clock,
+    make,
+    source,
+)
 from ulna.drivers.realsense_feeds import find_device, set_options
 from ulna.drivers.twins.faults import CameraFaults
 from ulna.drivers.twins.realsense import Picture, RealSenseTwin, board_picture, record
@@ -137,16 +145,19 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- the contract --------------------------------------------------------------------------------------------------------
 
 
+SLOW = replace(MODEL, fps=12)  # a machine that is busy for 40 ms does not yet break the contract
+
+
 def test_the_twin_keeps_the_camera_contract() -> None:
-    with twin() as t:
-        camera = make("front", Config(source="twin", address=t.address, **SIZE))
+    with RealSenseTwin(SLOW, Pictures()) as t:
+        camera = make("front", Config(source="twin", address=t.address, **{**SIZE, "fps": SLOW.fps}))
         check_camera(camera, MonotonicClock())
 
 
 def test_a_recording_keeps_the_camera_contract(tmp_path: Path) -> None:
     path = tmp_path / "board.db3"
-    record(path, MODEL, (board_picture(MODEL)[:2] for _ in range(FPS)))
-    config = Config(source="recording", path=str(path), repeat=True, serial=MODEL.serial, **SIZE)
+    record(path, SLOW, (board_picture(SLOW)[:2] for _ in range(4 * SLOW.fps)))
+    config = Config(source="recording", path=str(path), repeat=True, **{**SIZE, "fps": SLOW.fps})
     check_camera(make("front", config), MonotonicClock())
 
 
@@ -210,6 +221,26 @@ def test_intrinsics_and_scale_come_from_the_stream() -> None:
     assert (info.height, info.width, info.fps) == (H, W, FPS)
 
 
+@pytest.mark.parametrize("model", ["brown_conrady", "inverse_brown_conrady"])
+def test_distortion_as_librealsense_means_it(model: str) -> None:
+    """Coefficients of the size of a D455's: projected with cv2, a ray of librealsense comes back to its pixel."""
+    import cv2
+
+    rs = load()
+    lens = rs.intrinsics()
+    lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = 640, 480, 385.0, 384.0, 322.0, 243.0
+    lens.coeffs, lens.model = [-0.055, 0.065, 0.0004, -0.0007, -0.021], getattr(rs.distortion, model)
+    matrix = np.array([[lens.fx, 0, lens.ppx], [0, lens.fy, lens.ppy], [0, 0, 1]])
+    still = np.zeros(3)
+    for pixel in ([0.0, 0.0], [639.0, 479.0], [100.0, 300.0], [320.0, 10.0]):
+        ray = np.array([rs.rs2_deproject_pixel_to_point(lens, pixel, 1.0)])
+        back = cv2.projectPoints(ray, still, still, matrix, np.array(lens.coeffs))[0].ravel()
+        np.testing.assert_allclose(back, pixel, atol=0.1)
+        if pixel[1] == 0:
+            plain = cv2.projectPoints(ray, still, still, matrix, np.zeros(5))[0].ravel()
+            assert np.linalg.norm(plain - pixel) > 1, "the distortion is one that matters"
+
+
 # -- pairing, numbers, times ---------------------------------------------------------------------------------------------
 
 
@@ -264,10 +295,12 @@ def test_the_seam_of_a_repeated_recording(shoot: Callable[[int, float, float], t
 
 def test_a_repeated_recording_goes_on_counting(recording: Path) -> None:
     with opened(source="recording", path=str(recording), repeat=True) as camera:
+        began = time.monotonic()
         found = frames(camera, 3 * FPS)
+        took_s = time.monotonic() - began
     steps = np.diff([f.seq for f in found])
     assert (steps >= 1).all()
-    assert found[-1].seq < 4 * FPS, "the counter is not thrown by the return to the start"
+    assert found[-1].seq - found[0].seq < 1.2 * took_s * FPS + 10, "no jump at the return to the start"
     captures = np.diff([f.t_capture_ns for f in found])
     assert (captures >= 0).all()
     assert all(f.t_capture_ns <= f.t_receive_ns for f in found)
@@ -306,6 +339,56 @@ def test_stamps_of_the_wall_clock() -> None:
     assert half_a_second_ago == pytest.approx(now - 500_000_000, abs=2e8)
     assert from_wall_clock(time.time_ns() + 500_000_000, now) == now, "never after it came"
     assert from_wall_clock(time.time_ns() - 3_600_000_000_000, now) is None, "the clock was set meanwhile"
+
+
+# -- the path of a live camera -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plugged_in(recording: Path) -> Iterator[Any]:
+    """A context of librealsense in which the recorded camera is found by its serial number, as one on USB is."""
+    context = load().context()
+    device = context.load_device(str(recording))  # there for as long as it is held
+    yield context
+    del device
+    with contextlib.suppress(RuntimeError):
+        context.unload_device(str(recording))
+
+
+def test_a_live_camera_is_found_by_its_serial_and_streams(plugged_in: Any) -> None:
+    camera = RealSenseSource(Config(serial=MODEL.serial, **SIZE), plugged_in)
+    info = camera.open()
+    try:
+        assert MODEL.serial in info.device
+        assert info.depth_scale_m == pytest.approx(0.001)
+        for frame in frames(camera, 5):
+            assert frame.depth is not None
+            assert (frame.depth == NEAR).any()
+            assert frame.t_capture_ns <= frame.t_receive_ns
+    finally:
+        camera.close()
+
+
+def test_a_live_camera_that_goes_away(plugged_in: Any, recording: Path) -> None:
+    camera = RealSenseSource(Config(serial=MODEL.serial, **SIZE), plugged_in)
+    camera.open()
+    try:
+        frames(camera, 2)
+        plugged_in.unload_device(str(recording))
+        with pytest.raises(DeviceError, match=f"the RealSense camera {MODEL.serial} was unplugged"):
+            frames(camera, 1000)
+    finally:
+        camera.close()
+    with pytest.raises(DeviceError, match="none is plugged in"):
+        camera.open()
+
+
+def test_a_live_camera_is_asked_for_its_modes(plugged_in: Any) -> None:
+    camera = RealSenseSource(Config(serial=MODEL.serial), plugged_in)
+    with pytest.raises(Refused, match=f"{MODEL.serial} has no color mode 640 × 480 at 30"):
+        camera.open()
+    with pytest.raises(DeviceError, match=f"no RealSense camera 111: there is {MODEL.serial}"):
+        RealSenseSource(Config(serial="111", **SIZE), plugged_in).open()
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ class RealSenseTwin:
             client, _ = self._listener.accept()
         except BlockingIOError:
             return
-        client.settimeout(1.0)
+        client.settimeout(5.0)  # a client that takes nothing for so long is given up
         try:
             if self._client is not None:
                 send(client, {"error": "another process has it open"})

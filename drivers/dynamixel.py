@@ -38,6 +38,7 @@ type _Answer = tuple[
 _REBOOT_S = 2.0  # an X-series servo is back within about half a second
 _GIVEN_UP = 3  # reads in a row without a word; from then on a servo is not waited for in every read
 _ASK_AGAIN_NS = 250_000_000  # but tried this often
+_MOST_PATIENCE = 8.0
 _FAST_MISSES = 3
 
 
@@ -48,7 +49,9 @@ class DynamixelBus:
 
     In a sync read each servo waits for the one before it, so a silent one silences all behind it (DynamixelSDK issue 364). Those are
     asked one by one at once, and a servo that stays silent goes to the end of the next request, where it stops nobody. One that was
-    silent three reads running is asked only four times a second as long as others answer; it is back within that time.
+    silent three reads running is asked only four times a second as long as others answer; it is back within that time. When nobody
+    answers three times running, the slack grows up to eightfold until somebody does: some adapters hold bytes back for 16 ms, and
+    then nobody else has to wait.
     """
 
     registers = REGISTERS
@@ -69,9 +72,10 @@ class DynamixelBus:
         self._opened = False
         self._silence: dict[int, int] = {}  # reads in a row without an answer, by id
         self._asked_ns: dict[int, int] = {}  # when a servo that was given up was tried last, by id
-        self._doubt_until_ns = (
-            0  # while a lost confirmation may still turn up and be taken for that of a later write
-        )
+        self._nobody = 0  # reads in a row without any answer
+        self._patience = 1.0  # times `slack_s`
+        # while a lost confirmation may still turn up and be taken for that of a later write
+        self._doubt_until_ns = 0
         self._fast_misses = 0
 
     def open(self) -> None:
@@ -81,6 +85,7 @@ class DynamixelBus:
         self.stats.reconnects += self._opened
         self._opened = True
         self._silence.clear()
+        self._nobody, self._patience = 0, 1.0
 
     def close(self) -> None:
         self._line.close()
@@ -119,14 +124,13 @@ class DynamixelBus:
             return Replies(values, valid, errors, now, now)
         start = min(r.address for r in places)
         size = max(r.address + r.size for r in places) - start
-        asked = self._worth_asking(wanted)
+        asked, trial = self._worth_asking(wanted)
         found, t_request_ns, t_receive_ns = self._read_all(asked, start, size)
         for row, servo in enumerate(wanted):
-            given_up = len(asked) > 1 and self._silence.get(servo, 0) >= _GIVEN_UP
-            again = retries if servo in asked and not given_up else 0
+            again = retries if servo in asked else int(servo == trial)
             while servo not in found and again > 0:
                 again -= 1
-                self.stats.retries += 1
+                self.stats.retries += servo != trial
                 more, _, t_more_ns = self._read_one(servo, start, size)
                 if more:
                     found, t_receive_ns = found | more, t_more_ns
@@ -137,18 +141,26 @@ class DynamixelBus:
                 for column, place in enumerate(places):
                     here = data[place.address - start :][: place.size]
                     values[row, column] = int.from_bytes(here, "little", signed=place.signed)
+        self._nobody = 0 if found else self._nobody + 1
+        grown = self._patience * (2.0 if self._nobody > _GIVEN_UP else 1.0 if self._nobody else 0.995)
+        self._patience = min(max(grown, 1.0), _MOST_PATIENCE)
         return Replies(values, valid, errors, t_request_ns, t_receive_ns)
 
-    def _worth_asking(self, servos: Sequence[int]) -> list[int]:
-        """`servos` without those given up, unless it is time to try; the silent ones last."""
-        now = time.monotonic_ns()
+    def _worth_asking(self, servos: Sequence[int]) -> tuple[list[int], int | None]:
+        """Whom to ask together, those silent lately last; and one that was given up, to be tried by itself: a dead one in the chain
+        would silence what stands behind it."""
+        if len(servos) == 1:
+            return list(servos), None
         lively = [s for s in servos if not self._silence.get(s)]
         quiet = [s for s in servos if 0 < self._silence.get(s, 0) < _GIVEN_UP]
         given_up = [s for s in servos if self._silence.get(s, 0) >= _GIVEN_UP]
-        if lively or quiet:
-            given_up = [s for s in given_up if now - self._asked_ns.get(s, 0) > _ASK_AGAIN_NS]
-        self._asked_ns.update(dict.fromkeys(given_up, now))
-        return lively + quiet + given_up
+        trial = min(given_up, key=lambda s: self._asked_ns.get(s, 0), default=None)
+        now = time.monotonic_ns()
+        if trial is not None:
+            if (lively or quiet) and now - self._asked_ns.get(trial, 0) < _ASK_AGAIN_NS:
+                return lively + quiet, None
+            self._asked_ns[trial] = now
+        return lively + quiet, trial
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
         place = _register(register)
@@ -265,6 +277,9 @@ class DynamixelBus:
         return self._ask(encode(servo, Instruction.READ, struct.pack("<HH", start, size)), [servo], size)
 
     def _read_all(self, servos: Sequence[int], start: int, size: int) -> _Answer:
+        if not servos:
+            now = time.monotonic_ns()
+            return {}, now, now
         if len(servos) == 1:
             return self._read_one(servos[0], start, size)
         size = self._sizes.choose(size)
@@ -325,7 +340,7 @@ class DynamixelBus:
         whole: Callable[[bytearray], bool],
     ) -> Heard:
         self.stats.requests += 1
-        self._line.slack_s = self.slack_s + turns_s + replies * self.return_delay_s
+        self._line.slack_s = self.slack_s * self._patience + turns_s + replies * self.return_delay_s
         return self._line.exchange(request, reply_bytes, whole)
 
     def _count(self, missing: int, corrupt: int, size: int) -> None:

@@ -401,6 +401,24 @@ def test_a_dead_servo_silences_nobody(fast: bool, dead: int) -> None:
         assert bus.fast == fast
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_living_come_back_though_a_dead_one_stands_before_them(fast: bool) -> None:
+    with twin_of() as twin, bus_of(twin, slack_s=0.02, fast=fast) as bus:
+        twin.faults.dead = tuple(IDS)
+        for _ in range(5):
+            assert not bus.read(["present_position"], IDS).valid.any()
+        twin.faults.dead = (1,)
+        wait_for(
+            "the living", lambda: bus.read(["present_position"], IDS).valid.tolist() == [False] + [True] * 5
+        )
+
+
+def test_an_adapter_that_holds_bytes_back_is_waited_for() -> None:
+    with twin_of() as twin, bus_of(twin, slack_s=0.005) as bus:
+        twin.faults.delay_s = 0.016
+        wait_for("an answer", lambda: bus.read(["present_position"], IDS).valid.all())
+
+
 def test_old_firmware_without_fast_sync_read_is_read_the_plain_way() -> None:
     with twin_of(firmware_version=40) as twin, bus_of(twin, slack_s=0.1, fast=True) as bus:
         assert bus.read(["present_position"], IDS, retries=5).valid.all()

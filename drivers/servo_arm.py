@@ -12,26 +12,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target, limit_target
+from .arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target
 from .sample import Sample
 from .servo_bus import BusError
 from .servo_group import Reading, ServoGroup
+from .servo_motion import Obstacles, Setpoint
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between attempts to reopen
 REPEATED = 3  # times in a row that a servo must report a fault, before it is believed
 TORQUE_POLL_S = 0.1  # one servo is asked whether its torque is still on
-ANSWER_S = 15.0  # for what the thread is asked to do: dozens of exchanges on a bad line
+ANSWER_S = 20.0  # for what the thread is asked to do: dozens of exchanges on a bad line, or behind a port that is being reopened
 
-# A joint is blocked when it pushes with this part of its strength, this far from its goal, and moves no further than
-# this for so long. The servos' own protection waits 1 to 2 s, and then lets go until it is reset.
-STALL_LOAD, STALL_ERROR, STALL_MOVED, STALL_S = 0.8, 0.08, 0.03, 0.5
-STALL_PUSH = 0.03  # rad beyond where it is blocked: it goes on leaning there, hardly
 CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at once than in this time
 
 
@@ -53,6 +50,9 @@ class ServoArm:
         spring_to: np.ndarray | None = None,
     ) -> None:
         self.name, self.group = name, group
+        self.joints: Joints = (
+            group.joints
+        )  # the model's; from `open` on where they and the calibrated ranges meet
         self.watchdog_s, self.max_first_step = watchdog_s, max_first_step
         self._period_s, self._stale_ns = 1 / bus_hz, round(stale_s * 1e9)
         self._off_on_close, self._commanded = torque_off_on_close, commanded
@@ -69,6 +69,7 @@ class ServoArm:
     def _reset(self) -> None:
         n = len(self.group.ids)
         self._open = self._stopped = self._first = False
+        self._ours = False  # we switched the torque on
         self._lost = ""  # why there is no bus
         self._latched: dict[str, str] = {}  # what went wrong and stays said until enable or disable
         self._torque = np.zeros(n, bool)  # joints that we drive
@@ -77,16 +78,10 @@ class ServoArm:
         self._fault_words: tuple[str, ...] = ()
         self._cycles = self._reconnects = self._retries_before = self._polled = 0
         self._captures: deque[int] = deque(maxlen=51)
-        self._stall_since, self._stall_from = np.zeros(n, np.int64), np.zeros(n)
-        self._blocked, self._block_at = np.zeros(n), np.zeros(n)
+        self._obstacles = Obstacles(n)
         self._sent = np.zeros(n)
         self._sent_ns = self._poll_ns = 0
-        self._hold_at(np.zeros(n))
-
-    @property
-    def joints(self) -> Joints:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The model's limits; from `open` on, where they and the calibrated ranges meet."""
-        return self.group.joints
+        self._setpoint = Setpoint(np.zeros(n))
 
     # life
 
@@ -96,12 +91,10 @@ class ServoArm:
                 return
             self._reset()
             self.group.open()
+            self.joints = self.group.joints
             try:
                 retries_before = self.group.bus.stats.retries
-                reading = self.group.read(retries=3)
-                if not reading.answered.all():
-                    silent = self.group.name(int(np.flatnonzero(~reading.answered)[0]))
-                    raise DeviceError(f"{self.name}: {silent} does not answer any more: check its cable")
+                reading = self.group.read_all()
                 on = self.group.torque()
             except BaseException:
                 self.group.bus.close()
@@ -119,7 +112,7 @@ class ServoArm:
         with self._life:
             if self._thread is None:
                 return
-            if self._off_on_close and self._torque.any():
+            if self._off_on_close and self._ours:
                 with contextlib.suppress(DeviceError):
                     self._ask(self._disable)
             self._closing.set()
@@ -160,14 +153,7 @@ class ServoArm:
             if self._first:
                 check_first(target, self._sample.data, self.max_first_step, self.joints)
                 self._first = False
-            now = time.monotonic_ns()
-            # from where the target is on its way: a command that comes early must not skip the rest of the last one
-            start = self._goal if now >= self._t_goal else self._setpoint(now)
-            sent = limit_target(target, start, (t_target_ns - now) * 1e-9, self.joints)
-            self._from, self._goal = start, sent
-            self._t_from, self._t_goal = now, max(t_target_ns, now + 1)
-            self._t_command = now
-            return sent.copy()
+            return self._setpoint.command(target, t_target_ns, self.joints)
 
     def _require_commandable(self) -> None:
         if not self._commanded:
@@ -202,7 +188,7 @@ class ServoArm:
             blocked = (
                 f"{self.group.name(int(j))} is blocked: it leans on what is in its way, and goes no further; command it back, "
                 "or take the thing away"
-                for j in np.flatnonzero(self._blocked)
+                for j in np.flatnonzero(self._obstacles.blocked)
             )
             now = time.monotonic_ns()
             words = self._fault_words if (self._wrong >= REPEATED).any() else ()
@@ -229,24 +215,12 @@ class ServoArm:
             retries = self.group.bus.stats.retries - self._retries_before
             return ArmHealth(state, age, rate, retries, self._reconnects, message)
 
-    # the setpoint; callers hold the lock
-
-    def _hold_at(self, q: np.ndarray) -> None:
-        self._from = self._goal = q
-        self._t_from = self._t_goal = time.monotonic_ns()
-        self._t_command: int | None = None  # nothing for the watchdog to miss
-
     def _hold(self) -> None:
         if self._sample is None:
             return
         # of a silent joint only its goal is known
         known = time.monotonic_ns() - self._seen <= self._stale_ns
-        self._hold_at(np.where(known, self._sample.data, self._sent))
-
-    def _setpoint(self, t_ns: int) -> np.ndarray:
-        span = self._t_goal - self._t_from
-        w = 1.0 if span <= 0 else min((t_ns - self._t_from) / span, 1.0)
-        return self._from + w * (self._goal - self._from)
+        self._setpoint.hold(np.where(known, self._sample.data, self._sent))
 
     def _stale(self, now_ns: int) -> np.ndarray:
         return now_ns - self._seen > self._stale_ns
@@ -266,15 +240,16 @@ class ServoArm:
 
     def _ask(self, job: Callable[[], Any]) -> Any:
         """Have the thread do `job`; its result or DeviceError."""
-        if self._thread is None:
+        thread, answer = self._thread, Future[Any]()
+        if thread is None:
             raise DeviceError(f"{self.name} is closed: open it first")
-        answer: Future[Any] = Future()
         self._jobs.put((job, answer))
-        try:
-            return answer.result(ANSWER_S)
-        except TimeoutError:
-            answer.cancel()
-            raise DeviceError(f"the bus of {self.name} did not get to it within {ANSWER_S:g} s") from None
+        end = time.monotonic() + ANSWER_S
+        while not wait([answer], 0.5).done and thread.is_alive() and time.monotonic() < end:
+            pass
+        if answer.cancel():  # not even begun
+            raise DeviceError(f"the bus of {self.name} did not get to it within {ANSWER_S:g} s")
+        return answer.result(ANSWER_S)
 
     def _do_jobs(self, until_s: float) -> None:
         """Wait until `until_s`, and do meanwhile what is asked."""
@@ -321,17 +296,15 @@ class ServoArm:
         with self._lock:
             self._lost = f"{self.group.bus.port} is gone or fails ({error}): it is being reopened; plug the arm in again, then enable it"
             self._torque[:] = False
-            self._blocked[:] = 0
-            self._t_command = None
+            self._obstacles.clear()
+            self._setpoint.commanded_ns = None
 
     def _reopen(self) -> None:
         """Raises what keeps the bus from working. The torque is never touched here: an arm that still holds itself up goes on to."""
         self.group.bus.open()
         try:
             self.group.identify()
-            reading = self.group.read(retries=3)
-            if not reading.answered.all():
-                raise DeviceError("not every servo answers")
+            reading = self.group.read_all()
             on = self.group.torque()
             self.group.send(reading.position, on)  # not to where it was going when the cable came out
         except BaseException:
@@ -346,6 +319,7 @@ class ServoArm:
 
     def _note_torque(self, on: np.ndarray) -> None:
         """What was found on connecting. Caller holds the lock."""
+        self._stopped = bool(on.any())
         if on.any():
             names = ", ".join(self.group.name(int(j)) for j in np.flatnonzero(on))
             self._latched["left on"] = (
@@ -365,7 +339,6 @@ class ServoArm:
 
     def _take(self, reading: Reading) -> None:
         """Keep what was read, and look at what it says."""
-        now = time.monotonic_ns()
         with self._lock:
             old, here = self._sample, reading.answered
             data = reading.position if old is None else np.where(here, reading.position, old.data)
@@ -379,7 +352,7 @@ class ServoArm:
             self._seen[here] = middle
             self._errors = np.where(here, reading.errors, self._errors)
             self._wrong = np.where(here & (reading.errors != 0), self._wrong + here, self._wrong * ~here)
-            self._find_blocked(reading, now)
+            self._obstacles.look(reading.position, reading.load, here & self._torque, self._sent)
 
     def _believe_faults(self) -> None:
         words = self.group.explain(self._errors)
@@ -393,17 +366,6 @@ class ServoArm:
         self._latched[key] = text
         self._hold()
         self._stopped = True
-
-    def _find_blocked(self, reading: Reading, now_ns: int) -> None:
-        q = reading.position
-        push = self._sent - q
-        hard = self._torque & (np.abs(reading.load) >= STALL_LOAD) & (np.abs(push) >= STALL_ERROR)
-        calm = reading.answered & (~hard | (np.abs(q - self._stall_from) > STALL_MOVED))
-        self._stall_since = np.where(calm, now_ns, self._stall_since)
-        self._stall_from = np.where(calm, q, self._stall_from)
-        found = reading.answered & hard & (now_ns - self._stall_since > STALL_S * 1e9)
-        self._blocked = np.where(found, np.sign(push), self._blocked)
-        self._block_at = np.where(found, q + np.sign(push) * STALL_PUSH, self._block_at)
 
     def _watch_torque(self) -> None:
         """A servo whose own protection let go, or that lost power for a moment, has no torque and forgot its settings."""
@@ -427,13 +389,10 @@ class ServoArm:
         """The goal to send now and to which joints. Caller holds the lock."""
         now = time.monotonic_ns()
         stale = self._stale(now)
-        missed = self._t_command is not None and now - self._t_command > self.watchdog_s * 1e9
-        if missed or (stale.any() and self._t_command is not None):
+        t = self._setpoint.commanded_ns
+        if t is not None and (now - t > self.watchdog_s * 1e9 or stale.any()):
             self._hold()  # nobody commands, or nobody knows where a joint is: stay, and do not go where it was still going
-        wanted = self._setpoint(now)
-        self._blocked[(wanted - self._block_at) * self._blocked <= 0] = 0.0  # told to come back
-        goal = np.where(self._blocked > 0, np.minimum(wanted, self._block_at), wanted)
-        goal = np.where(self._blocked < 0, np.maximum(goal, self._block_at), goal)
+        goal = self._obstacles.limit(self._setpoint.at(now))
         # whatever happened above, the wire carries no jump away from the arm
         step = self.joints.max_velocity * min((now - self._sent_ns) * 1e-9, CATCH_UP_S)
         here = self._sample.data if self._sample is not None else self._sent
@@ -446,16 +405,17 @@ class ServoArm:
         self.group.identify()
         self.group.prepare()
         pose = self.group.torque_on(self._driven)
+        self._take(self.group.read_all())  # nothing was read meanwhile
         with self._lock:
             self._torque[self._driven] = True
-            self._stopped, self._first = False, True
+            self._ours, self._stopped, self._first = True, False, True
             self._latched.clear()
-            self._blocked[:] = 0
+            self._obstacles.clear()
             self._sent, self._sent_ns = pose, time.monotonic_ns()
-            self._stall_since[:] = self._sent_ns
-            self._seen[:] = np.maximum(self._seen, self._sent_ns)  # all have just answered
             self._wrong[:] = 0
-            self._hold_at(pose if self._spring_to is None else np.where(self._torque, self._spring_to, pose))
+            self._setpoint.hold(
+                pose if self._spring_to is None else np.where(self._torque, self._spring_to, pose)
+            )
 
     def _disable(self) -> None:
         try:
@@ -463,8 +423,8 @@ class ServoArm:
         finally:
             with self._lock:
                 self._torque[:] = False
-                self._stopped = False
-                self._blocked[:] = 0
+                self._ours = self._stopped = False
+                self._obstacles.clear()
                 self._latched.clear()
                 self._hold()
         if left:

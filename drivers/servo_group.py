@@ -6,6 +6,7 @@ No thread and no judgement: `drivers.servo_arm` decides, this module says it in 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from .arm import DeviceError, Joints
 from .calibration import Scale, check_servos, load, scale
 from .servo_bus import TICKS, BusError, ServoBus
 
-STARTUP_RETRIES = 3
+PATIENCE_S = 1.0  # for an answer that must come: a busy computer misses many deadlines of a few ms in a row
 COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within one turn
 POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
+OFF_S = 1.0  # how long a servo is told to let go before we say that it does not
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
 
 
@@ -160,10 +162,10 @@ class ServoGroup:
         return dict(zip(self.joints.names, values.tolist(), strict=True))
 
     def _ping(self, servo: int) -> int | None:
-        for _ in range(1 + STARTUP_RETRIES):
-            if (model := self.bus.ping(servo)) is not None:
-                return model
-        return None
+        end = time.monotonic() + PATIENCE_S
+        while (model := self.bus.ping(servo)) is None and time.monotonic() < end:
+            pass
+        return model
 
     def _model(self, number: int | None) -> str:
         return f"{self.family.models.get(number or 0, 'servo of an unknown model')} (model number {number})"
@@ -171,30 +173,46 @@ class ServoGroup:
     def values(self, register: str, which: Sequence[int] | None = None) -> np.ndarray:
         """`(N,)` int64 of the joints `which`, all by default. BusError naming the joint that does not answer."""
         which = range(len(self.ids)) if which is None else which
-        replies = self.bus.read([register], [self.ids[j] for j in which], retries=STARTUP_RETRIES)
-        for j, ok in zip(which, replies.valid, strict=True):
-            if not ok:
+        ids = [self.ids[j] for j in which]
+        end = time.monotonic() + PATIENCE_S
+        while not (replies := self.bus.read([register], ids)).valid.all():
+            if time.monotonic() > end:
+                silent = which[int(np.argmin(replies.valid))]
                 raise BusError(
-                    f"{self.name(j)} on {self.bus.port} did not answer when asked for its {register}"
+                    f"{self.name(silent)} on {self.bus.port} did not answer when asked for its {register}"
                 )
         return replies.values[:, 0]
 
-    def read(self, asked: np.ndarray | None = None, retries: int = 1) -> Reading:
-        """One exchange with the joints where `asked` `(J,)` is true, all by default."""
+    def write(self, register: str, j: int, value: int) -> None:
+        """Write and hear that it was taken. BusError when it is not."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.bus.write_checked(register, self.ids[j], value)
+            except BusError as error:
+                if error.gone or time.monotonic() > end:
+                    raise
+
+    def read_all(self) -> Reading:
+        """Like `read`, but every joint answers. DeviceError naming the one that does not."""
+        end = time.monotonic() + PATIENCE_S
+        while not (reading := self.read()).answered.all():
+            if time.monotonic() > end:
+                silent = self.name(int(np.argmin(reading.answered)))
+                raise DeviceError(f"{silent} on {self.bus.port} does not answer any more: check its cable")
+        return reading
+
+    def read(self, retries: int = 1) -> Reading:
+        """One exchange with all joints."""
         assert self.scale is not None, "open comes first"
-        n = len(self.ids)
-        which = np.arange(n) if asked is None else np.flatnonzero(asked)
-        ids = [self.ids[j] for j in which]
-        replies = self.bus.read(["present_position", self.family.load], ids, retries=retries)
-        ticks, loads = np.zeros(n, np.int64), np.zeros(n)
-        answered, errors = np.zeros(n, bool), np.zeros(n, np.int64)
-        ticks[which], loads[which] = replies.values.T
-        answered[which], errors[which] = replies.valid, np.where(replies.valid, replies.errors, 0)
+        replies = self.bus.read(["present_position", self.family.load], self.ids, retries=retries)
+        ticks, loads = replies.values.T
         turns = self.scale.turns(ticks)
-        self._turns = np.where(answered, turns, self._turns)
+        self._turns = np.where(replies.valid, turns, self._turns)
         position = self.scale.radians(ticks - turns * TICKS)
+        errors = np.where(replies.valid, replies.errors, 0)
         return Reading(
-            position, loads / self._full, answered, errors, replies.t_request_ns, replies.t_receive_ns
+            position, loads / self._full, replies.valid, errors, replies.t_request_ns, replies.t_receive_ns
         )
 
     def send(self, goal: np.ndarray, which: np.ndarray) -> None:
@@ -228,14 +246,14 @@ class ServoGroup:
 
     def write_setting(self, register: str, j: int, value: int) -> None:
         """Write one register, EEPROM unlocked for it where it must be, and read it back. BusError when it is not taken."""
-        servo, locked = self.ids[j], self.bus.registers[register].eeprom and "lock" in self.bus.registers
+        locked = self.bus.registers[register].eeprom and "lock" in self.bus.registers
         if locked:
-            self.bus.write_checked("lock", servo, 0)
+            self.write("lock", j, 0)
         try:
-            self.bus.write_checked(register, servo, value)
+            self.write(register, j, value)
         finally:
             if locked:
-                self.bus.write_checked("lock", servo, 1)
+                self.write("lock", j, 1)
         if (now := int(self.values(register, [j])[0])) != value:
             raise BusError(f"{self.name(j)} did not take {value} for its {register}: it says {now}")
 
@@ -252,11 +270,9 @@ class ServoGroup:
         """Goals to where the joints stand, then torque on, both read back. Returns that pose `(J,)` rad.
         DeviceError: a servo is silent, faulty or out of its range; torque is then as it was or off."""
         assert self.scale is not None, "open comes first"
-        reading = self.read(retries=STARTUP_RETRIES)
+        reading = self.read_all()
         which = range(len(self.ids)) if which is None else which
         for j in which:
-            if not reading.answered[j]:
-                raise DeviceError(f"{self.name(j)} does not answer: the torque stays off; check its cable")
             beyond = abs(reading.position[j] - self.scale.at_rad[j]) - self.scale.reach[j]
             if beyond > BESIDE_RANGE:
                 raise DeviceError(
@@ -269,7 +285,7 @@ class ServoGroup:
         before = self.torque()
         try:
             for j in which:
-                self.bus.write_checked("goal_position", self.ids[j], int(ticks[j]))
+                self.write("goal_position", j, int(ticks[j]))
             goals = self.values("goal_position")
             for j in which:
                 if abs(goals[j] - ticks[j]) > 2:
@@ -277,7 +293,7 @@ class ServoGroup:
                         f"{self.name(j)} took {goals[j]} for its goal instead of {ticks[j]}: the torque stays off"
                     )
             for j in which:
-                self.bus.write_checked("torque_enable", self.ids[j], 1)
+                self.write("torque_enable", j, 1)
             on = self.torque()
             for j in which:
                 if not on[j]:
@@ -290,17 +306,19 @@ class ServoGroup:
 
     def torque_off(self, which: Sequence[int] | None = None) -> list[str]:
         """Torque off; the names of the joints of which that is not certain. One deaf servo keeps no other one on."""
-        which = list(range(len(self.ids)) if which is None else which)
-        for j in which:
-            try:
-                self.bus.write_checked("torque_enable", self.ids[j], 0, retries=STARTUP_RETRIES)
-            except BusError as error:  # a faulty servo may take it and still complain
-                if error.gone:
-                    raise
-        replies = self.bus.read(["torque_enable"], [self.ids[j] for j in which], retries=STARTUP_RETRIES)
-        left = [j for k, j in enumerate(which) if not replies.valid[k] or replies.values[k, 0]]
-        if left:
+        left = list(range(len(self.ids)) if which is None else which)
+        end = time.monotonic() + OFF_S
+        while left:
             self.bus.write("torque_enable", {self.ids[j]: 0 for j in left})
+            for j in left:
+                with contextlib.suppress(
+                    BusError
+                ):  # a faulty servo may take it and still complain; gone is seen below
+                    self.bus.write_checked("torque_enable", self.ids[j], 0)
+            replies = self.bus.read(["torque_enable"], [self.ids[j] for j in left])
+            left = [j for k, j in enumerate(left) if not replies.valid[k] or replies.values[k, 0]]
+            if time.monotonic() > end:
+                break
         return [self.name(j) for j in left]
 
     def explain(self, errors: np.ndarray) -> tuple[str, ...]:

@@ -1,0 +1,74 @@
+"""What a servo arm is told between two commands: a straight line to the target, less where something is in the way."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from .arm import Joints, limit_target
+
+# A joint is blocked when it pushes with this part of its strength, this far (rad) from its goal, and moves no further than
+# this for so long. The servos' own protection waits 1 to 2 s, and then lets go until it is reset.
+STALL_LOAD, STALL_ERROR, STALL_MOVED, STALL_S = 0.8, 0.08, 0.03, 0.5
+STALL_PUSH = 0.03  # rad beyond where it is blocked: it goes on leaning there, hardly
+
+
+class Setpoint:
+    """Moves in a straight line from where it is to the last target `(J,)`, to be there in time. For one thread at a time."""
+
+    def __init__(self, q: np.ndarray) -> None:
+        self.hold(q)
+
+    def hold(self, q: np.ndarray) -> None:
+        self._from = self._goal = q
+        self._t_from = self._t_goal = time.monotonic_ns()
+        self.commanded_ns: int | None = (
+            None  # when the last command came; None: nothing for a watchdog to miss
+        )
+
+    def command(self, target: np.ndarray, t_target_ns: int, joints: Joints) -> np.ndarray:
+        """Take a new target; what is left of it by the limits."""
+        now = time.monotonic_ns()
+        # from where the target is on its way: a command that comes early must not skip the rest of the last one
+        start = self._goal if now >= self._t_goal else self.at(now)
+        sent = limit_target(target, start, (t_target_ns - now) * 1e-9, joints)
+        self._from, self._goal = start, sent
+        self._t_from, self._t_goal = now, max(t_target_ns, now + 1)
+        self.commanded_ns = now
+        return sent.copy()
+
+    def at(self, t_ns: int) -> np.ndarray:
+        span = self._t_goal - self._t_from
+        w = 1.0 if span <= 0 else min((t_ns - self._t_from) / span, 1.0)
+        return self._from + w * (self._goal - self._from)
+
+
+class Obstacles:
+    """Finds joints that push and do not move, and keeps their goals from pushing harder until they are commanded back."""
+
+    def __init__(self, n: int) -> None:
+        self.blocked = np.zeros(n)  # the sense in which a joint is, else 0
+        self._at = np.zeros(n)
+        self._since_ns, self._from = np.zeros(n, np.int64), np.zeros(n)
+
+    def clear(self) -> None:
+        self.blocked[:] = 0
+        self._since_ns[:] = time.monotonic_ns()
+
+    def look(self, q: np.ndarray, load: np.ndarray, known: np.ndarray, sent: np.ndarray) -> None:
+        """A reading: q `(J,)` rad, load `(J,)` in parts of the full one, of the joints where `known`. sent: their goals."""
+        now, push = time.monotonic_ns(), sent - q
+        hard = (np.abs(load) >= STALL_LOAD) & (np.abs(push) >= STALL_ERROR)
+        calm = known & (~hard | (np.abs(q - self._from) > STALL_MOVED))
+        self._since_ns = np.where(calm, now, self._since_ns)
+        self._from = np.where(calm, q, self._from)
+        found = known & hard & (now - self._since_ns > STALL_S * 1e9)
+        self.blocked = np.where(found, np.sign(push), self.blocked)
+        self._at = np.where(found, q + np.sign(push) * STALL_PUSH, self._at)
+
+    def limit(self, wanted: np.ndarray) -> np.ndarray:
+        """`wanted` `(J,)`, but no further than the obstacles; a joint told to come back is free again."""
+        self.blocked = np.where((wanted - self._at) * self.blocked <= 0, 0.0, self.blocked)
+        goal = np.where(self.blocked > 0, np.minimum(wanted, self._at), wanted)
+        return np.where(self.blocked < 0, np.maximum(goal, self._at), goal)

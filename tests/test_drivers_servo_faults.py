@@ -1,0 +1,201 @@
+"""Arms of bus servos when things go wrong: bad lines, dead servos, cables, power, too much load. On twins behind real ptys."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts.servo_arm import HOME, bench, go, moved, running, torque_watched, until
+
+from ulna.drivers.arm import ArmState, DeviceError
+
+
+@pytest.fixture(params=["so101", "koch"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+# bad lines
+
+
+@pytest.mark.parametrize("fault", ["drop", "corrupt", "late"])
+def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Path, fault: str) -> None:
+    """A wrist that swings while the shoulder stands: nothing ever says anything else."""
+    with bench(kind, tmp_path) as b, running(b.arm()) as arm:
+        setattr(b.twin.faults, fault, 0.05)
+        seen, end = 0, time.monotonic() + 1.5
+        while time.monotonic() < end or seen < 30:
+            goal = moved(3, 0.3 * np.sin(4 * time.monotonic()))
+            arm.command(goal, time.monotonic_ns() + 50_000_000)
+            time.sleep(0.01)
+            sample = arm.read()
+            still = np.delete(sample.data - HOME, 3)
+            assert np.abs(still).max() < 0.02, f"{fault}: {sample}"
+            assert abs(sample.data[3] - HOME[3]) < 0.35
+            seen += bool(np.all(sample.valid))
+            assert time.monotonic() < end + 20
+        assert arm.health().state is ArmState.ACTIVE
+        assert arm.health().retries > 0
+        setattr(b.twin.faults, fault, 0.0)
+        go(arm, HOME, 0.6)
+        assert arm.read().data == pytest.approx(HOME, abs=0.02)
+
+
+def test_a_dead_servo_makes_the_arm_hold_and_says_so(kind: str, tmp_path: Path) -> None:
+    with bench(kind, tmp_path) as b, running(b.arm(watchdog_s=5.0)) as arm:
+        go(arm, HOME, 0.2)
+        arm.command(moved(0, 1.5), time.monotonic_ns() + 3_000_000_000)
+        time.sleep(0.3)
+        b.twin.faults.dead = (3,)
+        until(lambda: any("elbow_flex (servo 3) has not answered" in f for f in arm.faults()), "it is said")
+        sample = arm.read()
+        assert sample.data[2] == pytest.approx(HOME[2], abs=0.01), "the last value is kept"
+        assert not np.asarray(sample.valid)[2]
+        with pytest.raises(DeviceError, match=r"elbow_flex \(servo 3\) has not answered"):
+            arm.command(sample.data, time.monotonic_ns())
+        time.sleep(0.3)
+        rest = b.plant.position.copy()
+        assert 0.05 < rest[0] < 1.4, "it was on its way, and holds"
+        time.sleep(0.3)
+        assert b.plant.position == pytest.approx(rest, abs=0.01)
+        until(
+            lambda: arm.read().seq > sample.seq + 5 and np.asarray(arm.read().valid)[0], "the others are read"
+        )
+        b.twin.faults.dead = ()
+        until(lambda: arm.faults() == () and bool(np.all(arm.read().valid)), "it is back")
+        go(arm, rest, 0.2)
+        assert arm.health().state is ArmState.ACTIVE
+
+
+# cables and power
+
+
+@pytest.mark.parametrize("powered", [True, False], ids=["cable", "cable and power"])
+def test_unplug_and_replug(kind: str, tmp_path: Path, powered: bool) -> None:
+    with bench(kind, tmp_path) as b, running(b.arm()) as arm:
+        go(arm, moved(0, 0.3), 0.5)
+        with torque_watched(b.plant) as rises:
+            b.twin.faults.unplugged = True
+            until(lambda: arm.health().state is ArmState.RECONNECTING, "it is noticed")
+            one = arm.read()
+            time.sleep(0.2)
+            two = arm.read()
+            assert not np.any(two.valid)
+            assert (one.seq, one.t_capture_ns) == (two.seq, two.t_capture_ns)
+            assert two.data == pytest.approx(b.plant.position, abs=0.2)
+            with pytest.raises(DeviceError, match=r"port is gone"):
+                arm.command(two.data, time.monotonic_ns())
+            with pytest.raises(DeviceError, match="not there"):
+                arm.enable()
+            assert any("reopened" in f for f in arm.faults())
+            if not powered:
+                b.twin.power_cycle()
+            b.twin.faults.unplugged = False
+            until(lambda: arm.health().state is not ArmState.RECONNECTING, "it is back")
+            until(lambda: bool(np.all(arm.read().valid)), "it reads")
+            assert arm.health().reconnects == 1
+            assert arm.health().state is (ArmState.STOPPED if powered else ArmState.TORQUE_OFF)
+            with pytest.raises(DeviceError, match="enable"):
+                arm.command(arm.read().data, time.monotonic_ns())
+            here = b.plant.position.copy()
+            time.sleep(0.3)
+            assert b.plant.position == pytest.approx(here, abs=0.01), "it stays where it is"
+            assert rises == [0], "nobody asked for torque"
+        # servos that had power all the time hold the arm up, and it is said
+        assert bool(b.plant.torque.all()) == powered
+        assert any("had torque on" in f for f in arm.faults()) == powered
+        arm.enable()
+        go(arm, moved(0, 0.1), 0.6)
+        assert arm.read().data == pytest.approx(moved(0, 0.1), abs=0.02)
+        assert arm.faults() == ()
+
+
+def test_another_arm_on_the_same_port_is_not_taken(tmp_path: Path) -> None:
+    with bench("so101", tmp_path) as b, running(b.arm()) as arm:
+        b.twin.faults.unplugged = True
+        until(lambda: arm.health().state is ArmState.RECONNECTING, "it is noticed")
+        with bench("so101", tmp_path, offset=40) as other:
+            until(lambda: any("12 in the file" in f for f in arm.faults()), "it is said")
+            assert arm.health().state is ArmState.RECONNECTING
+            assert not other.plant.torque.any()
+
+
+def test_a_port_that_stays_away_keeps_nobody_from_closing(kind: str, tmp_path: Path) -> None:
+    with bench(kind, tmp_path) as b:
+        arm = b.arm()
+        with running(arm):
+            b.twin.faults.unplugged = True
+            until(lambda: arm.health().state is ArmState.RECONNECTING, "it is noticed")
+            with pytest.raises(DeviceError, match="not there"):
+                arm.disable()
+        assert arm.health().state is ArmState.CLOSED
+        assert not np.any(arm.read().valid)
+        b.twin.faults.unplugged = False
+        until(b.link.exists, "the port is back")
+        with running(arm, enable=False):
+            assert any("had torque on" in f for f in arm.faults())
+            arm.disable()
+            assert not b.plant.torque.any()
+
+
+def test_a_loss_of_power_is_noticed_and_stops_the_arm(kind: str, tmp_path: Path) -> None:
+    with bench(kind, tmp_path) as b, running(b.arm()) as arm:
+        go(arm, HOME, 0.2)
+        b.twin.power_cycle()
+        until(lambda: arm.health().state is ArmState.STOPPED, "it is noticed")
+        assert any("switched its torque off by itself" in f for f in arm.faults())
+        with pytest.raises(DeviceError, match="enable"):
+            arm.command(HOME, time.monotonic_ns())
+        arm.enable()
+        assert b.plant.torque.all()
+        go(arm, moved(0, 0.2), 0.6)
+        assert arm.faults() == ()
+
+
+# too much load
+
+
+def test_an_overload_latch_stops_the_arm_and_says_what_to_do(kind: str, tmp_path: Path) -> None:
+    with bench(kind, tmp_path) as b, running(b.arm()) as arm:
+        go(arm, HOME, 0.2)
+        b.twin.faults.overload = (2,)
+        until(lambda: arm.health().state is ArmState.STOPPED, "it is noticed")
+        until(lambda: any("shoulder_lift (servo 2): overload" in f for f in arm.faults()), "in words")
+        with pytest.raises(DeviceError, match="stopped"):
+            arm.command(HOME, time.monotonic_ns())
+        with pytest.raises(DeviceError, match=r"torque stays off: shoulder_lift \(servo 2\): overload"):
+            arm.enable()
+        b.twin.faults.overload = ()
+        b.twin.power_cycle()
+        until(lambda: not any("overload, " in f or "overload:" in f for f in arm.faults()), "it is over")
+        arm.enable()
+        go(arm, moved(0, 0.2), 0.6)
+        assert arm.faults() == ()
+
+
+@pytest.mark.parametrize("joint", [0, 5])
+def test_a_blocked_joint_backs_off_before_the_servo_lets_go(kind: str, tmp_path: Path, joint: int) -> None:
+    with bench(kind, tmp_path) as b, running(b.arm()) as arm:
+        go(arm, HOME, 0.2)
+        b.twin.faults.stuck = (joint,)
+        name = arm.joints.names[joint]
+        end = time.monotonic() + 20
+        while not any(f.startswith(name) and "is blocked" in f for f in arm.faults()):
+            assert time.monotonic() < end
+            go(arm, moved(joint, 0.8), 0.1)
+        until(lambda: abs(b.plant.goal[joint] - HOME[joint]) < 0.05, "it only leans")
+        go(arm, moved(joint, 0.8), 2.5)
+        assert b.plant.torque.all(), "the servo's own protection did not have to"
+        assert abs(b.plant.goal[joint] - HOME[joint]) < 0.05
+        b.twin.faults.stuck = ()
+        go(arm, HOME, 0.2)
+        assert arm.faults() == ()
+        go(arm, moved(joint, 0.4), 1.0)
+        assert arm.read().data == pytest.approx(moved(joint, 0.4), abs=0.02)
+
+
+def test_the_gripper_squeezes_with_half_its_strength(tmp_path: Path) -> None:
+    with bench("so101", tmp_path) as b, running(b.arm()):
+        assert b.plant.max_effort == pytest.approx([1.91] * 5 + [0.955], abs=0.01)

@@ -273,6 +273,22 @@ def shoot() -> Iterator[Callable[[int, float, float], tuple[Any, Any]]]:
     camera.stop()
 
 
+@pytest.mark.parametrize("start_s", [0.0, 1.0, 36_000.0, 1.8e9])
+def test_frames_of_software_are_paired_whatever_their_clock_counts_from(start_s: float) -> None:
+    """Left to itself the library works out a rate from number and time alone, and pairs nothing after some dozen frames."""
+    camera, syncer = SoftwareCamera(MODEL), load().syncer(8)
+    camera.start(syncer)
+    paired = 0
+    for k in range(3 * FPS):
+        color, depth, _ = picture(k)
+        t_ns = round((start_s + k / FPS) * 1e9)
+        camera.push(color, depth, k, t_ns, t_ns + 1_000_000)
+        while (came := syncer.poll_for_frames()).size():
+            paired += bool(came.get_color_frame() and came.get_depth_frame())
+    camera.stop()
+    assert paired >= 3 * FPS - 1, "the first alone has nothing to wait for"
+
+
 def test_what_the_pipeline_repeats_is_not_news(shoot: Callable[[int, float, float], tuple[Any, Any]]) -> None:
     pairs = Pairs(load(), FPS)
     a, b, c = (shoot(k, k / FPS, k / FPS + 0.001) for k in (7, 8, 10))

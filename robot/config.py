@@ -1,7 +1,7 @@
 """A robot is one TOML file; `sim:NAME` is short for the shipped `configs/sim-NAME.toml`.
 
 A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the `driver` that it is for and that
-driver's own fields (its `Config`), and may have `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a
+driver's own fields (its `Config`), and may have `[trackers.NAME]`, `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a
 pose `home` to begin episodes from, and a `[scene]` where a twin stands in for the world.
 """
 
@@ -32,6 +32,7 @@ CONFIGS = Path(__file__).parent / "configs"
 ARM_DRIVERS = {"so101": "so101", "koch": "koch", "ur": "ur"}
 LEADER_DRIVERS = {"so101-leader": "so101_leader", "koch-leader": "koch_leader"}
 CAMERA_DRIVERS = {"opencv": "opencv", "realsense": "realsense"}
+TRACKER_DRIVERS = {"colour": "colour_tracker"}
 TELEOPERATOR_DRIVERS = {n: n for n in ("gamepad", "spacemouse", "keyboard", "browser")}
 
 
@@ -111,7 +112,8 @@ def _simulated(
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str]) -> Rig:
     arms: dict[str, Arm] = _devices(name, config, "arms", ARM_DRIVERS)
     seen: dict[str, Camera] = _devices(name, config, "cameras", CAMERA_DRIVERS, cameras)
-    robot = Robot(config["name"], arms, seen, {}, MonotonicClock(), config["control_hz"])
+    trackers = _devices(name, config, "trackers", TRACKER_DRIVERS, cameras=seen)
+    robot = Robot(config["name"], arms, seen, trackers, MonotonicClock(), config["control_hz"])
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names
@@ -149,7 +151,12 @@ def load_teleoperator(name: str, driver: str, **options: Any) -> Teleoperator:
 
 
 def _devices(
-    name: str, config: Mapping[str, Any], group: str, drivers: Mapping[str, str], only: Sequence[str] = ()
+    name: str,
+    config: Mapping[str, Any],
+    group: str,
+    drivers: Mapping[str, str],
+    only: Sequence[str] = (),
+    **others: Any,
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for device, table in config.get(group, {}).items():
@@ -161,7 +168,7 @@ def _devices(
         require_known(f"driver for {where}:", str(table["driver"]), drivers)
         module = importlib.import_module(f"ulna.drivers.{drivers[table['driver']]}")
         fields = {k: v for k, v in table.items() if k != "driver"}
-        made[device] = module.make(device, parse(module.Config, fields, where))
+        made[device] = module.make(device, parse(module.Config, fields, where), **others)
     return made
 
 
@@ -183,6 +190,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "home": list,
     "arms": dict,
     "cameras": dict,
+    "trackers": dict,
     "leaders": dict,
     "teleoperators": dict,
     "scene": dict,
@@ -217,7 +225,9 @@ def read_config(name: str) -> dict[str, Any]:
                         f"{path}, [cameras.{camera}]: {size} is {fields[size]}, it must lie in 16..4096 pixels"
                     )
     else:
-        _check(config, FIELDS, str(path), ("home", "cameras", "leaders", "teleoperators", "scene"))
+        _check(
+            config, FIELDS, str(path), ("home", "cameras", "trackers", "leaders", "teleoperators", "scene")
+        )
         if not config["arms"]:
             raise DeviceError(f"{path}: [arms] is empty: a robot has at least one arm, like [arms.arm]")
         if "scene" in config:

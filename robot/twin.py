@@ -249,6 +249,8 @@ class Station:
                 device = {"driver": "realsense", "source": "twin", "address": where}
             tables[f"cameras.{camera}"] = {**device, **size}
             ring.close()
+        if config.cameras and config.task == "lift":  # its cube is blue
+            tables["trackers.cube"] = {"driver": "colour", "cameras": list(config.cameras)}
         self._http = _serve(self)
         about["control"] = f"http://127.0.0.1:{self._http.server_address[1]}/{self._http.token}"
         tables["scene"] = {"driver": "twin", "url": about["control"]}

@@ -37,7 +37,7 @@ type _Answer = tuple[
 ]  # error and data by id; when asked, when heard, ns
 _REBOOT_S = 2.0  # an X-series servo is back within about half a second
 _GIVEN_UP = 3  # reads in a row without a word; from then on a servo is not waited for in every read
-_ASK_AGAIN_NS = 250_000_000  # but tried this often
+_ASK_AGAIN_NS = (20_000_000, 250_000_000)  # but tried by itself this often, at first and in the end
 _MOST_PATIENCE = 8.0
 _FAST_MISSES = 3
 
@@ -49,7 +49,7 @@ class DynamixelBus:
 
     In a sync read each servo waits for the one before it, so a silent one silences all behind it (DynamixelSDK issue 364). Those are
     asked one by one at once, and a servo that stays silent goes to the end of the next request, where it stops nobody. One that was
-    silent three reads running is asked only four times a second as long as others answer; it is back within that time. When nobody
+    silent three reads running is left out as long as others answer, and tried by itself after 20 ms, later four times a second. When nobody
     answers three times running, the slack grows up to eightfold until somebody does: some adapters hold bytes back for 16 ms, and
     then nobody else has to wait.
     """
@@ -71,7 +71,9 @@ class DynamixelBus:
         self._sizes = ReplySizes()
         self._opened = False
         self._silence: dict[int, int] = {}  # reads in a row without an answer, by id
-        self._asked_ns: dict[int, int] = {}  # when a servo that was given up was tried last, by id
+        self._tried: dict[
+            int, tuple[int, int]
+        ] = {}  # of those given up, by id: how often tried since, and when, ns
         self._nobody = 0  # reads in a row without any answer
         self._patience = 1.0  # times `slack_s`
         # while a lost confirmation may still turn up and be taken for that of a later write
@@ -85,6 +87,7 @@ class DynamixelBus:
         self.stats.reconnects += self._opened
         self._opened = True
         self._silence.clear()
+        self._tried.clear()
         self._nobody, self._patience = 0, 1.0
 
     def close(self) -> None:
@@ -136,6 +139,7 @@ class DynamixelBus:
                     found, t_receive_ns = found | more, t_more_ns
             self._silence[servo] = 0 if servo in found else self._silence.get(servo, 0) + 1
             if servo in found:
+                self._tried.pop(servo, None)
                 valid[row] = True
                 errors[row], data = found[servo]
                 for column, place in enumerate(places):
@@ -154,12 +158,15 @@ class DynamixelBus:
         lively = [s for s in servos if not self._silence.get(s)]
         quiet = [s for s in servos if 0 < self._silence.get(s, 0) < _GIVEN_UP]
         given_up = [s for s in servos if self._silence.get(s, 0) >= _GIVEN_UP]
-        trial = min(given_up, key=lambda s: self._asked_ns.get(s, 0), default=None)
+        if not given_up:
+            return lively + quiet, None
+        trial = min(given_up, key=lambda s: self._tried.get(s, (0, 0))[1])
+        times, then = self._tried.get(trial, (0, 0))
         now = time.monotonic_ns()
-        if trial is not None:
-            if (lively or quiet) and now - self._asked_ns.get(trial, 0) < _ASK_AGAIN_NS:
-                return lively + quiet, None
-            self._asked_ns[trial] = now
+        pause = min(_ASK_AGAIN_NS[0] << min(times, 8), _ASK_AGAIN_NS[1])
+        if (lively or quiet) and now - then < pause:
+            return lively + quiet, None
+        self._tried[trial] = times + 1, now
         return lively + quiet, trial
 
     def write(self, register: str, values: Mapping[int, int]) -> None:

@@ -389,12 +389,12 @@ def test_a_dead_servo_silences_nobody(fast: bool, dead: int) -> None:
             assert (reply.values[reply.valid] == 2048).all()
         assert bus.stats.silent > 0
         # known to be dead, it is no longer waited for: one exchange, of the others
-        bus._asked_ns[dead] = time.monotonic_ns() + 10**12  # pyright: ignore[reportPrivateUsage]
+        bus._tried[dead] = 9, time.monotonic_ns() + 10**12  # pyright: ignore[reportPrivateUsage]
         bus.slack_s = 2.0
         requests = twin.requests
         assert bus.read(["present_position"], IDS).valid.sum() == 5
         assert twin.requests == requests + 1
-        bus._asked_ns[dead] = 0  # pyright: ignore[reportPrivateUsage]
+        bus._tried.clear()  # pyright: ignore[reportPrivateUsage]
         bus.slack_s = 0.05
         twin.faults.dead = ()
         wait_for("its return", lambda: bus.read(["present_position"], IDS).valid.all())

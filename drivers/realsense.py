@@ -37,8 +37,8 @@ class Config:
     """
 
     serial: str = ""
-    height: int = setting(480, 90, 1080, "px")
-    width: int = setting(640, 160, 1920, "px")
+    height: int = setting(480, 16, 2160, "px")
+    width: int = setting(640, 16, 3840, "px")
     fps: float = setting(30, 1, 300, "frames/s")
     depth: bool = True
     align: str = "color"

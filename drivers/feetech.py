@@ -100,23 +100,26 @@ class FeetechBus:
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
         wanted = [self._register(name) for name in registers]
+        ids = [_id(s) for s in servos]
+        values = np.zeros((len(ids), len(wanted)), np.int64)
+        valid, errors = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.int64)
+        if not values.size:
+            now = time.monotonic_ns()
+            return Replies(values, valid, errors, now, now)
         base = min(r.address for r in wanted)
         size = max(r.address + r.size for r in wanted) - base
-        asked = self._worth_asking(servos)
+        asked = self._worth_asking(ids)
         answers, heard = self._ask(asked, base, size)
         t_request = heard.t_request_ns
         for _ in range(retries):
             for servo in asked:
                 # of several, one that is known to be dead has had its chance
-                if servo in answers or (len(servos) > 1 and self._silent.get(servo, 0) >= GIVEN_UP):
+                if servo in answers or (len(ids) > 1 and self._silent.get(servo, 0) >= GIVEN_UP):
                     continue
                 self.stats.retries += 1
                 again, heard = self._ask([servo], base, size)
                 answers |= again
-        values = np.zeros((len(servos), len(wanted)), np.int64)
-        valid = np.zeros(len(servos), np.bool_)
-        errors = np.zeros(len(servos), np.int64)
-        for row, servo in enumerate(servos):
+        for row, servo in enumerate(ids):
             if (answer := answers.get(servo)) is not None:
                 errors[row], data = answer
                 valid[row] = True
@@ -177,14 +180,18 @@ class FeetechBus:
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
         r = self._register(register)
-        data = b"".join(bytes((servo,)) + self._encode(register, servo, v) for servo, v in values.items())
+        if not values:
+            return
+        data = b"".join(
+            bytes((_id(servo),)) + self._encode(register, servo, v) for servo, v in values.items()
+        )
         self.stats.requests += 1
         self._line.send(packet(BROADCAST, SYNC_WRITE, bytes((r.address, r.size)) + data))
 
     def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
         """Registers in EEPROM, the lock and the torque are read back as well: a locked servo says yes and does nothing."""
         r, data = self._register(register), self._encode(register, servo, value)
-        request = packet(servo, WRITE, bytes((r.address,)) + data)
+        request = packet(_id(servo), WRITE, bytes((r.address,)) + data)
         # these do not read back as they were written, or elsewhere
         checkable = register not in ("id", "baud_rate") and not (register == "torque_enable" and value > 1)
         must = checkable and (r.eeprom or register in ("lock", "torque_enable"))
@@ -284,6 +291,12 @@ class FeetechBus:
             return encode(REGISTERS[name], value)
         except ValueError as error:
             raise ValueError(f"{name} of servo {servo} on {self.port}: {error}; nothing was sent") from None
+
+
+def _id(servo: int) -> int:
+    if not 0 <= servo < BROADCAST:
+        raise ValueError(f"a servo's id lies in 0..253, not {servo}")
+    return servo
 
 
 def _listed(servos: Iterable[int]) -> str:

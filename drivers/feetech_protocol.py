@@ -83,6 +83,10 @@ STATUS = {
 
 def packet(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
     """A request, or with a status byte for `instruction`, a servo's reply."""
+    if len(parameters) > 253:
+        raise ValueError(
+            f"one packet to Feetech servos holds 253 bytes, not {len(parameters)}: ask fewer at a time"
+        )
     body = bytes((servo, len(parameters) + 2, instruction)) + parameters
     return b"\xff\xff" + body + bytes((~sum(body) & 0xFF,))
 

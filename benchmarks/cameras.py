@@ -27,7 +27,7 @@ from ulna.drivers.camera import StaleFrame
 from ulna.drivers.frame_ring import FrameRing
 from ulna.drivers.twins.mjpeg import read_mark
 
-ROUNDS, FRAMES, POLLS, PAUSE_S = 3, 300, 300, 2.0
+ROUNDS, FRAMES, POLLS, PAUSE_S = 3, 150, 150, 2.0
 Read = Callable[[], np.ndarray]  # RGB or BGR: the marks are black and white
 
 
@@ -122,7 +122,7 @@ def lerobot(url: str) -> Iterator[tuple[Read, Read]]:
     camera = OpenCVCamera(OpenCVCameraConfig(index_or_path=url))  # type: ignore[arg-type]  # a Path eats a slash
     camera.connect()
     try:
-        yield camera.read_latest, camera.async_read
+        yield camera.read_latest, lambda: camera.async_read(timeout_ms=5000)
     finally:
         camera.disconnect()
 

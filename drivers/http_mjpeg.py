@@ -1,7 +1,7 @@
 """Motion JPEG over HTTP, read directly: `multipart/x-mixed-replace` as IP cameras, mjpg-streamer and phone apps send it.
 
-Beside FFmpeg's reader this one passes a frame on when its last byte is there (not when the next one begins), skips to the newest frame
-when decoding cannot keep up, and hears `X-Timestamp`, the camera's own clock.
+Beside FFmpeg's reader this one hears `X-Timestamp`, the camera's own clock, drops damaged frames, and skips to the newest frame when
+decoding cannot keep up.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import io
 import os
+import select
 import socket
-import threading
+import ssl
 import time
+from email.message import Message
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
@@ -30,141 +33,165 @@ class NotMultipart(DeviceError):
 
 
 class HttpMjpeg:
-    """One connection to one stream. latency_s: from capture to arrival, of the quickest frames. read_timeout_s: of silence before
-    the connection is given up. A thread takes parts off the network as they come; `read` decodes the newest."""
+    """One connection to one stream, for one thread. latency_s: from capture to arrival, of the quickest frames. read_timeout_s: of
+    silence before the connection is given up."""
 
     def __init__(self, url: str, latency_s: float, read_timeout_s: float) -> None:
-        parts = urlsplit(url)
-        self._parts, self._read_timeout_s, self._latency_s = parts, read_timeout_s, latency_s
+        self._parts, self._latency_s, self._silence_s = urlsplit(url), latency_s, read_timeout_s
         self.name = without_password(url)
         # outlives a connection: a camera that greets with an old picture does not pass it off as new
         self._clock = ClockOffset(latency_s)
-        self._connection: http.client.HTTPConnection | None = None
-        self._response: http.client.HTTPResponse | None = None
-        self._socket: socket.socket
-        self._fresh = threading.Condition()
-        self._part: tuple[bytes, int, int, int] | None = None
-        self._ended = ""
-        self._thread: threading.Thread | None = None
+        self._socket: socket.socket | None = None
+        self._boundary, self._buffer = b"", bytearray()
+        self._number = self._heard_ns = 0
 
     def open(self) -> None:
         """DeviceError: nobody answers. NotMultipart. Refused: a password is missing, the path does not exist."""
         p = self._parts
-        kind = http.client.HTTPSConnection if p.scheme == "https" else http.client.HTTPConnection
-        connection = kind(p.hostname or "", p.port, timeout=OPEN_TIMEOUT_S)
-        self._connection = connection
-        headers = {}
+        port = p.port or (443 if p.scheme == "https" else 80)
+        # HTTP/1.0: then no server cuts the stream into chunks of its own
+        request = [
+            f"GET {urlunsplit(('', '', p.path or '/', p.query, ''))} HTTP/1.0",
+            f"Host: {p.netloc.rpartition('@')[2]}",
+        ]
         if p.username is not None:
             secret = f"{unquote(p.username)}:{unquote(p.password or '')}".encode()
-            headers["Authorization"] = "Basic " + base64.b64encode(secret).decode()
+            request.append("Authorization: Basic " + base64.b64encode(secret).decode())
         try:
-            connection.connect()
-            # kept, because a response without length takes it away from the connection
-            self._socket = connection.sock
-            connection.request("GET", urlunsplit(("", "", p.path or "/", p.query, "")), headers=headers)
-            response = self._response = connection.getresponse()
-        except (OSError, http.client.HTTPException) as e:
+            self._socket = socket.create_connection((p.hostname or "", port), OPEN_TIMEOUT_S)
+            if p.scheme == "https":
+                context = ssl.create_default_context()
+                self._socket = context.wrap_socket(self._socket, server_hostname=p.hostname)
+            self._socket.sendall("\r\n".join([*request, "", ""]).encode("latin-1", "replace"))
+            status, headers, rest = self._answer(self._socket)
+        except (OSError, ValueError, http.client.HTTPException) as e:
             raise DeviceError(f"no camera answers at {self.name} ({e or type(e).__name__})") from None
-        if response.status in (401, 403):
+        if status in (401, 403) and "digest" in headers.get("WWW-Authenticate", "").lower():
+            raise NotMultipart(f"{self.name} wants a password by Digest, which only FFmpeg's reader knows")
+        if status in (401, 403):
             raise Refused(
                 f"{self.name} wants a password: write http://user:password@… into device"
                 if p.username is None
                 else f"{self.name} does not accept this user and password"
             )
-        if response.status == 404:
+        if status == 404:
             raise Refused(f"{self.name} has no such path (404): look up the stream's address in its manual")
-        if response.status != 200:
-            raise DeviceError(f"{self.name} answers {response.status} {response.reason}")
-        if not response.headers.get_content_type().startswith("multipart/"):
-            raise NotMultipart(f"{self.name} sends {response.headers.get_content_type()}, no multipart JPEG")
-        boundary = str(response.headers.get_param("boundary") or "").removeprefix("--")
-        self._part, self._ended = None, ""
-        self._socket.settimeout(self._read_timeout_s)
-        self._thread = threading.Thread(
-            target=self._receive, args=(response, f"--{boundary}".encode()), daemon=True
-        )
-        self._thread.start()
+        if 300 <= status < 400:
+            raise NotMultipart(f"{self.name} sends us to {headers.get('Location')}: write that into device")
+        if status != 200:
+            raise DeviceError(f"{self.name} answers with the error {status}")
+        kind, chunked = headers.get_content_type(), "Transfer-Encoding" in headers
+        if not kind.startswith("multipart/") or chunked:
+            raise NotMultipart(
+                f"{self.name} sends {kind}{' in chunks' if chunked else ''}, no multipart JPEG"
+            )
+        boundary = str(headers.get_param("boundary") or "").removeprefix("--")
+        self._boundary, self._buffer = f"--{boundary}".encode(), bytearray(rest)
+        self._number, self._heard_ns = 0, time.monotonic_ns()
+
+    @staticmethod
+    def _answer(connection: socket.socket) -> tuple[int, Message, bytes]:
+        """Status and headers of the response, and what of its body came with them. ValueError: this is no HTTP."""
+        data, deadline = b"", time.monotonic() + OPEN_TIMEOUT_S
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            more = connection.recv(65536)
+            data += more
+            if not more or len(data) > 1 << 20 or time.monotonic() > deadline:
+                raise ValueError("it does not speak HTTP" if data else "it hung up")
+        first, _, headers = data[: end + 4].partition(b"\r\n")
+        words = first.split()
+        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+            raise ValueError("it does not speak HTTP")
+        return int(words[1]), http.client.parse_headers(io.BytesIO(headers)), data[end + 4 :]
 
     def close(self) -> None:
-        if self._thread is not None:
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
-            self._thread.join()
-            self._thread = None
-        if self._response is not None:
-            self._response.close()
-            self._response = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def read(self, timeout_s: float) -> tuple[np.ndarray, int, int, int] | None:
         """(RGB `(H, W, 3)` uint8, t_capture_ns, t_receive_ns, number of the part) of the newest part that was not read yet.
 
-        None: none came, or what came is no whole JPEG. DeviceError: the stream ended."""
-        with self._fresh:
-            self._fresh.wait_for(lambda: self._part is not None or self._ended, timeout_s)
-            part, self._part = self._part, None
-        if part is None:
-            if self._ended:
-                raise DeviceError(f"{self.name} {self._ended}")
-            return None
-        jpeg, capture_ns, receive_ns, number = part
+        None: none came, or what came is no whole JPEG. DeviceError: the stream ended or is silent."""
+        deadline = time.monotonic() + timeout_s
+        while (newest := self._newest_part()) is None:
+            if self._wait(max(0.0, deadline - time.monotonic())):
+                self._take_what_is_there()
+            elif time.monotonic_ns() - self._heard_ns > self._silence_s * 1e9:
+                raise DeviceError(f"{self.name} sent nothing for {self._silence_s:.1f} s")
+            elif time.monotonic() >= deadline:
+                return None
+        jpeg, capture_ns, receive_ns, number = newest
         color = decode(jpeg)
         return None if color is None else (color, capture_ns, receive_ns, number)
 
-    def _receive(self, response: http.client.HTTPResponse, boundary: bytes) -> None:
-        number, why = 0, "closed the connection"
+    def _newest_part(self) -> tuple[bytes, int, int, int] | None:
+        """Of the whole parts in the buffer; they and those before it are taken out."""
+        newest, receive_ns = None, self._heard_ns
         try:
-            while (part := _next_part(response, boundary)) is not None:
-                jpeg, stamp_s = part
-                receive_ns = time.monotonic_ns()
+            while (part := _first_part(self._buffer, self._boundary)) is not None:
+                jpeg, stamp_s, end = part
+                del self._buffer[:end]
                 if stamp_s is None:
                     capture_ns = receive_ns - round(self._latency_s * 1e9)
                 else:
                     capture_ns = self._clock.capture_ns(round(stamp_s * 1e9), receive_ns)
-                with self._fresh:
-                    self._part = (jpeg, capture_ns, receive_ns, number)
-                    self._fresh.notify()
-                number += 1
-        except TimeoutError:
-            why = f"sent nothing for {self._read_timeout_s:.1f} s"
-        except (OSError, http.client.HTTPException, ValueError) as e:
-            why = f"broke off ({e or type(e).__name__})"
-        with self._fresh:
-            self._ended = why
-            self._fresh.notify()
+                newest = (jpeg, capture_ns, receive_ns, self._number)
+                self._number += 1
+        except ValueError as e:
+            raise DeviceError(f"{self.name} sends no stream of pictures ({e})") from None
+        return newest
+
+    def _take_what_is_there(self) -> None:
+        """Everything that lies in the socket, so that the last part of it is the newest there is."""
+        assert self._socket is not None
+        for _ in range(256):  # a server faster than we are must not keep us here
+            try:
+                data = self._socket.recv(1 << 20)
+            except OSError as e:
+                raise DeviceError(f"{self.name} broke off ({e or type(e).__name__})") from None
+            if not data:
+                raise DeviceError(f"{self.name} closed the connection")
+            self._buffer += data
+            self._heard_ns = time.monotonic_ns()
+            if not self._wait(0):
+                return
+
+    def _wait(self, timeout_s: float) -> bool:
+        assert self._socket is not None
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True  # deciphered already, so that the socket looks empty
+        return bool(select.select([self._socket], [], [], timeout_s)[0])
 
 
-def _next_part(response: http.client.HTTPResponse, boundary: bytes) -> tuple[bytes, float | None] | None:
-    """The next JPEG and its `X-Timestamp`, s; None at the end of the stream. ValueError: a length that is none."""
-    while not (line := response.readline(4096)).startswith(boundary):
-        if not line:
-            return None
-    length, stamp_s = None, None
-    while (line := response.readline(4096)).strip():
+def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None, int] | None:
+    """The JPEG of the first whole part in `buffer`, its `X-Timestamp` in s, and where it ends. ValueError: it has no end."""
+    start = buffer.find(boundary)
+    head_end = buffer.find(b"\r\n\r\n", start)
+    if len(buffer) > LARGEST:
+        raise ValueError(f"{LARGEST} bytes without a whole frame")
+    if start < 0 or head_end < 0:
+        return None
+    begin, length, stamp_s = head_end + 4, None, None
+    for line in bytes(buffer[start:head_end]).lower().split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-length":
+        if name.strip() == b"content-length":
             length = int(value)
             if not 0 < length <= LARGEST:
                 raise ValueError(f"a part of {length} bytes")
-        elif name.strip().lower() == b"x-timestamp":
+        elif name.strip() == b"x-timestamp":
             with contextlib.suppress(ValueError):
                 stamp_s = float(value)
     if length is not None:
-        jpeg = response.read(length)
-        return (jpeg, stamp_s) if len(jpeg) == length else None
-    # a server that names no length: the JPEG ends with the line before the next boundary, which stays out of it
-    lines: list[bytes] = []
-    size = 0
-    while not (line := response.readline(65536)).startswith(boundary):
-        lines.append(line)
-        size += len(line)
-        if not line or size > LARGEST:
+        end = begin + length
+        return (bytes(buffer[begin:end]), stamp_s, end) if len(buffer) >= end else None
+    # a server that names no length: up to the next boundary, or the end mark of a JPEG if that is the last there is
+    end = buffer.find(b"\r\n" + boundary, begin)
+    if end < 0:
+        end = len(buffer.rstrip(b"\r\n"))
+        if not buffer.endswith(b"\xff\xd9", begin, end):
             return None
-        if line.endswith((b"\xff\xd9\r\n", b"\xff\xd9\n")):
-            break
-    return b"".join(lines), stamp_s
+    return bytes(buffer[begin:end]), stamp_s, end
 
 
 def decode(jpeg: bytes) -> np.ndarray | None:

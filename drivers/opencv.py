@@ -61,6 +61,9 @@ def make(name: str, config: Config) -> CaptureCamera:
 
 def source(config: Mapping[str, Any]) -> FrameSource:
     """For the capture process. DeviceError as `make`."""
+    import cv2
+
+    cv2.setNumThreads(1)  # one camera is not to take every core from the others and from control
     parsed = parse(Config, config, "the camera's config")
     _check(parsed, "the camera")
     if parsed.device.startswith(("http://", "https://")) and parsed.reader != "ffmpeg":

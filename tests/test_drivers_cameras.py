@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from ulna.drivers.capture import CaptureCamera, Frame, SourceInfo
 from ulna.drivers.capture_process import Capture
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.frame_ring import BLACK, REPEATED, FrameRing
-from ulna.drivers.http_mjpeg import decode
+from ulna.drivers.http_mjpeg import HttpMjpeg, decode
 from ulna.drivers.twins.faults import CameraFaults
 from ulna.drivers.twins.mjpeg import MjpegTwin, mark, read_mark, wandering_bars
 
@@ -363,6 +364,73 @@ def test_absent_refused_and_wrong_devices_are_told_at_once(twin: MjpegTwin, tmp_
     assert camera_at(twin.url).health().state is CameraState.CONNECTING
 
 
+@pytest.mark.parametrize("kind", ["whole", "no length", "dashes", "in pieces", "old greeting"])
+def test_servers_of_other_makes(kind: str) -> None:
+    """Streams as different servers write them, byte for byte; the newest whole part is what is read."""
+    import cv2
+
+    def jpeg(value: int) -> bytes:
+        return cv2.imencode(".jpg", np.full((*SIZE, 3), value, np.uint8))[1].tobytes()
+
+    def part(value: int, stamp_s: float) -> bytes:
+        length = "" if kind == "no length" else f"Content-Length: {len(jpeg(value))}\r\n"
+        stamp = f"X-Timestamp: {stamp_s:.3f}\r\n" if kind == "old greeting" else ""
+        return f"--x\r\nContent-Type: image/jpeg\r\n{length}{stamp}\r\n".encode() + jpeg(value) + b"\r\n"
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stream = HttpMjpeg(f"http://127.0.0.1:{listener.getsockname()[1]}/", 0.0, 5.0)
+
+        def connect() -> socket.socket:
+            opening = threading.Thread(target=stream.open)
+            opening.start()
+            server, _ = listener.accept()
+            server.recv(4096)
+            boundary = "--x" if kind == "dashes" else "x"
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary={boundary}\r\n\r\n"
+            server.sendall(head.encode())
+            opening.join()
+            return server
+
+        try:
+            with connect() as server:
+                for i, value in enumerate((60, 120, 180)):
+                    if kind == "in pieces":
+                        data = part(value, 0)
+                        for at in range(0, len(data), 97):
+                            server.sendall(data[at : at + 97])
+                            time.sleep(0.001)
+                    else:
+                        server.sendall(part(value, 1000.0 + i))
+                    read = None
+                    while read is None:
+                        read = stream.read(PATIENCE_S)
+                    color, captured_ns, received_ns, number = read
+                    assert abs(color.astype(int) - value).max() < 5
+                    assert number == i
+                    assert captured_ns <= received_ns <= time.monotonic_ns()
+                server.sendall(part(1, 1003.0) + part(2, 1004.0) + part(3, 1005.0))
+                numbers = []
+                while 5 not in numbers:
+                    read = stream.read(PATIENCE_S)
+                    assert read is not None
+                    numbers.append(read[3])
+                assert stream.read(0.01) is None
+            with pytest.raises(DeviceError, match="closed the connection"):
+                stream.read(PATIENCE_S)
+            stream.close()
+            if kind == "old greeting":
+                time.sleep(0.3)
+                with connect() as server:
+                    server.sendall(part(3, 1005.0))
+                    again = stream.read(PATIENCE_S)
+                    assert again is not None
+                    assert again[2] - again[1] > 0.25e9, (
+                        "a picture from before the break is not taken for new"
+                    )
+        finally:
+            stream.close()
+
+
 class _Answers(BaseHTTPRequestHandler):
     """A server that is not a camera."""
 
@@ -386,7 +454,7 @@ def test_servers_that_are_no_cameras() -> None:
         try:
             for url, match in (
                 (f"http://{at}/secret", "wants a password"),
-                (f"http://u:p@{at}/secret", f"http://{at}/secret answers 503"),
+                (f"http://u:p@{at}/secret", f"http://{at}/secret answers with the error 503"),
                 (f"http://{at}/nothing", "no such path"),
                 (f"http://{at}/page", "no multipart JPEG"),
             ):

@@ -1,0 +1,160 @@
+"""People as agents: a leader arm whose joints the follower takes over, or a hand that moves the tip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..datasets.features import STATE
+from ..drivers.arm import Arm, DeviceError
+from ..drivers.teleoperator import Teleoperator
+from .robot import Observation, Robot
+
+SYNC_SPEED = 1.0  # rad/s (m/s): how fast a follower catches up with its leader when an episode begins
+SYNCED = 0.05  # rad (m): from then on it follows as fast as its limits allow
+TIP_SPEED, TIP_TURN = 0.5, 3.0  # m/s, rad/s: the most that a hand's jump moves the tip
+LOWEST_M = 0.002  # above the plane that the arm stands on
+ROTATION_WEIGHT = 0.03  # metres a radian: an arm of five joints gives up orientation rather than position
+REACHED_M = 0.02  # a goal further from the tip than this cannot be reached, and is not pushed further away
+
+
+class LeaderAgent:
+    """Each arm goes where its leader's joints are. While a leader's reading is not valid its follower stays where it was sent last.
+
+    leaders: by name of the robot's arms. DeviceError: joints that differ, both named; when an episode begins, a leader that is
+    further from its follower than that arm's `max_first_step`.
+    """
+
+    tag = "human leader"
+
+    def __init__(self, leaders: Mapping[str, Arm], robot: Robot) -> None:
+        self.leaders, self.robot = dict(leaders), robot
+        for name, follower in robot.arms.items():
+            leader = self.leaders[name].joints
+            if leader.names != follower.joints.names or leader.units != follower.joints.units:
+                raise DeviceError(
+                    f"the leader of {name} has the joints {', '.join(leader.names)}, its follower {', '.join(follower.joints.names)}: "
+                    "a leader must have those of the arm that it leads"
+                )
+        self.reset("", 0)
+
+    def reset(self, task: str, seed: int) -> None:
+        self._sent: np.ndarray | None = None
+        self._synced = dict.fromkeys(self.leaders, False)
+
+    def act(self, observation: Observation) -> np.ndarray:
+        before = self._sent if self._sent is not None else observation.values[STATE].astype(np.float64)
+        target, at = before.copy(), 0
+        for name, follower in self.robot.arms.items():
+            n = len(follower.joints)
+            here = before[at : at + n]
+            sample = self.leaders[name].read()
+            if np.all(sample.valid):
+                away = sample.data - here
+                if self._sent is None:
+                    self._require_near(name, follower, away)
+                if not self._synced[name]:
+                    most = SYNC_SPEED / self.robot.control_hz
+                    self._synced[name] = bool(np.abs(away).max() <= max(SYNCED, most))
+                    away = np.clip(away, -most, most)
+                target[at : at + n] = here + away
+            at += n
+        self._sent = target
+        return target
+
+    def sent(self, action: np.ndarray) -> None:
+        self._sent = action.astype(np.float64)
+
+    def _require_near(self, name: str, follower: Arm, away: np.ndarray) -> None:
+        worst = int(np.argmax(np.abs(away)))
+        if abs(away[worst]) > follower.max_first_step:
+            raise DeviceError(
+                f"the leader of {name} is {abs(away[worst]):.2f} {follower.joints.units[worst]} from its follower at joint "
+                f"{follower.joints.names[worst]} (at most {follower.max_first_step:g}): bring the leader nearer; nothing has moved"
+            )
+
+
+class TeleoperatorAgent:
+    """The tip goes where the hand pushes it, through inverse kinematics within the joints' limits.
+
+    Without the dead man's switch the arm stays where it was sent last. A hand that gives a pose moves the tip by as much as itself since
+    the switch closed; one that gives a speed moves it at that speed. model: of `sim.robots`, for the geometry. workspace: `(2, 3)` m,
+    corners of the box, in the base frame, that the tip stays in.
+    """
+
+    def __init__(
+        self, teleoperator: Teleoperator, robot: Robot, model: str, workspace: np.ndarray | None = None
+    ) -> None:
+        from ..sim.kinematics import Chain
+        from ..sim.robots import ROBOTS
+
+        (self.arm,) = robot.arms.values()
+        self.teleoperator, self.period_s = teleoperator, 1 / robot.control_hz
+        self.tag = f"human {teleoperator.name}"
+        known = ROBOTS[model]()
+        self.chain = Chain(known.urdf, known.tip, known.joints.names)
+        self.workspace = np.array([[-2, -2, LOWEST_M], [2, 2, 2.0]]) if workspace is None else workspace
+        self._events: tuple[str, ...] = ()
+        self.reset("", 0)
+
+    def reset(self, task: str, seed: int) -> None:
+        self._q: np.ndarray | None = None
+        self._active = False
+
+    def act(self, observation: Observation) -> np.ndarray:
+        from ..sim.kinematics import Pose, rotation_about, rotation_vector
+
+        hand = self.teleoperator.read()
+        self._events += hand.events
+        q = self._q if self._q is not None else observation.values[STATE].astype(np.float64)
+        self._q = q
+        if not hand.active:
+            self._active = False
+            return q
+        if not self._active:
+            self._active = True
+            self._goal = self._anchor = self.chain.forward(q)
+        dt, goal = self.period_s, self._goal
+        if hand.displacement is not None:
+            wanted = self._anchor.position + hand.displacement
+            turned = self._anchor.rotation if hand.rotation is None else hand.rotation @ self._anchor.rotation
+        else:
+            wanted = goal.position + hand.linear * dt
+            turned = _turn(hand.angular * dt, rotation_about) @ goal.rotation
+        step = _at_most(wanted - goal.position, TIP_SPEED * dt)
+        turn = _at_most(rotation_vector(turned @ goal.rotation.T), TIP_TURN * dt)
+        position = np.clip(goal.position + step, *self.workspace)
+        goal = Pose(position, _turn(turn, rotation_about) @ goal.rotation)
+        joints = self.arm.joints
+        target = self.chain.inverse(goal, q, joints.lower, joints.upper, ROTATION_WEIGHT)
+        reached = self.chain.forward(target)
+        if np.linalg.norm(reached.position - goal.position) > REACHED_M:
+            goal = reached  # else the hand would have to come all the way back before the tip does
+        self._goal = goal
+        if hand.gripper is not None:
+            share = float(np.clip(hand.gripper, 0, 1))
+            target[-1] = joints.lower[-1] + share * (joints.upper[-1] - joints.lower[-1])
+        reach = joints.max_velocity * dt
+        self._q = q + np.clip(target - q, -reach, reach)
+        return self._q
+
+    def sent(self, action: np.ndarray) -> None:
+        self._q = action.astype(np.float64)
+
+    def events(self) -> tuple[str, ...]:
+        """Words of `robot.keys` whose buttons were pressed since the last call."""
+        events, self._events = self._events, ()
+        return events
+
+
+def _at_most(vector: np.ndarray, length: float) -> np.ndarray:
+    norm = float(np.linalg.norm(vector))
+    return vector if norm <= length else vector * (length / norm)
+
+
+def _turn(
+    rotation_vector: np.ndarray, rotation_about: Callable[[np.ndarray, float], np.ndarray]
+) -> np.ndarray:
+    angle = float(np.linalg.norm(rotation_vector))
+    return np.eye(3) if angle < 1e-12 else rotation_about(rotation_vector / angle, angle)

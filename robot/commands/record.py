@@ -69,11 +69,12 @@ def run(args: Args, out: Output) -> int:
     with (
         load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime) as rig,
         progress("recording") as bar,
-        Keys() as keys,
         contextlib.ExitStack() as stack,
     ):
         agent = stack.enter_context(agent_for(args.agent, args.robot, rig, args.noise, args.mode or None))
-        if keys.there and rig.realtime:
+        # the keyboard as teleoperator reads the terminal itself, episode keys and all
+        keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
+        if keys is not None and keys.there and rig.realtime:
             bar.console.print(HELP)
         shown = bar.add_task("", total=args.episodes, note="")
 

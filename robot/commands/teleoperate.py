@@ -1,0 +1,75 @@
+"""Move a robot by hand: a leader arm, a gamepad, a SpaceMouse, the keyboard or a browser page. Nothing is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from .parsing import Output, words
+
+EXAMPLE = "ulna teleoperate --robot my-so101.toml --agent leader"
+
+
+@dataclass
+class Args:
+    robot: str = "sim:so101"
+    """sim:so101, sim:panda, or a robot's TOML file."""
+    agent: str = "browser"
+    """leader, gamepad, spacemouse, keyboard or browser."""
+    task: str = "lift"
+    """Of a simulated robot: its scene."""
+    cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
+    """Cameras to open, with commas. By default none of a simulated robot's, all of a real one's."""
+    seconds: float = 0.0
+    """Stop after that long; by default when q or Ctrl-C is pressed."""
+    phone: bool = False
+    """With --agent browser: let a phone in the same network open the page (HTTPS, by a QR code)."""
+    json: bool = False
+    """Print one JSON object at the end."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ..config import load_robot
+    from ..keys import QUIT, Keys
+    from ..loop import run_episode
+    from ..teleoperate import PEOPLE, agent_for, require_known
+
+    require_known("agent", args.agent, PEOPLE)
+    options: dict[str, Any] = {"host": "0.0.0.0"} if args.phone and args.agent == "browser" else {}
+    hours = 24
+    with (
+        load_robot(args.robot, args.task, words(args.cameras), realtime=True) as rig,
+        contextlib.ExitStack() as stack,
+    ):
+        agent = stack.enter_context(agent_for(args.agent, args.robot, rig, **options))
+        # the keyboard as teleoperator reads the terminal itself
+        keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
+        if rig.scene is not None:
+            rig.scene.reset(0)
+        if rig.remote is not None:
+            rig.remote.begin()
+            stack.callback(rig.remote.rest)
+        print("moving; q or Ctrl-C stops", file=sys.stderr)
+        events = getattr(agent, "events", tuple)
+
+        def stop() -> bool:
+            return (keys is not None and keys.pressed() == QUIT) or QUIT in events()
+
+        limit = args.seconds or hours * 3600
+        result = run_episode(
+            rig.robot,
+            agent,
+            task="",
+            seed=0,
+            max_ticks=round(limit * rig.robot.control_hz),
+            stop=stop,
+        )
+        health = {name: arm.health() for name, arm in rig.robot.arms.items()}
+        rig.robot.hold()
+    about = {"ticks": result.ticks, "late": result.late, "retries": {n: h.retries for n, h in health.items()}}
+    out.answer(about, f"{result.ticks} ticks, {result.late} late")
+    return 0

@@ -59,9 +59,10 @@ class Config:
     """host: address of the controller. hz: of setpoints, 500 at most; the control script smooths between them over `lookahead_s`
     (0.03 to 0.2 s) with `gain`. watchdog_s: without a command for that long the arm brakes and holds. link_watchdog_s: without a
     word from this computer for that long the controller itself stops the program. lost_s: without data for that long the
-    connection counts as lost. max_first_step: rad, of any joint. lower, upper: rad, of the six joints, base first; narrow them to
-    the cell. max_effort: N·m, of the model's joints (the default is the UR5e's). payload_kg: of the tool; absent: as the pendant
-    has it. latency_s: from measurement to arrival at best."""
+    connection counts as lost. max_first_step: rad, of any joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint;
+    setpoints keep both, so that the arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of the six joints, base
+    first; narrow them to the cell. max_effort: N·m, of the model's joints (the default is the UR5e's). payload_kg,
+    payload_centre_m: of the tool, at the flange; absent: as the pendant has it. latency_s: from measurement to arrival at best."""
 
     host: str
     hz: float = setting(125.0, 20, 500, "Hz")
@@ -115,9 +116,10 @@ class UR:
         self._supervisor: threading.Thread | None = None
         self._closing = threading.Event()
         self._orders = threading.Lock()  # of the child's stdin and stdout, and of its life
-        self._lock = threading.Lock()  # of what follows; never held while waiting
-        self._enabled = self._stopped = self._first = self._lost = self._had_control = False
-        self._reconnects = 0
+        self._lock = threading.RLock()  # of what follows; never held while waiting
+        self._enabled = self._stopped = self._ended = self._first = False
+        self._lost = self._had_control = False
+        self._reconnects = self._asked = 0
         self._message = ""
 
     # life -------------------------------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ class UR:
             return
         self._memory = Memory()
         self._closing.clear()
-        self._lost = self._enabled = self._stopped = self._had_control = False
+        self._lost = self._enabled = self._stopped = self._ended = self._had_control = False
         self._reconnects, self._message = 0, ""
         try:
             with self._orders:
@@ -165,6 +167,7 @@ class UR:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # where ur_rtde talks to itself
+            bufsize=0,  # or `select` would not see what a buffer has taken already
             pass_fds=(self._memory.file,),
         )
         try:
@@ -197,21 +200,24 @@ class UR:
         child = self._child
         if not child or not child.stdin or not child.stdout:
             raise DeviceError("it is not connected")
+        self._asked += 1
         try:
-            child.stdin.write(json.dumps(order).encode() + b"\n")
-            child.stdin.flush()
+            child.stdin.write(json.dumps([self._asked, order]).encode() + b"\n")
         except OSError:
             raise DeviceError("its connection broke off") from None
         deadline = time.monotonic() + timeout_s
-        while not select.select([child.stdout], [], [], 0.1)[0]:
-            if self._closing.is_set():
+        while True:
+            if select.select([child.stdout], [], [], 0.1)[0]:
+                line = child.stdout.readline()
+                if not line:
+                    raise DeviceError("its connection broke off")
+                answer = json.loads(line)
+                if answer["to"] == self._asked:
+                    break
+            elif self._closing.is_set():
                 raise DeviceError("it is being closed")
-            if time.monotonic() > deadline:
+            elif time.monotonic() > deadline:
                 raise DeviceError(f"no answer in {timeout_s:.0f} s")
-        line = child.stdout.readline()
-        if not line:
-            raise DeviceError("its connection broke off")
-        answer = json.loads(line)
         if "error" in answer:
             raise DeviceError(answer["error"])
 
@@ -225,7 +231,7 @@ class UR:
                 if not dead and self._age_s() < self.config.lost_s:
                     continue
                 with self._lock:
-                    self._lost, self._enabled, attempt = True, False, 0
+                    self._lost, self._enabled, self._ended, attempt = True, False, False, 0
                     self._message = "the connection broke off" if dead else "no data come"
                 continue
             attempt += 1
@@ -310,7 +316,8 @@ class UR:
             except DeviceError as error:
                 raise DeviceError(f"the UR {self.name} cannot be enabled: {error}") from None
             with self._lock:
-                self._enabled, self._stopped, self._first, self._message = True, False, True, ""
+                self._enabled, self._first, self._message = True, True, ""
+                self._stopped = self._ended = False
 
     def disable(self) -> None:
         """Stop the control script; the controller goes on holding the arm."""
@@ -318,7 +325,7 @@ class UR:
             return
         with self._lock:
             self._memory.goal.write(t_command_ns=0)
-            self._enabled = False
+            self._enabled = self._ended = False
         if self._lost:
             return  # the script is stopped before anything else when the arm is back
         with self._orders, contextlib.suppress(DeviceError):
@@ -339,7 +346,8 @@ class UR:
             wrong += (
                 "the pendant is in local control: switch it to Remote Control (top right), and enable again",
             )
-        if not wrong and self._enabled and not self._memory.control.read()["active"]:
+        self._notice()
+        if self._ended and not wrong:
             wrong = ("the control script ended: read the log on the pendant, and enable again",)
         return wrong
 
@@ -373,9 +381,10 @@ class UR:
     def _notice(self) -> None:
         """The script ended by itself, or by a stop: that latches until `enable`."""
         assert self._memory
-        if self._enabled and not self._memory.control.read()["active"]:
-            self._message = "; ".join(self.faults())
-            self._enabled = False
+        with self._lock:
+            if self._enabled and not self._memory.control.read()["active"]:
+                self._enabled, self._ended = False, True
+                self._message = "; ".join(self.faults())
 
     def _age_s(self) -> float:
         assert self._memory

@@ -1,7 +1,8 @@
 """What the control process and the process that talks to a UR share: the arm's newest state, and where it shall go.
 
 Each block has one writer. Its first word is odd while it is written; a reader that finds it odd, or changed behind its back,
-reads again, so that a reading is never half old and half new.
+reads again, so that a reading is never half old and half new. (Stores stay in their order on x86; elsewhere there lie many more
+instructions of the interpreter between them than a processor reorders.)
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ It is a process of its own because ur_rtde 1.6 keeps threads of its own in C++: 
 have been seen to corrupt the heap, and they restart the control script without being asked. Here that costs a restart of this
 process; in the control process it would cost the control process. Setpoints are also paced better without its GIL.
 
-stdin: one JSON object with the fields of `Settings`, then orders `"enable"` and `"disable"`, one to a line; the end of stdin
-stops the arm and ends the process. stdout: `{"ok": true}` or `{"error": …}` once connected, and after each order.
+stdin: lines `[number, order]`: first the fields of `Settings` as an object, then `"enable"` and `"disable"`; the end of stdin
+stops the arm and ends the process. stdout: `{"to": number}` when an order is done (the first: when connected), with `"error"` when
+it failed. The numbers keep an answer that came too late from being taken for the next one.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Link:
         self.memory.state.mend()
         self.memory.control.mend()
         self.memory.control.write(active=0, remote=-1)
-        self.orders: queue.Queue[str] = queue.Queue()
+        self.orders: queue.Queue[tuple[int, str]] = queue.Queue()
         self.closing = threading.Event()
         self.control: Any = None
         self._setpoint: np.ndarray | None = None  # None: the arm stands, servoing is off
@@ -165,19 +166,31 @@ class Link:
         period, due = 1.0 / self.settings.hz, time.monotonic()
         while not self.closing.is_set():
             with contextlib.suppress(queue.Empty):
-                order = self.orders.get_nowait()
+                number, order = self.orders.get_nowait()
                 try:
                     self.enable() if order == "enable" else self.disable()
-                    answer(ok=True)
+                    answer(to=number)
                 except (RuntimeError, ValueError, OSError) as error:  # pybind maps C++ exceptions to these
                     self._drop_control()
-                    answer(error=str(error))
+                    answer(to=number, error=str(error))
             if self.control is not None:
                 self._servo(period)
             due = max(due + period, time.monotonic() - 0.05)
             time.sleep(max(due - time.monotonic(), 0.0))
 
     def enable(self) -> None:
+        s = self.settings
+        try:
+            remote = ask_dashboard(s.host, "is in remote control").lower()
+        except OSError as error:
+            raise RuntimeError(
+                f"its dashboard server, port {DASHBOARD}, does not answer ({error}): allow it in the pendant's Settings, Security, "
+                "Services"
+            ) from None
+        if remote == "false":
+            raise RuntimeError(
+                "it is not in remote control: switch the pendant from Local to Remote Control (top right), and enable again"
+            )
         if self.control is not None and self.control.isProgramRunning():
             self._halt()
             self._tell(active=1)
@@ -185,12 +198,7 @@ class Link:
         self._drop_control()
         from rtde_control import RTDEControlInterface
 
-        s, flags = self.settings, RTDEControlInterface.FLAG_UPLOAD_SCRIPT
-        if ask_dashboard(s.host, "is in remote control").lower() == "false":
-            raise RuntimeError(
-                "it is not in remote control: switch the pendant from Local to Remote Control (top right), and enable again"
-            )
-        self.control = RTDEControlInterface(s.host, 500.0, flags)
+        self.control = RTDEControlInterface(s.host, 500.0, RTDEControlInterface.FLAG_UPLOAD_SCRIPT)
         if s.payload_kg is not None:
             self.control.setPayload(s.payload_kg, list(s.payload_centre_m))
         self.control.setWatchdog(1.0 / s.link_watchdog_s)
@@ -266,13 +274,14 @@ def main() -> None:
     global _ANSWERS
     _ANSWERS = os.dup(1)
     os.dup2(2, 1)  # ur_rtde prints to stdout
-    link = Link(Settings(**json.loads(sys.stdin.readline())))
+    number, settings = json.loads(sys.stdin.readline())
+    link = Link(Settings(**settings))
     try:
         link.connect()
     except (RuntimeError, OSError) as error:
-        answer(error=str(error))
+        answer(to=number, error=str(error))
         os._exit(2)
-    answer(ok=True)
+    answer(to=number)
     for job in (link.watch, link.watch_pendant):
         threading.Thread(target=job, daemon=True).start()
 

@@ -96,7 +96,7 @@ def test_keeps_the_contract_of_an_arm(cell: Cell) -> None:
 
 
 def test_reads_at_the_rate_of_the_controller_and_in_its_time(cell: Cell, arm: ur.UR) -> None:
-    time.sleep(2.0)
+    time.sleep(1.2)
     assert 50 < arm.health().rate_hz < 600  # 500 on a machine with nothing else to do
     ages = []
     for _ in range(50):
@@ -142,7 +142,7 @@ def test_gone_and_back_waits_for_enable(cell: Cell, arm: ur.UR) -> None:
         arm.command(before.data, time.monotonic_ns() + PERIOD_NS)
     with pytest.raises(DeviceError, match="away"):
         arm.enable()
-    time.sleep(1.2)  # at least one attempt fails
+    time.sleep(0.8)  # at least one attempt fails
     cell.faults.unplugged = False
     wait(lambda: arm.health().state is ArmState.TORQUE_OFF and valid(arm))
     after = arm.read()
@@ -179,7 +179,7 @@ def test_a_protective_stop_latches_until_enable(cell: Cell, arm: ur.UR) -> None:
         arm.enable()
     assert valid(arm), "reading goes on"
     ask_dashboard(cell.twin.host, "unlock protective stop")
-    wait(lambda: arm.faults() == ())
+    wait(lambda: "script ended" in arm.faults()[0])
     with pytest.raises(DeviceError, match="enable"):
         arm.command(arm.read().data, time.monotonic_ns() + PERIOD_NS)
     arm.enable()
@@ -199,22 +199,20 @@ def test_an_arm_that_is_held_fast_stops_itself(cell: Cell, arm: ur.UR) -> None:
     wait(lambda: not cell.plant.stuck[0])
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
+def test_says_what_stands_in_the_way(cell: Cell, arm: ur.UR) -> None:
+    for fault, words in (
         ("emergency_stop", "release the button"),
         ("powered_off", "power it on"),
         ("local_control", "Remote Control"),
-    ],
-)
-def test_says_what_stands_in_the_way(cell: Cell, arm: ur.UR, fault: str, words: str) -> None:
-    setattr(cell.faults, fault, True)
-    wait(lambda: any(words in f for f in arm.faults()))
-    with pytest.raises(DeviceError, match=words):
+    ):
+        setattr(cell.faults, fault, True)
+        wait(lambda words=words: any(words in f for f in arm.faults()))
+        with pytest.raises(DeviceError, match=words):
+            arm.enable()
+        setattr(cell.faults, fault, False)
+        wait(lambda words=words: not any(words in f for f in arm.faults()))
         arm.enable()
-    setattr(cell.faults, fault, False)
-    wait(lambda: arm.faults() == ())
-    arm.enable()
+        assert arm.faults() == ()
 
 
 def test_the_watchdog_brakes_and_a_long_hold_keeps_the_script(cell: Cell) -> None:
@@ -247,19 +245,19 @@ def test_the_controller_stops_when_the_computer_falls_silent(cell: Cell) -> None
     arm.close()
 
 
-@pytest.mark.parametrize("step_s", [-100.0, 100.0])
-def test_a_step_of_the_controllers_clock_is_noticed(cell: Cell, arm: ur.UR, step_s: float) -> None:
+def test_a_step_of_the_controllers_clock_is_noticed(cell: Cell, arm: ur.UR) -> None:
     time.sleep(0.3)
     before = arm.read()
-    steps = arm._need().control.read()["clock_steps"]
-    cell.faults.clock_step_s = step_s
-    wait(lambda: arm._need().control.read()["clock_steps"] > steps, 5.0)
-    for _ in range(20):
-        time.sleep(0.01)
-        sample = arm.read()
-        assert before.t_capture_ns <= sample.t_capture_ns <= sample.t_receive_ns
-        assert sample.t_receive_ns - sample.t_capture_ns < 0.5e9
-        before = sample
+    for step_s in (-100.0, 100.0):
+        steps = arm._need().control.read()["clock_steps"]
+        cell.faults.clock_step_s = step_s
+        wait(lambda steps=steps: arm._need().control.read()["clock_steps"] > steps, 5.0)
+        for _ in range(20):
+            time.sleep(0.01)
+            sample = arm.read()
+            assert before.t_capture_ns <= sample.t_capture_ns <= sample.t_receive_ns
+            assert sample.t_receive_ns - sample.t_capture_ns < 0.5e9
+            before = sample
 
 
 def test_late_data_are_known_to_be_late(cell: Cell, arm: ur.UR) -> None:
@@ -278,6 +276,23 @@ def test_closing_stops_the_program(cell: Cell, arm: ur.UR) -> None:
     with pytest.raises(DeviceError, match="open"):
         arm.read()
     assert arm.health().state is ArmState.CLOSED
+
+
+def test_a_program_whose_computer_process_is_killed_is_stopped(cell: Cell) -> None:
+    script = f"""
+import time
+from ulna.drivers import ur
+arm = ur.make("arm", ur.Config(host="{cell.twin.host}", link_watchdog_s=5.0))
+arm.open()
+arm.enable()
+print("enabled", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "enabled\n"
+        process.kill()
+    wait(lambda: "false" in ask_dashboard(cell.twin.host, "running"), 4.0)
 
 
 def test_no_controller_is_one_sentence() -> None:

@@ -118,7 +118,7 @@ class ServoGroup:
         self.check_calibration()
 
     def check_models(self) -> None:
-        found = [self._ping(i) for i in self.ids]
+        found = self._ping_all()
         silent = [self.name(j) for j, model in enumerate(found) if model is None]
         if len(silent) == len(found):
             explain = getattr(
@@ -161,11 +161,14 @@ class ServoGroup:
     def _by_joint(self, values: np.ndarray) -> dict[str, int]:
         return dict(zip(self.joints.names, values.tolist(), strict=True))
 
-    def _ping(self, servo: int) -> int | None:
+    def _ping_all(self) -> list[int | None]:
+        found: list[int | None] = [None] * len(self.ids)
         end = time.monotonic() + PATIENCE_S
-        while (model := self.bus.ping(servo)) is None and time.monotonic() < end:
-            pass
-        return model
+        while None in found:
+            found = [m if m is not None else self.bus.ping(i) for m, i in zip(found, self.ids, strict=True)]
+            if time.monotonic() > end:
+                break
+        return found
 
     def _model(self, number: int | None) -> str:
         return f"{self.family.models.get(number or 0, 'servo of an unknown model')} (model number {number})"

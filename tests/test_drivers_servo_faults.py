@@ -44,7 +44,7 @@ def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Pat
 
 
 def test_a_dead_servo_makes_the_arm_hold_and_says_so(kind: str, tmp_path: Path) -> None:
-    with bench(kind, tmp_path) as b, running(b.arm(watchdog_s=5.0)) as arm:
+    with bench(kind, tmp_path) as b, running(b.arm(watchdog_s=5.0, stale_s=0.5)) as arm:
         go(arm, HOME, 0.2)
         arm.command(moved(0, 1.5), time.monotonic_ns() + 3_000_000_000)
         time.sleep(0.3)

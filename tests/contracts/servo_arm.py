@@ -58,7 +58,8 @@ class Bench:
     calibration: Path
 
     def arm(self, **changes: Any) -> ServoArm:
-        module = MODULES[self.kind]
+        """stale_s is long by default: a busy machine may leave a twin's process standing."""
+        module, changes = MODULES[self.kind], {"stale_s": 1.5, **changes}
         return module.make(
             self.kind, replace(module.Config(str(self.link), str(self.calibration)), **changes)
         )

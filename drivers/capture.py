@@ -113,7 +113,8 @@ class CaptureCamera:
             raise DeviceError(f"the camera {self.name} is open already")
         ring = FrameRing.create(self.height, self.width, self.depth is not None, self._history + 2)
         request = {"ring": str(ring.path), "source": self._source, "config": self._config, "fps": self.fps}
-        self._ring, self._supervisor = ring, _Supervisor(self.name, ring, request)
+        hung_s = max(HUNG_S, self._open_timeout_s)
+        self._ring, self._supervisor = ring, _Supervisor(self.name, ring, request, hung_s)
         deadline = time.monotonic() + self._open_timeout_s
         try:
             while (status := ring.status()).get("state") != CameraState.STREAMING.value:
@@ -283,8 +284,9 @@ def _sample(frame: Frame, plane: str) -> Sample:
 class _Supervisor:
     """Keeps one capture process alive: a thread that waits for it to end, or to stop beating, and starts another."""
 
-    def __init__(self, name: str, ring: FrameRing, request: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, ring: FrameRing, request: Mapping[str, Any], hung_s: float) -> None:
         self._ring, self._request = ring, json.dumps(request).encode() + b"\n"
+        self._hung_s = hung_s
         self.trouble = ""  # why there is no capture process, or none that has come to work yet
         self._stopping = threading.Event()
         self._process = self._start()
@@ -355,7 +357,7 @@ class _Supervisor:
                 if beat_ns > self._started_ns:
                     self.trouble = ""
                 silent_s = (time.monotonic_ns() - (asked_ns or max(self._started_ns, beat_ns))) * 1e-9
-                if silent_s > (HUNG_S if asked_ns is None else 3.0):
+                if silent_s > (self._hung_s if asked_ns is None else 3.0):
                     process.kill()
                     said = b"it hung and was killed"
                     process.wait()

@@ -216,6 +216,9 @@ def main() -> int:
     request = json.loads(_first_line())
     ring, stopping = FrameRing(Path(request["ring"]), write=True), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    # before the source is loaded, which takes a while: what the process before told is over
+    state = CameraState.RECONNECTING if ring.newest_seq >= 0 else CameraState.CONNECTING
+    ring.set_status({**ring.status(), "state": state.value})
     ring.beat()
     threading.Thread(target=_end_with_control, args=(ring, stopping), daemon=True).start()
     try:

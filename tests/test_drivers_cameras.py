@@ -107,8 +107,8 @@ def test_ring_never_gives_a_mixture_of_frames() -> None:
                 check(frame)
                 assert frame.seq >= last
                 last = frame.seq
-            for older in mine.window(1):
-                check(older)
+            for frame in mine.window(1):
+                check(frame)
         mine.close()
 
     try:
@@ -275,6 +275,19 @@ def test_capture_process_that_dies_is_started_again(twin: MjpegTwin) -> None:
         assert camera.next(before.seq, PATIENCE_S).seq > before.seq
         pid = camera.pid
     assert not Path(f"/proc/{pid}").exists(), "none is left behind"
+
+
+def test_capture_process_that_hangs_is_replaced(twin: MjpegTwin) -> None:
+    with opened(camera_at(twin.url)) as camera:
+        before, pid = camera.latest(5.0), camera.pid
+        assert pid is not None
+        assert camera._supervisor is not None
+        camera._supervisor._hung_s = 1.0  # not the twenty seconds that a slow device is given
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: "it hung and was killed" in camera.health().message, "it is told")
+        camera._supervisor._hung_s = PATIENCE_S
+        eventually(lambda: state(camera) is CameraState.STREAMING, "another takes over")
+        assert camera.latest(5.0).seq > before.seq
 
 
 CONTROL = """

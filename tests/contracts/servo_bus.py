@@ -143,6 +143,12 @@ def check_late_replies(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
             replies = bus.read([then], ids, retries=0)
             np.testing.assert_array_equal(replies.values[replies.valid, 0], truth[then][replies.valid])
     assert heard > 20
+    # one that has lain in the line for long is thrown away
+    twin.faults.late = 1.0
+    assert not bus.read(["present_position"], ids[:1], retries=0).valid.any()
+    twin.faults.late = 0.0
+    time.sleep(0.8)
+    assert ticks(bus, "goal_position", ids[:1])[0] == goals[0]
     # a device that is always too slow gives nothing, rather than the answer to the question before
     twin.faults.delay_s = 0.13
     for register in ["present_position", "goal_position"] * 3:

@@ -75,7 +75,7 @@ class ServoArm:
         self._torque = np.zeros(n, bool)  # joints that we drive
         self._seen = np.zeros(n, np.int64)
         self._errors, self._wrong = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self._fault_words: tuple[str, ...] = ()
+        self._explained, self._fault_words = np.zeros(n, np.int64), ()
         self._cycles = self._reconnects = self._retries_before = self._polled = 0
         self._captures: deque[int] = deque(maxlen=51)
         self._obstacles = Obstacles(n)
@@ -331,6 +331,8 @@ class ServoArm:
         self._take(self.group.read())
         if (self._wrong >= REPEATED).any():
             self._believe_faults()
+        elif not self._errors.any():
+            self._explained = self._errors
         self._watch_torque()
         with self._lock:
             goal, which = self._next_goal()
@@ -355,8 +357,11 @@ class ServoArm:
             self._obstacles.look(reading.position, reading.load, here & self._torque, self._sent)
 
     def _believe_faults(self) -> None:
+        if np.array_equal(self._errors, self._explained) and (self._stopped or not self._torque.any()):
+            return
         words = self.group.explain(self._errors)
         with self._lock:
+            self._explained = self._errors
             self._fault_words = words
             if self._torque.any() and not self._stopped:
                 self._give_up("fault", "the arm holds because a servo reports a fault")

@@ -19,6 +19,7 @@ from .servo_bus import TICKS, BusError, ServoBus
 
 PATIENCE_S = 1.0  # for an answer that must come: a busy computer misses many deadlines of a few ms in a row
 COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within one turn
+FACTORY_AREA = 80  # Feetech: maximum_acceleration and others, behind the measured values
 POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
 OFF_S = 1.0  # how long a servo is told to let go before we say that it does not
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
@@ -249,7 +250,9 @@ class ServoGroup:
 
     def write_setting(self, register: str, j: int, value: int) -> None:
         """Write one register, EEPROM unlocked for it where it must be, and read it back. BusError when it is not taken."""
-        locked = self.bus.registers[register].eeprom and "lock" in self.bus.registers
+        r = self.bus.registers[register]
+        # Feetech does not say whether the lock guards its factory area too
+        locked = "lock" in self.bus.registers and (r.eeprom or r.address >= FACTORY_AREA)
         if locked:
             self.write("lock", j, 0)
         try:

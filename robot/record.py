@@ -24,7 +24,7 @@ from .config import Rig
 from .keys import Keys
 from .loop import run_episode
 from .motion import go_to
-from .scene import RemoteScene
+from .scene import Demonstration
 
 AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `robot.teleoperate`
 RESET_S = 5.0
@@ -111,7 +111,7 @@ def record(
             result = run_episode(
                 robot,
                 agent,
-                [take, *([_Demonstration(rig.remote)] if rig.remote is not None else [])],
+                [take, *([Demonstration(rig.remote)] if rig.remote is not None else [])],
                 task=task or (scene.instruction if scene is not None else ""),
                 seed=next_seed,
                 max_ticks=round(longest * robot.control_hz),
@@ -197,25 +197,6 @@ class _Take:
         else:
             self.kept = True
             self.recorder.end({**meta, "success": outcome})
-
-
-class _Demonstration:
-    """Tells the scripted hand at a twin's leader when to begin and to rest."""
-
-    def __init__(self, scene: RemoteScene) -> None:
-        self.scene = scene
-
-    def start(self, meta: Mapping[str, Any]) -> None:
-        self.scene.begin()
-
-    def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
-        pass
-
-    def end(self, meta: Mapping[str, Any]) -> None:
-        self.scene.rest()
-
-    def interrupt(self, reason: str) -> None:
-        self.scene.rest()
 
 
 def _put_back(keys: Keys | None, seconds: float) -> bool:

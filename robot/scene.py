@@ -114,3 +114,22 @@ class RemoteScene:
             with self._lock:
                 if self._state is before:  # else a reset came between question and answer
                     self._state = state
+
+
+class Demonstration:
+    """A subscriber of the episode loop: tells the scripted hand at a twin's leader when to begin and to rest."""
+
+    def __init__(self, scene: RemoteScene) -> None:
+        self.scene = scene
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        self.scene.begin()
+
+    def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
+        pass
+
+    def end(self, meta: Mapping[str, Any]) -> None:
+        self.scene.rest()
+
+    def interrupt(self, reason: str) -> None:
+        self.scene.rest()

@@ -25,6 +25,7 @@ FRICTION = (
 # (a gripper holds an object) that is what the servo's current, and its overload protection, would see.
 STIFFNESS = 12.0
 STUCK_GAIN = 1.0
+SET_OUT_S = 0.5
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
 
@@ -111,13 +112,16 @@ class ScriptedHand:
         self._steps = max(1, round(PHYSICS_HZ / scene.control_hz))
         self._goal, self._count = self.plant.position.copy(), 0
         self._expert: Expert | None = None
+        self._begun = PHYSICS_HZ
 
     def begin(self, seed: int) -> None:
         self._expert = self.scene.expert(self.noise)
         self._expert.reset(seed)
+        self._begun = 0
 
     def rest(self) -> None:
         self._expert = None
+        self._begun = PHYSICS_HZ
 
     def step(self) -> None:
         """Once a physics step."""
@@ -125,7 +129,9 @@ class ScriptedHand:
             expert = self._expert
             self._goal = self.scene.arms["arm"].read().data if expert is None else expert.act()
         self._count += 1
-        reach = self.speed / PHYSICS_HZ
+        # a hand sets out slowly: whoever watches the leader has half a second to begin
+        self._begun += 1
+        reach = self.speed / PHYSICS_HZ * min(1.0, (self._begun / PHYSICS_HZ / SET_OUT_S) ** 2)
         move = np.clip(self._goal - self.plant.position, -reach, reach)
         self.plant.position[:] += move
         self.plant.velocity[:] = move * PHYSICS_HZ

@@ -36,6 +36,8 @@ def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..keys import QUIT, Keys
     from ..loop import run_episode
+    from ..motion import go_to
+    from ..scene import Demonstration
     from ..teleoperate import PEOPLE, agent_for, require_known
 
     require_known("agent", args.agent, PEOPLE)
@@ -48,11 +50,10 @@ def run(args: Args, out: Output) -> int:
         agent = stack.enter_context(agent_for(args.agent, args.robot, rig, **options))
         # the keyboard as teleoperator reads the terminal itself
         keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
+        if rig.home is not None:
+            go_to(rig.robot, rig.home)
         if rig.scene is not None:
             rig.scene.reset(0)
-        if rig.remote is not None:
-            rig.remote.begin()
-            stack.callback(rig.remote.rest)
         print("moving; q or Ctrl-C stops", file=sys.stderr)
         events = getattr(agent, "events", tuple)
 
@@ -63,6 +64,7 @@ def run(args: Args, out: Output) -> int:
         result = run_episode(
             rig.robot,
             agent,
+            [] if rig.remote is None else [Demonstration(rig.remote)],
             task="",
             seed=0,
             max_ticks=round(limit * rig.robot.control_hz),

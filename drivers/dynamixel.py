@@ -31,14 +31,12 @@ from .dynamixel_registers import (
 )
 from .serial_port import LATE_NS, Heard, ReplySizes, SerialPort
 from .servo_bus import BusError, BusStats, Register, Replies
+from .silence import Silence
 
 type _Answer = tuple[
     dict[int, tuple[int, bytes]], int, int
 ]  # error and data by id; when asked, when heard, ns
 _REBOOT_S = 2.0  # an X-series servo is back within about half a second
-_GIVEN_UP = 3  # reads in a row without a word; from then on a servo is not waited for in every read
-_ASK_AGAIN_NS = (20_000_000, 250_000_000)  # but tried by itself this often, at first and in the end
-_MOST_PATIENCE = 8.0
 _FAST_MISSES = 3
 
 
@@ -49,9 +47,7 @@ class DynamixelBus:
 
     In a sync read each servo waits for the one before it, so a silent one silences all behind it (DynamixelSDK issue 364). Those are
     asked one by one at once, and a servo that stays silent goes to the end of the next request, where it stops nobody. One that was
-    silent three reads running is left out as long as others answer, and tried by itself after 20 ms, later four times a second. When nobody
-    answers three times running, the slack grows up to eightfold until somebody does: some adapters hold bytes back for 16 ms, and
-    then nobody else has to wait.
+    silent three reads running is only tried now and then (`silence`).
     """
 
     registers = REGISTERS
@@ -70,12 +66,7 @@ class DynamixelBus:
         self._line = SerialPort(port, baud, slack_s)
         self._sizes = ReplySizes()
         self._opened = False
-        self._silence: dict[int, int] = {}  # reads in a row without an answer, by id
-        self._tried: dict[
-            int, tuple[int, int]
-        ] = {}  # of those given up, by id: how often tried since, and when, ns
-        self._nobody = 0  # reads in a row without any answer
-        self._patience = 1.0  # times `slack_s`
+        self._silence = Silence()
         # while a lost confirmation may still turn up and be taken for that of a later write
         self._doubt_until_ns = 0
         self._fast_misses = 0
@@ -86,9 +77,7 @@ class DynamixelBus:
         self._line.open()
         self.stats.reconnects += self._opened
         self._opened = True
-        self._silence.clear()
-        self._tried.clear()
-        self._nobody, self._patience = 0, 1.0
+        self._silence = Silence()
 
     def close(self) -> None:
         self._line.close()
@@ -127,7 +116,7 @@ class DynamixelBus:
             return Replies(values, valid, errors, now, now)
         start = min(r.address for r in places)
         size = max(r.address + r.size for r in places) - start
-        asked, trial = self._worth_asking(wanted)
+        asked, trial = self._silence.whom_to_ask(wanted)
         found, t_request_ns, t_receive_ns = self._read_all(asked, start, size)
         for row, servo in enumerate(wanted):
             again = retries if servo in asked else int(servo == trial)
@@ -137,37 +126,14 @@ class DynamixelBus:
                 more, _, t_more_ns = self._read_one(servo, start, size)
                 if more:
                     found, t_receive_ns = found | more, t_more_ns
-            self._silence[servo] = 0 if servo in found else self._silence.get(servo, 0) + 1
             if servo in found:
-                self._tried.pop(servo, None)
                 valid[row] = True
                 errors[row], data = found[servo]
                 for column, place in enumerate(places):
                     here = data[place.address - start :][: place.size]
                     values[row, column] = int.from_bytes(here, "little", signed=place.signed)
-        self._nobody = 0 if found else self._nobody + 1
-        grown = self._patience * (2.0 if self._nobody > _GIVEN_UP else 1.0 if self._nobody else 0.995)
-        self._patience = min(max(grown, 1.0), _MOST_PATIENCE)
+        self._silence.note(wanted, found)
         return Replies(values, valid, errors, t_request_ns, t_receive_ns)
-
-    def _worth_asking(self, servos: Sequence[int]) -> tuple[list[int], int | None]:
-        """Whom to ask together, those silent lately last; and one that was given up, to be tried by itself: a dead one in the chain
-        would silence what stands behind it."""
-        if len(servos) == 1:
-            return list(servos), None
-        lively = [s for s in servos if not self._silence.get(s)]
-        quiet = [s for s in servos if 0 < self._silence.get(s, 0) < _GIVEN_UP]
-        given_up = [s for s in servos if self._silence.get(s, 0) >= _GIVEN_UP]
-        if not given_up:
-            return lively + quiet, None
-        trial = min(given_up, key=lambda s: self._tried.get(s, (0, 0))[1])
-        times, then = self._tried.get(trial, (0, 0))
-        now = time.monotonic_ns()
-        pause = min(_ASK_AGAIN_NS[0] << min(times, 8), _ASK_AGAIN_NS[1])
-        if (lively or quiet) and now - then < pause:
-            return lively + quiet, None
-        self._tried[trial] = times + 1, now
-        return lively + quiet, trial
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
         place = _register(register)
@@ -218,7 +184,7 @@ class DynamixelBus:
                     "switch its power off and on"
                 )
             time.sleep(0.02)
-        self._silence[servo] = 0
+        self._silence.heard(servo)
 
     def explain_silence(self, servos: Sequence[int]) -> str:
         """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed is put back."""
@@ -295,7 +261,7 @@ class DynamixelBus:
             return self._ask(encode(BROADCAST, Instruction.SYNC_READ, about), servos, size)
         answer = self._ask_chain(encode(BROADCAST, Instruction.FAST_SYNC_READ, about), servos, size)
         # nobody said a word, though they answer when asked otherwise: firmware that is too old for it
-        self._fast_misses = 0 if answer[0] or any(map(self._silence.get, servos)) else self._fast_misses + 1
+        self._fast_misses = 0 if answer[0] or self._silence.lately(servos) else self._fast_misses + 1
         self.fast = self._fast_misses < _FAST_MISSES
         return answer
 
@@ -347,7 +313,7 @@ class DynamixelBus:
         whole: Callable[[bytearray], bool],
     ) -> Heard:
         self.stats.requests += 1
-        self._line.slack_s = self.slack_s * self._patience + turns_s + replies * self.return_delay_s
+        self._line.slack_s = self.slack_s * self._silence.patience + turns_s + replies * self.return_delay_s
         return self._line.exchange(request, reply_bytes, whole)
 
     def _count(self, missing: int, corrupt: int, size: int) -> None:

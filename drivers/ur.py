@@ -11,10 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import select
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -24,13 +20,14 @@ import numpy as np
 from .arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target, limit_target
 from .config import setting
 from .sample import Sample
+from .ur_child import Child
 from .ur_memory import JOINTS, Memory
 from .ur_process import NORMAL, REDUCED, RUNNING, Settings
 
 NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 TURN = 2 * np.pi
 STALE_S = 0.1  # a controller sends every 2 ms: older than this, and a reading is not valid
-START_S, ENABLE_S = 20.0, 15.0
+ENABLE_S = 15.0
 PAUSES_S = (0.5, 1.0, 2.0, 5.0)  # between attempts to reconnect
 
 SAFETY = {
@@ -112,14 +109,14 @@ class UR:
             np.array(config.max_effort, float),
         )
         self._memory: Memory | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._supervisor: threading.Thread | None = None
         self._closing = threading.Event()
         self._orders = threading.Lock()  # of the child's stdin and stdout, and of its life
         self._lock = threading.RLock()  # of what follows; never held while waiting
         self._enabled = self._stopped = self._ended = self._first = False
         self._lost = self._had_control = False
-        self._reconnects = self._asked = 0
+        self._reconnects = 0
         self._message = ""
 
     # life -------------------------------------------------------------------------------------------------------------------
@@ -162,18 +159,9 @@ class UR:
         c = self.config
         same = {f.name: getattr(c, f.name) for f in dataclasses.fields(Settings) if hasattr(c, f.name)}
         settings = Settings(**same, file=self._memory.file, stop_program=self._had_control)
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "ulna.drivers.ur_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # where ur_rtde talks to itself
-            bufsize=0,  # or `select` would not see what a buffer has taken already
-            pass_fds=(self._memory.file,),
-        )
         try:
-            self._ask(dataclasses.asdict(settings), START_S)
+            self._child = Child(settings, self._closing)
         except DeviceError as error:
-            self._end(0.0)
             raise DeviceError(
                 f"the UR {self.name} at {c.host} does not answer ({error}): is the address right, the controller on and "
                 "booted, and the cable in?"
@@ -182,44 +170,13 @@ class UR:
 
     def _end(self, patience_s: float) -> None:
         child, self._child = self._child, None
-        if not child:
-            return
-        assert child.stdin
-        assert child.stdout
-        with contextlib.suppress(OSError):
-            child.stdin.close()  # it stops the arm, and ends
-        try:
-            child.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        child.stdout.close()
+        if child:
+            child.end(patience_s)
 
-    def _ask(self, order: object, timeout_s: float) -> None:
-        """One order to the child, done; or DeviceError with its words."""
-        child = self._child
-        if not child or not child.stdin or not child.stdout:
+    def _ask(self, order: str) -> None:
+        if not self._child:
             raise DeviceError("it is not connected")
-        self._asked += 1
-        try:
-            child.stdin.write(json.dumps([self._asked, order]).encode() + b"\n")
-        except OSError:
-            raise DeviceError("its connection broke off") from None
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if select.select([child.stdout], [], [], 0.1)[0]:
-                line = child.stdout.readline()
-                if not line:
-                    raise DeviceError("its connection broke off")
-                answer = json.loads(line)
-                if answer["to"] == self._asked:
-                    break
-            elif self._closing.is_set():
-                raise DeviceError("it is being closed")
-            elif time.monotonic() > deadline:
-                raise DeviceError(f"no answer in {timeout_s:.0f} s")
-        if "error" in answer:
-            raise DeviceError(answer["error"])
+        self._child.ask(order, ENABLE_S)
 
     def _supervise(self) -> None:
         """Notices a lost connection, and makes a new one; what was enabled before is not enabled then."""
@@ -227,7 +184,7 @@ class UR:
         while not self._closing.wait(0.05 if not self._lost else PAUSES_S[min(attempt, len(PAUSES_S) - 1)]):
             if not self._lost:
                 child = self._child
-                dead = child is None or child.poll() is not None
+                dead = child is None or child.dead
                 if not dead and self._age_s() < self.config.lost_s:
                     continue
                 with self._lock:
@@ -312,7 +269,7 @@ class UR:
             self.hold()
             self._had_control = True
             try:
-                self._ask("enable", ENABLE_S)
+                self._ask("enable")
             except DeviceError as error:
                 raise DeviceError(f"the UR {self.name} cannot be enabled: {error}") from None
             with self._lock:
@@ -329,7 +286,7 @@ class UR:
         if self._lost:
             return  # the script is stopped before anything else when the arm is back
         with self._orders, contextlib.suppress(DeviceError):
-            self._ask("disable", ENABLE_S)
+            self._ask("disable")
             self._had_control = False
 
     # what is the matter -------------------------------------------------------------------------------------------------------

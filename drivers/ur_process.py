@@ -84,6 +84,8 @@ class Link:
         self.orders: queue.Queue[tuple[int, str]] = queue.Queue()
         self.closing = threading.Event()
         self.control: Any = None
+        # kept for ever: their destructors hold the GIL for half a second, and would hold back the state
+        self._ended: list[Any] = []
         self._setpoint: np.ndarray | None = None  # None: the arm stands, servoing is off
         self._speed = np.zeros(6)
         self._ran = False  # the program, since `enable`, as the state tells it
@@ -219,6 +221,7 @@ class Link:
         self._tell(active=0)
         control, self.control = self.control, None
         if control is not None:
+            self._ended.append(control)
             with contextlib.suppress(RuntimeError):
                 control.disconnect()
 

@@ -161,7 +161,7 @@ def test_a_driver_process_that_dies_is_replaced(cell: Cell, arm: ur.UR) -> None:
     """ur_rtde has been seen to corrupt the heap and abort: this is what it then looks like."""
     arm.enable()
     assert arm._child
-    os.kill(arm._child.pid, signal.SIGABRT)
+    os.kill(arm._child.process.pid, signal.SIGABRT)
     wait(lambda: arm.health().state is ArmState.TORQUE_OFF and valid(arm))
     assert "false" in ask_dashboard(cell.twin.host, "running")
 
@@ -237,9 +237,9 @@ def test_the_controller_stops_when_the_computer_falls_silent(cell: Cell) -> None
     arm.open()
     arm.enable()
     assert arm._child
-    os.kill(arm._child.pid, signal.SIGSTOP)
+    os.kill(arm._child.process.pid, signal.SIGSTOP)
     wait(lambda: "false" in ask_dashboard(cell.twin.host, "running"), 5.0)
-    os.kill(arm._child.pid, signal.SIGCONT)
+    os.kill(arm._child.process.pid, signal.SIGCONT)
     wait(lambda: arm.health().state is ArmState.TORQUE_OFF)
     assert any("ended" in f for f in (arm.health().message,))
     arm.close()

@@ -289,8 +289,9 @@ def _listed(modes: tuple[v4l2.Mode, ...]) -> str:
 
 
 def _believable(stamp_ns: int, receive_ns: int, otherwise_ns: int) -> int:
-    """A V4L2 time is of CLOCK_MONOTONIC where the driver does it right. A little after now is rounding; far from it, another clock."""
-    if receive_ns - 1_000_000_000 < stamp_ns < receive_ns + 50_000_000:
+    """A V4L2 time is of CLOCK_MONOTONIC where the driver does it right. A little after now is rounding; far from it, another clock.
+    Seconds ago it may be: of a frame that waited in the kernel while this process did not run, and must not pass for new."""
+    if receive_ns - 60_000_000_000 < stamp_ns < receive_ns + 50_000_000:
         return min(stamp_ns, receive_ns)
     return otherwise_ns
 

@@ -27,7 +27,7 @@ BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can sta
 
 @dataclass(frozen=True)
 class Servo:
-    """id, and the model number that must answer there. full_load: what its load register says when it pushes with all it may.
+    """id, and the model number that must answer there. full_load: what its load register says when it pushes with all it may for long.
     setup: registers that must hold these values before its torque goes on."""
 
     id: int

@@ -11,7 +11,10 @@ from .arm import Joints, limit_target
 # A joint is blocked when it pushes with this part of its strength, this far (rad) from its goal, and moves no further than
 # this for so long. The servos' own protection waits 1 to 2 s, and then lets go until it is reset.
 STALL_LOAD, STALL_ERROR, STALL_MOVED, STALL_S = 0.8, 0.08, 0.03, 0.5
-STALL_PUSH = 0.03  # rad beyond where it is blocked: it goes on leaning there, hardly
+STALL_PUSH = (
+    0.03  # rad beyond where it is blocked: it goes on leaning there, and less while that is still too much
+)
+EASE_S = 0.15
 
 
 class Setpoint:
@@ -49,7 +52,7 @@ class Obstacles:
 
     def __init__(self, n: int) -> None:
         self.blocked = np.zeros(n)  # the sense in which a joint is, else 0
-        self._at = np.zeros(n)
+        self._at, self._push = np.zeros(n), np.zeros(n)
         self._since_ns, self._from = np.zeros(n, np.int64), np.zeros(n)
 
     def clear(self) -> None:
@@ -59,13 +62,16 @@ class Obstacles:
     def look(self, q: np.ndarray, load: np.ndarray, known: np.ndarray, sent: np.ndarray) -> None:
         """A reading: q `(J,)` rad, load `(J,)` in parts of the full one, of the joints where `known`. sent: their goals."""
         now, push = time.monotonic_ns(), sent - q
-        hard = (np.abs(load) >= STALL_LOAD) & (np.abs(push) >= STALL_ERROR)
+        already = self.blocked != 0
+        hard = (np.abs(load) >= STALL_LOAD) & ((np.abs(push) >= STALL_ERROR) | already)
         calm = known & (~hard | (np.abs(q - self._from) > STALL_MOVED))
         self._since_ns = np.where(calm, now, self._since_ns)
         self._from = np.where(calm, q, self._from)
-        found = known & hard & (now - self._since_ns > STALL_S * 1e9)
-        self.blocked = np.where(found, np.sign(push), self.blocked)
-        self._at = np.where(found, q + np.sign(push) * STALL_PUSH, self._at)
+        found = known & hard & (now - self._since_ns > np.where(already, EASE_S, STALL_S) * 1e9)
+        self._since_ns = np.where(found, now, self._since_ns)
+        self.blocked = np.where(found & ~already, np.sign(push), self.blocked)
+        self._push = np.where(found, np.where(already, self._push / 2, STALL_PUSH), self._push)
+        self._at = np.where(found, q + self.blocked * self._push, self._at)
 
     def limit(self, wanted: np.ndarray) -> np.ndarray:
         """`wanted` `(J,)`, but no further than the obstacles; a joint told to come back is free again."""

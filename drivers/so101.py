@@ -64,7 +64,9 @@ def make(name: str, config: Config) -> ServoArm:
         "overload_torque": config.gripper_overload_torque,
     }
     servos = [Servo(i, STS3215, 1000, SETTINGS) for i in range(1, 6)]
-    servos.append(Servo(6, STS3215, config.gripper_torque, SETTINGS | gripper))
+    # what it may push with for longer than its protection's 2 s
+    lasting = min(config.gripper_torque, 10 * config.gripper_overload_torque)
+    servos.append(Servo(6, STS3215, lasting, SETTINGS | gripper))
     effort = JOINTS.max_effort.copy()
     effort[5] = STALL_TORQUE * config.gripper_torque / 1000
     joints = replace(JOINTS, max_velocity=np.full(6, config.max_velocity), max_effort=effort)

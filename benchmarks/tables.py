@@ -11,9 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import device_tables
 import results
 
 README = Path(__file__).parents[1] / "README.md"
+DEVICES = README.parent / "docs" / "devices.md"
 BEGIN, END = "<!-- numbers: written by benchmarks/tables.py -->", "<!-- /numbers -->"
 
 
@@ -198,12 +200,19 @@ def formats(d: dict[str, Any]) -> list[str]:
     ]
 
 
+def put(page: Path, lines: list[str]) -> None:
+    """`lines` between the page's two markers."""
+    head, rest = page.read_text().split(BEGIN)
+    page.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--demo", type=Path)
     parser.add_argument("--real", type=Path)
+    parser.add_argument("--twin", type=Path)
     args = parser.parse_args()
-    for name, folder in (("demo", args.demo), ("demo_real", args.real)):
+    for name, folder in (("demo", args.demo), ("demo_real", args.real), ("demo_twin", args.twin)):
         if folder:
             results.save(name, json.loads((folder / "summary.json").read_text()))
     found = {
@@ -211,11 +220,14 @@ if __name__ == "__main__":
         for n in (
             *("demo", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
             *("sim_steps", "train_throughput", "serving_latency"),
+            *("demo_twin", "servo_rates", "cameras", "faults"),
         )
     }
     lines = ["## Measured", ""]
     if found["demo"]:
         lines += demo(found["demo"])
+    if found["demo_twin"]:
+        lines += device_tables.demo_twin(found["demo_twin"])
     if found["demo_real"]:
         lines += real(found["demo_real"])
     if found["experts"]:
@@ -231,6 +243,9 @@ if __name__ == "__main__":
     lines += speed(found["sim_steps"], found["train_throughput"], found["serving_latency"])
     machines = sorted({r["machine"] for r in found.values() if r})
     lines.append(f"Machine: {'; '.join(machines)}. Files and commands: `benchmarks/results/`, `make bench`.")
-    text = README.read_text()
-    head, rest = text.split(BEGIN)
-    README.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+    put(README, lines)
+    devices = []
+    for name in ("servo_rates", "cameras", "faults"):
+        if (numbers := found[name]) is not None:
+            devices += getattr(device_tables, name)(numbers)
+    put(DEVICES, [*devices, lines[-1]])

@@ -1,0 +1,118 @@
+"""The device tables: of docs/devices.md, and the device paragraphs of the README, from benchmarks/results/ alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def demo_twin(d: dict[str, Any]) -> list[str]:
+    phases = ", ".join(f"{n} {s:.0f} s" for n, s in d["phases_s"].items())
+    low, high = d["wilson_95"]
+    return [
+        "**`make demo-twin`**: the whole loop through the real drivers on device twins: a scripted hand at an SO-101 leader, 60 episodes of `lift`",
+        "with two cameras, `flow` on what was recorded, deployed to the follower's twin and judged by its ground truth:",
+        (
+            f"**{d['successes']} of {d['episodes']} unseen seeds succeeded** (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+            f"{d['late_ticks']} of {d['ticks']} control ticks late. {sum(d['phases_s'].values()) / 60:.1f} minutes ({phases})."
+        ),
+        "",
+    ]
+
+
+def servo_rates(d: dict[str, Any]) -> list[str]:
+    lines = [
+        "**Servo buses**: six servos, sync read of the positions and sync write of the goals per cycle, twin in another process, bytes paced at 1 Mbaud:",
+        "",
+        "| protocol | client | cycles a second | cycle p50, p99 | CPU of a core |",
+        "|---|---|---|---|---|",
+    ]
+    for protocol in ("feetech", "dynamixel"):
+        for client, r in d[protocol].items():
+            lines.append(
+                f"| {protocol} | {client} | {r['rate_hz']:.0f} | {r['p50_ms']:.2f}, {r['p99_ms']:.2f} ms | {100 * r['cpu_of_a_core']:.0f} % |"
+            )
+    ours = {k: v for k, v in d["import_s"].items() if k != "numpy"}
+    slowest = max(ours, key=lambda k: ours[k])
+    wire = d["at_most_hz_on_the_wire"]
+    lines += [
+        "",
+        (
+            f"The wire itself allows {wire['feetech']} (Feetech), {wire['dynamixel']} and {wire['dynamixel fast']} (Dynamixel, fast sync read). Importing a driver takes "
+            f"at most {ours[slowest]:.2f} s (`{slowest}`; numpy alone {d['import_s']['numpy']:.2f} s), without torch or lerobot."
+        ),
+        "",
+    ]
+    return lines
+
+
+def cameras(d: dict[str, Any]) -> list[str]:
+    lines = [
+        "**Cameras**: age of a frame, MJPEG over HTTP at 30 Hz, 640×480, the time painted into the pixels:",
+        "",
+        "| reader | on arrival p50, p99 | at `latest()`, asked at random p50 | after a pause of 2 s |",
+        "|---|---|---|---|",
+    ]
+    for reader, r in d["age"].items():
+        pause = next(v for k, v in r.items() if k.startswith("age_after"))
+        if "age_on_arrival_ms" in r:
+            a, b = r["age_on_arrival_ms"], r["age_at_latest_polled_at_random_ms"]
+            lines.append(
+                f"| {reader} | {a['p50']:.1f}, {a['p99']:.1f} ms | {b['p50']:.1f} ms | {max(pause):.0f} ms |"
+            )
+        else:
+            lines.append(f"| {reader} | – | – | {max(pause):.0f} ms |")
+    ring = d["ring_640x480"]
+    lines += [
+        "",
+        (
+            f"Reading a 640×480 frame from the shared ring takes {ring['read_us']['p50']:.0f} µs (p50; a plain copy {ring['plain_copy_us']['p50']:.0f} µs), writing one "
+            f"{ring['write_us']['p50']:.0f} µs."
+        ),
+        "",
+    ]
+    return lines
+
+
+def faults(d: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Every fault at every driver",
+        "",
+        "Made by `benchmarks/faults.py`: the real driver at its twin, an arm following a sine at 100 Hz. Told: what the driver says by itself. Moved: the",
+        "furthest any joint went while the fault lasted; where replies are merely lost or late the arm goes on following.",
+        "",
+        "| driver | fault | told | noticed after | working again after | moved |",
+        "|---|---|---|---|---|---|",
+    ]
+    for driver, rows in d["drivers"].items():
+        for fault, r in rows.items():
+            told = _short(r["told"]) if r["noticed"] else "nothing: it works on"
+            notice = f"{1e3 * r['notice_s']:.0f} ms" if r["noticed"] else "–"
+            again = "–"
+            if r["noticed"]:
+                again = f"{1e3 * r['recover_s']:.0f} ms" if r["recovered"] else "**not**"
+                again += ", by `enable`" if r["by_enable"] else ""
+            moved = f"{r['moved_rad']:.3f} rad" if r["moved_rad"] is not None and r["noticed"] else "–"
+            lines.append(f"| {driver} | {fault} | {told} | {notice} | {again} | {moved} |")
+    lines.append("")
+    if d["soak"]:
+        lines += [
+            "**Random faults**, up to two at once, changed every half to three seconds, at 100 Hz:",
+            "",
+            "| driver | minutes | faults | ticks | exceptions | stale values taken as fresh | wrong values taken as valid | torque that nobody enabled |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for driver, s in d["soak"].items():
+            lines.append(
+                f"| {driver} | {s['seconds'] / 60:g} | {s['injected']} | {s['ticks']} | {len(s['exceptions'])} | {s['stale_as_fresh']} | "
+                f"{s['wrong_as_valid']} | {s['torque_uninvited']} |"
+            )
+        lines.append("")
+    return lines
+
+
+def _short(text: str) -> str:
+    import re
+
+    text = re.sub(r"/tmp/\S*?/(\w[\w-]*)(?=[\s:)])", r"PORT", text).replace("|", "/")
+    text = re.sub(r"http://127\.0\.0\.1:\d+", "http://CAMERA", text)
+    return text if len(text) <= 160 else text[:157] + "…"

@@ -219,6 +219,7 @@ class Station:
             assert self.world.hand is not None
             self._start_bus("leader", config.kind, self.world.hand.plant.path, about, tables, "leaders.arm")
         elif kind.protocol == "ur":
+            plant.torque[:] = 1  # its brakes hold it; servos have none
             child = self._child("arm", "ur", {"plant": str(plant.path)})
             about["ports"]["arm"] = child.about["host"]
             tables["arms.arm"] = {"driver": "ur", "host": child.about["host"]}
@@ -308,7 +309,9 @@ class Station:
         return child
 
     def _write_toml(self, tables: Mapping[str, Mapping[str, Any]]) -> Path:
-        home = [round(float(q), 4) for q in self.world.arm.robot.home]
+        # a UR's driver has its six joints, not the gripper that the physics puts there
+        joints = 6 if self.kind.protocol == "ur" else None
+        home = [round(float(q), 4) for q in self.world.arm.robot.home[:joints]]
         lines = [
             f"# Twin of {self.config.kind}, as long as it runs. A real one differs in its ports alone, and has no [scene].",
             f"name = {json.dumps(self.config.kind + '-twin')}",

@@ -14,7 +14,7 @@ EXAMPLE = "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lif
 @dataclass
 class Args:
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, or a robot's TOML file."""
+    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
     server: str = "ws://127.0.0.1:8000"
     """Where `ulna serve` runs."""
     task: str = ""

@@ -25,7 +25,7 @@ class Args:
     episodes: str = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, or a robot's TOML file."""
+    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
     task: str = "lift"
     """reach, lift or push_t."""
     seed: int = 1000

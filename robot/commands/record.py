@@ -19,7 +19,7 @@ class Args:
     out: str
     """Folder of the dataset; one with the same features is continued."""
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, or a robot's TOML file."""
+    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
     task: str = ""
     """Of a simulated robot: reach, lift (the default) or push_t. Of a real one: what is to be done, in words."""
     agent: str = "expert"

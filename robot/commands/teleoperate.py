@@ -17,7 +17,7 @@ EXAMPLE = "ulna teleoperate --robot my-so101.toml --agent leader"
 @dataclass
 class Args:
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, or a robot's TOML file."""
+    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
     agent: str = "browser"
     """leader, gamepad, spacemouse, keyboard or browser."""
     task: str = "lift"

@@ -186,7 +186,7 @@ class ServoArm:
             if self._lost:
                 return (self._lost, *self._latched.values())
             blocked = (
-                f"{self.group.name(int(j))} is blocked: it leans on what is in its way, and goes no further; command it back, "
+                f"{self.group.name(int(j))} is blocked: it leans lightly on what is in its way; command it back, "
                 "or take the thing away"
                 for j in np.flatnonzero(self._obstacles.blocked)
             )

@@ -15,6 +15,8 @@ STALL_PUSH = (
     0.03  # rad beyond where it is blocked: it goes on leaning there, and less while that is still too much
 )
 EASE_S = 0.15
+# Where it pushes with less than this part, it feels its way on, in rad/s: what was in the way may be gone, or may give
+EASY_LOAD, CREEP = 0.4, 0.2
 
 
 class Setpoint:
@@ -48,12 +50,13 @@ class Setpoint:
 
 
 class Obstacles:
-    """Finds joints that push and do not move, and keeps their goals from pushing harder until they are commanded back."""
+    """Finds joints that push and do not move, and keeps their goals from pushing harder while something is in the way."""
 
     def __init__(self, n: int) -> None:
         self.blocked = np.zeros(n)  # the sense in which a joint is, else 0
         self._at, self._push = np.zeros(n), np.zeros(n)
         self._since_ns, self._from = np.zeros(n, np.int64), np.zeros(n)
+        self._looked_ns = time.monotonic_ns()
 
     def clear(self) -> None:
         self.blocked[:] = 0
@@ -63,6 +66,8 @@ class Obstacles:
         """A reading: q `(J,)` rad, load `(J,)` in parts of the full one, of the joints where `known`. sent: their goals."""
         now, push = time.monotonic_ns(), sent - q
         already = self.blocked != 0
+        on = CREEP * min((now - self._looked_ns) * 1e-9, 0.1) * (known & already & (np.abs(load) < EASY_LOAD))
+        self._at, self._looked_ns = self._at + on * self.blocked, now
         hard = (np.abs(load) >= STALL_LOAD) & ((np.abs(push) >= STALL_ERROR) | already)
         calm = known & (~hard | (np.abs(q - self._from) > STALL_MOVED))
         self._since_ns = np.where(calm, now, self._since_ns)
@@ -74,7 +79,7 @@ class Obstacles:
         self._at = np.where(found, q + self.blocked * self._push, self._at)
 
     def limit(self, wanted: np.ndarray) -> np.ndarray:
-        """`wanted` `(J,)`, but no further than the obstacles; a joint told to come back is free again."""
+        """`wanted` `(J,)`, but no further than the obstacles; a joint told to come back, or that got there, is free again."""
         self.blocked = np.where((wanted - self._at) * self.blocked <= 0, 0.0, self.blocked)
         goal = np.where(self.blocked > 0, np.minimum(wanted, self._at), wanted)
         return np.where(self.blocked < 0, np.maximum(goal, self._at), goal)

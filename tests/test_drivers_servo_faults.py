@@ -185,13 +185,15 @@ def test_a_blocked_joint_backs_off_before_the_servo_lets_go(kind: str, tmp_path:
         while not any(f.startswith(name) and "is blocked" in f for f in arm.faults()):
             assert time.monotonic() < end
             go(arm, moved(joint, 0.8), 0.1)
-        until(lambda: abs(b.plant.goal[joint] - HOME[joint]) < 0.05, "it only leans")
+        until(lambda: abs(b.plant.goal[joint] - HOME[joint]) < 0.12, "it only leans")
         go(arm, moved(joint, 0.8), 2.5)
         assert b.plant.torque.all(), "the servo's own protection did not have to"
-        assert abs(b.plant.goal[joint] - HOME[joint]) < 0.05
+        assert abs(b.plant.goal[joint] - HOME[joint]) < 0.12
         b.twin.faults.stuck = ()
-        go(arm, HOME, 0.2)
-        assert arm.faults() == ()
+        end = time.monotonic() + 20
+        while arm.faults():  # it feels its way on, and finds itself free
+            go(arm, moved(joint, 0.3), 0.1)
+            assert time.monotonic() < end
         go(arm, moved(joint, 0.4), 1.0)
         assert arm.read().data == pytest.approx(moved(joint, 0.4), abs=0.02)
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,11 @@ class ServoArm:
         self._sent = np.zeros(n)
         self._sent_ns = self._poll_ns = 0
         self._setpoint = Setpoint(np.zeros(n))
+
+    @property
+    def calibration(self) -> dict[str, dict[str, int]]:
+        """In LeRobot's form, from `open` on: recordings keep it, so that their radians can be told from the servos' ticks."""
+        return {name: asdict(joint) for name, joint in self.group.calibration.items()}
 
     # life
 

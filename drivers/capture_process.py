@@ -105,7 +105,7 @@ class Capture:
             if base is None:
                 self.status["reconnects"] += self.had_frames
                 base = self.ring.newest_seq + 1 - frame.seq
-            seq, capture_ns = self._write(frame, frame.seq + base, look.at(frame.color))
+            seq, capture_ns = self._write(frame, frame.seq + base, look.at(frame.color, self.ring.last_color))
             base += max(0, seq - (frame.seq + base))
             last_ns = now
             # by capture times: they say what the camera does, arrival says how busy we are
@@ -170,24 +170,27 @@ class _Look:
     """Whether the picture is one: light in it, and no two alike in every pixel."""
 
     def __init__(self) -> None:
-        self._before: np.ndarray | None = None
+        self._before: np.ndarray | None = None  # a few of the pixels
         self._lit = self._changed = time.monotonic()
 
-    def at(self, color: np.ndarray) -> int:
-        """The flags of a frame."""
+    def at(self, color: np.ndarray, last: np.ndarray | None) -> int:
+        """The flags of a frame. last: the one before it. A few pixels decide unless they are suspicious."""
         now, flags = time.monotonic(), 0
-        if color[::16, ::16].max(initial=0) < DARK and color.max(initial=0) < DARK:
+        few = color[::16, ::16].copy()
+        if few.max(initial=0) < DARK and color.max(initial=0) < DARK:
             flags |= BLACK
         else:
             self._lit = now
         if (
-            self._before is not None
-            and np.array_equal(color[::16, ::16], self._before[::16, ::16])
-            and np.array_equal(color, self._before)
+            last is not None
+            and self._before is not None
+            and np.array_equal(few, self._before)
+            and np.array_equal(color, last)
         ):
             flags |= REPEATED
         else:
-            self._changed, self._before = now, color.copy()
+            self._changed = now
+        self._before = few
         return flags
 
     def message(self) -> str:

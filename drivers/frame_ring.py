@@ -194,6 +194,12 @@ class FrameRing:
         """The writer lives, though it may have no frame to write."""
         self._words[BEAT] = time.monotonic_ns()
 
+    @property
+    def last_color(self) -> np.ndarray | None:
+        """For the writer alone: a view of the colours that it wrote last, None before the first frame."""
+        number = int(self._words[NEWEST])
+        return self._colors[number % self.slots] if number >= 0 else None
+
     # The readers' side
 
     @property
@@ -237,8 +243,19 @@ class FrameRing:
         while self.newest_seq <= after_seq:
             if time.monotonic() >= deadline:
                 return None
-            time.sleep(0.0005)
+            time.sleep(self._pause_s())
         return self.latest(color, depth)
+
+    def _pause_s(self) -> float:
+        """Until it pays to look for the next frame again: seldom at first, often about when it is due."""
+        number = int(self._words[NEWEST])
+        if number < 1:
+            return 0.001
+        last, before = (int(self._heads[n % self.slots][RECEIVE]) for n in (number, number - 1))
+        waited_s, period_s = (time.monotonic_ns() - last) * 1e-9, (last - before) * 1e-9
+        if waited_s < 0.7 * period_s:
+            return min(0.7 * period_s - waited_s, 0.005)
+        return 0.0002 if waited_s < 2 * period_s else 0.001
 
     def window(self, k: int, color: bool = True, depth: bool = True) -> list[Frame]:
         """The last k frames, oldest first; fewer where there are not as many. ValueError: more than the ring can hold."""

@@ -147,7 +147,7 @@ class HttpMjpeg:
         assert self._socket is not None
         for _ in range(256):  # a server faster than we are must not keep us here
             try:
-                data = self._socket.recv(1 << 20)
+                data = self._socket.recv(1 << 18)
             except OSError as e:
                 raise DeviceError(f"{self.name} broke off ({e or type(e).__name__})") from None
             if not data:

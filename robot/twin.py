@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
@@ -134,7 +135,7 @@ class Station:
         require_known("twin", config.kind, KINDS)
         self.config, self.kind = config, KINDS[config.kind]
         name = f"{config.kind}-{os.getpid()}"
-        self.folder = folder or runtime_folder() / name
+        self.folder, self._own_folder = folder or runtime_folder() / name, folder is None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.children: dict[str, Child] = {}
@@ -194,6 +195,8 @@ class Station:
         self.world.close()
         with contextlib.suppress(FileNotFoundError):
             (runtime_folder() / f"{self.name}.json").unlink()
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _require_device(self, device: str) -> None:
         require_known("device of this twin:", device, self._offered())
@@ -312,12 +315,16 @@ class Station:
         # a UR's driver has its six joints, not the gripper that the physics puts there
         joints = 6 if self.kind.protocol == "ur" else None
         home = [round(float(q), 4) for q in self.world.arm.robot.home[:joints]]
-        lines = [
-            f"# Twin of {self.config.kind}, as long as it runs. A real one differs in its ports alone, and has no [scene].",
-            f"name = {json.dumps(self.config.kind + '-twin')}",
-            f"control_hz = {self.config.control_hz}",
-            f"home = {json.dumps(home)}",
-        ]
+        lines = [f"# Twin of {self.config.kind}, as long as it runs."]
+        if "arms.arm" in tables:
+            lines += [
+                "# A real robot's file differs in its ports, and has no [scene].",
+                f"name = {json.dumps(self.config.kind + '-twin')}",
+                f"control_hz = {self.config.control_hz}",
+                f"home = {json.dumps(home)}",
+            ]
+        else:
+            lines.append("# Tables to put into the file of a robot with an arm.")
         for table, values in tables.items():
             lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
         path = self.folder / "robot.toml"

@@ -1,0 +1,193 @@
+"""Twins of whole stations, and real robots from their files: `ulna twin`, `record`, `teleoperate` with the real drivers in between."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ulna.datasets.store import EpisodeStore
+from ulna.drivers.arm import ArmState, DeviceError
+from ulna.robot.cli import main
+from ulna.robot.config import load_leaders, load_robot, read_config
+from ulna.robot.motion import go_to
+from ulna.robot.twin import Station, StationConfig
+
+
+@contextlib.contextmanager
+def twin(*words: str) -> Iterator[dict[str, Any]]:
+    """`ulna twin` as users start it; what it says of itself."""
+    command = [sys.executable, "-m", "ulna.robot.cli", "twin", *words, "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    ) as p:
+        try:
+            assert p.stdout is not None
+            yield json.loads(p.stdout.readline())
+        finally:
+            p.terminate()
+            p.wait(20)
+
+
+@pytest.fixture(scope="module")
+def station() -> Iterator[dict[str, Any]]:
+    with twin("so101", "--scene", "lift", "--leader", "--cameras", "front", "--fps", "10") as about:
+        yield about
+
+
+def post(about: dict[str, Any], order: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    request = urllib.request.Request(f"{about['control']}/{order}", json.dumps(body or {}).encode())
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
+        return json.loads(reply.read())
+
+
+def test_an_episode_is_teleoperated_through_the_real_drivers(station: dict[str, Any], tmp_path: Path) -> None:
+    words = ["record", "--robot", station["toml"], "--agent", "leader", "--episodes", "1"]
+    assert main([*words, "--max-seconds", "4", "--out", str(tmp_path / "d")]) == 0
+    (episode,) = EpisodeStore.open(tmp_path / "d").episodes
+    q, sent = episode.read("observation.state"), episode.read("action")
+    assert np.ptp(q, axis=0).max() > 0.3, "the leader led"
+    assert np.abs(sent[5:] - q[5:]).max() < 1.0, "and the follower followed"
+    assert episode.attrs["agent"] == "human leader"
+    assert set(episode.attrs["calibration"]) >= {"arm"}, "the arm's calibration is kept with the episode"
+    capture, receive = episode.times_ns("observation.images.front")
+    assert (np.diff(capture) > 0).all()
+    assert (capture <= receive).all()
+
+
+def test_the_arm_goes_home_and_holds_when_nobody_commands(station: dict[str, Any]) -> None:
+    with load_robot(station["toml"]) as rig:
+        assert rig.home is not None
+        go_to(rig.robot, rig.home)
+        time.sleep(1.0)  # the watchdog is at 0.5 s
+        assert np.abs(rig.robot.observe().values["observation.state"] - rig.home).max() < 0.1
+        (arm,) = rig.robot.arms.values()
+        assert arm.health().state is ArmState.ACTIVE
+        joints = rig.scene.state["joints"]  # type: ignore[union-attr]
+        assert np.abs(np.array(list(joints.values())) - rig.home).max() < 0.1, "the ground truth agrees"
+        far = rig.home.copy()
+        far[0] = 1.5
+        rig.robot.hold()
+        arm.enable()
+        with pytest.raises(DeviceError, match=r"shoulder_pan.*nothing was sent"):
+            arm.command(far, time.monotonic_ns())
+
+
+def test_faults_are_set_and_cleared_while_it_runs(station: dict[str, Any]) -> None:
+    with load_robot(station["toml"]) as rig:
+        (arm,) = rig.robot.arms.values()
+        post(station, "faults", {"arm": {"unplugged": True}})
+        wait_for(lambda: arm.health().state is ArmState.RECONNECTING)
+        with pytest.raises(DeviceError):
+            arm.command(arm.read().data, time.monotonic_ns())
+        assert not np.any(arm.read().valid)
+        post(station, "faults", {"arm": {"unplugged": False}})
+        wait_for(lambda: bool(np.all(arm.read().valid)))
+        assert arm.health().state is not ArmState.ACTIVE, "the torque is the user's to give back"
+        with pytest.raises(DeviceError, match="enable"):
+            arm.command(arm.read().data, time.monotonic_ns())
+        arm.enable()
+        arm.command(arm.read().data, time.monotonic_ns())
+
+
+def test_the_control_channel_refuses_in_words(station: dict[str, Any]) -> None:
+    for order, body, words in (
+        ("faults", {"arm": {"drob": 0.1}}, "did you mean drop"),
+        ("faults", {"elbow": {}}, "device of this twin"),
+        ("nonsense", {}, "reset"),
+        ("reset", {"seed": "x"}, "invalid literal"),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(station, order, body)
+        assert words in refused.value.read().decode()
+        refused.value.close()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post({"control": station["control"].rpartition("/")[0] + "/wrong"}, "stop")
+    assert refused.value.code == 404
+    refused.value.close()
+
+
+def test_the_same_seed_is_the_same_scene_and_the_arm_stays(station: dict[str, Any]) -> None:
+    before = post(station, "reset", {"seed": 5})
+    other = post(station, "reset", {"seed": 6})
+    again = post(station, "reset", {"seed": 5})
+    cube = ("cube.x", "cube.y", "cube.z")
+    assert [before["observation"][c] for c in cube] == pytest.approx(
+        [again["observation"][c] for c in cube], abs=1e-3
+    )
+    assert abs(before["observation"]["cube.x"] - other["observation"]["cube.x"]) > 1e-4
+    assert list(before["joints"].values()) == pytest.approx(list(again["joints"].values()), abs=0.3)
+
+
+def test_a_twin_leaves_nothing_behind(tmp_path: Path) -> None:
+    station = Station(StationConfig("koch", "reach", ["front"]), tmp_path)
+    shared = [station.world.arm.plant.path, *(ring.path for ring in station.rings.values())]
+    assert all(path.exists() for path in shared)
+    pids = [child.pid for child in station.children.values()]
+    runner = threading.Timer(0.5, station.stop)
+    runner.start()
+    with station:
+        station.run()
+    assert not [path for path in shared if path.exists()]
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    with pytest.raises(DeviceError, match="did you mean so101"):
+        Station(StationConfig("so1001"), tmp_path)
+
+
+ARM = '[arms.arm]\ndriver = "so101"\nport = "/dev/ttyNONE"\ncalibration = "c.json"\n'
+HEAD = 'name = "x"\ncontrol_hz = 20.0\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + ARM + "prot = 1\n", "did you mean port"),
+        (HEAD + ARM + "watchdog_s = 500\n", "0.05..5 s"),
+        (HEAD + ARM + "watchdog_ms = 500\n", "did you mean watchdog_s"),
+        (HEAD + ARM + 'bus_hz = "fast"\n', "of type float"),
+        (HEAD + ARM.replace("so101", "so-101"), "did you mean so101"),
+        (HEAD + ARM.replace('port = "/dev/ttyNONE"\n', ""), "lacks port"),
+        (HEAD + ARM + ARM.replace("arms.arm", "arms.other"), "give each its own"),
+        (HEAD + ARM + '[leaders.amr]\ndriver = "so101-leader"\n', "did you mean arm"),
+        (HEAD + "home = [0.0]\n" + ARM, "home is"),
+        (HEAD + "home = [9.0, 0.0, 0.0, 0.0, 0.0, 0.0]\n" + ARM, "limits of shoulder_pan"),
+        (HEAD + ARM + '[trackers.cube]\ndriver = "colour"\ncameras = ["front"]\n', "camera for"),
+        (HEAD + "[arms]\n", "at least one arm"),
+        (HEAD + ARM + '[scene]\ndriver = "twin"\nurl = "http://elsewhere.example/x"\n', "on this computer"),
+    ],
+)
+def test_a_wrong_robot_file_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "robot.toml"
+    path.write_text(text)
+    with pytest.raises(DeviceError, match=words):
+        load_robot(str(path))
+
+
+def test_what_a_robot_lacks_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "robot.toml"
+    path.write_text(HEAD + ARM)
+    assert read_config(str(path))["arms"]["arm"]["driver"] == "so101"
+    with pytest.raises(DeviceError, match=r"add a table \[leaders.arm\]"):
+        load_leaders(str(path))
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(DeviceError, match=r"ttyNONE|calibration"), load_robot(str(path)):
+        pass
+
+
+def wait_for(done: Any, seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)

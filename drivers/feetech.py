@@ -26,16 +26,15 @@ from .feetech_protocol import (
 )
 from .serial_port import Heard, ReplySizes, SerialPort
 from .servo_bus import BusError, BusStats, Register, Replies
+from .silence import Silence
 
 SET_MIDDLE = 128  # in torque_enable: the present position becomes 2048
-GIVEN_UP = 3  # a servo silent so many times running is no longer waited for in every cycle
 PAUSE_S = 0.0005  # before a reply, at most: return_delay_time as servos leave the factory
-ASK_AGAIN_NS = 250_000_000  # but tried again this often
 
 
 class FeetechBus:
-    """`servo_bus.ServoBus` for protocol 0. A servo that was silent three times running is asked only four times a second as long as
-    others answer, so that a dead one does not slow the living; it is back within that time."""
+    """`servo_bus.ServoBus` for protocol 0. A servo that was silent three times running is only tried now and then as long as others
+    answer (`silence`), so that a dead one does not slow the living."""
 
     def __init__(self, port: str, baud: int = BAUDS[0], slack_s: float = 0.005) -> None:
         """baud: bit/s. slack_s: what adapter and computer may take beyond the bytes' own time; a USB adapter needs 2-4 ms."""
@@ -43,15 +42,14 @@ class FeetechBus:
         self.registers: Mapping[str, Register] = REGISTERS
         self._line = SerialPort(port, baud, slack_s)
         self._sizes = ReplySizes()
-        self._silent: dict[int, int] = {}  # by servo: silent how many times running
-        self._asked_ns: dict[int, int] = {}  # by servo given up: when it was tried last
+        self._slack_s, self._silence = slack_s, Silence()
         self._opened = False
 
     def open(self) -> None:
         if self.connected:
             return
         self._line.open()
-        self._silent.clear()
+        self._silence = Silence()
         self.stats.reconnects += self._opened
         self._opened = True
 
@@ -67,11 +65,11 @@ class FeetechBus:
         return int(replies.values[0, 0]) if replies.valid[0] else None
 
     def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
-        found: dict[int, int] = {}
-        for servo in servos:
-            replies = self.read(["model_number"], [servo], retries=0)
-            if replies.valid[0]:
-                found[servo] = int(replies.values[0, 0])
+        model, found = REGISTERS["model_number"], {}
+        for servo in servos:  # not by `read`: silence is expected here, and no reason to grow patient
+            answers, _ = self._ask([_id(servo)], model.address, model.size)
+            if servo in answers:
+                found[servo] = decode(model, answers[servo][1][: model.size])
         return found
 
     def explain_silence(self, servos: Sequence[int]) -> str:
@@ -108,35 +106,28 @@ class FeetechBus:
             return Replies(values, valid, errors, now, now)
         base = min(r.address for r in wanted)
         size = max(r.address + r.size for r in wanted) - base
-        asked = self._worth_asking(ids)
-        answers, heard = self._ask(asked, base, size)
-        t_request = heard.t_request_ns
-        for _ in range(retries):
-            for servo in asked:
-                # of several, one that is known to be dead has had its chance
-                if servo in answers or (len(ids) > 1 and self._silent.get(servo, 0) >= GIVEN_UP):
-                    continue
-                self.stats.retries += 1
-                again, heard = self._ask([servo], base, size)
-                answers |= again
+        together, trial = self._silence.whom_to_ask(ids)
+        t_request = t_receive = time.monotonic_ns()
+        answers: dict[int, tuple[int, bytes]] = {}
+        if together:
+            answers, heard = self._ask(together, base, size)
+            t_request, t_receive = heard.t_request_ns, heard.t_receive_ns
+        for attempt in range(retries + 1):
+            # asked again one by one; one that was given up has one chance
+            for servo in together if attempt else [trial] if trial is not None else []:
+                if servo not in answers:
+                    self.stats.retries += attempt > 0
+                    again, heard = self._ask([servo], base, size)
+                    answers |= again
+                    t_receive = max(t_receive, heard.t_receive_ns)
+        self._silence.note(together if trial is None else [*together, trial], answers)
         for row, servo in enumerate(ids):
             if (answer := answers.get(servo)) is not None:
                 errors[row], data = answer
                 valid[row] = True
                 for column, r in enumerate(wanted):
                     values[row, column] = decode(r, data[r.address - base : r.address - base + r.size])
-        return Replies(values, valid, errors, t_request, heard.t_receive_ns)
-
-    def _worth_asking(self, servos: Sequence[int]) -> list[int]:
-        now = time.monotonic_ns()
-        living = [s for s in servos if self._silent.get(s, 0) < GIVEN_UP]
-        if not living:
-            return list(servos)
-        for servo in servos:
-            if servo not in living and now - self._asked_ns.get(servo, 0) > ASK_AGAIN_NS:
-                self._asked_ns[servo] = now
-                living.append(servo)
-        return living
+        return Replies(values, valid, errors, t_request, t_receive)
 
     def _ask(self, servos: list[int], base: int, size: int) -> tuple[dict[int, tuple[int, bytes]], Heard]:
         """One exchange: status and data by servo, of those that answered as they were asked."""
@@ -155,28 +146,20 @@ class FeetechBus:
         request = packet(to, how, bytes((base, size, *(() if single else servos))))
         self.stats.requests += 1
         n = len(servos)
+        self._line.slack_s = self._slack_s * self._silence.patience
         heard = self._line.exchange(request, n * (STATUS_BYTES + size), whole, n * PAUSE_S)
         if len(answers) < len(servos):
-            self._count_missing(servos, answers, heard.data, size)
-        elif self._silent:
-            for servo in servos:
-                self._silent.pop(servo, None)
+            self._count_missing(
+                n - len(answers), len(heard.data) - len(answers) * (STATUS_BYTES + size), size
+            )
         return answers, heard
 
-    def _count_missing(
-        self, servos: list[int], answers: Mapping[int, object], data: bytearray, size: int
-    ) -> None:
-        rubbish = len(data) - len(answers) * (STATUS_BYTES + size)
-        missing = len(servos) - len(answers)
+    def _count_missing(self, missing: int, rubbish: int, size: int) -> None:
+        """rubbish: bytes that belong to no answer."""
         corrupt = min(missing, -(-max(rubbish, 0) // (STATUS_BYTES + size)))
         self.stats.corrupt += corrupt
         self.stats.silent += missing - corrupt
-        for servo in servos:
-            if servo in answers:
-                self._silent.pop(servo, None)
-            else:
-                self._sizes.lost(size)
-                self._silent[servo] = self._silent.get(servo, 0) + 1
+        self._sizes.lost(size)
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
         r = self._register(register)

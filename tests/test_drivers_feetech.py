@@ -6,6 +6,7 @@ import grp
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +157,17 @@ def test_a_locked_servo_says_yes_and_is_not_believed(bus: FeetechBus) -> None:
         bus.write_checked("max_temperature", 2, 60)
     assert ticks(bus, "max_temperature", [1, 2]).tolist() == [70, 60]
     assert ticks(bus, "lock", [2])[0] == 1
+
+
+def test_a_scan_of_all_ids_is_quick(twin: FeetechTwin) -> None:
+    bus = FeetechBus(twin.port, slack_s=0.02)
+    bus.open()
+    began = time.monotonic()
+    found = bus.scan()
+    assert set(found.items()) <= set(dict.fromkeys(IDS, 777).items())  # a busy machine may miss one
+    assert found
+    assert time.monotonic() - began < 253 * 0.06, "it grows no more patient with each id that nobody has"
+    bus.close()
 
 
 def test_wrong_speed_gets_no_answer_and_is_named(plant: Plant) -> None:

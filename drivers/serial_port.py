@@ -142,8 +142,7 @@ class SerialPort:
         or it is too late.
 
         Too late: the time that request and reply take on the wire, behind what is still going out, plus the servos' own
-        `pauses_s`, plus `slack_s`. It is not an
-        error; the caller sees what is missing. The processor sleeps meanwhile."""
+        `pauses_s`, plus `slack_s`. It is not an error; the caller sees what is missing. The processor sleeps meanwhile."""
         t_request = t_receive = self.send(request)
         deadline = self._line_free_ns + self._wire_ns(reply_bytes) + round((pauses_s + self.slack_s) * 1e9)
         fd, data = self._fd(), bytearray()

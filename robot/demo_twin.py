@@ -38,7 +38,9 @@ def demo_twin(out: Path, demonstrations: int = 60, steps: int = 1500, episodes: 
         words = ["record", *robot, "--agent", "leader", "--episodes", str(demonstrations), "--out", data]
         p.run(f"record {demonstrations} episodes", *words, "--only-successes")
         info = p.run("look at the data", "data", "info", data)
-        p.run("train", "train", "flow", "--data", data, "--out", policy, "--steps", str(steps))
+        observe = "observation.state,observation.environment_state"
+        words = ["train", "flow", "--data", data, "--observe", observe, "--out", policy]
+        p.run("train", *words, "--steps", str(steps))
         with p.server("serve", policy, "--port", str(free_port())) as url:
             words = [
                 "deploy",

@@ -22,8 +22,8 @@ REACHED_M = 0.02  # a goal further from the tip than this cannot be reached, and
 class LeaderAgent:
     """Each arm goes where its leader's joints are. While a leader's reading is not valid its follower stays where it was sent last.
 
-    leaders: by name of the robot's arms. DeviceError: joints that differ, both named; when an episode begins, a leader that is
-    further from its follower than that arm's `max_first_step`.
+    leaders: by name of the robot's arms. DeviceError: joints that differ, both named; at a leader's first reading in an episode, that
+    it is further from its follower than that arm's `max_first_step`.
     """
 
     tag = "human leader"
@@ -42,6 +42,7 @@ class LeaderAgent:
     def reset(self, task: str, seed: int) -> None:
         self._sent: np.ndarray | None = None
         self._synced = dict.fromkeys(self.leaders, False)
+        self._met: set[str] = set()
 
     def act(self, observation: Observation) -> np.ndarray:
         before = self._sent if self._sent is not None else observation.values[STATE].astype(np.float64)
@@ -52,13 +53,16 @@ class LeaderAgent:
             sample = self.leaders[name].read()
             if np.all(sample.valid):
                 away = sample.data - here
-                if self._sent is None:
+                if name not in self._met:
                     self._require_near(name, follower, away)
+                    self._met.add(name)
                 if not self._synced[name]:
                     most = SYNC_SPEED / self.robot.control_hz
                     self._synced[name] = bool(np.abs(away).max() <= max(SYNCED, most))
                     away = np.clip(away, -most, most)
                 target[at : at + n] = here + away
+            else:
+                self._synced[name] = False  # the leader may have gone far meanwhile
             at += n
         self._sent = target
         return target

@@ -1,0 +1,296 @@
+"""People as agents on a simulated SO-101 in PyBullet: the tip goes where the hand pushes, followers where their leaders are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts.agent import check_agent
+
+from ulna.datasets.features import STATE
+from ulna.drivers.arm import DeviceError
+from ulna.drivers.sample import Sample
+from ulna.drivers.teleoperator import Hand
+from ulna.robot.config import Rig, load_robot
+from ulna.robot.loop import run_episode
+from ulna.robot.teleoperation import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent
+from ulna.sim.kinematics import Pose, rotation_about, rotation_vector
+
+AHEAD, LEFT, UP = np.eye(3)
+STILL = np.zeros(3)
+
+
+class Told:
+    """A hand that does what the test says: `says` is asked at every read, with how many there were before."""
+
+    def __init__(self, says: Callable[[int], Hand]) -> None:
+        self.name, self.says, self.reads = "told", says, 0
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def read(self) -> Hand:
+        self.reads += 1
+        return self.says(self.reads - 1)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Rig]:
+    with load_robot("sim:so101") as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(scene: Rig) -> Rig:
+    assert scene.sim is not None
+    scene.sim.reset(0)
+    return scene
+
+
+def drive(
+    rig: Rig, says: Callable[[int], Hand], ticks: int, **more: Any
+) -> tuple[TeleoperatorAgent, Recorded]:
+    agent = TeleoperatorAgent(Told(says), rig.robot, "so101", **more)
+    record = Recorded()
+    run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=ticks)
+    return agent, record
+
+
+class Recorded:
+    """A subscriber that keeps what was read and what was sent, `(T, J)`."""
+
+    def __init__(self) -> None:
+        self.states: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+
+    def start(self, meta: Any) -> None:
+        assert meta["agent"].startswith("human")
+
+    def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
+        self.states.append(values[STATE].astype(float))
+        self.actions.append(values["action"].astype(float))
+
+    def end(self, meta: Any) -> None: ...
+
+    def interrupt(self, reason: str) -> None: ...
+
+
+def tip(agent: TeleoperatorAgent, q: np.ndarray) -> Pose:
+    return agent.chain.forward(q)
+
+
+def now(rig: Rig) -> np.ndarray:
+    (arm,) = rig.robot.arms.values()
+    return arm.read().data
+
+
+def moved(rig: Rig, agent: TeleoperatorAgent, record: Recorded) -> np.ndarray:
+    return tip(agent, now(rig)).position - tip(agent, record.states[0]).position
+
+
+@pytest.mark.parametrize("way", [AHEAD, -AHEAD, LEFT, -LEFT, UP, -UP])
+def test_the_tip_goes_where_the_hand_pushes(rig: Rig, way: np.ndarray) -> None:
+    hz = rig.robot.control_hz
+    ticks = round(0.6 * hz)
+    agent, record = drive(rig, lambda i: Hand(i < ticks, 0.08 * way), ticks + round(0.4 * hz))
+    assert moved(rig, agent, record) == pytest.approx(0.08 * 0.6 * way, abs=0.008)
+    check_agent(agent, rig.robot.observe(), 6)
+
+
+def test_a_pose_moves_the_tip_by_as_much_as_the_hand_and_turns_it(rig: Rig) -> None:
+    way, turn = np.array([0.03, 0.02, 0.03]), rotation_about(AHEAD, 0.3)
+    agent, record = drive(rig, lambda i: Hand(True, displacement=way, rotation=turn), 60)
+    assert moved(rig, agent, record) == pytest.approx(way, abs=0.012)
+    first, last = tip(agent, record.states[0]), tip(agent, now(rig))
+    assert rotation_vector(last.rotation @ first.rotation.T)[0] > 0.1
+
+
+def test_a_pose_that_jumps_does_not_make_the_tip_jump(rig: Rig) -> None:
+    agent, record = drive(rig, lambda i: Hand(True, displacement=0.08 * LEFT), 12)
+    steps = np.diff([tip(agent, q).position for q in record.actions], axis=0)
+    assert np.linalg.norm(steps, axis=1).max() <= 1.05 * TIP_SPEED / rig.robot.control_hz + 0.001
+
+
+def test_nothing_moves_without_the_dead_mans_switch(rig: Rig) -> None:
+    pushing = Hand(False, AHEAD, AHEAD, displacement=0.3 * AHEAD, rotation=np.eye(3), gripper=0.0)
+    _, record = drive(rig, lambda i: pushing, 20)
+    assert np.ptp(record.actions, axis=0).max() == 0
+    assert np.abs(now(rig) - record.states[0]).max() < 0.03
+
+
+def test_letting_go_stops_at_once_and_a_clutch_that_closes_elsewhere_begins_from_nothing(rig: Rig) -> None:
+    def says(i: int) -> Hand:
+        if i < 10:
+            return Hand(True, displacement=0.003 * i * LEFT)
+        if i < 20:
+            return Hand(False, displacement=0.5 * LEFT)  # the hand goes elsewhere
+        return Hand(True, displacement=STILL)  # and begins anew there
+
+    agent, record = drive(rig, says, 30)
+    held = np.array(record.actions[9:])
+    assert np.ptp(held, axis=0).max() < 2e-3
+    assert moved(rig, agent, record)[1] == pytest.approx(0.027, abs=0.01)
+
+
+def test_an_arm_that_was_moved_while_nobody_drove_begins_where_it_was_sent(rig: Rig) -> None:
+    agent = TeleoperatorAgent(Told(lambda i: Hand(i > 0, STILL)), rig.robot, "so101")
+    agent.reset("", 0)
+    first = agent.act(rig.robot.observe())
+    elsewhere = first + 0.2
+    agent.sent(elsewhere)
+    assert agent.act(rig.robot.observe()) == pytest.approx(elsewhere, abs=1e-3)
+    agent.reset("", 1)
+    assert agent.act(rig.robot.observe()) == pytest.approx(first, abs=1e-6)
+
+
+@pytest.mark.parametrize("way", [AHEAD, -AHEAD, LEFT, UP, -UP])
+def test_joints_stay_within_their_limits_and_speeds_wherever_one_pushes(rig: Rig, way: np.ndarray) -> None:
+    hand = Hand(True, way * 2, 3 * way, gripper=0.0)
+    agent, record = drive(rig, lambda i: hand, 80)
+    joints = next(iter(rig.robot.arms.values())).joints
+    actions = np.array(record.actions)
+    assert np.isfinite(actions).all()
+    assert (actions >= joints.lower - 1e-6).all()
+    assert (actions <= joints.upper + 1e-6).all()
+    most = joints.max_velocity / rig.robot.control_hz
+    assert (np.abs(np.diff(actions, axis=0)) <= most + 1e-5).all()
+    lowest = min(tip(agent, q).position[2] for q in actions)
+    assert lowest > -0.03
+
+
+def test_the_tip_comes_back_at_once_from_where_it_could_not_go(rig: Rig) -> None:
+    """The goal does not run away while one pushes against the end of the reach."""
+    pushed, hz = 120, rig.robot.control_hz
+    agent, record = drive(
+        rig, lambda i: Hand(True, (0.3 if i < pushed else -0.3) * AHEAD), pushed + round(0.5 * hz)
+    )
+    x = [tip(agent, q).position[0] for q in record.actions]
+    assert x[-1] < x[pushed - 1] - 0.05
+
+
+def test_the_workspace_holds_the_tip(rig: Rig) -> None:
+    agent = TeleoperatorAgent(Told(lambda i: Hand(False)), rig.robot, "so101")
+    here = tip(agent, now(rig)).position
+    box = np.array([here - 0.03, here + 0.03])
+    agent, record = drive(rig, lambda i: Hand(True, 0.2 * LEFT), 40, workspace=box)
+    assert moved(rig, agent, record)[1] == pytest.approx(0.03, abs=0.008)
+
+
+def test_the_gripper_goes_where_it_is_asked_and_stays_when_it_is_not(rig: Rig) -> None:
+    joints = next(iter(rig.robot.arms.values())).joints
+    wanted = [0.5, 0.5, None, 0.0, 1.0]
+    per = 12
+    _, record = drive(rig, lambda i: Hand(True, gripper=wanted[i // per]), per * len(wanted))
+    span = joints.upper[-1] - joints.lower[-1]
+    ends = [(record.actions[(k + 1) * per - 1][-1] - joints.lower[-1]) / span for k in range(len(wanted))]
+    assert ends == pytest.approx([0.5, 0.5, 0.5, 0.0, 1.0], abs=1e-3)
+
+
+def test_buttons_are_told_once(rig: Rig) -> None:
+    agent, _ = drive(rig, lambda i: Hand(False, events=("success",) if i == 2 else ()), 4)
+    assert agent.events() == ("success",)
+    assert agent.events() == ()
+
+
+# -- leaders -----------------------------------------------------------------------------------------------------------------
+
+
+class Leader:
+    """The joints of an arm as a test sets them; it is read only."""
+
+    def __init__(self, like: Any, q: np.ndarray) -> None:
+        self.joints, self.q, self.valid = like.joints, np.array(q), True
+
+    def read(self) -> Sample:
+        return Sample(self.q.copy(), 0, 0, 0, np.full(len(self.q), self.valid))
+
+
+@pytest.fixture
+def pair(rig: Rig) -> tuple[Rig, Leader, LeaderAgent]:
+    ((name, follower),) = rig.robot.arms.items()
+    leader = Leader(follower, follower.read().data)
+    return rig, leader, LeaderAgent({name: leader}, rig.robot)  # type: ignore[dict-item]
+
+
+Pair = tuple[Rig, Leader, LeaderAgent]
+
+
+def test_a_follower_catches_up_slowly_and_then_follows(pair: Pair) -> None:
+    rig, leader, agent = pair
+    hz, begin = rig.robot.control_hz, now(rig)
+    leader.q[0] += 0.4
+    record = Recorded()
+    run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=round(0.6 * hz))
+    path = np.array([begin, *record.actions])
+    assert np.abs(np.diff(path, axis=0)).max() <= SYNC_SPEED / hz + 1e-5
+    assert record.actions[-1] == pytest.approx(leader.q, abs=1e-5)
+    leader.q[0] += 0.15  # caught up with: now as fast as the arm allows
+    observation = rig.robot.observe()
+    assert agent.act(observation) == pytest.approx(leader.q, abs=1e-9)
+    agent.reset("", 1)
+    leader.q[0] += 0.3
+    again = agent.act(rig.robot.observe())
+    assert abs(again[0] - rig.robot.observe().values[STATE][0]) <= SYNC_SPEED / hz + 1e-4
+
+
+def test_a_follower_holds_while_its_leader_cannot_be_read(pair: Pair) -> None:
+    rig, leader, agent = pair
+    agent.reset("", 0)
+    sent = agent.act(rig.robot.observe())
+    agent.sent(sent)
+    leader.valid = False
+    leader.q += 0.05
+    for _ in range(5):
+        assert np.array_equal(agent.act(rig.robot.observe()), sent)
+    leader.valid = True
+    assert agent.act(rig.robot.observe()) == pytest.approx(leader.q, abs=1e-6)
+
+
+def test_a_leader_that_went_far_unread_is_caught_up_with_slowly(pair: Pair) -> None:
+    rig, leader, agent = pair
+    agent.reset("", 0)
+    sent = agent.act(rig.robot.observe())
+    agent.sent(sent)
+    leader.valid = False
+    agent.act(rig.robot.observe())
+    leader.q[1] += 0.5
+    leader.valid = True
+    step = agent.act(rig.robot.observe()) - sent
+    assert np.abs(step).max() <= SYNC_SPEED / rig.robot.control_hz + 1e-6
+
+
+def test_a_leader_far_away_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, leader, agent = pair
+    follower = next(iter(rig.robot.arms.values()))
+    monkeypatch.setattr(follower, "max_first_step", 0.5)
+    leader.q[2] -= 0.8
+    before = now(rig)
+    with pytest.raises(
+        DeviceError,
+        match=r"0\.\d+ rad from its follower at joint elbow_flex \(at most 0.5\).*bring the leader nearer",
+    ):
+        run_episode(rig.robot, agent, task="", seed=0, max_ticks=3)
+    assert now(rig) == pytest.approx(before, abs=0.01)
+
+
+def test_a_leader_that_is_read_late_is_not_trusted_more(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, leader, agent = pair
+    monkeypatch.setattr(next(iter(rig.robot.arms.values())), "max_first_step", 0.5)
+    leader.q[2] -= 0.8
+    leader.valid = False
+    agent.reset("", 0)
+    agent.sent(agent.act(rig.robot.observe()))
+    leader.valid = True
+    with pytest.raises(DeviceError, match="bring the leader nearer"):
+        agent.act(rig.robot.observe())
+
+
+def test_a_leader_of_other_joints_is_refused(rig: Rig) -> None:
+    with load_robot("sim:panda") as other:
+        ((name, _),) = rig.robot.arms.items()
+        stranger = next(iter(other.robot.arms.values()))
+        with pytest.raises(DeviceError, match=r"has the joints panda_joint1.*its follower shoulder_pan"):
+            LeaderAgent({name: stranger}, rig.robot)

@@ -138,7 +138,7 @@ class SpaceMouseTeleoperator:
         self._open = False
         self._device: Any = None
         self._serial: tuple[int, int, str] | None = None
-        self._tried_ns = 0
+        self._tried_ns = self._read_ns = 0
         self._puck = Puck(config)
 
     def open(self) -> None:
@@ -159,8 +159,18 @@ class SpaceMouseTeleoperator:
         if not self._open:
             return Hand(False)
         now = time.monotonic_ns()
+        # The kernel keeps 64 reports and then throws new ones away, a button's release among them. So after a pause nothing
+        # counts that was said meanwhile, and the button must be pressed anew.
+        if now - self._read_ns > self.config.timeout_s * 1e9:
+            self._listen(now)
+            self._puck = Puck(self.config, gripper=self._puck.gripper)
+        self._read_ns = now
         if self._device is None:
             self._come_back(now)
+        self._listen(now)
+        return self._puck.hand(now)
+
+    def _listen(self, now: int) -> None:
         if self._device is not None:
             try:
                 for _ in range(MOST_REPORTS):
@@ -170,7 +180,6 @@ class SpaceMouseTeleoperator:
                     self._puck.hear(bytes(report), now)
             except (OSError, ValueError):  # unplugged
                 self._drop()
-        return self._puck.hand(now)
 
     def _drop(self) -> None:
         """The device is gone: its buttons are up, wherever they were."""

@@ -65,7 +65,8 @@ class ServoBus(Protocol):
     """Half-duplex: every request goes out after what the line still held was thrown away, so that a reply that came too late
     is never taken for the answer to the next question. For one thread at a time.
 
-    - Deadlines follow from the bytes on the wire and the baud rate, plus `slack_s` for the adapter.
+    - Deadlines follow from the bytes on the wire and the baud rate, plus `slack_s` for the adapter. While nobody answers at all the
+      slack may grow, for adapters that hold bytes back; a servo that stays silent is tried less often, alone.
     - A servo that is silent or garbled is invalid in its row alone; the others' values stand.
     - A port that is gone raises `BusError` with `gone`; `connected` is false from then on, until `open` succeeds again.
     """

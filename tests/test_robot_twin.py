@@ -20,6 +20,7 @@ import pytest
 
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import ArmState, DeviceError
+from ulna.robot import config as robot_config
 from ulna.robot.cli import main
 from ulna.robot.config import load_leaders, load_robot, read_config
 from ulna.robot.motion import go_to
@@ -173,6 +174,15 @@ def test_a_wrong_robot_file_is_one_sentence(tmp_path: Path, text: str, words: st
     path.write_text(text)
     with pytest.raises(DeviceError, match=words):
         load_robot(str(path))
+
+
+@pytest.mark.parametrize("name", ["so101", "koch", "ur5e"])
+def test_the_example_files_are_right_but_for_their_ports(name: str) -> None:
+    path = Path(robot_config.__file__).parent / "configs" / f"{name}.toml"
+    rig = load_robot(str(path))
+    assert len(rig.robot.features["action"].names) == 6
+    with pytest.raises(DeviceError), rig:  # nothing of it is plugged in here
+        pass
 
 
 def test_what_a_robot_lacks_is_said(tmp_path: Path) -> None:

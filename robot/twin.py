@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +28,7 @@ from ..drivers.devices import runtime_folder
 from ..drivers.frame_ring import FrameRing
 from ..drivers.servo_bus import TICKS
 from ..drivers.twins.faults import BusFaults, CameraFaults, set_faults
+from .twin_control import serve
 
 # raw encoder ticks between a servo's zero and its joint's: as mounted by somebody who did not look
 MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
@@ -255,7 +254,7 @@ class Station:
             ring.close()
         if config.cameras and config.task == "lift":  # its cube is blue
             tables["trackers.cube"] = {"driver": "colour", "cameras": list(config.cameras)}
-        self._http = _serve(self)
+        self._http = serve(self)
         about["control"] = f"http://127.0.0.1:{self._http.server_address[1]}/{self._http.token}"
         tables["scene"] = {"driver": "twin", "url": about["control"]}
         about["toml"] = str(self._write_toml(tables))
@@ -330,77 +329,3 @@ class Station:
         path = self.folder / "robot.toml"
         path.write_text("\n".join(lines) + "\n")
         return path
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    station: Station
-    token: str
-
-
-def _serve(station: Station) -> _Server:
-    """The control channel. The token keeps web pages that know the port from moving anything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_GET(self) -> None:
-            self._answer(lambda order: {"state": lambda: station.world.state()}[order]())
-
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(min(length, 1 << 16)) or b"{}")
-
-            def act(order: str) -> dict[str, Any]:
-                if order == "reset":
-                    return station.world.reset(int(body["seed"]))
-                if order == "begin":
-                    return station.world.begin()
-                if order == "rest":
-                    return station.world.rest()
-                if order == "faults":
-                    for device, faults in body.items():
-                        station.set_faults(device, faults)
-                    return {"ok": True}
-                if order == "power-cycle":
-                    station.power_cycle(str(body["device"]))
-                    return {"ok": True}
-                if order == "stop":
-                    threading.Thread(target=station.stop).start()
-                    return {"ok": True}
-                raise KeyError(order)
-
-            self._answer(act)
-
-        def _answer(self, act: Any) -> None:
-            token, _, order = self.path.strip("/").partition("/")
-            if not secrets.compare_digest(token, server.token):
-                return self._send(404, {"error": "no such thing"})
-            try:
-                self._send(200, act(order))
-            except KeyError as error:
-                self._send(
-                    404,
-                    {
-                        "error": f"there is no {error}: GET state; POST reset, begin, rest, faults, power-cycle, stop"
-                    },
-                )
-            except (DeviceError, ValueError, TypeError, TimeoutError) as error:
-                self._send(400, {"error": str(error) or "the physics does not answer"})
-
-        def _send(self, status: int, about: dict[str, Any]) -> None:
-            body = json.dumps(about).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = _Server(("127.0.0.1", 0), Handler)
-    server.station, server.token = station, secrets.token_urlsafe(9)
-    threading.Thread(target=server.serve_forever, name="twin control", daemon=True).start()
-    return server

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ..datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
+from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features
 from ..datasets.flags import INVALID
 from ..drivers.arm import Arm
 from ..drivers.camera import Camera
@@ -60,9 +61,10 @@ class Robot:
                 (len(tracked),), "float32", tracked, tracked_units
             )
         for camera_name, camera in self.cameras.items():
-            self.observation_features[IMAGES + camera_name] = Feature(
-                (camera.height, camera.width, 3), "uint8"
-            )
+            size = camera.height, camera.width
+            self.observation_features[IMAGES + camera_name] = Feature((*size, 3), "uint8")
+            if getattr(camera, "depth", None) is not None:
+                self.observation_features[DEPTH + camera_name] = Feature(size, "uint16", (), ("mm",))
 
     @property
     def features(self) -> Features:
@@ -114,6 +116,13 @@ class Robot:
             times[IMAGES + name] = sample.t_capture_ns, sample.t_receive_ns
             if not np.all(sample.valid):
                 flags[IMAGES + name] = INVALID
+            depth: Any = getattr(camera, "depth", None)
+            if depth is not None:
+                sample = depth.latest()
+                mm = 1000 * (depth.depth_scale_m or 0.001)  # of one step of this camera
+                near = sample.data if mm == 1 else np.round(sample.data * mm).astype(np.uint16)
+                values[DEPTH + name] = near
+                times[DEPTH + name] = sample.t_capture_ns, sample.t_receive_ns
         return Observation(values, times, task, flags)
 
     def command(self, action: np.ndarray) -> np.ndarray:

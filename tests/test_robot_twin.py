@@ -68,6 +68,18 @@ def test_an_episode_is_teleoperated_through_the_real_drivers(station: dict[str, 
     assert (capture <= receive).all()
 
 
+def test_depth_is_recorded_beside_colour(tmp_path: Path) -> None:
+    words = ("so101", "--scene", "lift", "--realsense", "front", "--image-size", "160x120", "--fps", "10")
+    with twin(*words) as about, load_robot(about["toml"]) as rig:
+        wait_for(lambda: bool(rig.robot.observe().values["observation.depth.front"].any()))
+        seen = rig.robot.observe()
+        depth = seen.values["observation.depth.front"]
+        assert depth.shape == (120, 160)
+        assert rig.robot.features["observation.depth.front"].units == ("mm",)
+        assert 250 < np.median(depth[depth > 0]) < 3000, "the table stands half a metre away"
+        assert seen.times_ns["observation.depth.front"][0] <= time.monotonic_ns()
+
+
 def test_the_arm_goes_home_and_holds_when_nobody_commands(station: dict[str, Any]) -> None:
     with load_robot(station["toml"]) as rig:
         assert rig.home is not None

@@ -18,6 +18,7 @@ from .config import require_known, setting
 from .sample import Sample
 
 PARTS = ("seen", "u", "v", "size", "cos4", "sin4")
+TURNED_PIXELS = 64  # a smaller thing's rectangle turns by its noise alone
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Config:
 
 class ColourTracker:
     """`read().data` `(6 · cameras,)`: per camera `seen` 0 or 1; `u`, `v` of the centre, -1 to 1 from the left and the top; `size`, the root of
-    its share of the picture; `cos4`, `sin4` of its rectangle's angle times four (a square repeats every 90°). What is not seen keeps
+    its share of the picture; `cos4`, `sin4` of its rectangle's angle times four (a square repeats every 90°), both 0 where it is too small
+    to tell. What is not seen keeps
     its last numbers but `seen`, and is marked invalid. Times are those of the pictures."""
 
     def __init__(self, name: str, config: Config, cameras: Mapping[str, Camera]) -> None:
@@ -95,16 +97,18 @@ class ColourTracker:
         largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
         height, width = mask.shape
         u, v = centres[largest] + 0.5
-        points = np.argwhere(labels == largest)[:, ::-1].astype(np.float32)
-        angle = 4 * np.radians(cv2.minAreaRect(points)[2])
+        turned = np.zeros(2)
+        if area >= TURNED_PIXELS:
+            points = np.argwhere(labels == largest)[:, ::-1].astype(np.float32)
+            angle = 4 * np.radians(cv2.minAreaRect(points)[2])
+            turned = np.array([np.cos(angle), np.sin(angle)])
         return np.array(
             [
                 1.0,
                 2 * u / width - 1,
                 2 * v / height - 1,
                 np.sqrt(area / (height * width)),
-                np.cos(angle),
-                np.sin(angle),
+                *turned,
             ]
         )
 

@@ -33,6 +33,9 @@ def test_a_square_is_where_it_was_painted(scene: SimScene) -> None:
     assert (u, v) == pytest.approx((2 * 54 / 80 - 1, 2 * 14 / 60 - 1))
     assert size == pytest.approx(np.sqrt(64 / 4800))
     assert (cos4, sin4) == pytest.approx((1, 0), abs=1e-3)
+    small = tracker.look(picture((10, 50, 4)))
+    assert small[0] == 1
+    assert not small[4:].any(), "sixteen pixels do not say how they are turned"
     scene.close()
 
 

@@ -168,7 +168,8 @@ class ServoArm:
         if self._lost:
             raise DeviceError(f"{self.name} takes no command: {self._lost}")
         if self._stopped:
-            why = f" ({'; '.join(self._latched.values())})" if self._latched else ""
+            reported = self._fault_words if "fault" in self._latched else ()
+            why = f" ({'; '.join((*self._latched.values(), *reported))})" if self._latched else ""
             raise DeviceError(f"{self.name} was stopped{why}: enable it again before commanding it")
         if not self._torque.all():
             raise DeviceError(f"{self.name} has its torque off: enable it before commanding it")

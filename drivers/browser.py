@@ -7,6 +7,7 @@ with `host = "0.0.0.0"` a phone can, over HTTPS, by the QR code that is shown. W
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import io
 import ipaddress
@@ -111,7 +112,7 @@ class BrowserTeleoperator:
         def run() -> None:
             try:
                 asyncio.run(self._serve(listening, context, loopback, ready))
-            except BaseException as error:  # told to the thread that opens
+            except BaseException as error:  # noqa: BLE001  told to the thread that opens
                 started.append(error)
             finally:
                 listening.close()
@@ -131,10 +132,8 @@ class BrowserTeleoperator:
             return
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None and thread.is_alive():
-            try:
+            with contextlib.suppress(RuntimeError):  # ended meanwhile
                 loop.call_soon_threadsafe(stop.set)
-            except RuntimeError:  # ended meanwhile
-                pass
         thread.join()
         self.url = ""
 
@@ -232,7 +231,7 @@ class BrowserTeleoperator:
         try:
             async for text in connection:
                 if not isinstance(text, str):
-                    raise ValueError("messages are text")
+                    raise ValueError("messages are text")  # noqa: TRY004  like any other nonsense
                 with self._lock:
                     answer = self._session.hear(number, text, time.monotonic_ns())
                 if answer is not None:

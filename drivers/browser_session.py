@@ -173,7 +173,7 @@ class Session:
 
 def _parse(message: dict[str, Any], now_ns: int) -> _Said:
     if not isinstance(message.get("active"), bool):
-        raise ValueError("active must be true or false")
+        raise ValueError("active must be true or false")  # noqa: TRY004  the page sent it, no caller
     gripper, displacement, rotation = (message.get(k) for k in ("gripper", "displacement", "rotation"))
     return _Said(
         message["active"],

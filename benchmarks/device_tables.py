@@ -10,7 +10,8 @@ def demo_twin(d: dict[str, Any]) -> list[str]:
     low, high = d["wilson_95"]
     return [
         "**`make demo-twin`**: the whole loop through the real drivers on device twins: a scripted hand at an SO-101 leader, 60 episodes of `lift`",
-        "with two cameras, `flow` on what was recorded, deployed to the follower's twin and judged by its ground truth:",
+        "with two cameras, `flow` from the joints and the cube's place in both pictures, deployed to the follower's twin for up to 15 s and judged by its",
+        "ground truth:",
         (
             f"**{d['successes']} of {d['episodes']} unseen seeds succeeded** (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
             f"{d['late_ticks']} of {d['ticks']} control ticks late. {sum(d['phases_s'].values()) / 60:.1f} minutes ({phases})."

@@ -137,6 +137,7 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> dict[str, Any]:
         "traces": traces,
         "videos": videos,
         "checkpoint": deployed["checkpoint"],
+        "server": deployed["server"],
         "latency_ms": deployed["latency_ms"],
         "decisions": deployed["decisions"],
         "nfe_per_decision": deployed["nfe_per_decision"],

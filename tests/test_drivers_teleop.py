@@ -275,7 +275,10 @@ class VirtualPad:
 
     def __init__(self) -> None:
         maps = Path("/proc/self/maps").read_text()
-        library = next(line.split()[-1] for line in maps.splitlines() if "libSDL2-2" in line)
+        # PyAV brings an SDL of its own, of which this process may have both
+        library = next(
+            line.split()[-1] for line in maps.splitlines() if "pygame" in line and "libSDL2-2" in line
+        )
         self.sdl = ctypes.CDLL(library)
         self.sdl.SDL_JoystickOpen.restype = ctypes.c_void_p
         self.sdl.SDL_JoystickSetVirtualAxis.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int16]

@@ -35,6 +35,7 @@ from ulna.drivers.twins.serial_twin import TwinServo
 IDS = [1, 2, 3, 4, 5, 6]
 PATIENT_S = 0.25  # of slack, where a loaded machine must not look like a silent servo
 XL330, XL430 = 1200, 1060
+TICK = 2 * math.pi / 4096  # radians
 
 
 # packets
@@ -269,7 +270,8 @@ def test_homing_offset_shifts_what_is_read_and_wanted() -> None:
         bus.write_checked("goal_position", 1, 100)
         bus.write_checked("torque_enable", 1, 1)
         wait_for("the goal", lambda: value(bus, "present_position", 1) == 100)
-        assert twin.plant.position[0] == pytest.approx(100 * 2 * math.pi / 4096)
+        # the register rounds to the nearest tick, and may show the goal while the joint still creeps up to it
+        assert twin.plant.position[0] == pytest.approx(100 * TICK, abs=TICK / 2)
         # beyond a quarter turn position mode ignores it
         bus.write_checked("torque_enable", 1, 0)
         bus.write_checked("operating_mode", 1, 3)

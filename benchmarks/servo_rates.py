@@ -157,12 +157,9 @@ def rustypot(port: str, name: str) -> Iterator[Cycle]:
 
 @contextlib.contextmanager
 def lerobot(port: str) -> Iterator[Cycle]:
-    from lerobot.motors import Motor, MotorNormMode, motors_bus
+    from lerobot.motors import Motor, MotorNormMode
     from lerobot.motors.feetech import FeetechMotorsBus
 
-    # it asks deepdiff, which it does not bring along, only whether two tables are equal
-    setattr(motors_bus, "DeepDiff", lambda one, other: one != other)  # noqa: B010
-    setattr(motors_bus, "require_package", lambda *_, **__: None)  # noqa: B010
     names = {f"joint{i}": Motor(i, "sts3215", MotorNormMode.RANGE_M100_100) for i in IDS}
     bus = FeetechMotorsBus(port, names)
     bus.connect()

@@ -255,18 +255,13 @@ def test_rustypot_understands_the_twin(twin: FeetechTwin, plant: Plant) -> None:
     client.close()
 
 
-def test_lerobot_calibrates_the_twin(
-    twin: FeetechTwin, plant: Plant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lerobot.motors import Motor, MotorNormMode, motors_bus
+def test_lerobot_calibrates_the_twin(twin: FeetechTwin, plant: Plant) -> None:
+    from lerobot.motors import Motor, MotorNormMode
     from lerobot.motors.feetech import FeetechMotorsBus
 
     motors = {
         name: Motor(i, "sts3215", MotorNormMode.RANGE_M100_100) for name, i in zip("abcdef", IDS, strict=True)
     }
-    # all that it asks of deepdiff, which it does not bring along, is whether two tables are equal
-    monkeypatch.setattr(motors_bus, "DeepDiff", lambda one, other: one != other)
-    monkeypatch.setattr(motors_bus, "require_package", lambda *_, **__: None)
     theirs = FeetechMotorsBus(twin.port, motors)
     theirs.connect()
     theirs.disable_torque(num_retry=5)

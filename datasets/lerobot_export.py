@@ -70,6 +70,13 @@ def export_lerobot(
         raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
     if not chosen:
         raise StoreError(f"{store.path} has no episode to export")
+    with_request = [i for i in chosen if REQUESTED in store.episodes[i].streams]
+    if 0 < len(with_request) < len(chosen):
+        without = next(i for i in chosen if i not in with_request)
+        raise StoreError(
+            f"episode {with_request[0]} has {REQUESTED} and episode {without} has none, but a column is of all rows: export "
+            "such episodes apart with --episodes"
+        )
     left_out = [f"{k}: LeRobot's depth is lossy" for k in store.features if is_depth(k)]
     if episodes is None and cut:
         left_out.append(f"episodes {', '.join(map(str, cut))}: they were cut off")
@@ -134,10 +141,9 @@ class _Writer:
             raise StoreError(f"episode {e.index} has no frame that can be exported")
         index, length = len(self.episodes), len(windows)
         task = self.tasks.setdefault(e.task, len(self.tasks))
-        values = {
-            k: windows.values(k)[windows.tick].reshape(length, -1) for k in self.keys if not is_image(k)
-        }
         rows = {k: windows.row(k, windows.tick) for k in self.keys}
+        # in their own dtype: windows round doubles for training
+        values = {k: e.read(k)[rows[k]].reshape(length, -1) for k in self.keys if not is_image(k)}
         times = [t[rows[k]] for k in self.keys for t in e.times_ns(k)]
         extra: dict[str, np.ndarray] = {
             TIMES: np.stack(times, 1),
@@ -145,8 +151,6 @@ class _Writer:
         }
         if REQUESTED in e.streams:
             extra[ASKED] = e.read(REQUESTED)[windows.tick]
-        elif ASKED in self.columns:
-            extra[ASKED] = e.read(ACTION)[windows.tick]
         frame = np.arange(length)
         columns = {
             **values,
@@ -157,10 +161,6 @@ class _Writer:
             "index": (self.rows + frame)[:, None],
             "task_index": np.full((length, 1), task),
         }
-        if self.columns and set(columns) != set(self.columns):
-            raise StoreError(
-                f"episode {e.index} has no {REQUESTED} though the first one has, or the other way round: export them apart"
-            )
         videos, stats = self._videos(windows, index, length)
         for key, value in columns.items():
             self.columns.setdefault(key, []).append(value)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame
 
@@ -151,6 +153,41 @@ def test_what_comes_back_is_what_went_out(store: EpisodeStore, exported: Path, t
             assert b.rows(key) == e.rows(key)
             error = b.read(key).astype(float) - e.read(key)
             assert 10 * np.log10(255**2 / (error**2).mean()) > 40
+
+
+def test_doubles_keep_every_bit(tmp_path: Path) -> None:
+    features = {STATE: Feature((2,), "float64"), ACTION: Feature((2,), "float64")}
+    store = EpisodeStore.create(tmp_path / "d", features, 20.0)
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(store) as writer:
+        writer.start({"task": "x"})
+        for t in range(4):
+            row = {k: 1e6 + rng.normal(size=2) for k in features}
+            row[REQUESTED] = row[ACTION]
+            writer.tick(row, dict.fromkeys(row, (t * 50 * MS, t * 50 * MS)))
+        writer.end({})
+    export_lerobot(store, tmp_path / "out")
+    assert pq.read_table(tmp_path / "out" / "data")[ACTION].type == pa.list_(pa.float64(), 2)
+    (back,) = import_lerobot(tmp_path / "out", tmp_path / "back").episodes
+    for key in (STATE, ACTION, REQUESTED):
+        np.testing.assert_array_equal(back.read(key), store.episodes[0].read(key))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_requests_are_neither_made_up_nor_lost(tmp_path: Path, first: bool) -> None:
+    store = EpisodeStore.create(tmp_path / "d", FEATURES, 20.0)
+    with EpisodeWriter(store) as writer:
+        for asked in (first, not first):
+            writer.start({"task": "x"})
+            row = frame(np.random.default_rng(0), FEATURES, 0)
+            row |= {REQUESTED: row[ACTION]} if asked else {}
+            writer.tick(row, dict.fromkeys(row, (0, 0)))
+            writer.end({})
+    says = f"episode {int(not first)} has action.requested and episode {int(first)} has none"
+    with pytest.raises(StoreError, match=says):
+        export_lerobot(store, tmp_path / "out", progress=lambda done, total: pytest.fail("it wrote some"))
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+    assert export_lerobot(store, tmp_path / "out", [int(first)]).episodes == 1
 
 
 def test_a_matrix_goes_out_as_one_and_comes_back(tmp_path: Path) -> None:

@@ -62,9 +62,11 @@ class Rig:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.robot.close()
-        if self.scene is not None:
-            self.scene.close()
+        try:
+            self.robot.close()
+        finally:
+            if self.scene is not None:
+                self.scene.close()
 
 
 def load_robot(

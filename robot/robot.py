@@ -76,19 +76,18 @@ class Robot:
 
     def open(self) -> None:
         """Open every device; when one fails, those opened before it are closed again."""
-        opened: list[Arm | Camera | Tracker] = []
-        try:
+        with ExitStack() as opened:
             for device in (*self.arms.values(), *self.cameras.values(), *self.trackers.values()):
                 device.open()
-                opened.append(device)
-        except BaseException:
-            for device in reversed(opened):
-                device.close()
-            raise
+                opened.callback(device.close)
+            opened.pop_all()
 
     def close(self) -> None:
-        for device in (*self.cameras.values(), *self.trackers.values(), *self.arms.values()):
-            device.close()
+        """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with torque on. What is
+        raised comes after all were closed."""
+        with ExitStack() as every:  # the last one in is the first one out
+            for device in (*self.cameras.values(), *self.trackers.values(), *self.arms.values()):
+                every.callback(device.close)
 
     def enable(self) -> None:
         for arm in self.arms.values():

@@ -473,6 +473,33 @@ def test_a_rig_closes_what_it_opened() -> None:
     assert rig.sim.world.client < 0
 
 
+@pytest.mark.parametrize("failure", [DeviceError("gone"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_whatever_fails_to_close_keeps_no_arm_and_no_camera_open(failure: BaseException) -> None:
+    with load_robot("sim:so101", "reach", ["front"]) as rig:
+        closed: list[str] = []
+
+        class Device:
+            """Closes, and fails at it; what else is asked of it, the real one does."""
+
+            def __init__(self, name: str, real: Any) -> None:
+                self.name, self.real = name, real
+
+            def __getattr__(self, what: str) -> Any:
+                return getattr(self.real, what)
+
+            def close(self) -> None:
+                closed.append(self.name)
+                raise failure
+
+        real = rig.robot
+        arm: Any = Device("arm", real.arms["arm"])
+        camera: Any = Device("camera", real.cameras["front"])
+        robot = Robot("r", {"arm": arm}, {"front": camera}, {}, real.clock, 20.0)
+        with pytest.raises(type(failure)):
+            robot.close()
+        assert closed == ["arm", "camera"], "arms first"
+
+
 def test_a_policy_is_told_what_was_sent_not_what_it_asked_for() -> None:
     class Jump(Follow):
         def infer(

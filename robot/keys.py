@@ -49,10 +49,12 @@ class Keys:
             termios.tcsetattr(self._file, termios.TCSADRAIN, self._saved)
 
     def pressed(self) -> str | None:
-        """What the oldest key pressed since the last call means, None when there is none or it means nothing."""
-        if not self.there or not select.select([self._file], [], [], 0)[0]:
-            return None
-        key = os.read(self._file, 1)
-        if key == b"\x1b" and select.select([self._file], [], [], 0.001)[0]:
-            key += os.read(self._file, 2)
-        return KEYS.get(key.lower() if len(key) == 1 else key)
+        """What the oldest key pressed since the last call means; keys that mean nothing are passed over. None: there is no other."""
+        while self.there and select.select([self._file], [], [], 0)[0]:
+            if not (key := os.read(self._file, 1)):
+                break
+            if key == b"\x1b" and select.select([self._file], [], [], 0.001)[0]:
+                key += os.read(self._file, 2)
+            if (word := KEYS.get(key.lower() if len(key) == 1 else key)) is not None:
+                return word
+        return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +23,7 @@ from .keys import Keys
 from .loop import run_episode
 from .motion import go_to
 from .scene import Demonstration
+from .takes import Operator, Take, put_back
 
 AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `robot.teleoperate`
 RESET_S = 5.0
@@ -90,9 +89,25 @@ def record(
     seed = max(
         [seed, *(s + 1 for s in recorded)]
     )  # a dataset that is continued gets new episodes, not the same again
-    taken: list[tuple[bool, int]] = []  # success and frames of each episode that is kept
+    taken: list[tuple[int, bool, int]] = []  # seed, success and frames of each episode that is kept
     dropped: dict[str, int] = {}
+    operator, takes, last_kept = Operator(keys, agent), 0, False
     next_seed, quit_asked = seed, False
+
+    def undo(word: str) -> None:
+        """Between episodes: drop the last one, or have it done again."""
+        nonlocal next_seed, last_kept
+        if (word == key.DROP_LAST or last_kept) and taken:
+            delete(store, [len(store) - 1])
+            dropped_seed, _, _ = taken.pop()
+            if word == key.AGAIN:
+                next_seed = dropped_seed
+            last_kept = False
+            tell()
+
+    def tell() -> None:
+        report(len(taken), sum(s for _, s, _ in taken), sum(n for _, _, n in taken))
+
     with Recorder(store, durability, overflow="drop" if rig.realtime else "wait") as recorder:
         while len(taken) < episodes and not quit_asked:
             if next_seed - seed >= 10 * episodes + 100:
@@ -105,9 +120,12 @@ def record(
                 scene.reset(next_seed)
                 if max_seconds is None:
                     longest = scene.max_seconds
-            elif taken and not _put_back(keys, reset_seconds):
+            prepared = next_seed
+            if not put_back(operator, reset_seconds if scene is None and takes else None, undo):
                 break
-            take = _Take(recorder, only_successes, keys, agent)
+            if scene is not None and next_seed != prepared:
+                continue  # the last one again: its scene must be set up
+            take = Take(recorder, operator, only_successes)
             result = run_episode(
                 robot,
                 agent,
@@ -119,18 +137,21 @@ def record(
                 meta=about(rig),
                 stop=take.stop,
             )
+            takes += 1
             if take.drop_last and taken:
                 delete(store, [len(store) - 1 - take.kept])
                 taken.pop()
             quit_asked = take.asked == key.QUIT
-            if take.asked != key.AGAIN:
-                next_seed += 1
+            last_kept = take.kept
             if take.kept:
-                taken.append((take.success(result.success) is True, result.ticks))
+                taken.append((next_seed, take.success(result.success) is True, result.ticks))
                 for stream, lost in recorder.dropped.items():
                     dropped[stream] = dropped.get(stream, 0) + lost
-            report(len(taken), sum(s for s, _ in taken), sum(n for _, n in taken))
-    return RecordResult(Path(out), len(taken), sum(s for s, _ in taken), sum(n for _, n in taken), dropped)
+            if take.asked != key.AGAIN:
+                next_seed += 1
+            tell()
+    successes, frames = sum(s for _, s, _ in taken), sum(n for _, _, n in taken)
+    return RecordResult(Path(out), len(taken), successes, frames, dropped)
 
 
 def open_store(
@@ -165,52 +186,6 @@ def open_store(
             {k: how for k in features if is_image(k)} if how else None,
         )
     return store
-
-
-class _Take:
-    """The recorder's subscription to one episode: what the keys and `only_successes` make of it."""
-
-    def __init__(self, recorder: Recorder, only_successes: bool, keys: Keys | None, agent: Agent) -> None:
-        self.recorder, self.only_successes, self.keys = recorder, only_successes, keys
-        # a gamepad or a browser has buttons for the same words
-        self.buttons: Callable[[], tuple[str, ...]] = getattr(agent, "events", tuple)
-        self.asked: str | None = None
-        self.drop_last = self.kept = False
-        self.start, self.tick, self.interrupt = recorder.start, recorder.tick, recorder.interrupt
-
-    def stop(self) -> bool:
-        pressed = self.keys.pressed() if self.keys is not None else None
-        for word in (*self.buttons(), *([pressed] if pressed is not None else [])):
-            if word == key.DROP_LAST:
-                self.drop_last = True
-            else:
-                self.asked = word
-        return self.asked is not None
-
-    def success(self, measured: bool | None) -> bool | None:
-        return {key.SUCCESS: True, key.FAILURE: False}.get(self.asked or "", measured)
-
-    def end(self, meta: Mapping[str, Any]) -> None:
-        outcome = self.success(meta.get("success"))
-        if self.asked in (key.AGAIN, key.QUIT) or (self.only_successes and not outcome):
-            self.recorder.discard()
-        else:
-            self.kept = True
-            self.recorder.end({**meta, "success": outcome})
-
-
-def _put_back(keys: Keys | None, seconds: float) -> bool:
-    """Time for people to set the scene up again: until a key is pressed, or for `seconds`. Whether to go on."""
-    until = time.monotonic() + seconds
-    there = keys is not None and keys.there
-    if there:
-        print("put everything back, then press enter; q quits", file=sys.stderr)
-    while there or time.monotonic() < until:
-        pressed = keys.pressed() if keys is not None else None
-        if pressed is not None:
-            return pressed != key.QUIT
-        time.sleep(0.05)
-    return True
 
 
 def about(rig: Rig) -> dict[str, Any]:

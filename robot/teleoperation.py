@@ -151,6 +151,11 @@ class TeleoperatorAgent:
         events, self._events = self._events, ()
         return events
 
+    def idle(self) -> tuple[str, ...]:
+        """`events` between episodes, when nobody acts: the hand is read, and moves nothing."""
+        self._events += self.teleoperator.read().events
+        return self.events()
+
 
 def _at_most(vector: np.ndarray, length: float) -> np.ndarray:
     norm = float(np.linalg.norm(vector))

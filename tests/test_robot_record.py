@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ulna.datasets.edit import trash
 from ulna.datasets.features import ACTION
 from ulna.datasets.store import EpisodeStore
+from ulna.drivers.teleoperator import Hand
 from ulna.robot.agent import HoldAgent
-from ulna.robot.config import load_robot
+from ulna.robot.config import Rig, load_robot
 from ulna.robot.keys import Keys
 from ulna.robot.record import record
+from ulna.robot.teleoperation import TeleoperatorAgent
 
 
 def test_keys_end_repeat_and_drop_episodes(tmp_path: Path) -> None:
     """On a real terminal: s marks and ends, r repeats the seed, x drops the one before, q throws the present one away."""
     typed, file = os.openpty()
-    pressed = iter([b"s", b"r", b"\x1b[C", b"x", b"", b"q"])
-
-    class Typist(HoldAgent):
-        def reset(self, task: str, seed: int) -> None:
-            super().reset(task, seed)
-            seeds.append(seed)
-            os.write(typed, next(pressed, b""))
-
-    seeds: list[int] = []
+    typist = Typist(typed, [b"s", b"r", b"\x1b[C", b"x", b"", b"q"])
     try:
         with Keys(file) as keys, load_robot("sim:so101", "reach") as rig:
             rig.sim.max_seconds = 0.5  # type: ignore[union-attr]
-            result = record(rig, Typist(), tmp_path / "d", 10, keys=keys)
+            result = record(rig, typist, tmp_path / "d", 10, keys=keys)
     finally:
         os.close(typed)
         os.close(file)
-    assert seeds == [0, 1, 1, 2, 3, 4]
+    assert typist.seeds == [0, 1, 1, 2, 3, 4]
     store = EpisodeStore.open(tmp_path / "d")
     # seed 0 was kept as a success, 1 ended at once the second time and was then dropped, 2 and 3 ran out
     assert [(e.attrs["seed"], e.attrs["success"]) for e in store.episodes] == [
@@ -62,3 +59,97 @@ def test_images_may_be_recorded_small_and_as_jpeg(tmp_path: Path) -> None:
     store = EpisodeStore.open(tmp_path / "d")
     assert len(store) == 2
     assert store.episodes[1].read("observation.images.front", 0, 3).shape == (3, 48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("during", "asked", "kept", "seeds", "binned"),
+    [
+        # x where people are asked drops the episode before
+        ([], [b"x\n", b"\n", b"q"], [(1, None), (2, None)], [0, 1, 2], 1),
+        # r there has it done again
+        ([], [b"r\n", b"\n", b"q"], [(0, None), (1, None)], [0, 0, 1], 1),
+        # what is pressed once too often neither begins, nor ends, nor marks the next one
+        ([b"ss", b"\n\n"], [b"\ns", b"q"], [(0, True), (1, None)], [0, 1], 0),
+        # an episode that is repeated has its things put back first, even the first one
+        ([b"r", b""], [b"\n", b"q"], [(0, None)], [0, 0], 0),
+    ],
+)
+def test_keys_between_episodes_are_for_the_one_before(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    during: list[bytes],
+    asked: list[bytes],
+    kept: list[tuple[int, bool | None]],
+    seeds: list[int],
+    binned: int,
+) -> None:
+    typed, file = os.openpty()
+    typist, prompts = Typist(typed, during), iter(asked)
+    monkeypatch.setattr(
+        sys, "stderr", Heard(lambda text: "put everything" in text and os.write(typed, next(prompts)))
+    )
+    try:
+        with Keys(file) as keys, load_robot("sim:so101", "reach") as rig:
+            bare = Rig(rig.robot, None, rig.config)  # nobody but people to set the scene up
+            record(bare, typist, tmp_path / "d", 9, keys=keys, task="x", max_seconds=0.2)
+    finally:
+        os.close(typed)
+        os.close(file)
+    store = EpisodeStore.open(tmp_path / "d")
+    assert [(e.attrs["seed"], e.attrs["success"]) for e in store.episodes] == kept
+    assert typist.seeds == seeds
+    assert next(prompts, None) is None, "people were asked as often"
+    assert len(trash(store)) == binned
+
+
+def test_buttons_between_episodes_are_for_the_one_before(tmp_path: Path) -> None:
+    """A browser queues what is pressed while nobody reads it."""
+    waiting: list[str] = []
+
+    class Buttons:
+        name = "buttons"
+
+        def open(self) -> None: ...
+
+        def close(self) -> None: ...
+
+        def read(self) -> Hand:
+            words, waiting[:] = tuple(waiting), []
+            return Hand(False, events=words)
+
+    def report(done: int, successes: int, frames: int) -> None:
+        pressed = {1: ["success", "finish"], 2: ["again"]}
+        if done not in said:
+            waiting.extend(pressed.get(done, []))
+        said.append(done)
+
+    said: list[int] = []
+    with load_robot("sim:so101", "reach") as rig:
+        assert rig.sim is not None
+        agent = TeleoperatorAgent(Buttons(), rig.robot, "so101")
+        waiting.append("failure")
+        rig.sim.max_seconds = 0.3
+        record(rig, agent, tmp_path / "d", 3, report=report)
+    store = EpisodeStore.open(tmp_path / "d")
+    assert [(e.attrs["seed"], e.length) for e in store.episodes] == [(0, 6), (1, 6), (2, 6)]
+    assert said == [1, 2, 1, 2, 3], "the second was done again"
+
+
+class Typist(HoldAgent):
+    """Types a word as each episode begins."""
+
+    def __init__(self, typed: int, words: Iterable[bytes]) -> None:
+        self.typed, self.words = typed, iter(words)
+        self.seeds: list[int] = []
+
+    def reset(self, task: str, seed: int) -> None:
+        super().reset(task, seed)
+        self.seeds.append(seed)
+        os.write(self.typed, next(self.words, b""))
+
+
+class Heard:
+    """Standard error that somebody reads."""
+
+    def __init__(self, heard: Callable[[str], Any]) -> None:
+        self.write, self.flush = heard, lambda: None

@@ -15,7 +15,7 @@ def demo_twin(d: dict[str, Any]) -> list[str]:
         (
             f"**{d['successes']} of {d['episodes']} unseen seeds succeeded** (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
             f"{d['late_ticks']} of {d['ticks']} control ticks late. {sum(d['phases_s'].values()) / 60:.1f} minutes ({phases}). "
-            "Training steps and episode length were chosen after a first run on these seeds (20 of 30)."
+            "Its options were chosen on other seeds."
         ),
         "",
     ]

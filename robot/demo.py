@@ -65,8 +65,11 @@ class Phases:
         print(f"\n$ {line}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def server(self, *words: str) -> Iterator[str]:
-        """`ulna serve` as a process of its own, for the length of a `with` block; yields its address."""
+    def process(self, phase: str, *words: str) -> Iterator[dict[str, Any]]:
+        """`ulna` with `words` for the length of a `with` block; yields what it says of itself once it is ready.
+
+        SystemExit when it ends before that: its own message is on standard error.
+        """
         self.say(words)
         began = time.monotonic()
         process = subprocess.Popen([*ULNA, *words, "--json"], stdout=subprocess.PIPE, text=True)
@@ -74,14 +77,9 @@ class Phases:
         try:
             line = process.stdout.readline()
             if not line:
-                raise SystemExit("the demo stopped: the server did not start")
-            answer = json.loads(line)
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                answer["health"], timeout=10
-            ) as r:
-                print(f"healthz: {r.read().decode().strip()}", file=sys.stderr)
-            self.seconds.append(("start the server", time.monotonic() - began))
-            yield answer["url"]
+                raise SystemExit(f"the demo stopped: `ulna {words[0]}` did not start")
+            self.seconds.append((phase, time.monotonic() - began))
+            yield json.loads(line)
         finally:
             process.terminate()
             try:
@@ -90,6 +88,16 @@ class Phases:
                 process.kill()
                 process.wait()
             process.stdout.close()
+
+    @contextlib.contextmanager
+    def server(self, *words: str) -> Iterator[str]:
+        """`ulna serve` for the length of a `with` block; yields its address."""
+        with self.process("start the server", *words) as answer:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                answer["health"], timeout=10
+            ) as r:
+                print(f"healthz: {r.read().decode().strip()}", file=sys.stderr)
+            yield answer["url"]
 
 
 class PeakMemory:

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ulna.datasets.features import ACTION, STATE
+from ulna.datasets.store import EpisodeStore
 from ulna.robot.demo import PeakMemory, demo_real, demo_sim, fresh
+from ulna.robot.demo_twin import demo_twin
 
 
 def lerobot_folder(root: Path, episodes: int) -> Path:
@@ -73,6 +75,21 @@ def test_the_real_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixt
     page = (out / "report.html").read_text()
     assert "On episodes it has not seen" in page
     assert "swing: open loop" in page
+
+
+def test_the_twin_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert demo_twin(out, demonstrations=1, steps=2, episodes=1, seconds=1) == 1
+    printed, err = capfd.readouterr()
+    assert "ulna: only 0 of 1 succeeded, the demo asks for 1" in err
+    assert "0 of 1 succeeded" in printed
+    commands = [line[2:] for line in err.splitlines() if line.startswith("$ ")]
+    assert [c.split()[1] for c in commands] == ["twin", "record", "data", "train", "twin", "serve", "deploy"]
+    page = (out / "report.html").read_text()
+    assert all(c in page for c in commands)
+    assert "Measured rates of the recording: " in page
+    recorded, rolled_out = EpisodeStore.open(out / "data"), EpisodeStore.open(out / "rollouts")
+    assert [e.attrs["success"] for e in (*recorded.episodes, *rolled_out.episodes)] == [True, False]
 
 
 def test_a_terminated_demo_leaves_no_process(tmp_path: Path) -> None:

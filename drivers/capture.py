@@ -30,7 +30,12 @@ HUNG_S = 20.0  # without a sign of life the capture process is killed; longer th
 
 
 class Refused(DeviceError):
-    """The device is there and will not do this (a mode it lacks, not permitted): trying again does not help."""
+    """The device is there and will not do this (a mode it lacks, not permitted): who opens it first is told so at once. One that
+    has streamed before may be starting still, and is sought on."""
+
+
+class Ended(Refused):
+    """No more frames can come, ever: the end of a recording."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,11 @@ class FrameSource(Protocol):
     """A device as the capture process sees it, in one thread. A module that has one offers `source(config: dict) -> FrameSource`,
     which only checks the config.
 
-    `open` may be called again after `close`. It raises `Refused` when trying again is of no use, else DeviceError; so does `grab`,
-    when the connection is lost: it is then closed and opened anew. `grab` gives each new frame once and in order, None when
-    none came in `timeout_s` (about: it may be late by a second, no more). `seq` counts on where the device dropped frames; times
-    are `time.monotonic_ns`. The arrays of a frame need only last until the next `grab`. `close` is safe at any time.
+    `open` may be called again after `close`. It raises `Refused` when the device is there and says no, else DeviceError; so does
+    `grab`, when the connection is lost: it is then closed and opened anew, unless it is `Ended`. `grab` gives each new frame once
+    and in order, None when none came in `timeout_s` (about: it may be late by a second, no more). `seq` counts on where the
+    device dropped frames; times are `time.monotonic_ns`. A frame of another size than `open` told is left out and counted as
+    dropped. The arrays of a frame need only last until the next `grab`. `close` is safe at any time.
     """
 
     def open(self) -> SourceInfo: ...

@@ -22,7 +22,7 @@ import numpy as np
 
 from .arm import DeviceError
 from .camera import CameraState
-from .capture import FrameSource, Refused
+from .capture import Ended, FrameSource, Refused
 from .frame_ring import BLACK, REPEATED, Frame, FrameRing
 
 GRAB_S = 0.25  # at most so long without a sign of life
@@ -52,7 +52,8 @@ class Capture:
         self.silence_s = max(1.0, 10 / fps)  # after which a connection is given up
 
     def run(self) -> None:
-        """Connect, stream, and connect again, until told to stop. Returns at once when the device is refused."""
+        """Connect, stream, and connect again, until told to stop. Returns when the device is refused before it gave a frame, and when it
+        has `Ended`."""
         pause_s = 0.1
         while not self.stopping.is_set():
             self._tell(CameraState.RECONNECTING if self.had_frames else CameraState.CONNECTING)
@@ -60,10 +61,11 @@ class Capture:
             try:
                 self._open()
                 self._stream()
-            except Refused as e:
-                self._tell(CameraState.FAILED, str(e))
-                return
             except DeviceError as e:
+                # one that has streamed and now refuses: its server is starting, or udev has yet to set the group of its node
+                if isinstance(e, Ended) or (isinstance(e, Refused) and not self.had_frames):
+                    self._tell(CameraState.FAILED, str(e))
+                    return
                 self.status["failed_opens"] += not self.had_frames
                 if self.ring.newest_seq > before:
                     pause_s = 0.1
@@ -98,7 +100,8 @@ class Capture:
             frame = self.source.grab(GRAB_S)
             self.ring.beat()
             now = time.monotonic_ns()
-            if frame is None:
+            if frame is None or frame.color.shape[:2] != (self.ring.height, self.ring.width):
+                # a server that restarts in another mode sends a few of another size, or goes on with them: then `open` says so
                 if (now - last_ns) * 1e-9 > self.silence_s:
                     raise DeviceError(f"no frame for {self.silence_s:.1f} s, connecting again")
                 continue

@@ -25,6 +25,7 @@ from .capture import Refused
 from .clock_offset import ClockOffset
 
 OPEN_TIMEOUT_S = 3.0
+LATEST_S = 1e11  # of a clock that is one; beyond, and of inf and nan, there are no nanoseconds to count
 LARGEST = 64 << 20  # bytes of one JPEG; a length beyond is no length
 
 
@@ -181,7 +182,8 @@ def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None
                 raise ValueError(f"a part of {length} bytes")
         elif name.strip() == b"x-timestamp":
             with contextlib.suppress(ValueError):
-                stamp_s = float(value)
+                told_s = float(value)
+                stamp_s = told_s if 0 <= told_s < LATEST_S else None
     if length is not None:
         end = begin + length
         return (bytes(buffer[begin:end]), stamp_s, end) if len(buffer) >= end else None
@@ -204,10 +206,11 @@ def decode(jpeg: bytes) -> np.ndarray | None:
     if not (jpeg.startswith(b"\xff\xd8") and jpeg.rstrip(b"\0\r\n").endswith(b"\xff\xd9")):
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    told, stderr = os.memfd_create("libjpeg"), os.dup(2)
+    color, told, stderr = None, os.memfd_create("libjpeg"), os.dup(2)
     try:
         os.dup2(told, 2)
-        color = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+        with contextlib.suppress(cv2.error):  # a damaged header: more pixels than OpenCV lets one have
+            color = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
         complaint = os.pread(told, 4096, 0)
     finally:
         os.dup2(stderr, 2)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -243,6 +244,17 @@ def _check(config: Config, who: str) -> None:
         raise DeviceError(
             f"{who}: device is {device!r}, it must be a path under /dev/v4l or begin with http://, https:// or rtsp://"
         )
+    if "://" in device:
+        try:
+            parts = urlsplit(device)
+            readable = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            readable = False
+        if not readable:  # what is wrong with it is not shown: it may be a piece of the password
+            raise DeviceError(
+                f"{who}: the host or the port in device cannot be read: write it like http://192.168.1.10:8080/stream, "
+                "with %23, %2F and %40 for #, / and @ in a password"
+            )
     if config.rotate not in (0, 90, 180, 270):
         raise DeviceError(f"{who}: rotate is {config.rotate}, it must be 0, 90, 180 or 270")
     if config.fourcc and len(config.fourcc) != 4:

@@ -16,7 +16,7 @@ import numpy as np
 
 from .arm import DeviceError
 from .camera import Intrinsics
-from .capture import CaptureCamera, Refused, SourceInfo
+from .capture import CaptureCamera, Ended, SourceInfo
 from .clock_offset import ClockOffset
 from .config import parse, setting
 from .frame_ring import Frame
@@ -102,7 +102,7 @@ class RealSenseSource:
 
     def open(self) -> SourceInfo:
         if self._ended:
-            raise Refused(self._ended)
+            raise Ended(self._ended)
         self.close()
         config = self.config
         self._rs = rs = load()
@@ -144,7 +144,7 @@ class RealSenseSource:
                 seen += 1
 
     def grab(self, timeout_s: float) -> Frame | None:
-        """DeviceError: the camera is gone. Refused: the recording is over."""
+        """DeviceError: the camera is gone. Ended: the recording is over."""
         assert self._feed is not None, "open it first"
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
@@ -155,7 +155,7 @@ class RealSenseSource:
             else:
                 try:
                     self._feed.require_present()
-                except Refused as e:
+                except Ended as e:
                     self._ended = str(e)
                     raise
         return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .arm import DeviceError
-from .capture import Refused
+from .capture import Ended, Refused
 from .librealsense import SoftwareCamera
 from .sysfs import ROOT, access_problem, text, usb_devices
 
@@ -29,7 +29,7 @@ FIRST_FRAME_S = 5.0  # sensors take a second or two to settle; the library itsel
 
 class Feed(Protocol):
     """Opened when built. color: the stream profile. wait: a set of frames of librealsense, None when none came in time.
-    require_present: DeviceError when no more can come."""
+    require_present: DeviceError when no more can come now, Ended: ever."""
 
     name: str
     serial: str
@@ -118,7 +118,7 @@ class RecordingFeed:
 
     def require_present(self) -> None:
         if not self._repeat and self._playback.current_status() == self._rs.playback_status.stopped:
-            raise Refused(f"the recording {self._path} is at its end; repeat = true plays it again")
+            raise Ended(f"the recording {self._path} is at its end; repeat = true plays it again")
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):

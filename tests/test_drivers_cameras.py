@@ -22,7 +22,7 @@ from contracts.camera import check_camera
 from ulna.drivers import opencv
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.camera import CameraState, StaleFrame
-from ulna.drivers.capture import CaptureCamera, Frame, SourceInfo
+from ulna.drivers.capture import CaptureCamera, Ended, Frame, Refused, SourceInfo
 from ulna.drivers.capture_process import Capture
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.frame_ring import BLACK, REPEATED, FrameRing
@@ -365,6 +365,10 @@ def test_absent_refused_and_wrong_devices_are_told_at_once(twin: MjpegTwin, tmp_
     refused("must be a path under /dev/v4l", "front")
     refused("rotate is 45", twin.url, rotate=45)
     refused("matrix must be 9 numbers", twin.url, matrix=(1, 2, 3))
+    for url in ("http://127.0.0.1:99999/s", "http://[::1/s", "http://u:secret#1@127.0.0.1/s", "rtsp:///s"):
+        with pytest.raises(DeviceError, match="the host or the port in device cannot be read") as unreadable:
+            camera_at(url)
+        assert "secret" not in str(unreadable.value)
     refused("no camera is plugged in at .*by-id/none", "/dev/v4l/by-id/none")
     (tmp_path / "file").write_bytes(b"")
     refused("is no V4L2 camera", str(tmp_path / "file"))
@@ -444,6 +448,42 @@ def test_servers_of_other_makes(kind: str) -> None:
             stream.close()
 
 
+@pytest.mark.parametrize("stamp", ["inf", "-inf", "nan", "1e300", "yesterday"])
+def test_a_stamp_that_is_no_time_is_left_aside(stamp: str) -> None:
+    import cv2
+
+    jpeg = cv2.imencode(".jpg", np.full((*SIZE, 3), 90, np.uint8))[1].tobytes()
+    head = "HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\n\r\n"
+    part = f"--x\r\nContent-Length: {len(jpeg)}\r\nX-Timestamp: {stamp}\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as server:
+                server.recv(4096)
+                server.sendall(f"{head}{part}".encode() + jpeg)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        stream = HttpMjpeg(f"http://127.0.0.1:{listener.getsockname()[1]}/", 0.01, 5.0)
+        try:
+            stream.open()
+            read = stream.read(PATIENCE_S)
+        finally:
+            stream.close()
+            thread.join()
+    assert read is not None
+    assert read[2] - read[1] == 10_000_000, "by its arrival"
+
+
+def test_a_damaged_header_is_a_damaged_picture() -> None:
+    import cv2
+
+    jpeg = bytearray(cv2.imencode(".jpg", np.full((*SIZE, 3), 90, np.uint8))[1].tobytes())
+    at = jpeg.find(b"\xff\xc0") + 5  # height and width
+    jpeg[at : at + 4] = b"\xff\xdc\xff\xdc"
+    assert decode(bytes(jpeg)) is None
+
+
 class _Answers(BaseHTTPRequestHandler):
     """A server that is not a camera."""
 
@@ -482,17 +522,21 @@ def test_servers_that_are_no_cameras() -> None:
 
 
 class _Scripted:
-    """A device whose frames are given; when they are used up, its connection is lost, or the test is over."""
+    """A device whose frames are given; when they are used up, its connection is lost, or the test is over. A life may be
+    an error: that of `open`."""
 
-    def __init__(self, lives: list[list[Frame]], over: threading.Event) -> None:
+    def __init__(self, lives: list[list[Frame] | DeviceError], over: threading.Event) -> None:
         self.lives, self.over = lives, over
 
     def open(self) -> SourceInfo:
+        if isinstance(self.lives[0], DeviceError):
+            raise self.lives.pop(0)  # type: ignore[misc]
         return SourceInfo("scripted", *SIZE, 30.0)
 
     def grab(self, timeout_s: float) -> Frame | None:
-        if self.lives[0]:
-            return self.lives[0].pop(0)
+        if frames := self.lives[0]:
+            assert isinstance(frames, list)
+            return frames.pop(0)
         self.lives.pop(0)
         if not self.lives:
             self.over.set()
@@ -529,6 +573,42 @@ def test_seq_and_times_rise_whatever_the_device_says() -> None:
         writer.close()
         ring.close()
         ring.remove()
+
+
+@contextmanager
+def captured(*lives: list[Frame] | DeviceError) -> Iterator[FrameRing]:
+    """The ring after a capture of `_Scripted`."""
+    ring = FrameRing.create(*SIZE, slots=12)
+    writer, over = FrameRing(ring.path, write=True), threading.Event()
+    try:
+        Capture(writer, _Scripted(list(lives), over), 30.0, over).run()
+        yield ring
+    finally:
+        writer.close()
+        ring.close()
+        ring.remove()
+
+
+def frames(*seqs: int, size: tuple[int, int] = SIZE) -> list[Frame]:
+    now = time.monotonic_ns()
+    return [Frame(np.full((*size, 3), 40 + s, np.uint8), None, now + s, now + s, s) for s in seqs]
+
+
+def test_one_that_has_streamed_is_sought_though_it_refuses_for_a_while() -> None:
+    starting = Refused("there is no such path (404)")
+    with captured(frames(0, 1), starting, frames(0, 1)) as ring:
+        assert ring.newest_seq == 3
+        assert ring.status()["state"] == CameraState.STREAMING.value
+    with captured(starting, frames(0)) as ring:
+        assert (ring.status()["state"], ring.newest_seq) == (CameraState.FAILED.value, -1)
+    with captured(frames(0), Ended("the recording is at its end"), frames(0)) as ring:
+        assert (ring.status()["state"], ring.newest_seq) == (CameraState.FAILED.value, 0)
+
+
+def test_a_frame_of_another_size_is_left_out_and_counted() -> None:
+    with captured([*frames(0, 1), *frames(2, size=(48, 64)), *frames(3)], frames(0)) as ring:
+        assert [f.seq for f in ring.window(5)] == [0, 1, 3, 4]
+        assert (ring.status()["dropped"], ring.status()["reconnects"]) == (1, 1)
 
 
 # The twin in a process of its own

@@ -45,10 +45,14 @@ class StoreError(ValueError):
 
 
 class Episode:
-    """One finished episode, read on demand."""
+    """One finished episode, read on demand. A trim or a restore puts another version in its place: what is read then would
+    be other rows than those that were counted before, so every read after it is refused with a StoreError."""
 
-    def __init__(self, path: Path, index: int, attrs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, index: int, attrs: Mapping[str, Any], version: tuple[int, int] | None = None
+    ) -> None:
         self.path, self.index, self.attrs = path, index, dict(attrs)
+        self._version = version or _version(path)
         self.length = int(attrs["length"])
         self.task = str(attrs.get("task", ""))
         self._readers: dict[str, FrameReader] = {}
@@ -93,10 +97,8 @@ class Episode:
         self, key: str, rows: Sequence[int] | np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
         """Any `rows` `(N,)` of a stream of images or depth, as `(N, H, W[, C])`, into `out` where given. Reads only those frames."""
-        try:
+        with self._reading(key):
             return self._reader(key).read(rows, out)
-        except DamagedFrames as error:
-            raise StoreError(f"episode {self.path.name}: stream {key}: {error}") from error
 
     def times_ns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(t_capture_ns, t_receive_ns), each `(T,)` int64."""
@@ -105,32 +107,46 @@ class Episode:
     def flags(self, key: str) -> np.ndarray:
         """STALE, INTERPOLATED, … of each row, `(T,)` uint8."""
         self._require_stream(key)
-        if not (self.path / key / "flags").is_dir():
-            return np.zeros(self.rows(key), np.uint8)
-        return self._read(key, "flags", slice(None))
+        with self._reading(key):
+            there = (self.path / key / "flags").is_dir()
+        return self._read(key, "flags", slice(None)) if there else np.zeros(self.rows(key), np.uint8)
 
     def _reader(self, key: str) -> FrameReader:
         if key not in self._readers:
             self._require_stream(key)
-            try:
-                self._readers[key] = FrameReader(self.path / key / "value")
-            except DamagedFrames as error:
-                raise StoreError(f"episode {self.path.name}: stream {key}: {error}") from error
+            with self._reading(key):
+                reader = FrameReader(self.path / key / "value")
+            self._readers[key] = reader
         return self._readers[key]
 
     def _read(self, key: str, part: str, rows: slice) -> np.ndarray:
         self._require_stream(key)
+        with self._reading(key):
+            try:
+                array = self._group[f"{key}/{part}"]
+                # zarr takes a chunk that is gone for one that was never written, and gives zeros. Our writer leaves none out.
+                chunk = (self.path / key / part).joinpath("c", *("0" for _ in array.shape))
+                if "streams" in self.attrs and array.shape[0] and not chunk.is_file():
+                    raise FileNotFoundError(f"its file {chunk.relative_to(self.path)} is missing")
+                return np.asarray(array[rows])
+            except StoreError:
+                raise
+            except Exception as error:  # zarr raises whatever its codecs raise on a damaged chunk
+                raise StoreError(f"episode {self.path.name}: stream {key} cannot be read: {error}") from error
+
+    @contextlib.contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """What was read is of the version that was opened: looked at afterwards, since an edit may come at any moment."""
         try:
-            array = self._group[f"{key}/{part}"]
-            # zarr takes a chunk that is gone for one that was never written, and gives zeros. Our writer leaves none out.
-            chunk = (self.path / key / part).joinpath("c", *("0" for _ in array.shape))
-            if "streams" in self.attrs and array.shape[0] and not chunk.is_file():
-                raise FileNotFoundError(f"its file {chunk.relative_to(self.path)} is missing")
-            return np.asarray(array[rows])
-        except StoreError:
-            raise
-        except Exception as error:  # zarr raises whatever its codecs raise on a damaged chunk
-            raise StoreError(f"episode {self.path.name}: stream {key} cannot be read: {error}") from error
+            yield
+        except DamagedFrames as error:
+            raise StoreError(f"episode {self.path.name}: stream {key}: {error}") from error
+        finally:
+            if _version(self.path) != self._version:
+                raise StoreError(
+                    f"episode {self.path.name} was edited or deleted while it was in use: open the dataset again, or bring "
+                    "back with `ulna data restore` what was there"
+                )
 
     def _require_stream(self, key: str) -> None:
         if key not in self.streams:
@@ -250,7 +266,8 @@ class EpisodeStore:
                 )
             except OSError as error:
                 raise StoreError(f"{self.path / 'episodes'} cannot be read: {error.strerror}") from None
-            self._episodes = [Episode(p, i, _attrs(p)) for i, p in enumerate(folders)]
+            versions = [_version(p) for p in folders]  # before what is noted there is read
+            self._episodes = [Episode(p, i, _attrs(p), versions[i]) for i, p in enumerate(folders)]
         return self._episodes
 
     def __len__(self) -> int:
@@ -330,6 +347,15 @@ class _LockFailed(OSError):
 
 def _why(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def _version(folder: Path) -> tuple[int, int]:
+    """Tells an episode's folder from one that was put in its place; labels make no difference."""
+    try:
+        stat = os.stat(folder / ACTION)
+    except OSError:
+        return 0, 0
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _attrs(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contracts.data import CAMERA, FEATURES, WITH_IMAGE, write_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ulna.datasets.edit import relabel, restore, trim
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
 from ulna.datasets.stats import Stats, compute_stats, vector_stats
@@ -73,6 +74,23 @@ def test_what_cannot_be_windowed_is_said(store: EpisodeStore, tmp_path: Path) ->
         batch_indices(len(Windows(empty, WindowSpec(1, 1))), 4, 0, 0)
     with pytest.raises(StoreError, match="no episode"):
         compute_stats(empty, [STATE])
+
+
+def test_an_edit_while_windows_are_drawn_is_refused_not_mixed_in(tmp_path: Path) -> None:
+    """Rows are counted when the windows are made; after a trim they would be other frames under the same name."""
+    store = write_store(tmp_path / "d", (12, 6), WITH_IMAGE)
+    windows = Windows(EpisodeStore.open(store.path), WindowSpec(1, 1, keys=(STATE, CAMERA)), cache="none")
+    before = windows.batch(np.arange(18))
+    trim(store, 0, 0.2, None)
+    for row in (0, 5, 11):
+        with pytest.raises(StoreError, match=r"episode 000000-\w+ was edited or deleted while it was in use"):
+            windows.batch(np.array([row]))
+    assert windows.batch(np.array([12, 17]))[CAMERA].shape[0] == 2, "the other episode is as it was"
+    relabel(store, [1], {"task": "another"})
+    restore(store)
+    after = windows.batch(np.arange(18))
+    for key in before:
+        np.testing.assert_array_equal(after[key], before[key])
 
 
 def test_nan_on_disk_is_found_with_its_episode_and_frame(tmp_path: Path) -> None:

@@ -33,24 +33,18 @@ Progress = Callable[[int, int], None]
 
 
 def is_robomimic(path: Path) -> bool:
-    import h5py
-
     if not path.is_file() or not _is_hdf5(path):
         return False
     with _open(path) as file:
-        link = file.get("data", getlink=True)
-        return isinstance(link, h5py.HardLink) and any(k.startswith("demo") for k in file["data"])
+        return any(k.startswith("demo") for k in _own_group(file, "data"))
 
 
 def is_aloha(path: Path) -> bool:
-    import h5py
-
     files = aloha_files(path)
     if not files or not _is_hdf5(files[0]):
         return False
     with _open(files[0]) as file:
-        link = file.get("observations", getlink=True)
-        return isinstance(link, h5py.HardLink) and "qpos" in file["observations"]
+        return "qpos" in _own_group(file, "observations")
 
 
 def aloha_files(path: Path) -> list[Path]:
@@ -84,6 +78,7 @@ def import_robomimic(
             raise StoreError(f"{src} has no group data/demo_0: it is no robomimic dataset")
         first = _group(data, demos[0], src)
         features, sources = _robomimic_features(first, renames, src)
+        left_out = [k for k in file if k != "data"] + [k for k in first if k not in ("actions", "obs")]
         about = _env_args(data)
         kwargs = about.get("env_kwargs")
         found = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
@@ -110,6 +105,7 @@ def import_robomimic(
             "imported_from": str(src),
             "format": "robomimic",
             "environment": str(about.get("env_name", "")),
+            "left_out": left_out,
             "action": "as in the file; robosuite's operational space controller takes motions scaled to -1..1",
         }
         rate = require_fps(fps, float(found) if found else None, src)
@@ -150,7 +146,9 @@ def import_aloha(
                         )
                     coded = key.startswith(IMAGES) and dataset.ndim == 2
                     columns[key] = (
-                        _coded(dataset, path) if coded else _rows(file, [name], features[key], path)
+                        _coded(dataset, path, features[key].shape)
+                        if coded
+                        else _rows(file, [name], features[key], path)
                     )
                 simulated = bool(file.attrs.get("sim", False))
                 yield ForeignEpisode(
@@ -268,8 +266,8 @@ def _rows(group: Any, parts: list[str], feature: Feature, src: Path) -> Read:
     return read
 
 
-def _coded(dataset: Any, src: Path) -> Read:
-    """Frames of padded JPEG bytes."""
+def _coded(dataset: Any, src: Path, shape: tuple[int, ...] | None = None) -> Read:
+    """Frames of padded JPEG bytes; of `shape` where that is known."""
     import cv2
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -280,6 +278,11 @@ def _coded(dataset: Any, src: Path) -> Read:
             frame = cv2.imdecode(np.asarray(data, np.uint8), cv2.IMREAD_COLOR)
             if frame is None:
                 raise StoreError(f"{src}: the image of row {row} of {dataset.name} cannot be decoded")
+            if shape is not None and frame.shape != shape:
+                raise StoreError(
+                    f"{src}: the image of row {row} of {dataset.name} has {frame.shape[1]}×{frame.shape[0]} pixels, the first "
+                    f"image {shape[1]}×{shape[0]}"
+                )
             frames.append(frame)
         return np.stack(frames)
 
@@ -292,6 +295,14 @@ def _env_args(data: Any) -> dict[str, Any]:
     except (TypeError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}
+
+
+def _own_group(file: Any, name: str) -> Any:
+    """The group `name`, or nothing where the file has none of its own."""
+    import h5py
+
+    own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+    return file[name] if own and file.get(name, getclass=True) is h5py.Group else ()
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -359,4 +370,21 @@ def _dataset(group: Any, name: str, src: Path) -> Any:
     row = math.prod(found.shape[1:]) * found.dtype.itemsize
     if chunk > MOST_BYTES or row > MOST_ROW_BYTES or int(found.size or 0) > 1 << 42:
         raise StoreError(f"{src}: {name} has a shape of {found.shape}, which is no robot's data")
+    if not found.size:
+        raise StoreError(f"{src}: {found.name} is empty")
+    _require_written(found, src)
     return found
+
+
+def _require_written(dataset: Any, src: Path) -> None:
+    """HDF5 gives zeros for room that was set aside and never written, as by a recording that was cut off."""
+    if dataset.chunks:
+        parts = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+        written = dataset.id.get_num_chunks()
+    else:
+        parts, written = 1, int(dataset.id.get_storage_size() > 0)
+    if written < parts:
+        raise StoreError(
+            f"{src}: {parts - written} of {parts} parts of {dataset.name} were never written, and would read as zeros: leave "
+            "that episode out"
+        )

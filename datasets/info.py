@@ -14,7 +14,8 @@ from .store import EpisodeStore
 def describe(store: EpisodeStore) -> dict[str, Any]:
     """JSON types. rates_hz: per stream the median rate by capture times, and `jitter_ms`, the 99th percentile of how far
     an interval is from the median. cut_off: episodes that were interrupted and are kept; interrupted: folders that are being
-    written or could not be recovered. dropped: rows lost while recording, by stream. storage: how each camera is kept."""
+    written or could not be recovered. dropped: rows lost while recording, by stream. storage: how each camera is kept. notes: what an import had to
+    say of single episodes, and of which."""
     intervals: dict[str, list[np.ndarray]] = {}
     for episode in store.episodes:
         for key in episode.streams:
@@ -30,6 +31,10 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
     for episode in store.episodes:
         for key, lost in (episode.attrs.get("dropped") or {}).items():
             dropped[key] = dropped.get(key, 0) + int(lost)
+    notes: dict[str, list[int]] = {}
+    for episode in store.episodes:
+        for note in episode.attrs.get("notes") or ():
+            notes.setdefault(str(note), []).append(episode.index)
     outcomes = [e.attrs.get("success") for e in store.episodes]
     return {
         "path": str(store.path),
@@ -51,4 +56,5 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
         "trash": len(trash(store)),
         "storage": {k: store.storage.get(k, {"codec": "lossless"}) for k in store.features if is_frames(k)},
         "provenance": store.provenance,
+        "notes": notes,
     }

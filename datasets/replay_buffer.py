@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import operator
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +88,23 @@ def import_replay_buffer(
     bounds = [(int(a), int(b)) for a, b in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True) if b > a]
     if not bounds:
         raise StoreError(f"{src} holds no episode with a row")
-    absent = {k: int(a.nchunks - a.nchunks_initialized) for k, a in arrays.items()}
-    if gone := {
-        k: n for k, n in absent.items() if n
-    }:  # zarr leaves out chunks of zeros, so they may be gone or just empty
-        notes["chunks_that_are_not_there_read_as_zeros"] = gone
+    said: dict[int, list[str]] = {}
+    for key, array in sorted(
+        arrays.items()
+    ):  # zarr may leave out chunks of zeros, so they are gone, or were zeros
+        for i in _with_gaps(array, _stored(src, f"data/{key}"), bounds):
+            said.setdefault(i, []).append(
+                f"chunks of {key} are not in the source and read as {array.fill_value}"
+            )
     if empty := len(ends) - len(bounds):
         notes["empty_episodes_left_out"] = empty
 
     def episodes() -> Iterator[ForeignEpisode]:
-        for start, stop in bounds:
+        for i, (start, stop) in enumerate(bounds):
             yield ForeignEpisode(
                 stop - start,
                 {k: _span(read, start, stop, src, k) for k, read in columns.items()},
-                {"task": task, "agent": ""},
+                {"task": task, "agent": "", **({"notes": said[i]} if i in said else {})},
             )
 
     provenance = {"imported_from": str(src), "format": "diffusion policy replay buffer", **notes}
@@ -202,6 +207,32 @@ def _span(read: Rows, start: int, stop: int, src: Path, key: str) -> Read:
             ) from error
 
     return rows
+
+
+def _stored(src: Path, folder: str) -> list[str]:
+    """The files under `folder`, relative to it."""
+    if src.is_dir():
+        return [p.relative_to(src / folder).as_posix() for p in (src / folder).rglob("*") if p.is_file()]
+    with zipfile.ZipFile(src) as file:
+        return [n.removeprefix(f"{folder}/") for n in file.namelist() if n.startswith(f"{folder}/")]
+
+
+def _with_gaps(array: Any, stored: Iterable[str], bounds: Sequence[tuple[int, int]]) -> list[int]:
+    """The places in `bounds`, rows from and to, for which not every chunk (or shard) is among the files `stored`."""
+    size = [max(1, n) for n in array.shards or array.chunks]
+    counts = [-(-n // c) for n, c in zip(array.shape, size, strict=True)]
+    keys = {
+        tuple(map(int, re.findall(r"\d+", n))) for n in stored if re.fullmatch(r"(c[./])?\d+([./]\d+)*", n)
+    }
+    there = [k[0] for k in keys if len(k) == len(counts) and all(map(operator.lt, k, counts))]
+    first, side = np.sort(np.array(there, np.int64)), math.prod(counts[1:])
+    found = []
+    for i, (start, stop) in enumerate(bounds):
+        low, high = start // size[0], (stop - 1) // size[0] + 1
+        a, b = np.searchsorted(first, [low, high])
+        if b - a < (high - low) * side:
+            found.append(i)
+    return found
 
 
 def _require_safe(src: Path) -> None:

@@ -144,6 +144,39 @@ def test_episode_ends_are_taken_only_if_they_can_be_true(
     assert [e.length for e in store.episodes] == lengths
 
 
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_chunks_that_are_gone_are_told_with_their_episodes(
+    tmp_path: Path, as_zip: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arrays = {"action": np.ones((30, 2)), "img": np.full((30, 8, 8, 3), 200, np.uint8)}
+    source = buffer(tmp_path / "r.zarr", arrays, [10, 20, 30])
+    (source / "data/action/2.0").unlink()  # rows 14 to 20
+    (source / "data/img/4.0.0.0").unlink()  # the last two
+    source = zipped(source) if as_zip else source
+    assert main(["data", "import", str(source), "--out", str(tmp_path / "d"), "--fps", "10"]) == 0
+    imported = capfd.readouterr().out
+    notes = [e.attrs.get("notes") for e in EpisodeStore.open(tmp_path / "d").episodes]
+    action, img = (
+        f"chunks of {k} are not in the source and read as {v}" for k, v in (("action", 0.0), ("img", 0))
+    )
+    assert notes == [None, [action], [action, img]]
+    assert main(["data", "info", str(tmp_path / "d")]) == 0
+    for said in (imported, capfd.readouterr().out):
+        assert f"{action}: episodes 1, 2\n" in said
+        assert f"{img}: episodes 2\n" in said
+
+
+def test_whole_buffers_in_shards_have_no_gaps(tmp_path: Path) -> None:
+    group: Any = zarr.open_group(str(tmp_path / "r.zarr"), mode="w", zarr_format=3)
+    group.create_array("data/action", data=np.ones((15, 4)), chunks=(2, 2), shards=(4, 4))
+    group.create_array("meta/episode_ends", data=np.array([7, 15]))
+    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "d", fps=10)
+    assert [e.attrs.get("notes") for e in store.episodes] == [None, None]
+    (tmp_path / "r.zarr/data/action/c/3/0").unlink()
+    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "gap", fps=10)
+    assert ["notes" in e.attrs for e in store.episodes] == [False, True]
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return os.mkdir, ("bombed",)
@@ -230,7 +263,7 @@ def robomimic(path: Path, demos: int = 11, **changes: Any) -> dict[str, np.ndarr
     return made
 
 
-def test_robomimic(tmp_path: Path) -> None:
+def test_robomimic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "low dim ü.hdf5"
     made = robomimic(source)
     args = [
@@ -256,6 +289,8 @@ def test_robomimic(tmp_path: Path) -> None:
         state = [made[f"{i}/obs/robot0_{k}"] for k in ("eef_pos", "eef_quat", "gripper_qpos")]
         np.testing.assert_allclose(e.read(STATE), np.concatenate(state, 1), rtol=1e-6)
         assert e.attrs["success"] is (i % 2 == 0)
+    assert store.provenance["left_out"] == ["dones", "rewards"]
+    assert "  left_out: dones, rewards\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -345,4 +380,58 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path: Path, capfd: pytest.Captur
     (tmp_path / "none").mkdir()
     with pytest.raises(StoreError, match=r"holds no \.hdf5 file"):
         import_aloha(tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["data", "observations"])
+@pytest.mark.parametrize("value", [1.0, np.zeros((3, 2))])
+def test_hdf5_with_arrays_where_groups_belong(
+    tmp_path: Path, name: str, value: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(tmp_path / "odd.hdf5", "w") as f:
+        f[name] = value
+    assert main(["data", "import", str(tmp_path / "odd.hdf5"), "--out", str(tmp_path / "out")]) == 1
+    error = capfd.readouterr().err
+    assert "neither data/demo_0 (robomimic) nor observations/qpos (ALOHA)" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("chunks", [(10, 3), None])
+def test_hdf5_that_was_never_written_is_not_zeros(tmp_path: Path, chunks: Any) -> None:
+    robomimic(tmp_path / "cut.hdf5", 2)
+    with h5py.File(tmp_path / "cut.hdf5", "a") as f:
+        actions = f.create_dataset("data/demo_2/actions", (40, 3), "f8", chunks=chunks)
+        if chunks:
+            actions[:20] = 1
+        f["data/demo_2/obs/robot0_eef_pos"] = np.zeros((40, 3))
+    says = f"{'2 of 4' if chunks else '1 of 1'} parts of /data/demo_2/actions were never written"
+    with pytest.raises(StoreError, match=says):
+        import_robomimic(tmp_path / "cut.hdf5", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def aloha(path: Path, heights: list[int]) -> None:
+    n = len(heights)
+    coded = [cv2.imencode(".jpg", np.zeros((h, 16, 3), np.uint8))[1].ravel() for h in heights]
+    padded = np.zeros((n, 1000), np.uint8)
+    for row, code in zip(padded, coded, strict=True):
+        row[: len(code)] = code
+    with h5py.File(path, "w") as f:
+        f["action"] = f["observations/qpos"] = np.zeros((n, 14), np.float32)
+        f["observations/images/cam"] = padded
+
+
+def test_aloha_with_images_of_two_sizes_or_no_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "al"
+    folder.mkdir()
+    aloha(folder / "episode_0.hdf5", [16] * 4)
+    aloha(folder / "episode_1.hdf5", [16, 24, 16])
+    says = r"episode_1.hdf5: the image of row 1 of /observations/images/cam has 16×24 pixels, the first image 16×16"
+    for size in (None, (8, 8)):  # resizing hides nothing
+        with pytest.raises(StoreError, match=says):
+            import_aloha(folder, tmp_path / "out", image_size=size)
+    for name in ("episode_1.hdf5", "episode_0.hdf5"):
+        aloha(folder / name, [])
+        with pytest.raises(StoreError, match=rf"{name}: /\S+ is empty"):
+            import_aloha(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

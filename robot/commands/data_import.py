@@ -39,7 +39,7 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.info import describe
-    from .data_info import _text
+    from .data_info import text_of
 
     if args.image_size and not 16 <= args.image_size <= 4096:
         raise ValueError(f"--image-size must lie in 16..4096, not {args.image_size}")
@@ -53,7 +53,7 @@ def run(args: Args, out: Output) -> int:
 
         store = _import(kind, args, size, report)
     d = describe(store)
-    out.answer(d, _text(d))
+    out.answer(d, text_of(d))
     return 0
 
 

@@ -25,11 +25,12 @@ def run(args: Args, out: Output) -> int:
     from ...datasets.store import EpisodeStore
 
     d = describe(EpisodeStore.open(args.data))
-    out.answer(d, _text(d))
+    out.answer(d, text_of(d))
     return 0
 
 
-def _text(d: dict[str, Any]) -> str:
+def text_of(d: dict[str, Any]) -> str:
+    """What `describe` found, for people."""
     size = f"{d['size_bytes'] / 1e6:.1f} MB, robot {d['robot'] or 'unknown'}"
     open_ended = d["episodes"] - d["successes"] - d["failures"]
     lines = [
@@ -57,4 +58,15 @@ def _text(d: dict[str, Any]) -> str:
         lines.append(f"in the trash: {d['trash']} episodes (ulna data restore {d['path']} --list)")
     if d["interrupted"]:
         lines.append(f"interrupted and not part of the data: {', '.join(d['interrupted'])}")
+    if d["provenance"]:
+        lines.append("provenance:")
+        lines += [f"  {key}: {_in_words(value)}" for key, value in d["provenance"].items() if value]
+    for note, episodes in d["notes"].items():
+        lines.append(f"{note}: episodes {', '.join(map(str, episodes))}")
     return "\n".join(lines)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} → {v}" for k, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -50,6 +50,21 @@ class Feature:
 Features = dict[str, Feature]
 
 
+def unit_of_depth(scale_m: float) -> str:
+    """What `units` says of depth whose steps are `scale_m` metres: `mm`, `0.1 mm`."""
+    mm = f"{1000 * scale_m:.6g}"
+    return "mm" if mm == "1" else f"{mm} mm"
+
+
+def depth_scale_m(unit: str) -> float | None:
+    """Metres a step, of a unit as `unit_of_depth` writes it (`cm` and `m` are known, too); None: it says nothing."""
+    number, _, length = unit.rpartition(" ")
+    try:
+        return float(number or 1) * {"mm": 0.001, "cm": 0.01, "m": 1.0}[length]
+    except (KeyError, ValueError):
+        return None
+
+
 def features_to_json(features: Mapping[str, Feature]) -> dict[str, Any]:
     return {key: feature.to_json() for key, feature in features.items()}
 

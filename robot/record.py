@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..datasets.features import IMAGES, Feature, Features, is_image, require_sam
 from ..datasets.recorder import Recorder
 from ..datasets.store import EpisodeStore
 from ..datasets.writer import Durability
+from ..drivers.camera import Camera
 from ..drivers.config import require_known
 from . import keys as key
 from .agent import Agent, ExpertAgent, HoldAgent
@@ -196,13 +198,37 @@ def about(rig: Rig) -> dict[str, Any]:
     upper = np.concatenate([a.joints.upper for a in arms.values()]).tolist()
     return {
         "software": f"ulna {version('ulna')}",
-        "robot_config": rig.config,
+        "robot_config": _without_secrets(rig.config),
         "limits": {n: [lo, hi] for n, lo, hi in zip(names, lower, upper, strict=True)},
         "calibration": {
-            name: device.calibration
-            for name, device in {**arms, **rig.robot.cameras}.items()
-            if hasattr(device, "calibration")
+            name: getattr(arm, "calibration", None)
+            for name, arm in arms.items()
+            if hasattr(arm, "calibration")
         },
+        "cameras": {name: _lens(camera) for name, camera in rig.robot.cameras.items()},
+    }
+
+
+def _without_secrets(value: Any) -> Any:
+    """The same without what addresses carry beside the place: a dataset is passed on, a camera's password is not. Whatever is asked
+    for behind `?` goes, too, since cameras take passwords there as well."""
+    if isinstance(value, Mapping):
+        return {k: _without_secrets(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(v) for v in value]
+    if isinstance(value, str) and "://" in value:
+        value = re.sub(r"://[^/?#\s]*@", "://***@", value)
+        return re.sub(r"([?&][^=&#\s]*)=[^&#\s]*", r"\1=***", value)
+    return value
+
+
+def _lens(camera: Camera) -> dict[str, Any]:
+    """What turns pixels into rays, and depth into metres; None where it is not known. Intrinsics are of frames as they were
+    delivered: their `width` and `height` say what to scale by where the dataset keeps images smaller."""
+    lens = camera.intrinsics
+    return {
+        "intrinsics": None if lens is None else {**asdict(lens), "matrix": lens.matrix.tolist()},
+        "depth_scale_m": getattr(getattr(camera, "depth", None), "depth_scale_m", None),
     }
 
 

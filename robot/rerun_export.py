@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 
 from ..datasets.edit import choose
-from ..datasets.features import ACTION, is_depth, is_frames
+from ..datasets.features import ACTION, depth_scale_m, is_depth, is_frames
 from ..datasets.store import Episode, EpisodeStore, StoreError
 from .viewer_pictures import picture
 from .viewer_series import Timeline, panels, read_timeline, zero_ns
 
 APPLICATION = "ulna"
 FRAMES_AT_ONCE = 32
-METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0}
 LABELS = ("task", "agent", "success", "weight", "return", "seed", "interrupted")
 
 
@@ -104,12 +103,12 @@ def _send_frames(
     import rerun as rr
 
     feature = store.features.get(key)
-    unit = feature.units[0] if feature and feature.units else ""
+    scale_m = depth_scale_m(feature.units[0]) if feature and feature.units else None
     for rows in _pieces(e.rows(key)):
         files = [picture(e, key, row, "raw" if is_depth(key) else "jpeg", None) for row in rows]
         blobs, kinds = [np.frombuffer(f, np.uint8) for f, _ in files], [kind for _, kind in files]
         if is_depth(key):
-            metres = [METRES[unit]] * len(files) if unit in METRES else None
+            metres = None if scale_m is None else [scale_m] * len(files)
             columns = rr.EncodedDepthImage.columns(blob=blobs, media_type=kinds, meter=metres)
         else:
             columns = rr.EncodedImage.columns(blob=blobs, media_type=kinds)

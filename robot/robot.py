@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features
+from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
 from ..datasets.flags import INVALID
 from ..drivers.arm import Arm
 from ..drivers.camera import Camera
@@ -31,7 +31,8 @@ class Observation:
 
 class Robot:
     """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the order of
-    the arms; with several arms a joint is named `arm.joint`. Devices are opened and enabled by the user, not here."""
+    the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; what a step of it is, the camera
+    says once it is open. Devices are opened and enabled by the user, not here."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Robot:
             size = camera.height, camera.width
             self.observation_features[IMAGES + camera_name] = Feature((*size, 3), "uint8")
             if getattr(camera, "depth", None) is not None:
-                self.observation_features[DEPTH + camera_name] = Feature(size, "uint16", (), ("mm",))
+                self.observation_features[DEPTH + camera_name] = Feature(size, "uint16")
 
     @property
     def features(self) -> Features:
@@ -80,6 +81,13 @@ class Robot:
             for device in (*self.arms.values(), *self.cameras.values(), *self.trackers.values()):
                 device.open()
                 opened.callback(device.close)
+            for name, camera in self.cameras.items():
+                scale_m = getattr(getattr(camera, "depth", None), "depth_scale_m", None)
+                if scale_m is not None:
+                    feature = self.observation_features[DEPTH + name]
+                    self.observation_features[DEPTH + name] = replace(
+                        feature, units=(unit_of_depth(scale_m),)
+                    )
             opened.pop_all()
 
     def close(self) -> None:
@@ -118,10 +126,10 @@ class Robot:
             depth: Any = getattr(camera, "depth", None)
             if depth is not None:
                 sample = depth.latest()
-                mm = 1000 * (depth.depth_scale_m or 0.001)  # of one step of this camera
-                near = sample.data if mm == 1 else np.round(sample.data * mm).astype(np.uint16)
-                values[DEPTH + name] = near
+                values[DEPTH + name] = sample.data
                 times[DEPTH + name] = sample.t_capture_ns, sample.t_receive_ns
+                if not np.all(sample.valid):
+                    flags[DEPTH + name] = INVALID
         return Observation(values, times, task, flags)
 
     def command(self, action: np.ndarray) -> np.ndarray:

@@ -14,11 +14,22 @@ import numpy as np
 import pytest
 from contracts.agent import check_agent
 
-from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE, FeatureMismatch, features_to_json
+from ulna.datasets.features import (
+    ACTION,
+    ENVIRONMENT,
+    IMAGES,
+    STATE,
+    FeatureMismatch,
+    depth_scale_m,
+    features_to_json,
+)
+from ulna.datasets.flags import INVALID
 from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.drivers.arm import DeviceError
+from ulna.drivers.camera import Intrinsics
 from ulna.drivers.clock import MonotonicClock
+from ulna.drivers.sample import Sample
 from ulna.policies.serving.client import PolicyServerError
 from ulna.policies.serving.server import PolicyServer
 from ulna.robot.agent import ExpertAgent, HoldAgent, PolicyAgent
@@ -85,6 +96,53 @@ def test_features_come_from_the_devices(name: str) -> None:
             robot.command(np.array([0.0] * (len(robot.features[ACTION].names) - 1) + [np.inf]))
         with pytest.raises(ValueError, match="has joints"):
             robot.command(np.zeros(3))
+
+
+class Still:
+    """A camera of one picture that never changes, with depth."""
+
+    name, height, width, fps = "c", 24, 32, 30.0
+
+    def __init__(self, distance: int = 0, scale_m: float = 0.001, valid: bool = True) -> None:
+        self.sample = Sample(np.zeros((24, 32, 3), np.uint8), 1, 2, 0)
+        self.depth = type("Depth", (), {"depth_scale_m": scale_m, "latest": lambda _: self.far})()
+        self.far = Sample(np.full((24, 32), distance, np.uint16), 1, 2, 0, valid)
+        self.intrinsics = Intrinsics(np.diag([30.0, 30.0, 1.0]), 32, 24)
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def latest(self, max_age_s: float | None = None) -> Sample:
+        return self.sample
+
+    next = window = health = None
+
+
+@pytest.mark.parametrize(("scale_m", "unit"), [(0.001, "mm"), (0.0001, "0.1 mm"), (0.002, "2 mm")])
+def test_depth_is_recorded_as_it_came_with_its_scale(tmp_path: Path, scale_m: float, unit: str) -> None:
+    camera: Any = Still(40_000, float(np.float32(scale_m)), valid=False)
+    with load_robot("sim:so101", "reach") as rig:
+        robot = Robot("r", rig.robot.arms, {"c": camera}, {}, rig.robot.clock, 20.0)
+        robot.close()
+        about = {"cameras": {"c": {"url": "http://me:se@cret@10.0.0.1/video?pwd=secret&channel=2"}}}
+        with Rig(robot, None, about) as bare:
+            record(bare, HoldAgent(), tmp_path / "d", 1, task="x", max_seconds=0.1)
+    store = EpisodeStore.open(tmp_path / "d")
+    key = "observation.depth.c"
+    assert store.features[key].units == (unit,)
+    assert depth_scale_m(unit) == pytest.approx(scale_m)
+    (episode,) = store.episodes
+    assert (episode.read(key) == 40_000).all()
+    assert (episode.flags(key) & INVALID).all()
+    lens = episode.attrs["cameras"]["c"]
+    assert lens["depth_scale_m"] == pytest.approx(scale_m)
+    assert lens["intrinsics"]["matrix"] == np.diag([30.0, 30.0, 1.0]).tolist()
+    assert (lens["intrinsics"]["width"], lens["intrinsics"]["height"]) == (32, 24)
+    # a dataset is passed on, a camera's password is not
+    assert episode.attrs["robot_config"] == {
+        "cameras": {"c": {"url": "http://***@10.0.0.1/video?pwd=***&channel=***"}}
+    }
 
 
 def test_two_arms_are_one_robot() -> None:

@@ -195,7 +195,7 @@ function showDetails() {
     weight.addEventListener("change", () => edit({ do: "relabel", episode: episode.name, labels: { weight: Number(weight.value) } }));
     add("Weight", weight);
   }
-  const known = new Set(["task", "success", "length", "weight", "relabelled", "reviewed_s", "robot_config", "limits", "calibration", "interrupted"]);
+  const known = new Set(["task", "success", "length", "weight", "relabelled", "reviewed_s", "robot_config", "limits", "calibration", "cameras", "interrupted"]);
   for (const [key, v] of Object.entries(attrs)) {
     if (known.has(key) || v === null || v === "") continue;
     const plain = typeof v === "object" ? JSON.stringify(v) : String(v);

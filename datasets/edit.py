@@ -41,7 +41,7 @@ class Trashed:
 
 def delete(store: EpisodeStore, episodes: Sequence[int]) -> list[Path]:
     """Move episodes to the trash; where they lie now."""
-    chosen = choose(store, episodes)
+    chosen = store.choose(episodes)
     with _edit(store):
         return [to_trash(store.path, e.path, e.path.name) for e in chosen]
 
@@ -97,7 +97,7 @@ def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, A
     """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`. What they were is
     kept in the episode's attribute `relabelled`."""
     _require_labels(labels)
-    chosen = choose(store, episodes)
+    chosen = store.choose(episodes)
     with _edit(store):
         for e in chosen:
             now = json.loads((e.path / "zarr.json").read_text())[
@@ -113,7 +113,7 @@ def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, A
 def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
     """Keep the control ticks from `start_s` to `end_s`, seconds after the first; of other streams what was seen then. Frames
     are copied as they are stored. The whole episode goes to the trash. (ticks before, ticks now)."""
-    (e,) = choose(store, [episode])
+    (e,) = store.choose([episode])
     with _edit(store):
         ticks = e.times_ns(ACTION)[0]
         seconds = (ticks - ticks[0]) * 1e-9 if len(ticks) else np.zeros(0)
@@ -152,13 +152,6 @@ def rows_between(e: Episode, first: int, last: int) -> dict[str, range]:
         seen = max(0, int(np.searchsorted(there, begin, side="right")) - 1)
         found[key] = range(seen, int(np.searchsorted(there, end, side="right")))
     return found
-
-
-def choose(store: EpisodeStore, episodes: Sequence[int]) -> list[Episode]:
-    """The episodes of these numbers, as `info` counts them."""
-    if bad := [i for i in episodes if not 0 <= i < len(store)]:
-        raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
-    return [store.episodes[i] for i in dict.fromkeys(episodes)]
 
 
 def write_attrs(folder: Path, changes: Mapping[str, Any]) -> None:

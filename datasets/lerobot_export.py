@@ -61,13 +61,7 @@ def export_lerobot(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} exists and is not empty: choose another folder, or remove it")
     cut = [e.index for e in store.episodes if e.interrupted]
-    chosen = (
-        [e.index for e in store.episodes if not e.interrupted]
-        if episodes is None
-        else list(dict.fromkeys(episodes))
-    )
-    if bad := [i for i in chosen if not 0 <= i < len(store)]:
-        raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
+    chosen = [e.index for e in store.choose(episodes) if episodes is not None or not e.interrupted]
     if not chosen:
         raise StoreError(f"{store.path} has no episode to export")
     with_request = [i for i in chosen if REQUESTED in store.episodes[i].streams]

@@ -47,7 +47,7 @@ def compute_stats(
     to rounding, and memory stays at that. Images and depth: every pixel of up to 16 evenly spaced frames an episode, in a
     histogram; depth without the pixels that have no reading (0). StoreError names the episode and frame of a value that is not finite.
     """
-    chosen = [store.episodes[i] for i in (range(len(store)) if episodes is None else episodes)]
+    chosen = store.choose(episodes)
     if not chosen:
         raise StoreError(f"{store.path} has no episode to take statistics from")
     result = {}

@@ -273,6 +273,15 @@ class EpisodeStore:
     def __len__(self) -> int:
         return len(self.episodes)
 
+    def choose(self, episodes: Sequence[int] | None = None) -> list[Episode]:
+        """The episodes of these numbers, each once, all by default. StoreError names one that is not there."""
+        if episodes is None:
+            return list(self.episodes)
+        if bad := [i for i in episodes if not 0 <= i < len(self)]:
+            there = f"episodes 0 to {len(self) - 1}, not {bad[0]}" if len(self) else "no episode"
+            raise StoreError(f"{self.path} has {there}")
+        return [self.episodes[i] for i in dict.fromkeys(episodes)]
+
     def interrupted(self) -> list[Path]:
         """Folders of episodes that are being written, or were cut off and could not be recovered."""
         return [p for p in self._left_over() if not p.name.startswith(".")]

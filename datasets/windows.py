@@ -59,12 +59,9 @@ class Windows:
         cache_dir: str | Path | None = None,
     ) -> None:
         self.spec, self.features, self.fps = spec, store.features, store.fps
-        chosen = list(range(len(store))) if episodes is None else list(episodes)
-        if bad := [i for i in chosen if not 0 <= i < len(store)]:
-            raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
         if unknown := [k for k in (*spec.keys, ACTION) if k not in store.features]:
             raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
-        self.episodes = [store.episodes[i] for i in chosen]
+        self.episodes = store.choose(episodes)
         lengths = np.array([e.length for e in self.episodes], np.int64)
         ends = np.cumsum(lengths)
         self._first = np.repeat(ends - lengths, lengths)  # per tick: its episode's first

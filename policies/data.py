@@ -91,9 +91,11 @@ def open_data(
     held: list[Windows] = []
     chosen: list[list[int]] = []
     for store in stores:
-        use = list(options.episodes) if options.episodes is not None else _whole(store, options, said)
-        if bad := [i for i in use if not 0 <= i < len(store)]:
-            raise StoreError(f"{store.path} has episodes 0 to {len(store) - 1}, not {bad[0]}")
+        use = (
+            _whole(store, options, said)
+            if options.episodes is None
+            else [e.index for e in store.choose(options.episodes)]
+        )
         keep, out = use, []
         if options.validate:
             parts = split_by_episode(

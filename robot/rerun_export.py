@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.edit import choose
 from ..datasets.features import ACTION, depth_scale_m, is_depth, is_frames
 from ..datasets.store import Episode, EpisodeStore, StoreError
 from .viewer_pictures import picture
@@ -39,7 +38,7 @@ def write_rrd(
     A stream that cannot be read raises StoreError. progress(done, total) is called after each episode.
     """
     path = Path(path)
-    chosen = choose(store, range(len(store)) if episodes is None else episodes)
+    chosen = store.choose(episodes)
     if not chosen:
         raise StoreError(f"{store.path} has no episode to write")
     if path.is_dir():

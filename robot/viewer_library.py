@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.align import period_ns
-from ..datasets.edit import choose, trash
+from ..datasets.edit import trash
 from ..datasets.store import Episode, EpisodeStore, StoreError
 
 RATES_FROM = (
@@ -31,7 +31,7 @@ class Library:
     def __init__(self, store: EpisodeStore, only: Sequence[int] | None = None) -> None:
         """only: show no other episodes than these numbers of today. StoreError when there are none such."""
         self.store = store
-        self._only = None if only is None else {e.path.name for e in choose(store, only)}
+        self._only = None if only is None else {e.path.name for e in store.choose(only)}
         self._guard = threading.RLock()
         self._revision = ""
         self._episodes: dict[str, Episode] = {}

@@ -58,7 +58,6 @@ def _folder(task: str) -> str:
 
 
 def _parts(store, given: list[str], seed: int) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]
-    from ...datasets.edit import choose
     from ...datasets.split import split_by_episode
 
     pairs = [p.partition("=") for p in given]
@@ -74,4 +73,4 @@ def _parts(store, given: list[str], seed: int) -> dict[str, list[int]]:  # type:
             raise ValueError(f"--parts has a share that is no number: {' '.join(given)}") from None
         found = split_by_episode(store.episodes, shares, seed)
         return {name: part for (name, _, _), part in zip(pairs, found, strict=True)}
-    return {name: [e.index for e in choose(store, episode_list(value))] for name, _, value in pairs}
+    return {name: [e.index for e in store.choose(episode_list(value))] for name, _, value in pairs}

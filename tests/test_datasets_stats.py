@@ -132,3 +132,14 @@ def test_info_says_what_was_cut_off_lost_and_deleted_and_how_images_are_kept(
         "jpeg 80",
     ):
         assert line in text
+
+
+def test_an_episode_that_is_not_there_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = write_store(tmp_path / "d", (5, 4))
+    assert main(["data", "stats", str(store.path), "--episodes", "99"]) == 1
+    assert capfd.readouterr().err.strip().endswith("has episodes 0 to 1, not 99")
+    empty = EpisodeStore.create(tmp_path / "empty", FEATURES, 20.0)
+    with pytest.raises(StoreError, match=r"has no episode$"):
+        compute_stats(empty, [STATE], [0])

@@ -67,9 +67,11 @@ def period_ns(t_capture_ns: np.ndarray) -> int:
     return int(np.median(np.diff(t_capture_ns))) if len(t_capture_ns) > 1 else 0
 
 
-def row_per_tick(ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:
-    """Whether row i was written for tick i: as many rows, each received before the next tick and captured after the one
-    before the last."""
+def row_per_tick(by_tick: bool | None, ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:
+    """Whether row i was written for tick i: as many rows, and the writer's note `by_tick` says so. Where it noted nothing
+    (None): each received before the next tick and captured after the one before the last."""
     if len(ticks) != len(capture):
         return False
+    if by_tick is not None:
+        return by_tick
     return bool((receive[:-1] < ticks[1:]).all() and (capture[2:] > ticks[:-2]).all())

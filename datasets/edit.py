@@ -145,7 +145,7 @@ def rows_between(e: Episode, first: int, last: int) -> dict[str, range]:
     found = {}
     for key in e.streams:
         capture, receive = e.times_ns(key)
-        if row_per_tick(e.times_ns(ACTION)[0], capture, receive):
+        if row_per_tick(e.by_tick(key), e.times_ns(ACTION)[0], capture, receive):
             found[key] = range(first, last + 1)
             continue
         there = np.maximum.accumulate(receive)
@@ -201,9 +201,9 @@ def _copy_rows(e: Episode, work: Path, token: str, rows: Mapping[str, range]) ->
 def _stream_of(e: Episode, key: str) -> Stream:
     if not is_frames(key):
         values = e.read(key, 0, 0)
-        return Stream(key, values.shape[1:], values.dtype.name)
+        return Stream(key, values.shape[1:], values.dtype.name, by_tick=e.by_tick(key))
     reader = FrameReader(e.path / key / "value")
-    return Stream(key, reader.shape[1:], reader.dtype.name, reader.kind, reader.quality)
+    return Stream(key, reader.shape[1:], reader.dtype.name, reader.kind, reader.quality, e.by_tick(key))
 
 
 def _require_labels(labels: Mapping[str, Any]) -> None:

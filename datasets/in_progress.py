@@ -48,13 +48,15 @@ class UnreadableLog(ValueError):
 
 @dataclass(frozen=True)
 class Stream:
-    """One array of an episode. kind: the codec of frames, None for vectors."""
+    """One array of an episode. kind: the codec of frames, None for vectors. by_tick: whether every row comes with a control
+    tick, else at the stream's own rate; None where nobody knows (recordings of before it was noted)."""
 
     key: str
     shape: tuple[int, ...]
     dtype: str
     kind: Kind | None = None
     quality: int = 95
+    by_tick: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ class InProgress:
             **self.meta,
             **meta,
             "length": self.rows[[s.key for s in self.streams].index(ACTION)],
-            "streams": {self.streams[i].key: {"rows": self.rows[i]} for i in there},
+            "streams": {self.streams[i].key: self._noted(i) for i in there},
             "content": self._digest(there),
         }
         group = {"zarr_format": 3, "node_type": "group", "attributes": attrs}
@@ -349,6 +351,10 @@ class InProgress:
         (self.folder / stream.key / "zarr.json").write_text(
             json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
         )
+
+    def _noted(self, i: int) -> dict[str, Any]:
+        by_tick = self.streams[i].by_tick
+        return {"rows": self.rows[i], **({} if by_tick is None else {"by_tick": by_tick})}
 
     def _digest(self, streams: Sequence[int]) -> str:
         """Of all rows, times and flags; what is noted about the episode (task, success, …) has no part in it."""

@@ -45,6 +45,7 @@ class Intake:
                 f.dtype,
                 kind_for(f.dtype, store.storage.get(key, {})) if is_frames(key) else None,
                 int(store.storage.get(key, {}).get("quality", 95)),
+                key not in own_rate,
             )
             for key, f in features.items()
         ]

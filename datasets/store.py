@@ -1,7 +1,7 @@
 """The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename.
 
     DIR/ulna.json                     format, version, features, fps, robot, provenance
-    DIR/episodes/000000-<id>/         attrs: task, length, streams (rows of each), seed, success, agent, ...
+    DIR/episodes/000000-<id>/         attrs: task, length, streams (rows of each, by_tick), seed, success, agent, ...
         <stream>/value                (T, *shape); images by the frame, in shards; every chunk with its CRC-32C
         <stream>/t_capture_ns         (T,) int64   when each row was true
         <stream>/t_receive_ns         (T,) int64   when we learned it
@@ -86,6 +86,11 @@ class Episode:
     def rows(self, key: str) -> int:
         """How many rows a stream has."""
         return len(self._reader(key))
+
+    def by_tick(self, key: str) -> bool | None:
+        """Whether the stream's rows were written with the control ticks, else at its own rate; None where it was not noted."""
+        noted = self.attrs.get("streams", {}).get(key, {}).get("by_tick")
+        return None if noted is None else bool(noted)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows `[start, stop)` of a stream `(T, *shape)` in its stored dtype."""

@@ -2,7 +2,7 @@
 
 Legend: B batch, N frames, T = n_obs_steps, H = horizon, A action dimensions.
 
-The base time line of an episode are its control ticks, the rows of `action`. A stream that has one row per tick is used row by
+The base time line of an episode are its control ticks, the rows of `action`. A stream that was written with them is used row by
 row; any other (a camera of its own rate) is aligned by time, see align.py.
 """
 
@@ -155,7 +155,7 @@ class Windows:
                 raise StoreError(
                     f"episode {e.index}: {key} has {count} rows but {len(capture)} times: run `ulna data check`"
                 )
-            if row_per_tick(ticks, capture, receive):
+            if row_per_tick(e.by_tick(key), ticks, capture, receive):
                 of, good = np.arange(e.length), np.ones(e.length, bool)
             elif self.spec.align == "interpolate" and value is not None and value.dtype.kind == "f":
                 _require_finite(e, key, value)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ulna.datasets.align import align, interpolate
 from ulna.datasets.cache import Frames
+from ulna.datasets.edit import trim
 from ulna.datasets.features import ACTION, ENVIRONMENT, STATE
 from ulna.datasets.flags import INVALID
 from ulna.datasets.loader import batches
@@ -86,6 +87,36 @@ def test_what_a_policy_would_have_seen(slow_camera: EpisodeStore) -> None:
     assert windows.left_out == {(0, CAMERA): len(out), (1, CAMERA): len(out)}
     assert windows.left_out_says().startswith(f"{2 * len(out)} of 200 frames are left out")
     assert not Windows(slow_camera, WindowSpec(1, 1, keys=(CAMERA,), tolerance_s=1.0)).left_out
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_camera_with_as_many_frames_as_ticks_is_not_taken_for_one_of_the_loop(
+    tmp_path: Path, noted: bool
+) -> None:
+    """Frame i comes 25 ms after tick i: at tick i only frame i - 1 was there. A trim must see it alike."""
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 30.0)
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(store, own_rate=(CAMERA,)) as writer:
+        writer.start({})
+        for t in range(20):
+            row = {**frame(rng, FEATURES, t), STATE: np.full(3, t, np.float32)}
+            writer.tick(row, dict.fromkeys(row, (t * 33 * MS, t * 33 * MS)))
+        for i in range(20):
+            image = np.full((24, 32, 3), i, np.uint8)
+            writer.append(CAMERA, image, (i * 33 + 5) * MS, (i * 33 + 25) * MS)
+        writer.end({})
+    if not noted:  # as episodes were written before: then as many rows as ticks count as the loop's
+        file = store.episodes[0].path / "zarr.json"
+        file.write_text(file.read_text().replace('"by_tick"', '"unknown"'))
+        store.refresh()
+    assert store.episodes[0].by_tick(CAMERA) is (False if noted else None)
+    for _ in range(2):
+        windows = Windows(store, WindowSpec(1, 1, keys=(STATE, CAMERA)))
+        batch = windows.batch(np.arange(len(windows)))
+        assert len(windows) > 10
+        seen = batch[STATE][:, 0, 0] - batch[CAMERA][:, 0, 0, 0, 0]
+        np.testing.assert_array_equal(seen, 1 if noted else 0)
+        trim(store, 0, 0.2, 0.6)
 
 
 def test_vectors_may_be_interpolated(slow_camera: EpisodeStore) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from ..datasets.features import Feature, image_keys, state_keys
@@ -41,6 +40,8 @@ class ResNet18:
     crop: float = 0.9
 
     def build(self) -> tuple[nn.Module, int]:
+        import torchvision  # seconds, which a policy from state need not wait for
+
         net = torchvision.models.resnet18(weights=None, norm_layer=lambda c: nn.GroupNorm(c // 16, c))
         trunk = nn.Sequential(*list(net.children())[:-2])
         return nn.Sequential(trunk, nn.Conv2d(512, self.keypoints, 1), SpatialSoftmax()), 2 * self.keypoints

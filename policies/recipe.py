@@ -19,7 +19,7 @@ NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW, warm-up then cosine to zero, EMA with decay 1 - (1 + n)^-power (diffusers' EMAModel)."""
+    """AdamW, warm-up then cosine to zero, EMA with decay 1 - (1 + n)^-power (as diffusers' EMAModel)."""
 
     steps: int = 5000
     batch_size: int = 256

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from ..datasets.features import ACTION, STATE, Features, image_keys, state_keys
 from ..datasets.loader import Source, batches
@@ -35,7 +35,7 @@ from .augment import augmented, require_known
 from .checkpoint import save_checkpoint
 from .data import DataOptions, TrainingData, open_data
 from .policy import RELATIVE, Policy, state_of_action
-from .recipe import Recipe, Training, recipe_from_json, recipe_to_json
+from .recipe import Recipe, Training, recipe_to_json
 
 STATE_FILE = "training.safetensors"
 
@@ -96,7 +96,7 @@ def train(
     """Train `recipe` on the episode store `data`, or on several, and write the checkpoint to `out`.
 
     options: which episodes, and how they count. augment: names of `augment.AUGMENTATIONS`. device: `cpu` or None for what accelerate finds. resume: go on from
-    the last state in `out`, refusing one of another recipe, seed or data. A `KeyboardInterrupt` leaves that state.
+    the last state in `out`, refusing one of another recipe, seed, data, observations or weights. A `KeyboardInterrupt` leaves that state.
     """
     out, t, options = Path(out), recipe.training, options or DataOptions()
     require_known(augment)
@@ -106,7 +106,7 @@ def train(
         return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, observed)
 
     sources = [data] if isinstance(data, str | Path) else list(data)
-    opened = open_data(sources, keys, spec_of, options, seed, policy_features)
+    opened = open_data(sources, keys, spec_of, options, policy_features)
     features, windows, store = opened.features, opened.windows, opened.stores[0]
     if not len(windows):
         raise TrainingError(f"{' and '.join(map(str, sources))} holds no frames to train on")
@@ -127,17 +127,9 @@ def train(
         policy.parameters(), t.learning_rate, t.betas, weight_decay=t.weight_decay, fused=True
     )
     model, optimizer = accelerator.prepare(policy, optimizer)
+    ema = AveragedModel(policy, multi_avg_fn=warmed_up(t.ema_power, t.ema_max))
     if t.compile:
         model.compile()
-    ema = EMAModel(
-        policy.parameters(),
-        decay=t.ema_max,
-        use_ema_warmup=True,
-        inv_gamma=1.0,
-        power=t.ema_power,
-        foreach=True,
-    )
-    ema.to(accelerator.device)
 
     losses: list[float] = []
     validation: dict[str, float] = {}
@@ -164,7 +156,7 @@ def train(
             group["lr"] = learning_rate(t, step)
         optimizer.step()
         optimizer.zero_grad()
-        ema.step(policy.parameters())
+        ema.update_parameters(policy)
 
         value = float(cast(Tensor, accelerator.reduce(total, "mean")))
         if not np.isfinite(value):
@@ -190,7 +182,7 @@ def train(
     if writer is not None:
         writer.close()
 
-    ema.copy_to(policy.parameters())
+    policy.load_state_dict(ema.module.state_dict())
     content_hash = ""
     if accelerator.is_main_process:
         with _said_plainly(out):
@@ -230,6 +222,20 @@ def learning_rate(t: Training, step: int) -> float:
     warm = (step + 1) / max(min(t.warmup, t.steps), 1)
     left = (step - t.warmup) / max(t.steps - t.warmup, 1)
     return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(left, 0.0))))
+
+
+def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
+    """How an average of weights moves: its decay grows as 1 - (1 + n)^-power over the n steps averaged, up to `most`.
+
+    As diffusers' `EMAModel`, whose import alone takes seconds.
+    """
+
+    @torch.no_grad()
+    def move(averages: Any, weights: Any, n: Any) -> None:
+        share = max((1 + float(n)) ** -power, 1 - most)
+        torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
+
+    return move
 
 
 def relative_stats(windows: Source, recipe: Recipe, features: Features, most: int = 8192) -> Stats:
@@ -340,7 +346,7 @@ def _save_state(
     identity: dict[str, Any],
     policy: Policy,
     optimizer: Any,
-    ema: EMAModel,
+    ema: AveragedModel,
     losses: list[float],
     validation: dict[str, float],
 ) -> None:
@@ -348,11 +354,11 @@ def _save_state(
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in policy.state_dict().items()}
     for i, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
-    tensors |= {f"ema/{i}": v for i, v in enumerate(ema.shadow_params)}
+    tensors |= {f"ema/{i}": v for i, v in enumerate(ema.module.parameters())}
     header = {
         "identity": identity,
         "losses": losses,
-        "ema_step": ema.optimization_step,
+        "ema_step": int(ema.n_averaged),
         "validation": validation,
     }
     new = out / f".{STATE_FILE}"
@@ -371,7 +377,7 @@ def _read_header(state: Path) -> dict[str, Any]:
         raise TrainingError(f"{state} is not a training state that can be resumed: {error}") from None
 
 
-def _restore(state: Path, policy: Policy, optimizer: Any, ema: EMAModel) -> list[float]:
+def _restore(state: Path, policy: Policy, optimizer: Any, ema: AveragedModel) -> list[float]:
     """Load weights, optimiser and EMA; returns the losses so far, one per step."""
     header = _read_header(state)
     with safe_open(state, "pt") as f:
@@ -383,12 +389,7 @@ def _restore(state: Path, policy: Policy, optimizer: Any, ema: EMAModel) -> list
             _, i, field = k.split("/")
             adam.setdefault(int(i), {})[field] = v
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
-    for i, shadow in enumerate(ema.shadow_params):
-        shadow.copy_(tensors[f"ema/{i}"])
-    ema.optimization_step = int(header["ema_step"])
+    for i, average in enumerate(ema.module.parameters()):
+        average.data.copy_(tensors[f"ema/{i}"])
+    ema.n_averaged.fill_(int(header["ema_step"]))
     return list(header["losses"])
-
-
-def recipe_of_state(out: str | Path) -> Recipe:
-    """The recipe of the unfinished training in `out`."""
-    return recipe_from_json(_read_header(Path(out) / STATE_FILE)["identity"]["recipe"])

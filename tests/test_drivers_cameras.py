@@ -644,8 +644,13 @@ def test_twin_process_follows_a_ring_and_obeys() -> None:
                 assert camera.latest(5.0).data.std() > 1
                 assert second.latest(5.0).data.std() > 1
                 assert "blakc" in tell(faults={"blakc": True})["error"]
+                assert tell(reset=True) == {"ok": True}
+                eventually(
+                    lambda: camera.reconnects == second.reconnects == 1, "its power was off and is on again"
+                )
                 assert tell(faults={"stalled": True}) == {"ok": True}
                 eventually(lambda: state(camera) is not CameraState.STREAMING, "it obeys")
+                assert "understands faults and reset" in tell(dance=1)["error"]
             process.stdin.close()
             assert process.wait(PATIENCE_S) == 0
     finally:

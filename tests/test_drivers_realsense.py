@@ -115,6 +115,13 @@ def frames(of: RealSenseSource, count: int, within_s: float = 20.0) -> list[Fram
     return found
 
 
+def opens(camera: RealSenseSource) -> bool:
+    with contextlib.suppress(DeviceError):
+        camera.open()
+        return True
+    return False
+
+
 def all_frames(of: RealSenseSource) -> tuple[list[Frame], str]:
     """Until the recording ends, and what is said then."""
     found: list[Frame] = []
@@ -719,9 +726,13 @@ def test_the_twins_process_serves_a_ring(tmp_path: Path) -> None:
             assert frame.depth is not None
             assert frame.depth[50, 70] == NEAR, "aligned already: what the ring has is what comes"
             assert tell({"faults": {"blakc": True}})["error"].startswith("there is no fault 'blakc'")
-            assert tell({"faults": {"unplugged": True}}) == {"ok": True}
-            with pytest.raises(DeviceError, match="was unplugged"):
-                frames(camera, 1000)
+            for order in ({"reset": True}, {"faults": {"unplugged": True}}):
+                assert tell(order) == {"ok": True}
+                with pytest.raises(DeviceError, match="was unplugged"):
+                    frames(camera, 1000)
+                camera.close()
+                if "reset" in order:
+                    until(lambda: opens(camera))
         process.stdin.close()
         assert process.wait(10) == 0
         assert not Path(link).exists()

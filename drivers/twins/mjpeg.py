@@ -1,26 +1,27 @@
 """A camera on the network: MJPEG over HTTP (`multipart/x-mixed-replace`), as IP cameras and mjpg-streamer offer it, with faults on demand.
 
-Each part carries `X-Timestamp`, seconds of the device's own clock at capture, as mjpg-streamer sends it. In a process of its own:
-`python -m ulna.drivers.twins.mjpeg` takes one line of JSON on stdin, `{"ring": path or null, "height": 480, "width": 640, "fps": 30,
-"port": 0, "faults": {}}`, answers `{"url": …}`, then takes `{"faults": {…}}` lines and ends with stdin.
+Each part carries `X-Timestamp`, seconds of the device's own clock at capture, as mjpg-streamer sends it. `python -m
+ulna.drivers.twins.mjpeg` runs one in a process of its own, described by `from_json` (see `process`); it answers `{"url": …}`.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import random
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from ..arm import DeviceError
+from ..config import require_known
 from ..frame_ring import FrameRing
+from . import process
 from .faults import CameraFaults, set_faults
 
 BOUNDARY = "ulnaframe"
@@ -59,7 +60,7 @@ class MjpegTwin:
         self._noise = np.random.default_rng(seed).integers(0, noise + 1, shape, np.uint8)
         self._fresh = threading.Condition()
         self._part, self._number = b"", 0
-        self._stopping = threading.Event()
+        self._stopping, self._reset = threading.Event(), threading.Event()
         self._listener: socket.socket | None = None
         self._clients: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -86,6 +87,10 @@ class MjpegTwin:
         for thread in self._threads:
             thread.join()
         self._threads = []
+
+    def power_cycle(self) -> None:
+        """Every connection is closed; new ones are taken at once."""
+        self._reset.set()
 
     def __enter__(self) -> Self:
         self.start()
@@ -179,22 +184,25 @@ class MjpegTwin:
             self._listener.close()
             self._listener = None
         for client in list(self._clients):
-            with _quietly():
+            with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
 
     def _accept(self) -> None:
         serving: list[threading.Thread] = []
         while not self._stopping.is_set():
+            if self._reset.is_set():
+                self._reset.clear()
+                self._hang_up()
             if self.faults.unplugged:
                 self._hang_up()
                 self._stopping.wait(0.02)
                 continue
-            if self._listener is None:
-                with _quietly(DeviceError):  # the port is not free yet: again
+            if (listener := self._listener) is None:
+                with contextlib.suppress(DeviceError):  # the port is not free yet: again
                     self._listen()
                 continue
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except OSError:  # none within 50 ms, or closed by `stop`
                 continue
             self._clients.add(client)
@@ -206,7 +214,7 @@ class MjpegTwin:
             thread.join()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, _quietly():
+        with client, contextlib.suppress(OSError):  # the other side may end it
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.settimeout(2.0)
             request = b""
@@ -226,18 +234,6 @@ class MjpegTwin:
                     part, sent = self._part, self._number
                 client.sendall(part)
         self._clients.discard(client)
-
-
-class _quietly:
-    """A connection that the other side ended is no error here."""
-
-    def __init__(self, *also: type[BaseException]) -> None:
-        self._kinds = (OSError, *also)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        return kind is not None and issubclass(kind, self._kinds)
 
 
 def mark(color: np.ndarray, number: int, t_ns: int) -> np.ndarray:
@@ -277,45 +273,19 @@ def wandering_bars(height: int, width: int) -> Render:
     return render
 
 
-def main() -> int:
-    about = json.loads(sys.stdin.readline())
-    known = {"ring", "height", "width", "fps", "port", "faults", "paint"}
-    if strange := set(about) - known:
-        print(json.dumps({"error": f"there is no field {min(strange)!r}"}), flush=True)
-        return 1
+def from_json(about: Mapping[str, Any]) -> MjpegTwin:
+    """A twin, not started, of `{"ring", "height", "width", "fps", "port", "faults", "paint"}`, each of which may be left out: no
+    ring is `wandering_bars`. DeviceError: which is wrong."""
+    known = ("ring", "height", "width", "fps", "port", "faults", "paint")
+    for name in about:
+        require_known("field", name, known)
     size = (about.get("height", 480), about.get("width", 640))
-    try:
-        faults = CameraFaults()
-        set_faults(faults, about.get("faults", {}))
-        render = FrameRing(Path(about["ring"])) if about.get("ring") else wandering_bars(*size)
-        twin = MjpegTwin(
-            render,
-            about.get("fps", 30.0),
-            size,
-            faults,
-            about.get("port", 0),
-            paint=about.get("paint", False),
-        )
-        twin.start()
-    except DeviceError as e:
-        print(json.dumps({"error": str(e)}), flush=True)
-        return 1
-    try:
-        print(json.dumps({"url": twin.url}), flush=True)
-        for line in sys.stdin:
-            print(json.dumps(_obey(line, faults)), flush=True)
-    finally:
-        twin.stop()
-    return 0
-
-
-def _obey(line: str, faults: CameraFaults) -> dict[str, Any]:
-    try:
-        set_faults(faults, json.loads(line)["faults"])
-    except (DeviceError, ValueError, KeyError, TypeError) as e:
-        return {"error": str(e)}
-    return {"ok": True}
+    faults = CameraFaults()
+    set_faults(faults, about.get("faults", {}))
+    render = FrameRing(Path(about["ring"])) if about.get("ring") else wandering_bars(*size)
+    fps, port, paint = about.get("fps", 30.0), about.get("port", 0), about.get("paint", False)
+    return MjpegTwin(render, fps, size, faults, port, paint=paint)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process.run(from_json, lambda twin: {"url": twin.url}))

@@ -1,6 +1,7 @@
 """The twin of a RealSense camera: frames of colour and depth on a local socket, which the driver pushes into librealsense.
 
-`python -m ulna.drivers.twins.realsense` serves the frames of a `FrameRing`, or a test picture; see `main`. `record` makes a recording.
+`python -m ulna.drivers.twins.realsense` serves the frames of a `FrameRing`, or a test picture, as
+`from_json` says (see `process`); it answers `{"address": …}`. `record` makes a recording.
 
 On the wire a message is the length of its header (4 bytes, big-endian), the header (JSON) and the planes that it announces in
 `bytes`. The camera speaks first, with its `CameraModel`; then come frames: `number`, `color_ns` and `depth_ns` on its own clock.
@@ -10,15 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
-import signal
 import socket
 import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +26,7 @@ import numpy as np
 from ..arm import DeviceError
 from ..frame_ring import FrameRing
 from ..librealsense import CameraModel, Pinhole, SoftwareCamera, load
+from . import process
 from .faults import CameraFaults, set_faults
 
 HEADER_MAX = 1 << 16
@@ -58,7 +58,7 @@ class RealSenseTwin:
         self.model, self.faults, self.address = model, faults or CameraFaults(), address
         self._frames, self._depth_late_ns = frames, round(depth_late_s * 1e9)
         self._rng = np.random.default_rng(seed)
-        self._stopping = threading.Event()
+        self._stopping, self._reset = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="realsense twin", daemon=True)
         self._listener: socket.socket | None = None
         self._client: socket.socket | None = None
@@ -74,6 +74,10 @@ class RealSenseTwin:
         if self._thread.is_alive():
             self._thread.join()
 
+    def power_cycle(self) -> None:
+        """Its connection is closed, and its clock starts at 0 again."""
+        self._reset.set()
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -87,6 +91,10 @@ class RealSenseTwin:
         try:
             for picture in self._pictures():
                 faults = self.faults
+                if self._reset.is_set():
+                    self._reset.clear()
+                    self._unplug()
+                    self._start_ns = time.monotonic_ns()
                 if faults.unplugged:
                     self._unplug()
                     continue
@@ -297,40 +305,21 @@ def board_picture(model: CameraModel) -> Picture:
     return color, np.round(depth).astype(np.uint16), now
 
 
-def main() -> None:
-    """One JSON object on stdin: `height`, `width`, `fps`; may hold `ring` (path; default a test picture), `serial`, `lens` (fx, fy, cx, cy
-    in px, of color and of depth that is already aligned to it; default as wide as a D435's color), `depth_scale_m`, `link`
-    (path of a unix socket) or `port`, `faults`. Prints `{"address": ...}`. Then each line `{"faults": {...}}` is answered with
-    `{"ok": true}` or `{"error": ...}`. It ends with stdin."""
-    asked = json.loads(sys.stdin.readline())
-    height, width = asked["height"], asked["width"]
+def from_json(about: Mapping[str, Any]) -> RealSenseTwin:
+    """A twin, not started, of `height`, `width`, `fps`; may hold `ring` (path; default a test picture), `serial`, `lens` (fx, fy, cx,
+    cy in px, of color and of depth that is already aligned to it; default as wide as a D435's color), `depth_scale_m`, `link`
+    (path of a unix socket) or `port`, `faults`."""
+    height, width = about["height"], about["width"]
     focal = 0.5 * width / np.tan(np.radians(69.0) / 2)  # D435 data sheet: color sensor, 69 degrees across
-    lens = Pinhole(**asked.get("lens") or {"fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2})
-    serial, scale = asked.get("serial") or "000000000000", asked.get("depth_scale_m", 0.001)
-    model = CameraModel(serial, height, width, round(asked["fps"]), lens, lens, depth_scale_m=scale)
-    ring = FrameRing(Path(asked["ring"])) if asked.get("ring") else None
+    lens = Pinhole(**about.get("lens") or {"fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2})
+    serial, scale = about.get("serial") or "000000000000", about.get("depth_scale_m", 0.001)
+    model = CameraModel(serial, height, width, round(about["fps"]), lens, lens, depth_scale_m=scale)
+    ring = FrameRing(Path(about["ring"])) if about.get("ring") else None
     faults = CameraFaults()
-    set_faults(faults, asked.get("faults") or {})
-    address = f"unix:{asked['link']}" if asked.get("link") else f"tcp:127.0.0.1:{asked.get('port', 0)}"
-    with RealSenseTwin(model, ring or (lambda: board_picture(model)), faults, address) as twin:
-        print(json.dumps({"address": twin.address}), flush=True)
-        for line in sys.stdin:
-            try:
-                set_faults(faults, json.loads(line)["faults"])
-                answer: dict[str, Any] = {"ok": True}
-            except (ValueError, KeyError, TypeError, DeviceError) as e:
-                answer = {"error": str(e)}
-            print(json.dumps(answer), flush=True)
+    set_faults(faults, about.get("faults") or {})
+    address = f"unix:{about['link']}" if about.get("link") else f"tcp:127.0.0.1:{about.get('port', 0)}"
+    return RealSenseTwin(model, ring or (lambda: board_picture(model)), faults, address)
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for whoever started this: its end is the end of stdin
-    try:
-        main()
-    except (DeviceError, KeyError, TypeError, ValueError) as e:
-        print(json.dumps({"error": str(e)}), flush=True)
-        sys.exit(1)
-    except BrokenPipeError:
-        os._exit(0)
+    sys.exit(process.run(from_json, lambda twin: {"address": twin.address}))

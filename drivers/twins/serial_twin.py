@@ -1,7 +1,7 @@
 """The device side of a servo bus: servos on a pseudo terminal that behaves like a line of a given speed.
 
 What both protocols share: the pty and its link, the time that bytes take, replies that are lost, garbled or late, and the cable.
-`python -m ulna.drivers.twins.serial_twin` runs one in a process of its own, told what to do in JSON lines (see `main`).
+`python -m ulna.drivers.twins.serial_twin` runs one in a process of its own, described by `from_json` (see `process`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import errno
 import fcntl
 import heapq
 import importlib
-import json
 import os
 import random
 import select
-import signal
 import struct
 import sys
 import threading
@@ -26,9 +24,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from ..arm import DeviceError
+from . import process
 from .faults import BusFaults, set_faults
 from .plant import Plant
 
@@ -298,36 +297,5 @@ def from_json(about: Mapping[str, Any]) -> SerialTwin:
         raise DeviceError(f"a twin of a servo bus is described wrongly: {error}") from None
 
 
-def main(told: TextIO, say: TextIO) -> None:
-    """One JSON object on `told` describes the twin (`from_json`); `{"port": …}` is the answer. Then lines of
-    `{"faults": {…}}` or `{"reset": true}` (a power cycle), each answered by `{"ok": true}` or `{"error": …}`, until the end."""
-
-    def answer(about: dict[str, Any]) -> None:
-        say.write(json.dumps(about) + "\n")
-        say.flush()
-
-    try:
-        twin = from_json(json.loads(told.readline()))
-    except (DeviceError, OSError, ValueError) as error:
-        return answer({"error": str(error)})
-    with twin:
-        answer({"port": twin.port})
-        for line in told:
-            try:
-                order = json.loads(line)
-                if "faults" in order:
-                    set_faults(twin.faults, order["faults"])
-                elif order.get("reset"):
-                    twin.power_cycle()
-                else:
-                    raise DeviceError(f"a twin understands faults and reset, not {line.strip()!r}")
-                answer({"ok": True})
-            except (DeviceError, AttributeError, TypeError, ValueError) as error:
-                answer({"error": str(error)})
-
-
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for whoever started this; its end is the end of stdin
-    main(sys.stdin, sys.stdout)
+    sys.exit(process.run(from_json, lambda twin: {"port": twin.port}))

@@ -3,29 +3,28 @@
 The ports are fixed in every client, so that two twins on one machine take two loopback addresses: 127.0.0.2, 127.0.0.3 …
 Source: Universal Robots' RTDE guide. One thread serves every connection and steps the controller 500 times a second.
 
-`python -m ulna.drivers.twins.ur` reads `{"plant": "/dev/shm/…", "host": "127.0.0.2", "faults": {…}}` on stdin, prints
-`{"host": …}`, and then answers lines `{"faults": {…}}` and `{"reset": true}` until its stdin ends.
+`python -m ulna.drivers.twins.ur` runs one in a process of its own, described by `from_json` (see `process`); it answers `{"host": …}`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import selectors
-import signal
 import socket
 import struct
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from ..arm import DeviceError
+from . import process
 from .faults import set_faults
 from .plant import Plant
 from .ur_controller import STEP_S, TYPES, Controller, URFaults
@@ -296,39 +295,12 @@ def _recipe(listed: bytes) -> tuple[_Recipe | None, bytes]:
     return _Recipe(names, struct.Struct(">" + "".join(FORMATS[t] for t in types))), answer
 
 
-def main() -> None:
-    def answer(about: dict[str, object]) -> None:
-        print(json.dumps(about), flush=True)
-
-    try:
-        about = json.loads(sys.stdin.readline())
-        faults = URFaults()
-        set_faults(faults, about.get("faults", {}))
-        twin = URTwin(
-            Plant(Path(about["plant"])), about.get("host", "127.0.0.2"), faults, about.get("seed", 0)
-        )
-        twin.start()
-    except (DeviceError, OSError, ValueError, KeyError, AttributeError) as error:
-        return answer({"error": str(error)})
-    try:
-        answer({"host": twin.host})
-        for line in sys.stdin:
-            try:
-                order = json.loads(line)
-                if "faults" in order:
-                    set_faults(faults, order["faults"])
-                elif order.get("reset"):
-                    twin.power_cycle()
-                else:
-                    raise DeviceError(f"a twin understands faults and reset, not {line.strip()!r}")
-                answer({"ok": True})
-            except (DeviceError, AttributeError, TypeError, ValueError) as error:
-                answer({"error": str(error)})
-    finally:
-        twin.stop()
+def from_json(about: Mapping[str, Any]) -> URTwin:
+    """A twin, not started, of `{"plant", "host", "faults", "seed"}`; all but the first may be left out."""
+    faults = URFaults()
+    set_faults(faults, about.get("faults", {}))
+    return URTwin(Plant(Path(about["plant"])), about.get("host", "127.0.0.2"), faults, about.get("seed", 0))
 
 
 if __name__ == "__main__":
-    # Ctrl-C is for whoever started this; its end is the end of stdin
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main()
+    sys.exit(process.run(from_json, lambda twin: {"host": twin.host}))

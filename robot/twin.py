@@ -28,6 +28,7 @@ from ..drivers.devices import runtime_folder
 from ..drivers.frame_ring import FrameRing
 from ..drivers.servo_bus import TICKS
 from ..drivers.twins.faults import BusFaults, CameraFaults, set_faults
+from ..drivers.twins.ur_controller import URFaults
 from .twin_control import serve
 
 # raw encoder ticks between a servo's zero and its joint's: as mounted by somebody who did not look
@@ -53,7 +54,6 @@ KINDS = {
     "camera": Kind("", "so101"),
     "realsense": Kind("", "so101"),
 }
-DEVICES = ("arm", "leader")
 
 
 @dataclass
@@ -72,6 +72,24 @@ class StationConfig:
     noise: float = 0.004
     seed: int = 0
     faults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def devices(config: StationConfig) -> tuple[str, ...]:
+    """The names of what such a twin has. DeviceError: a leader or a fault that there is none of, told before anything is started."""
+    kind, alone = KINDS[config.kind], config.kind.endswith("-leader")
+    if config.hand and not (kind.leader or alone):
+        led = " and ".join(name for name, other in KINDS.items() if other.leader)
+        raise DeviceError(f"there is no leader for the twin {config.kind}: {led} have one")
+    made: dict[str, BusFaults | CameraFaults] = {}
+    if kind.protocol and not alone:
+        made["arm"] = URFaults() if kind.protocol == "ur" else BusFaults()
+    if config.hand or alone:
+        made["leader"] = BusFaults()
+    made |= {camera: CameraFaults() for camera in config.cameras}
+    for device, faults in config.faults.items():
+        require_known("device of this twin:", device, made)
+        set_faults(made[device], faults)
+    return tuple(made)
 
 
 class Child:
@@ -133,10 +151,9 @@ class Station:
 
         require_known("twin", config.kind, KINDS)
         self.config, self.kind = config, KINDS[config.kind]
-        name = f"{config.kind}-{os.getpid()}"
+        self.devices = devices(config)
+        self.name = name = f"{config.kind}-{os.getpid()}"
         self.folder, self._own_folder = folder or runtime_folder() / name, folder is None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.name = name
         self.children: dict[str, Child] = {}
         self.rings: dict[str, FrameRing] = {}
         self.world = TwinWorld(
@@ -146,16 +163,12 @@ class Station:
             config.image_size,
             config.fps,
             config.control_hz,
-            config.hand or config.kind.endswith("-leader"),
+            "leader" in self.devices,
             config.noise,
             self._film,
         )
-        for device, faults in config.faults.items():
-            self._require_device(device)
-            set_faults(
-                BusFaults() if device in DEVICES else CameraFaults(), faults
-            )  # wrong names are told first
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._start()
         except BaseException:
             self.close()
@@ -198,14 +211,7 @@ class Station:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _require_device(self, device: str) -> None:
-        require_known("device of this twin:", device, self._offered())
-
-    def _offered(self) -> list[str]:
-        arms = [
-            *(["arm"] if self.kind.protocol else []),
-            *(["leader"] if self.world.hand is not None else []),
-        ]
-        return [*arms, *self.config.cameras]
+        require_known("device of this twin:", device, self.devices)
 
     def _film(self, name: str, color: np.ndarray, t_ns: int) -> None:
         ring = self.rings.get(name)

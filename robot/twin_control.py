@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from ..drivers.arm import DeviceError
 
 if TYPE_CHECKING:
     from .twin import Station
+
+
+MOST = 1 << 16  # bytes of an order
 
 
 class Server(ThreadingHTTPServer):
@@ -27,46 +31,43 @@ def serve(station: Station) -> Server:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            self._answer(lambda order: {"state": lambda: station.world.state()}[order]())
+            self._answer({"state": lambda _: station.world.state()})
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(min(length, 1 << 16)) or b"{}")
+            self._answer(
+                {
+                    "reset": lambda body: station.world.reset(int(body["seed"])),
+                    "begin": lambda _: station.world.begin(),
+                    "rest": lambda _: station.world.rest(),
+                    "faults": self._set_faults,
+                    "power-cycle": lambda body: station.power_cycle(str(body["device"])),
+                    "stop": lambda _: threading.Thread(target=station.stop).start(),
+                }
+            )
 
-            def act(order: str) -> dict[str, Any]:
-                if order == "reset":
-                    return station.world.reset(int(body["seed"]))
-                if order == "begin":
-                    return station.world.begin()
-                if order == "rest":
-                    return station.world.rest()
-                if order == "faults":
-                    for device, faults in body.items():
-                        station.set_faults(device, faults)
-                    return {"ok": True}
-                if order == "power-cycle":
-                    station.power_cycle(str(body["device"]))
-                    return {"ok": True}
-                if order == "stop":
-                    threading.Thread(target=station.stop).start()
-                    return {"ok": True}
-                raise KeyError(order)
+        def _set_faults(self, body: dict[str, Any]) -> None:
+            for device, faults in body.items():
+                station.set_faults(device, faults)
 
-            self._answer(act)
-
-        def _answer(self, act: Any) -> None:
+        def _answer(self, orders: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]]) -> None:
             token, _, order = self.path.strip("/").partition("/")
-            if not secrets.compare_digest(token, server.token):
+            length = self.headers.get("Content-Length") or "0"
+            if not length.isdecimal() or int(length) > MOST:
+                self.close_connection = True
+                return self._send(413, {"error": f"an order has at most {MOST} bytes"})
+            sent = self.rfile.read(int(length))  # of a wrong token, too: the next request begins behind it
+            if not secrets.compare_digest(token.encode(), server.token.encode()):
                 return self._send(404, {"error": "no such thing"})
+            if order not in orders:
+                known = "GET state; POST reset, begin, rest, faults, power-cycle, stop"
+                return self._send(404, {"error": f"there is no {order!r}: {known}"})
             try:
-                self._send(200, act(order))
+                body = json.loads(sent or b"{}")
+                if not isinstance(body, dict):
+                    raise TypeError("the body must be a JSON object")
+                self._send(200, orders[order](body) or {"ok": True})
             except KeyError as error:
-                self._send(
-                    404,
-                    {
-                        "error": f"there is no {error}: GET state; POST reset, begin, rest, faults, power-cycle, stop"
-                    },
-                )
+                self._send(400, {"error": f"{order} needs {error}"})
             except (DeviceError, ValueError, TypeError, TimeoutError) as error:
                 self._send(400, {"error": str(error) or "the physics does not answer"})
 

@@ -60,16 +60,19 @@ class SimScene:
             raise ValueError(
                 f"control_hz is {control_hz}: the physics runs at {PHYSICS_HZ} Hz, choose up to that"
             )
+        # first of all: a twin's arm takes shared memory, which nobody gives back when this fails
         spec = ROBOTS[_known("simulated robot", robot, ROBOTS)]()
+        _known("task", task, TASKS)
+        for name in cameras:
+            _known("simulated camera", name, CAMERAS)
         self.world = World()
         self.clock = SimClock(self.world, realtime)
         arm = arm_type(self.world, self.clock, spec)
-        self.task = TASKS[_known("task", task, TASKS)](self.world, arm)
+        self.task = TASKS[task](self.world, arm)
         self.arms = {"arm": arm}
         self.trackers = {"task": TaskTracker(self.task, self.clock)}
         self.cameras = {}
         for name in cameras:
-            _known("simulated camera", name, CAMERAS)
             view = self._front if name == "front" else self._wrist
             fov = 45.0 if name == "front" else 75.0
             self.cameras[name] = SimCamera(self.world, self.clock, name, view, *image_size, control_hz, fov)

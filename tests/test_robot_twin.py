@@ -20,11 +20,13 @@ import pytest
 
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import ArmState, DeviceError
+from ulna.drivers.capture import CaptureCamera
+from ulna.drivers.twins.plant import Plant
 from ulna.robot import config as robot_config
 from ulna.robot.cli import main
 from ulna.robot.config import load_leaders, load_robot, read_config
 from ulna.robot.motion import go_to
-from ulna.robot.twin import Station, StationConfig
+from ulna.robot.twin import Station, StationConfig, devices
 
 
 @contextlib.contextmanager
@@ -48,8 +50,9 @@ def station() -> Iterator[dict[str, Any]]:
         yield about
 
 
-def post(about: dict[str, Any], order: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    request = urllib.request.Request(f"{about['control']}/{order}", json.dumps(body or {}).encode())
+def post(about: dict[str, Any], order: str, body: Any = None) -> dict[str, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
+    request = urllib.request.Request(f"{about['control']}/{order}", data)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
         return json.loads(reply.read())
 
@@ -119,8 +122,13 @@ def test_the_control_channel_refuses_in_words(station: dict[str, Any]) -> None:
     for order, body, words in (
         ("faults", {"arm": {"drob": 0.1}}, "did you mean drop"),
         ("faults", {"elbow": {}}, "device of this twin"),
-        ("nonsense", {}, "reset"),
+        ("faults", {"arm": 3}, "not iterable"),
+        ("nonsense", {}, "POST reset"),
         ("reset", {"seed": "x"}, "invalid literal"),
+        ("reset", {}, "reset needs 'seed'"),
+        ("power-cycle", {"device": "leadr"}, "did you mean leader"),
+        ("begin", [1], "must be a JSON object"),
+        ("begin", b"{bad", "Expecting property name"),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             post(station, order, body)
@@ -155,8 +163,47 @@ def test_a_twin_leaves_nothing_behind(tmp_path: Path) -> None:
         station.run()
     assert not [path for path in shared if path.exists()]
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-    with pytest.raises(DeviceError, match="did you mean so101"):
-        Station(StationConfig("so1001"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (StationConfig("so1001"), "did you mean so101"),
+        (StationConfig(task="lfit"), "did you mean lift"),
+        (StationConfig(cameras=["fornt"]), "did you mean front"),
+        (StationConfig("ur5e", hand=True), "no leader for the twin ur5e: so101 and koch have one"),
+        (StationConfig(faults={"arm": {"protective_stop": True}}), "no fault 'protective_stop'"),
+        (StationConfig(faults={"leader": {"drop": 0.1}}), "device of this twin: 'leader'"),
+        (StationConfig("so101-leader", faults={"arm": {}}), "device of this twin: 'arm'"),
+    ],
+)
+def test_a_twin_that_cannot_be_leaves_nothing_behind_either(
+    config: StationConfig, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def create(*about: Any, of: Any = Plant.create) -> Plant:
+        plant = of(*about)
+        made.append(plant.path)
+        return plant
+
+    monkeypatch.setattr(Plant, "create", create)
+    with pytest.raises(DeviceError, match=words):
+        Station(config, tmp_path / "twin")
+    assert not (tmp_path / "twin").exists()
+    assert not [path for path in made if path.exists()]
+
+
+def test_a_ur_twin_may_begin_with_its_own_faults() -> None:
+    assert devices(StationConfig("ur5e", faults={"arm": {"protective_stop": True}})) == ("arm",)
+
+
+def test_a_camera_whose_power_is_cycled_comes_back(station: dict[str, Any]) -> None:
+    with load_robot(station["toml"]) as rig:
+        camera = rig.robot.cameras["front"]
+        assert isinstance(camera, CaptureCamera)
+        assert post(station, "power-cycle", {"device": "front"}) == {"ok": True}
+        wait_for(lambda: camera.reconnects == 1)
 
 
 ARM = '[arms.arm]\ndriver = "so101"\nport = "/dev/ttyNONE"\ncalibration = "c.json"\n'

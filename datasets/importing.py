@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .features import ACTION, Feature, Features, is_image
+from .making import making
 from .store import EpisodeStore, StoreError
 from .video import resize
 from .writer import EpisodeWriter
@@ -32,23 +29,6 @@ class ForeignEpisode:
     length: int
     columns: dict[str, Read]
     meta: dict[str, Any]
-
-
-@contextlib.contextmanager
-def making(dst: Path) -> Iterator[Path]:
-    """A folder beside `dst` that takes its place when all went well, and is gone otherwise. StoreError when `dst` is there."""
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise StoreError(f"{dst} exists and is not empty: choose another folder, or remove it")
-    work = dst.absolute().parent / f".{dst.name}.importing-{secrets.token_hex(4)}"
-    try:
-        yield work
-        if dst.exists():
-            dst.rmdir()
-        os.rename(work, dst)
-    except OSError as error:
-        raise StoreError(f"cannot write to {dst}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def build(

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from .features import ACTION, IMAGES, Feature, Features, is_image
-from .importing import making
 from .lerobot_export import ASKED, ATTRIBUTES, FLAGS, TIMES
+from .making import making
 from .store import REQUESTED, EpisodeStore, StoreError
 from .video import resize, still_frames, video_frames
 from .writer import EpisodeWriter

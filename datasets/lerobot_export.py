@@ -9,9 +9,6 @@ that no control tick saw are not exported; depth is not either.
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .features import ACTION, Feature, is_depth, is_image
+from .making import making, require_new
 from .store import REQUESTED, Episode, EpisodeStore, StoreError
 from .windows import Windows, WindowSpec
 
@@ -58,8 +56,7 @@ def export_lerobot(
     a stream has nothing recent: refuse, drop the tick, or repeat what there was. Raises StoreError.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(f"{out} exists and is not empty: choose another folder, or remove it")
+    require_new(out)
     cut = [e.index for e in store.episodes if e.interrupted]
     chosen = [e.index for e in store.choose(episodes) if episodes is not None or not e.interrupted]
     if not chosen:
@@ -74,23 +71,14 @@ def export_lerobot(
     left_out = [f"{k}: LeRobot's depth is lossy" for k in store.features if is_depth(k)]
     if episodes is None and cut:
         left_out.append(f"episodes {', '.join(map(str, cut))}: they were cut off")
-    making = out.absolute().parent / f".{out.name}.exporting-{secrets.token_hex(4)}"
-    try:
-        making.mkdir(parents=True)
-        writer = _Writer(making, store, crf, lossless)
-        dropped = repeated = 0
+    dropped = repeated = 0
+    with making(out) as work:
+        writer = _Writer(work, store, crf, lossless)
         for done, i in enumerate(chosen):
             lost, held = writer.add(store.episodes[i], gaps)
             dropped, repeated = dropped + lost, repeated + held
             progress(done + 1, len(chosen))
         writer.finish()
-        if out.exists():
-            out.rmdir()
-        os.rename(making, out)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
     return Exported(out, len(chosen), writer.rows, dropped, repeated, tuple(left_out))
 
 

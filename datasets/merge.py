@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 
 from .edit import write_attrs
 from .features import FeatureMismatch, require_same
+from .making import making, require_new
 from .store import Episode, EpisodeStore, StoreError
 
 
@@ -57,15 +56,14 @@ def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
 def split(source: EpisodeStore, parts: Mapping[str | Path, Sequence[int]]) -> dict[str | Path, EpisodeStore]:
     """A new store for each folder of `parts`, with those episodes. All are made, or none."""
     for path in parts:
-        _require_new(Path(path))
+        require_new(Path(path))
     given = [i for chosen in parts.values() for i in chosen]
     if twice := [i for i in given if given.count(i) > 1]:
         raise StoreError(f"episode {twice[0]} would be in two parts: name each episode once")
     made: dict[str | Path, EpisodeStore] = {}
     try:
         for path, chosen in parts.items():
-            episodes = [source.episodes[i] for i in chosen]
-            made[path] = copy_episodes(source, episodes, path, {"split_from": str(source.path)})
+            made[path] = copy_episodes(source, source.choose(chosen), path, {"split_from": str(source.path)})
     except BaseException:
         for store in made.values():
             shutil.rmtree(store.path, ignore_errors=True)
@@ -78,13 +76,8 @@ def copy_episodes(
 ) -> EpisodeStore:
     """A new store `out` like `like`, built beside it and put in its place by one rename."""
     out = Path(out)
-    _require_new(out)
-    for stale in out.absolute().parent.glob(f".{glob.escape(out.name)}.making-*"):
-        shutil.rmtree(stale, ignore_errors=True)  # of one that was killed
-    work = out.absolute().parent / f".{out.name}.making-{secrets.token_hex(4)}"
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        made = EpisodeStore.create(
+    with making(out) as work:
+        EpisodeStore.create(
             work, like.features, like.fps, like.robot, {**like.provenance, **provenance}, like.storage
         )
         for i, e in enumerate(episodes):
@@ -94,15 +87,6 @@ def copy_episodes(
                 target = target.with_name(f"{i:06d}-{secrets.token_hex(6)}")
             shutil.copytree(e.path, target)
             write_attrs(target, {"source_episode": f"{e.path.parent.parent.name}/{e.path.name}"})
-        if out.exists():
-            out.rmdir()  # it is empty
-        os.rename(made.path, out)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        raise StoreError(f"cannot make {out}: {error.strerror or error}") from error
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return EpisodeStore.open(out)
 
 
@@ -111,8 +95,3 @@ def _require_whole(e: Episode) -> None:
     for key in e.streams:
         e.rows(key)
         e.times_ns(key)
-
-
-def _require_new(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(f"{out} exists and is not empty: choose another folder, or remove it")

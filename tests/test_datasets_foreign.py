@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -291,6 +293,31 @@ def test_robomimic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert e.attrs["success"] is (i % 2 == 0)
     assert store.provenance["left_out"] == ["dones", "rewards"]
     assert "  left_out: dones, rewards\n" in capfd.readouterr().out
+
+
+def test_a_killed_import_leaves_nothing_for_long(tmp_path: Path) -> None:
+    robomimic(tmp_path / "x.hdf5", 2)
+    code = (
+        "import os, sys; from ulna.datasets.hdf5 import import_robomimic\n"
+        "import_robomimic(*sys.argv[1:], progress=lambda done, total: os.kill(os.getpid(), 9))"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path / "x.hdf5"), str(tmp_path / "d")]
+    assert subprocess.run(run, check=False, timeout=120).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2, "it was killed in the midst"
+    assert len(import_robomimic(tmp_path / "x.hdf5", tmp_path / "d")) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "x.hdf5"]
+
+
+def test_two_imports_to_one_place_do_not_harm_each_other(tmp_path: Path) -> None:
+    def another(done: int, total: int) -> None:
+        if done == 1:
+            import_robomimic(tmp_path / "x.hdf5", tmp_path / "d")
+
+    robomimic(tmp_path / "x.hdf5", 2)
+    with pytest.raises(StoreError, match=r"cannot write to .*d: Directory not empty"):
+        import_robomimic(tmp_path / "x.hdf5", tmp_path / "d", progress=another)
+    assert len(EpisodeStore.open(tmp_path / "d")) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "x.hdf5"]
 
 
 @pytest.mark.parametrize("compress", [False, True])

@@ -220,7 +220,7 @@ if __name__ == "__main__":
         for n in (
             *("demo", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
             *("sim_steps", "train_throughput", "serving_latency"),
-            *("demo_twin", "servo_rates", "cameras", "faults"),
+            *("demo_twin", "servo_rates", "cameras", "faults", "soak"),
         )
     }
     lines = ["## Measured", ""]
@@ -245,7 +245,7 @@ if __name__ == "__main__":
     lines.append(f"Machine: {'; '.join(machines)}. Files and commands: `benchmarks/results/`, `make bench`.")
     put(README, lines)
     devices = []
-    for name in ("servo_rates", "cameras", "faults"):
+    for name in ("servo_rates", "cameras", "faults", "soak"):
         if (numbers := found[name]) is not None:
             devices += getattr(device_tables, name)(numbers)
     put(DEVICES, [*devices, lines[-1]])

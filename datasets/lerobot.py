@@ -121,13 +121,21 @@ def _import_episode(
         else:
             vectors[key] = _vector(table, name, feature, where)
     columns = set(table.column_names)
-    task = tasks.get(int(table["task_index"][0].as_py()), "") if "task_index" in columns else ""
+    said = []  # the words of its tasks, in their order
+    if "task_index" in columns:
+        indices = _vector(table, "task_index", Feature((), "int64"), where)
+        said = list(dict.fromkeys(tasks.get(i, "") for i in dict.fromkeys(indices.tolist())))
     success = bool(np.any(table["next.success"].to_numpy())) if "next.success" in columns else None
     times_ns = np.round(times * 1e9).astype(np.int64).tolist()
     # who acted is not recorded: a person as a rule, but also scripts and policies
     ours = _ours(table, schema, where) if TIMES in columns else None
     noted = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
-    writer.start({"task": task, "agent": "", **noted, "source_episode": source.index})
+    if len(said) > 1:
+        noted["notes"] = [
+            *(noted.get("notes") or ()),
+            f"the task changes within the episode, and only the first is kept, not {', '.join(map(repr, said[1:]))}",
+        ]
+    writer.start({"task": said[0] if said else "", "agent": "", **noted, "source_episode": source.index})
     try:
         for row, t_ns in enumerate(times_ns):
             values = {k: v[row] for k, v in vectors.items()}

@@ -18,7 +18,8 @@ import pytest
 
 from ulna.datasets.features import ACTION, IMAGES, STATE
 from ulna.datasets.lerobot import import_lerobot
-from ulna.datasets.store import StoreError
+from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.robot.cli import main
 
 CAMERA = IMAGES + "top"
 FPS = 10
@@ -266,6 +267,7 @@ AT_MOST_8 = json.dumps({"episode_index": 1, "tasks": [], "length": 8})
         (lambda s: (s / "meta/episodes.jsonl").write_text(AT_MOST_8), "has 9 rows, but meta/ says 8"),
         (lambda s: (s / "meta/episodes.jsonl").write_text("{}"), "list of episodes in .* cannot be used"),
         (lambda s: (s / "meta/tasks.jsonl").write_text("{"), "tasks of .* cannot be read"),
+        (lambda s: edit_column(s, "task_index", [None, *[0] * 8]), "task_index has not 1 numbers in every row"),
         (lambda s: edit_info(s, fps=0), "fps is 0"),
         (lambda s: edit_info(s, video_path=None), "list of episodes in .* cannot be used"),
         (lambda s: edit_info(s, features={STATE: {}}), "no feature 'action'; it has observation.state"),
@@ -288,6 +290,18 @@ def test_rows_that_lie_are_named_and_nothing_is_left(tmp_path: Path, harm: Any, 
 
 
 A2 = {"dtype": "float32", "shape": [2]}
+
+
+def test_a_task_that_changes_within_an_episode_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = make_v21(tmp_path / "src")
+    edit_column(source, "task_index", [1] * 4 + [0] * 5)
+    assert main(["data", "import", str(source), "--out", str(tmp_path / "d")]) == 0
+    note = "the task changes within the episode, and only the first is kept, not 'do 0'"
+    assert f"{note}: episodes 1\n" in capfd.readouterr().out
+    episodes = EpisodeStore.open(tmp_path / "d").episodes
+    assert [(e.task, e.attrs.get("notes")) for e in episodes] == [("do 0", None), ("do 1", [note])]
 
 
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:

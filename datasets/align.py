@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 Mode = Literal["seen", "nearest"]
+How = Literal[Mode, "interpolate"]
 NONE = -1
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from .store import Episode, StoreError
 
 Cache = Literal["auto", "ram", "disk", "none"]
+AUTO_BYTES = 256 << 20  # kept in memory without being asked: reading stays below 600 MB, whatever the dataset
 OPEN_FILES = 128
 WRITE_FRAMES = 64
 log = logging.getLogger("ulna.datasets")

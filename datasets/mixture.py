@@ -98,7 +98,7 @@ def window_weights(
     weights of its episodes. shares: of each part in the whole; by their windows where None."""
     if shares is None and all(w is None for w in per_episode):
         return None
-    if shares is not None and (len(shares) != len(parts) or min(shares) <= 0):
+    if shares is not None and (len(shares) != len(parts) or not all(0 < s < np.inf for s in shares)):
         raise StoreError(f"a mix of {len(parts)} datasets needs as many positive shares, not {list(shares)}")
     found = []
     for i, part in enumerate(parts):

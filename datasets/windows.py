@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from .align import Mode, align, interpolate, period_ns, row_per_tick
-from .cache import Cache, Frames
+from .align import How, align, interpolate, period_ns, row_per_tick
+from .cache import AUTO_BYTES, Cache, Frames
 from .features import ACTION, is_frames
 from .flags import INVALID
 from .store import Episode, EpisodeStore, StoreError
@@ -36,7 +35,7 @@ class WindowSpec:
     horizon: int
     n_past_actions: int = 0
     keys: tuple[str, ...] = ()
-    align: Mode | Literal["interpolate"] = "seen"
+    align: How = "seen"
     tolerance_s: float | None = None
 
 
@@ -55,7 +54,7 @@ class Windows:
         spec: WindowSpec,
         episodes: Sequence[int] | None = None,
         cache: Cache = "auto",
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int = AUTO_BYTES,
         cache_dir: str | Path | None = None,
     ) -> None:
         self.spec, self.features, self.fps = spec, store.features, store.fps

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..datasets.cache import Cache
+from ..datasets.align import How
+from ..datasets.cache import AUTO_BYTES, Cache
 from ..datasets.features import ACTION, Features, rename, state_keys
 from ..datasets.loader import Source
 from ..datasets.mixture import Mixture, common_features, name_in, window_weights
@@ -25,7 +26,7 @@ from ..datasets.windows import Windows, WindowSpec, batch_indices
 class DataOptions:
     """episodes: numbers to use, of the only dataset. mix: shares of several datasets, by their frames when empty. rename:
     key in a dataset → key to call it. weights, alpha: see `datasets.weights`. validate: share of episodes held out.
-    interrupted: use episodes that were cut off, too. workers, cache, cache_bytes, cache_dir: how frames are read."""
+    interrupted: use episodes that were cut off, too. align, tolerance_s: see `WindowSpec`. workers, cache, cache_bytes, cache_dir: how frames are read."""
 
     episodes: tuple[int, ...] | None = None
     mix: tuple[float, ...] = ()
@@ -34,9 +35,11 @@ class DataOptions:
     alpha: float = ALPHA
     validate: float = 0.0
     interrupted: bool = False
+    align: How = "seen"
+    tolerance_s: float | None = None
     workers: int = 0
     cache: Cache = "auto"
-    cache_bytes: int = 1 << 30
+    cache_bytes: int = AUTO_BYTES
     cache_dir: str | None = None
 
 
@@ -72,7 +75,6 @@ def open_data(
     keys: Sequence[str] | None,
     spec_of: Callable[[Features], WindowSpec],
     options: DataOptions,
-    seed: int,
     select: Callable[[Features, Sequence[str] | None], Features],
 ) -> TrainingData:
     """StoreError or FeatureMismatch in one sentence (or a list of differences) where the datasets do not fit."""
@@ -102,14 +104,8 @@ def open_data(
                 [store.episodes[i] for i in use], [1 - options.validate, options.validate], seed=0
             )
             keep, out = ([use[j] for j in part] for part in parts)
-        mine = WindowSpec(
-            spec.n_obs_steps,
-            spec.horizon,
-            spec.n_past_actions,
-            tuple(name_in(k, options.rename, store.features) for k in spec.keys),
-            spec.align,
-            spec.tolerance_s,
-        )
+        named = tuple(name_in(k, options.rename, store.features) for k in spec.keys)
+        mine = replace(spec, keys=named, align=options.align, tolerance_s=options.tolerance_s)
         room = options.cache_bytes // len(stores)
         train.append(Windows(store, mine, keep, options.cache, room, options.cache_dir))
         if out:
@@ -136,7 +132,13 @@ def open_data(
     }
     how = {k: list(v) if isinstance(v, tuple) else v for k, v in how.items()}
     of_windows = window_weights(train, weights, options.mix or None)
-    identity = {"data": content.hexdigest(), "frames": len(windows), "options": how}
+    identity = {
+        "data": content.hexdigest(),
+        "frames": len(windows),
+        "options": how,
+        "observation": list(spec.keys),
+        "weighting": _digest(of_windows),  # labels are no part of an episode's content, and may have changed
+    }
     return TrainingData(
         features,
         windows,
@@ -160,6 +162,11 @@ def features_of(
     if len(stores) == 1 and not renames:
         return dict(stores[0].features)
     return common_features(stores, renames, keys)
+
+
+def _digest(weights: np.ndarray | None) -> str:
+    """Of weights in single precision: what another machine makes of the same labels differs in the last bits."""
+    return "" if weights is None else hashlib.sha256(weights.astype(np.float32).tobytes()).hexdigest()
 
 
 def _joined(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> Source:

@@ -22,7 +22,7 @@ from ulna.policies.augment import augmented
 from ulna.policies.data import DataOptions, open_data
 from ulna.policies.recipe import override
 from ulna.policies.recipes.all import RECIPES
-from ulna.policies.train import policy_features, train
+from ulna.policies.train import TrainingError, policy_features, train
 
 
 def test_draws_follow_the_weights_and_only_the_step() -> None:
@@ -120,6 +120,17 @@ def test_a_mixture_matches_by_name(tmp_path: Path) -> None:
             common_features([a, store], {}, keys_)
 
 
+@pytest.mark.parametrize("shares", [(float("nan"), 1.0), (1.0, float("inf")), (0.0, 1.0), (1.0,)])
+def test_a_mix_needs_a_positive_share_of_each(tmp_path: Path, shares: tuple[float, ...]) -> None:
+    parts = [Windows(write_store(tmp_path / name, (6,)), WindowSpec(1, 2)) for name in "ab"]
+    with pytest.raises(StoreError, match="a mix of 2 datasets needs as many positive shares"):
+        window_weights(parts, [None, None], shares)
+
+
+def spec_of(features: Any) -> WindowSpec:
+    return WindowSpec(1, 2, keys=tuple(k for k in features if k != ACTION))
+
+
 def small(steps: int, **changes: Any) -> Any:
     features = policy_features(WITH_IMAGE)
     fields = {
@@ -165,6 +176,54 @@ def test_training_on_a_weighted_augmented_mixture_resumes_exactly(tmp_path: Path
     assert plain.losses != whole.losses
 
 
+def test_a_resumed_run_must_see_and_draw_what_it_was_begun_with(tmp_path: Path) -> None:
+    wrist = CAMERA.replace("front", "wrist")
+    store = write_store(tmp_path / "d", (10, 9), {**WITH_IMAGE, wrist: WITH_IMAGE[CAMERA]})
+    features = policy_features(store.features, [STATE, CAMERA])
+    recipe = override(small(4), {"training.checkpoint_every": "1"})
+    assert {k.replace("front", "wrist") for k in features} == {STATE, ACTION, wrist}, "of equal shape"
+
+    def stop(progress: Any) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    common: dict[str, Any] = {"device": "cpu", "options": DataOptions(weights="stored")}
+    for i in range(2):
+        relabel(store, [i], {"weight": 1.0 + i})
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, report=stop)
+    with pytest.raises(TrainingError, match="was begun with another observation: resume"):
+        train(recipe, store.path, tmp_path / "o", keys=[STATE, wrist], **common, resume=True)
+    relabel(store, [0], {"weight": 50.0})
+    with pytest.raises(TrainingError, match="was begun with another weighting: resume"):
+        train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, resume=True)
+    relabel(store, [0], {"weight": 1.0})
+    assert train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, resume=True).steps == 4
+
+
+def test_alignment_and_tolerance_reach_the_windows(tmp_path: Path) -> None:
+    """Frame i is captured 5 ms after tick i, and received 20 ms later."""
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    rng, ms = np.random.default_rng(0), 1_000_000
+    with EpisodeWriter(store, own_rate=(CAMERA,)) as writer:
+        writer.start({})
+        for t in range(9):
+            row = frame(rng, FEATURES, t)
+            writer.tick(row, dict.fromkeys(row, (t * 50 * ms, t * 50 * ms)))
+            image = np.full((24, 32, 3), t, np.uint8)
+            writer.append(CAMERA, image, (t * 50 + 5) * ms, (t * 50 + 25) * ms)
+        writer.end({})
+
+    def newest(**how: Any) -> list[int]:
+        windows = open_data([store.path], None, spec_of, DataOptions(**how), policy_features).windows
+        return windows.batch(np.arange(len(windows)))[CAMERA][:, -1, 0, 0, 0].tolist()
+
+    assert newest() == [0, 1, 2, 3, 4, 5, 6, 7], "at tick i the frame before was the newest there"
+    assert newest(align="nearest") == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    with pytest.raises(StoreError, match="no frames"):
+        newest(tolerance_s=0.04)
+
+
 def test_episodes_that_were_cut_off_are_left_out_and_it_is_said(tmp_path: Path) -> None:
     store = write_store(tmp_path / "d", (9, 8), WITH_IMAGE)
     with EpisodeWriter(store) as writer:
@@ -201,12 +260,9 @@ def test_weights_are_on_one_scale_over_all_datasets(tmp_path: Path) -> None:
         store = write_store(tmp_path / name, (10, 10, 10), FEATURES)
         relabel(store, [0, 1, 2], {"return": value, "success": value > 0})
 
-    def spec_of(features: Any) -> WindowSpec:
-        return WindowSpec(1, 2, keys=tuple(k for k in features if k != ACTION))
-
     for how in ("return-rw", "success"):
         options = DataOptions(weights=how)  # type: ignore[arg-type]
-        data = open_data([tmp_path / "bad", tmp_path / "good"], None, spec_of, options, 0, policy_features)
+        data = open_data([tmp_path / "bad", tmp_path / "good"], None, spec_of, options, policy_features)
         drawn = np.concatenate([data.indices(32, 0, s) for s in range(30)])
         assert (drawn >= 30).mean() > 0.999
 

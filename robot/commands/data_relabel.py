@@ -25,7 +25,7 @@ class Args:
     weight: float | None = None
     """How much an episode counts in training with --weights stored."""
     episode_return: float | None = None
-    """Its return, for training with --weights return."""
+    """Its return, for training with --weights return-rw or return-aw."""
     json: bool = False
     """Print one JSON object."""
 

@@ -33,9 +33,9 @@ def run(args: Args, out: Output) -> int:
     keys = words(args.keys) or list(store.features)
     if unknown := [k for k in keys if k not in store.features]:
         raise StoreError(f"{args.data} has no feature {unknown[0]}; it has {', '.join(store.features)}")
-    chosen = episode_list(args.episodes) if args.episodes else list(range(len(store)))
-    stats = compute_stats(store, keys, chosen)
-    lengths = np.array([store.episodes[i].length for i in chosen])
+    chosen = store.choose(episode_list(args.episodes) if args.episodes else None)
+    stats = compute_stats(store, keys, [e.index for e in chosen])
+    lengths = np.array([e.length for e in chosen])
     spread = {"min": int(lengths.min()), "median": float(np.median(lengths)), "max": int(lengths.max())}
     lines = [
         f"{len(chosen)} episodes of {spread['min']} to {spread['max']} frames, median {spread['median']:g}"

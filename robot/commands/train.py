@@ -41,14 +41,19 @@ class Args:
     """Share of the episodes to hold out; the loss on them is noted in train.json."""
     interrupted: bool = False
     """Train on episodes that were cut off, too."""
+    align: Literal["seen", "nearest", "interpolate"] = "seen"
+    """Which row of a device of another rate belongs to a control tick: the newest that had been received; the one captured
+    nearest, or for vectors a straight line between two, which a policy will not have when it runs."""
+    tolerance: float | None = None
+    """How old that row may be, s; ticks without one are left out. By default two periods and the device's delay."""
     augment: str = ""
     """Change images while training, with commas: crop,color,blur."""
     workers: int = 0
     """Processes that read and decode; 0: a thread."""
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     """Keep decoded images: in memory where they fit (auto) or in any case, on disk, or not."""
-    cache_gb: float = 1.0
-    """How much memory --cache auto may take."""
+    cache_gb: float = 0.25
+    """How much memory --cache auto may take, GiB."""
     seed: int = 0
     """Of the weights, the order of the data and the noise."""
     device: str = ""
@@ -176,19 +181,23 @@ def run(args: Args, out: Output) -> int:
         require_device(args.device)
     keys = words(args.observe) or None
     options = DataOptions(
-        tuple(episode_list(args.episodes)) if args.episodes else None,
-        tuple(_number("--mix", w) for w in words(args.mix)),
-        _renames(args.rename),
-        args.weights,
-        args.alpha,
-        args.validate,
-        args.interrupted,
-        args.workers,
-        args.cache,
-        round(args.cache_gb * (1 << 30)),
+        episodes=tuple(episode_list(args.episodes)) if args.episodes else None,
+        mix=tuple(_number("--mix", w) for w in words(args.mix)),
+        rename=_renames(args.rename),
+        weights=args.weights,
+        alpha=args.alpha,
+        validate=args.validate,
+        interrupted=args.interrupted,
+        align=args.align,
+        tolerance_s=args.tolerance,
+        workers=args.workers,
+        cache=args.cache,
+        cache_bytes=round(args.cache_gb * (1 << 30)),
     )
     if not 0 <= args.validate < 1 or args.workers < 0 or not args.alpha > 0:
         raise UsageError("--validate lies in 0..1, --workers is at least 0, --alpha above 0")
+    if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
+        raise UsageError("--tolerance is a time in seconds, at least 0")
     features = features_of([EpisodeStore.open(d) for d in args.data], options.rename, keys)
     recipe = changed(RECIPES[args.recipe](policy_features(features, keys)), args.overrides)
     with progress("training") as bar:

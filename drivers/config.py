@@ -6,6 +6,7 @@ A field's range and unit stand in its metadata: `watchdog_s: float = setting(0.5
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, field, fields
 from types import UnionType
@@ -43,7 +44,10 @@ def _value(value: Any, kind: Any, about: Mapping[str, Any], where: str) -> Any:
     allowed = get_args(kind) if get_origin(kind) is UnionType or isinstance(kind, UnionType) else (kind,)
     for one in allowed:
         if one is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:  # hundreds of digits
+                value = math.inf if value > 0 else -math.inf
         base = get_origin(one) or one
         if base is tuple and isinstance(value, list):
             value = tuple(value)

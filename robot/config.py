@@ -114,12 +114,16 @@ def _simulated(
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str]) -> Rig:
     arms: dict[str, Arm] = _devices(name, config, "arms", ARM_DRIVERS)
     seen: dict[str, Camera] = _devices(name, config, "cameras", CAMERA_DRIVERS, cameras)
+    _devices(name, config, "leaders", LEADER_DRIVERS)  # what this run does not use must be right, too
+    for driver, table in config.get("teleoperators", {}).items():
+        require_known(f"teleoperator for {name}:", driver, TELEOPERATOR_DRIVERS)
+        _teleoperator(name, driver, table)
     trackers = _devices(name, config, "trackers", TRACKER_DRIVERS, cameras=seen)
     robot = Robot(config["name"], arms, seen, trackers, MonotonicClock(), config["control_hz"])
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names
-        if not isinstance(home, list) or len(home) != len(joints) or not all(map(_is_number, home)):
+        if not isinstance(home, list) or len(home) != len(joints) or not all(map(_is_position, home)):
             raise DeviceError(
                 f"{name}: home is {home!r}, it must be a position for each of {', '.join(joints)}"
             )
@@ -145,11 +149,15 @@ def load_leaders(name: str) -> dict[str, Arm]:
 def load_teleoperator(name: str, driver: str, **options: Any) -> Teleoperator:
     """The teleoperator `driver` with what `[teleoperators.DRIVER]` of the robot file `name` says, if anything. options win."""
     require_known("teleoperator", driver, TELEOPERATOR_DRIVERS)
-    table = dict(read_config(name).get("teleoperators", {}).get(driver, {}))
+    return _teleoperator(name, driver, read_config(name).get("teleoperators", {}).get(driver, {}), **options)
+
+
+def _teleoperator(name: str, driver: str, table: Any, **options: Any) -> Teleoperator:
+    where = f"{name}, [teleoperators.{driver}]"
+    if not isinstance(table, dict):
+        raise DeviceError(f"{where} must be a table")
     module = importlib.import_module(f"ulna.drivers.{TELEOPERATOR_DRIVERS[driver]}")
-    return module.make(
-        driver, parse(module.Config, {**table, **options}, f"{name}, [teleoperators.{driver}]")
-    )
+    return module.make(driver, parse(module.Config, {**table, **options}, where))
 
 
 def _devices(
@@ -174,8 +182,8 @@ def _devices(
     return made
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_position(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6  # rad; no nan
 
 
 SIM_FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -212,7 +220,7 @@ def read_config(name: str) -> dict[str, Any]:
         config = tomllib.loads(path.read_text())
     except OSError as error:
         raise DeviceError(f"cannot read the robot file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or a number of thousands of digits
         raise DeviceError(f"the robot file {path} is not TOML: {error}") from None
     if "driver" in config or "model" in config:
         _check(config, SIM_FIELDS, str(path), optional=("cameras",))

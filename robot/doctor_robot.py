@@ -29,7 +29,7 @@ def read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise DeviceError(f"cannot read the robot file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or a number of thousands of digits
         raise DeviceError(f"the robot file {path} is not TOML: {error}") from None
 
 
@@ -174,4 +174,4 @@ def wanted(config: Mapping[str, Any], plugged: Plugged, root: Path = ROOT) -> li
 
 
 def _number(value: Any, default: float) -> float:
-    return float(value) if isinstance(value, int | float) else default
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e6 else default

@@ -207,6 +207,7 @@ def test_a_camera_whose_power_is_cycled_comes_back(station: dict[str, Any]) -> N
 
 
 ARM = '[arms.arm]\ndriver = "so101"\nport = "/dev/ttyNONE"\ncalibration = "c.json"\n'
+LEADER = '[leaders.arm]\ndriver = "so101-leader"\nport = "/dev/ttyNONE2"\ncalibration = "l.json"\n'
 HEAD = 'name = "x"\ncontrol_hz = 20.0\n'
 
 
@@ -222,6 +223,16 @@ HEAD = 'name = "x"\ncontrol_hz = 20.0\n'
         (HEAD + ARM + ARM.replace("arms.arm", "arms.other"), "give each its own"),
         (HEAD + ARM + '[leaders.amr]\ndriver = "so101-leader"\n', "did you mean arm"),
         (HEAD + "home = [0.0]\n" + ARM, "home is"),
+        (HEAD + "home = [nan, 0.0, 0.0, 0.0, 0.0, 0.0]\n" + ARM, "home is"),
+        (HEAD + "home = [1" + 400 * "0" + ", 0.0, 0.0, 0.0, 0.0, 0.0]\n" + ARM, "home is"),
+        (HEAD + ARM + "bus_hz = 1" + 400 * "0" + "\n", r"bus_hz is inf, it must lie in"),
+        (HEAD + ARM + "bus_hz = 1" + 5000 * "0" + "\n", "is not TOML"),
+        (HEAD + ARM + LEADER + "prot = 1\n", "did you mean port"),
+        (HEAD + ARM + LEADER.replace("so101-l", "so101_l"), "did you mean so101-leader"),
+        (HEAD + ARM + "[teleoperators.gampad]\nspeed_m_s = 1.0\n", "did you mean gamepad"),
+        (HEAD + ARM + "[teleoperators.gamepad]\nspeed_m_s = 9.0\n", "must lie in 0.005..2 m/s"),
+        (HEAD + ARM + "[teleoperators]\ngamepad = 3\n", r"\[teleoperators.gamepad\] must be a table"),
+        (HEAD + ARM + '[teleoperators.spacemouse]\ndead_man = "right"\n', "must be left or none"),
         (HEAD + "home = [9.0, 0.0, 0.0, 0.0, 0.0, 0.0]\n" + ARM, "limits of shoulder_pan"),
         (HEAD + ARM + '[trackers.cube]\ndriver = "colour"\ncameras = ["front"]\n', "camera for"),
         (HEAD + "[arms]\n", "at least one arm"),

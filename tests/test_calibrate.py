@@ -355,34 +355,41 @@ def test_the_wrong_arm_is_not_calibrated(tmp_path: Path) -> None:
             calibrator.close()
 
 
+@contextlib.contextmanager
+def commanded(out: Path, plant: Plant, twin: FeetechTwin | DynamixelTwin) -> Iterator[subprocess.Popen[str]]:
+    """`ulna calibrate` on an SO-101 whose joints a hand has moved all; it waits for Enter."""
+    process = subprocess.Popen(
+        f"{sys.executable} -m ulna.robot.cli calibrate --json --driver so101 --port {twin.port} --out {out}".split(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 60
+        while twin.requests < 30:  # it has checked who is there, and is looking
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        time.sleep(1.0)
+        for _ in range(2):
+            for place in places():
+                seen = twin.requests
+                plant.position[:] = place
+                while twin.requests < seen + 2:
+                    time.sleep(0.005)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_the_command_takes_a_hand_and_an_enter(tmp_path: Path) -> None:
     out = tmp_path / "arm.json"
     out.write_text("{}")
     with bench("so101", tmp_path) as (plant, twin, port):
-        process = subprocess.Popen(
-            f"{sys.executable} -m ulna.robot.cli calibrate --json --driver so101 --port {port} --out {out}".split(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            end = time.monotonic() + 60
-            while twin.requests < 30:  # it has checked who is there, and is looking
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < end
-                time.sleep(0.02)
-            time.sleep(1.0)
-            for _ in range(2):
-                for place in places():
-                    seen = twin.requests
-                    plant.position[:] = place
-                    while twin.requests < seen + 2:
-                        time.sleep(0.005)
+        with commanded(out, plant, twin) as process:
             printed, said = process.communicate("\n", timeout=60)
-        finally:
-            process.kill()
-            process.communicate()
         assert process.returncode == 0, said
         answer = json.loads(printed)
         assert answer["path"] == str(out)
@@ -391,6 +398,32 @@ def test_the_command_takes_a_hand_and_an_enter(tmp_path: Path) -> None:
         assert answer["joints"]["gripper"]["range_max"] == calibration["gripper"].range_max
         assert (tmp_path / "arm.json.before").read_text() == "{}"
         check_angles("so101", out, plant, port)
+
+
+def test_nothing_is_begun_where_the_file_cannot_be_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "blocker").write_text("")
+    with bench("so101", tmp_path) as (_, twin, port):
+        for out in (tmp_path / "blocker" / "arm.json", tmp_path):
+            assert main(["calibrate", "--driver", "so101", "--port", str(port), "--out", str(out)]) == 1
+            assert f"could not be written to {out}" in capfd.readouterr().err
+        assert twin.requests == 0
+
+
+def test_a_calibration_that_cannot_be_written_after_all_is_told(tmp_path: Path) -> None:
+    """The servos hold it by then."""
+    out = tmp_path / "there" / "arm.json"
+    with bench("so101", tmp_path) as (plant, twin, port):
+        with commanded(out, plant, twin) as process:
+            out.parent.rmdir()
+            out.parent.write_text("")
+            _, said = process.communicate("\n", timeout=60)
+        assert process.returncode == 1, said
+        assert "cannot be written" in said
+        told = tmp_path / "by-hand.json"
+        told.write_text(said[said.index('{"shoulder_pan') : said.rindex("}") + 1])
+        check_angles("so101", told, plant, port)
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,9 @@ The torque goes off first: hold the arm. The result is a file in LeRobot's form,
 from __future__ import annotations
 
 import importlib
+import json
 import select
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +20,7 @@ from .parsing import Output
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ...drivers.calibration import Calibration
     from ...drivers.servo_group import ServoGroup
     from ..calibrate import Calibrator, Progress
 
@@ -54,10 +57,10 @@ class Args:
 
 
 def run(args: Args, out: Output) -> int:
-    from ...drivers.calibration import save
     from ..calibrate import Calibrator
 
     group, path, drive_modes = _chosen(args)
+    _require_writable(path)  # the servos are rewritten at the end, and are of no use without their file
     calibrator = Calibrator(group, drive_modes)
     try:
         calibrator.start()
@@ -65,12 +68,7 @@ def run(args: Args, out: Output) -> int:
         calibration = calibrator.finish()
     finally:
         calibrator.close()
-    kept = ""
-    if path.exists():
-        old = path.with_name(path.name + ".before")
-        path.replace(old)
-        kept = f" (the one before it is {old})"
-    save(path, calibration)
+    kept = _save(path, calibration)
     joints = {name: asdict(c) for name, c in calibration.items()}
     lines = [
         f"{n}: {c['range_min']}..{c['range_max']}, offset {c['homing_offset']}" for n, c in joints.items()
@@ -78,6 +76,45 @@ def run(args: Args, out: Output) -> int:
     text = "\n".join([*lines, f"written to {path}{kept}: in the robot's file, calibration = {str(path)!r}"])
     out.answer({"path": str(path), "joints": joints}, text)
     return 0
+
+
+def _require_writable(path: Path) -> None:
+    """DeviceError unless a calibration can be written to `path`; its folder is made."""
+    from ...drivers.arm import DeviceError
+
+    probe = path.with_name(path.name + ".new")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DeviceError(
+            f"the calibration could not be written to {path} ({error.strerror}): nothing was begun; give another --out"
+        ) from None
+
+
+def _save(path: Path, calibration: Calibration) -> str:
+    """Returns where the file that was there before is now, in words. DeviceError with the calibration itself: the servos hold
+    it already."""
+    from ...drivers.arm import DeviceError
+    from ...drivers.calibration import save
+
+    kept = ""
+    try:
+        if path.exists():
+            old = path.with_name(path.name + ".before")
+            shutil.copy2(path, old)
+            kept = f" (the one before it is {old})"
+        save(path, calibration)
+    except OSError as error:
+        joints = json.dumps({name: asdict(c) for name, c in calibration.items()})
+        raise DeviceError(
+            f"{path} cannot be written ({error.strerror}), but the servos hold their new offsets already: put this into the file "
+            f"by hand, or calibrate again: {joints}"
+        ) from None
+    return kept
 
 
 def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:

@@ -137,7 +137,10 @@ def realsense(plugged: Plugged, wanted: bool = False, root: Path = ROOT) -> list
     try:
         load()
     except DeviceError as error:
-        return [Finding("realsense", level, str(error), "or leave it, when no RealSense is to be used")]
+        mend = (
+            "or leave it, when no RealSense is to be used" if level == "advice" else "install what it names"
+        )
+        return [Finding("realsense", level, str(error), mend)]
     found = [Finding("realsense", "good", "librealsense loads")]
     for camera in plugged.depth:
         if camera.why_not:

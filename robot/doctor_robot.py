@@ -52,8 +52,11 @@ def devices(config: Mapping[str, Any], plugged: Plugged, root: Path = ROOT) -> l
             )
         elif kind == "teleoperators":
             found += _teleoperator(where, driver, root)
-        elif driver == "realsense" and "address" not in table:
-            found += _realsense(where, str(table.get("serial", "")), plugged)
+        elif driver == "realsense" and (source := table.get("source", "live")) != "twin":
+            if source == "recording":
+                found.append(_recording(where, str(table.get("path", ""))))
+            else:
+                found += _realsense(where, str(table.get("serial", "")), plugged)
         elif address := table.get("host") or table.get("address"):
             found += _network(where, str(address), UR_PORT if driver == "ur" else None)
         elif "://" in str(device := table.get("device") or table.get("url") or table.get("port") or ""):
@@ -103,19 +106,20 @@ def _realsense(where: str, serial: str, plugged: Plugged) -> list[Finding]:
     ]
 
 
+def _recording(where: str, path: str) -> Finding:
+    if path and Path(path).is_file():
+        return Finding("robot", "good", f"{where}: the recording {path} is there")
+    return Finding("robot", "severe", f"{where}: there is no recording {path!r}", "mend its path")
+
+
 def _network(where: str, address: str, port: int | None) -> list[Finding]:
     """A controller, a camera or a twin on the network: whether somebody takes the connection."""
-    if address.startswith("/"):  # a local socket
-        there = Path(address).exists()
-        mend = "" if there else "start what makes it (`ulna twin`)"
-        return [
-            Finding(
-                "robot",
-                "good" if there else "severe",
-                f"{where}: {address} is {'' if there else 'not '}there",
-                mend,
-            )
-        ]
+    if address.startswith("unix:"):
+        if Path(address[5:]).exists():
+            return [Finding("robot", "good", f"{where}: {address} is there")]
+        says = f"{where}: {address} is not there"
+        return [Finding("robot", "severe", says, "start what makes it (`ulna twin`)")]
+    address = address.removeprefix("tcp:")  # of a RealSense twin
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         host, port = (
@@ -149,6 +153,11 @@ def _teleoperator(where: str, driver: str, root: Path) -> list[Finding]:
         says, _, mend = seen[0].problem.partition(": ")
         return [Finding("robot", "severe", f"{where}: {says}", mend)]
     return [Finding("robot", "good", f"{where}: {seen[0].title} is there")]
+
+
+def wants_realsense(config: Mapping[str, Any]) -> bool:
+    """Whether the file names a RealSense camera, whatever its frames come from: all need librealsense."""
+    return any(kind == "cameras" and table.get("driver") == "realsense" for kind, _, table in _tables(config))
 
 
 def wanted(config: Mapping[str, Any], plugged: Plugged, root: Path = ROOT) -> list[Wanted]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contracts.computer import Computer, bench
@@ -213,6 +214,40 @@ def test_a_robots_file_against_what_is_there(tmp_path: Path) -> None:
     (mode,) = doctor_robot.wanted(config, plugged, c.root)
     assert (mode.camera, mode.bus, mode.width) == ("front", 1, 1280)
     assert doctor.bus_load([mode])[0].level == "severe", "1280x720 YUYV at 30 Hz does not go through USB 2"
+
+
+def test_realsense_tables_are_looked_at_by_their_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made.db3").touch()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config: dict[str, Any] = {
+            "cameras": {
+                "tcp": {"source": "twin", "address": f"tcp:127.0.0.1:{listening.getsockname()[1]}"},
+                "unix": {"source": "twin", "address": f"unix:{tmp_path}/made.db3"},
+                "gone": {"source": "twin", "address": f"unix:{tmp_path}/none"},
+                "played": {"source": "recording", "path": f"{tmp_path}/made.db3"},
+                "lost": {"source": "recording", "path": f"{tmp_path}/none.db3"},
+                "live": {"serial": "0042", "width": float("nan"), "fps": 10**400},
+            }
+        }
+        for table in config["cameras"].values():
+            table["driver"] = "realsense"
+        plugged = doctor.Plugged([], [], [])
+        levels = {f.says.split("]")[0][9:]: f.level for f in doctor_robot.devices(config, plugged)}
+    assert levels == {
+        "tcp": "good",
+        "unix": "good",
+        "gone": "severe",
+        "played": "good",
+        "lost": "severe",
+        "live": "severe",
+    }
+    monkeypatch.setitem(sys.modules, "pyrealsense2", None)  # not installed
+    assert doctor.realsense(plugged)[0].level == "advice"
+    assert doctor_robot.wants_realsense(config)
+    assert doctor.realsense(plugged, wanted=True)[0].level == "severe"
+    assert not doctor_robot.wants_realsense({"cameras": {"a": {"driver": "opencv"}}})
 
 
 def test_a_robots_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def run(args: Args, out: Output) -> int:
         *doctor_computer.clock(),
         *doctor.python_packages(),
         *doctor.opencv(),
-        *doctor.realsense(plugged),
+        *doctor.realsense(plugged, config is not None and doctor_robot.wants_realsense(config)),
         *doctor.serial_lines(plugged),
         *doctor.camera_nodes(plugged),
         *doctor.bus_load(modes),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,9 @@ import numpy as np
 
 from .features import ACTION, Feature, is_depth, is_image
 from .making import making, require_new
+from .stats import of_histogram, of_rows
 from .store import REQUESTED, Episode, EpisodeStore, StoreError
+from .video import write_video
 from .windows import Windows, WindowSpec
 
 TIMES, FLAGS, ASKED, ATTRIBUTES = "ulna.times_ns", "ulna.flags", "ulna.action_requested", "ulna/attributes"
@@ -316,7 +317,7 @@ class _Writer:
                                 histogram[c] += np.bincount(frame[..., c].ravel(), minlength=256)  # noqa: B023
                         yield frame
 
-            _encode(
+            write_video(
                 path,
                 frames(),
                 self.store.features[key].shape,
@@ -337,77 +338,12 @@ class _Writer:
         return found, stats
 
 
-def _encode(
-    path: Path,
-    frames: Iterator[np.ndarray],
-    shape: tuple[int, ...],
-    fps: float,
-    crf: int,
-    lossless: bool,
-    length: int,
-) -> None:
-    """H.264 with a key frame every second frame, as LeRobot does for random access. StoreError unless the file holds exactly
-    `length` frames afterwards."""
-    import av
-
-    height, width = shape[:2]
-    if not lossless and (height % 2 or width % 2):
-        raise StoreError(
-            f"images of {width}×{height} cannot be H.264 in 4:2:0, which needs even sizes: use --lossless"
-        )
-    rate = Fraction(fps).limit_denominator(100_000)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream: Any = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
-        stream.height, stream.width = height, width
-        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
-        stream.options = {"crf": "0" if lossless else str(crf), "preset": "veryfast", "g": "2", "bf": "0"}
-        stream.thread_count = 2
-        for i, frame in enumerate(frames):
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            image.pts, image.time_base = i, 1 / rate
-            container.mux(stream.encode(image))
-        container.mux(stream.encode())
-    count = 0
-    with av.open(str(path)) as container:
-        for packet in container.demux(video=0):
-            count += bool(packet.size)
-    if count != length:
-        raise StoreError(f"{path.name} came out with {count} frames instead of {length}")
-
-
 def _vector_stats(x: np.ndarray) -> dict[str, Any]:
     """Of `(N, D)` float64, in LeRobot's words."""
-    quantiles = np.quantile(x, QUANTILES, axis=0)
-    named = {f"q{round(q * 100):02d}": v.tolist() for q, v in zip(QUANTILES, quantiles, strict=True)}
-    return {
-        "min": x.min(0).tolist(),
-        "max": x.max(0).tolist(),
-        "mean": x.mean(0).tolist(),
-        "std": x.std(0).tolist(),
-        "count": [len(x)],
-        **named,
-    }
+    return {**{k: v.tolist() for k, v in of_rows(x, QUANTILES).items()}, "count": [len(x)]}
 
 
 def _image_stats(histogram: np.ndarray, frames: int) -> dict[str, Any]:
     """Of the counts `(3, 256)` of sampled pixels, per channel in 0..1, shaped `(3, 1, 1)`."""
-    levels = np.arange(256) / 255
-    total = histogram.sum(1)
-    mean = (histogram * levels).sum(1) / total
-    std = np.sqrt((histogram * (levels - mean[:, None]) ** 2).sum(1) / total)
-    cumulative = histogram.cumsum(1) / total[:, None]
-
-    def shaped(v: np.ndarray) -> list[list[list[float]]]:
-        return [[[float(x)]] for x in v]
-
-    at = {f"q{round(q * 100):02d}": shaped((cumulative < q).sum(1) / 255) for q in QUANTILES}
-    seen = histogram > 0
-    low, high = seen.argmax(1) / 255, (255 - seen[:, ::-1].argmax(1)) / 255
-    return {
-        "min": shaped(low),
-        "max": shaped(high),
-        "mean": shaped(mean),
-        "std": shaped(std),
-        "count": [frames],
-        **at,
-    }
+    found = of_histogram(histogram, QUANTILES)
+    return {**{k: (v / 255).reshape(3, 1, 1).tolist() for k, v in found.items()}, "count": [frames]}

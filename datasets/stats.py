@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from .store import Episode, EpisodeStore, StoreError
 IMAGE_FRAMES_PER_EPISODE = 16
 HELD_BYTES = 256 << 20  # of a vector's rows; above it quantiles come from a histogram
 BINS = 1 << 16
+QUANTILES = (0.01, 0.99)
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,13 @@ def _streamed(episodes: Sequence[Episode], key: str) -> Stats:
 
 def vector_stats(x: np.ndarray) -> Stats:
     """Over the first axis of `(N, ...)` float64."""
-    q01, q99 = np.quantile(x, [0.01, 0.99], axis=0)
-    return Stats(x.min(0), x.max(0), x.mean(0), x.std(0), q01, q99, len(x))
+    return Stats(**of_rows(x), count=len(x))
+
+
+def of_rows(x: np.ndarray, quantiles: Sequence[float] = QUANTILES) -> dict[str, np.ndarray]:
+    """min, max, mean, std and `quantiles` (q01, …) over the first axis of `(N, ...)` float64."""
+    found = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0)}
+    return {**found, **_named(quantiles, np.quantile(x, quantiles, axis=0))}
 
 
 def _image_stats(episodes: Sequence[Episode], key: str, channels: int) -> Stats:
@@ -122,7 +128,9 @@ def _image_stats(episodes: Sequence[Episode], key: str, channels: int) -> Stats:
         for c in range(channels):
             histogram[c] += np.bincount(pixels[:, c], minlength=256)
         frames += 1
-    return _of_histogram(histogram, frames)
+    if not frames:
+        raise StoreError("there is no frame to take statistics from")
+    return Stats(**of_histogram(histogram), count=frames)
 
 
 def _depth_stats(episodes: Sequence[Episode], key: str) -> Stats:
@@ -134,7 +142,7 @@ def _depth_stats(episodes: Sequence[Episode], key: str) -> Stats:
     histogram[0, 0] = 0
     if not histogram.any():
         raise StoreError(f"{key} holds no reading in any of the {frames} frames looked at")
-    return _of_histogram(histogram, frames)
+    return Stats(**of_histogram(histogram), count=frames)
 
 
 def _some_frames(episodes: Sequence[Episode], key: str) -> Iterator[np.ndarray]:
@@ -148,19 +156,18 @@ def _some_frames(episodes: Sequence[Episode], key: str) -> Iterator[np.ndarray]:
             yield e.read_frames(key, [row])[0]
 
 
-def _of_histogram(histogram: np.ndarray, frames: int) -> Stats:
-    """Of levels `(C, L)`, counted."""
-    if not frames:
-        raise StoreError("there is no frame to take statistics from")
+def of_histogram(histogram: np.ndarray, quantiles: Sequence[float] = QUANTILES) -> dict[str, np.ndarray]:
+    """The same of counts `(C, L)` of the levels 0 … L-1, `(C,)` each."""
     levels = np.arange(float(histogram.shape[1]))
     total = histogram.sum(1, keepdims=True)
     mean = (histogram * levels).sum(1) / total[:, 0]
     std = np.sqrt((histogram * (levels - mean[:, None]) ** 2).sum(1) / total[:, 0])
     cumulative = histogram.cumsum(1) / total
-
-    def at(q: float) -> np.ndarray:
-        return (cumulative < q).sum(1).astype(np.float64)
-
     seen = histogram > 0
     low, high = seen.argmax(1), histogram.shape[1] - 1 - seen[:, ::-1].argmax(1)
-    return Stats(low.astype(np.float64), high.astype(np.float64), mean, std, at(0.01), at(0.99), frames)
+    found = {"min": low.astype(np.float64), "max": high.astype(np.float64), "mean": mean, "std": std}
+    return {**found, **_named(quantiles, [(cumulative < q).sum(1).astype(np.float64) for q in quantiles])}
+
+
+def _named(quantiles: Sequence[float], values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"q{round(q * 100):02d}": v for q, v in zip(quantiles, values, strict=True)}

@@ -1,9 +1,10 @@
-"""Frames out of videos and coded images, for import."""
+"""Frames out of videos and coded images, and into videos."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,44 @@ def video_frames(
     except IndexError:
         raise StoreError(f"{where}: {path} holds no video") from None
     raise StoreError(f"{where}: the video {path} holds no frame of this episode")
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    fps: float,
+    crf: int,
+    lossless: bool,
+    length: int,
+) -> None:
+    """`frames`, each `shape` uint8 RGB, as H.264 with a key frame every second frame, as LeRobot does for random access.
+    StoreError unless the file holds exactly `length` frames afterwards."""
+    import av
+
+    height, width = shape[:2]
+    if not lossless and (height % 2 or width % 2):
+        raise StoreError(
+            f"images of {width}×{height} cannot be H.264 in 4:2:0, which needs even sizes: use --lossless"
+        )
+    rate = Fraction(fps).limit_denominator(100_000)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream: Any = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        stream.options = {"crf": "0" if lossless else str(crf), "preset": "veryfast", "g": "2", "bf": "0"}
+        stream.thread_count = 2
+        for i, frame in enumerate(frames):
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image.pts, image.time_base = i, 1 / rate
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    count = 0
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            count += bool(packet.size)
+    if count != length:
+        raise StoreError(f"{path.name} came out with {count} frames instead of {length}")
 
 
 def still_frames(column: Any, where: str) -> Generator[np.ndarray]:

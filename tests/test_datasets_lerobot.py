@@ -267,7 +267,10 @@ AT_MOST_8 = json.dumps({"episode_index": 1, "tasks": [], "length": 8})
         (lambda s: (s / "meta/episodes.jsonl").write_text(AT_MOST_8), "has 9 rows, but meta/ says 8"),
         (lambda s: (s / "meta/episodes.jsonl").write_text("{}"), "list of episodes in .* cannot be used"),
         (lambda s: (s / "meta/tasks.jsonl").write_text("{"), "tasks of .* cannot be read"),
-        (lambda s: edit_column(s, "task_index", [None, *[0] * 8]), "task_index has not 1 numbers in every row"),
+        (
+            lambda s: edit_column(s, "task_index", [None, *[0] * 8]),
+            "task_index has not 1 numbers in every row",
+        ),
         (lambda s: edit_info(s, fps=0), "fps is 0"),
         (lambda s: edit_info(s, video_path=None), "list of episodes in .* cannot be used"),
         (lambda s: edit_info(s, features={STATE: {}}), "no feature 'action'; it has observation.state"),

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .features import ACTION, is_frames
+from .features import ACTION, REQUESTED, is_frames
 from .findings import SINGLE, Finding, Recording, Severity, Stream, runs
 from .flags import AFTER_DROP, INVALID, STALE
-from .store import REQUESTED
 
 GAP_PERIODS = 2.5  # training leaves a tick out when its newest row is older than two periods of its stream
 GAP_SEVERE_S = 0.5  # an arm gets anywhere meanwhile, and a chunk of actions goes across
@@ -222,7 +221,7 @@ def _flags(r: Recording, stream: Stream) -> Iterator[Finding]:
 
 
 def _lost(r: Recording) -> Iterator[Finding]:
-    """What the recorder had to drop, as it counted."""
+    """What the recorder had to drop, and frames that never came to it, as it counted."""
     counted = r.episode.attrs.get("dropped") or {}
     for key, stream in r.streams.items():
         places = np.flatnonzero(stream.flags & AFTER_DROP)
@@ -235,7 +234,7 @@ def _lost(r: Recording) -> Iterator[Finding]:
         yield r.finding(
             "dropped",
             "severe" if share > LOST_SEVERE or not is_frames(key) else "warning",
-            f"{count} rows were lost ({share:.1%}){where}: disk or encoding did not keep up",
+            f"{count} rows were lost ({share:.1%}){where}: the camera, the loop, the disk or the encoders did not keep up",
             key,
             (float(t[0]), float(t[-1])),
             share,

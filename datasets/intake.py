@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .codec import kind_for
-from .features import ACTION, Feature, is_frames
+from .features import ACTION, REQUESTED, Feature, is_frames
 from .flags import STALE
 from .in_progress import Stream
-from .store import REQUESTED, EpisodeStore, StoreError
+from .store import EpisodeStore, StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +91,16 @@ class Intake:
 
     def one(self, key: str, value: np.ndarray, t_capture_ns: int, t_receive_ns: int, flags: int = 0) -> Row:
         """One row of one stream."""
+        number = self.number(key)
+        value = self._check(value, key, f"episode {self.episode}, {key} at {t_capture_ns} ns")
+        return Row(number, flags, t_capture_ns, t_receive_ns, value)
+
+    def number(self, key: str) -> int:
         if key not in self._number:
             raise StoreError(
                 f"episode {self.episode}: the store has no feature {key}; it has {', '.join(self.features)}"
             )
-        value = self._check(value, key, f"episode {self.episode}, {key} at {t_capture_ns} ns")
-        return Row(self._number[key], flags, t_capture_ns, t_receive_ns, value)
+        return self._number[key]
 
     def _check(self, value: np.ndarray, key: str, where: str) -> np.ndarray:
         value, feature = np.asarray(value), self.features[key]

@@ -116,6 +116,15 @@ class Recorder:
         row = self._intake.one(key, value, t_capture_ns, t_receive_ns, flags)
         self._put(lambda: [row])
 
+    def missed(self, key: str, rows: int) -> None:
+        """So many rows of one stream were lost before they came here: they count as dropped, the next row is marked for it."""
+        with self._guard:
+            self._started()
+            if rows > 0:
+                stream = self._intake.number(key)
+                self._ring.dropped[stream] += rows
+                self._lost[stream] = True
+
     def end(self, meta: Mapping[str, Any]) -> None:
         """Finish the episode, and wait until it is in the store. Without rows: discarded."""
         require_json(meta)
@@ -133,7 +142,7 @@ class Recorder:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Rows of each stream lost in this episode, or in the last one, because the writing process could not keep up."""
+        """Rows of each stream lost in this episode, or in the last one: the writing process could not keep up, or they were `missed`."""
         counts = self._ring.dropped[: len(self._frame)].tolist()
         return {s.key: n for s, n in zip(self._intake.streams, counts, strict=True) if n}
 

@@ -52,6 +52,9 @@ class Camera(Protocol):
 
     `latest` never blocks on the device; `next` waits; `window(k)` gives the last k frames, oldest first
     (fewer right after `open`). All raise `StaleFrame` rather than pass an old frame for a new one.
+
+    A camera that takes frames whether or not anybody asks also has `since(after_seq) -> list[Sample]`: every frame with a seq above
+    that, oldest first, as far back as it keeps them. It is then recorded at its own rate; any other, a frame per control tick.
     """
 
     name: str

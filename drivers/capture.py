@@ -26,6 +26,7 @@ from .frame_ring import Frame, FrameRing
 from .sample import Sample
 
 MAX_AGE_S = 1.0  # of a frame that passes for the present when the caller names no age
+BACKLOG_S = 0.5  # of frames is kept for who records every one, and may be busy that long
 HUNG_S = 20.0  # without a sign of life the capture process is killed; longer than any open or read may take
 
 
@@ -117,7 +118,8 @@ class CaptureCamera:
     def open(self) -> None:
         if self._ring is not None:
             raise DeviceError(f"the camera {self.name} is open already")
-        ring = FrameRing.create(self.height, self.width, self.depth is not None, self._history + 2)
+        kept = max(self._history, math.ceil(BACKLOG_S * self.fps))
+        ring = FrameRing.create(self.height, self.width, self.depth is not None, kept + 2)
         request = {"ring": str(ring.path), "source": self._source, "config": self._config, "fps": self.fps}
         hung_s = max(HUNG_S, self._open_timeout_s)
         self._ring, self._supervisor = ring, _Supervisor(self.name, ring, request, hung_s)
@@ -157,6 +159,11 @@ class CaptureCamera:
     def window(self, k: int) -> list[Sample]:
         """The last `k` frames (at most `history`), oldest first; the newest is no older than 1 s."""
         return self._window(k, "color")
+
+    def since(self, after_seq: int) -> list[Sample]:
+        """Every frame with a seq above `after_seq`, oldest first, of the last half a second; what is older is lost, and its seq
+        skipped. [] where there are none, or the camera is closed."""
+        return self._since(after_seq, "color")
 
     @property
     def ring(self) -> FrameRing | None:
@@ -233,6 +240,11 @@ class CaptureCamera:
             raise self._stale(f"no frame of the last {MAX_AGE_S:g} s")
         return [_sample(f, plane) for f in frames]
 
+    def _since(self, after_seq: int, plane: str) -> list[Sample]:
+        ring = self._ring
+        frames = [] if ring is None else ring.since(after_seq, plane == "color", plane == "depth")
+        return [_sample(f, plane) for f in frames]
+
     def _stale(self, what: str) -> StaleFrame:
         health = self.health()
         if self._ring is None:
@@ -267,6 +279,9 @@ class DepthView:
 
     def window(self, k: int) -> list[Sample]:
         return self._camera._window(k, "depth")
+
+    def since(self, after_seq: int) -> list[Sample]:
+        return self._camera._since(after_seq, "depth")
 
     def health(self) -> CameraHealth:
         return self._camera.health()

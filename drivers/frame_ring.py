@@ -265,6 +265,15 @@ class FrameRing:
         read = [self._read(n, color, depth) for n in range(max(0, newest - k + 1), newest + 1)]
         return [frame for frame in read if frame is not None]
 
+    def since(self, after_seq: int, color: bool = True, depth: bool = True) -> list[Frame]:
+        """All frames with a seq above `after_seq` that are still here, oldest first: at most `slots - 1`."""
+        newest = int(self._words[NEWEST])
+        numbers = range(max(0, newest - self.slots + 2), newest + 1)
+        # one that is being overwritten has a seq above any, and is found torn below
+        wanted = [n for n in numbers if int(self._heads[n % self.slots][SEQ]) > after_seq]
+        read = [self._read(n, color, depth) for n in wanted]
+        return [frame for frame in read if frame is not None]
+
     def times(self) -> tuple[int, int] | None:
         """(t_capture_ns, t_receive_ns) of the newest frame without its pixels."""
         frame = self.latest(color=False, depth=False)

@@ -9,12 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..datasets.features import ACTION
+from ..datasets.features import ACTION, REQUESTED
 from ..datasets.flags import INTERVENTION
 from .agent import Agent
 from .robot import Robot
-
-REQUESTED = "action.requested"
 
 
 class Subscriber(Protocol):
@@ -29,7 +27,8 @@ class Subscriber(Protocol):
         flags: Mapping[str, int],
     ) -> None:
         """values: the observation's, `action` (what was sent) and `action.requested` (what the agent asked for). flags: by
-        key, of `datasets.flags`; keys without any are left out."""
+        key, of `datasets.flags`; keys without any are left out. times_ns: of actions, when the observation that they answer was
+        complete, and when they were sent."""
         ...
 
     def end(self, meta: Mapping[str, Any]) -> None: ...
@@ -76,14 +75,16 @@ def run_episode(
         began, late, ticks, done = robot.clock.now_ns(), 0, 0, False
         while ticks < max_ticks and not done:
             observation = robot.observe(task)
+            t_observed = (
+                robot.clock.now_ns()
+            )  # the tick's own time: what had come by then is what the agent knows
             requested = np.asarray(agent.act(observation))
-            t_command = robot.clock.now_ns()
             sent = robot.command(requested)  # a safety filter will stand before this line
             if told_sent is not None:
                 told_sent(sent)
             t_sent = robot.clock.now_ns()
             values = {**observation.values, ACTION: sent, REQUESTED: requested.astype(np.float32)}
-            times = {**observation.times_ns, ACTION: (t_command, t_sent), REQUESTED: (t_command, t_sent)}
+            times = {**observation.times_ns, ACTION: (t_observed, t_sent), REQUESTED: (t_observed, t_sent)}
             flags = observation.flags
             if getattr(agent, "intervening", False):
                 flags = {**flags, ACTION: INTERVENTION}

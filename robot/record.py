@@ -24,6 +24,7 @@ from .config import Rig
 from .keys import Keys
 from .loop import run_episode
 from .motion import go_to
+from .own_rate import own_rate
 from .scene import Demonstration
 from .takes import Operator, Take, put_back
 
@@ -33,7 +34,8 @@ RESET_S = 5.0
 
 @dataclass(frozen=True)
 class RecordResult:
-    """dropped: rows of each stream that the writing process could not take in time, over all episodes."""
+    """dropped: rows of each stream that were lost, over all episodes: frames that a camera or the loop missed, and what the writing
+    process could not take in time."""
 
     out: Path
     episodes: int
@@ -110,7 +112,8 @@ def record(
     def tell() -> None:
         report(len(taken), sum(s for _, s, _ in taken), sum(n for _, _, n in taken))
 
-    with Recorder(store, durability, overflow="drop" if rig.realtime else "wait") as recorder:
+    streams = own_rate(robot)
+    with Recorder(store, durability, streams, "drop" if rig.realtime else "wait") as recorder:
         while len(taken) < episodes and not quit_asked:
             if next_seed - seed >= 10 * episodes + 100:
                 raise RuntimeError(
@@ -127,7 +130,7 @@ def record(
                 break
             if scene is not None and next_seed != prepared:
                 continue  # the last one again: its scene must be set up
-            take = Take(recorder, operator, only_successes)
+            take = Take(recorder, streams, operator, only_successes)
             result = run_episode(
                 robot,
                 agent,

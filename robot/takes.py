@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..datasets.recorder import Recorder
 from . import keys as key
 from .agent import Agent
 from .keys import Keys
+from .own_rate import OwnRate, Source
 
 POLL_S = 0.05
 
@@ -38,13 +41,33 @@ class Operator:
 
 
 class Take:
-    """The recorder's subscription to one episode: what the operator and `only_successes` make of it."""
+    """The recorder's subscription to one episode: what the operator and `only_successes` make of it. streams: those of `own_rate`."""
 
-    def __init__(self, recorder: Recorder, operator: Operator, only_successes: bool = False) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        streams: Mapping[str, Source],
+        operator: Operator,
+        only_successes: bool = False,
+    ) -> None:
         self.recorder, self.operator, self.only_successes = recorder, operator, only_successes
         self.asked: str | None = None
         self.drop_last = self.kept = False
-        self.start, self.tick, self.interrupt = recorder.start, recorder.tick, recorder.interrupt
+        self.own_rate = OwnRate(recorder, streams)
+        self.interrupt = recorder.interrupt
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        self.recorder.start(meta)
+        self.own_rate.start()
+
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int],
+    ) -> None:
+        self.recorder.tick(values, times_ns, flags)
+        self.own_rate.tick(values, times_ns, flags)
 
     def stop(self) -> bool:
         for word in self.operator.pressed():

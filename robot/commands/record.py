@@ -100,7 +100,7 @@ def run(args: Args, out: Output) -> int:
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"
     if result.dropped:
         lost = ", ".join(f"{n} of {k}" for k, n in result.dropped.items())
-        text += f"\ndropped because the disk or the encoders could not keep up: {lost}"
+        text += f"\ndropped because a camera, the loop, the disk or the encoders could not keep up: {lost}"
     out.answer({**asdict(result), "out": str(result.out)}, text)
     return 0
 

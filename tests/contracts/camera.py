@@ -36,6 +36,18 @@ def check_camera(camera: Camera, clock: Clock) -> None:
     assert len(window) == 3
     assert window[-1].seq >= later.seq
 
+    since = getattr(camera, "since", None)
+    if since is not None:  # every frame of a stretch, each once, the same that the others give
+        waited = camera.next(later.seq + 2, timeout_s=2.0)
+        frames = since(later.seq)
+        assert [s.seq for s in frames] == sorted({s.seq for s in frames})
+        assert later.seq < frames[0].seq < waited.seq <= frames[-1].seq
+        (same,) = (s for s in frames if s.seq == waited.seq)
+        assert (same.t_capture_ns, same.t_receive_ns) == (waited.t_capture_ns, waited.t_receive_ns)
+        np.testing.assert_array_equal(same.data, waited.data)
+        assert not since(frames[-1].seq + 10_000)
+        later = waited
+
     health = camera.health()
     for _ in range(300):  # on a busy machine a rate measured over a few frames is a rough one
         if health.state is CameraState.STREAMING and health.fps == pytest.approx(camera.fps, rel=0.2):
@@ -53,3 +65,4 @@ def check_camera(camera: Camera, clock: Clock) -> None:
         camera.next(later.seq + 10_000, timeout_s=0.2)
     camera.close()
     camera.close()
+    assert since is None or not since(-1)

@@ -1,0 +1,87 @@
+"""Cameras recorded at their own rate: every frame that was taken, not only those that a control tick saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..datasets.features import ACTION, DEPTH, IMAGES
+from ..datasets.flags import INVALID
+from ..datasets.recorder import Recorder
+from ..drivers.sample import Sample
+from .robot import Robot
+
+
+class Source(Protocol):
+    """A camera, or its depth, that keeps its last frames: see `drivers.camera`."""
+
+    def latest(self) -> Sample: ...
+
+    def since(self, after_seq: int) -> list[Sample]: ...
+
+
+def own_rate(robot: Robot) -> dict[str, Source]:
+    """By feature key, the streams that can bring all their frames. A simulated camera, which renders when it is asked, cannot."""
+    found: dict[str, Source] = {}
+    for name, camera in robot.cameras.items():
+        streams: dict[str, Any] = {IMAGES + name: camera, DEPTH + name: getattr(camera, "depth", None)}
+        for key, source in streams.items():
+            if hasattr(source, "since"):
+                found[key] = source
+    return found
+
+
+class OwnRate:
+    """Puts those streams into a recorder, at every tick the frames up to the one that the agent saw.
+
+    So the newest frame received by a tick, which is what training takes for it, is the one that was seen then: one that had
+    been taken but could not be read yet waits for the next tick, and counts as received after this one. What the sequence
+    skips, because the camera lost it or the loop was busy for longer than frames are kept, is counted as dropped.
+    """
+
+    def __init__(self, recorder: Recorder, streams: Mapping[str, Source]) -> None:
+        self.recorder, self.streams = recorder, dict(streams)
+
+    def start(self) -> None:
+        """An episode begins, with the frame that its first tick sees."""
+        self._last = {key: source.latest().seq - 1 for key, source in self.streams.items()}
+        self._captured_ns: dict[str, int] = {}
+        self._tick_ns: int | None = None
+
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int],
+    ) -> None:
+        """After the tick's own rows."""
+        for key, source in self.streams.items():
+            capture_ns, receive_ns = times_ns[key]
+            fresh = source.since(self._last[key])
+            older = [f for f in fresh if f.t_capture_ns < capture_ns]
+            for f in older:
+                if self._tick_ns is not None:
+                    mark = 0 if np.all(f.valid) else INVALID
+                    self._put(key, f.seq, f.data, f.t_capture_ns, f.t_receive_ns, mark)
+                else:
+                    self._last[key] = f.seq
+            if self._captured_ns.get(key) == capture_ns:
+                continue
+            newer = fresh[len(older) :]
+            # where the agent thought for long, the frame that it saw is gone from the camera's memory, its number with it
+            there = newer and newer[0].t_capture_ns == capture_ns
+            seq = newer[0].seq if there else self._last[key] + 1
+            self._put(key, seq, values[key], capture_ns, receive_ns, flags.get(key, 0))
+            self._captured_ns[key] = capture_ns
+        self._tick_ns = times_ns[ACTION][0]
+
+    def _put(
+        self, key: str, seq: int, frame: np.ndarray, capture_ns: int, receive_ns: int, flags: int
+    ) -> None:
+        if self._tick_ns is not None:
+            self.recorder.missed(key, seq - self._last[key] - 1)
+            receive_ns = max(receive_ns, self._tick_ns + 1)
+        self.recorder.append(key, frame, capture_ns, receive_ns, flags)
+        self._last[key] = seq

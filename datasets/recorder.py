@@ -27,8 +27,8 @@ import numpy as np
 from .flags import AFTER_DROP
 from .intake import Intake, Row, require_json
 from .recorder_process import ROW
-from .recovery import next_number
-from .ring import CLOSE, DISCARD, END, MAX_STREAMS, SAMPLES, START, Ring, point_to
+from .recovery import next_number, recover
+from .ring import CLOSE, DISCARD, END, MAX_STREAMS, POINTER, SAMPLES, START, Ring, point_to
 from .store import EpisodeStore, StoreError
 from .writer import Durability
 
@@ -59,12 +59,15 @@ class Recorder:
         self._frame = [bool(s.kind) for s in self._intake.streams]
         self._guard = threading.Lock()
         self._episode = 0
-        self._seq = self._rows = self._restarts = 0
+        self._rows = self._restarts = 0
         with contextlib.ExitStack() as holding:
-            self._lock = holding.enter_context(store.writing())
+            self._lock = holding.enter_context(store.recording())
             in_progress = store.path / "in-progress"
             try:
                 in_progress.mkdir(exist_ok=True)
+                _, problems = recover(store.path)
+                if (in_progress / POINTER).exists():  # what it names has no other witness
+                    raise StoreError(f"cannot record into {store.path} yet: {problems[0]}")
                 self._ring = Ring.create(ring_bytes, in_progress)
                 holding.callback(self._ring.close)
                 point_to(self._ring, in_progress)
@@ -158,7 +161,7 @@ class Recorder:
     def flush(self) -> None:
         """Wait until everything appended so far is in the store's files."""
         with self._guard:
-            self._wait(lambda: self._ring.logged >= self._seq)
+            self._wait_for_all()
 
     def close(self) -> None:
         """Let another writer have the store. An episode in progress is kept as interrupted."""
@@ -168,7 +171,8 @@ class Recorder:
             if not self._ring.failed:
                 self.interrupt("the recorder was closed")
                 self._must_put(CLOSE, b"")
-                self._process[0].wait()
+                while self._process[0].wait() != 0 and self._ring.path.exists():
+                    self._look(now=True)  # it died: another one empties the ring and takes it away
         finally:
             self._release()
             self.store.refresh()
@@ -180,34 +184,47 @@ class Recorder:
             self._give_up()
 
     def _put(self, make: Callable[[], list[Row]]) -> None:
-        """Rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a camera's thread."""
-        with self._guard:
-            self._started()
-            rows = make()
-            self._look()
-            parts = self._parts(rows)
-            place = self._reserve(rows, parts)
-            if place is None and self.overflow == "wait":
-                places: list[int | None] = [None]
+        """Rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a camera's thread. A Ctrl-C may
+        come anywhere in here: the writing process must not wait for what will not be filled."""
+        try:
+            with self._guard:
+                try:
+                    parts, place = self._make_room(make)
+                except BaseException:
+                    self._ring.abandon()
+                    raise
+            if place is not None:
+                self._ring.fill(place, parts)
+        except BaseException:
+            self._ring.abandon()
+            raise
 
-                def there() -> bool:
-                    places[0] = self._reserve(rows, parts)
-                    return places[0] is not None
+    def _make_room(self, make: Callable[[], list[Row]]) -> tuple[list[bytes | np.ndarray], int | None]:
+        self._started()
+        rows = make()
+        self._look()
+        parts = self._parts(rows)
+        place = self._reserve(rows, parts)
+        if place is None and self.overflow == "wait":
+            places: list[int | None] = [None]
 
-                self._wait(there)
-                place = places[0]
-            elif place is None:
-                small = [r for r in rows if not self._frame[r.stream]]
-                lost = rows
-                if small and len(small) < len(rows):
-                    parts = self._parts(small)
-                    place = self._reserve(small, parts)
-                    lost = rows if place is None else [r for r in rows if self._frame[r.stream]]
-                for row in lost:
-                    self._ring.dropped[row.stream] += 1
-                    self._lost[row.stream] = True
-        if place is not None:
-            self._ring.fill(place, parts)
+            def there() -> bool:
+                places[0] = self._reserve(rows, parts)
+                return places[0] is not None
+
+            self._wait(there)
+            place = places[0]
+        elif place is None:
+            small = [r for r in rows if not self._frame[r.stream]]
+            lost = rows
+            if small and len(small) < len(rows):
+                parts = self._parts(small)
+                place = self._reserve(small, parts)
+                lost = rows if place is None else [r for r in rows if self._frame[r.stream]]
+            for row in lost:
+                self._ring.dropped[row.stream] += 1
+                self._lost[row.stream] = True
+        return parts, place
 
     def _parts(self, rows: list[Row]) -> list[bytes | np.ndarray]:
         parts: list[bytes | np.ndarray] = []
@@ -222,25 +239,30 @@ class Recorder:
 
     def _reserve(self, rows: list[Row], parts: list[bytes | np.ndarray]) -> int | None:
         spare = self._ring.capacity // 32 if any(self._frame[r.stream] for r in rows) else 0
-        place = self._ring.reserve(SAMPLES, self._seq, self._episode, parts, spare)
+        place = self._ring.reserve(SAMPLES, self._episode, parts, spare)
         if place is not None:
-            self._seq += 1
             for r in rows:
                 self._lost[r.stream] = False
         return place
 
     def _must_put(self, kind: int, payload: bytes) -> None:
         with self._guard:
-            self._wait(lambda: self._ring.put(kind, self._seq, self._episode, [payload]))
-            self._seq += 1
+            self._wait(lambda: self._ring.put(kind, self._episode, [payload]))
 
     def _conclude(self, kind: int, payload: bytes) -> None:
-        if not self._episode:
-            raise StoreError("no episode has been started")
-        self._must_put(kind, payload)
-        self._wait(lambda: self._ring.logged >= self._seq)
-        self._episode = 0
+        with self._guard:
+            if not self._episode:
+                raise StoreError("no episode has been started")
+            self._wait(lambda: self._ring.put(kind, self._episode, [payload]))
+            self._episode = (
+                0  # before the guard is let go: what another thread appends from here on is refused
+            )
+        self._wait_for_all()
         self.store.refresh()
+
+    def _wait_for_all(self) -> None:
+        end = self._ring.written
+        self._wait(lambda: self._ring.freed >= end)
 
     def _wait(self, ready: Any) -> None:
         while not ready():

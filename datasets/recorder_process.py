@@ -59,7 +59,6 @@ class Drain:
             coming = [self._encode(e) if wanted else [] for e in entries]
             for entry, samples in zip(entries, coming, strict=True):
                 self._take(entry, samples)
-                self.ring.logged = entry.seq + 1
                 self.ring.free(entry.end)
         return bool(batch)
 

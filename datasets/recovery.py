@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from .in_progress import LOG, InProgress, UnreadableLog, forget, is_complete, put_in_place
-from .ring import remove_ring, ring_of
+from .ring import POINTER, remove_ring, ring_of
 
 KILLED = "the recorder was killed"
 
@@ -26,9 +26,12 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
     try:
         ring = ring_of(folder)
     except (OSError, ValueError) as error:
-        ring = None
-        problems.append(f"{store}: the ring of a killed recorder cannot be read: {error}")
-        remove_ring(folder)
+        # nothing is finished without it: what it holds belongs to the episodes that wait here
+        problems.append(
+            f"{store}: the shared memory that a killed recorder filled cannot be read: {error}; it stays until it can be, until this "
+            f"computer is started again, or until you give it up by removing {folder / POINTER}"
+        )
+        return found, problems
     if ring is not None:
         from .recorder_process import Drain
 

@@ -25,11 +25,11 @@ MAGIC, VERSION = 0x31474E4952_414C55, 1  # "ULARING1"
 PAGE = 4096
 ENTRY = struct.Struct("<IBB2xQQ")  # bytes of payload, kind, whether they are there, sequence number, episode
 READY = 5  # where in an entry its second byte stands
-PAD, START, SAMPLES, END, DISCARD, CLOSE = 0, 1, 2, 3, 4, 5
+PAD, START, SAMPLES, END, DISCARD, CLOSE, ABANDONED = 0, 1, 2, 3, 4, 5, 6
 POINTER = ".ring.json"
 MAX_STREAMS = 64
 # words of the first page
-_MAGIC, _VERSION, _CAPACITY, _WRITTEN, _FREED, _FAILED, _LOGGED, _DROPPED = 0, 1, 2, 8, 16, 24, 32, 64
+_MAGIC, _VERSION, _CAPACITY, _WRITTEN, _FREED, _FAILED, _DROPPED = 0, 1, 2, 8, 16, 24, 64
 Part = bytes | np.ndarray
 
 
@@ -56,6 +56,8 @@ class Ring:
         self.capacity = len(self._bytes)
         # what passes through a lock is seen by the other side in order, on processors too that reorder what they store
         self._fence = threading.Lock()
+        self._seq = 0
+        self._open: dict[int, int] = {}  # thread -> position of the entry that it has reserved and not filled
 
     @staticmethod
     def create(capacity: int, beside: Path) -> Ring:
@@ -104,18 +106,21 @@ class Ring:
             raise ValueError(f"{path} is no ring of this version")
         return ring
 
-    def put(self, kind: int, seq: int, episode: int, parts: Sequence[Part], spare: int = 0) -> bool:
-        """Append an entry of `parts` laid end to end; False, and nothing is changed, when it does not fit now or would leave
-        less than `spare` bytes."""
-        place = self.reserve(kind, seq, episode, parts, spare)
-        if place is None:
-            return False
-        self.fill(place, parts)
-        return True
+    def put(self, kind: int, episode: int, parts: Sequence[Part]) -> bool:
+        """Append an entry of `parts` laid end to end; False, and nothing is changed, when it does not fit now."""
+        try:
+            place = self.reserve(kind, episode, parts)
+            if place is not None:
+                self.fill(place, parts)
+        except BaseException:
+            self.abandon()
+            raise
+        return place is not None
 
-    def reserve(self, kind: int, seq: int, episode: int, parts: Sequence[Part], spare: int = 0) -> int | None:
-        """The place of an entry that `fill` completes, None as `put`. The consumer waits at an entry that is not complete, so
-        several threads may fill theirs at once, each after its `reserve` (which is for one at a time)."""
+    def reserve(self, kind: int, episode: int, parts: Sequence[Part], spare: int = 0) -> int | None:
+        """The place of an entry that `fill` completes, or `abandon`; None, and nothing is changed, when it does not fit now or
+        would leave less than `spare` bytes. The consumer waits at an entry that is not complete, so several threads may fill
+        theirs at once, each after its `reserve` (which is for one at a time)."""
         size = sum(p.nbytes if isinstance(p, np.ndarray) else len(p) for p in parts)
         needed = _aligned(ENTRY.size + size)
         written, freed = int(self._words[_WRITTEN]), int(self._words[_FREED])
@@ -127,10 +132,12 @@ class Ring:
             if skipped >= ENTRY.size:
                 ENTRY.pack_into(self._bytes, at, skipped - ENTRY.size, PAD, 1, 0, 0)
             at = 0
-        ENTRY.pack_into(self._bytes, at, size, kind, 0, seq, episode)
+        ENTRY.pack_into(self._bytes, at, size, kind, 0, self._seq, episode)
+        self._open[threading.get_ident()] = written + skipped
         with self._fence:
             pass
         self._words[_WRITTEN] = written + skipped + needed
+        self._seq += 1
         return at
 
     def fill(self, place: int, parts: Sequence[Part]) -> None:
@@ -146,6 +153,19 @@ class Ring:
         with self._fence:
             pass
         self._bytes[place + READY] = 1
+        self._open.pop(threading.get_ident(), None)
+
+    def abandon(self) -> None:
+        """What this thread reserved and did not fill, because a Ctrl-C came between, is passed over. Where `reserve` itself was
+        broken off: before the next `reserve`."""
+        position = self._open.pop(threading.get_ident(), None)
+        if position is None or position >= int(self._words[_WRITTEN]):
+            return
+        place = position % self.capacity
+        size, _, ready, seq, episode = ENTRY.unpack_from(self._bytes, place)
+        self._seq = max(self._seq, seq + 1)
+        if not ready:
+            ENTRY.pack_into(self._bytes, place, size, ABANDONED, 1, seq, episode)
 
     def entries(self, limit: int, producer_gone: bool = False) -> Iterator[Entry]:
         """What was put and not freed, oldest first, up to `limit` bytes but at least one entry, and up to the first that is not
@@ -177,23 +197,24 @@ class Ring:
         self._words[_FREED] = end
 
     @property
+    def written(self) -> int:
+        """The position up to which entries were put."""
+        return int(self._words[_WRITTEN])
+
+    @property
+    def freed(self) -> int:
+        """The position up to which the consumer has made them durable in the store."""
+        return int(self._words[_FREED])
+
+    @property
     def used(self) -> float:
         """Share of the ring in use, 0..1."""
-        return (int(self._words[_WRITTEN]) - int(self._words[_FREED])) / self.capacity
+        return (self.written - self.freed) / self.capacity
 
     @property
     def dropped(self) -> np.ndarray:
         """How many rows of each stream were lost in this episode because the ring was full, `(MAX_STREAMS,)`."""
         return self._words[_DROPPED : _DROPPED + MAX_STREAMS]
-
-    @property
-    def logged(self) -> int:
-        """How many entries the consumer has made durable in the store."""
-        return int(self._words[_LOGGED])
-
-    @logged.setter
-    def logged(self, count: int) -> None:
-        self._words[_LOGGED] = count
 
     @property
     def failed(self) -> bool:
@@ -214,19 +235,23 @@ class Ring:
 def point_to(ring: Ring, in_progress: Path) -> None:
     """Note in the store where its ring is, so that it can be recovered."""
     new = in_progress / f"{POINTER}.new"
-    new.write_text(json.dumps({"ring": str(ring.path), "boot": _boot()}))
+    with new.open("w") as file:
+        file.write(json.dumps({"ring": str(ring.path), "boot": _boot()}))
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave it empty, and nobody knows that its ring is gone
     os.replace(new, in_progress / POINTER)
 
 
 def ring_of(in_progress: Path) -> Ring | None:
-    """The ring that a killed recorder left; None when it closed properly or the machine was started since."""
+    """The ring that a killed recorder left; None when it closed properly or the machine was started since. OSError, ValueError
+    when there is one that cannot be read: it stays."""
     try:
         noted = json.loads((in_progress / POINTER).read_text())
         path, boot = Path(noted["ring"]), noted["boot"]
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{in_progress / POINTER} cannot be read ({error!r})") from None
+        raise ValueError(f"{in_progress / POINTER} does not say where it is ({error!r})") from None
     # after a power cut the file of a ring beside the store may be there, but its pages were never in order on the disk
     if boot != _boot() or not path.name.lstrip(".").startswith("ulna-ring-") or not path.exists():
         remove_ring(in_progress)

@@ -36,12 +36,18 @@ from .frames import DamagedFrames, FrameReader
 from .lock import Locked, StoreLock
 
 FORMAT, VERSION = "ulna-episodes", 2
-REQUESTED = "action.requested"
 log = logging.getLogger("ulna.datasets")
 
 
 class StoreError(ValueError):
     """The folder is no episode store, or what lies in it cannot be used; the message is one sentence."""
+
+
+def require_finite(where: str, key: str, values: np.ndarray) -> None:
+    """StoreError naming the first frame of `values` `(T, ...)` that holds NaN or infinity."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        good = np.isfinite(values).reshape(len(values), -1).all(1)
+        raise StoreError(f"{where}: {key} is not finite in frame {int(np.flatnonzero(~good)[0])}")
 
 
 class Episode:
@@ -174,6 +180,7 @@ class EpisodeStore:
         self._guard = threading.Lock()
         self._lock: StoreLock | None = None
         self._holders = 0
+        self._recorded = False
 
     @staticmethod
     def create(
@@ -302,6 +309,10 @@ class EpisodeStore:
         (with `wait`, StoreError names them) or where the disk is read-only."""
         from .recovery import recover
 
+        if self._recorded:  # by a writer on this object, which holds the lock already
+            if wait:
+                raise StoreError(f"{self.path} is being recorded into: close that writer first")
+            return []
         try:
             with self._exclusive(wait):
                 found, problems = recover(self.path)
@@ -328,6 +339,20 @@ class EpisodeStore:
             raise StoreError(str(error)) from None
         except _LockFailed as error:
             raise StoreError(f"cannot write to {self.path}: {error}") from None
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[StoreLock]:
+        """`writing` for one that appends episodes: on this object, too, there is only one of them at a time. Edits may come
+        between its episodes."""
+        with self.writing() as lock:
+            with self._guard:
+                if self._recorded:
+                    raise StoreError(f"{self.path} is being recorded into already: close that writer first")
+                self._recorded = True
+            try:
+                yield lock
+            finally:
+                self._recorded = False
 
     @contextlib.contextmanager
     def _exclusive(self, wait: bool) -> Iterator[StoreLock]:

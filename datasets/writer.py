@@ -39,7 +39,7 @@ class EpisodeWriter:
         self._episode: InProgress | None = None
         self._seq = 0
         holding = contextlib.ExitStack()
-        holding.enter_context(store.writing())
+        holding.enter_context(store.recording())
         self._release = weakref.finalize(self, holding.close)  # for those who forget `close`
 
     def close(self) -> None:

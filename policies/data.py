@@ -26,7 +26,8 @@ from ..datasets.windows import Windows, WindowSpec, batch_indices
 class DataOptions:
     """episodes: numbers to use, of the only dataset. mix: shares of several datasets, by their frames when empty. rename:
     key in a dataset → key to call it. weights, alpha: see `datasets.weights`. validate: share of episodes held out.
-    interrupted: use episodes that were cut off, too. align, tolerance_s: see `WindowSpec`. workers, cache, cache_bytes, cache_dir: how frames are read."""
+    interrupted: use episodes that were cut off, too. align, tolerance_s: see `WindowSpec`. workers, cache, cache_bytes,
+    cache_dir: how frames are read."""
 
     episodes: tuple[int, ...] | None = None
     mix: tuple[float, ...] = ()

@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_the_wheel_holds_every_module_and_data_file(wheel: set[str]) -> None:
-    kinds = ("*.py", "*.urdf", "*.toml", "*.html", "py.typed")
+    kinds = ("*.py", "*.urdf", "*.toml", "*.html", "*.js", "*.css", "*.svg", "py.typed")
     wanted = {
         f"ulna/{p.relative_to(ROOT).as_posix()}" for f in FOLDERS for k in kinds for p in (ROOT / f).rglob(k)
     }

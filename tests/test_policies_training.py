@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, write_store
+from safetensors.torch import load_file
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
@@ -134,7 +135,10 @@ def test_training_resumes_with_the_losses_of_an_unbroken_run(tmp_path: Path) -> 
         train(recipe, tmp_path / "d", tmp_path / "cut", device="cpu", resume=True, seed=1)
     resumed = train(recipe, tmp_path / "d", tmp_path / "cut", device="cpu", resume=True)
     assert resumed.losses == pytest.approx(whole.losses, rel=1e-5)
-    assert resumed.content_hash == whole.content_hash or resumed.losses[-1] == pytest.approx(whole.losses[-1])
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut")]
+    torch.testing.assert_close(
+        *weights, rtol=1e-4, atol=1e-5
+    )  # averages of all steps, those before the kill too
     assert not state.exists()
     assert any((tmp_path / "cut" / "tensorboard").iterdir())
 

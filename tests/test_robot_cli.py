@@ -27,10 +27,12 @@ TINY = ["--steps", "3", "--batch-size", "8", "--backbone.widths", "16", "32"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recorded dataset and a checkpoint trained on it, by the commands themselves."""
+    """A recorded dataset and two checkpoints trained on it, by the commands themselves."""
     root = tmp_path_factory.mktemp("run")
     assert main(["record", "--task", "reach", "--episodes", "3", "--out", f"{root}/data"]) == 0
-    assert main(["train", "flow", "--data", f"{root}/data", "--out", f"{root}/flow", *TINY]) == 0
+    for name, seed in (("flow", "0"), ("other", "1")):
+        words = ["--data", f"{root}/data", "--out", f"{root}/{name}", "--seed", seed, *TINY]
+        assert main(["train", "flow", *words]) == 0
     return root
 
 
@@ -102,11 +104,8 @@ def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureF
         assert deployed["episodes"][0]["ticks"] <= 10
         words = ["evaluate", f"{run}/flow", "--server", ready["url"], "--task", "reach", "--episodes", "1"]
         assert answer(capfd, *words)["server"] == ready["url"]
-        assert (
-            "another checkpoint"
-            in complaint(capfd, "evaluate", f"{run}/act", "--server", ready["url"], code=1)
-            or not (run / "act").exists()
-        )
+        other = complaint(capfd, "evaluate", f"{run}/other", "--server", ready["url"], code=1)
+        assert "another checkpoint" in other
         taken = ["serve", f"{run}/flow", "--port", ready["url"].rsplit(":", 1)[1]]
         assert "is a server running there already" in complaint(capfd, *taken, code=1)
     finally:
@@ -151,6 +150,12 @@ def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureF
             ["train", "flow", "--data", "{run}/data", "--out", "{new}", "--episodes", "0-99"],
             1,
             "episodes 0 to 2",
+        ),
+        (["data", "stats", "{run}/data", "--episodes", "99"], 1, "has episodes 0 to 2, not 99"),
+        (
+            ["train", "flow", "--data", "{run}/data", "--out", "{new}", "--tolerance", "-1"],
+            2,
+            "--tolerance is a time in seconds",
         ),
         (["train", "flow", "--data", "{run}/data", "--out", "{run}/flow"], 1, "--overwrite"),
         (["evaluate", "{run}/data"], 1, "not a complete Ulna checkpoint"),

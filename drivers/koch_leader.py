@@ -31,15 +31,20 @@ class Config:
     """Of the gripper's spring; 0: none, and `enable` is refused."""
 
 
-def make(name: str, config: Config) -> ServoArm:
-    """`enable` switches the gripper's spring on and nothing else."""
+class KochLeader(ServoArm):
+    """sprung: its gripper has a spring, which `enable` switches on and nothing else."""
+
+    sprung = False
+
+
+def make(name: str, config: Config) -> KochLeader:
     spring = {"operating_mode": CURRENT_BASED_POSITION, "goal_current": config.spring_current}
     servos = [Servo(i, XL330_M077, 1470, QUICK) for i in range(1, 6)]
     servos.append(Servo(6, XL330_M077, 1470, QUICK | (spring if config.spring_current else {})))
     group = ServoGroup(
         DynamixelBus(config.port, config.baud), DYNAMIXEL, JOINTS, servos, config.calibration, ("gripper",)
     )
-    return ServoArm(
+    arm = KochLeader(
         name,
         group,
         bus_hz=config.bus_hz,
@@ -48,3 +53,5 @@ def make(name: str, config: Config) -> ServoArm:
         sprung=(GRIPPER,) if config.spring_current else (),
         spring_to=np.asarray(JOINTS.upper),
     )
+    arm.sprung = config.spring_current > 0
+    return arm

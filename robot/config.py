@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).parent / "configs"
 # driver in a TOML file -> module of `ulna.drivers` with `Config` and `make`
 ARM_DRIVERS = {"so101": "so101", "koch": "koch", "ur": "ur"}
+# and, where there is one, the robot of `sim.robots` with the same geometry
+ARM_MODELS = {"so101": "so101"}
 LEADER_DRIVERS = {"so101-leader": "so101_leader", "koch-leader": "koch_leader"}
 CAMERA_DRIVERS = {"opencv": "opencv", "realsense": "realsense"}
 TRACKER_DRIVERS = {"colour": "colour_tracker"}

@@ -6,12 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from ..drivers.arm import DeviceError
 from ..drivers.config import require_known
 from .agent import Agent
-from .config import TELEOPERATOR_DRIVERS, Rig, load_leaders, load_teleoperator
+from .config import ARM_MODELS, TELEOPERATOR_DRIVERS, Rig, load_leaders, load_teleoperator
 from .record import AGENTS, make_agent
 
 PEOPLE = ("leader", *TELEOPERATOR_DRIVERS)
@@ -39,6 +37,8 @@ def agent_for(
             for arm in rig.robot.arms:
                 leaders[arm].open()
                 opened.callback(leaders[arm].close)
+                if getattr(leaders[arm], "sprung", False):
+                    leaders[arm].enable()  # its gripper springs open like a trigger
             yield LeaderAgent({arm: leaders[arm] for arm in rig.robot.arms}, rig.robot)
         return
     if len(rig.robot.arms) != 1:
@@ -55,16 +55,12 @@ def agent_for(
 
 
 def _model(rig: Rig) -> str:
-    """The kinematic model of the arm: the simulated robot with the same joints."""
-    from ..sim.robots import ROBOTS
-
-    arm = next(iter(rig.robot.arms.values()))
-    names = {name: make() for name, make in ROBOTS.items()}
-    for name, robot in names.items():
-        same = robot.joints.names == arm.joints.names
-        if same and np.allclose(robot.joints.lower, arm.joints.lower, atol=0.5):
-            return name
-    raise DeviceError(
-        f"no kinematic model fits an arm of joints {', '.join(arm.joints.names)}: the tip can be moved of {', '.join(names)}; "
-        "use a leader arm"
-    )
+    """The kinematic model of the arm: the simulated robot itself, or the one that its driver is for."""
+    if rig.sim is not None:
+        return rig.config["model"]
+    ((name, table),) = rig.config["arms"].items()
+    if (driver := table["driver"]) not in ARM_MODELS:
+        raise DeviceError(
+            f"the tip of {name} cannot be moved: no kinematic model of a {driver} is here (but of {', '.join(ARM_MODELS)}); use a leader arm"
+        )
+    return ARM_MODELS[driver]

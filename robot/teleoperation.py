@@ -75,7 +75,7 @@ class LeaderAgent:
         if abs(away[worst]) > follower.max_first_step:
             raise DeviceError(
                 f"the leader of {name} is {abs(away[worst]):.2f} {follower.joints.units[worst]} from its follower at joint "
-                f"{follower.joints.names[worst]} (at most {follower.max_first_step:g}): bring the leader nearer; nothing has moved"
+                f"{follower.joints.names[worst]} (at most {follower.max_first_step:g}): bring the leader nearer"
             )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from contracts.agent import check_agent
+from contracts.servo_arm import HOME, bench, until
 
 from ulna.datasets.features import STATE
 from ulna.drivers.arm import DeviceError
@@ -15,6 +18,7 @@ from ulna.drivers.sample import Sample
 from ulna.drivers.teleoperator import Hand
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.loop import run_episode
+from ulna.robot.teleoperate import agent_for
 from ulna.robot.teleoperation import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent
 from ulna.sim.kinematics import Pose, rotation_about, rotation_vector
 
@@ -270,7 +274,7 @@ def test_a_leader_far_away_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatc
     before = now(rig)
     with pytest.raises(
         DeviceError,
-        match=r"0\.\d+ rad from its follower at joint elbow_flex \(at most 0.5\).*bring the leader nearer",
+        match=r"0\.\d+ rad from its follower at joint elbow_flex \(at most 0.5\): bring the leader nearer$",
     ):
         run_episode(rig.robot, agent, task="", seed=0, max_ticks=3)
     assert now(rig) == pytest.approx(before, abs=0.01)
@@ -294,3 +298,57 @@ def test_a_leader_of_other_joints_is_refused(rig: Rig) -> None:
         stranger = next(iter(other.robot.arms.values()))
         with pytest.raises(DeviceError, match=r"has the joints panda_joint1.*its follower shoulder_pan"):
             LeaderAgent({name: stranger}, rig.robot)
+
+
+# -- from a robot's file -----------------------------------------------------------------------------------------------------
+
+
+def robot_file(path: Path, *tables: str) -> str:
+    path.write_text("\n".join(['name = "mine"', "control_hz = 20", *tables]))
+    return str(path)
+
+
+def servo_table(table: str, driver: str, port: object, calibration: object, more: str = "") -> str:
+    return f'[{table}]\ndriver = "{driver}"\nport = "{port}"\ncalibration = "{calibration}"\n{more}'
+
+
+@pytest.mark.parametrize("current", [150, 0])
+def test_a_koch_leaders_gripper_springs_open_while_it_leads(tmp_path: Path, current: int) -> None:
+    spring = f"spring_current = {current}"
+    with bench("koch_leader", tmp_path) as b:
+        file = robot_file(
+            tmp_path / "robot.toml",
+            servo_table("arms.arm", "koch", "/dev/none", "none.json"),
+            servo_table("leaders.arm", "koch-leader", b.link, b.calibration, spring),
+        )
+        rig = load_robot(file)
+        with agent_for("leader", file, rig):
+            assert b.plant.torque.tolist() == [0, 0, 0, 0, 0, float(current > 0)]
+            if current:
+                until(lambda: b.plant.position[5] > 1.5, "it springs open")
+        assert not b.plant.torque.any(), "and lets go afterwards"
+
+
+def test_the_geometry_is_that_of_the_driver_whatever_the_calibration(tmp_path: Path) -> None:
+    with bench("so101", tmp_path) as b:
+        ranges = json.loads(b.calibration.read_text())
+        ranges["shoulder_pan"] |= {"range_min": 2048 - 880, "range_max": 2048 + 880}  # ±1.35 rad
+        b.calibration.write_text(json.dumps(ranges))
+        file = robot_file(
+            tmp_path / "robot.toml", servo_table("arms.arm", "so101", b.link, b.calibration, "stale_s = 1.5")
+        )
+        with load_robot(file) as rig, agent_for("browser", file, rig) as agent:
+            assert isinstance(agent, TeleoperatorAgent)
+            assert rig.robot.arms["arm"].joints.lower[0] > -1.4
+            assert agent.act(rig.robot.observe()) == pytest.approx(HOME, abs=0.02)
+
+
+def test_an_arm_of_unknown_geometry_is_not_moved_by_its_tip(tmp_path: Path) -> None:
+    """A Koch's joints have the names of an SO-101's."""
+    file = robot_file(tmp_path / "robot.toml", servo_table("arms.arm", "koch", "/dev/none", "none.json"))
+    rig = load_robot(file)
+    with (
+        pytest.raises(DeviceError, match=r"no kinematic model of a koch.*use a leader"),
+        agent_for("browser", file, rig),
+    ):
+        pass

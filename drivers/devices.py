@@ -17,18 +17,18 @@ from typing import Any
 
 from . import v4l2
 from .arm import DeviceError
-from .librealsense import load
+from .librealsense import load, on_usb
+from .spacemouse import is_spacemouse
 from .sysfs import (
     ROOT,
     UsbDevice,
     access_problem,
     entries,
-    holders,
+    holder_names,
     is_usb_path,
     links,
     number,
     text,
-    usb_devices,
     usb_of,
 )
 
@@ -133,7 +133,7 @@ def serial_ports(root: Path = ROOT) -> list[Port]:
                 usb_of(tty / "device"),
                 latency,
                 f"/sys/class/tty/{tty.name}/device/latency_timer" if latency is not None else None,
-                holders(device, root),
+                holder_names(device, root),
                 access_problem(device, root),
             )
         )
@@ -164,7 +164,7 @@ def cameras(root: Path = ROOT) -> list[CameraNode]:
                 usb_of(node / "device"),
                 about.capture if about else None,
                 about.modes if about else (),
-                holders(device, root),
+                holder_names(device, root),
                 problem,
             )
         )
@@ -173,8 +173,8 @@ def cameras(root: Path = ROOT) -> list[CameraNode]:
 
 def depth_cameras(root: Path = ROOT) -> list[DepthCamera]:
     """RealSense cameras on USB. librealsense is loaded only when there is one."""
-    on_usb = [d for d in usb_devices(root) if d.vendor == 0x8086 and "realsense" in d.name.lower()]
-    if not on_usb:
+    there = on_usb(root)
+    if not there:
         return []
     asked, why_not = _ask_librealsense()
     return [
@@ -185,7 +185,7 @@ def depth_cameras(root: Path = ROOT) -> list[DepthCamera]:
             asked.get(d.path, (None, None))[1],
             "" if d.path in asked else why_not or "librealsense does not see it: plug it in again",
         )
-        for d in on_usb
+        for d in there
     ]
 
 
@@ -240,7 +240,7 @@ def spacemice(root: Path = ROOT) -> list[Input]:
     for node in entries(root / "sys/class/hidraw"):
         fields = dict(line.split("=", 1) for line in text(node / "device/uevent").splitlines() if "=" in line)
         ids = [number(part, 16) or 0 for part in fields.get("HID_ID", "").split(":")]
-        if len(ids) != 3 or not (ids[1] == 0x256F or (ids[1] == 0x046D and 0xC603 <= ids[2] <= 0xC62B)):
+        if len(ids) != 3 or not is_spacemouse(ids[1], ids[2]):
             continue
         device = f"/dev/{node.name}"
         found.append(

@@ -10,11 +10,20 @@ import contextlib
 import ctypes
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .arm import DeviceError
+from .sysfs import ROOT, UsbDevice, usb_devices
+
+INTEL = 0x8086
+
+
+def on_usb(root: Path = ROOT) -> list[UsbDevice]:
+    """RealSense cameras by what they say of themselves on USB, asked without the library."""
+    return [d for d in usb_devices(root) if d.vendor == INTEL and "realsense" in d.name.lower()]
 
 
 def load() -> Any:

@@ -17,13 +17,12 @@ import numpy as np
 
 from .arm import DeviceError
 from .capture import Ended, Refused
-from .librealsense import SoftwareCamera
-from .sysfs import ROOT, access_problem, text, usb_devices
+from .librealsense import SoftwareCamera, on_usb
+from .sysfs import ROOT, access_problem, text
 
 if TYPE_CHECKING:
     from .realsense import Config
 
-INTEL = 0x8086
 FIRST_FRAME_S = 5.0  # sensors take a second or two to settle; the library itself waits for so long
 
 
@@ -225,12 +224,11 @@ def usb_problems(root: Path = ROOT) -> list[str]:
     """Of each RealSense camera on USB that this user may not open, why."""
     rule = "install the udev rules of librealsense (99-realsense-libusb.rules) and plug it in again"
     found = []
-    for d in usb_devices(root):
-        if d.vendor == INTEL and "realsense" in d.name.lower():
-            number = int(text(root / "sys/bus/usb/devices" / d.path / "devnum") or 0)
-            problem = access_problem(f"/dev/bus/usb/{d.bus:03d}/{number:03d}", root, rule)
-            if problem:
-                found.append(f"{d.name} on port {d.path}: {problem}")
+    for d in on_usb(root):
+        number = int(text(root / "sys/bus/usb/devices" / d.path / "devnum") or 0)
+        problem = access_problem(f"/dev/bus/usb/{d.bus:03d}/{number:03d}", root, rule)
+        if problem:
+            found.append(f"{d.name} on port {d.path}: {problem}")
     return found
 
 

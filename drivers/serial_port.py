@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import grp
 import os
 import select
 import termios
@@ -21,6 +20,7 @@ from pathlib import Path
 import serial
 
 from .servo_bus import BusError
+from .sysfs import access_problem, holders
 
 BITS_PER_BYTE = 10  # start, eight, stop
 LATE_NS = 500_000_000  # a reply that has not come after this long will not come
@@ -64,7 +64,7 @@ class SerialPort:
         except (OSError, termios.error, ValueError) as error:
             raise self._refusal(error) from None
         # another program that does not lock would share the port with us and eat every second reply
-        if others := [f"{name} (process {pid})" for pid, name in holders(self.path) if not _ours(pid)]:
+        if others := [f"{name} (pid {pid})" for pid, name in self._holders() if not _ours(pid)]:
             line.close()
             raise BusError(f"{self.path} is busy: {', '.join(others)} has it open; end that first", gone=True)
         with contextlib.suppress(OSError, ValueError, termios.error):
@@ -78,14 +78,11 @@ class SerialPort:
     def _refusal(self, error: Exception) -> BusError:
         code = getattr(error, "errno", None) or (error.args[0] if error.args else None)
         if isinstance(error, PermissionError) or code == 13:
-            group = os.stat(self.path).st_gid
-            with contextlib.suppress(KeyError):
-                group = grp.getgrgid(group).gr_name
-            why = f"is not permitted to you: run `sudo usermod -aG {group} $USER` and log in again"
-        elif "lock" in str(error) or code == 16:
+            return BusError(access_problem(self.path) or f"you may not open {self.path}: {error}", gone=True)
+        if "lock" in str(error) or code == 16:
             who = [
-                "this process itself" if pid == os.getpid() else f"{name} (process {pid})"
-                for pid, name in holders(self.path)
+                "this process itself" if pid == os.getpid() else f"{name} (pid {pid})"
+                for pid, name in self._holders()
             ]
             why = f"is busy: {', '.join(who) or 'a process of another user'} has it open; end that first"
         elif isinstance(error, ValueError):
@@ -93,6 +90,9 @@ class SerialPort:
         else:
             why = f"is no serial port, or does not answer as one: {error}"
         return BusError(f"{self.path} {why}", gone=True)
+
+    def _holders(self) -> list[tuple[int, str]]:
+        return holders(os.path.realpath(self.path))
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -205,24 +205,6 @@ class ReplySizes:
     def lost(self, size: int) -> None:
         """A reply of `size` bytes of data did not come in time."""
         self._lost[size] = time.monotonic_ns()
-
-
-def holders(path: str) -> list[tuple[int, str]]:
-    """Process number and name of each process that has `path` open, as far as this user may see."""
-    try:
-        wanted, real = os.stat(path), os.path.realpath(path)
-    except OSError:
-        return []
-    found: list[tuple[int, str]] = []
-    for folder in glob.glob("/proc/[0-9]*/fd"):
-        # ended meanwhile, or another user's
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                if os.readlink(entry.path) == real and os.path.samestat(os.stat(entry.path), wanted):
-                    name = Path(folder).with_name("comm").read_text().strip()
-                    found.append((int(folder.split("/")[2]), name))
-                    break
-    return found
 
 
 def _ours(pid: int) -> bool:

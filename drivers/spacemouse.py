@@ -218,6 +218,11 @@ class SpaceMouseTeleoperator:
         return fits[0]  # a wireless receiver shows itself several times; the first is the one that speaks
 
 
+def is_spacemouse(vendor: int, product: int) -> bool:
+    """By its USB numbers: one of 3Dconnexion's devices, some of which have no cap, or an old one of Logitech's."""
+    return vendor == VENDOR or (vendor == LOGITECH and product in LOGITECH_PRODUCTS)
+
+
 def _identity(about: dict[str, Any]) -> tuple[int, int, str]:
     return about["vendor_id"], about["product_id"], str(about["serial_number"] or "")
 
@@ -228,11 +233,7 @@ def _found() -> list[dict[str, Any]]:
         import hidraw
     except ImportError as error:
         raise DeviceError(f"a SpaceMouse needs hidapi (pip install hidapi): {error}") from None
-    ours = [
-        d
-        for d in hidraw.enumerate()
-        if d["vendor_id"] == VENDOR or (d["vendor_id"] == LOGITECH and d["product_id"] in LOGITECH_PRODUCTS)
-    ]
+    ours = [d for d in hidraw.enumerate() if is_spacemouse(d["vendor_id"], d["product_id"])]
     caps = [d for d in ours if (d["usage_page"], d["usage"]) == MULTI_AXIS]
     return caps or [d for d in ours if not d["usage_page"]]  # old kernels do not tell the usage
 

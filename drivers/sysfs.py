@@ -60,16 +60,22 @@ def is_usb_path(name: str) -> bool:
     return bool(dash) and bus.isdigit() and all(p.isdigit() for p in ports.split("."))
 
 
-def holders(device: str, root: Path = ROOT) -> tuple[str, ...]:
-    """`name (pid 123)` of the processes that have `device` open. Only root sees those of other users."""
+def holders(device: str, root: Path = ROOT) -> list[tuple[int, str]]:
+    """Process number and name of each process that has `device` open. device: the node itself, no link to it. Only root sees
+    processes of other users."""
     found = []
     for process in entries(root / "proc"):
         if not process.name.isdigit():
             continue
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             if any(link_text(handle) == device for handle in (process / "fd").iterdir()):
-                found.append(f"{text(process / 'comm') or 'a process'} (pid {process.name})")
-    return tuple(found)
+                found.append((int(process.name), text(process / "comm") or "a process"))
+    return found
+
+
+def holder_names(device: str, root: Path = ROOT) -> tuple[str, ...]:
+    """`holders` as `name (pid 123)`."""
+    return tuple(f"{name} (pid {pid})" for pid, name in holders(device, root))
 
 
 def access_problem(device: str, root: Path = ROOT, mend: str = "", write: bool = True) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ..drivers.arm import DeviceError
 from ..drivers.devices import gamepads, spacemice
-from ..drivers.sysfs import ROOT, access_problem, holders, links
+from ..drivers.sysfs import ROOT, access_problem, holder_names, links
 from .doctor import Finding, Plugged, Wanted
 
 UR_PORT = 30004  # RTDE
@@ -82,7 +82,7 @@ def _node(where: str, device: str, root: Path) -> list[Finding]:
     if problem := access_problem(real, root):
         says, _, mend = problem.partition(": ")
         found.append(Finding("robot", "severe", f"{where}: {says}", mend))
-    if held := holders(real, root):
+    if held := holder_names(real, root):
         says = f"{where}: {device} is open in {', '.join(held)}"
         found.append(Finding("robot", "severe", says, "end that first"))
     folders = [f"dev/serial/{by}" for by in ("by-id", "by-path")] + [

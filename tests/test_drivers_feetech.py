@@ -235,7 +235,7 @@ def test_a_busy_port_names_who_has_it(twin: FeetechTwin, bus: FeetechBus) -> Non
         assert other.stdout
         other.stdout.readline()
         # it did not lock, and half of the replies would be its
-        with pytest.raises(BusError, match=rf"busy: python.* \(process {other.pid}\)") as refused:
+        with pytest.raises(BusError, match=rf"busy: python.* \(pid {other.pid}\)") as refused:
             bus.open()
         assert refused.value.gone
         other.communicate()
@@ -258,13 +258,14 @@ def test_a_port_that_does_not_exist_or_is_none(tmp_path: Path) -> None:
 def test_a_port_that_is_not_permitted_says_which_group() -> None:
     master, slave = os.openpty()
     path = os.ttyname(slave)
-    os.chmod(path, 0o620)
+    group = grp.getgrnam("dialout")
+    os.chown(path, -1, group.gr_gid)
+    os.chmod(path, 0o660)
     code = (
         "import os, sys; from ulna.drivers.feetech import FeetechBus; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); FeetechBus(sys.argv[1]).open()"
     )
     child = subprocess.run([sys.executable, "-c", code, path], check=False, capture_output=True, text=True)
-    group = grp.getgrgid(os.stat(path).st_gid).gr_name
-    assert f"{path} is not permitted to you: run `sudo usermod -aG {group} $USER`" in child.stderr
+    assert f"you may not open {path}: run `sudo usermod -aG dialout $USER`" in child.stderr
     os.close(master)
     os.close(slave)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .features import ACTION, STATE
+from .features import ACTION, REQUESTED, STATE
 from .findings import Finding, Recording, Severity, Stream, moved
-from .store import REQUESTED, EpisodeStore
+from .store import EpisodeStore
 
 LIMIT_SHARE = 0.01  # of a joint's range: what a controller overshoots
 SHORT_S = 1.0  # shorter than any task

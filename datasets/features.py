@@ -10,14 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 IMAGES = "observation.images."
 DEPTH = "observation.depth."  # uint16 (H, W); the unit of one step is in `units`
-ACTION = "action"
-TASK = "task"  # one instruction in words per episode; carried beside the arrays
+ACTION = "action"  # what was sent
+REQUESTED = "action.requested"  # what was asked for; in no schema, where it has the feature of `action`
 
 
 class FeatureMismatch(ValueError):
@@ -124,14 +122,6 @@ def _describe(f: Feature | None) -> str:
     names = f" [{', '.join(f.names)}]" if f.names else ""
     units = f" in {', '.join(dict.fromkeys(f.units))}" if f.units else ""
     return f"has {f.dtype} {f.shape}{names}{units}"
-
-
-def require_finite(key: str, values: np.ndarray, where: str) -> None:
-    """Raise ValueError naming `where` and the first frame of `values` `(T, ...)` that holds NaN or infinity."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        flat = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        frame = int(np.flatnonzero(~flat)[0])
-        raise ValueError(f"{where}: {key} is not finite in frame {frame}")
 
 
 def state_keys(features: Iterable[str]) -> list[str]:

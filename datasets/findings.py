@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from .align import period_ns
-from .features import ACTION, STATE, Feature, is_frames
-from .store import REQUESTED, Episode, EpisodeStore, StoreError
+from .features import ACTION, REQUESTED, STATE, Feature, is_frames
+from .store import Episode, EpisodeStore, StoreError
 
 Severity = Literal["info", "warning", "severe"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "severe")

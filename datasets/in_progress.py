@@ -29,7 +29,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from .codec import Kind, without_crc
-from .features import ACTION
+from .features import ACTION, REQUESTED
 from .frames import FRAMES_PER_SHARD, array_json, shard_index, shard_path
 from .vectors import write_vector
 
@@ -182,7 +182,7 @@ class InProgress:
         for i, stream in enumerate(self.streams):
             if stream.kind:
                 self._finish_frames(i, stream)
-            elif self.rows[i] or stream.key != "action.requested":
+            elif self.rows[i] or stream.key != REQUESTED:
                 self._finish_vectors(i, stream)
         there = [i for i, s in enumerate(self.streams) if (self.folder / s.key).is_dir()]
         attrs = {

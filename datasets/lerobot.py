@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .features import ACTION, IMAGES, Feature, Features, is_image
+from .features import ACTION, IMAGES, REQUESTED, Feature, Features, is_image
 from .lerobot_export import ASKED, ATTRIBUTES, FLAGS, TIMES
 from .making import making
-from .store import REQUESTED, EpisodeStore, StoreError
+from .store import EpisodeStore, StoreError, require_finite
 from .video import resize, still_frames, video_frames
 from .writer import EpisodeWriter
 
@@ -390,7 +390,5 @@ def _vector(table: Any, name: str, feature: Feature, where: str) -> np.ndarray:
         raise StoreError(
             f"{where}: {name} holds {array.type}, which is not the {feature.dtype} of meta/info.json"
         )
-    finite = np.isfinite(cast).reshape(len(cast), -1).all(1)
-    if not finite.all():
-        raise StoreError(f"{where}: {name} is not finite in frame {int(np.flatnonzero(~finite)[0])}")
+    require_finite(where, name, cast)
     return cast

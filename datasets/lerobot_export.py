@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .features import ACTION, Feature, is_depth, is_image
+from .features import ACTION, REQUESTED, Feature, is_depth, is_image
 from .making import making, require_new
 from .stats import of_histogram, of_rows
-from .store import REQUESTED, Episode, EpisodeStore, StoreError
+from .store import Episode, EpisodeStore, StoreError
 from .video import write_video
 from .windows import Windows, WindowSpec
 

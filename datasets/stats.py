@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .features import is_depth, is_image
-from .store import Episode, EpisodeStore, StoreError
+from .store import Episode, EpisodeStore, StoreError, require_finite
 
 IMAGE_FRAMES_PER_EPISODE = 16
 HELD_BYTES = 256 << 20  # of a vector's rows; above it quantiles come from a histogram
@@ -70,9 +70,7 @@ def compute_stats(
 
 def _vector(e: Episode, key: str) -> np.ndarray:
     values = np.asarray(e.read(key), np.float64).reshape(e.rows(key), -1)
-    if not np.isfinite(values).all():
-        frame = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-        raise StoreError(f"episode {e.index}: {key} is not finite in frame {frame}")
+    require_finite(f"episode {e.index}", key, values)
     return values
 
 

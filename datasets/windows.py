@@ -19,7 +19,7 @@ from .align import How, align, interpolate, period_ns, row_per_tick
 from .cache import AUTO_BYTES, Cache, Frames
 from .features import ACTION, is_frames
 from .flags import INVALID
-from .store import Episode, EpisodeStore, StoreError
+from .store import Episode, EpisodeStore, StoreError, require_finite
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Windows:
             if row_per_tick(e.by_tick(key), ticks, capture, receive):
                 of, good = np.arange(e.length), np.ones(e.length, bool)
             elif self.spec.align == "interpolate" and value is not None and value.dtype.kind == "f":
-                _require_finite(e, key, value)
+                require_finite(f"episode {e.index}", key, value)
                 value, good = interpolate(ticks, capture, value, self._tolerance(ticks, capture, receive))
                 of = np.arange(e.length)
             else:
@@ -197,14 +197,9 @@ def _filled(rows: np.ndarray, good: np.ndarray) -> np.ndarray:
 
 def _vectors(key: str, episodes: Sequence[Episode], rows: Sequence[np.ndarray]) -> np.ndarray:
     for e, values in zip(episodes, rows, strict=True):
-        _require_finite(e, key, values)
+        require_finite(f"episode {e.index}", key, values)
     joined = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
     return joined.astype(np.float32) if joined.dtype.kind == "f" else joined
-
-
-def _require_finite(e: Episode, key: str, values: np.ndarray) -> None:
-    if values.dtype.kind == "f" and not (ok := np.isfinite(values).reshape(len(values), -1).all(1)).all():
-        raise StoreError(f"episode {e.index}: {key} is not finite in frame {int(np.flatnonzero(~ok)[0])}")
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.features import ACTION, STATE, Feature, Features, is_depth, is_frames
+from ..datasets.features import ACTION, REQUESTED, STATE, Feature, Features, is_depth, is_frames
 from ..datasets.flags import INTERVENTION
-from ..datasets.store import REQUESTED, Episode, StoreError
+from ..datasets.store import Episode, StoreError
 from .viewer_library import NotThere
 
 CURVES_A_PANEL = 6

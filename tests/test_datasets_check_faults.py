@@ -15,9 +15,9 @@ import pytest
 
 from ulna.datasets.check import Finding, check, check_episode
 from ulna.datasets.check_advice import ADVICE
-from ulna.datasets.features import ACTION, DEPTH, IMAGES, STATE, Feature
+from ulna.datasets.features import ACTION, DEPTH, IMAGES, REQUESTED, STATE, Feature
 from ulna.datasets.flags import AFTER_DROP, INVALID, STALE
-from ulna.datasets.store import REQUESTED, EpisodeStore
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.cli import main
 

@@ -16,10 +16,10 @@ import zarr
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
 from imagecodecs.zarr import register_codecs
 
-from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch, require_same
+from ulna.datasets.features import ACTION, REQUESTED, STATE, Feature, FeatureMismatch, require_same
 from ulna.datasets.frames import FRAMES_PER_SHARD
 from ulna.datasets.info import describe
-from ulna.datasets.store import REQUESTED, EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore, StoreError
 from ulna.datasets.writer import EpisodeWriter
 
 

@@ -15,8 +15,8 @@ from contracts.chromium import CHROMIUM, Page, browser
 
 from ulna.datasets.check import check_episode
 from ulna.datasets.edit import relabel
-from ulna.datasets.features import ACTION, IMAGES, STATE, Feature, Features
-from ulna.datasets.store import REQUESTED, EpisodeStore
+from ulna.datasets.features import ACTION, IMAGES, REQUESTED, STATE, Feature, Features
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.viewer import Viewer
 

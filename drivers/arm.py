@@ -61,8 +61,8 @@ class Arm(Protocol):
     """Position-controlled arm. Life: `open` → `enable` → (`read` | `command`)* → `disable` → `close`.
 
     - `open` connects and reads; it never moves the arm nor enables torque. A missing device raises `DeviceError`.
-    - `command` clips to the limits and to what `max_velocity` allows since the last command, sends, and
-      returns what it really sent; a non-finite target raises `ValueError` and sends nothing.
+    - `command` clips to the limits and to what `max_velocity` allows since the last command, sends, and returns what it really sent,
+      for a joint that something blocks no further than it leans on that; a non-finite target raises `ValueError` and sends nothing.
     - The first command after `enable` is refused with `DeviceError` when it is further than `max_first_step` (rad or m, of
       any joint) from where the arm is; the message says which joint and how far. Nothing is sent.
     - The arm's own watchdog calls `hold` when no command comes for `watchdog_s`.
@@ -79,7 +79,8 @@ class Arm(Protocol):
     def open(self) -> None: ...
 
     def close(self) -> None:
-        """Release the device; safe to call twice, and on one never opened."""
+        """Release the device; safe to call twice, and on one never opened. DeviceError, after that is done: torque that `enable`
+        switched on may still be on."""
         ...
 
     def read(self) -> Sample:

@@ -119,7 +119,7 @@ class FeetechBus:
                     self.stats.retries += attempt > 0
                     again, heard = self._ask([servo], base, size)
                     answers |= again
-                    t_receive = max(t_receive, heard.t_receive_ns)
+                    t_receive = heard.t_receive_ns if again else t_receive
         self._silence.note(together if trial is None else [*together, trial], answers)
         for row, servo in enumerate(ids):
             if (answer := answers.get(servo)) is not None:

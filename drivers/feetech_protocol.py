@@ -12,7 +12,7 @@ PING, READ, WRITE, REBOOT, SYNC_READ, SYNC_WRITE = 0x01, 0x02, 0x03, 0x08, 0x82,
 BROADCAST = 0xFE
 STATUS_BYTES = 6  # of a status packet without data
 BAUDS = (1_000_000, 500_000, 250_000, 128_000, 115_200, 57_600, 38_400, 19_200)  # by value of baud_rate
-MODELS = {777: "STS3215", 2825: "STS3250", 11272: "SM8512BL"}
+MODELS = {777: "STS3215", 2825: "STS3250", 11272: "SM8512BL", 1284: "SCS0009"}
 
 REGISTERS: dict[str, Register] = {
     "firmware_major_version": Register(0, 1, eeprom=True),

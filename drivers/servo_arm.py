@@ -7,28 +7,26 @@ and leave, numbers. What the servos are told never rests on a value that is olde
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 
 from .arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target
+from .bus_jobs import ANSWER_S, Jobs
 from .sample import Sample
-from .servo_bus import BusError
 from .servo_group import Reading, ServoGroup
 from .servo_motion import Obstacles, Setpoint
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between attempts to reopen
 REPEATED = 3  # times in a row that a servo must report a fault, before it is believed
-TORQUE_POLL_S = 0.1  # one servo is asked whether its torque is still on
-ANSWER_S = 20.0  # for what the thread is asked to do: dozens of exchanges on a bad line, or behind a port that is being reopened
-
+TORQUE_POLL_S = 0.1  # the servos are asked whether their torque is still on, where their readings do not tell
+# A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in between, and is
+# back, would take it, and some switch their torque on with it.
+GOAL_FRESH_NS = 50_000_000
 CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at once than in this time
 
 
@@ -61,22 +59,23 @@ class ServoArm:
         self._life = threading.Lock()
         self._lock = threading.Lock()  # of all below; held for microseconds
         self._thread: threading.Thread | None = None
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._closing = threading.Event()
+        self._jobs = Jobs()
         self._sample: Sample | None = None
+        self._ours = False  # we switched torque on, and nobody confirmed yet that all of it is off again
         self._reset()
 
     def _reset(self) -> None:
         n = len(self.group.ids)
         self._open = self._stopped = self._first = False
-        self._ours = False  # we switched the torque on
         self._lost = ""  # why there is no bus
         self._latched: dict[str, str] = {}  # what went wrong and stays said until enable or disable
         self._torque = np.zeros(n, bool)  # joints that we drive
+        self._live = np.zeros(n, bool)  # those that have torque, or had when they were last heard
+        self._let_go = np.zeros(n, bool)  # those whose torque went off by itself
         self._seen = np.zeros(n, np.int64)
         self._errors, self._wrong = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._explained, self._fault_words = np.zeros(n, np.int64), ()
-        self._cycles = self._reconnects = self._retries_before = self._polled = 0
+        self._cycles = self._reconnects = self._retries_before = 0
         self._captures: deque[int] = deque(maxlen=51)
         self._obstacles = Obstacles(n)
         self._sent = np.zeros(n)
@@ -100,35 +99,42 @@ class ServoArm:
             try:
                 retries_before = self.group.bus.stats.retries
                 reading = self.group.read_all()
-                on = self.group.torque()
             except BaseException:
                 self.group.bus.close()
                 raise
             self._take(reading)
             with self._lock:
                 self._retries_before = retries_before
-                self._note_torque(on)
+                self._live = _torque_of(reading)
                 self._open = True
-            self._closing.clear()
             self._thread = threading.Thread(target=self._run, name=f"{self.name} bus", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
+        """DeviceError when all is closed, but the torque that `enable` switched on may still be on: cut the arm's power then."""
         with self._life:
-            if self._thread is None:
+            thread = self._thread
+            if thread is None:
                 return
-            if self._off_on_close and self._ours:
-                with contextlib.suppress(DeviceError):
+            left = ""
+            try:
+                if self._off_on_close and self._ours:
                     self._ask(self._disable)
-            self._closing.set()
-            self._jobs.put(None)
-            self._thread.join(ANSWER_S)
-            self._thread = None
-            self.group.bus.close()
-            with self._lock:
-                self._open = self._stopped = False
-                self._torque[:] = False
-                self._lost = ""
+            except DeviceError as error:
+                left = str(error)
+            finally:  # a Ctrl-C meanwhile does not keep the thread from switching the torque off first
+                self._jobs.end()
+                thread.join(ANSWER_S)
+                self._thread = None
+                self.group.bus.close()
+                with self._lock:
+                    self._open = self._stopped = False
+                    self._torque[:] = False
+                    self._lost = ""
+            if left:
+                raise DeviceError(
+                    f"{self.name} is closed, but its torque may still be on: cut the arm's power ({left})"
+                )
 
     def enable(self) -> None:
         if not self._driven:
@@ -158,7 +164,7 @@ class ServoArm:
             if self._first:
                 check_first(target, self._sample.data, self.max_first_step, self.joints)
                 self._first = False
-            return self._setpoint.command(target, t_target_ns, self.joints)
+            return self._obstacles.limit(self._setpoint.command(target, t_target_ns, self.joints))
 
     def _require_commandable(self) -> None:
         if not self._commanded:
@@ -167,10 +173,12 @@ class ServoArm:
             raise DeviceError(f"{self.name} is closed: open and enable it before commanding it")
         if self._lost:
             raise DeviceError(f"{self.name} takes no command: {self._lost}")
-        if self._stopped:
+        if self._stopped or self._left().any():
             reported = self._fault_words if "fault" in self._latched else ()
-            why = f" ({'; '.join((*self._latched.values(), *reported))})" if self._latched else ""
-            raise DeviceError(f"{self.name} was stopped{why}: enable it again before commanding it")
+            why = "; ".join((*self._latched.values(), *reported, *self._left_texts()))
+            raise DeviceError(
+                f"{self.name} was stopped{why and f' ({why})'}: enable it again before commanding it"
+            )
         if not self._torque.all():
             raise DeviceError(f"{self.name} has its torque off: enable it before commanding it")
         if texts := self._stale_texts(time.monotonic_ns()):
@@ -198,7 +206,7 @@ class ServoArm:
             )
             now = time.monotonic_ns()
             words = self._fault_words if (self._wrong >= REPEATED).any() else ()
-            return (*self._stale_texts(now), *words, *self._latched.values(), *blocked)
+            return (*self._stale_texts(now), *words, *self._latched.values(), *self._left_texts(), *blocked)
 
     def health(self) -> ArmHealth:
         message = "; ".join(self.faults())
@@ -213,7 +221,7 @@ class ServoArm:
                 ArmState.RECONNECTING
                 if self._lost
                 else ArmState.STOPPED
-                if self._stopped
+                if self._stopped or self._left().any()
                 else ArmState.ACTIVE
                 if self._commanded and self._torque.all()
                 else ArmState.TORQUE_OFF
@@ -242,60 +250,42 @@ class ServoArm:
             for j in silent
         )
 
+    def _left(self) -> np.ndarray:
+        """Joints `(J,)` that have torque, though we do not drive them: another program's, or what could not be switched off."""
+        return self._live & ~self._torque
+
+    def _left_texts(self) -> tuple[str, ...]:
+        left = np.flatnonzero(self._left())
+        text = f"{self.group.named(left)} had torque on when last heard, though the arm is not enabled: enable it, disable it, or cut its power"
+        return (text,) if len(left) else ()
+
     # the thread
 
-    def _ask(self, job: Callable[[], Any]) -> Any:
-        """Have the thread do `job`; its result or DeviceError."""
-        thread, answer = self._thread, Future[Any]()
+    def _ask(self, job: Callable[[], None]) -> None:
+        """Have the thread do `job`. DeviceError: it failed, or there is no thread."""
+        thread = self._thread
         if thread is None:
             raise DeviceError(f"{self.name} is closed: open it first")
-        self._jobs.put((job, answer))
-        end = time.monotonic() + ANSWER_S
-        while not wait([answer], 0.5).done and thread.is_alive() and time.monotonic() < end:
-            pass
-        if answer.cancel():  # not even begun
-            raise DeviceError(f"the bus of {self.name} did not get to it within {ANSWER_S:g} s")
-        return answer.result(ANSWER_S)
-
-    def _do_jobs(self, until_s: float) -> None:
-        """Wait until `until_s`, and do meanwhile what is asked."""
-        while not self._closing.is_set():
-            try:
-                job = self._jobs.get(timeout=max(until_s - time.monotonic(), 0))
-            except queue.Empty:
-                return
-            if job is None or not job[1].set_running_or_notify_cancel():
-                continue
-            try:
-                if self._lost:
-                    raise DeviceError(f"{self.name} is not there: {self._lost}")
-                job[1].set_result(job[0]())
-            except Exception as error:  # noqa: BLE001  goes to who asked
-                job[1].set_exception(error)
-                if isinstance(error, BusError) and error.gone:
-                    self._lose(error)
+        self._jobs.ask(job, thread)
 
     def _run(self) -> None:
-        due, pause = time.monotonic(), FIRST_PAUSE_S
-        while not self._closing.is_set():
+        due, pause, going = time.monotonic(), FIRST_PAUSE_S, True
+        while going:
             try:
                 if self._lost:
-                    self._do_jobs(time.monotonic() + pause)
+                    going = self._jobs.do(time.monotonic() + pause, f"{self.name} is not there: {self._lost}")
                     pause = min(2 * pause, LONGEST_PAUSE_S)
-                    if not self._closing.is_set():
+                    if going:
                         self._reopen()
                 else:
                     self._cycle()
                     if self._cycles % 100 == 99:
                         pause = FIRST_PAUSE_S
                     due = max(due + self._period_s, time.monotonic())
-                    self._do_jobs(due)
+                    going = self._jobs.do(due)
             except Exception as error:  # noqa: BLE001  the thread must outlive whatever the bus does
                 self._lose(error)
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None and job[1].set_running_or_notify_cancel():
-                job[1].set_exception(DeviceError(f"{self.name} was closed meanwhile"))
+        self._jobs.refuse(f"{self.name} was closed meanwhile")
 
     def _lose(self, error: Exception) -> None:
         self.group.bus.close()
@@ -311,8 +301,9 @@ class ServoArm:
         try:
             self.group.identify()
             reading = self.group.read_all()
-            on = self.group.torque()
-            self.group.send(reading.position, on)  # not to where it was going when the cable came out
+            self.group.send(
+                reading.position, _torque_of(reading)
+            )  # not to where it was going when the cable came out
         except BaseException:
             self.group.bus.close()
             raise
@@ -320,28 +311,21 @@ class ServoArm:
         with self._lock:
             self._reconnects += 1
             self._latched.clear()
-            self._note_torque(on)
+            self._stopped = False
+            self._live = _torque_of(reading)
             self._lost = ""
-
-    def _note_torque(self, on: np.ndarray) -> None:
-        """What was found on connecting. Caller holds the lock."""
-        self._stopped = bool(on.any())
-        if on.any():
-            names = ", ".join(self.group.name(int(j)) for j in np.flatnonzero(on))
-            self._latched["left on"] = (
-                f"{names} had torque on when the arm was connected, and holds where it is: enable or disable the arm"
-            )
 
     def _cycle(self) -> None:
         self._cycles += 1
-        self._take(self.group.read())
+        reading = self.group.read()
+        self._take(reading)
         if (self._wrong >= REPEATED).any():
             self._believe_faults()
         elif not self._errors.any():
             self._explained = self._errors
-        self._watch_torque()
+        self._watch_torque(reading)
         with self._lock:
-            goal, which = self._next_goal()
+            goal, which = self._next_goal(reading)
         if which.any():
             self.group.send(goal, which)
 
@@ -378,49 +362,62 @@ class ServoArm:
         self._hold()
         self._stopped = True
 
-    def _watch_torque(self) -> None:
+    def _watch_torque(self, reading: Reading) -> None:
         """A servo whose own protection let go, or that lost power for a moment, has no torque and forgot its settings."""
-        now = time.monotonic_ns()
-        driven = np.flatnonzero(self._torque & ~self._stale(now))
-        if not len(driven) or now - self._poll_ns < TORQUE_POLL_S * 1e9:
-            return
-        self._poll_ns = now
-        self._polled += 1
-        j = int(driven[self._polled % len(driven)])
-        if self.group.torque_of(j) is False:
-            with self._lock:
-                self._torque[j] = False
+        on, known = reading.torque, reading.answered
+        if on is None:
+            now = time.monotonic_ns()
+            if now - self._poll_ns < TORQUE_POLL_S * 1e9:
+                return
+            self._poll_ns = now
+            on, known = self.group.torque_now()
+        with self._lock:
+            self._live = np.where(known, on, self._live)
+            gone = self._torque & known & ~on
+            if gone.any():
+                self._torque &= ~gone
+                self._let_go |= gone
                 self._give_up(
-                    f"let go {j}",
-                    f"{self.group.name(j)} has switched its torque off by itself (overload, heat, or a loss of power): "
-                    "take the load off it, cycle the arm's power if it says overload, and enable the arm again",
+                    "let go",
+                    f"the torque of {self.group.named(np.flatnonzero(self._let_go))} went off by itself (overload, heat, or a loss of "
+                    "power): take the load off, cycle the arm's power if it says overload, and enable the arm again",
                 )
 
-    def _next_goal(self) -> tuple[np.ndarray, np.ndarray]:
-        """The goal to send now and to which joints. Caller holds the lock."""
+    def _next_goal(self, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+        """The goal to send now and to which joints: those that answered just now. Caller holds the lock."""
         now = time.monotonic_ns()
-        stale = self._stale(now)
         t = self._setpoint.commanded_ns
-        if t is not None and (now - t > self.watchdog_s * 1e9 or stale.any()):
+        if t is not None and (now - t > self.watchdog_s * 1e9 or self._stale(now).any()):
             self._hold()  # nobody commands, or nobody knows where a joint is: stay, and do not go where it was still going
-        goal = self._obstacles.limit(self._setpoint.at(now))
+        wanted = self._setpoint.at(now)
+        self._obstacles.release(wanted)
+        goal = self._obstacles.limit(wanted)
         # whatever happened above, the wire carries no jump away from the arm
         step = self.joints.max_velocity * min((now - self._sent_ns) * 1e-9, CATCH_UP_S)
         here = self._sample.data if self._sample is not None else self._sent
         goal = np.clip(goal, np.minimum(self._sent, here) - step, np.maximum(self._sent, here) + step)
-        which = self._torque & ~stale
+        which = self._torque & reading.answered & (now - reading.t_receive_ns < GOAL_FRESH_NS)
         self._sent, self._sent_ns = np.where(which, goal, self._sent), now
         return goal, which
 
     def _enable(self) -> None:
         self.group.identify()
         self.group.prepare()
-        pose = self.group.torque_on(self._driven)
-        self._take(self.group.read_all())  # nothing was read meanwhile
+        stands = self.group.standing(self._driven)
+        before, pose = _torque_of(stands), stands.position
+        self._ours = True
+        try:
+            reading = self.group.torque_on(pose, self._driven)
+        except DeviceError as error:
+            self._undo(before, error)
+            raise
+        self._take(reading)  # nothing was read meanwhile
         with self._lock:
             self._torque[self._driven] = True
-            self._ours, self._stopped, self._first = True, False, True
+            self._live = _torque_of(reading)
+            self._stopped, self._first = False, True
             self._latched.clear()
+            self._let_go[:] = False
             self._obstacles.clear()
             self._sent, self._sent_ns = pose, time.monotonic_ns()
             self._wrong[:] = 0
@@ -428,17 +425,39 @@ class ServoArm:
                 pose if self._spring_to is None else np.where(self._torque, self._spring_to, pose)
             )
 
+    def _undo(self, before: np.ndarray, error: DeviceError) -> None:
+        """After `error` half-way: torque off where it was off `before` `(J,)`. DeviceError when that is not certain."""
+        left = came_on = [j for j in self._driven if not before[j]]
+        with contextlib.suppress(DeviceError):
+            left = self.group.torque_off(came_on)
+        with self._lock:
+            self._live = before.copy()
+            self._live[left] = True
+        if left:
+            raise DeviceError(
+                f"{error}; the torque of {self.group.named(left)} may still be on: cut the arm's power"
+            ) from error
+
     def _disable(self) -> None:
+        left = list(range(len(self._torque)))
         try:
             left = self.group.torque_off()
         finally:
             with self._lock:
-                self._torque[:] = False
-                self._ours = self._stopped = False
+                self._torque[:] = self._live[:] = self._let_go[:] = False
+                self._live[left] = True
+                self._ours = self._ours and bool(left)
+                self._stopped = False
                 self._obstacles.clear()
                 self._latched.clear()
                 self._hold()
         if left:
             raise DeviceError(
-                f"{self.name}: the torque of {', '.join(left)} may still be on, it does not confirm: cut the arm's power"
+                f"{self.name}: the torque of {self.group.named(left)} may still be on, it does not confirm: cut the arm's power"
             )
+
+
+def _torque_of(reading: Reading) -> np.ndarray:
+    """Of a reading that tells."""
+    assert reading.torque is not None
+    return reading.torque.copy()

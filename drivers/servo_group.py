@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from . import dynamixel_registers, feetech_protocol
 from .arm import DeviceError, Joints
 from .calibration import Scale, check_servos, load, scale
 from .servo_bus import TICKS, BusError, ServoBus
@@ -23,6 +24,9 @@ FACTORY_AREA = 80  # Feetech: maximum_acceleration and others, behind the measur
 POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
 OFF_S = 1.0  # how long a servo is told to let go before we say that it does not
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
+# Ticks, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never across that
+# count's end. So near to it, a little sag would send it all the way round.
+SEAM = 16
 
 
 @dataclass(frozen=True)
@@ -39,39 +43,28 @@ class Servo:
 @dataclass(frozen=True)
 class Family:
     """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the register with the
-    motor's load or current."""
+    motor's load or current. wakes: a goal switches the torque on, so that who sends one must know that it is on already."""
 
     protocol: str
     models: Mapping[int, str]
     load: str
+    wakes: bool = False
 
 
-FEETECH = Family(
-    "feetech", {777: "STS3215", 2825: "STS3250", 11272: "SM8512BL", 1284: "SCS0009"}, "present_load"
-)
-DYNAMIXEL = Family(
-    "dynamixel",
-    {
-        1060: "XL430-W250",
-        1190: "XL330-M077",
-        1200: "XL330-M288",
-        1020: "XM430-W350",
-        1120: "XM540-W270",
-        1070: "XC430-W150",
-    },
-    "present_current",
-)
+FEETECH = Family("feetech", feetech_protocol.MODELS, "present_load", wakes=True)
+DYNAMIXEL = Family("dynamixel", dynamixel_registers.MODELS, "present_current")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """position `(J,)` rad and load `(J,)` in parts of the full one, signed; where `answered` `(J,)` is false they mean nothing.
-    errors `(J,)`: status bytes. Times: monotonic."""
+    errors `(J,)`: status bytes. torque `(J,)` bool, from the same replies; None where it was not asked for. Times: monotonic."""
 
     position: np.ndarray
     load: np.ndarray
     answered: np.ndarray
     errors: np.ndarray
+    torque: np.ndarray | None
     t_request_ns: int
     t_receive_ns: int
 
@@ -198,25 +191,32 @@ class ServoGroup:
                     raise
 
     def read_all(self) -> Reading:
-        """Like `read`, but every joint answers. DeviceError naming the one that does not."""
+        """Like `read`, but every joint answers, for its torque as well. DeviceError naming the one that does not."""
         end = time.monotonic() + PATIENCE_S
         while not (reading := self.read()).answered.all():
             if time.monotonic() > end:
                 silent = self.name(int(np.argmin(reading.answered)))
                 raise DeviceError(f"{silent} on {self.bus.port} does not answer any more: check its cable")
-        return reading
+        return reading if reading.torque is not None else replace(reading, torque=self.torque())
 
     def read(self, retries: int = 1) -> Reading:
-        """One exchange with all joints."""
+        """One exchange with all joints. Where a goal would switch the torque on, it tells of the torque too."""
         assert self.scale is not None, "open comes first"
-        replies = self.bus.read(["present_position", self.family.load], self.ids, retries=retries)
-        ticks, loads = replies.values.T
+        registers = ["present_position", self.family.load, *["torque_enable"] * self.family.wakes]
+        replies = self.bus.read(registers, self.ids, retries=retries)
+        ticks, loads, *torque = replies.values.T
         turns = self.scale.turns(ticks)
         self._turns = np.where(replies.valid, turns, self._turns)
         position = self.scale.radians(ticks - turns * TICKS)
         errors = np.where(replies.valid, replies.errors, 0)
         return Reading(
-            position, loads / self._full, replies.valid, errors, replies.t_request_ns, replies.t_receive_ns
+            position,
+            loads / self._full,
+            replies.valid,
+            errors,
+            torque[0] != 0 if torque else None,
+            replies.t_request_ns,
+            replies.t_receive_ns,
         )
 
     def send(self, goal: np.ndarray, which: np.ndarray) -> None:
@@ -228,10 +228,10 @@ class ServoGroup:
 
     def _goal_ticks(self, goal: np.ndarray) -> np.ndarray:
         assert self.scale is not None, "open comes first"
-        ticks = self.scale.ticks(goal)
-        if self.family.protocol == "feetech":
-            return np.clip(ticks, 0, TICKS - 1)
-        return ticks + self._turns * TICKS  # in the servo's own count of turns
+        ticks = self.scale.ticks(goal) + self._turns * TICKS  # in the servo's own count of turns
+        if self.family.protocol == "feetech":  # on the side of the seam on which it stands
+            return np.clip(ticks, SEAM, TICKS - 1 - SEAM)
+        return ticks
 
     def prepare(self) -> None:
         """Bring the servos' settings in order. EEPROM is written only where it differs; DeviceError when that would
@@ -267,51 +267,54 @@ class ServoGroup:
         """`(J,)` bool. BusError naming a joint that does not answer."""
         return self.values("torque_enable") != 0
 
-    def torque_of(self, j: int) -> bool | None:
-        """None when it does not answer. One short question, not asked again."""
-        replies = self.bus.read(["torque_enable"], [self.ids[j]], retries=0)
-        return bool(replies.values[0, 0]) if replies.valid[0] else None
+    def torque_now(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each joint has torque, and which of them answered, both `(J,)` bool. One exchange, not asked again."""
+        replies = self.bus.read(["torque_enable"], self.ids, retries=0)
+        return replies.values[:, 0] != 0, replies.valid
 
-    def torque_on(self, which: Sequence[int] | None = None) -> np.ndarray:
-        """Goals to where the joints stand, then torque on, both read back. Returns that pose `(J,)` rad.
-        DeviceError: a servo is silent, faulty or out of its range; torque is then as it was or off."""
+    def standing(self, which: Sequence[int]) -> Reading:
+        """Where the arm stands, if the joints `which` may have torque there. DeviceError: a servo is silent, faulty or out
+        of its range. Nothing is written."""
         assert self.scale is not None, "open comes first"
         reading = self.read_all()
-        which = range(len(self.ids)) if which is None else which
+        own = self.scale.ticks(reading.position)
         for j in which:
             beyond = abs(reading.position[j] - self.scale.at_rad[j]) - self.scale.reach[j]
+            mend = "move it into its range by hand, or calibrate the arm again (ulna calibrate)"
             if beyond > BESIDE_RANGE:
                 raise DeviceError(
                     f"{self.name(j)} stands at {reading.position[j]:.2f} rad, {beyond:.2f} outside its calibrated range: the torque stays off; "
-                    "move it into its range by hand, or calibrate the arm again (ulna calibrate)"
+                    f"{mend}"
+                )
+            if self.family.protocol == "feetech" and not SEAM <= own[j] < TICKS - SEAM:
+                raise DeviceError(
+                    f"{self.name(j)} stands where its servo's count of one turn ends ({own[j]} of 0..{TICKS - 1}), and might go all the way "
+                    f"round: the torque stays off; {mend}"
                 )
         if wrong := self.explain(reading.errors):
             raise DeviceError(f"the torque stays off: {'; '.join(wrong)}")
-        ticks = self._goal_ticks(reading.position)
-        before = self.torque()
-        try:
-            for j in which:
-                self.write("goal_position", j, int(ticks[j]))
-            goals = self.values("goal_position")
-            for j in which:
-                if abs(goals[j] - ticks[j]) > 2:
-                    raise DeviceError(
-                        f"{self.name(j)} took {goals[j]} for its goal instead of {ticks[j]}: the torque stays off"
-                    )
-            for j in which:
-                self.write("torque_enable", j, 1)
-            on = self.torque()
-            for j in which:
-                if not on[j]:
-                    raise DeviceError(f"{self.name(j)} did not switch its torque on: cycle the arm's power")
-        except DeviceError:
-            with contextlib.suppress(DeviceError):
-                self.torque_off([j for j in which if not before[j]])
-            raise
-        return reading.position
+        return reading
 
-    def torque_off(self, which: Sequence[int] | None = None) -> list[str]:
-        """Torque off; the names of the joints of which that is not certain. One deaf servo keeps no other one on."""
+    def torque_on(self, position: np.ndarray, which: Sequence[int]) -> Reading:
+        """Goals to `position` `(J,)` rad, where the joints `which` stand, then torque on, both read back; how they then stand.
+        DeviceError when one of them does not do it: some of them have torque then."""
+        ticks = self._goal_ticks(position)
+        for j in which:
+            self.write("goal_position", j, int(ticks[j]))
+        goals = self.values("goal_position")
+        for j in which:
+            if abs(goals[j] - ticks[j]) > 2:
+                raise DeviceError(f"{self.name(j)} took {goals[j]} for its goal instead of {ticks[j]}")
+        for j in which:
+            self.write("torque_enable", j, 1)
+        on = self.torque()
+        for j in which:
+            if not on[j]:
+                raise DeviceError(f"{self.name(j)} did not switch its torque on: cycle the arm's power")
+        return self.read_all()
+
+    def torque_off(self, which: Sequence[int] | None = None) -> list[int]:
+        """Torque off; the joints of which that is not certain. One deaf servo keeps no other one on."""
         left = list(range(len(self.ids)) if which is None else which)
         end = time.monotonic() + OFF_S
         while left:
@@ -325,7 +328,10 @@ class ServoGroup:
             left = [j for k, j in enumerate(left) if not replies.valid[k] or replies.values[k, 0]]
             if time.monotonic() > end:
                 break
-        return [self.name(j) for j in left]
+        return left
+
+    def named(self, which: Iterable[int]) -> str:
+        return ", ".join(self.name(int(j)) for j in which)
 
     def explain(self, errors: np.ndarray) -> tuple[str, ...]:
         """What status bytes `(J,)` say, in words; a servo that only raises a flag is asked for its reason."""

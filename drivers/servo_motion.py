@@ -78,8 +78,11 @@ class Obstacles:
         self._push = np.where(found, np.where(already, self._push / 2, STALL_PUSH), self._push)
         self._at = np.where(found, q + self.blocked * self._push, self._at)
 
-    def limit(self, wanted: np.ndarray) -> np.ndarray:
-        """`wanted` `(J,)`, but no further than the obstacles; a joint told to come back, or that got there, is free again."""
+    def release(self, wanted: np.ndarray) -> None:
+        """A joint told to come back, or that got there, is free again."""
         self.blocked = np.where((wanted - self._at) * self.blocked <= 0, 0.0, self.blocked)
+
+    def limit(self, wanted: np.ndarray) -> np.ndarray:
+        """`wanted` `(J,)`, but no further than the obstacles."""
         goal = np.where(self.blocked > 0, np.minimum(wanted, self._at), wanted)
         return np.where(self.blocked < 0, np.maximum(goal, self._at), goal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class FeetechTwin(SerialTwin):
 
     def answer(self, request: bytes, speed: int) -> list[Reply]:
         to, instruction, parameters = request[2], request[4], request[5:-1]
-        here = {s.id: s for s in self._all if self.hears(s.id, s.baud, speed)}
+        now = time.monotonic()
+        here = {s.id: s for s in self._all if now >= s.ready_s and self.hears(s.id, s.baud, speed)}
         if instruction in (SYNC_READ, SYNC_WRITE):
             if len(parameters) < 2:
                 return []
@@ -106,7 +108,7 @@ class FeetechTwin(SerialTwin):
     def lose_power(self) -> None:
         self.faults.overload = self._forced = ()
         for servo in self._all:
-            servo.lose_power()
+            servo.restart()
 
 
 def _one(servo: FeetechServo, instruction: int, parameters: bytes) -> Reply | None:
@@ -122,7 +124,7 @@ def _one(servo: FeetechServo, instruction: int, parameters: bytes) -> Reply | No
     elif instruction == REG_WRITE and len(parameters) > 1:
         servo.pending = parameters[0], parameters[1:]
     elif instruction == REBOOT:
-        servo.lose_power()
+        servo.restart()
     else:
         return None
     return None if quiet else Reply(name, packet(name, servo.status, data), pause)

@@ -2,12 +2,14 @@
 
 Sources: Feetech's STS3215 memory table and protocol manual. As the servo does: EEPROM takes nothing while the lock is set and says yes
 all the same; goals are clipped to the position limits; a homing offset shifts what is read, and without phase bit 0x10 the reading
-wraps at 4096. Not modelled: acceleration (the mechanics have their own), goal_time, and modes other than position, which hold still.
+wraps at 4096; a goal switches the torque on (Feetech's own WritePos examples never switch it on themselves, and its users' tables of
+the registers say so). Not modelled: acceleration (the mechanics have their own), goal_time, and modes other than position, which hold still.
 """
 
 from __future__ import annotations
 
 import math
+import time
 
 from ..arm import DeviceError
 from ..config import require_known
@@ -20,7 +22,8 @@ STALL_NM = 1.91  # 19.5 kg·cm at 7.4 V (data sheet)
 STALL_A = 2.4
 VOLTAGE = 7.4
 AMBIENT_C, HEAT_C, HEAT_S = 30.0, 45.0, 120.0  # a stalled motor would end 45 °C above the room
-RAM, MULTI_TURN = 40, 0x10
+RAM, GOAL, MULTI_TURN = 40, 42, 0x10
+BOOT_S = 0.1  # silent after power came; Feetech does not say how long
 BAD_VOLTAGE, TOO_HOT, TOO_MUCH_CURRENT, OVERLOAD = 0x01, 0x04, 0x08, 0x20
 FACTORY = {
     "firmware_major_version": 3,
@@ -70,6 +73,7 @@ class FeetechServo:
         for name, value in {**first, **about.registers}.items():
             require_known("register of a Feetech servo:", name, REGISTERS)
             self.set(name, value)
+        self.ready_s = 0.0  # when it has started, monotonic
         self.lose_power()
         for name, value in about.registers.items():
             self.set(name, value)
@@ -106,6 +110,8 @@ class FeetechServo:
             read_only = at < 5 or 56 <= at <= 70 or at > 255
             if not read_only and (at >= RAM or not self.get("lock")):
                 self.memory[at] = byte
+        if address <= GOAL < address + len(data):
+            self.set("torque_enable", 1)
         self._torque()
         if address <= 43:  # the goal, or what it depends on
             self._aim()
@@ -116,6 +122,10 @@ class FeetechServo:
             self.pending = None
 
     # the motor
+
+    def restart(self) -> None:
+        self.lose_power()
+        self.ready_s = time.monotonic() + BOOT_S
 
     def lose_power(self) -> None:
         self.memory[RAM:80] = bytes(80 - RAM)

@@ -25,7 +25,7 @@ def drive(arm: Arm, clock: Clock, target: np.ndarray, ticks: int) -> np.ndarray:
 
 
 def check_arm(arm: Arm, clock: Clock) -> None:
-    _check_life(arm)
+    _check_life(arm, clock)
     _check_reading(arm, clock)
     _check_motion_and_limits(arm, clock)
     _check_early_commands(arm, clock)
@@ -37,12 +37,12 @@ def check_arm(arm: Arm, clock: Clock) -> None:
     arm.close()
 
 
-def _check_life(arm: Arm) -> None:
+def _check_life(arm: Arm, clock: Clock) -> None:
     arm.close()  # closing what was never opened is safe
     arm.open()
     with pytest.raises(DeviceError, match="enable"):
         arm.command(arm.read().data, 0)
-    _check_first_command(arm)
+    _check_first_command(arm, clock)
     arm.enable()
     assert arm.faults() == ()
     assert arm.health().state is ArmState.ACTIVE
@@ -54,7 +54,7 @@ def _check_life(arm: Arm) -> None:
     assert (joints.max_effort > 0).all()
 
 
-def _check_first_command(arm: Arm) -> None:
+def _check_first_command(arm: Arm, clock: Clock) -> None:
     if not np.isfinite(arm.max_first_step):
         return  # a simulated arm may be thrown across
     arm.enable()
@@ -64,7 +64,8 @@ def _check_first_command(arm: Arm) -> None:
         arm.max_first_step + 0.1
     )
     with pytest.raises(DeviceError, match=f"{arm.joints.names[0]}.*nothing was sent"):
-        arm.command(far, 0)
+        arm.command(far, clock.now_ns() + PERIOD_NS)
+    clock.sleep_until(clock.now_ns() + 2 * PERIOD_NS)
     assert np.abs(arm.read().data - here).max() < 0.02
 
 

@@ -67,17 +67,18 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(
-    kind: str, tmp_path: Path, link: str = "port", offset: int = 0, **registers: int
+    kind: str, tmp_path: Path, link: str = "port", offset: int = 0, middle: int = 2048, **registers: int
 ) -> Iterator[Bench]:
-    """offset: of the wrist's homing offset, which makes it another arm."""
+    """offset: of the wrist's homing offset, which makes it another arm. middle: ticks, of the first joint's range."""
     limits = so101.JOINTS
     dynamixel = kind.startswith("koch")
     calibration, servos = {}, []
     for i, name in enumerate(limits.names):
         homing = OFFSETS[i] + (offset if i == 3 else 0)
-        ends = [round(2048 + q[i] * TICKS) for q in (limits.lower, limits.upper)]
+        at = 2048 if i else middle
+        ends = [round(at + q[i] * TICKS) for q in (limits.lower, limits.upper)]
         calibration[name] = JointCalibration(i + 1, 0, homing, *ends)
-        zero = 2048 - homing if dynamixel else 2048 + homing
+        zero = at - homing if dynamixel else at + homing
         about = {"homing_offset": homing, **registers}
         servos.append(TwinServo(i + 1, MODELS[kind][i], i, zero % 4096, 1, about))
     path = tmp_path / f"{link}.json"
@@ -121,6 +122,32 @@ def torque_watched(plant: Plant) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
+
+
+def enables(kind: str, request: bytes, servo: int, on: int = 1) -> bool:
+    """Whether `request` switches the torque of `servo` on (or off, with 0)."""
+    if kind.startswith("koch"):
+        return request[4:5] + request[7:-2] == bytes((servo, 0x03, 64, 0, on))
+    return request[2:-1] == bytes((servo, 4, 0x03, 40, on))
+
+
+@contextlib.contextmanager
+def interrupted(b: Bench, when: Callable[[bytes], bool], then: Callable[[], object]) -> Iterator[None]:
+    """Has `then` done once, as soon as the servos did the first request that `when` is true of, before they answer it."""
+    real, done = b.twin.answer, []
+
+    def answer(request: bytes, speed: int) -> Any:
+        replies = real(request, speed)
+        if not done and when(request):
+            done.append(then())
+        return replies
+
+    b.twin.answer = answer
+    try:
+        yield
+        assert done, "it came to that"
+    finally:
+        b.twin.answer = real
 
 
 def go(arm: ServoArm, goal: np.ndarray, seconds: float) -> None:

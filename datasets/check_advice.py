@@ -8,7 +8,7 @@ ADVICE = {
     "features": "the episode belongs to another robot or version: keep it in a dataset of its own",
     "nan": "find the device that sends it; delete or trim the episode",
     "interrupted": "`ulna data trim` or delete it, unless its end is of no importance",
-    "dropped": "record fewer or smaller images, JPEG, or on a faster disk",
+    "dropped": "look at the camera's cable and the computer's load; record fewer or smaller images, JPEG, or on a faster disk",
     "gap": "trim, or train with --align interpolate and a larger --tolerance; look at the device's cable and load",
     "clock": "stamp with one clock; an episode with a jump cannot be aligned: delete it",
     "rate": "lighten the loop, or set the store's rate to what is reached",
@@ -27,7 +27,7 @@ ADVICE = {
     "flat": "look at the camera; delete the episode",
     "empty": "look at the depth camera's range and lasers",
     "frozen": "look at the camera's cable and driver; trim or delete the episode",
-    "duplicates": "record the camera at its own rate; exposure may be what slows it",
+    "duplicates": "ask the camera for the rate that it reaches; exposure may be what slows it",
     "misaligned": "set the camera's latency in the robot's configuration, and use the same when deploying",
     "outlier": "look at it with `ulna data view`, and decide",
 }

@@ -127,6 +127,6 @@ def soak(d: dict[str, Any]) -> list[str]:
 def _short(text: str) -> str:
     import re
 
-    text = re.sub(r"/tmp/\S*?/(\w[\w-]*)(?=[\s:)])", r"PORT", text).replace("|", "/")
+    text = text.replace("|", "/")
     text = re.sub(r"http://127\.0\.0\.1:\d+", "http://CAMERA", text)
     return text if len(text) <= 160 else text[:157] + "…"

@@ -12,6 +12,7 @@ where it asked for that.
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -154,7 +155,9 @@ def main() -> None:
                 driven = Driven(bench)
                 drive(driven, 1.0)
                 for fault, values in faults_of(name).items():
-                    table.setdefault(name, {})[fault] = r = run_fault(bench, driven, values)
+                    r = run_fault(bench, driven, values)
+                    r["told"] = re.sub(rf"{re.escape(folder)}/[\w-]+", "PORT", r["told"])
+                    table.setdefault(name, {})[fault] = r
                     shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in r.items()}
                     print(name, "|", fault, "|", shown, flush=True)
     if not args.driver:

@@ -196,6 +196,12 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def portable(command: str) -> str:
+    """As it may be published: a twin's robot file by its name, without the folder that went with the twin."""
+    words = shlex.split(command)
+    return shlex.join(Path(w).name if w.endswith("/robot.toml") else w for w in words)
+
+
 def finish(p: Phases, title: str, evaluation: dict[str, Any], out: Path, notes: Sequence[str] = ()) -> None:
     """Write the report and print what matters of it."""
     from rich.console import Console
@@ -207,7 +213,12 @@ def finish(p: Phases, title: str, evaluation: dict[str, Any], out: Path, notes: 
     )
     kept = {k: v for k, v in evaluation.items() if k not in ("traces", "trace", "per_joint_and_step")}
     peak = round(p.memory.peak_bytes / 1024**3, 2)
-    numbers = {**kept, "commands": p.commands, "phases_s": dict(p.seconds), "peak_memory_gib": peak}
+    numbers = {
+        **kept,
+        "commands": [portable(c) for c in p.commands],
+        "phases_s": dict(p.seconds),
+        "peak_memory_gib": peak,
+    }
     (out / "summary.json").write_text(json.dumps(numbers, indent=1) + "\n")
     table = Table()
     table.add_column("phase")

@@ -18,7 +18,7 @@ import pytest
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.store import EpisodeStore
-from ulna.robot.demo import PeakMemory, demo_real, demo_sim, fresh
+from ulna.robot.demo import PeakMemory, demo_real, demo_sim, fresh, portable
 from ulna.robot.demo_twin import demo_twin
 
 
@@ -45,6 +45,11 @@ def lerobot_folder(root: Path, episodes: int) -> Path:
     (root / "meta/info.json").write_text(json.dumps(info))
     (root / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "swing"}))
     return root
+
+
+def test_published_commands_name_no_folder_of_a_twin() -> None:
+    command = "ulna record --robot '/run/user 1/twins/so101-1/robot.toml' --out runs/x --task 'pick it up'"
+    assert portable(command) == "ulna record --robot robot.toml --out runs/x --task 'pick it up'"
 
 
 def test_the_sim_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import results
 
+from ulna.robot.agent import make_agent
 from ulna.robot.config import load_robot
 from ulna.robot.evaluate import evaluate
-from ulna.robot.record import make_agent
 
 
 def measure(robot: str, task: str, agent: str, seeds: int, noise: float = 0.0) -> dict[str, Any]:

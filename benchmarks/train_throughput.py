@@ -34,8 +34,9 @@ def make_data(root: Path) -> None:
 
     from ulna.datasets.features import ACTION, ENVIRONMENT, STATE
     from ulna.datasets.store import EpisodeStore
+    from ulna.robot.agent import make_agent
     from ulna.robot.config import load_robot
-    from ulna.robot.record import make_agent, record
+    from ulna.robot.record import record
 
     with load_robot("sim:so101", "lift") as rig:
         record(rig, make_agent("expert", rig, 0.004), root / "ulna", 100)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .teleoperator import Hand
+from .teleoperator import AGAIN, FAILURE, FINISH, SUCCESS, Hand
 
-EVENTS = ("finish", "success", "failure", "again")  # as in `robot.keys`
+EVENTS = (FINISH, SUCCESS, FAILURE, AGAIN)
 FARTHEST_M = 2.0  # no hand reaches further from where it began
 LISTENING_NS = 1_000_000_000
 WINDOW_NS = 5_000_000_000

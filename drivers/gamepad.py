@@ -19,13 +19,13 @@ import numpy as np
 
 from .arm import DeviceError
 from .config import setting
-from .teleoperator import Hand
+from .teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, Hand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# numbers of SDL_GameControllerButton and SDL_GameControllerAxis, and the words of `robot.keys`
-EVENTS = {0: "success", 1: "failure", 2: "again", 4: "drop last", 5: "quit", 6: "finish"}
+# numbers of SDL_GameControllerButton and SDL_GameControllerAxis, and what they mean
+EVENTS = {0: SUCCESS, 1: FAILURE, 2: AGAIN, 4: DROP_LAST, 5: QUIT, 6: FINISH}
 BUMPERS = {"left": (9,), "right": (10,), "either": (9, 10)}
 UP, DOWN, LEFT, RIGHT = 11, 12, 13, 14
 AXES, BUTTONS = 6, 15

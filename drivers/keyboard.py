@@ -23,16 +23,16 @@ import numpy as np
 
 from .arm import DeviceError
 from .config import setting
-from .teleoperator import Hand
+from .teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, Hand
 
 # axis and sign; the small letter moves along it, the capital one turns about it: I tilts the hand down, J turns it left, O rolls it
 MOVES = {
     "i": (0, 1), "k": (0, -1), "j": (1, 1), "l": (1, -1), "u": (2, 1), "m": (2, -1),
     "I": (1, 1), "K": (1, -1), "J": (2, 1), "L": (2, -1), "U": (0, -1), "M": (0, 1),
 }  # fmt: skip
-# the words and the keys of `robot.keys`: in every way of driving the same key means the same
-EVENTS = {"\r": "finish", "\n": "finish", "s": "success", "f": "failure", "r": "again", "x": "drop last", "q": "quit"}  # fmt: skip
-SEQUENCES = {"\x1b[C": "finish", "\x1bOC": "finish", "\x1b[D": "again", "\x1bOD": "again", "\x1b": "quit"}
+# In every way of driving the same key means the same; arrows in both of their spellings
+EVENTS = {"\r": FINISH, "\n": FINISH, "s": SUCCESS, "f": FAILURE, "r": AGAIN, "x": DROP_LAST, "q": QUIT}
+SEQUENCES = {"\x1b[C": FINISH, "\x1bOC": FINISH, "\x1b[D": AGAIN, "\x1bOD": AGAIN, "\x1b": QUIT}
 GRIPPER = " "
 HELP = (
     "hold to move: i/k ahead, back · j/l left, right · u/m up, down · with shift they tilt, turn and roll · space closes or opens the "

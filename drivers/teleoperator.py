@@ -1,6 +1,6 @@
 """The contract of a teleoperator that moves the tip: a gamepad, a SpaceMouse, a keyboard, a phone.
 
-A leader arm is an `Arm` instead: its joints are read, and never commanded. `robot.teleoperation` makes an agent of either.
+A leader arm is an `Arm` instead: its joints are read, and never commanded. `robot.people` makes an agent of either.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
+# What a button of any device may mean: the episode is over, over with this outcome, to be done again; the one before it is to be
+# dropped; no more episodes. `drivers.keyboard` says which keys mean which.
+FINISH, SUCCESS, FAILURE, AGAIN = "finish", "success", "failure", "again"
+DROP_LAST, QUIT = "drop last", "quit"
+
 
 @dataclass(frozen=True, slots=True)
 class Hand:
@@ -18,8 +23,8 @@ class Hand:
     active: the dead man's switch is held; without it nothing moves, whatever else is said.
     linear `(3,)` m/s and angular `(3,)` rad/s of the tip: for devices that give a speed.
     displacement `(3,)` m and rotation `(3, 3)` since the clutch closed: for devices that give a pose; None for the others.
-    gripper: opening wanted, 0 closed to 1 open; None leaves it. events: `robot.keys` words pressed since the last read
-    (finish, success, failure, again, ...). t_receive_ns: when the newest input came in.
+    gripper: opening wanted, 0 closed to 1 open; None leaves it. events: of the words above, those pressed since the last
+    read. t_receive_ns: when the newest input came in.
     """
 
     active: bool

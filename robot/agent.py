@@ -7,13 +7,19 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..datasets.features import ACTION, STATE, Features, features_from_json, is_image, require_same
+from ..drivers.config import require_known
 from ..policies.decoders import decoder_for
 from .robot import Observation
+
+if TYPE_CHECKING:
+    from .config import Rig
+
+AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `robot.people`
 
 
 class Agent(Protocol):
@@ -62,6 +68,16 @@ class ExpertAgent:
 
     def act(self, observation: Observation) -> np.ndarray:
         return self._expert.act(observation.values)
+
+
+def make_agent(name: str, rig: Rig, noise: float = 0.0, mode: str | None = None) -> Agent:
+    """An agent that needs neither a policy nor a person."""
+    require_known("agent", name, AGENTS)
+    if name == "expert" and rig.sim is None:
+        raise ValueError(
+            "the scripted expert knows simulated scenes only: use --agent leader, gamepad, browser, ..."
+        )
+    return HoldAgent() if name == "hold" else ExpertAgent(rig.sim, noise, mode)
 
 
 class PolicySource(Protocol):

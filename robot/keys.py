@@ -8,26 +8,9 @@ import termios
 import tty
 from typing import Self
 
-FINISH, SUCCESS, FAILURE, AGAIN, DROP_LAST, QUIT = (
-    "finish",
-    "success",
-    "failure",
-    "again",
-    "drop last",
-    "quit",
-)
-KEYS = {
-    b"\r": FINISH,
-    b"\n": FINISH,
-    b"\x1b[C": FINISH,  # right arrow
-    b"s": SUCCESS,
-    b"f": FAILURE,
-    b"r": AGAIN,
-    b"\x1b[D": AGAIN,  # left arrow
-    b"x": DROP_LAST,
-    b"q": QUIT,
-    b"\x1b": QUIT,
-}
+from ..drivers.keyboard import EVENTS, SEQUENCES
+
+KEYS = {key.encode(): word for key, word in (EVENTS | SEQUENCES).items()}
 HELP = "keys: enter finish · s succeeded · f failed · r again · x drop the last one · q quit"
 
 

@@ -17,9 +17,8 @@ from ..datasets.recorder import Recorder
 from ..datasets.store import EpisodeStore
 from ..datasets.writer import Durability
 from ..drivers.camera import Camera
-from ..drivers.config import require_known
-from . import keys as key
-from .agent import Agent, ExpertAgent, HoldAgent
+from ..drivers.teleoperator import AGAIN, DROP_LAST, QUIT
+from .agent import Agent
 from .config import Rig
 from .keys import Keys
 from .loop import run_episode
@@ -28,7 +27,6 @@ from .own_rate import own_rate
 from .scene import Demonstration
 from .takes import Operator, Take, put_back
 
-AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `robot.teleoperate`
 RESET_S = 5.0
 
 
@@ -42,16 +40,6 @@ class RecordResult:
     successes: int
     frames: int
     dropped: dict[str, int]
-
-
-def make_agent(name: str, rig: Rig, noise: float = 0.0, mode: str | None = None) -> Agent:
-    """An agent that needs neither a policy nor a person."""
-    require_known("agent", name, AGENTS)
-    if name == "expert" and rig.sim is None:
-        raise ValueError(
-            "the scripted expert knows simulated scenes only: use --agent leader, gamepad, browser, ..."
-        )
-    return HoldAgent() if name == "hold" else ExpertAgent(rig.sim, noise, mode)
 
 
 def record(
@@ -101,10 +89,10 @@ def record(
     def undo(word: str) -> None:
         """Between episodes: drop the last one, or have it done again."""
         nonlocal next_seed, last_kept
-        if (word == key.DROP_LAST or last_kept) and taken:
+        if (word == DROP_LAST or last_kept) and taken:
             delete(store, [len(store) - 1])
             dropped_seed, _, _ = taken.pop()
-            if word == key.AGAIN:
+            if word == AGAIN:
                 next_seed = dropped_seed
             last_kept = False
             tell()
@@ -146,13 +134,13 @@ def record(
             if take.drop_last and taken:
                 delete(store, [len(store) - 1 - take.kept])
                 taken.pop()
-            quit_asked = take.asked == key.QUIT
+            quit_asked = take.asked == QUIT
             last_kept = take.kept
             if take.kept:
                 taken.append((next_seed, take.success(result.success) is True, result.ticks))
                 for stream, lost in recorder.dropped.items():
                     dropped[stream] = dropped.get(stream, 0) + lost
-            if take.asked != key.AGAIN:
+            if take.asked != AGAIN:
                 next_seed += 1
             tell()
     successes, frames = sum(s for _, s, _ in taken), sum(n for _, _, n in taken)

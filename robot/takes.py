@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.recorder import Recorder
-from . import keys as key
+from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
 from .agent import Agent
 from .keys import Keys
 from .own_rate import OwnRate, Source
@@ -71,18 +71,18 @@ class Take:
 
     def stop(self) -> bool:
         for word in self.operator.pressed():
-            if word == key.DROP_LAST:
+            if word == DROP_LAST:
                 self.drop_last = True
             else:
                 self.asked = word
         return self.asked is not None
 
     def success(self, measured: bool | None) -> bool | None:
-        return {key.SUCCESS: True, key.FAILURE: False}.get(self.asked or "", measured)
+        return {SUCCESS: True, FAILURE: False}.get(self.asked or "", measured)
 
     def end(self, meta: Mapping[str, Any]) -> None:
         outcome = self.success(meta.get("success"))
-        if self.asked in (key.AGAIN, key.QUIT) or (self.only_successes and not outcome):
+        if self.asked in (AGAIN, QUIT) or (self.only_successes and not outcome):
             self.recorder.discard()
         else:
             self.kept = True
@@ -107,12 +107,12 @@ def put_back(operator: Operator, seconds: float | None, undo: Callable[[str], No
         )
     while True:
         for word in words:
-            if word in (key.DROP_LAST, key.AGAIN):
+            if word in (DROP_LAST, AGAIN):
                 undo(word)
-        if key.QUIT in words:
+        if QUIT in words:
             return False
         if begin or (not asks and time.monotonic() >= until):
             return True
         time.sleep(POLL_S)
         words = operator.between()
-        begin = key.FINISH in words
+        begin = FINISH in words

@@ -32,13 +32,13 @@ from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.sample import Sample
 from ulna.policies.serving.client import PolicyServerError
 from ulna.policies.serving.server import PolicyServer
-from ulna.robot.agent import ExpertAgent, HoldAgent, PolicyAgent
+from ulna.robot.agent import ExpertAgent, HoldAgent, PolicyAgent, make_agent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.deploy import deploy
 from ulna.robot.evaluate import evaluate, save_report
 from ulna.robot.loop import run_episode
 from ulna.robot.openloop import open_loop
-from ulna.robot.record import make_agent, record
+from ulna.robot.record import record
 from ulna.robot.robot import Observation, Robot
 from ulna.robot.statistics import bootstrap_mean, wilson
 

@@ -17,8 +17,8 @@ from ulna.drivers.teleoperator import Hand
 from ulna.robot.agent import HoldAgent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.keys import Keys
+from ulna.robot.people import TeleoperatorAgent
 from ulna.robot.record import record
-from ulna.robot.teleoperation import TeleoperatorAgent
 
 
 def test_keys_end_repeat_and_drop_episodes(tmp_path: Path) -> None:

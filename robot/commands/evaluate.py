@@ -55,10 +55,9 @@ class Args:
 def run(args: Args, out: Output) -> int:
     if args.open_loop:
         return _open_loop(args, out)
-    from ..agent import PolicyAgent
+    from ..agent import PolicyAgent, make_agent
     from ..config import load_robot
     from ..evaluate import evaluate, save_report
-    from ..record import make_agent
 
     try:
         episodes = int(args.episodes or 50)

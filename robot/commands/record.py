@@ -58,8 +58,8 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..keys import HELP, Keys
+    from ..people import agent_for
     from ..record import record
-    from ..teleoperate import agent_for
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")

@@ -33,12 +33,14 @@ class Args:
 
 
 def run(args: Args, out: Output) -> int:
+    from ...drivers.config import require_known
+    from ...drivers.teleoperator import QUIT
     from ..config import load_robot
-    from ..keys import QUIT, Keys
+    from ..keys import Keys
     from ..loop import run_episode
     from ..motion import go_to
+    from ..people import PEOPLE, agent_for
     from ..scene import Demonstration
-    from ..teleoperate import PEOPLE, agent_for, require_known
 
     require_known("agent", args.agent, PEOPLE)
     options: dict[str, Any] = {"host": "0.0.0.0"} if args.phone and args.agent == "browser" else {}

@@ -18,8 +18,7 @@ from ulna.drivers.sample import Sample
 from ulna.drivers.teleoperator import Hand
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.loop import run_episode
-from ulna.robot.teleoperate import agent_for
-from ulna.robot.teleoperation import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent
+from ulna.robot.people import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent, agent_for
 from ulna.sim.kinematics import Pose, rotation_about, rotation_vector
 
 AHEAD, LEFT, UP = np.eye(3)

@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import struct
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ import numpy as np
 from google_crc32c import value as crc32c
 
 from .codec import Kind, without_crc
+from .durable import Committer, sync_folders, sync_tree, write_all
 from .features import ACTION, REQUESTED
 from .frames import FRAMES_PER_SHARD, array_json, shard_index, shard_path
 from .vectors import write_vector
@@ -39,7 +39,6 @@ HEADER, SAMPLES, END = 1, 2, 3
 ENTRY = struct.Struct("<HBxIqq")  # stream, flags, bytes of data, t_capture_ns, t_receive_ns
 PLACE = struct.Struct("<IQI")  # shard, first byte, bytes
 MAX_PAYLOAD = 1 << 28
-SYNC_EVERY_S = 0.2
 
 
 class UnreadableLog(ValueError):
@@ -87,7 +86,7 @@ class InProgress:
         self._shards: dict[int, int] = {}  # stream -> its open file
         self._log = -1
         self._log_end = 0
-        self._power = _Committer(self) if power else None
+        self._power = Committer(self._open_files) if power else None
 
     @staticmethod
     def create(
@@ -107,7 +106,7 @@ class InProgress:
             episode._record(HEADER, 0, json.dumps(header).encode())
             if power:
                 os.fsync(episode._log)
-                _sync_folders(folder / LOG.parent, folder.parent)
+                sync_folders(folder / LOG.parent, folder, folder.parent)
         except BaseException:
             episode.close()
             raise
@@ -142,12 +141,21 @@ class InProgress:
             elif kind == SAMPLES and not episode._replay(payload):
                 break
             episode.last_seq, episode._log_end = seq, end
-        os.ftruncate(log, episode._log_end)
-        episode._cut_shards()
+        try:
+            os.ftruncate(log, episode._log_end)
+            episode._cut_shards()
+            if power:  # what the one before us wrote it may not have synced
+                sync_tree(folder)
+        except BaseException:
+            episode.close()
+            raise
         return episode
 
     def append(self, seq: int, samples: Sequence[Sample]) -> None:
-        """Durable when it returns (see the module). All of `samples` or, after a kill, none. OSError: none."""
+        """Durable when it returns (see the module). All of `samples` or, after a kill, none. OSError: none; or, with `power`,
+        what was appended before could not be brought to the disk's platters."""
+        if self._power:
+            self._power.require()
         parts: list[bytes] = []
         noted: list[int] = []
         try:
@@ -197,23 +205,16 @@ class InProgress:
         new.write_text(json.dumps(group, indent=1))
         self.close()
         if self._power:
-            _sync_tree(self.folder)
+            self._power.require()
+            sync_tree(self.folder)
         os.replace(new, self.folder / "zarr.json")
         if self._power:
-            _sync_folders(self.folder)
+            sync_folders(self.folder)
 
     def discard(self) -> None:
         """Forget it. Renamed first, so that a kill does not leave half of it to be recovered."""
         self.close()
         forget(self.folder)
-
-    def sync(self) -> None:
-        """Everything appended is on the disk's platters."""
-        if self._power:
-            self._power.sync()
-        else:
-            for file in (*self._shards.values(), self._log):
-                os.fsync(file)
 
     def close(self) -> None:
         if self._power:
@@ -223,13 +224,17 @@ class InProgress:
                 os.close(file)
         self._shards, self._log = {}, -1
 
+    def _open_files(self) -> list[int]:
+        """Frames before the log that names them."""
+        return [f for f in (*list(self._shards.values()), self._log) if f >= 0]
+
     # the log
 
     def _record(self, kind: int, seq: int, payload: bytes) -> None:
         head = RECORD.pack(0, len(payload), kind, seq)[4:]
         record = crc32c(head + payload).to_bytes(4, "little") + head + payload
         try:
-            _write_all(self._log, record, self._log_end)
+            write_all(self._log, record, self._log_end)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._log, self._log_end)
@@ -281,7 +286,7 @@ class InProgress:
             self._shards[s.stream] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             if self._power:
                 self._power.new_folders |= {p for p in path.parents if p.is_relative_to(self.folder)}
-        _write_all(self._shards[s.stream], s.data, start)
+        write_all(self._shards[s.stream], s.data, start)
         return start, len(s.data)
 
     def _note_frame(self, s: Sample, place: tuple[int, int]) -> None:
@@ -298,7 +303,7 @@ class InProgress:
         first = (len(places) - 1) // FRAMES_PER_SHARD * FRAMES_PER_SHARD
         file = self._shards.pop(stream)
         try:
-            _write_all(file, shard_index(places[first:]), sum(places[-1]))
+            write_all(file, shard_index(places[first:]), sum(places[-1]))
         finally:
             if self._power:
                 self._power.retire(file)
@@ -317,7 +322,7 @@ class InProgress:
                 os.ftruncate(file, sum(of_shard[-1]))
                 if len(of_shard) == FRAMES_PER_SHARD:
                     try:
-                        _write_all(file, shard_index(of_shard), sum(of_shard[-1]))
+                        write_all(file, shard_index(of_shard), sum(of_shard[-1]))
                     finally:
                         os.close(file)
                 else:
@@ -380,7 +385,7 @@ def put_in_place(folder: Path, episodes: Path, number: int, power: bool = False)
     target = episodes / f"{number:06d}-{folder.name}"
     os.rename(folder, target)
     if power:
-        _sync_folders(episodes, folder.parent)
+        sync_folders(episodes, folder.parent)
     return target
 
 
@@ -389,51 +394,6 @@ def forget(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-class _Committer:
-    """A thread that puts the log and the shards on the disk's platters every `SYNC_EVERY_S` (group commit)."""
-
-    def __init__(self, episode: InProgress) -> None:
-        self.episode = episode
-        self.new_folders: set[Path] = set()
-        self.retired: list[int] = []
-        self._guard = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
-        self._thread.start()
-
-    def retire(self, file: int) -> None:
-        with self._guard:
-            self.retired.append(file)
-
-    def sync(self) -> None:
-        """Frames before the log that names them. An error shows in the next write."""
-        with self._guard:
-            closing, self.retired = self.retired, []
-            open_now = [
-                os.dup(f) for f in (*list(self.episode._shards.values()), self.episode._log) if f >= 0
-            ]
-        folders, self.new_folders = self.new_folders, set()
-        for file in (*closing, *open_now):
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        for folder in folders:
-            _sync_folders(folder)
-
-    def stop(self) -> None:
-        if not self._stopping.is_set():
-            self._stopping.set()
-            self._thread.join()
-            with contextlib.suppress(OSError):
-                self.sync()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(SYNC_EVERY_S):
-            with contextlib.suppress(OSError):
-                self.sync()
 
 
 def _whole(file: int) -> bytes:
@@ -454,30 +414,3 @@ def _records(raw: memoryview) -> Any:
             return
         yield end, kind, seq, raw[at + RECORD.size : end]
         at = end
-
-
-def _write_all(file: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, at)
-        view, at = view[written:], at + written
-
-
-def _sync_folders(*folders: Path) -> None:
-    for folder in folders:
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-
-
-def _sync_tree(folder: Path) -> None:
-    for root, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            file = os.open(os.path.join(root, name), os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        _sync_folders(Path(root))

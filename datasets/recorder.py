@@ -303,7 +303,8 @@ class Recorder:
         self._process[0] = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "ulna.datasets.recorder_process"]
+        # -P: no module of the current folder stands in for one of Python's
+        command = [sys.executable, "-P", "-m", "ulna.datasets.recorder_process"]
         return subprocess.Popen(
             [*command, str(self.store.path), str(self._ring.path), self.durability],
             stdin=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """What a killed recorder left: made into episodes when the store is next opened.
 
 Every step may itself be killed and is repeated by the next opening: rows are replayed by their sequence number, the folder
-of an episode is finished in place, and it moves into `episodes/` by one rename.
+of an episode is finished in place, and it moves into `episodes/` by one rename. Everything is synced before what it was made
+of goes: what a power cut left, a second one must not take.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
     if ring is not None:
         from .recorder_process import Drain
 
-        drain = Drain(store, ring, power=False)
+        drain = Drain(store, ring, power=True)
         try:
             found += drain.run_dry(interrupted=KILLED)
             remove_ring(folder)
@@ -69,9 +70,9 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
 def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
     """One folder of `in-progress`, finished; none when it holds no row. OSError, UnreadableLog: it stays as it is."""
     if is_complete(path):
-        return [put_in_place(path, episodes, next_number(episodes.parent))]
+        return [put_in_place(path, episodes, next_number(episodes.parent), power=True)]
     try:
-        episode = InProgress.resume(path)
+        episode = InProgress.resume(path, power=True)
     except (FileNotFoundError, UnreadableLog):
         if [p.name for p in path.iterdir()] == [LOG.parent.name]:  # killed before its first row
             forget(path)

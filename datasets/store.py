@@ -21,7 +21,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from .codec import CodecError, kind_for
+from .durable import sync_folders, sync_tree
 from .features import ACTION, Features, features_from_json, features_to_json, is_frames
 from .frames import DamagedFrames, FrameReader
 from .lock import Locked, StoreLock
@@ -225,13 +225,20 @@ class EpisodeStore:
             "provenance": dict(provenance or {}),
             "storage": {key: dict(how) for key, how in (storage or {}).items()},
         }
+        was_there = path.exists()
         try:
             (path / "episodes").mkdir(parents=True, exist_ok=True)
             (path / "in-progress").mkdir(exist_ok=True)
-            new = path / f".ulna.json.{secrets.token_hex(4)}"
-            new.write_text(json.dumps(header, indent=1) + "\n")
-            os.replace(new, path / "ulna.json")
+            (path / ".ulna.json").write_text(json.dumps(header, indent=1) + "\n")
+            sync_tree(path)
+            os.replace(path / ".ulna.json", path / "ulna.json")
+            sync_folders(path, path.absolute().parent)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                for ours in path.iterdir():
+                    ours.rmdir() if ours.is_dir() else ours.unlink()
+                if not was_there:
+                    path.rmdir()
             raise StoreError(
                 f"cannot create an episode store at {path}: {error.strerror or error}"
             ) from error

@@ -127,6 +127,20 @@ def test_a_newer_store_and_a_foreign_folder_are_one_sentence(
             assert len(error.splitlines()) == 1
 
 
+def test_a_module_of_the_current_folder_is_none_of_the_recorders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets.py").write_text("raise SystemExit('not the one of Python')")
+    monkeypatch.chdir(tmp_path)
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    row = frame(np.random.default_rng(0), WITH_IMAGE, 0)
+    with Recorder(store) as recorder:
+        recorder.start({})
+        recorder.tick(row, dict.fromkeys(row, (0, 0)))
+        recorder.end({})
+    assert len(store) == 1
+
+
 def test_a_small_shared_memory_as_in_a_container_is_done_without(tmp_path: Path) -> None:
     code = (
         "import sys, os; sys.path.insert(0, sys.argv[2]); from contracts.data import *\n"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import linecache
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import pytest
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame
 
 from ulna.datasets.edit import delete
-from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, REQUESTED, STATE, Feature
+from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, REQUESTED, STATE, Feature, Features
 from ulna.datasets.flags import AFTER_DROP, STALE
 from ulna.datasets.recorder import Recorder
 from ulna.datasets.store import EpisodeStore, StoreError
@@ -61,12 +63,12 @@ def rest(process: subprocess.Popen[bytes], at_least: int) -> int:
     return int(said[-1]) + 1 if said else at_least + 1
 
 
-def require_rows(store: EpisodeStore, index: int, count: int) -> None:
+def require_rows(store: EpisodeStore, index: int, count: int, features: Features = WITH_IMAGE) -> None:
     episode = store.episodes[index]
     assert count <= episode.length <= count + 1
     rng = np.random.default_rng(0)
-    rows = [frame(rng, WITH_IMAGE, t) for t in range(episode.length)]
-    for key in WITH_IMAGE:
+    rows = [frame(rng, features, t) for t in range(episode.length)]
+    for key in features:
         np.testing.assert_array_equal(episode.read(key), np.stack([r[key] for r in rows]))
         capture, receive = episode.times_ns(key)
         assert capture.tolist() == list(range(episode.length))
@@ -392,36 +394,93 @@ def test_a_full_disk_is_one_sentence_and_what_was_recorded_comes_back(tmp_path: 
     require_rows(again, 0, count)
 
 
-def test_power_durability_holds_what_was_appended_half_a_second_ago(tmp_path: Path) -> None:
-    """A power cut keeps of each file what was synced. Stand in for it: cut every file back to its size at its last sync."""
-    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
-    code = """
-import os, sys, time, json; sys.path.insert(0, sys.argv[2]); from contracts.data import *
-sizes, real = {}, os.fsync
+# notes, of whatever is synced by this process or one that it starts, what of it the disk then holds
+NOTE_SYNCS = """
+import json, os
+real = os.fsync
 def fsync(fd):
-    real(fd); sizes[os.readlink(f"/proc/self/fd/{fd}")] = os.fstat(fd).st_size
+    real(fd)
+    at, what = os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
+    held = os.listdir(at) if os.path.isdir(at) else what.st_size
+    with open(os.environ["SYNCS"], "a") as file:
+        file.write(json.dumps([what.st_ino, held]) + "\\n")
 os.fsync = fsync
-w = EpisodeWriter(EpisodeStore.open(sys.argv[1]), durability="power"); w.start({}); r = np.random.default_rng(0)
-at = []
-for t in range(200):
-    v = frame(r, WITH_IMAGE, t); w.tick(v, dict.fromkeys(v, (t, t + 1))); at.append(time.monotonic()); time.sleep(0.01)
-cut = time.monotonic()
-for root, _, files in os.walk(w.store.path / "in-progress"):
-    for f in files:
-        os.truncate(os.path.join(root, f), sizes.get(os.path.join(root, f), 0))
-print(sum(a < cut - 0.5 for a in at), flush=True)
-os._exit(9)
 """
+
+
+def cut_power(folder: Path, syncs: Path) -> None:
+    """What a power cut may leave of `folder`: of each file what was synced, of each folder the names that it had then."""
+    held = dict(map(json.loads, syncs.read_text().splitlines()))
+    for path in sorted(folder.rglob("*"), key=lambda p: len(p.parts)):
+        if not path.exists():
+            continue
+        inode = path.stat().st_ino
+        if path.name not in held.get(path.parent.stat().st_ino, []):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.is_file():
+            os.truncate(path, held.get(inode, 0))
+
+
+@pytest.mark.parametrize("features", [FEATURES, WITH_IMAGE], ids=["joints", "and a camera"])
+def test_power_durability_outlives_a_power_cut_and_another_after_the_recovery(
+    tmp_path: Path, features: Features
+) -> None:
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(NOTE_SYNCS)
+    (tmp_path / "all").mkdir()
+    syncs = tmp_path / "syncs"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "python"), "SYNCS": str(syncs)}
+    code = """
+import os, signal, sys, time; sys.path.insert(0, sys.argv[2]); from contracts.data import *; from ulna.datasets.recorder import Recorder
+f = WITH_IMAGE if sys.argv[3] == "1" else FEATURES; r = np.random.default_rng(0)
+recorder = Recorder(EpisodeStore.create(sys.argv[1], f, 20.0), durability="power", ring_bytes=4 << 20); recorder.start({})
+for t in range(90):
+    v = frame(r, f, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1)))
+    if t == 69: recorder.flush(); time.sleep(0.5)
+os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = tmp_path / "all" / "d"
+    camera = str(int(features is WITH_IMAGE))
+    command = [sys.executable, "-c", code, str(path), str(Path(__file__).parent), camera]
+    subprocess.run(command, env=environment, check=False)
+    ring_of(path).unlink()
+    cut_power(tmp_path / "all", syncs)
+    code = "import sys; from ulna.datasets.store import EpisodeStore; print(EpisodeStore.open(sys.argv[1]).episodes[0].length)"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(store.path), str(Path(__file__).parent)],
-        capture_output=True,
-        check=False,
+        [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, check=True
     )
-    due = int(done.stdout)
-    assert due > 50, done.stderr
-    (e,) = EpisodeStore.open(tmp_path / "d").episodes
-    assert due <= e.length < 200
-    require_rows(EpisodeStore.open(tmp_path / "d"), 0, e.length)
+    assert 70 <= int(done.stdout) <= 90
+    cut_power(tmp_path / "all", syncs)
+    store = EpisodeStore.open(path)
+    require_rows(store, 0, int(done.stdout), features)
+
+
+@pytest.mark.parametrize("doing", ["appending", "ending"])
+def test_what_cannot_be_synced_is_said_and_comes_back_with_a_disk_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str
+) -> None:
+    store = EpisodeStore.create(tmp_path / "d", FEATURES, 20.0)
+    row = frame(np.random.default_rng(0), FEATURES, 0)
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with EpisodeWriter(store, durability="power") as writer:
+        writer.start({})
+        count, said = 0, ""
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", fsync)
+            while not said and count < 1000:
+                try:
+                    writer.tick(row, dict.fromkeys(row, (0, 0)))
+                    count += 1
+                    if doing == "ending":
+                        writer.end({})
+                    time.sleep(0.01)
+                except StoreError as error:
+                    said = str(error)
+    assert "Input/output error; the episode in progress is cut off" in said
+    assert [e.length for e in EpisodeStore.open(tmp_path / "d").episodes] == [count]
 
 
 @pytest.mark.parametrize(

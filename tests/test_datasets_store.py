@@ -176,6 +176,24 @@ def test_folders_that_are_no_store_are_refused(tmp_path: Path) -> None:
             EpisodeStore.open(store.path)
 
 
+def test_a_store_that_could_not_be_made_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *;"
+        "from ulna.datasets.store import StoreError; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
+        "try: EpisodeStore.create(sys.argv[1], FEATURES, 20.0)\nexcept StoreError as e: print(e)"
+    )
+    for there in (False, True):
+        path = tmp_path / str(there)
+        if there:
+            path.mkdir()
+        command = [sys.executable, "-c", code, str(path), str(Path(__file__).parent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == f"cannot create an episode store at {path}: File too large\n"
+        assert path.exists() == there
+        EpisodeStore.create(path, FEATURES, 20.0)
+
+
 def test_a_damaged_episode_is_named(tmp_path: Path) -> None:
     store = write_store(tmp_path / "d")
     chunk = next(p for p in (store.episodes[1].path / STATE / "value" / "c").rglob("*") if p.is_file())

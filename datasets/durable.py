@@ -1,0 +1,93 @@
+"""Writing that lasts: whole writes, and files and folders brought to the disk's platters, at once or in groups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+SYNC_EVERY_S = 0.2
+
+
+class Committer:
+    """A thread that syncs, every `SYNC_EVERY_S`, the files that `files()` names then, in that order, and what was handed to
+    it since (group commit). After an error nothing is known of what was written, so it stands: `require` raises it."""
+
+    def __init__(self, files: Callable[[], Iterable[int]]) -> None:
+        self.new_folders: set[Path] = set()
+        self._files = files
+        self._retired: list[int] = []
+        self._failed: OSError | None = None
+        self._guard = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
+        self._thread.start()
+
+    def retire(self, file: int) -> None:
+        """Sync this open file once more, and close it."""
+        with self._guard:
+            self._retired.append(file)
+
+    def require(self) -> None:
+        """OSError when something could not be synced."""
+        if self._failed is not None:
+            raise self._failed
+
+    def stop(self) -> None:
+        """Sync all of it for the last time."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._thread.join()
+            self._sync()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(SYNC_EVERY_S):
+            self._sync()
+
+    def _sync(self) -> None:
+        with self._guard:
+            files, self._retired = self._retired, []
+        folders, self.new_folders = self.new_folders, set()
+        try:
+            with contextlib.ExitStack() as open_files:
+                for file in files:
+                    open_files.callback(os.close, file)
+                for file in self._files():
+                    files.append(os.dup(file))
+                    open_files.callback(os.close, files[-1])
+                for file in files:
+                    os.fsync(file)
+                sync_folders(*folders)
+        except OSError as error:
+            self._failed = error
+
+
+def write_all(file: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, at)
+        view, at = view[written:], at + written
+
+
+def sync_folders(*folders: Path) -> None:
+    """What they list, not what lies in it."""
+    for folder in folders:
+        _sync(folder, os.O_DIRECTORY)
+
+
+def sync_tree(folder: Path) -> None:
+    """Every file and folder in it, then itself."""
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            _sync(Path(root, name))
+        sync_folders(Path(root))
+
+
+def _sync(path: Path, kind: int = 0) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | kind)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

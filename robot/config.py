@@ -77,16 +77,18 @@ def load_robot(
     cameras: Sequence[str] = (),
     randomisation: Mapping[str, float] | None = None,
     realtime: bool = False,
+    trackers: bool = True,
 ) -> Rig:
-    """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to use; none named: none of a
-    simulated robot, all of a real one. task, randomisation and realtime concern simulated robots. DeviceError says what is
-    wrong, with the nearest names. Nothing is opened yet."""
+    """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to observe; none named: none of a
+    simulated robot, all of a real one. trackers: whether to observe what a real one's see, through whichever cameras they look.
+    task, randomisation and realtime concern simulated robots. DeviceError says what is wrong, with the nearest names. Nothing is
+    opened yet."""
     config = read_config(name)
     offered = config.get("cameras", {})
     for camera in cameras:
         require_known(f"camera of {name}", camera, offered)
     if "arms" in config:
-        return _real(name, config, cameras)
+        return _real(name, config, cameras, trackers)
     return _simulated(name, config, task, cameras, randomisation, realtime)
 
 
@@ -113,15 +115,19 @@ def _simulated(
     return Rig(robot, scene, config, realtime)
 
 
-def _real(name: str, config: dict[str, Any], cameras: Sequence[str]) -> Rig:
+def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
     arms: dict[str, Arm] = _devices(name, config, "arms", ARM_DRIVERS)
-    seen: dict[str, Camera] = _devices(name, config, "cameras", CAMERA_DRIVERS, cameras)
+    offered: dict[str, Camera] = _devices(name, config, "cameras", CAMERA_DRIVERS)
     _devices(name, config, "leaders", LEADER_DRIVERS)  # what this run does not use must be right, too
     for driver, table in config.get("teleoperators", {}).items():
         require_known(f"teleoperator for {name}:", driver, TELEOPERATOR_DRIVERS)
         _teleoperator(name, driver, table)
-    trackers = _devices(name, config, "trackers", TRACKER_DRIVERS, cameras=seen)
-    robot = Robot(config["name"], arms, seen, trackers, MonotonicClock(), config["control_hz"])
+    trackers = _devices(name, config, "trackers", TRACKER_DRIVERS, cameras=offered)
+    seen = {c: camera for c, camera in offered.items() if not cameras or c in cameras}
+    trackers = trackers if tracking else {}
+    looked_through = {c for tracker in trackers for c in config["trackers"][tracker]["cameras"]}
+    unseen = [camera for c, camera in offered.items() if c in looked_through and c not in seen]
+    robot = Robot(config["name"], arms, seen, trackers, MonotonicClock(), config["control_hz"], unseen)
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,7 +32,8 @@ class Observation:
 class Robot:
     """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the order of
     the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; what a step of it is, the camera
-    says once it is open. Devices are opened and enabled by the user, not here."""
+    says once it is open. unseen: cameras for trackers alone, whose pictures are not observed. Devices are opened and enabled by
+    the user, not here."""
 
     def __init__(
         self,
@@ -42,11 +43,13 @@ class Robot:
         trackers: Mapping[str, Tracker],
         clock: Clock,
         control_hz: float,
+        unseen: Sequence[Camera] = (),
     ) -> None:
         if not arms:
             raise ValueError(f"robot {name} has no arm")
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
+        self._eyes = (*self.cameras.values(), *unseen, *self.trackers.values())
 
         def prefixed(arm: str, joint: str) -> str:
             return joint if len(self.arms) == 1 else f"{arm}.{joint}"
@@ -78,7 +81,7 @@ class Robot:
     def open(self) -> None:
         """Open every device; when one fails, those opened before it are closed again."""
         with ExitStack() as opened:
-            for device in (*self.arms.values(), *self.cameras.values(), *self.trackers.values()):
+            for device in (*self.arms.values(), *self._eyes):
                 device.open()
                 opened.callback(device.close)
             for name, camera in self.cameras.items():
@@ -94,7 +97,7 @@ class Robot:
         """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with torque on. What is
         raised comes after all were closed."""
         with ExitStack() as every:  # the last one in is the first one out
-            for device in (*self.cameras.values(), *self.trackers.values(), *self.arms.values()):
+            for device in (*self._eyes, *self.arms.values()):
                 every.callback(device.close)
 
     def enable(self) -> None:

@@ -21,6 +21,7 @@ import pytest
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import ArmState, DeviceError
 from ulna.drivers.capture import CaptureCamera
+from ulna.drivers.twins.mjpeg import MjpegTwin, wandering_bars
 from ulna.drivers.twins.plant import Plant
 from ulna.robot import config as robot_config
 from ulna.robot.cli import main
@@ -81,6 +82,22 @@ def test_depth_is_recorded_beside_colour(tmp_path: Path) -> None:
         assert rig.robot.features["observation.depth.front"].units == ("mm",)
         assert 250 < np.median(depth[depth > 0]) < 3000, "the table stands half a metre away"
         assert seen.times_ns["observation.depth.front"][0] <= time.monotonic_ns()
+
+
+def test_a_tracker_looks_through_its_camera_whichever_are_observed(
+    station: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "robot.toml"
+    with MjpegTwin(wandering_bars(120, 160), size=(120, 160), fps=10) as side:
+        table = f'[cameras.side]\ndriver = "opencv"\ndevice = "{side.url}"\nheight = 120\nwidth = 160\nfps = 10.0\n'
+        path.write_text(Path(station["toml"]).read_text() + "\n" + table)
+        with load_robot(str(path), cameras=["side"]) as rig:
+            seen = rig.robot.observe().values
+            assert {k for k in seen if "images" in k} == {"observation.images.side"}
+            assert "cube.front.u" in rig.robot.features["observation.environment_state"].names
+            assert seen["observation.environment_state"].shape == (6,)
+        with load_robot(str(path), cameras=["side"], trackers=False) as rig:
+            assert set(rig.robot.observe().values) == {"observation.state", "observation.images.side"}
 
 
 def test_the_arm_goes_home_and_holds_when_nobody_commands(station: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ class Args:
 
 
 def run(args: Args, out: Output) -> int:
+    from ...datasets.features import ENVIRONMENT
     from ...datasets.recorder import Recorder
     from ...policies.serving.client import PolicyClient
     from ..config import load_robot
@@ -45,13 +46,16 @@ def run(args: Args, out: Output) -> int:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
     with PolicyClient(args.server) as client:
         cameras = _cameras(client.metadata)
+        tracking = ENVIRONMENT in client.metadata.get("features", {})
 
     def report(e: DeployedEpisode) -> None:
         outcome = {True: "success", False: "no success", None: "done"}[e.success]
         print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
 
     with (
-        load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime) as rig,
+        load_robot(
+            args.robot, args.task or "lift", cameras, realtime=args.realtime, trackers=tracking
+        ) as rig,
         contextlib.ExitStack() as stack,
     ):
         words = args.task if rig.sim is None else ""

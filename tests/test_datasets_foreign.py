@@ -366,6 +366,12 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path: Path, capfd: pytest.Captur
         assert len(error.strip().splitlines()) == 1
         assert not (tmp_path / "out").exists()
 
+    robomimic(tmp_path / "good.hdf5", 1)
+    for pair in ("object", "object=", "=x"):
+        assert main(
+            ["data", "import", str(tmp_path / "good.hdf5"), "--out", str(tmp_path / "out"), "--map", pair]
+        )
+        assert "--map is written array=feature, with commas" in capfd.readouterr().err
     (tmp_path / "text.hdf5").write_text("no")
     refused(tmp_path / "text.hdf5", "is no dataset that is known here")
     with h5py.File(tmp_path / "empty.hdf5", "w") as f:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tyro
 
 from ..cli import UsageError
-from .parsing import Output, episode_list, progress, words
+from .parsing import Output, episode_list, pairs, progress
 
 EXAMPLE = "ulna data import path/to/lerobot_folder --out runs/x/data --image-size 96"
 
@@ -73,7 +73,9 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
     from ...datasets.replay_buffer import import_replay_buffer
 
     readers = {"diffusion-policy": import_replay_buffer, "robomimic": import_robomimic, "aloha": import_aloha}
-    return readers[kind](args.source, args.out, args.fps, args.task, _map(args.map), size, report)
+    return readers[kind](
+        args.source, args.out, args.fps, args.task, pairs("--map", args.map, "array=feature"), size, report
+    )
 
 
 def _kind(source: Path) -> str:
@@ -92,10 +94,3 @@ def _kind(source: Path) -> str:
             "(ALOHA) nor meta/episode_ends (Diffusion Policy)"
         )
     return "lerobot"  # which says best what a folder lacks
-
-
-def _map(text: str) -> dict[str, str]:
-    pairs = [p.partition("=") for p in words(text)]
-    if any(not (old and new) for old, _, new in pairs):
-        raise UsageError("--map is written array=feature, with commas between several")
-    return {old.strip(): new.strip() for old, _, new in pairs}

@@ -108,6 +108,14 @@ def words(text: str) -> list[str]:
     return [w.strip() for w in text.split(",") if w.strip()]
 
 
+def pairs(option: str, text: str, of: str) -> dict[str, str]:
+    """`a=b,c=d` → {"a": "b", "c": "d"}. UsageError names `option` and what its pairs are `of`."""
+    found = [p.partition("=") for p in words(text)]
+    if any(not (old and new) for old, _, new in found):
+        raise UsageError(f"{option} is written {of}, with commas between several")
+    return {old.strip(): new.strip() for old, _, new in found}
+
+
 def require_device(name: str) -> str:
     """`cpu`, `cuda` or `cuda:1`, and there."""
     if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..cli import UsageError
-from .parsing import Output, episode_list, progress, require_device, words
+from .parsing import Output, episode_list, pairs, progress, require_device, words
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
 
@@ -183,7 +183,7 @@ def run(args: Args, out: Output) -> int:
     options = DataOptions(
         episodes=tuple(episode_list(args.episodes)) if args.episodes else None,
         mix=tuple(_number("--mix", w) for w in words(args.mix)),
-        rename=_renames(args.rename),
+        rename=pairs("--rename", args.rename, "old=new"),
         weights=args.weights,
         alpha=args.alpha,
         validate=args.validate,
@@ -236,13 +236,6 @@ def run(args: Args, out: Output) -> int:
     )
     out.answer(answer, text)
     return 0
-
-
-def _renames(text: str) -> dict[str, str]:
-    pairs = [p.partition("=") for p in words(text)]
-    if any(not (old and new) for old, _, new in pairs):
-        raise UsageError("--rename is written old=new, with commas between several")
-    return {old.strip(): new.strip() for old, _, new in pairs}
 
 
 def _number(option: str, text: str) -> float:

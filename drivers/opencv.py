@@ -27,16 +27,18 @@ from .http_mjpeg import HttpMjpeg, NotMultipart, without_password
 
 STABLE = (Path("/dev/v4l/by-id"), Path("/dev/v4l/by-path"))
 SETTLE_S = 0.2  # that a network camera is listened to before it counts as open
-MANUAL_EXPOSURE = 1  # V4L2_EXPOSURE_MANUAL
+# enum v4l2_exposure_auto_type of linux/v4l2-controls.h: fully automatic, manual, with a fixed aperture; webcams have the last two
+AUTOMATIC, MANUAL, APERTURE_PRIORITY = 0, 1, 3
 
 
 @dataclass(frozen=True)
 class Config:
     """device: `/dev/v4l/by-id/…` or `/dev/v4l/by-path/…`, or an http, https or rtsp address. height, width, fps: the mode, before
     `rotate` (degrees clockwise). fourcc: pixel format on the wire (MJPG, YUYV), empty as the camera likes. exposure: manual, in
-    the driver's units (UVC: 100 µs); gain, white_balance_K: fixed; None leaves them automatic. latency_s: from capture to
-    arrival, taken off where the device tells no time of its own. matrix: 9 numbers, the pinhole matrix of the frames as
-    delivered, by rows; distortion: 5, Brown-Conrady. reader: of an http address, "multipart", "ffmpeg", or "auto"."""
+    the driver's units (UVC: 100 µs); white_balance_K: fixed; None makes them automatic. gain: None leaves it as it is (with
+    automatic exposure most cameras choose it themselves). latency_s: from capture to arrival, taken off where the device tells no
+    time of its own. matrix: 9 numbers, the pinhole matrix of the frames as delivered, by rows; distortion: 5, Brown-Conrady.
+    reader: of an http address, "multipart", "ffmpeg", or "auto"."""
 
     device: str
     height: int = setting(480, 16, 8192, "px")
@@ -202,14 +204,14 @@ class OpenCvSource:
 
         c, cap = self.config, self._capture
         if c.fourcc:
-            cap.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*c.fourcc))
+            cap.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*c.fourcc.ljust(4)))
         cap.set(cv2.CAP_PROP_FRAME_WIDTH, c.width)
         cap.set(cv2.CAP_PROP_FRAME_HEIGHT, c.height)
         cap.set(cv2.CAP_PROP_FPS, c.fps)
         width, height = round(cap.get(cv2.CAP_PROP_FRAME_WIDTH)), round(cap.get(cv2.CAP_PROP_FRAME_HEIGHT))
         fps = cap.get(cv2.CAP_PROP_FPS)
         fourcc = round(cap.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1").strip()
-        asked = (c.width, c.height, c.fourcc or fourcc)
+        asked = (c.width, c.height, c.fourcc.strip() or fourcc)
         if (width, height, fourcc) != asked or (fps > 0 and abs(fps - c.fps) > 0.05 * c.fps):
             raise Refused(
                 f"{self.name} ({node.card}) gives {fourcc} {width} × {height} at {fps:g} fps where "
@@ -220,10 +222,12 @@ class OpenCvSource:
             "gain": (cv2.CAP_PROP_GAIN, c.gain),
             "white_balance_K": (cv2.CAP_PROP_WB_TEMPERATURE, c.white_balance_K),
         }
+        # a camera keeps what it was set to by whoever had it before; one that lacks a control refuses, and that is all
         if c.exposure is not None:
-            cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, MANUAL_EXPOSURE)
-        if c.white_balance_K is not None:
-            cap.set(cv2.CAP_PROP_AUTO_WB, 0)
+            cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, MANUAL)
+        elif not cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, APERTURE_PRIORITY):
+            cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, AUTOMATIC)
+        cap.set(cv2.CAP_PROP_AUTO_WB, float(c.white_balance_K is None))
         for what, (prop, value) in wanted.items():
             if value is not None:
                 cap.set(prop, value)
@@ -257,7 +261,8 @@ def _check(config: Config, who: str) -> None:
             )
     if config.rotate not in (0, 90, 180, 270):
         raise DeviceError(f"{who}: rotate is {config.rotate}, it must be 0, 90, 180 or 270")
-    if config.fourcc and len(config.fourcc) != 4:
+    # Y16 ends with a blank, which nobody writes
+    if config.fourcc and not re.fullmatch(r"[!-~]{3}[ -~]?", config.fourcc):
         raise DeviceError(f"{who}: fourcc is {config.fourcc!r}, it must be four letters such as MJPG")
     if config.reader not in ("auto", "multipart", "ffmpeg"):
         raise DeviceError(f"{who}: reader is {config.reader!r}, it must be auto, multipart or ffmpeg")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from contracts.camera import check_camera
 
-from ulna.drivers import opencv
+from ulna.drivers import opencv, v4l2
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.camera import CameraState, StaleFrame
 from ulna.drivers.capture import CaptureCamera, Ended, Frame, Refused, SourceInfo
@@ -364,6 +364,7 @@ def test_absent_refused_and_wrong_devices_are_told_at_once(twin: MjpegTwin, tmp_
     refused("another camera after the next reboot", "2")
     refused("must be a path under /dev/v4l", "front")
     refused("rotate is 45", twin.url, rotate=45)
+    refused("fourcc is 'MJPEG'", twin.url, fourcc="MJPEG")
     refused("matrix must be 9 numbers", twin.url, matrix=(1, 2, 3))
     for url in ("http://127.0.0.1:99999/s", "http://[::1/s", "http://u:secret#1@127.0.0.1/s", "rtsp:///s"):
         with pytest.raises(DeviceError, match="the host or the port in device cannot be read") as unreadable:
@@ -379,6 +380,50 @@ def test_absent_refused_and_wrong_devices_are_told_at_once(twin: MjpegTwin, tmp_
     refused("camera front: no camera answers at http://127", twin.url)
     refused("no stream can be opened at http://127", twin.url, reader="ffmpeg")
     assert camera_at(twin.url).health().state is CameraState.CONNECTING
+
+
+class _Controls:
+    """A V4L2 camera as `cv2.VideoCapture` shows it: it keeps what it was set to, and knows two of the modes of exposure."""
+
+    def __init__(self, width: int, height: int) -> None:
+        import cv2
+
+        self.modes: tuple[int, ...] = (1, 3)
+        self.kept: dict[int, float] = {
+            cv2.CAP_PROP_FRAME_WIDTH: width,
+            cv2.CAP_PROP_FRAME_HEIGHT: height,
+            cv2.CAP_PROP_FPS: 30,
+        }
+
+    def set(self, prop: int, value: float) -> bool:
+        import cv2
+
+        if prop == cv2.CAP_PROP_AUTO_EXPOSURE and value not in self.modes:
+            return False
+        self.kept[prop] = value
+        return True
+
+    def get(self, prop: int) -> float:
+        return self.kept.get(prop, 0)
+
+
+def test_what_an_earlier_run_fixed_is_made_automatic_again() -> None:
+    import cv2
+
+    camera = _Controls(160, 120)
+
+    def run(modes: tuple[int, ...], **config: object) -> tuple[float, float]:
+        camera.modes = modes
+        source = opencv.OpenCvSource(opencv.Config("/dev/none", 120, 160, 30.0, "Y16", **config))  # type: ignore[arg-type]
+        source._capture = camera
+        source._set(v4l2.Node("card", "bus", "driver", True, ()))
+        return camera.kept[cv2.CAP_PROP_AUTO_EXPOSURE], camera.kept[cv2.CAP_PROP_AUTO_WB]
+
+    assert run((1, 3), exposure=100.0, white_balance_K=4000.0) == (1, 0)
+    assert run((1, 3)) == (3, 1)
+    assert run((0, 1), exposure=100.0) == (1, 1)
+    assert run((0, 1)) == (0, 1)
+    assert camera.kept[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"Y16 ")
 
 
 @pytest.mark.parametrize("kind", ["whole", "no length", "dashes", "in pieces", "old greeting"])

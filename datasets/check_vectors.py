@@ -62,6 +62,8 @@ def _whole(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
         reason = r.episode.attrs["interrupted"]
         why = f" ({reason})" if isinstance(reason, str) else ""
         yield r.finding("interrupted", "warning", f"the recording was cut off{why}: its task was not ended")
+    for note in r.episode.attrs.get("notes") or ():
+        yield r.finding("noted", "warning", str(note))
 
 
 def _finite(r: Recording, stream: Stream) -> Iterator[Finding]:

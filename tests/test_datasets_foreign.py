@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc
 
+from ulna.datasets.check import check
 from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE
 from ulna.datasets.hdf5 import import_aloha, import_robomimic
 from ulna.datasets.replay_buffer import import_replay_buffer
@@ -162,6 +163,8 @@ def test_chunks_that_are_gone_are_told_with_their_episodes(
         f"chunks of {k} are not in the source and read as {v}" for k, v in (("action", 0.0), ("img", 0))
     )
     assert notes == [None, [action], [action, img]]
+    found = [(f.episode, f.message) for f in check(EpisodeStore.open(tmp_path / "d")) if f.check == "noted"]
+    assert found == [(1, action), (2, action), (2, img)]
     assert main(["data", "info", str(tmp_path / "d")]) == 0
     for said in (imported, capfd.readouterr().out):
         assert f"{action}: episodes 1, 2\n" in said

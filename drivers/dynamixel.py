@@ -30,13 +30,12 @@ from .dynamixel_registers import (
     describe_hardware,
 )
 from .serial_port import LATE_NS, Heard, ReplySizes, SerialPort
-from .servo_bus import BusError, BusStats, Register, Replies
+from .servo_bus import BusError, BusStats, Register, Replies, explain_silence
 from .silence import Silence
 
 type _Answer = tuple[
     dict[int, tuple[int, bytes]], int, int
 ]  # error and data by id; when asked, when heard, ns
-_REBOOT_S = 2.0  # an X-series servo is back within about half a second
 _FAST_MISSES = 3
 
 
@@ -173,44 +172,8 @@ class DynamixelBus:
             "check its power, its cable, its id and the baud rate"
         )
 
-    def reboot(self, servo: int) -> None:
-        """Start a servo anew, which clears its hardware errors; torque is off then. BusError: it is not back after 2 s."""
-        self._ask(encode(_check_id(servo), Instruction.REBOOT), [servo], 0)
-        deadline = time.monotonic() + _REBOOT_S
-        while self.ping(servo) is None:
-            if time.monotonic() > deadline:
-                raise BusError(
-                    f"servo {servo} on {self.port} did not come back from a reboot in {_REBOOT_S:g} s: "
-                    "switch its power off and on"
-                )
-            time.sleep(0.02)
-        self._silence.heard(servo)
-
     def explain_silence(self, servos: Sequence[int]) -> str:
-        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed is put back."""
-        ours, names = self.baud, _listed(servos)
-        try:
-            for baud in sorted(BAUD_RATES.values(), key=lambda b: b != ours):
-                self.set_baud(baud)
-                there = [s for s in servos if self.ping(s) is not None]
-                if there and baud == ours:
-                    silent = [s for s in servos if s not in there]
-                    if not silent:
-                        return (
-                            f"{names} on {self.port} answered now, though not before: look for a loose plug"
-                        )
-                    return (
-                        f"of {names} on {self.port}, {_listed(silent)} did not answer: look at the cable of the first of them, "
-                        "and at its id"
-                    )
-                if there:
-                    return (
-                        f"{_listed(there)} on {self.port} answered at {baud} baud, not at {ours}: set baud = {baud}, or the "
-                        "servo's baud_rate register"
-                    )
-        finally:
-            self.set_baud(ours)
-        return f"{names} on {self.port} answered at no speed: is the servos' power on, and the adapter's cable in the first of them?"
+        return explain_silence(self, servos, BAUD_RATES.values())
 
     def hardware_faults(self, servo: int) -> tuple[str, ...]:
         """The servo's hardware errors in words, with what to do; empty when there are none, or when it does not answer."""
@@ -327,11 +290,6 @@ def _check_id(servo: int) -> int:
     if not 0 <= servo <= 252:
         raise ValueError(f"{servo} is not the id of a Dynamixel servo, which are 0 to 252; nothing was sent")
     return servo
-
-
-def _listed(servos: Iterable[int]) -> str:
-    ids = [str(s) for s in servos]
-    return f"servo{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
 
 
 def _register(name: str) -> Register:

@@ -97,16 +97,16 @@ RANGE_ERROR, LENGTH_ERROR, LIMIT_ERROR, ACCESS_ERROR = 4, 5, 6, 7
 INSTRUCTION_ERROR, CRC_ERROR = 2, 3
 
 _HARDWARE = {
-    0x01: "input voltage: the supply is outside of the servo's limits; check the power adapter, then reboot the servo",
-    0x04: "overheating: let the servo cool down, lessen its load, then reboot it",
-    0x08: "motor encoder: the servo cannot read its position; reboot it, and if it comes back replace the servo",
-    0x10: "electrical shock: a short circuit, or too weak a supply for the motor; check cables and power, then reboot the servo",
-    0x20: "overload: the servo pushed too hard for too long and let go; free the joint, then reboot the servo",
+    0x01: "input voltage: the supply is outside of the servo's limits; check the power adapter, then switch the power off and on",
+    0x04: "overheating: let the servo cool down, lessen its load, then switch the power off and on",
+    0x08: "motor encoder: the servo cannot read its position; switch the power off and on, and if it comes back replace the servo",
+    0x10: "electrical shock: a short circuit, or too weak a supply for the motor; check cables and power, then switch the power off and on",
+    0x20: "overload: the servo pushed too hard for too long and let go; free the joint, then switch the power off and on",
 }
 
 ALERT_WORDS = (
     "hardware error (overload, overheating, supply voltage, encoder or electrical shock): read hardware_error_status, "
-    "mend the cause, then reboot the servo"
+    "mend the cause, then switch the power off and on"
 )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from .feetech_protocol import (
     BAUDS,
     BROADCAST,
     READ,
-    REBOOT,
     REGISTERS,
     STATUS,
     STATUS_BYTES,
@@ -24,11 +22,10 @@ from .feetech_protocol import (
     packet,
     packets,
 )
-from .serial_port import Heard, ReplySizes, SerialPort
-from .servo_bus import BusError, BusStats, Register, Replies
+from .serial_port import LATE_NS, Heard, ReplySizes, SerialPort
+from .servo_bus import BusError, BusStats, Register, Replies, explain_silence
 from .silence import Silence
 
-SET_MIDDLE = 128  # in torque_enable: the present position becomes 2048
 PAUSE_S = 0.0005  # before a reply, at most: return_delay_time as servos leave the factory
 
 
@@ -44,6 +41,8 @@ class FeetechBus:
         self._sizes = ReplySizes()
         self._slack_s, self._silence = slack_s, Silence()
         self._opened = False
+        # while a lost confirmation may still turn up and be taken for that of a later write
+        self._doubt_until_ns = 0
 
     def open(self) -> None:
         if self.connected:
@@ -60,6 +59,14 @@ class FeetechBus:
     def connected(self) -> bool:
         return self._line.connected
 
+    @property
+    def baud(self) -> int:
+        return self._line.baud
+
+    def set_baud(self, baud: int) -> None:
+        """Change the speed, of an open port at once."""
+        self._line.set_baud(baud)
+
     def ping(self, servo: int) -> int | None:
         replies = self.read(["model_number"], [servo])
         return int(replies.values[0, 0]) if replies.valid[0] else None
@@ -73,28 +80,7 @@ class FeetechBus:
         return found
 
     def explain_silence(self, servos: Sequence[int]) -> str:
-        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed is put back."""
-        ours = self._line.baud
-        names = ("servos " if len(servos) > 1 else "servo ") + ", ".join(map(str, servos))
-        try:
-            for baud in BAUDS:
-                self._line.set_baud(baud)
-                there = self.scan(servos)
-                if there and baud == ours:
-                    silent = [s for s in servos if s not in there]
-                    if not silent:
-                        return (
-                            f"{names} on {self.port} answered now, though not before: look for a loose plug"
-                        )
-                    return f"of {names} on {self.port}, {_listed(silent)} did not answer: look at the cable of the first of them, and at its id"
-                if there:
-                    return (
-                        f"{_listed(there)} on {self.port} answered at {baud} baud, not at {ours}: set baud = {baud}, or the servo's "
-                        f"baud_rate register to {BAUDS.index(ours) if ours in BAUDS else 0}"
-                    )
-        finally:
-            self._line.set_baud(ours)
-        return f"{names} on {self.port} answered at no speed: is the servos' power on, and the board's cable in the first of them?"
+        return explain_silence(self, servos, BAUDS)
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
         wanted = [self._register(name) for name in registers]
@@ -172,7 +158,8 @@ class FeetechBus:
         self._line.send(packet(BROADCAST, SYNC_WRITE, bytes((r.address, r.size)) + data))
 
     def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
-        """Registers in EEPROM, the lock and the torque are read back as well: a locked servo says yes and does nothing."""
+        """Registers in EEPROM, the lock and the torque are read back as well: a locked servo says yes and does nothing. So is what
+        may have been confirmed by the late answer to an earlier write."""
         r, data = self._register(register), self._encode(register, servo, value)
         request = packet(_id(servo), WRITE, bytes((r.address,)) + data)
         # these do not read back as they were written, or elsewhere
@@ -181,8 +168,11 @@ class FeetechBus:
         status: int | None = None
         for attempt in range(retries + 1):
             self.stats.retries += attempt > 0
+            doubtful = checkable and time.monotonic_ns() < self._doubt_until_ns
             status = self._acknowledged(servo, request)
-            if status is not None and not must:
+            if status is None:
+                self._doubt_until_ns = time.monotonic_ns() + LATE_NS
+            if status is not None and not must and not doubtful:
                 return
             if checkable:
                 back = self.read([register], [servo])
@@ -212,49 +202,8 @@ class FeetechBus:
         self.stats.silent += not heard.data
         return None
 
-    @contextlib.contextmanager
-    def unlocked(self, servos: Sequence[int]) -> Iterator[None]:
-        """EEPROM registers may be written inside; locked again after, also when something failed (but not when the port is gone)."""
-        try:
-            for servo in servos:
-                self.write_checked("lock", servo, 0)
-            yield
-        finally:
-            if self.connected:
-                for servo in servos:
-                    self.write_checked("lock", servo, 1)
-
-    def set_id(self, servo: int, new: int) -> None:
-        """Give the servo another id, kept without power. BusError when `new` answers already: two servos with one id are worse
-        than none."""
-        if self.ping(new) is not None:
-            raise BusError(f"there is a servo {new} on {self.port} already; nothing was changed")
-        self.write_checked("lock", servo, 0)
-        self.write_checked("id", servo, new)
-        self.write_checked("lock", new, 1)
-
-    def set_middle(self, servo: int) -> None:
-        """The present position becomes 2048, by the servo's own homing offset; kept without power. BusError when it did not."""
-        with self.unlocked([servo]):
-            self.write_checked("torque_enable", servo, SET_MIDDLE)
-            time.sleep(0.02)  # it writes its EEPROM
-        back = self.read(["present_position"], [servo], retries=3)
-        if not back.valid[0] or abs(back.values[0, 0] - 2048) > 30:
-            raise BusError(
-                f"servo {servo} on {self.port} did not take its position for the middle: hold it still, torque off"
-            )
-
-    def reboot(self, servo: int, timeout_s: float = 2.0) -> None:
-        """As if its power had been off: torque off, latched faults gone. BusError when it does not come back: older firmware does not
-        know this, and only the power switch helps."""
-        self._acknowledged(servo, packet(servo, REBOOT))
-        end = time.monotonic() + timeout_s
-        while self.ping(servo) is None:
-            if time.monotonic() > end:
-                raise BusError(
-                    f"servo {servo} on {self.port} did not come back from a reboot: switch its power off and on"
-                )
-            time.sleep(0.02)
+    def hardware_faults(self, servo: int) -> tuple[str, ...]:
+        return ()  # its status byte says them all
 
     def describe(self, error: int) -> tuple[str, ...]:
         known = tuple(words for bit, words in STATUS.items() if error & bit)
@@ -280,8 +229,3 @@ def _id(servo: int) -> int:
     if not 0 <= servo < BROADCAST:
         raise ValueError(f"a servo's id lies in 0..253, not {servo}")
     return servo
-
-
-def _listed(servos: Iterable[int]) -> str:
-    ids = [str(s) for s in servos]
-    return f"servo{'s' if len(ids) > 1 else ''} {', '.join(ids)}"

@@ -86,12 +86,23 @@ class ServoBus(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def baud(self) -> int: ...
+
+    def set_baud(self, baud: int) -> None:
+        """Change the speed, of an open port at once."""
+        ...
+
     def ping(self, servo: int) -> int | None:
         """The servo's model number, None when it is silent."""
         ...
 
     def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
         """Model number by id of those that answer."""
+        ...
+
+    def explain_silence(self, servos: Sequence[int]) -> str:
+        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed is put back."""
         ...
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
@@ -110,3 +121,33 @@ class ServoBus(Protocol):
     def describe(self, error: int) -> tuple[str, ...]:
         """The faults in a status byte, in words, with what to do."""
         ...
+
+    def hardware_faults(self, servo: int) -> tuple[str, ...]:
+        """What its status byte leaves to be asked for, in words, with what to do; empty when that is nothing, or it is silent."""
+        ...
+
+
+def explain_silence(bus: ServoBus, servos: Sequence[int], bauds: Iterable[int]) -> str:
+    """For a bus whose servos know the speeds `bauds`; see `ServoBus.explain_silence`."""
+    ours, names = bus.baud, _listed(servos)
+    try:
+        for baud in sorted(bauds, key=lambda b: b != ours):
+            bus.set_baud(baud)
+            there = bus.scan(servos)
+            if there and baud == ours:
+                if silent := [s for s in servos if s not in there]:
+                    return f"of {names} on {bus.port}, {_listed(silent)} did not answer: look at the cable of the first of them, and at its id"
+                return f"{names} on {bus.port} answered now, though not before: look for a loose plug"
+            if there:
+                return (
+                    f"{_listed(there)} on {bus.port} answered at {baud} baud, not at {ours}: set baud = {baud}, or the "
+                    "servo's baud_rate register"
+                )
+    finally:
+        bus.set_baud(ours)
+    return f"{names} on {bus.port} answered at no speed: is the servos' power on, and the adapter's cable in the first of them?"
+
+
+def _listed(servos: Iterable[int]) -> str:
+    ids = [str(s) for s in servos]
+    return f"servo{'s' if len(ids) > 1 else ''} {', '.join(ids)}"

@@ -115,14 +115,8 @@ class ServoGroup:
         found = self._ping_all()
         silent = [self.name(j) for j, model in enumerate(found) if model is None]
         if len(silent) == len(found):
-            explain = getattr(
-                self.bus, "explain_silence", None
-            )  # at which speed they do answer, where the bus can tell
-            why = (
-                explain(self.ids)
-                if explain
-                else "is the arm's power on, and is this its port and its baud rate?"
-            )
+            # at which speed they do answer
+            why = self.bus.explain_silence(self.ids)
             raise DeviceError(f"no servo answers on {self.bus.port}: {why}")
         if silent:
             raise DeviceError(
@@ -335,9 +329,8 @@ class ServoGroup:
 
     def explain(self, errors: np.ndarray) -> tuple[str, ...]:
         """What status bytes `(J,)` say, in words; a servo that only raises a flag is asked for its reason."""
-        reasons = getattr(self.bus, "hardware_faults", None)
         return tuple(
             f"{self.name(int(j))}: {text}"
             for j in np.flatnonzero(errors)
-            for text in (reasons and reasons(self.ids[j])) or self.bus.describe(int(errors[j]))
+            for text in self.bus.hardware_faults(self.ids[j]) or self.bus.describe(int(errors[j]))
         )

@@ -17,6 +17,7 @@ from contracts.servo_bus import eventually, ticks
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.feetech import FeetechBus
 from ulna.drivers.feetech_protocol import REGISTERS, decode
+from ulna.drivers.twins import feetech_servo
 from ulna.drivers.twins.feetech import FeetechTwin
 from ulna.drivers.twins.feetech_servo import STALL_NM, FeetechServo
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
@@ -102,10 +103,38 @@ def test_goals_are_clipped_and_velocity_is_kept(plant: Plant) -> None:
         bus.close()
 
 
+def test_a_goal_switches_the_torque_on_as_the_real_servo_does(plant: Plant, bus: FeetechBus) -> None:
+    bus.write_checked("acceleration", 2, 100)
+    assert not plant.torque.any()
+    here = ticks(bus, "present_position", IDS)
+    bus.write("goal_position", {2: int(here[1]) + 200})
+    assert eventually(lambda: abs(ticks(bus, "present_position", [2])[0] - here[1] - 200) <= 1)
+    assert plant.torque.tolist() == [0, 1, 0, 0, 0, 0]
+    assert ticks(bus, "torque_enable", IDS).tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_set_middle_puts_2048_where_a_joint_stands(plant: Plant, bus: FeetechBus) -> None:
+    plant.position[4] = plant.goal[4] = 0.7
+    bus.write_checked("torque_enable", 5, 128)
+    assert abs(ticks(bus, "present_position", [5])[0] - 2048) <= 1
+
+
+def test_a_servo_is_silent_until_it_has_started(
+    twin: FeetechTwin, bus: FeetechBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feetech_servo, "BOOT_S", 0.5)
+    bus.write("goal_position", dict.fromkeys(IDS, 2048))
+    twin.power_cycle()
+    bus.write("goal_position", dict.fromkeys(IDS, 2048))
+    assert eventually(lambda: bool(bus.read(["torque_enable"], IDS).valid.all()))
+    assert not ticks(bus, "torque_enable", IDS).any(), "it did not hear that"
+
+
 def test_torque_limit_load_current_and_overload(twin: FeetechTwin, plant: Plant, bus: FeetechBus) -> None:
-    with bus.unlocked([3]):
-        bus.write_checked("protection_time", 3, 30)
-        bus.write_checked("phase", 3, 12)
+    bus.write_checked("lock", 3, 0)
+    bus.write_checked("protection_time", 3, 30)
+    bus.write_checked("phase", 3, 12)
+    bus.write_checked("lock", 3, 1)
     bus.write_checked("torque_limit", 3, 500)
     here = int(ticks(bus, "present_position", [3])[0])
     bus.write("goal_position", {3: here})

@@ -38,11 +38,6 @@ class ClockOffset:
         self._late_since: int | None = None
         self._late_least = 0
 
-    @property
-    def offset_ns(self) -> int | None:
-        """What to add to the device's clock, `latency_s` not taken off; None before the first message."""
-        return self._estimate(self._receive_ns) if self._least else None
-
     def capture_ns(self, device_ns: int, receive_ns: int) -> int:
         """When a message was measured, on the clock of the robot: never after `receive_ns` nor before an earlier answer.
 

@@ -2,7 +2,7 @@
 
 Each slot is a seqlock: its version is odd while the writer is in it and names the frame when it is done. A reader copies the
 pixels out and believes them only if the version was that frame's before and after. The writer holds a lock on the file that
-the kernel lets go when the process dies, however it dies, so readers can tell a dead ring from a quiet one.
+the kernel lets go when the process dies, however it dies, so that a ring has one writer and a dead one an heir.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class FrameRing:
         return FrameRing(path)
 
     def close(self) -> None:
-        """Stop writing (readers see the ring dead) or reading; safe to call twice."""
+        """Stop writing (another may then) or reading; safe to call twice."""
         self._close()
 
     def remove(self) -> None:
@@ -201,12 +201,6 @@ class FrameRing:
         return self._colors[number % self.slots] if number >= 0 else None
 
     # The readers' side
-
-    @property
-    def alive(self) -> bool:
-        """Whether a process has the ring open for writing. A dead writer's last frames can still be read."""
-        asked = fcntl.fcntl(self._lock_file, fcntl.F_OFD_GETLK, struct.pack(LOCK, fcntl.F_WRLCK, 0, 0, 1, 0))
-        return struct.unpack(LOCK, asked)[0] != fcntl.F_UNLCK
 
     @property
     def beat_ns(self) -> int:

@@ -63,9 +63,14 @@ def interpolate(
     return mixed, near
 
 
+def period(times: np.ndarray) -> float:
+    """The median interval of a stream in the unit of its `times` `(T,)`, 0 for fewer than two rows."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
 def period_ns(t_capture_ns: np.ndarray) -> int:
-    """The median interval of a stream, 0 for fewer than two rows."""
-    return int(np.median(np.diff(t_capture_ns))) if len(t_capture_ns) > 1 else 0
+    """`period`, in whole nanoseconds."""
+    return int(period(t_capture_ns))
 
 
 def row_per_tick(by_tick: bool | None, ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -105,7 +105,7 @@ def read_recording(store: EpisodeStore, episode: Episode) -> Recording:
             times[key] = episode.times_ns(key)
         except StoreError as error:
             recording.unreadable[key] = str(error)
-    zero = _zero_ns(times)
+    zero = zero_ns({key: capture for key, (capture, _) in times.items()})
     for key, (capture, receive) in times.items():
         feature = store.features[ACTION] if key == REQUESTED else store.features.get(key)
         try:
@@ -152,7 +152,8 @@ def _of_frames(episode: Episode, key: str) -> tuple[tuple[int, ...], str]:
     return none.shape[1:], none.dtype.name
 
 
-def _zero_ns(times: dict[str, tuple[np.ndarray, np.ndarray]]) -> int:
-    if ACTION in times and len(times[ACTION][0]):
-        return int(times[ACTION][0][0])
-    return min((int(c.min()) for c, _ in times.values() if len(c)), default=0)
+def zero_ns(captured: Mapping[str, np.ndarray]) -> int:
+    """The zero of an episode's time line, of the capture times of its streams: the first action."""
+    if ACTION in captured and len(captured[ACTION]):
+        return int(captured[ACTION][0])
+    return min((int(t.min()) for t in captured.values() if len(t)), default=0)

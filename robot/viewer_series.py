@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..datasets.align import period
+from ..datasets.check_times import GAP_PERIODS
 from ..datasets.features import ACTION, REQUESTED, STATE, Feature, Features, is_depth, is_frames
+from ..datasets.findings import runs, zero_ns
 from ..datasets.flags import INTERVENTION
 from ..datasets.store import Episode, StoreError
 from .viewer_library import NotThere
 
 CURVES_A_PANEL = 6
-GAP_PERIODS = 2.5  # as the checks count: a curve breaks there
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def read_timeline(e: Episode, features: Features) -> Timeline:
         fits = len(feature.names) == v.shape[1]
         names = feature.names if fits else tuple(f"element {i}" for i in range(v.shape[1]))
         units = feature.units if len(feature.units) == v.shape[1] else ("",) * v.shape[1]
-        vectors[key] = Vector(key, times[key], v, names, units, GAP_PERIODS * _period(times[key]))
+        vectors[key] = Vector(key, times[key], v, names, units, GAP_PERIODS * period(times[key]))
     ends = [t for t in times.values() if len(t)]
     return Timeline(
         times,
@@ -80,13 +81,6 @@ def read_timeline(e: Episode, features: Features) -> Timeline:
     )
 
 
-def zero_ns(captured: Mapping[str, np.ndarray]) -> int:
-    """The zero of an episode's time line, of the capture times of its streams: the first action."""
-    if ACTION in captured and len(captured[ACTION]):
-        return int(captured[ACTION][0])
-    return min((int(t.min()) for t in captured.values() if len(t)), default=0)
-
-
 def describe(timeline: Timeline, e: Episode, features: Features) -> dict[str, Any]:
     """What the page needs before it asks for rows."""
     ticks = timeline.times.get(ACTION, np.zeros(0))
@@ -94,13 +88,13 @@ def describe(timeline: Timeline, e: Episode, features: Features) -> dict[str, An
     for key in e.streams:
         t = timeline.times.get(key, np.zeros(0))
         kind = "depth" if is_depth(key) else "image" if is_frames(key) else "vector"
-        period = _period(t)
+        interval = period(t)
         streams.append(
             {
                 "key": key,
                 "kind": kind,
                 "rows": len(t),
-                "hz": round(1 / period, 3) if period > 0 else None,
+                "hz": round(1 / interval, 3) if interval > 0 else None,
                 "start_s": float(t[0]) if len(t) else None,
                 "end_s": float(t[-1]) if len(t) else None,
                 "shape": list(features[key].shape) if key in features else None,
@@ -238,10 +232,6 @@ def numbers(values: np.ndarray) -> list[float | None]:
     return [v if ok else None for v, ok in zip(rounded, finite.tolist(), strict=True)]
 
 
-def _period(t_s: np.ndarray) -> float:
-    return float(np.median(np.diff(t_s))) if len(t_s) > 1 else 0.0
-
-
 def _interventions(e: Episode, times: dict[str, np.ndarray]) -> list[tuple[float, float]]:
     """When a human overrode the policy."""
     if ACTION not in times:
@@ -250,10 +240,5 @@ def _interventions(e: Episode, times: dict[str, np.ndarray]) -> list[tuple[float
         flags = e.flags(ACTION)
     except StoreError:
         return []
-    return spans(times[ACTION], (flags & INTERVENTION) > 0)
-
-
-def spans(t_s: np.ndarray, mask: np.ndarray) -> list[tuple[float, float]]:
-    """(first, last) moment of every unbroken run of True in `mask` `(T,)`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
-    return [(float(t_s[first]), float(t_s[after - 1])) for first, after in edges.reshape(-1, 2).tolist()]
+    t_s = times[ACTION]
+    return [(float(t_s[first]), float(t_s[last])) for first, last in runs((flags & INTERVENTION) > 0)]

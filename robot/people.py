@@ -90,9 +90,10 @@ class LeaderAgent:
 class TeleoperatorAgent:
     """The tip goes where the hand pushes it, through inverse kinematics within the joints' limits.
 
-    Without the dead man's switch the arm stays where it was sent last. A hand that gives a pose moves the tip by as much as itself since
-    the switch closed; one that gives a speed moves it at that speed. model: of `sim.robots`, for the geometry. workspace: `(2, 3)` m,
-    corners of the box, in the base frame, that the tip stays in.
+    Without the dead man's switch the arm stays where it was sent last; one that is held when an episode begins counts once it was let
+    go. A hand that gives a pose moves the tip by as much as itself since the switch closed; one that gives a speed moves it at that
+    speed. model: of `sim.robots`, for the geometry. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand does
+    not push the tip out of; a tip that is outside stays there, or is pushed inwards.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class TeleoperatorAgent:
 
     def reset(self, task: str, seed: int) -> None:
         self._q: np.ndarray | None = None
-        self._active = False
+        self._active = self._let_go = False
 
     def act(self, observation: Observation) -> np.ndarray:
         from ..sim.kinematics import Pose, rotation_about, rotation_vector
@@ -122,11 +123,14 @@ class TeleoperatorAgent:
         q = self._q if self._q is not None else observation.values[STATE].astype(np.float64)
         self._q = q
         if not hand.active:
-            self._active = False
+            self._active, self._let_go = False, True
+            return q
+        if not self._let_go:  # what was pushed for the last episode, and up to now, is not meant for this one
             return q
         if not self._active:
             self._active = True
             self._goal = self._anchor = self.chain.forward(q)
+            self._box = self._box_around(self._anchor.position)
         dt, goal = self.period_s, self._goal
         if hand.displacement is not None:
             wanted = self._anchor.position + hand.displacement
@@ -134,10 +138,10 @@ class TeleoperatorAgent:
         else:
             wanted = goal.position + hand.linear * dt
             turned = _turn(hand.angular * dt, rotation_about) @ goal.rotation
-        step = _at_most(wanted - goal.position, TIP_SPEED * dt)
+        push = _at_most(np.clip(wanted, *self._box) - goal.position, TIP_SPEED * dt)
         turn = _at_most(rotation_vector(turned @ goal.rotation.T), TIP_TURN * dt)
-        position = np.clip(goal.position + step, *self.workspace)
-        goal = Pose(position, _turn(turn, rotation_about) @ goal.rotation)
+        goal = Pose(goal.position + push, _turn(turn, rotation_about) @ goal.rotation)
+        self._box = self._box_around(goal.position, *self._box)
         joints = self.arm.joints
         target = self.chain.inverse(goal, q, joints.lower, joints.upper, ROTATION_WEIGHT)
         reached = self.chain.forward(target)
@@ -148,8 +152,21 @@ class TeleoperatorAgent:
             share = float(np.clip(hand.gripper, 0, 1))
             target[-1] = joints.lower[-1] + share * (joints.upper[-1] - joints.lower[-1])
         reach = joints.max_velocity * dt
-        self._q = q + np.clip(target - q, -reach, reach)
+        step = np.clip(target - q, -reach, reach)
+        travel = self.chain.forward(q + step).position - self.chain.forward(q).position
+        # where the tip trails its goal, as at the end of the reach, it catches up no faster either
+        step[self.chain.moving] *= TIP_SPEED * dt / max(TIP_SPEED * dt, float(np.linalg.norm(travel)))
+        self._q = q + step
         return self._q
+
+    def _box_around(
+        self, tip: np.ndarray, low: float | np.ndarray = -np.inf, high: float | np.ndarray = np.inf
+    ) -> np.ndarray:
+        """The workspace, wider by as much as `tip` is outside of it, but not wider than `low` to `high`."""
+        lowest, highest = self.workspace
+        return np.stack(
+            [np.minimum(lowest, np.maximum(low, tip)), np.maximum(highest, np.minimum(high, tip))]
+        )
 
     def sent(self, action: np.ndarray) -> None:
         self._q = action.astype(np.float64)

@@ -26,10 +26,11 @@ STILL = np.zeros(3)
 
 
 class Told:
-    """A hand that does what the test says: `says` is asked at every read, with how many there were before."""
+    """A hand that does what the test says: `says` is asked at every read, with how many there were before. The first read, which is
+    not counted, finds it open: one that is closed when an episode begins does not count."""
 
     def __init__(self, says: Callable[[int], Hand]) -> None:
-        self.name, self.says, self.reads = "told", says, 0
+        self.name, self.says, self.reads = "told", says, -1
 
     def open(self) -> None: ...
 
@@ -37,7 +38,7 @@ class Told:
 
     def read(self) -> Hand:
         self.reads += 1
-        return self.says(self.reads - 1)
+        return self.says(self.reads - 1) if self.reads else Hand(False)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ def drive(
 ) -> tuple[TeleoperatorAgent, Recorded]:
     agent = TeleoperatorAgent(Told(says), rig.robot, "so101", **more)
     record = Recorded()
-    run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=ticks)
+    run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=1 + ticks)
+    del record.states[0], record.actions[0]  # of the read that is not counted
     return agent, record
 
 
@@ -138,8 +140,49 @@ def test_letting_go_stops_at_once_and_a_clutch_that_closes_elsewhere_begins_from
     assert moved(rig, agent, record)[1] == pytest.approx(0.027, abs=0.01)
 
 
+@pytest.mark.parametrize("hand", [Hand(True, displacement=0.15 * UP), Hand(True, 0.15 * UP, gripper=0.0)])
+def test_a_hand_that_is_still_closed_when_an_episode_begins_must_open_first(rig: Rig, hand: Hand) -> None:
+    says = hand
+    agent = TeleoperatorAgent(Told(lambda i: says), rig.robot, "so101")
+    run_episode(rig.robot, agent, task="", seed=0, max_ticks=15)
+
+    def pushed() -> float:
+        sent = [agent.act(rig.robot.observe()) for _ in range(8)]
+        return float(np.ptp([tip(agent, q).position[2] for q in sent]))
+
+    agent.reset("", 1)
+    assert pushed() == 0
+    says = Hand(False)
+    assert pushed() == 0
+    says = hand
+    assert pushed() > 0.02
+
+
+@pytest.mark.parametrize("q", [[0, 0.9, 0.3, 0.9, 0, 0.6], [0, 1.2, 0.2, 0.6, 0, 0.6]])
+def test_a_tip_below_the_table_is_not_pulled_up_and_only_pushed_inwards_slowly(
+    rig: Rig, q: list[float]
+) -> None:
+    observation, begin = rig.robot.observe(), np.array(q, float)
+    observation.values[STATE] = begin
+    for way, ticks in ((STILL, 5), (-UP, 5), (AHEAD - UP, 5), (UP, 40)):
+        agent = TeleoperatorAgent(Told(lambda i, way=way: Hand(True, 2 * way)), rig.robot, "so101")
+        path = [tip(agent, begin).position]
+        path += [tip(agent, agent.act(observation)).position for _ in range(ticks)]
+        z = np.array(path)[:, 2]
+        assert z[0] < -0.02, "below the table"
+        steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
+        assert steps.max() <= 1.05 * TIP_SPEED / rig.robot.control_hz + 0.001
+        if way is STILL:
+            assert steps.max() < 1e-3
+        elif way is UP:
+            assert z[-1] > 0.02
+        else:
+            assert z.min() > z[0] - 0.01
+            assert z.max() < z[0] + 0.01
+
+
 def test_an_arm_that_was_moved_while_nobody_drove_begins_where_it_was_sent(rig: Rig) -> None:
-    agent = TeleoperatorAgent(Told(lambda i: Hand(i > 0, STILL)), rig.robot, "so101")
+    agent = TeleoperatorAgent(Told(lambda i: Hand(True, STILL)), rig.robot, "so101")
     agent.reset("", 0)
     first = agent.act(rig.robot.observe())
     elsewhere = first + 0.2

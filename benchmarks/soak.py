@@ -45,6 +45,8 @@ class Judge:
         self.stale: list[str] = []
         self.wrong: list[str] = []
         self.uninvited: list[str] = []
+        self.active: list[str] = []  # the faults of now, for the words
+        self._heard: int | None = None
         self._truth: deque[tuple[int, np.ndarray]] = deque()
         self._torque: np.ndarray | None = None
         self._lock = threading.Lock()
@@ -59,7 +61,7 @@ class Judge:
             now, before = torque > 0, self._torque
             invited = self._enabling or t_ns - self._enabled_ns < INVITED_S * 1e9
             if before is not None and (now & ~before).any() and not invited:
-                self.uninvited.append(f"joints {np.flatnonzero(now & ~before).tolist()}")
+                self.uninvited.append(f"joints {np.flatnonzero(now & ~before).tolist()}{self._while()}")
             self._torque = now
 
     @contextlib.contextmanager
@@ -80,12 +82,20 @@ class Judge:
             return False
         age_s = (asked_ns - sample.t_capture_ns) * 1e-9
         if age_s > FRESH_S:
-            self.stale.append(f"{age_s:.3f} s old")
-        else:
-            off = self._off(sample)
-            if (off[valid] > TRUE_RAD).any():
-                self.wrong.append(f"off by {off[valid].max():.3f} rad")
+            self.stale.append(f"{age_s:.3f} s old{self._while()}")
+        elif sample.seq != self._heard:  # each once
+            self._heard = sample.seq
+            off = np.where(valid, self._off(sample), 0.0)
+            if (off > TRUE_RAD).any():
+                way_ms = (sample.t_receive_ns - sample.t_capture_ns) * 1e-6
+                self.wrong.append(
+                    f"joints {np.flatnonzero(off > TRUE_RAD).tolist()} off by up to {off.max():.3f} rad, read {1e3 * age_s:.1f} ms ago, "
+                    f"{way_ms:.1f} ms under way{self._while()}"
+                )
         return bool(valid.all())
+
+    def _while(self) -> str:
+        return f" while {', '.join(self.active)}" if self.active else ""
 
     def _off(self, sample: Sample) -> np.ndarray:
         """`(J,)` rad by which it lies outside of where the joints were about its capture time."""
@@ -123,7 +133,7 @@ def soak(bench: Bench, faults: Mapping[str, dict[str, Any]], seconds: float, see
             if now > change:
                 for fault in active:
                     bench.mend(faults[fault])
-                active = rng.sample(list(faults), min(rng.choice([0, 1, 1, 2]), len(faults)))
+                active = judge.active = rng.sample(list(faults), min(rng.choice([0, 1, 1, 2]), len(faults)))
                 for fault in active:
                     bench.inject(faults[fault])
                 injected.update(active)

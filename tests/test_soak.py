@@ -29,7 +29,7 @@ class Court:
 
     def __init__(self) -> None:
         self.judge, self.begin_ns = Judge(), time.monotonic_ns() - 10**9
-        self.now_ns = self.begin_ns
+        self.now_ns, self.seq = self.begin_ns, 0
         for _ in range(1000):
             self.now_ns += MS
             self.judge.see(self.now_ns, self.truth(self.now_ns), ON)
@@ -38,8 +38,9 @@ class Court:
         return np.array([(t_ns - self.begin_ns) * 1e-9, 0.3])
 
     def hear(self, data: np.ndarray, age_ms: float, way_ms: float = 1.5, valid: Any = True) -> None:
+        self.seq += 1
         capture = self.now_ns - round(age_ms * MS)
-        sample = Sample(data, capture, capture + round(way_ms * MS), 1, np.broadcast_to(valid, 2))
+        sample = Sample(data, capture, capture + round(way_ms * MS), self.seq, np.broadcast_to(valid, 2))
         self.judge.hear(sample, self.now_ns)
 
     @property
@@ -73,6 +74,9 @@ def test_an_old_reading_that_says_so_and_calls_itself_valid_is_stale(court: Cour
 def test_an_old_reading_stamped_as_new_is_wrong(court: Court, late_ms: int) -> None:
     court.hear(court.truth(court.now_ns - late_ms * MS), 1.0)
     assert court.verdict == (0, 1, 0)
+    court.seq -= 1
+    court.hear(court.truth(court.now_ns - late_ms * MS), 1.0)
+    assert court.verdict == (0, 1, 0), "the same reading, asked for again"
 
 
 def test_a_long_way_is_no_excuse_for_an_old_reading(court: Court) -> None:

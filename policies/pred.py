@@ -59,10 +59,6 @@ class Pred:
         """d(a_linear)/d(tau) of the linear path through the same x and eps, whatever path `a` is on."""
         return self.x - self.eps
 
-    def with_x(self, x: Tensor) -> Pred:
-        """The same level and `a`, another belief about x (a clamp, a projection)."""
-        return Pred.from_x(self.a, self.alpha, self.sigma, x)
-
     def tilt(self, g: Tensor, weight: float) -> Pred:
         """Belief under the density p·exp(weight·Q) with `g = dQ/da`: the score gains `weight·g`.
 

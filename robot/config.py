@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).parent / "configs"
 # driver in a TOML file -> module of `ulna.drivers` with `Config` and `make`
 ARM_DRIVERS = {"so101": "so101", "koch": "koch", "ur": "ur"}
-# and, where there is one, the robot of `sim.robots` with the same geometry
-ARM_MODELS = {"so101": "so101"}
 LEADER_DRIVERS = {"so101-leader": "so101_leader", "koch-leader": "koch_leader"}
 CAMERA_DRIVERS = {"opencv": "opencv", "realsense": "realsense"}
 TRACKER_DRIVERS = {"colour": "colour_tracker"}
@@ -75,13 +73,12 @@ def load_robot(
     name: str,
     task: str = "lift",
     cameras: Sequence[str] = (),
-    randomisation: Mapping[str, float] | None = None,
     realtime: bool = False,
     trackers: bool = True,
 ) -> Rig:
     """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to observe; none named: none of a
     simulated robot, all of a real one. trackers: whether to observe what a real one's see, through whichever cameras they look.
-    task, randomisation and realtime concern simulated robots. DeviceError says what is wrong, with the nearest names. Nothing is
+    task and realtime concern simulated robots. DeviceError says what is wrong, with the nearest names. Nothing is
     opened yet."""
     config = read_config(name)
     offered = config.get("cameras", {})
@@ -89,7 +86,7 @@ def load_robot(
         require_known(f"camera of {name}", camera, offered)
     if "arms" in config:
         return _real(name, config, cameras, trackers)
-    return _simulated(name, config, task, cameras, randomisation, realtime)
+    return _simulated(name, config, task, cameras, realtime)
 
 
 def _simulated(
@@ -97,7 +94,6 @@ def _simulated(
     config: dict[str, Any],
     task: str,
     cameras: Sequence[str],
-    randomisation: Mapping[str, float] | None,
     realtime: bool,
 ) -> Rig:
     from ..sim.scene import SimScene  # PyBullet only where a simulated robot is asked for
@@ -110,7 +106,7 @@ def _simulated(
         )
     size = next(iter(sizes), (96, 96))
     hz = config["control_hz"]
-    scene = SimScene(config["model"], task, cameras, size, hz, randomisation, realtime)
+    scene = SimScene(config["model"], task, cameras, size, hz, realtime=realtime)
     robot = Robot(config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, hz)
     return Rig(robot, scene, config, realtime)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -98,7 +98,6 @@ class TwinArm(SimArm):
                 plant.effort[j] = np.clip(STIFFNESS * (plant.goal[j] - plant.position[j]), -most, most)
             else:
                 plant.effort[j] = states[i][3] if plant.torque[j] else 0.0
-        plant.beat()
 
 
 class ScriptedHand:
@@ -135,7 +134,6 @@ class ScriptedHand:
         move = np.clip(self._goal - self.plant.position, -reach, reach)
         self.plant.position[:] += move
         self.plant.velocity[:] = move * PHYSICS_HZ
-        self.plant.beat()
 
 
 class TwinWorld:
@@ -156,9 +154,8 @@ class TwinWorld:
         hand: bool,
         noise: float,
         film: Callable[[str, np.ndarray, int], None],
-        randomisation: Mapping[str, float] | None = None,
     ) -> None:
-        self.scene = SimScene(robot, task, cameras, image_size, control_hz, randomisation, False, TwinArm)
+        self.scene = SimScene(robot, task, cameras, image_size, control_hz, arm_type=TwinArm)
         arm = self.scene.arms["arm"]
         assert isinstance(arm, TwinArm)
         self.arm, self.film, self.fps = arm, film, fps

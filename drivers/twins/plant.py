@@ -24,8 +24,7 @@ HEADER = 4096
 
 class Plant:
     """J joints of one device, each `(J,)` float64 view: position rad, velocity rad/s, effort N·m (of the motor, signed),
-    goal rad, torque 0 or 1, max_effort N·m, stuck 0 or 1 (a fault: the joint is blocked by something). beats: physics
-    steps so far; a plant whose `beats` stand still has lost its physics."""
+    goal rad, torque 0 or 1, max_effort N·m, stuck 0 or 1 (a fault: the joint is blocked by something)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,12 +33,11 @@ class Plant:
         about = json.loads(self._map[: self._map.find(b"\0")])
         self.names: tuple[str, ...] = tuple(about["names"])
         n = len(self.names)
-        words = np.frombuffer(self._map, np.float64, len(FIELDS) * n + 1, HEADER)
+        words = np.frombuffer(self._map, np.float64, len(FIELDS) * n, HEADER)
         views = {f: words[i * n : (i + 1) * n] for i, f in enumerate(FIELDS)}
         self.position, self.velocity, self.effort = views["position"], views["velocity"], views["effort"]
         self.goal, self.torque = views["goal"], views["torque"]
         self.max_effort, self.stuck = views["max_effort"], views["stuck"]
-        self._beats = words[-1:]
 
     @staticmethod
     def create(names: tuple[str, ...], position: np.ndarray, max_effort: np.ndarray) -> Plant:
@@ -49,20 +47,13 @@ class Plant:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.write(file, about.ljust(HEADER, b"\0"))
-            os.ftruncate(file, HEADER + 8 * (len(FIELDS) * len(names) + 1))
+            os.ftruncate(file, HEADER + 8 * len(FIELDS) * len(names))
         finally:
             os.close(file)
         plant = Plant(path)
         plant.position[:] = plant.goal[:] = position
         plant.max_effort[:] = max_effort
         return plant
-
-    @property
-    def beats(self) -> int:
-        return int(self._beats[0])
-
-    def beat(self) -> None:
-        self._beats[0] += 1
 
     def remove(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -100,4 +91,3 @@ class SimpleMechanics:
             p.effort[:] = np.where(
                 p.torque > 0, np.clip(10.0 * (error - step), -p.max_effort, p.max_effort), 0.0
             )
-            p.beat()

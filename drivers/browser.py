@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import io
-import ipaddress
 import itertools
 import json
 import logging
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from . import web
 from .arm import DeviceError
 from .browser_session import Session
 from .certificate import state_dir, tls_context
@@ -38,16 +38,7 @@ if TYPE_CHECKING:
     from websockets.http11 import Request, Response
 
 ASSETS = Path(__file__).parent / "assets"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+HEADERS = {**web.HEADERS, "Cache-Control": "no-store"}
 MOST_BYTES = 4096  # a message of the page has about 300
 MOST_PAGES = 8
 STATE_S = 0.5
@@ -98,10 +89,10 @@ class BrowserTeleoperator:
     def open(self) -> None:
         if self._thread is not None:
             return
-        loopback = _is_loopback(self.config.host)
+        loopback = web.is_loopback(self.config.host)
         shown = self.config.host if self.config.host not in ("0.0.0.0", "::", "") else _own_address()
         context, fingerprint = self._tls(loopback, shown)
-        listening = _listen(self.config.host, self.config.port)
+        listening = _listen(self.config.host or "0.0.0.0", self.config.port)
         port = listening.getsockname()[1]
         site = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
         self.url = f"{'https' if context else 'http'}://{site}/?token={self.token}"
@@ -200,7 +191,7 @@ class BrowserTeleoperator:
         """A file of the page, a refusal, or None: go on with the WebSocket."""
         parts = urlsplit(request.path)
         host = request.headers.get("Host", "")
-        if loopback and not _is_loopback(_hostname(host)):
+        if loopback and not web.is_loopback(web.hostname(host)):
             return _response(421, "This page answers to localhost only.")
         given = parse_qs(parts.query).get("token", [""])[-1]
         known = secrets.compare_digest(given.encode(), self.token.encode())
@@ -212,10 +203,10 @@ class BrowserTeleoperator:
         name = "teleop.html" if parts.path == "/" else parts.path.removeprefix("/")
         if name == "teleop.html" and not known:
             return _response(401, "Open the URL that was printed when the robot started; it carries a key.")
-        files = {p.name: p for p in ASSETS.iterdir() if p.suffix in TYPES}
+        files = {p.name: p for p in ASSETS.iterdir() if p.suffix in web.TYPES}
         if name not in files:
             return _response(404, "There is nothing here.")
-        return _response(200, files[name].read_bytes(), TYPES[files[name].suffix])
+        return _response(200, files[name].read_bytes(), web.TYPES[files[name].suffix])
 
     async def _page(self, connection: ServerConnection, number: int) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -285,18 +276,7 @@ def _who(connection: ServerConnection) -> str:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(16)
-        except BaseException:
-            listening.close()
-            raise
-        return listening
+        return web.listen(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             why = "something else uses this port: choose another, or 0 for a free one"
@@ -313,22 +293,6 @@ def _own_address() -> str:
             return str(s.getsockname()[0])
         except OSError:
             return "127.0.0.1"
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _hostname(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def _invitation(name: str, url: str, loopback: bool, fingerprint: str) -> str:

@@ -26,16 +26,16 @@ from starlette.routing import Route
 
 from ..datasets.features import is_depth, is_frames
 from ..datasets.store import Episode, EpisodeStore, StoreError
+from ..drivers import web
 from .viewer_edits import Changed, Edits
 from .viewer_findings import Findings
-from .viewer_guard import Guard, is_loopback_address
+from .viewer_guard import Guard
 from .viewer_library import Kept, Library, NotThere, cache_root, row
 from .viewer_pictures import depth_range, picture, thumbnail
 from .viewer_series import Timeline, describe, read_timeline, row_at, series, values_at
 from .viewer_video import VideoCache
 
 ASSETS = Path(__file__).parent / "assets"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOST_BINS = 4000
 MOST_BODY = 1 << 16
 FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
@@ -67,7 +67,7 @@ class Viewer:
         self._host = host
         self._socket = _listen(host, port)
         address, self.port = self._socket.getsockname()[:2]
-        self.loopback = is_loopback_address(address)
+        self.loopback = web.is_loopback(address)
 
     @property
     def url(self) -> str:
@@ -147,7 +147,7 @@ def application(
     timelines: Kept[Timeline] = Kept(3)
     thumbnails: Kept[tuple[bytes, str]] = Kept(600)
     ranges: Kept[tuple[float, float]] = Kept(64)
-    assets = {p.name: p for p in ASSETS.iterdir() if p.suffix in TYPES}
+    assets = {p.name: p for p in ASSETS.iterdir() if p.suffix in web.TYPES}
 
     def asked(request: Request) -> Episode:
         return library.episode(request.path_params["episode"])
@@ -183,7 +183,7 @@ def application(
             raise NotThere(f"there is no {name} here")
         return Response(
             assets[name].read_bytes(),
-            media_type=TYPES[assets[name].suffix],
+            media_type=web.TYPES[assets[name].suffix],
             headers={"cache-control": "no-cache"},
         )
 
@@ -361,22 +361,12 @@ def _number(request: Request, name: str, default: float) -> float:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            found.bind(address)
-            found.listen(128)
-        except BaseException:
-            found.close()
-            raise
-        return found
-    except (OSError, OverflowError) as error:
+        return web.listen(host, port)
+    except OSError as error:
         advice = "choose a --host and --port of this machine"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             advice = "is a viewer running there already? Choose another --port, or 0 for a free one"
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ViewerError(f"cannot listen on {host}:{port} ({reason}): {advice}") from None
+        raise ViewerError(f"cannot listen on {host}:{port} ({error.strerror or error}): {advice}") from None
 
 
 def open_in_browser(url: str) -> Any:

@@ -7,7 +7,6 @@ turned away by the `Host` (a name of theirs that was made to point here) and by 
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
@@ -17,16 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..drivers import web
+
 TOKEN_HEADER = "x-ulna-token"
 COOKIE = "ulna-view"
-HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-}
+HEADERS = {**web.HEADERS, "Content-Security-Policy": f"{web.POLICY}; img-src 'self' blob: data:"}
 
 
 class Guard:
@@ -65,7 +59,7 @@ class Guard:
         self, method: str, path: str, headers: Mapping[str, str], by_url: bool
     ) -> tuple[int, str] | None:
         host = headers.get("host", "")
-        if self.loopback and not _is_loopback(_hostname(host)):
+        if self.loopback and not web.is_loopback(web.hostname(host)):
             return 421, f"This viewer answers to localhost, not to {host[:100]!r}."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
@@ -88,24 +82,6 @@ class Guard:
 
     def _is_token(self, given: str) -> bool:
         return secrets.compare_digest(given.encode(), self.token.encode())
-
-
-def is_loopback_address(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_loopback(name: str) -> bool:
-    return name in ("localhost",) or is_loopback_address(name)
-
-
-def _hostname(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def _cookies(headers: Mapping[str, str]) -> list[str]:

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from .arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target, limit_target
-from .config import setting
+from .config import require_known, setting
 from .sample import Sample
 from .ur_child import Child
 from .ur_memory import JOINTS, Memory
 from .ur_process import NORMAL, REDUCED, RUNNING, Settings
 
 NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+MODELS = ("ur3e", "ur5e", "ur10e", "ur16e", "ur20", "ur30")
 TURN = 2 * np.pi
 STALE_S = 0.1  # a controller sends every 2 ms: older than this, and a reading is not valid
 ENABLE_S = 15.0
@@ -59,7 +60,8 @@ class Config:
     connection counts as lost. max_first_step: rad, of any joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint;
     setpoints keep both, so that the arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of the six joints, base
     first; narrow them to the cell. max_effort: N·m, of the model's joints (the default is the UR5e's). payload_kg,
-    payload_centre_m: of the tool, at the flange; absent: as the pendant has it. latency_s: from measurement to arrival at best."""
+    payload_centre_m: of the tool, at the flange; absent: as the pendant has it. latency_s: from measurement to arrival at best.
+    model: of `MODELS`; only what must know the arm's geometry, to move its tip by hand, asks for it."""
 
     host: str
     hz: float = setting(125.0, 20, 500, "Hz")
@@ -77,10 +79,13 @@ class Config:
     payload_kg: float | None = setting(None, 0, 35, "kg")
     payload_centre_m: tuple = (0.0, 0.0, 0.0)
     latency_s: float = setting(0.002, 0, 0.1, "s")
+    model: str = ""
 
 
 def make(name: str, config: Config) -> UR:
-    """The arm, closed. DeviceError: limits that are no limits."""
+    """The arm, closed. DeviceError: limits that are no limits, a model that there is none of."""
+    if config.model:
+        require_known(f"model for {name}:", config.model, MODELS)
     fields = {"lower": JOINTS, "upper": JOINTS, "max_effort": JOINTS, "payload_centre_m": 3}
     for field, n in fields.items():
         values = getattr(config, field)

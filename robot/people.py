@@ -14,10 +14,14 @@ from ..drivers.arm import Arm, DeviceError
 from ..drivers.config import require_known
 from ..drivers.teleoperator import Teleoperator
 from .agent import AGENTS, Agent, make_agent
-from .config import ARM_MODELS, TELEOPERATOR_DRIVERS, Rig, load_leaders, load_teleoperator
+from .config import LEADER_DRIVERS, TELEOPERATOR_DRIVERS, Rig, load_leaders, load_teleoperator
 from .robot import Observation, Robot
 
 PEOPLE = ("leader", *TELEOPERATOR_DRIVERS)
+GEOMETRIES = (
+    "so101",
+    "ur5e",
+)  # of real arms: their drivers, or what their tables call their `model`, as `sim.robots` does
 
 SYNC_SPEED = 1.0  # rad/s (m/s): how fast a follower catches up with its leader when an episode begins
 SYNCED = 0.05  # rad (m): from then on it follows as fast as its limits allow
@@ -92,7 +96,7 @@ class TeleoperatorAgent:
 
     Without the dead man's switch the arm stays where it was sent last; one that is held when an episode begins counts once it was let
     go. A hand that gives a pose moves the tip by as much as itself since the switch closed; one that gives a speed moves it at that
-    speed. model: of `sim.robots`, for the geometry. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand does
+    speed. model: of `sim.robots`, for the geometry; its gripper may be absent. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand does
     not push the tip out of; a tip that is outside stays there, or is pushed inwards.
     """
 
@@ -106,7 +110,8 @@ class TeleoperatorAgent:
         self.teleoperator, self.period_s = teleoperator, 1 / robot.control_hz
         self.tag = f"human {teleoperator.name}"
         known = ROBOTS[model]()
-        self.chain = Chain(known.urdf, known.tip, known.joints.names)
+        self.chain = Chain(known.urdf, known.tip, self.arm.joints.names)
+        self._grips = known.joints.names[-1] in self.arm.joints.names
         self.workspace = np.array([[-2, -2, LOWEST_M], [2, 2, 2.0]]) if workspace is None else workspace
         self._events: tuple[str, ...] = ()
         self.reset("", 0)
@@ -148,7 +153,7 @@ class TeleoperatorAgent:
         if np.linalg.norm(reached.position - goal.position) > REACHED_M:
             goal = reached  # else the hand would have to come all the way back before the tip does
         self._goal = goal
-        if hand.gripper is not None:
+        if hand.gripper is not None and self._grips:
             share = float(np.clip(hand.gripper, 0, 1))
             target[-1] = joints.lower[-1] + share * (joints.upper[-1] - joints.lower[-1])
         reach = joints.max_velocity * dt
@@ -192,6 +197,7 @@ def agent_for(
     if name in AGENTS:
         yield make_agent(name, rig, noise, mode)
         return
+    _require_way(name, rig)
     if name == "leader":
         leaders = load_leaders(robot_file)
         if missing := [arm for arm in rig.robot.arms if arm not in leaders]:
@@ -206,10 +212,6 @@ def agent_for(
                     leaders[arm].enable()  # its gripper springs open like a trigger
             yield LeaderAgent({arm: leaders[arm] for arm in rig.robot.arms}, rig.robot)
         return
-    if len(rig.robot.arms) != 1:
-        raise DeviceError(
-            f"a {name} moves one arm, and {rig.robot.name} has {len(rig.robot.arms)}: use leader arms"
-        )
     teleoperator = load_teleoperator(robot_file, name, **options)
     agent = TeleoperatorAgent(teleoperator, rig.robot, _model(rig))
     teleoperator.open()
@@ -219,16 +221,31 @@ def agent_for(
         teleoperator.close()
 
 
+def _require_way(name: str, rig: Rig) -> None:
+    """DeviceError unless `name` of `PEOPLE` can move this robot, with those that can."""
+    drivers = [] if rig.sim is not None else [table["driver"] for table in rig.config["arms"].values()]
+    unled = [driver for driver in drivers if f"{driver}-leader" not in LEADER_DRIVERS]
+    has_tip = rig.sim is not None or (len(drivers) == 1 and _model(rig) in GEOMETRIES)
+    ways = (*(("leader",) if drivers and not unled else ()), *(TELEOPERATOR_DRIVERS if has_tip else ()))
+    if name in ways:
+        return
+    if name == "leader":
+        why = f"there is no leader arm for {f'a {unled[0]}' if unled else 'a simulated robot'}"
+    elif len(drivers) != 1:
+        why = f"a {name} moves one arm, and {rig.robot.name} has {len(drivers)}"
+    else:
+        why = f"a {name} moves the tip, and no geometry of a {_model(rig)} is here (but of {', '.join(GEOMETRIES)})"
+        if _model(rig) == "ur":
+            why += f'; where it is a UR5e, say model = "ur5e" in [arms.{next(iter(rig.robot.arms))}]'
+    raise DeviceError(why + (f"; use --agent {' or '.join(ways)}" if ways else ""))
+
+
 def _model(rig: Rig) -> str:
-    """The kinematic model of the arm: the simulated robot itself, or the one that its driver is for."""
+    """What the robot's one arm is: a simulated one by its robot, a real one by its `model`, or else by its driver."""
     if rig.sim is not None:
         return rig.config["model"]
-    ((name, table),) = rig.config["arms"].items()
-    if (driver := table["driver"]) not in ARM_MODELS:
-        raise DeviceError(
-            f"the tip of {name} cannot be moved: no kinematic model of a {driver} is here (but of {', '.join(ARM_MODELS)}); use a leader arm"
-        )
-    return ARM_MODELS[driver]
+    ((_, table),) = rig.config["arms"].items()
+    return table.get("model") or table["driver"]
 
 
 def _at_most(vector: np.ndarray, length: float) -> np.ndarray:

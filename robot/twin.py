@@ -230,7 +230,7 @@ class Station:
             plant.torque[:] = 1  # its brakes hold it; servos have none
             child = self._child("arm", "ur", {"plant": str(plant.path)})
             about["ports"]["arm"] = child.about["host"]
-            tables["arms.arm"] = {"driver": "ur", "host": child.about["host"]}
+            tables["arms.arm"] = {"driver": "ur", "model": config.kind, "host": child.about["host"]}
         elif kind.protocol:
             self._start_bus("arm", config.kind, plant.path, about, tables, "arms.arm")
         if self.world.hand is not None and kind.leader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from contracts.agent import check_agent
 from contracts.servo_arm import HOME, bench, until
 
 from ulna.datasets.features import STATE
+from ulna.drivers import ur
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.sample import Sample
 from ulna.drivers.teleoperator import Hand
+from ulna.drivers.twins.plant import Plant, SimpleMechanics
+from ulna.drivers.twins.ur import URTwin
+from ulna.drivers.twins.ur_controller import URFaults
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.loop import run_episode
 from ulna.robot.people import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent, agent_for
@@ -354,6 +359,12 @@ def servo_table(table: str, driver: str, port: object, calibration: object, more
     return f'[{table}]\ndriver = "{driver}"\nport = "{port}"\ncalibration = "{calibration}"\n{more}'
 
 
+def ur_table(table: str, host: str, model: str) -> str:
+    return f'[{table}]\ndriver = "ur"\nhost = "{host}"\nlink_watchdog_s = 4.0\nlost_s = 2.0' + (
+        f'\nmodel = "{model}"' if model != "ur" else ""
+    )
+
+
 @pytest.mark.parametrize("current", [150, 0])
 def test_a_koch_leaders_gripper_springs_open_while_it_leads(tmp_path: Path, current: int) -> None:
     spring = f"spring_current = {current}"
@@ -385,12 +396,61 @@ def test_the_geometry_is_that_of_the_driver_whatever_the_calibration(tmp_path: P
             assert agent.act(rig.robot.observe()) == pytest.approx(HOME, abs=0.02)
 
 
-def test_an_arm_of_unknown_geometry_is_not_moved_by_its_tip(tmp_path: Path) -> None:
-    """A Koch's joints have the names of an SO-101's."""
-    file = robot_file(tmp_path / "robot.toml", servo_table("arms.arm", "koch", "/dev/none", "none.json"))
+@pytest.mark.parametrize(
+    ("agent", "tables", "says"),
+    [
+        # a Koch's joints have the names of an SO-101's
+        ("browser", ("koch",), r"no geometry of a koch is here \(but of so101, ur5e\); use --agent leader$"),
+        ("gamepad", ("koch", "koch"), r"a gamepad moves one arm, and mine has 2; use --agent leader$"),
+        ("gamepad", ("ur", "ur"), r"a gamepad moves one arm, and mine has 2$"),
+        ("gamepad", ("ur",), r'no geometry of a ur is here .*; where it is a UR5e, say model = "ur5e" in \[arms.a\]$'),
+        ("gamepad", ("ur10e",), r"no geometry of a ur10e is here \(but of so101, ur5e\)$"),
+        ("leader", ("ur10e",), r"there is no leader arm for a ur$"),
+        ("leader", ("ur5e",), r"no leader arm for a ur; use --agent gamepad or spacemouse or keyboard or browser$"),
+        ("leader", ("sim",), r"no leader arm for a simulated robot; use --agent gamepad or "),
+    ],
+)  # fmt: skip
+def test_who_cannot_move_a_robot_is_told_who_can(
+    tmp_path: Path, agent: str, tables: tuple[str, ...], says: str
+) -> None:
+    made = {
+        name: servo_table(f"arms.{name}", driver, f"/dev/none{name}", "none.json")
+        if driver == "koch"
+        else ur_table(f"arms.{name}", f"10.0.0.{ord(name)}", driver)
+        for name, driver in zip("ab", tables, strict=False)
+    }
+    file = "sim:so101" if tables == ("sim",) else robot_file(tmp_path / "robot.toml", *made.values())
     rig = load_robot(file)
-    with (
-        pytest.raises(DeviceError, match=r"no kinematic model of a koch.*use a leader"),
-        agent_for("browser", file, rig),
-    ):
+    with pytest.raises(DeviceError, match=says), agent_for(agent, file, rig):
         pass
+    if rig.scene is not None:
+        rig.scene.close()
+
+
+@pytest.fixture
+def ur5e() -> Iterator[str]:
+    """The address of a controller's twin."""
+    home = np.append([-0.28, -1.58, 1.96, -1.95, -np.pi / 2, 1.29], 0.03)
+    plant = Plant.create((*ur.NAMES, "gripper"), home, np.full(7, 150.0))
+    host = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}.{random.randint(2, 250)}"
+    try:
+        with SimpleMechanics(plant, 3.3), URTwin(plant, host, URFaults()):
+            yield host
+    finally:
+        plant.remove()
+
+
+def test_the_tip_of_a_ur5e_goes_where_the_hand_pushes(tmp_path: Path, ur5e: str) -> None:
+    """Through its driver, which has six joints and no gripper."""
+    file = robot_file(tmp_path / "robot.toml", ur_table("arms.arm", ur5e, "ur5e"))
+    with agent_for("browser", file, load_robot(file)) as browser:
+        assert isinstance(browser, TeleoperatorAgent)
+    with load_robot(file) as rig:
+        says = Hand(True, 0.15 * LEFT, gripper=0.0)
+        agent = TeleoperatorAgent(Told(lambda i: says if i < 15 else Hand(False)), rig.robot, "ur5e")
+        record = Recorded()
+        run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=20)
+        begin, end = (tip(agent, q) for q in (record.states[0], record.actions[-1]))
+        assert end.position - begin.position == pytest.approx(0.15 * 15 / 20 * LEFT, abs=0.01)
+        assert rotation_vector(end.rotation @ begin.rotation.T) == pytest.approx(STILL, abs=0.03)
+        assert now(rig) == pytest.approx(record.actions[-1], abs=0.05)

@@ -14,7 +14,6 @@ import mmap
 import os
 import secrets
 import struct
-import threading
 import time
 import weakref
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from .arm import DeviceError
+from .fence import fence
 
 ABOUT = 1024  # bytes of JSON: the shape of the ring
 STATUS = 3072  # bytes of each of the two copies of the writer's status
@@ -48,13 +48,6 @@ class Frame:
     t_receive_ns: int
     seq: int
     flags: int = 0
-
-
-def _fence(lock: threading.Lock) -> None:
-    """No load or store moves past this. x86 keeps loads in order and stores in order by itself; ARM does not. Letting a lock
-    go and taking it again is a release followed by an acquire, which neither kind of access may cross."""
-    lock.release()
-    lock.acquire()
 
 
 class FrameRing:
@@ -136,8 +129,6 @@ class FrameRing:
         except OSError:
             self._close()
             raise DeviceError(f"the frame ring {self.path} has a writer already") from None
-        self._lock = threading.Lock()
-        self._lock.acquire()
 
     def write(
         self,
@@ -165,7 +156,7 @@ class FrameRing:
         head = self._heads[i]
         last = self.newest_seq
         head[VERSION] = 2 * number + 1
-        _fence(self._lock)
+        fence()
         head[SEQ] = seq = last + 1 if seq is None else max(seq, last + 1)
         head[CAPTURE] = t_capture_ns
         head[RECEIVE] = time.monotonic_ns() if t_receive_ns is None else t_receive_ns
@@ -173,9 +164,9 @@ class FrameRing:
         np.copyto(self._colors[i], color)
         if depth is not None:
             np.copyto(self._depths[i], depth)
-        _fence(self._lock)
+        fence()
         head[VERSION] = 2 * number + 2
-        _fence(self._lock)
+        fence()
         self._words[NEWEST] = number
         return seq
 
@@ -187,7 +178,7 @@ class FrameRing:
         version = int(self._words[STATUS_VERSION]) + 1
         at = 2048 + STATUS * (version % 2)
         self._memory[at : at + len(text) + 1] = text + b"\0"
-        _fence(self._lock)
+        fence()
         self._words[STATUS_VERSION] = version
 
     def beat(self) -> None:
@@ -276,15 +267,13 @@ class FrameRing:
     def _read(self, number: int, color: bool, depth: bool) -> Frame | None:
         i = number % self.slots
         head = self._heads[i]
-        lock = threading.Lock()  # of this call alone, so that any number of threads may read
-        lock.acquire()
         if int(head[VERSION]) != 2 * number + 2:
             return None
-        _fence(lock)
+        fence()
         words = head.tolist()
         pixels = self._colors[i].copy() if color else np.empty((0, 0, 3), np.uint8)
         distances = self._depths[i].copy() if depth and self.has_depth else None
-        _fence(lock)
+        fence()
         if int(head[VERSION]) != 2 * number + 2:
             return None
         return Frame(pixels, distances, words[CAPTURE], words[RECEIVE], words[SEQ], words[FLAGS])

@@ -17,9 +17,10 @@ import numpy as np
 
 from .arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target
 from .bus_jobs import ANSWER_S, Jobs
+from .obstacles import Obstacles
 from .sample import Sample
 from .servo_group import Reading, ServoGroup
-from .servo_motion import Obstacles, Setpoint
+from .setpoint import Setpoint
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between attempts to reopen
 REPEATED = 3  # times in a row that a servo must report a fault, before it is believed
@@ -80,7 +81,7 @@ class ServoArm:
         self._obstacles = Obstacles(n)
         self._sent = np.zeros(n)
         self._sent_ns = self._poll_ns = 0
-        self._setpoint = Setpoint(np.zeros(n))
+        self._setpoint = Setpoint(np.zeros(n), time.monotonic_ns())
 
     @property
     def calibration(self) -> dict[str, dict[str, int]]:
@@ -164,7 +165,8 @@ class ServoArm:
             if self._first:
                 check_first(target, self._sample.data, self.max_first_step, self.joints)
                 self._first = False
-            return self._obstacles.limit(self._setpoint.command(target, t_target_ns, self.joints))
+            sent = self._setpoint.command(target, t_target_ns, self.joints, time.monotonic_ns())
+            return self._obstacles.limit(sent)
 
     def _require_commandable(self) -> None:
         if not self._commanded:
@@ -233,8 +235,8 @@ class ServoArm:
         if self._sample is None:
             return
         # of a silent joint only its goal is known
-        known = time.monotonic_ns() - self._seen <= self._stale_ns
-        self._setpoint.hold(np.where(known, self._sample.data, self._sent))
+        now = time.monotonic_ns()
+        self._setpoint.hold(np.where(self._stale(now), self._sent, self._sample.data), now)
 
     def _stale(self, now_ns: int) -> np.ndarray:
         return now_ns - self._seen > self._stale_ns
@@ -421,9 +423,8 @@ class ServoArm:
             self._obstacles.clear()
             self._sent, self._sent_ns = pose, time.monotonic_ns()
             self._wrong[:] = 0
-            self._setpoint.hold(
-                pose if self._spring_to is None else np.where(self._torque, self._spring_to, pose)
-            )
+            goal = pose if self._spring_to is None else np.where(self._torque, self._spring_to, pose)
+            self._setpoint.hold(goal, self._sent_ns)
 
     def _undo(self, before: np.ndarray, error: DeviceError) -> None:
         """After `error` half-way: torque off where it was off `before` `(J,)`. DeviceError when that is not certain."""

@@ -1,8 +1,7 @@
 """What the control process and the process that talks to a UR share: the arm's newest state, and where it shall go.
 
 Each block has one writer. Its first word is odd while it is written; a reader that finds it odd, or changed behind its back,
-reads again, so that a reading is never half old and half new. (Stores stay in their order on x86; elsewhere there lie many more
-instructions of the interpreter between them than a processor reorders.)
+reads again, so that a reading is never half old and half new.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import mmap
 import os
 
 import numpy as np
+
+from .fence import fence
 
 JOINTS = 6
 STATE = np.dtype(
@@ -54,15 +55,19 @@ class Block:
 
     def write(self, **values: object) -> None:
         self._turn[0] += 1
+        fence()
         for name, value in values.items():
             self._record[name] = value
+        fence()
         self._turn[0] += 1
 
     def read(self) -> np.void:
         for _ in range(100_000):
             before = int(self._turn[0])
             if before % 2 == 0:
+                fence()
                 copy = self._record.copy()
+                fence()
                 if int(self._turn[0]) == before:
                     return copy[0]
         # its writer died in the middle: what stands there is the best there is

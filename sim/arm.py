@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..drivers.arm import ArmHealth, ArmState, DeviceError, check_first, check_target, limit_target
+from ..drivers.arm import ArmHealth, ArmState, DeviceError, check_first, check_target
 from ..drivers.sample import Sample
+from ..drivers.setpoint import Setpoint
 from .robots import SimRobot
 from .world import PHYSICS_HZ, SimClock, World
 
@@ -56,7 +57,7 @@ class SimArm:
         for bullet, j in zip(self._driven, self._owner, strict=True):
             p.resetJointState(self.body, bullet, float(q[j]), physicsClientId=c)
         self._stopped = False
-        self._hold_at(np.asarray(q, np.float64))
+        self._setpoint = Setpoint(np.asarray(q, np.float64), self.clock.now_ns())
         self._motors()
 
     def open(self) -> None:
@@ -83,17 +84,11 @@ class SimArm:
         if self._first_command:
             check_first(target, self.read().data, self.max_first_step, self.joints)
             self._first_command = False
-        now = self.clock.now_ns()
-        # from where the target is on its way: a command that comes early must not skip the rest of the last one
-        start = self._goal if now >= self._t_goal else self._setpoint(now)
-        sent = limit_target(target, start, (t_target_ns - now) * 1e-9, self.joints)
-        self._from, self._goal = start, sent
-        self._t_from, self._t_goal = now, max(t_target_ns, now + 1)
-        self._t_command = now
-        return sent.copy()
+        return self._setpoint.command(target, t_target_ns, self.joints, self.clock.now_ns())
 
     def hold(self) -> None:
-        self._hold_at(np.clip(self.read().data, self.joints.lower, self.joints.upper))
+        q = np.clip(self.read().data, self.joints.lower, self.joints.upper)
+        self._setpoint.hold(q, self.clock.now_ns())
 
     def stop(self) -> None:
         self.hold()
@@ -120,24 +115,15 @@ class SimArm:
         )
         return ArmHealth(state, 0.0, PHYSICS_HZ)
 
-    def _hold_at(self, q: np.ndarray) -> None:
-        self._from = self._goal = q
-        self._t_from = self._t_goal = self.clock.now_ns()
-        self._t_command: int | None = None  # nothing for the watchdog to miss
-
-    def _setpoint(self, t_ns: int) -> np.ndarray:
-        span = self._t_goal - self._t_from
-        w = 1.0 if span <= 0 else min((t_ns - self._t_from) / span, 1.0)
-        return self._from + w * (self._goal - self._from)
-
     def _before_step(self) -> None:
         if self.body < 0 or not self._enabled:
             return
         now = self.clock.now_ns()
-        if self._t_command is not None and now - self._t_command > self.watchdog_s * 1e9:
+        t = self._setpoint.commanded_ns
+        if t is not None and now - t > self.watchdog_s * 1e9:
             # nobody commands: stay where the arm is, not where it was still going
             self.hold()
-        self._motors(self._setpoint(now))
+        self._motors(self._setpoint.at(now))
 
     def _motors(self, target: np.ndarray | None = None) -> None:
         p, c = self.world.bullet, self.world.client
@@ -147,7 +133,7 @@ class SimArm:
                 self.body, self._driven, p.VELOCITY_CONTROL, forces=[0.0] * n, physicsClientId=c
             )
             return
-        q = self._goal if target is None else target
+        q = self._setpoint.goal if target is None else target
         p.setJointMotorControlArray(
             self.body,
             self._driven,

@@ -1,12 +1,10 @@
-"""What a servo arm is told between two commands: a straight line to the target, less where something is in the way."""
+"""What is in the way of a servo arm: which joints push and do not move, and how far they may go on pushing."""
 
 from __future__ import annotations
 
 import time
 
 import numpy as np
-
-from .arm import Joints, limit_target
 
 # A joint is blocked when it pushes with this part of its strength, this far (rad) from its goal, and moves no further than
 # this for so long. The servos' own protection waits 1 to 2 s, and then lets go until it is reset.
@@ -17,36 +15,6 @@ STALL_PUSH = (
 EASE_S = 0.15
 # Where it pushes with less than this part, it feels its way on, in rad/s: what was in the way may be gone, or may give
 EASY_LOAD, CREEP = 0.4, 0.2
-
-
-class Setpoint:
-    """Moves in a straight line from where it is to the last target `(J,)`, to be there in time. For one thread at a time."""
-
-    def __init__(self, q: np.ndarray) -> None:
-        self.hold(q)
-
-    def hold(self, q: np.ndarray) -> None:
-        self._from = self._goal = q
-        self._t_from = self._t_goal = time.monotonic_ns()
-        self.commanded_ns: int | None = (
-            None  # when the last command came; None: nothing for a watchdog to miss
-        )
-
-    def command(self, target: np.ndarray, t_target_ns: int, joints: Joints) -> np.ndarray:
-        """Take a new target; what is left of it by the limits."""
-        now = time.monotonic_ns()
-        # from where the target is on its way: a command that comes early must not skip the rest of the last one
-        start = self._goal if now >= self._t_goal else self.at(now)
-        sent = limit_target(target, start, (t_target_ns - now) * 1e-9, joints)
-        self._from, self._goal = start, sent
-        self._t_from, self._t_goal = now, max(t_target_ns, now + 1)
-        self.commanded_ns = now
-        return sent.copy()
-
-    def at(self, t_ns: int) -> np.ndarray:
-        span = self._t_goal - self._t_from
-        w = 1.0 if span <= 0 else min((t_ns - self._t_from) / span, 1.0)
-        return self._from + w * (self._goal - self._from)
 
 
 class Obstacles:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from ..datasets.recorder import Recorder
 from ..policies.serving.client import PolicyClient
 from .agent import PolicyAgent
 from .config import Rig
-from .loop import EpisodeResult, Subscriber, run_episode
-from .motion import go_to
-from .record import about
-
-
-@dataclass(frozen=True)
-class DeployedEpisode:
-    """seed: of the scene in simulation. success: None where nobody can tell."""
-
-    seed: int
-    ticks: int
-    late: int
-    success: bool | None
+from .keys import Keys
+from .record import about, all_dropped
+from .takes import RESET_S, Taken, take_episodes
 
 
 def deploy(
@@ -33,46 +24,45 @@ def deploy(
     seed: int = 0,
     task: str | None = None,
     max_seconds: float | None = None,
-    subscribers: Sequence[Subscriber] = (),
-    report: Callable[[DeployedEpisode], None] = lambda episode: None,
+    recorder: Recorder | None = None,
+    report: Callable[[Sequence[Taken]], None] = lambda taken: None,
+    *,
+    keys: Keys | None = None,
+    reset_seconds: float = RESET_S,
 ) -> dict[str, Any]:
     """Run `episodes` episodes of the policy at `server`; returns what happened (JSON types only).
 
     When the server dies or answers with garbage the arm holds where it is and PolicyServerError goes on to the caller.
-    task: the instruction in words; a simulated scene brings its own. max_seconds: for one episode, 60 without a scene.
+    task: the instruction in words; a simulated scene brings its own. max_seconds: for one episode, 60 without a scene. keys and
+    reset_seconds: as for `record`; who quits before the last episode gets what there is.
     """
     robot, scene = rig.robot, rig.scene
-    done: list[DeployedEpisode] = []
     with PolicyClient(server) as client:
         agent = PolicyAgent(client, robot.features, robot.control_hz)
-        for i in range(episodes):
-            if rig.home is not None:
-                go_to(robot, rig.home)
-            if scene is not None:
-                scene.reset(seed + i)
-            limit = max_seconds or (scene.max_seconds if scene is not None else 60.0)
-            result: EpisodeResult = run_episode(
-                robot,
-                agent,
-                subscribers,
-                task=task or (scene.instruction if scene is not None else ""),
-                seed=seed + i,
-                max_ticks=round(limit * robot.control_hz),
-                success=scene.success if scene is not None else None,
-                meta=about(rig) if subscribers else None,
-            )
-            done.append(DeployedEpisode(seed + i, result.ticks, result.late, result.success))
-            report(done[-1])
-        latency = np.array(agent.latencies_s) * 1e3
+        taken = take_episodes(
+            rig,
+            agent,
+            episodes,
+            seed,
+            recorder,
+            keys,
+            task=task or "",
+            max_seconds=max_seconds,
+            reset_seconds=reset_seconds,
+            meta=about(rig),
+            report=report,
+        )
+        latency = np.array(agent.latencies_s or [0.0]) * 1e3
         return {
             "robot": robot.name,
             "task": scene.task_name if scene is not None else task or "",
             "agent": agent.tag,
             "server": server,
             "checkpoint": client.metadata.get("checkpoint", ""),
-            "decisions": len(latency),
-            "nfe_per_decision": float(np.mean(agent.nfe)),
-            "episodes": [asdict(e) for e in done],
+            "decisions": len(agent.latencies_s),
+            "nfe_per_decision": float(np.mean(agent.nfe or [0])),
+            "episodes": [asdict(t) for t in taken],
+            "dropped": all_dropped(taken),
             "latency_ms": {
                 "p50": float(np.percentile(latency, 50)),
                 "p99": float(np.percentile(latency, 99)),

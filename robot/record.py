@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,23 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.edit import delete
 from ..datasets.features import IMAGES, Feature, Features, is_image, require_same
 from ..datasets.recorder import Recorder
 from ..datasets.store import EpisodeStore
 from ..datasets.writer import Durability
 from ..drivers.camera import Camera
-from ..drivers.teleoperator import AGAIN, DROP_LAST, QUIT
 from .agent import Agent
 from .config import Rig
 from .keys import Keys
-from .loop import run_episode
-from .motion import go_to
 from .own_rate import own_rate
 from .scene import Demonstration
-from .takes import Operator, Take, put_back
-
-RESET_S = 5.0
+from .takes import RESET_S, Taken, take_episodes
 
 
 @dataclass(frozen=True)
@@ -72,79 +67,55 @@ def record(
     Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an episode, and after
     each there are reset_seconds, or the wait for a key, to put things back. A robot with a home pose goes there first.
     """
-    robot, scene = rig.robot, rig.scene
-    if scene is None and not task:
+    if rig.scene is None and not task:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
-    longest = max_seconds or (scene.max_seconds if scene is not None else 60.0)
     store = open_store(rig, out, task, storage, image_size)
     recorded = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
     seed = max(
         [seed, *(s + 1 for s in recorded)]
     )  # a dataset that is continued gets new episodes, not the same again
-    taken: list[tuple[int, bool, int]] = []  # seed, success and frames of each episode that is kept
-    dropped: dict[str, int] = {}
-    operator, takes, last_kept = Operator(keys, agent), 0, False
-    next_seed, quit_asked = seed, False
 
-    def undo(word: str) -> None:
-        """Between episodes: drop the last one, or have it done again."""
-        nonlocal next_seed, last_kept
-        if (word == DROP_LAST or last_kept) and taken:
-            delete(store, [len(store) - 1])
-            dropped_seed, _, _ = taken.pop()
-            if word == AGAIN:
-                next_seed = dropped_seed
-            last_kept = False
-            tell()
+    def told(taken: Sequence[Taken]) -> None:
+        report(len(taken), sum(t.success is True for t in taken), sum(t.ticks for t in taken))
 
-    def tell() -> None:
-        report(len(taken), sum(s for _, s, _ in taken), sum(n for _, _, n in taken))
+    with recorder_for(rig, store, durability) as recorder:
+        taken = take_episodes(
+            rig,
+            agent,
+            episodes,
+            seed,
+            recorder,
+            keys,
+            task=task,
+            max_seconds=max_seconds,
+            reset_seconds=reset_seconds,
+            meta=about(rig),
+            others=[] if rig.remote is None else [Demonstration(rig.remote)],
+            only_successes=only_successes,
+            report=told,
+        )
+    successes, frames = sum(t.success is True for t in taken), sum(t.ticks for t in taken)
+    return RecordResult(Path(out), len(taken), successes, frames, all_dropped(taken))
 
-    streams = own_rate(robot)
-    with Recorder(store, durability, streams, "drop" if rig.realtime else "wait") as recorder:
-        while len(taken) < episodes and not quit_asked:
-            if next_seed - seed >= 10 * episodes + 100:
-                raise RuntimeError(
-                    f"only {len(taken)} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
-                )
-            if rig.home is not None:
-                go_to(robot, rig.home)
-            if scene is not None:
-                scene.reset(next_seed)
-                if max_seconds is None:
-                    longest = scene.max_seconds
-            prepared = next_seed
-            if not put_back(operator, reset_seconds if scene is None and takes else None, undo):
-                break
-            if scene is not None and next_seed != prepared:
-                continue  # the last one again: its scene must be set up
-            take = Take(recorder, streams, operator, only_successes)
-            result = run_episode(
-                robot,
-                agent,
-                [take, *([Demonstration(rig.remote)] if rig.remote is not None else [])],
-                task=task or (scene.instruction if scene is not None else ""),
-                seed=next_seed,
-                max_ticks=round(longest * robot.control_hz),
-                success=scene.success if scene is not None else None,
-                meta=about(rig),
-                stop=take.stop,
-            )
-            takes += 1
-            if take.drop_last and taken:
-                delete(store, [len(store) - 1 - take.kept])
-                taken.pop()
-            quit_asked = take.asked == QUIT
-            last_kept = take.kept
-            if take.kept:
-                taken.append((next_seed, take.success(result.success) is True, result.ticks))
-                for stream, lost in recorder.dropped.items():
-                    dropped[stream] = dropped.get(stream, 0) + lost
-            if take.asked != AGAIN:
-                next_seed += 1
-            tell()
-    successes, frames = sum(s for _, s, _ in taken), sum(n for _, _, n in taken)
-    return RecordResult(Path(out), len(taken), successes, frames, dropped)
+
+def recorder_for(rig: Rig, store: EpisodeStore, durability: Durability = "process") -> Recorder:
+    """Frames of real cameras come to it at their own rate; a robot that runs in real time does not wait for it."""
+    return Recorder(store, durability, own_rate(rig.robot), "drop" if rig.realtime else "wait")
+
+
+def all_dropped(taken: Sequence[Taken]) -> dict[str, int]:
+    """Rows lost of each stream, over all episodes."""
+    total: Counter[str] = Counter()
+    for t in taken:
+        total.update(t.dropped)
+    return dict(total)
+
+
+def lost_says(dropped: Mapping[str, int]) -> str:
+    """A line about `dropped`, "" when nothing was."""
+    lost = ", ".join(f"{n} of {k}" for k, n in dropped.items())
+    why = "dropped because a camera, the loop, the disk or the encoders could not keep up"
+    return f"\n{why}: {lost}" if lost else ""
 
 
 def open_store(
@@ -208,7 +179,7 @@ def _without_secrets(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_secrets(v) for v in value]
     if isinstance(value, str) and "://" in value:
-        value = re.sub(r"://[^/?#\s]*@", "://***@", value)
+        value = re.sub(r"://\S*@", "://***@", value)
         return re.sub(r"([?&][^=&#\s]*)=[^&#\s]*", r"\1=***", value)
     return value
 

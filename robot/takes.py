@@ -1,21 +1,121 @@
-"""Episodes under somebody's eyes: what keys and a teleoperator's buttons do during one, and between two."""
+"""Episodes one after another, under somebody's eyes: what keys and a teleoperator's buttons do during one, and between two."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..datasets.edit import delete
 from ..datasets.recorder import Recorder
 from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
 from .agent import Agent
+from .config import Rig
 from .keys import Keys
-from .own_rate import OwnRate, Source
+from .loop import Subscriber, run_episode
+from .motion import go_to
+from .own_rate import OwnRate, Source, own_rate
 
 POLL_S = 0.05
+RESET_S = 5.0
+LONGEST_S = 60.0  # of an episode where no scene says
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An episode that counts. late: ticks. success: None where nobody can tell. dropped: rows of each recorded stream that were lost."""
+
+    seed: int
+    ticks: int
+    late: int
+    success: bool | None
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def take_episodes(
+    rig: Rig,
+    agent: Agent,
+    episodes: int,
+    seed: int,
+    recorder: Recorder | None,
+    keys: Keys | None,
+    *,
+    task: str,
+    max_seconds: float | None,
+    reset_seconds: float,
+    meta: Mapping[str, Any],
+    others: Sequence[Subscriber] = (),
+    only_successes: bool = False,
+    report: Callable[[Sequence[Taken]], None] = lambda taken: None,
+) -> list[Taken]:
+    """Until `episodes` count, or the operator quits. Each begins at the home pose, if there is one, in the scene of its seed; where
+    there is no scene people put things back before all but the first.
+
+    task: the instruction; "" for the scene's own. max_seconds: None for the scene's own, 60 without one. meta: noted with each.
+    report: told of those that count, whenever they change. RuntimeError: with `only_successes`, too few succeed.
+    """
+    robot, scene = rig.robot, rig.scene
+    operator, taken, takes, last_kept = Operator(keys, agent), list[Taken](), 0, False
+    next_seed = seed
+
+    def undo(word: str) -> None:
+        """Between episodes: drop the last one, or have it done again."""
+        nonlocal next_seed, last_kept
+        if (word == DROP_LAST or last_kept) and taken:
+            if recorder is not None:
+                delete(recorder.store, [len(recorder.store) - 1])
+            dropped = taken.pop()
+            if word == AGAIN:
+                next_seed = dropped.seed
+            last_kept = False
+            report(taken)
+
+    while len(taken) < episodes:
+        if next_seed - seed >= 10 * episodes + 100:
+            raise RuntimeError(
+                f"only {len(taken)} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
+            )
+        if rig.home is not None:
+            go_to(robot, rig.home)
+        if scene is not None:
+            scene.reset(next_seed)
+        prepared = next_seed
+        if not put_back(operator, reset_seconds if scene is None and takes else None, undo):
+            break
+        if scene is not None and next_seed != prepared:
+            continue  # the last one again: its scene must be set up
+        take = Take(recorder, own_rate(robot), operator, only_successes)
+        longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
+        result = run_episode(
+            robot,
+            agent,
+            [take, *others],
+            task=task or (scene.instruction if scene is not None else ""),
+            seed=next_seed,
+            max_ticks=round(longest * robot.control_hz),
+            success=scene.success if scene is not None else None,
+            meta=meta,
+            stop=take.stop,
+        )
+        takes += 1
+        if take.drop_last and taken:
+            if recorder is not None:
+                delete(recorder.store, [len(recorder.store) - 1 - take.kept])
+            taken.pop()
+        last_kept = take.kept
+        if take.kept:
+            lost = recorder.dropped if recorder is not None else {}
+            taken.append(Taken(next_seed, result.ticks, result.late, take.success(result.success), lost))
+        if take.asked != AGAIN:
+            next_seed += 1
+        report(taken)
+        if take.asked == QUIT:
+            break
+    return taken
 
 
 class Operator:
@@ -41,24 +141,24 @@ class Operator:
 
 
 class Take:
-    """The recorder's subscription to one episode: what the operator and `only_successes` make of it. streams: those of `own_rate`."""
+    """The subscription to one episode, of the recorder where there is one: what the operator and `only_successes` make of it."""
 
     def __init__(
         self,
-        recorder: Recorder,
+        recorder: Recorder | None,
         streams: Mapping[str, Source],
         operator: Operator,
-        only_successes: bool = False,
+        only_successes: bool,
     ) -> None:
         self.recorder, self.operator, self.only_successes = recorder, operator, only_successes
+        self.frames = None if recorder is None else OwnRate(recorder, streams)
         self.asked: str | None = None
         self.drop_last = self.kept = False
-        self.own_rate = OwnRate(recorder, streams)
-        self.interrupt = recorder.interrupt
 
     def start(self, meta: Mapping[str, Any]) -> None:
-        self.recorder.start(meta)
-        self.own_rate.start()
+        if self.recorder is not None and self.frames is not None:
+            self.recorder.start(meta)
+            self.frames.start()
 
     def tick(
         self,
@@ -66,8 +166,13 @@ class Take:
         times_ns: Mapping[str, tuple[int, int]],
         flags: Mapping[str, int],
     ) -> None:
-        self.recorder.tick(values, times_ns, flags)
-        self.own_rate.tick(values, times_ns, flags)
+        if self.recorder is not None and self.frames is not None:
+            self.recorder.tick(values, times_ns, flags)
+            self.frames.tick(values, times_ns, flags)
+
+    def interrupt(self, reason: str) -> None:
+        if self.recorder is not None:
+            self.recorder.interrupt(reason)
 
     def stop(self) -> bool:
         for word in self.operator.pressed():
@@ -82,11 +187,13 @@ class Take:
 
     def end(self, meta: Mapping[str, Any]) -> None:
         outcome = self.success(meta.get("success"))
-        if self.asked in (AGAIN, QUIT) or (self.only_successes and not outcome):
-            self.recorder.discard()
-        else:
-            self.kept = True
+        self.kept = self.asked not in (AGAIN, QUIT) and bool(outcome or not self.only_successes)
+        if self.recorder is None:
+            return
+        if self.kept:
             self.recorder.end({**meta, "success": outcome})
+        else:
+            self.recorder.discard()
 
 
 def put_back(operator: Operator, seconds: float | None, undo: Callable[[str], None]) -> bool:

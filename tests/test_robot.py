@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -36,9 +38,10 @@ from ulna.robot.agent import ExpertAgent, HoldAgent, PolicyAgent, make_agent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.deploy import deploy
 from ulna.robot.evaluate import evaluate, save_report
+from ulna.robot.keys import Keys
 from ulna.robot.loop import run_episode
 from ulna.robot.openloop import open_loop
-from ulna.robot.record import record
+from ulna.robot.record import open_store, record, recorder_for
 from ulna.robot.robot import Observation, Robot
 from ulna.robot.statistics import bootstrap_mean, wilson
 
@@ -442,6 +445,50 @@ def test_deploying_through_a_server_and_its_death() -> None:
                 deploy(rig, server.url, 1, seed=7)
         with pytest.raises(PolicyServerError, match="ulna serve"):
             deploy(rig, server.url, 1)
+
+
+def test_people_watch_over_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no scene judges: s and f say how it went, r has it done again, q quits; things are put back in between."""
+    typed, file = os.openpty()
+    pressed = iter([b"s", b"r", b"f", b"q"])
+
+    class Watched(Follow):
+        def infer(
+            self, observation: Mapping[str, Any], seed: int | None = None
+        ) -> tuple[np.ndarray, dict[str, Any]]:
+            os.write(typed, next(pressed))
+            return super().infer(observation, seed)
+
+    class Prompts:
+        def flush(self) -> None: ...
+
+        def write(self, text: str) -> None:
+            if "put everything" in text:
+                prompts.append(os.write(typed, b"\n"))
+
+    prompts: list[int] = []
+    try:
+        with (
+            Keys(file) as keys,
+            load_robot("sim:so101", "reach") as rig,
+            PolicyServer(Watched(rig.robot.features), port=0).background() as server,
+        ):
+            monkeypatch.setattr(sys, "stderr", Prompts())
+            bare = Rig(rig.robot, None, rig.config)
+            with recorder_for(bare, open_store(bare, tmp_path / "d", "x")) as recorder:
+                result = deploy(bare, server.url, 9, 5, "x", 2.0, recorder, keys=keys)
+    finally:
+        os.close(typed)
+        os.close(file)
+    assert [(e["seed"], e["success"]) for e in result["episodes"]] == [(5, True), (6, False)]
+    assert len(prompts) == 3
+    assert result["dropped"] == {}
+    json.dumps(result)
+    stored = EpisodeStore.open(tmp_path / "d").episodes
+    assert [(e.attrs["seed"], e.attrs["success"], e.task) for e in stored] == [
+        (5, True, "x"),
+        (6, False, "x"),
+    ]
 
 
 def test_a_server_that_stops_mid_episode_stops_the_episode() -> None:

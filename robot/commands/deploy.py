@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .parsing import Output
+
+if TYPE_CHECKING:
+    from ..takes import Taken
 
 EXAMPLE = "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5"
 
@@ -27,6 +32,8 @@ class Args:
     """Longest episode; the task's own by default."""
     realtime: bool = False
     """Run a simulated robot no faster than a real one."""
+    reset_seconds: float = 5.0
+    """Where no twin resets the scene and no keyboard is there: time between episodes to put things back."""
     out: str = ""
     """Record what happens into this dataset."""
     json: bool = False
@@ -35,11 +42,11 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.features import ENVIRONMENT
-    from ...datasets.recorder import Recorder
     from ...policies.serving.client import PolicyClient
     from ..config import load_robot
-    from ..deploy import DeployedEpisode, deploy
-    from ..record import open_store
+    from ..deploy import deploy
+    from ..keys import HELP, Keys
+    from ..record import lost_says, open_store, recorder_for
     from .evaluate import _cameras
 
     if args.episodes < 1:
@@ -48,9 +55,15 @@ def run(args: Args, out: Output) -> int:
         cameras = _cameras(client.metadata)
         tracking = ENVIRONMENT in client.metadata.get("features", {})
 
-    def report(e: DeployedEpisode) -> None:
-        outcome = {True: "success", False: "no success", None: "done"}[e.success]
-        print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
+    known = 0
+
+    def report(taken: Sequence[Taken]) -> None:
+        nonlocal known
+        if len(taken) > known:
+            e = taken[-1]
+            outcome = {True: "success", False: "no success", None: "done"}[e.success]
+            print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
+        known = len(taken)
 
     with (
         load_robot(
@@ -59,11 +72,12 @@ def run(args: Args, out: Output) -> int:
         contextlib.ExitStack() as stack,
     ):
         words = args.task if rig.sim is None else ""
-        recorders = []
+        recorder = None
         if args.out:
-            store = open_store(rig, args.out, words)
-            overflow = "drop" if rig.realtime else "wait"
-            recorders = [stack.enter_context(Recorder(store, overflow=overflow))]
+            recorder = stack.enter_context(recorder_for(rig, open_store(rig, args.out, words)))
+        keys = stack.enter_context(Keys())
+        if keys.there and rig.realtime:
+            print(HELP, file=sys.stderr)
         result = deploy(
             rig,
             args.server,
@@ -71,14 +85,17 @@ def run(args: Args, out: Output) -> int:
             args.seed,
             words or None,
             args.max_seconds or None,
-            recorders,
+            recorder,
             report,
+            keys=keys,
+            reset_seconds=args.reset_seconds,
         )
     done = result["episodes"]
     succeeded = sum(e["success"] is True for e in done)
     ms = result["latency_ms"]
     out.answer(
         result,
-        f"{succeeded} of {len(done)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms",
+        f"{succeeded} of {len(done)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+        + lost_says(result["dropped"]),
     )
     return 0

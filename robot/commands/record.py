@@ -59,19 +59,21 @@ def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..keys import HELP, Keys
     from ..people import agent_for
-    from ..record import record
+    from ..record import lost_says, record
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
     size = _size(args.image_size)
     storage = {"codec": "jpeg", "quality": args.jpeg_quality} if args.codec == "jpeg" else None
     cameras = [c.strip() for c in args.cameras.split(",") if c.strip()]
+    rig = load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime)
     with (
-        load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime) as rig,
+        # before the robot: it gets no torque where there is nobody to move it
+        agent_for(args.agent, args.robot, rig, args.noise, args.mode or None) as agent,
+        rig,
         progress("recording") as bar,
         contextlib.ExitStack() as stack,
     ):
-        agent = stack.enter_context(agent_for(args.agent, args.robot, rig, args.noise, args.mode or None))
         # the keyboard as teleoperator reads the terminal itself, episode keys and all
         keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
         if keys is not None and keys.there and rig.realtime:
@@ -98,9 +100,7 @@ def run(args: Args, out: Output) -> int:
             reset_seconds=args.reset_seconds,
         )
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"
-    if result.dropped:
-        lost = ", ".join(f"{n} of {k}" for k, n in result.dropped.items())
-        text += f"\ndropped because a camera, the loop, the disk or the encoders could not keep up: {lost}"
+    text += lost_says(result.dropped)
     out.answer({**asdict(result), "out": str(result.out)}, text)
     return 0
 

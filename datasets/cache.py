@@ -95,15 +95,20 @@ class Frames:
     def _read_files(self, rows: np.ndarray) -> np.ndarray:
         flat = rows.reshape(-1)
         out = np.empty((len(flat), *self.shape), self.dtype)
+        if not len(flat):
+            return out.reshape(*rows.shape, *self.shape)
         which = np.searchsorted(self.ends, flat, side="right")
-        starts = np.concatenate([[0], self.ends])[which]
-        order = np.argsort(flat, kind="stable")  # neighbours one after the other, for disks that turn
-        for i in order.tolist():
-            offset = int(flat[i] - starts[i]) * self.frame_bytes
-            got = os.preadv(self._file(int(which[i])), [out[i].data], offset)
-            if got != self.frame_bytes:
+        places = (flat - np.concatenate([[0], self.ends])[which]) * self.frame_bytes
+        # a window's frames lie one behind the other: one read for all of them
+        begins = np.concatenate([[0], np.flatnonzero((np.diff(flat) != 1) | (np.diff(which) != 0)) + 1])
+        ends = np.append(begins[1:], len(flat))
+        order = np.argsort(flat[begins], kind="stable")  # neighbours one after the other, for disks that turn
+        columns = (which[begins], places[begins], begins * self.frame_bytes, ends * self.frame_bytes)
+        raw = memoryview(out).cast("B")
+        for episode, offset, begin, end in zip(*(c[order].tolist() for c in columns), strict=True):
+            if os.preadv(self._file(episode), [raw[begin:end]], offset) != end - begin:
                 raise StoreError(
-                    f"the cache file {(self._files or [])[which[i]]} is cut short: remove it, and it is made again"
+                    f"the cache file {(self._files or [])[episode]} is cut short: remove it, and it is made again"
                 )
         return out.reshape(*rows.shape, *self.shape)
 

@@ -261,7 +261,7 @@ def test_a_phone_is_served_over_tls_with_the_same_certificate_every_time(tmp_pat
     )  # self-signed: the phone's owner agrees once
     seen = set()
     for _ in range(2):
-        with served(tmp_path, host="0.0.0.0") as device:
+        with served(tmp_path, host="0.0.0.0", timeout_s=5.0) as device:  # a busy machine is late at times
             assert device.url.startswith("https://")
             port = int(device.url.split("/")[2].rsplit(":", 1)[1])
             url = f"wss://127.0.0.1:{port}/socket?token={device.token}"

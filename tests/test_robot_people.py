@@ -21,6 +21,7 @@ from ulna.drivers.teleoperator import Hand
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
 from ulna.drivers.twins.ur import URTwin
 from ulna.drivers.twins.ur_controller import URFaults
+from ulna.robot.cli import main
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.loop import run_episode
 from ulna.robot.people import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent, agent_for
@@ -425,6 +426,25 @@ def test_who_cannot_move_a_robot_is_told_who_can(
         pass
     if rig.scene is not None:
         rig.scene.close()
+
+
+@pytest.mark.parametrize("command", [["teleoperate"], ["record", "--task", "wave", "--out", "{out}"]])
+def test_the_robot_is_not_opened_before_there_is_somebody_to_move_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    calibration = tmp_path / "calibration.json"
+    with bench("so101", tmp_path) as b:
+        b.calibration.rename(calibration)
+    file = robot_file(
+        tmp_path / "robot.toml",
+        servo_table("arms.arm", "so101", "/dev/no-follower", calibration),
+        servo_table("leaders.arm", "so101-leader", "/dev/no-leader", calibration),
+    )
+    words = [word.format(out=tmp_path / "data") for word in command]
+    assert main([*words, "--robot", file, "--agent", "leader"]) == 1
+    err = capfd.readouterr().err
+    assert "/dev/no-leader" in err
+    assert "/dev/no-follower" not in err
 
 
 @pytest.fixture

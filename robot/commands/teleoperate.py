@@ -45,11 +45,13 @@ def run(args: Args, out: Output) -> int:
     require_known("agent", args.agent, PEOPLE)
     options: dict[str, Any] = {"host": "0.0.0.0"} if args.phone and args.agent == "browser" else {}
     hours = 24
+    rig = load_robot(args.robot, args.task, words(args.cameras), realtime=True)
     with (
-        load_robot(args.robot, args.task, words(args.cameras), realtime=True) as rig,
+        # before the robot: it gets no torque where there is nobody to move it
+        agent_for(args.agent, args.robot, rig, **options) as agent,
+        rig,
         contextlib.ExitStack() as stack,
     ):
-        agent = stack.enter_context(agent_for(args.agent, args.robot, rig, **options))
         # the keyboard as teleoperator reads the terminal itself
         keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
         if rig.home is not None:

@@ -3,7 +3,8 @@
 python benchmarks/cameras.py
 
 The camera is the MJPEG twin in a process of its own; it paints the time of capture into the pixels before it encodes them, so every age
-holds encoding, network and decoding, and is read from the picture alone. Targets: age on arrival p50 <= 5 ms; ring read <= 100 us.
+holds encoding, network and decoding, and is read from the picture alone. Targets: age p50 <= 5 ms at
+`latest()` asked as a frame arrives (asked at random it is half a period more, for any reader); ring read <= 100 us.
 """
 
 from __future__ import annotations

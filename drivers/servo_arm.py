@@ -407,11 +407,12 @@ class ServoArm:
         self.group.prepare()
         stands = self.group.standing(self._driven)
         before, pose = _torque_of(stands), stands.position
-        self._ours = True
+        ours, self._ours = self._ours, True
         try:
             reading = self.group.torque_on(pose, self._driven)
         except DeviceError as error:
             self._undo(before, error)
+            self._ours = ours  # it is as it was
             raise
         self._take(reading)  # nothing was read meanwhile
         with self._lock:

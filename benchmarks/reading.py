@@ -5,8 +5,9 @@
 Windows have two observations and a horizon of 16, batches 64 windows; two cameras, at 96×96 and at 224×224. LeRobot reads our own
 export of the store (H.264, a key frame every second frame, as it writes itself) with `delta_timestamps` for the same windows,
 through torch's DataLoader as `lerobot-train` does. The replay buffer in memory is written after Diffusion Policy's: one array a
-key, a slice a window, collated. Rates are medians over batches; memory is the peak resident set of a process that does
-nothing but read a dataset of 6 GB.
+key, a slice a window, collated. Rates read in one process are medians over batches; those through a loader (LeRobot's, and ours with
+workers) the whole time of all batches. Memory is the peak resident set of a process that does nothing but read a dataset of 6 GB,
+one of whose cameras is just small enough for the default cache (`auto`) to hold it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,16 @@ BATCH, STEPS_BACK, HORIZON, FPS = 64, 2, 16, 20
 SPEC = WindowSpec(STEPS_BACK, HORIZON, keys=(STATE, *CAMERAS))
 
 
-def make(path: Path, size: int, episodes: int, length: int) -> EpisodeStore:
-    """Frames of the simulated arm with a sensor's noise, resized."""
+def make(path: Path, sizes: Mapping[str, int], episodes: int, length: int) -> EpisodeStore:
+    """Frames of the simulated arm with a sensor's noise, resized to squares. sizes: camera → pixels."""
     import cv2
 
-    small = [cv2.resize(f, (size, size), interpolation=cv2.INTER_AREA) for f in frames()]
+    small = {
+        k: [cv2.resize(f, (size, size), interpolation=cv2.INTER_AREA) for f in frames()]
+        for k, size in sizes.items()
+    }
     features = {k: Feature((7,), "float32", tuple("abcdefg")) for k in (STATE, ACTION)}
-    features |= {k: Feature((size, size, 3), "uint8") for k in CAMERAS}
+    features |= {k: Feature((size, size, 3), "uint8") for k, size in sizes.items()}
     store = EpisodeStore.create(path, features, float(FPS))
     rng = np.random.default_rng(0)
     with EpisodeWriter(store) as writer:
@@ -56,8 +60,8 @@ def make(path: Path, size: int, episodes: int, length: int) -> EpisodeStore:
             for t in range(length):
                 q = rng.normal(size=7).astype(np.float32)
                 values = {STATE: q, ACTION: q}
-                for c, key in enumerate(CAMERAS):
-                    values[key] = np.roll(small[(e * 7 + t) % len(small)], 3 * e + 11 * c, axis=1)
+                for c, key in enumerate(sizes):
+                    values[key] = np.roll(small[key][(e * 7 + t) % len(small[key])], 3 * e + 11 * c, axis=1)
                 at = t * 10**9 // FPS
                 writer.tick(values, dict.fromkeys(values, (at, at)))
             writer.end({})
@@ -142,12 +146,15 @@ def read_for_memory(path: Path, cache: Any) -> None:
     # not getrusage, whose peak a child inherits from whoever started it
     status = Path("/proc/self/status").read_text()
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
-    size = sum(f.nbytes for f in windows._images.values())
-    print(json.dumps({"peak_resident_mb": peak, "decoded_gb": size / 1e9, "windows": len(windows)}))
+    images = windows._images.values()
+    held = sum(f._held.nbytes for f in images if f._held is not None)
+    size = sum(f.nbytes for f in images)
+    told = {"peak_resident_mb": peak, "held_mb": held / 1e6, "decoded_gb": size / 1e9}
+    print(json.dumps({**told, "windows": len(windows)}))
 
 
 def compare(folder: Path, size: int, count: int) -> dict[str, Any]:
-    store = make(folder / f"{size}", size, 12, 150)
+    store = make(folder / f"{size}", dict.fromkeys(CAMERAS, size), 12, 150)
     export_lerobot(store, folder / f"{size} lerobot")
     n = sum(e.length for e in store.episodes)
 
@@ -205,8 +212,9 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ulna-reading-"))
     try:
         sizes = {str(size): compare(folder, size, args.batches) for size in (96, 224)}
-        big = make(folder / "big", 224, 40, 500).path  # 6 GB of pixels
-        memory = {cache: memory_of(big, cache) for cache in ("none", "disk")}
+        # 6 GB of pixels, of which the default may hold those of the second camera
+        big = make(folder / "big", dict(zip(CAMERAS, (310, 64), strict=True)), 40, 500).path
+        memory = {cache: memory_of(big, cache) for cache in ("auto", "none", "disk")}
     finally:
         shutil.rmtree(folder)
     save("reading", {"batch": BATCH, "sizes": sizes, "memory": memory})

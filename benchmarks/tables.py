@@ -170,12 +170,10 @@ def reading(d: dict[str, Any]) -> list[str]:
         cells = " | ".join(f"{r['windows_per_s'][n]:.0f}" for n in names)
         lines.append(f"| {size}×{size} | {cells} |")
     first = next(iter(d["memory"].values()))
-    peaks = " and ".join(
-        f"{m['peak_resident_mb']:.0f} MB ({'decoding' if c == 'none' else 'disk cache'})"
-        for c, m in d["memory"].items()
-    )
+    how = {"auto": "the default cache", "none": "decoding", "disk": "disk cache"}
+    peaks = ", ".join(f"{m['peak_resident_mb']:.0f} MB ({how[c]})" for c, m in d["memory"].items())
     ratios = "; ".join(
-        f"{s}×{s}: {r['store_to_lerobot']:.1f} × LeRobot, cached {r['ram_to_arrays']:.1f} × arrays in memory, 2 workers {r['two_workers_to_one']:.2f} × 1"
+        f"{s}×{s}: {r['store_to_lerobot']:.1f} × LeRobot, cached in memory {r['ram_to_arrays']:.2f} and on disk {r['disk_to_arrays']:.2f} × arrays in memory, 2 workers {r['two_workers_to_one']:.2f} × 1"
         for s, r in d["sizes"].items()
     )
     return [

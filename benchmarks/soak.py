@@ -1,6 +1,8 @@
 """Random faults at 100 Hz, one or two at once, at each arm that is commanded; beside it a judge who knows the truth.
 
-   python benchmarks/soak.py                      10 minutes, the three arms side by side, each in a process of its own
+   python benchmarks/soak.py             10 minutes, the three arms side by side, each in a process of its own
+   python benchmarks/soak.py --jobs 1    one after the other, where that is too much for the machine: a reading is as true as
+                                         the exchange that it came from was quick
 
 What must never be: an exception other than a refused command; a valid reading that is old; a valid reading that is not what the
 joint was when it is said to have been read; torque that comes on though nobody enabled it.
@@ -33,7 +35,6 @@ from ulna.drivers.sample import Sample
 FRESH_S = 0.25  # a reading that calls itself valid is no older, when it is asked for
 TRUE_RAD = 0.005  # three ticks of a servo: as near it is to what the joint was ...
 TRUE_MS, MOST_MS = 5.0, 25.0  # ... so near its capture time, or as near as it was under way; and that at most
-INVITED_S = 0.05  # after `enable` ended, until its last torque is seen
 KEPT_S = 2.0
 
 
@@ -50,7 +51,7 @@ class Judge:
         self._truth: deque[tuple[int, np.ndarray]] = deque()
         self._torque: np.ndarray | None = None
         self._lock = threading.Lock()
-        self._enabling, self._enabled_ns = False, -(10**18)
+        self._enabling = False
 
     def see(self, t_ns: int, position: np.ndarray, torque: np.ndarray) -> None:
         """The truth at `t_ns`: `(J,)` rad, and `(J,)` where there is torque."""
@@ -59,21 +60,20 @@ class Judge:
             while self._truth[0][0] < t_ns - KEPT_S * 1e9:
                 self._truth.popleft()
             now, before = torque > 0, self._torque
-            invited = self._enabling or t_ns - self._enabled_ns < INVITED_S * 1e9
-            if before is not None and (now & ~before).any() and not invited:
+            if before is not None and (now & ~before).any() and not self._enabling:
                 self.uninvited.append(f"joints {np.flatnonzero(now & ~before).tolist()}{self._while()}")
             self._torque = now
 
     @contextlib.contextmanager
     def enabling(self) -> Iterator[None]:
-        """Torque may come on inside."""
+        """Torque may come on inside; `see` it there."""
         with self._lock:
             self._enabling = True
         try:
             yield
         finally:
             with self._lock:
-                self._enabling, self._enabled_ns = False, time.monotonic_ns()
+                self._enabling = False
 
     def hear(self, sample: Sample, asked_ns: int) -> bool:
         """What the driver said when it was asked for a reading at `asked_ns`. Whether all of it is valid."""
@@ -177,9 +177,7 @@ class _User:
         try:
             asked_ns = time.monotonic_ns()
             sample = arm.read()
-            plant = self.bench.plant
-            assert plant is not None
-            self.judge.see(time.monotonic_ns(), plant.position, plant.torque)
+            self._see()
             valid = self.judge.hear(sample, asked_ns)
             self.counts["valid"] += valid
             try:
@@ -196,6 +194,11 @@ class _User:
         except Exception as error:  # noqa: BLE001  what must not be
             self.exceptions.append(repr(error))
 
+    def _see(self) -> None:
+        plant = self.bench.plant
+        assert plant is not None
+        self.judge.see(time.monotonic_ns(), plant.position, plant.torque)
+
     def _enable(self) -> None:
         self._refused = self.REFUSED - self.PAUSE
         with self.judge.enabling():
@@ -207,6 +210,7 @@ class _User:
                 self._failed = 0
                 self.counts["enabled"] += 1
                 self.swing.begin(self.arm.read().data)
+            self._see()
         if self._failed >= 2:
             self.bench.order({"reset": True})
             self._failed = 0
@@ -223,10 +227,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--driver", choices=COMMANDED, action="append", help="these only; nothing is saved")
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--jobs", type=int, default=len(COMMANDED), help="arms at a time")
     args = parser.parse_args()
     names = args.driver or COMMANDED
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(names), fresh) as pool:
+    with ProcessPoolExecutor(args.jobs, fresh) as pool:
         found = dict(
             zip(names, pool.map(functools.partial(soaked, seconds=args.seconds), names), strict=True)
         )

@@ -10,7 +10,7 @@ from .features import ACTION, REQUESTED, is_frames
 from .findings import SINGLE, Finding, Recording, Severity, Stream, runs
 from .flags import AFTER_DROP, INVALID, STALE
 
-GAP_PERIODS = 2.5  # training leaves a tick out when its newest row is older than two periods of its stream
+GAP_PERIODS = 2.5  # training leaves a tick out when its newest row is two periods old, of stream or loop
 GAP_SEVERE_S = 0.5  # an arm gets anywhere meanwhile, and a chunk of actions goes across
 RATE_WARNING, RATE_SEVERE = (
     0.03,
@@ -71,9 +71,8 @@ def _gaps(r: Recording, stream: Stream) -> Iterator[Finding]:
     times = np.unique(stream.t_s)  # a clock that steps back is `_clock`'s; here it must not hide a gap
     intervals = np.diff(times)
     period = float(np.median(intervals)) if len(intervals) else 0.0
-    if stream.key == ACTION:
-        period = max(period, 1 / r.fps) if period < 2 / r.fps else period
-    limit = GAP_PERIODS * period
+    slower = max(period, 1 / r.fps) if stream.key != ACTION or period < 2 / r.fps else period
+    limit = GAP_PERIODS * slower
     found = [(float(times[i]), float(times[i + 1])) for i in np.flatnonzero(intervals > limit)]
     for start, end in found if len(found) <= SINGLE else []:
         length = end - start

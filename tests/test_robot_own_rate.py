@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ulna.datasets.check import check_episode
-from ulna.datasets.features import ACTION, DEPTH, IMAGES, STATE
+from ulna.datasets.features import ACTION, DEPTH, IMAGES, STATE, Feature
 from ulna.datasets.flags import AFTER_DROP
 from ulna.datasets.info import describe
 from ulna.datasets.store import EpisodeStore
 from ulna.datasets.windows import Windows, WindowSpec
+from ulna.datasets.writer import EpisodeWriter
 from ulna.drivers import opencv
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.sample import Sample
@@ -172,6 +174,29 @@ def test_what_the_camera_or_the_loop_loses_is_counted_and_marked(tmp_path: Path)
     (lost,) = [f for f in check_episode(store, episode) if f.check == "dropped" and f.stream == FRONT]
     assert "5 rows were lost" in lost.message
     assert "2 places" in lost.message
+
+
+@pytest.mark.parametrize(("silent_ms", "found"), [(180, False), (300, True)])
+def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found: bool) -> None:
+    """A camera of 50 Hz beside a loop of 10 Hz is missed after two periods of the loop, and so it is said."""
+    features = {
+        ACTION: Feature((1,), "float32", ("j",), ("rad",)),
+        FRONT: Feature((*SIZE, 3), "uint8"),
+    }
+    store = EpisodeStore.create(tmp_path / "d", features, 10.0)
+    with EpisodeWriter(store, own_rate=(FRONT,)) as writer:
+        writer.start({"task": ""})
+        for t in range(0, 3000, 20):
+            if not 1010 < t < 1000 + silent_ms:
+                writer.append(FRONT, np.full((*SIZE, 3), t % 251, np.uint8), t * 10**6, (t + 1) * 10**6)
+            if t % 100 == 0:
+                at = (t + 2) * 10**6
+                writer.tick({ACTION: np.array([t / 1000], np.float32)}, {ACTION: (at, at)})
+        writer.end({})
+    gaps = [f for f in check_episode(store, store.episodes[0]) if f.check == "gap"]
+    assert [f.stream for f in gaps] == [FRONT] * found
+    assert bool(Windows(store, WindowSpec(1, 1, keys=(FRONT,))).left_out) == found
+    assert all("a row comes every 20.0 ms" in f.message for f in gaps)
 
 
 def test_a_network_camera_keeps_its_own_rate(tmp_path: Path) -> None:

@@ -1,18 +1,16 @@
-"""Cameras: frames through shared memory, the capture process and its supervision, network cameras and what befalls them."""
+"""Cameras: the capture process and its supervision, webcams, and network cameras and what befalls them."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +20,9 @@ from contracts.camera import check_camera
 from ulna.drivers import opencv, v4l2
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.camera import CameraState, StaleFrame
-from ulna.drivers.capture import CaptureCamera, Ended, Frame, Refused, SourceInfo
-from ulna.drivers.capture_process import Capture
+from ulna.drivers.capture import CaptureCamera
 from ulna.drivers.clock import MonotonicClock
-from ulna.drivers.frame_ring import BLACK, REPEATED, FrameRing
-from ulna.drivers.http_mjpeg import HttpMjpeg, decode
+from ulna.drivers.frame_ring import FrameRing
 from ulna.drivers.twins.faults import CameraFaults
 from ulna.drivers.twins.mjpeg import MjpegTwin, mark, read_mark, wandering_bars
 
@@ -63,103 +59,6 @@ def eventually(true: Callable[[], object], what: str) -> None:
 
 def state(camera: CaptureCamera) -> CameraState:
     return camera.health().state
-
-
-# The ring
-
-WRITER = """
-import sys, time, numpy as np
-from pathlib import Path
-from ulna.drivers.frame_ring import FrameRing
-ring = FrameRing(Path(sys.argv[1]), write=True)
-color, depth = np.empty((ring.height, ring.width, 3), np.uint8), np.empty((ring.height, ring.width), np.uint16)
-until = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < until:
-    n = ring.newest_seq + 1
-    color.fill(n * 31 % 251)
-    depth.fill(n * 7919 % 65521)
-    ring.write(color, depth, t_capture_ns=n + 1, t_receive_ns=n + 2, flags=n % 4)
-print(ring.newest_seq)
-"""
-
-
-def test_ring_never_gives_a_mixture_of_frames() -> None:
-    ring = FrameRing.create(*SIZE, depth=True, slots=3)  # few slots: the writer is always on our heels
-    wrong: list[str] = []
-    seen: set[int] = set()
-
-    def check(frame: Frame) -> None:
-        n = frame.seq
-        assert frame.depth is not None
-        whole = (
-            (frame.color == n * 31 % 251).all()
-            and (frame.depth == n * 7919 % 65521).all()
-            and (frame.t_capture_ns, frame.t_receive_ns, frame.flags) == (n + 1, n + 2, n % 4)
-        )
-        if not whole:
-            wrong.append(f"{n}: {np.unique(frame.color)}")
-        seen.add(n)
-
-    def read() -> None:
-        mine, last = FrameRing(ring.path), -1
-        deadline = time.monotonic() + PATIENCE_S
-        while len(seen) < 500 and time.monotonic() < deadline:
-            if (frame := mine.latest()) is not None:
-                check(frame)
-                assert frame.seq >= last
-                last = frame.seq
-            for frame in mine.window(1):
-                check(frame)
-        mine.close()
-
-    try:
-        command = [sys.executable, "-c", WRITER, str(ring.path), "60"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
-            assert ring.next(-1, PATIENCE_S) is not None
-            readers = [threading.Thread(target=read) for _ in range(2)]
-            for reader in readers:
-                reader.start()
-            for reader in readers:
-                reader.join()
-            writer.kill()
-        assert not wrong
-        assert len(seen) > 100
-    finally:
-        ring.close()
-        ring.remove()
-
-
-def test_a_ring_has_one_writer_and_a_dead_one_an_heir() -> None:
-    ring = FrameRing.create(*SIZE)
-    try:
-        assert ring.latest() is None
-        assert ring.next(-1, 0.01) is None
-        command = [sys.executable, "-c", WRITER, str(ring.path), "60"]
-        with pytest.raises(ValueError, match="depth"):
-            FrameRing(ring.path, write=True).write(
-                np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint16), t_capture_ns=0
-            )
-        code = WRITER.replace("color, depth,", "color, None,")
-        with subprocess.Popen([*command[:2], code, *command[3:]], stdout=subprocess.PIPE) as writer:
-            assert ring.next(5, PATIENCE_S) is not None
-            with pytest.raises(DeviceError, match="has a writer already"):
-                FrameRing(ring.path, write=True)
-            writer.kill()
-            writer.wait()
-        last = ring.latest()
-        assert last is not None, "what was written can still be read"
-        heir = FrameRing(ring.path, write=True)
-        assert heir.write(last.color, t_capture_ns=1) == last.seq + 1
-        assert heir.write(last.color, t_capture_ns=1, seq=last.seq + 9) == last.seq + 9
-        assert [f.seq for f in ring.window(2)] == [last.seq + 1, last.seq + 9]
-        heir.set_status({"state": "x"})
-        assert ring.status() == {"state": "x"}
-        heir.close()
-    finally:
-        ring.close()
-        ring.remove()
-    with pytest.raises(DeviceError, match="its camera was closed"):
-        FrameRing(ring.path)
 
 
 # A stream
@@ -327,20 +226,6 @@ def test_bad_picture_is_told(twin: MjpegTwin, fault: dict[str, object], message:
         eventually(lambda: message not in camera.health().message, "and taken back")
 
 
-def test_damaged_jpegs_never_pass() -> None:
-    twin = MjpegTwin(wandering_bars(*SIZE), size=SIZE, seed=3)
-    picture = np.ascontiguousarray(wandering_bars(*SIZE)()[0])
-    faults = CameraFaults(corrupt=1.0)
-    head, whole = twin._encode(picture, time.monotonic_ns(), CameraFaults()).split(b"\r\n\r\n", 1)
-    assert b"X-Timestamp" in head
-    good = decode(whole[:-2])
-    assert good is not None
-    assert abs(good.astype(int) - picture).mean() < 5
-    passed = [decode(twin._encode(picture, 0, faults).split(b"\r\n\r\n", 1)[1][:-2]) for _ in range(100)]
-    bad = [p for p in passed if p is not None and abs(p.astype(int) - picture).mean() > 8]
-    assert len(bad) <= 2, "noise that happens to be a JPEG"
-
-
 def test_painted_numbers_survive() -> None:
     picture = np.full((480, 640, 3), 90, np.uint8)
     assert read_mark(mark(picture, 70_000, 123_456_789_000)) == (70_000 & 0xFFFF, 123_456_789)
@@ -420,236 +305,6 @@ def test_what_an_earlier_run_fixed_is_made_automatic_again() -> None:
     assert run((0, 1), exposure=100.0) == (1, 1)
     assert run((0, 1)) == (0, 1)
     assert camera.kept[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"Y16 ")
-
-
-@pytest.mark.parametrize("kind", ["whole", "no length", "dashes", "in pieces", "old greeting"])
-def test_servers_of_other_makes(kind: str) -> None:
-    """Streams as different servers write them, byte for byte; the newest whole part is what is read."""
-    import cv2
-
-    def jpeg(value: int) -> bytes:
-        return cv2.imencode(".jpg", np.full((*SIZE, 3), value, np.uint8))[1].tobytes()
-
-    def part(value: int, stamp_s: float) -> bytes:
-        length = "" if kind == "no length" else f"Content-Length: {len(jpeg(value))}\r\n"
-        stamp = f"X-Timestamp: {stamp_s:.3f}\r\n" if kind == "old greeting" else ""
-        return f"--x\r\nContent-Type: image/jpeg\r\n{length}{stamp}\r\n".encode() + jpeg(value) + b"\r\n"
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        stream = HttpMjpeg(f"http://127.0.0.1:{listener.getsockname()[1]}/", 0.0, 5.0)
-
-        def connect() -> socket.socket:
-            opening = threading.Thread(target=stream.open)
-            opening.start()
-            server, _ = listener.accept()
-            server.recv(4096)
-            boundary = "--x" if kind == "dashes" else "x"
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary={boundary}\r\n\r\n"
-            server.sendall(head.encode())
-            opening.join()
-            return server
-
-        try:
-            with connect() as server:
-                for i, value in enumerate((60, 120, 180)):
-                    if kind == "in pieces":
-                        data = part(value, 0)
-                        for at in range(0, len(data), 97):
-                            server.sendall(data[at : at + 97])
-                            time.sleep(0.001)
-                    else:
-                        server.sendall(part(value, 1000.0 + i))
-                    read = None
-                    while read is None:
-                        read = stream.read(PATIENCE_S)
-                    color, captured_ns, received_ns, number = read
-                    assert abs(color.astype(int) - value).max() < 5
-                    assert number == i
-                    assert captured_ns <= received_ns <= time.monotonic_ns()
-                server.sendall(part(1, 1003.0) + part(2, 1004.0) + part(3, 1005.0))
-                numbers = []
-                while 5 not in numbers:
-                    read = stream.read(PATIENCE_S)
-                    assert read is not None
-                    numbers.append(read[3])
-                assert stream.read(0.01) is None
-            with pytest.raises(DeviceError, match="closed the connection"):
-                stream.read(PATIENCE_S)
-            stream.close()
-            if kind == "old greeting":
-                time.sleep(0.3)
-                with connect() as server:
-                    server.sendall(part(3, 1005.0))
-                    again = stream.read(PATIENCE_S)
-                    assert again is not None
-                    assert again[2] - again[1] > 0.25e9, (
-                        "a picture from before the break is not taken for new"
-                    )
-        finally:
-            stream.close()
-
-
-@pytest.mark.parametrize("stamp", ["inf", "-inf", "nan", "1e300", "yesterday"])
-def test_a_stamp_that_is_no_time_is_left_aside(stamp: str) -> None:
-    import cv2
-
-    jpeg = cv2.imencode(".jpg", np.full((*SIZE, 3), 90, np.uint8))[1].tobytes()
-    head = "HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\n\r\n"
-    part = f"--x\r\nContent-Length: {len(jpeg)}\r\nX-Timestamp: {stamp}\r\n\r\n"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            with listener.accept()[0] as server:
-                server.recv(4096)
-                server.sendall(f"{head}{part}".encode() + jpeg)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        stream = HttpMjpeg(f"http://127.0.0.1:{listener.getsockname()[1]}/", 0.01, 5.0)
-        try:
-            stream.open()
-            read = stream.read(PATIENCE_S)
-        finally:
-            stream.close()
-            thread.join()
-    assert read is not None
-    assert read[2] - read[1] == 10_000_000, "by its arrival"
-
-
-def test_a_damaged_header_is_a_damaged_picture() -> None:
-    import cv2
-
-    jpeg = bytearray(cv2.imencode(".jpg", np.full((*SIZE, 3), 90, np.uint8))[1].tobytes())
-    at = jpeg.find(b"\xff\xc0") + 5  # height and width
-    jpeg[at : at + 4] = b"\xff\xdc\xff\xdc"
-    assert decode(bytes(jpeg)) is None
-
-
-class _Answers(BaseHTTPRequestHandler):
-    """A server that is not a camera."""
-
-    def do_GET(self) -> None:
-        code = {"/secret": 401, "/page": 200}.get(self.path, 404)
-        if self.headers.get("Authorization") == "Basic dTpw":  # u:p
-            code = 503
-        self.send_response(code)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None: ...
-
-
-def test_servers_that_are_no_cameras() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        at = f"127.0.0.1:{server.server_port}"
-        try:
-            for url, match in (
-                (f"http://{at}/secret", "wants a password"),
-                (f"http://u:p@{at}/secret", f"http://{at}/secret answers with the error 503"),
-                (f"http://{at}/nothing", "no such path"),
-                (f"http://{at}/page", "no multipart JPEG"),
-            ):
-                with pytest.raises(DeviceError, match=match):
-                    camera_at(url, reader="multipart").open()
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-# The capture loop against a scripted device
-
-
-class _Scripted:
-    """A device whose frames are given; when they are used up, its connection is lost, or the test is over. A life may be
-    an error: that of `open`."""
-
-    def __init__(self, lives: list[list[Frame] | DeviceError], over: threading.Event) -> None:
-        self.lives, self.over = lives, over
-
-    def open(self) -> SourceInfo:
-        if isinstance(self.lives[0], DeviceError):
-            raise self.lives.pop(0)  # type: ignore[misc]
-        return SourceInfo("scripted", *SIZE, 30.0)
-
-    def grab(self, timeout_s: float) -> Frame | None:
-        if frames := self.lives[0]:
-            assert isinstance(frames, list)
-            return frames.pop(0)
-        self.lives.pop(0)
-        if not self.lives:
-            self.over.set()
-            return None
-        raise DeviceError("the cable is out")
-
-    def close(self) -> None: ...
-
-
-def test_seq_and_times_rise_whatever_the_device_says() -> None:
-    rng, now = np.random.default_rng(0), time.monotonic_ns()
-
-    def frame(seq: int, t_ns: int, color: np.ndarray | None = None) -> Frame:
-        color = rng.integers(0, 255, (*SIZE, 3), np.uint8) if color is None else color
-        return Frame(color, None, t_ns, now, seq)
-
-    black = np.zeros((*SIZE, 3), np.uint8)
-    ring = FrameRing.create(*SIZE, slots=12)
-    writer, over = FrameRing(ring.path, write=True), threading.Event()
-    try:
-        # drops 2 frames, steps its clock back, runs ahead of ours; then it counts anew
-        first = [frame(7, now - 50), frame(8, now - 40), frame(11, now - 60), frame(12, now + 10**12)]
-        second = [frame(0, now), frame(1, now, black), frame(2, now, black)]
-        Capture(writer, _Scripted([first, second], over), 30.0, over).run()
-        frames = ring.window(10)
-        assert [f.seq for f in frames] == [0, 1, 4, 5, 6, 7, 8]
-        assert all(f.t_capture_ns <= f.t_receive_ns for f in frames)
-        captured = [f.t_capture_ns for f in frames]
-        assert captured == sorted(captured)
-        assert [f.flags for f in frames[-3:]] == [0, BLACK, BLACK | REPEATED]
-        assert ring.status()["dropped"] == 2
-        assert ring.status()["reconnects"] == 1
-    finally:
-        writer.close()
-        ring.close()
-        ring.remove()
-
-
-@contextmanager
-def captured(*lives: list[Frame] | DeviceError) -> Iterator[FrameRing]:
-    """The ring after a capture of `_Scripted`."""
-    ring = FrameRing.create(*SIZE, slots=12)
-    writer, over = FrameRing(ring.path, write=True), threading.Event()
-    try:
-        Capture(writer, _Scripted(list(lives), over), 30.0, over).run()
-        yield ring
-    finally:
-        writer.close()
-        ring.close()
-        ring.remove()
-
-
-def frames(*seqs: int, size: tuple[int, int] = SIZE) -> list[Frame]:
-    now = time.monotonic_ns()
-    return [Frame(np.full((*size, 3), 40 + s, np.uint8), None, now + s, now + s, s) for s in seqs]
-
-
-def test_one_that_has_streamed_is_sought_though_it_refuses_for_a_while() -> None:
-    starting = Refused("there is no such path (404)")
-    with captured(frames(0, 1), starting, frames(0, 1)) as ring:
-        assert ring.newest_seq == 3
-        assert ring.status()["state"] == CameraState.STREAMING.value
-    with captured(starting, frames(0)) as ring:
-        assert (ring.status()["state"], ring.newest_seq) == (CameraState.FAILED.value, -1)
-    with captured(frames(0), Ended("the recording is at its end"), frames(0)) as ring:
-        assert (ring.status()["state"], ring.newest_seq) == (CameraState.FAILED.value, 0)
-
-
-def test_a_frame_of_another_size_is_left_out_and_counted() -> None:
-    with captured([*frames(0, 1), *frames(2, size=(48, 64)), *frames(3)], frames(0)) as ring:
-        assert [f.seq for f in ring.window(5)] == [0, 1, 3, 4]
-        assert (ring.status()["dropped"], ring.status()["reconnects"]) == (1, 1)
 
 
 # The twin in a process of its own

@@ -273,10 +273,12 @@ def test_the_page_puts_first_what_matters_most() -> None:
     assert text.endswith("1 to be mended first, 1 worth mending, 1 good")
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "robot.toml").write_text(
-        '[arms.arm]\ndriver = "so101"\nport = "/dev/serial/by-id/usb-gone"\n'
+        '[arms.arm]\ndriver = "so101"\nport = "/dev/serial/by-id/usb-gone"\n[cameras.deep]\ndriver = "realsense"\n'
     )
+    (tmp_path / "pyrealsense2.py").write_text("raise ImportError('not for this Python')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     options = ("--seconds", "0.1", "--data", str(tmp_path), "--json")
     run = run_ulna("doctor", "--robot", str(tmp_path / "robot.toml"), *options)
     answer = json.loads(run.stdout)
@@ -284,6 +286,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert gone
     assert gone[0]["level"] == "severe"
     assert run.returncode == 1
+    assert [f["level"] for f in answer["findings"] if "not for this Python" in f["says"]] == ["severe"]
     alone = run_ulna("doctor", *options)
     assert alone.returncode == (1 if json.loads(alone.stdout)["severe"] else 0)
     assert run_ulna("doctor", "--robot", "none.toml").returncode == 1

@@ -58,6 +58,12 @@ def _whole(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
             yield r.finding(
                 "damaged", "severe", f"{said} rows were written, {len(stream.t_s)} are there", key
             )
+    if said := r.episode.attrs.get("damaged"):
+        yield r.finding(
+            "damaged",
+            "warning",
+            f"its recording was damaged before it was recovered: {said}; the rest is whole",
+        )
     if r.episode.interrupted:
         reason = r.episode.attrs["interrupted"]
         why = f" ({reason})" if isinstance(reason, str) else ""

@@ -7,7 +7,6 @@ replaced, lie in `DIR/trash` until `empty_trash`. An edit that is killed is conc
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -21,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from .align import row_per_tick
+from .durable import exchange
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
-from .in_progress import LOG, InProgress, Sample, Stream
+from .in_progress import InProgress
+from .recording_log import LOG, Sample, Stream
 from .recovery import conclude_edit, to_trash
 from .store import Episode, EpisodeStore, StoreError
 
@@ -237,11 +238,7 @@ def _edit(store: EpisodeStore) -> Iterator[None]:
 def _exchange(store: Path, new: Path, place: Path) -> None:
     """Swap two folders in one step. Where the file system cannot, what is in `place` goes to the trash first, and
     `conclude_edit` completes the second step after a kill."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    at_cwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
-    if hasattr(libc, "renameat2") and not libc.renameat2(
-        at_cwd, os.fsencode(new), at_cwd, os.fsencode(place), exchange
-    ):
+    if exchange(new, place):
         return
     to_trash(store, place, place.name)
     os.rename(new, place)

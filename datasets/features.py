@@ -124,6 +124,14 @@ def _describe(f: Feature | None) -> str:
     return f"has {f.dtype} {f.shape}{names}{units}"
 
 
+def require_name(key: str) -> None:
+    """ValueError unless it can be a folder's name, which stays where it is put."""
+    if not key or "/" in key or "\\" in key or key.startswith("."):
+        raise ValueError(
+            f"the feature name {key!r} cannot be a folder's: leave out slashes and a leading dot"
+        )
+
+
 def state_keys(features: Iterable[str]) -> list[str]:
     """Vector observations, in a fixed order."""
     return sorted(k for k in features if k.startswith("observation.") and not is_frames(k))

@@ -5,7 +5,8 @@
 
 A record of the log is one `append`, ends complete or not at all (length and CRC-32C), and is written after the frames that
 it names, so a process killed at any instant leaves everything that `append` returned for. After a power cut the disk may
-lack what the log names, or the log what the disk holds; `resume` checks every frame and goes back to the last good record.
+lack what the log names, or the log what the disk holds; `resume` checks every frame and goes back to the last good record. See
+recording_log.py for the log, and mending.py for files that are damaged before their end.
 
 The episode is finished when its own zarr.json is there, which comes last and by a rename; the rename of the folder into
 `episodes/` follows. Whoever finds the folder can therefore finish it, again and again, with the same result.
@@ -18,55 +19,31 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google_crc32c import value as crc32c
 
-from .codec import Kind, without_crc
 from .durable import Committer, sync_folders, sync_tree, write_all
 from .features import ACTION, REQUESTED
-from .frames import FRAMES_PER_SHARD, array_json, shard_index, shard_path
+from .frames import FRAMES_PER_SHARD, array_json, shard_index
+from .recording_log import (
+    END,
+    ENTRY,
+    HEADER,
+    LOG,
+    PLACE,
+    SAMPLES,
+    DamagedLog,
+    Log,
+    Sample,
+    Stream,
+    record,
+    shard_file,
+)
 from .vectors import write_vector
-
-LOG = Path(".recording") / "log"
-RECORD = struct.Struct("<IIB3xQ")  # CRC-32C of all that follows, bytes of payload, kind, sequence number
-HEADER, SAMPLES, END = 1, 2, 3
-ENTRY = struct.Struct("<HBxIqq")  # stream, flags, bytes of data, t_capture_ns, t_receive_ns
-PLACE = struct.Struct("<IQI")  # shard, first byte, bytes
-MAX_PAYLOAD = 1 << 28
-
-
-class UnreadableLog(ValueError):
-    """The beginning of a log is not ours; nothing can be recovered from it."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One array of an episode. kind: the codec of frames, None for vectors. by_tick: whether every row comes with a control
-    tick, else at the stream's own rate; None where nobody knows (recordings of before it was noted)."""
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
-    kind: Kind | None = None
-    quality: int = 95
-    by_tick: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One row of a stream, by its number; data: a vector's bytes, or an encoded frame."""
-
-    stream: int
-    flags: int
-    t_capture_ns: int
-    t_receive_ns: int
-    data: bytes
 
 
 class InProgress:
@@ -115,34 +92,23 @@ class InProgress:
 
     @staticmethod
     def resume(folder: Path, power: bool = False) -> InProgress:
-        """The episode up to its last whole record; what lies behind that is cut off. UnreadableLog, OSError."""
-        log = os.open(folder / LOG, os.O_RDWR | os.O_CLOEXEC)
+        """The episode up to its last whole record; what lies behind that is cut off. UnreadableLog, OSError; DamagedLog where
+        whole records lie behind it, and nothing is changed."""
+        log = Log.read(folder)
+        episode = InProgress(folder, log.streams, log.meta, power)
         try:
-            raw = memoryview(_whole(log))
-            records = _records(raw)
-            end, kind, _, payload = next(records, (0, 0, 0, raw[:0]))
-            if kind != HEADER:
-                raise UnreadableLog(f"{folder / LOG} does not begin like a recording")
-            try:
-                header = json.loads(bytes(payload))
-                streams = [Stream(**{**s, "shape": tuple(s["shape"])}) for s in header["streams"]]
-                if header["format"] != "ulna-recording" or int(header["version"]) > 1:
-                    raise UnreadableLog(f"{folder / LOG} was written by a newer Ulna: update Ulna")
-                episode = InProgress(folder, streams, header["meta"], power)
-            except (KeyError, TypeError, json.JSONDecodeError) as error:
-                raise UnreadableLog(f"{folder / LOG} does not begin like a recording ({error!r})") from None
-            episode._log, episode._log_end = log, end
-        except BaseException:
-            os.close(log)
-            raise
-        for end, kind, seq, payload in records:
-            if kind == END:
-                episode.end = json.loads(bytes(payload))
-            elif kind == SAMPLES and not episode._replay(payload):
-                break
-            episode.last_seq, episode._log_end = seq, end
-        try:
-            os.ftruncate(log, episode._log_end)
+            episode._log, episode._log_end = os.open(folder / LOG, os.O_RDWR | os.O_CLOEXEC), log.end
+            for begin, end, kind, seq, payload in log.records(past_damage=True):
+                samples = log.whole(payload) if kind == SAMPLES else []
+                if samples is None:
+                    continue
+                if begin != episode._log_end:
+                    raise DamagedLog(f"{folder / LOG} is damaged at byte {episode._log_end}")
+                if kind == END:
+                    episode.end = json.loads(bytes(payload))
+                episode._replay(samples)
+                episode.last_seq, episode._log_end = seq, end
+            os.ftruncate(episode._log, episode._log_end)
             episode._cut_shards()
             if power:  # what the one before us wrote it may not have synced
                 sync_tree(folder)
@@ -181,6 +147,11 @@ class InProgress:
         stays in progress, whole."""
         self.complete(meta)
         return put_in_place(self.folder, episodes, number, self._power is not None)
+
+    def note_end(self, seq: int, payload: bytes | memoryview) -> None:
+        """It was ended before, by this."""
+        self._record(END, seq, bytes(payload))
+        self.end = json.loads(bytes(payload))
 
     def complete(self, meta: Mapping[str, Any]) -> None:
         """All of `finish` but its place."""
@@ -231,41 +202,23 @@ class InProgress:
     # the log
 
     def _record(self, kind: int, seq: int, payload: bytes) -> None:
-        head = RECORD.pack(0, len(payload), kind, seq)[4:]
-        record = crc32c(head + payload).to_bytes(4, "little") + head + payload
+        whole = record(kind, seq, payload)
         try:
-            write_all(self._log, record, self._log_end)
+            write_all(self._log, whole, self._log_end)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._log, self._log_end)
             raise
-        self._log_end += len(record)
+        self._log_end += len(whole)
         self.last_seq = seq
 
-    def _replay(self, payload: memoryview) -> bool:
-        """Take the rows of one record; False when a frame that it names is not there, and then none of them."""
-        at, samples = 0, []
-        while at < len(payload):
-            stream, flags, size, t_capture, t_receive = ENTRY.unpack_from(payload, at)
-            data = bytes(payload[at + ENTRY.size : at + ENTRY.size + size])
-            samples.append(Sample(stream, flags, t_capture, t_receive, data))
-            at += ENTRY.size + size
-        checked = []
-        for s in samples:
+    def _replay(self, samples: Sequence[tuple[Sample, bytes]]) -> None:
+        """Take the rows of one record, each with its frame, if it names one."""
+        for s, frame in samples:
             if self.streams[s.stream].kind:
-                shard, start, size = PLACE.unpack(s.data)
-                try:
-                    with open(self._shard_file(s.stream, shard), "rb") as file:
-                        frame = os.pread(file.fileno(), size, start)
-                    without_crc(frame)
-                except (OSError, ValueError):
-                    return False
-                checked.append((Sample(s.stream, 0, 0, 0, frame[-4:]), (start, size)))
-        for s, place in checked:
-            self._note_frame(s, place)
-        for s in samples:
+                _, start, size = PLACE.unpack(s.data)
+                self._note_frame(replace(s, data=frame), (start, size))
             self._note_row(s)
-        return True
 
     def _note_row(self, s: Sample) -> None:
         self.rows[s.stream] += 1
@@ -294,8 +247,7 @@ class InProgress:
         self._crcs[s.stream].append(int.from_bytes(s.data[-4:], "little"))
 
     def _shard_file(self, stream: int, shard: int) -> Path:
-        s = self.streams[stream]
-        return shard_path(self.folder / s.key / "value", shard, len(s.shape))
+        return shard_file(self.folder, self.streams[stream], shard)
 
     def _complete_shard(self, stream: int) -> None:
         """Put the index behind the frames of the stream's last shard, and close it."""
@@ -394,23 +346,3 @@ def forget(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _whole(file: int) -> bytes:
-    size, parts = os.fstat(file).st_size, []
-    while size > 0 and (part := os.pread(file, min(size, 1 << 24), sum(map(len, parts)))):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
-
-
-def _records(raw: memoryview) -> Any:
-    """(where it ends, kind, sequence number, payload) of each whole record, up to the first that is not."""
-    at = 0
-    while at + RECORD.size <= len(raw):
-        crc, size, kind, seq = RECORD.unpack_from(raw, at)
-        end = at + RECORD.size + size
-        if size > MAX_PAYLOAD or end > len(raw) or crc32c(bytes(raw[at + 4 : end])) != crc:
-            return
-        yield end, kind, seq, raw[at + RECORD.size : end]
-        at = end

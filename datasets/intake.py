@@ -12,7 +12,7 @@ import numpy as np
 from .codec import kind_for
 from .features import ACTION, REQUESTED, Feature, is_frames
 from .flags import STALE
-from .in_progress import Stream
+from .recording_log import Stream
 from .store import EpisodeStore, StoreError
 
 

@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from . import mending
 from .codec import encode
-from .in_progress import LOG, InProgress, Sample, Stream, UnreadableLog, is_complete
+from .in_progress import InProgress, is_complete
 from .intake import fit
+from .recording_log import LOG, Sample, Stream, UnreadableLog
 from .recovery import KILLED, finish_cut_off, next_number
 from .ring import CLOSE, DISCARD, END, SAMPLES, START, Entry, Ring, remove_ring
 
@@ -83,7 +85,7 @@ class Drain:
             if self._episode is not None:
                 self._episode.close()
             folder = self.store / "in-progress" / f"{entry.episode:012x}"
-            self._episode = InProgress.resume(folder, self.power) if (folder / LOG).is_file() else None
+            self._episode = mending.resume(folder, self.power) if (folder / LOG).is_file() else None
         return self._episode is not None
 
     def _encode(self, entry: Entry) -> list[Any]:

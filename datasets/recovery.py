@@ -13,7 +13,9 @@ import shutil
 import time
 from pathlib import Path
 
-from .in_progress import LOG, InProgress, UnreadableLog, forget, is_complete, put_in_place
+from . import mending
+from .in_progress import forget, is_complete, put_in_place
+from .recording_log import LOG, UnreadableLog
 from .ring import POINTER, remove_ring, ring_of
 
 KILLED = "the recorder was killed"
@@ -24,6 +26,11 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
     folder, episodes = store / "in-progress", store / "episodes"
     found: list[Path] = []
     problems: list[str] = []
+    for path in folder.glob(f"{mending.PREFIX}*"):
+        try:
+            mending.conclude(path)
+        except OSError as error:
+            return found, [f"{path}, left by a recovery, cannot be put away: {_why(error)}"]
     try:
         ring = ring_of(folder)
     except (OSError, ValueError) as error:
@@ -72,7 +79,7 @@ def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
     if is_complete(path):
         return [put_in_place(path, episodes, next_number(episodes.parent), power=True)]
     try:
-        episode = InProgress.resume(path, power=True)
+        episode = mending.resume(path, power=True)
     except (FileNotFoundError, UnreadableLog):
         if [p.name for p in path.iterdir()] == [LOG.parent.name]:  # killed before its first row
             forget(path)

@@ -7,6 +7,7 @@
         <stream>/t_receive_ns         (T,) int64   when we learned it
         <stream>/flags                (T,) uint8   STALE, INTERPOLATED, AFTER_DROP, INVALID, INTERVENTION; absent: none
     DIR/in-progress/<id>/             an episode being written, or cut off; `open` recovers those (see recovery.py)
+    DIR/damaged/<id>/                 the files of a recording that were damaged before it was recovered, as they were
     DIR/trash/                        what `ulna data delete` took out
     DIR/.lock                         held by the one who writes (see lock.py)
 
@@ -31,7 +32,7 @@ import numpy as np
 
 from .codec import CodecError, kind_for
 from .durable import sync_folders, sync_tree
-from .features import ACTION, Features, features_from_json, features_to_json, is_frames
+from .features import ACTION, Features, features_from_json, features_to_json, is_frames, require_name
 from .frames import DamagedFrames, FrameReader
 from .lock import Locked, StoreLock
 
@@ -172,6 +173,7 @@ class EpisodeStore:
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
         self.features: Features = features_from_json(header["features"])
+        _require_names(self.features)
         self.fps = float(header["fps"])
         self.robot = str(header.get("robot", ""))
         self.provenance: dict[str, Any] = dict(header.get("provenance", {}))
@@ -201,10 +203,7 @@ class EpisodeStore:
             raise StoreError(
                 f"a store needs the feature {ACTION!r}; it was given {', '.join(features) or 'none'}"
             )
-        if odd := [k for k in features if not k or "/" in k or "\\" in k or k.startswith(".")]:
-            raise StoreError(
-                f"the feature name {odd[0]!r} cannot be a folder's: leave out slashes and a leading dot"
-            )
+        _require_names(features)
         if not 0 < fps < float("inf"):
             raise StoreError(f"fps must be a positive number, not {fps}")
         for key, how in (storage or {}).items():
@@ -385,6 +384,14 @@ class EpisodeStore:
     def refresh(self) -> None:
         """Look at the folder again."""
         self._episodes = None
+
+
+def _require_names(features: Features) -> None:
+    try:
+        for key in features:
+            require_name(key)
+    except ValueError as error:
+        raise StoreError(str(error)) from None
 
 
 class _LockFailed(OSError):

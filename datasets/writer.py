@@ -16,8 +16,9 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from .codec import encode
-from .in_progress import InProgress, Sample
+from .in_progress import InProgress
 from .intake import Intake, Row, fit, require_json
+from .recording_log import Sample
 from .recovery import next_number
 from .store import EpisodeStore, StoreError
 

@@ -17,9 +17,12 @@ from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
 from imagecodecs.zarr import register_codecs
 from zarr.codecs import BloscCodec
 
+from ulna.datasets.check import check_episode
 from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.datasets.flags import AFTER_DROP
 from ulna.datasets.frames import FRAMES_PER_SHARD, FrameReader
 from ulna.datasets.info import describe
+from ulna.datasets.recording_log import HEADER, LOG, Log, record
 from ulna.datasets.store import EpisodeStore, StoreError
 from ulna.datasets.windows import Windows, WindowSpec
 from ulna.datasets.writer import EpisodeWriter
@@ -205,3 +208,124 @@ def test_a_disk_that_fills_while_images_come_loses_no_frame(tmp_path: Path) -> N
     assert [e.interrupted for e in store.episodes] == [False, False, False, True]
     assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
     assert not store.interrupted()
+
+
+def cut_off(path: Path, rows: int) -> Path:
+    """A store with an episode that waits to be recovered; its folder."""
+    store = EpisodeStore.create(path, WITH_IMAGE, 20.0)
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(store) as writer:
+        writer.start({"task": "x"})
+        for t in range(rows):
+            row = frame(rng, WITH_IMAGE, t)
+            writer.tick(row, dict.fromkeys(row, (t, t)))
+    (folder,) = (path / "in-progress").iterdir()
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("harm", ["log", "log, size of an entry", "frame"])
+def test_a_flipped_byte_of_a_recording_that_was_cut_off_costs_that_row(
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = cut_off(tmp_path / "d", LONG + 20)
+    file = folder / CAMERA / "value" / "c" / "0" / "0" / "0" / "0" if harm == "frame" else folder / LOG
+    raw = file.read_bytes()
+    at = len(raw) // 3
+    if harm == "log, size of an entry":
+        at = raw.index(b"\2\0\0\0" + (30).to_bytes(8, "little")) - 2
+    flip(file, at)
+    harmed = files_of(folder)
+    store = EpisodeStore.open(tmp_path / "d")
+    (e,) = store.episodes
+    rng = np.random.default_rng(0)
+    rows = [frame(rng, WITH_IMAGE, t) for t in range(LONG + 20)]
+    for key in WITH_IMAGE:
+        there = e.times_ns(key)[0].tolist()
+        assert len(there) == LONG + 20 - (harm != "frame" or key == CAMERA)
+        np.testing.assert_array_equal(e.read(key), np.stack([rows[t][key] for t in there]))
+        marked = [t for t, flags in zip(there, e.flags(key), strict=True) if flags & AFTER_DROP]
+        assert marked == [t for t in there if t - 1 not in there][1:]
+    lost = f"1 frame of {CAMERA}" if harm == "frame" else "1 entry of its log"
+    assert e.attrs["damaged"] == f"{lost} cannot be read"
+    assert f"was damaged: {lost} cannot be read; its files as they were are in" in caplog.text
+    assert files_of(tmp_path / "d" / "damaged" / folder.name) == harmed
+    assert any(f.check == "damaged" and lost in f.message for f in check_episode(store, e))
+
+
+def test_what_the_shared_memory_still_held_joins_a_recording_that_was_damaged(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *; from ulna.datasets.recorder import Recorder
+r = np.random.default_rng(0); recorder = Recorder(EpisodeStore.create(sys.argv[1], WITH_IMAGE, 20.0), ring_bytes=4 << 20)
+recorder.start({"task": "t"})
+for t in range(60):
+    v = frame(r, WITH_IMAGE, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1)))
+    if t == 39: recorder.flush(); os.kill(recorder.writer_pid, signal.SIGSTOP)
+os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)
+"""
+    here = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "d"), here], check=False)
+    with EpisodeStore.open(tmp_path / "d", recover=False).writing():
+        pass  # the writing process is dead, too
+    (folder,) = (p for p in (tmp_path / "d" / "in-progress").iterdir() if p.is_dir())
+    flip(folder / CAMERA / "value" / "c" / "0" / "0" / "0" / "0", 5)
+    (e,) = EpisodeStore.open(tmp_path / "d").episodes
+    assert e.times_ns(ACTION)[0].tolist() == list(range(60))
+    assert e.times_ns(CAMERA)[0].tolist() == list(range(1, 60))
+
+
+def test_a_mending_that_is_killed_is_begun_again_and_done_once(tmp_path: Path) -> None:
+    folder = cut_off(tmp_path / "d 0", 12)
+    flip(folder / LOG, 1500)
+    harmed = files_of(folder)
+    code = """
+import os, signal, shutil, sys
+from ulna.datasets.store import EpisodeStore
+events = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "open", "os.truncate", "shutil.rmtree"}
+shutil.copytree(sys.argv[1], sys.argv[1] + "warm"); EpisodeStore.open(sys.argv[1] + "warm")  # imports come first
+n = 0
+while True:
+    shutil.copytree(sys.argv[1], f"{sys.argv[1][:-1]}{n + 3}")
+    pid = os.fork()
+    if pid == 0:
+        left = n
+        def hook(event, args):
+            global left
+            if event in events and not (event == "open" and (args[2] & os.O_ACCMODE) == os.O_RDONLY):
+                left -= 1
+                if left < 0: os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        EpisodeStore.open(f"{sys.argv[1][:-1]}{n + 3}")
+        os._exit(0)
+    n += 3
+    if os.waitpid(pid, 0)[1] == 0: break
+print(n)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "d 0")]
+    steps = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert steps > 20
+    for n in range(3, steps + 1, 3):
+        path = tmp_path / f"d {n}"
+        assert [e.length for e in EpisodeStore.open(path).episodes] == [11]
+        assert not list((path / "in-progress").iterdir())
+        (aside,) = (path / "damaged").iterdir()
+        assert files_of(aside) == harmed
+
+
+def test_a_foreign_recording_writes_nothing_outside(tmp_path: Path) -> None:
+    folder = cut_off(tmp_path / "d", 3)
+    outside = tmp_path / "outside"
+    raw = (folder / LOG).read_bytes()
+    header = raw[: Log.read(folder).end]
+    lies = header[header.index(b"{") :].replace(json.dumps(STATE).encode(), b'"../../../outside"')
+    assert b"outside" in lies
+    (folder / LOG).write_bytes(record(HEADER, 0, lies) + raw[len(header) :])
+    assert not EpisodeStore.open(tmp_path / "d").episodes
+    assert not outside.exists()
+    header_file = tmp_path / "d" / "ulna.json"
+    header_file.write_text(header_file.read_text().replace(STATE, "../outside"))
+    with pytest.raises(StoreError, match=r"'\.\./outside' cannot be a folder's"):
+        EpisodeStore.open(tmp_path / "d")

@@ -316,6 +316,12 @@ def test_a_writing_process_that_dies_idle_leaves_nothing_behind(tmp_path: Path) 
     assert not list((store.path / "in-progress").iterdir())
 
 
+def both_dead(store: Path) -> None:
+    """Wait for it: whoever of the two lives holds the lock."""
+    with EpisodeStore.open(store, recover=False).writing():
+        pass
+
+
 def killed_with_a_full_ring(store: Path, rows: int) -> Path:
     """Both processes of a recorder are killed while all of its `rows` are in the ring alone. The ring."""
     code = """
@@ -329,6 +335,7 @@ os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKIL
     subprocess.run(
         [sys.executable, "-c", code, str(store), str(Path(__file__).parent), str(rows)], check=False
     )
+    both_dead(store)
     return ring_of(store)
 
 
@@ -436,13 +443,16 @@ f = WITH_IMAGE if sys.argv[3] == "1" else FEATURES; r = np.random.default_rng(0)
 recorder = Recorder(EpisodeStore.create(sys.argv[1], f, 20.0), durability="power", ring_bytes=4 << 20); recorder.start({})
 for t in range(90):
     v = frame(r, f, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1)))
-    if t == 69: recorder.flush(); time.sleep(0.5)
+    if t == 69:
+        recorder.flush(); synced = lambda: sum(1 for _ in open(os.environ["SYNCS"])); before = synced()
+        while synced() < before + 6: time.sleep(0.02)  # at least one group of those that come every 0.2 s is whole
 os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)
 """
     path = tmp_path / "all" / "d"
     camera = str(int(features is WITH_IMAGE))
     command = [sys.executable, "-c", code, str(path), str(Path(__file__).parent), camera]
     subprocess.run(command, env=environment, check=False)
+    both_dead(path)
     ring_of(path).unlink()
     cut_power(tmp_path / "all", syncs)
     code = "import sys; from ulna.datasets.store import EpisodeStore; print(EpisodeStore.open(sys.argv[1]).episodes[0].length)"

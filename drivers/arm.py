@@ -70,6 +70,9 @@ class Arm(Protocol):
       capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. It is reopened in the background, with
       growing pauses, and then waits, torque off, for `enable`.
     - `stop` latches: commands raise `DeviceError` until the user calls `enable`. Torque never comes back by itself.
+
+    An arm that is read whether or not anybody asks may have `since(after_seq) -> list[Sample]`: every reading with a seq above that,
+    oldest first, as far back as it keeps them. Its joints are then recorded at their own rate; any other's, a row per control tick.
     """
 
     joints: Joints

@@ -28,6 +28,7 @@ TORQUE_POLL_S = 0.1  # the servos are asked whether their torque is still on, wh
 # A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in between, and is
 # back, would take it, and some switch their torque on with it.
 GOAL_FRESH_NS = 50_000_000
+BACKLOG_S = 0.5  # of readings is kept for who records every one, and may be busy that long
 CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at once than in this time
 
 
@@ -62,6 +63,7 @@ class ServoArm:
         self._thread: threading.Thread | None = None
         self._jobs = Jobs()
         self._sample: Sample | None = None
+        self._history: deque[Sample] = deque(maxlen=max(1, round(BACKLOG_S * bus_hz)))
         self._ours = False  # we switched torque on, and nobody confirmed yet that all of it is off again
         self._reset()
 
@@ -156,6 +158,12 @@ class ServoArm:
         if not alive or time.monotonic_ns() - sample.t_capture_ns > self._stale_ns:
             return replace(sample, data=sample.data.copy(), valid=np.zeros(len(sample.data), bool))
         return replace(sample, data=sample.data.copy())
+
+    def since(self, after_seq: int) -> list[Sample]:
+        """Every reading with a seq above `after_seq`, oldest first, of the last half a second."""
+        with self._lock:
+            fresh = [s for s in self._history if s.seq > after_seq]
+        return [replace(s, data=s.data.copy()) for s in fresh]
 
     def command(self, target: np.ndarray, t_target_ns: int) -> np.ndarray:
         target = check_target(target, self.joints)
@@ -342,6 +350,7 @@ class ServoArm:
             middle = (reading.t_request_ns + reading.t_receive_ns) // 2
             seq = 0 if old is None else old.seq + 1
             self._sample = Sample(data, middle, reading.t_receive_ns, seq, here)
+            self._history.append(self._sample)
             self._captures.append(middle)
             self._seen[here] = middle
             self._errors = np.where(here, reading.errors, self._errors)

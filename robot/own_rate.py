@@ -1,13 +1,14 @@
-"""Cameras recorded at their own rate: every frame that was taken, not only those that a control tick saw."""
+"""Cameras and joints recorded at their own rate: every frame and reading, not only those that a control tick saw."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..datasets.features import ACTION, DEPTH, IMAGES
+from ..datasets.features import ACTION, DEPTH, IMAGES, STATE
 from ..datasets.flags import INVALID
 from ..datasets.recorder import Recorder
 from ..drivers.sample import Sample
@@ -15,16 +16,32 @@ from .robot import Robot
 
 
 class Source(Protocol):
-    """A camera, or its depth, that keeps its last frames: see `drivers.camera`."""
+    """A camera, its depth, or an arm, that keeps its last frames or readings: see `drivers.camera` and `drivers.arm`."""
 
     def latest(self) -> Sample: ...
 
     def since(self, after_seq: int) -> list[Sample]: ...
 
 
+class Joints:
+    """The readings of an arm as the feature keeps them."""
+
+    def __init__(self, arm: Any) -> None:
+        self.arm = arm
+
+    def latest(self) -> Sample:
+        return self.arm.read()
+
+    def since(self, after_seq: int) -> list[Sample]:
+        return [replace(s, data=s.data.astype(np.float32)) for s in self.arm.since(after_seq)]
+
+
 def own_rate(robot: Robot) -> dict[str, Source]:
-    """By feature key, the streams that can bring all their frames. A simulated camera, which renders when it is asked, cannot."""
+    """By feature key, the streams that can bring all their rows. Simulated devices, which are asked once a tick, cannot, nor can
+    several arms, whose joints make one row."""
     found: dict[str, Source] = {}
+    if len(robot.arms) == 1 and hasattr(arm := next(iter(robot.arms.values())), "since"):
+        found[STATE] = Joints(arm)
     for name, camera in robot.cameras.items():
         streams: dict[str, Any] = {IMAGES + name: camera, DEPTH + name: getattr(camera, "depth", None)}
         for key, source in streams.items():
@@ -34,9 +51,9 @@ def own_rate(robot: Robot) -> dict[str, Source]:
 
 
 class OwnRate:
-    """Puts those streams into a recorder, at every tick the frames up to the one that the agent saw.
+    """Puts those streams into a recorder, at every tick the rows up to the one that the agent saw.
 
-    So the newest frame received by a tick, which is what training takes for it, is the one that was seen then: one that had
+    So the newest row received by a tick, which is what training takes for it, is the one that was seen then: one that had
     been taken but could not be read yet waits for the next tick, and counts as received after this one. What the sequence
     skips, because the camera lost it or the loop was busy for longer than frames are kept, is counted as dropped.
     """

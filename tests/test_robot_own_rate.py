@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contracts.servo_arm import bench, running
 
 from ulna.datasets.check import check_episode
 from ulna.datasets.features import ACTION, DEPTH, IMAGES, STATE, Feature
@@ -197,6 +198,28 @@ def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found:
     assert [f.stream for f in gaps] == [FRONT] * found
     assert bool(Windows(store, WindowSpec(1, 1, keys=(FRONT,))).left_out) == found
     assert all("a row comes every 20.0 ms" in f.message for f in gaps)
+
+
+def test_joints_are_recorded_as_often_as_their_bus_is_read(tmp_path: Path) -> None:
+    class Reads(HoldAgent):
+        def act(self, observation: Observation) -> np.ndarray:
+            seen.append(observation.values[STATE].copy())
+            target = super().act(observation).copy()
+            target[0] += 0.02 * len(seen)  # so that no two readings are alike
+            return target
+
+    seen: list[np.ndarray] = []
+    with bench("so101", tmp_path) as b, running(b.arm()) as arm:
+        robot = Robot("r", {"arm": arm}, {}, {}, MonotonicClock(), 10.0)
+        record(Rig(robot, None), Reads(), tmp_path / "d", 1, task="x", max_seconds=1.0)
+    store = EpisodeStore.open(tmp_path / "d")
+    (episode,) = store.episodes
+    assert episode.rows(ACTION) == 10
+    assert episode.rows(STATE) > 20, "read at up to 100 Hz"
+    assert episode.read(STATE).dtype == np.float32
+    assert (np.diff(episode.times_ns(STATE)[0]) > 0).all()
+    windows = Windows(store, WindowSpec(1, 1, keys=(STATE,), tolerance_s=1e3))
+    np.testing.assert_array_equal(windows.batch(np.arange(10))[STATE][:, 0], seen)
 
 
 def test_a_network_camera_keeps_its_own_rate(tmp_path: Path) -> None:

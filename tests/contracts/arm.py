@@ -79,6 +79,14 @@ def _check_reading(arm: Arm, clock: Clock) -> None:
     second = arm.read()
     assert second.seq > first.seq
     assert second.t_capture_ns > first.t_capture_ns
+    since = getattr(arm, "since", None)
+    if since is not None:  # every reading, each once, that read gave among them
+        readings = since(first.seq)
+        assert [s.seq for s in readings] == list(range(first.seq + 1, readings[-1].seq + 1))
+        assert (np.diff([s.t_capture_ns for s in readings]) > 0).all()
+        (same,) = (s for s in readings if s.seq == second.seq)
+        assert (same.t_capture_ns, same.t_receive_ns) == (second.t_capture_ns, second.t_receive_ns)
+        np.testing.assert_array_equal(same.data, second.data)
 
 
 def _check_motion_and_limits(arm: Arm, clock: Clock) -> None:

@@ -42,7 +42,7 @@ demo-twin: $(STAMP)
 
 ## test       the whole suite
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 ## test-kernel  the tests that need kernel drivers (V4L2, CAN, uinput, uhid, USB serial), in a virtual machine
 test-kernel: $(STAMP)
@@ -61,7 +61,7 @@ format: $(STAMP)
 
 ## bench      every benchmark with its baseline; numbers go to benchmarks/results/
 bench: $(STAMP)
-	for b in experts recording kills reading servo_rates cameras faults soak sim_steps serving_latency train_throughput tables; do echo "== $$b" >&2; $(BIN)/python benchmarks/$$b.py; done
+	for b in experts recording kills reading checks servo_rates cameras faults soak sim_steps serving_latency train_throughput tables; do echo "== $$b" >&2; $(BIN)/python benchmarks/$$b.py; done
 
 ## lock       resolve the dependencies anew (hashes, no download addresses)
 lock: $(STAMP)

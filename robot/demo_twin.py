@@ -20,6 +20,7 @@ CAMERAS = ("front", "wrist")
 SHARE = 0.8
 SEED = 2000  # of the first scene of the deployment; the options were chosen on those from 1000 on
 FILMED = 3
+WHOLE_EPISODE_NS = 3_600_000_000_000
 
 
 def demo_twin(
@@ -61,7 +62,8 @@ def demo_twin(
 
 def as_evaluation(deployed: dict[str, Any], out: Path) -> dict[str, Any]:
     """What `ulna deploy --json` said, and what it recorded, in the terms of the report."""
-    from ..datasets.features import IMAGES
+    from ..datasets.align import align
+    from ..datasets.features import ACTION, IMAGES, STATE
     from ..datasets.store import EpisodeStore
     from .video import write_mp4
 
@@ -72,22 +74,25 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> dict[str, Any]:
     successes = sum(o["success"] for o in outcomes)
     traces, videos = [], []
     for episode in store.episodes[:FILMED]:
-        seed = int(episode.attrs["seed"])
+        seed, tick_ns = int(episode.attrs["seed"]), episode.times_ns(ACTION)[0]
+        states = align(tick_ns, *episode.times_ns(STATE), WHOLE_EPISODE_NS)
         traces.append(
             {
                 "seed": seed,
-                "action": episode.read("action").tolist(),
-                "state": episode.read("observation.state").tolist(),
+                "action": episode.read(ACTION).tolist(),
+                "state": episode.read(STATE)[states].tolist(),
             }
         )
-        seen = [episode.read(f"{IMAGES}{c}") for c in CAMERAS]
-        n = min(map(len, seen))  # each camera has its own rate
-        frames = np.concatenate([frames[:n] for frames in seen], axis=2)
+        seen = []
+        for key in (IMAGES + camera for camera in CAMERAS):  # each at its own rate
+            rows = align(tick_ns, *episode.times_ns(key), WHOLE_EPISODE_NS, "nearest")
+            seen.append(episode.read(key)[rows])
+        frames = np.concatenate(seen, axis=2)
         (out / "videos").mkdir(exist_ok=True)
         path = out / "videos" / f"seed-{seed}.mp4"
         write_mp4(path, list(np.repeat(np.repeat(frames, 2, 1), 2, 2)), store.fps)
         videos.append(str(path))
-    action = store.features["action"]
+    action = store.features[ACTION]
     return {
         "kind": "closed-loop",
         "task": deployed["task"],

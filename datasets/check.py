@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -51,7 +50,12 @@ def check(
     progress(done, total) is called after each. fast: of images only checksums and repeats, and a few for their brightness; no
     comparison with the joints. A damaged episode is a finding; the rest is checked.
     """
-    known, found = _episodes(store)
+    known = [e for e in store.episodes if not e.damaged]
+    found = [
+        Finding(e.index, e.path.name, "damaged", "severe", "", 0.0, 0.0, e.damaged)
+        for e in store.episodes
+        if e.damaged
+    ]
     if episodes is not None:
         total = len(known) + len(found)
         if bad := [i for i in episodes if not 0 <= i < total]:
@@ -68,24 +72,6 @@ def check(
     found += check_outliers([s.traits for s in seen])
     found += _misaligned(seen)
     return sorted(_sorted(found), key=lambda f: f.episode)
-
-
-def _episodes(store: EpisodeStore) -> tuple[list[Episode], list[Finding]]:
-    """Those that can be opened, and a finding for each that cannot."""
-    try:
-        return store.episodes, []
-    except StoreError:
-        folders = [
-            p for p in (store.path / "episodes").iterdir() if p.is_dir() and not p.name.startswith(".")
-        ]
-    known, found = [], []
-    for i, folder in enumerate(sorted(folders)):
-        try:
-            known.append(Episode(folder, i, json.loads((folder / "zarr.json").read_text())["attributes"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            why = f"the episode has no readable zarr.json ({error!r}): restore it, or remove the folder"
-            found.append(Finding(i, folder.name, "damaged", "severe", "", 0.0, 0.0, why))
-    return known, found
 
 
 def _look(store: EpisodeStore, episode: Episode, fast: bool) -> Seen:

@@ -101,9 +101,7 @@ def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, A
     chosen = store.choose(episodes)
     with _edit(store):
         for e in chosen:
-            now = json.loads((e.path / "zarr.json").read_text())[
-                "attributes"
-            ]  # ours may be from before another's edit
+            now = store.reopened(e).attrs  # ours may be from before another's edit
             was = {k: now.get(k) for k in labels}
             if was == dict(labels):
                 continue
@@ -116,6 +114,7 @@ def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float 
     are copied as they are stored. The whole episode goes to the trash. (ticks before, ticks now)."""
     (e,) = store.choose([episode])
     with _edit(store):
+        e = store.reopened(e)  # ours may be from before another's edit
         ticks = e.times_ns(ACTION)[0]
         seconds = (ticks - ticks[0]) * 1e-9 if len(ticks) else np.zeros(0)
         begin, end = (0.0 if start_s is None else start_s), (np.inf if end_s is None else end_s)

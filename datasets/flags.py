@@ -1,7 +1,7 @@
 """What is noted about single rows of a stream: bits of a uint8."""
 
 STALE = 1  # older than the tick it belongs to: the device had nothing new
-INTERPOLATED = 2  # computed from its neighbours
+INTERPOLATED = 2  # computed from its neighbours: for who appends such rows; recorders and imports make none
 AFTER_DROP = 4  # rows were lost just before this one
 INVALID = 8  # the device itself doubts it
 INTERVENTION = 16  # a human overrode the policy

@@ -85,6 +85,12 @@ class FrameReader:
                 raise DamagedFrames(f"frame {row} cannot be read: {error}") from error
         return found
 
+    def verify(self) -> None:
+        """DamagedFrames where a frame's checksum is wrong. Nothing is decoded, unless the array is laid out in another way."""
+        encoded = self._per_shard == FRAMES_PER_SHARD and self._checked
+        for row in range(len(self)):
+            self.read_encoded([row]) if encoded else self.read([row])
+
     def _read_shard(self, shard: int, places: np.ndarray, to: np.ndarray, out: np.ndarray) -> None:
         row = shard * self._per_shard + int(places[0])
         try:
@@ -122,7 +128,10 @@ class FrameReader:
             import zarr
 
             _register_codecs()
-            self._zarr = zarr.open_array(str(self.folder), mode="r")
+            try:
+                self._zarr = zarr.open_array(str(self.folder), mode="r")
+            except Exception as error:  # and whatever else on a damaged zarr.json
+                raise DamagedFrames(f"its zarr.json cannot be read ({error!r})") from error
         for i, row in enumerate(rows.tolist()):
             try:
                 out[i] = self._zarr[row]

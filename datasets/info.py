@@ -14,7 +14,7 @@ from .store import EpisodeStore
 def describe(store: EpisodeStore) -> dict[str, Any]:
     """JSON types. rates_hz: per stream the median rate by capture times, and `jitter_ms`, the 99th percentile of how far
     an interval is from the median. cut_off: episodes that were interrupted and are kept; interrupted: folders that are being
-    written or could not be recovered. dropped: rows lost while recording, by stream. storage: how each camera is kept. notes: what an import had to
+    written or could not be recovered. damaged: episodes that cannot be opened. dropped: rows lost while recording, by stream. storage: how each camera is kept. notes: what an import had to
     say of single episodes, and of which."""
     intervals: dict[str, list[np.ndarray]] = {}
     for episode in store.episodes:
@@ -52,6 +52,7 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
         "size_bytes": sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()),
         "interrupted": [p.name for p in store.interrupted()],
         "cut_off": [e.index for e in store.episodes if e.interrupted],
+        "damaged": [e.index for e in store.episodes if e.damaged],
         "dropped": dropped,
         "trash": len(trash(store)),
         "storage": {k: store.storage.get(k, {"codec": "lossless"}) for k in store.features if is_frames(k)},

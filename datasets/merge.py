@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .edit import write_attrs
-from .features import FeatureMismatch, require_same
+from .features import FeatureMismatch, is_frames, require_same
 from .making import making, require_new
 from .store import Episode, EpisodeStore, StoreError
 
@@ -54,7 +54,8 @@ def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
 
 
 def split(source: EpisodeStore, parts: Mapping[str | Path, Sequence[int]]) -> dict[str | Path, EpisodeStore]:
-    """A new store for each folder of `parts`, with those episodes. All are made, or none."""
+    """A new store for each folder of `parts`, with those episodes. All are made, or none; a kill may
+    leave the first ones, each of them whole."""
     for path in parts:
         require_new(Path(path))
     given = [i for chosen in parts.values() for i in chosen]
@@ -91,7 +92,12 @@ def copy_episodes(
 
 
 def _require_whole(e: Episode) -> None:
-    """Every array is there with its rows; a broken one is not passed on."""
+    """Every array is there with its rows, and is what was written; a broken one is not passed on."""
+    e.require_readable()
     for key in e.streams:
-        e.rows(key)
         e.times_ns(key)
+        e.flags(key)
+        if is_frames(key):
+            e.verify_frames(key)
+        else:
+            e.read(key)

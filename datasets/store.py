@@ -53,11 +53,19 @@ def require_finite(where: str, key: str, values: np.ndarray) -> None:
 
 class Episode:
     """One finished episode, read on demand. A trim or a restore puts another version in its place: what is read then would
-    be other rows than those that were counted before, so every read after it is refused with a StoreError."""
+    be other rows than those that were counted before, so every read after it is refused with a StoreError.
+
+    damaged: a sentence where its own zarr.json cannot be read; it is listed, with no rows, and every read raises that."""
 
     def __init__(
-        self, path: Path, index: int, attrs: Mapping[str, Any], version: tuple[int, int] | None = None
+        self,
+        path: Path,
+        index: int,
+        attrs: Mapping[str, Any],
+        version: tuple[int, int] | None = None,
+        damaged: str = "",
     ) -> None:
+        self.damaged = damaged
         self.path, self.index, self.attrs = path, index, dict(attrs)
         self._version = version or _version(path)
         self.length = int(attrs["length"])
@@ -75,6 +83,8 @@ class Episode:
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
+        if self.damaged:
+            return ()
         return tuple(sorted(p.name for p in self.path.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
     @property
@@ -87,6 +97,8 @@ class Episode:
         """A digest of all rows, times and flags, whatever the folder is called; of older episodes, of its files' dates."""
         if "content" in self.attrs:
             return str(self.attrs["content"])
+        if self.damaged:
+            return f"{self.path.name}-damaged"
         stat = (self.path / "zarr.json").stat()
         return f"{self.path.name}-{stat.st_size}-{stat.st_mtime_ns}"
 
@@ -111,6 +123,11 @@ class Episode:
         """Any `rows` `(N,)` of a stream of images or depth, as `(N, H, W[, C])`, into `out` where given. Reads only those frames."""
         with self._reading(key):
             return self._reader(key).read(rows, out)
+
+    def verify_frames(self, key: str) -> None:
+        """StoreError where the stored bytes of a stream's frames are not those that were written."""
+        with self._reading(key):
+            self._reader(key).verify()
 
     def times_ns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(t_capture_ns, t_receive_ns), each `(T,)` int64."""
@@ -160,7 +177,13 @@ class Episode:
                     "back with `ulna data restore` what was there"
                 )
 
+    def require_readable(self) -> None:
+        """StoreError when it is damaged."""
+        if self.damaged:
+            raise StoreError(self.damaged)
+
     def _require_stream(self, key: str) -> None:
+        self.require_readable()
         if key not in self.streams:
             raise StoreError(
                 f"episode {self.path.name} has no stream {key}; it has {', '.join(self.streams)}"
@@ -285,8 +308,12 @@ class EpisodeStore:
             except OSError as error:
                 raise StoreError(f"{self.path / 'episodes'} cannot be read: {error.strerror}") from None
             versions = [_version(p) for p in folders]  # before what is noted there is read
-            self._episodes = [Episode(p, i, _attrs(p), versions[i]) for i, p in enumerate(folders)]
+            self._episodes = [_episode(p, i, versions[i]) for i, p in enumerate(folders)]
         return self._episodes
+
+    def reopened(self, e: Episode) -> Episode:
+        """The episode as it is now, whoever changed its labels since. StoreError where it is damaged or gone."""
+        return Episode(e.path, e.index, _attrs(e.path))
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -411,6 +438,13 @@ def _version(folder: Path) -> tuple[int, int]:
     return stat.st_ino, stat.st_mtime_ns
 
 
+def _episode(folder: Path, index: int, version: tuple[int, int]) -> Episode:
+    try:
+        return Episode(folder, index, _attrs(folder), version)
+    except StoreError as error:
+        return Episode(folder, index, {"length": 0}, version, str(error))
+
+
 def _attrs(folder: Path) -> dict[str, Any]:
     try:
         attrs = json.loads((folder / "zarr.json").read_text())["attributes"]
@@ -418,7 +452,7 @@ def _attrs(folder: Path) -> dict[str, Any]:
         return attrs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"episode {folder.name} has no readable zarr.json ({error!r}): restore it, or remove the folder"
+            f"episode {folder.name} has no readable zarr.json ({error!r}): bring it back from a copy, or `ulna data delete` the episode"
         ) from None
 
 

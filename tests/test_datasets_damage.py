@@ -329,3 +329,13 @@ def test_a_foreign_recording_writes_nothing_outside(tmp_path: Path) -> None:
     header_file.write_text(header_file.read_text().replace(STATE, "../outside"))
     with pytest.raises(StoreError, match=r"'\.\./outside' cannot be a folder's"):
         EpisodeStore.open(tmp_path / "d")
+
+
+@pytest.mark.parametrize("harm", ["imagecodecs_jpegy", "\ud800", 7])
+def test_an_array_whose_codec_is_damaged_is_one_sentence(store: EpisodeStore, harm: object) -> None:
+    file = store.episodes[0].path / CAMERA / "value" / "zarr.json"
+    meta = json.loads(file.read_text())
+    meta["codecs"][0]["configuration"]["codecs"][0]["name"] = harm
+    file.write_text(json.dumps(meta))
+    with pytest.raises(StoreError, match=f"episode 000000.*{CAMERA}: its zarr.json cannot be read"):
+        EpisodeStore.open(store.path).episodes[0].read(CAMERA)

@@ -341,3 +341,22 @@ def test_trim_keeps_pictures_and_actions_together_though_pictures_come_late(tmp_
         writer.end({})
     trim(store, 0, 0.25, 0.7)
     assert store.episodes[0].read(CAMERA)[:, 0, 0, 0].tolist() == list(range(5, 15))
+
+
+def test_a_trim_keeps_the_labels_that_another_gave_meanwhile(store: EpisodeStore) -> None:
+    assert store.episodes[0].task == "task 0"
+    relabel(EpisodeStore.open(store.path), [0], {"task": "new", "success": False})
+    trim(store, 0, 0.1, 0.5)
+    e = EpisodeStore.open(store.path).episodes[0]
+    assert (e.length, e.task, e.attrs["success"], len(e.attrs["relabelled"])) == (9, "new", False, 1)
+
+
+@pytest.mark.parametrize("key", [STATE, CAMERA])
+def test_a_merge_passes_no_damage_on(store: EpisodeStore, tmp_path: Path, key: str) -> None:
+    file = next(p for p in (store.episodes[1].path / key / "value" / "c").rglob("*") if p.is_file())
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 4] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(StoreError, match=rf"episode 000001-.*{key}"):
+        merge([store], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

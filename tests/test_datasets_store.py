@@ -16,10 +16,14 @@ import zarr
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
 from imagecodecs.zarr import register_codecs
 
+from ulna.datasets.check import check
+from ulna.datasets.edit import delete, relabel, trim
 from ulna.datasets.features import ACTION, REQUESTED, STATE, Feature, FeatureMismatch, require_same
 from ulna.datasets.frames import FRAMES_PER_SHARD
 from ulna.datasets.info import describe
+from ulna.datasets.merge import merge
 from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.windows import Windows, WindowSpec
 from ulna.datasets.writer import EpisodeWriter
 
 
@@ -202,9 +206,28 @@ def test_a_damaged_episode_is_named(tmp_path: Path) -> None:
     again.episodes[0].read(STATE)
     with pytest.raises(StoreError, match=r"episode 000001.*observation.state cannot be read"):
         again.episodes[1].read(STATE)
-    (again.episodes[0].path / "zarr.json").write_text("{")
-    with pytest.raises(StoreError, match=r"000000.*no readable zarr.json"):
-        EpisodeStore.open(store.path).episodes  # noqa: B018
+
+
+def test_an_episode_that_cannot_be_opened_leaves_the_others_and_can_be_deleted(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d")
+    (store.episodes[0].path / "zarr.json").write_text("{")
+    again = EpisodeStore.open(store.path)
+    assert (len(again), again.episodes[0].length, len(again.episodes[1].read(STATE))) == (2, 0, 13)
+    says = r"000000.*no readable zarr.json .* `ulna data delete` the episode"
+    for use in (
+        lambda: again.episodes[0].read(STATE),
+        lambda: relabel(again, [0], {"task": "new"}),
+        lambda: trim(again, 0, 0.1, 0.2),
+        lambda: merge([again], tmp_path / "merged"),
+        lambda: Windows(again, WindowSpec(1, 1)),
+    ):
+        with pytest.raises(StoreError, match=says):
+            use()
+    d = describe(again)
+    assert (d["episodes"], d["damaged"]) == (2, [0])
+    assert [(f.episode, f.check) for f in check(again) if f.severity == "severe"] == [(0, "damaged")]
+    delete(again, [0])
+    assert [e.length for e in EpisodeStore.open(store.path).episodes] == [13]
 
 
 def test_feature_mismatches_show_both_sides() -> None:

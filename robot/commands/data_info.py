@@ -51,6 +51,8 @@ def text_of(d: dict[str, Any]) -> str:
             lines.append(f"    {', '.join(feature['names'])}")
     if d["cut_off"]:
         lines.append(f"cut off and recovered: episodes {', '.join(map(str, d['cut_off']))}")
+    if d["damaged"]:
+        lines.append(f"damaged: episodes {', '.join(map(str, d['damaged']))} (ulna data check {d['path']})")
     if d["dropped"]:
         lost = ", ".join(f"{n} of {key}" for key, n in d["dropped"].items())
         lines.append(f"rows lost while recording: {lost}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +257,15 @@ def test_a_cable_that_comes_out_while_the_torque_comes_on(kind: str, tmp_path: P
         assert not b.plant.torque.any()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: tests that run in the background were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_close_switches_the_torque_off_all_the_same(kind: str, tmp_path: Path) -> None:
     with bench(kind, tmp_path) as b:
         arm = b.arm()

@@ -237,6 +237,7 @@ def test_plots_show_what_was_measured_sent_and_asked_for(page: Page, store: Epis
     page.click("#legend button:nth-child(2)")
     page.wait(f"{drawn.format('--b')} === 0")
     page.click("#legend button:nth-child(2)")
+    page.wait(f"{drawn.format('--b')} > 150")
     page.move(".plot .area", 0.6)
     page.wait("!document.querySelector('.plot .hover').hidden")
     width, at = page.run(

@@ -1,4 +1,4 @@
-"""What is in the way of a servo arm: which joints push and do not move, and how far they may go on pushing."""
+"""What is in the way of a servo arm: which joints push and do not get there, and how far they may go on pushing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 # A joint is blocked when it pushes with this part of its strength, this far (rad) from its goal, and moves no further than
 # this for so long. The servos' own protection waits 1 to 2 s, and then lets go until it is reset.
 STALL_LOAD, STALL_ERROR, STALL_MOVED, STALL_S = 0.8, 0.08, 0.03, 0.5
+# Near its goal, or moving to and fro under its load, it is blocked when it pushes so hard for so long without a rest: that is all that
+# the servos' protection looks at.
+TIRED_S = 1.0
 STALL_PUSH = (
     0.03  # rad beyond where it is blocked: it goes on leaning there, and less while that is still too much
 )
@@ -18,17 +21,18 @@ EASY_LOAD, CREEP = 0.4, 0.2
 
 
 class Obstacles:
-    """Finds joints that push and do not move, and keeps their goals from pushing harder while something is in the way."""
+    """Finds joints that push and do not move, or push without a rest, and keeps their goals from pushing harder while something is in the way."""
 
     def __init__(self, n: int) -> None:
         self.blocked = np.zeros(n)  # the sense in which a joint is, else 0
         self._at, self._push = np.zeros(n), np.zeros(n)
         self._since_ns, self._from = np.zeros(n, np.int64), np.zeros(n)
+        self._hard_ns = np.zeros(n, np.int64)
         self._looked_ns = time.monotonic_ns()
 
     def clear(self) -> None:
         self.blocked[:] = 0
-        self._since_ns[:] = time.monotonic_ns()
+        self._since_ns[:] = self._hard_ns[:] = time.monotonic_ns()
 
     def look(self, q: np.ndarray, load: np.ndarray, known: np.ndarray, sent: np.ndarray) -> None:
         """A reading: q `(J,)` rad, load `(J,)` in parts of the full one, of the joints where `known`. sent: their goals."""
@@ -41,6 +45,8 @@ class Obstacles:
         self._since_ns = np.where(calm, now, self._since_ns)
         self._from = np.where(calm, q, self._from)
         found = known & hard & (now - self._since_ns > np.where(already, EASE_S, STALL_S) * 1e9)
+        self._hard_ns = np.where(known & (np.abs(load) < STALL_LOAD), now, self._hard_ns)
+        found |= known & ~already & (now - self._hard_ns > TIRED_S * 1e9)
         self._since_ns = np.where(found, now, self._since_ns)
         self.blocked = np.where(found & ~already, np.sign(push), self.blocked)
         self._push = np.where(found, np.where(already, self._push / 2, STALL_PUSH), self._push)

@@ -24,6 +24,7 @@ from contracts.servo_arm import (
 )
 
 from ulna.drivers.arm import ArmState, DeviceError
+from ulna.drivers.obstacles import Obstacles
 
 
 @pytest.fixture(params=["so101", "koch"])
@@ -374,6 +375,20 @@ def test_a_blocked_joint_backs_off_before_the_servo_lets_go(kind: str, tmp_path:
             assert time.monotonic() < end
         go(arm, moved(joint, 0.4), 1.0)
         assert arm.read().data == pytest.approx(moved(joint, 0.4), abs=0.02)
+
+
+def test_a_joint_that_strains_to_and_fro_is_held_back_in_time() -> None:
+    """As an arm that leans on the table does while its policy hesitates: near its goal, moving a little, without a rest."""
+    obstacles, both, q = Obstacles(2), np.ones(2, bool), np.zeros(2)
+    began = time.monotonic()
+    while not obstacles.blocked.any():
+        t = time.monotonic() - began
+        assert t < 1.8, "the servo's own protection would have let go after 2 s"
+        q = np.full(2, 0.05 * np.sin(9 * t))
+        obstacles.look(q, np.array([0.9, 0.7]), both, q + 0.06)
+        time.sleep(0.01)
+    assert obstacles.blocked.tolist() == [1, 0]
+    assert obstacles.limit(q + 0.06) == pytest.approx([q[0] + 0.03, q[1] + 0.06])
 
 
 def test_the_gripper_squeezes_with_half_its_strength(tmp_path: Path) -> None:

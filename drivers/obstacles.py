@@ -10,8 +10,8 @@ import numpy as np
 # this for so long. The servos' own protection waits 1 to 2 s, and then lets go until it is reset.
 STALL_LOAD, STALL_ERROR, STALL_MOVED, STALL_S = 0.8, 0.08, 0.03, 0.5
 # Near its goal, or moving to and fro under its load, it is blocked when it pushes so hard for so long without a rest: that is all that
-# the servos' protection looks at. It then stops pushing, since little time is left.
-TIRED_S = 1.0
+# the servos' protection looks at. Where even that did not ease it, it stops pushing.
+TIRED_S, LAST_S = 1.0, 1.6
 STALL_PUSH = (
     0.03  # rad beyond where it is blocked: it goes on leaning there, and less while that is still too much
 )
@@ -46,11 +46,12 @@ class Obstacles:
         self._from = np.where(calm, q, self._from)
         found = known & hard & (now - self._since_ns > np.where(already, EASE_S, STALL_S) * 1e9)
         self._hard_ns = np.where(known & (np.abs(load) < STALL_LOAD), now, self._hard_ns)
-        tired = known & ~already & (now - self._hard_ns > TIRED_S * 1e9)
-        found |= tired
+        strained_s = (now - self._hard_ns) * 1e-9
+        found |= known & ~already & (strained_s > TIRED_S)
         self._since_ns = np.where(found, now, self._since_ns)
         self.blocked = np.where(found & ~already, np.sign(push), self.blocked)
-        self._push = np.where(found, np.where(already, self._push / 2, STALL_PUSH * ~tired), self._push)
+        less = np.where(already, self._push / 2, np.where(strained_s > LAST_S, 0.0, STALL_PUSH))
+        self._push = np.where(found, less, self._push)
         self._at = np.where(found, q + self.blocked * self._push, self._at)
 
     def release(self, wanted: np.ndarray) -> None:

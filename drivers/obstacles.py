@@ -27,8 +27,8 @@ class Obstacles:
         self.blocked = np.zeros(n)  # the sense in which a joint is, else 0
         self._at, self._push = np.zeros(n), np.zeros(n)
         self._since_ns, self._from = np.zeros(n, np.int64), np.zeros(n)
-        self._hard_ns = np.zeros(n, np.int64)
         self._looked_ns = time.monotonic_ns()
+        self._hard_ns = np.full(n, self._looked_ns)  # since when it has pushed without a rest
 
     def clear(self) -> None:
         self.blocked[:] = 0

@@ -379,14 +379,16 @@ def test_a_blocked_joint_backs_off_before_the_servo_lets_go(kind: str, tmp_path:
 
 def test_a_joint_that_strains_to_and_fro_is_held_back_in_time() -> None:
     """As an arm that leans on the table does while its policy hesitates: near its goal, moving a little, without a rest."""
-    obstacles, both, q = Obstacles(2), np.ones(2, bool), np.zeros(2)
+    obstacles, both, q, strained_s = Obstacles(2), np.ones(2, bool), np.zeros(2), 0.0
     began = time.monotonic()
     while not obstacles.blocked.any():
         t = time.monotonic() - began
         assert t < 1.8, "the servo's own protection would have let go after 2 s"
+        strained_s = t
         q = np.full(2, 0.05 * np.sin(9 * t))
         obstacles.look(q, np.array([0.9, 0.7]), both, q + 0.06)
         time.sleep(0.01)
+    assert strained_s > 0.9
     assert obstacles.blocked.tolist() == [1, 0]
     assert obstacles.limit(q + 0.06) == pytest.approx([q[0] + 0.03, q[1] + 0.06])
 

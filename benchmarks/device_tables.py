@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 # The first run on record was on the seeds from 1000 on, those that the demo's options were chosen on; it has others since.
 CHOSEN = (
     "Its options were chosen on other seeds.",

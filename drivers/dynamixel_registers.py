@@ -114,4 +114,4 @@ def describe_hardware(status: int) -> tuple[str, ...]:
     """The faults in `hardware_error_status`, in words, with what to do."""
     known = tuple(words for bit, words in _HARDWARE.items() if status & bit)
     rest = status & ~sum(_HARDWARE)
-    return (*known, f"unknown hardware error 0x{rest:02x}: reboot the servo") if rest else known
+    return (*known, f"unknown hardware error 0x{rest:02x}: switch the power off and on") if rest else known

@@ -28,6 +28,8 @@ TORQUE_POLL_S = 0.1  # the servos are asked whether their torque is still on, wh
 # A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in between, and is
 # back, would take it, and some switch their torque on with it.
 GOAL_FRESH_NS = 50_000_000
+# A reading that was under way for longer (the machine was busy) tells where a joint was, but not when: it counts as none.
+QUICK_NS = 50_000_000
 BACKLOG_S = 0.5  # of readings is kept for who records every one, and may be busy that long
 CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at once than in this time
 
@@ -342,7 +344,9 @@ class ServoArm:
     def _take(self, reading: Reading) -> None:
         """Keep what was read, and look at what it says."""
         with self._lock:
-            old, here = self._sample, reading.answered
+            old = self._sample
+            quick = reading.t_receive_ns - reading.t_request_ns <= QUICK_NS
+            here = reading.answered & (quick or old is None)
             data = reading.position if old is None else np.where(here, reading.position, old.data)
             if old is not None and not here.any():
                 self._sample = replace(old, valid=np.zeros_like(here))

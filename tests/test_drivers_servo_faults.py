@@ -6,7 +6,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from contracts.servo_arm import (
 
 from ulna.drivers.arm import ArmState, DeviceError
 from ulna.drivers.obstacles import Obstacles
+from ulna.drivers.servo_bus import Replies
 
 
 @pytest.fixture(params=["so101", "koch"])
@@ -56,6 +59,26 @@ def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Pat
         setattr(b.twin.faults, fault, 0.0)
         go(arm, HOME, 0.6)
         assert arm.read().data == pytest.approx(HOME, abs=0.02)
+
+
+def test_an_answer_that_was_long_under_way_counts_as_none(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench(kind, tmp_path) as b, running(b.arm()) as arm:
+        read = arm.group.bus.read
+
+        def on_a_busy_machine(*args: Any, **options: Any) -> Replies:
+            replies = read(*args, **options)
+            return replace(replies, t_request_ns=replies.t_request_ns - 60_000_000)
+
+        with monkeypatch.context() as busy:
+            busy.setattr(arm.group.bus, "read", on_a_busy_machine)
+            until(lambda: not np.any(arm.read().valid), "nobody knows when it was there")
+            until(lambda: "no servo has answered" in " ".join(arm.faults()), "that goes on, and it says so")
+            with pytest.raises(DeviceError, match="takes no command"):
+                go(arm, HOME, 0.2)
+        until(lambda: bool(np.all(arm.read().valid)), "it reads on")
+        assert arm.faults() == ()
 
 
 def test_a_dead_servo_makes_the_arm_hold_and_says_so(kind: str, tmp_path: Path) -> None:

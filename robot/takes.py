@@ -18,7 +18,7 @@ from .config import Rig
 from .keys import Keys
 from .loop import Subscriber, run_episode
 from .motion import go_to
-from .own_rate import OwnRate, Source, own_rate
+from .own_rate import OwnRate, own_rate
 
 POLL_S = 0.05
 RESET_S = 5.0
@@ -60,6 +60,7 @@ def take_episodes(
     """
     robot, scene = rig.robot, rig.scene
     operator, taken, takes, last_kept = Operator(keys, agent), list[Taken](), 0, False
+    frames = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
 
     def undo(word: str) -> None:
@@ -88,7 +89,7 @@ def take_episodes(
             break
         if scene is not None and next_seed != prepared:
             continue  # the last one again: its scene must be set up
-        take = Take(recorder, own_rate(robot), operator, only_successes)
+        take = Take(frames, operator, only_successes)
         longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
         result = run_episode(
             robot,
@@ -143,21 +144,15 @@ class Operator:
 class Take:
     """The subscription to one episode, of the recorder where there is one: what the operator and `only_successes` make of it."""
 
-    def __init__(
-        self,
-        recorder: Recorder | None,
-        streams: Mapping[str, Source],
-        operator: Operator,
-        only_successes: bool,
-    ) -> None:
-        self.recorder, self.operator, self.only_successes = recorder, operator, only_successes
-        self.frames = None if recorder is None else OwnRate(recorder, streams)
+    def __init__(self, frames: OwnRate | None, operator: Operator, only_successes: bool) -> None:
+        self.frames, self.operator, self.only_successes = frames, operator, only_successes
+        self.recorder = None if frames is None else frames.recorder
         self.asked: str | None = None
         self.drop_last = self.kept = False
 
     def start(self, meta: Mapping[str, Any]) -> None:
-        if self.recorder is not None and self.frames is not None:
-            self.recorder.start(meta)
+        if self.frames is not None:
+            self.frames.recorder.start(meta)
             self.frames.start()
 
     def tick(
@@ -166,8 +161,8 @@ class Take:
         times_ns: Mapping[str, tuple[int, int]],
         flags: Mapping[str, int],
     ) -> None:
-        if self.recorder is not None and self.frames is not None:
-            self.recorder.tick(values, times_ns, flags)
+        if self.frames is not None:
+            self.frames.recorder.tick(values, times_ns, flags)
             self.frames.tick(values, times_ns, flags)
 
     def interrupt(self, reason: str) -> None:

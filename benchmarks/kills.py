@@ -212,9 +212,9 @@ def trial(kind: str, rng: random.Random) -> dict[str, Any]:
 
 
 def _trashed(store: EpisodeStore) -> list[Any]:
-    from ulna.datasets.store import Episode, _attrs
+    from ulna.datasets.episode import Episode, attrs_of
 
-    return [Episode(t.path, -1, _attrs(t.path)) for t in trash(store)]
+    return [Episode(t.path, -1, attrs_of(t.path)) for t in trash(store)]
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from .store import Episode, StoreError
+from .episode import Episode, StoreError
 
 Cache = Literal["auto", "ram", "disk", "none"]
 AUTO_BYTES = 256 << 20  # kept in memory without being asked: reading stays below 600 MB, whatever the dataset

@@ -12,10 +12,11 @@ from .check_lag import LAGS_S, Lag, Pair, Sums, of_episode, pair, pooled, sums
 from .check_outliers import Traits, check_outliers, traits
 from .check_times import check_times
 from .check_vectors import check_vectors
+from .episode import Episode, StoreError
 from .features import is_image
 from .findings import SEVERITIES, Finding, Recording, Severity, read_recording
 from .frames import DamagedFrames
-from .store import Episode, EpisodeStore, StoreError
+from .store import EpisodeStore
 
 __all__ = ["SEVERITIES", "Finding", "check", "check_episode"]
 

@@ -21,12 +21,13 @@ import numpy as np
 
 from .align import row_per_tick
 from .durable import exchange
+from .episode import Episode, StoreError
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
 from .in_progress import InProgress
 from .recording_log import LOG, Sample, Stream
 from .recovery import conclude_edit, to_trash
-from .store import Episode, EpisodeStore, StoreError
+from .store import EpisodeStore
 
 LABELS = ("task", "success", "weight", "return")
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from .align import period_ns
+from .episode import Episode, StoreError
 from .features import ACTION, REQUESTED, STATE, Feature, is_frames
-from .store import Episode, EpisodeStore, StoreError
+from .store import EpisodeStore
 
 Severity = Literal["info", "warning", "severe"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "severe")

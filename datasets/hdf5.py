@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from .episode import StoreError
 from .features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
 from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, named, require_fps
-from .store import EpisodeStore, StoreError
+from .store import EpisodeStore
 
 ALOHA_HZ = 50.0
 ALOHA_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")

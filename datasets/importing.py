@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from .episode import StoreError
 from .features import ACTION, Feature, Features, is_image
 from .making import making
-from .store import EpisodeStore, StoreError
+from .store import EpisodeStore
 from .video import resize
 from .writer import EpisodeWriter
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from .codec import kind_for
+from .episode import StoreError
 from .features import ACTION, REQUESTED, Feature, is_frames
 from .flags import STALE
 from .recording_log import Stream
-from .store import EpisodeStore, StoreError
+from .store import EpisodeStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from .episode import StoreError, require_finite
 from .features import ACTION, IMAGES, REQUESTED, Feature, Features, is_image
 from .lerobot_export import ASKED, ATTRIBUTES, FLAGS, TIMES
 from .making import making
-from .store import EpisodeStore, StoreError, require_finite
+from .store import EpisodeStore
 from .video import resize, still_frames, video_frames
 from .writer import EpisodeWriter
 

@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .episode import Episode, StoreError
 from .features import ACTION, REQUESTED, Feature, is_depth, is_image
 from .making import making, require_new
 from .stats import of_histogram, of_rows
-from .store import Episode, EpisodeStore, StoreError
+from .store import EpisodeStore
 from .video import write_video
 from .windows import Windows, WindowSpec
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .store import StoreError
+from .episode import StoreError
 
 Batch = dict[str, np.ndarray]
 

@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .store import StoreError
+from .episode import StoreError
+from .store import require_new
 
 
 @contextlib.contextmanager
@@ -36,11 +37,6 @@ def making(dst: Path) -> Iterator[Path]:
             os.rename(work, dst)  # in the place of an empty folder, too
         except OSError as error:
             raise StoreError(f"cannot write to {dst}: {error.strerror or error}") from error
-
-
-def require_new(dst: Path) -> None:
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise StoreError(f"{dst} exists and is not empty: choose another folder, or remove it")
 
 
 def _hold(folder: Path) -> int:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .edit import write_attrs
+from .episode import Episode, StoreError
 from .features import FeatureMismatch, is_frames, require_same
 from .making import making, require_new
-from .store import Episode, EpisodeStore, StoreError
+from .store import EpisodeStore
 
 
 def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = False) -> EpisodeStore:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .episode import StoreError
 from .features import ACTION, Feature, FeatureMismatch, Features, is_frames, rename
-from .store import EpisodeStore, StoreError
+from .store import EpisodeStore
 from .windows import Windows
 
 

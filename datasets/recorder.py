@@ -24,12 +24,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from .episode import StoreError
 from .flags import AFTER_DROP
 from .intake import Intake, Row, require_json
 from .recorder_process import ROW
 from .recovery import next_number, recover
 from .ring import CLOSE, DISCARD, END, MAX_STREAMS, POINTER, SAMPLES, START, Ring, point_to
-from .store import EpisodeStore, StoreError
+from .store import EpisodeStore
 from .writer import Durability
 
 RING_BYTES = 128 << 20  # two seconds of two 640×480 cameras at 30 Hz

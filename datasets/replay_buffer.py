@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from .episode import StoreError
 from .features import ACTION, STATE, Feature, Features
 from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, named, require_fps
-from .store import EpisodeStore, StoreError
+from .store import EpisodeStore
 
 CODECS = {
     # not zlib, gzip, bz2, lzma: a chunk of some kilobytes could become gigabytes, where these say how large they are

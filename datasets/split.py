@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from .store import Episode, StoreError
+from .episode import Episode, StoreError
 
 
 def split_by_episode(

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .episode import Episode, StoreError, require_finite
 from .features import is_depth, is_image
-from .store import Episode, EpisodeStore, StoreError, require_finite
+from .store import EpisodeStore
 
 IMAGE_FRAMES_PER_EPISODE = 16
 HELD_BYTES = 256 << 20  # of a vector's rows; above it quantiles come from a histogram

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .store import StoreError
+from .episode import StoreError
 
 
 def video_frames(

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from .episode import Episode, StoreError
 from .features import STATE
-from .store import Episode, StoreError
 
 Weighting = Literal["uniform", "stored", "success", "return-rw", "return-aw"]
 ALPHA = 0.1

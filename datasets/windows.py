@@ -17,9 +17,10 @@ import numpy as np
 
 from .align import How, align, interpolate, period_ns, row_per_tick
 from .cache import AUTO_BYTES, Cache, Frames
+from .episode import Episode, StoreError, require_finite
 from .features import ACTION, is_frames
 from .flags import INVALID
-from .store import Episode, EpisodeStore, StoreError, require_finite
+from .store import EpisodeStore
 
 
 @dataclass(frozen=True)

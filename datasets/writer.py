@@ -16,11 +16,12 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from .codec import encode
+from .episode import StoreError
 from .in_progress import InProgress
 from .intake import Intake, Row, fit, require_json
 from .recording_log import Sample
 from .recovery import next_number
-from .store import EpisodeStore, StoreError
+from .store import EpisodeStore
 
 Durability = Literal["process", "power"]
 

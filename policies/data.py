@@ -12,12 +12,13 @@ import numpy as np
 
 from ..datasets.align import How
 from ..datasets.cache import AUTO_BYTES, Cache
+from ..datasets.episode import StoreError
 from ..datasets.features import ACTION, Features, rename, state_keys
 from ..datasets.loader import Source
 from ..datasets.mixture import Mixture, common_features, name_in, window_weights
 from ..datasets.split import split_by_episode
 from ..datasets.stats import Stats, vector_stats
-from ..datasets.store import EpisodeStore, StoreError
+from ..datasets.store import EpisodeStore
 from ..datasets.weights import ALPHA, Weighting, episode_weights, weighted_indices
 from ..datasets.windows import Windows, WindowSpec, batch_indices
 

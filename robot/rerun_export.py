@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from ..datasets.episode import Episode, StoreError
 from ..datasets.features import ACTION, depth_scale_m, is_depth, is_frames
 from ..datasets.findings import zero_ns
-from ..datasets.store import Episode, EpisodeStore, StoreError
+from ..datasets.store import EpisodeStore
 from .viewer_pictures import picture
 from .viewer_series import Timeline, panels, read_timeline
 

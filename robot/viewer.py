@@ -24,8 +24,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from ..datasets.episode import Episode, StoreError
 from ..datasets.features import is_depth, is_frames
-from ..datasets.store import Episode, EpisodeStore, StoreError
+from ..datasets.store import EpisodeStore
 from ..drivers import web
 from .viewer_edits import Changed, Edits
 from .viewer_findings import Findings

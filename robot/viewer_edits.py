@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..datasets.edit import LABELS, delete, relabel, restore, trim, write_attrs
-from ..datasets.store import Episode, EpisodeStore, StoreError
+from ..datasets.episode import Episode, StoreError
+from ..datasets.store import EpisodeStore
 from .viewer_library import Library
 
 BEFORE_A_LABEL = {"task": "", "weight": 1.0}  # what stands for a label that was never set

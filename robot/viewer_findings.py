@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from ..datasets.check import SEVERITIES, check_episode
-from ..datasets.store import Episode, StoreError
+from ..datasets.episode import Episode, StoreError
 from .viewer_library import Kept, Library, NotThere
 
 KEPT_EPISODES = 100_000  # a handful of sentences each

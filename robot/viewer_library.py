@@ -13,7 +13,8 @@ import numpy as np
 
 from ..datasets.align import period_ns
 from ..datasets.edit import trash
-from ..datasets.store import Episode, EpisodeStore, StoreError
+from ..datasets.episode import Episode, StoreError
+from ..datasets.store import EpisodeStore
 
 RATES_FROM = (
     12  # episodes that the dataset's rates are measured on: reading all of a thousand takes half a minute

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from ..datasets.episode import Episode, StoreError
 from ..datasets.features import is_depth, is_frames
-from ..datasets.store import Episode, StoreError
 from .plots import Line, sparkline
 from .viewer_series import Timeline
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from ..datasets.align import period
 from ..datasets.check_times import GAP_PERIODS
+from ..datasets.episode import Episode, StoreError
 from ..datasets.features import ACTION, REQUESTED, STATE, Feature, Features, is_depth, is_frames
 from ..datasets.findings import runs, zero_ns
 from ..datasets.flags import INTERVENTION
-from ..datasets.store import Episode, StoreError
 from .viewer_library import NotThere
 
 CURVES_A_PANEL = 6

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from ..datasets.episode import Episode, StoreError
 from ..datasets.features import is_depth
-from ..datasets.store import Episode, StoreError
 from .viewer_pictures import depth_range, rgb
 
 MADE_AS = "1"  # changes when the same frames would give another file

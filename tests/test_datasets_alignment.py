@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from ulna.datasets.align import align, interpolate
 from ulna.datasets.cache import Frames
 from ulna.datasets.edit import trim
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, ENVIRONMENT, STATE
 from ulna.datasets.flags import INVALID
 from ulna.datasets.loader import batches
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.windows import Windows, WindowSpec, batch_indices
 from ulna.datasets.writer import EpisodeWriter
 

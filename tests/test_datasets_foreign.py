@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from numcodecs import Blosc
 
 from ulna.datasets.check import check
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE
 from ulna.datasets.hdf5 import import_aloha, import_robomimic
 from ulna.datasets.replay_buffer import import_replay_buffer
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 
 RNG = np.random.default_rng(0)

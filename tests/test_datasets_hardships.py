@@ -42,7 +42,7 @@ def test_a_read_only_disk_is_read_and_writing_is_refused_in_a_sentence(tmp_path:
     writer.close()  # an episode that waits to be recovered
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *\n"
-        "from ulna.datasets.recorder import Recorder; from ulna.datasets.store import StoreError\n"
+        "from ulna.datasets.recorder import Recorder; from ulna.datasets.episode import StoreError\n"
         "s = EpisodeStore.open(sys.argv[1]); print([e.length for e in s.episodes], s.episodes[0].read(CAMERA).shape[0])\n"
         "for make in (EpisodeWriter, Recorder):\n"
         " try: make(s)\n"
@@ -65,7 +65,7 @@ def test_a_disk_that_is_full_loses_nothing_that_was_acknowledged(tmp_path: Path)
     """A real small disk (tmpfs of 6 MB), filled by a real recorder; then made larger."""
     code = (
         "import subprocess, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *\n"
-        "from ulna.datasets.recorder import Recorder; from ulna.datasets.store import StoreError\n"
+        "from ulna.datasets.recorder import Recorder; from ulna.datasets.episode import StoreError\n"
         "f = {**FEATURES, CAMERA: Feature((96, 128, 3), 'uint8')}\n"
         "s = EpisodeStore.create(sys.argv[1] + '/d', f, 20.0); n = 0\n"
         "with Recorder(s, ring_bytes=4 << 20, overflow='wait') as r:\n"

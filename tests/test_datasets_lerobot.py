@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, IMAGES, STATE
 from ulna.datasets.lerobot import import_lerobot
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 
 CAMERA = IMAGES + "top"

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame
 
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, REQUESTED, STATE, Feature
 from ulna.datasets.flags import INTERVENTION
 from ulna.datasets.lerobot import import_lerobot
 from ulna.datasets.lerobot_export import export_lerobot
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.cli import main
 

@@ -24,10 +24,11 @@ import pytest
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame
 
 from ulna.datasets.edit import delete
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, REQUESTED, STATE, Feature, Features
 from ulna.datasets.flags import AFTER_DROP, STALE
 from ulna.datasets.recorder import Recorder
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 
 # records rows that a test can make again, and says the number of each that was acknowledged
@@ -363,7 +364,7 @@ def test_a_recorder_brings_back_what_the_last_one_could_not_write(tmp_path: Path
     store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
     ring = killed_with_a_full_ring(store.path, 60)
     code = """
-import resource, signal, sys; from ulna.datasets.recorder import Recorder; from ulna.datasets.store import EpisodeStore, StoreError
+import resource, signal, sys; from ulna.datasets.recorder import Recorder; from ulna.datasets.episode import StoreError; from ulna.datasets.store import EpisodeStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
 s = EpisodeStore.open(sys.argv[1])
 try: Recorder(s, ring_bytes=4096)

@@ -11,10 +11,11 @@ from contracts.data import FEATURES, WITH_IMAGE, write_store
 
 from ulna.datasets import stats
 from ulna.datasets.edit import delete
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature
 from ulna.datasets.info import describe
 from ulna.datasets.stats import BINS, compute_stats
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.cli import main
 

@@ -18,11 +18,12 @@ from imagecodecs.zarr import register_codecs
 
 from ulna.datasets.check import check
 from ulna.datasets.edit import delete, relabel, trim
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, REQUESTED, STATE, Feature, FeatureMismatch, require_same
 from ulna.datasets.frames import FRAMES_PER_SHARD
 from ulna.datasets.info import describe
 from ulna.datasets.merge import merge
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.windows import Windows, WindowSpec
 from ulna.datasets.writer import EpisodeWriter
 
@@ -140,7 +141,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path: Path) -> None
     write_store(tmp_path / "d")
     code = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *;"
-        "from ulna.datasets.store import StoreError; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from ulna.datasets.episode import StoreError; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "w = EpisodeWriter(EpisodeStore.open(sys.argv[1])); r = np.random.default_rng(0); w.start({})\n"
         "for t in range(4000):\n v = frame(r, FEATURES, t); w.tick(v, dict.fromkeys(v, (t, t)))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
@@ -183,7 +184,7 @@ def test_folders_that_are_no_store_are_refused(tmp_path: Path) -> None:
 def test_a_store_that_could_not_be_made_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *;"
-        "from ulna.datasets.store import StoreError; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from ulna.datasets.episode import StoreError; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
         "try: EpisodeStore.create(sys.argv[1], FEATURES, 20.0)\nexcept StoreError as e: print(e)"
     )

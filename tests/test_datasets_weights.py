@@ -12,9 +12,10 @@ import torch
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
 
 from ulna.datasets.edit import relabel
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch
 from ulna.datasets.mixture import Mixture, common_features, window_weights
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.weights import episode_weights, weighted_indices
 from ulna.datasets.windows import Windows, WindowSpec
 from ulna.datasets.writer import EpisodeWriter

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ulna.datasets.edit import relabel, restore, trim
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
 from ulna.datasets.stats import Stats, compute_stats, vector_stats
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.windows import Windows, WindowSpec, batch_indices
 
 LENGTHS = (5, 1, 9)

@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 
 from ulna.datasets.check import check_episode
 from ulna.datasets.edit import relabel, trash, trim
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, DEPTH, REQUESTED, STATE, Feature, Features
 from ulna.datasets.flags import INTERVENTION
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.vectors import write_vector
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.cli import main

@@ -26,8 +26,9 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import numpy as np
 
+    from ...datasets.episode import StoreError
     from ...datasets.stats import compute_stats
-    from ...datasets.store import EpisodeStore, StoreError
+    from ...datasets.store import EpisodeStore
 
     store = EpisodeStore.open(args.data)
     keys = words(args.keys) or list(store.features)

@@ -123,7 +123,7 @@ def _require_same_checkpoint(folder: str, metadata: dict[str, Any], server: str)
     """A report must not be written into a checkpoint that was not the one measured."""
     import json
 
-    from ...datasets.store import StoreError
+    from ...datasets.episode import StoreError
 
     try:
         here = json.loads((Path(folder) / "hash.json").read_text())["sha256"]

@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import zarr
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
+from contracts.kills import killed_at_each_step
 from imagecodecs.zarr import register_codecs
 from zarr.codecs import BloscCodec
 
 from ulna.datasets.check import check_episode
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.datasets.flags import AFTER_DROP
 from ulna.datasets.frames import FRAMES_PER_SHARD, FrameReader
 from ulna.datasets.info import describe
 from ulna.datasets.recording_log import HEADER, LOG, Log, record
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.windows import Windows, WindowSpec
 from ulna.datasets.writer import EpisodeWriter
 
@@ -189,7 +191,7 @@ def test_a_disk_that_fills_while_images_come_loses_no_frame(tmp_path: Path) -> N
     write_store(tmp_path / "d", features=WITH_IMAGE)
     code = (
         "import resource, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *\n"
-        "from ulna.datasets.store import StoreError\n"
+        "from ulna.datasets.episode import StoreError\n"
         "w = EpisodeWriter(EpisodeStore.open(sys.argv[1])); r = np.random.default_rng(0); w.start({})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "try:\n"
@@ -278,37 +280,13 @@ os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKIL
 
 
 def test_a_mending_that_is_killed_is_begun_again_and_done_once(tmp_path: Path) -> None:
-    folder = cut_off(tmp_path / "d 0", 12)
+    folder = cut_off(tmp_path / "d", 12)
     flip(folder / LOG, 1500)
     harmed = files_of(folder)
-    code = """
-import os, signal, shutil, sys
-from ulna.datasets.store import EpisodeStore
-events = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "open", "os.truncate", "shutil.rmtree"}
-shutil.copytree(sys.argv[1], sys.argv[1] + "warm"); EpisodeStore.open(sys.argv[1] + "warm")  # imports come first
-n = 0
-while True:
-    shutil.copytree(sys.argv[1], f"{sys.argv[1][:-1]}{n + 3}")
-    pid = os.fork()
-    if pid == 0:
-        left = n
-        def hook(event, args):
-            global left
-            if event in events and not (event == "open" and (args[2] & os.O_ACCMODE) == os.O_RDONLY):
-                left -= 1
-                if left < 0: os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(hook)
-        EpisodeStore.open(f"{sys.argv[1][:-1]}{n + 3}")
-        os._exit(0)
-    n += 3
-    if os.waitpid(pid, 0)[1] == 0: break
-print(n)
-"""
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "d 0")]
-    steps = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert steps > 20
-    for n in range(3, steps + 1, 3):
-        path = tmp_path / f"d {n}"
+    act = "from ulna.datasets.store import EpisodeStore; EpisodeStore.open(path)"
+    copies = killed_at_each_step(tmp_path / "d", act, (3, 3))
+    assert len(copies) > 7
+    for path in copies:
         assert [e.length for e in EpisodeStore.open(path).episodes] == [11]
         assert not list((path / "in-progress").iterdir())
         (aside,) = (path / "damaged").iterdir()

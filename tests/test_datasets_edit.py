@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from contracts.data import CAMERA, WITH_IMAGE, frame, write_store
+from contracts.kills import killed_at_each_step
 
 from ulna.datasets.edit import delete, empty_trash, relabel, restore, trash, trim
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch
 from ulna.datasets.merge import merge, split
 from ulna.datasets.split import split_by_episode
-from ulna.datasets.store import EpisodeStore, StoreError
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.cli import main
 
@@ -162,61 +162,33 @@ def test_parts_stay_where_they_are_when_episodes_come(tmp_path: Path) -> None:
     assert all(split_by_episode(store.episodes[:2], [0.99, 0.01]))
 
 
-# kills itself before the n-th call that changes a folder
-KILLED = """
-import os, shutil, signal, sys
-sys.path.insert(0, sys.argv[3])
+EDITS = """
 from ulna.datasets.edit import *; from ulna.datasets.merge import merge; from ulna.datasets.store import EpisodeStore
-EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "open", "os.truncate", "shutil.rmtree", "shutil.copyfile"}
-def edit(kind, path):
-    store = EpisodeStore.open(path)
-    if kind == "trim": trim(store, 0, 0.1, 0.5)
-    elif kind == "relabel": relabel(store, [0], {"task": "new"})
-    elif kind == "delete": delete(store, [0])
-    elif kind == "restore": delete(store, [0]); restore(store)
-    elif kind == "merge": merge([store, EpisodeStore.open(sys.argv[2] + " other")], path + " merged")
-kind, n = sys.argv[1], 0
-edit(kind, shutil.copytree(sys.argv[2], sys.argv[2] + " warm"))  # imports and their files come first
-while True:
-    path = f"{sys.argv[2]} {n}"
-    shutil.copytree(sys.argv[2], path)
-    pid = os.fork()
-    if pid == 0:
-        left = n
-        def hook(event, args):
-            global left
-            if event in EVENTS and not (event == "open" and (args[2] & os.O_ACCMODE) == os.O_RDONLY):
-                left -= 1
-                if left < 0: os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(hook)
-        edit(kind, path)
-        os._exit(0)
-    if os.waitpid(pid, 0)[1] == 0:
-        break
-    n += 1 if n < 40 else 7
-print(n)
+store = EpisodeStore.open(path)
 """
 
 
-@pytest.mark.parametrize("kind", ["trim", "relabel", "delete", "restore", "merge"])
-def test_an_edit_that_is_killed_leaves_each_episode_as_before_or_as_after(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "act"),
+    [
+        ("trim", "trim(store, 0, 0.1, 0.5)"),
+        ("relabel", "relabel(store, [0], {'task': 'new'})"),
+        ("delete", "delete(store, [0])"),
+        ("restore", "delete(store, [0]); restore(store)"),
+        (
+            "merge",
+            "merge([store, EpisodeStore.open(path.rsplit(maxsplit=1)[0] + ' other')], path + ' merged')",
+        ),
+    ],
+)
+def test_an_edit_that_is_killed_leaves_each_episode_as_before_or_as_after(
+    tmp_path: Path, kind: str, act: str
+) -> None:
     source = write_store(tmp_path / "d", (12, 5), WITH_IMAGE)
     write_store(tmp_path / "d other", (4,), WITH_IMAGE)
     untouched, other = source.episodes[0].content, source.episodes[1].content
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        KILLED,
-        kind,
-        str(source.path),
-        str(Path(__file__).parent),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    steps = int(done.stdout)
-    assert steps >= 2
-    killed = [p for p in tmp_path.iterdir() if p.name.split()[-1].isdigit()]
+    killed = killed_at_each_step(source.path, EDITS + act)
+    assert len(killed) > 2
     changed = 0
     for path in killed:
         store = EpisodeStore.open(path)
@@ -280,26 +252,18 @@ def test_the_commands(store: EpisodeStore, tmp_path: Path, capfd: pytest.Capture
 
 def test_an_emptied_trash_that_is_killed_brings_back_no_half_episode(tmp_path: Path) -> None:
     store = write_store(tmp_path / "d", (12, 5), WITH_IMAGE)
-    code = (
-        "import os, signal, sys; from ulna.datasets.edit import *; from ulna.datasets.store import EpisodeStore\n"
-        "store = EpisodeStore.open(sys.argv[1]); left = int(sys.argv[2])\n"
-        "def hook(event, args):\n"
-        " global left\n"
-        " if event in ('os.remove', 'os.rmdir', 'os.rename'):\n"
-        "  left -= 1\n"
-        "  if left < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.addaudithook(hook); empty_trash(store)"
-    )
-    for steps in (0, 1, 2, 9, 30):
-        shutil.copytree(store.path, tmp_path / str(steps))
-        mine = EpisodeStore.open(tmp_path / str(steps))
-        delete(mine, [0])
-        subprocess.run([sys.executable, "-c", code, str(mine.path), str(steps)], check=False)
-        again = EpisodeStore.open(mine.path)
+    name = store.episodes[0].path.name
+    delete(store, [0])
+    came_back = []
+    for path in killed_at_each_step(store.path, EDITS + "empty_trash(store)"):
+        again = EpisodeStore.open(path)
         restored = restore(again)
-        assert restored == ([store.episodes[0].path.name] if steps == 0 else [])
+        assert restored in ([], [name])
         assert [e.length for e in again.episodes] == [12, 5][len(restored) ^ 1 :]
-        assert not list((again.path / "in-progress").iterdir())
+        assert not list((path / "in-progress").iterdir())
+        came_back.append(bool(restored))
+    assert came_back[0]
+    assert came_back.count(False) > 3
 
 
 def test_the_hint_undoes_what_was_done_and_nothing_else(

@@ -38,7 +38,8 @@ def demo_twin(
         )
     info = p.run("look at the data", "data", "info", data)
     observe = "observation.state,observation.environment_state"
-    words = ["train", "flow", "--data", data, "--observe", observe, "--out", policy]
+    # what the hand asked for: a gripper that holds the cube is sent little more than where it stands, which teaches to let go
+    words = ["train", "flow", "--data", data, "--observe", observe, "--actions", "requested", "--out", policy]
     p.run("train", *words, "--steps", str(steps))  # with no twin beside it, for want of cores
     # half of the recipe's ten integration steps: a decision is then done within a control period
     serve = ["serve", policy, "--port", str(free_port()), "--sampling-steps", "5"]

@@ -37,16 +37,20 @@ MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
 
 @dataclass(frozen=True)
 class Kind:
-    """protocol: of `drivers.twins`. robot: of `sim.robots`. models: of the servos, base to gripper. leader: what drives it."""
+    """protocol: of `drivers.twins`. robot: of `sim.robots`. models: of the servos, base to gripper. leader: what drives it.
+    settings: of the arm's driver, that its file names."""
 
     protocol: str
     robot: str
     models: tuple[int, ...] = ()
     leader: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Half of what the driver allows a gripper: PyBullet's fingers squeeze a light cube out of their grip when they push with all of it.
+LIGHT_GRIP = {"gripper_torque": 250}
 KINDS = {
-    "so101": Kind("feetech", "so101", (777,) * 6, "so101-leader"),
+    "so101": Kind("feetech", "so101", (777,) * 6, "so101-leader", LIGHT_GRIP),
     "so101-leader": Kind("feetech", "so101", (777,) * 6),
     "koch": Kind("dynamixel", "so101", (1060, 1060, 1200, 1200, 1200, 1200), "koch-leader"),
     "koch-leader": Kind("dynamixel", "so101", (1190,) * 6),
@@ -309,7 +313,8 @@ class Station:
         path = self.folder / f"{device}-calibration.json"
         save(path, calibration)
         about["ports"][device] = child.about["port"]
-        tables[table] = {"driver": driver, "port": child.about["port"], "calibration": str(path)}
+        port = child.about["port"]
+        tables[table] = {"driver": driver, "port": port, "calibration": str(path), **kind.settings}
 
     def _child(self, device: str, module: str, about: Mapping[str, Any]) -> Child:
         faults = dict(self.config.faults.get(device, {}))

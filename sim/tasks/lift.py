@@ -13,6 +13,7 @@ from .task import Task
 HEIGHT = 0.10
 HOVER = 0.06  # above the cube's centre, on the way to it
 CARRY = HEIGHT + 0.025  # where the expert stops
+BEGUN = 0.15  # of the gripper's way from open to closed: it is closing
 
 
 class Lift(Task):
@@ -115,7 +116,9 @@ class _Expert(Expert):
         # come down with the fixed finger clear of the cube: the moving one will push the cube against it
         above = grasp - robot.grip_clearance * tip_rotation[:, 1] * [1, 1, 0]
         beside = float(np.linalg.norm((above - tip)[:2]))
-        if beside < 0.009 and abs(grasp[2] - tip[2]) < 0.005:
+        begun = robot.grip_open - grip > BEGUN * (robot.grip_open - robot.grip_closed)
+        slack = 2.0 if begun else 1.0  # who has begun to close does not stop for a tremor
+        if beside < slack * 0.009 and abs(grasp[2] - tip[2]) < slack * 0.005:
             return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, robot.grip_closed)
         # a funnel: the tip may only be as low as it is centred and turned
         turned_by = abs(yaw - yaw_of(tip_rotation))

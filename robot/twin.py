@@ -328,7 +328,7 @@ class Station:
         lines = [f"# Twin of {self.config.kind}, as long as it runs."]
         if "arms.arm" in tables:
             lines += [
-                "# A real robot's file differs in its ports, and has no [scene].",
+                "# A real robot's file differs in its ports, may let its gripper push harder, and has no [scene].",
                 f"name = {json.dumps(self.config.kind + '-twin')}",
                 f"control_hz = {self.config.control_hz}",
                 f"home = {json.dumps(home)}",

@@ -20,6 +20,7 @@ import pytest
 
 from ulna.datasets.align import align
 from ulna.datasets.store import EpisodeStore
+from ulna.drivers import so101
 from ulna.drivers.arm import ArmState, DeviceError
 from ulna.drivers.capture import CaptureCamera
 from ulna.drivers.twins.mjpeg import MjpegTwin, wandering_bars
@@ -28,7 +29,10 @@ from ulna.robot import config as robot_config
 from ulna.robot.cli import main
 from ulna.robot.config import load_leaders, load_robot, read_config
 from ulna.robot.motion import go_to
-from ulna.robot.twin import Station, StationConfig, devices
+from ulna.robot.twin import LIGHT_GRIP, Station, StationConfig, devices
+from ulna.sim.scene import SimScene
+from ulna.sim.twin import ScriptedHand, TwinArm
+from ulna.sim.world import PHYSICS_HZ
 
 
 @contextlib.contextmanager
@@ -172,6 +176,40 @@ def test_the_same_seed_is_the_same_scene_and_the_arm_stays(station: dict[str, An
     )
     assert abs(before["observation"]["cube.x"] - other["observation"]["cube.x"]) > 1e-4
     assert list(before["joints"].values()) == pytest.approx(list(again["joints"].values()), abs=0.3)
+
+
+def test_the_scripted_hand_grasps_at_its_first_attempt() -> None:
+    """What it shows is learned from: a cube that slips out, or a hand that opens again half-way, would be learned, too. The arm
+    follows the leader once a control period, and faster than time."""
+    scene = SimScene("so101", "lift", [], (96, 96), 20.0, arm_type=TwinArm)
+    arm, hand = scene.arms["arm"], ScriptedHand(scene, StationConfig.noise)
+    assert isinstance(arm, TwinArm)
+    plant, period, at_first = arm.plant, PHYSICS_HZ // 20, 0
+    try:
+        for seed in range(12):
+            plant.position[:] = hand.plant.position[:] = plant.goal[:] = arm.robot.home
+            plant.torque[:] = 1
+            plant.max_effort[-1] = so101.STALL_TORQUE * LIGHT_GRIP["gripper_torque"] / 1000
+            hand.rest()
+            scene.reset(seed)
+            hand.begin(seed)
+            attempts, closed, start, goal = 0, False, plant.goal.copy(), plant.goal.copy()
+            for step in range(10 * PHYSICS_HZ):
+                if step % period == 0:
+                    if scene.success():
+                        break
+                    start, goal = goal, hand.plant.position.copy()
+                    attempts += goal[-1] < 0.45 and not closed
+                    closed = goal[-1] < 0.45
+                plant.goal[:] = start + (step % period + 1) / period * (goal - start)
+                scene.world.step()
+                hand.step()
+            at_first += scene.success() and attempts == 1
+    finally:
+        arm.close()
+        hand.plant.remove()
+        scene.close()
+    assert at_first >= 11
 
 
 def test_a_twin_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from .align import How, align, interpolate, period_ns, row_per_tick
 from .cache import AUTO_BYTES, Cache, Frames
 from .episode import Episode, StoreError, require_finite
-from .features import ACTION, REQUESTED, is_frames
+from .features import ACTION, is_frames
 from .flags import INVALID
 from .store import EpisodeStore
-
-Actions = Literal["sent", "requested"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,6 @@ class WindowSpec:
     align: which row of a stream of another rate belongs to a tick: the newest that was received by then ("seen", what a policy
     will have), the one captured nearest, or for vectors a straight line between two. tolerance_s: how old it may be;
     None: two periods of the slower of stream and loop, and what the stream takes from capture to receipt.
-
-    actions: from now on what was sent, or what was asked for. They differ where limits, or something in the way, left less of a
-    command: a gripper that is told to close on an object is sent little more than where it stands. Those before now are always
-    as sent, which is what a policy will know of them.
     """
 
     n_obs_steps: int
@@ -45,7 +38,6 @@ class WindowSpec:
     keys: tuple[str, ...] = ()
     align: How = "seen"
     tolerance_s: float | None = None
-    actions: Actions = "sent"
 
 
 class Windows:
@@ -81,9 +73,6 @@ class Windows:
         for key in spec.keys:
             usable &= self._align(key)
         self._vectors[ACTION] = _vectors(ACTION, self.episodes, [e.read(ACTION) for e in self.episodes])
-        self._wanted = self._vectors[ACTION]
-        if spec.actions == "requested":
-            self._wanted = _vectors(REQUESTED, self.episodes, [_requested(e) for e in self.episodes])
         flags = [e.flags(ACTION) for e in self.episodes]
         self._good = np.concatenate(flags) & INVALID == 0 if flags else np.zeros(0, bool)
         self._now = np.flatnonzero(usable)
@@ -122,10 +111,7 @@ class Windows:
         return self._images[key][self.row(key, self._now[indices])]
 
     def values(self, key: str) -> np.ndarray:
-        """The vector `key` at every control tick, `(N, *shape)`, float32 where it is a number with a fraction; of actions those
-        from now on."""
-        if key == ACTION:
-            return self._wanted
+        """The vector `key` at every control tick, `(N, *shape)`, float32 where it is a number with a fraction."""
         return self._vectors[key][self._rows[key]] if key in self._rows else self._vectors[key]
 
     def left_out_says(self) -> str:
@@ -153,10 +139,7 @@ class Windows:
             rows = self._rows[key][seen] if key in self._rows else seen
             out[key] = self._vectors[key][rows] if key in self._vectors else self._images[key][rows]
         taken = np.clip(wanted, first, last)
-        out[ACTION] = self._wanted[taken]
-        if self._wanted is not self._vectors[ACTION]:
-            past = slice(s.n_past_actions)
-            out[ACTION][:, past] = self._vectors[ACTION][taken[:, past]]
+        out[ACTION] = self._vectors[ACTION][taken]
         out["mask"] = (wanted >= first) & (wanted <= last) & self._good[taken]
         out["index"] = indices
         return out
@@ -211,19 +194,6 @@ def _filled(rows: np.ndarray, good: np.ndarray) -> np.ndarray:
     there = np.flatnonzero(good)
     following = there[np.minimum(np.searchsorted(there, np.arange(len(rows))), len(there) - 1)]
     return rows[following]
-
-
-def _requested(e: Episode) -> np.ndarray:
-    if REQUESTED not in e.streams:
-        raise StoreError(
-            f"episode {e.index} does not say what was asked for, only what was sent: train on the actions that were sent"
-        )
-    rows = e.read(REQUESTED)
-    if len(rows) != e.length:
-        raise StoreError(
-            f"episode {e.index}: {REQUESTED} has {len(rows)} rows, not one for each of the {e.length} actions: run `ulna data check`"
-        )
-    return rows
 
 
 def _vectors(key: str, episodes: Sequence[Episode], rows: Sequence[np.ndarray]) -> np.ndarray:

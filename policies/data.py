@@ -20,14 +20,14 @@ from ..datasets.split import split_by_episode
 from ..datasets.stats import Stats, vector_stats
 from ..datasets.store import EpisodeStore
 from ..datasets.weights import ALPHA, Weighting, episode_weights, weighted_indices
-from ..datasets.windows import Actions, Windows, WindowSpec, batch_indices
+from ..datasets.windows import Windows, WindowSpec, batch_indices
 
 
 @dataclass(frozen=True)
 class DataOptions:
     """episodes: numbers to use, of the only dataset. mix: shares of several datasets, by their frames when empty. rename:
     key in a dataset → key to call it. weights, alpha: see `datasets.weights`. validate: share of episodes held out.
-    interrupted: use episodes that were cut off, too. align, tolerance_s, actions: see `WindowSpec`. workers, cache, cache_bytes,
+    interrupted: use episodes that were cut off, too. align, tolerance_s: see `WindowSpec`. workers, cache, cache_bytes,
     cache_dir: how frames are read."""
 
     episodes: tuple[int, ...] | None = None
@@ -39,7 +39,6 @@ class DataOptions:
     interrupted: bool = False
     align: How = "seen"
     tolerance_s: float | None = None
-    actions: Actions = "sent"
     workers: int = 0
     cache: Cache = "auto"
     cache_bytes: int = AUTO_BYTES
@@ -108,13 +107,7 @@ def open_data(
             )
             keep, out = ([use[j] for j in part] for part in parts)
         named = tuple(name_in(k, options.rename, store.features) for k in spec.keys)
-        mine = replace(
-            spec,
-            keys=named,
-            align=options.align,
-            tolerance_s=options.tolerance_s,
-            actions=options.actions,
-        )
+        mine = replace(spec, keys=named, align=options.align, tolerance_s=options.tolerance_s)
         room = options.cache_bytes // len(stores)
         train.append(Windows(store, mine, keep, options.cache, room, options.cache_dir))
         if out:

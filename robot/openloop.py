@@ -44,10 +44,7 @@ def open_loop(
     ahead = int(metadata["horizon"])
     n_past = int(metadata.get("n_past_actions", 0))
     back = max(2, n_past)  # commands before now: the baselines need two
-    actions = metadata.get("actions", "sent")
-    spec = WindowSpec(
-        int(metadata["n_obs_steps"]), ahead + back, n_past_actions=back, keys=keys, actions=actions
-    )
+    spec = WindowSpec(int(metadata["n_obs_steps"]), ahead + back, n_past_actions=back, keys=keys)
     windows = Windows(store, spec, list(episodes))
     if said := windows.left_out_says():
         raise ValueError(f"the errors would not be those of whole episodes: {said}")
@@ -58,7 +55,7 @@ def open_loop(
 
     errors: dict[str, list[np.ndarray]] = {"policy": [], **{b: [] for b in BASELINES}}
     masks, nfe = [], 0
-    trace = _Trace(windows.values(ACTION)[windows.episode == 0], ahead)
+    trace = _Trace(store.episodes[episodes[0]].read(ACTION), ahead)
     for done, row in enumerate(rows):
         window = windows.batch(np.array([row]))
         action, mask = window[ACTION][0], window["mask"][0, back:]

@@ -50,23 +50,6 @@ def test_windows_match_a_slow_reference(
     assert len(windows) == row
 
 
-def test_actions_as_asked_for_from_now_on_and_as_sent_before(tmp_path: Path) -> None:
-    asked = write_store(tmp_path / "asked", LENGTHS, asked_beyond=0.5)
-    windows = Windows(asked, WindowSpec(1, 4, 2, (STATE,), actions="requested"))
-    as_sent = Windows(asked, WindowSpec(1, 4, 2, (STATE,)))
-    rows = np.arange(len(windows))
-    sent, wanted = as_sent.batch(rows), windows.batch(rows)
-    np.testing.assert_array_equal(wanted[ACTION][:, :2], sent[ACTION][:, :2])
-    np.testing.assert_allclose(wanted[ACTION][:, 2:], sent[ACTION][:, 2:] + 0.5, atol=1e-6)
-    np.testing.assert_array_equal(wanted["mask"], sent["mask"])
-    np.testing.assert_allclose(windows.values(ACTION), as_sent.values(ACTION) + 0.5, atol=1e-6)
-
-
-def test_actions_as_asked_for_must_be_there(store: EpisodeStore) -> None:
-    with pytest.raises(StoreError, match="does not say what was asked for"):
-        Windows(store, WindowSpec(1, 4, actions="requested"))
-
-
 def test_images_read_from_disk_are_those_held_in_memory(store: EpisodeStore) -> None:
     spec = WindowSpec(2, 4, keys=(CAMERA,))
     rows = np.array([0, 4, 5, 5, 14, 6])

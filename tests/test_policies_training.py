@@ -21,7 +21,6 @@ from ulna.datasets.normalise import affine
 from ulna.datasets.stats import compute_stats
 from ulna.datasets.windows import Windows, WindowSpec
 from ulna.policies.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ulna.policies.data import DataOptions
 from ulna.policies.policy import RELATIVE, Policy
 from ulna.policies.recipe import Recipe, leaves, override, recipe_from_json, recipe_to_json
 from ulna.policies.recipes.all import RECIPES
@@ -245,20 +244,6 @@ def test_normalised_actions_lie_in_the_unit_box(trained: Path) -> None:
     np.testing.assert_allclose(ends, [[-1] * 3, [1] * 3], atol=1e-5)
     x = torch.rand(2, 5, 3)
     torch.testing.assert_close(policy.normaliser(ACTION).inverse(policy.normaliser(ACTION)(x)), x)
-
-
-def test_what_was_asked_for_is_learned_where_that_is_wanted(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "d", asked_beyond=0.5)
-    asked = DataOptions(actions="requested")
-    train(small("act"), store.path, tmp_path / "out", options=asked, device="cpu")
-    local = LocalPolicy(tmp_path / "out")
-    sent = compute_stats(store, [ACTION])[ACTION]
-    np.testing.assert_allclose(local.policy.stats[ACTION].min, sent.min + 0.5, atol=1e-5)
-    assert local.metadata["actions"] == "requested"
-    with pytest.raises(TrainingError, match="--overwrite"):
-        train(small("act"), store.path, tmp_path / "out", device="cpu")
-    train(small("act"), store.path, tmp_path / "out", device="cpu", overwrite=True)
-    assert LocalPolicy(tmp_path / "out").metadata["actions"] == "sent"
 
 
 def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_path: Path) -> None:

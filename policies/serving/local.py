@@ -47,7 +47,6 @@ class LocalPolicy:
             "ensemble_decay": recipe.ensemble_decay,
             "sampling_steps": self.sampling_steps,
             "control_hz": train.get("fps"),
-            "actions": train.get("options", {}).get("actions", "sent"),  # what its chunks were learned from
             "checkpoint": self.policy.content_hash,
         }
         blank = {

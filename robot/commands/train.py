@@ -46,9 +46,6 @@ class Args:
     nearest, or for vectors a straight line between two, which a policy will not have when it runs."""
     tolerance: float | None = None
     """How old that row may be, s; ticks without one are left out. By default two periods and the device's delay."""
-    actions: Literal["sent", "requested"] = "sent"
-    """Learn what was sent to the arms, or what was asked for: a gripper that holds something is asked to close, and sent little more
-    than where it stands."""
     augment: str = ""
     """Change images while training, with commas: crop,color,blur."""
     workers: int = 0
@@ -193,7 +190,6 @@ def run(args: Args, out: Output) -> int:
         interrupted=args.interrupted,
         align=args.align,
         tolerance_s=args.tolerance,
-        actions=args.actions,
         workers=args.workers,
         cache=args.cache,
         cache_bytes=round(args.cache_gb * (1 << 30)),

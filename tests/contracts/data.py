@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, REQUESTED, STATE, Feature, Features
+from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
 from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 
@@ -37,9 +37,7 @@ def write_store(
     lengths: tuple[int, ...] = (20, 13),
     features: Features = FEATURES,
     meta: Mapping[str, object] | None = None,
-    asked_beyond: float | None = None,
 ) -> EpisodeStore:
-    """asked_beyond: by how much `action.requested` is above `action`; None: nobody noted what was asked for."""
     store = EpisodeStore.create(path, features, 20.0, "test robot")
     writer = EpisodeWriter(store)
     rng = np.random.default_rng(0)
@@ -47,8 +45,6 @@ def write_store(
         writer.start({"task": f"task {i % 2}", "seed": i, "agent": "test", **(meta or {})})
         for t in range(length):
             values = frame(rng, features, t)
-            if asked_beyond is not None:
-                values[REQUESTED] = values[ACTION] + np.float32(asked_beyond)
             writer.tick(values, {k: (t * 50_000_000, t * 50_000_000 + 1000) for k in values})
         writer.end({"success": i % 2 == 0})
     return store

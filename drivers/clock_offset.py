@@ -37,6 +37,7 @@ class ClockOffset:
         self._device_ns = self._receive_ns = self._capture_ns = 0
         self._late_since: int | None = None
         self._late_least = 0
+        self._since_ns = 0  # the first message that told this offset
 
     def capture_ns(self, device_ns: int, receive_ns: int) -> int:
         """When a message was measured, on the clock of the robot: never after `receive_ns` nor before an earlier answer.
@@ -46,13 +47,13 @@ class ClockOffset:
         first = not self._least
         receive_ns = receive_ns if first else max(receive_ns, self._receive_ns)
         difference = receive_ns - device_ns
-        if (
-            not first and device_ns < self._device_ns
-        ):  # nothing but its clock can make a device's time go back
+        if first:
+            self._since_ns = receive_ns
+        elif device_ns < self._device_ns:  # nothing but its clock can make a device's time go back
             self._restart(self._key(difference, receive_ns), receive_ns)
-        elif not first:
-            if difference < self._estimate(receive_ns) - self.step_ns:
-                self.steps += 1  # set forward; the least difference follows at once
+        else:
+            if difference < self._estimate(receive_ns) - self.step_ns:  # set forward
+                self._restart(self._key(difference, receive_ns), receive_ns)
             self._look_for_hidden_step(difference, receive_ns)
         self._device_ns, self._receive_ns = device_ns, receive_ns
         self._add(self._key(difference, receive_ns), receive_ns)
@@ -60,6 +61,10 @@ class ClockOffset:
         before = mapped if first else self._capture_ns
         self._capture_ns = min(max(mapped, before), receive_ns)
         return self._capture_ns
+
+    def known_s(self) -> float:
+        """For how long messages have told the present offset: the first ones after a step may all have been late."""
+        return (self._receive_ns - self._since_ns) * 1e-9
 
     def _look_for_hidden_step(self, difference: int, receive_ns: int) -> None:
         if difference < self._estimate(receive_ns) + self.step_ns:
@@ -87,6 +92,7 @@ class ClockOffset:
 
     def _restart(self, key: int, receive_ns: int) -> None:
         self.steps += 1
+        self._since_ns = receive_ns
         self._late_since = None
         self._least.clear()
         self._least.append((receive_ns, key))

@@ -28,6 +28,10 @@ TORQUE_POLL_S = 0.1  # the servos are asked whether their torque is still on, wh
 # A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in between, and is
 # back, would take it, and some switch their torque on with it.
 GOAL_FRESH_NS = 50_000_000
+FRESH_S, FRESH_CYCLES = (
+    0.2,
+    3,
+)  # an older reading is told as invalid, also while the thread does a job and reads nothing
 # A reading that was under way for longer (the machine was busy) tells where a joint was, but not when: it counts as none.
 QUICK_NS = 50_000_000
 BACKLOG_S = 0.5  # of readings is kept for who records every one, and may be busy that long
@@ -57,6 +61,7 @@ class ServoArm:
         )  # the model's; from `open` on where they and the calibrated ranges meet
         self.watchdog_s, self.max_first_step = watchdog_s, max_first_step
         self._period_s, self._stale_ns = 1 / bus_hz, round(stale_s * 1e9)
+        self._fresh_ns = min(self._stale_ns, round(max(FRESH_S, FRESH_CYCLES / bus_hz) * 1e9))
         self._off_on_close, self._commanded = torque_off_on_close, commanded
         self._driven = list(range(len(group.ids))) if commanded else list(sprung)
         self._spring_to = spring_to
@@ -157,7 +162,7 @@ class ServoArm:
             sample, alive = self._sample, self._open and not self._lost
         if sample is None:
             raise DeviceError(f"{self.name} was never open: open it before reading")
-        if not alive or time.monotonic_ns() - sample.t_capture_ns > self._stale_ns:
+        if not alive or time.monotonic_ns() - sample.t_capture_ns > self._fresh_ns:
             return replace(sample, data=sample.data.copy(), valid=np.zeros(len(sample.data), bool))
         return replace(sample, data=sample.data.copy())
 

@@ -211,7 +211,8 @@ class UR:
         memory = self._need()
         state = memory.state.read()
         received = int(state["t_receive_ns"])
-        fresh = not self._lost and bool(state["connected"]) and time.monotonic_ns() - received < STALE_S * 1e9
+        there = not self._lost and bool(state["connected"]) and bool(state["clocked"])
+        fresh = there and time.monotonic_ns() - received < STALE_S * 1e9
         return Sample(
             np.array(state["q"]),
             int(state["t_capture_ns"]),

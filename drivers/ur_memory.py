@@ -18,6 +18,7 @@ STATE = np.dtype(
     [
         ("seq", "i8"),  # packages from the controller so far
         ("t_capture_ns", "i8"),
+        ("clocked", "i8"),  # the capture time can be believed
         ("t_receive_ns", "i8"),
         ("rate_hz", "f8"),
         ("robot_mode", "i8"),  # of RTDE, as are the next two

@@ -27,6 +27,9 @@ import numpy as np
 from .clock_offset import ClockOffset
 from .ur_memory import Memory
 
+CLOCKED_S = (
+    0.1  # of packages must have told the offset of the controller's clock: the first ones may all be late
+)
 POLL_S = 0.001  # ur_rtde does not tell when a package comes; a coarser poll would add to every capture time
 DASHBOARD = 29999
 NORMAL, REDUCED = 1, 2  # safety modes in which the arm moves
@@ -110,7 +113,10 @@ class Link:
         self._seq = int(self.memory.state.read()["seq"])
         self._clock = ClockOffset(self.settings.latency_s)
         self._counted, self._counted_ns, self._rate = self._seq, time.monotonic_ns(), 0.0
-        self._poll()
+        until = time.monotonic() + 2 * CLOCKED_S
+        while time.monotonic() < until:
+            self._poll()
+            time.sleep(POLL_S)
 
     # state ------------------------------------------------------------------------------------------------------------------
 
@@ -127,24 +133,32 @@ class Link:
         stamp = r.getTimestamp()
         if stamp == self._last:
             return
+        while True:  # ur_rtde takes the next package whenever it comes, and its getters tell of that one
+            now = time.monotonic_ns()
+            q, robot_mode, safety_mode = r.getActualQ(), r.getRobotMode(), r.getSafetyMode()
+            status, again = r.getRobotStatus(), r.getTimestamp()
+            if again == stamp:
+                break
+            stamp = again
         self._last = stamp
-        now = time.monotonic_ns()
         self._seq += 1
         if now - self._counted_ns > 500_000_000:
             self._rate = (self._seq - self._counted) / (now - self._counted_ns) * 1e9
             self._counted, self._counted_ns = self._seq, now
+        capture_ns = self._clock.capture_ns(round(stamp * 1e9), now)
         self.memory.state.write(
             seq=self._seq,
-            t_capture_ns=self._clock.capture_ns(round(stamp * 1e9), now),
+            t_capture_ns=capture_ns,
+            clocked=int(self._clock.known_s() >= CLOCKED_S),
             t_receive_ns=now,
             rate_hz=self._rate,
-            robot_mode=r.getRobotMode(),
-            safety_mode=r.getSafetyMode(),
-            robot_status_bits=r.getRobotStatus(),
+            robot_mode=robot_mode,
+            safety_mode=safety_mode,
+            robot_status_bits=status,
             connected=1,
-            q=r.getActualQ(),
+            q=q,
         )
-        runs = bool(r.getRobotStatus() & 2)
+        runs = bool(status & 2)
         if self._ran and not runs:
             # told from here, as ur_rtde waits for three seconds in the control thread before it believes it
             self._tell(active=0)

@@ -117,7 +117,8 @@ class _Expert(Expert):
         above = grasp - robot.grip_clearance * tip_rotation[:, 1] * [1, 1, 0]
         beside = float(np.linalg.norm((above - tip)[:2]))
         begun = robot.grip_open - grip > BEGUN * (robot.grip_open - robot.grip_closed)
-        slack = 2.0 if begun else 1.0  # who has begun to close does not stop for a tremor
+        # who has begun to close does not stop for a tremor; two moving fingers, though, must stay centred
+        slack = 2.0 if begun and robot.grip_clearance else 1.0
         if beside < slack * 0.009 and abs(grasp[2] - tip[2]) < slack * 0.005:
             return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, robot.grip_closed)
         # a funnel: the tip may only be as low as it is centred and turned

@@ -49,11 +49,10 @@ class ClockOffset:
         difference = receive_ns - device_ns
         if first:
             self._since_ns = receive_ns
-        elif device_ns < self._device_ns:  # nothing but its clock can make a device's time go back
+        elif device_ns < self._device_ns or difference < self._estimate(receive_ns) - self.step_ns:
+            # nothing but its clock can make a device's time go back, or a message hurry so much more than any before
             self._restart(self._key(difference, receive_ns), receive_ns)
         else:
-            if difference < self._estimate(receive_ns) - self.step_ns:  # set forward
-                self._restart(self._key(difference, receive_ns), receive_ns)
             self._look_for_hidden_step(difference, receive_ns)
         self._device_ns, self._receive_ns = device_ns, receive_ns
         self._add(self._key(difference, receive_ns), receive_ns)

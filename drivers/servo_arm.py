@@ -28,10 +28,8 @@ TORQUE_POLL_S = 0.1  # the servos are asked whether their torque is still on, wh
 # A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in between, and is
 # back, would take it, and some switch their torque on with it.
 GOAL_FRESH_NS = 50_000_000
-FRESH_S, FRESH_CYCLES = (
-    0.2,
-    3,
-)  # an older reading is told as invalid, also while the thread does a job and reads nothing
+# An older reading is told as invalid, also while the thread does a job and reads nothing.
+FRESH_S, FRESH_CYCLES = 0.2, 3
 # A reading that was under way for longer (the machine was busy) tells where a joint was, but not when: it counts as none.
 QUICK_NS = 50_000_000
 BACKLOG_S = 0.5  # of readings is kept for who records every one, and may be busy that long

@@ -27,9 +27,8 @@ import numpy as np
 from .clock_offset import ClockOffset
 from .ur_memory import Memory
 
-CLOCKED_S = (
-    0.1  # of packages must have told the offset of the controller's clock: the first ones may all be late
-)
+# Packages of so long must have told the offset of the controller's clock: the first ones may all be late.
+CLOCKED_S = 0.1
 POLL_S = 0.001  # ur_rtde does not tell when a package comes; a coarser poll would add to every capture time
 DASHBOARD = 29999
 NORMAL, REDUCED = 1, 2  # safety modes in which the arm moves

@@ -312,8 +312,7 @@ class Station:
         )
         path = self.folder / f"{device}-calibration.json"
         save(path, calibration)
-        about["ports"][device] = child.about["port"]
-        port = child.about["port"]
+        about["ports"][device] = port = child.about["port"]
         tables[table] = {"driver": driver, "port": port, "calibration": str(path), **kind.settings}
 
     def _child(self, device: str, module: str, about: Mapping[str, Any]) -> Child:

@@ -228,11 +228,12 @@ def test_a_network_camera_keeps_its_own_rate(tmp_path: Path) -> None:
         camera = opencv.make("front", opencv.Config(device=twin.url, height=120, width=160, fps=30))
         agent = Notes(lambda tick: None, painted)
         store = recorded(tmp_path, camera, agent, 10.0, 1.5)
+        skipped = set(twin.skipped)  # on a busy machine it sends only the newest, and the driver cannot know
     (episode,) = store.episodes
     kept = [painted(f) for f in episode.read(FRONT)]
     lost = (episode.attrs.get("dropped") or {}).get(FRONT, 0)
     assert len(kept) > 2 * episode.length
     assert kept == sorted(set(kept))
-    assert kept[-1] - kept[0] + 1 - len(kept) == lost
+    assert len(set(range(kept[0], kept[-1])) - set(kept) - skipped) == lost
     assert seen_again(store, painted) == agent.seen
     assert describe(store)["rates"][FRONT]["hz"] > 20

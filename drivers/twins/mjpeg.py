@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,9 @@ class MjpegTwin:
     faults: looked at for every frame. noise: grey levels that the sensor adds: without, a still scene gives frames alike in
     every pixel, as no real camera does, and is taken for a frozen stream. paint: write the frame number and capture time into the pixels (`read_mark`). port: 0 is
     any free one; it stays the same while the twin is unplugged and plugged in again. `with MjpegTwin(…) as twin: twin.url`
+
+    skipped: the last 1024 painted numbers that a connection was too slow for. HTTP has no frame numbers, so nobody on the other
+    side can count these.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class MjpegTwin:
         self._noise = np.random.default_rng(seed).integers(0, noise + 1, shape, np.uint8)
         self._fresh = threading.Condition()
         self._part, self._number = b"", 0
+        self.skipped: deque[int] = deque(maxlen=1024)
         self._stopping, self._reset = threading.Event(), threading.Event()
         self._listener: socket.socket | None = None
         self._clients: set[socket.socket] = set()
@@ -226,11 +231,12 @@ class MjpegTwin:
                 b"HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-store\r\n"
                 + f"Content-Type: multipart/x-mixed-replace; boundary={BOUNDARY}\r\n\r\n".encode()
             )
-            sent = self._number  # what comes from now on
+            sent = self._number  # what comes from now on; the newest part's painted number is one less
             while not self._stopping.is_set():
                 with self._fresh:
                     if not self._fresh.wait_for(lambda sent=sent: self._number > sent, 0.1):
                         continue
+                    self.skipped.extend(range(sent, self._number - 1))
                     part, sent = self._part, self._number
                 client.sendall(part)
         self._clients.discard(client)

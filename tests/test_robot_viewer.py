@@ -1,91 +1,39 @@
-"""The viewer's server, asked as a browser asks it: videos by range, exact frames, plots, edits; and who is turned away."""
+"""What the viewer's server shows, asked as a browser asks it: lists, videos by range, exact frames, plots and findings."""
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
 
 import av
 import cv2
 import numpy as np
 import pytest
 from contracts.data import CAMERA, WITH_IMAGE, write_store
+from contracts.viewer import FAR, FRAMES, MS, TICKS, TOP, Client, frame_times_ns, picture_of, record_episodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulna.datasets.check import check_episode
-from ulna.datasets.edit import relabel, trash, trim
-from ulna.datasets.episode import StoreError
-from ulna.datasets.features import ACTION, DEPTH, REQUESTED, STATE, Feature, Features
-from ulna.datasets.flags import INTERVENTION
+from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.store import EpisodeStore
 from ulna.datasets.vectors import write_vector
 from ulna.datasets.writer import EpisodeWriter
-from ulna.robot.cli import main
-from ulna.robot.rerun_export import write_rrd
-from ulna.robot.viewer import Viewer, ViewerError
+from ulna.robot.viewer import Viewer
 from ulna.robot.viewer_series import decimate, numbers, panels, read_timeline, row_at, series
 from ulna.robot.viewer_video import KEY_FRAME_EVERY, VideoCache, time_stamps, write_video
 
 ROOT = Path(__file__).parents[1]
-TOP, FAR = CAMERA.replace("front", "top"), DEPTH + "top"
-FEATURES: Features = {
-    STATE: Feature((2,), "float32", ("elbow", "grip"), ("rad", "rad")),
-    ACTION: Feature((2,), "float32", ("elbow", "grip"), ("rad", "rad")),
-    "observation.force": Feature(
-        (4,), "float64", ("tip.x", "tip.y", "tip.z", "torque"), ("N", "N", "N", "Nm")
-    ),
-    TOP: Feature((25, 33, 3), "uint8"),
-    FAR: Feature((24, 32), "uint16", (), ("mm",)),
-}
-TICKS, FRAMES, MS = 60, 40, 1_000_000
-
-
-def frame_times_ns() -> np.ndarray:
-    """A camera that began before the loop, at its own uneven rate, with a pause of half a second."""
-    times = -30 * MS + np.cumsum(
-        np.full(FRAMES, 33 * MS) + np.random.default_rng(1).integers(0, 5 * MS, FRAMES)
-    )
-    return times + np.where(np.arange(FRAMES) > 20, 500 * MS, 0)
-
-
-def picture_of(row: int) -> np.ndarray:
-    y, x = np.mgrid[:25, :33]
-    return np.stack([x * 7, y * 9, np.full_like(x, row * 5)], axis=-1).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = EpisodeStore.create(tmp_path_factory.mktemp("viewer") / "Ä b", FEATURES, 20.0, "test robot")
-    rng = np.random.default_rng(0)
-    with EpisodeWriter(store, own_rate=(TOP, FAR)) as writer:
-        for episode in range(3):
-            writer.start({"task": f"task <b>{episode}</b>", "agent": "test"})
-            for t in range(TICKS):
-                q = np.array([np.sin(t / 9), t / 60], np.float32)
-                row = {STATE: q, ACTION: q + np.float32(0.1), REQUESTED: q + np.float32(0.3)}
-                row["observation.force"] = np.array([1.0, 2.0, 3.0, rng.normal()])
-                at = t * 50 * MS
-                flags = {ACTION: INTERVENTION if 10 <= t < 20 else 0}
-                writer.tick(row, dict.fromkeys(row, (at, at + MS)), flags)
-            for row, at in enumerate(frame_times_ns().tolist()):
-                writer.append(TOP, picture_of(row), at, at + MS)
-                depth = (np.arange(24 * 32).reshape(24, 32) + 500 + row).astype(np.uint16)
-                depth[0] = 0
-                writer.append(FAR, depth, at + MS, at + 2 * MS)
-            writer.end({"success": episode == 0})
-    return store.path
+    return record_episodes(tmp_path_factory.mktemp("viewer") / "Ä b")
 
 
 @pytest.fixture
@@ -94,57 +42,9 @@ def store(recorded: Path, tmp_path: Path) -> EpisodeStore:
     return EpisodeStore.open(tmp_path / recorded.name)
 
 
-class Client:
-    """One connection at a time, with the path exactly as it is written."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.port = parts.port
-        self.token = parse_qs(parts.query).get("token", [""])[0]
-
-    def ask(
-        self, path: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request(method, path, body, headers or {})
-        reply = connection.getresponse()
-        found = reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read()
-        connection.close()
-        return found
-
-    def get(self, path: str) -> Any:
-        status, _, body = self.ask(path)
-        assert status == 200, (status, body)
-        return json.loads(body)
-
-    def edit(self, **edit: Any) -> tuple[int, dict[str, Any]]:
-        status, _, body = self.ask("/api/edits", "POST", {"X-Ulna-Token": self.token}, json.dumps(edit))
-        return status, json.loads(body)
-
-    def video(self, episode: str, key: str) -> dict[str, Any]:
-        """What is said of a video once it is made."""
-        job: dict[str, Any] = {}
-        for _ in range(600):
-            job = self.get(f"/api/episodes/{episode}/video/{key}/state")
-            if job["state"] in ("ready", "failed"):
-                return job
-            time.sleep(0.02)
-        raise AssertionError(job)
-
-
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "videos"
-
-
-def decoded(video: bytes) -> tuple[list[Any], float]:
-    """(frames, duration in seconds)."""
-    container: Any = av.open(io.BytesIO(video), "r")
-    try:
-        (stream,) = container.streams
-        return list(container.decode(video=0)), float(stream.duration * stream.time_base)
-    finally:
-        container.close()
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +66,16 @@ def same(recorded: Path) -> EpisodeStore:
 def client(store: EpisodeStore, cache: Path) -> Iterator[Client]:
     with Viewer(store, cache=cache).background() as url:
         yield Client(url)
+
+
+def decoded(video: bytes) -> tuple[list[Any], float]:
+    """(frames, duration in seconds)."""
+    container: Any = av.open(io.BytesIO(video), "r")
+    try:
+        (stream,) = container.streams
+        return list(container.decode(video=0)), float(stream.duration * stream.time_base)
+    finally:
+        container.close()
 
 
 def test_the_page_and_its_parts_are_served(reader: Client) -> None:
@@ -447,316 +357,6 @@ def test_findings_are_those_of_the_checks(reader: Client, same: EpisodeStore) ->
         time.sleep(0.02)
     assert set(summary["counts"]) == {e.path.name for e in same.episodes}
     assert sum(summary["counts"][same.episodes[0].path.name].values()) == len(found)
-
-
-def test_delete_label_and_review_change_the_store_and_can_be_undone(
-    client: Client, store: EpisodeStore
-) -> None:
-    names = [e.path.name for e in store.episodes]
-
-    def on_disk() -> EpisodeStore:
-        return EpisodeStore.open(store.path)
-
-    status, done = client.edit(do="delete", episode=names[1])
-    assert (status, done["said"]) == (200, "Episode 1 is in the trash.")
-    assert [e.path.name for e in on_disk().episodes] == [names[0], names[2]]
-    assert [(t["episode"], t["replaced"]) for t in client.get("/api/episodes")["trash"]] == [
-        (names[1], False)
-    ]
-    assert client.edit(**done["undo"])[1]["episode"] == names[1]
-    assert [e.path.name for e in on_disk().episodes] == names
-
-    status, done = client.edit(do="relabel", episode=names[1], labels={"success": True, "task": "neu „x“"})
-    assert (on_disk().episodes[1].attrs["success"], on_disk().episodes[1].task) == (True, "neu „x“")
-    assert done["said"] == "Episode 1 is marked as a success, now of task “neu „x“”."
-    client.edit(**done["undo"])
-    assert (on_disk().episodes[1].attrs["success"], on_disk().episodes[1].task) == (False, "task <b>1</b>")
-    _, done = client.edit(do="relabel", episode=names[1], labels={"weight": 0.5})
-    client.edit(**done["undo"])
-    assert on_disk().episodes[1].attrs["weight"] == 1.0, "what a missing weight means"
-
-    _, done = client.edit(do="review", episode=names[2])
-    assert [e["reviewed"] for e in client.get("/api/episodes")["episodes"]] == [False, False, True]
-    client.edit(**done["undo"])
-    assert [e["reviewed"] for e in client.get("/api/episodes")["episodes"]] == [False, False, False]
-
-
-def test_trims_are_undone_one_by_one(client: Client, store: EpisodeStore) -> None:
-    name, content = store.episodes[0].path.name, store.episodes[0].content
-    _, first = client.edit(do="trim", episode=name, content=content, start_s=0.5, end_s=2.0)
-    assert first["said"] == f"Episode 0: 31 of {TICKS} frames kept."
-    once = EpisodeStore.open(store.path).episodes[0].content
-    status, refused = client.edit(do="trim", episode=name, content=content, start_s=0.5, end_s=2.0)
-    assert (status, refused["error"]) == (
-        409, "Episode 0 was changed meanwhile: look at it again before you edit it.",
-    )  # fmt: skip
-    _, second = client.edit(do="trim", episode=name, content=once, start_s=0.5, end_s=None)
-    assert EpisodeStore.open(store.path).episodes[0].length == 21
-    _, again = client.edit(**second["undo"])
-    assert EpisodeStore.open(store.path).episodes[0].content == once
-    assert client.edit(**first["undo"])[0] == 200
-    assert EpisodeStore.open(store.path).episodes[0].content == content
-    assert len(trash(store)) == 2
-    assert client.edit(**again["undo"])[0] == 200, "an undo can be undone"
-    assert EpisodeStore.open(store.path).episodes[0].length == 21
-    status, refused = client.edit(do="restore", version="nothing.1")
-    assert (status, "not in the trash any more" in refused["error"]) == (409, True)
-    status, refused = client.edit(do="trim", episode=name, start_s=50, end_s=60)
-    assert (status, "nothing of it lies from 50 to 60 s" in refused["error"]) == (409, True)
-    status, unchanged = client.edit(do="trim", episode=name, start_s=0, end_s=60)
-    assert (status, unchanged["undo"]) == (200, None)
-
-
-def test_who_else_writes_is_named_and_nothing_changes(client: Client, store: EpisodeStore) -> None:
-    with EpisodeWriter(EpisodeStore.open(store.path)):
-        status, refused = client.edit(do="delete", episode="0")
-    assert status == 409
-    assert "is being written by process" in refused["error"]
-    assert len(EpisodeStore.open(store.path)) == 3
-
-
-@pytest.mark.parametrize(
-    ("edit", "status", "says"),
-    [
-        ({"do": "explode", "episode": "0"}, 400, "an edit is one of delete, restore, trim, relabel, review"),
-        ({"do": "delete", "episode": "9"}, 404, "there is no episode 9 here"),
-        ({"do": "delete"}, 404, "there is no episode None here"),
-        ({"do": "trim", "episode": "0", "start_s": "soon"}, 400, "a time is a number of seconds"),
-        (
-            {"do": "relabel", "episode": "0", "labels": {"weight": -1}},
-            409,
-            "a weight is a number of at least 0",
-        ),
-        ({"do": "relabel", "episode": "0", "labels": {"colour": 1}}, 409, "labels are task, success, weight"),
-        ({"do": "relabel", "episode": "0"}, 409, "labels are task, success, weight"),
-    ],
-)
-def test_edits_that_are_none(reader: Client, edit: dict[str, Any], status: int, says: str) -> None:
-    found, body = reader.edit(**edit)
-    assert found == status
-    assert says in body["error"]
-
-
-def test_the_page_follows_what_others_do(client: Client, store: EpisodeStore) -> None:
-    before = client.get("/api/revision")
-    assert client.get("/api/revision") == before
-    relabel(store, [2], {"success": True})
-    after = client.get("/api/revision")
-    assert after != before
-    assert client.get("/api/episodes")["episodes"][2]["success"] is True
-    trim(store, 0, 0.5, None)
-    assert client.get("/api/episodes/0")["length"] == 50
-    assert client.get("/api/episodes/0/series")[ACTION]["t"][0] == 0
-
-
-def test_only_chosen_episodes_are_shown(store: EpisodeStore, cache: Path) -> None:
-    names = [e.path.name for e in store.episodes]
-    with Viewer(store, only=[0, 2], cache=cache).background() as url:
-        client = Client(url)
-        assert [e["name"] for e in client.get("/api/episodes")["episodes"]] == [names[0], names[2]]
-        assert client.ask(f"/api/episodes/{names[1]}")[0] == 404
-        assert client.edit(do="delete", episode=names[1])[0] == 404
-    with pytest.raises(StoreError, match="has episodes 0 to 2, not 5"):
-        Viewer(store, only=[5], cache=cache)
-
-
-def test_edits_need_the_key_and_the_page_itself(client: Client, store: EpisodeStore) -> None:
-    edit = json.dumps({"do": "delete", "episode": "0"})
-    here = f"http://127.0.0.1:{client.port}"
-    key = {"X-Ulna-Token": client.token}
-    for headers, status, says in (
-        ({}, 403, "open the URL that `ulna data view` printed"),
-        ({"X-Ulna-Token": "guess"}, 403, "open the URL"),
-        ({"Cookie": f"ulna-view-{client.port}={client.token}"}, 403, "open the URL"),
-        ({**key, "Origin": "http://evil.example"}, 403, "another site"),
-        ({**key, "Origin": "null"}, 403, "another site"),
-        ({**key, "Origin": f"http://localhost:{client.port}"}, 403, "another site"),
-        ({**key, "Sec-Fetch-Site": "cross-site"}, 403, "another site"),
-        ({**key, "Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"}, 403, "another site"),
-        ({**key, "Host": "evil.example"}, 421, "answers to localhost"),
-        ({**key, "Host": f"evil.example:{client.port}"}, 421, "answers to localhost"),
-        ({**key, "Host": ""}, 421, "answers to localhost"),
-    ):
-        found, _, body = client.ask("/api/edits", "POST", headers, edit)
-        assert (found, says in json.loads(body)["error"]) == (status, True), headers
-    assert client.ask("/api/edits?token=" + client.token, "POST", {}, edit)[0] == 403
-    assert client.ask("/api/episodes", headers={"Host": "evil.example"})[0] == 421, (
-        "a name made to point here"
-    )
-    assert client.ask("/api/episodes", headers={"Sec-Fetch-Site": "cross-site"})[0] == 403
-    assert client.ask("/", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})[0] == 200
-    assert len(EpisodeStore.open(store.path)) == 3
-    too_long = json.dumps({"do": "delete", "episode": "0", "x": "y" * 70_000})
-    assert client.ask("/api/edits", "POST", key, too_long)[0] == 413
-    assert client.ask("/api/edits", "POST", key, "{")[0] == 400
-    assert client.ask("/api/edits", "POST", key, "[1]")[0] == 400
-    assert client.ask("/api/edits", "GET", key)[0] == 405
-    assert (
-        client.ask("/api/edits", "POST", {**key, "Origin": here, "Sec-Fetch-Site": "same-origin"}, edit)[0]
-        == 200
-    )
-    assert len(EpisodeStore.open(store.path)) == 2
-
-
-def test_paths_name_no_files(reader: Client, same: EpisodeStore) -> None:
-    (same.path / "secret").write_text("not for you")
-    for name in (
-        "..",
-        "../..",
-        "../secret",
-        "../../secret",
-        str(same.path / "secret"),
-        ".",
-        "\0",
-        "..\\secret",
-    ):
-        coded = quote(name, safe="")
-        for path in (
-            f"/assets/{coded}",
-            f"/assets/{name.replace(chr(0), '')}",
-            f"/api/episodes/{coded}",
-            f"/api/episodes/{coded}/thumbnail",
-            f"/api/episodes/0/times/{coded}",
-            f"/api/episodes/0/video/{coded}",
-            f"/api/episodes/0/frames/{coded}?t=0",
-            f"/api/episodes/0/frames/observation.images.%2F{coded}?t=0",
-        ):
-            status, _, body = reader.ask(quote(path, safe="/%?="))
-            assert (status, b"not for you" in body) == (404, False), (path, status, body)
-    status, refused = reader.edit(do="restore", version="../secret.1")
-    assert (status, "trash" in refused["error"]) == (409, True)
-
-
-def test_read_only_changes_nothing_and_needs_no_key(store: EpisodeStore, cache: Path) -> None:
-    viewer = Viewer(store, read_only=True, cache=cache)
-    with viewer.background() as url:
-        client = Client(url)
-        assert client.token == ""
-        assert client.get("/api/dataset")["read_only"] is True
-        client.token = viewer.token
-        status, refused = client.edit(do="delete", episode="0")
-        assert (status, "--read-only" in refused["error"]) == (403, True)
-    assert len(EpisodeStore.open(store.path)) == 3
-
-
-def test_beyond_this_machine_everything_needs_the_key(store: EpisodeStore, cache: Path) -> None:
-    for read_only in (False, True):
-        with Viewer(store, "0.0.0.0", cache=cache, read_only=read_only).background() as url:
-            client = Client(url)
-            assert client.token
-            for path in (
-                "/",
-                "/assets/viewer.js",
-                "/api/episodes",
-                "/api/episodes/0/thumbnail",
-                "/?token=guess",
-            ):
-                status, _, body = client.ask(path)
-                assert (status, "carries a key" in json.loads(body)["error"]) == (401, True), path
-            status, headers, _ = client.ask(f"/?token={client.token}", headers={"Host": "robot.lab:80"})
-            cookie = headers["set-cookie"]
-            assert status == 200
-            assert "HttpOnly" in cookie
-            assert "SameSite=Strict" in cookie
-            for name in ("ulna-view-1=other; ", ""):  # a viewer on another port of that machine has one too
-                carried = {"Cookie": name + cookie.split(";")[0]}
-                assert client.ask("/api/episodes/0/thumbnail", headers=carried)[0] == 200
-            assert client.ask("/api/episodes", headers={"X-Ulna-Token": client.token})[0] == 200
-            assert client.ask("/api/episodes", headers={"Cookie": "ulna-view-1=guess"})[0] == 401
-
-
-def test_a_port_that_is_taken_is_said_in_a_sentence(store: EpisodeStore, cache: Path) -> None:
-    viewer = Viewer(store, cache=cache)
-    with (
-        viewer.background(),
-        pytest.raises(
-            ViewerError, match=rf"cannot listen on 127.0.0.1:{viewer.port} .*Choose another --port"
-        ),
-    ):
-        Viewer(store, port=viewer.port, cache=cache)
-    with pytest.raises(ViewerError, match="choose a --host and --port of this machine"):
-        Viewer(store, "203.0.113.7", cache=cache)
-
-
-def test_the_command_serves_until_it_is_interrupted(store: EpisodeStore, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ulna.robot.cli", "data", "view", str(store.path), "--json"]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "own cache")}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout is not None
-    try:
-        value = json.loads(process.stdout.readline())
-        assert next(iter(value)) == "url"
-        client = Client(value["url"])
-        assert len(client.get("/api/episodes")["episodes"]) == value["episodes"] == 3
-        client.video("0", TOP)
-        assert len(list((tmp_path / "own cache" / "ulna" / "videos").iterdir())) == 1
-    finally:
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    assert (process.returncode, out, err) == (0, "", "")
-
-
-def test_the_command_refuses_in_one_sentence(store: EpisodeStore, capfd: pytest.CaptureFixture[str]) -> None:
-    path = str(store.path)
-    for words, says in (
-        ([f"{path} x"], "there is no dataset at"),
-        ([path, "--episodes", "3"], "has episodes 0 to 2, not 3"),
-        ([path, "--port", "70000"], "--port must lie in 0..65535"),
-        ([path, "--rerun", path], "is a folder: name a file"),
-    ):
-        assert main(["data", "view", *words, "--no-browser"]) == 1
-        assert says in capfd.readouterr().err
-
-
-def test_rerun_reads_back_every_stream_at_its_capture_times(
-    store: EpisodeStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    import rerun as rr
-
-    out = tmp_path / "new" / "out.rrd"
-    assert main(["data", "view", str(store.path), "--rerun", str(out), "--episodes", "0,2", "--json"]) == 0
-    rows = 4 * TICKS + 2 * FRAMES
-    assert json.loads(capfd.readouterr().out) == {"rrd": str(out), "episodes": 2, "rows": 2 * rows}
-    assert [p.name for p in out.parent.iterdir()] == ["out.rrd"]
-    reader = rr.chunk.RrdReader(out)
-    recordings = reader.recordings()
-    assert [r.recording_id for r in recordings] == [store.episodes[i].path.name for i in (0, 2)]
-    assert len(reader.blueprints()) == 1
-    found: dict[str, list[Any]] = {}
-    for chunk in reader.stream(store=recordings[1]):
-        batch = chunk.to_record_batch()
-        if "time" in batch.schema.names:
-            found.setdefault(chunk.entity_path, []).append(batch)
-
-    def column(entity: str, name: str) -> list[Any]:
-        batches = sorted(found[entity], key=lambda b: b.column("time")[0].value)
-        return [v for b in batches for v in b.column(name)]
-
-    e = store.episodes[2]
-    for key, name in ((STATE, "state"), (ACTION, "action"), (REQUESTED, "action.requested")):
-        for c, joint in enumerate(("elbow", "grip")):
-            values = [v.as_py()[0] for v in column(f"/{name}/{joint}", "Scalars:scalars")]
-            np.testing.assert_array_equal(values, e.read(key)[:, c].astype(np.float64))
-            assert [v.value for v in column(f"/{name}/{joint}", "time")] == e.times_ns(key)[0].tolist()
-            assert [v.value for v in column(f"/{name}/{joint}", "received")] == e.times_ns(key)[1].tolist()
-    assert [v.value for v in column("/images/top", "time")] == frame_times_ns().tolist()
-    blobs = [bytes(v.as_py()[0]) for v in column("/images/top", "EncodedImage:blob")]
-    shown = cv2.imdecode(np.frombuffer(blobs[20], np.uint8), cv2.IMREAD_COLOR)
-    assert shown is not None
-    assert np.abs(cv2.cvtColor(shown, cv2.COLOR_BGR2RGB).astype(int) - picture_of(20)).mean() < 8
-    blobs = [bytes(v.as_py()[0]) for v in column("/depth/top", "EncodedDepthImage:blob")]
-    depth = cv2.imdecode(np.frombuffer(blobs[20], np.uint8), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(depth, e.read_frames(FAR, [20])[0])
-    assert column("/depth/top", "EncodedDepthImage:meter")[0].as_py() == [pytest.approx(0.001)]
-
-
-def test_rerun_leaves_nothing_when_a_stream_is_damaged(store: EpisodeStore, tmp_path: Path) -> None:
-    shutil.rmtree(store.episodes[1].path / STATE / "value" / "c")
-    with pytest.raises(StoreError, match=r"episode 1: .*cannot be read"):
-        write_rrd(store, tmp_path / "o" / "x.rrd")
-    assert list((tmp_path / "o").iterdir()) == []
 
 
 def test_series_of_streams_without_rows(tmp_path: Path) -> None:

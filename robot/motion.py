@@ -7,13 +7,14 @@ import numpy as np
 from .robot import Robot
 
 HOMING_SPEED = 1.0  # rad/s (m/s) of the joint that has furthest to go
-SETTLE_S = 0.3
+SETTLE_S, LONGEST_S = 0.3, 3.0  # it has come when it rests for the one; nobody waits for the other to pass
+RESTS = 0.01  # rad (m) that a resting joint may tremble by
 
 
 def go_to(robot: Robot, pose: np.ndarray, speed: float = HOMING_SPEED) -> None:
-    """From where the joints are to `pose` `(A,)`, on the robot's clock; returns when the last command had time to be done.
-    DeviceError as `command`; the arms hold then."""
-    start = np.concatenate([arm.read().data for arm in robot.arms.values()])
+    """From where the joints are to `pose` `(A,)`, on the robot's clock; returns when they have come to rest, there or, against a load
+    or a thing in the way, as near as they get. DeviceError as `command`; the arms hold then."""
+    start = _joints(robot)
     furthest = float(np.max(np.abs(pose - start)))
     steps = max(1, round(furthest / speed * robot.control_hz))
     began = robot.clock.now_ns()
@@ -23,7 +24,23 @@ def go_to(robot: Robot, pose: np.ndarray, speed: float = HOMING_SPEED) -> None:
             w = 0.5 - 0.5 * np.cos(np.pi * (i + 1) / steps)
             robot.command(start + w * (pose - start))
             robot.clock.sleep_until(began + (i + 1) * robot.period_ns)
-        robot.clock.sleep_until(robot.clock.now_ns() + round(SETTLE_S * 1e9))
+        _rest(robot, pose)
     except BaseException:
         robot.hold()
         raise
+
+
+def _rest(robot: Robot, pose: np.ndarray) -> None:
+    """Commanded all the while: a joint that lags behind would stay where the arm's watchdog finds it."""
+    now = since = began = robot.clock.now_ns()
+    rested = _joints(robot)
+    while now - since < SETTLE_S * 1e9 and now - began < LONGEST_S * 1e9:
+        robot.command(pose)
+        robot.clock.sleep_until(now + robot.period_ns)
+        now, q = robot.clock.now_ns(), _joints(robot)
+        if np.max(np.abs(q - rested)) > RESTS:
+            rested, since = q, now
+
+
+def _joints(robot: Robot) -> np.ndarray:
+    return np.concatenate([arm.read().data for arm in robot.arms.values()])

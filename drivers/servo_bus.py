@@ -133,7 +133,7 @@ def explain_silence(bus: ServoBus, servos: Sequence[int], bauds: Iterable[int]) 
     try:
         for baud in sorted(bauds, key=lambda b: b != ours):
             bus.set_baud(baud)
-            there = bus.scan(servos)
+            there = bus.scan(servos) or bus.scan(servos)  # one lost answer is no silence
             if there and baud == ours:
                 if silent := [s for s in servos if s not in there]:
                     return f"of {names} on {bus.port}, {_listed(silent)} did not answer: look at the cable of the first of them, and at its id"

@@ -445,8 +445,9 @@ recorder = Recorder(EpisodeStore.create(sys.argv[1], f, 20.0), durability="power
 for t in range(90):
     v = frame(r, f, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1)))
     if t == 69:
-        recorder.flush(); synced = lambda: sum(1 for _ in open(os.environ["SYNCS"])); before = synced()
-        while synced() < before + 6: time.sleep(0.02)  # at least one group of those that come every 0.2 s is whole
+        recorder.flush(); log = f"[{os.stat(next(Path(sys.argv[1]).glob('in-progress/*/.recording/log'))).st_ino},"
+        synced = lambda: sum(line.startswith(log) for line in open(os.environ["SYNCS"])); before = synced()
+        while synced() < before + 3: time.sleep(0.02)  # each group syncs the log once: one is whole, between two that may not be
 os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)
 """
     path = tmp_path / "all" / "d"

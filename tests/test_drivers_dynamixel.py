@@ -605,7 +605,8 @@ def test_rustypot_drives_it() -> None:
             assert twin.plant.position.tolist() == pytest.approx([0.1 * i for i in IDS], abs=0.002)
             client.set_fast_sync_read(True)
             assert np.allclose(client.sync_read_present_position(IDS), 0.1 * np.array(IDS), atol=0.002)
-            assert client.scan(IDS) == dict.fromkeys(IDS, XL330)
+            # its patience is shorter than a busy machine's pauses
+            wait_for("all six", lambda: client.scan(IDS) == dict.fromkeys(IDS, XL330))
         finally:
             client.close()
 

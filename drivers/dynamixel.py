@@ -91,7 +91,9 @@ class DynamixelBus:
         self._line.set_baud(baud)
 
     def ping(self, servo: int) -> int | None:
-        return self._ping(encode(_check_id(servo), Instruction.PING), [servo]).get(servo)
+        found = self._ping_one(servo)
+        self._silence.note([servo], found)
+        return found.get(servo)
 
     def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
         """One broadcast ping, which takes 3 ms an id unless all of `servos` answer; a few that do not are then asked by themselves."""
@@ -101,8 +103,8 @@ class DynamixelBus:
         found = self._ping(encode(BROADCAST, Instruction.PING), wanted, turns_s) if wanted else {}
         if len(wanted) <= 16:
             for servo in wanted:
-                if servo not in found and (model := self.ping(servo)) is not None:
-                    found[servo] = model
+                if servo not in found:  # not by `ping`: silence is expected here, and no reason to grow patient
+                    found |= self._ping_one(servo)
         return dict(sorted(found.items()))
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
@@ -203,6 +205,9 @@ class DynamixelBus:
         return ""
 
     # one exchange each
+
+    def _ping_one(self, servo: int) -> dict[int, int]:
+        return self._ping(encode(_check_id(servo), Instruction.PING), [servo])
 
     def _ping(self, request: bytes, servos: Sequence[int], turns_s: float = 0.0) -> dict[int, int]:
         found, _, _ = self._ask(request, servos, 3, turns_s)

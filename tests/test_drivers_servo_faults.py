@@ -61,6 +61,16 @@ def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Pat
         assert arm.read().data == pytest.approx(HOME, abs=0.02)
 
 
+def test_an_adapter_that_holds_bytes_back_is_waited_for(kind: str, tmp_path: Path) -> None:
+    """For 16 ms, as an FTDI chip whose latency timer nobody may set: from the first question on."""
+    with bench(kind, tmp_path) as b:
+        b.twin.faults.delay_s = 0.016
+        with running(b.arm()) as arm:
+            go(arm, moved(0, 0.2), 0.5)
+            until(lambda: abs(arm.read().data[0] - 0.2) < 0.03, "it moves")
+            until(lambda: arm.read().valid.all(), "and is read")
+
+
 def test_an_answer_that_was_long_under_way_counts_as_none(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

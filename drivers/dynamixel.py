@@ -102,8 +102,9 @@ class DynamixelBus:
         turns_s = 0.003 * (max(wanted, default=0) + 1)
         found = self._ping(encode(BROADCAST, Instruction.PING), wanted, turns_s) if wanted else {}
         if len(wanted) <= 16:
+            # not by `ping`: silence is expected here, and no reason to grow patient
             for servo in wanted:
-                if servo not in found:  # not by `ping`: silence is expected here, and no reason to grow patient
+                if servo not in found:
                     found |= self._ping_one(servo)
         return dict(sorted(found.items()))
 

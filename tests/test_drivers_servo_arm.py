@@ -186,7 +186,7 @@ def test_commands_do_not_wait_for_a_slow_bus(kind: str, tmp_path: Path) -> None:
         assert np.median(took) < 0.005
         until(lambda: any("no servo has answered" in f for f in arm.faults()), "it is said")
         b.twin.faults.dead = ()  # or closing would say that the torque may still be on
-        until(lambda: arm.read().valid.all(), "all answer again")
+        until(lambda: bool(np.all(arm.read().valid)), "all answer again")
 
 
 def test_threads_that_read_and_command_at_once(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_an_adapter_that_holds_bytes_back_is_waited_for(kind: str, tmp_path: Pat
         with running(b.arm()) as arm:
             go(arm, moved(0, 0.2), 0.5)
             until(lambda: abs(arm.read().data[0] - 0.2) < 0.03, "it moves")
-            until(lambda: arm.read().valid.all(), "and is read")
+            until(lambda: bool(np.all(arm.read().valid)), "and is read")
 
 
 def test_an_answer_that_was_long_under_way_counts_as_none(

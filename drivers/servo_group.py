@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,6 @@ PATIENCE_S = 1.0  # for an answer that must come: a busy computer misses many de
 COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within one turn
 FACTORY_AREA = 80  # Feetech: maximum_acceleration and others, behind the measured values
 POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
-OFF_S = 1.0  # how long a servo is told to let go before we say that it does not
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
 # Ticks, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never across that
 # count's end. So near to it, a little sag would send it all the way round.
@@ -151,10 +150,9 @@ class ServoGroup:
 
     def _ping_all(self) -> list[int | None]:
         found: list[int | None] = [None] * len(self.ids)
-        end = time.monotonic() + PATIENCE_S
-        while None in found:
+        for _ in _tries():
             found = [m if m is not None else self.bus.ping(i) for m, i in zip(found, self.ids, strict=True)]
-            if time.monotonic() > end:
+            if None not in found:
                 break
         return found
 
@@ -163,35 +161,39 @@ class ServoGroup:
 
     def values(self, register: str, which: Sequence[int] | None = None) -> np.ndarray:
         """`(N,)` int64 of the joints `which`, all by default. BusError naming the joint that does not answer."""
-        which = range(len(self.ids)) if which is None else which
-        ids = [self.ids[j] for j in which]
-        end = time.monotonic() + PATIENCE_S
-        while not (replies := self.bus.read([register], ids)).valid.all():
-            if time.monotonic() > end:
-                silent = which[int(np.argmin(replies.valid))]
-                raise BusError(
-                    f"{self.name(silent)} on {self.bus.port} did not answer when asked for its {register}"
-                )
-        return replies.values[:, 0]
+        joints = np.arange(len(self.ids)) if which is None else np.array(which, np.int64)
+        values, left = np.zeros(len(joints), np.int64), np.arange(len(joints))
+        for _ in _tries():
+            replies = self.bus.read([register], [self.ids[j] for j in joints[left]])
+            values[left[replies.valid]] = replies.values[replies.valid, 0]
+            left = left[~replies.valid]
+            if not len(left):
+                return values
+        silent = self.name(int(joints[left[0]]))
+        raise BusError(f"{silent} on {self.bus.port} did not answer when asked for its {register}")
 
     def write(self, register: str, j: int, value: int) -> None:
         """Write and hear that it was taken. BusError when it is not."""
-        end = time.monotonic() + PATIENCE_S
-        while True:
+        refusal: BusError | None = None
+        for _ in _tries():
             try:
                 return self.bus.write_checked(register, self.ids[j], value)
             except BusError as error:
-                if error.gone or time.monotonic() > end:
-                    raise
+                refusal = error
+                if error.gone:
+                    break
+        assert refusal is not None
+        raise refusal
 
     def read_all(self) -> Reading:
         """Like `read`, but every joint answers, for its torque as well. DeviceError naming the one that does not."""
-        end = time.monotonic() + PATIENCE_S
-        while not (reading := self.read()).answered.all():
-            if time.monotonic() > end:
-                silent = self.name(int(np.argmin(reading.answered)))
-                raise DeviceError(f"{silent} on {self.bus.port} does not answer any more: check its cable")
-        return reading if reading.torque is not None else replace(reading, torque=self.torque())
+        silent = ""
+        for _ in _tries():
+            reading = self.read()
+            if reading.answered.all():
+                return reading if reading.torque is not None else replace(reading, torque=self.torque())
+            silent = self.name(int(np.argmin(reading.answered)))
+        raise DeviceError(f"{silent} on {self.bus.port} does not answer any more: check its cable")
 
     def read(self, retries: int = 1) -> Reading:
         """One exchange with all joints. Where a goal would switch the torque on, it tells of the torque too."""
@@ -310,8 +312,7 @@ class ServoGroup:
     def torque_off(self, which: Sequence[int] | None = None) -> list[int]:
         """Torque off; the joints of which that is not certain. One deaf servo keeps no other one on."""
         left = list(range(len(self.ids)) if which is None else which)
-        end = time.monotonic() + OFF_S
-        while left:
+        for _ in _tries():
             self.bus.write("torque_enable", {self.ids[j]: 0 for j in left})
             for j in left:
                 with contextlib.suppress(
@@ -320,7 +321,7 @@ class ServoGroup:
                     self.bus.write_checked("torque_enable", self.ids[j], 0)
             replies = self.bus.read(["torque_enable"], [self.ids[j] for j in left])
             left = [j for k, j in enumerate(left) if not replies.valid[k] or replies.values[k, 0]]
-            if time.monotonic() > end:
+            if not left:
                 break
         return left
 
@@ -334,3 +335,12 @@ class ServoGroup:
             for j in np.flatnonzero(errors)
             for text in self.bus.hardware_faults(self.ids[j]) or self.bus.describe(int(errors[j]))
         )
+
+
+def _tries() -> Iterator[None]:
+    """For an answer that must come; at least two."""
+    end = time.monotonic() + PATIENCE_S
+    yield
+    yield
+    while time.monotonic() < end:
+        yield

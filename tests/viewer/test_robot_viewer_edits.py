@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contracts.viewer import TICKS, Client, record_episodes
+from contracts.viewer import TICKS, Client
 
 from ulna.datasets.edit import relabel, trash, trim
 from ulna.datasets.episode import StoreError
@@ -16,37 +14,6 @@ from ulna.datasets.features import ACTION
 from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.viewer import Viewer
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_episodes(tmp_path_factory.mktemp("viewer") / "Ä b")
-
-
-@pytest.fixture
-def store(recorded: Path, tmp_path: Path) -> EpisodeStore:
-    shutil.copytree(recorded, tmp_path / recorded.name)
-    return EpisodeStore.open(tmp_path / recorded.name)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "videos"
-
-
-@pytest.fixture(scope="module")
-def reader(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A viewer of episodes that no test changes."""
-    with Viewer(
-        EpisodeStore.open(recorded), cache=tmp_path_factory.mktemp("cache") / "videos"
-    ).background() as url:
-        yield Client(url)
-
-
-@pytest.fixture
-def client(store: EpisodeStore, cache: Path) -> Iterator[Client]:
-    with Viewer(store, cache=cache).background() as url:
-        yield Client(url)
 
 
 def test_delete_label_and_review_change_the_store_and_can_be_undone(

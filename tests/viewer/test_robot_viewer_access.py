@@ -4,57 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from contracts.viewer import TOP, Client, record_episodes
+from contracts.viewer import TOP, Client
 
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 from ulna.robot.viewer import Viewer, ViewerError
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_episodes(tmp_path_factory.mktemp("viewer") / "Ä b")
-
-
-@pytest.fixture
-def store(recorded: Path, tmp_path: Path) -> EpisodeStore:
-    shutil.copytree(recorded, tmp_path / recorded.name)
-    return EpisodeStore.open(tmp_path / recorded.name)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "videos"
-
-
-@pytest.fixture(scope="module")
-def reader(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A viewer of episodes that no test changes."""
-    with Viewer(
-        EpisodeStore.open(recorded), cache=tmp_path_factory.mktemp("cache") / "videos"
-    ).background() as url:
-        yield Client(url)
-
-
-@pytest.fixture(scope="module")
-def same(recorded: Path) -> EpisodeStore:
-    """The store behind `reader`."""
-    return EpisodeStore.open(recorded)
-
-
-@pytest.fixture
-def client(store: EpisodeStore, cache: Path) -> Iterator[Client]:
-    with Viewer(store, cache=cache).background() as url:
-        yield Client(url)
 
 
 def test_edits_need_the_key_and_the_page_itself(client: Client, store: EpisodeStore) -> None:

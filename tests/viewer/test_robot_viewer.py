@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from contracts.data import CAMERA, WITH_IMAGE, write_store
-from contracts.viewer import FAR, FRAMES, MS, TICKS, TOP, Client, frame_times_ns, picture_of, record_episodes
+from contracts.viewer import FAR, FRAMES, MS, TICKS, TOP, Client, frame_times_ns, picture_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,44 +27,7 @@ from ulna.robot.viewer import Viewer
 from ulna.robot.viewer_series import decimate, numbers, panels, read_timeline, row_at, series
 from ulna.robot.viewer_video import KEY_FRAME_EVERY, VideoCache, time_stamps, write_video
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_episodes(tmp_path_factory.mktemp("viewer") / "Ä b")
-
-
-@pytest.fixture
-def store(recorded: Path, tmp_path: Path) -> EpisodeStore:
-    shutil.copytree(recorded, tmp_path / recorded.name)
-    return EpisodeStore.open(tmp_path / recorded.name)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "videos"
-
-
-@pytest.fixture(scope="module")
-def reader(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A viewer of episodes that no test changes."""
-    with Viewer(
-        EpisodeStore.open(recorded), cache=tmp_path_factory.mktemp("cache") / "videos"
-    ).background() as url:
-        yield Client(url)
-
-
-@pytest.fixture(scope="module")
-def same(recorded: Path) -> EpisodeStore:
-    """The store behind `reader`."""
-    return EpisodeStore.open(recorded)
-
-
-@pytest.fixture
-def client(store: EpisodeStore, cache: Path) -> Iterator[Client]:
-    with Viewer(store, cache=cache).background() as url:
-        yield Client(url)
+ROOT = Path(__file__).parents[2]
 
 
 def decoded(video: bytes) -> tuple[list[Any], float]:

@@ -10,18 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from contracts.viewer import FAR, FRAMES, TICKS, frame_times_ns, picture_of, record_episodes
+from contracts.viewer import FAR, FRAMES, TICKS, frame_times_ns, picture_of
 
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, REQUESTED, STATE
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 from ulna.robot.rerun_export import write_rrd
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> EpisodeStore:
-    return EpisodeStore.open(record_episodes(tmp_path / "Ä b"))
 
 
 def test_rerun_reads_back_every_stream_at_its_capture_times(

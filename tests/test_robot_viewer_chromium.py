@@ -300,6 +300,7 @@ def test_keys_judge_keep_and_name_the_task(page: Page, store: EpisodeStore) -> N
     page.wait("document.querySelector('#success').getAttribute('aria-pressed') === 'false'")
     page.click("#success")
     eventually(lambda: success() is True)
+    page.wait("document.querySelector('#success').getAttribute('aria-pressed') === 'true'")
     page.press("e")
     page.wait("document.activeElement.id === 'task-input'")
     page.type("d s k „x“")  # letters that are keys elsewhere

@@ -127,13 +127,19 @@ class ServoBus(Protocol):
         ...
 
 
+def who_answers(bus: ServoBus, servos: Sequence[int]) -> dict[int, int]:
+    """Model number by id. The silent are asked a second time: one lost answer is no silence."""
+    found = bus.scan(servos)
+    return dict(sorted((found | bus.scan([s for s in servos if s not in found])).items()))
+
+
 def explain_silence(bus: ServoBus, servos: Sequence[int], bauds: Iterable[int]) -> str:
     """For a bus whose servos know the speeds `bauds`; see `ServoBus.explain_silence`."""
     ours, names = bus.baud, _listed(servos)
     try:
         for baud in sorted(bauds, key=lambda b: b != ours):
             bus.set_baud(baud)
-            there = bus.scan(servos) or bus.scan(servos)  # one lost answer is no silence
+            there = who_answers(bus, servos)
             if there and baud == ours:
                 if silent := [s for s in servos if s not in there]:
                     return f"of {names} on {bus.port}, {_listed(silent)} did not answer: look at the cable of the first of them, and at its id"

@@ -34,6 +34,8 @@ from ulna.drivers.sysfs import access_problem, holders, usb_devices
 from ulna.drivers.twins.plant import Plant
 from ulna.drivers.twins.serial_twin import from_json
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture
 def root() -> Iterator[Path]:
@@ -240,15 +242,28 @@ def test_probing_a_port_finds_servos_and_changes_nothing(protocol: str, model: i
     twin = from_json({"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000})
     try:
         with twin:
-            found = probe(twin.port)
-            again = run_ulna("devices", "--probe", twin.port, "--json")
+            probed = run_ulna("devices", "--probe", twin.port, "--json")
     finally:
         plant.remove()
-    assert found == [Found(protocol, 1_000_000, i, model, name) for i in (1, 2)]
-    assert again.returncode == 0
-    assert json.loads(again.stdout)["servos"] == [asdict(f) for f in found]
+    assert probed.returncode == 0
+    assert json.loads(probed.stdout)["servos"] == [
+        asdict(Found(protocol, 1_000_000, i, model, name)) for i in (1, 2)
+    ]
     assert not plant.torque.any()
     assert not plant.goal.any()
+
+
+def test_probing_finds_servos_behind_an_adapter_that_holds_bytes_back() -> None:
+    """For 16 ms, as an FTDI chip whose latency timer was never set."""
+    plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
+    servos = [{"id": i + 1, "model": 777, "joint": i, "zero_tick": 2048} for i in range(2)]
+    twin = from_json({"protocol": "feetech", "plant": str(plant.path), "servos": servos, "baud": 1_000_000})
+    twin.faults.delay_s = 0.016
+    try:
+        with twin:
+            assert [f.id for f in probe(twin.port, dynamixel=())] == [1, 2]
+    finally:
+        plant.remove()
 
 
 def test_probing_a_silent_or_a_missing_port() -> None:

@@ -33,6 +33,8 @@ from ulna.drivers.twins.serial_twin import TwinServo
 from ulna.robot.calibrate import Calibrator, Sweep, centre
 from ulna.robot.cli import main
 
+pytestmark = pytest.mark.realtime
+
 NAMES = so101.JOINTS.names
 IDS = {name: i + 1 for i, name in enumerate(NAMES)}
 GOOD = {name: JointCalibration(i, 0, 100 * i, 800, 3300) for name, i in IDS.items()}

@@ -26,6 +26,8 @@ from ulna.drivers.frame_ring import FrameRing
 from ulna.drivers.twins.faults import CameraFaults
 from ulna.drivers.twins.mjpeg import MjpegTwin, mark, read_mark, wandering_bars
 
+pytestmark = pytest.mark.realtime
+
 SIZE = (120, 160)
 PATIENCE_S = 20.0  # of a loaded machine
 

@@ -18,6 +18,8 @@ from ulna.drivers.capture import Ended, Frame, Refused, SourceInfo
 from ulna.drivers.capture_process import Capture
 from ulna.drivers.frame_ring import BLACK, REPEATED, FrameRing
 
+pytestmark = pytest.mark.realtime
+
 SIZE = (120, 160)
 PATIENCE_S = 20.0  # of a loaded machine
 

@@ -32,6 +32,8 @@ from ulna.drivers.twins.faults import BusFaults
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
 from ulna.drivers.twins.serial_twin import TwinServo
 
+pytestmark = pytest.mark.realtime
+
 IDS = [1, 2, 3, 4, 5, 6]
 PATIENT_S = 0.25  # of slack, where a loaded machine must not look like a silent servo
 XL330, XL430 = 1200, 1060

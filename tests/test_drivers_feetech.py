@@ -25,6 +25,8 @@ from ulna.drivers.twins.feetech_servo import STALL_NM
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
 from ulna.drivers.twins.serial_twin import TwinServo
 
+pytestmark = pytest.mark.realtime
+
 IDS = [1, 2, 3, 4, 5, 6]
 SLACK_S = 0.1  # a busy machine may put the twin aside for a while
 

@@ -16,6 +16,8 @@ from ulna.drivers.http_mjpeg import HttpMjpeg, decode
 from ulna.drivers.twins.faults import CameraFaults
 from ulna.drivers.twins.mjpeg import MjpegTwin, wandering_bars
 
+pytestmark = pytest.mark.realtime
+
 SIZE = (120, 160)
 PATIENCE_S = 20.0  # of a loaded machine
 

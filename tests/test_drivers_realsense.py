@@ -35,6 +35,8 @@ from ulna.drivers.librealsense import SoftwareCamera, load
 from ulna.drivers.realsense import Config, Pairs, from_wall_clock, make, source
 from ulna.drivers.twins.realsense import RealSenseTwin, board_picture, record
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -36,6 +36,8 @@ from ulna.drivers.frame_ring import FrameRing
 from ulna.drivers.realsense import Config, RealSenseSource, make, source
 from ulna.drivers.twins.faults import CameraFaults
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:

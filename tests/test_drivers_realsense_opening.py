@@ -23,6 +23,8 @@ from ulna.drivers.librealsense import CameraModel, SoftwareCamera, load
 from ulna.drivers.realsense import Config, RealSenseSource, make, source
 from ulna.drivers.realsense_feeds import find_device, set_options
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,8 @@ from ulna.drivers import koch
 from ulna.drivers.arm import ArmState, DeviceError
 from ulna.drivers.clock import MonotonicClock
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(params=["so101", "koch"])
 def kind(request: pytest.FixtureRequest) -> str:

@@ -29,6 +29,8 @@ from ulna.drivers.arm import ArmState, DeviceError
 from ulna.drivers.obstacles import Obstacles
 from ulna.drivers.servo_bus import Replies
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(params=["so101", "koch"])
 def kind(request: pytest.FixtureRequest) -> str:

@@ -30,6 +30,8 @@ from ulna.drivers.keyboard import KeyboardTeleoperator
 from ulna.drivers.spacemouse import Puck, parse_report
 from ulna.drivers.teleoperator import Hand, Teleoperator
 
+pytestmark = pytest.mark.realtime
+
 SOON_S = 20.0
 
 

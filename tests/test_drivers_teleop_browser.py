@@ -23,6 +23,8 @@ from ulna.drivers.browser import BrowserTeleoperator, Config
 from ulna.drivers.browser_session import Session
 from ulna.drivers.teleoperator import Hand
 
+pytestmark = pytest.mark.realtime
+
 SOON_S = 20.0
 WEB = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -16,9 +16,10 @@ from ulna.drivers.teleoperator import Hand
 
 SOON_S = 20.0
 S, C = np.sin(np.pi / 8), np.cos(np.pi / 8)  # of a quaternion that turns by 45 degrees
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
-)
+pytestmark = [
+    pytest.mark.realtime,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+]
 
 # a screen that one touches, and a way to say how it is turned
 PHONE = """

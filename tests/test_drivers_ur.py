@@ -29,6 +29,8 @@ from ulna.drivers.twins.ur import URTwin
 from ulna.drivers.twins.ur_controller import URFaults
 from ulna.drivers.ur_process import ask_dashboard, follow
 
+pytestmark = pytest.mark.realtime
+
 HOME = np.array([0.0, -1.57, 1.57, -1.57, -1.57, 0.0])
 CLOCK = MonotonicClock()
 

@@ -21,6 +21,8 @@ from ulna.datasets.store import EpisodeStore
 from ulna.robot.demo import PeakMemory, demo_real, demo_sim, fresh, portable
 from ulna.robot.demo_twin import demo_twin
 
+pytestmark = pytest.mark.realtime
+
 
 def lerobot_folder(root: Path, episodes: int) -> Path:
     """LeRobot v2.1, two joints that swing, no cameras."""

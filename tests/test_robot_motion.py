@@ -14,6 +14,8 @@ from ulna.drivers.clock import MonotonicClock
 from ulna.robot.motion import LONGEST_S, go_to
 from ulna.robot.robot import Robot
 
+pytestmark = pytest.mark.realtime
+
 
 def test_an_arm_that_lags_arrives_though_its_watchdog_is_short(tmp_path: Path) -> None:
     with bench("so101", tmp_path) as b, running(b.arm(watchdog_s=0.25)) as arm:

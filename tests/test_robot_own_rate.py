@@ -27,6 +27,8 @@ from ulna.robot.config import Rig, load_robot
 from ulna.robot.record import record
 from ulna.robot.robot import Observation, Robot
 
+pytestmark = pytest.mark.realtime
+
 FRONT, FAR = IMAGES + "front", DEPTH + "front"
 SIZE = (48, 64)
 

@@ -27,6 +27,8 @@ from ulna.robot.loop import run_episode
 from ulna.robot.people import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent, agent_for
 from ulna.sim.kinematics import Pose, rotation_about, rotation_vector
 
+pytestmark = pytest.mark.realtime
+
 AHEAD, LEFT, UP = np.eye(3)
 STILL = np.zeros(3)
 

@@ -35,6 +35,8 @@ from ulna.sim.scene import SimScene
 from ulna.sim.twin import ScriptedHand, TwinArm
 from ulna.sim.world import PHYSICS_HZ
 
+pytestmark = pytest.mark.realtime
+
 
 @contextlib.contextmanager
 def twin(*words: str) -> Iterator[dict[str, Any]]:

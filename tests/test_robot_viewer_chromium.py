@@ -20,9 +20,10 @@ from ulna.datasets.store import EpisodeStore
 from ulna.datasets.writer import EpisodeWriter
 from ulna.robot.viewer import Viewer
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
-)
+pytestmark = [
+    pytest.mark.realtime,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+]
 
 CAMERA = IMAGES + "top"
 EVIL = "<img src=x onerror=\"document.title='pwned'\">"

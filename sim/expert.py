@@ -30,7 +30,13 @@ class TipTarget:
 
 
 class Expert(ABC):
-    """`reset(seed)` at the start of an episode, then `act` once a control period."""
+    """`reset(seed)` at the start of an episode, then `act` once a control period.
+
+    noise: deviation of the disturbance of the tip's target, m. memory: what is left of it after a period. 0.9 lasts half a second at
+    20 Hz and moves the arm rather than shakes it; but as long the demonstrator stands beside its goal, for no reason that a policy sees.
+    """
+
+    memory = 0.9
 
     def __init__(self, arm: SimArm, noise: float) -> None:
         self.arm, self.noise = arm, noise
@@ -50,10 +56,8 @@ class Expert(ABC):
         """Joint targets `(J,)` float64. The observation is not needed: the expert knows the scene."""
         target = self.target()
         robot, q = self.arm.robot, self.arm.read().data
-        # correlated over about half a second, so that the disturbance moves the arm rather than shake it
-        self._disturbance = 0.9 * self._disturbance + self.noise * np.sqrt(
-            1 - 0.9**2
-        ) * self.rng.standard_normal(3)
+        fresh = self.noise * np.sqrt(1 - self.memory**2) * self.rng.standard_normal(3)
+        self._disturbance = self.memory * self._disturbance + fresh
         goal = Pose(target.position + self._disturbance, pointing_down(target.yaw))
         lower, upper = robot.joints.lower, robot.joints.upper
         q = self.chain.inverse(goal, q, lower, upper, target.rotation_weight, rest=self._rest())

@@ -26,6 +26,7 @@ FRICTION = (
 STIFFNESS = 12.0
 STUCK_GAIN = 1.0
 SET_OUT_S = 0.5
+TREMOR_MEMORY = 0.5  # of `Expert.memory`: a hand trembles faster than it corrects itself
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
 
@@ -115,6 +116,7 @@ class ScriptedHand:
 
     def begin(self, seed: int) -> None:
         self._expert = self.scene.expert(self.noise)
+        self._expert.memory = TREMOR_MEMORY
         self._expert.reset(seed)
         self._begun = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -32,7 +33,7 @@ from ulna.drivers.devices import (
 from ulna.drivers.probe import Found, probe
 from ulna.drivers.sysfs import access_problem, holders, usb_devices
 from ulna.drivers.twins.plant import Plant
-from ulna.drivers.twins.serial_twin import from_json
+from ulna.drivers.twins.serial_twin import SerialTwin, from_json
 
 pytestmark = pytest.mark.realtime
 
@@ -233,18 +234,24 @@ def test_twins_are_listed_while_they_live(root: Path, monkeypatch: pytest.Monkey
     assert living_twins() == []
 
 
+@contextlib.contextmanager
+def two_servos(protocol: str, model: int) -> Iterator[tuple[SerialTwin, Plant]]:
+    plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
+    servos = [{"id": i + 1, "model": model, "joint": i, "zero_tick": 2048} for i in range(2)]
+    about = {"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000}
+    try:
+        with from_json(about) as twin:
+            yield twin, plant
+    finally:
+        plant.remove()
+
+
 @pytest.mark.parametrize(
     ("protocol", "model", "name"), [("feetech", 777, "STS3215"), ("dynamixel", 1200, "XL330-M288")]
 )
 def test_probing_a_port_finds_servos_and_changes_nothing(protocol: str, model: int, name: str) -> None:
-    plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
-    servos = [{"id": i + 1, "model": model, "joint": i, "zero_tick": 2048} for i in range(2)]
-    twin = from_json({"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000})
-    try:
-        with twin:
-            probed = run_ulna("devices", "--probe", twin.port, "--json")
-    finally:
-        plant.remove()
+    with two_servos(protocol, model) as (twin, plant):
+        probed = run_ulna("devices", "--probe", twin.port, "--json")
     assert probed.returncode == 0
     assert json.loads(probed.stdout)["servos"] == [
         asdict(Found(protocol, 1_000_000, i, model, name)) for i in (1, 2)
@@ -255,15 +262,9 @@ def test_probing_a_port_finds_servos_and_changes_nothing(protocol: str, model: i
 
 def test_probing_finds_servos_behind_an_adapter_that_holds_bytes_back() -> None:
     """For 16 ms, as an FTDI chip whose latency timer was never set."""
-    plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
-    servos = [{"id": i + 1, "model": 777, "joint": i, "zero_tick": 2048} for i in range(2)]
-    twin = from_json({"protocol": "feetech", "plant": str(plant.path), "servos": servos, "baud": 1_000_000})
-    twin.faults.delay_s = 0.016
-    try:
-        with twin:
-            assert [f.id for f in probe(twin.port, dynamixel=())] == [1, 2]
-    finally:
-        plant.remove()
+    with two_servos("feetech", 777) as (twin, _):
+        twin.faults.delay_s = 0.016
+        assert [f.id for f in probe(twin.port, dynamixel=())] == [1, 2]
 
 
 def test_probing_a_silent_or_a_missing_port() -> None:

@@ -1,4 +1,4 @@
-"""Dynamixel protocol 2.0: packets, the bus against its twin over a pty, and the twin against other people's clients."""
+"""Dynamixel protocol 2.0: the bus against its twin over a pty."""
 
 from __future__ import annotations
 
@@ -10,161 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from contracts.dynamixel import IDS, XL330, twin_of, wait_for
 from contracts.servo_bus import check_bus
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ulna.drivers.dynamixel import DynamixelBus
-from ulna.drivers.dynamixel_packets import (
-    Instruction,
-    chain_head,
-    chain_part,
-    crc16,
-    cut_packet,
-    decode_chain,
-    encode,
-    give_up_first,
-)
-from ulna.drivers.dynamixel_registers import REGISTERS, describe_hardware
+from ulna.drivers.dynamixel_registers import describe_hardware
 from ulna.drivers.servo_bus import BusError
 from ulna.drivers.twins.dynamixel import DynamixelTwin
-from ulna.drivers.twins.faults import BusFaults
-from ulna.drivers.twins.plant import Plant, SimpleMechanics
-from ulna.drivers.twins.serial_twin import TwinServo
 
 pytestmark = pytest.mark.realtime
 
-IDS = [1, 2, 3, 4, 5, 6]
 PATIENT_S = 0.25  # of slack, where a loaded machine must not look like a silent servo
-XL330, XL430 = 1200, 1060
 TICK = 2 * math.pi / 4096  # radians
-
-
-# packets
-
-
-def cut_all(data: bytes) -> list[tuple[int, int, bytes]]:
-    """Every packet in a stream that has ended."""
-    buffer, packets = bytearray(data), []
-    while True:
-        packet, _ = cut_packet(buffer)
-        if packet is not None:
-            packets.append((packet.id, packet.instruction, packet.parameters))
-        elif not give_up_first(buffer):
-            return packets
-
-
-def test_packets_are_those_of_the_manual() -> None:
-    # e-Manual, "DYNAMIXEL Protocol 2.0": ping, sync read, write, and their status packets
-    assert encode(1, Instruction.PING).hex(" ") == "ff ff fd 00 01 03 00 01 19 4e"
-    sync_read = encode(254, Instruction.SYNC_READ, bytes((0x84, 0, 4, 0, 1, 2)))
-    assert sync_read.hex(" ") == "ff ff fd 00 fe 09 00 82 84 00 04 00 01 02 ce fa"
-    write = encode(1, Instruction.WRITE, bytes.fromhex("74 00 00 02 00 00"))
-    assert write.hex(" ") == "ff ff fd 00 01 09 00 03 74 00 00 02 00 00 ca 89"
-    status = bytes.fromhex("ff ff fd 00 02 08 00 55 00 1f 08 00 00 ba be")
-    assert cut_all(status) == [(2, 0x55, bytes.fromhex("00 1f 08 00 00"))]
-
-
-# bytes that look like headers, often
-pieces = st.sampled_from(
-    [b"\xff\xff\xfd", b"\xff\xff\xfd\xfd", b"\xff\xff\xfd\x00", b"\xff", b"\xfd", b"\x00", b"\x55"]
-)
-nasty = st.lists(pieces, max_size=8).map(b"".join) | st.binary(max_size=40)
-sent = st.tuples(st.integers(0, 252), st.sampled_from([0x02, 0x03, 0x55, 0x83]), nasty)
-
-
-@given(st.lists(sent, max_size=5), st.lists(st.integers(1, 9), max_size=9))
-def test_packets_survive_any_parameters_and_any_pieces(
-    packets: list[tuple[int, int, bytes]], cuts: list[int]
-):
-    stream = b"".join(encode(*p) for p in packets)
-    buffer, heard = bytearray(), []
-    for n in [*cuts, len(stream)]:
-        buffer += stream[:n]
-        stream = stream[n:]
-        while (packet := cut_packet(buffer)[0]) is not None:
-            heard.append((packet.id, packet.instruction, packet.parameters))
-    assert heard == packets
-    assert not buffer
-
-
-@given(nasty, sent, nasty)
-def test_a_packet_is_found_between_rubbish(before: bytes, packet: tuple[int, int, bytes], after: bytes):
-    # rubbish that ends in a piece of header could make another packet of ours only with a matching CRC
-    assert packet in cut_all(before + b"\x00" + encode(*packet) + after)
-
-
-@given(sent, sent, st.data())
-def test_a_flipped_bit_costs_its_packet_alone(
-    first: tuple[int, int, bytes], then: tuple[int, int, bytes], data
-):
-    wire = bytearray(encode(*first))
-    bit = data.draw(st.integers(0, 8 * len(wire) - 1))
-    wire[bit // 8] ^= 1 << bit % 8
-    assert cut_all(bytes(wire) + encode(*then)) == [then]
-
-
-def test_a_stuffed_packet_holds_no_header() -> None:
-    wire = encode(1, 0x55, b"\xff\xff\xfd\x00\xff\xff\xfd\xfd\xff\xff\xff\xfd")
-    assert wire.count(b"\xff\xff\xfd\x00") == 1
-    assert wire[5] | wire[6] << 8 == len(wire) - 7
-
-
-def chain_of(parts: list[tuple[int, int, bytes]], size: int) -> bytes:
-    reply = chain_head(len(parts), size)
-    for servo, error, data in parts:
-        reply += chain_part(reply, servo, error, data)
-    return reply
-
-
-@given(st.integers(1, 6), st.integers(1, 8), st.data())
-def test_a_chained_reply_loses_what_is_garbled_and_what_is_cut_off(count: int, size: int, data):
-    parts = [
-        (i + 1, data.draw(st.integers(0, 255)), data.draw(st.binary(min_size=size, max_size=size)))
-        for i in range(count)
-    ]
-    whole = {servo: (error, values) for servo, error, values in parts}
-    reply = chain_of(parts, size)
-    assert crc16(reply[:-2]) == reply[-2] | reply[-1] << 8  # as one packet, too, it is right
-    assert decode_chain(reply, count, size) == (whole, 0)
-    # cut off anywhere: the whole ones before stand
-    length = data.draw(st.integers(8, len(reply) - 1))
-    found, corrupt = decode_chain(reply[:length], count, size)
-    assert found == {i + 1: whole[i + 1] for i in range((length - 8) // (size + 4))}
-    assert corrupt == 0
-    # one flipped bit in the data of one servo costs that servo alone
-    hurt = data.draw(st.integers(0, count - 1))
-    garbled = bytearray(reply)
-    garbled[8 + hurt * (size + 4) + 2] ^= 1 << data.draw(st.integers(0, 7))
-    found, corrupt = decode_chain(bytes(garbled), count, size)
-    assert found == {i: v for i, v in whole.items() if i != hurt + 1}
-    assert corrupt == 1
-
-
-# the bus on its twin
-
-
-@contextmanager
-def twin_of(
-    ids: list[int] = IDS,
-    model: int = XL330,
-    baud: int = 1_000_000,
-    link: Path | None = None,
-    seed: int = 0,
-    position: float = 0.0,
-    directions: tuple[int, ...] = (1,),
-    **registers: int,
-) -> Iterator[DynamixelTwin]:
-    names = tuple(f"joint_{i}" for i in ids)
-    plant = Plant.create(names, np.full(len(ids), position), np.full(len(ids), 0.5))
-    about = {"return_delay_time": 0} | registers
-    turned = [directions[k % len(directions)] for k in range(len(ids))]
-    servos = [TwinServo(i, model, k, 2048, turned[k], about) for k, i in enumerate(ids)]
-    try:
-        with SimpleMechanics(plant), DynamixelTwin(plant, servos, baud, BusFaults(), link, seed) as twin:
-            yield twin
-    finally:
-        plant.remove()
 
 
 @contextmanager
@@ -183,13 +40,6 @@ def value(bus: DynamixelBus, register: str, servo: int) -> int:
     reply = bus.read([register], [servo], retries=3)
     assert reply.valid[0]
     return int(reply.values[0, 0])
-
-
-def wait_for(what: str, true, timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, f"{what} did not come in {timeout_s} s"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -512,116 +362,3 @@ def test_unplug_and_replug(tmp_path: Path) -> None:
         assert bus.connected
         assert bus.read(["present_position"], IDS).valid.all()
         assert bus.stats.reconnects == 1
-
-
-# the twin, asked by other people's clients
-
-
-@contextmanager
-def sdk_of(twin: DynamixelTwin):
-    import dynamixel_sdk
-
-    port = dynamixel_sdk.PortHandler(twin.port)
-    assert port.openPort()
-    assert port.setBaudRate(1_000_000)
-    try:
-        yield dynamixel_sdk, port, dynamixel_sdk.PacketHandler(2.0)
-    finally:
-        port.closePort()
-
-
-def again(ask, good, times: int = 20):
-    """A client with a fixed timeout on a loaded machine: its answer as soon as it is a good one."""
-    answers = []
-    for _ in range(times):
-        answers.append(ask())
-        if good(answers[-1]):
-            return answers[-1]
-    raise AssertionError(f"no good answer among {answers}")
-
-
-def test_the_makers_sdk_finds_real_servos() -> None:
-    with twin_of() as twin, sdk_of(twin) as (sdk, port, packets):
-        assert again(lambda: packets.ping(port, 3), lambda a: a[1] == 0) == (XL330, 0, 0)
-        found, result = again(lambda: packets.broadcastPing(port), lambda a: a[1] == 0 and len(a[0]) == 6)
-        assert result == 0
-        assert found == {i: [XL330, 52] for i in IDS}
-        for i in IDS:
-            again(lambda: packets.write1ByteTxRx(port, i, 64, 1), lambda a: a == (0, 0))  # noqa: B023
-        header_like = [
-            0xFF,
-            0xFF,
-            0xFD,
-            0xFF,
-            0xFF,
-            0xFF,
-        ]  # goal_current -1, goal_velocity -3: stuffed on the way out and back
-        again(lambda: packets.writeTxRx(port, 1, 102, 6, header_like), lambda a: a == (0, 0))
-        assert (twin.register(1, "goal_current"), twin.register(1, "goal_velocity")) == (-1, -3)
-        assert again(lambda: packets.readTxRx(port, 1, 102, 6), lambda a: a[1] == 0) == (header_like, 0, 0)
-        assert again(lambda: packets.write4ByteTxRx(port, 1, 116, 9000), lambda a: a[0] == 0) == (0, 6)
-        assert again(lambda: packets.write1ByteTxRx(port, 1, 11, 4), lambda a: a[0] == 0) == (0, 7)
-
-        writer = sdk.GroupSyncWrite(port, packets, 116, 4)
-        for i in IDS:
-            writer.addParam(i, (2000 + i).to_bytes(4, "little"))
-        assert writer.txPacket() == 0
-        reader = sdk.GroupSyncRead(port, packets, 132, 4)
-        for i in IDS:
-            reader.addParam(i)
-
-        def arrived(ask) -> bool:
-            return ask() == 0 and all(reader.getData(i, 132, 4) == 2000 + i for i in IDS)
-
-        wait_for("the goals, by sync read", lambda: arrived(reader.txRxPacket))
-        wait_for("the goals, by fast sync read", lambda: arrived(reader.fastSyncRead))
-        twin.faults.dead = (4,)
-        assert reader.txRxPacket() != 0
-        # the SDK stops listening at the first silent one; on a real line those behind it say nothing, either
-        assert reader.txPacket() == 0
-        port.is_using = False  # it waits for us to listen
-        wait_for("three replies", lambda: port.getBytesAvailable() == 3 * 15)
-        time.sleep(0.05)
-        assert port.getBytesAvailable() == 3 * 15
-        twin.faults.dead = ()
-        twin.faults.overload = (2,)
-        again(lambda: packets.read4ByteTxRx(port, 2, 132), lambda a: a[1:] == (0, 0x80), 2000)
-        again(lambda: packets.reboot(port, 2), lambda a: a[0] == 0)
-        assert again(lambda: packets.read1ByteTxRx(port, 2, 70), lambda a: a[1] == 0, 200) == (0, 0, 0)
-        assert again(lambda: packets.read1ByteTxRx(port, 2, 64), lambda a: a[1] == 0) == (0, 0, 0)
-
-
-def test_rustypot_drives_it() -> None:
-    import rustypot
-
-    with twin_of() as twin:
-        client = rustypot.Xl330PyController(twin.port, 1_000_000, 1.0)
-        try:
-            assert client.ping(2)
-            client.sync_write_torque_enable(IDS, [True] * 6)
-            client.sync_write_goal_position(IDS, [0.1 * i for i in IDS])
-            wait_for(
-                "the goals",
-                lambda: np.allclose(client.sync_read_present_position(IDS), 0.1 * np.array(IDS), atol=0.002),
-            )
-            assert twin.plant.position.tolist() == pytest.approx([0.1 * i for i in IDS], abs=0.002)
-            client.set_fast_sync_read(True)
-            assert np.allclose(client.sync_read_present_position(IDS), 0.1 * np.array(IDS), atol=0.002)
-            # its patience is shorter than a busy machine's pauses
-            wait_for("all six", lambda: client.scan(IDS) == dict.fromkeys(IDS, XL330))
-        finally:
-            client.close()
-
-
-def test_the_register_map_is_that_of_rustypot() -> None:
-    import rustypot
-
-    theirs = {"present_voltage": "present_input_voltage"}
-    for controller in (rustypot.Xl330PyController, rustypot.Xl430PyController):
-        compared = 0
-        for name, place in REGISTERS.items():
-            other = controller.register(theirs.get(name, name))
-            if other is not None:
-                assert other.size == place.size, name
-                compared += 1
-        assert compared > 30

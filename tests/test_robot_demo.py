@@ -21,8 +21,6 @@ from ulna.datasets.store import EpisodeStore
 from ulna.robot.demo import PeakMemory, demo_real, demo_sim, fresh, portable
 from ulna.robot.demo_twin import demo_twin
 
-pytestmark = pytest.mark.realtime
-
 
 def lerobot_folder(root: Path, episodes: int) -> Path:
     """LeRobot v2.1, two joints that swing, no cameras."""
@@ -84,6 +82,7 @@ def test_the_real_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "swing: open loop" in page
 
 
+@pytest.mark.realtime
 def test_the_twin_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     assert demo_twin(out, demonstrations=1, steps=2, episodes=1, seconds=1) == 1
@@ -99,6 +98,7 @@ def test_the_twin_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixt
     assert [e.attrs["success"] for e in (*recorded.episodes, *rolled_out.episodes)] == [True, False]
 
 
+@pytest.mark.realtime
 def test_a_terminated_demo_leaves_no_process(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "ulna.robot.demo", "sim", "--out", str(out)]

@@ -23,8 +23,6 @@ from ulna.robot.loop import run_episode
 from ulna.robot.record import record
 from ulna.robot.robot import Observation, Robot
 
-pytestmark = pytest.mark.realtime
-
 
 class Log:
     def __init__(self, fail_at: int = 10**9) -> None:

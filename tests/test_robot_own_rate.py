@@ -27,8 +27,6 @@ from ulna.robot.config import Rig, load_robot
 from ulna.robot.record import record
 from ulna.robot.robot import Observation, Robot
 
-pytestmark = pytest.mark.realtime
-
 FRONT, FAR = IMAGES + "front", DEPTH + "front"
 SIZE = (48, 64)
 
@@ -202,6 +200,7 @@ def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found:
     assert all("a row comes every 20.0 ms" in f.message for f in gaps)
 
 
+@pytest.mark.realtime
 def test_joints_are_recorded_as_often_as_their_bus_is_read(tmp_path: Path) -> None:
     class Reads(HoldAgent):
         def act(self, observation: Observation) -> np.ndarray:
@@ -224,6 +223,7 @@ def test_joints_are_recorded_as_often_as_their_bus_is_read(tmp_path: Path) -> No
     np.testing.assert_array_equal(windows.batch(np.arange(10))[STATE][:, 0], seen)
 
 
+@pytest.mark.realtime
 def test_a_network_camera_keeps_its_own_rate(tmp_path: Path) -> None:
     """30 frames a second through the capture process, a loop of 10 Hz: three frames a tick."""
     with MjpegTwin(wandering_bars(120, 160), size=(120, 160), fps=30, paint=True) as twin:

@@ -27,8 +27,6 @@ from ulna.robot.loop import run_episode
 from ulna.robot.people import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent, agent_for
 from ulna.sim.kinematics import Pose, rotation_about, rotation_vector
 
-pytestmark = pytest.mark.realtime
-
 AHEAD, LEFT, UP = np.eye(3)
 STILL = np.zeros(3)
 
@@ -368,6 +366,7 @@ def ur_table(table: str, host: str, model: str) -> str:
     )
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("current", [150, 0])
 def test_a_koch_leaders_gripper_springs_open_while_it_leads(tmp_path: Path, current: int) -> None:
     spring = f"spring_current = {current}"

@@ -29,16 +29,16 @@ $(STAMP): requirements.lock pyproject.toml scripts/find-python
 
 ## demo       record 100 lift episodes, train, serve, evaluate 50 seeds through the server, report
 demo: $(STAMP)
-	$(BIN)/python -m ulna.robot.demo sim --out "$(DEMO)"
+	$(BIN)/python -m ulna.robot.demos.run sim --out "$(DEMO)"
 
 ## demo-real  DATA=folder: import a LeRobot folder, train from images and state, evaluate open loop, report
 demo-real: $(STAMP)
 	@[ -n "$(DATA)" ] || { echo "say which LeRobot folder: make demo-real DATA=path/to/folder" >&2; exit 2; }
-	$(BIN)/python -m ulna.robot.demo real --data "$(DATA)" --out "$(DEMO_REAL)"
+	$(BIN)/python -m ulna.robot.demos.run real --data "$(DATA)" --out "$(DEMO_REAL)"
 
 ## demo-twin  the same on device twins: leader and follower servos, cameras, all through their real drivers (20 minutes)
 demo-twin: $(STAMP)
-	$(BIN)/python -m ulna.robot.demo twin --out "$(DEMO_TWIN)"
+	$(BIN)/python -m ulna.robot.demos.run twin --out "$(DEMO_TWIN)"
 
 ## test       the whole suite
 test: $(STAMP)

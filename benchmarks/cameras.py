@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 import results
 
-from ulna.drivers import opencv
 from ulna.drivers.camera import StaleFrame
-from ulna.drivers.frame_ring import FrameRing
+from ulna.drivers.cameras import opencv
+from ulna.drivers.cameras.frame_ring import FrameRing
 from ulna.drivers.twins.mjpeg import read_mark
 
 ROUNDS, FRAMES, POLLS, PAUSE_S = 3, 150, 150, 2.0

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import results
 
-from ulna.datasets.check import Finding, check
+from ulna.datasets.checks.check import Finding, check
 from ulna.datasets.episode import Episode
 from ulna.datasets.features import ACTION, STATE, is_image
-from ulna.datasets.lerobot import import_lerobot
+from ulna.datasets.formats.lerobot import import_lerobot
+from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.datasets.writer import EpisodeWriter
 
 MS, S = 1_000_000, 1_000_000_000
 

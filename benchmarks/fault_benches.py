@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ulna.drivers import koch, koch_leader, opencv, so101, so101_leader, ur
-from ulna.drivers.calibration import JointCalibration
-from ulna.drivers.calibration import save as save_calibration
+from ulna.drivers.cameras import opencv
+from ulna.drivers.servos import koch, koch_leader, so101, so101_leader
+from ulna.drivers.servos.calibration import JointCalibration
+from ulna.drivers.servos.calibration import save as save_calibration
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
-from ulna.robot.twin import KINDS, MOUNTING, Child
+from ulna.drivers.ur import arm as ur
+from ulna.robot.twin.station import KINDS, MOUNTING, Child
 
 HZ = 100  # commands a second, as quick a loop as the drivers promise to serve
 # up to 0.94 rad/s, within what each arm may do; and so wide that a blocked joint is leaned on for longer than in passing
@@ -129,7 +131,7 @@ def opencv_bench(folder: Path) -> Bench:
 
 
 def realsense_bench(folder: Path) -> Bench:
-    from ulna.drivers import realsense
+    from ulna.drivers.cameras import realsense
 
     child = Child("realsense", {"ring": None, "height": 480, "width": 640, "fps": 30})
     stack = contextlib.ExitStack()

@@ -26,8 +26,8 @@ from results import save
 
 from ulna.datasets.edit import trash
 from ulna.datasets.features import Feature
+from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.datasets.writer import EpisodeWriter
 
 CAMERA, STATE, ACTION = "observation.images.front", "observation.state", "action"
 FEATURES = {
@@ -61,7 +61,7 @@ def act(kind: str, path: Path) -> None:
         os.write(1, f"{what}\n".encode())
 
     if kind.startswith("append") or kind == "finish":
-        from ulna.datasets.recorder import Recorder
+        from ulna.datasets.recording.recorder import Recorder
 
         rows = [row(t) for t in range(400)]
         with Recorder(EpisodeStore.open(path), overflow="wait") as recorder:
@@ -78,7 +78,7 @@ def act(kind: str, path: Path) -> None:
                 say(f"ended {n}")
         return
     from ulna.datasets.edit import delete, restore, trim
-    from ulna.datasets.lerobot_export import export_lerobot
+    from ulna.datasets.formats.lerobot_export import export_lerobot
     from ulna.datasets.merge import merge
 
     say("pid 0")

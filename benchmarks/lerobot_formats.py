@@ -19,8 +19,8 @@ import numpy as np
 from results import save
 
 from ulna.datasets.features import ACTION, is_image
-from ulna.datasets.lerobot import import_lerobot
-from ulna.datasets.lerobot_export import export_lerobot
+from ulna.datasets.formats.lerobot import import_lerobot
+from ulna.datasets.formats.lerobot_export import export_lerobot
 from ulna.datasets.store import EpisodeStore
 
 

@@ -30,11 +30,11 @@ from recording import frames
 from results import save
 
 from ulna.datasets.features import Feature
-from ulna.datasets.lerobot_export import export_lerobot
-from ulna.datasets.loader import batches
+from ulna.datasets.formats.lerobot_export import export_lerobot
+from ulna.datasets.reading.loader import batches
+from ulna.datasets.reading.windows import Windows, WindowSpec, batch_indices
+from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.datasets.windows import Windows, WindowSpec, batch_indices
-from ulna.datasets.writer import EpisodeWriter
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 STATE, ACTION = "observation.state", "action"

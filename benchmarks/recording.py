@@ -101,7 +101,7 @@ def run_nothing(out: Path, seconds: float) -> dict[str, Any]:
 
 def run_ulna(out: Path, seconds: float, durability: Any = "process") -> dict[str, Any]:
     from ulna.datasets.features import Feature
-    from ulna.datasets.recorder import Recorder
+    from ulna.datasets.recording.recorder import Recorder
     from ulna.datasets.store import EpisodeStore
 
     names = tuple(f"joint{j}" for j in range(JOINTS))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ulna.robot.report import commit, machine
+from ulna.robot.report.report import commit, machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import results
 
-import ulna.drivers.servo_bus
-from ulna.drivers.feetech import FeetechBus
+import ulna.drivers.servos.bus
+from ulna.drivers.servos.feetech import FeetechBus
 from ulna.drivers.twins.plant import Plant
 from ulna.drivers.twins.serial_twin import TwinServo
 
@@ -76,7 +76,7 @@ def ours(bus: Any) -> Iterator[Cycle]:
 
 
 def our_dynamixel(port: str, fast: bool) -> contextlib.AbstractContextManager[Cycle]:
-    from ulna.drivers.dynamixel import DynamixelBus
+    from ulna.drivers.servos.dynamixel import DynamixelBus
 
     return ours(DynamixelBus(port, BAUD, fast=fast))
 
@@ -199,7 +199,7 @@ def measure(make: Callable[[], contextlib.AbstractContextManager[Cycle]]) -> dic
 
 def import_seconds() -> dict[str, float]:
     """In a fresh interpreter that has numpy already, the best of three; beside them numpy's own."""
-    folder = Path(ulna.drivers.servo_bus.__file__).parent
+    folder = Path(ulna.drivers.servos.bus.__file__).parent
     files = [*sorted(folder.glob("*.py")), *sorted((folder / "twins").glob("*.py"))]
     code = (
         "import sys, time; sys.argv[1] == 'numpy' or __import__('numpy'); t = time.perf_counter(); "

@@ -62,7 +62,7 @@ def ulna_steps(root: Path, steps: int) -> Iterator[int]:
     from ulna.datasets.store import EpisodeStore
     from ulna.policies.recipe import override
     from ulna.policies.recipes.all import RECIPES
-    from ulna.policies.train import train
+    from ulna.policies.train.loop import train
 
     recipe = RECIPES["diffusion_unet"](EpisodeStore.open(root / "ulna").features)
     recipe = override(

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from .align import row_per_tick
 from .durable import exchange
 from .episode import Episode, StoreError
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
-from .in_progress import InProgress
-from .recording_log import LOG, Sample, Stream
-from .recovery import conclude_edit, to_trash
+from .reading.align import row_per_tick
+from .recording.in_progress import InProgress
+from .recording.log import LOG, Sample, Stream
+from .recording.recovery import conclude_edit, to_trash
 from .store import EpisodeStore
 
 LABELS = ("task", "success", "weight", "return")

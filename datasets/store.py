@@ -192,7 +192,7 @@ class EpisodeStore:
     def recover(self, wait: bool = False) -> list[Path]:
         """Make episodes of what was cut off; the folders of those that came back. Does nothing while somebody writes
         (with `wait`, StoreError names them) or where the disk is read-only."""
-        from .recovery import recover
+        from .recording.recovery import recover
 
         if self._recorded:  # by a writer on this object, which holds the lock already
             if wait:

@@ -1,6 +1,6 @@
 """What is plugged in, by names that stay the same when cables are moved about or the computer starts anew.
 
-Read from sysfs and from udev's links, without opening a device (cameras excepted: `drivers.v4l2` asks them for their modes).
+Read from sysfs and from udev's links, without opening a device (cameras excepted: `drivers.cameras.v4l2` asks them for their modes).
 `root` is the folder that holds `sys`, `dev` and `proc`.
 """
 
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import v4l2
 from .arm import DeviceError
-from .librealsense import load, on_usb
-from .spacemouse import is_spacemouse
+from .cameras import v4l2
+from .cameras.librealsense import load, on_usb
+from .hands.spacemouse import is_spacemouse
 from .sysfs import (
     ROOT,
     UsbDevice,

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 # What a button of any device may mean: the episode is over, over with this outcome, to be done again; the one before it is to be
-# dropped; no more episodes. `drivers.keyboard` says which keys mean which.
+# dropped; no more episodes. `drivers.hands.keyboard` says which keys mean which.
 FINISH, SUCCESS, FAILURE, AGAIN = "finish", "success", "failure", "again"
 DROP_LAST, QUIT = "drop last", "quit"
 

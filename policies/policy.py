@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..datasets.features import ACTION, STATE, Features, image_keys, state_keys
 from ..datasets.normalise import affine
 from ..datasets.stats import Stats
-from .context import Context
-from .hooks import Hook
+from .contexts.context import Context
+from .hooks.hook import Hook
 from .recipe import NormaliseMode, Recipe
 from .sampler import Sampled, sample
 

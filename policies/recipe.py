@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
-from .context import Stack
-from .encoders import MLP, Encoder, ResNet18, SmallCNN
-from .objectives import Diffusion, Flow, Regression
+from .contexts.context import Stack
+from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
+from .objectives.objective import Diffusion, Flow, Regression
 
 NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
 

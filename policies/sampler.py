@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .context import Context
-from .hooks import Hook, Start, Step
-from .objectives import Objective
+from .contexts.context import Context
+from .hooks.hook import Hook, Start, Step
+from .objectives.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..drivers.arm import DeviceError
-from ..drivers.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration
-from ..drivers.servo_bus import TICKS
-from ..drivers.servo_group import COUNTS_TURNS, POSITION_MODE, ServoGroup
+from ..drivers.servos.bus import TICKS
+from ..drivers.servos.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration
+from ..drivers.servos.group import COUNTS_TURNS, POSITION_MODE, ServoGroup
 
 LONGEST_SILENCE_S = (
     0.5  # in which a hand may turn a joint by half a turn, and nobody knows any more which way

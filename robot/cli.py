@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import keyword
 import sys
 import traceback
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ def _run(argv: list[str]) -> int:
             return 0 if rest else 2
         require_one_of(f"command `ulna {name}", rest[0], subs)
         name, rest = f"{name} {rest[0]}", rest[1:]
-    module = importlib.import_module(f".commands.{name.replace(' ', '_')}", __package__)
+    module = importlib.import_module(f".commands.{_module_of(name)}", __package__)
     from .commands.parsing import Output, parse
 
     args = parse(module, name, rest)
@@ -116,6 +117,12 @@ def _run(argv: list[str]) -> int:
         return 0
     with Output(args.json) as out:
         return module.run(args, out)
+
+
+def _module_of(name: str) -> str:
+    """`data import` → `data.import_`."""
+    *folder, last = name.split(" ")
+    return ".".join([*folder, f"{last}_" if keyword.iskeyword(last) else last])
 
 
 def require_one_of(what: str, name: str, known: Sequence[str] | dict[str, str]) -> None:

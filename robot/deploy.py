@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.recorder import Recorder
+from ..datasets.recording.recorder import Recorder
 from ..policies.serving.client import PolicyClient
 from .agent import PolicyAgent
 from .config import Rig

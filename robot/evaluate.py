@@ -17,8 +17,8 @@ from ..datasets.features import ACTION, STATE
 from .agent import Agent, PolicyAgent
 from .config import Rig
 from .loop import EpisodeResult, run_episode
+from .report.video import VideoRecorder
 from .statistics import wilson
-from .video import VideoRecorder
 
 FIRST_SEED = 1000  # demonstrations count from 0
 

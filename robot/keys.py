@@ -8,7 +8,7 @@ import termios
 import tty
 from typing import Self
 
-from ..drivers.keyboard import EVENTS, SEQUENCES
+from ..drivers.hands.keyboard import EVENTS, SEQUENCES
 
 KEYS = {key.encode(): word for key, word in (EVENTS | SEQUENCES).items()}
 HELP = "keys: enter finish · s succeeded · f failed · r again · x drop the last one · q quit"

@@ -16,7 +16,7 @@ from .robot import Robot
 
 
 class Subscriber(Protocol):
-    """Told of every tick, after the command was sent. `datasets.recorder.Recorder` is one."""
+    """Told of every tick, after the command was sent. `datasets.recording.recorder.Recorder` is one."""
 
     def start(self, meta: Mapping[str, Any]) -> None: ...
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..datasets.features import ACTION, features_from_json, require_same
+from ..datasets.reading.windows import Windows, WindowSpec
 from ..datasets.store import EpisodeStore
-from ..datasets.windows import Windows, WindowSpec
 from .agent import PolicySource
 from .statistics import bootstrap_mean
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, IMAGES, STATE
 from ..datasets.flags import INVALID
-from ..datasets.recorder import Recorder
+from ..datasets.recording.recorder import Recorder
 from ..drivers.sample import Sample
 from .robot import Robot
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..datasets.features import IMAGES, Feature, Features, is_image, require_same
-from ..datasets.recorder import Recorder
+from ..datasets.recording.recorder import Recorder
+from ..datasets.recording.writer import Durability
 from ..datasets.store import EpisodeStore
-from ..datasets.writer import Durability
 from ..drivers.camera import Camera
 from .agent import Agent
 from .config import Rig

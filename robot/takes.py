@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.edit import delete
-from ..datasets.recorder import Recorder
+from ..datasets.recording.recorder import Recorder
 from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
 from .agent import Agent
 from .config import Rig

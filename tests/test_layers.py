@@ -79,7 +79,11 @@ def test_contact_with_lerobot_stands_in_one_file_a_folder() -> None:
 
 
 LIGHT = [
-    *(f"ulna.drivers.{p.stem}" for p in sorted((ROOT / "drivers").glob("*.py"))),
+    *(
+        f"ulna.{'.'.join(p.relative_to(ROOT).with_suffix('').parts)}"
+        for p in sorted((ROOT / "drivers").rglob("*.py"))
+        if "twins" not in p.parts
+    ),
     "ulna.policies.serving.client",
     "ulna.policies.decoders",
     "ulna.robot.robot",

@@ -44,9 +44,9 @@ def digest(episode: Episode) -> str:
 @pytest.mark.parametrize("name", EXPECTED["stores"])
 def test_a_store_written_before_reads_the_same(name: str, before: Path) -> None:
     store = EpisodeStore.open(before / f"store_{name}")
-    assert [
-        {"task": e.task, "length": e.length, "sha256": digest(e)} for e in store.episodes
-    ] == EXPECTED["stores"][name]
+    assert [{"task": e.task, "length": e.length, "sha256": digest(e)} for e in store.episodes] == EXPECTED[
+        "stores"
+    ][name]
 
 
 @pytest.mark.parametrize("name", EXPECTED["checkpoints"])

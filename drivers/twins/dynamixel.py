@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..dynamixel_packets import (
+from ..servos.dynamixel_packets import (
     BROADCAST,
     Instruction,
     Packet,
@@ -16,7 +16,7 @@ from ..dynamixel_packets import (
     cut_packet,
     encode,
 )
-from ..dynamixel_registers import INSTRUCTION_ERROR
+from ..servos.dynamixel_registers import INSTRUCTION_ERROR
 from .dynamixel_servo import OVERLOAD, XServo
 from .faults import BusFaults
 from .plant import Plant

@@ -10,8 +10,9 @@ import math
 import time
 from dataclasses import dataclass
 
-from ..dynamixel_packets import ALERT
-from ..dynamixel_registers import (
+from ..servos.bus import TICKS
+from ..servos.dynamixel_packets import ALERT
+from ..servos.dynamixel_registers import (
     ACCESS_ERROR,
     BAUD_RATES,
     CURRENT_BASED_POSITION,
@@ -21,7 +22,6 @@ from ..dynamixel_registers import (
     RANGE_ERROR,
     REGISTERS,
 )
-from ..servo_bus import TICKS
 from .plant import Plant
 from .serial_twin import TwinServo
 

@@ -1,4 +1,4 @@
-"""STS3215 servos on a pty, the device side of `drivers.feetech`; what each of them does is in `feetech_servo`."""
+"""STS3215 servos on a pty, the device side of `drivers.servos.feetech`; what each of them does is in `feetech_servo`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..arm import DeviceError
-from ..feetech_protocol import (
+from ..servos.feetech_protocol import (
     BAUDS,
     BROADCAST,
     PING,
@@ -29,7 +29,7 @@ REG_WRITE, ACTION = 0x04, 0x05
 
 
 class FeetechTwin(SerialTwin):
-    """`servos` on a pty. registers: see `drivers.feetech_protocol.REGISTERS`. DeviceError: an unknown register, speed or joint."""
+    """`servos` on a pty. registers: see `drivers.servos.feetech_protocol.REGISTERS`. DeviceError: an unknown register, speed or joint."""
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ import time
 
 from ..arm import DeviceError
 from ..config import require_known
-from ..feetech_protocol import BAUDS, REGISTERS, decode, encode
-from ..servo_bus import TICKS
+from ..servos.bus import TICKS
+from ..servos.feetech_protocol import BAUDS, REGISTERS, decode, encode
 from .serial_twin import SerialTwin, TwinServo
 
 TICKS_PER_RAD = TICKS / (2 * math.pi)

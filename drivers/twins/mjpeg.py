@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..arm import DeviceError
+from ..cameras.frame_ring import FrameRing
 from ..config import require_known
-from ..frame_ring import FrameRing
 from . import process
 from .faults import CameraFaults, set_faults
 

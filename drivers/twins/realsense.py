@@ -24,8 +24,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..arm import DeviceError
-from ..frame_ring import FrameRing
-from ..librealsense import CameraModel, Pinhole, SoftwareCamera, load
+from ..cameras.frame_ring import FrameRing
+from ..cameras.librealsense import CameraModel, Pinhole, SoftwareCamera, load
 from . import process
 from .faults import CameraFaults, set_faults
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..context import Context
+from ..contexts.context import Context
 from .time import TimeEmbedding
 
 

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..context import Context
+from ..contexts.context import Context
 from .time import TimeEmbedding
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...datasets.features import Features
 from ..backbones.transformer import Transformer
-from ..encoders import MLP, Encoder, ResNet18
-from ..objectives import Regression
+from ..encoders.vector import MLP, Encoder, ResNet18
+from ..objectives.objective import Regression
 from ..recipe import Recipe, Training
 
 

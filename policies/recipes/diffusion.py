@@ -5,8 +5,8 @@ from __future__ import annotations
 from ...datasets.features import Features, image_keys
 from ..backbones.transformer import Transformer
 from ..backbones.unet1d import UNet1D
-from ..encoders import MLP, Encoder, ResNet18
-from ..objectives import Diffusion
+from ..encoders.vector import MLP, Encoder, ResNet18
+from ..objectives.objective import Diffusion
 from ..recipe import Recipe, Training
 
 PAPER = "Chi et al. 2023, Diffusion Policy (arXiv 2303.04137)"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...datasets.features import Features, image_keys
 from ..backbones.unet1d import UNet1D
-from ..encoders import MLP, Encoder
-from ..objectives import Flow
+from ..encoders.vector import MLP, Encoder
+from ..objectives.objective import Flow
 from ..recipe import Recipe, Training
 
 

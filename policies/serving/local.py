@@ -12,7 +12,7 @@ import torch
 
 from ...datasets.features import ACTION, features_to_json
 from ..checkpoint import load_checkpoint, read_train
-from ..hooks import Hook, Inpaint
+from ..hooks.hook import Hook, Inpaint
 from ..policy import PAST
 from .protocol import BadRequest
 

@@ -20,8 +20,8 @@ from .parsing import Output
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ...drivers.calibration import Calibration
-    from ...drivers.servo_group import ServoGroup
+    from ...drivers.servos.calibration import Calibration
+    from ...drivers.servos.group import ServoGroup
     from ..calibrate import Calibrator, Progress
 
 EXAMPLE = "ulna calibrate --driver so101 --port /dev/serial/by-id/usb-… --out follower.json"
@@ -99,7 +99,7 @@ def _save(path: Path, calibration: Calibration) -> str:
     """Returns where the file that was there before is now, in words. DeviceError with the calibration itself: the servos hold
     it already."""
     from ...drivers.arm import DeviceError
-    from ...drivers.calibration import save
+    from ...drivers.servos.calibration import save
 
     kept = ""
     try:
@@ -119,8 +119,8 @@ def _save(path: Path, calibration: Calibration) -> str:
 
 def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
     """The servos to calibrate, the file to write, and which joints count backwards."""
-    from ...drivers.calibration import lerobot_path
     from ...drivers.config import parse, require_known
+    from ...drivers.servos.calibration import lerobot_path
     from ..cli import UsageError
     from ..config import ARM_DRIVERS, LEADER_DRIVERS
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from .parsing import Output
 
 if TYPE_CHECKING:
+    from ...drivers.cameras.v4l2 import Mode
     from ...drivers.devices import CameraNode, DepthCamera, Input, Port, Twin
-    from ...drivers.probe import Found
+    from ...drivers.servos.probe import Found
     from ...drivers.sysfs import UsbDevice
-    from ...drivers.v4l2 import Mode
 
 EXAMPLE = "ulna devices --probe /dev/serial/by-id/usb-1a86_USB_Single_Serial_58FA083261-if00"
 
@@ -29,7 +29,7 @@ def run(args: Args, out: Output) -> int:
     from ...drivers import devices
 
     if args.probe:
-        from ...drivers.probe import probe
+        from ...drivers.servos.probe import probe
 
         servos = probe(args.probe)
         out.answer({"port": args.probe, "servos": [asdict(s) for s in servos]}, _servos(args.probe, servos))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .parsing import Output
 
 if TYPE_CHECKING:
-    from ..doctor import Finding
+    from ..doctor.doctor import Finding
 
 EXAMPLE = "ulna doctor --robot my-so101.toml --data runs"
 
@@ -28,7 +28,9 @@ class Args:
 
 
 def run(args: Args, out: Output) -> int:
-    from .. import doctor, doctor_computer, doctor_robot
+    from ..doctor import computer as doctor_computer
+    from ..doctor import doctor
+    from ..doctor import robot as doctor_robot
 
     if not 0.1 <= args.seconds <= 600:
         raise ValueError(f"--seconds is {args.seconds:g}, it must lie in 0.1..600")

@@ -12,7 +12,7 @@ EXPECTED = {
     "ulna.drivers.arm": ("DeviceError",),
     "ulna.drivers.camera": ("StaleFrame",),
     "ulna.policies.checkpoint": ("CheckpointError",),
-    "ulna.policies.train": ("TrainingError",),
+    "ulna.policies.train.loop": ("TrainingError",),
     "ulna.policies.serving.client": ("PolicyServerError",),
     "ulna.policies.serving.server": ("ServerError",),
 }

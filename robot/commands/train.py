@@ -171,9 +171,9 @@ def _names(known: dict[str, Any]) -> list[str]:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.store import EpisodeStore
-    from ...policies.data import DataOptions, features_of
     from ...policies.recipes.all import RECIPES
-    from ...policies.train import Progress, policy_features, train
+    from ...policies.train.data import DataOptions, features_of
+    from ...policies.train.loop import Progress, policy_features, train
     from ..cli import require_one_of
 
     require_one_of("recipe", args.recipe, list(RECIPES))

@@ -44,7 +44,7 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ...drivers.arm import DeviceError
     from ...drivers.twins.faults import parse_fault
-    from ..twin import Station, StationConfig
+    from ..twin.station import Station, StationConfig
     from .record import _size
 
     size = _size(args.image_size)

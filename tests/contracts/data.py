@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
+from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.datasets.writer import EpisodeWriter
 
 FEATURES: Features = {
     STATE: Feature((3,), "float32", ("a", "b", "grip"), ("rad", "rad", "rad")),

@@ -1,13 +1,15 @@
-"""A policy without a network, and a way to ask it without a server."""
+"""Policies without a network, and a way to ask one without a server."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ulna.datasets.features import STATE, features_to_json
+from ulna.policies.serving.protocol import BadRequest
 
 
 class Follow:
@@ -44,3 +46,32 @@ class Source:
     def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
         actions, info = self.policy.infer(observation, seed)
         return {"actions": actions, **info}
+
+
+class Linear:
+    """A policy in numpy: actions are multiples of the state. `slow` holds it up, `fail` breaks it."""
+
+    def __init__(self) -> None:
+        feature = {"shape": [2], "dtype": "float32", "names": [], "units": []}
+        self.metadata: dict[str, Any] = {"features": {"action": feature}, "checkpoint": "abc"}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+
+    def infer(
+        self, observation: Mapping[str, Any], seed: int | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if "observation.state" not in observation:
+            raise BadRequest("the observation lacks observation.state: the policy wants float32 (2,)")
+        if observation.get("fail"):
+            raise RuntimeError("a secret of the server")
+        if observation.get("slow"):
+            self.waiting.set()
+            assert self.gate.wait(20)
+        state = observation["observation.state"]
+        if observation.get("odd"):
+            return state, {"nfe": {1, 2}}
+        return np.arange(1, 5, dtype=np.float32)[:, None] * state, {
+            "nfe": 3,
+            "seed": -1 if seed is None else seed,
+        }

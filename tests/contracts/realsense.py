@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ulna.drivers.capture import CaptureCamera, Refused
-from ulna.drivers.frame_ring import Frame
-from ulna.drivers.librealsense import CameraModel, Pinhole
-from ulna.drivers.realsense import Config, RealSenseSource, make, source
+from ulna.drivers.cameras.capture import CaptureCamera, Refused
+from ulna.drivers.cameras.frame_ring import Frame
+from ulna.drivers.cameras.librealsense import CameraModel, Pinhole
+from ulna.drivers.cameras.realsense import Config, RealSenseSource, make, source
 from ulna.drivers.twins.faults import CameraFaults
 from ulna.drivers.twins.realsense import Picture, RealSenseTwin, record
 

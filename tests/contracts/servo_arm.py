@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ulna.drivers import koch, koch_leader, so101, so101_leader
-from ulna.drivers.calibration import JointCalibration, save
-from ulna.drivers.servo_arm import ServoArm
+from ulna.drivers.servos import koch, koch_leader, so101, so101_leader
+from ulna.drivers.servos.calibration import JointCalibration, save
+from ulna.drivers.servos.servo_arm import ServoArm
 from ulna.drivers.twins.dynamixel import DynamixelTwin
 from ulna.drivers.twins.faults import BusFaults
 from ulna.drivers.twins.feetech import FeetechTwin

@@ -1,4 +1,4 @@
-"""The contract of `drivers.servo_bus.ServoBus`, for any protocol.
+"""The contract of `drivers.servos.bus.ServoBus`, for any protocol.
 
 A test module calls `check_bus(make_bus, twin, plant, …)` with a twin that runs under a link, its plant with `SimpleMechanics`, torque
 off. Give the bus a slack of 0.1 s or so: these checks are about what is true, not about what is fast.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ulna.drivers.servo_bus import TICKS, BusError, ServoBus
+from ulna.drivers.servos.bus import TICKS, BusError, ServoBus
 from ulna.drivers.twins.plant import Plant
 from ulna.drivers.twins.serial_twin import SerialTwin
 

@@ -14,8 +14,8 @@ from contracts.data import CAMERA
 
 from ulna.datasets.features import ACTION, DEPTH, REQUESTED, STATE, Feature, Features
 from ulna.datasets.flags import INTERVENTION
+from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.datasets.writer import EpisodeWriter
 
 TOP, FAR = CAMERA.replace("front", "top"), DEPTH + "top"
 FEATURES: Features = {

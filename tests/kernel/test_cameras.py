@@ -12,10 +12,10 @@ import pytest
 from contracts.camera import check_camera
 from kernel.plugs import Webcam, wait_for
 
-from ulna.drivers import opencv
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.camera import CameraState, StaleFrame
-from ulna.drivers.capture import CaptureCamera
+from ulna.drivers.cameras import opencv
+from ulna.drivers.cameras.capture import CaptureCamera
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.config import parse
 from ulna.drivers.devices import cameras
@@ -28,7 +28,7 @@ def camera_of(webcam: Webcam, **more: object) -> CaptureCamera:
     config = parse(opencv.Config, {"device": str(webcam.path), **MODE, **more}, "test")
     return CaptureCamera(
         "webcam",
-        "ulna.drivers.opencv",
+        "ulna.drivers.cameras.opencv",
         asdict(config),
         config.height,
         config.width,

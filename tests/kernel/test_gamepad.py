@@ -6,7 +6,7 @@ import pytest
 from kernel.plugs import ABS_RZ, ABS_X, ABS_Y, BTN_A, BTN_TR, Gamepad, wait_for
 
 from ulna.drivers.arm import DeviceError
-from ulna.drivers.gamepad import Config, GamepadTeleoperator, make
+from ulna.drivers.hands.gamepad import Config, GamepadTeleoperator, make
 
 
 def open_pad(**settings: object) -> GamepadTeleoperator:

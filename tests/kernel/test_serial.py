@@ -9,8 +9,8 @@ import pytest
 from kernel.plugs import SerialAdapter, wait_for
 
 from ulna.drivers.devices import serial_ports
-from ulna.drivers.feetech import FeetechBus
-from ulna.drivers.servo_bus import BusError
+from ulna.drivers.servos.bus import BusError
+from ulna.drivers.servos.feetech import FeetechBus
 from ulna.drivers.twins.feetech import FeetechTwin
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
 from ulna.drivers.twins.serial_twin import TwinServo

@@ -8,7 +8,7 @@ import pytest
 from kernel.plugs import SpaceMouse, wait_for
 
 from ulna.drivers.arm import DeviceError
-from ulna.drivers.spacemouse import Config, SpaceMouseTeleoperator, make
+from ulna.drivers.hands.spacemouse import Config, SpaceMouseTeleoperator, make
 from ulna.drivers.teleoperator import Hand
 
 

@@ -1,0 +1,290 @@
+"""What joints and commands hold: whole, finite, within limits, moving, and sent as they were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..features import ACTION, REQUESTED, STATE
+from ..store import EpisodeStore
+from .findings import Finding, Recording, Severity, Stream, moved
+
+LIMIT_SHARE = 0.01  # of a joint's range: what a controller overshoots
+SHORT_S = 1.0  # shorter than any task
+IDLE_S = 3.0  # a policy that learns from stillness learns to stand still
+STILL = {"rad": 0.02, "deg": 1.0, "m": 0.005}  # less than this is noise of the encoder and sag
+STILL_OTHERWISE = 0.02
+CLIPPED_SHARE = 0.2  # of the ticks; limits on speed change the first ticks of every fast motion
+CLIPPED_SEVERE = 0.6
+DIFFERENT = 1e-3  # of a joint's range
+JUMP_SHARE = 0.2  # of the joint's range from one row to the next
+JUMP_ALONE = 4  # times the steps before and after in its direction
+
+
+def check_vectors(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
+    yield from _whole(r, store)
+    for stream in r.streams.values():
+        if stream.values is not None:
+            yield from _finite(r, stream)
+            if stream.key in (STATE, ACTION):
+                yield from _limits(r, stream)
+            if stream.key == STATE:
+                yield from _jumps(r, stream)
+                yield from _held(r, stream)
+    yield from _motion(r)
+    if ACTION in r.streams and REQUESTED in r.streams:
+        yield from _as_requested(r, r.streams[ACTION], r.streams[REQUESTED])
+
+
+def _whole(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
+    for key, why in r.unreadable.items():
+        yield r.finding("damaged", "severe", f"it cannot be read: {why}", key)
+    for key in store.features:
+        if key not in r.episode.streams:
+            yield r.finding("missing", "severe", "the episode lacks this stream of the store's features", key)
+    for key, why in r.wrong.items():
+        yield r.finding("features", "severe", why, key)
+    counts = r.episode.attrs.get("streams")
+    for key, stream in r.streams.items():
+        said = (
+            counts[key].get("rows")
+            if isinstance(counts, dict) and isinstance(counts.get(key), dict)
+            else None
+        )
+        if not len(stream.t_s):
+            yield r.finding("missing", "severe", "the stream has no rows", key)
+        elif said is not None and said != len(stream.t_s):
+            yield r.finding(
+                "damaged", "severe", f"{said} rows were written, {len(stream.t_s)} are there", key
+            )
+    if said := r.episode.attrs.get("damaged"):
+        yield r.finding(
+            "damaged",
+            "warning",
+            f"its recording was damaged before it was recovered: {said}; the rest is whole",
+        )
+    if r.episode.interrupted:
+        reason = r.episode.attrs["interrupted"]
+        why = f" ({reason})" if isinstance(reason, str) else ""
+        yield r.finding("interrupted", "warning", f"the recording was cut off{why}: its task was not ended")
+    for note in r.episode.attrs.get("notes") or ():
+        yield r.finding("noted", "warning", str(note))
+
+
+def _finite(r: Recording, stream: Stream) -> Iterator[Finding]:
+    assert stream.values is not None
+    bad = ~np.isfinite(stream.values)
+    if bad.any():
+        rows = np.flatnonzero(bad.any(axis=1))
+        columns = ", ".join(stream.name_of(c) for c in np.flatnonzero(bad.any(axis=0))[:4])
+        span = float(stream.t_s[rows[0]]), float(stream.t_s[rows[-1]])
+        yield r.finding(
+            "nan", "severe", f"{len(rows)} rows are not finite ({columns})", stream.key, span, len(rows), 0
+        )
+
+
+def _limits(r: Recording, stream: Stream) -> Iterator[Finding]:
+    """Against attrs["limits"], {joint: [lower, upper]}, as the recorder notes them from the robot."""
+    limits = r.episode.attrs.get("limits")
+    if not isinstance(limits, dict) or stream.values is None:
+        return
+    for column in range(stream.values.shape[1]):
+        name = stream.name_of(column)
+        try:
+            low, high = (float(v) for v in limits[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        values = stream.values[:, column]
+        over = np.maximum(low - values, values - high)
+        allowed = LIMIT_SHARE * (high - low)
+        beyond = over > allowed
+        if beyond.any():
+            worst = int(np.nanargmax(over))
+            span = [float(stream.t_s[i]) for i in np.flatnonzero(beyond)[[0, -1]]]
+            yield r.finding(
+                "limits",
+                "severe" if stream.key == ACTION else "warning",
+                f"{name} is at {values[worst]:.4g}{stream.unit_of(column)}, its limits are {low:.4g} to {high:.4g} "
+                f"({beyond.sum()} rows beyond)",
+                stream.key,
+                (span[0], span[1]),
+                float(over[worst]),
+                allowed,
+            )
+
+
+def _jumps(r: Recording, stream: Stream) -> Iterator[Finding]:
+    """A step of the measured joint that neither the one before nor the one after takes part in: a reading that is wrong, an
+    angle that wraps. An arm cannot do that; a command can, so `action` is not asked."""
+    if stream.values is None or not np.isfinite(stream.values).all():
+        return
+    floor = 2 * still(stream)
+    for column, values in enumerate(stream.values.T):
+        rows = np.flatnonzero(np.diff(values)) + 1  # a reading that is held for several rows makes one step
+        if len(rows) < 20:
+            continue
+        steps = values[rows] - values[rows - 1]
+        size, along = np.abs(steps), np.sign(steps)
+        span = np.quantile(values, 0.98) - np.quantile(values, 0.02)
+        limit = max(JUMP_SHARE * span, 5 * np.quantile(size, 0.97), floor[column])
+        before = np.concatenate([[0], steps[:-1]]) * along
+        after = np.concatenate([steps[1:], [0]]) * along
+        jumps = np.flatnonzero((size > limit) & (size > JUMP_ALONE * np.maximum(before, after)))
+        if not len(jumps):
+            continue
+        worst = float(size[jumps].max())
+        first, last = rows[jumps[0]], rows[jumps[-1]]
+        yield r.finding(
+            "jump",
+            "warning",
+            f"{stream.name_of(column)} jumps by {worst:.4g}{stream.unit_of(column)} from one row to the next "
+            f"({len(jumps)} such steps)",
+            stream.key,
+            (float(stream.t_s[first - 1]), float(stream.t_s[last])),
+            worst,
+            float(limit),
+        )
+
+
+def _held(r: Recording, stream: Stream) -> Iterator[Finding]:
+    """Joints whose readings stay the same to the last bit for several rows and then go further by much: a device, or a part of
+    one, that answers more slowly than it is asked."""
+    values = stream.values
+    if values is None or stream.period_s <= 0:
+        return
+    found: dict[int, float] = {}
+    for column, x in enumerate(values.T):
+        changes = np.flatnonzero(np.diff(x))
+        if len(changes) < 15:
+            continue
+        steps, apart = np.abs(x[changes + 1] - x[changes]), np.diff(changes)
+        usual = float(np.median(apart))
+        regular = np.abs(apart - usual) <= max(1.0, 0.3 * usual)
+        # a slow joint on a coarse encoder also stands for rows, but it moves on by the least step there is
+        if (
+            usual > 1
+            and np.mean(apart == 1) < 0.05
+            and regular.mean() > 0.7
+            and np.median(steps) > 3 * steps.min()
+        ):
+            found[column] = float(apart[regular].mean())
+    if found:
+        names = ", ".join(stream.name_of(c) for c in list(found)[:4]) + (" …" if len(found) > 4 else "")
+        rows = float(np.median(list(found.values())))
+        yield r.finding(
+            "held",
+            "info",
+            f"{len(found)} of {values.shape[1]} readings change only every {rows:.1f} rows, at about "
+            f"{1 / (rows * stream.period_s):.2g} Hz in a stream of {1 / stream.period_s:.3g} Hz: {names}",
+            stream.key,
+            value=rows,
+            threshold=1,
+        )
+
+
+def still(stream: Stream) -> np.ndarray:
+    """How far a joint of each column `(D,)` may go and still count as standing."""
+    assert stream.values is not None
+    units = stream.feature.units if stream.feature else ()
+    width = stream.values.shape[1]
+    known = [STILL.get(u, STILL_OTHERWISE) for u in units] if len(units) == width else []
+    return np.array(known or [STILL_OTHERWISE] * width)
+
+
+def _motion(r: Recording) -> Iterator[Finding]:
+    joints = r.joints
+    if ACTION in r.streams and r.end_s < SHORT_S:
+        severity: Severity = "severe" if r.episode.length < 2 else "warning"
+        yield r.finding(
+            "short",
+            severity,
+            f"it lasts {r.end_s:.2f} s, {r.episode.length} ticks",
+            value=r.end_s,
+            threshold=SHORT_S,
+        )
+    if joints is None or joints.values is None or not np.isfinite(joints.values).all():
+        return
+    travelled = moved(joints.values) / still(joints)
+    if travelled.max(initial=0) < 1:
+        yield r.finding(
+            "static",
+            "severe",
+            f"nothing moves: no joint of {joints.key} goes further than noise",
+            joints.key,
+            value=float(travelled.max(initial=0)),
+            threshold=1.0,
+        )
+        return
+    for start, end in idle(joints):
+        yield r.finding(
+            "idle",
+            "info" if end - start < r.end_s / 2 else "warning",
+            f"no joint moves for {end - start:.1f} s",
+            joints.key,
+            (start, end),
+            end - start,
+            IDLE_S,
+        )
+
+
+def idle(joints: Stream) -> list[tuple[float, float]]:
+    """Stretches (start_s, end_s) of more than IDLE_S in which no joint leaves the place it had when they began."""
+    assert joints.values is not None
+    found, begin = [], 0
+    scaled = joints.values / still(joints)
+    low = high = scaled[0]
+    for i in range(1, len(scaled) + 1):
+        if i < len(scaled):
+            low, high = np.minimum(low, scaled[i]), np.maximum(high, scaled[i])
+            if (high - low).max() < 1:
+                continue
+        if joints.t_s[i - 1] - joints.t_s[begin] > IDLE_S:
+            found.append((float(joints.t_s[begin]), float(joints.t_s[i - 1])))
+        begin = i
+        if i < len(scaled):
+            low = high = scaled[i]
+    return found
+
+
+def _as_requested(r: Recording, sent: Stream, asked: Stream) -> Iterator[Finding]:
+    """What limits and safety made of the commands. A policy trained on `action` learns what was sent."""
+    if sent.values is None or asked.values is None or sent.values.shape != asked.values.shape:
+        return
+    difference = np.abs(sent.values - asked.values)
+    changed = difference > DIFFERENT * _scale(r, asked)
+    rows = np.flatnonzero(changed.any(axis=1))
+    if not len(rows):
+        return
+    share = len(rows) / len(changed)
+    worst = np.nanmax(np.where(changed, difference, 0), axis=0)
+    of_joint = changed.mean(axis=0)
+    order = [c for c in np.argsort(-of_joint).tolist() if changed[:, c].any()]
+    joints = [f"{sent.name_of(c)} {of_joint[c]:.0%} by up to {worst[c]:.3g}{sent.unit_of(c)}" for c in order]
+    severity: Severity = (
+        "info" if share < CLIPPED_SHARE else "warning" if share < CLIPPED_SEVERE else "severe"
+    )
+    more = f", and {len(joints) - 6} more" if len(joints) > 6 else ""
+    yield r.finding(
+        "clipped",
+        severity,
+        f"{len(rows)} of {len(changed)} ticks ({share:.0%}) were sent otherwise than asked for: {', '.join(joints[:6])}{more}",
+        ACTION,
+        (float(sent.t_s[rows[0]]), float(sent.t_s[rows[-1]])),
+        share,
+        CLIPPED_SHARE,
+    )
+
+
+def _scale(r: Recording, stream: Stream) -> np.ndarray:
+    """The range of each joint `(D,)`: by its limits, else what it went through."""
+    assert stream.values is not None
+    limits = r.episode.attrs.get("limits") or {}
+    scale = np.maximum(moved(stream.values), still(stream))
+    for column in range(len(scale)):
+        try:
+            low, high = limits[stream.name_of(column)]
+            scale[column] = float(high) - float(low)
+        except (KeyError, TypeError, ValueError):
+            continue
+    return scale

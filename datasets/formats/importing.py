@@ -1,0 +1,111 @@
+"""What every import shares: a new store that appears whole or not at all, filled a few rows at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..episode import StoreError
+from ..features import ACTION, Feature, Features, is_image
+from ..making import making
+from ..recording.writer import EpisodeWriter
+from ..store import EpisodeStore
+from ..video import resize
+
+PIECE = 32  # rows read at once
+MOST_BYTES = 1 << 30  # of one chunk of a foreign file
+MOST_ROW_BYTES, PIECE_BYTES = 1 << 27, 1 << 26
+Read = Callable[[int, int], np.ndarray]  # rows [start, stop) of an episode
+
+
+@dataclass(frozen=True)
+class ForeignEpisode:
+    """columns: key → its rows. meta: joins the episode's attributes."""
+
+    length: int
+    columns: dict[str, Read]
+    meta: dict[str, Any]
+
+
+def build(
+    dst: Path,
+    features: Features,
+    fps: float,
+    robot: str,
+    provenance: Mapping[str, Any],
+    episodes: Iterable[ForeignEpisode],
+    image_size: tuple[int, int] | None,
+    progress: Callable[[int, int], None],
+    total: int,
+) -> EpisodeStore:
+    """A store of `episodes` whose source has no times: row i is at i / fps, and the store says so."""
+    if image_size is not None:
+        features = {
+            k: Feature((*image_size, *f.shape[2:]), f.dtype) if is_image(k) else f
+            for k, f in features.items()
+        }
+    row = max(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in features.values())
+    piece = max(1, min(PIECE, PIECE_BYTES // max(1, row)))
+    with making(dst) as work:
+        store = EpisodeStore.create(work, features, fps, robot, {**provenance, "times": "row / fps"})
+        with EpisodeWriter(store) as writer:
+            for done, e in enumerate(episodes):
+                writer.start(e.meta)
+                for start in range(0, e.length, piece):
+                    stop = min(start + piece, e.length)
+                    rows = {
+                        k: _checked(read(start, stop), features[k], k, done, image_size)
+                        for k, read in e.columns.items()
+                    }
+                    for i in range(stop - start):
+                        at = round((start + i) * 1e9 / fps)
+                        writer.tick({k: v[i] for k, v in rows.items()}, dict.fromkeys(rows, (at, at)))
+                writer.end({})
+                progress(done + 1, total)
+    return EpisodeStore.open(dst)
+
+
+def named(key: str, renames: Mapping[str, str], images: bool) -> str:
+    """What a foreign array is called here: as `renames` says, else under `observation.`."""
+    if key in renames:
+        return renames[key]
+    if key in ("action", "actions"):
+        return ACTION
+    if images:
+        return f"observation.images.{key}"
+    return key if key.startswith("observation.") else f"observation.{key}"
+
+
+def as_image(rows: np.ndarray, what: str) -> np.ndarray:
+    """`(N, H, W, 3)` uint8. Numbers with a fraction are taken where they are whole, in 0..255."""
+    if rows.dtype == np.uint8:
+        return rows
+    whole = rows.astype(np.uint8, copy=False) if rows.size and rows.min() >= 0 and rows.max() <= 255 else None
+    if whole is None or not np.array_equal(whole.astype(rows.dtype), rows):
+        raise StoreError(
+            f"{what} holds {rows.dtype} that are no whole numbers from 0 to 255: convert them to uint8"
+        )
+    return whole
+
+
+def require_fps(given: float | None, found: float | None, source: Path) -> float:
+    fps = found if given is None else given
+    if fps is None:
+        raise StoreError(f"{source} does not say how many rows a second has: give --fps")
+    if not 0 < fps < float("inf"):
+        raise StoreError(f"fps must be a positive number, not {fps}")
+    return fps
+
+
+def _checked(
+    rows: np.ndarray, feature: Feature, key: str, episode: int, image_size: tuple[int, int] | None
+) -> np.ndarray:
+    if feature.dtype == "uint8" and is_image(key):
+        rows = as_image(rows, f"episode {episode}: {key}")
+        return np.stack([resize(r, image_size) for r in rows]) if image_size else rows
+    return rows.astype(feature.dtype, copy=False)

@@ -1,0 +1,147 @@
+"""The frames of one camera over many episodes: decoded when asked for, or kept decoded in memory or on disk.
+
+On disk they are read with `pread`, not mapped: pages of a mapping count as this process's memory, and a machine that trains
+is short of that first. A file is named by the episode's content and written beside and renamed, so several processes and
+several datasets share it, and an edited episode gets another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..episode import Episode, StoreError
+
+Cache = Literal["auto", "ram", "disk", "none"]
+AUTO_BYTES = 256 << 20  # kept in memory without being asked: reading stays below 600 MB, whatever the dataset
+OPEN_FILES = 128
+WRITE_FRAMES = 64
+log = logging.getLogger("ulna.datasets")
+
+
+class Frames:
+    """`frames[rows]`: `(..., H, W[, C])` for any array of rows, which count over all `episodes` end to end."""
+
+    def __init__(self, episodes: Sequence[Episode], key: str, shape: tuple[int, ...], dtype: str) -> None:
+        self.episodes, self.key, self.shape, self.dtype = list(episodes), key, shape, np.dtype(dtype)
+        counts = np.array([e.rows(key) for e in episodes], np.int64)
+        self.ends = np.cumsum(counts)
+        self.frame_bytes = int(np.prod(shape)) * self.dtype.itemsize
+        self.nbytes = int(counts.sum()) * self.frame_bytes
+        self._held: np.ndarray | None = None
+        self._files: list[Path] | None = None
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._owner = os.getpid()
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        if self._held is not None:
+            return self._held[rows]
+        if self._files is not None:
+            return self._read_files(rows)
+        unique, where = np.unique(rows, return_inverse=True)
+        return self._decode(unique)[where.reshape(rows.shape)]
+
+    def keep_in_memory(self) -> None:
+        self._held = self._decode(np.arange(self.ends[-1] if len(self.ends) else 0))
+
+    def keep_on_disk(self, folder: str | Path | None = None) -> None:
+        """Write what is not there yet. A disk without room is said once, and frames are decoded as before."""
+        folder = Path(folder) if folder else cache_folder()
+        files: list[Path] = []
+        made: list[Path] = []
+        for i, e in enumerate(self.episodes):
+            name = hashlib.sha256(f"{e.content} {self.key} {self.shape} {self.dtype}".encode()).hexdigest()[
+                :32
+            ]
+            path = folder / name[:2] / f"{name}.raw"
+            size = (int(self.ends[i]) - (int(self.ends[i - 1]) if i else 0)) * self.frame_bytes
+            if not path.is_file() or path.stat().st_size != size:
+                new = path.with_suffix(f".{secrets.token_hex(4)}")
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._write(e, new)
+                    os.replace(new, path)
+                    made.append(path)
+                except OSError as error:
+                    for useless in made:  # the room is better left to checkpoints
+                        useless.unlink(missing_ok=True)
+                    log.warning(
+                        "the cache of decoded images in %s cannot be written (%s): images are decoded as they are read",
+                        folder,
+                        error.strerror or error,
+                    )
+                    return
+                finally:
+                    with contextlib.suppress(OSError):
+                        new.unlink()
+            files.append(path)
+        self._files = files
+
+    def _write(self, e: Episode, path: Path) -> None:
+        with path.open("wb") as file:
+            for start in range(0, e.rows(self.key), WRITE_FRAMES):
+                stop = min(start + WRITE_FRAMES, e.rows(self.key))
+                file.write(e.read_frames(self.key, range(start, stop)).data)
+
+    def _read_files(self, rows: np.ndarray) -> np.ndarray:
+        flat = rows.reshape(-1)
+        out = np.empty((len(flat), *self.shape), self.dtype)
+        if not len(flat):
+            return out.reshape(*rows.shape, *self.shape)
+        which = np.searchsorted(self.ends, flat, side="right")
+        places = (flat - np.concatenate([[0], self.ends])[which]) * self.frame_bytes
+        # a window's frames lie one behind the other: one read for all of them
+        begins = np.concatenate([[0], np.flatnonzero((np.diff(flat) != 1) | (np.diff(which) != 0)) + 1])
+        ends = np.append(begins[1:], len(flat))
+        order = np.argsort(flat[begins], kind="stable")  # neighbours one after the other, for disks that turn
+        columns = (which[begins], places[begins], begins * self.frame_bytes, ends * self.frame_bytes)
+        raw = memoryview(out).cast("B")
+        for episode, offset, begin, end in zip(*(c[order].tolist() for c in columns), strict=True):
+            if os.preadv(self._file(episode), [raw[begin:end]], offset) != end - begin:
+                raise StoreError(
+                    f"the cache file {(self._files or [])[episode]} is cut short: remove it, and it is made again"
+                )
+        return out.reshape(*rows.shape, *self.shape)
+
+    def _file(self, episode: int) -> int:
+        if self._owner != os.getpid():  # a forked worker must not share the bookkeeping of open files
+            self._open, self._owner = OrderedDict(), os.getpid()
+        if episode in self._open:
+            self._open.move_to_end(episode)
+            return self._open[episode]
+        assert self._files is not None
+        file = os.open(self._files[episode], os.O_RDONLY | os.O_CLOEXEC)
+        self._open[episode] = file
+        if len(self._open) > OPEN_FILES:
+            os.close(self._open.popitem(last=False)[1])
+        return file
+
+    def __del__(self) -> None:
+        if getattr(self, "_owner", None) == os.getpid():
+            for file in self._open.values():
+                os.close(file)
+
+    def _decode(self, rows: np.ndarray) -> np.ndarray:
+        """Ascending `rows`."""
+        frames = np.empty((len(rows), *self.shape), self.dtype)
+        which, starts = np.unique(np.searchsorted(self.ends, rows, side="right"), return_index=True)
+        for i, start, stop in zip(which.tolist(), starts, [*starts[1:], len(rows)], strict=True):
+            begin = self.ends[i - 1] if i else 0
+            self.episodes[i].read_frames(self.key, rows[start:stop] - begin, frames[start:stop])
+        return frames
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: `$ULNA_CACHE`, else `ulna/frames` in the user's cache folder."""
+    if chosen := os.environ.get("ULNA_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulna" / "frames"

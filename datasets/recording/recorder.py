@@ -1,0 +1,328 @@
+"""The recorder: takes rows from the control loop in microseconds, and has another process write them.
+
+    control process: tick, append  ──►  ring in shared memory  ──►  writing process: encode, log, shards, finish
+
+What `tick` or `append` returned for is in the ring, and outlives a `kill -9` of either process or of both: the writing process
+empties the ring when the control process is gone, a killed writing process is started again, and when both are gone the ring
+is emptied by whoever opens the store next. When the ring is full the rows of frames are dropped first; what is dropped is counted
+in `dropped` and in the episode, and the next row of that stream is marked AFTER_DROP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from ..episode import StoreError
+from ..flags import AFTER_DROP
+from ..store import EpisodeStore
+from .intake import Intake, Row, require_json
+from .process import ROW
+from .recovery import next_number, recover
+from .ring import CLOSE, DISCARD, END, MAX_STREAMS, POINTER, SAMPLES, START, Ring, point_to
+from .writer import Durability
+
+RING_BYTES = 128 << 20  # two seconds of two 640×480 cameras at 30 Hz
+RESTARTS = 3
+LOOK_EVERY = 64  # rows between looks at whether the writing process lives
+
+
+class Recorder:
+    """Like `writer.EpisodeWriter`: `start`, `tick` and `append`, then `end` or `discard`; `close` at last.
+
+    overflow: what happens while the ring is full: "drop" for a robot, which cannot wait; "wait" for a simulator, which can.
+    `append` may be called from several threads. StoreError when the disk takes no more.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        durability: Durability = "process",
+        own_rate: Collection[str] = (),
+        overflow: Literal["drop", "wait"] = "drop",
+        ring_bytes: int = RING_BYTES,
+    ) -> None:
+        self.store, self.durability, self.overflow = store, durability, overflow
+        self._intake = Intake(store, own_rate)
+        if len(self._intake.streams) > MAX_STREAMS:
+            raise StoreError(f"a recorder takes {MAX_STREAMS} streams, not {len(self._intake.streams)}")
+        self._frame = [bool(s.kind) for s in self._intake.streams]
+        self._guard = threading.Lock()
+        self._episode = 0
+        self._rows = self._restarts = 0
+        with contextlib.ExitStack() as holding:
+            self._lock = holding.enter_context(store.recording())
+            in_progress = store.path / "in-progress"
+            try:
+                in_progress.mkdir(exist_ok=True)
+                _, problems = recover(store.path)
+                if (in_progress / POINTER).exists():  # what it names has no other witness
+                    raise StoreError(f"cannot record into {store.path} yet: {problems[0]}")
+                self._ring = Ring.create(ring_bytes, in_progress)
+                holding.callback(self._ring.close)
+                point_to(self._ring, in_progress)
+            except OSError as error:
+                raise StoreError(f"cannot record into {store.path}: {error.strerror or error}") from error
+            self._process = [
+                self._spawn()
+            ]  # a list, so that whoever lets go finds the one that was started last
+            # for those who forget `close`: the writing process sees the end of its pipe, empties the ring and goes
+            self._release = weakref.finalize(self, _let_go, self._process, holding.pop_all())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        """Begin an episode. meta: JSON values; `task` is the instruction in words."""
+        if self._episode:
+            raise StoreError("an episode is being written already: end or discard it first")
+        if not self._release.alive:
+            raise StoreError("this recorder was closed: make a new one")
+        require_json(meta)
+        if self._ring.failed:
+            self._ring.failed = False
+            self._respawn()
+        self._intake.begin(next_number(self.store.path))
+        self._ring.dropped[:] = 0
+        self._lost = [False] * len(self._frame)
+        self._rows = 0
+        self._episode = secrets.randbits(48) or 1
+        header = {"meta": dict(meta), "streams": [asdict(s) for s in self._intake.streams]}
+        self._must_put(START, json.dumps(header).encode())
+
+    def tick(
+        self,
+        values: Mapping[str, np.ndarray],
+        times_ns: Mapping[str, tuple[int, int]],
+        flags: Mapping[str, int] | None = None,
+    ) -> None:
+        """Append one row of every feature, with `action.requested` if given; see `EpisodeWriter.tick`."""
+        self._put(lambda: self._intake.tick(values, times_ns, flags))
+
+    def append(
+        self, key: str, value: np.ndarray, t_capture_ns: int, t_receive_ns: int, flags: int = 0
+    ) -> None:
+        """Append one row of one stream."""
+        row = self._intake.one(key, value, t_capture_ns, t_receive_ns, flags)
+        self._put(lambda: [row])
+
+    def missed(self, key: str, rows: int) -> None:
+        """So many rows of one stream were lost before they came here: they count as dropped, the next row is marked for it."""
+        with self._guard:
+            self._started()
+            if rows > 0:
+                stream = self._intake.number(key)
+                self._ring.dropped[stream] += rows
+                self._lost[stream] = True
+
+    def end(self, meta: Mapping[str, Any]) -> None:
+        """Finish the episode, and wait until it is in the store. Without rows: discarded."""
+        require_json(meta)
+        self._conclude(END, json.dumps(dict(meta)).encode())
+
+    def interrupt(self, reason: str) -> None:
+        """The episode broke off: kept, and marked as interrupted. Nothing when none is in progress."""
+        if self._episode:
+            self.end({"interrupted": reason})
+
+    def discard(self) -> None:
+        """Forget the episode in progress, if any."""
+        if self._episode:
+            self._conclude(DISCARD, b"")
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows of each stream lost in this episode, or in the last one: the writing process could not keep up, or they were `missed`."""
+        counts = self._ring.dropped[: len(self._frame)].tolist()
+        return {s.key: n for s, n in zip(self._intake.streams, counts, strict=True) if n}
+
+    @property
+    def fill(self) -> float:
+        """Share of the ring in use, 0..1."""
+        return self._ring.used
+
+    @property
+    def writer_pid(self) -> int:
+        return self._process[0].pid
+
+    def flush(self) -> None:
+        """Wait until everything appended so far is in the store's files."""
+        with self._guard:
+            self._wait_for_all()
+
+    def close(self) -> None:
+        """Let another writer have the store. An episode in progress is kept as interrupted."""
+        if not self._release.alive:
+            return
+        try:
+            if not self._ring.failed:
+                self.interrupt("the recorder was closed")
+                self._must_put(CLOSE, b"")
+                while self._process[0].wait() != 0 and self._ring.path.exists():
+                    self._look(now=True)  # it died: another one empties the ring and takes it away
+        finally:
+            self._release()
+            self.store.refresh()
+
+    def _started(self) -> None:
+        if not self._episode:
+            raise StoreError("no episode has been started")
+        if self._ring.failed:
+            self._give_up()
+
+    def _put(self, make: Callable[[], list[Row]]) -> None:
+        """Rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a camera's thread. A Ctrl-C may
+        come anywhere in here: the writing process must not wait for what will not be filled."""
+        try:
+            with self._guard:
+                try:
+                    parts, place = self._make_room(make)
+                except BaseException:
+                    self._ring.abandon()
+                    raise
+            if place is not None:
+                self._ring.fill(place, parts)
+        except BaseException:
+            self._ring.abandon()
+            raise
+
+    def _make_room(self, make: Callable[[], list[Row]]) -> tuple[list[bytes | np.ndarray], int | None]:
+        self._started()
+        rows = make()
+        self._look()
+        parts = self._parts(rows)
+        place = self._reserve(rows, parts)
+        if place is None and self.overflow == "wait":
+            places: list[int | None] = [None]
+
+            def there() -> bool:
+                places[0] = self._reserve(rows, parts)
+                return places[0] is not None
+
+            self._wait(there)
+            place = places[0]
+        elif place is None:
+            small = [r for r in rows if not self._frame[r.stream]]
+            lost = rows
+            if small and len(small) < len(rows):
+                parts = self._parts(small)
+                place = self._reserve(small, parts)
+                lost = rows if place is None else [r for r in rows if self._frame[r.stream]]
+            for row in lost:
+                self._ring.dropped[row.stream] += 1
+                self._lost[row.stream] = True
+        return parts, place
+
+    def _parts(self, rows: list[Row]) -> list[bytes | np.ndarray]:
+        parts: list[bytes | np.ndarray] = []
+        for r in rows:
+            shape = (*r.value.shape, 0, 0, 0, 0)[:4] if self._frame[r.stream] else (0, 0, 0, 0)
+            flags = r.flags | AFTER_DROP if self._lost[r.stream] else r.flags
+            parts += (
+                ROW.pack(r.stream, flags, r.value.nbytes, r.t_capture_ns, r.t_receive_ns, *shape),
+                r.value,
+            )
+        return parts
+
+    def _reserve(self, rows: list[Row], parts: list[bytes | np.ndarray]) -> int | None:
+        spare = self._ring.capacity // 32 if any(self._frame[r.stream] for r in rows) else 0
+        place = self._ring.reserve(SAMPLES, self._episode, parts, spare)
+        if place is not None:
+            for r in rows:
+                self._lost[r.stream] = False
+        return place
+
+    def _must_put(self, kind: int, payload: bytes) -> None:
+        with self._guard:
+            self._wait(lambda: self._ring.put(kind, self._episode, [payload]))
+
+    def _conclude(self, kind: int, payload: bytes) -> None:
+        with self._guard:
+            if not self._episode:
+                raise StoreError("no episode has been started")
+            self._wait(lambda: self._ring.put(kind, self._episode, [payload]))
+            self._episode = (
+                0  # before the guard is let go: what another thread appends from here on is refused
+            )
+        self._wait_for_all()
+        self.store.refresh()
+
+    def _wait_for_all(self) -> None:
+        end = self._ring.written
+        self._wait(lambda: self._ring.freed >= end)
+
+    def _wait(self, ready: Any) -> None:
+        while not ready():
+            self._look(now=True)
+            time.sleep(0.001)
+
+    def _look(self, now: bool = False) -> None:
+        """Whether the writing process lives and can write."""
+        self._rows += 1
+        if now or self._rows % LOOK_EVERY == 0:
+            if self._ring.failed:
+                self._give_up()
+            if self._process[0].poll() is not None:
+                self._respawn()
+
+    def _give_up(self) -> None:
+        process, self._episode = self._process[0], 0
+        process.wait()
+        assert process.stdout is not None
+        reason = (
+            process.stdout.read().decode().strip() or f"the writing process ended with {process.returncode}"
+        )
+        raise StoreError(
+            f"cannot write to {self.store.path}: {reason}; the episode in progress is cut off, its frames come back when the "
+            "dataset is opened with room to write; finished episodes are intact"
+        )
+
+    def _respawn(self) -> None:
+        self._restarts += 1
+        if self._restarts > RESTARTS:
+            self._ring.failed = True
+            self._episode = 0
+            raise StoreError(
+                f"cannot write to {self.store.path}: the writing process ended {self._restarts} times (exit code "
+                f"{self._process[0].returncode}); what was recorded comes back when the dataset is opened"
+            )
+        _close_pipes(self._process[0])
+        self._process[0] = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        # -P: no module of the current folder stands in for one of Python's
+        command = [sys.executable, "-P", "-m", "ulna.datasets.recording.process"]
+        return subprocess.Popen(
+            [*command, str(self.store.path), str(self._ring.path), self.durability],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[self._lock.fileno],  # it keeps the store's lock when this process is killed
+            start_new_session=True,  # Ctrl-C is for the control process
+        )
+
+
+def _let_go(process: list[subprocess.Popen[bytes]], holding: contextlib.ExitStack) -> None:
+    _close_pipes(process[0])
+    process[0].wait()
+    holding.close()
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

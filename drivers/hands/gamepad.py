@@ -1,0 +1,277 @@
+"""A gamepad as teleoperator, through SDL's game controllers: pads of all makers in the layout of an Xbox pad.
+
+While a bumper is held: left stick ahead, back, left, right; right stick up, down, and turning; cross tilts and rolls; right trigger closes
+the gripper as far as it is pulled, left trigger opens it. A success, B failure, X again, Start finish, Back drops the last episode,
+Guide quits. A pad says nothing while nothing changes, so there is no timeout: one that goes away is noticed by the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arm import DeviceError
+from ..config import setting
+from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, Hand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# numbers of SDL_GameControllerButton and SDL_GameControllerAxis, and what they mean
+EVENTS = {0: SUCCESS, 1: FAILURE, 2: AGAIN, 4: DROP_LAST, 5: QUIT, 6: FINISH}
+BUMPERS = {"left": (9,), "right": (10,), "either": (9, 10)}
+UP, DOWN, LEFT, RIGHT = 11, 12, 13, 14
+AXES, BUTTONS = 6, 15
+FULL = 32767
+RETRY_NS = 500_000_000
+ENVIRONMENT = {
+    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+    "SDL_VIDEODRIVER": "dummy",  # SDL's events want a video driver, and robots often have no screen
+    "SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS": "1",
+    "SDL_NO_SIGNAL_HANDLERS": "1",  # SDL would take SIGTERM for itself, and the process could not be ended
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """device: part of the pad's name, or its GUID, where there are several. speed_m_s, turn_rad_s: of a stick pushed all the way.
+    deadzone: share of a stick's way that counts as its middle. bumper: which one must be held, "left", "right" or "either"."""
+
+    device: str = ""
+    speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
+    turn_rad_s: float = setting(1.0, 0.05, 6, "rad/s")
+    deadzone: float = setting(0.12, 0, 0.9)
+    bumper: str = "either"
+
+
+@dataclass(frozen=True)
+class Pad:
+    """What is pushed. sticks `(4,)`: left x, left y, right x, right y in [-1, 1], right and down positive. triggers `(2,)`: left,
+    right in [0, 1]. pressed: numbers of the buttons."""
+
+    sticks: np.ndarray
+    triggers: np.ndarray
+    pressed: frozenset[int] = frozenset()
+
+
+def make(name: str, config: Config) -> GamepadTeleoperator:
+    return GamepadTeleoperator(name, config)
+
+
+def shaped(v: float, deadzone: float) -> float:
+    """A stick's way in [-1, 1] without its middle: 0 there, growing from 0 at its rim, odd, and finer for small ways."""
+    beyond = max(0.0, min(abs(v), 1.0) - deadzone) / (1.0 - deadzone)
+    return float(np.copysign(beyond * (0.4 + 0.6 * beyond), v))
+
+
+def opening(before: float | None, left: float, right: float) -> float | None:
+    """Opening in [0, 1] that the gripper goes to: the right trigger only ever closes it, the left one only opens, and with both let go
+    it stays: what was gripped is not dropped."""
+    if right > 0.05 and right >= left:
+        return min(1.0 if before is None else before, 1.0 - right)
+    if left > 0.05:
+        return max(1.0 if before is None else before, left)
+    return before
+
+
+def hand_of(pad: Pad, config: Config, gripper: float | None = None) -> Hand:
+    """What the pad's state asks for; gripper: what was asked before. Events and times are for `read` to add."""
+    active = any(b in pad.pressed for b in BUMPERS[config.bumper])
+    if not active:
+        return Hand(False)
+    lx, ly, rx, ry = (shaped(float(v), config.deadzone) for v in pad.sticks)
+    roll = (RIGHT in pad.pressed) - (LEFT in pad.pressed)
+    tilt = (UP in pad.pressed) - (DOWN in pad.pressed)
+    linear = np.array([-ly, -lx, -ry])
+    linear *= config.speed_m_s / max(1.0, float(np.linalg.norm(linear)))  # corners are no faster
+    angular = np.array([roll, tilt, -rx]) * config.turn_rad_s
+    left, right = (float(v) for v in pad.triggers)
+    return Hand(True, linear, angular, gripper=opening(gripper, left, right))
+
+
+class GamepadTeleoperator:
+    """A bumper that was held when the pad was opened, or came back, must be let go once before it counts."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        if config.bumper not in BUMPERS:
+            raise DeviceError(f"{name}: bumper is {config.bumper!r}, it must be left, right or either")
+        self.name, self.config = name, config
+        self._pygame: ModuleType | None = None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._pad: Any = None
+        self._guid = ""  # of the pad that was opened; only that one is taken back
+        self._gripper: float | None = None
+        self._tried_ns = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pressed: frozenset[int] | None = None
+        self._let_go = False
+        self._state: tuple[Any, ...] = ()
+        self._heard_ns = time.monotonic_ns()
+
+    def open(self) -> None:
+        if self._pygame is not None:
+            return
+        self._start_over()
+        pygame = self._pygame = _load()
+        _users.append(self)
+        try:
+            pygame.event.clear()  # takes note of what is plugged in
+            chosen = self._choose()
+            self._pad = _controllers(pygame).Controller(chosen)
+            self._guid = self._pad.as_joystick().get_guid()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        pygame, self._pygame = self._pygame, None
+        if pygame is None:
+            return
+        self._drop()
+        _users.remove(self)
+        if not _users:  # another pad may still be read
+            _controllers(pygame).quit()
+            pygame.joystick.quit()
+            pygame.display.quit()
+
+    def read(self) -> Hand:
+        pygame = self._pygame
+        if pygame is None:
+            return Hand(False)
+        pygame.event.clear()  # SDL looks at its devices; the queue would only grow
+        if self._pad is not None and not self._pad.attached():
+            self._drop()
+        if self._pad is None:
+            self._come_back()
+        pad = self._pad
+        if pad is None:
+            return Hand(False, t_receive_ns=self._heard_ns)
+        state = (
+            *(pad.get_axis(i) for i in range(AXES)),
+            *(bool(pad.get_button(i)) for i in range(BUTTONS)),
+        )
+        if state != self._state:
+            self._state, self._heard_ns = state, time.monotonic_ns()
+        pressed = frozenset(i for i in range(BUTTONS) if state[AXES + i])
+        axes = np.clip(np.array(state[:AXES], float) / FULL, -1, 1)
+        before, self._pressed = self._pressed, pressed
+        # a button already down when we came was pressed for something else
+        events = () if before is None else tuple(EVENTS[i] for i in sorted(pressed - before) if i in EVENTS)
+        hand = hand_of(Pad(axes[:4], np.maximum(axes[4:], 0), pressed), self.config, self._gripper)
+        self._let_go |= not hand.active
+        if not self._let_go:
+            hand = Hand(False)
+        if hand.active:
+            self._gripper = hand.gripper
+        return replace(hand, events=events, t_receive_ns=self._heard_ns)
+
+    def _drop(self) -> None:
+        if self._pad is not None:
+            with suppress(Exception):  # it is gone: there may be nothing left to release
+                self._pad.quit()
+        self._pad = None
+        self._forget()
+
+    def _come_back(self) -> None:
+        now = time.monotonic_ns()
+        if now - self._tried_ns < RETRY_NS:
+            return
+        self._tried_ns = now
+        for number, _, guid in _pads(self._pygame):
+            if guid == self._guid:
+                with suppress(Exception):  # it went away again, or may not be opened yet
+                    self._pad = _controllers(self._pygame).Controller(number)
+
+    def _choose(self) -> int:
+        found = _pads(self._pygame)
+        if not found:
+            raise DeviceError(_nothing(self.name))
+        wanted = self.config.device.lower()
+        fits = [f for f in found if wanted in f[1].lower() or wanted == f[2].lower()]
+        listed = ", ".join(f"{title} ({guid})" for _, title, guid in found)
+        if not fits:
+            raise DeviceError(f"{self.name}: no gamepad is called {self.config.device!r}; there is {listed}")
+        if len(fits) > 1:
+            raise DeviceError(
+                f"{self.name}: several gamepads fit: {listed}; say which one with device, by a part of its name or its GUID"
+            )
+        return fits[0][0]
+
+
+_users: list[GamepadTeleoperator] = []  # SDL is one for the whole process
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """SDL's settings, for as long as it reads them: programs that we start do not want them."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _load() -> ModuleType:
+    with _environment(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pygame looks for its own files in a way that is going out of use
+        try:
+            import pygame
+        except ImportError as error:
+            raise DeviceError(f"gamepads need pygame (pip install pygame): {error}") from None
+        pygame.display.init()
+        pygame.joystick.init()
+        _controllers(pygame).init()
+    return pygame
+
+
+def _controllers(pygame: ModuleType | None) -> Any:
+    import importlib
+
+    assert pygame is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("pygame._sdl2.controller")
+
+
+def _pads(pygame: ModuleType | None) -> list[tuple[int, str, str]]:
+    """Number, name and GUID of what is plugged in and has a gamepad's layout."""
+    assert pygame is not None
+    controllers = _controllers(pygame)
+    found = []
+    for number in range(pygame.joystick.get_count()):
+        if controllers.is_controller(number):
+            stick = pygame.joystick.Joystick(number)
+            found.append((number, stick.get_name(), stick.get_guid()))
+    return found
+
+
+def _nothing(name: str) -> str:
+    from ..devices import gamepads
+
+    there = gamepads()
+    for pad in there:
+        if pad.problem:  # SDL does not see what it may not open
+            return f"{name}: {pad.title}: {pad.problem} (gamepads belong to the group input)"
+    if there:
+        titles = ", ".join(pad.title for pad in there)
+        return f"{name}: {titles} has not the layout of a gamepad; use another one"
+    return (
+        f"{name}: there is no gamepad: plug one in, and if it is in, see that `ulna devices` lists it and that you are in the group "
+        "input (`sudo usermod -aG input $USER`, then log in again)"
+    )

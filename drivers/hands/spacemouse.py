@@ -1,0 +1,267 @@
+"""A 3Dconnexion SpaceMouse as teleoperator: its cap moves and turns the tip while the left button is held; the right one closes and
+opens the gripper. Read as raw HID reports, without 3Dconnexion's own driver.
+
+Reports, by their first byte: 1 and 2 push and turn, three little-endian int16 each, or 1 alone with all six; 3 buttons, one bit each.
+Axes of the device: x right, y towards the person, z down, and right-handed turns about them; about ±350 is the end of the way. While the
+cap is out of its middle the device repeats them some 60 times a second or more.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..arm import DeviceError
+from ..config import setting
+from ..teleoperator import Hand
+
+VENDOR = 0x256F
+LOGITECH = 0x046D  # sold them once, beside many things that are no SpaceMouse
+LOGITECH_PRODUCTS = frozenset(
+    (0xC603, 0xC605, 0xC606, 0xC621, 0xC623, 0xC625, 0xC626, 0xC627, 0xC628, 0xC629, 0xC62B)
+)
+MULTI_AXIS = (0x01, 0x08)  # usage page and usage, of the HID usage tables
+FULL = 350.0
+LEFT, RIGHT = 1, 2
+MOST_REPORTS = 256  # in one read; more wait only when nobody looked for long
+RETRY_NS = 500_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """device: part of the name or of the serial number, where there are several. speed_m_s, turn_rad_s: with the cap at its end.
+    deadzone: share of the way that counts as the middle. dead_man: "left": nothing moves unless the left button is held; "none": any
+    motion of the cap moves the arm. timeout_s: a cap out of its middle and not heard of for so long has been let go. gripper_s: how
+    long the right button may move the gripper after it was pressed, the left one held or not needed."""
+
+    device: str = ""
+    speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
+    turn_rad_s: float = setting(1.0, 0.05, 6, "rad/s")
+    deadzone: float = setting(0.06, 0, 0.9)
+    dead_man: str = "left"
+    timeout_s: float = setting(0.25, 0.05, 5, "s")
+    gripper_s: float = setting(1.0, 0.1, 5, "s")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one report says: push or turn `(3,)` int16 counts, buttons as bits; None of what it does not tell."""
+
+    push: tuple[int, int, int] | None = None
+    turn: tuple[int, int, int] | None = None
+    buttons: int | None = None
+
+
+def parse_report(report: bytes) -> Report | None:
+    """None of a report that is of another kind (battery, lights) or too short."""
+    if not report:
+        return None
+    kind, body = report[0], report[1:]
+    if kind == 1 and len(body) >= 12:
+        six = struct.unpack("<6h", body[:12])
+        return Report(push=six[:3], turn=six[3:])
+    if kind in (1, 2) and len(body) >= 6:
+        three = struct.unpack("<3h", body[:6])
+        return Report(push=three) if kind == 1 else Report(turn=three)
+    if kind == 3 and body:
+        return Report(buttons=int.from_bytes(body[:4], "little"))
+    return None
+
+
+def shaped(counts: tuple[int, int, int], deadzone: float) -> np.ndarray:
+    """Three counts as shares of the way in [-1, 1] in the robot's axes (x ahead, y left, z up), without their middle."""
+    x, y, z = (float(c) / FULL for c in counts)
+    v = np.array([-y, -x, -z])
+    beyond = np.clip(np.abs(v) - deadzone, 0.0, 1.0 - deadzone) / (1.0 - deadzone)
+    return np.copysign(beyond, v)
+
+
+def make(name: str, config: Config) -> SpaceMouseTeleoperator:
+    return SpaceMouseTeleoperator(name, config)
+
+
+@dataclass
+class Puck:
+    """What the device said so far, and what follows from it. No input or output: `SpaceMouseTeleoperator` does that."""
+
+    config: Config
+    push: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    turn: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    buttons: int = 0
+    gripper: float | None = None
+    moved_ns: int = 0
+    heard_ns: int = 0
+    gripped_ns: int | None = None
+
+    def hear(self, report: bytes, now_ns: int) -> None:
+        said = parse_report(report)
+        if said is None:
+            return
+        self.heard_ns = now_ns
+        if said.push is not None:
+            self.push, self.moved_ns = shaped(said.push, self.config.deadzone), now_ns
+        if said.turn is not None:
+            self.turn, self.moved_ns = shaped(said.turn, self.config.deadzone), now_ns
+        if said.buttons is not None:
+            pressed, self.buttons = said.buttons & ~self.buttons, said.buttons
+            if pressed & RIGHT and self._permitted:
+                self.gripper = 1.0 if self.gripper == 0.0 else 0.0
+                self.gripped_ns = now_ns
+
+    @property
+    def _permitted(self) -> bool:
+        return self.config.dead_man == "none" or bool(self.buttons & LEFT)
+
+    def hand(self, now_ns: int) -> Hand:
+        heard = now_ns - self.moved_ns <= self.config.timeout_s * 1e9
+        linear = self.push * self.config.speed_m_s if heard else np.zeros(3)
+        angular = self.turn * self.config.turn_rad_s if heard else np.zeros(3)
+        active = self._permitted
+        if self.config.dead_man == "none":
+            gripping = self.gripped_ns is not None and now_ns - self.gripped_ns <= self.config.gripper_s * 1e9
+            active = gripping or bool(linear.any() or angular.any())
+        if not active:
+            return Hand(False, t_receive_ns=self.heard_ns)
+        return Hand(True, linear, angular, gripper=self.gripper, t_receive_ns=self.heard_ns)
+
+
+class SpaceMouseTeleoperator:
+    def __init__(self, name: str, config: Config) -> None:
+        if config.dead_man not in ("left", "none"):
+            raise DeviceError(f"{name}: dead_man is {config.dead_man!r}, it must be left or none")
+        self.name, self.config = name, config
+        self._open = False
+        self._device: Any = None
+        self._serial: tuple[int, int, str] | None = None
+        self._tried_ns = self._read_ns = 0
+        self._puck = Puck(config)
+
+    def open(self) -> None:
+        if self._open:
+            return
+        chosen = self._choose(_found())
+        self._device = _opened(chosen["path"])
+        if self._device is None:
+            raise DeviceError(_why_not(self.name))
+        self._serial = _identity(chosen)
+        self._puck, self._open = Puck(self.config), True
+
+    def close(self) -> None:
+        self._open = False
+        self._drop()
+
+    def read(self) -> Hand:
+        if not self._open:
+            return Hand(False)
+        now = time.monotonic_ns()
+        # The kernel keeps 64 reports and then throws new ones away, a button's release among them. So after a pause nothing
+        # counts that was said meanwhile, and the button must be pressed anew.
+        if now - self._read_ns > self.config.timeout_s * 1e9:
+            self._listen(now)
+            self._puck = Puck(self.config, gripper=self._puck.gripper)
+        self._read_ns = now
+        if self._device is None:
+            self._come_back(now)
+        self._listen(now)
+        return self._puck.hand(now)
+
+    def _listen(self, now: int) -> None:
+        if self._device is not None:
+            try:
+                for _ in range(MOST_REPORTS):
+                    report = self._device.read(64)
+                    if not report:
+                        break
+                    self._puck.hear(bytes(report), now)
+            except (OSError, ValueError):  # unplugged
+                self._drop()
+
+    def _drop(self) -> None:
+        """The device is gone: its buttons are up, wherever they were."""
+        if self._device is not None:
+            self._device.close()
+        self._device, self._puck = None, Puck(self.config, gripper=self._puck.gripper)
+
+    def _come_back(self, now: int) -> None:
+        if now - self._tried_ns < RETRY_NS:
+            return
+        self._tried_ns = now
+        for about in _found():
+            if self._device is None and _identity(about) == self._serial:
+                self._device = _opened(about["path"])
+
+    def _choose(self, found: list[dict[str, Any]]) -> dict[str, Any]:
+        if not found:
+            raise DeviceError(_why_not(self.name))
+        wanted = self.config.device.lower()
+        fits = [
+            f
+            for f in found
+            if wanted in str(f["product_string"]).lower() or wanted in str(f["serial_number"] or "").lower()
+        ]
+        listed = ", ".join(
+            f"{f['product_string']} ({f['serial_number'] or 'no serial number'})" for f in found
+        )
+        if not fits:
+            raise DeviceError(
+                f"{self.name}: no SpaceMouse is called {self.config.device!r}; there is {listed}"
+            )
+        if len({_identity(f) for f in fits}) > 1:
+            raise DeviceError(
+                f"{self.name}: several SpaceMice fit: {listed}; say which one with device, by a part of its name or serial number"
+            )
+        return fits[0]  # a wireless receiver shows itself several times; the first is the one that speaks
+
+
+def is_spacemouse(vendor: int, product: int) -> bool:
+    """By its USB numbers: one of 3Dconnexion's devices, some of which have no cap, or an old one of Logitech's."""
+    return vendor == VENDOR or (vendor == LOGITECH and product in LOGITECH_PRODUCTS)
+
+
+def _identity(about: dict[str, Any]) -> tuple[int, int, str]:
+    return about["vendor_id"], about["product_id"], str(about["serial_number"] or "")
+
+
+def _found() -> list[dict[str, Any]]:
+    """What hidapi says of the devices of 3Dconnexion's whose cap has six axes; they also sell mice and keypads."""
+    try:
+        import hidraw
+    except ImportError as error:
+        raise DeviceError(f"a SpaceMouse needs hidapi (pip install hidapi): {error}") from None
+    ours = [d for d in hidraw.enumerate() if is_spacemouse(d["vendor_id"], d["product_id"])]
+    caps = [d for d in ours if (d["usage_page"], d["usage"]) == MULTI_AXIS]
+    return caps or [d for d in ours if not d["usage_page"]]  # old kernels do not tell the usage
+
+
+def _opened(path: bytes) -> Any:
+    """None when it cannot be opened."""
+    import hidraw
+
+    device = hidraw.device()
+    with suppress(OSError):
+        device.open_path(path)
+        device.set_nonblocking(True)
+        return device
+    device.close()
+    return None
+
+
+def _why_not(name: str) -> str:
+    from ..devices import SPACEMOUSE_RULE, SPACEMOUSE_RULE_FILE, spacemice
+
+    there = spacemice()
+    for mouse in there:
+        if mouse.problem:
+            return f"{name}: {mouse.title}: {mouse.problem}"
+    if there:
+        titles = ", ".join(mouse.title for mouse in there)
+        return f"{name}: {titles} is there but does not open, or is no SpaceMouse: plug it in again"
+    return (
+        f"{name}: there is no SpaceMouse: plug one in; it must show as a /dev/hidraw device, and who is not root needs the udev rule "
+        f"{SPACEMOUSE_RULE} in {SPACEMOUSE_RULE_FILE}"
+    )

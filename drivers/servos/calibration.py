@@ -1,0 +1,186 @@
+"""Where an arm's joints are: LeRobot's calibration files in and out, and servo ticks to radians by them.
+
+A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, ticks of 1/4096 turn. The homing offset stands in
+the servo too, which subtracts (Feetech) or adds (Dynamixel) it before it says where it is; the range is in what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arm import DeviceError, Joints
+from .bus import TICKS
+
+MIDDLE = 2047  # ticks: what a servo should say in the middle of its joint's travel; LeRobot's choice
+SHORTEST = 100  # ticks, 9 degrees: a range below that was never swept
+MOST_OFFSET = {"feetech": 2047, "dynamixel": 1_044_479}  # registers: 11 bits and a sign; the e-manual's limit
+AGAIN = "calibrate it again: ulna calibrate"
+
+
+@dataclass(frozen=True)
+class JointCalibration:
+    """id: of the servo. drive_mode: 1 where the servo counts against the joint's positive sense. Others in ticks."""
+
+    id: int
+    drive_mode: int
+    homing_offset: int
+    range_min: int
+    range_max: int
+
+
+Calibration = dict[str, JointCalibration]
+
+
+def lerobot_path(device: str, name: str) -> Path:
+    """Where LeRobot 0.6 keeps the calibration of its device (`robots/so_follower`, `teleoperators/so_leader`) called `name`."""
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) is None:
+        raise DeviceError(f"an arm's name is of letters, digits, _ . and -, not {name!r}")
+    home = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    home = Path(os.environ.get("HF_LEROBOT_HOME") or home / "lerobot")
+    root = Path(os.environ.get("HF_LEROBOT_CALIBRATION") or home / "calibration")
+    return root.expanduser() / device / f"{name}.json"
+
+
+def load(path: str | Path, ids: Mapping[str, int], protocol: str) -> Calibration:
+    """The calibration in `path` for an arm of these joints and servo ids, checked. protocol: feetech or dynamixel."""
+    path = Path(path).expanduser()
+    try:
+        table = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DeviceError(
+            f"there is no calibration {path}: make it with `ulna calibrate --out {path}`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{path} cannot be read as a calibration: {error}") from None
+    if not isinstance(table, dict):
+        raise DeviceError(f"{path} is no calibration: it must be a JSON object of joints")
+    if set(table) != set(ids):
+        raise DeviceError(
+            f"{path} is the calibration of another arm: its joints are {', '.join(map(str, table)) or 'none'}, "
+            f"this one's {', '.join(ids)}"
+        )
+    calibration = {name: _joint(table[name], f"{path}: {name}") for name in ids}
+    check(calibration, ids, protocol, str(path))
+    return calibration
+
+
+def save(path: str | Path, calibration: Calibration) -> None:
+    """Write so that a killed process leaves the old file or the new one."""
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps({name: asdict(c) for name, c in calibration.items()}, indent=4) + "\n")
+    new.replace(path)
+
+
+def _joint(table: Any, where: str) -> JointCalibration:
+    names = [f.name for f in fields(JointCalibration)]
+    if not isinstance(table, dict) or set(table) != set(names):
+        raise DeviceError(f"{where} must have the fields {', '.join(names)}")
+    for name in names:
+        if not isinstance(table[name], int) or isinstance(table[name], bool):
+            raise DeviceError(f"{where}: {name} must be a whole number, not {table[name]!r}")
+    return JointCalibration(**table)
+
+
+def check(calibration: Calibration, ids: Mapping[str, int], protocol: str, where: str) -> None:
+    """DeviceError unless every joint's numbers fit this arm and its servos. where: the file, for messages."""
+    most = MOST_OFFSET[protocol]
+    for name, c in calibration.items():
+        if c.id != ids[name]:
+            raise DeviceError(
+                f"{where} is the calibration of another arm: {name} is servo {c.id} there and {ids[name]} here"
+            )
+        if c.drive_mode not in (0, 1):
+            raise DeviceError(f"{where}: {name}: drive_mode is 0 or 1, not {c.drive_mode}")
+        if abs(c.homing_offset) > most:
+            raise DeviceError(
+                f"{where}: {name}: the homing offset {c.homing_offset} does not fit into the servo (Magnitude exceeds {most}): "
+                f"the joint stood more than half a turn from its middle when it was homed; {AGAIN}"
+            )
+        if not 0 <= c.range_min < TICKS or not 0 <= c.range_max < TICKS:
+            raise DeviceError(
+                f"{where}: {name}: the range {c.range_min}..{c.range_max} leaves 0..{TICKS - 1}: the servo's count wraps "
+                f"inside the joint's travel; {AGAIN}"
+            )
+        if c.range_max - c.range_min < SHORTEST:
+            raise DeviceError(
+                f"{where}: {name}: the range {c.range_min}..{c.range_max} is too short to be this joint's: {AGAIN}, "
+                "and move each joint through all of its travel"
+            )
+
+
+def check_servos(
+    calibration: Calibration, offsets: Mapping[str, int], drive_modes: Mapping[str, int] | None, where: str
+) -> None:
+    """DeviceError when what stands in the servos is not what the file says: then every angle would be wrong by the difference.
+
+    offsets: homing offset by joint, as read. drive_modes: likewise, for servos that have that register."""
+    for name, c in calibration.items():
+        if offsets[name] != c.homing_offset:
+            raise DeviceError(
+                f"{where} is not this arm's calibration, or is older than what its servos hold: the homing offset of {name} "
+                f"(servo {c.id}) is {offsets[name]} in the servo and {c.homing_offset} in the file; give the right file, or {AGAIN}"
+            )
+        if drive_modes is not None and drive_modes[name] != c.drive_mode:
+            raise DeviceError(
+                f"{where}: {name} (servo {c.id}) counts the other way round than the file says (drive mode "
+                f"{drive_modes[name]}, not {c.drive_mode}); give the right file, or {AGAIN}"
+            )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Ticks to radians and back, each `(J,)`: `angle = at_rad + (ticks - at_ticks) · rad_per_tick`, at the middle of the range.
+
+    reach: `(J,)` rad, half of the calibrated range. lower, upper: `(J,)` rad, where the joints' limits and that range meet."""
+
+    at_ticks: np.ndarray
+    at_rad: np.ndarray
+    rad_per_tick: np.ndarray
+    reach: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+    def radians(self, ticks: np.ndarray) -> np.ndarray:
+        return self.at_rad + (ticks - self.at_ticks) * self.rad_per_tick
+
+    def ticks(self, radians: np.ndarray) -> np.ndarray:
+        """Nearest whole ticks, int64."""
+        return np.rint((radians - self.at_rad) / self.rad_per_tick + self.at_ticks).astype(np.int64)
+
+    def turns(self, ticks: np.ndarray) -> np.ndarray:
+        """Whole turns `(J,)` int64 by which readings are away from the calibrated range. A servo that counts turns says
+        something else by a multiple of 4096 after every power-up; its joint goes less than a turn, so that we know which."""
+        return np.rint((ticks - self.at_ticks) / TICKS).astype(np.int64)
+
+
+def scale(
+    calibration: Calibration,
+    joints: Joints,
+    ends: Iterable[str] = ("gripper",),
+    inverted_in_servo: bool = False,
+) -> Scale:
+    """The middle of a joint's range is the middle of its limits, a tick 2π/4096; the joints in `ends` go from limit to limit over
+    their range instead, because a gripper's ends are what is known of it. drive_mode 1 inverts, unless the servo
+    does so itself (`inverted_in_servo`)."""
+    c = [calibration[name] for name in joints.names]
+    low, high = np.array([[j.range_min, j.range_max] for j in c], np.float64).T
+    sign = np.array([-1.0 if j.drive_mode and not inverted_in_servo else 1.0 for j in c])
+    span = joints.upper - joints.lower
+    by_ends = np.isin(joints.names, list(ends))
+    per_tick = sign * np.where(by_ends, span / (high - low), 2 * np.pi / TICKS)
+    at_ticks, at_rad = (low + high) / 2, (joints.lower + joints.upper) / 2
+    reach = (high - low) / 2 * np.abs(per_tick)
+    lower, upper = np.maximum(joints.lower, at_rad - reach), np.minimum(joints.upper, at_rad + reach)
+    return Scale(at_ticks, at_rad, per_tick, reach, lower, upper)

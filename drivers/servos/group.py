@@ -1,0 +1,346 @@
+"""The servos of one arm on their bus, in radians: who they are, where they are, where they shall go, torque on and off.
+
+No thread and no judgement: `drivers.servos.servo_arm` decides, this module says it in the servos' own words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..arm import DeviceError, Joints
+from . import dynamixel_registers, feetech_protocol
+from .bus import TICKS, BusError, ServoBus
+from .calibration import Scale, check_servos, load, scale
+
+PATIENCE_S = 1.0  # for an answer that must come: a busy computer misses many deadlines of a few ms in a row
+COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within one turn
+FACTORY_AREA = 80  # Feetech: maximum_acceleration and others, behind the measured values
+POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
+BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
+# Ticks, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never across that
+# count's end. So near to it, a little sag would send it all the way round.
+SEAM = 16
+
+
+@dataclass(frozen=True)
+class Servo:
+    """id, and the model number that must answer there. full_load: what its load register says when it pushes with all it may for long.
+    setup: registers that must hold these values before its torque goes on."""
+
+    id: int
+    model: int
+    full_load: int = 1000
+    setup: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the register with the
+    motor's load or current. wakes: a goal switches the torque on, so that who sends one must know that it is on already."""
+
+    protocol: str
+    models: Mapping[int, str]
+    load: str
+    wakes: bool = False
+
+
+FEETECH = Family("feetech", feetech_protocol.MODELS, "present_load", wakes=True)
+DYNAMIXEL = Family("dynamixel", dynamixel_registers.MODELS, "present_current")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """position `(J,)` rad and load `(J,)` in parts of the full one, signed; where `answered` `(J,)` is false they mean nothing.
+    errors `(J,)`: status bytes. torque `(J,)` bool, from the same replies; None where it was not asked for. Times: monotonic."""
+
+    position: np.ndarray
+    load: np.ndarray
+    answered: np.ndarray
+    errors: np.ndarray
+    torque: np.ndarray | None
+    t_request_ns: int
+    t_receive_ns: int
+
+
+class ServoGroup:
+    """J servos behind J joints. Methods talk to the bus; they raise `BusError` with `gone` when the port went away."""
+
+    def __init__(
+        self,
+        bus: ServoBus,
+        family: Family,
+        joints: Joints,
+        servos: Sequence[Servo],
+        calibration: str | Path,
+        ends: Sequence[str] = ("gripper",),
+    ) -> None:
+        self.bus, self.family, self.servos = bus, family, tuple(servos)
+        self.model_joints, self.joints, self.path, self.ends = joints, joints, calibration, tuple(ends)
+        self.ids = tuple(s.id for s in servos)
+        self._full = np.array([s.full_load for s in servos], np.float64)
+        self._turns = np.zeros(len(servos), np.int64)
+        self.scale: Scale | None = None
+
+    def open(self) -> None:
+        """Read the calibration, open the port, and check that these are the servos. DeviceError; nothing is written."""
+        inverted = self.family.protocol == "dynamixel"
+        ids = dict(zip(self.model_joints.names, self.ids, strict=True))
+        self.calibration = load(self.path, ids, self.family.protocol)
+        self.scale = scale(self.calibration, self.model_joints, self.ends, inverted)
+        # what the arm cannot reach is no target either
+        self.joints = replace(self.model_joints, lower=self.scale.lower, upper=self.scale.upper)
+        self.bus.open()
+        try:
+            self.identify()
+        except BaseException:
+            self.bus.close()
+            raise
+
+    def name(self, j: int) -> str:
+        return f"{self.joints.names[j]} (servo {self.ids[j]})"
+
+    def identify(self) -> None:
+        """DeviceError unless every servo answers, is of the right model, and holds the calibration's offsets."""
+        self.check_models()
+        self.check_calibration()
+
+    def check_models(self) -> None:
+        found = self._ping_all()
+        silent = [self.name(j) for j, model in enumerate(found) if model is None]
+        if len(silent) == len(found):
+            # at which speed they do answer
+            why = self.bus.explain_silence(self.ids)
+            raise DeviceError(f"no servo answers on {self.bus.port}: {why}")
+        if silent:
+            raise DeviceError(
+                f"{', '.join(silent)} on {self.bus.port} does not answer: check its cable, and that its id was set"
+            )
+        for j, (model, servo) in enumerate(zip(found, self.servos, strict=True)):
+            if model != servo.model:
+                raise DeviceError(
+                    f"{self.name(j)} on {self.bus.port} is a {self._model(model)}, but must be a {self._model(servo.model)}: "
+                    "is this the right arm (a leader and a follower may differ), or was the wrong servo put in?"
+                )
+
+    def check_calibration(self) -> None:
+        offsets = self.values("homing_offset")
+        modes = None
+        if self.family.protocol == "dynamixel":
+            modes = self._by_joint(self.values("drive_mode") & 1)
+            one_turn = self.values("operating_mode") == POSITION_MODE
+            wrong = one_turn & (np.abs(offsets) > MOST_IN_POSITION_MODE)
+            why = "holds a homing offset of more than a quarter turn, which it ignores in its position mode"
+        else:
+            wrong = (self.values("phase") & COUNTS_TURNS) != 0
+            why = "is set to count turns (bit 4 of its phase register), so that its angle changes with each power-up"
+        for j in np.flatnonzero(wrong):
+            raise DeviceError(
+                f"{self.name(int(j))} {why}: calibrate the arm again (ulna calibrate), which mends that"
+            )
+        check_servos(self.calibration, self._by_joint(offsets), modes, str(self.path))
+
+    def _by_joint(self, values: np.ndarray) -> dict[str, int]:
+        return dict(zip(self.joints.names, values.tolist(), strict=True))
+
+    def _ping_all(self) -> list[int | None]:
+        found: list[int | None] = [None] * len(self.ids)
+        for _ in _tries():
+            found = [m if m is not None else self.bus.ping(i) for m, i in zip(found, self.ids, strict=True)]
+            if None not in found:
+                break
+        return found
+
+    def _model(self, number: int | None) -> str:
+        return f"{self.family.models.get(number or 0, 'servo of an unknown model')} (model number {number})"
+
+    def values(self, register: str, which: Sequence[int] | None = None) -> np.ndarray:
+        """`(N,)` int64 of the joints `which`, all by default. BusError naming the joint that does not answer."""
+        joints = np.arange(len(self.ids)) if which is None else np.array(which, np.int64)
+        values, left = np.zeros(len(joints), np.int64), np.arange(len(joints))
+        for _ in _tries():
+            replies = self.bus.read([register], [self.ids[j] for j in joints[left]])
+            values[left[replies.valid]] = replies.values[replies.valid, 0]
+            left = left[~replies.valid]
+            if not len(left):
+                return values
+        silent = self.name(int(joints[left[0]]))
+        raise BusError(f"{silent} on {self.bus.port} did not answer when asked for its {register}")
+
+    def write(self, register: str, j: int, value: int) -> None:
+        """Write and hear that it was taken. BusError when it is not."""
+        refusal: BusError | None = None
+        for _ in _tries():
+            try:
+                return self.bus.write_checked(register, self.ids[j], value)
+            except BusError as error:
+                refusal = error
+                if error.gone:
+                    break
+        assert refusal is not None
+        raise refusal
+
+    def read_all(self) -> Reading:
+        """Like `read`, but every joint answers, for its torque as well. DeviceError naming the one that does not."""
+        silent = ""
+        for _ in _tries():
+            reading = self.read()
+            if reading.answered.all():
+                return reading if reading.torque is not None else replace(reading, torque=self.torque())
+            silent = self.name(int(np.argmin(reading.answered)))
+        raise DeviceError(f"{silent} on {self.bus.port} does not answer any more: check its cable")
+
+    def read(self, retries: int = 1) -> Reading:
+        """One exchange with all joints. Where a goal would switch the torque on, it tells of the torque too."""
+        assert self.scale is not None, "open comes first"
+        registers = ["present_position", self.family.load, *["torque_enable"] * self.family.wakes]
+        replies = self.bus.read(registers, self.ids, retries=retries)
+        ticks, loads, *torque = replies.values.T
+        turns = self.scale.turns(ticks)
+        self._turns = np.where(replies.valid, turns, self._turns)
+        position = self.scale.radians(ticks - turns * TICKS)
+        errors = np.where(replies.valid, replies.errors, 0)
+        return Reading(
+            position,
+            loads / self._full,
+            replies.valid,
+            errors,
+            torque[0] != 0 if torque else None,
+            replies.t_request_ns,
+            replies.t_receive_ns,
+        )
+
+    def send(self, goal: np.ndarray, which: np.ndarray) -> None:
+        """Tell the joints where `which` `(J,)` is true to go to `goal` `(J,)` rad. Nobody confirms it."""
+        ticks = self._goal_ticks(goal)
+        values = {self.ids[j]: int(ticks[j]) for j in np.flatnonzero(which)}
+        if values:
+            self.bus.write("goal_position", values)
+
+    def _goal_ticks(self, goal: np.ndarray) -> np.ndarray:
+        assert self.scale is not None, "open comes first"
+        ticks = self.scale.ticks(goal) + self._turns * TICKS  # in the servo's own count of turns
+        if self.family.protocol == "feetech":  # on the side of the seam on which it stands
+            return np.clip(ticks, SEAM, TICKS - 1 - SEAM)
+        return ticks
+
+    def prepare(self) -> None:
+        """Bring the servos' settings in order. EEPROM is written only where it differs; DeviceError when that would
+        need torque off first."""
+        for register in dict.fromkeys(r for s in self.servos for r in s.setup):
+            which = [j for j, s in enumerate(self.servos) if register in s.setup]
+            wanted = np.array([self.servos[j].setup[register] for j in which])
+            different = [which[k] for k in np.flatnonzero(self.values(register, which) != wanted)]
+            for j in different:
+                if self.bus.registers[register].eeprom and self.values("torque_enable", [j])[0]:
+                    raise DeviceError(
+                        f"{self.name(j)} must get another {register}, which it takes only without torque: "
+                        "support the arm, call disable(), then enable()"
+                    )
+                self.write_setting(register, j, self.servos[j].setup[register])
+
+    def write_setting(self, register: str, j: int, value: int) -> None:
+        """Write one register, EEPROM unlocked for it where it must be, and read it back. BusError when it is not taken."""
+        r = self.bus.registers[register]
+        # Feetech does not say whether the lock guards its factory area too
+        locked = "lock" in self.bus.registers and (r.eeprom or r.address >= FACTORY_AREA)
+        if locked:
+            self.write("lock", j, 0)
+        try:
+            self.write(register, j, value)
+        finally:
+            if locked:
+                self.write("lock", j, 1)
+        if (now := int(self.values(register, [j])[0])) != value:
+            raise BusError(f"{self.name(j)} did not take {value} for its {register}: it says {now}")
+
+    def torque(self) -> np.ndarray:
+        """`(J,)` bool. BusError naming a joint that does not answer."""
+        return self.values("torque_enable") != 0
+
+    def torque_now(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each joint has torque, and which of them answered, both `(J,)` bool. One exchange, not asked again."""
+        replies = self.bus.read(["torque_enable"], self.ids, retries=0)
+        return replies.values[:, 0] != 0, replies.valid
+
+    def standing(self, which: Sequence[int]) -> Reading:
+        """Where the arm stands, if the joints `which` may have torque there. DeviceError: a servo is silent, faulty or out
+        of its range. Nothing is written."""
+        assert self.scale is not None, "open comes first"
+        reading = self.read_all()
+        own = self.scale.ticks(reading.position)
+        for j in which:
+            beyond = abs(reading.position[j] - self.scale.at_rad[j]) - self.scale.reach[j]
+            mend = "move it into its range by hand, or calibrate the arm again (ulna calibrate)"
+            if beyond > BESIDE_RANGE:
+                raise DeviceError(
+                    f"{self.name(j)} stands at {reading.position[j]:.2f} rad, {beyond:.2f} outside its calibrated range: the torque stays off; "
+                    f"{mend}"
+                )
+            if self.family.protocol == "feetech" and not SEAM <= own[j] < TICKS - SEAM:
+                raise DeviceError(
+                    f"{self.name(j)} stands where its servo's count of one turn ends ({own[j]} of 0..{TICKS - 1}), and might go all the way "
+                    f"round: the torque stays off; {mend}"
+                )
+        if wrong := self.explain(reading.errors):
+            raise DeviceError(f"the torque stays off: {'; '.join(wrong)}")
+        return reading
+
+    def torque_on(self, position: np.ndarray, which: Sequence[int]) -> Reading:
+        """Goals to `position` `(J,)` rad, where the joints `which` stand, then torque on, both read back; how they then stand.
+        DeviceError when one of them does not do it: some of them have torque then."""
+        ticks = self._goal_ticks(position)
+        for j in which:
+            self.write("goal_position", j, int(ticks[j]))
+        goals = self.values("goal_position")
+        for j in which:
+            if abs(goals[j] - ticks[j]) > 2:
+                raise DeviceError(f"{self.name(j)} took {goals[j]} for its goal instead of {ticks[j]}")
+        for j in which:
+            self.write("torque_enable", j, 1)
+        on = self.torque()
+        for j in which:
+            if not on[j]:
+                raise DeviceError(f"{self.name(j)} did not switch its torque on: cycle the arm's power")
+        return self.read_all()
+
+    def torque_off(self, which: Sequence[int] | None = None) -> list[int]:
+        """Torque off; the joints of which that is not certain. One deaf servo keeps no other one on."""
+        left = list(range(len(self.ids)) if which is None else which)
+        for _ in _tries():
+            self.bus.write("torque_enable", {self.ids[j]: 0 for j in left})
+            for j in left:
+                with contextlib.suppress(
+                    BusError
+                ):  # a faulty servo may take it and still complain; gone is seen below
+                    self.bus.write_checked("torque_enable", self.ids[j], 0)
+            replies = self.bus.read(["torque_enable"], [self.ids[j] for j in left])
+            left = [j for k, j in enumerate(left) if not replies.valid[k] or replies.values[k, 0]]
+            if not left:
+                break
+        return left
+
+    def named(self, which: Iterable[int]) -> str:
+        return ", ".join(self.name(int(j)) for j in which)
+
+    def explain(self, errors: np.ndarray) -> tuple[str, ...]:
+        """What status bytes `(J,)` say, in words; a servo that only raises a flag is asked for its reason."""
+        return tuple(
+            f"{self.name(int(j))}: {text}"
+            for j in np.flatnonzero(errors)
+            for text in self.bus.hardware_faults(self.ids[j]) or self.bus.describe(int(errors[j]))
+        )
+
+
+def _tries() -> Iterator[None]:
+    """For an answer that must come; at least two."""
+    end = time.monotonic() + PATIENCE_S
+    yield
+    yield
+    while time.monotonic() < end:
+        yield

@@ -1,0 +1,28 @@
+"""The leader of an SO-101: moved by hand and read. It has no torque, ever: other gears are in it, and a hand is on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import setting
+from .feetech import FeetechBus
+from .group import FEETECH, Servo, ServoGroup
+from .servo_arm import ServoArm
+from .so101 import JOINTS, STS3215
+
+
+@dataclass(frozen=True)
+class Config:
+    """port: like /dev/serial/by-id/…. calibration: file of LeRobot's form (`ulna calibrate` makes one)."""
+
+    port: str
+    calibration: str
+    baud: int = setting(1_000_000, 19_200, 1_000_000, "bit/s")
+    bus_hz: float = setting(100.0, 10, 250, "Hz")
+    stale_s: float = setting(0.5, 0.05, 5, "s")
+
+
+def make(name: str, config: Config) -> ServoArm:
+    servos = [Servo(i, STS3215) for i in range(1, 7)]
+    group = ServoGroup(FeetechBus(config.port, config.baud), FEETECH, JOINTS, servos, config.calibration)
+    return ServoArm(name, group, bus_hz=config.bus_hz, stale_s=config.stale_s, commanded=False)

@@ -1,1 +1,0 @@
-"""The device side of each protocol, for running real drivers without the silicon."""

@@ -1,0 +1,360 @@
+"""A Universal Robots e-Series arm (UR3e, UR5e, UR10e, UR16e, UR20, UR30) through ur_rtde.
+
+`enable` uploads ur_rtde's control script; `disable` stops it. Without the script the controller itself holds the arm: a UR has no
+state "torque off" short of its brakes. The connection lives in a process of its own (`drivers.ur.process` says why); `read` and
+`command` only touch shared memory and never wait for the network.
+
+Needs: the pendant in Remote Control, the arm powered on with brakes released, ports 29999, 30002 to 30004 reachable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target, limit_target
+from ..config import require_known, setting
+from ..sample import Sample
+from .child import Child
+from .memory import JOINTS, Memory
+from .process import NORMAL, REDUCED, RUNNING, Settings
+
+NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+MODELS = ("ur3e", "ur5e", "ur10e", "ur16e", "ur20", "ur30")
+TURN = 2 * np.pi
+STALE_S = 0.1  # a controller sends every 2 ms: older than this, and a reading is not valid
+ENABLE_S = 15.0
+PAUSES_S = (0.5, 1.0, 2.0, 5.0)  # between attempts to reconnect
+
+SAFETY = {
+    3: "protective stop: look what the arm ran into, clear it, unlock the stop on the pendant, and enable again",
+    4: "recovery mode: move the arm back inside its safety limits with the pendant, and enable again",
+    5: "safeguard stop: close the gate or reset the safeguard, and enable again",
+    6: "system emergency stop: release the emergency stop of the cell, power the arm on, and enable again",
+    7: "emergency stop: release the button, power the arm on with the pendant, and enable again",
+    8: "safety violation: restart the safety system with the pendant, and enable again",
+    9: "safety fault: read the log on the pendant and restart the controller",
+}
+ROBOT = {
+    0: "no safety controller: read the log on the pendant",
+    1: "the controller boots: wait a minute",
+    2: "the controller boots: wait a minute",
+    3: "the arm's power is off: power it on with the pendant, release the brakes, and enable again",
+    4: "the arm powers on: wait until it is idle, release the brakes, and enable again",
+    5: "the brakes are on: release them with the pendant, and enable again",
+    6: "the arm is moved by hand: end freedrive, and enable again",
+    8: "the arm's firmware is updated: wait",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """host: address of the controller. hz: of setpoints, 500 at most; the control script smooths between them over `lookahead_s`
+    (0.03 to 0.2 s) with `gain`. watchdog_s: without a command for that long the arm brakes and holds. link_watchdog_s: without a
+    word from this computer for that long the controller itself stops the program. lost_s: without data for that long the
+    connection counts as lost. max_first_step: rad, of any joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint;
+    setpoints keep both, so that the arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of the six joints, base
+    first; narrow them to the cell. max_effort: N·m, of the model's joints (the default is the UR5e's). payload_kg,
+    payload_centre_m: of the tool, at the flange; absent: as the pendant has it. latency_s: from measurement to arrival at best.
+    model: of `MODELS`; only what must know the arm's geometry, to move its tip by hand, asks for it."""
+
+    host: str
+    hz: float = setting(125.0, 20, 500, "Hz")
+    watchdog_s: float = setting(0.5, 0.05, 5, "s")
+    link_watchdog_s: float = setting(0.5, 0.1, 5, "s")
+    lost_s: float = setting(0.5, 0.1, 10, "s")
+    max_first_step: float = setting(0.3, 0.01, 3, "rad")
+    max_velocity: float = setting(1.0, 0.01, 3.15, "rad/s")
+    max_acceleration: float = setting(8.0, 0.1, 40, "rad/s²")
+    lower: tuple = (-TURN, -TURN, -np.pi, -TURN, -TURN, -TURN)
+    upper: tuple = (TURN, TURN, np.pi, TURN, TURN, TURN)
+    max_effort: tuple = (150.0, 150.0, 150.0, 28.0, 28.0, 28.0)
+    lookahead_s: float = setting(0.1, 0.03, 0.2, "s")
+    gain: float = setting(300.0, 100, 2000)
+    payload_kg: float | None = setting(None, 0, 35, "kg")
+    payload_centre_m: tuple = (0.0, 0.0, 0.0)
+    latency_s: float = setting(0.002, 0, 0.1, "s")
+    model: str = ""
+
+
+def make(name: str, config: Config) -> UR:
+    """The arm, closed. DeviceError: limits that are no limits, a model that there is none of."""
+    if config.model:
+        require_known(f"model for {name}:", config.model, MODELS)
+    fields = {"lower": JOINTS, "upper": JOINTS, "max_effort": JOINTS, "payload_centre_m": 3}
+    for field, n in fields.items():
+        values = getattr(config, field)
+        if len(values) != n or not all(isinstance(v, int | float) and np.isfinite(v) for v in values):
+            raise DeviceError(f"{name}: {field} must be a list of {n} numbers, it is {list(values)}")
+    lower, upper = np.array(config.lower, float), np.array(config.upper, float)
+    if (lower >= upper).any() or (np.abs([lower, upper]) > TURN + 1e-9).any():
+        raise DeviceError(
+            f"{name}: each of lower must be less than its upper, and both within one turn (6.283 rad)"
+        )
+    return UR(name, config)
+
+
+class UR:
+    """Keeps `drivers.arm.Arm`."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name, self.config = name, config
+        self.watchdog_s, self.max_first_step = config.watchdog_s, config.max_first_step
+        self.joints = Joints(
+            NAMES,
+            ("rad",) * JOINTS,
+            np.array(config.lower, float),
+            np.array(config.upper, float),
+            np.full(JOINTS, config.max_velocity),
+            np.array(config.max_effort, float),
+        )
+        self._memory: Memory | None = None
+        self._child: Child | None = None
+        self._supervisor: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._orders = threading.Lock()  # of the child's stdin and stdout, and of its life
+        self._lock = threading.RLock()  # of what follows; never held while waiting
+        self._enabled = self._stopped = self._ended = self._first = False
+        self._lost = self._had_control = False
+        self._reconnects = 0
+        self._message = ""
+
+    # life -------------------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        if self._memory:
+            return
+        self._memory = Memory()
+        self._closing.clear()
+        self._lost = self._enabled = self._stopped = self._ended = self._had_control = False
+        self._reconnects, self._message = 0, ""
+        try:
+            with self._orders:
+                self._start()
+        except DeviceError:
+            self._memory.close()
+            self._memory = None
+            raise
+        self._supervisor = threading.Thread(
+            target=self._supervise, name=f"{self.name} supervisor", daemon=True
+        )
+        self._supervisor.start()
+
+    def close(self) -> None:
+        if not self._memory:
+            return
+        self._closing.set()
+        if self._supervisor:
+            self._supervisor.join()
+            self._supervisor = None
+        with self._orders:
+            self._end(10.0)
+        self._memory.close()
+        self._memory = None
+        self._enabled = False
+
+    def _start(self) -> None:
+        """A child with a connection, or DeviceError."""
+        assert self._memory
+        c = self.config
+        same = {f.name: getattr(c, f.name) for f in dataclasses.fields(Settings) if hasattr(c, f.name)}
+        settings = Settings(**same, file=self._memory.file, stop_program=self._had_control)
+        try:
+            self._child = Child(settings, self._closing)
+        except DeviceError as error:
+            raise DeviceError(
+                f"the UR {self.name} at {c.host} does not answer ({error}): is the address right, the controller on and "
+                "booted, and the cable in?"
+            ) from None
+        self._had_control = False
+
+    def _end(self, patience_s: float) -> None:
+        child, self._child = self._child, None
+        if child:
+            child.end(patience_s)
+
+    def _ask(self, order: str) -> None:
+        if not self._child:
+            raise DeviceError("it is not connected")
+        self._child.ask(order, ENABLE_S)
+
+    def _supervise(self) -> None:
+        """Notices a lost connection, and makes a new one; what was enabled before is not enabled then."""
+        attempt = 0
+        while not self._closing.wait(0.05 if not self._lost else PAUSES_S[min(attempt, len(PAUSES_S) - 1)]):
+            if not self._lost:
+                child = self._child
+                dead = child is None or child.dead
+                if not dead and self._age_s() < self.config.lost_s:
+                    continue
+                with self._lock:
+                    self._lost, self._enabled, self._ended, attempt = True, False, False, 0
+                    self._message = "the connection broke off" if dead else "no data come"
+                continue
+            attempt += 1
+            with self._orders, contextlib.suppress(DeviceError):
+                self._end(0.0)  # a child that lost its controller is not worth a word
+                self._start()
+                with self._lock:
+                    self._lost = False
+                    self._reconnects += 1
+                    self._message = "reconnected: enable it again"
+
+    # motion -----------------------------------------------------------------------------------------------------------------
+
+    def read(self) -> Sample:
+        memory = self._need()
+        state = memory.state.read()
+        received = int(state["t_receive_ns"])
+        there = not self._lost and bool(state["connected"]) and bool(state["clocked"])
+        fresh = there and time.monotonic_ns() - received < STALE_S * 1e9
+        return Sample(
+            np.array(state["q"]),
+            int(state["t_capture_ns"]),
+            received,
+            int(state["seq"]),
+            np.full(JOINTS, fresh),
+        )
+
+    def command(self, target: np.ndarray, t_target_ns: int) -> np.ndarray:
+        target = check_target(target, self.joints)
+        memory = self._need()
+        with self._lock:
+            if self._lost:
+                raise DeviceError(f"the UR {self.name} is away ({self._message}): wait, then enable it again")
+            if self._stopped:
+                raise DeviceError(f"the UR {self.name} was stopped: enable it again before commanding it")
+            self._notice()
+            if not self._enabled:
+                why = "; ".join(self.faults()) or "its control script does not run"
+                raise DeviceError(f"the UR {self.name} takes no commands ({why}): enable it first")
+            here = np.array(memory.state.read()["q"])
+            if self._first:
+                check_first(target, here, self.max_first_step, self.joints)
+                self._first = False
+            now = time.monotonic_ns()
+            # from where the setpoint is on its way, so that an early command does not skip the rest of the last one
+            start = self._setpoint(now, here)
+            sent = limit_target(target, start, (t_target_ns - now) * 1e-9, self.joints)
+            memory.goal.write(
+                t_command_ns=now, t_from_ns=now, t_goal_ns=max(t_target_ns, now + 1), start=start, goal=sent
+            )
+        return sent
+
+    def _setpoint(self, now_ns: int, here: np.ndarray) -> np.ndarray:
+        assert self._memory
+        goal = self._memory.goal.read()
+        commanded = int(goal["t_command_ns"])
+        if commanded == 0 or now_ns - commanded > self.watchdog_s * 1e9:
+            return here
+        w = (now_ns - int(goal["t_from_ns"])) / (int(goal["t_goal_ns"]) - int(goal["t_from_ns"]))
+        return goal["start"] + min(w, 1.0) * (goal["goal"] - goal["start"])
+
+    def hold(self) -> None:
+        with self._lock:
+            self._need().goal.write(t_command_ns=0)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._need().goal.write(t_command_ns=0)
+            self._stopped = True
+
+    def enable(self) -> None:
+        """Upload the control script; takes up to some seconds. DeviceError says what stands in the way."""
+        self._need()
+        if self._lost:
+            raise DeviceError(f"the UR {self.name} is away ({self._message}): wait until it is back")
+        if wrong := self._wrong():
+            raise DeviceError(f"the UR {self.name} cannot be enabled: {'; '.join(wrong)}")
+        with self._orders:
+            self.hold()
+            self._had_control = True
+            try:
+                self._ask("enable")
+            except DeviceError as error:
+                raise DeviceError(f"the UR {self.name} cannot be enabled: {error}") from None
+            with self._lock:
+                self._enabled, self._first, self._message = True, True, ""
+                self._stopped = self._ended = False
+
+    def disable(self) -> None:
+        """Stop the control script; the controller goes on holding the arm."""
+        if not self._memory:
+            return
+        with self._lock:
+            self._memory.goal.write(t_command_ns=0)
+            self._enabled = self._ended = False
+        if self._lost:
+            return  # the script is stopped before anything else when the arm is back
+        with self._orders, contextlib.suppress(DeviceError):
+            self._ask("disable")
+            self._had_control = False
+
+    # what is the matter -------------------------------------------------------------------------------------------------------
+
+    def faults(self) -> tuple[str, ...]:
+        if not self._memory:
+            return ()
+        if self._lost:
+            return (
+                f"the UR {self.name} at {self.config.host} is away ({self._message}): check its cable and power",
+            )
+        wrong = self._wrong()
+        if not self._memory.control.read()["remote"]:
+            wrong += (
+                "the pendant is in local control: switch it to Remote Control (top right), and enable again",
+            )
+        self._notice()
+        if self._ended and not wrong:
+            wrong = ("the control script ended: read the log on the pendant, and enable again",)
+        return wrong
+
+    def _wrong(self) -> tuple[str, ...]:
+        assert self._memory
+        state = self._memory.state.read()
+        safety, robot = int(state["safety_mode"]), int(state["robot_mode"])
+        if safety not in (NORMAL, REDUCED):
+            return (SAFETY.get(safety, f"safety mode {safety}: read the log on the pendant"),)
+        if robot != RUNNING:
+            return (ROBOT.get(robot, f"robot mode {robot}: read the log on the pendant"),)
+        return ()
+
+    def health(self) -> ArmHealth:
+        if not self._memory:
+            return ArmHealth(ArmState.CLOSED, float("inf"), 0.0)
+        with self._lock:
+            self._notice()
+            state = (
+                ArmState.RECONNECTING
+                if self._lost
+                else ArmState.STOPPED
+                if self._stopped
+                else ArmState.ACTIVE
+                if self._enabled
+                else ArmState.TORQUE_OFF
+            )
+            rate = 0.0 if self._lost else float(self._memory.state.read()["rate_hz"])
+            return ArmHealth(state, self._age_s(), rate, 0, self._reconnects, self._message)
+
+    def _notice(self) -> None:
+        """The script ended by itself, or by a stop: that latches until `enable`."""
+        assert self._memory
+        with self._lock:
+            if self._enabled and not self._memory.control.read()["active"]:
+                self._enabled, self._ended = False, True
+                self._message = "; ".join(self.faults())
+
+    def _age_s(self) -> float:
+        assert self._memory
+        received = int(self._memory.state.read()["t_receive_ns"])
+        return (time.monotonic_ns() - received) * 1e-9 if received else float("inf")
+
+    def _need(self) -> Memory:
+        if not self._memory:
+            raise DeviceError(f"the UR {self.name} is closed: open it first")
+        return self._memory

@@ -1,0 +1,98 @@
+"""What the control process and the process that talks to a UR share: the arm's newest state, and where it shall go.
+
+Each block has one writer. Its first word is odd while it is written; a reader that finds it odd, or changed behind its back,
+reads again, so that a reading is never half old and half new.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+
+from ..fence import fence
+
+JOINTS = 6
+STATE = np.dtype(
+    [
+        ("seq", "i8"),  # packages from the controller so far
+        ("t_capture_ns", "i8"),
+        ("clocked", "i8"),  # the capture time can be believed
+        ("t_receive_ns", "i8"),
+        ("rate_hz", "f8"),
+        ("robot_mode", "i8"),  # of RTDE, as are the next two
+        ("safety_mode", "i8"),
+        ("robot_status_bits", "i8"),
+        ("connected", "i8"),
+        ("q", "f8", (JOINTS,)),
+    ]
+)
+CONTROL = np.dtype(
+    [
+        ("active", "i8"),  # the control script runs and takes setpoints
+        ("remote", "i8"),  # the pendant is in remote control; -1: not known
+        ("clock_steps", "i8"),
+    ]
+)
+GOAL = np.dtype(
+    [
+        ("t_command_ns", "i8"),  # 0: hold
+        ("t_from_ns", "i8"),
+        ("t_goal_ns", "i8"),
+        ("start", "f8", (JOINTS,)),
+        ("goal", "f8", (JOINTS,)),
+    ]
+)
+SIZE = 4096
+
+
+class Block:
+    """One record of `dtype` in shared memory, written by one thread of one process and read by anyone."""
+
+    def __init__(self, memory: mmap.mmap, offset: int, dtype: np.dtype) -> None:
+        self._turn = np.frombuffer(memory, np.int64, 1, offset)
+        self._record = np.frombuffer(memory, dtype, 1, offset + 8)
+
+    def write(self, **values: object) -> None:
+        self._turn[0] += 1
+        fence()
+        for name, value in values.items():
+            self._record[name] = value
+        fence()
+        self._turn[0] += 1
+
+    def read(self) -> np.void:
+        for _ in range(100_000):
+            before = int(self._turn[0])
+            if before % 2 == 0:
+                fence()
+                copy = self._record.copy()
+                fence()
+                if int(self._turn[0]) == before:
+                    return copy[0]
+        # its writer died in the middle: what stands there is the best there is
+        return self._record.copy()[0]
+
+    def mend(self) -> None:
+        """Called by a new writer, whose predecessor may have died in the middle of a write."""
+        self._turn[0] += self._turn[0] % 2
+
+
+class Memory:
+    """state and control are written by the process that talks to the arm, goal by the control process."""
+
+    def __init__(self, file: int | None = None) -> None:
+        """file: a descriptor from another `Memory`; None makes a new one, which is gone when nobody holds it."""
+        self.file = os.memfd_create("ulna-ur") if file is None else file
+        if file is None:
+            os.ftruncate(self.file, SIZE)
+        memory = mmap.mmap(self.file, SIZE)
+        self.state = Block(memory, 0, STATE)
+        self.control = Block(memory, 1024, CONTROL)
+        self.goal = Block(memory, 2048, GOAL)
+
+    def close(self) -> None:
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1

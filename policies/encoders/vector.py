@@ -1,0 +1,136 @@
+"""Observation encoders: one frame of state and images to one vector. Time is folded into the batch.
+
+Parts: `MLP` (state), `ResNet18` and `SmallCNN` (images, each ending in a spatial softmax), `Encoder` (all of them).
+Legend: B batch, T = n_obs_steps, N = B·T frames, C H W image, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...datasets.features import Feature, image_keys, state_keys
+
+
+@dataclass(frozen=True)
+class MLP:
+    """State encoder: `depth` layers of `width` with Mish. depth 0 passes the state through, as Diffusion Policy's
+    low-dimensional variant does."""
+
+    width: int = 256
+    depth: int = 2
+
+    def build(self, inputs: int) -> tuple[nn.Module, int]:
+        if self.depth == 0:
+            return nn.Identity(), inputs
+        layers: list[nn.Module] = []
+        for i in range(self.depth):
+            layers += [nn.Linear(inputs if i == 0 else self.width, self.width), nn.Mish()]
+        return nn.Sequential(*layers), self.width
+
+
+@dataclass(frozen=True)
+class ResNet18:
+    """Diffusion Policy's image encoder: ResNet18 from scratch, GroupNorm (channels / 16 groups; EMA weights and
+    BatchNorm's running statistics do not go together), spatial softmax over `keypoints`."""
+
+    keypoints: int = 32
+    crop: float = 0.9
+
+    def build(self) -> tuple[nn.Module, int]:
+        import torchvision  # seconds, which a policy from state need not wait for
+
+        net = torchvision.models.resnet18(weights=None, norm_layer=lambda c: nn.GroupNorm(c // 16, c))
+        trunk = nn.Sequential(*list(net.children())[:-2])
+        return nn.Sequential(trunk, nn.Conv2d(512, self.keypoints, 1), SpatialSoftmax()), 2 * self.keypoints
+
+
+@dataclass(frozen=True)
+class SmallCNN:
+    """Four strided convolutions and a spatial softmax: about 1/50 of ResNet18's arithmetic, for two CPU cores."""
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    keypoints: int = 32
+    crop: float = 0.9
+
+    def build(self) -> tuple[nn.Module, int]:
+        layers: list[nn.Module] = []
+        for i, c in enumerate(self.channels):
+            before = 3 if i == 0 else self.channels[i - 1]
+            kernel, pad = (5, 2) if i == 0 else (3, 1)
+            layers += [nn.Conv2d(before, c, kernel, stride=2, padding=pad), nn.GroupNorm(8, c), nn.ReLU()]
+        layers += [nn.Conv2d(self.channels[-1], self.keypoints, 1), SpatialSoftmax()]
+        return nn.Sequential(*layers), 2 * self.keypoints
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """State through one part, every camera through its own copy of the other; the outputs side by side."""
+
+    state: MLP = MLP()
+    image: ResNet18 | SmallCNN = SmallCNN()
+
+    def build(self, features: dict[str, Feature]) -> ObservationEncoder:
+        return ObservationEncoder(self, features)
+
+
+class SpatialSoftmax(nn.Module):
+    """The expected image coordinates in [-1, 1] of each channel: `(N, K, h, w)` to `(N, 2K)`. (Levine et al. 2016)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, k, h, w = x.shape
+        p = torch.softmax(x.reshape(n, k, h * w) / self.temperature, dim=-1).reshape(n, k, h, w)
+        rows = torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)
+        columns = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype)
+        return torch.cat([(p.sum(2) * columns).sum(-1), (p.sum(3) * rows).sum(-1)], dim=-1)
+
+
+class ObservationEncoder(nn.Module):
+    """Normalised observations `{key: (B, T, ...)}` to `(B, T, D)`; images are uint8 HWC and are scaled here."""
+
+    def __init__(self, config: Encoder, features: dict[str, Feature]) -> None:
+        super().__init__()
+        self.state_keys, self.image_keys = state_keys(features), image_keys(features)
+        self.crop = config.image.crop
+        self.width = 0
+        inputs = sum(features[k].shape[0] for k in self.state_keys)
+        if inputs:
+            self.state, width = config.state.build(inputs)
+            self.width += width
+        self.images = nn.ModuleList()
+        for _ in self.image_keys:
+            net, width = config.image.build()
+            self.images.append(net)
+            self.width += width
+
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        parts = []
+        if self.state_keys:
+            parts.append(self.state(torch.cat([observation[k] for k in self.state_keys], dim=-1)))
+        for key, net in zip(self.image_keys, self.images, strict=True):
+            image = observation[key]
+            b, t = image.shape[:2]
+            pixels = image.permute(0, 1, 4, 2, 3).to(parts[0].dtype if parts else torch.float32) / 127.5 - 1.0
+            parts.append(net(self._crop(pixels).flatten(0, 1)).reshape(b, t, -1))
+        return torch.cat(parts, dim=-1)
+
+    def _crop(self, pixels_BTCHW: Tensor) -> Tensor:
+        """One random window per row in training (the same over its T frames), the centre one otherwise."""
+        b, _, _, height, width = pixels_BTCHW.shape
+        h, w = round(height * self.crop), round(width * self.crop)
+        if (h, w) == (height, width):
+            return pixels_BTCHW
+        if not self.training:
+            top, left = (height - h) // 2, (width - w) // 2
+            return pixels_BTCHW[..., top : top + h, left : left + w]
+        tops = torch.randint(0, height - h + 1, (b,)).tolist()
+        lefts = torch.randint(0, width - w + 1, (b,)).tolist()
+        return torch.stack(
+            [p[..., t : t + h, x : x + w] for p, t, x in zip(pixels_BTCHW, tops, lefts, strict=True)]
+        )

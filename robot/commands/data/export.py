@@ -1,0 +1,61 @@
+"""Hand a dataset out as a LeRobot v3.0 folder, real times and requested actions riding along."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import tyro
+
+from ..parsing import Output, episode_list, progress
+
+EXAMPLE = "ulna data export runs/x/data --out runs/x/lerobot"
+
+
+@dataclass
+class Args:
+    data: tyro.conf.Positional[str]
+    """Folder of the dataset."""
+    out: str
+    """Folder of the new LeRobot dataset."""
+    format: Literal["lerobot"] = "lerobot"
+    """LeRobot v3.0."""
+    episodes: str = ""
+    """Only these, like 0-9,12; by default all that were not cut off."""
+    crf: int = 12
+    """Quality of the videos, 0 to 51; less is better and larger. 12 keeps more than 40 dB."""
+    lossless: bool = False
+    """Keep every pixel; the videos become several times larger."""
+    gaps: Literal["refuse", "drop", "repeat"] = "refuse"
+    """At control ticks for which a stream has nothing recent: refuse, drop the tick, or repeat what there was."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ....datasets.formats.lerobot_export import export_lerobot
+    from ....datasets.store import EpisodeStore
+
+    if not 0 <= args.crf <= 51:
+        raise ValueError(f"--crf must lie in 0..51, not {args.crf}")
+    store = EpisodeStore.open(args.data)
+    chosen = episode_list(args.episodes) if args.episodes else None
+    with progress("exporting") as bar:
+        shown = bar.add_task("", total=None, note="")
+        done = export_lerobot(
+            store,
+            args.out,
+            chosen,
+            args.crf,
+            args.lossless,
+            args.gaps,
+            lambda n, total: bar.update(shown, completed=n, total=total),
+        )
+    lines = [f"{done.out}: {done.episodes} episodes, {done.frames} frames, LeRobot v3.0"]
+    if done.dropped:
+        lines.append(f"{done.dropped} ticks were dropped for want of a recent frame")
+    if done.repeated:
+        lines.append(f"{done.repeated} ticks repeat what is older than it should be")
+    lines += [f"left out: {what}" for what in done.left_out]
+    out.answer({**asdict(done), "out": str(done.out)}, "\n".join(lines))
+    return 0

@@ -1,0 +1,96 @@
+"""Bring a dataset of another project in: LeRobot (v2.1, v3.0), Diffusion Policy or UMI zarr, robomimic or ALOHA HDF5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from ...cli import UsageError
+from ..parsing import Output, episode_list, pairs, progress
+
+EXAMPLE = "ulna data import path/to/lerobot_folder --out runs/x/data --image-size 96"
+
+
+@dataclass
+class Args:
+    source: tyro.conf.Positional[str]
+    """A LeRobot folder (the one with meta/ in it), a replay buffer (.zarr or .zarr.zip), a robomimic file, or a folder of
+    ALOHA episodes."""
+    out: str
+    """Folder of the new dataset."""
+    format: Literal["auto", "lerobot", "diffusion-policy", "robomimic", "aloha"] = "auto"
+    """What the source is; found out by default."""
+    fps: float | None = None
+    """Rows a second, where the source does not say."""
+    task: str = ""
+    """The instruction in words, where the source has none."""
+    map: str = ""
+    """Call an array otherwise, with commas: agentview_image=observation.images.front."""
+    image_size: int = 0
+    """Resize images to this many pixels square, by area; 0 keeps them as recorded."""
+    episodes: str = ""
+    """Only these, like 0-9,12 (LeRobot)."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ....datasets.info import describe
+    from .info import text_of
+
+    if args.image_size and not 16 <= args.image_size <= 4096:
+        raise ValueError(f"--image-size must lie in 16..4096, not {args.image_size}")
+    size = (args.image_size, args.image_size) if args.image_size else None
+    kind = _kind(Path(args.source)) if args.format == "auto" else args.format
+    with progress("importing") as bar:
+        shown = bar.add_task("", total=None, note="")
+
+        def report(done: int, total: int) -> None:
+            bar.update(shown, completed=done, total=total)
+
+        store = _import(kind, args, size, report)
+    d = describe(store)
+    out.answer(d, text_of(d))
+    return 0
+
+
+def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) -> Any:
+    if kind == "lerobot":
+        from ....datasets.formats.lerobot import import_lerobot
+
+        if args.fps or args.task or args.map:
+            raise UsageError(
+                "--fps, --task and --map are for sources other than LeRobot, which says these itself"
+            )
+        chosen = episode_list(args.episodes) if args.episodes else None
+        return import_lerobot(args.source, args.out, size, chosen, report)
+    if args.episodes:
+        raise UsageError("--episodes is for LeRobot sources: part others with `ulna data split` afterwards")
+    from ....datasets.formats.hdf5 import import_aloha, import_robomimic
+    from ....datasets.formats.replay_buffer import import_replay_buffer
+
+    readers = {"diffusion-policy": import_replay_buffer, "robomimic": import_robomimic, "aloha": import_aloha}
+    return readers[kind](
+        args.source, args.out, args.fps, args.task, pairs("--map", args.map, "array=feature"), size, report
+    )
+
+
+def _kind(source: Path) -> str:
+    from ....datasets.formats.hdf5 import is_aloha, is_robomimic
+    from ....datasets.formats.replay_buffer import is_replay_buffer
+
+    if is_replay_buffer(source):
+        return "diffusion-policy"
+    if source.is_file() or any(source.glob("*.hdf5")) or any(source.glob("*.h5")):
+        if is_robomimic(source):
+            return "robomimic"
+        if is_aloha(source):
+            return "aloha"
+        raise ValueError(
+            f"{source} is no dataset that is known here: it has neither data/demo_0 (robomimic) nor observations/qpos "
+            "(ALOHA) nor meta/episode_ends (Diffusion Policy)"
+        )
+    return "lerobot"  # which says best what a folder lacks

@@ -1,0 +1,38 @@
+"""Join datasets of equal features into a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from ..parsing import Output
+
+EXAMPLE = "ulna data merge runs/a/data runs/b/data --out runs/ab/data"
+
+
+@dataclass
+class Args:
+    data: tyro.conf.Positional[list[str]]
+    """Folders of the datasets, in the order of the result."""
+    out: str
+    """Folder of the new dataset."""
+    same_twice: bool = False
+    """Allow an episode that is in several of them."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ....datasets.merge import merge
+    from ....datasets.store import EpisodeStore
+
+    if len(args.data) < 2:
+        raise ValueError("name at least two datasets to merge")
+    made = merge([EpisodeStore.open(d) for d in args.data], args.out, args.same_twice)
+    frames = sum(e.length for e in made.episodes)
+    out.answer(
+        {"out": args.out, "episodes": len(made), "frames": frames},
+        f"{args.out}: {len(made)} episodes, {frames} frames",
+    )
+    return 0

@@ -1,0 +1,50 @@
+"""Change task, success, weight or return of episodes; what they were is kept with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tyro
+
+from ..parsing import Output, episode_list
+
+EXAMPLE = 'ulna data relabel runs/x/data --episodes 0-4 --task "fold the towel" --success true'
+
+
+@dataclass
+class Args:
+    data: tyro.conf.Positional[str]
+    """Folder of the dataset."""
+    episodes: str
+    """Which, like 3,7-9."""
+    task: str | None = None
+    """The instruction in words."""
+    success: Literal["true", "false", "none"] | None = None
+    """Whether the task was done; none: unknown."""
+    weight: float | None = None
+    """How much an episode counts in training with --weights stored."""
+    episode_return: float | None = None
+    """Its return, for training with --weights return-rw or return-aw."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ....datasets.edit import relabel
+    from ....datasets.store import EpisodeStore
+
+    labels: dict[str, Any] = {}
+    if args.task is not None:
+        labels["task"] = args.task
+    if args.success is not None:
+        labels["success"] = {"true": True, "false": False, "none": None}[args.success]
+    if args.weight is not None:
+        labels["weight"] = args.weight
+    if args.episode_return is not None:
+        labels["return"] = args.episode_return
+    chosen = episode_list(args.episodes)
+    relabel(EpisodeStore.open(args.data), chosen, labels)
+    words = ", ".join(f"{k} = {v!r}" for k, v in labels.items())
+    out.answer({"episodes": chosen, "labels": labels}, f"{len(chosen)} episodes: {words}")
+    return 0

@@ -1,0 +1,62 @@
+"""Take episodes out of the trash of a dataset, or empty it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+
+import tyro
+
+from ..parsing import Output
+
+EXAMPLE = "ulna data restore runs/x/data --list"
+
+
+@dataclass
+class Args:
+    data: tyro.conf.Positional[str]
+    """Folder of the dataset."""
+    episodes: str = ""
+    """Names or numbers as --list shows them, with commas; all by default."""
+    list: bool = False
+    """Only show what is in the trash."""
+    empty: bool = False
+    """Remove what is in the trash, for good."""
+    yes: bool = False
+    """Empty it without asking."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args, out: Output) -> int:
+    from ....datasets.edit import empty_trash, restore, trash
+    from ....datasets.store import EpisodeStore
+
+    store = EpisodeStore.open(args.data)
+    there = trash(store)
+    if args.list:
+        lines = [
+            f"{t.name}  deleted {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(t.deleted_s))}"
+            for t in there
+        ]
+        found = [{"name": t.name, "deleted_s": round(t.deleted_s, 3)} for t in there]
+        out.answer({"trash": found}, "\n".join(lines) or "the trash is empty")
+        return 0
+    if args.empty:
+        if not args.yes and not _sure(len(there), args.data):
+            raise ValueError("nothing was removed: say --yes to empty the trash")
+        count = empty_trash(store)
+        out.answer({"removed": count}, f"removed {count} episodes for good")
+        return 0
+    names = [n.strip() for n in args.episodes.split(",") if n.strip()] or None
+    back = restore(store, names)
+    out.answer({"restored": back, "episodes": len(store)}, f"restored: {', '.join(back) or 'nothing'}")
+    return 0
+
+
+def _sure(count: int, data: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    print(f"remove {count} episodes of {data} for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

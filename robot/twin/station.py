@@ -1,0 +1,341 @@
+"""Twins of whole stations: an arm, its leader and its cameras at one PyBullet world, each behind its own device protocol.
+
+Three kinds of process: this one steps the physics and renders; one per serial bus or controller speaks bytes; one per camera
+encodes and serves frames. They meet in shared memory. A control channel (HTTP on loopback) resets the scene, changes faults and tells
+the ground truth; no device does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ...drivers.arm import DeviceError
+from ...drivers.cameras.frame_ring import FrameRing
+from ...drivers.config import require_known
+from ...drivers.devices import runtime_folder
+from ...drivers.servos.bus import TICKS
+from ...drivers.servos.calibration import Calibration, JointCalibration, save
+from ...drivers.twins.faults import BusFaults, CameraFaults, set_faults
+from ...drivers.twins.ur_controller import URFaults
+from .control import serve
+
+# raw encoder ticks between a servo's zero and its joint's: as mounted by somebody who did not look
+MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """protocol: of `drivers.twins`. robot: of `sim.robots`. models: of the servos, base to gripper. leader: what drives it.
+    settings: of the arm's driver, that its file names."""
+
+    protocol: str
+    robot: str
+    models: tuple[int, ...] = ()
+    leader: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Half of what the driver allows a gripper: PyBullet's fingers squeeze a light cube out of their grip when they push with all of it.
+LIGHT_GRIP = {"gripper_torque": 250}
+KINDS = {
+    "so101": Kind("feetech", "so101", (777,) * 6, "so101-leader", LIGHT_GRIP),
+    "so101-leader": Kind("feetech", "so101", (777,) * 6),
+    "koch": Kind("dynamixel", "so101", (1060, 1060, 1200, 1200, 1200, 1200), "koch-leader"),
+    "koch-leader": Kind("dynamixel", "so101", (1190,) * 6),
+    "ur5e": Kind("ur", "ur5e"),
+    "camera": Kind("", "so101"),
+    "realsense": Kind("", "so101"),
+}
+
+
+@dataclass
+class StationConfig:
+    """kind: of `KINDS`. task: the scene. cameras: names of its views; realsense: those of them that are RealSense cameras.
+    hand: a leader arm with a scripted hand at it. control_hz: of the demonstrations. faults: by device, from the start."""
+
+    kind: str = "so101"
+    task: str = "lift"
+    cameras: Sequence[str] = ()
+    realsense: Sequence[str] = ()
+    image_size: tuple[int, int] = (96, 96)
+    fps: float = 20.0
+    control_hz: float = 20.0
+    hand: bool = False
+    noise: float = 0.004
+    seed: int = 0
+    faults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def devices(config: StationConfig) -> tuple[str, ...]:
+    """The names of what such a twin has. DeviceError: a leader or a fault that there is none of, told before anything is started."""
+    kind, alone = KINDS[config.kind], config.kind.endswith("-leader")
+    if config.hand and not (kind.leader or alone):
+        led = " and ".join(name for name, other in KINDS.items() if other.leader)
+        raise DeviceError(f"there is no leader for the twin {config.kind}: {led} have one")
+    made: dict[str, BusFaults | CameraFaults] = {}
+    if kind.protocol and not alone:
+        made["arm"] = URFaults() if kind.protocol == "ur" else BusFaults()
+    if config.hand or alone:
+        made["leader"] = BusFaults()
+    made |= {camera: CameraFaults() for camera in config.cameras}
+    for device, faults in config.faults.items():
+        require_known("device of this twin:", device, made)
+        set_faults(made[device], faults)
+    return tuple(made)
+
+
+class Child:
+    """A process that takes and gives lines of JSON: the protocol side of a twin."""
+
+    def __init__(self, module: str, about: Mapping[str, Any]) -> None:
+        self.module = module
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"ulna.drivers.twins.{module}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.about = self.ask(about)
+
+    def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """DeviceError: what the process says is wrong, or that it ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            try:
+                self._process.stdin.write(json.dumps(order) + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+            except OSError:
+                line = ""
+        if not line:
+            raise DeviceError(
+                f"the {self.module} side of the twin ended: its own words are on standard error"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise DeviceError(answer["error"])
+        return answer
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Station:
+    """`with Station(config) as station: station.run()`; `about` is what to tell the user: ports, URLs, the robot's TOML file."""
+
+    def __init__(self, config: StationConfig, folder: Path | None = None) -> None:
+        from ...sim.twin import TwinWorld
+
+        require_known("twin", config.kind, KINDS)
+        self.config, self.kind = config, KINDS[config.kind]
+        self.devices = devices(config)
+        self.name = name = f"{config.kind}-{os.getpid()}"
+        self.folder, self._own_folder = folder or runtime_folder() / name, folder is None
+        self.children: dict[str, Child] = {}
+        self.rings: dict[str, FrameRing] = {}
+        self.world = TwinWorld(
+            self.kind.robot,
+            config.task,
+            config.cameras,
+            config.image_size,
+            config.fps,
+            config.control_hz,
+            "leader" in self.devices,
+            config.noise,
+            self._film,
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        self.world.run()
+
+    def stop(self) -> None:
+        self.world.stop()
+
+    def set_faults(self, device: str, faults: Mapping[str, Any]) -> None:
+        self._require_device(device)
+        self.children[device].ask({"faults": dict(faults)})
+
+    def power_cycle(self, device: str) -> None:
+        self._require_device(device)
+        self.children[device].ask({"reset": True})
+
+    def close(self) -> None:
+        if hasattr(self, "_http"):
+            self._http.shutdown()
+            self._http.server_close()
+        for child in self.children.values():
+            child.close()
+        for ring in self.rings.values():
+            ring.close()
+            ring.remove()
+        self.world.close()
+        with contextlib.suppress(FileNotFoundError):
+            (runtime_folder() / f"{self.name}.json").unlink()
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _require_device(self, device: str) -> None:
+        require_known("device of this twin:", device, self.devices)
+
+    def _film(self, name: str, color: np.ndarray, t_ns: int) -> None:
+        ring = self.rings.get(name)
+        if ring is not None:
+            depth = self.world.scene.cameras[name].render_depth() if ring.has_depth else None
+            ring.write(color, depth, t_capture_ns=t_ns)
+
+    def _start(self) -> None:
+        config, kind, plant = self.config, self.kind, self.world.arm.plant
+        about: dict[str, Any] = {"name": self.name, "kind": config.kind, "pid": os.getpid(), "ports": {}}
+        tables: dict[str, dict[str, Any]] = {}
+        if config.kind.endswith("-leader"):
+            assert self.world.hand is not None
+            self._start_bus("leader", config.kind, self.world.hand.plant.path, about, tables, "leaders.arm")
+        elif kind.protocol == "ur":
+            plant.torque[:] = 1  # its brakes hold it; servos have none
+            child = self._child("arm", "ur", {"plant": str(plant.path)})
+            about["ports"]["arm"] = child.about["host"]
+            tables["arms.arm"] = {"driver": "ur", "model": config.kind, "host": child.about["host"]}
+        elif kind.protocol:
+            self._start_bus("arm", config.kind, plant.path, about, tables, "arms.arm")
+        if self.world.hand is not None and kind.leader:
+            self._start_bus("leader", kind.leader, self.world.hand.plant.path, about, tables, "leaders.arm")
+        height, width = config.image_size
+        for camera in config.cameras:
+            is_realsense = camera in config.realsense
+            ring = FrameRing.create(height, width, depth=is_realsense)
+            self.rings[camera] = FrameRing(ring.path, write=True)
+            size = {"height": height, "width": width, "fps": config.fps}
+            module = "realsense" if is_realsense else "mjpeg"
+            lens = self.world.scene.cameras[camera].intrinsics.matrix
+            optics = {
+                "lens": dict(
+                    zip(("fx", "fy", "cx", "cy"), lens[[0, 1, 0, 1], [0, 1, 2, 2]].tolist(), strict=True)
+                )
+            }
+            child = self._child(
+                camera, module, {"ring": str(ring.path), **size, **(optics if is_realsense else {})}
+            )
+            where = child.about.get("url") or child.about["address"]
+            about["ports"][camera] = where
+            device = {"driver": "opencv", "device": where}
+            if is_realsense:
+                device = {"driver": "realsense", "source": "twin", "address": where}
+            tables[f"cameras.{camera}"] = {**device, **size}
+            ring.close()
+        if config.cameras and config.task == "lift":  # its cube is blue
+            tables["trackers.cube"] = {"driver": "colour", "cameras": list(config.cameras)}
+        self._http = serve(self)
+        about["control"] = f"http://127.0.0.1:{self._http.server_address[1]}/{self._http.token}"
+        tables["scene"] = {"driver": "twin", "url": about["control"]}
+        about["toml"] = str(self._write_toml(tables))
+        self.about = about
+        note = runtime_folder() / f"{self.name}.json"
+        note.write_text(json.dumps(about))
+
+    def _start_bus(
+        self,
+        device: str,
+        driver: str,
+        plant: Path,
+        about: dict[str, Any],
+        tables: dict[str, dict[str, Any]],
+        table: str,
+    ) -> None:
+        kind, joints = KINDS[driver], self.world.arm.joints
+        servos, calibration = [], Calibration()
+        for j, (joint, model) in enumerate(zip(joints.names, kind.models, strict=True)):
+            zero, offset = TICKS // 2, MOUNTING[j]
+            # what a servo says is its encoder minus the offset (Feetech) or plus it (Dynamixel)
+            register = offset if kind.protocol == "feetech" else -offset
+            per_rad = TICKS / (2 * np.pi)
+            low = round(zero + joints.lower[j] * per_rad)
+            high = round(zero + joints.upper[j] * per_rad)
+            calibration[joint] = JointCalibration(j + 1, 0, register, low, high)
+            registers = {"homing_offset": register}
+            if kind.protocol == "feetech":
+                registers |= {"min_position_limit": low, "max_position_limit": high}
+            servos.append(
+                {"id": j + 1, "model": model, "joint": j, "zero_tick": zero + offset, "registers": registers}
+            )
+        link = self.folder / device
+        child = self._child(
+            device,
+            "serial_twin",
+            {
+                "protocol": kind.protocol,
+                "plant": str(plant),
+                "servos": servos,
+                "baud": 1_000_000,
+                "link": str(link),
+                "seed": self.config.seed,
+            },
+        )
+        path = self.folder / f"{device}-calibration.json"
+        save(path, calibration)
+        about["ports"][device] = port = child.about["port"]
+        tables[table] = {"driver": driver, "port": port, "calibration": str(path), **kind.settings}
+
+    def _child(self, device: str, module: str, about: Mapping[str, Any]) -> Child:
+        faults = dict(self.config.faults.get(device, {}))
+        self.children[device] = child = Child(module, {**about, "faults": faults})
+        return child
+
+    def _write_toml(self, tables: Mapping[str, Mapping[str, Any]]) -> Path:
+        # a UR's driver has its six joints, not the gripper that the physics puts there
+        joints = 6 if self.kind.protocol == "ur" else None
+        home = [round(float(q), 4) for q in self.world.arm.robot.home[:joints]]
+        lines = [f"# Twin of {self.config.kind}, as long as it runs."]
+        if "arms.arm" in tables:
+            lines += [
+                "# A real robot's file differs in its ports, may let its gripper push harder, and has no [scene].",
+                f"name = {json.dumps(self.config.kind + '-twin')}",
+                f"control_hz = {self.config.control_hz}",
+                f"home = {json.dumps(home)}",
+            ]
+        else:
+            lines.append("# Tables to put into the file of a robot with an arm.")
+        for table, values in tables.items():
+            lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
+        path = self.folder / "robot.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path

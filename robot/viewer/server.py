@@ -1,0 +1,386 @@
+"""The viewer's server: one page, and what it asks for. `ulna data view` runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from ...datasets.episode import Episode, StoreError
+from ...datasets.features import is_depth, is_frames
+from ...datasets.store import EpisodeStore
+from ...drivers import web
+from .edits import Changed, Edits
+from .findings import Findings
+from .guard import Guard
+from .library import Kept, Library, NotThere, cache_root, row
+from .pictures import depth_range, picture, thumbnail
+from .series import Timeline, describe, read_timeline, row_at, series, values_at
+from .video import VideoCache
+
+ASSETS = Path(__file__).parent / "assets"
+MOST_BINS = 4000
+MOST_BODY = 1 << 16
+FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
+
+
+class ViewerError(OSError):
+    """The viewer cannot start; the message says why and what to do."""
+
+
+class Viewer:
+    """Serves one store. Port 0 picks a free one. `run` until SIGINT or SIGTERM, or `with viewer.background():`.
+
+    only: show no other episodes than these. cache: where videos lie, the user's cache by default. `url` carries the key.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        only: Sequence[int] | None = None,
+        read_only: bool = False,
+        cache: Path | None = None,
+    ) -> None:
+        self.library = Library(store, only)
+        self.read_only = read_only
+        self.token = secrets.token_urlsafe(24)
+        self._cache = cache or cache_root() / "videos"
+        self._host = host
+        self._socket = _listen(host, port)
+        address, self.port = self._socket.getsockname()[:2]
+        self.loopback = web.is_loopback(address)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        key = "" if self.loopback and self.read_only else f"?token={self.token}"
+        return f"http://{host}:{self.port}/{key}"
+
+    def run(self, ready: Callable[[str], None] = lambda url: None) -> None:
+        """`ready(url)` is called once the page can be opened."""
+
+        async def main() -> None:
+            for s in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(s, server.stop)
+            await server.serve([self._socket])
+
+        with self._served(lambda: ready(self.url)) as server:
+            asyncio.run(main())
+
+    @contextlib.contextmanager
+    def background(self) -> Iterator[str]:
+        """Serve from a thread for the length of a `with` block; gives the URL."""
+        started = threading.Event()
+        with self._served(started.set) as server:
+            thread = threading.Thread(target=lambda: asyncio.run(server.serve([self._socket])), name="viewer")
+            thread.start()
+            try:
+                started.wait()
+                yield self.url
+            finally:
+                server.stop()
+                thread.join()
+
+    @contextlib.contextmanager
+    def _served(self, ready: Callable[[], None]) -> Iterator[_Server]:
+        videos, findings = VideoCache(self._cache), Findings(self.library)
+        try:
+            app = application(self.library, videos, findings, self.token, self.loopback, self.read_only)
+            yield _Server(app, ready)
+        finally:
+            findings.close()
+            videos.close()
+            self._socket.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, app: Starlette, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # ours: uvicorn raises them again when it is done, as if Ctrl-C were a failure
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+def application(
+    library: Library, videos: VideoCache, findings: Findings, token: str, loopback: bool, read_only: bool
+) -> Starlette:
+    """The page and its interface, under `/api`. Paths name episodes and streams, which are looked up; never files."""
+    edits = Edits(library)
+    timelines: Kept[Timeline] = Kept(3)
+    thumbnails: Kept[tuple[bytes, str]] = Kept(600)
+    ranges: Kept[tuple[float, float]] = Kept(64)
+    assets = {p.name: p for p in ASSETS.iterdir() if p.suffix in web.TYPES}
+
+    def asked(request: Request) -> Episode:
+        return library.episode(request.path_params["episode"])
+
+    def timeline(e: Episode) -> Timeline:
+        return timelines.get(_version(e), lambda: read_timeline(e, library.store.features))
+
+    def times(e: Episode, key: str) -> np.ndarray:
+        found = timeline(e)
+        if key in found.damaged:
+            raise StoreError(found.damaged[key])
+        if key not in found.times:
+            raise NotThere(f"episode {e.index} has no stream {key}; it has {', '.join(found.times)}")
+        return found.times[key]
+
+    def camera(request: Request, e: Episode) -> tuple[str, np.ndarray]:
+        key = request.path_params["key"]
+        if not is_frames(key):
+            raise NotThere(f"{key} is no camera")
+        return key, times(e, key)
+
+    def near_far(e: Episode, key: str) -> tuple[float, float] | None:
+        return ranges.get((*_version(e), key), lambda: depth_range(e, key)) if is_depth(key) else None
+
+    def page(request: Request) -> Response:
+        return asset("viewer.html")
+
+    def asset_of(request: Request) -> Response:
+        return asset(request.path_params["name"])
+
+    def asset(name: str) -> Response:
+        if name not in assets:
+            raise NotThere(f"there is no {name} here")
+        return Response(
+            assets[name].read_bytes(),
+            media_type=web.TYPES[assets[name].suffix],
+            headers={"cache-control": "no-cache"},
+        )
+
+    def get_dataset(request: Request) -> Response:
+        return JSONResponse({**library.dataset(), "read_only": read_only})
+
+    def get_revision(request: Request) -> Response:
+        return JSONResponse({"revision": library.revision})
+
+    def get_episodes(request: Request) -> Response:
+        rows = [row(e, library.store.fps) for e in library.episodes()]
+        return JSONResponse({"revision": library.revision, "episodes": rows, "trash": library.trash()})
+
+    def get_episode(request: Request) -> Response:
+        e = asked(request)
+        found = describe(timeline(e), e, library.store.features)
+        for stream in found["streams"]:
+            if stream["kind"] == "depth" and not stream["error"] and stream["rows"]:
+                feature = library.store.features.get(stream["key"])
+                stream["near_far"] = near_far(e, stream["key"])
+                stream["unit"] = next(iter(feature.units), "") if feature else ""
+        return JSONResponse({**row(e, library.store.fps), **found})
+
+    def get_thumbnail(request: Request) -> Response:
+        e = asked(request)
+
+        def make() -> tuple[bytes, str]:
+            cameras = any(is_frames(k) for k in e.streams)
+            return thumbnail(e, None if cameras else read_timeline(e, library.store.features))
+
+        data, kind = thumbnails.get(_version(e), make)
+        return Response(data, media_type=kind, headers=_kept(request, e))
+
+    def get_times(request: Request) -> Response:
+        e = asked(request)
+        data = times(e, request.path_params["key"]).astype("<f8").tobytes()
+        return Response(data, media_type="application/octet-stream", headers=_kept(request, e))
+
+    def get_series(request: Request) -> Response:
+        found = timeline(asked(request))
+        start = _number(request, "start", found.start_s)
+        end = _number(request, "end", found.end_s)
+        bins = int(min(max(_number(request, "bins", 600), 10), MOST_BINS))
+        return JSONResponse(series(found, start, end, bins))
+
+    def get_values(request: Request) -> Response:
+        return JSONResponse(values_at(timeline(asked(request)), _number(request, "t", 0.0)))
+
+    def get_findings(request: Request) -> Response:
+        return JSONResponse({"findings": findings.of(asked(request))})
+
+    def get_frame(request: Request) -> Response:
+        e = asked(request)
+        key, t_s = camera(request, e)
+        if "row" in request.query_params:
+            number = int(_number(request, "row", 0))
+            if not 0 <= number < len(t_s):
+                raise NotThere(f"{key} has {len(t_s)} frames, and none numbered {number}")
+        else:
+            number = row_at(t_s, _number(request, "t", 0.0))
+        how = request.query_params.get("as", "png")
+        if how not in ("png", "jpeg", "raw"):
+            raise ValueError("a frame comes as png, jpeg or raw")
+        data, kind = picture(e, key, number, how, near_far(e, key))
+        told = {"x-row": str(number), "x-time": repr(float(t_s[number]))}
+        return Response(data, media_type=kind, headers={**_kept(request, e), **told})
+
+    def get_video_state(request: Request) -> Response:
+        e = asked(request)
+        job = videos.ask(e, *camera(request, e))
+        t_s = job.seconds
+        return JSONResponse(
+            {
+                "state": job.state,
+                "done": round(job.done, 4),
+                "said": job.said,
+                "start_s": float(t_s[0]) if len(t_s) else None,
+            }
+        )
+
+    def get_video(request: Request) -> Response:
+        e = asked(request)
+        job = videos.ask(e, *camera(request, e))
+        if job.state != "ready":
+            said = job.said or f"the video is being made: {job.done:.0%} done"
+            return JSONResponse({"error": said}, 503, headers={"retry-after": "1"})
+        tag = {
+            "etag": f'"{job.digest}"'
+        }  # not of its date, by which the cache knows when it was last looked at
+        return FileResponse(videos.path(job), media_type="video/mp4", headers={**_kept(request, e), **tag})
+
+    def get_summary(request: Request) -> Response:
+        if request.query_params.get("begin"):
+            findings.check_all()
+        return JSONResponse(findings.summary())
+
+    async def post_edit(request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MOST_BODY:
+                return JSONResponse({"error": "that is too long for an edit"}, 413)
+        try:
+            edit = json.loads(body)
+        except ValueError:
+            edit = None
+        if not isinstance(edit, dict):
+            return JSONResponse({"error": "an edit is one JSON object"}, 400)
+        return JSONResponse(await run_in_threadpool(edits.do, edit))
+
+    of = "/api/episodes/{episode}"
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/assets/{name}", asset_of),
+            Route("/api/dataset", get_dataset),
+            Route("/api/revision", get_revision),
+            Route("/api/findings", get_summary),
+            Route("/api/edits", post_edit, methods=["POST"]),
+            Route("/api/episodes", get_episodes),
+            Route(of, get_episode),
+            Route(of + "/thumbnail", get_thumbnail),
+            Route(of + "/times/{key}", get_times),
+            Route(of + "/series", get_series),
+            Route(of + "/values", get_values),
+            Route(of + "/findings", get_findings),
+            Route(of + "/frames/{key}", get_frame),
+            Route(of + "/video/{key}", get_video),
+            Route(of + "/video/{key}/state", get_video_state),
+        ],
+        middleware=[Middleware(Guard, token=token, loopback=loopback, read_only=read_only)],
+        exception_handlers={
+            NotThere: _answer(404),
+            Changed: _answer(409),
+            StoreError: _answer(409),
+            ValueError: _answer(400),
+            OSError: _answer(500),
+            HTTPException: _http_error,
+            Exception: _answer(500),
+        },
+    )
+
+
+def _answer(status: int) -> Callable[[Request, Exception], Response]:
+    def handler(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": str(error) or repr(error)}, status)
+
+    return handler
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+def _version(e: Episode) -> tuple[str, str]:
+    return e.path.name, e.content
+
+
+def _kept(request: Request, e: Episode) -> dict[str, str]:
+    """What a browser may keep: an answer whose URL names the very rows that it is about."""
+    return FOREVER if request.query_params.get("v") == e.content else {}
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    text = request.query_params.get(name)
+    try:
+        value = default if text is None else float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise ValueError(f"{name} is a number, not {str(text)[:40]!r}")
+    return value
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return web.listen(host, port)
+    except OSError as error:
+        advice = "choose a --host and --port of this machine"
+        if error.errno == errno.EADDRINUSE:
+            advice = "is a viewer running there already? Choose another --port, or 0 for a free one"
+        raise ViewerError(f"cannot listen on {host}:{port} ({error.strerror or error}): {advice}") from None
+
+
+def open_in_browser(url: str) -> Any:
+    """True when a browser was asked to show `url`; never a text browser, which would take the terminal over."""
+    import os
+    import sys
+    import webbrowser
+
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        return False
+    try:
+        return webbrowser.open(url)
+    except webbrowser.Error:
+        return False

@@ -1,0 +1,21 @@
+"""Every recipe in a size that trains in a second."""
+
+from __future__ import annotations
+
+from contracts.data import FEATURES
+
+from ulna.policies.recipe import Recipe, override
+from ulna.policies.recipes.all import RECIPES
+
+SMALL = {
+    "flow": {"backbone.widths": (32, 64)},
+    "diffusion_unet": {"backbone.widths": (32, 64)},
+    "diffusion_transformer": {"backbone.width": 32, "backbone.depth": 2},
+    "act": {"backbone.width": 32, "backbone.depth": 2},
+}
+
+
+def small(name: str, features=FEATURES, **training: object) -> Recipe:  # type: ignore[no-untyped-def]
+    training = {"steps": 6, "batch_size": 8, "warmup": 2, "checkpoint_every": 3, **training}
+    changes = {**SMALL[name], **{f"training.{k}": v for k, v in training.items()}}
+    return override(RECIPES[name](features), changes)

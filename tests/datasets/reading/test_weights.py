@@ -1,0 +1,288 @@
+"""Which windows are drawn: weights, mixtures, augmentation, and that a resumed run draws the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
+
+from ulna.datasets.edit import relabel
+from ulna.datasets.episode import StoreError
+from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch
+from ulna.datasets.reading.mixture import Mixture, common_features, window_weights
+from ulna.datasets.reading.weights import episode_weights, weighted_indices
+from ulna.datasets.reading.windows import Windows, WindowSpec
+from ulna.datasets.recording.writer import EpisodeWriter
+from ulna.datasets.store import EpisodeStore
+from ulna.policies.recipe import override
+from ulna.policies.recipes.all import RECIPES
+from ulna.policies.train.augment import augmented
+from ulna.policies.train.data import DataOptions, open_data
+from ulna.policies.train.loop import TrainingError, policy_features, train
+
+
+def test_draws_follow_the_weights_and_only_the_step() -> None:
+    weights = np.array([1.0, 0.0, 3.0, 6.0])
+    cumulative = np.cumsum(weights)
+    drawn = np.concatenate([weighted_indices(cumulative, 20, 5, s) for s in range(100)])
+    assert np.bincount(drawn, minlength=4).tolist() == [
+        200,
+        0,
+        600,
+        1200,
+    ]  # strata of 1/20 meet these shares exactly
+    np.testing.assert_array_equal(weighted_indices(cumulative, 20, 5, 7), drawn[140:160])
+    odd = np.random.default_rng(0).random(50)
+    drawn = np.concatenate([weighted_indices(np.cumsum(odd), 16, 1, s) for s in range(4000)])
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), odd / odd.sum(), atol=0.002)
+
+
+def test_weights_of_episodes(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d", (4,) * 6)
+    assert episode_weights(store.episodes, "uniform") is None
+    assert episode_weights(store.episodes, "success") == pytest.approx([1, 0] * 3)  # type: ignore[comparison-overlap]
+    for i, value in enumerate((0.0, 1.0, 2.0, 4.0, 4.0, 3.0)):
+        relabel(store, [i], {"return": value, "weight": value})
+    assert episode_weights(store.episodes, "stored") == pytest.approx([0, 1, 2, 4, 4, 3])  # type: ignore[comparison-overlap]
+    rw = episode_weights(store.episodes, "return-rw", alpha=0.5)
+    assert rw == pytest.approx(np.exp((np.array([0, 1, 2, 4, 4, 3]) / 4 - 1) / 0.5))
+    with pytest.raises(StoreError, match="no episode can be drawn by its weight"):
+        episode_weights(store.episodes[:1], "stored")
+    unlabelled = write_store(tmp_path / "u", (4,), meta={"success": None})
+    relabel(unlabelled, [0], {"success": None})
+    with pytest.raises(StoreError, match="neither a return nor an outcome"):
+        episode_weights(unlabelled.episodes, "return-rw")
+
+
+def test_advantage_weighting_forgives_a_bad_start(tmp_path: Path) -> None:
+    """Returns that the first state alone explains are no merit: then all count alike."""
+    store = EpisodeStore.create(tmp_path / "d", FEATURES, 20.0)
+    rng = np.random.default_rng(0)
+    starts = rng.normal(size=(12, 3)).astype(np.float32)
+    starts[7] = (-1.0, 1.0, -1.0)  # the start from which least is to be expected
+    with EpisodeWriter(store) as writer:
+        for i, start in enumerate(starts):
+            merit = 1.0 if i == 7 else 0.0
+            writer.start({"return": float(start @ [3, -2, 1] + 5 + merit)})
+            writer.tick({**frame(rng, FEATURES, 0), STATE: start}, dict.fromkeys(FEATURES, (0, 0)))
+            writer.end({})
+    aw, rw = (episode_weights(store.episodes, how) for how in ("return-aw", "return-rw"))
+    assert aw is not None
+    assert rw is not None
+    assert aw.argmax() == 7
+    assert aw[7] > 3 * np.delete(aw, 7).max()
+    assert rw.argmax() != 7
+
+
+def test_a_mixture_matches_by_name(tmp_path: Path) -> None:
+    a = write_store(tmp_path / "a", (6, 5), WITH_IMAGE)
+    swapped = {
+        **{k: Feature(f.shape, f.dtype, f.names[::-1], f.units) for k, f in FEATURES.items()},
+        "observation.images.cam_high": WITH_IMAGE[CAMERA],
+        "observation.images.wrist": WITH_IMAGE[CAMERA],
+    }
+    b = write_store(tmp_path / "b", (7,), swapped)
+    renames = {"observation.images.cam_high": CAMERA}
+    features = common_features([a, b], renames, None)
+    assert set(features) == set(WITH_IMAGE)
+    keys = tuple(k for k in features if k != ACTION)
+    parts = [
+        Windows(a, WindowSpec(2, 3, keys=keys)),
+        Windows(b, WindowSpec(2, 3, keys=tuple(k.replace("front", "cam_high") for k in keys))),
+    ]
+    mixed = Mixture(parts, features, renames)
+    assert len(mixed) == 18
+    rows = np.array([13, 2, 17, 0])
+    batch = mixed.batch(rows)
+    theirs = parts[1].batch(np.array([2, 6]))
+    np.testing.assert_array_equal(batch[STATE][[0, 2]], theirs[STATE][..., ::-1])
+    np.testing.assert_array_equal(batch[CAMERA][[0, 2]], theirs["observation.images.cam_high"])
+    np.testing.assert_array_equal(batch[ACTION][[1, 3]], parts[0].batch(np.array([2, 0]))[ACTION])
+    assert mixed.values(STATE).shape == (18, 3)
+    weights = window_weights(parts, [None, None], (0.25, 0.75))
+    assert weights is not None
+    assert weights[:11].sum() == pytest.approx(0.25)
+    # what does not fit is shown
+    other = write_store(tmp_path / "c", (3,), {**FEATURES, STATE: Feature((3,), "float32", ("a", "b", "x"))})
+    degrees = write_store(
+        tmp_path / "e", (3,), {**FEATURES, STATE: Feature((3,), "float32", ("a", "b", "grip"), ("deg",) * 3)}
+    )
+    for store, keys_, says in (
+        (other, None, "has no grip among a, b, x"),
+        (degrees, None, "has a in deg, it is in rad"),
+        (other, [CAMERA], "has none"),
+    ):
+        with pytest.raises(FeatureMismatch, match=says):
+            common_features([a, store], {}, keys_)
+
+
+@pytest.mark.parametrize("shares", [(float("nan"), 1.0), (1.0, float("inf")), (0.0, 1.0), (1.0,)])
+def test_a_mix_needs_a_positive_share_of_each(tmp_path: Path, shares: tuple[float, ...]) -> None:
+    parts = [Windows(write_store(tmp_path / name, (6,)), WindowSpec(1, 2)) for name in "ab"]
+    with pytest.raises(StoreError, match="a mix of 2 datasets needs as many positive shares"):
+        window_weights(parts, [None, None], shares)
+
+
+def spec_of(features: Any) -> WindowSpec:
+    return WindowSpec(1, 2, keys=tuple(k for k in features if k != ACTION))
+
+
+def small(steps: int, **changes: Any) -> Any:
+    features = policy_features(WITH_IMAGE)
+    fields = {
+        "training.steps": str(steps),
+        "training.batch_size": "8",
+        "training.checkpoint_every": "4",
+        "training.warmup": "2",
+    }
+    return override(RECIPES["flow"](features), {**fields, **changes})
+
+
+def test_training_on_a_weighted_augmented_mixture_resumes_exactly(tmp_path: Path) -> None:
+    for name, lengths in (("a", (12, 9, 14, 8)), ("b", (10, 7, 9))):
+        store = write_store(tmp_path / name, lengths, WITH_IMAGE)
+        relabel(store, [0], {"weight": 3.0})
+    data = [tmp_path / "a", tmp_path / "b"]
+    said: list[str] = []
+    options = DataOptions(mix=(0.3, 0.7), weights="stored", validate=0.3, workers=1, cache="none")
+    common: dict[str, Any] = {
+        "options": options,
+        "augment": ["crop", "color", "blur"],
+        "device": "cpu",
+        "say": said.append,
+    }
+    whole = train(small(8), data, tmp_path / "whole", **common)
+    noted = json.loads((tmp_path / "whole" / "train.json").read_text())
+    assert noted["validation_losses"].keys() == {"4", "8"}
+    assert noted["options"]["mix"] == [0.3, 0.7]
+    assert noted["augment"] == ["crop", "color", "blur"]
+
+    def stop(progress: Any) -> None:
+        if progress.step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small(8), data, tmp_path / "cut", **common, report=stop)
+    resumed = train(small(8), data, tmp_path / "cut", **common, resume=True)
+    assert resumed.losses == whole.losses
+    again = json.loads((tmp_path / "cut" / "train.json").read_text())
+    assert again["validation_losses"] == noted["validation_losses"]
+    assert resumed.content_hash == whole.content_hash
+    plain = train(small(8), data, tmp_path / "plain", options=options, device="cpu")
+    assert plain.losses != whole.losses
+
+
+def test_a_resumed_run_must_see_and_draw_what_it_was_begun_with(tmp_path: Path) -> None:
+    wrist = CAMERA.replace("front", "wrist")
+    store = write_store(tmp_path / "d", (10, 9), {**WITH_IMAGE, wrist: WITH_IMAGE[CAMERA]})
+    features = policy_features(store.features, [STATE, CAMERA])
+    recipe = override(small(4), {"training.checkpoint_every": "1"})
+    assert {k.replace("front", "wrist") for k in features} == {STATE, ACTION, wrist}, "of equal shape"
+
+    def stop(progress: Any) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    common: dict[str, Any] = {"device": "cpu", "options": DataOptions(weights="stored")}
+    for i in range(2):
+        relabel(store, [i], {"weight": 1.0 + i})
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, report=stop)
+    with pytest.raises(TrainingError, match="was begun with another observation: resume"):
+        train(recipe, store.path, tmp_path / "o", keys=[STATE, wrist], **common, resume=True)
+    relabel(store, [0], {"weight": 50.0})
+    with pytest.raises(TrainingError, match="was begun with another weighting: resume"):
+        train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, resume=True)
+    relabel(store, [0], {"weight": 1.0})
+    assert train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, resume=True).steps == 4
+
+
+def test_alignment_and_tolerance_reach_the_windows(tmp_path: Path) -> None:
+    """Frame i is captured 5 ms after tick i, and received 20 ms later."""
+    store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
+    rng, ms = np.random.default_rng(0), 1_000_000
+    with EpisodeWriter(store, own_rate=(CAMERA,)) as writer:
+        writer.start({})
+        for t in range(9):
+            row = frame(rng, FEATURES, t)
+            writer.tick(row, dict.fromkeys(row, (t * 50 * ms, t * 50 * ms)))
+            image = np.full((24, 32, 3), t, np.uint8)
+            writer.append(CAMERA, image, (t * 50 + 5) * ms, (t * 50 + 25) * ms)
+        writer.end({})
+
+    def newest(**how: Any) -> list[int]:
+        windows = open_data([store.path], None, spec_of, DataOptions(**how), policy_features).windows
+        return windows.batch(np.arange(len(windows)))[CAMERA][:, -1, 0, 0, 0].tolist()
+
+    assert newest() == [0, 1, 2, 3, 4, 5, 6, 7], "at tick i the frame before was the newest there"
+    assert newest(align="nearest") == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    with pytest.raises(StoreError, match="no frames"):
+        newest(tolerance_s=0.04)
+
+
+def test_episodes_that_were_cut_off_are_left_out_and_it_is_said(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d", (9, 8), WITH_IMAGE)
+    with EpisodeWriter(store) as writer:
+        writer.start({"task": ""})
+        row = frame(np.random.default_rng(0), WITH_IMAGE, 0)
+        writer.tick(row, dict.fromkeys(row, (0, 0)))
+        writer.interrupt("a cable came off")
+    said: list[str] = []
+    train(small(2), tmp_path / "d", tmp_path / "out", device="cpu", say=said.append)
+    assert "1 of 3 episodes" in said[0]
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["episodes"] == [0, 1]
+
+
+def test_augmentation_is_alike_within_a_window_and_different_between(tmp_path: Path) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 1, 42, 42, 3), dtype=np.uint8))
+    batch = {CAMERA: image.expand(16, 3, -1, -1, -1).contiguous(), STATE: torch.zeros(16, 3, 3)}
+    for name in ("crop", "color", "blur"):
+        torch.manual_seed(3)
+        once = augmented(batch, [name])
+        torch.manual_seed(3)
+        again = augmented(batch, [name])
+        assert once[CAMERA].shape == batch[CAMERA].shape
+        assert torch.equal(once[CAMERA], again[CAMERA])
+        assert torch.equal(once[CAMERA][:, 0], once[CAMERA][:, 2])
+        assert len({bytes(w.numpy().tobytes()) for w in once[CAMERA][:, 0]}) > 4
+        assert once[STATE] is batch[STATE]
+    with pytest.raises(ValueError, match="there is no augmentation 'flip'"):
+        train(small(2), write_store(tmp_path / "d").path, tmp_path / "x", augment=["flip"])
+
+
+def test_weights_are_on_one_scale_over_all_datasets(tmp_path: Path) -> None:
+    """Only failures in one, only successes in the other: all draws come from the other."""
+    for name, value in (("bad", 0.0), ("good", 1.0)):
+        store = write_store(tmp_path / name, (10, 10, 10), FEATURES)
+        relabel(store, [0, 1, 2], {"return": value, "success": value > 0})
+
+    for how in ("return-rw", "success"):
+        options = DataOptions(weights=how)  # type: ignore[arg-type]
+        data = open_data([tmp_path / "bad", tmp_path / "good"], None, spec_of, options, policy_features)
+        drawn = np.concatenate([data.indices(32, 0, s) for s in range(30)])
+        assert (drawn >= 30).mean() > 0.999
+
+
+def test_what_only_some_datasets_have_is_said_or_refused(tmp_path: Path) -> None:
+    a = write_store(tmp_path / "a", (6,), WITH_IMAGE)
+    b = write_store(tmp_path / "b", (6,), FEATURES)
+    said: list[str] = []
+    train(small(1), [a.path, b.path], tmp_path / "out", device="cpu", say=said.append)
+    assert said == [f"not all datasets have {CAMERA}: left out (--observe names what to use)"]
+    with pytest.raises(FeatureMismatch, match=f"{CAMERA}: .* has none"):
+        common_features([b, a], {}, [CAMERA])
+    four = {
+        k: Feature((4,), "float32", ("a", "b", "grip", "x")) if k == ACTION else f
+        for k, f in FEATURES.items()
+    }
+    with pytest.raises(FeatureMismatch, match="has x, which is not among a, b, grip"):
+        common_features([b, write_store(tmp_path / "c", (6,), four)], {}, None)
+    with pytest.raises(
+        StoreError, match="episodes are too few to tell what a first state of 3 numbers promises"
+    ):
+        episode_weights(a.episodes * 3, "return-aw")

@@ -1,0 +1,296 @@
+"""Recipes, training, resuming and checkpoints, on real stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contracts.data import CAMERA, FEATURES, WITH_IMAGE, write_store
+from contracts.recipes import small
+from safetensors.torch import load_file
+
+from ulna.datasets.features import ACTION, STATE
+from ulna.datasets.normalise import affine
+from ulna.datasets.reading.windows import Windows, WindowSpec
+from ulna.datasets.stats import compute_stats
+from ulna.policies.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ulna.policies.policy import RELATIVE, Policy
+from ulna.policies.recipe import leaves, override, recipe_from_json, recipe_to_json
+from ulna.policies.recipes.all import RECIPES
+from ulna.policies.serving.local import LocalPolicy
+from ulna.policies.serving.protocol import BadRequest
+from ulna.policies.train.loop import STATE_FILE, TrainingError, relative_stats, train
+
+
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [*((n, FEATURES) for n in RECIPES), ("flow", WITH_IMAGE)],
+    ids=[*RECIPES, "flow-image"],
+)
+def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    store = write_store(tmp_path / "d", features=features)
+    changes: dict[str, object] = {"encoder.image": "SmallCNN"} if features is not FEATURES else {}
+    recipe = override(small(name, features), changes)
+    torch.manual_seed(0)
+    keys = tuple(k for k in features if k != ACTION)
+    windows = Windows(store, WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys))
+    stats = compute_stats(store, [k for k in features if k != CAMERA])
+    if recipe.action_space != "absolute":
+        stats[RELATIVE] = relative_stats(windows, recipe, features)
+    policy = Policy(recipe, features, stats)
+    batch = {k: torch.from_numpy(v) for k, v in windows.batch(np.array([5, 9])).items()}
+
+    def loss() -> float:
+        torch.manual_seed(1)  # the same noise before and after
+        return float(torch.stack([policy.loss(batch).detach() for _ in range(16)]).mean())
+
+    before = loss()
+    optimizer = torch.optim.AdamW(policy.parameters(), 3e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        policy.loss(batch).backward()
+        optimizer.step()
+    assert loss() < 0.7 * before
+    policy.eval()
+    observation = {k: batch[k] for k in policy.observation_keys}
+    drawn = policy.sample(observation, seed=1)
+    assert drawn.chunk.shape == batch[ACTION].shape
+    assert drawn.nfe == recipe.sampling_steps
+    assert torch.equal(drawn.chunk, policy.sample(observation, seed=1).chunk), "same seed, same action"
+    error = (drawn.chunk - batch[ACTION]).abs().mean()
+    assert error < (batch[ACTION] + batch[ACTION].mean()).abs().mean(), "in the action's own units"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_json_and_overrides(name: str) -> None:
+    recipe = RECIPES[name](FEATURES)
+    assert recipe_from_json(json.loads(json.dumps(recipe_to_json(recipe)))) == recipe
+    assert RECIPES[name].__doc__
+    for field, (_, value) in leaves(recipe).items():
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert override(recipe, {field: text}) == recipe, f"{field} reads back from text"
+
+
+def test_overrides_say_what_is_wrong() -> None:
+    recipe = RECIPES["flow"](FEATURES)
+    for changes, says in (
+        ({"horizn": "3"}, "no field 'horizn'"),
+        ({"horizon": "many"}, "horizon is a int"),
+        ({"objective.time": "gamma"}, "beta, uniform"),
+        ({"backbone": "Resnet"}, "UNet1D, Transformer"),
+        ({"training.betas": "0.9"}, "takes 2 values"),
+        ({"n_action_steps": "99"}, r"choose 1\.\.16"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            override(recipe, changes)
+    bad = override(recipe, {"horizon": "18"})
+    with pytest.raises(ValueError, match="--horizon 20"):
+        bad.backbone.build(3, bad.horizon, 8, 8)
+    assert override(recipe, {"backbone": "Transformer", "backbone.depth": "2"}).backbone.depth == 2  # type: ignore[union-attr]
+
+
+def test_training_resumes_with_the_losses_of_an_unbroken_run(tmp_path: Path) -> None:
+    """Killed for real, by SIGKILL, after a state was saved."""
+    write_store(tmp_path / "d")
+    recipe = small("flow", steps=14, checkpoint_every=4)
+    whole = train(recipe, tmp_path / "d", tmp_path / "whole", device="cpu")
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]);"
+        "from contracts.recipes import small; from ulna.policies.train.loop import train; from pathlib import Path;"
+        "d = Path(sys.argv[1]);"
+        "train(small('flow', steps=14, checkpoint_every=4), d / 'd', d / 'cut', device='cpu',"
+        " report=lambda p: p.step == 10 and time.sleep(60))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parents[2])])
+    state = tmp_path / "cut" / STATE_FILE
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (state.exists() and _steps(state) == 8):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert _steps(state) == 8
+    with pytest.raises(TrainingError, match="--resume"):
+        train(recipe, tmp_path / "d", tmp_path / "cut", device="cpu")
+    with pytest.raises(TrainingError, match="another seed"):
+        train(recipe, tmp_path / "d", tmp_path / "cut", device="cpu", resume=True, seed=1)
+    resumed = train(recipe, tmp_path / "d", tmp_path / "cut", device="cpu", resume=True)
+    assert resumed.losses == pytest.approx(whole.losses, rel=1e-5)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut")]
+    torch.testing.assert_close(
+        *weights, rtol=1e-4, atol=1e-5
+    )  # averages of all steps, those before the kill too
+    assert not state.exists()
+    assert any((tmp_path / "cut" / "tensorboard").iterdir())
+
+
+def _steps(state: Path) -> int:
+    from ulna.policies.train.loop import _read_header
+
+    return len(_read_header(state)["losses"])
+
+
+def test_accumulated_batches_train_like_one(tmp_path: Path) -> None:
+    write_store(tmp_path / "d")
+    result = train(small("act", accumulate=2), tmp_path / "d", tmp_path / "out", device="cpu")
+    assert len(result.losses) == 6
+    assert all(np.isfinite(result.losses))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    write_store(root / "d")
+    train(small("flow"), root / "d", root / "flow", device="cpu")
+    return root / "flow"
+
+
+def copy(trained: Path, to: Path) -> Path:
+    import shutil
+
+    shutil.copytree(trained, to)
+    return to
+
+
+def test_a_checkpoint_comes_back_the_same(trained: Path, tmp_path: Path) -> None:
+    policy, again = load_checkpoint(trained), load_checkpoint(trained)
+    o = {
+        k: torch.zeros(1, policy.recipe.n_obs_steps, *policy.features[k].shape)
+        for k in policy.observation_keys
+    }
+    assert torch.equal(policy.sample(o, 3).chunk, again.sample(o, 3).chunk)
+    assert save_checkpoint(tmp_path / "again", policy, {}) == policy.content_hash
+    names = {p.name for p in trained.iterdir()}
+    assert {"model.safetensors", "recipe.json", "features.json", "stats.json", "train.json"} <= names
+    assert not [n for n in names if n.endswith((".pt", ".pkl", ".bin"))]
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        load_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(CheckpointError, match="lacks model"):
+        load_checkpoint(tmp_path / "foreign")
+    cut = copy(trained, tmp_path / "cut")
+    os.truncate(cut / "model.safetensors", 1000)
+    with pytest.raises(CheckpointError, match="truncated or was changed"):
+        load_checkpoint(cut)
+    changed = copy(trained, tmp_path / "changed")
+    (changed / "stats.json").write_text((changed / "stats.json").read_text().replace("0.", "1.", 1))
+    with pytest.raises(CheckpointError, match="content hash"):
+        load_checkpoint(changed)
+    newer = copy(trained, tmp_path / "newer")
+    (newer / "hash.json").write_text('{"format": 99, "sha256": ""}')
+    with pytest.raises(CheckpointError, match="format 99"):
+        load_checkpoint(newer)
+
+
+def test_nothing_is_trained_over_what_is_there(trained: Path, tmp_path: Path) -> None:
+    data = trained.parent / "d"
+    with pytest.raises(TrainingError, match="--overwrite"):
+        train(small("flow"), data, trained, device="cpu")
+    with pytest.raises(TrainingError, match="no unfinished"):
+        train(small("flow"), data, tmp_path / "x", device="cpu", resume=True)
+    with pytest.raises(TrainingError, match="no observation"):
+        train(small("flow"), data, tmp_path / "x", device="cpu", keys=["observation.images.top"])
+
+
+def test_a_local_policy_checks_what_it_is_given(trained: Path) -> None:
+    policy = LocalPolicy(trained)
+    json.dumps(policy.metadata)
+    good = {k: np.zeros(FEATURES[k].shape, np.float32) for k in FEATURES if k != ACTION}
+    actions, info = policy.infer(good, seed=4)
+    assert actions.shape == (policy.metadata["horizon"], 3)
+    assert policy.metadata["n_past_actions"] == (
+        policy.policy.recipe.n_past_actions if policy.policy.recipe.inpaint_past else 0
+    )
+    assert info == {"nfe": 10, "checkpoint": policy.metadata["checkpoint"]}
+    repeated, _ = policy.infer({k: np.stack([v, v]) for k, v in good.items()}, seed=4)
+    np.testing.assert_array_equal(actions, repeated)
+    assert (policy.infer(good)[0] != policy.infer(good)[0]).any(), "no seed, no repetition"
+    for bad, says in (
+        ({STATE: good[STATE]}, "lacks observation.environment_state"),
+        ({**good, STATE: np.zeros(4, np.float32)}, r"float32 \(4,\), the policy wants float32 \(3,\)"),
+        ({**good, STATE: np.full(3, np.nan, np.float32)}, "not finite"),
+        ({**good, STATE: np.array(["a", "b", "c"])}, "the policy wants float32"),
+    ):
+        with pytest.raises(BadRequest, match=says):
+            policy.infer(bad)
+
+
+def test_normalised_actions_lie_in_the_unit_box(trained: Path) -> None:
+    policy = load_checkpoint(trained)
+    scale, offset = affine(policy.stats[ACTION], "minmax")
+    ends = np.stack([policy.stats[ACTION].min, policy.stats[ACTION].max]) * scale + offset
+    np.testing.assert_allclose(ends, [[-1] * 3, [1] * 3], atol=1e-5)
+    x = torch.rand(2, 5, 3)
+    torch.testing.assert_close(policy.normaliser(ACTION).inverse(policy.normaliser(ACTION)(x)), x)
+
+
+def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_path: Path) -> None:
+    from ulna.policies.hooks.hook import Inpaint
+
+    write_store(tmp_path / "d")
+    changes = {
+        "action_space": "relative",
+        "n_past_actions": 2,
+        "inpaint_past": True,
+        "normalise_action": "quantile",
+    }
+    recipe = override(small("flow"), changes)
+    train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
+    local = LocalPolicy(tmp_path / "out")
+    assert local.metadata["n_past_actions"] == 2
+    policy = local.policy
+    o = {k: torch.zeros(1, 2, *FEATURES[k].shape) for k in policy.observation_keys}
+    moved = {**o, STATE: o[STATE] + 0.0}
+    moved[STATE][:, -1] += 5.0
+    sent = torch.tensor([[[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]]])
+    for observation in (o, moved):
+        chunk = policy.sample(observation, 0, [Inpaint(policy.normalise_past(sent, observation))]).chunk
+        torch.testing.assert_close(chunk[:, :2], sent, atol=1e-4, rtol=0)
+    far = policy.sample(moved, 0).chunk.mean() - policy.sample(o, 0).chunk.mean()
+    assert far > 2.0, "the chunk moves with the state it is measured from"
+
+    flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in policy.observation_keys}
+    one, other = (
+        local.infer({**flat, "action.past": np.full((2, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 0.5)
+    )
+    assert (one != other).any()
+    assert (local.infer(flat, seed=1)[0] != one).any(), "without it the chunk is drawn freely"
+    with pytest.raises(
+        BadRequest, match=r"action.past is float32 \(3,\), the policy wants finite float \(2, 3\)"
+    ):
+        local.infer({**flat, "action.past": np.zeros(3, np.float32)})
+
+    names = {**FEATURES, STATE: type(FEATURES[STATE])((3,), "float32", ("x", "y", "z"))}
+    with pytest.raises(ValueError, match="--action-space absolute"):
+        Policy(recipe, names, policy.stats)
+
+
+def test_deltas_are_measured_from_the_last_command(tmp_path: Path) -> None:
+    write_store(tmp_path / "d")
+    recipe = override(
+        small("flow"), {"action_space": "delta", "n_past_actions": "1", "normalise_action": "quantile"}
+    )
+    train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
+    local = LocalPolicy(tmp_path / "out")
+    assert local.metadata["n_past_actions"] == 1
+    flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in local.policy.observation_keys}
+    here, there = (
+        local.infer({**flat, "action.past": np.full((1, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 5.0)
+    )
+    assert (there - here).mean() > 2.0, "the chunk moves with the last command"
+    moved = {**flat, STATE: np.full(3, 5.0, np.float32)}
+    assert (local.infer(moved, seed=1)[0] - local.infer(flat, seed=1)[0]).mean() > 2.0, (
+        "or, without one, with the state"
+    )
+    with pytest.raises(ValueError, match="n_past_actions to at least 1"):
+        override(small("flow"), {"action_space": "delta"})

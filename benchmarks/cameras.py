@@ -1,11 +1,12 @@
-"""How old a frame is when the control loop has it: a network camera of 640 × 480 at 30 Hz, ours beside plain OpenCV and LeRobot's.
+"""How old a frame is when the control loop has it: a network camera of 640 × 480 at 30 Hz, ours beside plain
+OpenCV and LeRobot's.
 
 python benchmarks/cameras.py
 
-The camera is the MJPEG twin in a process of its own; it paints the time of capture into the pixels before it encodes them, so every age
-holds encoding, network and decoding, and is read from the picture alone. Targets: age p50 <= 5 ms at
-`latest()` asked as a frame arrives (asked at random it is half a period more, for any reader); ring read <= 100 us.
-"""
+The camera is the MJPEG twin in a process of its own; it paints the time of capture into the pixels before it
+encodes them, so every age holds encoding, network and decoding, and is read from the picture alone. Targets:
+age p50 <= 5 ms at `latest()` asked as a frame arrives (asked at random it is half a period more, for any
+reader); ring read <= 100 us."""
 
 from __future__ import annotations
 
@@ -195,7 +196,8 @@ def capture_time_error(url: str) -> dict[str, Any]:
 
 
 def after_a_stall(url: str, fault: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """The camera sends nothing for 2.5 s: what is had in that time, and whether there are frames again 3 s after."""
+    """The camera sends nothing for 2.5 s: what is had in that time, and whether there are frames again 3 s
+    after."""
     rows = {}
     for name, reader in (
         ("ulna, multipart", lambda: ours(url, "multipart")),

@@ -1,7 +1,9 @@
-"""Which faults `ulna data check` finds in recordings of a real robot, and what it says of episodes that have none.
+"""Which faults `ulna data check` finds in recordings of a real robot, and what it says of episodes that have
+none.
 
-Each fault is put into every second episode (0, 2, 4, …) of a copy of the data. detected: of these, the share with a finding of the
-right kind that they did not have before; false_alarms: the same of the others. A camera's lag is put into all of them.
+Each fault is put into every second episode (0, 2, 4, …) of a copy of the data. detected: of these, the share
+with a finding of the right kind that they did not have before; false_alarms: the same of the others. A
+camera's lag is put into all of them.
 
 python benchmarks/checks.py path/to/lerobot_folder
 """

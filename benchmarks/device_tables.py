@@ -1,4 +1,5 @@
-"""The device tables: of docs/devices.md, and the device paragraphs of the README, from benchmarks/results/ alone."""
+"""The device tables: of docs/devices.md, and the device paragraphs of the README, from benchmarks/results/
+alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How often the scripted experts solve their tasks: 200 seeds each, with Wilson intervals. Doing nothing is the control.
+"""How often the scripted experts solve their tasks: 200 seeds each, with Wilson intervals. Doing nothing is
+the control.
 
 python benchmarks/experts.py [--seeds N]
 """

@@ -1,4 +1,5 @@
-"""Every driver on its twin, with the faults that its twin can have: for `faults.py` and `soak.py`, which drive them."""
+"""Every driver on its twin, with the faults that its twin can have: for `faults.py` and `soak.py`, which
+drive them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from ulna.drivers.ur import arm as ur
 from ulna.robot.twin.station import KINDS, MOUNTING, Child
 
 HZ = 100  # commands a second, as quick a loop as the drivers promise to serve
-# up to 0.94 rad/s, within what each arm may do; and so wide that a blocked joint is leaned on for longer than in passing
+# up to 0.94 rad/s, within what each arm may do; and so wide that a blocked joint is leaned on for longer than
+# in passing
 SWING_RAD, SWING_HZ = 0.4, 0.375
 RAMP_S = 1.0  # from where an arm was enabled back to the swing
 TICKS_PER_RAD = 4096 / (2 * np.pi)
@@ -27,8 +29,9 @@ TICKS_PER_RAD = 4096 / (2 * np.pi)
 
 @dataclass
 class Bench:
-    """A driver on its twin. order tells the twin's process something. plant: the truth of an arm, None of a camera.
-    stays: faults that stay until power is switched off and on, though nothing causes them any more."""
+    """A driver on its twin. order tells the twin's process something. plant: the truth of an arm, None of a
+    camera. stays: faults that stay until power is switched off and on, though nothing causes them any
+    more."""
 
     name: str
     device: Any
@@ -52,8 +55,8 @@ class Bench:
 
 
 class Swing:
-    """What the loop asks of an arm: every joint on a sine about where it was, each behind the one before it, so that some joint is
-    always quick. After `begin` it comes from `here` `(J,)` rad in a second."""
+    """What the loop asks of an arm: every joint on a sine about where it was, each behind the one before it,
+    so that some joint is always quick. After `begin` it comes from `here` `(J,)` rad in a second."""
 
     def __init__(self, centre: np.ndarray) -> None:
         self.centre = centre.copy()

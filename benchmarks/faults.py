@@ -1,13 +1,14 @@
-"""Every fault at every driver, injected into its twin while the real driver runs: what the user sees, and when.
+"""Every fault at every driver, injected into its twin while the real driver runs: what the user sees, and
+when.
 
    python benchmarks/faults.py
 
-A stubborn loop, 100 times a second: it reads an arm and commands it whatever was read, as `robot.loop` does, and goes on where that one
-would end, when a command is refused. A leader is only read, a camera's newest frame taken. Told: what the driver says by itself (an
-invalid reading, a refused command, a word in `faults()` or the health). Refused: from when on commands were, and how far any joint went
-from then on until they were taken again. Working again: fresh valid readings and commands taken, after the user enabled the arm
-where it asked for that.
-"""
+A stubborn loop, 100 times a second: it reads an arm and commands it whatever was read, as `robot.loop` does,
+and goes on where that one would end, when a command is refused. A leader is only read, a camera's newest
+frame taken. Told: what the driver says by itself (an invalid reading, a refused command, a word in `faults()`
+or the health). Refused: from when on commands were, and how far any joint went from then on until they were
+taken again. Working again: fresh valid readings and commands taken, after the user enabled the arm where it
+asked for that."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ FAULT_S = 1.5  # how long a fault stays after it was noticed
 class Driven:
     """One tick of the user's loop at a time; remembers what the user was told.
 
-    refused_s: when commands began to be refused (monotonic), None while they are taken. moved: rad, the furthest that any joint
-    has gone while they were."""
+    refused_s: when commands began to be refused (monotonic), None while they are taken. moved: rad, the
+    furthest that any joint has gone while they were."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.told = bench, ""

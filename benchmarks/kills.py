@@ -1,10 +1,11 @@
-"""`kill -9` at random instants of everything that writes: is an acknowledged frame ever lost, a finished episode ever changed?
+"""`kill -9` at random instants of everything that writes: is an acknowledged frame ever lost, a finished
+episode ever changed?
 
     python benchmarks/kills.py --trials 200
 
-Each trial starts a process that records (the control process is killed, or the writing one as well), finishes, recovers, merges, deletes
-and restores, trims, or exports; kills it at a random instant of that; opens the store; and reads every row of every episode.
-"""
+Each trial starts a process that records (the control process is killed, or the writing one as well),
+finishes, recovers, merges, deletes and restores, trims, or exports; kills it at a random instant of that;
+opens the store; and reads every row of every episode."""
 
 from __future__ import annotations
 
@@ -132,8 +133,8 @@ def leave_cut_off(path: Path, count: int) -> None:
 
 
 def trial(kind: str, rng: random.Random) -> dict[str, Any]:
-    """lost: acknowledged rows that are gone. changed: finished episodes that are not what they were. wrong: rows that came
-    back other than they went in. problem: what went wrong when the store was opened."""
+    """lost: acknowledged rows that are gone. changed: finished episodes that are not what they were. wrong:
+    rows that came back other than they went in. problem: what went wrong when the store was opened."""
     folder = Path(tempfile.mkdtemp(prefix="ulna-kill-"))
     path = folder / "data"
     before = make(path, (12, 9))

@@ -2,13 +2,13 @@
 
     python benchmarks/reading.py
 
-Windows have two observations and a horizon of 16, batches 64 windows; two cameras, at 96×96 and at 224×224. LeRobot reads our own
-export of the store (H.264, a key frame every second frame, as it writes itself) with `delta_timestamps` for the same windows,
-through torch's DataLoader as `lerobot-train` does. The replay buffer in memory is written after Diffusion Policy's: one array a
-key, a slice a window, collated. Rates read in one process are medians over batches; those through a loader (LeRobot's, and ours with
-workers) the whole time of all batches. Memory is the peak resident set of a process that does nothing but read a dataset of 6 GB,
-one of whose cameras is just small enough for the default cache (`auto`) to hold it.
-"""
+Windows have two observations and a horizon of 16, batches 64 windows; two cameras, at 96×96 and at 224×224.
+LeRobot reads our own export of the store (H.264, a key frame every second frame, as it writes itself) with
+`delta_timestamps` for the same windows, through torch's DataLoader as `lerobot-train` does. The replay buffer
+in memory is written after Diffusion Policy's: one array a key, a slice a window, collated. Rates read in one
+process are medians over batches; those through a loader (LeRobot's, and ours with workers) the whole time of
+all batches. Memory is the peak resident set of a process that does nothing but read a dataset of 6 GB, one of
+whose cameras is just small enough for the default cache (`auto`) to hold it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def through(source: Iterator[Any], count: int) -> float:
 
 
 def in_memory(store: EpisodeStore) -> Callable[[int], Any]:
-    """Diffusion Policy's way: arrays of all episodes end to end, the windows' bounds worked out before, a window at a time."""
+    """Diffusion Policy's way: arrays of all episodes end to end, the windows' bounds worked out before, a
+    window at a time."""
     arrays = {k: np.concatenate([e.read(k) for e in store.episodes]) for k in SPEC.keys}
     action = np.concatenate([e.read(ACTION) for e in store.episodes])
     ends = np.cumsum([e.length for e in store.episodes])

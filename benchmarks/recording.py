@@ -2,11 +2,10 @@
 
     python benchmarks/recording.py --seconds 60
 
-Arms, each in a process of its own: nothing recorded; Ulna's recorder (and with power durability); LeRobot 0.6 as
-`lerobot-record` configures it (PNG files, encoded when the episode is saved) and with streaming encoding, both at its one rate
-of 30 rows a second. Lateness is how long after its due time a control tick has done its work. Memory is the proportional
-set size of all processes of the arm.
-"""
+Arms, each in a process of its own: nothing recorded; Ulna's recorder (and with power durability); LeRobot 0.6
+as `lerobot-record` configures it (PNG files, encoded when the episode is saved) and with streaming encoding,
+both at its one rate of 30 rows a second. Lateness is how long after its due time a control tick has done its
+work. Memory is the proportional set size of all processes of the arm."""
 
 from __future__ import annotations
 
@@ -60,7 +59,8 @@ def frames(count: int = 60) -> np.ndarray:
 
 
 def loop(seconds: float, tick: Any, camera: Any, shown: np.ndarray) -> dict[str, Any]:
-    """The control loop at `HZ`, and two camera threads at `CAMERA_HZ`: `tick(i, now_ns)`, `camera(k, frame, now_ns)`."""
+    """The control loop at `HZ`, and two camera threads at `CAMERA_HZ`: `tick(i, now_ns)`, `camera(k, frame,
+    now_ns)`."""
     stopping = threading.Event()
     counts = [0] * len(CAMERAS)
 

@@ -1,4 +1,5 @@
-"""Where benchmarks put their numbers: JSON under benchmarks/results/, with the machine, commit and command."""
+"""Where benchmarks put their numbers: JSON under benchmarks/results/, with the machine, commit and
+command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Control cycles per second on a servo bus: sync read of six positions and sync write of six goals, ours beside other clients.
+"""Control cycles per second on a servo bus: sync read of six positions and sync write of six goals, ours
+beside other clients.
 
-The servos are a twin in another process, on a pty whose bytes take the time that they take at 1 Mbaud. A cycle that lacks a servo counts
-as failed. Also the seconds that it takes to import each module of `ulna.drivers`.
+The servos are a twin in another process, on a pty whose bytes take the time that they take at 1 Mbaud. A
+cycle that lacks a servo counts as failed. Also the seconds that it takes to import each module of
+`ulna.drivers`.
 
     python benchmarks/servo_rates.py
 """
@@ -221,7 +223,8 @@ def import_seconds() -> dict[str, float]:
 def compare(
     port: str, clients: dict[str, Callable[[str], contextlib.AbstractContextManager[Cycle]]]
 ) -> dict[str, dict[str, float]]:
-    """The round with the median rate of each client; rounds take turns, so that a noisy minute hits all alike."""
+    """The round with the median rate of each client; rounds take turns, so that a noisy minute hits all
+    alike."""
     rounds = [
         {name: measure(lambda make=make: make(port)) for name, make in clients.items()} for _ in range(ROUNDS)
     ]

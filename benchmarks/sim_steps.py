@@ -1,5 +1,5 @@
-"""Environment steps per second of `lift` from state in one process: 20 Hz control over 240 Hz physics. Beside it, in the
-same run, the same physics stepped by PyBullet alone: what our layer costs.
+"""Environment steps per second of `lift` from state in one process: 20 Hz control over 240 Hz physics. Beside
+it, in the same run, the same physics stepped by PyBullet alone: what our layer costs.
 
     python benchmarks/sim_steps.py
 """

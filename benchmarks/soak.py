@@ -1,12 +1,13 @@
-"""Random faults at 100 Hz, one or two at once, at each arm that is commanded; beside it a judge who knows the truth.
+"""Random faults at 100 Hz, one or two at once, at each arm that is commanded; beside it a judge who knows the
+truth.
 
    python benchmarks/soak.py             10 minutes, the three arms side by side, each in a process of its own
    python benchmarks/soak.py --jobs 1    one after the other, where that is too much for the machine: a reading is as true as
                                          the exchange that it came from was quick
 
-What must never be: an exception other than a refused command; a valid reading that is old; a valid reading that is not what the
-joint was when it is said to have been read; torque that comes on though nobody enabled it.
-"""
+What must never be: an exception other than a refused command; a valid reading that is old; a valid reading
+that is not what the joint was when it is said to have been read; torque that comes on though nobody enabled
+it."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ KEPT_S = 2.0
 
 
 class Judge:
-    """Sees the truth `see` by `see`, and compares with it what a driver says. Times: monotonic ns. What it found: `stale`, `wrong`,
-    `uninvited`, in words."""
+    """Sees the truth `see` by `see`, and compares with it what a driver says. Times: monotonic ns. What it
+    found: `stale`, `wrong`, `uninvited`, in words."""
 
     def __init__(self) -> None:
         self.stale: list[str] = []
@@ -159,8 +160,8 @@ def soak(bench: Bench, faults: Mapping[str, dict[str, Any]], seconds: float, see
 
 
 class _User:
-    """Reads and commands at every tick, whatever was read; enables an arm that went on refusing for a while though its readings are
-    back, and cycles its power when that was no use twice."""
+    """Reads and commands at every tick, whatever was read; enables an arm that went on refusing for a while
+    though its readings are back, and cycles its power when that was no use twice."""
 
     REFUSED, PAUSE = HZ // 3, HZ
 

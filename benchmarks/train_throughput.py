@@ -1,11 +1,12 @@
-"""Training steps per second of `diffusion_unet` beside LeRobot's own DiffusionPolicy: the same data (state, no images),
-batch 256, UNet 256-512-1024, horizon 16, float32, each side as its own training does it (ours with EMA, theirs without).
+"""Training steps per second of `diffusion_unet` beside LeRobot's own DiffusionPolicy: the same data (state,
+no images), batch 256, UNet 256-512-1024, horizon 16, float32, each side as its own training does it (ours
+with EMA, theirs without).
 
     python benchmarks/train_throughput.py [--steps N]
 
-Each side runs in a process of its own, so that its peak memory is its own; the sides alternate, and the medians of all
-their steps are compared. Reading the batch counts: theirs through LeRobotDataset and a DataLoader, ours through Windows.
-"""
+Each side runs in a process of its own, so that its peak memory is its own; the sides alternate, and the
+medians of all their steps are compared. Reading the batch counts: theirs through LeRobotDataset and a
+DataLoader, ours through Windows."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""How one frame becomes bytes on disk and back: lossless, or JPEG where it is asked for. Every frame ends in its CRC-32C.
+"""How one frame becomes bytes on disk and back: lossless, or JPEG where it is asked for. Every frame ends in
+its CRC-32C.
 
-Lossless is the difference of each line to the one above, then blosc with zstd: on 640×480 frames of a real robot it takes
-3.4 times less room than the pixels, where blosc alone reaches 2.1. Depth is blosc with its bytes shuffled. In zarr's words
-these are codecs of `imagecodecs`, so another zarr reader needs `imagecodecs.zarr.register_codecs()` first.
-"""
+Lossless is the difference of each line to the one above, then blosc with zstd: on 640×480 frames of a real
+robot it takes
+3.4 times less room than the pixels, where blosc alone reaches 2.1. Depth is blosc with its bytes shuffled. In
+zarr's words these are codecs of `imagecodecs`, so another zarr reader needs
+`imagecodecs.zarr.register_codecs()` first."""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def encode(frame: np.ndarray, kind: Kind, quality: int = 95) -> bytes:
 
 
 def decode(raw: bytes, kind: Kind, checked: bool, frame: np.ndarray) -> None:
-    """`raw` into `frame` `(H, W[, C])`. ValueError or RuntimeError when they are not the bytes of such a frame."""
+    """`raw` into `frame` `(H, W[, C])`. ValueError or RuntimeError when they are not the bytes of such a
+    frame."""
     data = without_crc(raw) if checked else memoryview(raw)
     if kind == "jpeg":
         import imagecodecs
@@ -63,7 +66,8 @@ def decode(raw: bytes, kind: Kind, checked: bool, frame: np.ndarray) -> None:
         return
     from numcodecs.blosc import decompress
 
-    # blosc trusts its header, so the header must agree with what we hold and what we want (bytes 4-7 and 12-15)
+    # blosc trusts its header, so the header must agree with what we hold and what we want (bytes 4-7 and
+    # 12-15)
     if len(data) < BLOSC_HEADER or (
         int.from_bytes(data[4:8], "little"),
         int.from_bytes(data[12:16], "little"),
@@ -112,7 +116,8 @@ def to_zarr(kind: Kind, dtype: str, quality: int = 95) -> list[dict[str, Any]]:
 
 
 def from_zarr(codecs: Sequence[Mapping[str, Any]], dtype: str) -> tuple[Kind, bool] | None:
-    """(kind, whether a checksum ends every frame) of the inner codecs of a shard; None where `decode` cannot."""
+    """(kind, whether a checksum ends every frame) of the inner codecs of a shard; None where `decode`
+    cannot."""
     checked = codecs[-1]["name"] == "crc32c"
     rest = list(codecs[:-1] if checked else codecs)
     names = [c["name"] for c in rest]

@@ -1,4 +1,5 @@
-"""Writing that lasts: whole writes, and files and folders brought to the disk's platters, at once or in groups."""
+"""Writing that lasts: whole writes, and files and folders brought to the disk's platters, at once or in
+groups."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ SYNC_EVERY_S = 0.2
 
 
 class Committer:
-    """A thread that syncs, every `SYNC_EVERY_S`, the files that `files()` names then, in that order, and what was handed to
-    it since (group commit). After an error nothing is known of what was written, so it stands: `require` raises it."""
+    """A thread that syncs, every `SYNC_EVERY_S`, the files that `files()` names then, in that order, and what
+    was handed to it since (group commit). After an error nothing is known of what was written, so it stands:
+    `require` raises it."""
 
     def __init__(self, files: Callable[[], Iterable[int]]) -> None:
         self.new_folders: set[Path] = set()

@@ -1,8 +1,8 @@
 """Safe edits of a store: trim, relabel, delete, restore.
 
-Every edit holds the writer's lock, writes beside what is there and swaps. Deleted episodes, and the versions that a trim
-replaced, lie in `DIR/trash` until `empty_trash`. An edit that is killed is concluded, or undone, by the next opening.
-"""
+Every edit holds the writer's lock, writes beside what is there and swaps. Deleted episodes, and the versions
+that a trim replaced, lie in `DIR/trash` until `empty_trash`. An edit that is killed is concluded, or undone,
+by the next opening."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def trash(store: EpisodeStore) -> list[Trashed]:
 
 
 def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str]:
-    """Take episodes out of the trash: by the names of their folders, or their numbers; all by default. Of one with several
-    versions the last deleted comes back, or the one that is named by its folder in the trash; a version that is in its place
-    goes to the trash for it."""
+    """Take episodes out of the trash: by the names of their folders, or their numbers; all by default. Of one
+    with several versions the last deleted comes back, or the one that is named by its folder in the trash; a
+    version that is in its place goes to the trash for it."""
     with _edit(store):
         listed = trash(store)
         newest = {t.name: t for t in listed}
@@ -88,7 +88,8 @@ def empty_trash(store: EpisodeStore) -> int:
     with _edit(store):
         gone = trash(store)
         for t in gone:
-            # out of sight by one rename first: half a folder must not be taken for an episode if we are killed
+            # out of sight by one rename first: half a folder must not be taken for an episode if we are
+            # killed
             doomed = store.path / "in-progress" / f".discarded-{t.path.name}"
             os.rename(t.path, doomed)
             shutil.rmtree(doomed)
@@ -96,8 +97,8 @@ def empty_trash(store: EpisodeStore) -> int:
 
 
 def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, Any]) -> None:
-    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`. What they were is
-    kept in the episode's attribute `relabelled`."""
+    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`. What
+    they were is kept in the episode's attribute `relabelled`."""
     _require_labels(labels)
     chosen = store.choose(episodes)
     with _edit(store):
@@ -111,8 +112,9 @@ def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, A
 
 
 def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """Keep the control ticks from `start_s` to `end_s`, seconds after the first; of other streams what was seen then. Frames
-    are copied as they are stored. The whole episode goes to the trash. (ticks before, ticks now)."""
+    """Keep the control ticks from `start_s` to `end_s`, seconds after the first; of other streams what was
+    seen then. Frames are copied as they are stored. The whole episode goes to the trash. (ticks before, ticks
+    now)."""
     (e,) = store.choose([episode])
     with _edit(store):
         e = store.reopened(e)  # ours may be from before another's edit
@@ -139,8 +141,8 @@ def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float 
 
 
 def rows_between(e: Episode, first: int, last: int) -> dict[str, range]:
-    """Of each stream the rows that belong to the control ticks `first` to `last`: what was received up to the last one,
-    from the row that the first one saw."""
+    """Of each stream the rows that belong to the control ticks `first` to `last`: what was received up to the
+    last one, from the row that the first one saw."""
     ticks = e.times_ns(ACTION)[1]
     begin, end = int(ticks[first]), int(ticks[last])
     found = {}
@@ -236,8 +238,8 @@ def _edit(store: EpisodeStore) -> Iterator[None]:
 
 
 def _exchange(store: Path, new: Path, place: Path) -> None:
-    """Swap two folders in one step. Where the file system cannot, what is in `place` goes to the trash first, and
-    `conclude_edit` completes the second step after a kill."""
+    """Swap two folders in one step. Where the file system cannot, what is in `place` goes to the trash first,
+    and `conclude_edit` completes the second step after a kill."""
     if exchange(new, place):
         return
     to_trash(store, place, place.name)

@@ -28,10 +28,12 @@ def require_finite(where: str, key: str, values: np.ndarray) -> None:
 
 
 class Episode:
-    """One finished episode, read on demand. A trim or a restore puts another version in its place: what is read then would
-    be other rows than those that were counted before, so every read after it is refused with a StoreError.
+    """One finished episode, read on demand. A trim or a restore puts another version in its place: what is
+    read then would be other rows than those that were counted before, so every read after it is refused with
+    a StoreError.
 
-    damaged: a sentence where its own zarr.json cannot be read; it is listed, with no rows, and every read raises that."""
+    damaged: a sentence where its own zarr.json cannot be read; it is listed, with no rows, and every read
+    raises that."""
 
     def __init__(
         self,
@@ -70,7 +72,8 @@ class Episode:
 
     @property
     def content(self) -> str:
-        """A digest of all rows, times and flags, whatever the folder is called; of older episodes, of its files' dates."""
+        """A digest of all rows, times and flags, whatever the folder is called; of older episodes, of its
+        files' dates."""
         if "content" in self.attrs:
             return str(self.attrs["content"])
         if self.damaged:
@@ -83,7 +86,8 @@ class Episode:
         return len(self._reader(key))
 
     def by_tick(self, key: str) -> bool | None:
-        """Whether the stream's rows were written with the control ticks, else at its own rate; None where it was not noted."""
+        """Whether the stream's rows were written with the control ticks, else at its own rate; None where it
+        was not noted."""
         noted = self.attrs.get("streams", {}).get(key, {}).get("by_tick")
         return None if noted is None else bool(noted)
 
@@ -96,7 +100,8 @@ class Episode:
     def read_frames(
         self, key: str, rows: Sequence[int] | np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Any `rows` `(N,)` of a stream of images or depth, as `(N, H, W[, C])`, into `out` where given. Reads only those frames."""
+        """Any `rows` `(N,)` of a stream of images or depth, as `(N, H, W[, C])`, into `out` where given.
+        Reads only those frames."""
         with self._reading(key):
             return self._reader(key).read(rows, out)
 
@@ -129,7 +134,8 @@ class Episode:
         with self._reading(key):
             try:
                 array = self._group[f"{key}/{part}"]
-                # zarr takes a chunk that is gone for one that was never written, and gives zeros. Our writer leaves none out.
+                # zarr takes a chunk that is gone for one that was never written, and gives zeros. Our writer
+                # leaves none out.
                 chunk = (self.path / key / part).joinpath("c", *("0" for _ in array.shape))
                 if "streams" in self.attrs and array.shape[0] and not chunk.is_file():
                     raise FileNotFoundError(f"its file {chunk.relative_to(self.path)} is missing")
@@ -141,7 +147,8 @@ class Episode:
 
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[None]:
-        """What was read is of the version that was opened: looked at afterwards, since an edit may come at any moment."""
+        """What was read is of the version that was opened: looked at afterwards, since an edit may come at
+        any moment."""
         try:
             yield
         except DamagedFrames as error:

@@ -24,8 +24,8 @@ class FeatureMismatch(ValueError):
 
 @dataclass(frozen=True)
 class Feature:
-    """One array per frame. shape: without time, images HWC. dtype: numpy name. names: one per element of a vector
-    (empty for images). units: one per name, SI."""
+    """One array per frame. shape: without time, images HWC. dtype: numpy name. names: one per element of a
+    vector (empty for images). units: one per name, SI."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -55,7 +55,8 @@ def unit_of_depth(scale_m: float) -> str:
 
 
 def depth_scale_m(unit: str) -> float | None:
-    """Metres a step, of a unit as `unit_of_depth` writes it (`cm` and `m` are known, too); None: it says nothing."""
+    """Metres a step, of a unit as `unit_of_depth` writes it (`cm` and `m` are known, too); None: it says
+    nothing."""
     number, _, length = unit.rpartition(" ")
     try:
         return float(number or 1) * {"mm": 0.001, "cm": 0.01, "m": 1.0}[length]
@@ -95,7 +96,8 @@ def rename(features: Mapping[str, Feature], renames: Mapping[str, str], of: str)
 def require_same(
     have: Mapping[str, Feature], want: Mapping[str, Feature], have_is: str, want_is: str
 ) -> None:
-    """Raise FeatureMismatch unless `have` offers every feature of `want` with the same shape, dtype and names.
+    """Raise FeatureMismatch unless `have` offers every feature of `want` with the same shape, dtype and
+    names.
 
     Extra features in `have` are no mismatch; units are compared where both sides give them.
     """

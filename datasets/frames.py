@@ -1,9 +1,8 @@
 """Random access to the frames of one image stream, past zarr.
 
-zarr spends about 0.7 ms of Python on every chunk it fetches, twenty times what decoding a 96×96 frame takes. The layout
-that our writer makes is plain enough to read directly: shard files that end in an index of their frames (zarr v3
-specification, sharding codec 1.0). An array laid out in any other way goes through zarr.
-"""
+zarr spends about 0.7 ms of Python on every chunk it fetches, twenty times what decoding a 96×96 frame takes.
+The layout that our writer makes is plain enough to read directly: shard files that end in an index of their
+frames (zarr v3 specification, sharding codec 1.0). An array laid out in any other way goes through zarr."""
 
 from __future__ import annotations
 
@@ -26,7 +25,8 @@ class DamagedFrames(ValueError):
 
 
 class FrameReader:
-    """`FrameReader(folder of a zarr array)`: `shape` `(T, H, W, C)`, `dtype`, `read(rows)`. Keeps no file open."""
+    """`FrameReader(folder of a zarr array)`: `shape` `(T, H, W, C)`, `dtype`, `read(rows)`. Keeps no file
+    open."""
 
     kind: Kind
 
@@ -67,8 +67,9 @@ class FrameReader:
         return out
 
     def read_encoded(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The stored bytes of `rows` `(N,)`, checksum included: to copy frames without coding them again. DamagedFrames
-        where a checksum is wrong or the array is laid out in another way than `array_json` says."""
+        """The stored bytes of `rows` `(N,)`, checksum included: to copy frames without coding them again.
+        DamagedFrames where a checksum is wrong or the array is laid out in another way than `array_json`
+        says."""
         if self._per_shard != FRAMES_PER_SHARD or not self._checked:
             raise DamagedFrames("its frames are not stored as this version stores them")
         found = []
@@ -86,7 +87,8 @@ class FrameReader:
         return found
 
     def verify(self) -> None:
-        """DamagedFrames where a frame's checksum is wrong. Nothing is decoded, unless the array is laid out in another way."""
+        """DamagedFrames where a frame's checksum is wrong. Nothing is decoded, unless the array is laid out
+        in another way."""
         encoded = self._per_shard == FRAMES_PER_SHARD and self._checked
         for row in range(len(self)):
             self.read_encoded([row]) if encoded else self.read([row])
@@ -115,7 +117,8 @@ class FrameReader:
         return shard_path(self.folder, shard, len(self.shape) - 1)
 
     def _index(self, file: int) -> np.ndarray:
-        """(start, size) in bytes of every frame of a shard `(per_shard, 2)` uint64, then its CRC-32C: the file's end."""
+        """(start, size) in bytes of every frame of a shard `(per_shard, 2)` uint64, then its CRC-32C: the
+        file's end."""
         size = self._per_shard * 16 + 4
         end = os.fstat(file).st_size
         if end < size:
@@ -154,7 +157,8 @@ def _exactly(file: int, size: int, start: int) -> bytes:
 
 
 def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, Kind, bool]:
-    """(frames per shard, codec, whether every frame carries a checksum); (0, …) when the array is not as ours are."""
+    """(frames per shard, codec, whether every frame carries a checksum); (0, …) when the array is not as ours
+    are."""
     shape, codecs = meta["shape"], meta["codecs"]
     other: tuple[int, Kind, bool] = (0, "blosc", False)
     try:
@@ -195,14 +199,16 @@ def shard_path(folder: Path, shard: int, dims: int) -> Path:
 
 
 def shard_index(places: Sequence[tuple[int, int]]) -> bytes:
-    """The end of a shard that holds frames at `places` (start, size), in order; those that it lacks are marked so."""
+    """The end of a shard that holds frames at `places` (start, size), in order; those that it lacks are
+    marked so."""
     index = np.full((FRAMES_PER_SHARD, 2), NEVER_WRITTEN, "<u8")
     index[: len(places)] = np.array(places, "<u8").reshape(-1, 2)
     return with_crc(index.tobytes())
 
 
 def array_json(rows: int, shape: Sequence[int], dtype: str, kind: Kind, quality: int) -> str:
-    """The zarr.json of a stream of `rows` frames of `shape`, as `FrameReader` and every zarr v3 reader take it."""
+    """The zarr.json of a stream of `rows` frames of `shape`, as `FrameReader` and every zarr v3 reader take
+    it."""
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     shard = {
         "chunk_shape": [1, *shape],

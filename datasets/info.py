@@ -12,10 +12,11 @@ from .store import EpisodeStore
 
 
 def describe(store: EpisodeStore) -> dict[str, Any]:
-    """JSON types. rates_hz: per stream the median rate by capture times, and `jitter_ms`, the 99th percentile of how far
-    an interval is from the median. cut_off: episodes that were interrupted and are kept; interrupted: folders that are being
-    written or could not be recovered. damaged: episodes that cannot be opened. dropped: rows lost while recording, by stream. storage: how each camera is kept. notes: what an import had to
-    say of single episodes, and of which."""
+    """JSON types. rates_hz: per stream the median rate by capture times, and `jitter_ms`, the 99th percentile
+    of how far an interval is from the median. cut_off: episodes that were interrupted and are kept;
+    interrupted: folders that are being written or could not be recovered. damaged: episodes that cannot be
+    opened. dropped: rows lost while recording, by stream. storage: how each camera is kept. notes: what an
+    import had to say of single episodes, and of which."""
     intervals: dict[str, list[np.ndarray]] = {}
     for episode in store.episodes:
         for key in episode.streams:

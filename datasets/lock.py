@@ -1,4 +1,5 @@
-"""One writer at a time: an exclusive `flock` on `DIR/.lock`, which the kernel drops when its holders are dead."""
+"""One writer at a time: an exclusive `flock` on `DIR/.lock`, which the kernel drops when its holders are
+dead."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Locked(OSError):
 
 
 class StoreLock:
-    """Holds the lock from construction to `release()`. Raises Locked, or OSError where the folder cannot be written.
+    """Holds the lock from construction to `release()`. Raises Locked, or OSError where the folder cannot be
+    written.
 
     `fileno` may be handed to a child, which then holds the lock too until it closes it or dies.
     """

@@ -17,8 +17,8 @@ from .store import require_new
 
 @contextlib.contextmanager
 def making(dst: Path) -> Iterator[Path]:
-    """An empty folder beside `dst` that takes its place when all went well, and is gone otherwise; so is what a run that was
-    killed has left. StoreError when `dst` is there and not empty, or cannot be written."""
+    """An empty folder beside `dst` that takes its place when all went well, and is gone otherwise; so is what
+    a run that was killed has left. StoreError when `dst` is there and not empty, or cannot be written."""
     require_new(dst)
     beside, name = dst.absolute().parent, f".{dst.name}.making-"
     work = beside / f"{name}{secrets.token_hex(4)}"
@@ -40,8 +40,8 @@ def making(dst: Path) -> Iterator[Path]:
 
 
 def _hold(folder: Path) -> int:
-    """A descriptor that holds `folder` until it is closed or its process is dead. OSError when another one has it, or where the
-    file system cannot lock folders."""
+    """A descriptor that holds `folder` until it is closed or its process is dead. OSError when another one
+    has it, or where the file system cannot lock folders."""
     holding = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(holding, fcntl.LOCK_EX | fcntl.LOCK_NB)

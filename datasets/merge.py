@@ -16,8 +16,9 @@ from .store import EpisodeStore
 
 
 def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = False) -> EpisodeStore:
-    """A new store `out` with all episodes of `sources`, in order. They must agree in features, rate and storage; FeatureMismatch
-    lists every difference. An episode that comes twice is refused unless `same_twice`."""
+    """A new store `out` with all episodes of `sources`, in order. They must agree in features, rate and
+    storage; FeatureMismatch lists every difference. An episode that comes twice is refused unless
+    `same_twice`."""
     first = sources[0]
     for other in sources[1:]:
         require_mergeable(first, other)

@@ -16,8 +16,8 @@ def affine(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(scale, offset), each float32 of the feature's shape.
 
-    minmax: the range to [-1, 1]; quantile: the 1 % to 99 % range to [-1, 1]; meanstd: mean 0, deviation 1.
-    A dimension whose range (or deviation) is under 1e-4 is only shifted: scaling it would amplify sensor noise.
+    minmax: the range to [-1, 1]; quantile: the 1 % to 99 % range to [-1, 1]; meanstd: mean 0, deviation 1. A
+    dimension whose range (or deviation) is under 1e-4 is only shifted: scaling it would amplify sensor noise.
     """
     if mode == "none":
         return np.ones_like(stats.mean, np.float32), np.zeros_like(stats.mean, np.float32)

@@ -13,9 +13,9 @@ def split_by_episode(
 ) -> list[list[int]]:
     """The numbers of the episodes of each part; fractions must sum to 1.
 
-    An episode's part follows from its own id and the seed alone, so it stays where it is when others are added or taken
-    away; shares are therefore met on average, and exactly only for the part that would otherwise be empty.
-    """
+    An episode's part follows from its own id and the seed alone, so it stays where it is when others are
+    added or taken away; shares are therefore met on average, and exactly only for the part that would
+    otherwise be empty."""
     if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise StoreError(f"the parts must be positive and sum to 1, not {', '.join(map(str, fractions))}")
     if len(episodes) < len(fractions):

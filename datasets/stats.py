@@ -20,7 +20,8 @@ QUANTILES = (0.01, 0.99)
 
 @dataclass(frozen=True)
 class Stats:
-    """Each `(D,)` float64, in the feature's unit; for images `(C,)` in 0..255, for depth `(1,)` in stored steps. q01, q99: quantiles. count: rows."""
+    """Each `(D,)` float64, in the feature's unit; for images `(C,)` in 0..255, for depth `(1,)` in stored
+    steps. q01, q99: quantiles. count: rows."""
 
     min: np.ndarray
     max: np.ndarray
@@ -45,10 +46,10 @@ def compute_stats(
 ) -> dict[str, Stats]:
     """Statistics of `keys` over `episodes` (all by default), each stream with the rows that it has.
 
-    Vectors: exact while their rows fit into HELD_BYTES as float64; beyond, q01 and q99 are exact to the range / BINS and the rest
-    to rounding, and memory stays at that. Images and depth: every pixel of up to 16 evenly spaced frames an episode, in a
-    histogram; depth without the pixels that have no reading (0). StoreError names the episode and frame of a value that is not finite.
-    """
+    Vectors: exact while their rows fit into HELD_BYTES as float64; beyond, q01 and q99 are exact to the range
+    / BINS and the rest to rounding, and memory stays at that. Images and depth: every pixel of up to 16
+    evenly spaced frames an episode, in a histogram; depth without the pixels that have no reading (0).
+    StoreError names the episode and frame of a value that is not finite."""
     chosen = store.choose(episodes)
     if not chosen:
         raise StoreError(f"{store.path} has no episode to take statistics from")
@@ -76,7 +77,8 @@ def _vector(e: Episode, key: str) -> np.ndarray:
 
 
 def _streamed(episodes: Sequence[Episode], key: str) -> Stats:
-    """Twice through the episodes: for the range and mean, then for deviations and a histogram within the range."""
+    """Twice through the episodes: for the range and mean, then for deviations and a histogram within the
+    range."""
     count, low, high, total = 0, None, None, np.zeros(1)
     for e in episodes:
         x = _vector(e, key)

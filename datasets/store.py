@@ -11,10 +11,10 @@
     DIR/trash/                        what `ulna data delete` took out
     DIR/.lock                         held by the one who writes (see lock.py)
 
-A stream is a feature, or `action.requested` (what was asked for, beside `action`, what was sent). Streams carry their
-own times and may differ in length: a camera has one row per frame that it took, `action` one per control tick, and the
-episode's `length` is that of `action`. Any zarr v3 reader opens an episode; images need the codecs of `imagecodecs`.
-"""
+A stream is a feature, or `action.requested` (what was asked for, beside `action`, what was sent). Streams
+carry their own times and may differ in length: a camera has one row per frame that it took, `action` one per
+control tick, and the episode's `length` is that of `action`. Any zarr v3 reader opens an episode; images need
+the codecs of `imagecodecs`."""
 
 from __future__ import annotations
 
@@ -71,9 +71,8 @@ class EpisodeStore:
     ) -> EpisodeStore:
         """A new store in a folder that is not there yet or is empty.
 
-        storage: how images are kept, by key: `{"codec": "jpeg", "quality": 95}`, and `"resize": true` to shrink what
-        comes to the feature's shape; without, losslessly and in the shape of the feature.
-        """
+        storage: how images are kept, by key: `{"codec": "jpeg", "quality": 95}`, and `"resize": true` to
+        shrink what comes to the feature's shape; without, losslessly and in the shape of the feature."""
         path = Path(path)
         if ACTION not in features:
             raise StoreError(
@@ -120,7 +119,8 @@ class EpisodeStore:
 
     @staticmethod
     def open(path: str | Path, recover: bool = True) -> EpisodeStore:
-        """Recovers what an earlier process left in progress, unless somebody is writing or the disk is read-only."""
+        """Recovers what an earlier process left in progress, unless somebody is writing or the disk is
+        read-only."""
         path = Path(path)
         if not path.exists():
             raise StoreError(
@@ -164,14 +164,16 @@ class EpisodeStore:
         return self._episodes
 
     def reopened(self, e: Episode) -> Episode:
-        """The episode as it is now, whoever changed its labels since. StoreError where it is damaged or gone."""
+        """The episode as it is now, whoever changed its labels since. StoreError where it is damaged or
+        gone."""
         return Episode(e.path, e.index, attrs_of(e.path))
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     def choose(self, episodes: Sequence[int] | None = None) -> list[Episode]:
-        """The episodes of these numbers, each once, all by default. StoreError names one that is not there."""
+        """The episodes of these numbers, each once, all by default. StoreError names one that is not
+        there."""
         if episodes is None:
             return list(self.episodes)
         if bad := [i for i in episodes if not 0 <= i < len(self)]:
@@ -190,8 +192,8 @@ class EpisodeStore:
             return []
 
     def recover(self, wait: bool = False) -> list[Path]:
-        """Make episodes of what was cut off; the folders of those that came back. Does nothing while somebody writes
-        (with `wait`, StoreError names them) or where the disk is read-only."""
+        """Make episodes of what was cut off; the folders of those that came back. Does nothing while somebody
+        writes (with `wait`, StoreError names them) or where the disk is read-only."""
         from .recording.recovery import recover
 
         if self._recorded:  # by a writer on this object, which holds the lock already
@@ -215,8 +217,8 @@ class EpisodeStore:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[StoreLock]:
-        """Hold the writer's lock of this store. Re-entrant on this object; StoreError when another process, or another
-        object in this one, holds it."""
+        """Hold the writer's lock of this store. Re-entrant on this object; StoreError when another process,
+        or another object in this one, holds it."""
         try:
             with self._exclusive(wait=True) as lock:
                 yield lock
@@ -227,8 +229,8 @@ class EpisodeStore:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[StoreLock]:
-        """`writing` for one that appends episodes: on this object, too, there is only one of them at a time. Edits may come
-        between its episodes."""
+        """`writing` for one that appends episodes: on this object, too, there is only one of them at a time.
+        Edits may come between its episodes."""
         with self.writing() as lock:
             with self._guard:
                 if self._recorded:

@@ -1,7 +1,7 @@
 """Arrays of one chunk, written past zarr: joints, actions, times and flags of an episode.
 
-zarr needs some milliseconds to create an array and half a second to be imported; a recorder has neither to spare.
-"""
+zarr needs some milliseconds to create an array and half a second to be imported; a recorder has neither to
+spare."""
 
 from __future__ import annotations
 

@@ -18,9 +18,8 @@ def video_frames(
 ) -> Generator[np.ndarray]:
     """The frame `(H, W, 3)` uint8 RGB nearest to each of the ascending `times_s` of the file's own time line.
 
-    It must be within half a period, before `stop_s`, where another episode's frames begin, and another one for every
-    row; else StoreError, which begins with `where`.
-    """
+    It must be within half a period, before `stop_s`, where another episode's frames begin, and another one
+    for every row; else StoreError, which begins with `where`."""
     import av
     from av.error import FFmpegError
 
@@ -72,8 +71,8 @@ def write_video(
     lossless: bool,
     length: int,
 ) -> None:
-    """`frames`, each `shape` uint8 RGB, as H.264 with a key frame every second frame, as LeRobot does for random access.
-    StoreError unless the file holds exactly `length` frames afterwards."""
+    """`frames`, each `shape` uint8 RGB, as H.264 with a key frame every second frame, as LeRobot does for
+    random access. StoreError unless the file holds exactly `length` frames afterwards."""
     import av
 
     height, width = shape[:2]
@@ -115,7 +114,8 @@ def still_frames(column: Any, where: str) -> Generator[np.ndarray]:
 
 
 def resize(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """`image` as (height, width) `size`, every pixel the mean of the area it covers; as it is where `size` is None."""
+    """`image` as (height, width) `size`, every pixel the mean of the area it covers; as it is where `size` is
+    None."""
     if size is None or image.shape[:2] == size:
         return image
     import cv2

@@ -34,7 +34,8 @@ class Joints:
 
 
 class DeviceError(RuntimeError):
-    """A device is missing, refused or failed; the message is one sentence that says which and how to mend it."""
+    """A device is missing, refused or failed; the message is one sentence that says which and how to mend
+    it."""
 
 
 class ArmState(Enum):
@@ -47,7 +48,8 @@ class ArmState(Enum):
 
 @dataclass(frozen=True)
 class ArmHealth:
-    """age_s: of the newest reading (inf before the first). rate_hz: of readings, measured. retries, reconnects: since `open`."""
+    """age_s: of the newest reading (inf before the first). rate_hz: of readings, measured. retries,
+    reconnects: since `open`."""
 
     state: ArmState
     age_s: float
@@ -60,20 +62,26 @@ class ArmHealth:
 class Arm(Protocol):
     """Position-controlled arm. Life: `open` → `enable` → (`read` | `command`)* → `disable` → `close`.
 
-    - `open` connects and reads; it never moves the arm nor enables torque. A missing device raises `DeviceError`.
-    - `command` clips to the limits and to what `max_velocity` allows since the last command, sends, and returns what it really sent,
-      for a joint that something blocks no further than it leans on that; a non-finite target raises `ValueError` and sends nothing.
-    - The first command after `enable` is refused with `DeviceError` when it is further than `max_first_step` (rad or m, of
+    - `open` connects and reads; it never moves the arm nor enables torque. A missing device raises
+    `DeviceError`.
+    - `command` clips to the limits and to what `max_velocity` allows since the last command, sends, and
+    returns what it really sent,
+      for a joint that something blocks no further than it leans on that; a non-finite target raises
+      `ValueError` and sends nothing.
+    - The first command after `enable` is refused with `DeviceError` when it is further than `max_first_step`
+    (rad or m, of
       any joint) from where the arm is; the message says which joint and how far. Nothing is sent.
     - The arm's own watchdog calls `hold` when no command comes for `watchdog_s`.
-    - A device that goes away never raises out of `read`: the last values come back with `valid` false, their old
-      capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. It is reopened in the background, with
-      growing pauses, and then waits, torque off, for `enable`.
-    - `stop` latches: commands raise `DeviceError` until the user calls `enable`. Torque never comes back by itself.
+    - A device that goes away never raises out of `read`: the last values come back with `valid` false, their
+    old
+      capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. It is reopened in the
+      background, with growing pauses, and then waits, torque off, for `enable`.
+    - `stop` latches: commands raise `DeviceError` until the user calls `enable`. Torque never comes back by
+    itself.
 
-    An arm that is read whether or not anybody asks may have `since(after_seq) -> list[Sample]`: every reading with a seq above that,
-    oldest first, as far back as it keeps them. Its joints are then recorded at their own rate; any other's, a row per control tick.
-    """
+    An arm that is read whether or not anybody asks may have `since(after_seq) -> list[Sample]`: every reading
+    with a seq above that, oldest first, as far back as it keeps them. Its joints are then recorded at their
+    own rate; any other's, a row per control tick."""
 
     joints: Joints
     watchdog_s: float
@@ -82,8 +90,8 @@ class Arm(Protocol):
     def open(self) -> None: ...
 
     def close(self) -> None:
-        """Release the device; safe to call twice, and on one never opened. DeviceError, after that is done: torque that `enable`
-        switched on may still be on."""
+        """Release the device; safe to call twice, and on one never opened. DeviceError, after that is done:
+        torque that `enable` switched on may still be on."""
         ...
 
     def read(self) -> Sample:
@@ -91,7 +99,8 @@ class Arm(Protocol):
         ...
 
     def command(self, target: np.ndarray, t_target_ns: int) -> np.ndarray:
-        """Move towards `target` `(J,)`, to be there at `t_target_ns`. Returns the target sent `(J,)` float64."""
+        """Move towards `target` `(J,)`, to be there at `t_target_ns`. Returns the target sent `(J,)`
+        float64."""
         ...
 
     def hold(self) -> None:
@@ -118,7 +127,8 @@ class Arm(Protocol):
 
 
 def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:
-    """`target` as float64 `(J,)`, or ValueError naming the first wrong joint. Drivers call it before sending."""
+    """`target` as float64 `(J,)`, or ValueError naming the first wrong joint. Drivers call it before
+    sending."""
     target = np.asarray(target, np.float64)
     if target.shape != (len(joints),):
         raise ValueError(
@@ -131,7 +141,8 @@ def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:
 
 
 def check_first(target: np.ndarray, here: np.ndarray, most: float, joints: Joints) -> None:
-    """DeviceError when a first command would throw the arm across: any joint further than `most` rad or m from `here`."""
+    """DeviceError when a first command would throw the arm across: any joint further than `most` rad or m
+    from `here`."""
     away = np.abs(np.clip(target, joints.lower, joints.upper) - here)
     worst = int(np.argmax(away))
     if away[worst] > most:

@@ -24,7 +24,8 @@ class CameraState(Enum):
 
 @dataclass(frozen=True)
 class CameraHealth:
-    """age_s: of the newest frame (inf before the first). fps: measured. dropped: frames the sequence skipped."""
+    """age_s: of the newest frame (inf before the first). fps: measured. dropped: frames the sequence
+    skipped."""
 
     state: CameraState
     age_s: float
@@ -35,7 +36,8 @@ class CameraHealth:
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Pinhole model in pixels: `matrix` `(3, 3)` float64, `width`, `height`, Brown-Conrady `distortion` `(5,)`."""
+    """Pinhole model in pixels: `matrix` `(3, 3)` float64, `width`, `height`, Brown-Conrady `distortion`
+    `(5,)`."""
 
     matrix: np.ndarray
     width: int
@@ -53,9 +55,9 @@ class Camera(Protocol):
     `latest` never blocks on the device; `next` waits; `window(k)` gives the last k frames, oldest first
     (fewer right after `open`). All raise `StaleFrame` rather than pass an old frame for a new one.
 
-    A camera that takes frames whether or not anybody asks also has `since(after_seq) -> list[Sample]`: every frame with a seq above
-    that, oldest first, as far back as it keeps them. It is then recorded at its own rate; any other, a frame per control tick.
-    """
+    A camera that takes frames whether or not anybody asks also has `since(after_seq) -> list[Sample]`: every
+    frame with a seq above that, oldest first, as far back as it keeps them. It is then recorded at its own
+    rate; any other, a frame per control tick."""
 
     name: str
     height: int

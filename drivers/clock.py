@@ -18,7 +18,8 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """`time.monotonic_ns`, slept on to an absolute deadline (relative sleeps drift: 265 ms in 6 s at 500 Hz)."""
+    """`time.monotonic_ns`, slept on to an absolute deadline (relative sleeps drift: 265 ms in 6 s at 500
+    Hz)."""
 
     def now_ns(self) -> int:
         return time.monotonic_ns()

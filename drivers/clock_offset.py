@@ -1,9 +1,9 @@
 """A device's own clock, mapped to the clock of the robot.
 
-A message that was measured at `device_ns` arrives at `receive_ns`: the difference is the offset of the two clocks plus the
-time on the way, which is never negative. The message that hurried most tells the offset best, so the estimate is the least
-difference over a sliding window; what even that one took is not observable and is configured as `latency_s`.
-"""
+A message that was measured at `device_ns` arrives at `receive_ns`: the difference is the offset of the two
+clocks plus the time on the way, which is never negative. The message that hurried most tells the offset best,
+so the estimate is the least difference over a sliding window; what even that one took is not observable and
+is configured as `latency_s`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from collections import deque
 
 
 class ClockOffset:
-    """Offset from a device's clock to `time.monotonic_ns`, for one stream of messages in the order of their arrival.
+    """Offset from a device's clock to `time.monotonic_ns`, for one stream of messages in the order of their
+    arrival.
 
-    latency_s: s, from measurement to arrival at best. window_s: s of messages that are looked back on. drift: how fast the
-    clocks may part, s/s (crystals: 1e-4): an old difference counts for that much more with every second, or an estimate
-    would stay behind a slow device for a whole window. step_s, settle_s: messages that are all later than the estimate by
-    `step_s` for `settle_s` mean that the device's clock was set back while nobody looked, not that they are late: a queue
-    that drains is over sooner, and until then its messages keep their old times. steps: clock steps noticed so far.
-    """
+    latency_s: s, from measurement to arrival at best. window_s: s of messages that are looked back on. drift:
+    how fast the clocks may part, s/s (crystals: 1e-4): an old difference counts for that much more with every
+    second, or an estimate would stay behind a slow device for a whole window. step_s, settle_s: messages that
+    are all later than the estimate by `step_s` for `settle_s` mean that the device's clock was set back while
+    nobody looked, not that they are late: a queue that drains is over sooner, and until then its messages
+    keep their old times. steps: clock steps noticed so far."""
 
     def __init__(
         self,
@@ -32,7 +33,8 @@ class ClockOffset:
         self.window_ns, self.step_ns = round(window_s * 1e9), round(step_s * 1e9)
         self.settle_ns = round(settle_s * 1e9)
         self.steps = 0
-        # arrival and difference less the drift until then: such numbers compare at any later time; ascending, the least first
+        # arrival and difference less the drift until then: such numbers compare at any later time; ascending,
+        # the least first
         self._least: deque[tuple[int, int]] = deque()
         self._device_ns = self._receive_ns = self._capture_ns = 0
         self._late_since: int | None = None
@@ -40,17 +42,19 @@ class ClockOffset:
         self._since_ns = 0  # the first message that told this offset
 
     def capture_ns(self, device_ns: int, receive_ns: int) -> int:
-        """When a message was measured, on the clock of the robot: never after `receive_ns` nor before an earlier answer.
+        """When a message was measured, on the clock of the robot: never after `receive_ns` nor before an
+        earlier answer.
 
-        device_ns: its time on the device's clock, whatever that counts from. receive_ns: `time.monotonic_ns()` at its arrival.
-        """
+        device_ns: its time on the device's clock, whatever that counts from. receive_ns:
+        `time.monotonic_ns()` at its arrival."""
         first = not self._least
         receive_ns = receive_ns if first else max(receive_ns, self._receive_ns)
         difference = receive_ns - device_ns
         if first:
             self._since_ns = receive_ns
         elif device_ns < self._device_ns or difference < self._estimate(receive_ns) - self.step_ns:
-            # nothing but its clock can make a device's time go back, or a message hurry so much more than any before
+            # nothing but its clock can make a device's time go back, or a message hurry so much more than any
+            # before
             self._restart(self._key(difference, receive_ns), receive_ns)
         else:
             self._look_for_hidden_step(difference, receive_ns)
@@ -62,7 +66,8 @@ class ClockOffset:
         return self._capture_ns
 
     def known_s(self) -> float:
-        """For how long messages have told the present offset: the first ones after a step may all have been late."""
+        """For how long messages have told the present offset: the first ones after a step may all have been
+        late."""
         return (self._receive_ns - self._since_ns) * 1e-9
 
     def _look_for_hidden_step(self, difference: int, receive_ns: int) -> None:

@@ -1,4 +1,5 @@
-"""A table of a robot's TOML file as a driver's `Config` dataclass: known fields, right types, sensible ranges.
+"""A table of a robot's TOML file as a driver's `Config` dataclass: known fields, right types, sensible
+ranges.
 
 A field's range and unit stand in its metadata: `watchdog_s: float = setting(0.5, 0.05, 5, "s")`.
 """
@@ -24,7 +25,8 @@ def setting(
 
 
 def parse[T](cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """`cls` (a dataclass) of the fields in `table`. where: file and table, for messages. DeviceError names the field."""
+    """`cls` (a dataclass) of the fields in `table`. where: file and table, for messages. DeviceError names
+    the field."""
     if not isinstance(table, Mapping):
         raise DeviceError(f"{where} must be a table")
     hints = get_type_hints(cls)

@@ -1,8 +1,7 @@
 """What is plugged in, by names that stay the same when cables are moved about or the computer starts anew.
 
-Read from sysfs and from udev's links, without opening a device (cameras excepted: `drivers.cameras.v4l2` asks them for their modes).
-`root` is the folder that holds `sys`, `dev` and `proc`.
-"""
+Read from sysfs and from udev's links, without opening a device (cameras excepted: `drivers.cameras.v4l2` asks
+them for their modes). `root` is the folder that holds `sys`, `dev` and `proc`."""
 
 from __future__ import annotations
 
@@ -40,9 +39,10 @@ SPACEMOUSE_RULE_FILE = (
 
 @dataclass(frozen=True)
 class Port:
-    """A serial port. device: `/dev/ttyACM0`, which changes. names: the links that do not, best first. latency_ms: how long an
-    FTDI adapter collects bytes before it hands them on, None for other adapters. holders: processes that have it open, as far
-    as we may look. problem: why this user cannot open it, and what to do; empty when there is nothing in the way."""
+    """A serial port. device: `/dev/ttyACM0`, which changes. names: the links that do not, best first.
+    latency_ms: how long an FTDI adapter collects bytes before it hands them on, None for other adapters.
+    holders: processes that have it open, as far as we may look. problem: why this user cannot open it, and
+    what to do; empty when there is nothing in the way."""
 
     device: str
     names: tuple[str, ...]
@@ -60,7 +60,8 @@ class Port:
 
 @dataclass(frozen=True)
 class CameraNode:
-    """A V4L2 node. capture: whether it gives pictures, None when it could not be asked. Other fields as of `Port`."""
+    """A V4L2 node. capture: whether it gives pictures, None when it could not be asked. Other fields as of
+    `Port`."""
 
     device: str
     names: tuple[str, ...]
@@ -78,8 +79,8 @@ class CameraNode:
 
 @dataclass(frozen=True)
 class DepthCamera:
-    """A RealSense. serial: librealsense's own number (not the one USB shows), None when librealsense could not be asked;
-    why_not then says why. usb_type: `3.2`, `2.1`."""
+    """A RealSense. serial: librealsense's own number (not the one USB shows), None when librealsense could
+    not be asked; why_not then says why. usb_type: `3.2`, `2.1`."""
 
     title: str
     usb: UsbDevice
@@ -114,11 +115,13 @@ class Twin:
     toml: str
 
 
-# -- serial ports ------------------------------------------------------------------------------------------------------------
+# -- serial ports
+# ------------------------------------------------------------------------------------------------------------
 
 
 def serial_ports(root: Path = ROOT) -> list[Port]:
-    """USB adapters and a board's own UARTs; a PC's legacy ttyS ports are left out, of which most lead nowhere."""
+    """USB adapters and a board's own UARTs; a PC's legacy ttyS ports are left out, of which most lead
+    nowhere."""
     found = []
     for tty in entries(root / "sys/class/tty"):
         if not (tty / "device").exists() or tty.name.startswith(("ttyS", "hvc", "ttyGS")):
@@ -140,7 +143,8 @@ def serial_ports(root: Path = ROOT) -> list[Port]:
     return found
 
 
-# -- cameras -----------------------------------------------------------------------------------------------------------------
+# -- cameras
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def cameras(root: Path = ROOT) -> list[CameraNode]:
@@ -204,7 +208,8 @@ def _ask_librealsense() -> tuple[dict[str, tuple[str, str]], str]:
     return asked, ""
 
 
-# -- what a hand holds -------------------------------------------------------------------------------------------------------
+# -- what a hand holds
+# -------------------------------------------------------------------------------------------------------
 
 _BTN_JOYSTICK, _BTN_GAMEPAD = 0x120, 0x130  # linux/input-event-codes.h
 
@@ -264,12 +269,14 @@ def _spacemouse_mend(vendor: int) -> str:
     )
 
 
-# -- twins that run ----------------------------------------------------------------------------------------------------------
+# -- twins that run
+# ----------------------------------------------------------------------------------------------------------
 
 
 def runtime_folder() -> Path:
-    """Where each running twin keeps a JSON file `{"name", "pid", "ports", "toml"}`: `$XDG_RUNTIME_DIR/ulna/twins`, else
-    `/tmp/ulna-UID/twins`; made when missing, for this user alone. DeviceError when somebody else made it, or may look in."""
+    """Where each running twin keeps a JSON file `{"name", "pid", "ports", "toml"}`:
+    `$XDG_RUNTIME_DIR/ulna/twins`, else `/tmp/ulna-UID/twins`; made when missing, for this user alone.
+    DeviceError when somebody else made it, or may look in."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base) / "ulna" if base and Path(base).is_dir() else Path(f"/tmp/ulna-{os.geteuid()}")
     return _private(_private(folder) / "twins")
@@ -305,8 +312,8 @@ def living_twins() -> list[Twin]:
 
 
 def _began(pid: int) -> float | None:
-    """When the process began, in seconds since 1970 (proc(5)); None when there is none, or its parent has yet to take note of
-    its end."""
+    """When the process began, in seconds since 1970 (proc(5)); None when there is none, or its parent has yet
+    to take note of its end."""
     fields = text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] == "Z":
         return None

@@ -11,11 +11,11 @@ import numpy as np
 class Sample:
     """What a device said, when it was true and when we learned it.
 
-    data: array of the device's own shape (joint positions `(J,)` float64 rad or m; image `(H, W, 3)` uint8 RGB).
-    t_capture_ns: when the quantity was measured, on the clock of the robot (see `drivers.clock`).
-    t_receive_ns: when the bytes reached this process; never before `t_capture_ns`.
-    seq: the device's own counter; two reads with equal `seq` are the same measurement.
-    valid: per-element validity `data.shape[:1]` for an arm, one bool for a camera. An invalid element keeps
+    data: array of the device's own shape (joint positions `(J,)` float64 rad or m; image `(H, W, 3)` uint8
+    RGB). t_capture_ns: when the quantity was measured, on the clock of the robot (see `drivers.clock`).
+    t_receive_ns: when the bytes reached this process; never before `t_capture_ns`. seq: the device's own
+    counter; two reads with equal `seq` are the same measurement. valid: per-element validity `data.shape[:1]`
+    for an arm, one bool for a camera. An invalid element keeps
         its last value, so that nobody computes with NaN by accident.
     """
 

@@ -1,4 +1,5 @@
-"""Where an arm is told to be between two commands: on a straight line to the last target, limited in where it goes and how fast."""
+"""Where an arm is told to be between two commands: on a straight line to the last target, limited in where it
+goes and how fast."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from .arm import Joints, limit_target
 
 
 class Setpoint:
-    """Moves from where it is to the last target `(J,)`, to be there in time. Times are ns of one clock. For one thread at a time."""
+    """Moves from where it is to the last target `(J,)`, to be there in time. Times are ns of one clock. For
+    one thread at a time."""
 
     def __init__(self, q: np.ndarray, now_ns: int) -> None:
         self.hold(q, now_ns)
@@ -22,7 +24,8 @@ class Setpoint:
 
     def command(self, target: np.ndarray, t_target_ns: int, joints: Joints, now_ns: int) -> np.ndarray:
         """Take a new target; what is left of it by the limits."""
-        # from where the target is on its way: a command that comes early must not skip the rest of the last one
+        # from where the target is on its way: a command that comes early must not skip the rest of the last
+        # one
         start = self.goal if now_ns >= self._t_goal else self.at(now_ns)
         sent = limit_target(target, start, (t_target_ns - now_ns) * 1e-9, joints)
         self._from, self.goal = start, sent

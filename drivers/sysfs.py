@@ -17,7 +17,8 @@ ROOT = Path("/")
 
 @dataclass(frozen=True)
 class UsbDevice:
-    """path: the port it hangs on, `1-2.3` (bus 1, port 2 of the root, port 3 of a hub). speed_mbps: as agreed with the hub."""
+    """path: the port it hangs on, `1-2.3` (bus 1, port 2 of the root, port 3 of a hub). speed_mbps: as agreed
+    with the hub."""
 
     path: str
     bus: int
@@ -61,8 +62,8 @@ def is_usb_path(name: str) -> bool:
 
 
 def holders(device: str, root: Path = ROOT) -> list[tuple[int, str]]:
-    """Process number and name of each process that has `device` open. device: the node itself, no link to it. Only root sees
-    processes of other users."""
+    """Process number and name of each process that has `device` open. device: the node itself, no link to it.
+    Only root sees processes of other users."""
     found = []
     for process in entries(root / "proc"):
         if not process.name.isdigit():
@@ -79,8 +80,8 @@ def holder_names(device: str, root: Path = ROOT) -> tuple[str, ...]:
 
 
 def access_problem(device: str, root: Path = ROOT, mend: str = "", write: bool = True) -> str:
-    """Why this user cannot open `device`, and what to do; empty when nothing is in the way. mend: what to do about a kind of
-    device that belongs to no group one could join."""
+    """Why this user cannot open `device`, and what to do; empty when nothing is in the way. mend: what to do
+    about a kind of device that belongs to no group one could join."""
     path = root / device.lstrip("/")
     try:
         about = path.stat()

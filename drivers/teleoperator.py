@@ -1,7 +1,7 @@
 """The contract of a teleoperator that moves the tip: a gamepad, a SpaceMouse, a keyboard, a phone.
 
-A leader arm is an `Arm` instead: its joints are read, and never commanded. `robot.people` makes an agent of either.
-"""
+A leader arm is an `Arm` instead: its joints are read, and never commanded. `robot.people` makes an agent of
+either."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-# What a button of any device may mean: the episode is over, over with this outcome, to be done again; the one before it is to be
-# dropped; no more episodes. `drivers.hands.keyboard` says which keys mean which.
+# What a button of any device may mean: the episode is over, over with this outcome, to be done again; the one
+# before it is to be dropped; no more episodes. `drivers.hands.keyboard` says which keys mean which.
 FINISH, SUCCESS, FAILURE, AGAIN = "finish", "success", "failure", "again"
 DROP_LAST, QUIT = "drop last", "quit"
 
@@ -20,12 +20,11 @@ DROP_LAST, QUIT = "drop last", "quit"
 class Hand:
     """What the hand asks for now, in the robot's base frame (x ahead, y left, z up).
 
-    active: the dead man's switch is held; without it nothing moves, whatever else is said.
-    linear `(3,)` m/s and angular `(3,)` rad/s of the tip: for devices that give a speed.
-    displacement `(3,)` m and rotation `(3, 3)` since the clutch closed: for devices that give a pose; None for the others.
-    gripper: opening wanted, 0 closed to 1 open; None leaves it. events: of the words above, those pressed since the last
-    read. t_receive_ns: when the newest input came in.
-    """
+    active: the dead man's switch is held; without it nothing moves, whatever else is said. linear `(3,)` m/s
+    and angular `(3,)` rad/s of the tip: for devices that give a speed. displacement `(3,)` m and rotation
+    `(3, 3)` since the clutch closed: for devices that give a pose; None for the others. gripper: opening
+    wanted, 0 closed to 1 open; None leaves it. events: of the words above, those pressed since the last read.
+    t_receive_ns: when the newest input came in."""
 
     active: bool
     linear: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -38,7 +37,8 @@ class Hand:
 
 
 class Teleoperator(Protocol):
-    """`read` never blocks. A device that went away, or was not heard of for `timeout_s`, reads as not active."""
+    """`read` never blocks. A device that went away, or was not heard of for `timeout_s`, reads as not
+    active."""
 
     name: str
 

@@ -11,7 +11,8 @@ from .sample import Sample
 
 
 class Tracker(Protocol):
-    """`read().data` is `(len(names),)` float64; `names` such as `cube.x`; `units` one per name, SI ("1" where none)."""
+    """`read().data` is `(len(names),)` float64; `names` such as `cube.x`; `units` one per name, SI ("1" where
+    none)."""
 
     names: tuple[str, ...]
     units: tuple[str, ...]

@@ -1,4 +1,5 @@
-"""What a page served on this machine needs: where to listen, who is asking, and the headers that keep other sites out of it."""
+"""What a page served on this machine needs: where to listen, who is asking, and the headers that keep other
+sites out of it."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether only this machine can be meant. name: `localhost` or an address, with or without a zone (`::1%lo`)."""
+    """Whether only this machine can be meant. name: `localhost` or an address, with or without a zone
+    (`::1%lo`)."""
     try:
         return name == "localhost" or ipaddress.ip_address(name.partition("%")[0]).is_loopback
     except ValueError:

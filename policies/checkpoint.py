@@ -36,8 +36,8 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(folder: str | Path, policy: Policy, train: dict[str, Any]) -> str:
-    """Write the checkpoint and return its content hash. An older one is replaced in one rename; its `validation/`
-    is not kept (other weights were validated) and whatever else lies in the folder is."""
+    """Write the checkpoint and return its content hash. An older one is replaced in one rename; its
+    `validation/` is not kept (other weights were validated) and whatever else lies in the folder is."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as made:
@@ -61,7 +61,8 @@ def save_checkpoint(folder: str | Path, policy: Policy, train: dict[str, Any]) -
 
 
 def load_checkpoint(folder: str | Path, device: str = "cpu") -> Policy:
-    """The policy, in evaluation mode on `device`, with `content_hash` set. CheckpointError in one sentence otherwise."""
+    """The policy, in evaluation mode on `device`, with `content_hash` set. CheckpointError in one sentence
+    otherwise."""
     folder = Path(folder)
     content_hash = verify_checkpoint(folder)
     try:

@@ -1,8 +1,8 @@
-"""Chunk decoders: from predicted action chunks to the one action of this control tick. numpy only, for the control side.
+"""Chunk decoders: from predicted action chunks to the one action of this control tick. numpy only, for the
+control side.
 
-A decoder says when it wants a chunk, is given one whose first action is for now, and hands out one action a tick.
-Legend: n actions ahead, A action dimensions.
-"""
+A decoder says when it wants a chunk, is given one whose first action is for now, and hands out one action a
+tick. Legend: n actions ahead, A action dimensions."""
 
 from __future__ import annotations
 

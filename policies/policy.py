@@ -25,8 +25,8 @@ LAST = "observation.last_command"  # the newest of them, as the encoder sees it
 
 
 def state_of_action(features: Features, required: bool = True) -> list[int]:
-    """For each action element the index of the state element of the same name, or of the same place where neither
-    side has names. When there is none: ValueError if `required`, else an empty list."""
+    """For each action element the index of the state element of the same name, or of the same place where
+    neither side has names. When there is none: ValueError if `required`, else an empty list."""
     state, action = features.get(STATE), features[ACTION]
     if state is not None and action.names and set(action.names) <= set(state.names):
         return [state.names.index(n) for n in action.names]
@@ -40,7 +40,8 @@ def state_of_action(features: Features, required: bool = True) -> list[int]:
 
 
 class Affine(nn.Module):
-    """x·scale + offset and back, for one vector feature. Its numbers come from the statistics, not from training."""
+    """x·scale + offset and back, for one vector feature. Its numbers come from the statistics, not from
+    training."""
 
     def __init__(self, scale: np.ndarray, offset: np.ndarray) -> None:
         super().__init__()
@@ -59,8 +60,8 @@ class Affine(nn.Module):
 class Policy(nn.Module):
     """A recipe made real for the features and statistics of one dataset.
 
-    Observations are `{key: (B, T, *shape)}` in their own units (images uint8 HWC); actions `(B, H, A)` in theirs.
-    """
+    Observations are `{key: (B, T, *shape)}` in their own units (images uint8 HWC); actions `(B, H, A)` in
+    theirs."""
 
     def __init__(self, recipe: Recipe, features: Features, stats: Mapping[str, Stats]) -> None:
         super().__init__()
@@ -92,8 +93,8 @@ class Policy(nn.Module):
         return next(self.parameters()).device
 
     def encode(self, observation: Mapping[str, Tensor]) -> Context:
-        """Needs the observation keys; `action.past` `(B, n_past_actions, A)`, what was sent before now, is used where the
-        recipe knows of it."""
+        """Needs the observation keys; `action.past` `(B, n_past_actions, A)`, what was sent before now, is
+        used where the recipe knows of it."""
         normalised = {
             k: self.normaliser(k)(observation[k]) if name(k) in self.normalisers else observation[k]
             for k in self.observation_keys
@@ -104,7 +105,8 @@ class Policy(nn.Module):
         return self.recipe.context(self.encoder(normalised))
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Scalar loss on windows: the observation keys, `action` `(B, H, A)` and `mask` `(B, H)` (True = real)."""
+        """Scalar loss on windows: the observation keys, `action` `(B, H, A)` and `mask` `(B, H)` (True =
+        real)."""
         mask = batch["mask"]
         if not self.recipe.mask_padding:
             mask = torch.ones_like(mask)
@@ -120,8 +122,8 @@ class Policy(nn.Module):
         hooks: Sequence[Hook] = (),
         steps: int | None = None,
     ) -> Sampled:
-        """One chunk per observation, `Sampled.chunk` `(B, H, A)` in the action's units. Hooks work on normalised
-        chunks: use `normalise_action` for what they are given."""
+        """One chunk per observation, `Sampled.chunk` `(B, H, A)` in the action's units. Hooks work on
+        normalised chunks: use `normalise_action` for what they are given."""
         with torch.no_grad():
             context = self.encode(observation)
         shape = (len(context.pooled), self.recipe.horizon, self.action_dim)
@@ -130,7 +132,8 @@ class Policy(nn.Module):
         return Sampled(self.normaliser(ACTION).inverse(drawn.chunk) + self._origin(observation), drawn.nfe)
 
     def normalise_action(self, action: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
-        """A chunk `(B, H, A)` in the action's units as the network sees it, given what was observed with it."""
+        """A chunk `(B, H, A)` in the action's units as the network sees it, given what was observed with
+        it."""
         return self.normaliser(ACTION)(action - self._origin(observation))
 
     def normalise_past(self, sent_BdA: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
@@ -140,8 +143,9 @@ class Policy(nn.Module):
         return (sent_BdA - self._origin(observation)) * scale + offset
 
     def _origin(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Where chunks are measured from `(B, 1, A)`: zero, the present state, or the last command. In a training batch
-        that is in the chunk; without a last command (an episode's first tick) the state stands for it."""
+        """Where chunks are measured from `(B, 1, A)`: zero, the present state, or the last command. In a
+        training batch that is in the chunk; without a last command (an episode's first tick) the state stands
+        for it."""
         if self.space == "delta" and PAST in observation:
             return observation[PAST][:, -1:]
         if self.space == "delta" and ACTION in observation:

@@ -1,8 +1,9 @@
 """One prediction of the network, seen four ways.
 
-Every model here describes a Gaussian path `a = alpha·x + sigma·eps` from noise (tau = 0) to data (tau = 1), so what
-a network says about the clean chunk x, the noise eps, the score or the velocity is the same statement. `Pred` holds
-it once and shows each view, so that guidance written for one view works with any objective.
+Every model here describes a Gaussian path `a = alpha·x + sigma·eps` from noise (tau = 0) to data (tau = 1),
+so what a network says about the clean chunk x, the noise eps, the score or the velocity is the same
+statement. `Pred` holds it once and shows each view, so that guidance written for one view works with any
+objective.
 
 Legend of suffixes: B batch (times candidates), H horizon, A action dimensions.
 """
@@ -17,7 +18,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pred:
-    """What the network believes at `a` `(B, H, A)`, on the path level `(alpha, sigma)` (0-d or `(B, 1, 1)` tensors).
+    """What the network believes at `a` `(B, H, A)`, on the path level `(alpha, sigma)` (0-d or `(B, 1, 1)`
+    tensors).
 
     x: the expected clean chunk. eps: the expected noise. They satisfy `a = alpha·x + sigma·eps`.
     """
@@ -41,7 +43,8 @@ class Pred:
 
     @staticmethod
     def from_velocity(a: Tensor, tau: Tensor, v: Tensor) -> Pred:
-        """The linear path alpha = tau, sigma = 1 - tau, where v = x - eps. No division, so tau = 0 and 1 are exact."""
+        """The linear path alpha = tau, sigma = 1 - tau, where v = x - eps. No division, so tau = 0 and 1 are
+        exact."""
         return Pred(a, tau, 1 - tau, a + (1 - tau) * v, a - tau * v)
 
     @property
@@ -62,8 +65,8 @@ class Pred:
     def tilt(self, g: Tensor, weight: float) -> Pred:
         """Belief under the density p·exp(weight·Q) with `g = dQ/da`: the score gains `weight·g`.
 
-        eps changes by -sigma·weight·g and x by (sigma²/alpha)·weight·g; on the linear path that is a velocity change
-        of ((1-tau)/tau)·weight·g. A weight must never be moved between views without these factors.
+        eps changes by -sigma·weight·g and x by (sigma²/alpha)·weight·g; on the linear path that is a velocity
+        change of ((1-tau)/tau)·weight·g. A weight must never be moved between views without these factors.
         """
         shift = weight * g
         return Pred(

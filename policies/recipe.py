@@ -39,13 +39,13 @@ class Training:
 class Recipe:
     """A published method as a choice of parts. Times are in control ticks.
 
-    n_obs_steps: observations seen, the newest is now. horizon: actions predicted, the first `n_past_actions` of them
-    before now. n_action_steps: actions executed of each chunk (slice decoder). action_space: `relative` predicts the
-    chunk as differences to the state now, joint by joint (openpi's delta actions, UMI's relative trajectory); `delta` as differences to the last command, which
-    the policy then also sees (a command leads the state by what the arm lags and sags, and only the sender knows it).
-    inpaint_past: at test time the past actions of a chunk are held to what was really sent (the hook `Inpaint`), so that a
-    new chunk goes on from the old one.
-    """
+    n_obs_steps: observations seen, the newest is now. horizon: actions predicted, the first `n_past_actions`
+    of them before now. n_action_steps: actions executed of each chunk (slice decoder). action_space:
+    `relative` predicts the chunk as differences to the state now, joint by joint (openpi's delta actions,
+    UMI's relative trajectory); `delta` as differences to the last command, which the policy then also sees (a
+    command leads the state by what the arm lags and sags, and only the sender knows it). inpaint_past: at
+    test time the past actions of a chunk are held to what was really sent (the hook `Inpaint`), so that a new
+    chunk goes on from the old one."""
 
     name: str
     paper: str
@@ -101,7 +101,8 @@ def recipe_to_json(value: Any) -> Any:
 
 
 def recipe_from_json(value: Any) -> Any:
-    """The inverse. ValueError names an unknown part or field: a checkpoint of another version, or a foreign file."""
+    """The inverse. ValueError names an unknown part or field: a checkpoint of another version, or a foreign
+    file."""
     if isinstance(value, list):
         return tuple(recipe_from_json(v) for v in value)
     if not isinstance(value, dict):
@@ -137,9 +138,8 @@ def leaves(recipe: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """`recipe` with dotted fields replaced, e.g. `{"training.steps": 100, "backbone.widths": (64, 128)}`.
 
-    A part as a whole is replaced by its class name: `{"backbone": "Transformer"}` (with that part's defaults).
-    ValueError for a field that does not exist or a value of the wrong type.
-    """
+    A part as a whole is replaced by its class name: `{"backbone": "Transformer"}` (with that part's
+    defaults). ValueError for a field that does not exist or a value of the wrong type."""
     return _updated(recipe, changes, "")
 
 

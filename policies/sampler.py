@@ -20,7 +20,8 @@ from .objectives.objective import Objective
 
 @dataclass(frozen=True)
 class Sampled:
-    """chunk `(B, H, A)` normalised. nfe: network evaluations spent on each observation (candidates count each)."""
+    """chunk `(B, H, A)` normalised. nfe: network evaluations spent on each observation (candidates count
+    each)."""
 
     chunk: Tensor
     nfe: int
@@ -36,7 +37,8 @@ def sample(
     seed: int,
     hooks: Sequence[Hook] = (),
 ) -> Sampled:
-    """Draw one chunk per observation. `shape` is (B, H, A). The same seed gives the same chunk on one machine."""
+    """Draw one chunk per observation. `shape` is (B, H, A). The same seed gives the same chunk on one
+    machine."""
     device = context.pooled.device
     rng = stream(seed, "sampler", device)
     streams = [stream(seed, f"{i} {type(hook).__name__}", device) for i, hook in enumerate(hooks)]
@@ -64,8 +66,8 @@ def sample(
 
 
 def select(chunks_BNHA: Tensor, context: Context, hooks: Sequence[Hook]) -> Tensor:
-    """The best candidate by the sum of the hooks' z-scored scores, after ruling out -inf; the first when nobody
-    scores. With none left, the first."""
+    """The best candidate by the sum of the hooks' z-scored scores, after ruling out -inf; the first when
+    nobody scores. With none left, the first."""
     b, n = chunks_BNHA.shape[:2]
     if n == 1:
         return chunks_BNHA[:, 0]

@@ -1,5 +1,5 @@
-"""Agents: whatever decides the next action. Teleoperators, experts and policies all keep this contract, so one
-episode loop records, evaluates and deploys."""
+"""Agents: whatever decides the next action. Teleoperators, experts and policies all keep this contract, so
+one episode loop records, evaluates and deploys."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `rob
 class Agent(Protocol):
     """tag: who acted, as stored with the episode (`expert`, `human`, `policy flow 1a2b3c4d`).
 
-    An agent that also has `sent(action)` is told after every tick what was really sent; one whose `intervening` is true
-    after `act` marks the action as a human's override of a policy.
-    """
+    An agent that also has `sent(action)` is told after every tick what was really sent; one whose
+    `intervening` is true after `act` marks the action as a human's override of a policy."""
 
     tag: str
 
@@ -91,9 +90,9 @@ class PolicySource(Protocol):
 class PolicyAgent:
     """Runs a policy: keeps the last `n_obs_steps` observations, asks for a chunk when the decoder wants one.
 
-    The constructor refuses a robot whose features or control rate are not the policy's, both sides shown; larger camera images are
-    resized to the policy's by area. latencies_s and nfe grow by one entry per decision over all episodes.
-    """
+    The constructor refuses a robot whose features or control rate are not the policy's, both sides shown;
+    larger camera images are resized to the policy's by area. latencies_s and nfe grow by one entry per
+    decision over all episodes."""
 
     def __init__(
         self, source: PolicySource, robot_features: Features, control_hz: float | None = None

@@ -1,9 +1,9 @@
 """Calibrating an arm of bus servos: sweep first, then centre.
 
-A servo's count wraps once a turn. Centring a joint where somebody guesses its middle to be can leave that wrap inside its travel; so the
-joints are moved through all of their travel first, counted on past the wrap, and then the middle of what was seen becomes the
-middle of the count. No terminal here: `robot.commands.calibrate` draws it.
-"""
+A servo's count wraps once a turn. Centring a joint where somebody guesses its middle to be can leave that
+wrap inside its travel; so the joints are moved through all of their travel first, counted on past the wrap,
+and then the middle of what was seen becomes the middle of the count. No terminal here:
+`robot.commands.calibrate` draws it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ EXTENDED = 4  # Dynamixel: count turns, so that the whole homing offset counts
 
 
 class Sweep:
-    """J counts followed past their wrap. low, high, now: `(J,)` int64 ticks, in the count of the first reading, without a wrap."""
+    """J counts followed past their wrap. low, high, now: `(J,)` int64 ticks, in the count of the first
+    reading, without a wrap."""
 
     def __init__(self, ticks: np.ndarray, t_ns: int) -> None:
         self.now = np.array(ticks, np.int64)
@@ -34,7 +35,8 @@ class Sweep:
         self._t_ns = np.full(len(ticks), t_ns, np.int64)
 
     def see(self, ticks: np.ndarray, valid: np.ndarray, t_ns: int) -> np.ndarray:
-        """Take a reading `(J,)`. Returns the joints `(J,)` bool that were silent too long: their sweep began anew."""
+        """Take a reading `(J,)`. Returns the joints `(J,)` bool that were silent too long: their sweep began
+        anew."""
         step = (
             ticks - self.now + TICKS // 2
         ) % TICKS - TICKS // 2  # the short way: no joint does half a turn between two readings
@@ -47,10 +49,12 @@ class Sweep:
 
 
 def centre(low: int, high: int, now: int, offset: int, protocol: str) -> tuple[int, int, int]:
-    """The homing offset that puts the middle of `low..high` (ticks, as told with `offset`) on 2047, and the range as told with it.
+    """The homing offset that puts the middle of `low..high` (ticks, as told with `offset`) on 2047, and the
+    range as told with it.
 
-    A joint that turns all the way round has no middle: where it stands `now` becomes that, and all of the count its
-    range. protocol: a Feetech servo subtracts its offset, and keeps at most 2047 of either sign; a Dynamixel adds it."""
+    A joint that turns all the way round has no middle: where it stands `now` becomes that, and all of the
+    count its range. protocol: a Feetech servo subtracts its offset, and keeps at most 2047 of either sign; a
+    Dynamixel adds it."""
     sign = -1 if protocol == "feetech" else 1
     round_and_round = high - low >= TICKS - 1
     new = _half_turn(offset + sign * (MIDDLE - (now if round_and_round else (low + high) // 2)))
@@ -70,8 +74,8 @@ def _half_turn(ticks: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Ticks `(J,)` from the middle of each joint's travel so far: where it is, and the ends. enough: `(J,)` swept far enough to be
-    kept. notes: what happened just now."""
+    """Ticks `(J,)` from the middle of each joint's travel so far: where it is, and the ends. enough: `(J,)`
+    swept far enough to be kept. notes: what happened just now."""
 
     now: np.ndarray
     low: np.ndarray
@@ -81,8 +85,9 @@ class Progress:
 
 
 class Calibrator:
-    """One arm under calibration: `start`, `look` again and again while a hand moves it, `finish`. Nothing is written but
-    the torque (off) and how positions are counted, until `finish`. drive_modes: 1 for joints that count backwards."""
+    """One arm under calibration: `start`, `look` again and again while a hand moves it, `finish`. Nothing is
+    written but the torque (off) and how positions are counted, until `finish`. drive_modes: 1 for joints that
+    count backwards."""
 
     def __init__(self, group: ServoGroup, drive_modes: Mapping[str, int] | None = None) -> None:
         self.group = group
@@ -90,7 +95,8 @@ class Calibrator:
         self._sweep: Sweep | None = None
 
     def start(self) -> None:
-        """Open the bus, check who is there, torque off. DeviceError: a servo is missing, another one, or keeps its torque."""
+        """Open the bus, check who is there, torque off. DeviceError: a servo is missing, another one, or
+        keeps its torque."""
         g = self.group
         g.bus.open()
         g.check_models()
@@ -133,8 +139,8 @@ class Calibrator:
         return Progress(sweep.now - middle, sweep.low - middle, sweep.high - middle, enough, tuple(notes))
 
     def finish(self) -> Calibration:
-        """Work out the offsets, write them into the servos, and see that they took them. DeviceError: a joint was hardly moved
-        (nothing is written then), or a servo does not take its offset."""
+        """Work out the offsets, write them into the servos, and see that they took them. DeviceError: a joint
+        was hardly moved (nothing is written then), or a servo does not take its offset."""
         sweep, g = self._started(), self.group
         for j in np.flatnonzero(sweep.high - sweep.low < SHORTEST):
             degrees = (sweep.high[j] - sweep.low[j]) * 360 / TICKS

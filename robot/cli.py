@@ -1,8 +1,8 @@
 """The `ulna` command.
 
-This file imports nothing heavy: `ulna --help` must answer at once, so each command is loaded when it is called. A command
-is a module of `robot.commands` with `Args` (a dataclass that tyro parses), `EXAMPLE` and `run(args, out) -> int`.
-"""
+This file imports nothing heavy: `ulna --help` must answer at once, so each command is loaded when it is
+called. A command is a module of `robot.commands` with `Args` (a dataclass that tyro parses), `EXAMPLE` and
+`run(args, out) -> int`."""
 
 from __future__ import annotations
 

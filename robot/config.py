@@ -1,9 +1,9 @@
 """A robot is one TOML file; `sim:NAME` is short for the shipped `configs/sim-NAME.toml`.
 
-A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the `driver` that it is for and that
-driver's own fields (its `Config`), and may have `[trackers.NAME]`, `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a
-pose `home` to begin episodes from, and a `[scene]` where a twin stands in for the world.
-"""
+A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the
+`driver` that it is for and that driver's own fields (its `Config`), and may have `[trackers.NAME]`,
+`[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a pose `home` to begin episodes
+from, and a `[scene]` where a twin stands in for the world."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ TELEOPERATOR_DRIVERS = {n: n for n in ("gamepad", "spacemouse", "keyboard", "bro
 
 @dataclass
 class Rig:
-    """A robot, and what is known of its surroundings. sim: the ground truth of a simulated scene, which scripted experts need.
-    scene: the same, or a twin's; None for a real robot. home `(A,)`: where episodes begin, None: wherever it is."""
+    """A robot, and what is known of its surroundings. sim: the ground truth of a simulated scene, which
+    scripted experts need. scene: the same, or a twin's; None for a real robot. home `(A,)`: where episodes
+    begin, None: wherever it is."""
 
     robot: Robot
     sim: SimScene | None
@@ -76,10 +77,10 @@ def load_robot(
     realtime: bool = False,
     trackers: bool = True,
 ) -> Rig:
-    """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to observe; none named: none of a
-    simulated robot, all of a real one. trackers: whether to observe what a real one's see, through whichever cameras they look.
-    task and realtime concern simulated robots. DeviceError says what is wrong, with the nearest names. Nothing is
-    opened yet."""
+    """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to observe;
+    none named: none of a simulated robot, all of a real one. trackers: whether to observe what a real one's
+    see, through whichever cameras they look. task and realtime concern simulated robots. DeviceError says
+    what is wrong, with the nearest names. Nothing is opened yet."""
     config = read_config(name)
     offered = config.get("cameras", {})
     for camera in cameras:
@@ -141,7 +142,8 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
 
 
 def load_leaders(name: str) -> dict[str, Arm]:
-    """The leader arms of the robot file `name`, by the arm that each leads. DeviceError when it names none."""
+    """The leader arms of the robot file `name`, by the arm that each leads. DeviceError when it names
+    none."""
     config = read_config(name)
     if not config.get("leaders"):
         raise DeviceError(
@@ -151,7 +153,8 @@ def load_leaders(name: str) -> dict[str, Arm]:
 
 
 def load_teleoperator(name: str, driver: str, **options: Any) -> Teleoperator:
-    """The teleoperator `driver` with what `[teleoperators.DRIVER]` of the robot file `name` says, if anything. options win."""
+    """The teleoperator `driver` with what `[teleoperators.DRIVER]` of the robot file `name` says, if
+    anything. options win."""
     require_known("teleoperator", driver, TELEOPERATOR_DRIVERS)
     return _teleoperator(name, driver, read_config(name).get("teleoperators", {}).get(driver, {}), **options)
 

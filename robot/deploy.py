@@ -32,10 +32,10 @@ def deploy(
 ) -> dict[str, Any]:
     """Run `episodes` episodes of the policy at `server`; returns what happened (JSON types only).
 
-    When the server dies or answers with garbage the arm holds where it is and PolicyServerError goes on to the caller.
-    task: the instruction in words; a simulated scene brings its own. max_seconds: for one episode, 60 without a scene. keys and
-    reset_seconds: as for `record`; who quits before the last episode gets what there is.
-    """
+    When the server dies or answers with garbage the arm holds where it is and PolicyServerError goes on to
+    the caller. task: the instruction in words; a simulated scene brings its own. max_seconds: for one
+    episode, 60 without a scene. keys and reset_seconds: as for `record`; who quits before the last episode
+    gets what there is."""
     robot, scene = rig.robot, rig.scene
     with PolicyClient(server) as client:
         agent = PolicyAgent(client, robot.features, robot.control_hz)

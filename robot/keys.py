@@ -32,7 +32,8 @@ class Keys:
             termios.tcsetattr(self._file, termios.TCSADRAIN, self._saved)
 
     def pressed(self) -> str | None:
-        """What the oldest key pressed since the last call means; keys that mean nothing are passed over. None: there is no other."""
+        """What the oldest key pressed since the last call means; keys that mean nothing are passed over.
+        None: there is no other."""
         while self.there and select.select([self._file], [], [], 0)[0]:
             if not (key := os.read(self._file, 1)):
                 break

@@ -1,4 +1,5 @@
-"""The episode loop: observe, act, command, tell the subscribers, sleep to the next tick. Everything runs through it."""
+"""The episode loop: observe, act, command, tell the subscribers, sleep to the next tick. Everything runs
+through it."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ class Subscriber(Protocol):
         times_ns: Mapping[str, tuple[int, int]],
         flags: Mapping[str, int],
     ) -> None:
-        """values: the observation's, `action` (what was sent) and `action.requested` (what the agent asked for). flags: by
-        key, of `datasets.flags`; keys without any are left out. times_ns: of actions, when the observation that they answer was
-        complete, and when they were sent."""
+        """values: the observation's, `action` (what was sent) and `action.requested` (what the agent asked
+        for). flags: by key, of `datasets.flags`; keys without any are left out. times_ns: of actions, when
+        the observation that they answer was complete, and when they were sent."""
         ...
 
     def end(self, meta: Mapping[str, Any]) -> None: ...
@@ -40,7 +41,8 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """ticks: control periods run. late: ticks whose work was not done by the next one's time. success: None unknown."""
+    """ticks: control periods run. late: ticks whose work was not done by the next one's time. success: None
+    unknown."""
 
     ticks: int
     late: int
@@ -61,9 +63,9 @@ def run_episode(
 ) -> EpisodeResult:
     """One episode: until `success()` or `stop()` is true, or `max_ticks`.
 
-    Deadlines are absolute on the robot's clock, so lateness does not add up. Whatever is raised (by a device, an agent,
-    a subscriber, Ctrl-C), the arms hold, every subscriber is told that the episode broke off, and it goes on to the caller.
-    """
+    Deadlines are absolute on the robot's clock, so lateness does not add up. Whatever is raised (by a device,
+    an agent, a subscriber, Ctrl-C), the arms hold, every subscriber is told that the episode broke off, and
+    it goes on to the caller."""
     header = {"task": task, "seed": seed, "agent": agent.tag, "robot": robot.name, **(meta or {})}
     told: list[Subscriber] = []
     try:

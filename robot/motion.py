@@ -12,8 +12,9 @@ RESTS = 0.01  # rad (m) that a resting joint may tremble by
 
 
 def go_to(robot: Robot, pose: np.ndarray, speed: float = HOMING_SPEED) -> None:
-    """From where the joints are to `pose` `(A,)`, on the robot's clock; returns when they have come to rest, there or, against a load
-    or a thing in the way, as near as they get. DeviceError as `command`; the arms hold then."""
+    """From where the joints are to `pose` `(A,)`, on the robot's clock; returns when they have come to rest,
+    there or, against a load or a thing in the way, as near as they get. DeviceError as `command`; the arms
+    hold then."""
     start, _ = _joints(robot)
     furthest = float(np.max(np.abs(pose - start)))
     steps = max(1, round(furthest / speed * robot.control_hz))

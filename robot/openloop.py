@@ -1,8 +1,7 @@
 """Open-loop evaluation: a policy's action chunks against what was recorded next, on episodes it has not seen.
 
-Says whether a policy predicts demonstrations better than two policies that learned nothing; it does not say that the
-policy would succeed.
-"""
+Says whether a policy predicts demonstrations better than two policies that learned nothing; it does not say
+that the policy would succeed."""
 
 from __future__ import annotations
 
@@ -31,11 +30,10 @@ def open_loop(
 ) -> dict[str, Any]:
     """Mean absolute action error of a policy and of two baselines on every `every`-th frame; JSON types only.
 
-    Baselines: `hold` repeats the last command before now; `extrapolate` goes on in a straight line through the last two.
-    Actions beyond the end of an episode do not count, nor do frames without two commands before them. Differences to
-    a baseline are paired by frame and joint, relative to each joint's standard deviation in the dataset (so that radians
-    and metres may be averaged), with a block bootstrap over seconds.
-    """
+    Baselines: `hold` repeats the last command before now; `extrapolate` goes on in a straight line through
+    the last two. Actions beyond the end of an episode do not count, nor do frames without two commands before
+    them. Differences to a baseline are paired by frame and joint, relative to each joint's standard deviation
+    in the dataset (so that radians and metres may be averaged), with a block bootstrap over seconds."""
     store = EpisodeStore.open(data)
     metadata = source.metadata
     wanted = features_from_json(metadata["features"])
@@ -138,7 +136,8 @@ def open_loop(
 
 
 class _Trace:
-    """What a plot needs of one episode: its recorded actions, and the policy's chunks, one where the last one ends."""
+    """What a plot needs of one episode: its recorded actions, and the policy's chunks, one where the last one
+    ends."""
 
     def __init__(self, recorded_TA: np.ndarray, ahead: int) -> None:
         self.recorded, self.ahead = recorded_TA, ahead

@@ -1,4 +1,5 @@
-"""Cameras and joints recorded at their own rate: every frame and reading, not only those that a control tick saw."""
+"""Cameras and joints recorded at their own rate: every frame and reading, not only those that a control tick
+saw."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .robot import Robot
 
 
 class Source(Protocol):
-    """A camera, its depth, or an arm, that keeps its last frames or readings: see `drivers.camera` and `drivers.arm`."""
+    """A camera, its depth, or an arm, that keeps its last frames or readings: see `drivers.camera` and
+    `drivers.arm`."""
 
     def latest(self) -> Sample: ...
 
@@ -37,8 +39,8 @@ class Joints:
 
 
 def own_rate(robot: Robot) -> dict[str, Source]:
-    """By feature key, the streams that can bring all their rows. Simulated devices, which are asked once a tick, cannot, nor can
-    several arms, whose joints make one row."""
+    """By feature key, the streams that can bring all their rows. Simulated devices, which are asked once a
+    tick, cannot, nor can several arms, whose joints make one row."""
     found: dict[str, Source] = {}
     if len(robot.arms) == 1 and hasattr(arm := next(iter(robot.arms.values())), "since"):
         found[STATE] = Joints(arm)
@@ -53,10 +55,10 @@ def own_rate(robot: Robot) -> dict[str, Source]:
 class OwnRate:
     """Puts those streams into a recorder, at every tick the rows up to the one that the agent saw.
 
-    So the newest row received by a tick, which is what training takes for it, is the one that was seen then: one that had
-    been taken but could not be read yet waits for the next tick, and counts as received after this one. What the sequence
-    skips, because the camera lost it or the loop was busy for longer than frames are kept, is counted as dropped.
-    """
+    So the newest row received by a tick, which is what training takes for it, is the one that was seen then:
+    one that had been taken but could not be read yet waits for the next tick, and counts as received after
+    this one. What the sequence skips, because the camera lost it or the loop was busy for longer than frames
+    are kept, is counted as dropped."""
 
     def __init__(self, recorder: Recorder, streams: Mapping[str, Source]) -> None:
         self.recorder, self.streams = recorder, dict(streams)
@@ -87,7 +89,8 @@ class OwnRate:
             if self._captured_ns.get(key) == capture_ns:
                 continue
             newer = fresh[len(older) :]
-            # where the agent thought for long, the frame that it saw is gone from the camera's memory, its number with it
+            # where the agent thought for long, the frame that it saw is gone from the camera's memory, its
+            # number with it
             there = newer and newer[0].t_capture_ns == capture_ns
             seq = newer[0].seq if there else self._last[key] + 1
             self._put(key, seq, values[key], capture_ns, receive_ns, flags.get(key, 0))

@@ -1,5 +1,5 @@
-"""People as agents: a leader arm whose joints the follower takes over, or a hand that moves the tip; and their devices, from the
-robot's file."""
+"""People as agents: a leader arm whose joints the follower takes over, or a hand that moves the tip; and
+their devices, from the robot's file."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ REACHED_M = 0.02  # a goal further from the tip than this cannot be reached, and
 
 
 class LeaderAgent:
-    """Each arm goes where its leader's joints are. While a leader's reading is not valid its follower stays where it was sent last.
+    """Each arm goes where its leader's joints are. While a leader's reading is not valid its follower stays
+    where it was sent last.
 
-    leaders: by name of the robot's arms. DeviceError: joints that differ, both named; at a leader's first reading in an episode, that
-    it is further from its follower than that arm's `max_first_step`.
-    """
+    leaders: by name of the robot's arms. DeviceError: joints that differ, both named; at a leader's first
+    reading in an episode, that it is further from its follower than that arm's `max_first_step`."""
 
     tag = "human leader"
 
@@ -94,11 +94,11 @@ class LeaderAgent:
 class TeleoperatorAgent:
     """The tip goes where the hand pushes it, through inverse kinematics within the joints' limits.
 
-    Without the dead man's switch the arm stays where it was sent last; one that is held when an episode begins counts once it was let
-    go. A hand that gives a pose moves the tip by as much as itself since the switch closed; one that gives a speed moves it at that
-    speed. model: of `sim.robots`, for the geometry; its gripper may be absent. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand does
-    not push the tip out of; a tip that is outside stays there, or is pushed inwards.
-    """
+    Without the dead man's switch the arm stays where it was sent last; one that is held when an episode
+    begins counts once it was let go. A hand that gives a pose moves the tip by as much as itself since the
+    switch closed; one that gives a speed moves it at that speed. model: of `sim.robots`, for the geometry;
+    its gripper may be absent. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand
+    does not push the tip out of; a tip that is outside stays there, or is pushed inwards."""
 
     def __init__(
         self, teleoperator: Teleoperator, robot: Robot, model: str, workspace: np.ndarray | None = None
@@ -191,8 +191,9 @@ class TeleoperatorAgent:
 def agent_for(
     name: str, robot_file: str, rig: Rig, noise: float = 0.0, mode: str | None = None, **options: Any
 ) -> Iterator[Agent]:
-    """The agent `name`, its devices open for the length of a `with` block. options: fields of a teleoperator's `Config`.
-    DeviceError: there is none of that name, its device is missing, or does not fit the robot."""
+    """The agent `name`, its devices open for the length of a `with` block. options: fields of a
+    teleoperator's `Config`. DeviceError: there is none of that name, its device is missing, or does not fit
+    the robot."""
     require_known("agent", name, (*AGENTS, *PEOPLE))
     if name in AGENTS:
         yield make_agent(name, rig, noise, mode)
@@ -241,7 +242,8 @@ def _require_way(name: str, rig: Rig) -> None:
 
 
 def _model(rig: Rig) -> str:
-    """What the robot's one arm is: a simulated one by its robot, a real one by its `model`, or else by its driver."""
+    """What the robot's one arm is: a simulated one by its robot, a real one by its `model`, or else by its
+    driver."""
     if rig.sim is not None:
         return rig.config["model"]
     ((_, table),) = rig.config["arms"].items()

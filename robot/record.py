@@ -27,8 +27,8 @@ from .takes import RESET_S, Taken, take_episodes
 
 @dataclass(frozen=True)
 class RecordResult:
-    """dropped: rows of each stream that were lost, over all episodes: frames that a camera or the loop missed, and what the writing
-    process could not take in time."""
+    """dropped: rows of each stream that were lost, over all episodes: frames that a camera or the loop
+    missed, and what the writing process could not take in time."""
 
     out: Path
     episodes: int
@@ -54,19 +54,21 @@ def record(
     max_seconds: float | None = None,
     reset_seconds: float = RESET_S,
 ) -> RecordResult:
-    """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same features; one
-    that is continued goes on after its highest seed.
+    """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same
+    features; one that is continued goes on after its highest seed.
 
-    Every episode is kept and marked with its outcome; with `only_successes` a failed one is discarded and its seed
-    spent. Seeds are stored; evaluation counts from 1000 by default, so a few hundred demonstrations are disjoint from it.
-    An interrupted recording leaves its finished episodes, and the one that broke off marked as such.
+    Every episode is kept and marked with its outcome; with `only_successes` a failed one is discarded and its
+    seed spent. Seeds are stored; evaluation counts from 1000 by default, so a few hundred demonstrations are
+    disjoint from it. An interrupted recording leaves its finished episodes, and the one that broke off marked
+    as such.
 
-    keys: may end an episode, mark its outcome, repeat it, drop the one before it, or quit. storage: how the images of a new
-    store are kept (`{"codec": "jpeg", "quality": 95}`), image_size `(height, width)` what they are shrunk to.
+    keys: may end an episode, mark its outcome, repeat it, drop the one before it, or quit. storage: how the
+    images of a new store are kept (`{"codec": "jpeg", "quality": 95}`), image_size `(height, width)` what
+    they are shrunk to.
 
-    Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an episode, and after
-    each there are reset_seconds, or the wait for a key, to put things back. A robot with a home pose goes there first.
-    """
+    Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an
+    episode, and after each there are reset_seconds, or the wait for a key, to put things back. A robot with a
+    home pose goes there first."""
     if rig.scene is None and not task:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
     store = open_store(rig, out, task, storage, image_size)
@@ -99,7 +101,8 @@ def record(
 
 
 def recorder_for(rig: Rig, store: EpisodeStore, durability: Durability = "process") -> Recorder:
-    """Frames of real cameras come to it at their own rate; a robot that runs in real time does not wait for it."""
+    """Frames of real cameras come to it at their own rate; a robot that runs in real time does not wait for
+    it."""
     return Recorder(store, durability, own_rate(rig.robot), "drop" if rig.realtime else "wait")
 
 
@@ -125,7 +128,8 @@ def open_store(
     storage: Mapping[str, Any] | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> EpisodeStore:
-    """The dataset `out` for what `rig` observes: new, or one with the same features that is to be continued."""
+    """The dataset `out` for what `rig` observes: new, or one with the same features that is to be
+    continued."""
     robot, scene = rig.robot, rig.scene
     features = _resized(robot.features, image_size)
     if (Path(out) / "ulna.json").exists():
@@ -172,8 +176,8 @@ def about(rig: Rig) -> dict[str, Any]:
 
 
 def _without_secrets(value: Any) -> Any:
-    """The same without what addresses carry beside the place: a dataset is passed on, a camera's password is not. Whatever is asked
-    for behind `?` goes, too, since cameras take passwords there as well."""
+    """The same without what addresses carry beside the place: a dataset is passed on, a camera's password is
+    not. Whatever is asked for behind `?` goes, too, since cameras take passwords there as well."""
     if isinstance(value, Mapping):
         return {k: _without_secrets(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -185,8 +189,9 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _lens(camera: Camera) -> dict[str, Any]:
-    """What turns pixels into rays, and depth into metres; None where it is not known. Intrinsics are of frames as they were
-    delivered: their `width` and `height` say what to scale by where the dataset keeps images smaller."""
+    """What turns pixels into rays, and depth into metres; None where it is not known. Intrinsics are of
+    frames as they were delivered: their `width` and `height` say what to scale by where the dataset keeps
+    images smaller."""
     lens = camera.intrinsics
     return {
         "intrinsics": None if lens is None else {**asdict(lens), "matrix": lens.matrix.tolist()},

@@ -19,9 +19,9 @@ from ..drivers.tracker import Tracker
 
 @dataclass(frozen=True)
 class Observation:
-    """values: by feature key. times_ns: (t_capture_ns, t_receive_ns) by key, on the robot's clock; of several devices
-    behind one key the oldest capture and the latest receipt. task: the instruction in words. flags: by key, INVALID where
-    a device doubts an element of its reading."""
+    """values: by feature key. times_ns: (t_capture_ns, t_receive_ns) by key, on the robot's clock; of several
+    devices behind one key the oldest capture and the latest receipt. task: the instruction in words. flags:
+    by key, INVALID where a device doubts an element of its reading."""
 
     values: dict[str, np.ndarray]
     times_ns: dict[str, tuple[int, int]]
@@ -30,10 +30,10 @@ class Observation:
 
 
 class Robot:
-    """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the order of
-    the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; what a step of it is, the camera
-    says once it is open. unseen: cameras for trackers alone, whose pictures are not observed. Devices are opened and enabled by
-    the user, not here."""
+    """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the
+    order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; what a
+    step of it is, the camera says once it is open. unseen: cameras for trackers alone, whose pictures are not
+    observed. Devices are opened and enabled by the user, not here."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Robot:
             opened.pop_all()
 
     def close(self) -> None:
-        """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with torque on. What is
-        raised comes after all were closed."""
+        """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
+        torque on. What is raised comes after all were closed."""
         with ExitStack() as every:  # the last one in is the first one out
             for device in (*self._eyes, *self.arms.values()):
                 every.callback(device.close)
@@ -136,8 +136,9 @@ class Robot:
         return Observation(values, times, task, flags)
 
     def command(self, action: np.ndarray) -> np.ndarray:
-        """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent, `(A,)`
-        float32. A wrong shape or a value that is not finite raises ValueError and nothing is sent to any arm."""
+        """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent,
+        `(A,)` float32. A wrong shape or a value that is not finite raises ValueError and nothing is sent to
+        any arm."""
         action = np.asarray(action, np.float64)
         feature = self.action_features[ACTION]
         if action.shape != feature.shape:

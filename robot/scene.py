@@ -1,4 +1,5 @@
-"""What stands around the robot, as far as somebody can set it up anew and judge it: a simulated scene, or a twin's.
+"""What stands around the robot, as far as somebody can set it up anew and judge it: a simulated scene, or a
+twin's.
 
 A real robot has none: people set the scene up, and say whether the task was done.
 """
@@ -18,7 +19,8 @@ POLL_S = 0.03
 
 
 class Scene(Protocol):
-    """task_name and xi (its randomisation) are noted with recordings; instruction and max_seconds are the present episode's."""
+    """task_name and xi (its randomisation) are noted with recordings; instruction and max_seconds are the
+    present episode's."""
 
     instruction: str
     max_seconds: float
@@ -39,8 +41,9 @@ class Scene(Protocol):
 
 
 class RemoteScene:
-    """A twin's scene, through its control channel (`ulna twin` prints the address). The twin is asked in a thread of its own, so
-    `success` is up to `POLL_S` old. `begin` and `rest` are for the scripted hand at the leader."""
+    """A twin's scene, through its control channel (`ulna twin` prints the address). The twin is asked in a
+    thread of its own, so `success` is up to `POLL_S` old. `begin` and `rest` are for the scripted hand at the
+    leader."""
 
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -117,7 +120,8 @@ class RemoteScene:
 
 
 class Demonstration:
-    """A subscriber of the episode loop: tells the scripted hand at a twin's leader when to begin and to rest."""
+    """A subscriber of the episode loop: tells the scripted hand at a twin's leader when to begin and to
+    rest."""
 
     def __init__(self, scene: RemoteScene) -> None:
         self.scene = scene

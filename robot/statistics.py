@@ -27,9 +27,8 @@ def bootstrap_mean(
 ) -> tuple[float, float, float]:
     """(mean, low, high) of all values, resampling whole groups with replacement.
 
-    A group holds values that are not independent of each other (a block of neighbouring frames), so the interval is
-    not made too narrow by counting them one by one (percentile bootstrap over blocks).
-    """
+    A group holds values that are not independent of each other (a block of neighbouring frames), so the
+    interval is not made too narrow by counting them one by one (percentile bootstrap over blocks)."""
     sums = np.array([g.sum() for g in groups])
     counts = np.array([g.size for g in groups])
     rng = np.random.default_rng(seed)

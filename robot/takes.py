@@ -1,4 +1,5 @@
-"""Episodes one after another, under somebody's eyes: what keys and a teleoperator's buttons do during one, and between two."""
+"""Episodes one after another, under somebody's eyes: what keys and a teleoperator's buttons do during one,
+and between two."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ LONGEST_S = 60.0  # of an episode where no scene says
 
 @dataclass(frozen=True)
 class Taken:
-    """An episode that counts. late: ticks. success: None where nobody can tell. dropped: rows of each recorded stream that were lost."""
+    """An episode that counts. late: ticks. success: None where nobody can tell. dropped: rows of each
+    recorded stream that were lost."""
 
     seed: int
     ticks: int
@@ -52,12 +54,12 @@ def take_episodes(
     only_successes: bool = False,
     report: Callable[[Sequence[Taken]], None] = lambda taken: None,
 ) -> list[Taken]:
-    """Until `episodes` count, or the operator quits. Each begins at the home pose, if there is one, in the scene of its seed; where
-    there is no scene people put things back before all but the first.
+    """Until `episodes` count, or the operator quits. Each begins at the home pose, if there is one, in the
+    scene of its seed; where there is no scene people put things back before all but the first.
 
-    task: the instruction; "" for the scene's own. max_seconds: None for the scene's own, 60 without one. meta: noted with each.
-    report: told of those that count, whenever they change. RuntimeError: with `only_successes`, too few succeed.
-    """
+    task: the instruction; "" for the scene's own. max_seconds: None for the scene's own, 60 without one.
+    meta: noted with each. report: told of those that count, whenever they change. RuntimeError: with
+    `only_successes`, too few succeed."""
     robot, scene = rig.robot, rig.scene
     operator, taken, takes, last_kept = Operator(keys, agent), list[Taken](), 0, False
     frames = None if recorder is None else OwnRate(recorder, own_rate(robot))
@@ -120,7 +122,8 @@ def take_episodes(
 
 
 class Operator:
-    """Whoever watches: keys on the terminal, and the buttons of the agent's gamepad or browser for the same words."""
+    """Whoever watches: keys on the terminal, and the buttons of the agent's gamepad or browser for the same
+    words."""
 
     def __init__(self, keys: Keys | None, agent: Agent) -> None:
         self.keys = keys
@@ -142,7 +145,8 @@ class Operator:
 
 
 class Take:
-    """The subscription to one episode, of the recorder where there is one: what the operator and `only_successes` make of it."""
+    """The subscription to one episode, of the recorder where there is one: what the operator and
+    `only_successes` make of it."""
 
     def __init__(self, frames: OwnRate | None, operator: Operator, only_successes: bool) -> None:
         self.frames, self.operator, self.only_successes = frames, operator, only_successes
@@ -192,12 +196,12 @@ class Take:
 
 
 def put_back(operator: Operator, seconds: float | None, undo: Callable[[str], None]) -> bool:
-    """Time for people to set the scene up again: until "finish", where there is a terminal, or else for `seconds`. None: they
-    need none. Whether to go on.
+    """Time for people to set the scene up again: until "finish", where there is a terminal, or else for
+    `seconds`. None: they need none. Whether to go on.
 
-    What was pressed since the last episode is for that one: DROP_LAST and AGAIN are passed to `undo`, and nothing is left to
-    end, or to mark, the next one. A second "finish" before people were asked does not begin it either.
-    """
+    What was pressed since the last episode is for that one: DROP_LAST and AGAIN are passed to `undo`, and
+    nothing is left to end, or to mark, the next one. A second "finish" before people were asked does not
+    begin it either."""
     until = time.monotonic() + (seconds or 0.0)
     asks = operator.at_terminal and seconds is not None
     begin = seconds is None

@@ -14,8 +14,9 @@ POSITION_GAIN = 0.25  # of the error per physics step; PyBullet's 0.1 lags a 20 
 
 
 class SimArm:
-    """Position servos with the torque and speed of the real ones. Between two commands the target moves in a straight
-    line, to be where it was asked at `t_target_ns`; without a command for `watchdog_s` the arm holds."""
+    """Position servos with the torque and speed of the real ones. Between two commands the target moves in a
+    straight line, to be where it was asked at `t_target_ns`; without a command for `watchdog_s` the arm
+    holds."""
 
     def __init__(
         self,
@@ -145,7 +146,8 @@ class SimArm:
         )
 
     def tip(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position `(3,)` and rotation `(3, 3)` of the point between the fingertips: ground truth of the scene."""
+        """Position `(3,)` and rotation `(3, 3)` of the point between the fingertips: ground truth of the
+        scene."""
         return self.link_pose(self.robot.tip)
 
     def link_pose(self, link: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,5 @@
-"""A camera in PyBullet that keeps the contract of `drivers.camera.Camera`, rendered on the CPU only when looked at."""
+"""A camera in PyBullet that keeps the contract of `drivers.camera.Camera`, rendered on the CPU only when
+looked at."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ NEAR, FAR = 0.01, 3.0
 
 
 class SimCamera:
-    """view gives eye, target and up (each `(3,)` m) now. fov is vertical, degrees. A frame is rendered at most once
-    per period and only when asked for; its capture time is the instant of the physics that it shows. Frames of a world
-    that was cleared are forgotten; their numbers are not used again."""
+    """view gives eye, target and up (each `(3,)` m) now. fov is vertical, degrees. A frame is rendered at
+    most once per period and only when asked for; its capture time is the instant of the physics that it
+    shows. Frames of a world that was cleared are forgotten; their numbers are not used again."""
 
     def __init__(
         self,
@@ -95,7 +96,8 @@ class SimCamera:
         return self._image()[0]
 
     def render_depth(self) -> np.ndarray:
-        """Distance along the optical axis, `(H, W)` uint16 in millimetres; 0 where there is nothing within `FAR`."""
+        """Distance along the optical axis, `(H, W)` uint16 in millimetres; 0 where there is nothing within
+        `FAR`."""
         buffer = self._image()[1].astype(np.float64)
         metres = FAR * NEAR / (FAR - (FAR - NEAR) * buffer)  # of OpenGL's depth buffer
         return np.where(buffer < 1.0, np.round(metres * 1000), 0).astype(np.uint16)

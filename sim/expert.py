@@ -1,8 +1,7 @@
 """Scripted demonstrators: a rule that says where the fingertips should go next, and inverse kinematics.
 
-The rule looks at the present state of the scene only (no timers, no stored phases), so that what a demonstration shows
-is a function of what a policy can see.
-"""
+The rule looks at the present state of the scene only (no timers, no stored phases), so that what a
+demonstration shows is a function of what a policy can see."""
 
 from __future__ import annotations
 
@@ -18,7 +17,8 @@ from .kinematics import Chain, Pose, pointing_down
 
 @dataclass(frozen=True)
 class TipTarget:
-    """Where the tip should be at the end of the next control period, and the gripper command (its joint's unit).
+    """Where the tip should be at the end of the next control period, and the gripper command (its joint's
+    unit).
 
     yaw: of the closing direction. rotation_weight: metres that a radian of orientation error is worth.
     """
@@ -32,9 +32,9 @@ class TipTarget:
 class Expert(ABC):
     """`reset(seed)` at the start of an episode, then `act` once a control period.
 
-    noise: deviation of the disturbance of the tip's target, m. memory: what is left of it after a period. 0.9 lasts half a second at
-    20 Hz and moves the arm rather than shakes it; but as long the demonstrator stands beside its goal, for no reason that a policy sees.
-    """
+    noise: deviation of the disturbance of the tip's target, m. memory: what is left of it after a period. 0.9
+    lasts half a second at 20 Hz and moves the arm rather than shakes it; but as long the demonstrator stands
+    beside its goal, for no reason that a policy sees."""
 
     memory = 0.9
 

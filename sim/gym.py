@@ -1,4 +1,5 @@
-"""The tasks as gymnasium environments: `gymnasium.make("ulna/Lift-v0", robot="panda")` after `import ulna.sim.gym`."""
+"""The tasks as gymnasium environments: `gymnasium.make("ulna/Lift-v0", robot="panda")` after `import
+ulna.sim.gym`."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ from .scene import SimScene
 
 
 class TaskEnv(gymnasium.Env):
-    """One step is one control period. Action: joint targets `(J,)` float32, rad or m, within the joints' limits.
+    """One step is one control period. Action: joint targets `(J,)` float32, rad or m, within the joints'
+    limits.
 
-    Observation: `observation.state` `(J,)`, `observation.environment_state`, and `observation.images.<camera>` uint8
-    HWC. The reward is the task's dense one; an episode terminates on success and truncates after the task's
-    `max_seconds`. info: `success`, `score`, `instruction`.
-    """
+    Observation: `observation.state` `(J,)`, `observation.environment_state`, and
+    `observation.images.<camera>` uint8 HWC. The reward is the task's dense one; an episode terminates on
+    success and truncates after the task's `max_seconds`. info: `success`, `score`, `instruction`."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's own declaration)
 

@@ -47,7 +47,8 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
 
 
 def pointing_down(yaw: float) -> np.ndarray:
-    """The tip rotation that points z at the table, with the closing direction y at `yaw` from the base's y axis."""
+    """The tip rotation that points z at the table, with the closing direction y at `yaw` from the base's y
+    axis."""
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[-c, -s, 0.0], [-s, c, 0.0], [0.0, 0.0, -1.0]])
 
@@ -107,9 +108,8 @@ class Chain:
     ) -> np.ndarray:
         """Joint positions near `q` whose tip is at `goal`, by damped least squares within the limits.
 
-        rotation_weight: metres that one radian of rotation error counts; a small weight lets an arm of five joints
-        give up orientation rather than position. rest: posture that a redundant arm drifts to.
-        """
+        rotation_weight: metres that one radian of rotation error counts; a small weight lets an arm of five
+        joints give up orientation rather than position. rest: posture that a redundant arm drifts to."""
         q = np.clip(q, lower, upper)
         m = self.moving
         for _ in range(iterations):

@@ -12,12 +12,11 @@ from ..drivers.arm import Joints
 
 @dataclass(frozen=True)
 class SimRobot:
-    """urdf: path. joints: in command order, the gripper last. bullet: URDF joints that each one drives.
-    home: `(J,)` start pose. tip: link between the fingertips, z ahead and y in the closing direction.
-    grip_open, grip_closed: gripper commands around an object of `object_size` m; grip_held: its position with one.
+    """urdf: path. joints: in command order, the gripper last. bullet: URDF joints that each one drives. home:
+    `(J,)` start pose. tip: link between the fingertips, z ahead and y in the closing direction. grip_open,
+    grip_closed: gripper commands around an object of `object_size` m; grip_held: its position with one.
     grip_clearance: m from the fixed finger to such an object while approaching (0: both fingers move).
-    centre, extent: `(2,)` m, the patch of table (x, y ± extent) that tasks use.
-    """
+    centre, extent: `(2,)` m, the patch of table (x, y ± extent) that tasks use."""
 
     name: str
     urdf: Path
@@ -96,7 +95,8 @@ def _panda() -> SimRobot:
 
 
 def _ur5e() -> SimRobot:
-    """Universal Robots UR5e with a plain parallel gripper of ours; joints as in the URDF, which gives the sources."""
+    """Universal Robots UR5e with a plain parallel gripper of ours; joints as in the URDF, which gives the
+    sources."""
     arm = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
     turn = 2 * np.pi
     return SimRobot(

@@ -1,4 +1,5 @@
-"""A simulated robot at a task: the devices that a real robot would offer, and the ground truth that it would not."""
+"""A simulated robot at a task: the devices that a real robot would offer, and the ground truth that it would
+not."""
 
 from __future__ import annotations
 
@@ -41,9 +42,8 @@ class TaskTracker:
 class SimScene:
     """Devices (`arms`, `cameras`, `trackers`, `clock`) plus `reset`, `success`, `score`, `reward`, `expert`.
 
-    randomisation overrides the task's ξ by name. Same seed, same episode, bit for bit, on one machine: a reset throws
-    the world away and builds it anew from `seed`.
-    """
+    randomisation overrides the task's ξ by name. Same seed, same episode, bit for bit, on one machine: a
+    reset throws the world away and builds it anew from `seed`."""
 
     def __init__(
         self,
@@ -124,7 +124,8 @@ class SimScene:
         self.world.close()
 
     def _judge(self) -> None:
-        """Once a control period, on the physics' own clock, so that no way of driving the scene judges otherwise."""
+        """Once a control period, on the physics' own clock, so that no way of driving the scene judges
+        otherwise."""
         self._since_reset += 1
         if self._since_reset % self._control_steps:
             return

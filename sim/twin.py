@@ -1,4 +1,5 @@
-"""The physics behind device twins: an arm that servos move through a `Plant`, in real time, at a task's scene."""
+"""The physics behind device twins: an arm that servos move through a `Plant`, in real time, at a task's
+scene."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ from .world import PHYSICS_HZ, SimClock, World
 FRICTION = (
     0.15  # N·m: what a geared servo resists without torque; an arm that is let go sinks, it does not drop
 )
-# N·m/rad that a servo pushes back with. PyBullet's motor gives all it has for the smallest error; where something blocks a joint
-# (a gripper holds an object) that is what the servo's current, and its overload protection, would see.
+# N·m/rad that a servo pushes back with. PyBullet's motor gives all it has for the smallest error; where
+# something blocks a joint (a gripper holds an object) that is what the servo's current, and its overload
+# protection, would see.
 STIFFNESS = 12.0
 STUCK_GAIN = 1.0
 SET_OUT_S = 0.5
@@ -31,8 +33,8 @@ BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
 
 class TwinArm(SimArm):
-    """Joints that do what the plant's `goal`, `torque`, `max_effort` and `stuck` say, and tell it where they are.
-    A reset of the scene leaves the arm where it is: nobody carries a real one home."""
+    """Joints that do what the plant's `goal`, `torque`, `max_effort` and `stuck` say, and tell it where they
+    are. A reset of the scene leaves the arm where it is: nobody carries a real one home."""
 
     def __init__(self, world: World, clock: SimClock, robot: SimRobot) -> None:
         super().__init__(world, clock, robot)
@@ -102,8 +104,8 @@ class TwinArm(SimArm):
 
 
 class ScriptedHand:
-    """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast as a hand does. While it
-    rests it keeps the leader where the follower is."""
+    """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast as a
+    hand does. While it rests it keeps the leader where the follower is."""
 
     def __init__(self, scene: SimScene, noise: float, speed: float = 4.0) -> None:
         self.scene, self.noise, self.speed = scene, noise, speed
@@ -139,11 +141,11 @@ class ScriptedHand:
 
 
 class TwinWorld:
-    """One PyBullet world in real time: the follower's plant (`arm`), the leader's (`hand`, where there is one), cameras.
+    """One PyBullet world in real time: the follower's plant (`arm`), the leader's (`hand`, where there is
+    one), cameras.
 
-    `film(name, colour (H, W, 3) uint8, t_capture_ns)` is called for every frame, on the physics' thread. Other methods may be
-    called from any thread; they are done between two steps.
-    """
+    `film(name, colour (H, W, 3) uint8, t_capture_ns)` is called for every frame, on the physics' thread.
+    Other methods may be called from any thread; they are done between two steps."""
 
     def __init__(
         self,

@@ -33,11 +33,11 @@ PHYSICS_HZ = 240
 
 
 class World:
-    """A floor under gravity. Bodies are loaded by others; `before_step` and `after_step` are called around each step.
+    """A floor under gravity. Bodies are loaded by others; `before_step` and `after_step` are called around
+    each step.
 
-    bullet: the `pybullet` module; client: what its functions take as `physicsClientId`. steps: of physics, ever;
-    builds: how often the world was cleared.
-    """
+    bullet: the `pybullet` module; client: what its functions take as `physicsClientId`. steps: of physics,
+    ever; builds: how often the world was cleared."""
 
     def __init__(self) -> None:
         self.bullet = pybullet
@@ -83,8 +83,8 @@ class World:
 
 
 class SimClock:
-    """Time as physics: `sleep_until` steps the world. With `realtime` it also waits, so that a simulated robot
-    runs no faster than a real one."""
+    """Time as physics: `sleep_until` steps the world. With `realtime` it also waits, so that a simulated
+    robot runs no faster than a real one."""
 
     def __init__(self, world: World, realtime: bool = False) -> None:
         self.world, self.realtime = world, realtime

@@ -13,8 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A real-time test that fails is tried again, twice at most and later, and the summary names it: two cores that
-    other work shares may leave a twin without a processor for longer than a driver waits for a device."""
+    """A real-time test that fails is tried again, twice at most and later, and the summary names it: two
+    cores that other work shares may leave a twin without a processor for longer than a driver waits for a
+    device."""
     for item in items:
         if item.get_closest_marker("realtime"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))

@@ -1,4 +1,5 @@
-"""The kernel tests run in a virtual machine (`make test-kernel`); here they run when asked for, and are seen to be skipped else."""
+"""The kernel tests run in a virtual machine (`make test-kernel`); here they run when asked for, and are seen
+to be skipped else."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def test_the_kernel_tests_pass() -> None:
     ],
 )
 def test_what_is_missing_is_named_and_nothing_fails(tmp_path: Path, lacking: str, says: str) -> None:
-    """With a PATH that has every tool but one; the tools need not work, since the script stops before it uses them."""
+    """With a PATH that has every tool but one; the tools need not work, since the script stops before it uses
+    them."""
     for tool in ("qemu-system-x86_64", "busybox", "cpio", "dpkg-deb"):
         if tool != lacking:
             (tmp_path / tool).symlink_to("/bin/true")

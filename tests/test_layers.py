@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "policies": {"datasets"},
     "robot": {"drivers", "datasets", "policies", "sim"},
 }
-# what `robot` may import of `policies` and `sim` when it is loaded; the rest only inside a function, when asked for
+# what `robot` may import of `policies` and `sim` when it is loaded; the rest only inside a function, when
+# asked for
 CONTROL_SIDE = {"policies.serving.client", "policies.decoders", "drivers", "datasets"}
 HEAVY = {"torch", "lerobot", "transformers", "diffusers", "accelerate", "torchvision", "pybullet"}
 
@@ -28,7 +29,8 @@ def modules() -> list[tuple[str, Path]]:
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
-    """(absolute module, whether it is imported when the file is) of each import; relative ones start with `ulna.`."""
+    """(absolute module, whether it is imported when the file is) of each import; relative ones start with
+    `ulna.`."""
     tree = ast.parse(path.read_text())
     package = ["ulna", *path.relative_to(ROOT).parts[:-1]]
     inside: set[ast.AST] = set()

@@ -15,7 +15,8 @@ FOLDERS = ("robot", "drivers", "datasets", "policies", "sim")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names in a wheel built from a copy of what git would commit, so that no leftover of a build is in it."""
+    """Names in a wheel built from a copy of what git would commit, so that no leftover of a build is in
+    it."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],

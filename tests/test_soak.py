@@ -25,7 +25,8 @@ ON = np.ones(2)
 
 
 class Court:
-    """A judge who has seen two joints for a second, a look each millisecond: one at 1 rad/s, one that stands still."""
+    """A judge who has seen two joints for a second, a look each millisecond: one at 1 rad/s, one that stands
+    still."""
 
     def __init__(self) -> None:
         self.judge, self.begin_ns = Judge(), time.monotonic_ns() - 10**9
@@ -120,7 +121,8 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 class Liar:
-    """A driver that says what it read 80 ms ago, with the times of what it reads now; or that gives back torque which was taken."""
+    """A driver that says what it read 80 ms ago, with the times of what it reads now; or that gives back
+    torque which was taken."""
 
     def __init__(self, bench: Bench, reads: bool = False, enables: bool = False) -> None:
         self.arm, self.plant, self.reads, self.enables = bench.device, bench.plant, reads, enables

@@ -1,4 +1,5 @@
-"""Stores and checkpoints written by Ulna at 2b94086 (November 2026), before its modules were moved, open unchanged."""
+"""Stores and checkpoints written by Ulna at 2b94086 (November 2026), before its modules were moved, open
+unchanged."""
 
 from __future__ import annotations
 

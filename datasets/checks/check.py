@@ -1,4 +1,5 @@
-"""What is wrong with a dataset: every episode by itself, and each beside the others. docs/checks.md says why and what to do."""
+"""What is wrong with a dataset: every episode by itself, and each beside the others. docs/checks.md says why
+and what to do."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Seen:
 
 
 def check_episode(store: EpisodeStore, episode: Episode, fast: bool = False) -> list[Finding]:
-    """What can be said of one episode by itself, the worst first, then by time. fast: decodes a few images only."""
+    """What can be said of one episode by itself, the worst first, then by time. fast: decodes a few images
+    only."""
     return _sorted(_look(store, episode, fast).findings)
 
 
@@ -46,11 +48,11 @@ def check(
     progress: Callable[[int, int], None] = lambda done, total: None,
     fast: bool = False,
 ) -> list[Finding]:
-    """Every finding of `episodes` (all by default), by episode, the worst first. What holds of all of them has episode -1.
+    """Every finding of `episodes` (all by default), by episode, the worst first. What holds of all of them
+    has episode -1.
 
-    progress(done, total) is called after each. fast: of images only checksums and repeats, and a few for their brightness; no
-    comparison with the joints. A damaged episode is a finding; the rest is checked.
-    """
+    progress(done, total) is called after each. fast: of images only checksums and repeats, and a few for
+    their brightness; no comparison with the joints. A damaged episode is a finding; the rest is checked."""
     known = [e for e in store.episodes if not e.damaged]
     found = [
         Finding(e.index, e.path.name, "damaged", "severe", "", 0.0, 0.0, e.damaged)

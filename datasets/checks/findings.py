@@ -20,9 +20,10 @@ SINGLE = 12  # of one kind in one stream; when there are more, one finding speak
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing. episode, name: its number and its folder. start_s, end_s: seconds from the
-    capture of the episode's first action. stream: "" for the whole episode. value, threshold: what was measured and what it
-    was held against, in the unit that the message names; None where it is not a matter of number."""
+    """One thing that is wrong, or worth knowing. episode, name: its number and its folder. start_s, end_s:
+    seconds from the capture of the episode's first action. stream: "" for the whole episode. value,
+    threshold: what was measured and what it was held against, in the unit that the message names; None where
+    it is not a matter of number."""
 
     episode: int
     name: str
@@ -41,8 +42,8 @@ class Finding:
 
 @dataclass
 class Stream:
-    """One stream that could be read. t_s, received_s `(T,)` float64; flags `(T,)` uint8; values `(T, D)` float64 of a
-    vector, None of images and depth; period_s: its median interval, 0 where there is none."""
+    """One stream that could be read. t_s, received_s `(T,)` float64; flags `(T,)` uint8; values `(T, D)`
+    float64 of a vector, None of images and depth; period_s: its median interval, 0 where there is none."""
 
     key: str
     feature: Feature | None
@@ -63,7 +64,8 @@ class Stream:
 
 @dataclass
 class Recording:
-    """One episode, read. end_s: when the last action was. unreadable: stream → why; those streams are not in `streams`."""
+    """One episode, read. end_s: when the last action was. unreadable: stream → why; those streams are not in
+    `streams`."""
 
     episode: Episode
     fps: float

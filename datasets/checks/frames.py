@@ -1,4 +1,5 @@
-"""What cameras show: frames that cannot be read, are black, flat or overexposed, stand still, or come twice."""
+"""What cameras show: frames that cannot be read, are black, flat or overexposed, stand still, or come
+twice."""
 
 from __future__ import annotations
 
@@ -32,10 +33,11 @@ TWICE_STEP = 0.35  # of what changes in the frames before and after it
 
 @dataclass
 class Scan:
-    """Of one camera. rows `(N,)` that could be read and their t_s; same `(N,)`: the frame is the one before, to the last bit;
-    step `(N,)`: mean difference to it in levels of 255, NaN for the first; light, spread, low, high, clipped `(N,)`: mean, standard
-    deviation, extremes and share at the end of the scale (depth: `clipped` is the share without a reading, the rest NaN).
-    motion: (from_s, to_s, what changed between) of frames BASELINE_S apart, `(M, 3)`. damaged: row → why."""
+    """Of one camera. rows `(N,)` that could be read and their t_s; same `(N,)`: the frame is the one before,
+    to the last bit; step `(N,)`: mean difference to it in levels of 255, NaN for the first; light, spread,
+    low, high, clipped `(N,)`: mean, standard deviation, extremes and share at the end of the scale (depth:
+    `clipped` is the share without a reading, the rest NaN). motion: (from_s, to_s, what changed between) of
+    frames BASELINE_S apart, `(M, 3)`. damaged: row → why."""
 
     key: str
     rows: np.ndarray
@@ -80,7 +82,8 @@ def scan_frames(r: Recording, stream: Stream, fast: bool = False) -> Scan:
             damaged[row] = str(error)
             continue
         again = bool(raw) and raw == raw_before
-        # blosc may order its blocks otherwise with several threads, so equal pixels can be other bytes of equal length
+        # blosc may order its blocks otherwise with several threads, so equal pixels can be other bytes of
+        # equal length
         if not again and kept and wanted is None and len(raw) == len(raw_before):
             again = np.array_equal(frame, before)
         kept.append(row)
@@ -180,8 +183,8 @@ def _blank(r: Recording, scan: Scan) -> Iterator[Finding]:
 
 
 def _frozen(r: Recording, scan: Scan) -> Iterator[Finding]:
-    """Frames equal to the last bit while the arm goes somewhere. A simulated camera may rightly repeat itself while nothing
-    moves, so it is held against the joints."""
+    """Frames equal to the last bit while the arm goes somewhere. A simulated camera may rightly repeat itself
+    while nothing moves, so it is held against the joints."""
     for first, last in runs(scan.same):
         start, end = float(scan.t_s[first - 1]), float(scan.t_s[last])
         if end - start < FROZEN_S or last - first < 1:
@@ -210,8 +213,9 @@ def _travelled(joints: Stream | None, start_s: float, end_s: float) -> float:
 
 
 def _twice(r: Recording, scan: Scan) -> Iterator[Finding]:
-    """Single frames that bring nothing new amid motion: a camera slower than its stream. After a lossy video the second is no
-    longer equal to the bit, so what changes is held against what changes before and after."""
+    """Single frames that bring nothing new amid motion: a camera slower than its stream. After a lossy video
+    the second is no longer equal to the bit, so what changes is held against what changes before and
+    after."""
     period = r.streams[scan.key].period_s
     if scan.fast or is_depth(scan.key) or len(scan.rows) < 20 or period <= 0:
         return

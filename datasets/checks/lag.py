@@ -1,9 +1,9 @@
 """Whether a camera and the joints tell the same time: how long after the joints the images move.
 
-What changes in the image is held against how far each joint goes in the same time, at every lag from -0.5 to 0.5 s. How much a
-joint shows in the image is not known, so each has a weight ≥ 0, fitted over all episodes at once (at each lag anew); the lag
-at which the fit correlates best with the images is the camera's. Of an episode only sums are kept, so memory stays small.
-"""
+What changes in the image is held against how far each joint goes in the same time, at every lag from -0.5 to
+0.5 s. How much a joint shows in the image is not known, so each has a weight ≥ 0, fitted over all episodes at
+once (at each lag anew); the lag at which the fit correlates best with the images is the camera's. Of an
+episode only sums are kept, so memory stays small."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ GROUPS = 10  # of episodes, each left out once to see how sure the lag is
 
 @dataclass
 class Pair:
-    """Of one episode and camera, what is compared: motion `(M, 3)` as `Scan` has it; t_s `(T,)`, values `(T, D)` of the joints."""
+    """Of one episode and camera, what is compared: motion `(M, 3)` as `Scan` has it; t_s `(T,)`, values `(T,
+    D)` of the joints."""
 
     motion: np.ndarray
     t_s: np.ndarray
@@ -31,8 +32,8 @@ class Pair:
 
 @dataclass
 class Sums:
-    """At each of L lags: covariances of the joints' motion `(L, D, D)`, of joints and image `(L, D)`, of the image; seconds: of
-    images."""
+    """At each of L lags: covariances of the joints' motion `(L, D, D)`, of joints and image `(L, D)`, of the
+    image; seconds: of images."""
 
     joints: np.ndarray
     both: np.ndarray
@@ -42,8 +43,9 @@ class Sums:
 
 @dataclass(frozen=True)
 class Lag:
-    """lag_s: the images move that long after the joints (negative: before them). correlation: at that lag; edge: how much it
-    exceeds the best correlation 0.2 s away. error_s: what leaving episodes out changes (jackknife's standard error)."""
+    """lag_s: the images move that long after the joints (negative: before them). correlation: at that lag;
+    edge: how much it exceeds the best correlation 0.2 s away. error_s: what leaving episodes out changes
+    (jackknife's standard error)."""
 
     lag_s: float
     correlation: float

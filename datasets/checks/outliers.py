@@ -1,8 +1,7 @@
 """Episodes that are unlike the others: longer, faster, rougher, begun elsewhere, in another light.
 
-A median and deviations' quantiles are not moved by the few odd ones, so an episode is measured in those. Rates and lengths are compared
-by their logarithms: twice as long is as odd as half as long.
-"""
+A median and deviations' quantiles are not moved by the few odd ones, so an episode is measured in those.
+Rates and lengths are compared by their logarithms: twice as long is as odd as half as long."""
 
 from __future__ import annotations
 
@@ -25,8 +24,9 @@ JOINT_FLOOR = 0.04  # of the joint's range over all episodes
 
 @dataclass
 class Traits:
-    """What an episode is compared by, without its rows. logs: positive numbers, by name; light: by camera, of 255; joints: what
-    of the joints or the action `(D,)`, by name; of: the stream it comes from, emptied, and how far each joint went there."""
+    """What an episode is compared by, without its rows. logs: positive numbers, by name; light: by camera, of
+    255; joints: what of the joints or the action `(D,)`, by name; of: the stream it comes from, emptied, and
+    how far each joint went there."""
 
     recording: Recording
     logs: dict[str, float] = field(default_factory=dict)
@@ -140,11 +140,12 @@ def _joints(every: Sequence[Traits]) -> Iterator[tuple[int, Oddity]]:
 
 
 def robust_z(x: np.ndarray, floor: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(deviations from the median in robust standard deviations, the median) along the first axis of `(N, …)`.
-    floor: the least deviation that counts as usual."""
+    """(deviations from the median in robust standard deviations, the median) along the first axis of `(N,
+    …)`. floor: the least deviation that counts as usual."""
     middle = np.median(x, axis=0)
     off = np.abs(x - middle)
-    # both are 1 for a normal distribution; the second is larger where every fifth is far off, and so nothing odd
+    # both are 1 for a normal distribution; the second is larger where every fifth is far off, and so nothing
+    # odd
     usual = np.maximum(1.4826 * np.median(off, axis=0), np.quantile(off, 0.8, axis=0) / 1.2816)
     usual = np.maximum(usual, floor)
     return (x - middle) / usual, middle

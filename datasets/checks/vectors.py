@@ -115,8 +115,8 @@ def _limits(r: Recording, stream: Stream) -> Iterator[Finding]:
 
 
 def _jumps(r: Recording, stream: Stream) -> Iterator[Finding]:
-    """A step of the measured joint that neither the one before nor the one after takes part in: a reading that is wrong, an
-    angle that wraps. An arm cannot do that; a command can, so `action` is not asked."""
+    """A step of the measured joint that neither the one before nor the one after takes part in: a reading
+    that is wrong, an angle that wraps. An arm cannot do that; a command can, so `action` is not asked."""
     if stream.values is None or not np.isfinite(stream.values).all():
         return
     floor = 2 * still(stream)
@@ -148,8 +148,8 @@ def _jumps(r: Recording, stream: Stream) -> Iterator[Finding]:
 
 
 def _held(r: Recording, stream: Stream) -> Iterator[Finding]:
-    """Joints whose readings stay the same to the last bit for several rows and then go further by much: a device, or a part of
-    one, that answers more slowly than it is asked."""
+    """Joints whose readings stay the same to the last bit for several rows and then go further by much: a
+    device, or a part of one, that answers more slowly than it is asked."""
     values = stream.values
     if values is None or stream.period_s <= 0:
         return
@@ -229,7 +229,8 @@ def _motion(r: Recording) -> Iterator[Finding]:
 
 
 def idle(joints: Stream) -> list[tuple[float, float]]:
-    """Stretches (start_s, end_s) of more than IDLE_S in which no joint leaves the place it had when they began."""
+    """Stretches (start_s, end_s) of more than IDLE_S in which no joint leaves the place it had when they
+    began."""
     assert joints.values is not None
     found, begin = [], 0
     scaled = joints.values / still(joints)

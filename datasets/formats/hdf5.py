@@ -1,10 +1,11 @@
-"""HDF5 datasets in: robomimic's (one file, `data/demo_<i>`) and ALOHA's (one file an episode, `observations/qpos`).
+"""HDF5 datasets in: robomimic's (one file, `data/demo_<i>`) and ALOHA's (one file an episode,
+`observations/qpos`).
 
-Layouts: robomimic.github.io, "Dataset overview" (`obs`, `actions`, `dones`, `rewards`, `env_args` with `control_freq`); tonyzhaozh/act
-and MarkFzp/act-plus-plus (`observations/{qpos,qvel,effort,images}`, `action`, images as pixels or as JPEG bytes of length
-`compress_len`, 50 Hz). What points out of the file (external links, virtual or external storage) is refused: a dataset from
-elsewhere must not read other files of this machine.
-"""
+Layouts: robomimic.github.io, "Dataset overview" (`obs`, `actions`, `dones`, `rewards`, `env_args` with
+`control_freq`); tonyzhaozh/act and MarkFzp/act-plus-plus (`observations/{qpos,qvel,effort,images}`, `action`,
+images as pixels or as JPEG bytes of length `compress_len`, 50 Hz). What points out of the file (external
+links, virtual or external storage) is refused: a dataset from elsewhere must not read other files of this
+machine."""
 
 from __future__ import annotations
 
@@ -65,10 +66,10 @@ def import_robomimic(
 ) -> EpisodeStore:
     """Bring a robomimic file into a new store at `dst`. Raises StoreError.
 
-    observation.state is end effector position, quaternion and gripper, `object` is observation.environment_state, the rest
-    observation.<key>. Actions stay as robomimic has them: for its usual controller, end effector motions scaled to -1..1.
-    success: whether a sparse reward of 1 came; unknown where rewards are shaped (`dones` mark ends, not successes).
-    """
+    observation.state is end effector position, quaternion and gripper, `object` is
+    observation.environment_state, the rest observation.<key>. Actions stay as robomimic has them: for its
+    usual controller, end effector motions scaled to -1..1. success: whether a sparse reward of 1 came;
+    unknown where rewards are shaped (`dones` mark ends, not successes)."""
     src, dst, renames = Path(src), Path(dst), dict(renames or {})
     with _open(src) as file:
         data = _group(file, "data", src)
@@ -124,9 +125,8 @@ def import_aloha(
 ) -> EpisodeStore:
     """Bring a folder of ALOHA episodes (or one file) into a new store at `dst`. Raises StoreError.
 
-    observation.state is qpos (rad; grippers 0..1), qvel and effort are kept beside it. Images keep the order of their
-    channels. Without `fps` it is 50, at which ALOHA records.
-    """
+    observation.state is qpos (rad; grippers 0..1), qvel and effort are kept beside it. Images keep the order
+    of their channels. Without `fps` it is 50, at which ALOHA records."""
     src, dst, renames = Path(src), Path(dst), dict(renames or {})
     files = aloha_files(src)
     if not files:

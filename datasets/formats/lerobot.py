@@ -1,8 +1,8 @@
 """LeRobot datasets in: format v2.1 (one parquet and one video per episode) and v3.0 (many episodes per file).
 
-Reads the files with pyarrow and PyAV; LeRobot itself is not imported. Every row keeps its recorded timestamp, and every
-row has a video frame of its own, that of its time: rows equal frames or the import says where they do not.
-"""
+Reads the files with pyarrow and PyAV; LeRobot itself is not imported. Every row keeps its recorded timestamp,
+and every row has a video frame of its own, that of its time: rows equal frames or the import says where they
+do not."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from .lerobot_export import ASKED, ATTRIBUTES, FLAGS, TIMES
 
 @dataclass(frozen=True)
 class _Source:
-    """One episode. shared: its parquet file holds others too. length: rows it should have, where that is recorded.
-    videos: the feature's name in LeRobot → file, and from when to when the episode lasts in it, in seconds."""
+    """One episode. shared: its parquet file holds others too. length: rows it should have, where that is
+    recorded. videos: the feature's name in LeRobot → file, and from when to when the episode lasts in it, in
+    seconds."""
 
     index: int
     table: Path
@@ -40,7 +41,8 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Schema:
-    """Our features; the name each has in LeRobot; which of those are videos; which features are not brought in."""
+    """Our features; the name each has in LeRobot; which of those are videos; which features are not brought
+    in."""
 
     features: Features
     theirs: dict[str, str]
@@ -58,11 +60,11 @@ def import_lerobot(
 ) -> EpisodeStore:
     """Bring the LeRobot folder `src` into a new store at `dst`, which appears whole or not at all.
 
-    image_size: (height, width) to resize images to by area; as recorded by default. episodes: indices, all by default.
-    Kept: the numeric observations, images, actions, tasks, success where it is recorded; t_capture_ns is the timestamp
-    column (LeRobot writes frame_index / fps unless the recorder knew better). Features that are not kept, such as depth
-    videos and rewards, are listed in the store's provenance. Raises StoreError.
-    """
+    image_size: (height, width) to resize images to by area; as recorded by default. episodes: indices, all by
+    default. Kept: the numeric observations, images, actions, tasks, success where it is recorded;
+    t_capture_ns is the timestamp column (LeRobot writes frame_index / fps unless the recorder knew better).
+    Features that are not kept, such as depth videos and rewards, are listed in the store's provenance. Raises
+    StoreError."""
     src, dst = Path(src), Path(dst)
     info = _info(src)
     schema = _schema(info, image_size)
@@ -365,7 +367,8 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _vector(table: Any, name: str, feature: Feature, where: str) -> np.ndarray:
-    """A column as `(T, *shape)` in the feature's dtype: floats as the dataset declares them, else only if it is exact."""
+    """A column as `(T, *shape)` in the feature's dtype: floats as the dataset declares them, else only if it
+    is exact."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

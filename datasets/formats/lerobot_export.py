@@ -1,10 +1,10 @@
 """Datasets out as LeRobot v3.0, written with pyarrow and PyAV; LeRobot itself is not imported.
 
-LeRobot knows one time line: row i of an episode is at i / fps, and every stream has a row there. What that cannot hold rides
-along in columns that LeRobot passes over (`ulna.times_ns`, `ulna.flags`, `ulna.action_requested`) and in the episode's row
-(`ulna/attributes`), so that our own import restores real times, requested actions, outcomes and flags. Frames of a camera
-that no control tick saw are not exported; depth is not either.
-"""
+LeRobot knows one time line: row i of an episode is at i / fps, and every stream has a row there. What that
+cannot hold rides along in columns that LeRobot passes over (`ulna.times_ns`, `ulna.flags`,
+`ulna.action_requested`) and in the episode's row (`ulna/attributes`), so that our own import restores real
+times, requested actions, outcomes and flags. Frames of a camera that no control tick saw are not exported;
+depth is not either."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ PIECE = 32
 
 @dataclass(frozen=True)
 class Exported:
-    """dropped: ticks left out for want of a recent row. repeated: ticks that repeat an old one for that. left_out: features and episodes that were not exported, in words."""
+    """dropped: ticks left out for want of a recent row. repeated: ticks that repeat an old one for that.
+    left_out: features and episodes that were not exported, in words."""
 
     out: Path
     episodes: int
@@ -54,9 +55,9 @@ def export_lerobot(
 ) -> Exported:
     """Write `episodes` (all that were not cut off by default) into the new folder `out`, whole or not at all.
 
-    crf: quality of H.264, less is better. lossless: every pixel as it is, in RGB. gaps: what to do at control ticks for which
-    a stream has nothing recent: refuse, drop the tick, or repeat what there was. Raises StoreError.
-    """
+    crf: quality of H.264, less is better. lossless: every pixel as it is, in RGB. gaps: what to do at control
+    ticks for which a stream has nothing recent: refuse, drop the tick, or repeat what there was. Raises
+    StoreError."""
     out = Path(out)
     require_new(out)
     cut = [e.index for e in store.episodes if e.interrupted]

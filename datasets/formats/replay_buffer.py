@@ -1,9 +1,10 @@
-"""Replay buffers of Diffusion Policy and UMI in: `data/<key>` `(N, ...)` and `meta/episode_ends`, zarr v2 in a folder or a zip.
+"""Replay buffers of Diffusion Policy and UMI in: `data/<key>` `(N, ...)` and `meta/episode_ends`, zarr v2 in
+a folder or a zip.
 
-The layout is that of diffusion_policy/common/replay_buffer.py (repository real-stanford/diffusion_policy); UMI's keys are those of
-real-stanford/universal_manipulation_interface. A zip is read where it is and never unpacked. Before zarr opens an array its
-description is checked: objects, which zarr would unpickle, codecs that are not known and absurd sizes are refused.
-"""
+The layout is that of diffusion_policy/common/replay_buffer.py (repository real-stanford/diffusion_policy);
+UMI's keys are those of real-stanford/universal_manipulation_interface. A zip is read where it is and never
+unpacked. Before zarr opens an array its description is checked: objects, which zarr would unpickle, codecs
+that are not known and absurd sizes are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from ..store import EpisodeStore
 from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, named, require_fps
 
 CODECS = {
-    # not zlib, gzip, bz2, lzma: a chunk of some kilobytes could become gigabytes, where these say how large they are
+    # not zlib, gzip, bz2, lzma: a chunk of some kilobytes could become gigabytes, where these say how large
+    # they are
     *("blosc", "zstd", "lz4", "delta", "shuffle", "crc32", "crc32c", "adler32"),
     *("bytes", "transpose", "sharding_indexed", "fixedscaleoffset", "astype", "packbits"),
     *(f"imagecodecs_{n}" for n in ("jpegxl", "jpeg2k", "jpeg", "jpegls", "jpegxr", "png", "webp", "delta")),
@@ -56,10 +58,9 @@ def import_replay_buffer(
 ) -> EpisodeStore:
     """Bring the replay buffer `src` into a new store at `dst`. Raises StoreError.
 
-    `action` and images keep their names, `state` is observation.state, all else observation.<key>. Of UMI, which stores no
-    actions, observation.state is each gripper's position, rotation (axis-angle) and width, and the action of a row is the
-    state of the next one. renames: key in the buffer → key here.
-    """
+    `action` and images keep their names, `state` is observation.state, all else observation.<key>. Of UMI,
+    which stores no actions, observation.state is each gripper's position, rotation (axis-angle) and width,
+    and the action of a row is the state of the next one. renames: key in the buffer → key here."""
     src, dst, renames = Path(src), Path(dst), dict(renames or {})
     _require_safe(src)
     import zarr
@@ -219,7 +220,8 @@ def _stored(src: Path, folder: str) -> list[str]:
 
 
 def _with_gaps(array: Any, stored: Iterable[str], bounds: Sequence[tuple[int, int]]) -> list[int]:
-    """The places in `bounds`, rows from and to, for which not every chunk (or shard) is among the files `stored`."""
+    """The places in `bounds`, rows from and to, for which not every chunk (or shard) is among the files
+    `stored`."""
     size = [max(1, n) for n in array.shards or array.chunks]
     counts = [-(-n // c) for n, c in zip(array.shape, size, strict=True)]
     keys = {

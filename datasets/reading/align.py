@@ -18,16 +18,18 @@ def align(
     tolerance_ns: int,
     mode: Mode = "seen",
 ) -> np.ndarray:
-    """The row `(N,)` int64 of a stream for each moment `base_ns` `(N,)` ascending; -1 where none is within tolerance.
+    """The row `(N,)` int64 of a stream for each moment `base_ns` `(N,)` ascending; -1 where none is within
+    tolerance.
 
-    seen: the newest row received by then, which is what the control loop could know; tolerance limits its age by capture.
-    nearest: the row captured nearest, which may lie after the moment (good for viewing and for labels).
-    """
+    seen: the newest row received by then, which is what the control loop could know; tolerance limits its age
+    by capture. nearest: the row captured nearest, which may lie after the moment (good for viewing and for
+    labels)."""
     base_ns = np.asarray(base_ns, np.int64)
     if len(t_capture_ns) == 0:
         return np.full(len(base_ns), NONE, np.int64)
     if mode == "seen":
-        # receive times can arrive out of order by a hair; what counts is when the row and all before it were there
+        # receive times can arrive out of order by a hair; what counts is when the row and all before it were
+        # there
         there = np.maximum.accumulate(t_receive_ns)
         rows = np.searchsorted(there, base_ns, side="right") - 1
         distance = base_ns - t_capture_ns[np.maximum(rows, 0)]
@@ -43,8 +45,8 @@ def align(
 def interpolate(
     base_ns: np.ndarray, t_capture_ns: np.ndarray, values: np.ndarray, tolerance_ns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`values` `(T, *shape)` linearly at each `base_ns`, and whether each `(N,)` bool has rows within tolerance on both
-    sides (or a row at that very moment). Outside, the nearest row is held."""
+    """`values` `(T, *shape)` linearly at each `base_ns`, and whether each `(N,)` bool has rows within
+    tolerance on both sides (or a row at that very moment). Outside, the nearest row is held."""
     base_ns = np.asarray(base_ns, np.int64)
     if len(t_capture_ns) == 0:
         return np.zeros((len(base_ns), *values.shape[1:]), values.dtype), np.zeros(len(base_ns), bool)
@@ -74,8 +76,8 @@ def period_ns(t_capture_ns: np.ndarray) -> int:
 
 
 def row_per_tick(by_tick: bool | None, ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:
-    """Whether row i was written for tick i: as many rows, and the writer's note `by_tick` says so. Where it noted nothing
-    (None): each received before the next tick and captured after the one before the last."""
+    """Whether row i was written for tick i: as many rows, and the writer's note `by_tick` says so. Where it
+    noted nothing (None): each received before the next tick and captured after the one before the last."""
     if len(ticks) != len(capture):
         return False
     if by_tick is not None:

@@ -1,9 +1,8 @@
 """The frames of one camera over many episodes: decoded when asked for, or kept decoded in memory or on disk.
 
-On disk they are read with `pread`, not mapped: pages of a mapping count as this process's memory, and a machine that trains
-is short of that first. A file is named by the episode's content and written beside and renamed, so several processes and
-several datasets share it, and an edited episode gets another.
-"""
+On disk they are read with `pread`, not mapped: pages of a mapping count as this process's memory, and a
+machine that trains is short of that first. A file is named by the episode's content and written beside and
+renamed, so several processes and several datasets share it, and an edited episode gets another."""
 
 from __future__ import annotations
 
@@ -29,7 +28,8 @@ log = logging.getLogger("ulna.datasets")
 
 
 class Frames:
-    """`frames[rows]`: `(..., H, W[, C])` for any array of rows, which count over all `episodes` end to end."""
+    """`frames[rows]`: `(..., H, W[, C])` for any array of rows, which count over all `episodes` end to
+    end."""
 
     def __init__(self, episodes: Sequence[Episode], key: str, shape: tuple[int, ...], dtype: str) -> None:
         self.episodes, self.key, self.shape, self.dtype = list(episodes), key, shape, np.dtype(dtype)

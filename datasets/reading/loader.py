@@ -1,5 +1,5 @@
-"""Batches in the order of their steps, made ahead by a thread or by worker processes. Which windows a batch holds is a pure function
-of the step, so a run resumes exactly, with any number of workers."""
+"""Batches in the order of their steps, made ahead by a thread or by worker processes. Which windows a batch
+holds is a pure function of the step, so a run resumes exactly, with any number of workers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def batches(
 
 
 class _Steps:
-    """For torch's loader, which carries tensors between processes in shared memory; an error comes as its sentence."""
+    """For torch's loader, which carries tensors between processes in shared memory; an error comes as its
+    sentence."""
 
     def __init__(self, source: Source, indices_of: Callable[[int], np.ndarray]) -> None:
         self.source, self.indices_of = source, indices_of

@@ -15,8 +15,8 @@ from .windows import Windows
 class Mixture:
     """Windows of several datasets laid end to end, in the features `features`. Same interface as `Windows`.
 
-    shares: how much of every batch comes from each part, by its number of windows when None (see `window_weights`).
-    """
+    shares: how much of every batch comes from each part, by its number of windows when None (see
+    `window_weights`)."""
 
     def __init__(self, parts: Sequence[Windows], features: Features, renames: Mapping[str, str]) -> None:
         self.parts, self.features = list(parts), features
@@ -73,8 +73,8 @@ class Mixture:
 def common_features(
     stores: Sequence[EpisodeStore], renames: Mapping[str, str], keys: Sequence[str] | None
 ) -> Features:
-    """The features that all `stores` have, as the first has them. FeatureMismatch shows what differs; a key of `keys` that one
-    lacks is refused. renames: key of a store → key to call it."""
+    """The features that all `stores` have, as the first has them. FeatureMismatch shows what differs; a key
+    of `keys` that one lacks is refused. renames: key of a store → key to call it."""
     named = [rename(s.features, renames, str(s.path)) for s in stores]
     first = named[0]
     wanted = [k for k in first if all(k in f for f in named)] if keys is None else [*keys, ACTION]
@@ -95,8 +95,8 @@ def common_features(
 def window_weights(
     parts: Sequence[Windows], per_episode: Sequence[np.ndarray | None], shares: Sequence[float] | None
 ) -> np.ndarray | None:
-    """The weight `(len,)` of every window of `parts` end to end, None where all are equal. per_episode: of each part the
-    weights of its episodes. shares: of each part in the whole; by their windows where None."""
+    """The weight `(len,)` of every window of `parts` end to end, None where all are equal. per_episode: of
+    each part the weights of its episodes. shares: of each part in the whole; by their windows where None."""
     if shares is None and all(w is None for w in per_episode):
         return None
     if shares is not None and (len(shares) != len(parts) or not all(0 < s < np.inf for s in shares)):

@@ -1,4 +1,5 @@
-"""How often each window is drawn: episodes may count differently. Which are drawn follows from the seed and the step alone."""
+"""How often each window is drawn: episodes may count differently. Which are drawn follows from the seed and
+the step alone."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ ALPHA = 0.1
 def episode_weights(episodes: Sequence[Episode], how: Weighting, alpha: float = ALPHA) -> np.ndarray | None:
     """The weight `(E,)` of every single window of each episode, None where all are equal.
 
-    stored: the attribute `weight`, 1 where it is missing. success: 1, and 0 for what failed or is unknown. return-rw and return-aw:
-    trajectory weighting for mixed-quality data (Hong et al., "Harnessing Mixed Offline Reinforcement Learning Datasets via
-    Trajectory Weighting", ICLR 2023): exp(G̃/α) with G̃ the returns scaled to 0..1; for "aw" G is first lessened by what a
-    linear regression on the episode's first state expects. The return of an episode is its attribute `return`, or 1 and 0 for success and failure.
-    As there, the weight is that of a step: a long episode gets more draws than a short one of the same return.
+    stored: the attribute `weight`, 1 where it is missing. success: 1, and 0 for what failed or is unknown.
+    return-rw and return-aw: trajectory weighting for mixed-quality data (Hong et al., "Harnessing Mixed
+    Offline Reinforcement Learning Datasets via Trajectory Weighting", ICLR 2023): exp(G̃/α) with G̃ the
+    returns scaled to 0..1; for "aw" G is first lessened by what a linear regression on the episode's first
+    state expects. The return of an episode is its attribute `return`, or 1 and 0 for success and failure. As
+    there, the weight is that of a step: a long episode gets more draws than a short one of the same return.
     """
     if how == "uniform":
         return None
@@ -52,12 +54,11 @@ def episode_weights(episodes: Sequence[Episode], how: Weighting, alpha: float = 
 
 
 def weighted_indices(cumulative: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The rows `(batch_size,)` int64 of batch `step`, drawn with replacement in proportion to weights of which `cumulative` `(n,)`
-    is the running sum: a pure function.
+    """The rows `(batch_size,)` int64 of batch `step`, drawn with replacement in proportion to weights of
+    which `cumulative` `(n,)` is the running sum: a pure function.
 
-    Within a batch the draws are stratified: each takes its own share of the total weight, so that a batch has as many of a
-    kind as it should have, give or take one.
-    """
+    Within a batch the draws are stratified: each takes its own share of the total weight, so that a batch has
+    as many of a kind as it should have, give or take one."""
     rng = np.random.default_rng([seed, step, 7])
     u = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
     return np.minimum(np.searchsorted(cumulative, u * cumulative[-1], side="right"), len(cumulative) - 1)

@@ -2,9 +2,8 @@
 
 Legend: B batch, N frames, T = n_obs_steps, H = horizon, A action dimensions.
 
-The base time line of an episode are its control ticks, the rows of `action`. A stream that was written with them is used row by
-row; any other (a camera of its own rate) is aligned by time, see align.py.
-"""
+The base time line of an episode are its control ticks, the rows of `action`. A stream that was written with
+them is used row by row; any other (a camera of its own rate) is aligned by time, see align.py."""
 
 from __future__ import annotations
 
@@ -27,10 +26,10 @@ from .cache import AUTO_BYTES, Cache, Frames
 class WindowSpec:
     """Observations t-n_obs_steps+1 … t of `keys`; actions t-n_past_actions … t-n_past_actions+horizon-1.
 
-    align: which row of a stream of another rate belongs to a tick: the newest that was received by then ("seen", what a policy
-    will have), the one captured nearest, or for vectors a straight line between two. tolerance_s: how old it may be;
-    None: two periods of the slower of stream and loop, and what the stream takes from capture to receipt.
-    """
+    align: which row of a stream of another rate belongs to a tick: the newest that was received by then
+    ("seen", what a policy will have), the one captured nearest, or for vectors a straight line between two.
+    tolerance_s: how old it may be; None: two periods of the slower of stream and loop, and what the stream
+    takes from capture to receipt."""
 
     n_obs_steps: int
     horizon: int
@@ -41,13 +40,13 @@ class WindowSpec:
 
 
 class Windows:
-    """One window per control tick of the chosen episodes; beyond an episode's edge its first or last row repeats.
+    """One window per control tick of the chosen episodes; beyond an episode's edge its first or last row
+    repeats.
 
-    Ticks for which a stream has no row within the tolerance are left out, and counted in `left_out` by (episode, key).
-    Actions that their device marked as invalid are masked. Vectors are held in memory; images as `cache` says (see
-    cache.py), so that memory stays bounded whatever the size of the dataset. episode `(len,)` and tick `(len,)`: where each
-    window's now lies, the episode by its place in `episodes`.
-    """
+    Ticks for which a stream has no row within the tolerance are left out, and counted in `left_out` by
+    (episode, key). Actions that their device marked as invalid are masked. Vectors are held in memory; images
+    as `cache` says (see cache.py), so that memory stays bounded whatever the size of the dataset. episode
+    `(len,)` and tick `(len,)`: where each window's now lies, the episode by its place in `episodes`."""
 
     def __init__(
         self,
@@ -94,8 +93,8 @@ class Windows:
         return len(self._now)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The windows of `indices` `(B,)`: each key `(B, T, *shape)`, `action` `(B, H, A)` float32, `mask` `(B, H)`
-        bool (True where the action is one that was recorded), `index` `(B,)`."""
+        """The windows of `indices` `(B,)`: each key `(B, T, *shape)`, `action` `(B, H, A)` float32, `mask`
+        `(B, H)` bool (True where the action is one that was recorded), `index` `(B,)`."""
         return self._batch(indices, self.spec.keys)
 
     def vectors(self, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,7 +102,8 @@ class Windows:
         return self._batch(indices, tuple(k for k in self.spec.keys if not is_frames(k)))
 
     def row(self, key: str, ticks: np.ndarray) -> np.ndarray:
-        """Which row of the stream `key`, counted over all episodes end to end, belongs to each of `ticks` `(B,)`."""
+        """Which row of the stream `key`, counted over all episodes end to end, belongs to each of `ticks`
+        `(B,)`."""
         return self._rows[key][ticks] if key in self._rows else ticks
 
     def frames(self, key: str, indices: np.ndarray) -> np.ndarray:
@@ -111,7 +111,8 @@ class Windows:
         return self._images[key][self.row(key, self._now[indices])]
 
     def values(self, key: str) -> np.ndarray:
-        """The vector `key` at every control tick, `(N, *shape)`, float32 where it is a number with a fraction."""
+        """The vector `key` at every control tick, `(N, *shape)`, float32 where it is a number with a
+        fraction."""
         return self._vectors[key][self._rows[key]] if key in self._rows else self._vectors[key]
 
     def left_out_says(self) -> str:
@@ -187,8 +188,8 @@ class Windows:
 
 
 def _filled(rows: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """`rows` `(N,)` with those that are not good replaced by the next good one, as the first row stands in before an
-    episode's beginning; by the last where none follows."""
+    """`rows` `(N,)` with those that are not good replaced by the next good one, as the first row stands in
+    before an episode's beginning; by the last where none follows."""
     if good.all() or not good.any():
         return np.maximum(rows, 0)
     there = np.flatnonzero(good)

@@ -1,16 +1,18 @@
-"""An episode while it is written: it grows in its final layout, beside a log that makes every row durable as it comes.
+"""An episode while it is written: it grows in its final layout, beside a log that makes every row durable as
+it comes.
 
     in-progress/<id>/<stream>/value/c/...   shards of frames, appended to; their index follows when they are full
     in-progress/<id>/.recording/log         every row: vectors whole, frames by their place in a shard
 
-A record of the log is one `append`, ends complete or not at all (length and CRC-32C), and is written after the frames that
-it names, so a process killed at any instant leaves everything that `append` returned for. After a power cut the disk may
-lack what the log names, or the log what the disk holds; `resume` checks every frame and goes back to the last good record. See
-recording_log.py for the log, and mending.py for files that are damaged before their end.
+A record of the log is one `append`, ends complete or not at all (length and CRC-32C), and is written after
+the frames that it names, so a process killed at any instant leaves everything that `append` returned for.
+After a power cut the disk may lack what the log names, or the log what the disk holds; `resume` checks every
+frame and goes back to the last good record. See recording_log.py for the log, and mending.py for files that
+are damaged before their end.
 
-The episode is finished when its own zarr.json is there, which comes last and by a rename; the rename of the folder into
-`episodes/` follows. Whoever finds the folder can therefore finish it, again and again, with the same result.
-"""
+The episode is finished when its own zarr.json is there, which comes last and by a rename; the rename of the
+folder into `episodes/` follows. Whoever finds the folder can therefore finish it, again and again, with the
+same result."""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ from .log import END, ENTRY, HEADER, LOG, PLACE, SAMPLES, DamagedLog, Log, Sampl
 
 
 class InProgress:
-    """`create` or `resume`, `append` rows, then `finish` or `discard`; `close` leaves it as it is, to be resumed."""
+    """`create` or `resume`, `append` rows, then `finish` or `discard`; `close` leaves it as it is, to be
+    resumed."""
 
     def __init__(self, folder: Path, streams: Sequence[Stream], meta: Mapping[str, Any], power: bool) -> None:
         self.folder, self.streams, self.meta = folder, tuple(streams), dict(meta)
@@ -79,8 +82,8 @@ class InProgress:
 
     @staticmethod
     def resume(folder: Path, power: bool = False) -> InProgress:
-        """The episode up to its last whole record; what lies behind that is cut off. UnreadableLog, OSError; DamagedLog where
-        whole records lie behind it, and nothing is changed."""
+        """The episode up to its last whole record; what lies behind that is cut off. UnreadableLog, OSError;
+        DamagedLog where whole records lie behind it, and nothing is changed."""
         log = Log.read(folder)
         episode = InProgress(folder, log.streams, log.meta, power)
         try:
@@ -105,8 +108,8 @@ class InProgress:
         return episode
 
     def append(self, seq: int, samples: Sequence[Sample]) -> None:
-        """Durable when it returns (see the module). All of `samples` or, after a kill, none. OSError: none; or, with `power`,
-        what was appended before could not be brought to the disk's platters."""
+        """Durable when it returns (see the module). All of `samples` or, after a kill, none. OSError: none;
+        or, with `power`, what was appended before could not be brought to the disk's platters."""
         if self._power:
             self._power.require()
         parts: list[bytes] = []
@@ -130,8 +133,8 @@ class InProgress:
             self._note_row(s)
 
     def finish(self, meta: Mapping[str, Any], episodes: Path, number: int) -> Path:
-        """Make it an episode of the folder `episodes`, under `number`; meta joins what `create` was given. OSError: it
-        stays in progress, whole."""
+        """Make it an episode of the folder `episodes`, under `number`; meta joins what `create` was given.
+        OSError: it stays in progress, whole."""
         self.complete(meta)
         return put_in_place(self.folder, episodes, number, self._power is not None)
 
@@ -250,7 +253,8 @@ class InProgress:
                 os.close(file)
 
     def _cut_shards(self) -> None:
-        """After `resume`: away with what no record names; complete the shards that are full, reopen the last one."""
+        """After `resume`: away with what no record names; complete the shards that are full, reopen the last
+        one."""
         for i, stream in enumerate(self.streams):
             if not stream.kind:
                 continue
@@ -301,7 +305,8 @@ class InProgress:
         return {"rows": self.rows[i], **({} if by_tick is None else {"by_tick": by_tick})}
 
     def _digest(self, streams: Sequence[int]) -> str:
-        """Of all rows, times and flags; what is noted about the episode (task, success, …) has no part in it."""
+        """Of all rows, times and flags; what is noted about the episode (task, success, …) has no part in
+        it."""
         digest = hashlib.blake2b(digest_size=16)
         for i in sorted(streams, key=lambda i: self.streams[i].key):
             s = self.streams[i]

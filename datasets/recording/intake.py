@@ -1,4 +1,5 @@
-"""What comes into a recording: rows checked against the store's features, with what is not new left out or marked."""
+"""What comes into a recording: rows checked against the store's features, with what is not new left out or
+marked."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ class Row:
 
 
 class Intake:
-    """Of one episode after another: `begin`, then `tick` and `one`. StoreError names the episode, frame and key that do
-    not fit. own_rate: features that come through `one` at their own rate, so that a tick need not bring them."""
+    """Of one episode after another: `begin`, then `tick` and `one`. StoreError names the episode, frame and
+    key that do not fit. own_rate: features that come through `one` at their own rate, so that a tick need not
+    bring them."""
 
     def __init__(self, store: EpisodeStore, own_rate: Collection[str] = ()) -> None:
         features = {**store.features, REQUESTED: store.features[ACTION]}
@@ -64,8 +66,8 @@ class Intake:
         times_ns: Mapping[str, tuple[int, int]],
         flags: Mapping[str, int] | None = None,
     ) -> list[Row]:
-        """A row of every feature, and of `action.requested` if it is given. An image that was captured when the last one
-        was is the last one, and left out; a vector is kept and marked STALE."""
+        """A row of every feature, and of `action.requested` if it is given. An image that was captured when
+        the last one was is the last one, and left out; a vector is kept and marked STALE."""
         where = f"episode {self.episode}, frame {self.ticks}"
         keys = [*self.ticked, REQUESTED] if REQUESTED in values else self.ticked
         if self.ticks and self._with_request != (REQUESTED in values):
@@ -126,7 +128,8 @@ def require_json(meta: Mapping[str, Any]) -> None:
 
 
 def fit(frame: np.ndarray, stream: Stream) -> np.ndarray:
-    """`frame` `(h, w[, C])` in the stream's shape: images by area, depth by the nearest pixel, which invents no distance."""
+    """`frame` `(h, w[, C])` in the stream's shape: images by area, depth by the nearest pixel, which invents
+    no distance."""
     if frame.shape == stream.shape:
         return frame
     import cv2

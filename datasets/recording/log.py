@@ -1,4 +1,5 @@
-"""The log of a recording in progress: every row that was appended, and what the recording is of. Read here, written by in_progress.py."""
+"""The log of a recording in progress: every row that was appended, and what the recording is of. Read here,
+written by in_progress.py."""
 
 from __future__ import annotations
 
@@ -36,9 +37,9 @@ class DamagedLog(ValueError):
 
 @dataclass(frozen=True)
 class Stream:
-    """One array of an episode. kind: the codec of frames, None for vectors. by_tick: whether every row comes with a control
-    tick, else at the stream's own rate; None where nobody knows (recordings of before it was noted). ValueError where the key
-    would lead out of the episode's folder."""
+    """One array of an episode. kind: the codec of frames, None for vectors. by_tick: whether every row comes
+    with a control tick, else at the stream's own rate; None where nobody knows (recordings of before it was
+    noted). ValueError where the key would lead out of the episode's folder."""
 
     key: str
     shape: tuple[int, ...]

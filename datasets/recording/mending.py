@@ -1,9 +1,9 @@
-"""Recordings in progress whose files were damaged after they were written: all that is whole is kept, the rest is counted.
+"""Recordings in progress whose files were damaged after they were written: all that is whole is kept, the
+rest is counted.
 
-A log that merely ends too soon is what every kill leaves, and `InProgress.resume` cuts it. Where whole rows follow what is not,
-cutting would destroy them: the recording is made anew, beside, from all that can be read, and takes its place by one step. The
-files as they were found lie in `DIR/damaged` from then on.
-"""
+A log that merely ends too soon is what every kill leaves, and `InProgress.resume` cuts it. Where whole rows
+follow what is not, cutting would destroy them: the recording is made anew, beside, from all that can be read,
+and takes its place by one step. The files as they were found lie in `DIR/damaged` from then on."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def resume(folder: Path, power: bool = False) -> InProgress:
 
 
 def mend(folder: Path) -> None:
-    """The recording `folder` of `in-progress`, made anew from what is whole. How much is lost is noted in the episode's attribute
-    `damaged`, and each stream's next row is marked AFTER_DROP."""
+    """The recording `folder` of `in-progress`, made anew from what is whole. How much is lost is noted in the
+    episode's attribute `damaged`, and each stream's next row is marked AFTER_DROP."""
     found = Log.read(folder)
     work = folder.with_name(PREFIX + folder.name)
     shutil.rmtree(work, ignore_errors=True)
@@ -71,8 +71,8 @@ def mend(folder: Path) -> None:
 
 
 def conclude(work: Path) -> None:
-    """`work`, `in-progress/.mending-<id>`, was left by one who was killed: what is in it is half made, the mended recording that
-    has no place yet, or the damaged one that gave its place up. OSError."""
+    """`work`, `in-progress/.mending-<id>`, was left by one who was killed: what is in it is half made, the
+    mended recording that has no place yet, or the damaged one that gave its place up. OSError."""
     folder = work.with_name(work.name.removeprefix(PREFIX))
     try:
         mended = "damaged" in Log.read(work).meta

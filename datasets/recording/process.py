@@ -1,9 +1,9 @@
-"""The writing half of a recorder: takes rows from the ring, encodes them on two threads, and puts them into the store.
+"""The writing half of a recorder: takes rows from the ring, encodes them on two threads, and puts them into
+the store.
 
-Started by `Recorder` as `python -m ulna.datasets.recording.process`; it outlives a killed control process for as long as it
-takes to empty the ring. How far it is stands in the ring; a failure is said on stdout. The same `Drain` empties the ring of a
-dead recorder when a store is opened.
-"""
+Started by `Recorder` as `python -m ulna.datasets.recording.process`; it outlives a killed control process for
+as long as it takes to empty the ring. How far it is stands in the ring; a failure is said on stdout. The same
+`Drain` empties the ring of a dead recorder when a store is opened."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Drain:
         return bool(batch)
 
     def run_dry(self, interrupted: str) -> list[Path]:
-        """All of it; then the episode in progress, if any, is finished as interrupted. The episodes finished."""
+        """All of it; then the episode in progress, if any, is finished as interrupted. The episodes
+        finished."""
         while self.run(producer_gone=True):
             pass
         if self._episode is not None:
@@ -102,7 +103,8 @@ class Drain:
                 dims = len(stream.shape)
                 frame = np.frombuffer(raw, stream.dtype).reshape(shape[:dims])
                 arguments = (stream_number, flags, t_capture, t_receive, frame, stream)
-                # one thread, as long as it keeps up, leaves a processor free on which the control loop wakes at once
+                # one thread, as long as it keeps up, leaves a processor free on which the control loop wakes
+                # at once
                 behind = self.ring.used > BEHIND
                 found.append(self._encoders.submit(_sample, *arguments) if behind else _sample(*arguments))
             else:
@@ -197,12 +199,14 @@ def main(store: Path, ring_path: Path, power: bool) -> int:
 
 
 def _give_way() -> None:
-    """The control loop goes first: low priority, and turns on the processor so short that a thread that wakes does not wait
-    for one to end (`man 2 sched_setattr`; kernels before 6.12 have no such length of turns, and pay it no regard)."""
+    """The control loop goes first: low priority, and turns on the processor so short that a thread that wakes
+    does not wait for one to end (`man 2 sched_setattr`; kernels before 6.12 have no such length of turns, and
+    pay it no regard)."""
     niceness, turn_ns = 15, 100_000
     with contextlib.suppress(OSError):
         os.nice(niceness)
-        # where the kernel shares processors among sessions, a nice value counts only inside its session, which is this process's
+        # where the kernel shares processors among sessions, a nice value counts only inside its session,
+        # which is this process's
         Path("/proc/self/autogroup").write_text(str(niceness))
     number = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
     if sys.platform == "linux" and number is not None:

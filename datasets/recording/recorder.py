@@ -1,12 +1,13 @@
 """The recorder: takes rows from the control loop in microseconds, and has another process write them.
 
-    control process: tick, append  ──►  ring in shared memory  ──►  writing process: encode, log, shards, finish
+    control process: tick, append  ──►  ring in shared memory  ──►  writing process: encode, log, shards,
+    finish
 
-What `tick` or `append` returned for is in the ring, and outlives a `kill -9` of either process or of both: the writing process
-empties the ring when the control process is gone, a killed writing process is started again, and when both are gone the ring
-is emptied by whoever opens the store next. When the ring is full the rows of frames are dropped first; what is dropped is counted
-in `dropped` and in the episode, and the next row of that stream is marked AFTER_DROP.
-"""
+What `tick` or `append` returned for is in the ring, and outlives a `kill -9` of either process or of both:
+the writing process empties the ring when the control process is gone, a killed writing process is started
+again, and when both are gone the ring is emptied by whoever opens the store next. When the ring is full the
+rows of frames are dropped first; what is dropped is counted in `dropped` and in the episode, and the next row
+of that stream is marked AFTER_DROP."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ LOOK_EVERY = 64  # rows between looks at whether the writing process lives
 class Recorder:
     """Like `writer.EpisodeWriter`: `start`, `tick` and `append`, then `end` or `discard`; `close` at last.
 
-    overflow: what happens while the ring is full: "drop" for a robot, which cannot wait; "wait" for a simulator, which can.
-    `append` may be called from several threads. StoreError when the disk takes no more.
+    overflow: what happens while the ring is full: "drop" for a robot, which cannot wait; "wait" for a
+    simulator, which can. `append` may be called from several threads. StoreError when the disk takes no more.
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class Recorder:
             self._process = [
                 self._spawn()
             ]  # a list, so that whoever lets go finds the one that was started last
-            # for those who forget `close`: the writing process sees the end of its pipe, empties the ring and goes
+            # for those who forget `close`: the writing process sees the end of its pipe, empties the ring and
+            # goes
             self._release = weakref.finalize(self, _let_go, self._process, holding.pop_all())
 
     def __enter__(self) -> Self:
@@ -121,7 +123,8 @@ class Recorder:
         self._put(lambda: [row])
 
     def missed(self, key: str, rows: int) -> None:
-        """So many rows of one stream were lost before they came here: they count as dropped, the next row is marked for it."""
+        """So many rows of one stream were lost before they came here: they count as dropped, the next row is
+        marked for it."""
         with self._guard:
             self._started()
             if rows > 0:
@@ -146,7 +149,8 @@ class Recorder:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Rows of each stream lost in this episode, or in the last one: the writing process could not keep up, or they were `missed`."""
+        """Rows of each stream lost in this episode, or in the last one: the writing process could not keep
+        up, or they were `missed`."""
         counts = self._ring.dropped[: len(self._frame)].tolist()
         return {s.key: n for s, n in zip(self._intake.streams, counts, strict=True) if n}
 
@@ -185,8 +189,9 @@ class Recorder:
             self._give_up()
 
     def _put(self, make: Callable[[], list[Row]]) -> None:
-        """Rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a camera's thread. A Ctrl-C may
-        come anywhere in here: the writing process must not wait for what will not be filled."""
+        """Rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a
+        camera's thread. A Ctrl-C may come anywhere in here: the writing process must not wait for what will
+        not be filled."""
         try:
             with self._guard:
                 try:

@@ -1,9 +1,8 @@
 """What a killed recorder left: made into episodes when the store is next opened.
 
-Every step may itself be killed and is repeated by the next opening: rows are replayed by their sequence number, the folder
-of an episode is finished in place, and it moves into `episodes/` by one rename. Everything is synced before what it was made
-of goes: what a power cut left, a second one must not take.
-"""
+Every step may itself be killed and is repeated by the next opening: rows are replayed by their sequence
+number, the folder of an episode is finished in place, and it moves into `episodes/` by one rename. Everything
+is synced before what it was made of goes: what a power cut left, a second one must not take."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ KILLED = "the recorder was killed"
 
 
 def recover(store: Path) -> tuple[list[Path], list[str]]:
-    """Call with the store's lock held. (episodes that came back, a sentence for each folder that could not be read)."""
+    """Call with the store's lock held. (episodes that came back, a sentence for each folder that could not be
+    read)."""
     folder, episodes = store / "in-progress", store / "episodes"
     found: list[Path] = []
     problems: list[str] = []
@@ -75,7 +75,8 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
 
 
 def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
-    """One folder of `in-progress`, finished; none when it holds no row. OSError, UnreadableLog: it stays as it is."""
+    """One folder of `in-progress`, finished; none when it holds no row. OSError, UnreadableLog: it stays as
+    it is."""
     if is_complete(path):
         return [put_in_place(path, episodes, next_number(episodes.parent), power=True)]
     try:
@@ -96,8 +97,9 @@ def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
 
 
 def conclude_edit(work: Path) -> None:
-    """`work`, `in-progress/.edit-<token>-<episode>`, holds the new version of an episode until the swap, and the old one after
-    it: the new one is taken away, or put where none is; the old one goes to the trash. See edit.py."""
+    """`work`, `in-progress/.edit-<token>-<episode>`, holds the new version of an episode until the swap, and
+    the old one after it: the new one is taken away, or put where none is; the old one goes to the trash. See
+    edit.py."""
     _, token, name = work.name.removeprefix(".").split("-", 2)
     store = work.parent.parent
     try:

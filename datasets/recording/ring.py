@@ -1,9 +1,10 @@
-"""A queue in shared memory between the control process and the process that writes: one producer, one consumer.
+"""A queue in shared memory between the control process and the process that writes: one producer, one
+consumer.
 
-It is a file in `/dev/shm` (or, where that is too small, beside the store), so it outlives both processes: what was put in is
-recovered by whoever opens the store next, until the machine is switched off. All of it is reserved when it is made; a full
-disk cannot stop `put` half-way. Positions only grow; a position modulo the capacity is a place.
-"""
+It is a file in `/dev/shm` (or, where that is too small, beside the store), so it outlives both processes:
+what was put in is recovered by whoever opens the store next, until the machine is switched off. All of it is
+reserved when it is made; a full disk cannot stop `put` half-way. Positions only grow; a position modulo the
+capacity is a place."""
 
 from __future__ import annotations
 
@@ -54,15 +55,16 @@ class Ring:
         self._words = np.frombuffer(self._map, np.uint64, PAGE // 8)
         self._bytes = memoryview(self._map)[PAGE:]
         self.capacity = len(self._bytes)
-        # what passes through a lock is seen by the other side in order, on processors too that reorder what they store
+        # what passes through a lock is seen by the other side in order, on processors too that reorder what
+        # they store
         self._fence = threading.Lock()
         self._seq = 0
         self._open: dict[int, int] = {}  # thread -> position of the entry that it has reserved and not filled
 
     @staticmethod
     def create(capacity: int, beside: Path) -> Ring:
-        """A ring of `capacity` bytes in shared memory, or in the folder `beside` where that has no room. OSError when
-        neither has."""
+        """A ring of `capacity` bytes in shared memory, or in the folder `beside` where that has no room.
+        OSError when neither has."""
         capacity = -(-capacity // PAGE) * PAGE
         name = f"ulna-ring-{secrets.token_hex(8)}"
         failed: OSError | None = None
@@ -107,7 +109,8 @@ class Ring:
         return ring
 
     def put(self, kind: int, episode: int, parts: Sequence[Part]) -> bool:
-        """Append an entry of `parts` laid end to end; False, and nothing is changed, when it does not fit now."""
+        """Append an entry of `parts` laid end to end; False, and nothing is changed, when it does not fit
+        now."""
         try:
             place = self.reserve(kind, episode, parts)
             if place is not None:
@@ -118,9 +121,10 @@ class Ring:
         return place is not None
 
     def reserve(self, kind: int, episode: int, parts: Sequence[Part], spare: int = 0) -> int | None:
-        """The place of an entry that `fill` completes, or `abandon`; None, and nothing is changed, when it does not fit now or
-        would leave less than `spare` bytes. The consumer waits at an entry that is not complete, so several threads may fill
-        theirs at once, each after its `reserve` (which is for one at a time)."""
+        """The place of an entry that `fill` completes, or `abandon`; None, and nothing is changed, when it
+        does not fit now or would leave less than `spare` bytes. The consumer waits at an entry that is not
+        complete, so several threads may fill theirs at once, each after its `reserve` (which is for one at a
+        time)."""
         size = sum(p.nbytes if isinstance(p, np.ndarray) else len(p) for p in parts)
         needed = _aligned(ENTRY.size + size)
         written, freed = int(self._words[_WRITTEN]), int(self._words[_FREED])
@@ -156,8 +160,8 @@ class Ring:
         self._open.pop(threading.get_ident(), None)
 
     def abandon(self) -> None:
-        """What this thread reserved and did not fill, because a Ctrl-C came between, is passed over. Where `reserve` itself was
-        broken off: before the next `reserve`."""
+        """What this thread reserved and did not fill, because a Ctrl-C came between, is passed over. Where
+        `reserve` itself was broken off: before the next `reserve`."""
         position = self._open.pop(threading.get_ident(), None)
         if position is None or position >= int(self._words[_WRITTEN]):
             return
@@ -168,8 +172,9 @@ class Ring:
             ENTRY.pack_into(self._bytes, place, size, ABANDONED, 1, seq, episode)
 
     def entries(self, limit: int, producer_gone: bool = False) -> Iterator[Entry]:
-        """What was put and not freed, oldest first, up to `limit` bytes but at least one entry, and up to the first that is not
-        complete; those are passed over where their producer is gone. ValueError when the bytes are not those of a ring."""
+        """What was put and not freed, oldest first, up to `limit` bytes but at least one entry, and up to the
+        first that is not complete; those are passed over where their producer is gone. ValueError when the
+        bytes are not those of a ring."""
         at, written = int(self._words[_FREED]), int(self._words[_WRITTEN])
         with self._fence:
             pass
@@ -213,7 +218,8 @@ class Ring:
 
     @property
     def dropped(self) -> np.ndarray:
-        """How many rows of each stream were lost in this episode because the ring was full, `(MAX_STREAMS,)`."""
+        """How many rows of each stream were lost in this episode because the ring was full,
+        `(MAX_STREAMS,)`."""
         return self._words[_DROPPED : _DROPPED + MAX_STREAMS]
 
     @property
@@ -243,8 +249,8 @@ def point_to(ring: Ring, in_progress: Path) -> None:
 
 
 def ring_of(in_progress: Path) -> Ring | None:
-    """The ring that a killed recorder left; None when it closed properly or the machine was started since. OSError, ValueError
-    when there is one that cannot be read: it stays."""
+    """The ring that a killed recorder left; None when it closed properly or the machine was started since.
+    OSError, ValueError when there is one that cannot be read: it stays."""
     try:
         noted = json.loads((in_progress / POINTER).read_text())
         path, boot = Path(noted["ring"]), noted["boot"]
@@ -252,7 +258,8 @@ def ring_of(in_progress: Path) -> Ring | None:
         return None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{in_progress / POINTER} does not say where it is ({error!r})") from None
-    # after a power cut the file of a ring beside the store may be there, but its pages were never in order on the disk
+    # after a power cut the file of a ring beside the store may be there, but its pages were never in order on
+    # the disk
     if boot != _boot() or not path.name.lstrip(".").startswith("ulna-ring-") or not path.exists():
         remove_ring(in_progress)
         return None

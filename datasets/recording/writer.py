@@ -1,9 +1,9 @@
-"""The writer within one process: a subscriber of the episode loop that puts one episode at a time into a store.
+"""The writer within one process: a subscriber of the episode loop that puts one episode at a time into a
+store.
 
-Rows are checked when they arrive and are durable when `tick` or `append` returns (see in_progress.py); the finished episode
-appears in the store by one rename. Where the loop must not wait for encoding or disk, `recorder.Recorder` does the same
-behind a ring in shared memory.
-"""
+Rows are checked when they arrive and are durable when `tick` or `append` returns (see in_progress.py); the
+finished episode appears in the store by one rename. Where the loop must not wait for encoding or disk,
+`recorder.Recorder` does the same behind a ring in shared memory."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Durability = Literal["process", "power"]
 class EpisodeWriter:
     """`start`, `tick` per control tick, then `end` or `discard`. Usable again for the next episode.
 
-    Holds the store's lock until `close` (or the end of `with`). durability: "process" outlives `kill -9`; "power" a power
-    cut too, at most half a second behind. own_rate: features that come by `append` at their own rate.
-    """
+    Holds the store's lock until `close` (or the end of `with`). durability: "process" outlives `kill -9`;
+    "power" a power cut too, at most half a second behind. own_rate: features that come by `append` at their
+    own rate."""
 
     def __init__(
         self, store: EpisodeStore, durability: Durability = "process", own_rate: Collection[str] = ()
@@ -45,7 +45,8 @@ class EpisodeWriter:
         self._release = weakref.finalize(self, holding.close)  # for those who forget `close`
 
     def close(self) -> None:
-        """Let another writer have the store. An episode in progress stays, to be recovered when the store is opened."""
+        """Let another writer have the store. An episode in progress stays, to be recovered when the store is
+        opened."""
         if self._episode is not None:
             self._episode.close()
             self._episode = None
@@ -80,8 +81,8 @@ class EpisodeWriter:
     ) -> None:
         """Append one row of every feature, with `action.requested` if given. Other keys are ignored.
 
-        times_ns: key → (t_capture_ns, t_receive_ns). An image captured when the last one was is not stored again. StoreError
-        names the episode, frame and key that do not fit; what was appended before stays.
+        times_ns: key → (t_capture_ns, t_receive_ns). An image captured when the last one was is not stored
+        again. StoreError names the episode, frame and key that do not fit; what was appended before stays.
         """
         self._started()
         self._put(self._intake.tick(values, times_ns, flags))
@@ -94,7 +95,8 @@ class EpisodeWriter:
         self._put([self._intake.one(key, value, t_capture_ns, t_receive_ns, flags)])
 
     def end(self, meta: Mapping[str, Any]) -> None:
-        """Finish the episode; `meta` (such as `success`) joins what `start` was given. Without rows: discarded."""
+        """Finish the episode; `meta` (such as `success`) joins what `start` was given. Without rows:
+        discarded."""
         episode = self._started()
         if not any(episode.rows):
             self.discard()
@@ -130,7 +132,8 @@ class EpisodeWriter:
 
     @contextlib.contextmanager
     def _disk(self) -> Any:
-        """A write that fails ends the episode in progress, and only that; its rows wait on disk to be recovered."""
+        """A write that fails ends the episode in progress, and only that; its rows wait on disk to be
+        recovered."""
         try:
             yield
         except OSError as error:

@@ -1,8 +1,9 @@
-"""A camera whose device is read by a process of its own, so that it is drained at all times whatever the control loop does.
+"""A camera whose device is read by a process of its own, so that it is drained at all times whatever the
+control loop does.
 
-`CaptureCamera` starts `python -m ulna.drivers.cameras.capture_process`, which runs a `FrameSource` and writes into a `FrameRing`; frames and
-state are read from there without asking anybody. A capture process that dies or hangs is started again, with growing pauses.
-"""
+`CaptureCamera` starts `python -m ulna.drivers.cameras.capture_process`, which runs a `FrameSource` and writes
+into a `FrameRing`; frames and state are read from there without asking anybody. A capture process that dies
+or hangs is started again, with growing pauses."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ HUNG_S = 20.0  # without a sign of life the capture process is killed; longer th
 
 
 class Refused(DeviceError):
-    """The device is there and will not do this (a mode it lacks, not permitted): who opens it first is told so at once. One that
-    has streamed before may be starting still, and is sought on."""
+    """The device is there and will not do this (a mode it lacks, not permitted): who opens it first is told
+    so at once. One that has streamed before may be starting still, and is sought on."""
 
 
 class Ended(Refused):
@@ -41,8 +42,9 @@ class Ended(Refused):
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What was opened. device: serial number or stable name, with the model. height, width: of the frames, px. fps: as the device
-    promises. depth_scale_m: m per unit of depth, None without depth. message: what the user should know, else empty."""
+    """What was opened. device: serial number or stable name, with the model. height, width: of the frames,
+    px. fps: as the device promises. depth_scale_m: m per unit of depth, None without depth. message: what the
+    user should know, else empty."""
 
     device: str
     height: int
@@ -69,15 +71,15 @@ class SourceInfo:
 
 
 class FrameSource(Protocol):
-    """A device as the capture process sees it, in one thread. A module that has one offers `source(config: dict) -> FrameSource`,
-    which only checks the config.
+    """A device as the capture process sees it, in one thread. A module that has one offers `source(config:
+    dict) -> FrameSource`, which only checks the config.
 
-    `open` may be called again after `close`. It raises `Refused` when the device is there and says no, else DeviceError; so does
-    `grab`, when the connection is lost: it is then closed and opened anew, unless it is `Ended`. `grab` gives each new frame once
-    and in order, None when none came in `timeout_s` (about: it may be late by a second, no more). `seq` counts on where the
-    device dropped frames; times are `time.monotonic_ns`. A frame of another size than `open` told is left out and counted as
-    dropped. The arrays of a frame need only last until the next `grab`. `close` is safe at any time.
-    """
+    `open` may be called again after `close`. It raises `Refused` when the device is there and says no, else
+    DeviceError; so does `grab`, when the connection is lost: it is then closed and opened anew, unless it is
+    `Ended`. `grab` gives each new frame once and in order, None when none came in `timeout_s` (about: it may
+    be late by a second, no more). `seq` counts on where the device dropped frames; times are
+    `time.monotonic_ns`. A frame of another size than `open` told is left out and counted as dropped. The
+    arrays of a frame need only last until the next `grab`. `close` is safe at any time."""
 
     def open(self) -> SourceInfo: ...
 
@@ -87,12 +89,13 @@ class FrameSource(Protocol):
 
 
 class CaptureCamera:
-    """A `drivers.camera.Camera` over a `FrameSource` in a capture process, for RGB and, with `has_depth`, for `depth` too.
+    """A `drivers.camera.Camera` over a `FrameSource` in a capture process, for RGB and, with `has_depth`, for
+    `depth` too.
 
-    source: module that offers `source(config)`, such as `ulna.drivers.cameras.opencv`. config: JSON for it. height, width: px, of the frames as
-    delivered. fps: promised. history: the longest `window`. `open` waits for the first frame and raises DeviceError, in
-    the words of the source, when the device cannot be had within `open_timeout_s`; a device lost later is sought for ever.
-    Methods may be called from any thread.
+    source: module that offers `source(config)`, such as `ulna.drivers.cameras.opencv`. config: JSON for it.
+    height, width: px, of the frames as delivered. fps: promised. history: the longest `window`. `open` waits
+    for the first frame and raises DeviceError, in the words of the source, when the device cannot be had
+    within `open_timeout_s`; a device lost later is sought for ever. Methods may be called from any thread.
     """
 
     def __init__(
@@ -153,7 +156,8 @@ class CaptureCamera:
         return self._latest(max_age_s, "color")
 
     def next(self, after_seq: int, timeout_s: float) -> Sample:
-        """The newest frame with a seq above `after_seq`, waited for: frames in between are not made up for."""
+        """The newest frame with a seq above `after_seq`, waited for: frames in between are not made up
+        for."""
         return self._next(after_seq, timeout_s, "color")
 
     def window(self, k: int) -> list[Sample]:
@@ -161,8 +165,8 @@ class CaptureCamera:
         return self._window(k, "color")
 
     def since(self, after_seq: int) -> list[Sample]:
-        """Every frame with a seq above `after_seq`, oldest first, of the last half a second; what is older is lost, and its seq
-        skipped. [] where there are none, or the camera is closed."""
+        """Every frame with a seq above `after_seq`, oldest first, of the last half a second; what is older is
+        lost, and its seq skipped. [] where there are none, or the camera is closed."""
         return self._since(after_seq, "color")
 
     @property
@@ -255,8 +259,8 @@ class CaptureCamera:
 
 
 class DepthView:
-    """The depth plane of a `CaptureCamera`, as a Camera: `Sample.data` `(H, W)` uint16 in units of `depth_scale_m`, 0 where unknown. It
-    opens and closes with its camera; equal `seq` is the same instant."""
+    """The depth plane of a `CaptureCamera`, as a Camera: `Sample.data` `(H, W)` uint16 in units of
+    `depth_scale_m`, 0 where unknown. It opens and closes with its camera; equal `seq` is the same instant."""
 
     def __init__(self, camera: CaptureCamera) -> None:
         self._camera = camera
@@ -303,7 +307,8 @@ def _sample(frame: Frame, plane: str) -> Sample:
 
 
 class _Supervisor:
-    """Keeps one capture process alive: a thread that waits for it to end, or to stop beating, and starts another."""
+    """Keeps one capture process alive: a thread that waits for it to end, or to stop beating, and starts
+    another."""
 
     def __init__(self, name: str, ring: FrameRing, request: Mapping[str, Any], hung_s: float) -> None:
         self._ring, self._request = ring, json.dumps(request).encode() + b"\n"

@@ -1,8 +1,9 @@
-"""The process that reads one camera: `python -m ulna.drivers.cameras.capture_process`, started by `drivers.cameras.capture.CaptureCamera`.
+"""The process that reads one camera: `python -m ulna.drivers.cameras.capture_process`, started by
+`drivers.cameras.capture.CaptureCamera`.
 
-stdin: one line of JSON `{"ring": path, "source": module, "config": {…}, "fps": number}`, then nothing; its end is the sign to stop, and
-comes of itself when the control process is gone. Frames and state go to the ring.
-"""
+stdin: one line of JSON `{"ring": path, "source": module, "config": {…}, "fps": number}`, then nothing; its
+end is the sign to stop, and comes of itself when the control process is gone. Frames and state go to the
+ring."""
 
 from __future__ import annotations
 
@@ -52,8 +53,8 @@ class Capture:
         self.silence_s = max(1.0, 10 / fps)  # after which a connection is given up
 
     def run(self) -> None:
-        """Connect, stream, and connect again, until told to stop. Returns when the device is refused before it gave a frame, and when it
-        has `Ended`."""
+        """Connect, stream, and connect again, until told to stop. Returns when the device is refused before
+        it gave a frame, and when it has `Ended`."""
         pause_s = 0.1
         while not self.stopping.is_set():
             self._tell(CameraState.RECONNECTING if self.had_frames else CameraState.CONNECTING)
@@ -62,7 +63,8 @@ class Capture:
                 self._open()
                 self._stream()
             except DeviceError as e:
-                # one that has streamed and now refuses: its server is starting, or udev has yet to set the group of its node
+                # one that has streamed and now refuses: its server is starting, or udev has yet to set the
+                # group of its node
                 if isinstance(e, Ended) or (isinstance(e, Refused) and not self.had_frames):
                     self._tell(CameraState.FAILED, str(e))
                     return
@@ -101,7 +103,8 @@ class Capture:
             self.ring.beat()
             now = time.monotonic_ns()
             if frame is None or frame.color.shape[:2] != (self.ring.height, self.ring.width):
-                # a server that restarts in another mode sends a few of another size, or goes on with them: then `open` says so
+                # a server that restarts in another mode sends a few of another size, or goes on with them:
+                # then `open` says so
                 if (now - last_ns) * 1e-9 > self.silence_s:
                     raise DeviceError(f"no frame for {self.silence_s:.1f} s, connecting again")
                 continue
@@ -136,7 +139,8 @@ class Capture:
         )
 
     def _write(self, frame: Frame, seq: int, flags: int) -> tuple[int, int]:
-        """Into the ring, with times that are in order whatever the source says. Its seq and capture time there."""
+        """Into the ring, with times that are in order whatever the source says. Its seq and capture time
+        there."""
         last, times = self.ring.newest_seq, self.ring.times()
         receive_ns = min(frame.t_receive_ns, time.monotonic_ns())
         capture_ns = min(frame.t_capture_ns, receive_ns)

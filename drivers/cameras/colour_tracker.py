@@ -1,8 +1,8 @@
-"""Where a thing of one colour is in the pictures of a robot's cameras, as numbers: a `Tracker` that needs no marker and no training.
+"""Where a thing of one colour is in the pictures of a robot's cameras, as numbers: a `Tracker` that needs no
+marker and no training.
 
-For each camera: whether it is seen, its centre, its size and how it is turned, all in the picture. With two views that fixes a small object
-well enough for a policy without images to reach for it.
-"""
+For each camera: whether it is seen, its centre, its size and how it is turned, all in the picture. With two
+views that fixes a small object well enough for a policy without images to reach for it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TURNED_PIXELS = 64  # a smaller thing's rectangle turns by its noise alone
 
 @dataclass(frozen=True)
 class Config:
-    """cameras: names of the robot's cameras, such as ["front", "wrist"]. hue_low, hue_high: on the colour circle, red 0, green 120, blue
-    240; low may be above high, for red. saturation, value: the least of each, 0 to 1; grey things have no hue. min_pixels: less is
-    noise."""
+    """cameras: names of the robot's cameras, such as ["front", "wrist"]. hue_low, hue_high: on the colour
+    circle, red 0, green 120, blue 240; low may be above high, for red. saturation, value: the least of each,
+    0 to 1; grey things have no hue. min_pixels: less is noise."""
 
     cameras: list
     hue_low: float = setting(205.0, 0, 360, "degrees")
@@ -36,10 +36,10 @@ class Config:
 
 
 class ColourTracker:
-    """`read().data` `(6 · cameras,)`: per camera `seen` 0 or 1; `u`, `v` of the centre, -1 to 1 from the left and the top; `size`, the root of
-    its share of the picture; `cos4`, `sin4` of its rectangle's angle times four (a square repeats every 90°), both 0 where it is too small
-    to tell. What is not seen keeps
-    its last numbers but `seen`, and is marked invalid. Times are those of the pictures."""
+    """`read().data` `(6 · cameras,)`: per camera `seen` 0 or 1; `u`, `v` of the centre, -1 to 1 from the left
+    and the top; `size`, the root of its share of the picture; `cos4`, `sin4` of its rectangle's angle times
+    four (a square repeats every 90°), both 0 where it is too small to tell. What is not seen keeps its last
+    numbers but `seen`, and is marked invalid. Times are those of the pictures."""
 
     def __init__(self, name: str, config: Config, cameras: Mapping[str, Camera]) -> None:
         for camera in config.cameras:
@@ -75,7 +75,8 @@ class ColourTracker:
         return Sample(np.concatenate(values), min(captures), max(receipts), seq, np.concatenate(valid))
 
     def look(self, picture: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
-        """`(6,)` float64 for one picture `(H, W, 3)` uint8. before: what was seen last, for when nothing is."""
+        """`(6,)` float64 for one picture `(H, W, 3)` uint8. before: what was seen last, for when nothing
+        is."""
         import cv2
 
         c = self.config

@@ -1,9 +1,9 @@
 """Frames in shared memory: one process writes, any number of processes read, and nobody waits for anybody.
 
-Each slot is a seqlock: its version is odd while the writer is in it and names the frame when it is done. A reader copies the
-pixels out and believes them only if the version was that frame's before and after. The writer holds a lock on the file that
-the kernel lets go when the process dies, however it dies, so that a ring has one writer and a dead one an heir.
-"""
+Each slot is a seqlock: its version is odd while the writer is in it and names the frame when it is done. A
+reader copies the pixels out and believes them only if the version was that frame's before and after. The
+writer holds a lock on the file that the kernel lets go when the process dies, however it dies, so that a ring
+has one writer and a dead one an heir."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ REPEATED = 2  # flag: every pixel is as in the frame before
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """color: `(H, W, 3)` uint8 RGB. depth: `(H, W)` uint16 in units of the source, or None. t_capture_ns, t_receive_ns: on
-    `time.monotonic_ns`. seq: of the device, or rising ever further in a ring. flags: BLACK, REPEATED."""
+    """color: `(H, W, 3)` uint8 RGB. depth: `(H, W)` uint16 in units of the source, or None. t_capture_ns,
+    t_receive_ns: on `time.monotonic_ns`. seq: of the device, or rising ever further in a ring. flags: BLACK,
+    REPEATED."""
 
     color: np.ndarray
     depth: np.ndarray | None
@@ -51,17 +52,19 @@ class Frame:
 
 
 class FrameRing:
-    """`slots` frames of one shape. Reads are of whole frames or none, copied out: the arrays belong to the caller.
+    """`slots` frames of one shape. Reads are of whole frames or none, copied out: the arrays belong to the
+    caller.
 
-    A reader has time for `slots - 1` frame periods to copy a frame before it is overwritten; one that is slower gets a
-    newer frame instead, never a mixture. DeviceError: there is no such ring; it has a writer already.
-    """
+    A reader has time for `slots - 1` frame periods to copy a frame before it is overwritten; one that is
+    slower gets a newer frame instead, never a mixture. DeviceError: there is no such ring; it has a writer
+    already."""
 
     def __init__(self, path: Path, write: bool = False) -> None:
         self.path = Path(path)
         access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
         try:
-            # two descriptions of the file: mmap keeps a copy of its own as long as it lives, and with it would keep the lock
+            # two descriptions of the file: mmap keeps a copy of its own as long as it lives, and with it
+            # would keep the lock
             lock_file = os.open(self.path, os.O_RDWR if write else os.O_RDONLY)
         except FileNotFoundError:
             raise DeviceError(f"there is no frame ring {self.path}: its camera was closed") from None
@@ -140,8 +143,9 @@ class FrameRing:
         seq: int | None = None,
         flags: int = 0,
     ) -> int:
-        """Append a frame and return its seq. color `(H, W, 3)` uint8, depth `(H, W)` uint16 where the ring has one.
-        t_receive_ns: default now. seq: default, and at least, one more than the last. ValueError: another shape or dtype."""
+        """Append a frame and return its seq. color `(H, W, 3)` uint8, depth `(H, W)` uint16 where the ring
+        has one. t_receive_ns: default now. seq: default, and at least, one more than the last. ValueError:
+        another shape or dtype."""
         if color.shape != (self.height, self.width, 3) or color.dtype != np.uint8:
             want = f"({self.height}, {self.width}, 3) uint8"
             raise ValueError(f"a frame of {color.shape} {color.dtype} in a ring of {want}")
@@ -171,7 +175,8 @@ class FrameRing:
         return seq
 
     def set_status(self, status: dict[str, Any]) -> None:
-        """Tell readers something about the writer: JSON of less than 3072 bytes. Written beside the old one, then switched."""
+        """Tell readers something about the writer: JSON of less than 3072 bytes. Written beside the old one,
+        then switched."""
         text = json.dumps(status).encode()
         if len(text) >= STATUS:
             raise ValueError(f"a status of {len(text)} bytes, it must be less than {STATUS}")
@@ -216,7 +221,8 @@ class FrameRing:
                 return json.loads(text[: text.find(b"\0")])
 
     def latest(self, color: bool = True, depth: bool = True) -> Frame | None:
-        """The newest frame, None before the first. A plane that is not wanted is left out: color `(0, 0, 3)`, depth None."""
+        """The newest frame, None before the first. A plane that is not wanted is left out: color `(0, 0, 3)`,
+        depth None."""
         while (number := int(self._words[NEWEST])) >= 0:
             if (frame := self._read(number, color, depth)) is not None:
                 return frame
@@ -243,7 +249,8 @@ class FrameRing:
         return 0.0002 if waited_s < 2 * period_s else 0.001
 
     def window(self, k: int, color: bool = True, depth: bool = True) -> list[Frame]:
-        """The last k frames, oldest first; fewer where there are not as many. ValueError: more than the ring can hold."""
+        """The last k frames, oldest first; fewer where there are not as many. ValueError: more than the ring
+        can hold."""
         if not 1 <= k <= self.slots - 2:
             raise ValueError(f"a window of {k} frames of a ring that keeps {self.slots - 2}")
         newest = int(self._words[NEWEST])

@@ -1,8 +1,8 @@
-"""Motion JPEG over HTTP, read directly: `multipart/x-mixed-replace` as IP cameras, mjpg-streamer and phone apps send it.
+"""Motion JPEG over HTTP, read directly: `multipart/x-mixed-replace` as IP cameras, mjpg-streamer and phone
+apps send it.
 
-Beside FFmpeg's reader this one hears `X-Timestamp`, the camera's own clock, drops damaged frames, and skips to the newest frame when
-decoding cannot keep up.
-"""
+Beside FFmpeg's reader this one hears `X-Timestamp`, the camera's own clock, drops damaged frames, and skips
+to the newest frame when decoding cannot keep up."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class NotMultipart(DeviceError):
 
 
 class HttpMjpeg:
-    """One connection to one stream, for one thread. latency_s: from capture to arrival, of the quickest frames. read_timeout_s: of
-    silence before the connection is given up."""
+    """One connection to one stream, for one thread. latency_s: from capture to arrival, of the quickest
+    frames. read_timeout_s: of silence before the connection is given up."""
 
     def __init__(self, url: str, latency_s: float, read_timeout_s: float) -> None:
         self._parts, self._latency_s, self._silence_s = urlsplit(url), latency_s, read_timeout_s
@@ -47,7 +47,8 @@ class HttpMjpeg:
         self._number = self._heard_ns = 0
 
     def open(self) -> None:
-        """DeviceError: nobody answers. NotMultipart. Refused: a password is missing, the path does not exist."""
+        """DeviceError: nobody answers. NotMultipart. Refused: a password is missing, the path does not
+        exist."""
         p = self._parts
         port = p.port or (443 if p.scheme == "https" else 80)
         # HTTP/1.0: then no server cuts the stream into chunks of its own
@@ -92,7 +93,8 @@ class HttpMjpeg:
 
     @staticmethod
     def _answer(connection: socket.socket) -> tuple[int, Message, bytes]:
-        """Status and headers of the response, and what of its body came with them. ValueError: this is no HTTP."""
+        """Status and headers of the response, and what of its body came with them. ValueError: this is no
+        HTTP."""
         data, deadline = b"", time.monotonic() + OPEN_TIMEOUT_S
         while (end := data.find(b"\r\n\r\n")) < 0:
             more = connection.recv(65536)
@@ -111,7 +113,8 @@ class HttpMjpeg:
             self._socket = None
 
     def read(self, timeout_s: float) -> tuple[np.ndarray, int, int, int] | None:
-        """(RGB `(H, W, 3)` uint8, t_capture_ns, t_receive_ns, number of the part) of the newest part that was not read yet.
+        """(RGB `(H, W, 3)` uint8, t_capture_ns, t_receive_ns, number of the part) of the newest part that was
+        not read yet.
 
         None: none came, or what came is no whole JPEG. DeviceError: the stream ended or is silent."""
         deadline = time.monotonic() + timeout_s
@@ -166,7 +169,8 @@ class HttpMjpeg:
 
 
 def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None, int] | None:
-    """The JPEG of the first whole part in `buffer`, its `X-Timestamp` in s, and where it ends. ValueError: it has no end."""
+    """The JPEG of the first whole part in `buffer`, its `X-Timestamp` in s, and where it ends. ValueError: it
+    has no end."""
     start = buffer.find(boundary)
     head_end = buffer.find(b"\r\n\r\n", start)
     if len(buffer) > LARGEST:
@@ -187,7 +191,8 @@ def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None
     if length is not None:
         end = begin + length
         return (bytes(buffer[begin:end]), stamp_s, end) if len(buffer) >= end else None
-    # a server that names no length: up to the next boundary, or the end mark of a JPEG if that is the last there is
+    # a server that names no length: up to the next boundary, or the end mark of a JPEG if that is the last
+    # there is
     end = buffer.find(b"\r\n" + boundary, begin)
     if end < 0:
         end = len(buffer.rstrip(b"\r\n"))
@@ -199,8 +204,8 @@ def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None
 def decode(jpeg: bytes) -> np.ndarray | None:
     """RGB `(H, W, 3)` uint8; None for one that is cut off or damaged: half a picture is no picture.
 
-    libjpeg fills what it cannot read with something and says so on stderr alone, so stderr is turned to a file meanwhile.
-    """
+    libjpeg fills what it cannot read with something and says so on stderr alone, so stderr is turned to a
+    file meanwhile."""
     import cv2
 
     if not (jpeg.startswith(b"\xff\xd8") and jpeg.rstrip(b"\0\r\n").endswith(b"\xff\xd9")):

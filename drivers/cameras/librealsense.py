@@ -1,8 +1,9 @@
-"""The library librealsense: loading it, and a camera made of software that feeds its synchroniser and its recorder.
+"""The library librealsense: loading it, and a camera made of software that feeds its synchroniser and its
+recorder.
 
-The library has no way to put such a camera behind `rs.pipeline` (`software_device.add_to` is without effect in 2.56 and 2.59),
-but its sensors, syncer, aligner, profiles and metadata are the same objects that a plugged-in camera gives.
-"""
+The library has no way to put such a camera behind `rs.pipeline` (`software_device.add_to` is without effect
+in 2.56 and 2.59), but its sensors, syncer, aligner, profiles and metadata are the same objects that a
+plugged-in camera gives."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def on_usb(root: Path = ROOT) -> list[UsbDevice]:
 
 def load() -> Any:
     """The module `pyrealsense2`, with libusb loaded before it. DeviceError says what to install."""
-    # the wheel is linked to libusb-1.0 but does not bring it; the copy of libusb-package serves where the system has none
+    # the wheel is linked to libusb-1.0 but does not bring it; the copy of libusb-package serves where the
+    # system has none
     with contextlib.suppress(ImportError, OSError):
         import libusb_package
 
@@ -56,8 +58,9 @@ class Pinhole:
 
 @dataclass(frozen=True)
 class CameraModel:
-    """A camera with one mode. color, depth: lenses of the two sensors, each `height` by `width`. baseline_m: m, from the color
-    sensor to the depth sensor along the color image's x (the D435's is 0.015). depth_scale_m: m per unit of depth."""
+    """A camera with one mode. color, depth: lenses of the two sensors, each `height` by `width`. baseline_m:
+    m, from the color sensor to the depth sensor along the color image's x (the D435's is 0.015).
+    depth_scale_m: m per unit of depth."""
 
     serial: str
     height: int
@@ -116,8 +119,8 @@ class SoftwareCamera:
         extrinsics.translation = [model.baseline_m, 0, 0]
         self.depth_profile.register_extrinsics_to(self.color_profile, extrinsics)
         self.device.create_matcher(rs.matchers.dlr_c)
-        # without it the library works out a rate from a frame "before the first" at time 0, finds 0.001 frames a second
-        # after some dozen frames, and its syncer pairs nothing any more
+        # without it the library works out a rate from a frame "before the first" at time 0, finds 0.001
+        # frames a second after some dozen frames, and its syncer pairs nothing any more
         for sensor in (self._depth, self._color):
             sensor.set_metadata(rs.frame_metadata_value.actual_fps, 1000 * model.fps)
         self._started: list[Any] = []
@@ -141,7 +144,8 @@ class SoftwareCamera:
         return sensor.add_video_stream(video).as_video_stream_profile()
 
     def start(self, sink: Any, device: Any = None) -> None:
-        """Let frames flow to `sink`, a `rs.syncer` or `rs.frame_queue`. device: a `rs.recorder` around this camera's, default the camera itself."""
+        """Let frames flow to `sink`, a `rs.syncer` or `rs.frame_queue`. device: a `rs.recorder` around this
+        camera's, default the camera itself."""
         for sensor in (device or self.device).query_sensors():
             sensor.open(sensor.get_stream_profiles())
             sensor.start(sink)
@@ -150,8 +154,8 @@ class SoftwareCamera:
     def push(
         self, color: np.ndarray, depth: np.ndarray | None, number: int, color_ns: int, depth_ns: int
     ) -> None:
-        """A frame of each sensor: color `(H, W, 3)` uint8 RGB, depth `(H, W)` uint16 (None: that sensor gave none this time), ns on
-        the camera's own clock."""
+        """A frame of each sensor: color `(H, W, 3)` uint8 RGB, depth `(H, W)` uint16 (None: that sensor gave
+        none this time), ns on the camera's own clock."""
         if depth is not None:
             self._push(self._depth, self.depth_profile, depth, 2, number, depth_ns)
         self._push(self._color, self.color_profile, color, 3, number, color_ns)

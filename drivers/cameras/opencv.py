@@ -1,8 +1,8 @@
 """Webcams (V4L2) and network cameras (MJPEG over HTTP, RTSP), through OpenCV.
 
-OpenCV says yes to settings that it does not make, its `isOpened` stays true when the cable is out, and its handles do not recover: so
-what was set is read back and compared with the camera's own list, and a lost stream is opened anew (`drivers.cameras.capture_process`).
-"""
+OpenCV says yes to settings that it does not make, its `isOpened` stays true when the cable is out, and its
+handles do not recover: so what was set is read back and compared with the camera's own list, and a lost
+stream is opened anew (`drivers.cameras.capture_process`)."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ from .http_mjpeg import HttpMjpeg, NotMultipart, without_password
 
 STABLE = (Path("/dev/v4l/by-id"), Path("/dev/v4l/by-path"))
 SETTLE_S = 0.2  # that a network camera is listened to before it counts as open
-# enum v4l2_exposure_auto_type of linux/v4l2-controls.h: fully automatic, manual, with a fixed aperture; webcams have the last two
+# enum v4l2_exposure_auto_type of linux/v4l2-controls.h: fully automatic, manual, with a fixed aperture;
+# webcams have the last two
 AUTOMATIC, MANUAL, APERTURE_PRIORITY = 0, 1, 3
 
 
 @dataclass(frozen=True)
 class Config:
-    """device: `/dev/v4l/by-id/…` or `/dev/v4l/by-path/…`, or an http, https or rtsp address. height, width, fps: the mode, before
-    `rotate` (degrees clockwise). fourcc: pixel format on the wire (MJPG, YUYV), empty as the camera likes. exposure: manual, in
-    the driver's units (UVC: 100 µs); white_balance_K: fixed; None makes them automatic. gain: None leaves it as it is (with
-    automatic exposure most cameras choose it themselves). latency_s: from capture to arrival, taken off where the device tells no
-    time of its own. matrix: 9 numbers, the pinhole matrix of the frames as delivered, by rows; distortion: 5, Brown-Conrady.
+    """device: `/dev/v4l/by-id/…` or `/dev/v4l/by-path/…`, or an http, https or rtsp address. height, width,
+    fps: the mode, before `rotate` (degrees clockwise). fourcc: pixel format on the wire (MJPG, YUYV), empty
+    as the camera likes. exposure: manual, in the driver's units (UVC: 100 µs); white_balance_K: fixed; None
+    makes them automatic. gain: None leaves it as it is (with automatic exposure most cameras choose it
+    themselves). latency_s: from capture to arrival, taken off where the device tells no time of its own.
+    matrix: 9 numbers, the pinhole matrix of the frames as delivered, by rows; distortion: 5, Brown-Conrady.
     reader: of an http address, "multipart", "ffmpeg", or "auto"."""
 
     device: str
@@ -56,7 +58,8 @@ class Config:
 
 
 def make(name: str, config: Config) -> CaptureCamera:
-    """A closed camera. DeviceError: a device that is not a stable name, or settings that contradict each other."""
+    """A closed camera. DeviceError: a device that is not a stable name, or settings that contradict each
+    other."""
     _check(config, f"camera {name}")
     height, width = _delivered(config)
     return CaptureCamera(name, "ulna.drivers.cameras.opencv", asdict(config), height, width, config.fps)
@@ -75,7 +78,8 @@ def source(config: Mapping[str, Any]) -> FrameSource:
 
 
 class HttpSource:
-    """Multipart JPEG read directly; what turns out to be another kind of stream is left to FFmpeg, unless `reader` forbids it."""
+    """Multipart JPEG read directly; what turns out to be another kind of stream is left to FFmpeg, unless
+    `reader` forbids it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -93,7 +97,8 @@ class HttpSource:
             self._stream.close()
             self._instead = OpenCvSource(config)
             return self._instead.open()
-        # the clocks are compared by the quickest of what comes at first, and the last of that is the first to be given
+        # the clocks are compared by the quickest of what comes at first, and the last of that is the first to
+        # be given
         first, deadline = None, time.monotonic() + 3 + 2 / config.fps
         while time.monotonic() < deadline:
             if (frame := self.grab(0.05)) is not None:
@@ -222,7 +227,8 @@ class OpenCvSource:
             "gain": (cv2.CAP_PROP_GAIN, c.gain),
             "white_balance_K": (cv2.CAP_PROP_WB_TEMPERATURE, c.white_balance_K),
         }
-        # a camera keeps what it was set to by whoever had it before; one that lacks a control refuses, and that is all
+        # a camera keeps what it was set to by whoever had it before; one that lacks a control refuses, and
+        # that is all
         if c.exposure is not None:
             cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, MANUAL)
         elif not cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, APERTURE_PRIORITY):
@@ -273,7 +279,8 @@ def _check(config: Config, who: str) -> None:
 
 
 def _look_at(path: Path) -> v4l2.Node:
-    """What is plugged in there. DeviceError: nothing, now. Refused: something that is no camera, or not for us."""
+    """What is plugged in there. DeviceError: nothing, now. Refused: something that is no camera, or not for
+    us."""
     try:
         node = v4l2.ask(path)
     except PermissionError:
@@ -306,8 +313,9 @@ def _listed(modes: tuple[v4l2.Mode, ...]) -> str:
 
 
 def _believable(stamp_ns: int, receive_ns: int, otherwise_ns: int) -> int:
-    """A V4L2 time is of CLOCK_MONOTONIC where the driver does it right. A little after now is rounding; far from it, another clock.
-    Seconds ago it may be: of a frame that waited in the kernel while this process did not run, and must not pass for new."""
+    """A V4L2 time is of CLOCK_MONOTONIC where the driver does it right. A little after now is rounding; far
+    from it, another clock. Seconds ago it may be: of a frame that waited in the kernel while this process did
+    not run, and must not pass for new."""
     if receive_ns - 60_000_000_000 < stamp_ns < receive_ns + 50_000_000:
         return min(stamp_ns, receive_ns)
     return otherwise_ns

@@ -1,9 +1,9 @@
 """RealSense cameras: colour, and depth aligned to it, from a camera, from a recording of one, or from a twin.
 
-All three go through librealsense's own synchroniser, aligner and stream profiles; only where frames come from differs. The library's
-traps are met here: a pipeline gives the same frame again with a partner that is old, the end of a recording looks like a
-cable that was pulled, and a stamp may be of the camera's clock or of the host's.
-"""
+All three go through librealsense's own synchroniser, aligner and stream profiles; only where frames come from
+differs. The library's traps are met here: a pipeline gives the same frame again with a partner that is old,
+the end of a recording looks like a cable that was pulled, and a stamp may be of the camera's clock or of the
+host's."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ WALL_CLOCK_OFF_S = 2.0  # a frame so old, or from the future, was stamped before
 
 @dataclass(frozen=True)
 class Config:
-    """A RealSense camera. source: `live` (the camera with this `serial`), `recording` (`path`, made by librealsense) or `twin` (at `address`).
+    """A RealSense camera. source: `live` (the camera with this `serial`), `recording` (`path`, made by
+    librealsense) or `twin` (at `address`).
 
-    align: `color` maps depth to the pixels of the color image; `none` leaves it as the depth sensor sees it. exposure_us, gain,
-    white_balance_k: of the color sensor, None for automatic. repeat: play a recording again and again. latency_s: from the
-    middle of the exposure to the arrival of the stamped frame, where the camera's clock does not tell it.
-    """
+    align: `color` maps depth to the pixels of the color image; `none` leaves it as the depth sensor sees it.
+    exposure_us, gain, white_balance_k: of the color sensor, None for automatic. repeat: play a recording
+    again and again. latency_s: from the middle of the exposure to the arrival of the stamped frame, where the
+    camera's clock does not tell it."""
 
     serial: str = ""
     height: int = setting(480, 16, 2160, "px")
@@ -53,7 +54,8 @@ class Config:
 
 
 def make(name: str, config: Config, history: int = 6) -> CaptureCamera:
-    """The camera, and as its `depth` the depth in units of `info.depth_scale_m`. DeviceError: settings that contradict each other."""
+    """The camera, and as its `depth` the depth in units of `info.depth_scale_m`. DeviceError: settings that
+    contradict each other."""
     _check(config)
     return CaptureCamera(
         name,
@@ -121,7 +123,8 @@ class RealSenseSource:
         self._set_clock()
         lens = feed.color.get_intrinsics()
         matrix = np.array([[lens.fx, 0, lens.ppx], [0, lens.fy, lens.ppy], [0, 0, 1]], np.float64)
-        # also of sensors that name the inverse model: the library itself projects with them as Brown and Conrady do
+        # also of sensors that name the inverse model: the library itself projects with them as Brown and
+        # Conrady do
         k1, k2, p1, p2, k3 = lens.coeffs
         return SourceInfo(
             f"{feed.name} {feed.serial}",
@@ -166,7 +169,8 @@ class RealSenseSource:
             self._feed = None
 
     def _frame(self, arrived: Any) -> Frame | None:
-        """A `Frame` of a set of frames; None when one is missing, was given before or belongs to another instant."""
+        """A `Frame` of a set of frames; None when one is missing, was given before or belongs to another
+        instant."""
         receive_ns = time.monotonic_ns()
         color = arrived.get_color_frame()
         depth = arrived.get_depth_frame() if self.config.depth else None
@@ -196,8 +200,8 @@ class RealSenseSource:
 
 
 def from_wall_clock(stamp_ns: int, receive_ns: int) -> int | None:
-    """`stamp_ns` of `time.time_ns` on `time.monotonic_ns`, at most `receive_ns`. None when it is so far from now that it must be from
-    before the host's clock was set."""
+    """`stamp_ns` of `time.time_ns` on `time.monotonic_ns`, at most `receive_ns`. None when it is so far from
+    now that it must be from before the host's clock was set."""
     age_ns = time.time_ns() - stamp_ns
     if abs(age_ns) > WALL_CLOCK_OFF_S * 1e9:
         return None
@@ -205,8 +209,8 @@ def from_wall_clock(stamp_ns: int, receive_ns: int) -> int | None:
 
 
 class Pairs:
-    """Which sets of frames are news. fps: nominal. looped: a counter that goes back is of a recording that is played again; else of a
-    camera that was reset."""
+    """Which sets of frames are news. fps: nominal. looped: a counter that goes back is of a recording that is
+    played again; else of a camera that was reset."""
 
     def __init__(self, rs: Any, fps: float, looped: bool = False) -> None:
         self._rs, self._fps, self._looped = rs, fps, looped
@@ -214,8 +218,8 @@ class Pairs:
         self._seq = -1
 
     def seq(self, color: Any, depth: Any | None) -> int | None:
-        """The number of the set, which counts frames that the camera left out, too; None when one of its frames was given before,
-        or they are of instants more than half a period apart."""
+        """The number of the set, which counts frames that the camera left out, too; None when one of its
+        frames was given before, or they are of instants more than half a period apart."""
         before = self._before
         numbers = color.get_frame_number(), -1 if depth is None else depth.get_frame_number()
         if numbers[0] == before[0] or (depth is not None and numbers[1] == before[1]):
@@ -231,7 +235,8 @@ class Pairs:
 
 
 def apart_s(rs: Any, a: Any, b: Any) -> float:
-    """Between the captures of two frames of librealsense, s; between their arrivals where their stamps are of different clocks."""
+    """Between the captures of two frames of librealsense, s; between their arrivals where their stamps are of
+    different clocks."""
     if a.get_frame_timestamp_domain() == b.get_frame_timestamp_domain():
         return abs(a.get_timestamp() - b.get_timestamp()) * 1e-3
     arrival = rs.frame_metadata_value.time_of_arrival

@@ -1,8 +1,8 @@
-"""Where the frames of a RealSense camera come from: the camera, a recording, or a twin; each opened when built.
+"""Where the frames of a RealSense camera come from: the camera, a recording, or a twin; each opened when
+built.
 
-librealsense tells one thing in many ways (a bare RuntimeError for no camera, for one in use, for a mode it lacks), so what can be
-asked beforehand is, and told in our words.
-"""
+librealsense tells one thing in many ways (a bare RuntimeError for no camera, for one in use, for a mode it
+lacks), so what can be asked beforehand is, and told in our words."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FIRST_FRAME_S = 5.0  # sensors take a second or two to settle; the library itsel
 
 
 class Feed(Protocol):
-    """Opened when built. color: the stream profile. wait: a set of frames of librealsense, None when none came in time.
-    require_present: DeviceError when no more can come now, Ended: ever."""
+    """Opened when built. color: the stream profile. wait: a set of frames of librealsense, None when none
+    came in time. require_present: DeviceError when no more can come now, Ended: ever."""
 
     name: str
     serial: str
@@ -203,8 +203,8 @@ def _wait(queue: Any, timeout_s: float) -> Any | None:
 
 
 def find_device(rs: Any, devices: Iterable[Any], serial: str, root: Path = ROOT) -> Any:
-    """The one with this serial number, or the only one when it is empty. DeviceError says which there are, and what keeps this
-    user from those that are plugged in. Refused: several, and none is named."""
+    """The one with this serial number, or the only one when it is empty. DeviceError says which there are,
+    and what keeps this user from those that are plugged in. Refused: several, and none is named."""
     found = {d.get_info(rs.camera_info.serial_number): d for d in devices}
     if serial in found:
         return found[serial]
@@ -249,7 +249,8 @@ def require_mode(rs: Any, device: Any, config: Config, who: str) -> None:
 
 
 def set_options(rs: Any, device: Any, config: Config) -> None:
-    """Exposure, gain and white balance of the color sensor; automatic where None. Refused: a value out of its range."""
+    """Exposure, gain and white balance of the color sensor; automatic where None. Refused: a value out of its
+    range."""
     sensor = next(
         s
         for s in device.query_sensors()

@@ -1,8 +1,7 @@
 """What a V4L2 camera node says of itself: is it one that captures, and in which modes.
 
-Layouts and numbers are those of the kernel's `linux/videodev2.h`. Asking opens the node without starting a stream, which any
-number of processes may do beside the one that streams.
-"""
+Layouts and numbers are those of the kernel's `linux/videodev2.h`. Asking opens the node without starting a
+stream, which any number of processes may do beside the one that streams."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ MOST = 1000  # of anything that a driver lists; one that never ends its list mus
 
 @dataclass(frozen=True)
 class Mode:
-    """fourcc: pixel format, `YUYV`, `MJPG`, … fps: the rates offered, fastest first; empty when the driver names no list."""
+    """fourcc: pixel format, `YUYV`, `MJPG`, … fps: the rates offered, fastest first; empty when the driver
+    names no list."""
 
     fourcc: str
     width: int
@@ -37,8 +37,8 @@ class Mode:
 
 @dataclass(frozen=True)
 class Node:
-    """card: the camera's name. bus: where it sits, `usb-0000:00:14.0-2`. capture: whether it gives pictures (a webcam has a
-    second node that gives only metadata)."""
+    """card: the camera's name. bus: where it sits, `usb-0000:00:14.0-2`. capture: whether it gives pictures
+    (a webcam has a second node that gives only metadata)."""
 
     card: str
     bus: str

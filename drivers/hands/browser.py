@@ -1,8 +1,8 @@
 """A web page as teleoperator: pointer, joystick, keys, a phone's tilt or WebXR move the tip.
 
-The page is served by this process, in a thread of its own, so that `read` only looks. By default only this machine can open it;
-with `host = "0.0.0.0"` a phone can, over HTTPS, by the QR code that is shown. Whoever drives needs the key in the URL.
-"""
+The page is served by this process, in a thread of its own, so that `read` only looks. By default only this
+machine can open it; with `host = "0.0.0.0"` a phone can, over HTTPS, by the QR code that is shown. Whoever
+drives needs the key in the URL."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ STATE_S = 0.5
 
 @dataclass(frozen=True)
 class Config:
-    """host: address to listen on; `127.0.0.1` for this machine only, `0.0.0.0` for a phone. port: 0 picks a free one.
-    timeout_s: a hand not heard of for so long has let go. speed_m_s, turn_rad_s: of joystick and keys pushed all the way, at
-    scale 1. certificate, key: PEM files to use instead of a self-signed certificate."""
+    """host: address to listen on; `127.0.0.1` for this machine only, `0.0.0.0` for a phone. port: 0 picks a
+    free one. timeout_s: a hand not heard of for so long has let go. speed_m_s, turn_rad_s: of joystick and
+    keys pushed all the way, at scale 1. certificate, key: PEM files to use instead of a self-signed
+    certificate."""
 
     host: str = "127.0.0.1"
     port: int = setting(0, 0, 65535)
@@ -64,7 +65,8 @@ def make(name: str, config: Config) -> BrowserTeleoperator:
 
 
 class BrowserTeleoperator:
-    """`url` opens the page, once `open` was called; `say` shows a line on it. announce: is told how to open the page."""
+    """`url` opens the page, once `open` was called; `say` shows a line on it. announce: is told how to open
+    the page."""
 
     def __init__(
         self,
@@ -286,7 +288,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _own_address() -> str:
-    """The address that others of this network reach this machine by. Nothing is sent: UDP only looks up the way."""
+    """The address that others of this network reach this machine by. Nothing is sent: UDP only looks up the
+    way."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
             s.connect(("192.0.2.1", 9))

@@ -1,8 +1,8 @@
-"""Who drives through the browser, and what the driver's hand last said. No input or output: `drivers.hands.browser` does that.
+"""Who drives through the browser, and what the driver's hand last said. No input or output:
+`drivers.hands.browser` does that.
 
-Messages are JSON objects. From the page: `hand` (what is pressed and where to), `event` (a button of the episode), `take` (drive
-instead of someone who holds nothing), `ping`. To the page: `state`.
-"""
+Messages are JSON objects. From the page: `hand` (what is pressed and where to), `event` (a button of the
+episode), `take` (drive instead of someone who holds nothing), `ping`. To the page: `state`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ WINDOW_NS = 5_000_000_000
 
 @dataclass(frozen=True)
 class _Said:
-    """The newest `hand` message. clutch: counts presses; a new number means that the displacement began anew."""
+    """The newest `hand` message. clutch: counts presses; a new number means that the displacement began
+    anew."""
 
     active: bool = False
     clutch: int = 0
@@ -38,9 +39,8 @@ class _Said:
 class Lateness:
     """How much later than the fastest of the last seconds a message came, from its sender's own clock.
 
-    A message that waited in a queue tells of a hand that may have let go since. Two windows of 5 s: the sender's clock may
-    drift, or stand still while it sleeps, and is forgiven after that.
-    """
+    A message that waited in a queue tells of a hand that may have let go since. Two windows of 5 s: the
+    sender's clock may drift, or stand still while it sleeps, and is forgiven after that."""
 
     def __init__(self) -> None:
         self._before: float | None = None
@@ -56,7 +56,8 @@ class Lateness:
 
 
 class Session:
-    """Pages by number. The first one drives; when it leaves, the one that waited longest. Not for several threads at once."""
+    """Pages by number. The first one drives; when it leaves, the one that waited longest. Not for several
+    threads at once."""
 
     def __init__(self, timeout_s: float, speed_m_s: float, turn_rad_s: float) -> None:
         self.timeout_ns = round(timeout_s * 1e9)
@@ -90,7 +91,8 @@ class Session:
         self._start_over()
 
     def hear(self, page: int, text: str, now_ns: int) -> dict[str, Any] | None:
-        """Take one message; what to answer it. ValueError: it is none of ours, and the page must be dropped."""
+        """Take one message; what to answer it. ValueError: it is none of ours, and the page must be
+        dropped."""
         try:
             message = json.loads(text)
             kind = message["kind"]
@@ -133,7 +135,8 @@ class Session:
         return self._driver is not None and self._said.active and self._said.clutch != self._void
 
     def read(self, now_ns: int) -> Hand:
-        """What the hand asks for; a new press reads as let go once, so that nobody misses that it began anew."""
+        """What the hand asks for; a new press reads as let go once, so that nobody misses that it began
+        anew."""
         self._listened_ns = now_ns
         events, self._events = tuple(self._events), []
         said = self._said
@@ -158,7 +161,8 @@ class Session:
         )
 
     def state(self, page: int, now_ns: int) -> dict[str, Any]:
-        """role: drives or watches. holder: who drives. robot: somebody reads. lapsed: the press is void, press anew."""
+        """role: drives or watches. holder: who drives. robot: somebody reads. lapsed: the press is void,
+        press anew."""
         held = self._held(now_ns)
         return {
             "kind": "state",

@@ -1,4 +1,5 @@
-"""A self-signed certificate for pages of this machine: browsers give motion sensors and WebXR only to HTTPS."""
+"""A self-signed certificate for pages of this machine: browsers give motion sensors and WebXR only to
+HTTPS."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ def state_dir() -> Path:
 
 
 def tls_context(names: Sequence[str], folder: Path) -> tuple[ssl.SSLContext, str]:
-    """A server's context with a certificate for `names` (addresses or host names), and its SHA-256 fingerprint.
+    """A server's context with a certificate for `names` (addresses or host names), and its SHA-256
+    fingerprint.
 
-    It lies in `folder` and is used again while it names the same and is good for 30 days, so that a phone has to accept it once.
-    DeviceError: the folder cannot be written.
-    """
+    It lies in `folder` and is used again while it names the same and is good for 30 days, so that a phone has
+    to accept it once. DeviceError: the folder cannot be written."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 

@@ -1,9 +1,9 @@
 """A gamepad as teleoperator, through SDL's game controllers: pads of all makers in the layout of an Xbox pad.
 
-While a bumper is held: left stick ahead, back, left, right; right stick up, down, and turning; cross tilts and rolls; right trigger closes
-the gripper as far as it is pulled, left trigger opens it. A success, B failure, X again, Start finish, Back drops the last episode,
-Guide quits. A pad says nothing while nothing changes, so there is no timeout: one that goes away is noticed by the kernel.
-"""
+While a bumper is held: left stick ahead, back, left, right; right stick up, down, and turning; cross tilts
+and rolls; right trigger closes the gripper as far as it is pulled, left trigger opens it. A success, B
+failure, X again, Start finish, Back drops the last episode, Guide quits. A pad says nothing while nothing
+changes, so there is no timeout: one that goes away is noticed by the kernel."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Config:
-    """device: part of the pad's name, or its GUID, where there are several. speed_m_s, turn_rad_s: of a stick pushed all the way.
-    deadzone: share of a stick's way that counts as its middle. bumper: which one must be held, "left", "right" or "either"."""
+    """device: part of the pad's name, or its GUID, where there are several. speed_m_s, turn_rad_s: of a stick
+    pushed all the way. deadzone: share of a stick's way that counts as its middle. bumper: which one must be
+    held, "left", "right" or "either"."""
 
     device: str = ""
     speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
@@ -53,8 +54,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Pad:
-    """What is pushed. sticks `(4,)`: left x, left y, right x, right y in [-1, 1], right and down positive. triggers `(2,)`: left,
-    right in [0, 1]. pressed: numbers of the buttons."""
+    """What is pushed. sticks `(4,)`: left x, left y, right x, right y in [-1, 1], right and down positive.
+    triggers `(2,)`: left, right in [0, 1]. pressed: numbers of the buttons."""
 
     sticks: np.ndarray
     triggers: np.ndarray
@@ -66,14 +67,15 @@ def make(name: str, config: Config) -> GamepadTeleoperator:
 
 
 def shaped(v: float, deadzone: float) -> float:
-    """A stick's way in [-1, 1] without its middle: 0 there, growing from 0 at its rim, odd, and finer for small ways."""
+    """A stick's way in [-1, 1] without its middle: 0 there, growing from 0 at its rim, odd, and finer for
+    small ways."""
     beyond = max(0.0, min(abs(v), 1.0) - deadzone) / (1.0 - deadzone)
     return float(np.copysign(beyond * (0.4 + 0.6 * beyond), v))
 
 
 def opening(before: float | None, left: float, right: float) -> float | None:
-    """Opening in [0, 1] that the gripper goes to: the right trigger only ever closes it, the left one only opens, and with both let go
-    it stays: what was gripped is not dropped."""
+    """Opening in [0, 1] that the gripper goes to: the right trigger only ever closes it, the left one only
+    opens, and with both let go it stays: what was gripped is not dropped."""
     if right > 0.05 and right >= left:
         return min(1.0 if before is None else before, 1.0 - right)
     if left > 0.05:
@@ -82,7 +84,8 @@ def opening(before: float | None, left: float, right: float) -> float | None:
 
 
 def hand_of(pad: Pad, config: Config, gripper: float | None = None) -> Hand:
-    """What the pad's state asks for; gripper: what was asked before. Events and times are for `read` to add."""
+    """What the pad's state asks for; gripper: what was asked before. Events and times are for `read` to
+    add."""
     active = any(b in pad.pressed for b in BUMPERS[config.bumper])
     if not active:
         return Hand(False)

@@ -1,9 +1,9 @@
 """The keys of a terminal as teleoperator: for a robot reached over ssh, or when nothing better is at hand.
 
-A terminal tells of keys that go down, and repeats the one held last; it never tells of one let go. So a key counts for `hold_s` after it
-was last heard of, and then the robot stands. Between a key and its first repeat the terminal pauses, often for half a second: the
-tip makes a small step first, and goes on when the repeats come. A short tap is thus a small step.
-"""
+A terminal tells of keys that go down, and repeats the one held last; it never tells of one let go. So a key
+counts for `hold_s` after it was last heard of, and then the robot stands. Between a key and its first repeat
+the terminal pauses, often for half a second: the tip makes a small step first, and goes on when the repeats
+come. A short tap is thus a small step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from ..arm import DeviceError
 from ..config import setting
 from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, Hand
 
-# axis and sign; the small letter moves along it, the capital one turns about it: I tilts the hand down, J turns it left, O rolls it
+# axis and sign; the small letter moves along it, the capital one turns about it: I tilts the hand down, J
+# turns it left, O rolls it
 MOVES = {
     "i": (0, 1), "k": (0, -1), "j": (1, 1), "l": (1, -1), "u": (2, 1), "m": (2, -1),
     "I": (1, 1), "K": (1, -1), "J": (2, 1), "L": (2, -1), "U": (0, -1), "M": (0, 1),
@@ -45,8 +46,9 @@ ESCAPE_S = 0.05  # a lone escape is a key; one that more follows is the beginnin
 
 @dataclass(frozen=True)
 class Config:
-    """speed_m_s, turn_rad_s: while a key is held. hold_s: how long a key counts after it was last heard of; longer than the pause
-    between two repeats, of which most terminals make 25 a second. gripper_s: how long one press of space may move the gripper."""
+    """speed_m_s, turn_rad_s: while a key is held. hold_s: how long a key counts after it was last heard of;
+    longer than the pause between two repeats, of which most terminals make 25 a second. gripper_s: how long
+    one press of space may move the gripper."""
 
     speed_m_s: float = setting(0.08, 0.005, 1, "m/s")
     turn_rad_s: float = setting(0.6, 0.05, 6, "rad/s")

@@ -1,10 +1,10 @@
-"""A 3Dconnexion SpaceMouse as teleoperator: its cap moves and turns the tip while the left button is held; the right one closes and
-opens the gripper. Read as raw HID reports, without 3Dconnexion's own driver.
+"""A 3Dconnexion SpaceMouse as teleoperator: its cap moves and turns the tip while the left button is held;
+the right one closes and opens the gripper. Read as raw HID reports, without 3Dconnexion's own driver.
 
-Reports, by their first byte: 1 and 2 push and turn, three little-endian int16 each, or 1 alone with all six; 3 buttons, one bit each.
-Axes of the device: x right, y towards the person, z down, and right-handed turns about them; about ±350 is the end of the way. While the
-cap is out of its middle the device repeats them some 60 times a second or more.
-"""
+Reports, by their first byte: 1 and 2 push and turn, three little-endian int16 each, or 1 alone with all six;
+3 buttons, one bit each. Axes of the device: x right, y towards the person, z down, and right-handed turns
+about them; about ±350 is the end of the way. While the cap is out of its middle the device repeats them some
+60 times a second or more."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ RETRY_NS = 500_000_000
 
 @dataclass(frozen=True)
 class Config:
-    """device: part of the name or of the serial number, where there are several. speed_m_s, turn_rad_s: with the cap at its end.
-    deadzone: share of the way that counts as the middle. dead_man: "left": nothing moves unless the left button is held; "none": any
-    motion of the cap moves the arm. timeout_s: a cap out of its middle and not heard of for so long has been let go. gripper_s: how
-    long the right button may move the gripper after it was pressed, the left one held or not needed."""
+    """device: part of the name or of the serial number, where there are several. speed_m_s, turn_rad_s: with
+    the cap at its end. deadzone: share of the way that counts as the middle. dead_man: "left": nothing moves
+    unless the left button is held; "none": any motion of the cap moves the arm. timeout_s: a cap out of its
+    middle and not heard of for so long has been let go. gripper_s: how long the right button may move the
+    gripper after it was pressed, the left one held or not needed."""
 
     device: str = ""
     speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
@@ -50,7 +51,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Report:
-    """What one report says: push or turn `(3,)` int16 counts, buttons as bits; None of what it does not tell."""
+    """What one report says: push or turn `(3,)` int16 counts, buttons as bits; None of what it does not
+    tell."""
 
     push: tuple[int, int, int] | None = None
     turn: tuple[int, int, int] | None = None
@@ -74,7 +76,8 @@ def parse_report(report: bytes) -> Report | None:
 
 
 def shaped(counts: tuple[int, int, int], deadzone: float) -> np.ndarray:
-    """Three counts as shares of the way in [-1, 1] in the robot's axes (x ahead, y left, z up), without their middle."""
+    """Three counts as shares of the way in [-1, 1] in the robot's axes (x ahead, y left, z up), without their
+    middle."""
     x, y, z = (float(c) / FULL for c in counts)
     v = np.array([-y, -x, -z])
     beyond = np.clip(np.abs(v) - deadzone, 0.0, 1.0 - deadzone) / (1.0 - deadzone)
@@ -87,7 +90,8 @@ def make(name: str, config: Config) -> SpaceMouseTeleoperator:
 
 @dataclass
 class Puck:
-    """What the device said so far, and what follows from it. No input or output: `SpaceMouseTeleoperator` does that."""
+    """What the device said so far, and what follows from it. No input or output: `SpaceMouseTeleoperator`
+    does that."""
 
     config: Config
     push: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -159,8 +163,8 @@ class SpaceMouseTeleoperator:
         if not self._open:
             return Hand(False)
         now = time.monotonic_ns()
-        # The kernel keeps 64 reports and then throws new ones away, a button's release among them. So after a pause nothing
-        # counts that was said meanwhile, and the button must be pressed anew.
+        # The kernel keeps 64 reports and then throws new ones away, a button's release among them. So after a
+        # pause nothing counts that was said meanwhile, and the button must be pressed anew.
         if now - self._read_ns > self.config.timeout_s * 1e9:
             self._listen(now)
             self._puck = Puck(self.config, gripper=self._puck.gripper)
@@ -219,7 +223,8 @@ class SpaceMouseTeleoperator:
 
 
 def is_spacemouse(vendor: int, product: int) -> bool:
-    """By its USB numbers: one of 3Dconnexion's devices, some of which have no cap, or an old one of Logitech's."""
+    """By its USB numbers: one of 3Dconnexion's devices, some of which have no cap, or an old one of
+    Logitech's."""
     return vendor == VENDOR or (vendor == LOGITECH and product in LOGITECH_PRODUCTS)
 
 
@@ -228,7 +233,8 @@ def _identity(about: dict[str, Any]) -> tuple[int, int, str]:
 
 
 def _found() -> list[dict[str, Any]]:
-    """What hidapi says of the devices of 3Dconnexion's whose cap has six axes; they also sell mice and keypads."""
+    """What hidapi says of the devices of 3Dconnexion's whose cap has six axes; they also sell mice and
+    keypads."""
     try:
         import hidraw
     except ImportError as error:

@@ -1,7 +1,8 @@
-"""The contract of a servo bus: registers by name, several servos in one exchange, and an answer for each of them.
+"""The contract of a servo bus: registers by name, several servos in one exchange, and an answer for each of
+them.
 
-`drivers.servos.feetech` (protocol 0) and `drivers.servos.dynamixel` (protocol 2.0) keep it; `tests/contracts/servo_bus.py` holds them to it.
-"""
+`drivers.servos.feetech` (protocol 0) and `drivers.servos.dynamixel` (protocol 2.0) keep it;
+`tests/contracts/servo_bus.py` holds them to it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ TICKS = 4096  # of a turn, in every servo that we drive
 
 
 class BusError(DeviceError):
-    """No valid answer, or no port. `gone` is true when the port itself went away (unplugged, closed, not permitted)."""
+    """No valid answer, or no port. `gone` is true when the port itself went away (unplugged, closed, not
+    permitted)."""
 
     def __init__(self, message: str, gone: bool = False) -> None:
         super().__init__(message)
@@ -26,8 +28,8 @@ class BusError(DeviceError):
 
 @dataclass(frozen=True)
 class Register:
-    """address and size in bytes. sign_bit: of a sign-magnitude number (Feetech); signed: two's complement (Dynamixel).
-    eeprom: kept without power, and locked while torque is on or the lock is set."""
+    """address and size in bytes. sign_bit: of a sign-magnitude number (Feetech); signed: two's complement
+    (Dynamixel). eeprom: kept without power, and locked while torque is on or the lock is set."""
 
     address: int
     size: int
@@ -38,9 +40,9 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """What N servos said about R registers. values: `(N, R)` int64 in the registers' own units; where `valid` `(N,)` is
-    false they mean nothing. errors: `(N,)` the status byte of the protocol, 0 without an answer. Times are on the
-    monotonic clock: when the request left, and when the last byte of the answer was here."""
+    """What N servos said about R registers. values: `(N, R)` int64 in the registers' own units; where `valid`
+    `(N,)` is false they mean nothing. errors: `(N,)` the status byte of the protocol, 0 without an answer.
+    Times are on the monotonic clock: when the request left, and when the last byte of the answer was here."""
 
     values: np.ndarray
     valid: np.ndarray
@@ -51,8 +53,9 @@ class Replies:
 
 @dataclass
 class BusStats:
-    """Counted since the bus was made. retries: requests sent again. silent: servos that did not answer in time. corrupt:
-    answers thrown away for their checksum, length or id. reconnects: successful `open`s after the first."""
+    """Counted since the bus was made. retries: requests sent again. silent: servos that did not answer in
+    time. corrupt: answers thrown away for their checksum, length or id. reconnects: successful `open`s after
+    the first."""
 
     requests: int = 0
     retries: int = 0
@@ -62,21 +65,23 @@ class BusStats:
 
 
 class ServoBus(Protocol):
-    """Half-duplex: every request goes out after what the line still held was thrown away, so that a reply that came too late
-    is never taken for the answer to the next question. For one thread at a time.
+    """Half-duplex: every request goes out after what the line still held was thrown away, so that a reply
+    that came too late is never taken for the answer to the next question. For one thread at a time.
 
-    - Deadlines follow from the bytes on the wire and the baud rate, plus `slack_s` for the adapter. While nobody answers at all the
+    - Deadlines follow from the bytes on the wire and the baud rate, plus `slack_s` for the adapter. While
+    nobody answers at all the
       slack may grow, for adapters that hold bytes back; a servo that stays silent is tried less often, alone.
     - A servo that is silent or garbled is invalid in its row alone; the others' values stand.
-    - A port that is gone raises `BusError` with `gone`; `connected` is false from then on, until `open` succeeds again.
-    """
+    - A port that is gone raises `BusError` with `gone`; `connected` is false from then on, until `open`
+    succeeds again."""
 
     port: str
     registers: Mapping[str, Register]
     stats: BusStats
 
     def open(self) -> None:
-        """BusError: the port does not exist, is busy (by which process) or not permitted (which group to join)."""
+        """BusError: the port does not exist, is busy (by which process) or not permitted (which group to
+        join)."""
         ...
 
     def close(self) -> None:
@@ -102,12 +107,13 @@ class ServoBus(Protocol):
         ...
 
     def explain_silence(self, servos: Sequence[int]) -> str:
-        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed is put back."""
+        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed
+        is put back."""
         ...
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
-        """One exchange (sync read of the span of `registers`); those that did not answer are asked again one by one, up to
-        `retries` times."""
+        """One exchange (sync read of the span of `registers`); those that did not answer are asked again one
+        by one, up to `retries` times."""
         ...
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
@@ -115,7 +121,8 @@ class ServoBus(Protocol):
         ...
 
     def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
-        """Write to one servo and wait for its word that it took it. BusError when it does not, or says why not."""
+        """Write to one servo and wait for its word that it took it. BusError when it does not, or says why
+        not."""
         ...
 
     def describe(self, error: int) -> tuple[str, ...]:
@@ -123,7 +130,8 @@ class ServoBus(Protocol):
         ...
 
     def hardware_faults(self, servo: int) -> tuple[str, ...]:
-        """What its status byte leaves to be asked for, in words, with what to do; empty when that is nothing, or it is silent."""
+        """What its status byte leaves to be asked for, in words, with what to do; empty when that is nothing,
+        or it is silent."""
         ...
 
 

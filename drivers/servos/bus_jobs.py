@@ -1,4 +1,5 @@
-"""What other threads ask of the one thread that owns a bus: it does it between two of its cycles, and whoever asked waits."""
+"""What other threads ask of the one thread that owns a bus: it does it between two of its cycles, and whoever
+asked waits."""
 
 from __future__ import annotations
 
@@ -12,11 +13,14 @@ from typing import Any
 from ..arm import DeviceError
 from .bus import BusError
 
-ANSWER_S = 20.0  # for what the thread is asked to do: dozens of exchanges on a bad line, or behind a port that is being reopened
+# for what the thread is asked to do: dozens of exchanges on a bad line, or behind a port that is being
+# reopened
+ANSWER_S = 20.0
 
 
 class Jobs:
-    """In the order in which they were asked. `do` and `refuse` are the owner's; the others may call the rest."""
+    """In the order in which they were asked. `do` and `refuse` are the owner's; the others may call the
+    rest."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
@@ -37,8 +41,8 @@ class Jobs:
         self._queue.put(None)
 
     def do(self, until_s: float, refusal: str = "") -> bool:
-        """Wait until `until_s`, and do meanwhile what is asked, or answer with `refusal`; whether more may come. A port that went away
-        is also raised here."""
+        """Wait until `until_s`, and do meanwhile what is asked, or answer with `refusal`; whether more may
+        come. A port that went away is also raised here."""
         while True:
             try:
                 job = self._queue.get(timeout=max(until_s - time.monotonic(), 0))

@@ -1,8 +1,8 @@
 """Where an arm's joints are: LeRobot's calibration files in and out, and servo ticks to radians by them.
 
-A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, ticks of 1/4096 turn. The homing offset stands in
-the servo too, which subtracts (Feetech) or adds (Dynamixel) it before it says where it is; the range is in what it says.
-"""
+A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, ticks of 1/4096 turn.
+The homing offset stands in the servo too, which subtracts (Feetech) or adds (Dynamixel) it before it says
+where it is; the range is in what it says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ AGAIN = "calibrate it again: ulna calibrate"
 
 @dataclass(frozen=True)
 class JointCalibration:
-    """id: of the servo. drive_mode: 1 where the servo counts against the joint's positive sense. Others in ticks."""
+    """id: of the servo. drive_mode: 1 where the servo counts against the joint's positive sense. Others in
+    ticks."""
 
     id: int
     drive_mode: int
@@ -40,7 +41,8 @@ Calibration = dict[str, JointCalibration]
 
 
 def lerobot_path(device: str, name: str) -> Path:
-    """Where LeRobot 0.6 keeps the calibration of its device (`robots/so_follower`, `teleoperators/so_leader`) called `name`."""
+    """Where LeRobot 0.6 keeps the calibration of its device (`robots/so_follower`, `teleoperators/so_leader`)
+    called `name`."""
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) is None:
         raise DeviceError(f"an arm's name is of letters, digits, _ . and -, not {name!r}")
     home = Path(
@@ -52,7 +54,8 @@ def lerobot_path(device: str, name: str) -> Path:
 
 
 def load(path: str | Path, ids: Mapping[str, int], protocol: str) -> Calibration:
-    """The calibration in `path` for an arm of these joints and servo ids, checked. protocol: feetech or dynamixel."""
+    """The calibration in `path` for an arm of these joints and servo ids, checked. protocol: feetech or
+    dynamixel."""
     path = Path(path).expanduser()
     try:
         table = json.loads(path.read_text())
@@ -123,7 +126,8 @@ def check(calibration: Calibration, ids: Mapping[str, int], protocol: str, where
 def check_servos(
     calibration: Calibration, offsets: Mapping[str, int], drive_modes: Mapping[str, int] | None, where: str
 ) -> None:
-    """DeviceError when what stands in the servos is not what the file says: then every angle would be wrong by the difference.
+    """DeviceError when what stands in the servos is not what the file says: then every angle would be wrong
+    by the difference.
 
     offsets: homing offset by joint, as read. drive_modes: likewise, for servos that have that register."""
     for name, c in calibration.items():
@@ -141,9 +145,11 @@ def check_servos(
 
 @dataclass(frozen=True)
 class Scale:
-    """Ticks to radians and back, each `(J,)`: `angle = at_rad + (ticks - at_ticks) · rad_per_tick`, at the middle of the range.
+    """Ticks to radians and back, each `(J,)`: `angle = at_rad + (ticks - at_ticks) · rad_per_tick`, at the
+    middle of the range.
 
-    reach: `(J,)` rad, half of the calibrated range. lower, upper: `(J,)` rad, where the joints' limits and that range meet."""
+    reach: `(J,)` rad, half of the calibrated range. lower, upper: `(J,)` rad, where the joints' limits and
+    that range meet."""
 
     at_ticks: np.ndarray
     at_rad: np.ndarray
@@ -160,8 +166,9 @@ class Scale:
         return np.rint((radians - self.at_rad) / self.rad_per_tick + self.at_ticks).astype(np.int64)
 
     def turns(self, ticks: np.ndarray) -> np.ndarray:
-        """Whole turns `(J,)` int64 by which readings are away from the calibrated range. A servo that counts turns says
-        something else by a multiple of 4096 after every power-up; its joint goes less than a turn, so that we know which."""
+        """Whole turns `(J,)` int64 by which readings are away from the calibrated range. A servo that counts
+        turns says something else by a multiple of 4096 after every power-up; its joint goes less than a turn,
+        so that we know which."""
         return np.rint((ticks - self.at_ticks) / TICKS).astype(np.int64)
 
 
@@ -171,9 +178,9 @@ def scale(
     ends: Iterable[str] = ("gripper",),
     inverted_in_servo: bool = False,
 ) -> Scale:
-    """The middle of a joint's range is the middle of its limits, a tick 2π/4096; the joints in `ends` go from limit to limit over
-    their range instead, because a gripper's ends are what is known of it. drive_mode 1 inverts, unless the servo
-    does so itself (`inverted_in_servo`)."""
+    """The middle of a joint's range is the middle of its limits, a tick 2π/4096; the joints in `ends` go from
+    limit to limit over their range instead, because a gripper's ends are what is known of it. drive_mode 1
+    inverts, unless the servo does so itself (`inverted_in_servo`)."""
     c = [calibration[name] for name in joints.names]
     low, high = np.array([[j.range_min, j.range_max] for j in c], np.float64).T
     sign = np.array([-1.0 if j.drive_mode and not inverted_in_servo else 1.0 for j in c])

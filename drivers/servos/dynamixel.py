@@ -1,4 +1,5 @@
-"""Dynamixel servos of the X series on a half-duplex bus, protocol 2.0: `ServoBus` with the registers of `dynamixel_registers`."""
+"""Dynamixel servos of the X series on a half-duplex bus, protocol 2.0: `ServoBus` with the registers of
+`dynamixel_registers`."""
 
 from __future__ import annotations
 
@@ -40,14 +41,15 @@ _FAST_MISSES = 3
 
 
 class DynamixelBus:
-    """`ServoBus` for protocol 2.0. fast: fast sync read (one reply for all, 4 bytes a servo instead of 11; newer firmware); where the
-    servos do not know it, the bus goes back to the plain one by itself. slack_s: what adapter and system may take beyond the
-    bytes' own time. return_delay_s: the servos' own pause before a reply, at most (`return_delay_time`; 0.5 ms is the factory's).
+    """`ServoBus` for protocol 2.0. fast: fast sync read (one reply for all, 4 bytes a servo instead of 11;
+    newer firmware); where the servos do not know it, the bus goes back to the plain one by itself. slack_s:
+    what adapter and system may take beyond the bytes' own time. return_delay_s: the servos' own pause before
+    a reply, at most (`return_delay_time`; 0.5 ms is the factory's).
 
-    In a sync read each servo waits for the one before it, so a silent one silences all behind it (DynamixelSDK issue 364). Those are
-    asked one by one at once, and a servo that stays silent goes to the end of the next request, where it stops nobody. One that was
-    silent three reads running is only tried now and then (`silence`).
-    """
+    In a sync read each servo waits for the one before it, so a silent one silences all behind it
+    (DynamixelSDK issue 364). Those are asked one by one at once, and a servo that stays silent goes to the
+    end of the next request, where it stops nobody. One that was silent three reads running is only tried now
+    and then (`silence`)."""
 
     registers = REGISTERS
 
@@ -96,7 +98,8 @@ class DynamixelBus:
         return found.get(servo)
 
     def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
-        """One broadcast ping, which takes 3 ms an id unless all of `servos` answer; a few that do not are then asked by themselves."""
+        """One broadcast ping, which takes 3 ms an id unless all of `servos` answer; a few that do not are
+        then asked by themselves."""
         wanted = [_check_id(s) for s in servos]
         # each servo waits for its turn; DynamixelSDK allows 3 ms an id for it
         turns_s = 0.003 * (max(wanted, default=0) + 1)
@@ -179,7 +182,8 @@ class DynamixelBus:
         return explain_silence(self, servos, BAUD_RATES.values())
 
     def hardware_faults(self, servo: int) -> tuple[str, ...]:
-        """The servo's hardware errors in words, with what to do; empty when there are none, or when it does not answer."""
+        """The servo's hardware errors in words, with what to do; empty when there are none, or when it does
+        not answer."""
         reply = self.read(["hardware_error_status"], [servo], retries=2)
         return describe_hardware(int(reply.values[0, 0])) if reply.valid[0] else ()
 
@@ -237,7 +241,8 @@ class DynamixelBus:
     def _ask(
         self, request: bytes, servos: Sequence[int], size: int, turns_s: float = 0.0, count: int | None = None
     ) -> _Answer:
-        """Send, and take one status with `size` bytes of data from each of `servos` (from `count` of them)."""
+        """Send, and take one status with `size` bytes of data from each of `servos` (from `count` of
+        them)."""
         count = len(servos) if count is None else count
         found: dict[int, tuple[int, bytes]] = {}
         corrupt = 0

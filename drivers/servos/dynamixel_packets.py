@@ -1,8 +1,8 @@
-"""Dynamixel protocol 2.0 packets: bytes in, checked packets out. Shared by the driver and by the servos of its twin.
+"""Dynamixel protocol 2.0 packets: bytes in, checked packets out. Shared by the driver and by the servos of
+its twin.
 
-`FF FF FD 00 | id | length, 2 | instruction | parameters, stuffed | CRC-16, 2`, little endian; the length counts from the instruction to
-the CRC (Robotis e-Manual, "DYNAMIXEL Protocol 2.0").
-"""
+`FF FF FD 00 | id | length, 2 | instruction | parameters, stuffed | CRC-16, 2`, little endian; the length
+counts from the instruction to the CRC (Robotis e-Manual, "DYNAMIXEL Protocol 2.0")."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def unstuff(body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """parameters: without stuffing; of a status they begin with its error byte. wire: the whole packet as it was on the line."""
+    """parameters: without stuffing; of a status they begin with its error byte. wire: the whole packet as it
+    was on the line."""
 
     id: int
     instruction: int
@@ -78,11 +79,12 @@ def encode(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
 
 
 def cut_packet(buffer: bytearray, longest: int = 1024) -> tuple[Packet | None, int]:
-    """Cut the first packet off `buffer`, and the rubbish before it; None when there is none yet. Second: packets thrown away.
+    """Cut the first packet off `buffer`, and the rubbish before it; None when there is none yet. Second:
+    packets thrown away.
 
-    A packet is believed for its CRC alone; what fails it costs its first byte only, so that a whole packet behind a garbled one is
-    still found. longest: bytes of the longest packet to expect; a length beyond it is a garbled one, not worth waiting for.
-    """
+    A packet is believed for its CRC alone; what fails it costs its first byte only, so that a whole packet
+    behind a garbled one is still found. longest: bytes of the longest packet to expect; a length beyond it is
+    a garbled one, not worth waiting for."""
     corrupt = 0
     while True:
         start = buffer.find(HEADER)
@@ -106,7 +108,8 @@ def cut_packet(buffer: bytearray, longest: int = 1024) -> tuple[Packet | None, i
 
 
 def give_up_first(buffer: bytearray) -> bool:
-    """No more bytes will come: let go of what waits for its end, so that `cut_packet` looks behind it. False: nothing is left."""
+    """No more bytes will come: let go of what waits for its end, so that `cut_packet` looks behind it. False:
+    nothing is left."""
     del buffer[:1]
     return bool(buffer)
 
@@ -123,7 +126,8 @@ def chain_head(count: int, size: int) -> bytes:
 
 
 def chain_part(before: bytes, servo: int, error: int, data: bytes) -> bytes:
-    """What one servo adds to a fast sync read's reply. before: the reply so far, which its CRC covers. Nothing is stuffed here."""
+    """What one servo adds to a fast sync read's reply. before: the reply so far, which its CRC covers.
+    Nothing is stuffed here."""
     part = bytes((error, servo)) + data
     return part + struct.pack("<H", crc16(part, crc16(before)))
 
@@ -131,9 +135,9 @@ def chain_part(before: bytes, servo: int, error: int, data: bytes) -> bytes:
 def decode_chain(reply: bytes, count: int, size: int) -> tuple[dict[int, tuple[int, bytes]], int]:
     """Error and data by id from a fast sync read's reply, and how many parts were thrown away.
 
-    Each part ends with the CRC of the whole reply so far. Behind a garbled part the sum goes on from the CRC which that part's servo
-    sent, because that is where the next servo went on: a flipped bit costs its own servo only, or the next one too if it was in a CRC.
-    """
+    Each part ends with the CRC of the whole reply so far. Behind a garbled part the sum goes on from the CRC
+    which that part's servo sent, because that is where the next servo went on: a flipped bit costs its own
+    servo only, or the next one too if it was in a CRC."""
     head = chain_head(count, size)
     start = reply.find(head)
     if start < 0:

@@ -30,11 +30,12 @@ PAUSE_S = 0.0005  # before a reply, at most: return_delay_time as servos leave t
 
 
 class FeetechBus:
-    """`servo_bus.ServoBus` for protocol 0. A servo that was silent three times running is only tried now and then as long as others
-    answer (`silence`), so that a dead one does not slow the living."""
+    """`servo_bus.ServoBus` for protocol 0. A servo that was silent three times running is only tried now and
+    then as long as others answer (`silence`), so that a dead one does not slow the living."""
 
     def __init__(self, port: str, baud: int = BAUDS[0], slack_s: float = 0.005) -> None:
-        """baud: bit/s. slack_s: what adapter and computer may take beyond the bytes' own time; a USB adapter needs 2-4 ms."""
+        """baud: bit/s. slack_s: what adapter and computer may take beyond the bytes' own time; a USB adapter
+        needs 2-4 ms."""
         self.port, self.stats = port, BusStats()
         self.registers: Mapping[str, Register] = REGISTERS
         self._line = SerialPort(port, baud, slack_s)
@@ -158,8 +159,8 @@ class FeetechBus:
         self._line.send(packet(BROADCAST, SYNC_WRITE, bytes((r.address, r.size)) + data))
 
     def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
-        """Registers in EEPROM, the lock and the torque are read back as well: a locked servo says yes and does nothing. So is what
-        may have been confirmed by the late answer to an earlier write."""
+        """Registers in EEPROM, the lock and the torque are read back as well: a locked servo says yes and
+        does nothing. So is what may have been confirmed by the late answer to an earlier write."""
         r, data = self._register(register), self._encode(register, servo, value)
         request = packet(_id(servo), WRITE, bytes((r.address,)) + data)
         # these do not read back as they were written, or elsewhere

@@ -1,8 +1,9 @@
-"""What a Feetech STS/SMS servo speaks (protocol 0): packets, registers, status bits. Driver and twin share it.
+"""What a Feetech STS/SMS servo speaks (protocol 0): packets, registers, status bits. Driver and twin share
+it.
 
-Sources: Feetech's communication protocol manual and its STS3215 memory table. A packet is FF FF, id, length, instruction (or status),
-parameters, and the inverted sum of all but the header. Numbers have the low byte first; negative ones are sign and magnitude.
-"""
+Sources: Feetech's communication protocol manual and its STS3215 memory table. A packet is FF FF, id, length,
+instruction (or status), parameters, and the inverted sum of all but the header. Numbers have the low byte
+first; negative ones are sign and magnitude."""
 
 from __future__ import annotations
 
@@ -92,8 +93,9 @@ def packet(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
 
 
 def packets(data: bytes | bytearray, most: int = 255) -> tuple[list[tuple[int, int, bytes]], int]:
-    """The valid packets in `data`, up to `most`: (id, instruction or status, parameters), and how many bytes up to the end of the last one are
-    used. A header whose checksum does not fit is skipped by one byte only, for a real packet may begin inside it."""
+    """The valid packets in `data`, up to `most`: (id, instruction or status, parameters), and how many bytes
+    up to the end of the last one are used. A header whose checksum does not fit is skipped by one byte only,
+    for a real packet may begin inside it."""
     found: list[tuple[int, int, bytes]] = []
     at, used = 0, 0
     while len(found) < most and (at := data.find(b"\xff\xff", at)) >= 0 and at + STATUS_BYTES <= len(data):

@@ -1,4 +1,5 @@
-"""The servos of one arm on their bus, in radians: who they are, where they are, where they shall go, torque on and off.
+"""The servos of one arm on their bus, in radians: who they are, where they are, where they shall go, torque
+on and off.
 
 No thread and no judgement: `drivers.servos.servo_arm` decides, this module says it in the servos' own words.
 """
@@ -23,15 +24,15 @@ COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within o
 FACTORY_AREA = 80  # Feetech: maximum_acceleration and others, behind the measured values
 POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
-# Ticks, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never across that
-# count's end. So near to it, a little sag would send it all the way round.
+# Ticks, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never
+# across that count's end. So near to it, a little sag would send it all the way round.
 SEAM = 16
 
 
 @dataclass(frozen=True)
 class Servo:
-    """id, and the model number that must answer there. full_load: what its load register says when it pushes with all it may for long.
-    setup: registers that must hold these values before its torque goes on."""
+    """id, and the model number that must answer there. full_load: what its load register says when it pushes
+    with all it may for long. setup: registers that must hold these values before its torque goes on."""
 
     id: int
     model: int
@@ -41,8 +42,9 @@ class Servo:
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the register with the
-    motor's load or current. wakes: a goal switches the torque on, so that who sends one must know that it is on already."""
+    """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the
+    register with the motor's load or current. wakes: a goal switches the torque on, so that who sends one
+    must know that it is on already."""
 
     protocol: str
     models: Mapping[int, str]
@@ -56,8 +58,9 @@ DYNAMIXEL = Family("dynamixel", dynamixel_registers.MODELS, "present_current")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """position `(J,)` rad and load `(J,)` in parts of the full one, signed; where `answered` `(J,)` is false they mean nothing.
-    errors `(J,)`: status bytes. torque `(J,)` bool, from the same replies; None where it was not asked for. Times: monotonic."""
+    """position `(J,)` rad and load `(J,)` in parts of the full one, signed; where `answered` `(J,)` is false
+    they mean nothing. errors `(J,)`: status bytes. torque `(J,)` bool, from the same replies; None where it
+    was not asked for. Times: monotonic."""
 
     position: np.ndarray
     load: np.ndarray
@@ -69,7 +72,8 @@ class Reading:
 
 
 class ServoGroup:
-    """J servos behind J joints. Methods talk to the bus; they raise `BusError` with `gone` when the port went away."""
+    """J servos behind J joints. Methods talk to the bus; they raise `BusError` with `gone` when the port went
+    away."""
 
     def __init__(
         self,
@@ -88,7 +92,8 @@ class ServoGroup:
         self.scale: Scale | None = None
 
     def open(self) -> None:
-        """Read the calibration, open the port, and check that these are the servos. DeviceError; nothing is written."""
+        """Read the calibration, open the port, and check that these are the servos. DeviceError; nothing is
+        written."""
         inverted = self.family.protocol == "dynamixel"
         ids = dict(zip(self.model_joints.names, self.ids, strict=True))
         self.calibration = load(self.path, ids, self.family.protocol)
@@ -106,7 +111,8 @@ class ServoGroup:
         return f"{self.joints.names[j]} (servo {self.ids[j]})"
 
     def identify(self) -> None:
-        """DeviceError unless every servo answers, is of the right model, and holds the calibration's offsets."""
+        """DeviceError unless every servo answers, is of the right model, and holds the calibration's
+        offsets."""
         self.check_models()
         self.check_calibration()
 
@@ -160,7 +166,8 @@ class ServoGroup:
         return f"{self.family.models.get(number or 0, 'servo of an unknown model')} (model number {number})"
 
     def values(self, register: str, which: Sequence[int] | None = None) -> np.ndarray:
-        """`(N,)` int64 of the joints `which`, all by default. BusError naming the joint that does not answer."""
+        """`(N,)` int64 of the joints `which`, all by default. BusError naming the joint that does not
+        answer."""
         joints = np.arange(len(self.ids)) if which is None else np.array(which, np.int64)
         values, left = np.zeros(len(joints), np.int64), np.arange(len(joints))
         for _ in _tries():
@@ -186,7 +193,8 @@ class ServoGroup:
         raise refusal
 
     def read_all(self) -> Reading:
-        """Like `read`, but every joint answers, for its torque as well. DeviceError naming the one that does not."""
+        """Like `read`, but every joint answers, for its torque as well. DeviceError naming the one that does
+        not."""
         silent = ""
         for _ in _tries():
             reading = self.read()
@@ -196,7 +204,8 @@ class ServoGroup:
         raise DeviceError(f"{silent} on {self.bus.port} does not answer any more: check its cable")
 
     def read(self, retries: int = 1) -> Reading:
-        """One exchange with all joints. Where a goal would switch the torque on, it tells of the torque too."""
+        """One exchange with all joints. Where a goal would switch the torque on, it tells of the torque
+        too."""
         assert self.scale is not None, "open comes first"
         registers = ["present_position", self.family.load, *["torque_enable"] * self.family.wakes]
         replies = self.bus.read(registers, self.ids, retries=retries)
@@ -230,8 +239,8 @@ class ServoGroup:
         return ticks
 
     def prepare(self) -> None:
-        """Bring the servos' settings in order. EEPROM is written only where it differs; DeviceError when that would
-        need torque off first."""
+        """Bring the servos' settings in order. EEPROM is written only where it differs; DeviceError when that
+        would need torque off first."""
         for register in dict.fromkeys(r for s in self.servos for r in s.setup):
             which = [j for j, s in enumerate(self.servos) if register in s.setup]
             wanted = np.array([self.servos[j].setup[register] for j in which])
@@ -245,7 +254,8 @@ class ServoGroup:
                 self.write_setting(register, j, self.servos[j].setup[register])
 
     def write_setting(self, register: str, j: int, value: int) -> None:
-        """Write one register, EEPROM unlocked for it where it must be, and read it back. BusError when it is not taken."""
+        """Write one register, EEPROM unlocked for it where it must be, and read it back. BusError when it is
+        not taken."""
         r = self.bus.registers[register]
         # Feetech does not say whether the lock guards its factory area too
         locked = "lock" in self.bus.registers and (r.eeprom or r.address >= FACTORY_AREA)
@@ -264,13 +274,14 @@ class ServoGroup:
         return self.values("torque_enable") != 0
 
     def torque_now(self) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each joint has torque, and which of them answered, both `(J,)` bool. One exchange, not asked again."""
+        """Whether each joint has torque, and which of them answered, both `(J,)` bool. One exchange, not
+        asked again."""
         replies = self.bus.read(["torque_enable"], self.ids, retries=0)
         return replies.values[:, 0] != 0, replies.valid
 
     def standing(self, which: Sequence[int]) -> Reading:
-        """Where the arm stands, if the joints `which` may have torque there. DeviceError: a servo is silent, faulty or out
-        of its range. Nothing is written."""
+        """Where the arm stands, if the joints `which` may have torque there. DeviceError: a servo is silent,
+        faulty or out of its range. Nothing is written."""
         assert self.scale is not None, "open comes first"
         reading = self.read_all()
         own = self.scale.ticks(reading.position)
@@ -292,8 +303,8 @@ class ServoGroup:
         return reading
 
     def torque_on(self, position: np.ndarray, which: Sequence[int]) -> Reading:
-        """Goals to `position` `(J,)` rad, where the joints `which` stand, then torque on, both read back; how they then stand.
-        DeviceError when one of them does not do it: some of them have torque then."""
+        """Goals to `position` `(J,)` rad, where the joints `which` stand, then torque on, both read back; how
+        they then stand. DeviceError when one of them does not do it: some of them have torque then."""
         ticks = self._goal_ticks(position)
         for j in which:
             self.write("goal_position", j, int(ticks[j]))

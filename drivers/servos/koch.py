@@ -1,4 +1,5 @@
-"""The Koch v1.1: two Dynamixel XL430-W250 and four XL330-M288 on one bus, as a robot's arm. Its leader is `drivers.servos.koch_leader`."""
+"""The Koch v1.1: two Dynamixel XL430-W250 and four XL330-M288 on one bus, as a robot's arm. Its leader is
+`drivers.servos.koch_leader`."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from .group import DYNAMIXEL, Servo, ServoGroup
 from .servo_arm import ServoArm
 
 XL430, XL330 = 1060, 1200
-# No limits of this arm are published: a body joint goes over its calibrated range, 0 in the middle. The gripper's travel is said in the
-# SO-101's numbers (closed, where the calibrated range begins, to open), so that grippers of both compare.
+# No limits of this arm are published: a body joint goes over its calibrated range, 0 in the middle. The
+# gripper's travel is said in the SO-101's numbers (closed, where the calibrated range begins, to open), so
+# that grippers of both compare.
 JOINTS = Joints(
     names=("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"),
     units=("rad",) * 6,

@@ -1,4 +1,5 @@
-"""The leader of a Koch arm: six Dynamixel XL330-M077, moved by hand and read. Its gripper may spring open like a trigger."""
+"""The leader of a Koch arm: six Dynamixel XL330-M077, moved by hand and read. Its gripper may spring open
+like a trigger."""
 
 from __future__ import annotations
 

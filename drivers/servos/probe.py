@@ -1,4 +1,5 @@
-"""Which servos hang on a serial port: asked at the usual speeds and in both protocols, with questions alone; nothing is written."""
+"""Which servos hang on a serial port: asked at the usual speeds and in both protocols, with questions alone;
+nothing is written."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SLACK_S = 0.02  # an FTDI adapter holds bytes back for 16 ms until its latency t
 
 @dataclass(frozen=True)
 class Found:
-    """protocol: `feetech` or `dynamixel`. model: number as the servo tells it; name: what is printed on such a servo."""
+    """protocol: `feetech` or `dynamixel`. model: number as the servo tells it; name: what is printed on such
+    a servo."""
 
     protocol: str
     baud: int

@@ -1,8 +1,9 @@
-"""A serial line to a servo bus: opened for one process alone, asked with a deadline, and honest about being unplugged.
+"""A serial line to a servo bus: opened for one process alone, asked with a deadline, and honest about being
+unplugged.
 
-pyserial sets the line up (any speed, modem lines, lock); the bytes themselves go straight through its file descriptor, because a
-read that wakes when there is something and gives up at an absolute time is all that a half-duplex bus needs.
-"""
+pyserial sets the line up (any speed, modem lines, lock); the bytes themselves go straight through its file
+descriptor, because a read that wakes when there is something and gives up at an absolute time is all that a
+half-duplex bus needs."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """data: everything that came since the request left. Times on the monotonic clock; t_receive_ns: of the last byte's
-    arrival here (of the request, when nothing came)."""
+    """data: everything that came since the request left. Times on the monotonic clock; t_receive_ns: of the
+    last byte's arrival here (of the request, when nothing came)."""
 
     data: bytearray
     t_request_ns: int
@@ -38,9 +39,11 @@ class Heard:
 
 
 class SerialPort:
-    """One line, for one thread at a time. slack_s: how long beyond the bytes' own time on the wire an adapter may take.
+    """One line, for one thread at a time. slack_s: how long beyond the bytes' own time on the wire an adapter
+    may take.
 
-    Every failure of the line itself is `BusError` with `gone`, after which the port is closed; `open` may then be tried again."""
+    Every failure of the line itself is `BusError` with `gone`, after which the port is closed; `open` may
+    then be tried again."""
 
     def __init__(self, path: str, baud: int, slack_s: float) -> None:
         self.path, self.baud, self.slack_s = path, baud, slack_s
@@ -53,7 +56,8 @@ class SerialPort:
         return self._serial is not None
 
     def open(self) -> None:
-        """BusError (all with `gone`): no such port, busy and by which process, not permitted and which group, no serial port."""
+        """BusError (all with `gone`): no such port, busy and by which process, not permitted and which group,
+        no serial port."""
         if self._serial is not None:
             return
         if not os.path.exists(self.path):
@@ -138,17 +142,19 @@ class SerialPort:
     def exchange(
         self, request: bytes, reply_bytes: int, whole: Callable[[bytearray], bool], pauses_s: float = 0.0
     ) -> Heard:
-        """Send, and listen until `whole` says that all has come (asked from `reply_bytes` bytes on, and a last time at the end)
-        or it is too late.
+        """Send, and listen until `whole` says that all has come (asked from `reply_bytes` bytes on, and a
+        last time at the end) or it is too late.
 
-        Too late: the time that request and reply take on the wire, behind what is still going out, plus the servos' own
-        `pauses_s`, plus `slack_s`. It is not an error; the caller sees what is missing. The processor sleeps meanwhile."""
+        Too late: the time that request and reply take on the wire, behind what is still going out, plus the
+        servos' own `pauses_s`, plus `slack_s`. It is not an error; the caller sees what is missing. The
+        processor sleeps meanwhile."""
         t_request = t_receive = self.send(request)
         deadline = self._line_free_ns + self._wire_ns(reply_bytes) + round((pauses_s + self.slack_s) * 1e9)
         fd, data = self._fd(), bytearray()
         with self._lost_when_gone():
             while True:
-                # rounded up to the millisecond by poll, so that one last look is always taken after the deadline
+                # rounded up to the millisecond by poll, so that one last look is always taken after the
+                # deadline
                 events = self._poll.poll(max(0.0, (deadline - time.monotonic_ns()) * 1e-6))
                 if not events:
                     break
@@ -186,8 +192,9 @@ class SerialPort:
 
 
 class ReplySizes:
-    """Tells an answer from one that comes too late, in a protocol whose packets carry no number: a reply that did not come is not
-    asked for again in the same size. A read asks for a few bytes more instead, and a late reply is then of the wrong length."""
+    """Tells an answer from one that comes too late, in a protocol whose packets carry no number: a reply that
+    did not come is not asked for again in the same size. A read asks for a few bytes more instead, and a late
+    reply is then of the wrong length."""
 
     SPARE = 16
 
@@ -195,7 +202,8 @@ class ReplySizes:
         self._lost: dict[int, int] = {}
 
     def choose(self, size: int) -> int:
-        """`size`, or up to fifteen bytes more: the first that no missing reply had lately, else the one lost longest ago."""
+        """`size`, or up to fifteen bytes more: the first that no missing reply had lately, else the one lost
+        longest ago."""
         if not self._lost:
             return size
         now = time.monotonic_ns()

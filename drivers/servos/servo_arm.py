@@ -1,8 +1,8 @@
 """An arm of bus servos: the contract of `drivers.arm.Arm` over any `ServoBus`.
 
-One thread owns the bus. It reads every joint and writes every goal `bus_hz` times a second; `read` and `command` only look at,
-and leave, numbers. What the servos are told never rests on a value that is older than `stale_s`.
-"""
+One thread owns the bus. It reads every joint and writes every goal `bus_hz` times a second; `read` and
+`command` only look at, and leave, numbers. What the servos are told never rests on a value that is older than
+`stale_s`."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ from .obstacles import Obstacles
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between attempts to reopen
 REPEATED = 3  # times in a row that a servo must report a fault, before it is believed
 TORQUE_POLL_S = 0.1  # the servos are asked whether their torque is still on, where their readings do not tell
-# A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in between, and is
-# back, would take it, and some switch their torque on with it.
+# A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in
+# between, and is back, would take it, and some switch their torque on with it.
 GOAL_FRESH_NS = 50_000_000
 # An older reading is told as invalid, also while the thread does a job and reads nothing.
 FRESH_S, FRESH_CYCLES = 0.2, 3
-# A reading that was under way for longer (the machine was busy) tells where a joint was, but not when: it counts as none.
+# A reading that was under way for longer (the machine was busy) tells where a joint was, but not when: it
+# counts as none.
 QUICK_NS = 50_000_000
 BACKLOG_S = 0.5  # of readings is kept for who records every one, and may be busy that long
 CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at once than in this time
 
 
 class ServoArm:
-    """J joints of a `ServoGroup`. commanded: False for a leader, which is read and never moves. sprung: joints of a leader that
-    `enable` lets spring back to where `spring_to` `(J,)` rad says. Other arguments: see `drivers.arm.Arm`."""
+    """J joints of a `ServoGroup`. commanded: False for a leader, which is read and never moves. sprung:
+    joints of a leader that `enable` lets spring back to where `spring_to` `(J,)` rad says. Other arguments:
+    see `drivers.arm.Arm`."""
 
     def __init__(
         self,
@@ -92,7 +94,8 @@ class ServoArm:
 
     @property
     def calibration(self) -> dict[str, dict[str, int]]:
-        """In LeRobot's form, from `open` on: recordings keep it, so that their radians can be told from the servos' ticks."""
+        """In LeRobot's form, from `open` on: recordings keep it, so that their radians can be told from the
+        servos' ticks."""
         return {name: asdict(joint) for name, joint in self.group.calibration.items()}
 
     # life
@@ -119,7 +122,8 @@ class ServoArm:
             self._thread.start()
 
     def close(self) -> None:
-        """DeviceError when all is closed, but the torque that `enable` switched on may still be on: cut the arm's power then."""
+        """DeviceError when all is closed, but the torque that `enable` switched on may still be on: cut the
+        arm's power then."""
         with self._life:
             thread = self._thread
             if thread is None:
@@ -266,7 +270,8 @@ class ServoArm:
         )
 
     def _left(self) -> np.ndarray:
-        """Joints `(J,)` that have torque, though we do not drive them: another program's, or what could not be switched off."""
+        """Joints `(J,)` that have torque, though we do not drive them: another program's, or what could not
+        be switched off."""
         return self._live & ~self._torque
 
     def _left_texts(self) -> tuple[str, ...]:
@@ -311,7 +316,8 @@ class ServoArm:
             self._setpoint.commanded_ns = None
 
     def _reopen(self) -> None:
-        """Raises what keeps the bus from working. The torque is never touched here: an arm that still holds itself up goes on to."""
+        """Raises what keeps the bus from working. The torque is never touched here: an arm that still holds
+        itself up goes on to."""
         self.group.bus.open()
         try:
             self.group.identify()
@@ -375,13 +381,15 @@ class ServoArm:
                 self._give_up("fault", "the arm holds because a servo reports a fault")
 
     def _give_up(self, key: str, text: str) -> None:
-        """Latch: an arm with something wrong holds, and takes commands again after `enable`. Caller holds the lock."""
+        """Latch: an arm with something wrong holds, and takes commands again after `enable`. Caller holds the
+        lock."""
         self._latched[key] = text
         self._hold()
         self._stopped = True
 
     def _watch_torque(self, reading: Reading) -> None:
-        """A servo whose own protection let go, or that lost power for a moment, has no torque and forgot its settings."""
+        """A servo whose own protection let go, or that lost power for a moment, has no torque and forgot its
+        settings."""
         on, known = reading.torque, reading.answered
         if on is None:
             now = time.monotonic_ns()
@@ -406,7 +414,8 @@ class ServoArm:
         now = time.monotonic_ns()
         t = self._setpoint.commanded_ns
         if t is not None and (now - t > self.watchdog_s * 1e9 or self._stale(now).any()):
-            self._hold()  # nobody commands, or nobody knows where a joint is: stay, and do not go where it was still going
+            # nobody commands, or nobody knows where a joint is: stay, and do not go where it was still going
+            self._hold()
         wanted = self._setpoint.at(now)
         self._obstacles.release(wanted)
         goal = self._obstacles.limit(wanted)
@@ -444,7 +453,8 @@ class ServoArm:
             self._setpoint.hold(goal, self._sent_ns)
 
     def _undo(self, before: np.ndarray, error: DeviceError) -> None:
-        """After `error` half-way: torque off where it was off `before` `(J,)`. DeviceError when that is not certain."""
+        """After `error` half-way: torque off where it was off `before` `(J,)`. DeviceError when that is not
+        certain."""
         left = came_on = [j for j in self._driven if not before[j]]
         with contextlib.suppress(DeviceError):
             left = self.group.torque_off(came_on)

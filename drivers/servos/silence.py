@@ -1,4 +1,5 @@
-"""Whom on a bus to wait for: servos that stay silent must neither hide nor slow those that answer, and be back when they do."""
+"""Whom on a bus to wait for: servos that stay silent must neither hide nor slow those that answer, and be
+back when they do."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ MOST_PATIENCE = 8.0
 
 
 class Silence:
-    """Of each servo, how many reads in a row it was silent. patience: times the usual slack, grows while nobody answers three reads
-    running: some adapters hold bytes back for 16 ms, and then nobody else has to wait."""
+    """Of each servo, how many reads in a row it was silent. patience: times the usual slack, grows while
+    nobody answers three reads running: some adapters hold bytes back for 16 ms, and then nobody else has to
+    wait."""
 
     def __init__(self) -> None:
         self.patience = 1.0
@@ -21,8 +23,8 @@ class Silence:
         self._nobody = 0
 
     def whom_to_ask(self, servos: Sequence[int]) -> tuple[list[int], int | None]:
-        """Whom to ask together, those silent lately last; and one that was given up, to be tried by itself: a dead one in a chain
-        would silence what stands behind it."""
+        """Whom to ask together, those silent lately last; and one that was given up, to be tried by itself: a
+        dead one in a chain would silence what stands behind it."""
         if len(servos) == 1:
             return list(servos), None
         missed = self._missed.get

@@ -1,4 +1,5 @@
-"""The SO-101 (and SO-100): six Feetech STS3215 on one bus, as a robot's arm. Its leader is `drivers.servos.so101_leader`."""
+"""The SO-101 (and SO-100): six Feetech STS3215 on one bus, as a robot's arm. Its leader is
+`drivers.servos.so101_leader`."""
 
 from __future__ import annotations
 

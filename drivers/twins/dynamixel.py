@@ -1,4 +1,5 @@
-"""Servos of Dynamixel's X series on a bus, protocol 2.0. Not there: bulk, registered and factory-reset instructions."""
+"""Servos of Dynamixel's X series on a bus, protocol 2.0. Not there: bulk, registered and factory-reset
+instructions."""
 
 from __future__ import annotations
 
@@ -117,7 +118,8 @@ class DynamixelTwin(SerialTwin):
         return Reply(servo_id, encode(servo_id, Instruction.STATUS, bytes((error,)) + data), delay_s)
 
     def _answer_sync_read(self, packet: Packet, hearing: dict[int, XServo]) -> list[Reply]:
-        """Each servo answers when it has heard the one before it: behind the first that is silent all are (DynamixelSDK issue 364)."""
+        """Each servo answers when it has heard the one before it: behind the first that is silent all are
+        (DynamixelSDK issue 364)."""
         address, size = struct.unpack_from("<HH", packet.parameters)
         fast = packet.instruction == Instruction.FAST_SYNC_READ
         asked = packet.parameters[4:]

@@ -1,7 +1,7 @@
 """One servo of Dynamixel's X series: registers that behave, on a joint of a plant.
 
-Position modes only (3 position, 4 extended, 5 current-based); a write of another mode is refused. A servo's stall torque and current are
-those of its data sheet at the nominal voltage. Indirect addresses are not there.
+Position modes only (3 position, 4 extended, 5 current-based); a write of another mode is refused. A servo's
+stall torque and current are those of its data sheet at the nominal voltage. Indirect addresses are not there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ OFFSET_IN_POSITION_MODE = 1024  # a homing offset beyond it is ignored there
 
 @dataclass(frozen=True)
 class Model:
-    """stall_nm, stall_ma at volts. shutdown: factory setting. current: measures it (otherwise it estimates its load)."""
+    """stall_nm, stall_ma at volts. shutdown: factory setting. current: measures it (otherwise it estimates
+    its load)."""
 
     stall_nm: float
     stall_ma: float
@@ -53,7 +54,8 @@ _XL330_M288 = Model(0.52, 1470, 5.0, 0x35, 70, 35, 70, 445, True)
 _XL430_W250 = Model(1.5, 1400, 12.0, 0x34, 140, 60, 72, 265, False)
 _MODELS = {1190: _XL330_M077, 1200: _XL330_M288, 1060: _XL430_W250}
 
-# what a client may write: lowest and highest value; limits that are registers themselves are in `XServo._check`
+# what a client may write: lowest and highest value; limits that are registers themselves are in
+# `XServo._check`
 _WRITABLE = {
     "id": (0, 252),
     "baud_rate": (0, 6),

@@ -1,4 +1,5 @@
-"""What can go wrong with a device on demand. One thread sets, another looks: each field is replaced whole, never mutated."""
+"""What can go wrong with a device on demand. One thread sets, another looks: each field is replaced whole,
+never mutated."""
 
 from __future__ import annotations
 
@@ -12,11 +13,12 @@ from ..config import require_known
 
 @dataclass
 class BusFaults:
-    """Of a servo bus or a controller's link. drop, corrupt, late: share of the replies that never come, come garbled, or come
-    whole but `late_s` too late (so that they lie in the line when the next question is asked). delay_s: before every reply.
-    dead: ids that are silent. overload: ids whose overload protection has latched, until power is cycled or they are rebooted.
-    voltage: V, of the supply; None is the nominal one. unplugged: the cable is out. stuck: joint numbers that are blocked.
-    clock_step_s: added to the device's own clock, where it has one."""
+    """Of a servo bus or a controller's link. drop, corrupt, late: share of the replies that never come, come
+    garbled, or come whole but `late_s` too late (so that they lie in the line when the next question is
+    asked). delay_s: before every reply. dead: ids that are silent. overload: ids whose overload protection
+    has latched, until power is cycled or they are rebooted. voltage: V, of the supply; None is the nominal
+    one. unplugged: the cable is out. stuck: joint numbers that are blocked. clock_step_s: added to the
+    device's own clock, where it has one."""
 
     drop: float = 0.0
     corrupt: float = 0.0
@@ -33,9 +35,10 @@ class BusFaults:
 
 @dataclass
 class CameraFaults:
-    """black: frames without light. frozen: the same frame again and again, with new numbers. stalled: connected, but no frames.
-    slow: share of the nominal rate, 1 is as promised. corrupt: share of frames whose bytes are garbled. unplugged: the connection
-    is closed and refused. clock_step_s: added to the device's own clock."""
+    """black: frames without light. frozen: the same frame again and again, with new numbers. stalled:
+    connected, but no frames. slow: share of the nominal rate, 1 is as promised. corrupt: share of frames
+    whose bytes are garbled. unplugged: the connection is closed and refused. clock_step_s: added to the
+    device's own clock."""
 
     black: bool = False
     frozen: bool = False
@@ -47,7 +50,8 @@ class CameraFaults:
 
 
 def set_faults(faults: BusFaults | CameraFaults, values: Mapping[str, Any]) -> None:
-    """Replace the fields in `values` (as JSON or the command line give them). DeviceError: an unknown name, a wrong type."""
+    """Replace the fields in `values` (as JSON or the command line give them). DeviceError: an unknown name, a
+    wrong type."""
     known = {f.name: f for f in fields(faults)}
     checked: dict[str, Any] = {}
     for name, value in values.items():

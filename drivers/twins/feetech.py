@@ -1,4 +1,5 @@
-"""STS3215 servos on a pty, the device side of `drivers.servos.feetech`; what each of them does is in `feetech_servo`."""
+"""STS3215 servos on a pty, the device side of `drivers.servos.feetech`; what each of them does is in
+`feetech_servo`."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ REG_WRITE, ACTION = 0x04, 0x05
 
 
 class FeetechTwin(SerialTwin):
-    """`servos` on a pty. registers: see `drivers.servos.feetech_protocol.REGISTERS`. DeviceError: an unknown register, speed or joint."""
+    """`servos` on a pty. registers: see `drivers.servos.feetech_protocol.REGISTERS`. DeviceError: an unknown
+    register, speed or joint."""
 
     def __init__(
         self,

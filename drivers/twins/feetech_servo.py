@@ -1,10 +1,10 @@
 """One STS3215 servo at register level.
 
-Sources: Feetech's STS3215 memory table and protocol manual. As the servo does: EEPROM takes nothing while the lock is set and says yes
-all the same; goals are clipped to the position limits; a homing offset shifts what is read, and without phase bit 0x10 the reading
-wraps at 4096; a goal switches the torque on (Feetech's own WritePos examples never switch it on themselves, and its users' tables of
-the registers say so). Not modelled: acceleration (the mechanics have their own), goal_time, and modes other than position, which hold still.
-"""
+Sources: Feetech's STS3215 memory table and protocol manual. As the servo does: EEPROM takes nothing while the
+lock is set and says yes all the same; goals are clipped to the position limits; a homing offset shifts what
+is read, and without phase bit 0x10 the reading wraps at 4096; a goal switches the torque on (Feetech's own
+WritePos examples never switch it on themselves, and its users' tables of the registers say so). Not modelled:
+acceleration (the mechanics have their own), goal_time, and modes other than position, which hold still."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ FACTORY = {
 
 
 class FeetechServo:
-    """Its registers and its motor, on one joint of its twin's plant. DeviceError: an unknown register or joint."""
+    """Its registers and its motor, on one joint of its twin's plant. DeviceError: an unknown register or
+    joint."""
 
     def __init__(self, about: TwinServo, twin: SerialTwin, baud: int) -> None:
         plant = twin.plant
@@ -218,7 +219,8 @@ class FeetechServo:
             self.plant.goal[self.joint] = self.target
         load = abs(self._load())
         self.temperature += (AMBIENT_C + HEAT_C * load**2 - self.temperature) * dt_s / HEAT_S
-        # a limit below the overload threshold counts as well: pushing as hard as allowed for long is being blocked
+        # a limit below the overload threshold counts as well: pushing as hard as allowed for long is being
+        # blocked
         enough = min(self.get("overload_torque") / 100, 0.98 * self.get("torque_limit") / 1000)
         self.over_s = self.over_s + dt_s if 0 < enough <= load else 0.0
         if self.over_s > self.get("protection_time") * 0.01:

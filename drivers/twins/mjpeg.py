@@ -1,8 +1,9 @@
-"""A camera on the network: MJPEG over HTTP (`multipart/x-mixed-replace`), as IP cameras and mjpg-streamer offer it, with faults on demand.
+"""A camera on the network: MJPEG over HTTP (`multipart/x-mixed-replace`), as IP cameras and mjpg-streamer
+offer it, with faults on demand.
 
-Each part carries `X-Timestamp`, seconds of the device's own clock at capture, as mjpg-streamer sends it. `python -m
-ulna.drivers.twins.mjpeg` runs one in a process of its own, described by `from_json` (see `process`); it answers `{"url": …}`.
-"""
+Each part carries `X-Timestamp`, seconds of the device's own clock at capture, as mjpg-streamer sends it.
+`python -m ulna.drivers.twins.mjpeg` runs one in a process of its own, described by `from_json` (see
+`process`); it answers `{"url": …}`."""
 
 from __future__ import annotations
 
@@ -32,16 +33,17 @@ type Render = Callable[[], tuple[np.ndarray, int]]
 
 
 class MjpegTwin:
-    """Serves what `render` gives: an `(H, W, 3)` uint8 RGB frame and its capture time on `time.monotonic_ns`, called `fps` times a
-    second; or what comes into a `FrameRing`, at most `fps` a second. Any number of clients, each gets the newest frame only.
+    """Serves what `render` gives: an `(H, W, 3)` uint8 RGB frame and its capture time on `time.monotonic_ns`,
+    called `fps` times a second; or what comes into a `FrameRing`, at most `fps` a second. Any number of
+    clients, each gets the newest frame only.
 
-    faults: looked at for every frame. noise: grey levels that the sensor adds: without, a still scene gives frames alike in
-    every pixel, as no real camera does, and is taken for a frozen stream. paint: write the frame number and capture time into the pixels (`read_mark`). port: 0 is
-    any free one; it stays the same while the twin is unplugged and plugged in again. `with MjpegTwin(…) as twin: twin.url`
+    faults: looked at for every frame. noise: grey levels that the sensor adds: without, a still scene gives
+    frames alike in every pixel, as no real camera does, and is taken for a frozen stream. paint: write the
+    frame number and capture time into the pixels (`read_mark`). port: 0 is any free one; it stays the same
+    while the twin is unplugged and plugged in again. `with MjpegTwin(…) as twin: twin.url`
 
-    skipped: the last 1024 painted numbers that a connection was too slow for. HTTP has no frame numbers, so nobody on the other
-    side can count these.
-    """
+    skipped: the last 1024 painted numbers that a connection was too slow for. HTTP has no frame numbers, so
+    nobody on the other side can count these."""
 
     def __init__(
         self,
@@ -158,7 +160,8 @@ class MjpegTwin:
         return head.encode() + jpeg + b"\r\n"
 
     def _garbled(self, jpeg: bytes) -> bytes:
-        """Half of them end early, as when a packet is lost; in half some bytes are others, as on a bad cable."""
+        """Half of them end early, as when a packet is lost; in half some bytes are others, as on a bad
+        cable."""
         cut = self._random.randrange(len(jpeg) // 4, 3 * len(jpeg) // 4)
         if self._random.random() < 0.5:
             return jpeg[:cut]
@@ -243,8 +246,8 @@ class MjpegTwin:
 
 
 def mark(color: np.ndarray, number: int, t_ns: int) -> np.ndarray:
-    """A copy with the low 16 bits of `number` and the microseconds of `t_ns` (40 bits: 12 days) as black and white squares
-    along the top, which survive JPEG."""
+    """A copy with the low 16 bits of `number` and the microseconds of `t_ns` (40 bits: 12 days) as black and
+    white squares along the top, which survive JPEG."""
     out = color.copy()
     per_row = out.shape[1] // MARK
     value = (number & 0xFFFF) << 40 | (t_ns // 1000) & 0xFFFFFFFFFF
@@ -255,7 +258,8 @@ def mark(color: np.ndarray, number: int, t_ns: int) -> np.ndarray:
 
 
 def read_mark(color: np.ndarray) -> tuple[int, int]:
-    """(number, t_us) of a frame painted by `mark`, compare with `time.monotonic_ns() // 1000 & 0xFFFFFFFFFF`."""
+    """(number, t_us) of a frame painted by `mark`, compare with `time.monotonic_ns() // 1000 &
+    0xFFFFFFFFFF`."""
     per_row, value = color.shape[1] // MARK, 0
     for bit in range(56):
         row, column = divmod(bit, per_row)
@@ -280,8 +284,8 @@ def wandering_bars(height: int, width: int) -> Render:
 
 
 def from_json(about: Mapping[str, Any]) -> MjpegTwin:
-    """A twin, not started, of `{"ring", "height", "width", "fps", "port", "faults", "paint"}`, each of which may be left out: no
-    ring is `wandering_bars`. DeviceError: which is wrong."""
+    """A twin, not started, of `{"ring", "height", "width", "fps", "port", "faults", "paint"}`, each of which
+    may be left out: no ring is `wandering_bars`. DeviceError: which is wrong."""
     known = ("ring", "height", "width", "fps", "port", "faults", "paint")
     for name in about:
         require_known("field", name, known)

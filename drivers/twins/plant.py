@@ -1,8 +1,9 @@
-"""The mechanics behind a twin, in shared memory: the process that does the physics and the one that speaks a protocol meet here.
+"""The mechanics behind a twin, in shared memory: the process that does the physics and the one that speaks a
+protocol meet here.
 
-Protocol side: writes `goal`, `torque`, `max_effort`; reads `position`, `velocity`, `effort`. Physics side: the reverse. Each value is
-one aligned 8-byte word with one writer, so nothing tears; a joint is as stale as the last physics step (about 4 ms).
-"""
+Protocol side: writes `goal`, `torque`, `max_effort`; reads `position`, `velocity`, `effort`. Physics side:
+the reverse. Each value is one aligned 8-byte word with one writer, so nothing tears; a joint is as stale as
+the last physics step (about 4 ms)."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ HEADER = 4096
 
 
 class Plant:
-    """J joints of one device, each `(J,)` float64 view: position rad, velocity rad/s, effort N·m (of the motor, signed),
-    goal rad, torque 0 or 1, max_effort N·m, stuck 0 or 1 (a fault: the joint is blocked by something)."""
+    """J joints of one device, each `(J,)` float64 view: position rad, velocity rad/s, effort N·m (of the
+    motor, signed), goal rad, torque 0 or 1, max_effort N·m, stuck 0 or 1 (a fault: the joint is blocked by
+    something)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,8 +63,9 @@ class Plant:
 
 
 class SimpleMechanics:
-    """A plant's physics without a physics engine: joints that go to their goals at up to `max_velocity` rad/s, for tests and
-    benchmarks of a protocol. A thread of its own, 500 steps a second: `with SimpleMechanics(plant): ...`"""
+    """A plant's physics without a physics engine: joints that go to their goals at up to `max_velocity`
+    rad/s, for tests and benchmarks of a protocol. A thread of its own, 500 steps a second: `with
+    SimpleMechanics(plant): ...`"""
 
     def __init__(self, plant: Plant, max_velocity: float = 4.7) -> None:
         self.plant, self.max_velocity = plant, max_velocity

@@ -1,8 +1,8 @@
 """A twin in a process of its own, told what to do in lines of JSON on stdin.
 
-The first line describes the twin; the answer says where it is. Then come lines `{"faults": {…}}` and `{"reset": true}` (power off
-and on again), each answered by `{"ok": true}` or `{"error": …}`, until stdin ends.
-"""
+The first line describes the twin; the answer says where it is. Then come lines `{"faults": {…}}` and
+`{"reset": true}` (power off and on again), each answered by `{"ok": true}` or `{"error": …}`, until stdin
+ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Twin(Protocol):
 
 
 def run[T: Twin](make: Callable[[dict[str, Any]], T], where: Callable[[T], Mapping[str, str]]) -> int:
-    """Exit status 1 when there is no such twin. make: of the first line, not started. where: the answer to that."""
+    """Exit status 1 when there is no such twin. make: of the first line, not started. where: the answer to
+    that."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for whoever started this; its end is the end of stdin

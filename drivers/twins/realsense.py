@@ -1,11 +1,12 @@
-"""The twin of a RealSense camera: frames of colour and depth on a local socket, which the driver pushes into librealsense.
+"""The twin of a RealSense camera: frames of colour and depth on a local socket, which the driver pushes into
+librealsense.
 
 `python -m ulna.drivers.twins.realsense` serves the frames of a `FrameRing`, or a test picture, as
 `from_json` says (see `process`); it answers `{"address": …}`. `record` makes a recording.
 
-On the wire a message is the length of its header (4 bytes, big-endian), the header (JSON) and the planes that it announces in
-`bytes`. The camera speaks first, with its `CameraModel`; then come frames: `number`, `color_ns` and `depth_ns` on its own clock.
-"""
+On the wire a message is the length of its header (4 bytes, big-endian), the header (JSON) and the planes that
+it announces in `bytes`. The camera speaks first, with its `CameraModel`; then come frames: `number`,
+`color_ns` and `depth_ns` on its own clock."""
 
 from __future__ import annotations
 
@@ -37,12 +38,13 @@ Picture = tuple[
 
 
 class RealSenseTwin:
-    """One camera, for one client at a time, in a thread of its own: `with RealSenseTwin(model, render) as twin: twin.address`.
+    """One camera, for one client at a time, in a thread of its own: `with RealSenseTwin(model, render) as
+    twin: twin.address`.
 
-    frames: a ring with depth, whose every frame is sent, or a function that gives a picture and is asked `model.fps` times a
-    second. address: `unix:PATH` or `tcp:HOST:PORT`; port 0 is any free one, and stays the same over an unplugging. Its clock
-    starts at 0 when it does. depth_late_s: s by which the depth sensor exposes after the color sensor.
-    """
+    frames: a ring with depth, whose every frame is sent, or a function that gives a picture and is asked
+    `model.fps` times a second. address: `unix:PATH` or `tcp:HOST:PORT`; port 0 is any free one, and stays the
+    same over an unplugging. Its clock starts at 0 when it does. depth_late_s: s by which the depth sensor
+    exposes after the color sensor."""
 
     def __init__(
         self,
@@ -113,7 +115,8 @@ class RealSenseTwin:
             self._unplug()
 
     def _pictures(self) -> Iterable[Picture | None]:
-        """Pictures at the camera's rate; None at least every 50 ms, so that clients and faults are looked after."""
+        """Pictures at the camera's rate; None at least every 50 ms, so that clients and faults are looked
+        after."""
         after, due = -1, time.monotonic()
         while not self._stopping.is_set():
             now, period = time.monotonic(), 1 / (self.model.fps * max(self.faults.slow, 1e-3))
@@ -228,7 +231,8 @@ def send(to: socket.socket, header: dict[str, Any], *planes: memoryview) -> None
 
 
 def receive(of: socket.socket, plane_max: int) -> tuple[dict[str, Any], list[bytearray]]:
-    """(header, planes) of one message. EOFError: the connection is closed. ValueError: not a message of this protocol."""
+    """(header, planes) of one message. EOFError: the connection is closed. ValueError: not a message of this
+    protocol."""
     (length,) = struct.unpack(">I", _receive(of, 4))
     if length > HEADER_MAX:
         raise ValueError(f"a header of {length} bytes")
@@ -251,7 +255,8 @@ def _receive(of: socket.socket, length: int) -> bytearray:
 
 
 def meet(address: str) -> tuple[socket.socket, CameraModel]:
-    """A connection to a twin, and the camera it is. DeviceError: nobody answers, it is in use, it speaks something else."""
+    """A connection to a twin, and the camera it is. DeviceError: nobody answers, it is in use, it speaks
+    something else."""
     family, where = socket_address(address)
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -273,8 +278,9 @@ def meet(address: str) -> tuple[socket.socket, CameraModel]:
 
 
 def record(path: Path, model: CameraModel, pictures: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> None:
-    """Make a recording that `rs.pipeline` plays like a camera's. pictures: color, and depth or None where that sensor gave none.
-    It takes as long as it will last: the recorder stores when frames came. path: ends in `.db3` for librealsense from
+    """Make a recording that `rs.pipeline` plays like a camera's. pictures: color, and depth or None where
+    that sensor gave none. It takes as long as it will last: the recorder stores when frames came. path: ends
+    in `.db3` for librealsense from
     2.57, in `.bag` before."""
     rs = load()
     camera = SoftwareCamera(model)
@@ -306,9 +312,9 @@ def board_picture(model: CameraModel) -> Picture:
 
 
 def from_json(about: Mapping[str, Any]) -> RealSenseTwin:
-    """A twin, not started, of `height`, `width`, `fps`; may hold `ring` (path; default a test picture), `serial`, `lens` (fx, fy, cx,
-    cy in px, of color and of depth that is already aligned to it; default as wide as a D435's color), `depth_scale_m`, `link`
-    (path of a unix socket) or `port`, `faults`."""
+    """A twin, not started, of `height`, `width`, `fps`; may hold `ring` (path; default a test picture),
+    `serial`, `lens` (fx, fy, cx, cy in px, of color and of depth that is already aligned to it; default as
+    wide as a D435's color), `depth_scale_m`, `link` (path of a unix socket) or `port`, `faults`."""
     height, width = about["height"], about["width"]
     focal = 0.5 * width / np.tan(np.radians(69.0) / 2)  # D435 data sheet: color sensor, 69 degrees across
     lens = Pinhole(**about.get("lens") or {"fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2})

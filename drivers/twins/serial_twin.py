@@ -1,8 +1,8 @@
 """The device side of a servo bus: servos on a pseudo terminal that behaves like a line of a given speed.
 
-What both protocols share: the pty and its link, the time that bytes take, replies that are lost, garbled or late, and the cable.
-`python -m ulna.drivers.twins.serial_twin` runs one in a process of its own, described by `from_json` (see `process`).
-"""
+What both protocols share: the pty and its link, the time that bytes take, replies that are lost, garbled or
+late, and the cable. `python -m ulna.drivers.twins.serial_twin` runs one in a process of its own, described by
+`from_json` (see `process`)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ PR_SET_TIMERSLACK = 29  # <linux/prctl.h>
 
 @dataclass(frozen=True)
 class TwinServo:
-    """One servo of a twin. joint: its index in the plant. Its encoder reads `zero_tick + direction * position * 4096 / 2π`
-    (position in rad), before any homing offset. registers: contents that differ from the factory's, by register name."""
+    """One servo of a twin. joint: its index in the plant. Its encoder reads `zero_tick + direction * position
+    * 4096 / 2π` (position in rad), before any homing offset. registers: contents that differ from the
+    factory's, by register name."""
 
     id: int
     model: int
@@ -51,7 +52,8 @@ class TwinServo:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole status packet. servo: who sends it. delay_s: the servo's own pause before it (its return delay register)."""
+    """A whole status packet. servo: who sends it. delay_s: the servo's own pause before it (its return delay
+    register)."""
 
     servo: int
     packet: bytes
@@ -59,13 +61,12 @@ class Reply:
 
 
 class SerialTwin(ABC):
-    """Servos on a pty. A subclass says how packets are cut (`take`) and answered (`answer`), what goes on by itself (`step`)
-    and what a loss of power does (`lose_power`); all four are called by one thread at a time.
+    """Servos on a pty. A subclass says how packets are cut (`take`) and answered (`answer`), what goes on by
+    itself (`step`) and what a loss of power does (`lose_power`); all four are called by one thread at a time.
 
-    Requests and replies take their bytes' time at the line's speed (10 bits a byte). `faults.dead` and a wrong speed are
-    the subclass' to heed, since a servo that does not hear must not move either: see `hears`. `faults.stuck` goes to the plant
-    here; `voltage` and `overload` are the subclass' own.
-    """
+    Requests and replies take their bytes' time at the line's speed (10 bits a byte). `faults.dead` and a
+    wrong speed are the subclass' to heed, since a servo that does not hear must not move either: see `hears`.
+    `faults.stuck` goes to the plant here; `voltage` and `overload` are the subclass' own."""
 
     def __init__(
         self,
@@ -93,11 +94,13 @@ class SerialTwin(ABC):
 
     @abstractmethod
     def take(self, heard: bytearray) -> bytes | None:
-        """Cut the first whole and valid request off `heard`, and rubbish before it; None when there is none yet."""
+        """Cut the first whole and valid request off `heard`, and rubbish before it; None when there is none
+        yet."""
 
     @abstractmethod
     def answer(self, request: bytes, speed: int) -> list[Reply]:
-        """Do what `request` says, in every servo that `hears` at `speed`; the replies in the order of the line."""
+        """Do what `request` says, in every servo that `hears` at `speed`; the replies in the order of the
+        line."""
 
     @abstractmethod
     def step(self, dt_s: float) -> None:
@@ -109,7 +112,8 @@ class SerialTwin(ABC):
 
     @property
     def port(self) -> str:
-        """What to open: the link, or the pty itself (another one after each replug). Empty while unplugged without a link."""
+        """What to open: the link, or the pty itself (another one after each replug). Empty while unplugged
+        without a link."""
         return str(self.link) if self.link else self._pty
 
     def hears(self, servo: int, servo_baud: int, speed: int) -> bool:
@@ -276,7 +280,8 @@ TWINS = {"feetech": "FeetechTwin", "dynamixel": "DynamixelTwin"}
 
 
 def from_json(about: Mapping[str, Any]) -> SerialTwin:
-    """A twin, not started, of `{"protocol", "plant", "servos", "baud", "link", "seed", "faults"}`. DeviceError: which is wrong."""
+    """A twin, not started, of `{"protocol", "plant", "servos", "baud", "link", "seed", "faults"}`.
+    DeviceError: which is wrong."""
     try:
         protocol = about["protocol"]
         cls = getattr(importlib.import_module(f"{__package__}.{protocol}"), TWINS[protocol])

@@ -1,10 +1,12 @@
-"""A UR e-Series controller on TCP: RTDE version 2 (30004), dashboard server (29999), program ports (30002, 30003).
+"""A UR e-Series controller on TCP: RTDE version 2 (30004), dashboard server (29999), program ports (30002,
+30003).
 
-The ports are fixed in every client, so that two twins on one machine take two loopback addresses: 127.0.0.2, 127.0.0.3 …
-Source: Universal Robots' RTDE guide. One thread serves every connection and steps the controller 500 times a second.
+The ports are fixed in every client, so that two twins on one machine take two loopback addresses: 127.0.0.2,
+127.0.0.3 … Source: Universal Robots' RTDE guide. One thread serves every connection and steps the controller
+500 times a second.
 
-`python -m ulna.drivers.twins.ur` runs one in a process of its own, described by `from_json` (see `process`); it answers `{"host": …}`.
-"""
+`python -m ulna.drivers.twins.ur` runs one in a process of its own, described by `from_json` (see `process`);
+it answers `{"host": …}`."""
 
 from __future__ import annotations
 
@@ -223,7 +225,8 @@ class URTwin:
             self.controller.upload(whole[0].decode(errors="replace"))
             client.received = client.received[whole.end() :]
 
-    # RTDE -------------------------------------------------------------------------------------------------------------------
+    # RTDE
+    # -------------------------------------------------------------------------------------------------------------------
 
     def _packages(self, client: _Client) -> None:
         while len(client.received) >= 3:
@@ -286,7 +289,8 @@ class URTwin:
 
 
 def _recipe(listed: bytes) -> tuple[_Recipe | None, bytes]:
-    """Of names with commas between them, and ur_rtde's one behind the last; None when one of them is unknown."""
+    """Of names with commas between them, and ur_rtde's one behind the last; None when one of them is
+    unknown."""
     names = [name for name in listed.decode().split(",") if name]
     types = [TYPES.get(name, "NOT_FOUND") for name in names]
     answer = ",".join(types).encode()

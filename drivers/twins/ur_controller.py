@@ -1,10 +1,11 @@
-"""What a UR e-Series controller does behind its ports: modes, safety, the program that ur_rtde uploads, and motion.
+"""What a UR e-Series controller does behind its ports: modes, safety, the program that ur_rtde uploads, and
+motion.
 
-Sources: Universal Robots' RTDE guide (names and types of the variables, modes, status bits), its dashboard server guide for
-e-Series, and the control script and register protocol of ur_rtde 1.6. URScript is not interpreted: a program that has
-ur_rtde's control loop is taken for it, and its side of the handshake is played. Variables that the mechanics do not have
-(Cartesian pose, currents, digital in- and outputs) read zero.
-"""
+Sources: Universal Robots' RTDE guide (names and types of the variables, modes, status bits), its dashboard
+server guide for e-Series, and the control script and register protocol of ur_rtde 1.6. URScript is not
+interpreted: a program that has ur_rtde's control loop is taken for it, and its side of the handshake is
+played. Variables that the mechanics do not have (Cartesian pose, currents, digital in- and outputs) read
+zero."""
 
 from __future__ import annotations
 
@@ -75,10 +76,11 @@ TYPES = {
 
 @dataclass
 class URFaults(BusFaults):
-    """Besides those of a link (drop and corrupt have no meaning here: TCP turns them into late; unplugged closes every
-    connection and refuses new ones): stalled: connections stand, but no data come. protective_stop: latched until unlocked,
-    at the dashboard or by setting it false. emergency_stop: the button is pressed. powered_off: the arm's power is off.
-    local_control: the pendant is not in remote control, so programs from the network are ignored."""
+    """Besides those of a link (drop and corrupt have no meaning here: TCP turns them into late; unplugged
+    closes every connection and refuses new ones): stalled: connections stand, but no data come.
+    protective_stop: latched until unlocked, at the dashboard or by setting it false. emergency_stop: the
+    button is pressed. powered_off: the arm's power is off. local_control: the pendant is not in remote
+    control, so programs from the network are ignored."""
 
     stalled: bool = False
     protective_stop: bool = False
@@ -88,7 +90,8 @@ class URFaults(BusFaults):
 
 
 class Controller:
-    """Moves the first six joints of `plant`; a gripper behind them is not the arm's. Call `tick` 500 times a second. inputs: what RTDE clients wrote, by name. received_at: s, of their last package."""
+    """Moves the first six joints of `plant`; a gripper behind them is not the arm's. Call `tick` 500 times a
+    second. inputs: what RTDE clients wrote, by name. received_at: s, of their last package."""
 
     def __init__(self, plant: Plant, faults: URFaults) -> None:
         self.plant, self.faults = plant, faults
@@ -126,7 +129,8 @@ class Controller:
         self._speed = (self._setpoint - before) / STEP_S
         self.plant.goal[:JOINTS] = self._setpoint
 
-    # safety -----------------------------------------------------------------------------------------------------------------
+    # safety
+    # -----------------------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -156,10 +160,12 @@ class Controller:
         self.protective = self.faults.protective_stop = self._asked_for_stop = False
         self._deviating = 0.0
 
-    # the program ------------------------------------------------------------------------------------------------------------
+    # the program
+    # ------------------------------------------------------------------------------------------------------------
 
     def upload(self, program: str) -> None:
-        """A program from the network. It replaces a running one; with the arm stopped or the pendant in charge it is ignored."""
+        """A program from the network. It replaces a running one; with the arm stopped or the pendant in
+        charge it is ignored."""
         if self.faults.local_control or not self.running:
             return
         self._end_program()
@@ -206,7 +212,8 @@ class Controller:
             self._watchdog_s = 1.0 / max(value[0], 1e-3)
         return True
 
-    # motion: each moves the setpoint by one step ------------------------------------------------------------------------------
+    # motion: each moves the setpoint by one step
+    # ------------------------------------------------------------------------------
 
     def _hold(self) -> bool:
         return True
@@ -236,7 +243,8 @@ class Controller:
 
         self._motion = slow_down
 
-    # what it tells ------------------------------------------------------------------------------------------------------------
+    # what it tells
+    # ------------------------------------------------------------------------------------------------------------
 
     def value(self, name: str) -> tuple[float, ...]:
         """Of an RTDE variable, one number or one for each joint."""

@@ -1,11 +1,11 @@
 """A Universal Robots e-Series arm (UR3e, UR5e, UR10e, UR16e, UR20, UR30) through ur_rtde.
 
-`enable` uploads ur_rtde's control script; `disable` stops it. Without the script the controller itself holds the arm: a UR has no
-state "torque off" short of its brakes. The connection lives in a process of its own (`drivers.ur.process` says why); `read` and
-`command` only touch shared memory and never wait for the network.
+`enable` uploads ur_rtde's control script; `disable` stops it. Without the script the controller itself holds
+the arm: a UR has no state "torque off" short of its brakes. The connection lives in a process of its own
+(`drivers.ur.process` says why); `read` and `command` only touch shared memory and never wait for the network.
 
-Needs: the pendant in Remote Control, the arm powered on with brakes released, ports 29999, 30002 to 30004 reachable.
-"""
+Needs: the pendant in Remote Control, the arm powered on with brakes released, ports 29999, 30002 to 30004
+reachable."""
 
 from __future__ import annotations
 
@@ -54,14 +54,16 @@ ROBOT = {
 
 @dataclass(frozen=True)
 class Config:
-    """host: address of the controller. hz: of setpoints, 500 at most; the control script smooths between them over `lookahead_s`
-    (0.03 to 0.2 s) with `gain`. watchdog_s: without a command for that long the arm brakes and holds. link_watchdog_s: without a
-    word from this computer for that long the controller itself stops the program. lost_s: without data for that long the
-    connection counts as lost. max_first_step: rad, of any joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint;
-    setpoints keep both, so that the arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of the six joints, base
-    first; narrow them to the cell. max_effort: N·m, of the model's joints (the default is the UR5e's). payload_kg,
-    payload_centre_m: of the tool, at the flange; absent: as the pendant has it. latency_s: from measurement to arrival at best.
-    model: of `MODELS`; only what must know the arm's geometry, to move its tip by hand, asks for it."""
+    """host: address of the controller. hz: of setpoints, 500 at most; the control script smooths between them
+    over `lookahead_s` (0.03 to 0.2 s) with `gain`. watchdog_s: without a command for that long the arm brakes
+    and holds. link_watchdog_s: without a word from this computer for that long the controller itself stops
+    the program. lost_s: without data for that long the connection counts as lost. max_first_step: rad, of any
+    joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint; setpoints keep both, so that the
+    arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of the six joints, base first;
+    narrow them to the cell. max_effort: N·m, of the model's joints (the default is the UR5e's). payload_kg,
+    payload_centre_m: of the tool, at the flange; absent: as the pendant has it. latency_s: from measurement
+    to arrival at best. model: of `MODELS`; only what must know the arm's geometry, to move its tip by hand,
+    asks for it."""
 
     host: str
     hz: float = setting(125.0, 20, 500, "Hz")
@@ -124,7 +126,8 @@ class UR:
         self._reconnects = 0
         self._message = ""
 
-    # life -------------------------------------------------------------------------------------------------------------------
+    # life
+    # -------------------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         if self._memory:
@@ -205,7 +208,8 @@ class UR:
                     self._reconnects += 1
                     self._message = "reconnected: enable it again"
 
-    # motion -----------------------------------------------------------------------------------------------------------------
+    # motion
+    # -----------------------------------------------------------------------------------------------------------------
 
     def read(self) -> Sample:
         memory = self._need()
@@ -238,7 +242,8 @@ class UR:
                 check_first(target, here, self.max_first_step, self.joints)
                 self._first = False
             now = time.monotonic_ns()
-            # from where the setpoint is on its way, so that an early command does not skip the rest of the last one
+            # from where the setpoint is on its way, so that an early command does not skip the rest of the
+            # last one
             start = self._setpoint(now, here)
             sent = limit_target(target, start, (t_target_ns - now) * 1e-9, self.joints)
             memory.goal.write(
@@ -295,7 +300,8 @@ class UR:
             self._ask("disable")
             self._had_control = False
 
-    # what is the matter -------------------------------------------------------------------------------------------------------
+    # what is the matter
+    # -------------------------------------------------------------------------------------------------------
 
     def faults(self) -> tuple[str, ...]:
         if not self._memory:

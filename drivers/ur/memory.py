@@ -1,8 +1,8 @@
-"""What the control process and the process that talks to a UR share: the arm's newest state, and where it shall go.
+"""What the control process and the process that talks to a UR share: the arm's newest state, and where it
+shall go.
 
-Each block has one writer. Its first word is odd while it is written; a reader that finds it odd, or changed behind its back,
-reads again, so that a reading is never half old and half new.
-"""
+Each block has one writer. Its first word is odd while it is written; a reader that finds it odd, or changed
+behind its back, reads again, so that a reading is never half old and half new."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ class Memory:
     """state and control are written by the process that talks to the arm, goal by the control process."""
 
     def __init__(self, file: int | None = None) -> None:
-        """file: a descriptor from another `Memory`; None makes a new one, which is gone when nobody holds it."""
+        """file: a descriptor from another `Memory`; None makes a new one, which is gone when nobody holds
+        it."""
         self.file = os.memfd_create("ulna-ur") if file is None else file
         if file is None:
             os.ftruncate(self.file, SIZE)

@@ -1,13 +1,15 @@
-"""The process that holds the connection to a UR: `python -m ulna.drivers.ur.process`, started by `drivers.ur.arm`.
+"""The process that holds the connection to a UR: `python -m ulna.drivers.ur.process`, started by
+`drivers.ur.arm`.
 
-It is a process of its own because ur_rtde 1.6 keeps threads of its own in C++: when a controller goes away and comes back they
-have been seen to corrupt the heap, and they restart the control script without being asked. Here that costs a restart of this
-process; in the control process it would cost the control process. Setpoints are also paced better without its GIL.
+It is a process of its own because ur_rtde 1.6 keeps threads of its own in C++: when a controller goes away
+and comes back they have been seen to corrupt the heap, and they restart the control script without being
+asked. Here that costs a restart of this process; in the control process it would cost the control process.
+Setpoints are also paced better without its GIL.
 
-stdin: lines `[number, order]`: first the fields of `Settings` as an object, then `"enable"` and `"disable"`; the end of stdin
-stops the arm and ends the process. stdout: `{"to": number}` when an order is done (the first: when connected), with `"error"` when
-it failed. The numbers keep an answer that came too late from being taken for the next one.
-"""
+stdin: lines `[number, order]`: first the fields of `Settings` as an object, then `"enable"` and `"disable"`;
+the end of stdin stops the arm and ends the process. stdout: `{"to": number}` when an order is done (the
+first: when connected), with `"error"` when it failed. The numbers keep an answer that came too late from
+being taken for the next one."""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ VARIABLES = ["timestamp", "actual_q", "robot_mode", "safety_mode", "robot_status
 
 @dataclass(frozen=True)
 class Settings:
-    """file: descriptor of the `Memory`. stop_program: a control script may still run from before the connection was lost."""
+    """file: descriptor of the `Memory`. stop_program: a control script may still run from before the
+    connection was lost."""
 
     file: int
     host: str
@@ -59,8 +62,8 @@ class Settings:
 def follow(
     setpoint: np.ndarray, speed: np.ndarray, target: np.ndarray, dt_s: float, most: float, acceleration: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The next setpoint and speed `(J,)` on the way to `target`: at most `most` rad/s, `acceleration` rad/s², and no faster
-    than it can still brake."""
+    """The next setpoint and speed `(J,)` on the way to `target`: at most `most` rad/s, `acceleration` rad/s²,
+    and no faster than it can still brake."""
     away = target - setpoint
     brake = np.sqrt(2 * acceleration * np.abs(away))
     wanted = np.sign(away) * np.minimum(np.minimum(np.abs(away) / dt_s, brake), most)
@@ -117,7 +120,8 @@ class Link:
             self._poll()
             time.sleep(POLL_S)
 
-    # state ------------------------------------------------------------------------------------------------------------------
+    # state
+    # ------------------------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
         while not self.closing.is_set():
@@ -174,7 +178,8 @@ class Link:
         with _TELLING:
             self.memory.control.write(clock_steps=self._clock.steps, **values)
 
-    # control ----------------------------------------------------------------------------------------------------------------
+    # control
+    # ----------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Orders, and a setpoint every period, until stdin ends."""

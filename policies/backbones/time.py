@@ -11,9 +11,8 @@ from torch import Tensor, nn
 class TimeEmbedding(nn.Module):
     """tau in [0, 1] `(B,)` to `(B, width)`: sinusoids with periods from 4e-3 to 4 (pi0's range), then an MLP.
 
-    With `two_times` the span t - s enters through a second, zero-initialised projection, so that a one-time network
-    and a two-time one start out equal.
-    """
+    With `two_times` the span t - s enters through a second, zero-initialised projection, so that a one-time
+    network and a two-time one start out equal."""
 
     def __init__(self, width: int, two_times: bool = False) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""The transformer of Diffusion Policy (Chi et al. 2023): action tokens attend to one time token and the context's.
+"""The transformer of Diffusion Policy (Chi et al. 2023): action tokens attend to one time token and the
+context's.
 
-With `causal` an action sees only earlier actions and observations, as published; flow matching after pi0 turns the
-mask off. With x = 0 its position table is ACT's learned queries.
-Legend: B batch, H horizon, A action dimensions, S context tokens, D width.
-"""
+With `causal` an action sees only earlier actions and observations, as published; flow matching after pi0
+turns the mask off. With x = 0 its position table is ACT's learned queries. Legend: B batch, H horizon, A
+action dimensions, S context tokens, D width."""
 
 from __future__ import annotations
 

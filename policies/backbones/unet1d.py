@@ -1,9 +1,8 @@
 """The 1-D convolutional UNet over time of Diffusion Policy (Chi et al. 2023), conditioned by FiLM.
 
-Down: two residual blocks a level, a strided convolution between levels. Middle: two blocks. Up: the mirror, with the
-skip of each level concatenated. Each block is scaled and shifted by a linear map of [time embedding, pooled context].
-Legend: B batch, C channels, H horizon, A action dimensions.
-"""
+Down: two residual blocks a level, a strided convolution between levels. Middle: two blocks. Up: the mirror,
+with the skip of each level concatenated. Each block is scaled and shifted by a linear map of [time embedding,
+pooled context]. Legend: B batch, C channels, H horizon, A action dimensions."""
 
 from __future__ import annotations
 
@@ -93,7 +92,8 @@ class ConvBlock(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Convolution, FiLM, convolution, plus the input: `(B, C_in, H)` and condition `(B, D)` to `(B, C_out, H)`."""
+    """Convolution, FiLM, convolution, plus the input: `(B, C_in, H)` and condition `(B, D)` to `(B, C_out,
+    H)`."""
 
     def __init__(self, inputs: int, outputs: int, condition: int, kernel: int, groups: int) -> None:
         super().__init__()

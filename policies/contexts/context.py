@@ -1,4 +1,5 @@
-"""Temporal context: what the backbone is told about the past. One frame's encoding goes in per observation step.
+"""Temporal context: what the backbone is told about the past. One frame's encoding goes in per observation
+step.
 
 Legend: B batch, T = n_obs_steps, S tokens, D width.
 """
@@ -12,7 +13,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Context:
-    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM; memory: what a recurrent context carries on."""
+    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM; memory: what a recurrent context carries
+    on."""
 
     tokens: Tensor
     pooled: Tensor

@@ -1,8 +1,7 @@
 """Observation encoders: one frame of state and images to one vector. Time is folded into the batch.
 
-Parts: `MLP` (state), `ResNet18` and `SmallCNN` (images, each ending in a spatial softmax), `Encoder` (all of them).
-Legend: B batch, T = n_obs_steps, N = B·T frames, C H W image, D width.
-"""
+Parts: `MLP` (state), `ResNet18` and `SmallCNN` (images, each ending in a spatial softmax), `Encoder` (all of
+them). Legend: B batch, T = n_obs_steps, N = B·T frames, C H W image, D width."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from ...datasets.features import Feature, image_keys, state_keys
 
 @dataclass(frozen=True)
 class MLP:
-    """State encoder: `depth` layers of `width` with Mish. depth 0 passes the state through, as Diffusion Policy's
-    low-dimensional variant does."""
+    """State encoder: `depth` layers of `width` with Mish. depth 0 passes the state through, as Diffusion
+    Policy's low-dimensional variant does."""
 
     width: int = 256
     depth: int = 2
@@ -33,8 +32,8 @@ class MLP:
 
 @dataclass(frozen=True)
 class ResNet18:
-    """Diffusion Policy's image encoder: ResNet18 from scratch, GroupNorm (channels / 16 groups; EMA weights and
-    BatchNorm's running statistics do not go together), spatial softmax over `keypoints`."""
+    """Diffusion Policy's image encoder: ResNet18 from scratch, GroupNorm (channels / 16 groups; EMA weights
+    and BatchNorm's running statistics do not go together), spatial softmax over `keypoints`."""
 
     keypoints: int = 32
     crop: float = 0.9
@@ -49,7 +48,8 @@ class ResNet18:
 
 @dataclass(frozen=True)
 class SmallCNN:
-    """Four strided convolutions and a spatial softmax: about 1/50 of ResNet18's arithmetic, for two CPU cores."""
+    """Four strided convolutions and a spatial softmax: about 1/50 of ResNet18's arithmetic, for two CPU
+    cores."""
 
     channels: tuple[int, ...] = (32, 64, 64)
     keypoints: int = 32
@@ -77,7 +77,8 @@ class Encoder:
 
 
 class SpatialSoftmax(nn.Module):
-    """The expected image coordinates in [-1, 1] of each channel: `(N, K, h, w)` to `(N, 2K)`. (Levine et al. 2016)"""
+    """The expected image coordinates in [-1, 1] of each channel: `(N, K, h, w)` to `(N, 2K)`. (Levine et al.
+    2016)"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +93,8 @@ class SpatialSoftmax(nn.Module):
 
 
 class ObservationEncoder(nn.Module):
-    """Normalised observations `{key: (B, T, ...)}` to `(B, T, D)`; images are uint8 HWC and are scaled here."""
+    """Normalised observations `{key: (B, T, ...)}` to `(B, T, D)`; images are uint8 HWC and are scaled
+    here."""
 
     def __init__(self, config: Encoder, features: dict[str, Feature]) -> None:
         super().__init__()

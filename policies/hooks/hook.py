@@ -7,10 +7,9 @@ Of the nine seams of the design (H0 to H8) four live inside the sampler and are 
     H3 project      the chunk after every step (inpainting, constraints)
     H5 score        candidates; the best survives
 
-A hook overrides what it needs; the rest is the identity. Hooks hold no state between calls. Each draws from a random
-stream of its own, so that adding one never changes another's draws nor the base sampler's.
-Legend: B observations, N candidates each, H horizon, A action dimensions. Chunks are normalised to [-1, 1].
-"""
+A hook overrides what it needs; the rest is the identity. Hooks hold no state between calls. Each draws from a
+random stream of its own, so that adding one never changes another's draws nor the base sampler's. Legend: B
+observations, N candidates each, H horizon, A action dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
@@ -26,8 +25,8 @@ from ..pred import Pred
 
 @dataclass(frozen=True)
 class Start:
-    """a `(B·N, H, A)`: the chunk at level `level`, candidates of one observation in a row. noise: the standard normal
-    draw behind it, same shape. candidates: N."""
+    """a `(B·N, H, A)`: the chunk at level `level`, candidates of one observation in a row. noise: the
+    standard normal draw behind it, same shape. candidates: N."""
 
     a: Tensor
     noise: Tensor
@@ -64,18 +63,19 @@ class Hook:
         return a
 
     def score(self, chunks_BNHA: Tensor, context: Context) -> Tensor | None:
-        """H5. `(B, N)`, higher is better, -inf rules a candidate out; None to abstain. `context` is not repeated."""
+        """H5. `(B, N)`, higher is better, -inf rules a candidate out; None to abstain. `context` is not
+        repeated."""
         return None
 
 
 @dataclass(frozen=True)
 class Inpaint(Hook):
-    """Hold the first actions of the chunk to known values: what has been sent already and cannot be taken back.
+    """Hold the first actions of the chunk to known values: what has been sent already and cannot be taken
+    back.
 
-    known: `(B, d, A)` or `(d, A)`, normalised. After every step the prefix is set to the known value at the new
-    level with the sampler's own first noise, so the prefix follows one straight path and ends exactly on `known`.
-    Source: replacement conditioning (Lugmayr et al. 2022, RePaint), without its resampling.
-    """
+    known: `(B, d, A)` or `(d, A)`, normalised. After every step the prefix is set to the known value at the
+    new level with the sampler's own first noise, so the prefix follows one straight path and ends exactly on
+    `known`. Source: replacement conditioning (Lugmayr et al. 2022, RePaint), without its resampling."""
 
     known: Tensor
 

@@ -1,10 +1,9 @@
-"""Training objectives. Each owns both its loss and the meaning of the network's output, so that training and sampling
-cannot disagree.
+"""Training objectives. Each owns both its loss and the meaning of the network's output, so that training and
+sampling cannot disagree.
 
-The contract (`Objective`): a path of levels from noise to data, a loss, what the network believes at one level
-(`Pred`), and the step from one level to the next. Time is tau, 0 = noise and 1 = data, for every network.
-Legend: B batch, H horizon, A action dimensions.
-"""
+The contract (`Objective`): a path of levels from noise to data, a loss, what the network believes at one
+level (`Pred`), and the step from one level to the next. Time is tau, 0 = noise and 1 = data, for every
+network. Legend: B batch, H horizon, A action dimensions."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ from ..pred import Pred
 
 @dataclass(frozen=True)
 class Path:
-    """alpha, sigma: `(steps + 1,)` levels from the start to the clean chunk. native: `(steps,)` the objective's own
-    index of each level (a diffusion timestep), or empty."""
+    """alpha, sigma: `(steps + 1,)` levels from the start to the clean chunk. native: `(steps,)` the
+    objective's own index of each level (a diffusion timestep), or empty."""
 
     alpha: Tensor
     sigma: Tensor
@@ -51,8 +50,8 @@ class Objective(Protocol):
 
 
 def masked_mean(error_BHA: Tensor, mask_BH: Tensor) -> Tensor:
-    """Mean over the actions that count: divided by how many there are, not by all (ACT's released code divides by
-    all, so padding shrinks its loss)."""
+    """Mean over the actions that count: divided by how many there are, not by all (ACT's released code
+    divides by all, so padding shrinks its loss)."""
     mask = mask_BH[..., None].to(error_BHA.dtype)
     return (error_BHA * mask).sum() / (mask.sum() * error_BHA.shape[-1]).clamp(min=1.0)
 
@@ -66,11 +65,11 @@ def full(value: float | Tensor, like_BHA: Tensor) -> Tensor:
 class Flow:
     """Conditional flow matching on the straight path, integrated by Euler steps; the loss is the velocity's.
 
-    time: `beta` draws 1 - tau from 0.999·Beta(1.5, 1) + 0.001 (pi0: more weight on the noisy end), `uniform` U(0, 1).
-    predict: the network's output is the velocity x - eps, or the clean chunk `x`, from which the velocity follows. A
-    velocity carries the noise through the whole network, so a small one leaves some in every dimension of the chunk.
-    Source: Lipman et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau; for `x` Li and He 2025 (arXiv 2511.13720).
-    """
+    time: `beta` draws 1 - tau from 0.999·Beta(1.5, 1) + 0.001 (pi0: more weight on the noisy end), `uniform`
+    U(0, 1). predict: the network's output is the velocity x - eps, or the clean chunk `x`, from which the
+    velocity follows. A velocity carries the noise through the whole network, so a small one leaves some in
+    every dimension of the chunk. Source: Lipman et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau; for
+    `x` Li and He 2025 (arXiv 2511.13720)."""
 
     time: Literal["beta", "uniform"] = "beta"
     predict: Literal["velocity", "x"] = "velocity"
@@ -110,9 +109,8 @@ class Flow:
 class Diffusion:
     """Denoising diffusion, the network gives eps; schedules and steps are diffusers' own schedulers.
 
-    sampler: `ddpm` (ancestral; as many steps as in training in the paper) or `ddim` (deterministic, few steps).
-    Source: Ho et al. 2020, Song et al. 2021, with Diffusion Policy's settings (Chi et al. 2023).
-    """
+    sampler: `ddpm` (ancestral; as many steps as in training in the paper) or `ddim` (deterministic, few
+    steps). Source: Ho et al. 2020, Song et al. 2021, with Diffusion Policy's settings (Chi et al. 2023)."""
 
     train_steps: int = 100
     schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
@@ -150,15 +148,16 @@ class Diffusion:
 
     def step(self, pred: Pred, path: Path, i: int, rng: torch.Generator) -> Tensor:
         scheduler = self._scheduler(len(path.native))
-        # DDIM must take eps anew from the clipped x, or a clipped guidance pushes the wrong way: x stops at the clip
-        # while eps goes on, against it
+        # DDIM must take eps anew from the clipped x, or a clipped guidance pushes the wrong way: x stops at
+        # the clip while eps goes on, against it
         consistent = {"use_clipped_model_output": True} if self.sampler == "ddim" else {}
         return scheduler.step(pred.eps, path.native[i], pred.a, generator=rng, **consistent).prev_sample
 
 
 @lru_cache(maxsize=32)
 def _scheduler(sampler: str, train_steps: int, schedule: str, clip: float, steps: int) -> Any:
-    """A diffusers scheduler set to `steps`. Their DDPM and DDIM keep no state from step to step, so one may be shared."""
+    """A diffusers scheduler set to `steps`. Their DDPM and DDIM keep no state from step to step, so one may
+    be shared."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -170,7 +169,8 @@ def _scheduler(sampler: str, train_steps: int, schedule: str, clip: float, steps
         "prediction_type": "epsilon",
     }
     if sampler == "ddim":
-        # trailing: the first step starts at the noisiest level, whatever the number of steps (Lin et al. 2024)
+        # trailing: the first step starts at the noisiest level, whatever the number of steps (Lin et al.
+        # 2024)
         made = DDIMScheduler(**common, set_alpha_to_one=True, timestep_spacing="trailing")
     else:
         made = DDPMScheduler(**common, variance_type="fixed_small")
@@ -180,7 +180,8 @@ def _scheduler(sampler: str, train_steps: int, schedule: str, clip: float, steps
 
 @dataclass(frozen=True)
 class Regression:
-    """The chunk in one pass, from x = 0 at tau = 0 (ACT's decoder queries, without its latent). loss: `l1` or `l2`."""
+    """The chunk in one pass, from x = 0 at tau = 0 (ACT's decoder queries, without its latent). loss: `l1` or
+    `l2`."""
 
     norm: Literal["l1", "l2"] = "l1"
 

@@ -15,11 +15,11 @@ PAPER = "Chi et al. 2023, Diffusion Policy (arXiv 2303.04137)"
 def diffusion_unet(features: Features) -> Recipe:
     """Diffusion Policy, CNN.
 
-    Faithful: UNet widths, kernel, FiLM, ResNet18-GN with spatial softmax, eps-prediction on the squared-cosine
-    schedule with 100 steps, min-max normalisation, AdamW, EMA, horizons 2/16/8, the chunk starting at the first
-    observation. Not: sampled with 16 DDIM steps (100 DDPM steps: `--objective.sampler ddpm --sampling-steps 100`);
-    the time embedding takes tau instead of the step index; crop fraction 0.9 instead of 76 of 84 pixels.
-    """
+    Faithful: UNet widths, kernel, FiLM, ResNet18-GN with spatial softmax, eps-prediction on the
+    squared-cosine schedule with 100 steps, min-max normalisation, AdamW, EMA, horizons 2/16/8, the chunk
+    starting at the first observation. Not: sampled with 16 DDIM steps (100 DDPM steps: `--objective.sampler
+    ddpm --sampling-steps 100`); the time embedding takes tau instead of the step index; crop fraction 0.9
+    instead of 76 of 84 pixels."""
     images = bool(image_keys(features))
     return Recipe(
         name="diffusion_unet",
@@ -38,10 +38,9 @@ def diffusion_unet(features: Features) -> Recipe:
 def diffusion_transformer(features: Features) -> Recipe:
     """Diffusion Policy, transformer.
 
-    Faithful: 8 pre-LN decoder layers of width 256, 4 heads, attention dropout 0.3, causal masks, horizons 2/10/8,
-    AdamW (0.9, 0.95) with weight decay 1e-3. Not: dropout applies to the feed-forward layers too; DDIM and tau as in
-    `diffusion_unet`.
-    """
+    Faithful: 8 pre-LN decoder layers of width 256, 4 heads, attention dropout 0.3, causal masks, horizons
+    2/10/8, AdamW (0.9, 0.95) with weight decay 1e-3. Not: dropout applies to the feed-forward layers too;
+    DDIM and tau as in `diffusion_unet`."""
     images = bool(image_keys(features))
     return Recipe(
         name="diffusion_transformer",

@@ -12,12 +12,11 @@ from ..recipe import Recipe, Training
 def flow(features: Features) -> Recipe:
     """Conditional flow matching (the action head of pi0, Black et al. 2024; Lipman et al. 2023).
 
-    Faithful: the velocity loss on the straight path, pi0's Beta(1.5, 1) time, 10 Euler steps. Not: the network gives the
-    clean chunk, from which the velocity follows (Li and He 2025), which leaves less noise in a small network's actions;
-    the backbone is Diffusion Policy's UNet instead of a vision-language model with an action expert; the sizes are
-    chosen to train in minutes on two CPU cores. With images actions are relative to the state and scaled by quantiles, as
-    in openpi; from state alone they are absolute.
-    """
+    Faithful: the velocity loss on the straight path, pi0's Beta(1.5, 1) time, 10 Euler steps. Not: the
+    network gives the clean chunk, from which the velocity follows (Li and He 2025), which leaves less noise
+    in a small network's actions; the backbone is Diffusion Policy's UNet instead of a vision-language model
+    with an action expert; the sizes are chosen to train in minutes on two CPU cores. With images actions are
+    relative to the state and scaled by quantiles, as in openpi; from state alone they are absolute."""
     images = bool(image_keys(features))
     return Recipe(
         name="flow",

@@ -68,7 +68,8 @@ class PolicyClient:
             raise
 
     def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
-        """Send one observation; the reply holds `actions` `(n, A)` float, the first for now, and the server's remarks."""
+        """Send one observation; the reply holds `actions` `(n, A)` float, the first for now, and the server's
+        remarks."""
         message = dict(observation)
         if seed is not None:
             message[EXTENSION] = {"seed": int(seed)}
@@ -145,9 +146,8 @@ class PolicyClient:
 def _bound_sending(connected: socket.socket, timeout_s: float) -> None:
     """Without it, sending to a frozen server blocks for ever once the kernel's buffers are full.
 
-    In the kernel, not by `settimeout`: that would bound the wait for replies too, and before websockets 17 an idle
-    connection would break.
-    """
+    In the kernel, not by `settimeout`: that would bound the wait for replies too, and before websockets 17 an
+    idle connection would break."""
     whole = int(timeout_s)
     timeval = struct.pack("@ll", whole, max(int((timeout_s - whole) * 1e6), 1))  # zero would mean no bound
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)

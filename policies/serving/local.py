@@ -1,4 +1,5 @@
-"""A checkpoint as something to serve: torch behind, dicts of arrays in front (`ServedPolicy` in `protocol`)."""
+"""A checkpoint as something to serve: torch behind, dicts of arrays in front (`ServedPolicy` in
+`protocol`)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from .protocol import BadRequest
 
 
 class LocalPolicy:
-    """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than others.
+    """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
+    others.
 
     metadata: JSON types only; what a client needs to feed the policy and to execute its chunks.
     """
@@ -63,8 +65,9 @@ class LocalPolicy:
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Actions `(horizon ahead, A)` float32, the first for now, and what it took.
 
-        Each observation key is `(n_obs_steps, *shape)`, oldest first, or one frame `(*shape)`, which then stands for
-        all of them. `action.past` `(n_past_actions, A)`, what was sent before now, may come with them. Without a seed the draw is random. BadRequest names the key that does not fit, both sides shown.
+        Each observation key is `(n_obs_steps, *shape)`, oldest first, or one frame `(*shape)`, which then
+        stands for all of them. `action.past` `(n_past_actions, A)`, what was sent before now, may come with
+        them. Without a seed the draw is random. BadRequest names the key that does not fit, both sides shown.
         """
         batch = {
             k: torch.from_numpy(self._frames(k, observation))[None] for k in self.policy.observation_keys

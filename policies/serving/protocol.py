@@ -1,9 +1,8 @@
 """The wire: openpi's WebSocket frames of msgpack with numpy arrays as maps, so that its stock client works.
 
-An array is `{b"__ndarray__": True, b"data": bytes in C order, b"dtype": "<f4", b"shape": [...]}`, a numpy scalar
-`{b"__npgeneric__": True, b"data": item, b"dtype": ...}`. Ours in one optional request key: `_rt`, a map with `seed`.
-Described from openpi-client 0.1.2's behaviour; nothing here is pickled.
-"""
+An array is `{b"__ndarray__": True, b"data": bytes in C order, b"dtype": "<f4", b"shape": [...]}`, a numpy
+scalar `{b"__npgeneric__": True, b"data": item, b"dtype": ...}`. Ours in one optional request key: `_rt`, a
+map with `seed`. Described from openpi-client 0.1.2's behaviour; nothing here is pickled."""
 
 from __future__ import annotations
 
@@ -35,7 +34,8 @@ class ServedPolicy(Protocol):
     def infer(
         self, observation: Mapping[str, Any], seed: int | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Actions `(n, A)` float32, the first for now, and a dict of scalars and strings. Raises BadRequest."""
+        """Actions `(n, A)` float32, the first for now, and a dict of scalars and strings. Raises
+        BadRequest."""
         ...
 
 

@@ -1,8 +1,7 @@
 """The policy server: openpi's protocol in front, one inference thread behind.
 
-The event loop only moves bytes, so health checks and other clients are answered while a policy thinks. A bad message
-costs its sender one error; nobody else notices.
-"""
+The event loop only moves bytes, so health checks and other clients are answered while a policy thinks. A bad
+message costs its sender one error; nobody else notices."""
 
 from __future__ import annotations
 
@@ -115,7 +114,8 @@ class PolicyServer:
                 self.port,
                 compression=None,
                 max_size=self.max_message_bytes,
-                max_queue=1,  # one request at a time; else a client could have 16 large ones waiting in memory
+                # one request at a time; else a client could have 16 large ones waiting in memory
+                max_queue=1,
                 process_request=_health,
                 close_timeout=2,
             )

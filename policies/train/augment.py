@@ -1,7 +1,8 @@
-"""Augmentations of images while training, by torchvision: drawn anew for every window, the same for all its steps.
+"""Augmentations of images while training, by torchvision: drawn anew for every window, the same for all its
+steps.
 
-They draw from torch's global generator, which the training loop seeds at every step, so a run resumes exactly.
-"""
+They draw from torch's global generator, which the training loop seeds at every step, so a run resumes
+exactly."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ from ...datasets.store import EpisodeStore
 
 @dataclass(frozen=True)
 class DataOptions:
-    """episodes: numbers to use, of the only dataset. mix: shares of several datasets, by their frames when empty. rename:
-    key in a dataset → key to call it. weights, alpha: see `datasets.reading.weights`. validate: share of episodes held out.
-    interrupted: use episodes that were cut off, too. align, tolerance_s: see `WindowSpec`. workers, cache, cache_bytes,
-    cache_dir: how frames are read."""
+    """episodes: numbers to use, of the only dataset. mix: shares of several datasets, by their frames when
+    empty. rename: key in a dataset → key to call it. weights, alpha: see `datasets.reading.weights`.
+    validate: share of episodes held out. interrupted: use episodes that were cut off, too. align,
+    tolerance_s: see `WindowSpec`. workers, cache, cache_bytes, cache_dir: how frames are read."""
 
     episodes: tuple[int, ...] | None = None
     mix: tuple[float, ...] = ()
@@ -47,8 +47,8 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """windows: to train on, of the parts end to end. held_out: to validate on. identity: what a resumed run must share.
-    said: sentences that whoever trains should read."""
+    """windows: to train on, of the parts end to end. held_out: to validate on. identity: what a resumed run
+    must share. said: sentences that whoever trains should read."""
 
     features: Features
     windows: Source
@@ -79,7 +79,8 @@ def open_data(
     options: DataOptions,
     select: Callable[[Features, Sequence[str] | None], Features],
 ) -> TrainingData:
-    """StoreError or FeatureMismatch in one sentence (or a list of differences) where the datasets do not fit."""
+    """StoreError or FeatureMismatch in one sentence (or a list of differences) where the datasets do not
+    fit."""
     stores = [EpisodeStore.open(d) for d in data]
     if options.episodes is not None and len(stores) > 1:
         raise StoreError(
@@ -167,7 +168,8 @@ def features_of(
 
 
 def _digest(weights: np.ndarray | None) -> str:
-    """Of weights in single precision: what another machine makes of the same labels differs in the last bits."""
+    """Of weights in single precision: what another machine makes of the same labels differs in the last
+    bits."""
     return "" if weights is None else hashlib.sha256(weights.astype(np.float32).tobytes()).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Training: one loop for every recipe, on one CPU or, under `accelerate launch`, on several GPUs.
 
-Everything random is a function of (seed, step, process): the batch, the noise, dropout, the crops. So a run killed at any
-instant and resumed from its last state repeats the unbroken run's losses without storing generator states.
-"""
+Everything random is a function of (seed, step, process): the batch, the noise, dropout, the crops. So a run
+killed at any instant and resumed from its last state repeats the unbroken run's losses without storing
+generator states."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def train(
 ) -> TrainResult:
     """Train `recipe` on the episode store `data`, or on several, and write the checkpoint to `out`.
 
-    options: which episodes, and how they count. augment: names of `augment.AUGMENTATIONS`. device: `cpu` or None for what accelerate finds. resume: go on from
-    the last state in `out`, refusing one of another recipe, seed, data, observations or weights. A `KeyboardInterrupt` leaves that state.
-    """
+    options: which episodes, and how they count. augment: names of `augment.AUGMENTATIONS`. device: `cpu` or
+    None for what accelerate finds. resume: go on from the last state in `out`, refusing one of another
+    recipe, seed, data, observations or weights. A `KeyboardInterrupt` leaves that state."""
     out, t, options = Path(out), recipe.training, options or DataOptions()
     require_known(augment)
 
@@ -218,14 +218,16 @@ def train(
 
 
 def learning_rate(t: Training, step: int) -> float:
-    """Linear warm-up, then half a cosine to zero at the last step; a function of the step alone, so it resumes."""
+    """Linear warm-up, then half a cosine to zero at the last step; a function of the step alone, so it
+    resumes."""
     warm = (step + 1) / max(min(t.warmup, t.steps), 1)
     left = (step - t.warmup) / max(t.steps - t.warmup, 1)
     return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(left, 0.0))))
 
 
 def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
-    """How an average of weights moves: its decay grows as 1 - (1 + n)^-power over the n steps averaged, up to `most`.
+    """How an average of weights moves: its decay grows as 1 - (1 + n)^-power over the n steps averaged, up to
+    `most`.
 
     As diffusers' `EMAModel`, whose import alone takes seconds.
     """
@@ -239,12 +241,11 @@ def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
 
 
 def relative_stats(windows: Source, recipe: Recipe, features: Features, most: int = 8192) -> Stats:
-    """Statistics `(H, A)` of chunks as differences to the state or the last command, from up to `most` evenly spaced
-    windows.
+    """Statistics `(H, A)` of chunks as differences to the state or the last command, from up to `most` evenly
+    spaced windows.
 
-    Each step of the horizon has its own: near ones differ little from the state, far ones much, and with one scale for
-    all the near ones would drown in what the network leaves of the noise.
-    """
+    Each step of the horizon has its own: near ones differ little from the state, far ones much, and with one
+    scale for all the near ones would drown in what the network leaves of the noise."""
     rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
     batch = windows.vectors(rows)
     if recipe.action_space == "relative":
@@ -294,7 +295,8 @@ def _prepare(out: Path, identity: dict[str, Any], resume: bool, overwrite: bool,
 def _prefetched(
     data: TrainingData, workers: int, t: Training, seed: int, first: int, accelerator: Accelerator
 ) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
-    """(step, its `accumulate` micro-batches), the next ones read while this one trains. Each process takes its share."""
+    """(step, its `accumulate` micro-batches), the next ones read while this one trains. Each process takes
+    its share."""
     process, processes = accelerator.process_index, accelerator.num_processes
     if t.batch_size % processes:
         raise TrainingError(f"batch_size {t.batch_size} does not divide among {processes} processes")
@@ -309,7 +311,8 @@ def _prefetched(
 
 
 def _validation_loss(policy: Policy, held_out: Source, accelerator: Accelerator, most: int = 512) -> float:
-    """The mean loss over up to `most` evenly spaced windows of the held-out episodes, with the same noise every time."""
+    """The mean loss over up to `most` evenly spaced windows of the held-out episodes, with the same noise
+    every time."""
     rows = np.unique(np.linspace(0, len(held_out) - 1, most).round().astype(np.int64))
     torch.manual_seed(0)  # the loop seeds every step anew
     policy.eval()

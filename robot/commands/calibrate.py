@@ -1,7 +1,8 @@
-"""Measure where an arm's joints are and how far they go: move each joint through all of its travel by hand, then press Enter.
+"""Measure where an arm's joints are and how far they go: move each joint through all of its travel by hand,
+then press Enter.
 
-The torque goes off first: hold the arm. The result is a file in LeRobot's form, and offsets in the servos that fit it.
-"""
+The torque goes off first: hold the arm. The result is a file in LeRobot's form, and offsets in the servos
+that fit it."""
 
 from __future__ import annotations
 
@@ -96,8 +97,8 @@ def _require_writable(path: Path) -> None:
 
 
 def _save(path: Path, calibration: Calibration) -> str:
-    """Returns where the file that was there before is now, in words. DeviceError with the calibration itself: the servos hold
-    it already."""
+    """Returns where the file that was there before is now, in words. DeviceError with the calibration itself:
+    the servos hold it already."""
     from ...drivers.arm import DeviceError
     from ...drivers.servos.calibration import save
 

@@ -1,4 +1,5 @@
-"""List what is plugged in, by names that stay the same: serial ports, cameras, gamepads, SpaceMice, and twins that run."""
+"""List what is plugged in, by names that stay the same: serial ports, cameras, gamepads, SpaceMice, and twins
+that run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Measure a policy. Closed loop: success over fixed seeds in simulation, with its Wilson interval. Open loop: its
-predictions on recorded episodes, against holding still and extrapolating. The report is written into the checkpoint."""
+"""Measure a policy. Closed loop: success over fixed seeds in simulation, with its Wilson interval. Open loop:
+its predictions on recorded episodes, against holding still and extrapolating. The report is written into the
+checkpoint."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def _collected(into: list[str]) -> Iterator[None]:
 
 
 class Output:
-    """Standard output is for the answer alone: with --json one object, else text. Everything else that is printed
-    meanwhile, by us or by C libraries, goes to standard error."""
+    """Standard output is for the answer alone: with --json one object, else text. Everything else that is
+    printed meanwhile, by us or by C libraries, goes to standard error."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -129,9 +129,9 @@ def require_device(name: str) -> str:
 
 
 def use_threads(n: int) -> None:
-    """How many threads torch computes with in this process. One answers a small policy at batch 1 in 40 ms on a quiet
-    machine and on a busy one; two need 26 ms on a quiet one, but seconds at times (p99 7 s) when another process
-    holds a core, because they spin while they wait for each other."""
+    """How many threads torch computes with in this process. One answers a small policy at batch 1 in 40 ms on
+    a quiet machine and on a busy one; two need 26 ms on a quiet one, but seconds at times (p99 7 s) when
+    another process holds a core, because they spin while they wait for each other."""
     if n < 1:
         raise ValueError(f"--threads must be at least 1, not {n}")
     import torch

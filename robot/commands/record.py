@@ -21,13 +21,16 @@ class Args:
     robot: str = "sim:so101"
     """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
     task: str = ""
-    """Of a simulated robot: reach, lift (the default) or push_t. Of a real one: what is to be done, in words."""
+    """Of a simulated robot: reach, lift (the default) or push_t. Of a real one: what is to be done, in
+    words."""
     agent: str = "expert"
-    """Who acts: leader, gamepad, spacemouse, keyboard or browser; in simulation also expert, or hold (does nothing)."""
+    """Who acts: leader, gamepad, spacemouse, keyboard or browser; in simulation also expert, or hold (does
+    nothing)."""
     episodes: int = 10
     """How many."""
     cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
-    """Cameras to record, with commas: front,wrist. By default none of a simulated robot's, all of a real one's."""
+    """Cameras to record, with commas: front,wrist. By default none of a simulated robot's, all of a real
+    one's."""
     seed: int = 0
     """Seed of the first episode; the next ones count on. Evaluation starts at 1000."""
     noise: float = 0.004
@@ -49,8 +52,8 @@ class Args:
     image_size: Annotated[str, tyro.conf.arg(metavar="WxH")] = ""
     """Shrink images while recording: 320x240. As the cameras give them by default."""
     durability: Literal["process", "power"] = "process"
-    """What a recording outlives: a killed process, or a power cut too (at most half a second is lost; needs a disk that
-    keeps up)."""
+    """What a recording outlives: a killed process, or a power cut too (at most half a second is lost; needs a
+    disk that keeps up)."""
     json: bool = False
     """Print one JSON object."""
 

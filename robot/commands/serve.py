@@ -17,7 +17,8 @@ class Args:
     checkpoint: tyro.conf.Positional[str]
     """The trained policy."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for other machines. There is no key check yet: use it on a network you trust."""
+    """Address to listen on; 0.0.0.0 for other machines. There is no key check yet: use it on a network you
+    trust."""
     port: int = 8000
     """0 picks a free one."""
     device: str = "cpu"

@@ -1,4 +1,5 @@
-"""Move a robot by hand: a leader arm, a gamepad, a SpaceMouse, the keyboard or a browser page. Nothing is recorded."""
+"""Move a robot by hand: a leader arm, a gamepad, a SpaceMouse, the keyboard or a browser page. Nothing is
+recorded."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Train a policy on a dataset. Any field of the recipe is an option, such as --horizon 32 --backbone.widths 128 256;
-`ulna train RECIPE --help` lists them."""
+"""Train a policy on a dataset. Any field of the recipe is an option, such as --horizon 32 --backbone.widths
+128 256; `ulna train RECIPE --help` lists them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Args:
     rename: str = ""
     """Call features of a dataset otherwise, with commas: observation.images.top=observation.images.front."""
     weights: Literal["uniform", "stored", "success", "return-rw", "return-aw"] = "uniform"
-    """How episodes count: all alike; by the label `weight`; successes only; or by their return, itself or beyond what their
-    first state promises."""
+    """How episodes count: all alike; by the label `weight`; successes only; or by their return, itself or
+    beyond what their first state promises."""
     alpha: float = 0.1
     """Temperature of the weighting by return: small, the best episodes only."""
     validate: float = 0.0
@@ -42,10 +42,12 @@ class Args:
     interrupted: bool = False
     """Train on episodes that were cut off, too."""
     align: Literal["seen", "nearest", "interpolate"] = "seen"
-    """Which row of a device of another rate belongs to a control tick: the newest that had been received; the one captured
-    nearest, or for vectors a straight line between two, which a policy will not have when it runs."""
+    """Which row of a device of another rate belongs to a control tick: the newest that had been received; the
+    one captured nearest, or for vectors a straight line between two, which a policy will not have when it
+    runs."""
     tolerance: float | None = None
-    """How old that row may be, s; ticks without one are left out. By default two periods and the device's delay."""
+    """How old that row may be, s; ticks without one are left out. By default two periods and the device's
+    delay."""
     augment: str = ""
     """Change images while training, with commas: crop,color,blur."""
     workers: int = 0
@@ -121,8 +123,8 @@ def more_help(argv: list[str]) -> str:
 
 
 def changed(recipe: Any, changes: dict[str, str]) -> Any:
-    """`recipe` with the fields replaced that a command line names. Whole parts first, outer before inner: which fields
-    there are, and which short names are clear, is only known once the parts are chosen."""
+    """`recipe` with the fields replaced that a command line names. Whole parts first, outer before inner:
+    which fields there are, and which short names are clear, is only known once the parts are chosen."""
     from ...policies.recipe import override
 
     rest = {}

@@ -1,4 +1,5 @@
-"""Start the other end of a device: the bytes of a real one, with physics behind them. Runs until it is stopped."""
+"""Start the other end of a device: the bytes of a real one, with physics behind them. Runs until it is
+stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Args:
     control_hz: float = 20.0
     """Rate at which the hand decides, and that the robot's file names."""
     fault: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DEVICE:FAULT")] = ()
-    """Faults from the start: arm:drop=0.05 arm:unplugged front:black. The control channel changes them while it runs."""
+    """Faults from the start: arm:drop=0.05 arm:unplugged front:black. The control channel changes them while
+    it runs."""
     seed: int = 0
     """Of the faults' dice."""
     json: bool = False

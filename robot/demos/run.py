@@ -1,4 +1,5 @@
-"""The demos behind `make demo`, `make demo-real` and `make demo-twin`: the README's own commands, one after the other, then a report."""
+"""The demos behind `make demo`, `make demo-real` and `make demo-twin`: the README's own commands, one after
+the other, then a report."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ MARK = ".made-by-ulna-demo"
 MADE = ("data", "flow", "rollouts", "videos", "report.html", "summary.json", MARK)
 FIRST_SEED = 1000
 REAL_STEPS = 1500
-# Teleoperated commands lead the measured joints by what the arm lags and sags, differently in every episode; chunks of
-# about a second, measured from the last command, do not have to guess that.
+# Teleoperated commands lead the measured joints by what the arm lags and sags, differently in every episode;
+# chunks of about a second, measured from the last command, do not have to guess that.
 REAL_OPTIONS = [
     "--action-space",
     "delta",
@@ -50,7 +51,8 @@ class Phases:
         self.memory = PeakMemory()
 
     def run(self, phase: str, *words: str) -> dict[str, Any]:
-        """`ulna` with `words`; its --json answer. SystemExit when it fails: its own message is on standard error."""
+        """`ulna` with `words`; its --json answer. SystemExit when it fails: its own message is on standard
+        error."""
         self.say(words)
         began = time.monotonic()
         done = subprocess.run([*ULNA, *words, "--json"], stdout=subprocess.PIPE, text=True, check=False)
@@ -66,7 +68,8 @@ class Phases:
 
     @contextlib.contextmanager
     def process(self, phase: str, *words: str) -> Iterator[dict[str, Any]]:
-        """`ulna` with `words` for the length of a `with` block; yields what it says of itself once it is ready.
+        """`ulna` with `words` for the length of a `with` block; yields what it says of itself once it is
+        ready.
 
         SystemExit when it ends before that: its own message is on standard error.
         """
@@ -101,7 +104,8 @@ class Phases:
 
 
 class PeakMemory:
-    """The most memory that this process and all it started held at the same time, looked at twice a second."""
+    """The most memory that this process and all it started held at the same time, looked at twice a
+    second."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
@@ -134,7 +138,8 @@ class PeakMemory:
 
 
 def demo_sim(out: Path, demonstrations: int = 100, steps: int = 2500, episodes: int = 50) -> int:
-    """Record, train, serve, evaluate through the server, report. 0 when at least 90 % of the seeds succeed."""
+    """Record, train, serve, evaluate through the server, report. 0 when at least 90 % of the seeds
+    succeed."""
     fresh(out)
     p = Phases()
     data, policy = str(out / "data"), str(out / "flow")
@@ -157,7 +162,8 @@ def demo_sim(out: Path, demonstrations: int = 100, steps: int = 2500, episodes: 
 
 
 def demo_real(source: Path, out: Path, steps: int = REAL_STEPS) -> int:
-    """Import a LeRobot folder, train from images and state on all but the last two episodes, evaluate on those."""
+    """Import a LeRobot folder, train from images and state on all but the last two episodes, evaluate on
+    those."""
     fresh(out)
     p = Phases()
     data, policy = str(out / "data"), str(out / "flow")
@@ -179,7 +185,8 @@ def demo_real(source: Path, out: Path, steps: int = REAL_STEPS) -> int:
 
 
 def fresh(out: Path) -> None:
-    """An empty folder: what an earlier demo made there is removed, and whatever else lies there is refused."""
+    """An empty folder: what an earlier demo made there is removed, and whatever else lies there is
+    refused."""
     made = [out / name for name in MADE] if (out / MARK).exists() else []
     kept = [p.name for p in out.iterdir() if p not in made] if out.exists() else []
     if kept:

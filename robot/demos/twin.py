@@ -1,8 +1,8 @@
 """The demo behind `make demo-twin`: the whole loop on device twins, with the real drivers on both sides.
 
-A scripted hand moves the leader twin; `ulna record` reads it through the leader's driver, commands the follower's, and films through two
-camera drivers. What it recorded is trained on, served, and deployed to the same twin, whose ground truth judges.
-"""
+A scripted hand moves the leader twin; `ulna record` reads it through the leader's driver, commands the
+follower's, and films through two camera drivers. What it recorded is trained on, served, and deployed to the
+same twin, whose ground truth judges."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from .run import Phases, finish, free_port, fresh
 
 CAMERAS = ("front", "wrist")
 SHARE = 0.8
-SEED = 3000  # of the first scene of the deployment; the options were chosen on those from 1000, 2000, 4000 and 5000 on
+# of the first scene of the deployment; the options were chosen on those from 1000, 2000, 4000 and 5000 on
+SEED = 3000
 FILMED = 3
 HAND_NOISE_M = "0.006"  # some grasps fail, so that it shows how to try again
 WIDTHS = ("32", "64", "128")
@@ -42,7 +43,8 @@ def demo_twin(
     observe = "observation.state,observation.environment_state"
     # half as wide as the recipe's network: it learns in half the time, and decides within a control period
     words = ["train", "flow", "--data", data, "--observe", observe, "--out", policy, "--steps", str(steps)]
-    # relative to the state: what the wrist camera sees says where to go from here, wherever on the table that is
+    # relative to the state: what the wrist camera sees says where to go from here, wherever on the table that
+    # is
     words += ["--action-space", "relative"]
     p.run("train", *words, "--backbone.widths", *WIDTHS)  # with no twin beside it, for want of cores
     # half of the recipe's ten integration steps, for the same reason

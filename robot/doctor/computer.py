@@ -20,7 +20,8 @@ PERIOD_NS = 1_000_000
 
 
 def wake_late_ms(seconds: float) -> np.ndarray:
-    """How late a loop of 1 kHz wakes: `(N,)` ms, N = seconds · 1000 or fewer (a period that was slept through is not made up)."""
+    """How late a loop of 1 kHz wakes: `(N,)` ms, N = seconds · 1000 or fewer (a period that was slept through
+    is not made up)."""
     late = np.empty(max(1, round(seconds * 1e9 / PERIOD_NS)))
     collecting = gc.isenabled()
     gc.disable()
@@ -109,7 +110,8 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
 
 
 def disk(folder: Path, size_mb: int = 64) -> list[Finding]:
-    """Free space and measured write rate (to the disk, not to its cache) where datasets go; `folder` need not exist yet."""
+    """Free space and measured write rate (to the disk, not to its cache) where datasets go; `folder` need not
+    exist yet."""
     there = folder.absolute()
     while not there.is_dir():
         there = there.parent

@@ -1,4 +1,5 @@
-"""What on this computer would disturb a robot, and how to mend it: one `Finding` for each thing that was looked at.
+"""What on this computer would disturb a robot, and how to mend it: one `Finding` for each thing that was
+looked at.
 
 `root` is the folder that holds `sys`, `dev` and `proc` (see `drivers.sysfs`).
 """
@@ -32,7 +33,8 @@ Level = Literal["good", "advice", "severe"]
 
 @dataclass(frozen=True)
 class Finding:
-    """topic: one word. level: severe stops the robot or spoils its data; advice may. mend: what to do; empty when good."""
+    """topic: one word. level: severe stops the robot or spoils its data; advice may. mend: what to do; empty
+    when good."""
 
     topic: str
     level: Level
@@ -67,7 +69,8 @@ def look(root: Path = ROOT) -> Plugged:
     return Plugged(serial_ports(root), cameras(root), depth_cameras(root))
 
 
-# -- software ----------------------------------------------------------------------------------------------------------------
+# -- software
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def python_packages() -> list[Finding]:
@@ -132,7 +135,8 @@ def opencv() -> list[Finding]:
 
 
 def realsense(plugged: Plugged, wanted: bool = False, root: Path = ROOT) -> list[Finding]:
-    """librealsense, and the memory that the kernel gives USB transfers. wanted: the robot's file names such a camera."""
+    """librealsense, and the memory that the kernel gives USB transfers. wanted: the robot's file names such a
+    camera."""
     level: Level = "severe" if plugged.depth or wanted else "advice"
     try:
         load()
@@ -161,7 +165,8 @@ def realsense(plugged: Plugged, wanted: bool = False, root: Path = ROOT) -> list
     return found
 
 
-# -- serial ports ------------------------------------------------------------------------------------------------------------
+# -- serial ports
+# ------------------------------------------------------------------------------------------------------------
 
 _FTDI_RULE = 'ACTION=="add", SUBSYSTEM=="usb-serial", DRIVER=="ftdi_sio", ATTR{latency_timer}="1"'
 _CH340 = (0x1A86, 0x7523)  # whose ids brltty takes for those of a Braille display
@@ -205,7 +210,8 @@ def serial_lines(plugged: Plugged, root: Path = ROOT) -> list[Finding]:
     return found
 
 
-# -- what a USB bus must carry -----------------------------------------------------------------------------------------------
+# -- what a USB bus must carry
+# -----------------------------------------------------------------------------------------------
 
 _BYTES_PER_PIXEL = {"YUYV": 2.0, "UYVY": 2.0, "NV12": 1.5, "BGR3": 3.0, "RGB3": 3.0, "GREY": 1.0, "Y16": 2.0}
 _COMPRESSED = 0.25  # MJPEG of a cluttered table at a webcam's usual quality
@@ -236,15 +242,16 @@ def bytes_per_s(w: Wanted) -> float:
 
 
 def bus_load(wanted: Iterable[Wanted]) -> list[Finding]:
-    """Estimated: pictures a second against what a bus carries. Cameras that share a bus number share its rate, whatever hubs
-    and sockets lie between."""
+    """Estimated: pictures a second against what a bus carries. Cameras that share a bus number share its
+    rate, whatever hubs and sockets lie between."""
     found = []
     by_bus: dict[int, list[Wanted]] = {}
     for w in wanted:
         by_bus.setdefault(w.bus, []).append(w)
     for bus, sharing in sorted(by_bus.items()):
         speed = min(w.speed_mbps for w in sharing)
-        # USB 2 gives at most 80 % of its microframes to isochronous transfers, and those are never full; USB 3 similar
+        # USB 2 gives at most 80 % of its microframes to isochronous transfers, and those are never full; USB
+        # 3 similar
         carries = speed / 8 * 0.68 * 1e6
         load = sum(map(bytes_per_s, sharing))
         names = ", ".join(f"{w.camera} {w.width}x{w.height} {w.fps:g} Hz {w.fourcc or '?'}" for w in sharing)
@@ -273,7 +280,8 @@ def camera_nodes(plugged: Plugged) -> list[Finding]:
     return found
 
 
-# -- twins -------------------------------------------------------------------------------------------------------------------
+# -- twins
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def twins() -> list[Finding]:

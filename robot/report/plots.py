@@ -1,4 +1,5 @@
-"""Small SVG line charts for reports: text, no library, readable in light and dark through the page's CSS variables."""
+"""Small SVG line charts for reports: text, no library, readable in light and dark through the page's CSS
+variables."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from html import escape
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. style: CSS class of the page (`a` to `c`, `faint`, and `thin` beside one of them); an empty label keeps
-    it out of the legend. band: (low, high) at every x, drawn behind it."""
+    """One curve. style: CSS class of the page (`a` to `c`, `faint`, and `thin` beside one of them); an empty
+    label keeps it out of the legend. band: (low, high) at every x, drawn behind it."""
 
     label: str
     x: Sequence[float]

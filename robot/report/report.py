@@ -143,7 +143,8 @@ def _open(e: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chunks(e: Mapping[str, Any], most: int = 6) -> list[str]:
-    """The joints that moved most in the first episode: what was recorded, and the chunks predicted along the way."""
+    """The joints that moved most in the first episode: what was recorded, and the chunks predicted along the
+    way."""
     recorded, chunks = e["trace"]["recorded"], e["trace"]["chunks"]
     time = [i / e["fps"] for i in range(len(recorded))]
     columns = list(zip(*recorded, strict=True))

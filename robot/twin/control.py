@@ -1,4 +1,5 @@
-"""The control channel of a twin: HTTP on loopback, for tests and demos. It resets the scene, changes faults and tells the ground truth."""
+"""The control channel of a twin: HTTP on loopback, for tests and demos. It resets the scene, changes faults
+and tells the ground truth."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Twins of whole stations: an arm, its leader and its cameras at one PyBullet world, each behind its own device protocol.
+"""Twins of whole stations: an arm, its leader and its cameras at one PyBullet world, each behind its own
+device protocol.
 
-Three kinds of process: this one steps the physics and renders; one per serial bus or controller speaks bytes; one per camera
-encodes and serves frames. They meet in shared memory. A control channel (HTTP on loopback) resets the scene, changes faults and tells
-the ground truth; no device does.
-"""
+Three kinds of process: this one steps the physics and renders; one per serial bus or controller speaks bytes;
+one per camera encodes and serves frames. They meet in shared memory. A control channel (HTTP on loopback)
+resets the scene, changes faults and tells the ground truth; no device does."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
 
 @dataclass(frozen=True)
 class Kind:
-    """protocol: of `drivers.twins`. robot: of `sim.robots`. models: of the servos, base to gripper. leader: what drives it.
-    settings: of the arm's driver, that its file names."""
+    """protocol: of `drivers.twins`. robot: of `sim.robots`. models: of the servos, base to gripper. leader:
+    what drives it. settings: of the arm's driver, that its file names."""
 
     protocol: str
     robot: str
@@ -47,7 +47,8 @@ class Kind:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Half of what the driver allows a gripper: PyBullet's fingers squeeze a light cube out of their grip when they push with all of it.
+# Half of what the driver allows a gripper: PyBullet's fingers squeeze a light cube out of their grip when
+# they push with all of it.
 LIGHT_GRIP = {"gripper_torque": 250}
 KINDS = {
     "so101": Kind("feetech", "so101", (777,) * 6, "so101-leader", LIGHT_GRIP),
@@ -62,8 +63,9 @@ KINDS = {
 
 @dataclass
 class StationConfig:
-    """kind: of `KINDS`. task: the scene. cameras: names of its views; realsense: those of them that are RealSense cameras.
-    hand: a leader arm with a scripted hand at it. control_hz: of the demonstrations. faults: by device, from the start."""
+    """kind: of `KINDS`. task: the scene. cameras: names of its views; realsense: those of them that are
+    RealSense cameras. hand: a leader arm with a scripted hand at it. control_hz: of the demonstrations.
+    faults: by device, from the start."""
 
     kind: str = "so101"
     task: str = "lift"
@@ -79,7 +81,8 @@ class StationConfig:
 
 
 def devices(config: StationConfig) -> tuple[str, ...]:
-    """The names of what such a twin has. DeviceError: a leader or a fault that there is none of, told before anything is started."""
+    """The names of what such a twin has. DeviceError: a leader or a fault that there is none of, told before
+    anything is started."""
     kind, alone = KINDS[config.kind], config.kind.endswith("-leader")
     if config.hand and not (kind.leader or alone):
         led = " and ".join(name for name, other in KINDS.items() if other.leader)
@@ -148,7 +151,8 @@ class Child:
 
 
 class Station:
-    """`with Station(config) as station: station.run()`; `about` is what to tell the user: ports, URLs, the robot's TOML file."""
+    """`with Station(config) as station: station.run()`; `about` is what to tell the user: ports, URLs, the
+    robot's TOML file."""
 
     def __init__(self, config: StationConfig, folder: Path | None = None) -> None:
         from ...sim.twin import TwinWorld

@@ -28,8 +28,9 @@ class Edits:
         self._guard = threading.Lock()
 
     def do(self, edit: Mapping[str, Any]) -> dict[str, Any]:
-        """`edit` as the page sends it: `do`, `episode` (its folder's name) and what that needs. Returns `said`, one sentence,
-        and `undo`, an edit. StoreError when somebody else writes, NotThere, Changed, or ValueError for one that is none."""
+        """`edit` as the page sends it: `do`, `episode` (its folder's name) and what that needs. Returns
+        `said`, one sentence, and `undo`, an edit. StoreError when somebody else writes, NotThere, Changed, or
+        ValueError for one that is none."""
         kinds = {
             "delete": self._delete,
             "restore": self._restore,
@@ -98,7 +99,8 @@ class Edits:
         return {"said": said, "undo": undo, "episode": e.path.name}
 
     def _find(self, edit: Mapping[str, Any]) -> tuple[Episode, EpisodeStore]:
-        """The episode as it is now, under the lock; it must have the rows that the page showed, where it says which."""
+        """The episode as it is now, under the lock; it must have the rows that the page showed, where it says
+        which."""
         e = self._library.episode(str(edit.get("episode")))
         if edit.get("content") not in (None, e.content):
             raise Changed(f"Episode {e.index} was changed meanwhile: look at it again before you edit it.")

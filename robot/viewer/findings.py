@@ -1,4 +1,5 @@
-"""Findings of the checks for the page: of the episode that is looked at, and of all when asked for. Kept while it is open."""
+"""Findings of the checks for the page: of the episode that is looked at, and of all when asked for. Kept
+while it is open."""
 
 from __future__ import annotations
 

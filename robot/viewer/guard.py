@@ -1,9 +1,9 @@
 """Who may ask the viewer for what.
 
-Reading is free for programs of this machine while the viewer listens on loopback; on any other address everything needs the
-token that is in the URL. Edits always need it, in a header, which no other site's page can send. Other sites' pages are
-turned away by the `Host` (a name of theirs that was made to point here) and by `Origin` and `Sec-Fetch-Site`.
-"""
+Reading is free for programs of this machine while the viewer listens on loopback; on any other address
+everything needs the token that is in the URL. Edits always need it, in a header, which no other site's page
+can send. Other sites' pages are turned away by the `Host` (a name of theirs that was made to point here) and
+by `Origin` and `Sec-Fetch-Site`."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ class Guard:
 
 
 def _cookies(headers: Mapping[str, str]) -> list[str]:
-    """What may be the token: of any port, for a tunnel may give the viewer another one, and browsers send all of a host."""
+    """What may be the token: of any port, for a tunnel may give the viewer another one, and browsers send all
+    of a host."""
     try:
         found = SimpleCookie(headers.get("cookie", ""))
     except CookieError:

@@ -26,8 +26,8 @@ class NotThere(LookupError):
 
 
 class Library:
-    """A store whose list of episodes is read again when the folder changed. Episodes are named by their folders, because
-    their numbers move when one is deleted. Usable from several threads."""
+    """A store whose list of episodes is read again when the folder changed. Episodes are named by their
+    folders, because their numbers move when one is deleted. Usable from several threads."""
 
     def __init__(self, store: EpisodeStore, only: Sequence[int] | None = None) -> None:
         """only: show no other episodes than these numbers of today. StoreError when there are none such."""
@@ -73,7 +73,8 @@ class Library:
             return self._episodes[name]
 
     def trash(self) -> list[dict[str, Any]]:
-        """What can be restored, last deleted first. replaced: it is an older version of an episode that is in its place."""
+        """What can be restored, last deleted first. replaced: it is an older version of an episode that is in
+        its place."""
         there = {e.path.name for e in self.episodes()}
         return [
             {
@@ -87,7 +88,8 @@ class Library:
         ]
 
     def dataset(self) -> dict[str, Any]:
-        """What the page's header says. hz: stream → the median rate by capture times, over a dozen episodes."""
+        """What the page's header says. hz: stream → the median rate by capture times, over a dozen
+        episodes."""
         episodes = self.episodes()
         with self._guard:
             if self._facts.get("revision") != self._revision:

@@ -17,7 +17,8 @@ THUMBNAIL_WIDTH = 160
 
 
 def rgb(e: Episode, key: str, rows: list[int], near_far: tuple[float, float] | None = None) -> np.ndarray:
-    """Frames `(N, H, W, 3)` uint8 for the eye. Depth is coloured between `near_far`, black where there is none."""
+    """Frames `(N, H, W, 3)` uint8 for the eye. Depth is coloured between `near_far`, black where there is
+    none."""
     frames = e.read_frames(key, rows)
     if is_depth(key):
         near, far = near_far or depth_range(e, key)
@@ -41,7 +42,8 @@ def depth_range(e: Episode, key: str) -> tuple[float, float]:
 def picture(
     e: Episode, key: str, row: int, how: Literal["png", "jpeg", "raw"], near_far: tuple[float, float] | None
 ) -> tuple[bytes, str]:
-    """(bytes, media type) of one frame: `png` loses nothing of an image, `raw` nothing of depth (16 bit), `jpeg` is quick."""
+    """(bytes, media type) of one frame: `png` loses nothing of an image, `raw` nothing of depth (16 bit),
+    `jpeg` is quick."""
     import cv2
 
     if how == "raw" and is_depth(key):
@@ -54,7 +56,8 @@ def picture(
 
 
 def thumbnail(e: Episode, timeline: Timeline | None) -> tuple[bytes, str]:
-    """The middle of the episode, by its first camera that can be read; else its curves (where `timeline` is given)."""
+    """The middle of the episode, by its first camera that can be read; else its curves (where `timeline` is
+    given)."""
     import cv2
 
     for key in sorted(filter(is_frames, e.streams), key=is_depth):

@@ -1,8 +1,8 @@
 """Episodes as a file for the rerun viewer: each episode one recording, each stream at its own capture times.
 
-Entities: `images/<camera>` (JPEG), `depth/<camera>` (16-bit PNG, exact), and one scalar an element of every vector, such as
-`state/shoulder_pan`, `action/shoulder_pan`, `action.requested/shoulder_pan`. Timelines: `time`, the capture in seconds after
-the episode's first action, and `received`, when the recorder learned it.
+Entities: `images/<camera>` (JPEG), `depth/<camera>` (16-bit PNG, exact), and one scalar an element of every
+vector, such as `state/shoulder_pan`, `action/shoulder_pan`, `action.requested/shoulder_pan`. Timelines:
+`time`, the capture in seconds after the episode's first action, and `received`, when the recorder learned it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def write_rrd(
     episodes: Sequence[int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, int]:
-    """Write `episodes` (all by default) as the .rrd file `path`, which appears whole or not at all; `episodes` and `rows` written.
+    """Write `episodes` (all by default) as the .rrd file `path`, which appears whole or not at all;
+    `episodes` and `rows` written.
 
     A stream that cannot be read raises StoreError. progress(done, total) is called after each episode.
     """
@@ -132,8 +133,8 @@ def _blueprint(e: Episode, timeline: Timeline) -> Any:
 
 
 def _joined(parts: list[Path], work: Path) -> Path:
-    """One file of several recordings. Every file ends in an index of its own, so rerun's own tool has to join them; it holds
-    them in memory meanwhile."""
+    """One file of several recordings. Every file ends in an index of its own, so rerun's own tool has to join
+    them; it holds them in memory meanwhile."""
     if len(parts) == 1:
         return parts[0]
     out = work / "joined.rrd"

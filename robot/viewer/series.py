@@ -1,4 +1,5 @@
-"""One episode on its own time line: seconds from the capture of its first action, the zero of findings and trims too."""
+"""One episode on its own time line: seconds from the capture of its first action, the zero of findings and
+trims too."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ class Vector:
 
 @dataclass(frozen=True)
 class Timeline:
-    """times: stream → seconds `(T,)` float64, ascending. start_s is at most 0: a camera may have seen more than the loop.
-    damaged: stream → why it cannot be read."""
+    """times: stream → seconds `(T,)` float64, ascending. start_s is at most 0: a camera may have seen more
+    than the loop. damaged: stream → why it cannot be read."""
 
     times: dict[str, np.ndarray]
     vectors: dict[str, Vector]
@@ -45,7 +46,8 @@ class Timeline:
 
 
 def read_timeline(e: Episode, features: Features) -> Timeline:
-    """Everything but images. A stream that cannot be read is named in `damaged` and keeps no other from being shown."""
+    """Everything but images. A stream that cannot be read is named in `damaged` and keeps no other from being
+    shown."""
     captured: dict[str, np.ndarray] = {}
     values: dict[str, np.ndarray] = {}
     damaged: dict[str, str] = {}
@@ -113,8 +115,8 @@ def describe(timeline: Timeline, e: Episode, features: Features) -> dict[str, An
 
 
 def panels(vectors: dict[str, Vector]) -> list[dict[str, Any]]:
-    """Which curves share a plot: a joint's position, what was sent to it and what was asked for, matched by name and unit;
-    other streams by the part of the name before the last dot."""
+    """Which curves share a plot: a joint's position, what was sent to it and what was asked for, matched by
+    name and unit; other streams by the part of the name before the last dot."""
     found: list[dict[str, Any]] = []
     state, action = vectors.get(STATE), vectors.get(ACTION)
     taken: set[tuple[str, int]] = set()
@@ -170,9 +172,9 @@ def panels(vectors: dict[str, Vector]) -> list[dict[str, Any]]:
 
 
 def series(timeline: Timeline, start_s: float, end_s: float, bins: int) -> dict[str, Any]:
-    """The rows of every vector stream in a window of time, and one beyond on either side, as JSON: stream → `t`,
-    `columns`, `gap_s` and whether they are `decimated`. Of more than 2 × `bins` rows come the least and the greatest of
-    each bin, in the order that the curve rises or falls, so no peak is lost."""
+    """The rows of every vector stream in a window of time, and one beyond on either side, as JSON: stream →
+    `t`, `columns`, `gap_s` and whether they are `decimated`. Of more than 2 × `bins` rows come the least and
+    the greatest of each bin, in the order that the curve rises or falls, so no peak is lost."""
     found = {}
     for key, vector in timeline.vectors.items():
         first = max(0, int(np.searchsorted(vector.t_s, start_s)) - 1)

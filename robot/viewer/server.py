@@ -47,10 +47,11 @@ class ViewerError(OSError):
 
 
 class Viewer:
-    """Serves one store. Port 0 picks a free one. `run` until SIGINT or SIGTERM, or `with viewer.background():`.
+    """Serves one store. Port 0 picks a free one. `run` until SIGINT or SIGTERM, or `with
+    viewer.background():`.
 
-    only: show no other episodes than these. cache: where videos lie, the user's cache by default. `url` carries the key.
-    """
+    only: show no other episodes than these. cache: where videos lie, the user's cache by default. `url`
+    carries the key."""
 
     def __init__(
         self,
@@ -143,7 +144,8 @@ class _Server(uvicorn.Server):
 def application(
     library: Library, videos: VideoCache, findings: Findings, token: str, loopback: bool, read_only: bool
 ) -> Starlette:
-    """The page and its interface, under `/api`. Paths name episodes and streams, which are looked up; never files."""
+    """The page and its interface, under `/api`. Paths name episodes and streams, which are looked up; never
+    files."""
     edits = Edits(library)
     timelines: Kept[Timeline] = Kept(3)
     thumbnails: Kept[tuple[bytes, str]] = Kept(600)
@@ -371,7 +373,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def open_in_browser(url: str) -> Any:
-    """True when a browser was asked to show `url`; never a text browser, which would take the terminal over."""
+    """True when a browser was asked to show `url`; never a text browser, which would take the terminal
+    over."""
     import os
     import sys
     import webbrowser

@@ -1,8 +1,8 @@
 """Videos of an episode's cameras for the browser: H.264 in MP4, made when somebody looks, kept in a cache.
 
-Each frame's time stamp is its capture time: a camera that stopped for a second stands still for a second. The file's zero is
-the camera's first frame (`start_s` on the episode's time line). Key frames are close together, so that scrubbing is quick,
-and the index lies in front, so that a browser reads by range only what it shows.
+Each frame's time stamp is its capture time: a camera that stopped for a second stands still for a second. The
+file's zero is the camera's first frame (`start_s` on the episode's time line). Key frames are close together,
+so that scrubbing is quick, and the index lies in front, so that a browser reads by range only what it shows.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class VideoCache:
         self._worker.start()
 
     def ask(self, e: Episode, key: str, seconds: np.ndarray) -> Job:
-        """Where the video of a camera stands; begins to make it. seconds: capture times `(T,)` on any time line."""
+        """Where the video of a camera stands; begins to make it. seconds: capture times `(T,)` on any time
+        line."""
         digest = hashlib.sha256(f"{MADE_AS} {e.path.resolve()} {e.content} {key}".encode()).hexdigest()[:40]
         with self._changed:
             job = self._jobs.get(digest)
@@ -151,10 +152,11 @@ class VideoCache:
 def write_video(
     path: Path, e: Episode, key: str, seconds: np.ndarray, progress: Any = lambda done: None
 ) -> None:
-    """All frames of a camera as H.264, each at its capture time. A frame that cannot be read shows the one before.
+    """All frames of a camera as H.264, each at its capture time. A frame that cannot be read shows the one
+    before.
 
-    progress(0..1) is called after each piece and may raise to stop. Raises ValueError where the stream is empty.
-    """
+    progress(0..1) is called after each piece and may raise to stop. Raises ValueError where the stream is
+    empty."""
     import av
 
     if not len(seconds):
@@ -203,7 +205,8 @@ def write_video(
 
 
 def time_stamps(seconds: np.ndarray) -> np.ndarray:
-    """Microseconds `(T,)` int64 from the first frame, each later than the one before, as a video's must be."""
+    """Microseconds `(T,)` int64 from the first frame, each later than the one before, as a video's must
+    be."""
     stamps = np.round((seconds - seconds[0]) * TICKS_A_SECOND).astype(np.int64)
     order = np.arange(len(stamps))
     return np.maximum.accumulate(stamps - order) + order

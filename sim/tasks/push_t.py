@@ -1,4 +1,5 @@
-"""push_t: push a T-shaped block onto its goal pose with a rod held in the gripper; at least 90 % must overlap."""
+"""push_t: push a T-shaped block onto its goal pose with a rod held in the gripper; at least 90 % must
+overlap."""
 
 from __future__ import annotations
 
@@ -103,7 +104,8 @@ class PushT(Task):
         self._hold_rod()
 
     def _hold_rod(self) -> None:
-        """A rod of 12 mm, fixed in the gripper as a tool is: what is tested is pushing, not gripping a stick."""
+        """A rod of 12 mm, fixed in the gripper as a tool is: what is tested is pushing, not gripping a
+        stick."""
         p, c = self.world.bullet, self.world.client
         arm, link = self.arm, self.arm.link_index[self.robot.tip]
         length = ROD + 0.01
@@ -163,12 +165,13 @@ class PushT(Task):
 
 
 class _Expert(Expert):
-    """One push after another, each at the contact whose predicted motion brings the block nearest to its goal.
+    """One push after another, each at the contact whose predicted motion brings the block nearest to its
+    goal.
 
-    Prediction: quasi-static pushing under an ellipsoidal limit surface (Goyal et al. 1991; Lynch and Mason 1996) with a
-    force along the contact normal: the block's twist is proportional to (n, (r × n) / c²), c the ratio of greatest
-    friction torque to greatest friction force. A push goes on while it still helps, by what is observed.
-    """
+    Prediction: quasi-static pushing under an ellipsoidal limit surface (Goyal et al. 1991; Lynch and Mason
+    1996) with a force along the contact normal: the block's twist is proportional to (n, (r × n) / c²), c the
+    ratio of greatest friction torque to greatest friction force. A push goes on while it still helps, by what
+    is observed."""
 
     def __init__(self, task: PushT, noise: float, mode: str | None) -> None:
         self.task = task
@@ -193,7 +196,8 @@ class _Expert(Expert):
         return np.array([*(goal[:2] - block[:2]), turn * self.radian])
 
     def motions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For every contact: its point and inward normal in the world, and the block's motion per metre of push."""
+        """For every contact: its point and inward normal in the world, and the block's motion per metre of
+        push."""
         pose = self.task.block_pose()
         turn = t_block.rotation2(pose[2])
         r, n = self.points @ turn.T, self.normals @ turn.T

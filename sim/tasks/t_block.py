@@ -1,5 +1,5 @@
-"""The planar geometry of a T: two rectangles, their overlap with another T, their edges. Lengths in units of the T's
-bar thickness; the origin is the centre of area."""
+"""The planar geometry of a T: two rectangles, their overlap with another T, their edges. Lengths in units of
+the T's bar thickness; the origin is the centre of area."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def corners(pose: np.ndarray) -> list[np.ndarray]:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of one T's area that lies in the other, 0 to 1; poses (x, y, yaw) in units of the bar thickness.
+    """The share of one T's area that lies in the other, 0 to 1; poses (x, y, yaw) in units of the bar
+    thickness.
 
     Exact: the rectangles of one T do not overlap each other, so the four pairwise intersections add up.
     """
@@ -63,14 +64,16 @@ def _area(polygon: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Contacts:
-    """Where a T can be pushed: points on its outline `(N, 2)` and inward normals `(N, 2)`, in the T's own frame."""
+    """Where a T can be pushed: points on its outline `(N, 2)` and inward normals `(N, 2)`, in the T's own
+    frame."""
 
     points: np.ndarray
     normals: np.ndarray
 
 
 def contacts(clearance: float, spacing: float = 0.35) -> Contacts:
-    """Points along every edge where a disc of radius `clearance` just outside touches nothing else of the T."""
+    """Points along every edge where a disc of radius `clearance` just outside touches nothing else of the
+    T."""
     points, normals = [], []
     for centre, half in RECTANGLES:
         for axis in (0, 1):

@@ -1,4 +1,5 @@
-"""The contract of a task. One task, one file: reset, what is observed, success, reward, instructions, expert."""
+"""The contract of a task. One task, one file: reset, what is observed, success, reward, instructions,
+expert."""
 
 from __future__ import annotations
 
@@ -19,9 +20,8 @@ class Task(ABC):
     """Bound to one scene. Lengths in metres, angles in radians, times in seconds.
 
     randomisation: the parameters ξ of the reset, each with its default; a scene may override them by name.
-    names, units: of the vector that `observe` returns. hold_s: how long `achieved` must be true without a break for
-    the episode to count as a success, so that nothing succeeds by passing through.
-    """
+    names, units: of the vector that `observe` returns. hold_s: how long `achieved` must be true without a
+    break for the episode to count as a success, so that nothing succeeds by passing through."""
 
     name: ClassVar[str]
     instructions: ClassVar[tuple[str, ...]]

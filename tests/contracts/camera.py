@@ -1,4 +1,5 @@
-"""The contract of `drivers.camera.Camera`, for any implementation: `check_camera(camera, clock)` with a closed camera."""
+"""The contract of `drivers.camera.Camera`, for any implementation: `check_camera(camera, clock)` with a
+closed camera."""
 
 from __future__ import annotations
 

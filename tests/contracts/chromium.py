@@ -29,7 +29,8 @@ KEYS = {
 
 
 class Page:
-    """One tab. `errors`: what was written to the console as an error, or thrown and not caught. `replies`: (status, URL)."""
+    """One tab. `errors`: what was written to the console as an error, or thrown and not caught. `replies`:
+    (status, URL)."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -65,8 +66,8 @@ class Page:
         return found["result"].get("value")
 
     def wait(self, expression: str, timeout_s: float = 20.0) -> Any:
-        """Until the expression is true (an element is); what it was then. What it throws before, while the page is not
-        there yet, counts as false. AssertionError when it takes longer."""
+        """Until the expression is true (an element is); what it was then. What it throws before, while the
+        page is not there yet, counts as false. AssertionError when it takes longer."""
         code = (
             f"(() => {{ try {{ const v = {expression}; return v instanceof Node ? true : v }}"
             " catch (error) { return {thrown: String(error)} } })()"

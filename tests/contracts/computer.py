@@ -1,4 +1,5 @@
-"""A computer's `sys`, `dev` and `proc` as real files and links in a folder, laid out as the kernel and udev lay them out."""
+"""A computer's `sys`, `dev` and `proc` as real files and links in a folder, laid out as the kernel and udev
+lay them out."""
 
 from __future__ import annotations
 
@@ -82,8 +83,8 @@ class Computer:
 
 
 def bench(root: Path) -> Computer:
-    """A robot's computer: a leader on an FTDI adapter, a follower on a CH343, two webcams behind one hub, a gamepad, a
-    SpaceMouse, a RealSense on USB 2."""
+    """A robot's computer: a leader on an FTDI adapter, a follower on a CH343, two webcams behind one hub, a
+    gamepad, a SpaceMouse, a RealSense on USB 2."""
     c = Computer(root)
     follower = c.usb("1-2.1", 0x1A86, 0x55D3, "1a86 USB Single Serial", "58FA083261")
     c.serial_port("ttyACM0", follower, "usb-1a86_USB_Single_Serial_58FA083261-if00", "pci-0-usb-0:2.1:1.0")

@@ -34,9 +34,9 @@ print(json.dumps(copies))
 
 
 def killed_at_each_step(folder: Path, act: str, strides: Sequence[int] = (1, 7)) -> list[Path]:
-    """Copies of `folder`, each changed by `act` (code that changes the folder `path`) until it was killed: in the order of the steps.
-    The last one's was not. strides: how many steps are passed over from one to the next, up to the 40th step and after it.
-    """
+    """Copies of `folder`, each changed by `act` (code that changes the folder `path`) until it was killed: in
+    the order of the steps. The last one's was not. strides: how many steps are passed over from one to the
+    next, up to the 40th step and after it."""
     words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), act, json.dumps(list(strides))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return [Path(copy) for copy in json.loads(done.stdout.splitlines()[-1])]

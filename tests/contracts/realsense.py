@@ -1,4 +1,5 @@
-"""RealSense cameras without one: a small scene, a twin and a recording of it, and what tests ask of the camera."""
+"""RealSense cameras without one: a small scene, a twin and a recording of it, and what tests ask of the
+camera."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ SIZE: dict[str, Any] = {"height": H, "width": W, "fps": FPS}
 
 
 def picture(k: int) -> Picture:
-    """A box before a wall; color shows it where a pinhole camera would, and both carry the number `k` in a corner."""
+    """A box before a wall; color shows it where a pinhole camera would, and both carry the number `k` in a
+    corner."""
     depth = np.full((H, W), FAR, np.uint16)
     depth[BOX] = NEAR
     color = np.full((H, W, 3), 40, np.uint8)
@@ -39,7 +41,8 @@ def picture(k: int) -> Picture:
 
 
 def box_in_color() -> tuple[float, float, float, float]:
-    """Top, bottom, left, right edge in color pixels, worked out from the lenses. Edges lie half a pixel before a pixel's center."""
+    """Top, bottom, left, right edge in color pixels, worked out from the lenses. Edges lie half a pixel
+    before a pixel's center."""
     d, c, shift = MODEL.depth, MODEL.color, MODEL.color.fx * MODEL.baseline_m / (NEAR * MODEL.depth_scale_m)
     rows = [(v - 0.5 - d.cy) * c.fy / d.fy + c.cy + 0.5 for v in (BOX[0].start, BOX[0].stop)]
     columns = [(u - 0.5 - d.cx) * c.fx / d.fx + shift + c.cx + 0.5 for u in (BOX[1].start, BOX[1].stop)]

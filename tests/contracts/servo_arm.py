@@ -69,7 +69,8 @@ class Bench:
 def bench(
     kind: str, tmp_path: Path, link: str = "port", offset: int = 0, middle: int = 2048, **registers: int
 ) -> Iterator[Bench]:
-    """offset: of the wrist's homing offset, which makes it another arm. middle: ticks, of the first joint's range."""
+    """offset: of the wrist's homing offset, which makes it another arm. middle: ticks, of the first joint's
+    range."""
     limits = so101.JOINTS
     dynamixel = kind.startswith("koch")
     calibration, servos = {}, []
@@ -133,7 +134,8 @@ def enables(kind: str, request: bytes, servo: int, on: int = 1) -> bool:
 
 @contextlib.contextmanager
 def interrupted(b: Bench, when: Callable[[bytes], bool], then: Callable[[], object]) -> Iterator[None]:
-    """Has `then` done once, as soon as the servos did the first request that `when` is true of, before they answer it."""
+    """Has `then` done once, as soon as the servos did the first request that `when` is true of, before they
+    answer it."""
     real, done = b.twin.answer, []
 
     def answer(request: bytes, speed: int) -> Any:

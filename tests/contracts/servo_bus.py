@@ -1,8 +1,8 @@
 """The contract of `drivers.servos.bus.ServoBus`, for any protocol.
 
-A test module calls `check_bus(make_bus, twin, plant, …)` with a twin that runs under a link, its plant with `SimpleMechanics`, torque
-off. Give the bus a slack of 0.1 s or so: these checks are about what is true, not about what is fast.
-"""
+A test module calls `check_bus(make_bus, twin, plant, …)` with a twin that runs under a link, its plant with
+`SimpleMechanics`, torque off. Give the bus a slack of 0.1 s or so: these checks are about what is true, not
+about what is fast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from ulna.drivers.twins.serial_twin import SerialTwin
 def check_bus(
     make_bus: Callable[[], ServoBus], twin: SerialTwin, plant: Plant, eeprom_register: str, eeprom_value: int
 ) -> None:
-    """eeprom_register: one that takes `eeprom_value` (not its content now) when the servo is not locked. At least three servos."""
+    """eeprom_register: one that takes `eeprom_value` (not its content now) when the servo is not locked. At
+    least three servos."""
     ids = [servo.id for servo in twin.servos]
     assert len(ids) >= 3
     bus = make_bus()

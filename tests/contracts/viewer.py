@@ -1,4 +1,5 @@
-"""The viewer's server without a browser: episodes with every kind of stream, and a client that asks as one does."""
+"""The viewer's server without a browser: episodes with every kind of stream, and a client that asks as one
+does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Edits: what they change, what they refuse, and that a kill at any step leaves every episode as it was or as it should be."""
+"""Edits: what they change, what they refuse, and that a kill at any step leaves every episode as it was or as
+it should be."""
 
 from __future__ import annotations
 

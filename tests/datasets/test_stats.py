@@ -1,4 +1,5 @@
-"""Statistics in bounded memory, of streams of their own rate and of depth; what `info` says of a store's history."""
+"""Statistics in bounded memory, of streams of their own rate and of depth; what `info` says of a store's
+history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is plugged in, on a made-up computer of real files and links, and with a pty, processes and twins of this one."""
+"""What is plugged in, on a made-up computer of real files and links, and with a pty, processes and twins of
+this one."""
 
 from __future__ import annotations
 

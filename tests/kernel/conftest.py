@@ -1,4 +1,5 @@
-"""These tests load kernel modules and unplug devices: they run only inside the virtual machine of `scripts/test-kernel`."""
+"""These tests load kernel modules and unplug devices: they run only inside the virtual machine of
+`scripts/test-kernel`."""
 
 import os
 

@@ -1,7 +1,8 @@
-"""Devices that a test plugs into its own kernel: a USB serial adapter, a gamepad, a SpaceMouse, a webcam; and udev's names for them.
+"""Devices that a test plugs into its own kernel: a USB serial adapter, a gamepad, a SpaceMouse, a webcam; and
+udev's names for them.
 
-Numbers and layouts are those of the kernel's `linux/uinput.h`, `linux/uhid.h` and `linux/input-event-codes.h`.
-"""
+Numbers and layouts are those of the kernel's `linux/uinput.h`, `linux/uhid.h` and
+`linux/input-event-codes.h`."""
 
 from __future__ import annotations
 
@@ -37,11 +38,13 @@ def settle() -> None:
         subprocess.run(["udevadm", "settle", "--timeout=30"], check=True)
 
 
-# -- USB serial --------------------------------------------------------------------------------------------------------------
+# -- USB serial
+# --------------------------------------------------------------------------------------------------------------
 
 
 class SerialAdapter:
-    """A USB CDC-ACM adapter as Feetech's boards have: this side is `/dev/ttyGS0`, the robot's `/dev/serial/by-id/…`.
+    """A USB CDC-ACM adapter as Feetech's boards have: this side is `/dev/ttyGS0`, the robot's
+    `/dev/serial/by-id/…`.
 
     `carry(pty)` passes all bytes between the adapter and a twin's pty, as the adapter's own chip would."""
 
@@ -135,7 +138,8 @@ def _is_char(path: str) -> bool:
     return False
 
 
-# -- gamepad -----------------------------------------------------------------------------------------------------------------
+# -- gamepad
+# -----------------------------------------------------------------------------------------------------------------
 
 EV_KEY, EV_ABS = 1, 3
 BTN_A, BTN_B, BTN_X, BTN_Y, BTN_TL, BTN_TR, BTN_SELECT, BTN_START, BTN_MODE, BTN_THUMBL, BTN_THUMBR = (
@@ -195,7 +199,8 @@ class Gamepad:
         )
 
 
-# -- SpaceMouse --------------------------------------------------------------------------------------------------------------
+# -- SpaceMouse
+# --------------------------------------------------------------------------------------------------------------
 
 _UHID_CREATE2, _UHID_INPUT2, _UHID_DESTROY = 11, 12, 1
 _UHID_EVENT_BYTES = 4380
@@ -257,7 +262,8 @@ class SpaceMouse:
         os.write(self._fd, event.ljust(_UHID_EVENT_BYTES, b"\0"))
 
 
-# -- webcam ------------------------------------------------------------------------------------------------------------------
+# -- webcam
+# ------------------------------------------------------------------------------------------------------------------
 
 
 _QUERYCTRL, _S_CTRL, _NEXT_CONTROL = 0xC0445624, 0xC008561C, 0x80000000  # linux/videodev2.h
@@ -288,8 +294,9 @@ class Webcam:
         self._stamp_at_exposure()
 
     def _stamp_at_exposure(self) -> None:
-        """vivid stamps a frame with the end of its transfer, 0.9 periods after it has handed it over: a time that is yet to come.
-        A real camera's frame is older than its arrival; so is vivid's with the other setting."""
+        """vivid stamps a frame with the end of its transfer, 0.9 periods after it has handed it over: a time
+        that is yet to come. A real camera's frame is older than its arrival; so is vivid's with the other
+        setting."""
         fd = os.open(self.path, os.O_RDWR)
         try:
             control = bytearray(68)

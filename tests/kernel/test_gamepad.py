@@ -50,7 +50,8 @@ def test_unplugged_it_is_not_active_and_comes_back_when_it_was_let_go() -> None:
             pad.unplug()
             wait_for("the driver to notice", lambda: not teleoperator.read().active)
             with Gamepad() as again:
-                # the bumper moves until the driver has found the pad again, and is then seen to be let go and held
+                # the bumper moves until the driver has found the pad again, and is then seen to be let go and
+                # held
                 def held() -> bool:
                     again.press(BTN_TR, down=False)
                     teleoperator.read()

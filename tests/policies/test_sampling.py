@@ -79,7 +79,8 @@ def test_the_four_views_agree_with_the_analytic_mixture(level: float) -> None:
 
 
 def test_a_tilt_is_the_mixture_reweighted() -> None:
-    """exp(w·Q) with Q linear in a shifts the score by a constant; every view must follow by its own factor."""
+    """exp(w·Q) with Q linear in a shifts the score by a constant; every view must follow by its own
+    factor."""
     a = torch.linspace(-1, 1, 9, dtype=DOUBLE)
     tau = torch.tensor(0.4, dtype=DOUBLE)
     clean, _ = posterior(a, tau, 1 - tau)

@@ -1,4 +1,5 @@
-"""Agents: all keep one contract, and a policy's gets the history, seeds and images that it was trained on, or is refused."""
+"""Agents: all keep one contract, and a policy's gets the history, seeds and images that it was trained on, or
+is refused."""
 
 from __future__ import annotations
 

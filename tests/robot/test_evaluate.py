@@ -1,4 +1,5 @@
-"""How good a policy is: evaluated in a scene, deployed through a server, or asked about recorded episodes; and the intervals."""
+"""How good a policy is: evaluated in a scene, deployed through a server, or asked about recorded episodes;
+and the intervals."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def test_deploying_through_a_server_and_its_death() -> None:
 
 
 def test_people_watch_over_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no scene judges: s and f say how it went, r has it done again, q quits; things are put back in between."""
+    """Where no scene judges: s and f say how it went, r has it done again, q quits; things are put back in
+    between."""
     typed, file = os.openpty()
     pressed = iter([b"s", b"r", b"f", b"q"])
 

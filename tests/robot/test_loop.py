@@ -1,4 +1,5 @@
-"""Episodes on a robot: what is sent is what is recorded, what an error leaves, and which episodes are kept."""
+"""Episodes on a robot: what is sent is what is recorded, what an error leaves, and which episodes are
+kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Cameras recorded at their own rate: every frame once, what was lost counted, and what the agent saw found again."""
+"""Cameras recorded at their own rate: every frame once, what was lost counted, and what the agent saw found
+again."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ SIZE = (48, 64)
 
 
 class Scripted:
-    """A camera whose frames come when the test says, and that keeps the last `kept`. Frame n is filled with n."""
+    """A camera whose frames come when the test says, and that keeps the last `kept`. Frame n is filled with
+    n."""
 
     name, height, width, fps = "front", *SIZE, 100.0
     intrinsics = health = window = next = None

@@ -1,4 +1,5 @@
-"""People as agents on a simulated SO-101 in PyBullet: the tip goes where the hand pushes, followers where their leaders are."""
+"""People as agents on a simulated SO-101 in PyBullet: the tip goes where the hand pushes, followers where
+their leaders are."""
 
 from __future__ import annotations
 
@@ -32,8 +33,9 @@ STILL = np.zeros(3)
 
 
 class Told:
-    """A hand that does what the test says: `says` is asked at every read, with how many there were before. The first read, which is
-    not counted, finds it open: one that is closed when an episode begins does not count."""
+    """A hand that does what the test says: `says` is asked at every read, with how many there were before.
+    The first read, which is not counted, finds it open: one that is closed when an episode begins does not
+    count."""
 
     def __init__(self, says: Callable[[int], Hand]) -> None:
         self.name, self.says, self.reads = "told", says, -1
@@ -247,7 +249,8 @@ def test_buttons_are_told_once(rig: Rig) -> None:
     assert agent.events() == ()
 
 
-# -- leaders -----------------------------------------------------------------------------------------------------------------
+# -- leaders
+# -----------------------------------------------------------------------------------------------------------------
 
 
 class Leader:
@@ -348,7 +351,8 @@ def test_a_leader_of_other_joints_is_refused(rig: Rig) -> None:
             LeaderAgent({name: stranger}, rig.robot)
 
 
-# -- from a robot's file -----------------------------------------------------------------------------------------------------
+# -- from a robot's file
+# -----------------------------------------------------------------------------------------------------
 
 
 def robot_file(path: Path, *tables: str) -> str:

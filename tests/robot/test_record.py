@@ -22,7 +22,8 @@ from ulna.robot.record import record
 
 
 def test_keys_end_repeat_and_drop_episodes(tmp_path: Path) -> None:
-    """On a real terminal: s marks and ends, r repeats the seed, x drops the one before, q throws the present one away."""
+    """On a real terminal: s marks and ends, r repeats the seed, x drops the one before, q throws the present
+    one away."""
     typed, file = os.openpty()
     typist = Typist(typed, [b"s", b"r", b"\x1b[C", b"x", b"", b"q"])
     try:

@@ -1,4 +1,5 @@
-"""A robot and the file it comes from: features, two arms in one, sentences for what is wrong, holding and closing."""
+"""A robot and the file it comes from: features, two arms in one, sentences for what is wrong, holding and
+closing."""
 
 from __future__ import annotations
 

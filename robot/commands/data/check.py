@@ -1,4 +1,5 @@
-"""Look for what is wrong with a dataset: gaps, clock jumps, frozen or black images, misalignment, limits, odd episodes."""
+"""Look for what is wrong with a dataset: gaps, clock jumps, frozen or black images, misalignment, limits, odd
+episodes."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Args:
     episodes: str = ""
     """Only these, like 0-9,12."""
     fast: bool = False
-    """Of images only checksums and repeats: a tenth of the time, but no frame is judged against the joints."""
+    """Of images only checksums and repeats: a tenth of the time, but no frame is judged against the
+    joints."""
     severity: Literal["info", "warning", "severe"] = "info"
     """Show from here on; the exit code is 1 when anything is severe, shown or not."""
     json: bool = False

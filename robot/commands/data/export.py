@@ -27,7 +27,8 @@ class Args:
     lossless: bool = False
     """Keep every pixel; the videos become several times larger."""
     gaps: Literal["refuse", "drop", "repeat"] = "refuse"
-    """At control ticks for which a stream has nothing recent: refuse, drop the tick, or repeat what there was."""
+    """At control ticks for which a stream has nothing recent: refuse, drop the tick, or repeat what there
+    was."""
     json: bool = False
     """Print one JSON object."""
 

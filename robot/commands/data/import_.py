@@ -1,4 +1,5 @@
-"""Bring a dataset of another project in: LeRobot (v2.1, v3.0), Diffusion Policy or UMI zarr, robomimic or ALOHA HDF5."""
+"""Bring a dataset of another project in: LeRobot (v2.1, v3.0), Diffusion Policy or UMI zarr, robomimic or
+ALOHA HDF5."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ EXAMPLE = "ulna data import path/to/lerobot_folder --out runs/x/data --image-siz
 @dataclass
 class Args:
     source: tyro.conf.Positional[str]
-    """A LeRobot folder (the one with meta/ in it), a replay buffer (.zarr or .zarr.zip), a robomimic file, or a folder of
-    ALOHA episodes."""
+    """A LeRobot folder (the one with meta/ in it), a replay buffer (.zarr or .zarr.zip), a robomimic file, or
+    a folder of ALOHA episodes."""
     out: str
     """Folder of the new dataset."""
     format: Literal["auto", "lerobot", "diffusion-policy", "robomimic", "aloha"] = "auto"

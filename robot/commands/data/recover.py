@@ -1,4 +1,5 @@
-"""Bring back what was being recorded when it was cut off. Every command does so that opens a dataset; this one says what."""
+"""Bring back what was being recorded when it was cut off. Every command does so that opens a dataset; this
+one says what."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ def _by(store, what: str) -> dict[str, list[int]]:  # type: ignore[no-untyped-de
 
 
 def _folder(task: str) -> str:
-    """A folder's name for a task: its words, and where they do not fit a few letters that tell it from the others."""
+    """A folder's name for a task: its words, and where they do not fit a few letters that tell it from the
+    others."""
     plain = "".join(c if c.isalnum() or c in " -_" else "_" for c in task).strip()[:60]
     return plain if plain == task else f"{plain or 'task'}-{hashlib.sha256(task.encode()).hexdigest()[:6]}"
 

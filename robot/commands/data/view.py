@@ -1,4 +1,5 @@
-"""Look at a dataset in a browser: cameras, joints, findings; trim, delete and label episodes. Or write a rerun file."""
+"""Look at a dataset in a browser: cameras, joints, findings; trim, delete and label episodes. Or write a
+rerun file."""
 
 from __future__ import annotations
 

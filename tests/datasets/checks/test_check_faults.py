@@ -1,4 +1,5 @@
-"""Every check against the fault that it is for, put into recordings that have none; and recordings without any."""
+"""Every check against the fault that it is for, put into recordings that have none; and recordings without
+any."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ Rows = dict[str, dict[str, Any]]
 
 
 def recording(episode: int, seconds: float = 6.0, lag_s: float = 0.0) -> Rows:
-    """An arm of two joints that stops and starts, seen by a noisy camera. `lag_s`: the images show it that much too late."""
+    """An arm of two joints that stops and starts, seen by a noisy camera. `lag_s`: the images show it that
+    much too late."""
     rng = np.random.default_rng(episode)
     count = round(seconds * FPS)
     t = np.arange(count) / FPS

@@ -1,4 +1,5 @@
-"""LeRobot folders in: v2.1 made here by hand, v3.0 by LeRobot's own writer, and the real one where it lies beside."""
+"""LeRobot folders in: v2.1 made here by hand, v3.0 by LeRobot's own writer, and the real one where it lies
+beside."""
 
 from __future__ import annotations
 
@@ -326,7 +327,8 @@ def test_only_the_chosen_episodes_need_to_be_whole(tmp_path: Path) -> None:
 
 
 def test_features_find_their_place(tmp_path: Path) -> None:
-    """Other names and kinds: an image outside observation.images., positions as names, matrices, depth, rewards."""
+    """Other names and kinds: an image outside observation.images., positions as names, matrices, depth,
+    rewards."""
     source = make_v21(tmp_path / "src")
     for i, n in enumerate((6, 9)):
         path = source / f"data/chunk-000/episode_{i:06d}.parquet"
@@ -374,7 +376,8 @@ def test_features_find_their_place(tmp_path: Path) -> None:
 
 
 def test_an_episode_of_v30_does_not_borrow_frames_of_the_next(v30: Any, tmp_path: Path) -> None:
-    """As LeRobot's own metadata says it when an encoder dropped two frames: the next episode begins two frames earlier."""
+    """As LeRobot's own metadata says it when an encoder dropped two frames: the next episode begins two
+    frames earlier."""
     root, _ = v30
     source = tmp_path / "src"
     shutil.copytree(root, source)

@@ -1,4 +1,5 @@
-"""Exports to LeRobot v3.0, read by LeRobot's own reader and trained on by its own command, and brought back in."""
+"""Exports to LeRobot v3.0, read by LeRobot's own reader and trained on by its own command, and brought back
+in."""
 
 from __future__ import annotations
 

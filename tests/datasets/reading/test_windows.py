@@ -78,7 +78,8 @@ def test_what_cannot_be_windowed_is_said(store: EpisodeStore, tmp_path: Path) ->
 
 
 def test_an_edit_while_windows_are_drawn_is_refused_not_mixed_in(tmp_path: Path) -> None:
-    """Rows are counted when the windows are made; after a trim they would be other frames under the same name."""
+    """Rows are counted when the windows are made; after a trim they would be other frames under the same
+    name."""
     store = write_store(tmp_path / "d", (12, 6), WITH_IMAGE)
     windows = Windows(EpisodeStore.open(store.path), WindowSpec(1, 1, keys=(STATE, CAMERA)), cache="none")
     before = windows.batch(np.arange(18))

@@ -1,4 +1,5 @@
-"""What recorders meet: a read-only disk, a disk that fills, a clock that is set back, a foreign or newer store."""
+"""What recorders meet: a read-only disk, a disk that fills, a clock that is set back, a foreign or newer
+store."""
 
 from __future__ import annotations
 

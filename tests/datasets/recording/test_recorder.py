@@ -226,7 +226,8 @@ def test_one_store_object_has_one_writer_and_edits_between_its_episodes(tmp_path
 
 
 def test_what_is_appended_after_the_end_is_refused_and_before_it_kept(tmp_path: Path) -> None:
-    """A camera's thread that runs on while the episode is ended, and while the writing process still starts."""
+    """A camera's thread that runs on while the episode is ended, and while the writing process still
+    starts."""
     store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
     taken: list[int] = []
     with Recorder(store, own_rate=(CAMERA,)) as recorder:
@@ -417,7 +418,8 @@ os.fsync = fsync
 
 
 def cut_power(folder: Path, syncs: Path) -> None:
-    """What a power cut may leave of `folder`: of each file what was synced, of each folder the names that it had then."""
+    """What a power cut may leave of `folder`: of each file what was synced, of each folder the names that it
+    had then."""
     held = dict(map(json.loads, syncs.read_text().splitlines()))
     for path in sorted(folder.rglob("*"), key=lambda p: len(p.parts)):
         if not path.exists():

@@ -74,7 +74,8 @@ def test_contract(twin: MjpegTwin, reader: str) -> None:
 
 
 def test_times_are_of_the_capture() -> None:
-    """Each frame's capture time is that at which the twin painted it, but for the time that the quickest took on its way."""
+    """Each frame's capture time is that at which the twin painted it, but for the time that the quickest took
+    on its way."""
     with (
         MjpegTwin(wandering_bars(480, 672), size=(480, 672), paint=True) as twin,
         opened(camera_at(twin.url, height=480, width=672)) as camera,
@@ -266,7 +267,8 @@ def test_absent_refused_and_wrong_devices_are_told_at_once(twin: MjpegTwin, tmp_
 
 
 class _Controls:
-    """A V4L2 camera as `cv2.VideoCapture` shows it: it keeps what it was set to, and knows two of the modes of exposure."""
+    """A V4L2 camera as `cv2.VideoCapture` shows it: it keeps what it was set to, and knows two of the modes
+    of exposure."""
 
     def __init__(self, width: int, height: int) -> None:
         import cv2

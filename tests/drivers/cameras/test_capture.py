@@ -123,8 +123,8 @@ def test_a_ring_has_one_writer_and_a_dead_one_an_heir() -> None:
 
 
 class _Scripted:
-    """A device whose frames are given; when they are used up, its connection is lost, or the test is over. A life may be
-    an error: that of `open`."""
+    """A device whose frames are given; when they are used up, its connection is lost, or the test is over. A
+    life may be an error: that of `open`."""
 
     def __init__(self, lives: list[list[Frame] | DeviceError], over: threading.Event) -> None:
         self.lives, self.over = lives, over

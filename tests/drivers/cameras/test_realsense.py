@@ -1,4 +1,5 @@
-"""What a RealSense camera gives: frames, depth on color, pairs and their times, all through librealsense's syncer and aligner."""
+"""What a RealSense camera gives: frames, depth on color, pairs and their times, all through librealsense's
+syncer and aligner."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- the contract --------------------------------------------------------------------------------------------------------
+# -- the contract
+# --------------------------------------------------------------------------------------------------------
 
 
 SLOW = replace(MODEL, fps=12)  # a machine that is busy for 40 ms does not yet break the contract
@@ -74,7 +76,8 @@ def test_depth_is_a_camera_of_the_same_instants() -> None:
         assert MODEL.serial in camera.info.device
 
 
-# -- what is in the frames -----------------------------------------------------------------------------------------------
+# -- what is in the frames
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["twin", "recording"])
@@ -90,7 +93,8 @@ def test_depth_is_aligned_to_color(kind: str, recording: Path) -> None:
     assert rows.mean() + 0.5 == pytest.approx((top + bottom) / 2, abs=1)
     assert columns.mean() + 0.5 == pytest.approx((left + right) / 2, abs=1)
     assert (seen & shown).sum() / (seen | shown).sum() > 0.93
-    # the pixels unaligned: the shift of the baseline alone is 2.8 px, and the box is 1.6 times as large in color
+    # the pixels unaligned: the shift of the baseline alone is 2.8 px, and the box is 1.6 times as large in
+    # color
     unaligned = np.zeros_like(seen)
     unaligned[BOX] = True
     assert (unaligned & shown).sum() / (unaligned | shown).sum() < 0.6
@@ -124,7 +128,8 @@ def test_intrinsics_and_scale_come_from_the_stream() -> None:
 
 @pytest.mark.parametrize("model", ["brown_conrady", "inverse_brown_conrady"])
 def test_distortion_as_librealsense_means_it(model: str) -> None:
-    """Coefficients of the size of a D455's: projected with cv2, a ray of librealsense comes back to its pixel."""
+    """Coefficients of the size of a D455's: projected with cv2, a ray of librealsense comes back to its
+    pixel."""
     import cv2
 
     rs = load()
@@ -142,7 +147,8 @@ def test_distortion_as_librealsense_means_it(model: str) -> None:
             assert np.linalg.norm(plain - pixel) > 1, "the distortion is one that matters"
 
 
-# -- pairing, numbers, times ---------------------------------------------------------------------------------------------
+# -- pairing, numbers, times
+# ---------------------------------------------------------------------------------------------
 
 
 def test_a_frame_is_given_once_and_never_with_an_old_partner(recording: Path) -> None:
@@ -176,7 +182,8 @@ def shoot() -> Iterator[Callable[[int, float, float], tuple[Any, Any]]]:
 
 @pytest.mark.parametrize("start_s", [0.0, 1.0, 36_000.0, 1.8e9])
 def test_frames_of_software_are_paired_whatever_their_clock_counts_from(start_s: float) -> None:
-    """Left to itself the library works out a rate from number and time alone, and pairs nothing after some dozen frames."""
+    """Left to itself the library works out a rate from number and time alone, and pairs nothing after some
+    dozen frames."""
     camera, syncer = SoftwareCamera(MODEL), load().syncer(8)
     camera.start(syncer)
     paired = 0

@@ -1,4 +1,5 @@
-"""A RealSense camera that stalls, goes away or ends, and the twin's process that has it do so: noticed, said, and nothing left."""
+"""A RealSense camera that stalls, goes away or ends, and the twin's process that has it do so: noticed, said,
+and nothing left."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------------
+# -- what goes wrong
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_stall_is_stale_and_passes() -> None:
@@ -146,7 +148,8 @@ def test_two_cannot_have_one_camera() -> None:
         second.close()
 
 
-# -- the twin as a process, and what is left behind ----------------------------------------------------------------------
+# -- the twin as a process, and what is left behind
+# ----------------------------------------------------------------------
 
 
 def opens(camera: RealSenseSource) -> bool:

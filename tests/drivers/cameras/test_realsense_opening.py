@@ -1,4 +1,5 @@
-"""Which RealSense camera is opened, in which mode and with which settings; what cannot be had is said, with what there is."""
+"""Which RealSense camera is opened, in which mode and with which settings; what cannot be had is said, with
+what there is."""
 
 from __future__ import annotations
 
@@ -31,12 +32,14 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- the path of a live camera -----------------------------------------------------------------------------------------------
+# -- the path of a live camera
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def plugged_in(recording: Path) -> Iterator[Any]:
-    """A context of librealsense in which the recorded camera is found by its serial number, as one on USB is."""
+    """A context of librealsense in which the recorded camera is found by its serial number, as one on USB
+    is."""
     context = load().context()
     device = context.load_device(str(recording))  # there for as long as it is held
     yield context
@@ -81,7 +84,8 @@ def test_a_live_camera_is_asked_for_its_modes(plugged_in: Any) -> None:
         RealSenseSource(Config(serial="111", **SIZE), plugged_in).open()
 
 
-# -- what is refused -----------------------------------------------------------------------------------------------------
+# -- what is refused
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def test_one_trigger_only_closes_and_the_other_only_opens(
 
 
 class VirtualPad:
-    """A pad that SDL makes itself: the driver's own SDL finds, reads and loses it like one on a cable. To be made while SDL runs."""
+    """A pad that SDL makes itself: the driver's own SDL finds, reads and loses it like one on a cable. To be
+    made while SDL runs."""
 
     def __init__(self) -> None:
         maps = Path("/proc/self/maps").read_text()

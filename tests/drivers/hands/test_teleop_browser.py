@@ -1,4 +1,5 @@
-"""The page that drives: WebSockets of well and badly behaved clients, and a real Chromium whose pointer drags."""
+"""The page that drives: WebSockets of well and badly behaved clients, and a real Chromium whose pointer
+drags."""
 
 from __future__ import annotations
 
@@ -277,7 +278,8 @@ def test_a_phone_is_served_over_tls_with_the_same_certificate_every_time(tmp_pat
     assert not (next(tmp_path.iterdir()).stat().st_mode & 0o077)
 
 
-# -- Chromium ----------------------------------------------------------------------------------------------------------------
+# -- Chromium
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def drag(page: Page, kind: str, x: float, y: float) -> None:

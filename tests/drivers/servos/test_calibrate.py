@@ -1,4 +1,5 @@
-"""Calibration: files as LeRobot's, no wrap inside any travel, and a whole one by a scripted hand on twins behind ptys."""
+"""Calibration: files as LeRobot's, no wrap inside any travel, and a whole one by a scripted hand on twins
+behind ptys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The Feetech servos that stand in for real ones: what they do, and what the clients that other people use make of them."""
+"""The Feetech servos that stand in for real ones: what they do, and what the clients that other people use
+make of them."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def bus(twin: FeetechTwin) -> Iterator[FeetechBus]:
 
 
 def test_homing_offset_and_wrap_for_every_encoder_reading(plant: Plant) -> None:
-    """A joint may stand anywhere on its encoder when power comes; what it reads must follow the joint without a jump."""
+    """A joint may stand anywhere on its encoder when power comes; what it reads must follow the joint without
+    a jump."""
     with FeetechTwin(plant, servos()) as twin:
         servo = FeetechServo(twin.servos[0], twin, 0)
         for zero in range(0, 4096, 5):

@@ -1,4 +1,5 @@
-"""Arms of bus servos against the device side of their protocols, on real ptys: the contract, who is there, who commands."""
+"""Arms of bus servos against the device side of their protocols, on real ptys: the contract, who is there,
+who commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Arms of bus servos when things go wrong: bad lines, dead servos, cables, power, too much load. On twins behind real ptys."""
+"""Arms of bus servos when things go wrong: bad lines, dead servos, cables, power, too much load. On twins
+behind real ptys."""
 
 from __future__ import annotations
 
@@ -413,7 +414,8 @@ def test_a_blocked_joint_backs_off_before_the_servo_lets_go(kind: str, tmp_path:
 
 
 def test_a_joint_that_strains_to_and_fro_is_held_back_in_time() -> None:
-    """As an arm that leans on the table does while its policy hesitates: near its goal, moving a little, without a rest."""
+    """As an arm that leans on the table does while its policy hesitates: near its goal, moving a little,
+    without a rest."""
     obstacles, both, q, strained_s = Obstacles(2), np.ones(2, bool), np.zeros(2), 0.0
     began = time.monotonic()
     while not obstacles.blocked.any():

@@ -311,7 +311,8 @@ def test_no_controller_is_one_sentence() -> None:
 
 
 def test_ur_rtde_itself_finds_a_controller(cell: Cell) -> None:
-    """The whole default recipe, a script upload, and its own moves. In a process of its own, as the driver has it."""
+    """The whole default recipe, a script upload, and its own moves. In a process of its own, as the driver
+    has it."""
     script = f"""
 import json, time
 from rtde_control import RTDEControlInterface

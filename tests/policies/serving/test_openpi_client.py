@@ -14,8 +14,8 @@ from contracts.policy import Linear
 from ulna.policies.serving.server import PolicyServer
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ulna" / "openpi-client-0.1.2"
-# it needs numpy < 2, which we have not, so it lives in an environment of its own; it imports typing_extensions
-# without declaring it
+# it needs numpy < 2, which we have not, so it lives in an environment of its own; it imports
+# typing_extensions without declaring it
 NEEDS = ["openpi-client==0.1.2", "numpy<2", "typing_extensions"]
 
 SCRIPT = """

@@ -1,4 +1,5 @@
-"""Twins of whole stations, and real robots from their files: `ulna twin`, `record`, `teleoperate` with the real drivers in between."""
+"""Twins of whole stations, and real robots from their files: `ulna twin`, `record`, `teleoperate` with the
+real drivers in between."""
 
 from __future__ import annotations
 
@@ -185,8 +186,8 @@ def test_the_same_seed_is_the_same_scene_and_the_arm_stays(station: dict[str, An
 
 
 def test_the_scripted_hand_grasps_at_its_first_attempt() -> None:
-    """What it shows is learned from: a cube that slips out, or a hand that opens again half-way, would be learned, too. The arm
-    follows the leader once a control period, and faster than time."""
+    """What it shows is learned from: a cube that slips out, or a hand that opens again half-way, would be
+    learned, too. The arm follows the leader once a control period, and faster than time."""
     scene = SimScene("so101", "lift", [], (96, 96), 20.0, arm_type=TwinArm)
     arm, hand = scene.arms["arm"], ScriptedHand(scene, StationConfig.noise)
     assert isinstance(arm, TwinArm)

@@ -1,4 +1,5 @@
-"""What the viewer's server shows, asked as a browser asks it: lists, videos by range, exact frames, plots and findings."""
+"""What the viewer's server shows, asked as a browser asks it: lists, videos by range, exact frames, plots and
+findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Where the viewer listens and whom it answers: the key, other sites, paths, read-only, other machines, and the command."""
+"""Where the viewer listens and whom it answers: the key, other sites, paths, read-only, other machines, and
+the command."""
 
 from __future__ import annotations
 

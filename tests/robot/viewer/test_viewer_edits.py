@@ -1,4 +1,5 @@
-"""Edits asked of the viewer's server: what they do to the store on disk, how they are undone, and what is refused."""
+"""Edits asked of the viewer's server: what they do to the store on disk, how they are undone, and what is
+refused."""
 
 from __future__ import annotations
 

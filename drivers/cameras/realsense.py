@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,46 +17,21 @@ import numpy as np
 from ..arm import DeviceError
 from ..camera import Intrinsics
 from ..clock_offset import ClockOffset
-from ..config import parse, setting
+from ..config import parse
 from .capture import CaptureCamera, Ended, SourceInfo
 from .frame_ring import Frame
 from .librealsense import load
+from .realsense_config import Config, check
 from .realsense_feeds import Feed, LiveFeed, RecordingFeed, TwinFeed
 
 CLOCK_FRAMES = 8  # that are given up at the start, so that one which came late does not date those after it
 WALL_CLOCK_OFF_S = 2.0  # a frame so old, or from the future, was stamped before the host's clock was set
 
 
-@dataclass(frozen=True)
-class Config:
-    """A RealSense camera. source: `live` (the camera with this `serial`), `recording` (`path`, made by
-    librealsense) or `twin` (at `address`).
-
-    align: `color` maps depth to the pixels of the color image; `none` leaves it as the depth sensor sees it.
-    exposure_us, gain, white_balance_k: of the color sensor, None for automatic. repeat: play a recording
-    again and again. latency_s: from the middle of the exposure to the arrival of the stamped frame, where the
-    camera's clock does not tell it."""
-
-    serial: str = ""
-    height: int = setting(480, 16, 2160, "px")
-    width: int = setting(640, 16, 3840, "px")
-    fps: float = setting(30, 1, 300, "frames/s")
-    depth: bool = True
-    align: str = "color"
-    source: str = "live"
-    path: str = ""
-    address: str = ""
-    repeat: bool = False
-    latency_s: float = setting(0.0, 0, 1, "s")
-    exposure_us: int | None = setting(None, 1, 1_000_000, "µs")
-    gain: int | None = setting(None, 0, 1000)
-    white_balance_k: int | None = setting(None, 2000, 10_000, "K")
-
-
 def make(name: str, config: Config, history: int = 6) -> CaptureCamera:
     """The camera, and as its `depth` the depth in units of `info.depth_scale_m`. DeviceError: settings that
     contradict each other."""
-    _check(config)
+    check(config)
     return CaptureCamera(
         name,
         "ulna.drivers.cameras.realsense",
@@ -72,25 +47,8 @@ def make(name: str, config: Config, history: int = 6) -> CaptureCamera:
 def source(config: Mapping[str, Any]) -> RealSenseSource:
     """For the capture process. config: fields of `Config`."""
     parsed = parse(Config, config, "the RealSense camera")
-    _check(parsed)
+    check(parsed)
     return RealSenseSource(parsed)
-
-
-def _check(config: Config) -> None:
-    if config.align not in ("color", "none"):
-        raise DeviceError(f'align is "color" or "none", not {config.align!r}')
-    if config.fps != round(config.fps):
-        raise DeviceError(f"a RealSense camera runs at a whole number of frames a second, not {config.fps:g}")
-    needs = {
-        "live": ("serial", ""),
-        "recording": ("path", "a file"),
-        "twin": ("address", "unix:PATH or tcp:HOST:PORT"),
-    }
-    if config.source not in needs:
-        raise DeviceError(f'source is "live", "recording" or "twin", not {config.source!r}')
-    field, what = needs[config.source]
-    if what and not getattr(config, field):
-        raise DeviceError(f'a RealSense camera with source = "{config.source}" needs {field} ({what})')
 
 
 class RealSenseSource:

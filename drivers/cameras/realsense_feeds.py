@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from ..arm import DeviceError
 from ..sysfs import ROOT, access_problem, text
 from .capture import Ended, Refused
 from .librealsense import SoftwareCamera, on_usb
-
-if TYPE_CHECKING:
-    from .realsense import Config
+from .realsense_config import Config
 
 FIRST_FRAME_S = 5.0  # sensors take a second or two to settle; the library itself waits for so long
 

@@ -24,7 +24,7 @@ HZ = 100  # commands a second, as quick a loop as the drivers promise to serve
 # in passing
 SWING_RAD, SWING_HZ = 0.4, 0.375
 RAMP_S = 1.0  # from where an arm was enabled back to the swing
-TICKS_PER_RAD = 4096 / (2 * np.pi)
+COUNTS_PER_RAD = 4096 / (2 * np.pi)
 
 
 @dataclass
@@ -82,8 +82,8 @@ def servo_bench(kind: str, module: Any, folder: Path) -> Bench:
     stack.enter_context(SimpleMechanics(plant))
     servos, calibration = [], {}
     for j, model in enumerate(about.models):
-        half = min((joints.upper[j] - joints.lower[j]) / 2, 3.0) * TICKS_PER_RAD
-        middle = 2048 + round(centre[j] * TICKS_PER_RAD)
+        half = min((joints.upper[j] - joints.lower[j]) / 2, 3.0) * COUNTS_PER_RAD
+        middle = 2048 + round(centre[j] * COUNTS_PER_RAD)
         offset = MOUNTING[j] if about.protocol == "feetech" else -MOUNTING[j]
         low, high = round(middle - half), round(middle + half)
         calibration[joints.names[j]] = JointCalibration(j + 1, 0, offset, low, high)
@@ -92,7 +92,7 @@ def servo_bench(kind: str, module: Any, folder: Path) -> Bench:
                 "id": j + 1,
                 "model": model,
                 "joint": j,
-                "zero_tick": 2048 + MOUNTING[j],
+                "zero_count": 2048 + MOUNTING[j],
                 "registers": {"homing_offset": offset},
             }
         )

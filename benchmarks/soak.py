@@ -34,7 +34,7 @@ from ulna.drivers.arm import Arm, DeviceError
 from ulna.drivers.sample import Sample
 
 FRESH_S = 0.25  # a reading that calls itself valid is no older, when it is asked for
-TRUE_RAD = 0.005  # three ticks of a servo: as near it is to what the joint was ...
+TRUE_RAD = 0.005  # three counts of a servo: as near it is to what the joint was ...
 TRUE_MS, MOST_MS = 5.0, 25.0  # ... so near its capture time, or as near as it was under way; and that at most
 KEPT_S = 2.0
 

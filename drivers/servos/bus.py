@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arm import DeviceError
 
-TICKS = 4096  # of a turn, in every servo that we drive
+COUNTS_PER_TURN = 4096  # of the encoder, in every servo that we drive
 
 
 class BusError(DeviceError):

@@ -1,6 +1,6 @@
-"""Where an arm's joints are: LeRobot's calibration files in and out, and servo ticks to radians by them.
+"""Where an arm's joints are: LeRobot's calibration files in and out, and servo counts to radians by them.
 
-A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, ticks of 1/4096 turn.
+A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, counts of 1/4096 turn.
 The homing offset stands in the servo too, which subtracts (Feetech) or adds (Dynamixel) it before it says
 where it is; the range is in what it says."""
 
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ..arm import DeviceError, Joints
-from .bus import TICKS
+from .bus import COUNTS_PER_TURN
 
-MIDDLE = 2047  # ticks: what a servo should say in the middle of its joint's travel; LeRobot's choice
-SHORTEST = 100  # ticks, 9 degrees: a range below that was never swept
+MIDDLE = 2047  # counts: what a servo should say in the middle of its joint's travel; LeRobot's choice
+SHORTEST = 100  # counts, 9 degrees: a range below that was never swept
 MOST_OFFSET = {"feetech": 2047, "dynamixel": 1_044_479}  # registers: 11 bits and a sign; the e-manual's limit
 AGAIN = "calibrate it again: ulna calibrate"
 
@@ -28,7 +28,7 @@ AGAIN = "calibrate it again: ulna calibrate"
 @dataclass(frozen=True)
 class JointCalibration:
     """id: of the servo. drive_mode: 1 where the servo counts against the joint's positive sense. Others in
-    ticks."""
+    counts."""
 
     id: int
     drive_mode: int
@@ -111,9 +111,9 @@ def check(calibration: Calibration, ids: Mapping[str, int], protocol: str, where
                 f"{where}: {name}: the homing offset {c.homing_offset} does not fit into the servo (Magnitude exceeds {most}): "
                 f"the joint stood more than half a turn from its middle when it was homed; {AGAIN}"
             )
-        if not 0 <= c.range_min < TICKS or not 0 <= c.range_max < TICKS:
+        if not 0 <= c.range_min < COUNTS_PER_TURN or not 0 <= c.range_max < COUNTS_PER_TURN:
             raise DeviceError(
-                f"{where}: {name}: the range {c.range_min}..{c.range_max} leaves 0..{TICKS - 1}: the servo's count wraps "
+                f"{where}: {name}: the range {c.range_min}..{c.range_max} leaves 0..{COUNTS_PER_TURN - 1}: the servo's count wraps "
                 f"inside the joint's travel; {AGAIN}"
             )
         if c.range_max - c.range_min < SHORTEST:
@@ -145,31 +145,31 @@ def check_servos(
 
 @dataclass(frozen=True)
 class Scale:
-    """Ticks to radians and back, each `(J,)`: `angle = at_rad + (ticks - at_ticks) · rad_per_tick`, at the
+    """Counts to radians and back, each `(J,)`: `angle = at_rad + (counts - at_counts) · rad_per_count`, at the
     middle of the range.
 
     reach: `(J,)` rad, half of the calibrated range. lower, upper: `(J,)` rad, where the joints' limits and
     that range meet."""
 
-    at_ticks: np.ndarray
+    at_counts: np.ndarray
     at_rad: np.ndarray
-    rad_per_tick: np.ndarray
+    rad_per_count: np.ndarray
     reach: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
 
-    def radians(self, ticks: np.ndarray) -> np.ndarray:
-        return self.at_rad + (ticks - self.at_ticks) * self.rad_per_tick
+    def radians(self, counts: np.ndarray) -> np.ndarray:
+        return self.at_rad + (counts - self.at_counts) * self.rad_per_count
 
-    def ticks(self, radians: np.ndarray) -> np.ndarray:
-        """Nearest whole ticks, int64."""
-        return np.rint((radians - self.at_rad) / self.rad_per_tick + self.at_ticks).astype(np.int64)
+    def counts(self, radians: np.ndarray) -> np.ndarray:
+        """Nearest whole counts, int64."""
+        return np.rint((radians - self.at_rad) / self.rad_per_count + self.at_counts).astype(np.int64)
 
-    def turns(self, ticks: np.ndarray) -> np.ndarray:
+    def turns(self, counts: np.ndarray) -> np.ndarray:
         """Whole turns `(J,)` int64 by which readings are away from the calibrated range. A servo that counts
         turns says something else by a multiple of 4096 after every power-up; its joint goes less than a turn,
         so that we know which."""
-        return np.rint((ticks - self.at_ticks) / TICKS).astype(np.int64)
+        return np.rint((counts - self.at_counts) / COUNTS_PER_TURN).astype(np.int64)
 
 
 def scale(
@@ -178,7 +178,7 @@ def scale(
     ends: Iterable[str] = ("gripper",),
     inverted_in_servo: bool = False,
 ) -> Scale:
-    """The middle of a joint's range is the middle of its limits, a tick 2π/4096; the joints in `ends` go from
+    """The middle of a joint's range is the middle of its limits, a count 2π/4096; the joints in `ends` go from
     limit to limit over their range instead, because a gripper's ends are what is known of it. drive_mode 1
     inverts, unless the servo does so itself (`inverted_in_servo`)."""
     c = [calibration[name] for name in joints.names]
@@ -186,8 +186,8 @@ def scale(
     sign = np.array([-1.0 if j.drive_mode and not inverted_in_servo else 1.0 for j in c])
     span = joints.upper - joints.lower
     by_ends = np.isin(joints.names, list(ends))
-    per_tick = sign * np.where(by_ends, span / (high - low), 2 * np.pi / TICKS)
-    at_ticks, at_rad = (low + high) / 2, (joints.lower + joints.upper) / 2
-    reach = (high - low) / 2 * np.abs(per_tick)
+    per_count = sign * np.where(by_ends, span / (high - low), 2 * np.pi / COUNTS_PER_TURN)
+    at_counts, at_rad = (low + high) / 2, (joints.lower + joints.upper) / 2
+    reach = (high - low) / 2 * np.abs(per_count)
     lower, upper = np.maximum(joints.lower, at_rad - reach), np.minimum(joints.upper, at_rad + reach)
-    return Scale(at_ticks, at_rad, per_tick, reach, lower, upper)
+    return Scale(at_counts, at_rad, per_count, reach, lower, upper)

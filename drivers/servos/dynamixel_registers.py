@@ -1,6 +1,6 @@
 """The registers of Dynamixel's X series (XL330, XL430, XC, XM, …), and what their errors mean.
 
-Source: Robotis e-Manual, control tables of XL330-M288 and XL430-W250. Positions are ticks of 4096 a turn.
+Source: Robotis e-Manual, control tables of XL330-M288 and XL430-W250. Positions are in counts, 4096 a turn.
 Units: `profile_velocity`, `present_velocity` 0.229 rev/min; `profile_acceleration` 214.577 rev/min²;
 `*_current` 1 mA (XL330), 2.69 mA (XM430); `present_load` (XL430, in the place of `present_current`) 0.1 %;
 `*_pwm` 0.113 %; `present_voltage` 0.1 V; `return_delay_time` 2 µs; `present_temperature` 1 °C."""

@@ -23,7 +23,7 @@ REGISTERS: dict[str, Register] = {
     "baud_rate": Register(6, 1, eeprom=True),  # index into BAUDS
     "return_delay_time": Register(7, 1, eeprom=True),  # 2 µs
     "response_status_level": Register(8, 1, eeprom=True),
-    "min_position_limit": Register(9, 2, eeprom=True),  # ticks; both 0: no limits
+    "min_position_limit": Register(9, 2, eeprom=True),  # counts; both 0: no limits
     "max_position_limit": Register(11, 2, eeprom=True),
     "max_temperature": Register(13, 1, eeprom=True),  # °C
     "max_voltage": Register(14, 1, eeprom=True),  # 0.1 V
@@ -51,14 +51,14 @@ REGISTERS: dict[str, Register] = {
     "over_current_protection_time": Register(38, 1, eeprom=True),  # 10 ms
     "velocity_i_coefficient": Register(39, 1, eeprom=True),
     "torque_enable": Register(40, 1),
-    "acceleration": Register(41, 1),  # 100 ticks/s²
+    "acceleration": Register(41, 1),  # 100 counts/s²
     "goal_position": Register(42, 2, sign_bit=15),
     "goal_time": Register(44, 2),
-    "goal_velocity": Register(46, 2, sign_bit=15),  # ticks/s; 0: as fast as it can
+    "goal_velocity": Register(46, 2, sign_bit=15),  # counts/s; 0: as fast as it can
     "torque_limit": Register(48, 2),  # 0.1 %
     "lock": Register(55, 1),  # 1: EEPROM takes nothing
     "present_position": Register(56, 2, sign_bit=15),
-    "present_velocity": Register(58, 2, sign_bit=15),  # ticks/s
+    "present_velocity": Register(58, 2, sign_bit=15),  # counts/s
     "present_load": Register(60, 2, sign_bit=10),  # 0.1 % of the stall torque
     "present_voltage": Register(62, 1),  # 0.1 V
     "present_temperature": Register(63, 1),  # °C

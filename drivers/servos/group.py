@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arm import DeviceError, Joints
 from . import dynamixel_registers, feetech_protocol
-from .bus import TICKS, BusError, ServoBus
+from .bus import COUNTS_PER_TURN, BusError, ServoBus
 from .calibration import Scale, check_servos, load, scale
 
 PATIENCE_S = 1.0  # for an answer that must come: a busy computer misses many deadlines of a few ms in a row
@@ -24,7 +24,7 @@ COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within o
 FACTORY_AREA = 80  # Feetech: maximum_acceleration and others, behind the measured values
 POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
-# Ticks, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never
+# Counts, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never
 # across that count's end. So near to it, a little sag would send it all the way round.
 SEAM = 16
 
@@ -209,10 +209,10 @@ class ServoGroup:
         assert self.scale is not None, "open comes first"
         registers = ["present_position", self.family.load, *["torque_enable"] * self.family.wakes]
         replies = self.bus.read(registers, self.ids, retries=retries)
-        ticks, loads, *torque = replies.values.T
-        turns = self.scale.turns(ticks)
+        counts, loads, *torque = replies.values.T
+        turns = self.scale.turns(counts)
         self._turns = np.where(replies.valid, turns, self._turns)
-        position = self.scale.radians(ticks - turns * TICKS)
+        position = self.scale.radians(counts - turns * COUNTS_PER_TURN)
         errors = np.where(replies.valid, replies.errors, 0)
         return Reading(
             position,
@@ -226,17 +226,17 @@ class ServoGroup:
 
     def send(self, goal: np.ndarray, which: np.ndarray) -> None:
         """Tell the joints where `which` `(J,)` is true to go to `goal` `(J,)` rad. Nobody confirms it."""
-        ticks = self._goal_ticks(goal)
-        values = {self.ids[j]: int(ticks[j]) for j in np.flatnonzero(which)}
+        counts = self._goal_counts(goal)
+        values = {self.ids[j]: int(counts[j]) for j in np.flatnonzero(which)}
         if values:
             self.bus.write("goal_position", values)
 
-    def _goal_ticks(self, goal: np.ndarray) -> np.ndarray:
+    def _goal_counts(self, goal: np.ndarray) -> np.ndarray:
         assert self.scale is not None, "open comes first"
-        ticks = self.scale.ticks(goal) + self._turns * TICKS  # in the servo's own count of turns
+        counts = self.scale.counts(goal) + self._turns * COUNTS_PER_TURN  # in the servo's own count of turns
         if self.family.protocol == "feetech":  # on the side of the seam on which it stands
-            return np.clip(ticks, SEAM, TICKS - 1 - SEAM)
-        return ticks
+            return np.clip(counts, SEAM, COUNTS_PER_TURN - 1 - SEAM)
+        return counts
 
     def prepare(self) -> None:
         """Bring the servos' settings in order. EEPROM is written only where it differs; DeviceError when that
@@ -284,7 +284,7 @@ class ServoGroup:
         faulty or out of its range. Nothing is written."""
         assert self.scale is not None, "open comes first"
         reading = self.read_all()
-        own = self.scale.ticks(reading.position)
+        own = self.scale.counts(reading.position)
         for j in which:
             beyond = abs(reading.position[j] - self.scale.at_rad[j]) - self.scale.reach[j]
             mend = "move it into its range by hand, or calibrate the arm again (ulna calibrate)"
@@ -293,9 +293,9 @@ class ServoGroup:
                     f"{self.name(j)} stands at {reading.position[j]:.2f} rad, {beyond:.2f} outside its calibrated range: the torque stays off; "
                     f"{mend}"
                 )
-            if self.family.protocol == "feetech" and not SEAM <= own[j] < TICKS - SEAM:
+            if self.family.protocol == "feetech" and not SEAM <= own[j] < COUNTS_PER_TURN - SEAM:
                 raise DeviceError(
-                    f"{self.name(j)} stands where its servo's count of one turn ends ({own[j]} of 0..{TICKS - 1}), and might go all the way "
+                    f"{self.name(j)} stands where its servo's count of one turn ends ({own[j]} of 0..{COUNTS_PER_TURN - 1}), and might go all the way "
                     f"round: the torque stays off; {mend}"
                 )
         if wrong := self.explain(reading.errors):
@@ -305,13 +305,13 @@ class ServoGroup:
     def torque_on(self, position: np.ndarray, which: Sequence[int]) -> Reading:
         """Goals to `position` `(J,)` rad, where the joints `which` stand, then torque on, both read back; how
         they then stand. DeviceError when one of them does not do it: some of them have torque then."""
-        ticks = self._goal_ticks(position)
+        counts = self._goal_counts(position)
         for j in which:
-            self.write("goal_position", j, int(ticks[j]))
+            self.write("goal_position", j, int(counts[j]))
         goals = self.values("goal_position")
         for j in which:
-            if abs(goals[j] - ticks[j]) > 2:
-                raise DeviceError(f"{self.name(j)} took {goals[j]} for its goal instead of {ticks[j]}")
+            if abs(goals[j] - counts[j]) > 2:
+                raise DeviceError(f"{self.name(j)} took {goals[j]} for its goal instead of {counts[j]}")
         for j in which:
             self.write("torque_enable", j, 1)
         on = self.torque()

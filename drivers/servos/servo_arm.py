@@ -95,7 +95,7 @@ class ServoArm:
     @property
     def calibration(self) -> dict[str, dict[str, int]]:
         """In LeRobot's form, from `open` on: recordings keep it, so that their radians can be told from the
-        servos' ticks."""
+        servos' counts."""
         return {name: asdict(joint) for name, joint in self.group.calibration.items()}
 
     # life

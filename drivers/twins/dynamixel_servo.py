@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from ..servos.bus import TICKS
+from ..servos.bus import COUNTS_PER_TURN
 from ..servos.dynamixel_packets import ALERT
 from ..servos.dynamixel_registers import (
     ACCESS_ERROR,
@@ -29,7 +29,7 @@ INPUT_VOLTAGE, OVERLOAD = 0x01, 0x20  # of hardware_error_status
 OVERLOAD_S = 1.0  # at full effort, standing still; the data sheet gives no time
 RPM_UNIT = 0.229 * 2 * math.pi / 60  # rad/s, of velocity registers
 FULL_PWM = 885
-TURNS = 1_048_575  # ticks either way of the modes that know several turns
+TURNS = 1_048_575  # counts either way of the modes that know several turns
 OFFSET_IN_POSITION_MODE = 1024  # a homing offset beyond it is ignored there
 
 
@@ -71,8 +71,8 @@ _WRITABLE = {
     "pwm_limit": (0, FULL_PWM),
     "current_limit": (0, 1750),
     "velocity_limit": (0, 2047),
-    "max_position_limit": (0, TICKS - 1),
-    "min_position_limit": (0, TICKS - 1),
+    "max_position_limit": (0, COUNTS_PER_TURN - 1),
+    "min_position_limit": (0, COUNTS_PER_TURN - 1),
     "startup_configuration": (0, 3),
     "shutdown": (0, 0x3D),
     "torque_enable": (0, 1),
@@ -103,7 +103,7 @@ class XServo:
         self.memory = bytearray(700)
         self._line_baud = baud  # of a twin at a speed that the register cannot name
         self._pushing_s = 0.0
-        self._turns = 0  # whole turns, in ticks, taken off the encoder's count when it was last set back
+        self._turns = 0  # whole turns, in counts, taken off the encoder's count when it was last set back
         m = self.model
         factory = {
             "model_number": about.model,
@@ -121,7 +121,7 @@ class XServo:
             "pwm_limit": FULL_PWM,
             "current_limit": 1750 if m.current else 0,
             "velocity_limit": m.velocity_limit,
-            "max_position_limit": TICKS - 1,
+            "max_position_limit": COUNTS_PER_TURN - 1,
             "shutdown": m.shutdown,
         }
         for name, value in (factory | dict(about.registers)).items():
@@ -169,11 +169,11 @@ class XServo:
     # position
 
     def _count(self) -> float:
-        """Ticks that the encoder has counted, several turns of them, before any offset."""
-        ticks = self.about.zero_tick + self.about.direction * self.plant.position[self.joint] * TICKS / (
-            2 * math.pi
-        )
-        return -ticks if self.get("drive_mode") & 1 else ticks
+        """Counts that the encoder has counted, several turns of them, before any offset."""
+        counts = self.about.zero_count + self.about.direction * self.plant.position[
+            self.joint
+        ] * COUNTS_PER_TURN / (2 * math.pi)
+        return -counts if self.get("drive_mode") & 1 else counts
 
     def _offset(self) -> int:
         offset = self.get("homing_offset")
@@ -182,16 +182,16 @@ class XServo:
 
     def _set_back(self) -> None:
         """Count from within one turn again, as at power on and wherever position mode begins."""
-        self._turns = math.floor(self._count() / TICKS) * TICKS
+        self._turns = math.floor(self._count() / COUNTS_PER_TURN) * COUNTS_PER_TURN
 
     def position(self) -> float:
         return self._count() - self._turns + self._offset()
 
     def _push_goal(self, dt_s: float | None) -> None:
         """Bring the plant's goal to the goal register: at once, or in `dt_s` at the profile's velocity."""
-        ticks = self.get("goal_position") - self._offset() + self._turns
-        ticks = -ticks if self.get("drive_mode") & 1 else ticks
-        goal = (ticks - self.about.zero_tick) * self.about.direction * 2 * math.pi / TICKS
+        counts = self.get("goal_position") - self._offset() + self._turns
+        counts = -counts if self.get("drive_mode") & 1 else counts
+        goal = (counts - self.about.zero_count) * self.about.direction * 2 * math.pi / COUNTS_PER_TURN
         pace = self.get("profile_velocity") * RPM_UNIT
         now = self.plant.goal[self.joint]
         if pace > 0:

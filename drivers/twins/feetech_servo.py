@@ -13,11 +13,11 @@ import time
 
 from ..arm import DeviceError
 from ..config import require_known
-from ..servos.bus import TICKS
+from ..servos.bus import COUNTS_PER_TURN
 from ..servos.feetech_protocol import BAUDS, REGISTERS, decode, encode
 from .serial_twin import SerialTwin, TwinServo
 
-TICKS_PER_RAD = TICKS / (2 * math.pi)
+COUNTS_PER_RAD = COUNTS_PER_TURN / (2 * math.pi)
 STALL_NM = 1.91  # 19.5 kg·cm at 7.4 V (data sheet)
 STALL_A = 2.4
 VOLTAGE = 7.4
@@ -66,7 +66,7 @@ class FeetechServo:
                 f"servo {about.id} has joint {about.joint}, but its plant has {len(plant.names)}"
             )
         self.twin, self.plant, self.joint = twin, plant, about.joint
-        self.zero, self.direction = about.zero_tick, about.direction
+        self.zero, self.direction = about.zero_count, about.direction
         self.memory = bytearray(512)  # beyond 255 nothing is ever written: long reads end in zeros
         self.pending: tuple[int, bytes] | None = None
         self.temperature = AMBIENT_C
@@ -132,7 +132,7 @@ class FeetechServo:
         self.memory[RAM:80] = bytes(80 - RAM)
         self.latched, self.over_s, self.over_current_s = 0, 0.0, 0.0
         self.turns = 0
-        self.turns = math.floor(self._encoder() / TICKS)  # which turn it is on, it cannot know
+        self.turns = math.floor(self._encoder() / COUNTS_PER_TURN)  # which turn it is on, it cannot know
         self.set("torque_limit", self.get("max_torque"))
         self.set("lock", 1)
         self._measure()
@@ -142,22 +142,22 @@ class FeetechServo:
 
     def _encoder(self) -> float:
         position = float(self.plant.position[self.joint])
-        return self.zero + self.direction * position * TICKS_PER_RAD - self.turns * TICKS
+        return self.zero + self.direction * position * COUNTS_PER_RAD - self.turns * COUNTS_PER_TURN
 
     def _present(self) -> float:
-        ticks = self._encoder() - self.get("homing_offset")
-        return ticks if self.memory[18] & MULTI_TURN else ticks % TICKS
+        counts = self._encoder() - self.get("homing_offset")
+        return counts if self.memory[18] & MULTI_TURN else counts % COUNTS_PER_TURN
 
     def _load(self) -> float:
         return self.direction * float(self.plant.effort[self.joint]) / STALL_NM
 
     def _measure(self) -> None:
-        ticks = round(self._present())
+        counts = round(self._present())
         if not self.memory[18] & MULTI_TURN:
-            ticks %= TICKS
+            counts %= COUNTS_PER_TURN
         load = max(-1.0, min(1.0, self._load()))
-        velocity = round(self.direction * float(self.plant.velocity[self.joint]) * TICKS_PER_RAD)
-        self.set("present_position", max(-32767, min(32767, ticks)))
+        velocity = round(self.direction * float(self.plant.velocity[self.joint]) * COUNTS_PER_RAD)
+        self.set("present_position", max(-32767, min(32767, counts)))
         self.set("present_velocity", max(-32767, min(32767, velocity)))
         self.set("present_load", round(1000 * load))
         self.set("present_current", round(abs(load) * STALL_A / 0.0065))
@@ -184,7 +184,7 @@ class FeetechServo:
         if (
             self.get("torque_enable") == 128
         ):  # the present position becomes 2048; the lock does not matter for this
-            offset = round(self._encoder()) - TICKS // 2
+            offset = round(self._encoder()) - COUNTS_PER_TURN // 2
             self.set("homing_offset", max(-2047, min(2047, offset)))
             self.set("torque_enable", 0)
         if self.status & self.get("unloading_condition"):
@@ -197,7 +197,7 @@ class FeetechServo:
         self.plant.torque[self.joint] = float(on)
 
     def _aim(self) -> None:
-        """Where the goal lies in the plant. It goes there straight in ticks, never the short way round."""
+        """Where the goal lies in the plant. It goes there straight in counts, never the short way round."""
         here = float(self.plant.position[self.joint])
         if self.get("operating_mode") != 0:
             self.target = here
@@ -207,12 +207,12 @@ class FeetechServo:
             )
             if low < high:
                 goal = max(low, min(high, goal))
-            self.target = here + self.direction * (goal - self._present()) / TICKS_PER_RAD
+            self.target = here + self.direction * (goal - self._present()) / COUNTS_PER_RAD
         if not self.get("goal_velocity"):
             self.plant.goal[self.joint] = self.target
 
     def step(self, dt_s: float) -> None:
-        if limit := abs(self.get("goal_velocity")) / TICKS_PER_RAD:
+        if limit := abs(self.get("goal_velocity")) / COUNTS_PER_RAD:
             goal = float(self.plant.goal[self.joint])
             self.plant.goal[self.joint] = goal + max(-limit * dt_s, min(limit * dt_s, self.target - goal))
         else:

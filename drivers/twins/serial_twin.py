@@ -38,14 +38,14 @@ PR_SET_TIMERSLACK = 29  # <linux/prctl.h>
 
 @dataclass(frozen=True)
 class TwinServo:
-    """One servo of a twin. joint: its index in the plant. Its encoder reads `zero_tick + direction * position
+    """One servo of a twin. joint: its index in the plant. Its encoder reads `zero_count + direction * position
     * 4096 / 2π` (position in rad), before any homing offset. registers: contents that differ from the
     factory's, by register name."""
 
     id: int
     model: int
     joint: int
-    zero_tick: int
+    zero_count: int
     direction: int = 1
     registers: Mapping[str, int] = field(default_factory=dict[str, int])
 

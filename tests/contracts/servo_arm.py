@@ -21,7 +21,7 @@ from ulna.drivers.twins.feetech import FeetechTwin
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
 from ulna.drivers.twins.serial_twin import TwinServo
 
-TICKS = 4096 / (2 * np.pi)  # per rad
+COUNTS_PER_RAD = 4096 / (2 * np.pi)
 HOME = np.array([0.0, -0.6, 0.7, 1.2, 0.0, 0.6])
 OFFSETS = (300, -500, 0, 12, -900, 77)
 MODELS = {
@@ -69,7 +69,7 @@ class Bench:
 def bench(
     kind: str, tmp_path: Path, link: str = "port", offset: int = 0, middle: int = 2048, **registers: int
 ) -> Iterator[Bench]:
-    """offset: of the wrist's homing offset, which makes it another arm. middle: ticks, of the first joint's
+    """offset: of the wrist's homing offset, which makes it another arm. middle: counts, of the first joint's
     range."""
     limits = so101.JOINTS
     dynamixel = kind.startswith("koch")
@@ -77,7 +77,7 @@ def bench(
     for i, name in enumerate(limits.names):
         homing = OFFSETS[i] + (offset if i == 3 else 0)
         at = 2048 if i else middle
-        ends = [round(at + q[i] * TICKS) for q in (limits.lower, limits.upper)]
+        ends = [round(at + q[i] * COUNTS_PER_RAD) for q in (limits.lower, limits.upper)]
         calibration[name] = JointCalibration(i + 1, 0, homing, *ends)
         zero = at - homing if dynamixel else at + homing
         about = {"homing_offset": homing, **registers}

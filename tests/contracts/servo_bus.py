@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ulna.drivers.servos.bus import TICKS, BusError, ServoBus
+from ulna.drivers.servos.bus import COUNTS_PER_TURN, BusError, ServoBus
 from ulna.drivers.twins.plant import Plant
 from ulna.drivers.twins.serial_twin import SerialTwin
 
@@ -40,7 +40,7 @@ def check_bus(
     assert not bus.connected
 
 
-def ticks(bus: ServoBus, register: str, ids: list[int]) -> np.ndarray:
+def contents(bus: ServoBus, register: str, ids: list[int]) -> np.ndarray:
     """Of servos that are known to answer."""
     replies = bus.read([register], ids, retries=3)
     assert replies.valid.all(), bus.stats
@@ -81,21 +81,27 @@ def _check_reading(bus: ServoBus, twin: SerialTwin, plant: Plant, ids: list[int]
     assert replies.valid.all()
     assert not replies.errors.any()
     there = np.array(
-        [s.zero_tick + s.direction * plant.position[s.joint] * TICKS / (2 * math.pi) for s in twin.servos]
+        [
+            s.zero_count + s.direction * plant.position[s.joint] * COUNTS_PER_TURN / (2 * math.pi)
+            for s in twin.servos
+        ]
     )
-    np.testing.assert_allclose(replies.values[::-1, 1], there % TICKS, atol=1.5)
+    np.testing.assert_allclose(replies.values[::-1, 1], there % COUNTS_PER_TURN, atol=1.5)
 
 
 def _check_motion(bus: ServoBus, twin: SerialTwin, plant: Plant, ids: list[int]) -> None:
-    start = ticks(bus, "present_position", ids)
-    goals = {servo: int(start[i]) + (100 if start[i] < TICKS // 2 else -100) for i, servo in enumerate(ids)}
+    start = contents(bus, "present_position", ids)
+    goals = {
+        servo: int(start[i]) + (100 if start[i] < COUNTS_PER_TURN // 2 else -100)
+        for i, servo in enumerate(ids)
+    }
     for servo in ids:
         bus.write_checked("torque_enable", servo, 1)
     assert {servo.joint for servo in twin.servos} == set(np.flatnonzero(plant.torque))
     bus.write("goal_position", goals)
     wanted = np.array(list(goals.values()))
-    assert eventually(lambda: bool(np.abs(ticks(bus, "present_position", ids) - wanted).max() <= 2))
-    np.testing.assert_array_equal(ticks(bus, "goal_position", ids), wanted)
+    assert eventually(lambda: bool(np.abs(contents(bus, "present_position", ids) - wanted).max() <= 2))
+    np.testing.assert_array_equal(contents(bus, "goal_position", ids), wanted)
     for servo in ids:
         bus.write_checked("torque_enable", servo, 0)
     assert not plant.torque.any()
@@ -113,12 +119,12 @@ def _check_refusals(bus: ServoBus, ids: list[int], eeprom_register: str, eeprom_
     assert bus.connected
     assert bus.registers[eeprom_register].eeprom
     assert bus.describe(0) == ()
-    assert ticks(bus, eeprom_register, ids[:1])[0] != eeprom_value
+    assert contents(bus, eeprom_register, ids[:1])[0] != eeprom_value
 
 
 def check_late_replies(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
     """A reply that comes while the answer to another question is awaited is never taken for it."""
-    positions = ticks(bus, "present_position", ids)
+    positions = contents(bus, "present_position", ids)
     here = twin.plant.position.copy()
     bus.write("goal_position", {servo: int(p) + 37 for servo, p in zip(ids, positions, strict=True)})
     for servo in ids:
@@ -126,10 +132,10 @@ def check_late_replies(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
 
     def back() -> bool:
         twin.plant.position[:] = here
-        return bool((ticks(bus, "present_position", ids) == positions).all())
+        return bool((contents(bus, "present_position", ids) == positions).all())
 
     assert eventually(back)
-    goals = ticks(bus, "goal_position", ids)
+    goals = contents(bus, "goal_position", ids)
     truth = {"present_position": positions, "goal_position": goals}
     np.testing.assert_array_equal(goals, positions + 37)
     heard = 0
@@ -155,7 +161,7 @@ def check_late_replies(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
     assert not bus.read(["present_position"], ids[:1], retries=0).valid.any()
     twin.faults.late = 0.0
     time.sleep(0.8)
-    assert ticks(bus, "goal_position", ids[:1])[0] == goals[0]
+    assert contents(bus, "goal_position", ids[:1])[0] == goals[0]
     # a device that is always too slow gives nothing, rather than the answer to the question before
     twin.faults.delay_s = 0.13
     for register in ["present_position", "goal_position"] * 3:
@@ -165,20 +171,20 @@ def check_late_replies(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
     twin.faults.delay_s = 0.0
     time.sleep(0.3)
     for register, values in truth.items():
-        np.testing.assert_array_equal(ticks(bus, register, ids), values)
+        np.testing.assert_array_equal(contents(bus, register, ids), values)
 
 
 def check_corruption(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
-    positions = ticks(bus, "present_position", ids)
-    goals = ticks(bus, "goal_position", ids)
+    positions = contents(bus, "present_position", ids)
+    goals = contents(bus, "goal_position", ids)
     corrupt = bus.stats.corrupt
     for servo in ids:
         twin.faults.corrupt = 1.0
         assert not bus.read(["goal_position"], [servo], retries=0).valid.any()
         twin.faults.corrupt = 0.0
         for _ in range(3):  # whatever is left of it does not shift what is read next
-            assert ticks(bus, "present_position", [servo])[0] == positions[ids.index(servo)]
-            assert ticks(bus, "goal_position", [servo])[0] == goals[ids.index(servo)]
+            assert contents(bus, "present_position", [servo])[0] == positions[ids.index(servo)]
+            assert contents(bus, "goal_position", [servo])[0] == goals[ids.index(servo)]
     assert bus.stats.corrupt > corrupt
     twin.faults.corrupt = 0.05
     valid = 0.0
@@ -192,7 +198,7 @@ def check_corruption(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
 
 
 def check_dead_servo(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
-    positions = ticks(bus, "present_position", ids)
+    positions = contents(bus, "present_position", ids)
     for dead in (0, len(ids) // 2, len(ids) - 1):
         twin.faults.dead = (ids[dead],)
         living = np.arange(len(ids)) != dead

@@ -238,7 +238,7 @@ def test_twins_are_listed_while_they_live(root: Path, monkeypatch: pytest.Monkey
 @contextlib.contextmanager
 def two_servos(protocol: str, model: int) -> Iterator[tuple[SerialTwin, Plant]]:
     plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
-    servos = [{"id": i + 1, "model": model, "joint": i, "zero_tick": 2048} for i in range(2)]
+    servos = [{"id": i + 1, "model": model, "joint": i, "zero_count": 2048} for i in range(2)]
     about = {"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000}
     try:
         with from_json(about) as twin:

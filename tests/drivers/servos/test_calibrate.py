@@ -125,7 +125,7 @@ def test_servos_that_hold_other_offsets_are_refused() -> None:
         check_servos(GOOD, offsets, dict.fromkeys(GOOD, 1), "arm.json")
 
 
-# ticks and radians
+# counts and radians
 
 
 def joints(lower: list[float], upper: list[float]) -> Joints:
@@ -150,24 +150,24 @@ def test_the_middle_of_a_range_is_the_middle_of_the_limits_and_a_gripper_goes_en
     assert s.lower == pytest.approx([-1.0, 0.5 - 800 * 2 * np.pi / 4096, 0.0])
     assert s.upper == pytest.approx([1.0, 0.5 + 800 * 2 * np.pi / 4096, 1.5])
     q = np.random.default_rng(0).uniform(s.lower, s.upper, (200, 3))
-    assert np.abs(s.radians(s.ticks(q)) - q).max() < 0.0016  # half a tick, and the gripper's coarser one
+    assert np.abs(s.radians(s.counts(q)) - q).max() < 0.0016  # half a count, and the gripper's coarser one
     # a servo that inverts by itself is not inverted again
-    assert scale(c, arm, inverted_in_servo=True).rad_per_tick[1] > 0
+    assert scale(c, arm, inverted_in_servo=True).rad_per_count[1] > 0
 
 
 def test_whole_turns_are_taken_off() -> None:
     s = scale({"gripper": JointCalibration(1, 0, 0, 0, 4095)}, joints([-3.0], [3.0]), ends=())
-    ticks = np.arange(-9000, 9000)
-    left = ticks - s.turns(ticks[:, None])[:, 0] * 4096
-    assert left.min() >= 0
-    assert left.max() <= 4095
+    counts = np.arange(-9000, 9000)
+    in_one_turn = counts - s.turns(counts[:, None])[:, 0] * 4096
+    assert in_one_turn.min() >= 0
+    assert in_one_turn.max() <= 4095
 
 
 # sweeping
 
 
 def swept(start: np.ndarray, travel: np.ndarray, read: np.ndarray) -> Sweep:
-    """`travel` `(T,)` ticks from `start` `(J,)`, as told by servos: `read` `(T, J)`."""
+    """`travel` `(T,)` counts from `start` `(J,)`, as told by servos: `read` `(T, J)`."""
     sweep = Sweep(read[0], 0)
     for k in range(1, len(travel)):
         assert not sweep.see(read[k], np.ones(len(start), bool), k * 20_000_000).any()

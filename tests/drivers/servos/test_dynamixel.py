@@ -21,7 +21,7 @@ from ulna.drivers.twins.dynamixel import DynamixelTwin
 pytestmark = pytest.mark.realtime
 
 PATIENT_S = 0.25  # of slack, where a loaded machine must not look like a silent servo
-TICK = 2 * math.pi / 4096  # radians
+RAD_PER_COUNT = 2 * math.pi / 4096
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def test_moves_to_a_goal_and_reports_it() -> None:
 
 
 def test_extended_mode_counts_turns_and_position_mode_does_not() -> None:
-    # the joint stands a little below the wrap: 4090 ticks; the first turn of the encoder ends 6 ticks on
+    # the joint stands a little below the wrap: 4090 counts; the first turn of the encoder ends 6 counts on
     with twin_of([1], position=2042 * 2 * math.pi / 4096) as twin, bus_of(twin) as bus:
         assert value(bus, "present_position", 1) == 4090
         bus.write_checked("operating_mode", 1, 4)
@@ -122,8 +122,8 @@ def test_homing_offset_shifts_what_is_read_and_wanted() -> None:
         bus.write_checked("goal_position", 1, 100)
         bus.write_checked("torque_enable", 1, 1)
         wait_for("the goal", lambda: value(bus, "present_position", 1) == 100)
-        # the register rounds to the nearest tick, and may show the goal while the joint still creeps up to it
-        assert twin.plant.position[0] == pytest.approx(100 * TICK, abs=TICK / 2)
+        # the register rounds to the nearest count, and may show the goal while the joint still creeps up to it
+        assert twin.plant.position[0] == pytest.approx(100 * RAD_PER_COUNT, abs=RAD_PER_COUNT / 2)
         # beyond a quarter turn position mode ignores it
         bus.write_checked("torque_enable", 1, 0)
         bus.write_checked("operating_mode", 1, 3)

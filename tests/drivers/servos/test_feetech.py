@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts.servo_bus import check_bus, eventually, ticks
+from contracts.servo_bus import check_bus, contents, eventually
 
 from ulna.drivers.servos.bus import BusError
 from ulna.drivers.servos.feetech import FeetechBus
@@ -99,7 +99,7 @@ def test_a_locked_servo_says_yes_and_is_not_believed(bus: FeetechBus) -> None:
     bus.write_checked("lock", 2, 0)
     bus.write_checked("max_temperature", 2, 60)
     bus.write_checked("lock", 2, 1)
-    assert ticks(bus, "max_temperature", [1, 2]).tolist() == [70, 60]
+    assert contents(bus, "max_temperature", [1, 2]).tolist() == [70, 60]
 
 
 def test_a_late_confirmation_is_not_that_of_a_later_write(twin: FeetechTwin, bus: FeetechBus) -> None:
@@ -114,9 +114,9 @@ def test_a_late_confirmation_is_not_that_of_a_later_write(twin: FeetechTwin, bus
     with pytest.raises(BusError):
         bus.write_checked("goal_time", 1, 9, retries=0)
     twin.faults.dead = ()
-    assert ticks(bus, "goal_time", [1])[0] == 7
+    assert contents(bus, "goal_time", [1])[0] == 7
     bus.write_checked("goal_time", 1, 9)
-    assert ticks(bus, "goal_time", [1])[0] == 9
+    assert contents(bus, "goal_time", [1])[0] == 9
 
 
 def test_a_scan_of_all_ids_is_quick(twin: FeetechTwin) -> None:

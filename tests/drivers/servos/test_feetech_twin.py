@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts.servo_bus import eventually, ticks
+from contracts.servo_bus import contents, eventually
 
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.servos.feetech import FeetechBus
@@ -98,29 +98,29 @@ def test_goals_are_clipped_and_velocity_is_kept(plant: Plant) -> None:
         bus.open()
         bus.write("goal_position", {1: 2048})
         bus.write_checked("torque_enable", 1, 1)
-        assert eventually(lambda: abs(ticks(bus, "present_position", [1])[0] - 2048) <= 1)
+        assert eventually(lambda: abs(contents(bus, "present_position", [1])[0] - 2048) <= 1)
         bus.write("goal_velocity", {1: 100})
         began = time.monotonic()
         bus.write("goal_position", {1: 3000})
-        assert eventually(lambda: abs(ticks(bus, "present_position", [1])[0] - 2200) <= 1)
-        assert time.monotonic() - began > 1.3, "152 ticks at 100 ticks/s"
+        assert eventually(lambda: abs(contents(bus, "present_position", [1])[0] - 2200) <= 1)
+        assert time.monotonic() - began > 1.3, "152 counts at 100 counts/s"
         bus.close()
 
 
 def test_a_goal_switches_the_torque_on_as_the_real_servo_does(plant: Plant, bus: FeetechBus) -> None:
     bus.write_checked("acceleration", 2, 100)
     assert not plant.torque.any()
-    here = ticks(bus, "present_position", IDS)
+    here = contents(bus, "present_position", IDS)
     bus.write("goal_position", {2: int(here[1]) + 200})
-    assert eventually(lambda: abs(ticks(bus, "present_position", [2])[0] - here[1] - 200) <= 1)
+    assert eventually(lambda: abs(contents(bus, "present_position", [2])[0] - here[1] - 200) <= 1)
     assert plant.torque.tolist() == [0, 1, 0, 0, 0, 0]
-    assert ticks(bus, "torque_enable", IDS).tolist() == [0, 1, 0, 0, 0, 0]
+    assert contents(bus, "torque_enable", IDS).tolist() == [0, 1, 0, 0, 0, 0]
 
 
 def test_set_middle_puts_2048_where_a_joint_stands(plant: Plant, bus: FeetechBus) -> None:
     plant.position[4] = plant.goal[4] = 0.7
     bus.write_checked("torque_enable", 5, 128)
-    assert abs(ticks(bus, "present_position", [5])[0] - 2048) <= 1
+    assert abs(contents(bus, "present_position", [5])[0] - 2048) <= 1
 
 
 def test_a_servo_is_silent_until_it_has_started(
@@ -131,7 +131,7 @@ def test_a_servo_is_silent_until_it_has_started(
     twin.power_cycle()
     bus.write("goal_position", dict.fromkeys(IDS, 2048))
     assert eventually(lambda: bool(bus.read(["torque_enable"], IDS).valid.all()))
-    assert not ticks(bus, "torque_enable", IDS).any(), "it did not hear that"
+    assert not contents(bus, "torque_enable", IDS).any(), "it did not hear that"
 
 
 def test_torque_limit_load_current_and_overload(twin: FeetechTwin, plant: Plant, bus: FeetechBus) -> None:
@@ -140,7 +140,7 @@ def test_torque_limit_load_current_and_overload(twin: FeetechTwin, plant: Plant,
     bus.write_checked("phase", 3, 12)
     bus.write_checked("lock", 3, 1)
     bus.write_checked("torque_limit", 3, 500)
-    here = int(ticks(bus, "present_position", [3])[0])
+    here = int(contents(bus, "present_position", [3])[0])
     bus.write("goal_position", {3: here})
     bus.write_checked("torque_enable", 3, 1)
     assert plant.max_effort[2] == pytest.approx(STALL_NM / 2)
@@ -154,20 +154,20 @@ def test_torque_limit_load_current_and_overload(twin: FeetechTwin, plant: Plant,
     assert eventually(pushes)
     assert eventually(lambda: bus.read(["present_load"], [3]).errors[0] == 0x20)
     assert plant.torque[2] == 0
-    assert ticks(bus, "torque_enable", [3])[0] == 0
+    assert contents(bus, "torque_enable", [3])[0] == 0
     twin.faults.stuck = ()
     bus.write("torque_enable", {3: 1})
     time.sleep(0.05)
     assert plant.torque[2] == 0, "latched until power is cycled"
     twin.power_cycle()
     assert bus.read(["present_load"], [3]).errors[0] == 0
-    assert ticks(bus, "torque_limit", [3])[0] == 1000
-    assert ticks(bus, "protection_time", [3])[0] == 30, "EEPROM stays"
-    assert ticks(bus, "goal_position", [3])[0] == ticks(bus, "present_position", [3])[0]
+    assert contents(bus, "torque_limit", [3])[0] == 1000
+    assert contents(bus, "protection_time", [3])[0] == 30, "EEPROM stays"
+    assert contents(bus, "goal_position", [3])[0] == contents(bus, "present_position", [3])[0]
 
 
 def test_supply_voltage_shows_in_register_and_status(twin: FeetechTwin, bus: FeetechBus) -> None:
-    assert ticks(bus, "present_voltage", [1])[0] == 74
+    assert contents(bus, "present_voltage", [1])[0] == 74
     twin.faults.voltage = 3.1
     replies = bus.read(["present_voltage"], [1])
     assert (replies.values[0, 0], replies.errors[0]) == (31, 1)
@@ -228,7 +228,7 @@ def test_twin_in_a_process_of_its_own(plant: Plant, tmp_path: Path) -> None:
         assert list(bus.scan(IDS)) == IDS
         bus.write_checked("torque_enable", 1, 1)
         assert tell({"reset": True}) == {"ok": True}
-        assert ticks(bus, "torque_enable", [1])[0] == 0
+        assert contents(bus, "torque_enable", [1])[0] == 0
         assert "dropp" in str(tell({"faults": {"dropp": 0.1}})["error"])
         assert "error" in tell({"dance": 1})
         assert "error" in tell([1])

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from contracts.servo_arm import (
+    COUNTS_PER_RAD,
     HOME,
-    TICKS,
     bench,
     enables,
     go,
@@ -335,12 +335,12 @@ def test_a_servo_that_does_not_confirm_at_the_end_is_named(kind: str, tmp_path: 
 # where a Feetech servo's count of one turn ends
 
 
-@pytest.mark.parametrize(("middle", "tick"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
+@pytest.mark.parametrize(("middle", "count"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
 def test_a_joint_beyond_the_end_of_its_servos_count_gets_no_torque(
-    tmp_path: Path, middle: int, tick: int
+    tmp_path: Path, middle: int, count: int
 ) -> None:
     with bench("so101", tmp_path, middle=middle) as b, running(b.arm(), enable=False) as arm:
-        b.plant.position[0] = there = (tick - middle) / TICKS
+        b.plant.position[0] = there = (count - middle) / COUNTS_PER_RAD
         until(lambda: abs(arm.read().data[0] - there) < 0.01, "it is read, a little beside its range")
         with torque_watched(b.plant) as rises:
             with pytest.raises(DeviceError, match=r"shoulder_pan \(servo 1\) stands where .* turn ends"):
@@ -349,15 +349,15 @@ def test_a_joint_beyond_the_end_of_its_servos_count_gets_no_torque(
         assert b.plant.position[0] == there
 
 
-@pytest.mark.parametrize(("middle", "tick"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
+@pytest.mark.parametrize(("middle", "count"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
 def test_a_joint_pushed_beyond_the_end_of_its_servos_count_does_not_go_all_the_way_round(
-    tmp_path: Path, middle: int, tick: int
+    tmp_path: Path, middle: int, count: int
 ) -> None:
     with bench("so101", tmp_path, middle=middle) as b:
-        end = (45 - middle) / TICKS if tick < 0 else (4050 - middle) / TICKS
+        end = (45 - middle) / COUNTS_PER_RAD if count < 0 else (4050 - middle) / COUNTS_PER_RAD
         b.plant.position[0] = end
         with running(b.arm()) as arm:
-            b.plant.position[0] = b.plant.goal[0] = (tick - middle) / TICKS
+            b.plant.position[0] = b.plant.goal[0] = (count - middle) / COUNTS_PER_RAD
             furthest = 0.0
             until(lambda: abs(arm.read().data[0] - end) > 0.05, "it is read")
             for _ in range(60):

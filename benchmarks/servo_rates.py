@@ -201,17 +201,15 @@ def measure(make: Callable[[], contextlib.AbstractContextManager[Cycle]]) -> dic
 
 def import_seconds() -> dict[str, float]:
     """In a fresh interpreter that has numpy already, the best of three; beside them numpy's own."""
-    folder = Path(ulna.drivers.servos.bus.__file__).parent
-    files = [*sorted(folder.glob("*.py")), *sorted((folder / "twins").glob("*.py"))]
+    folder = Path(ulna.drivers.servos.bus.__file__).parents[1]
     code = (
         "import sys, time; sys.argv[1] == 'numpy' or __import__('numpy'); t = time.perf_counter(); "
         "__import__(sys.argv[1]); print(time.perf_counter() - t)"
     )
     modules = {"numpy": "numpy"}
-    for file in files:
+    for file in sorted(folder.rglob("*.py")):
         name = ".".join(file.relative_to(folder).with_suffix("").parts)
-        if file.stem != "__init__":
-            modules[name] = f"ulna.drivers.{name}"
+        modules[name] = f"ulna.drivers.{name}"
     took: dict[str, float] = {}
     for name, module in modules.items():
         command = [sys.executable, "-c", code, module]

@@ -190,7 +190,7 @@ def test_capture_process_that_hangs_is_replaced(twin: MjpegTwin) -> None:
 
 CONTROL = """
 import sys, time
-from ulna.drivers import opencv
+from ulna.drivers.cameras import opencv
 camera = opencv.make("front", opencv.Config(sys.argv[1], height=120, width=160))
 camera.open()
 print(camera.pid, camera.ring.path, flush=True)

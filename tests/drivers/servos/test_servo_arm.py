@@ -146,7 +146,7 @@ def test_a_commander_that_is_killed_leaves_the_arm_where_it_is(tmp_path: Path) -
     with bench("so101", tmp_path) as b:
         program = (
             "import time\n"
-            "from ulna.drivers import so101\n"
+            "from ulna.drivers.servos import so101\n"
             f"arm = so101.make('arm', so101.Config({str(b.link)!r}, {str(b.calibration)!r}, watchdog_s=5))\n"
             "arm.open(); arm.enable(); goal = arm.read().data; goal[0] += 1.5\n"
             "arm.max_first_step = 9\n"

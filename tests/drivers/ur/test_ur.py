@@ -283,7 +283,7 @@ def test_closing_stops_the_program(cell: Cell, arm: ur.UR) -> None:
 def test_a_program_whose_computer_process_is_killed_is_stopped(cell: Cell) -> None:
     script = f"""
 import time
-from ulna.drivers import ur
+from ulna.drivers.ur import arm as ur
 arm = ur.make("arm", ur.Config(host="{cell.twin.host}", link_watchdog_s=5.0))
 arm.open()
 arm.enable()

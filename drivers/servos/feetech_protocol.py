@@ -1,7 +1,6 @@
-"""What a Feetech STS/SMS servo speaks (protocol 0): packets, registers, status bits. Driver and twin share
-it.
+"""Protocol 0 of Feetech STS/SMS servos: packets, registers and status bits, shared by driver and twin.
 
-Sources: Feetech's communication protocol manual and its STS3215 memory table. A packet is FF FF, id, length,
+From Feetech's communication protocol manual and its STS3215 memory table. A packet is FF FF, id, length,
 instruction (or status), parameters, and the inverted sum of all but the header. Numbers have the low byte
 first; negative ones are sign and magnitude."""
 
@@ -32,7 +31,7 @@ REGISTERS: dict[str, Register] = {
     "phase": Register(18, 1, eeprom=True),  # bit 0x10: positions count turns instead of wrapping
     "unloading_condition": Register(
         19, 1, eeprom=True
-    ),  # which faults switch the motor off, bits as in the status
+    ),  # which faults switch the motor off, bits as in STATUS
     "led_alarm_condition": Register(20, 1, eeprom=True),
     "p_coefficient": Register(21, 1, eeprom=True),
     "d_coefficient": Register(22, 1, eeprom=True),
@@ -83,7 +82,7 @@ STATUS = {
 
 
 def packet(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
-    """A request, or with a status byte for `instruction`, a servo's reply."""
+    """A request; with a status byte for `instruction` a servo's reply."""
     if len(parameters) > 253:
         raise ValueError(
             f"one packet to Feetech servos holds 253 bytes, not {len(parameters)}: ask fewer at a time"
@@ -92,13 +91,16 @@ def packet(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
     return b"\xff\xff" + body + bytes((~sum(body) & 0xFF,))
 
 
-def packets(data: bytes | bytearray, most: int = 255) -> tuple[list[tuple[int, int, bytes]], int]:
-    """The valid packets in `data`, up to `most`: (id, instruction or status, parameters), and how many bytes
-    up to the end of the last one are used. A header whose checksum does not fit is skipped by one byte only,
-    for a real packet may begin inside it."""
-    found: list[tuple[int, int, bytes]] = []
-    at, used = 0, 0
-    while len(found) < most and (at := data.find(b"\xff\xff", at)) >= 0 and at + STATUS_BYTES <= len(data):
+def packets(data: bytes | bytearray, limit: int = 255) -> tuple[list[tuple[int, int, bytes]], int]:
+    """The first `limit` valid packets in `data`, each (id, instruction or status, parameters), and the index
+    behind the last of them. Where a checksum does not fit only one byte is skipped, since a real packet may
+    begin inside the false one."""
+    valid_packets: list[tuple[int, int, bytes]] = []
+    at, end_of_last = 0, 0
+    while len(valid_packets) < limit:
+        at = data.find(b"\xff\xff", at)
+        if at < 0 or at + STATUS_BYTES > len(data):
+            break
         end = at + data[at + 3] + 4
         if (
             data[at + 2] == 0xFF
@@ -108,9 +110,9 @@ def packets(data: bytes | bytearray, most: int = 255) -> tuple[list[tuple[int, i
         ):
             at += 1
         else:
-            found.append((data[at + 2], data[at + 4], bytes(data[at + 5 : end - 1])))
-            at = used = end
-    return found, used
+            valid_packets.append((data[at + 2], data[at + 4], bytes(data[at + 5 : end - 1])))
+            at = end_of_last = end
+    return valid_packets, end_of_last
 
 
 def encode(register: Register, value: int) -> bytes:

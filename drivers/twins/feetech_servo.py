@@ -1,9 +1,9 @@
 """One STS3215 servo at register level.
 
-Sources: Feetech's STS3215 memory table and protocol manual. As the servo does: EEPROM takes nothing while the
-lock is set and says yes all the same; goals are clipped to the position limits; a homing offset shifts what
-is read, and without phase bit 0x10 the reading wraps at 4096; a goal switches the torque on (Feetech's own
-WritePos examples never switch it on themselves, and its users' tables of the registers say so). Not modelled:
+From Feetech's STS3215 memory table and protocol manual. As in the servo: EEPROM takes nothing while the lock
+is set, though the write is confirmed; goals are clipped to the position limits; a homing offset shifts the
+position that is read, which wraps at 4096 unless phase bit 0x10 is set; a goal switches the torque on
+(Feetech's own WritePos examples never do that themselves, and tables of its users say so). Not modelled:
 acceleration (the mechanics have their own), goal_time, and modes other than position, which hold still."""
 
 from __future__ import annotations
@@ -56,27 +56,25 @@ FACTORY = {
 
 
 class FeetechServo:
-    """Its registers and its motor, on one joint of its twin's plant. DeviceError: an unknown register or
-    joint."""
+    """The registers and the motor of one servo, on one joint of its twin's plant. baud: value of the register
+    baud_rate. DeviceError: an unknown register or joint."""
 
-    def __init__(self, about: TwinServo, twin: SerialTwin, baud: int) -> None:
+    def __init__(self, spec: TwinServo, twin: SerialTwin, baud: int) -> None:
         plant = twin.plant
-        if not 0 <= about.joint < len(plant.names):
-            raise DeviceError(
-                f"servo {about.id} has joint {about.joint}, but its plant has {len(plant.names)}"
-            )
-        self.twin, self.plant, self.joint = twin, plant, about.joint
-        self.zero, self.direction = about.zero_count, about.direction
+        if not 0 <= spec.joint < len(plant.names):
+            raise DeviceError(f"servo {spec.id} has joint {spec.joint}, but its plant has {len(plant.names)}")
+        self.twin, self.plant, self.joint = twin, plant, spec.joint
+        self.zero, self.direction = spec.zero_count, spec.direction
         self.memory = bytearray(512)  # beyond 255 nothing is ever written: long reads end in zeros
         self.pending: tuple[int, bytes] | None = None
         self.temperature = AMBIENT_C
-        first = {**FACTORY, "model_number": about.model, "id": about.id, "baud_rate": baud}
-        for name, value in {**first, **about.registers}.items():
+        first = {**FACTORY, "model_number": spec.model, "id": spec.id, "baud_rate": baud}
+        for name, value in {**first, **spec.registers}.items():
             require_known("register of a Feetech servo:", name, REGISTERS)
             self.set(name, value)
         self.ready_s = 0.0  # when it has started, monotonic
         self.lose_power()
-        for name, value in about.registers.items():
+        for name, value in spec.registers.items():
             self.set(name, value)
 
     # registers
@@ -181,9 +179,7 @@ class FeetechServo:
 
     def _torque(self) -> None:
         """Bring the motor in line with torque_enable, torque_limit and the faults that switch it off."""
-        if (
-            self.get("torque_enable") == 128
-        ):  # the present position becomes 2048; the lock does not matter for this
+        if self.get("torque_enable") == 128:  # the present position becomes 2048, whatever the lock
             offset = round(self._encoder()) - COUNTS_PER_TURN // 2
             self.set("homing_offset", max(-2047, min(2047, offset)))
             self.set("torque_enable", 0)
@@ -197,17 +193,18 @@ class FeetechServo:
         self.plant.torque[self.joint] = float(on)
 
     def _aim(self) -> None:
-        """Where the goal lies in the plant. It goes there straight in counts, never the short way round."""
-        here = float(self.plant.position[self.joint])
+        """Set the plant's goal from the goal register. The servo goes there straight in counts, never the
+        short way round."""
+        position = float(self.plant.position[self.joint])
         if self.get("operating_mode") != 0:
-            self.target = here
+            self.target = position
         else:
             goal, low, high = (
                 self.get(n) for n in ("goal_position", "min_position_limit", "max_position_limit")
             )
             if low < high:
                 goal = max(low, min(high, goal))
-            self.target = here + self.direction * (goal - self._present()) / COUNTS_PER_RAD
+            self.target = position + self.direction * (goal - self._present()) / COUNTS_PER_RAD
         if not self.get("goal_velocity"):
             self.plant.goal[self.joint] = self.target
 
@@ -219,10 +216,10 @@ class FeetechServo:
             self.plant.goal[self.joint] = self.target
         load = abs(self._load())
         self.temperature += (AMBIENT_C + HEAT_C * load**2 - self.temperature) * dt_s / HEAT_S
-        # a limit below the overload threshold counts as well: pushing as hard as allowed for long is being
-        # blocked
-        enough = min(self.get("overload_torque") / 100, 0.98 * self.get("torque_limit") / 1000)
-        self.over_s = self.over_s + dt_s if 0 < enough <= load else 0.0
+        # a torque limit below the overload threshold counts as well: a servo that pushes as hard as it may
+        # for long is blocked
+        threshold = min(self.get("overload_torque") / 100, 0.98 * self.get("torque_limit") / 1000)
+        self.over_s = self.over_s + dt_s if 0 < threshold <= load else 0.0
         if self.over_s > self.get("protection_time") * 0.01:
             self.latched |= OVERLOAD
         over_current = 0 < self.get("protection_current") * 0.0065 <= load * STALL_A

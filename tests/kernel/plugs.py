@@ -38,8 +38,7 @@ def settle() -> None:
         subprocess.run(["udevadm", "settle", "--timeout=30"], check=True)
 
 
-# -- USB serial
-# --------------------------------------------------------------------------------------------------------------
+# USB serial
 
 
 class SerialAdapter:
@@ -138,8 +137,7 @@ def _is_char(path: str) -> bool:
     return False
 
 
-# -- gamepad
-# -----------------------------------------------------------------------------------------------------------------
+# gamepad
 
 EV_KEY, EV_ABS = 1, 3
 BTN_A, BTN_B, BTN_X, BTN_Y, BTN_TL, BTN_TR, BTN_SELECT, BTN_START, BTN_MODE, BTN_THUMBL, BTN_THUMBR = (
@@ -199,8 +197,7 @@ class Gamepad:
         )
 
 
-# -- SpaceMouse
-# --------------------------------------------------------------------------------------------------------------
+# SpaceMouse
 
 _UHID_CREATE2, _UHID_INPUT2, _UHID_DESTROY = 11, 12, 1
 _UHID_EVENT_BYTES = 4380
@@ -262,8 +259,7 @@ class SpaceMouse:
         os.write(self._fd, event.ljust(_UHID_EVENT_BYTES, b"\0"))
 
 
-# -- webcam
-# ------------------------------------------------------------------------------------------------------------------
+# webcam
 
 
 _QUERYCTRL, _S_CTRL, _NEXT_CONTROL = 0xC0445624, 0xC008561C, 0x80000000  # linux/videodev2.h

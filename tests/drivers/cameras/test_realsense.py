@@ -44,8 +44,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- the contract
-# --------------------------------------------------------------------------------------------------------
+# the contract
 
 
 SLOW = replace(MODEL, fps=12)  # a machine that is busy for 40 ms does not yet break the contract
@@ -76,8 +75,7 @@ def test_depth_is_a_camera_of_the_same_instants() -> None:
         assert MODEL.serial in camera.info.device
 
 
-# -- what is in the frames
-# -----------------------------------------------------------------------------------------------
+# what is in the frames
 
 
 @pytest.mark.parametrize("kind", ["twin", "recording"])
@@ -147,8 +145,7 @@ def test_distortion_as_librealsense_means_it(model: str) -> None:
             assert np.linalg.norm(plain - pixel) > 1, "the distortion is one that matters"
 
 
-# -- pairing, numbers, times
-# ---------------------------------------------------------------------------------------------
+# pairing, numbers, times
 
 
 def test_a_frame_is_given_once_and_never_with_an_old_partner(recording: Path) -> None:

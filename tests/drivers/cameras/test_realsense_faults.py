@@ -45,8 +45,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- what goes wrong
-# -----------------------------------------------------------------------------------------------------
+# what goes wrong
 
 
 def test_stall_is_stale_and_passes() -> None:
@@ -148,8 +147,7 @@ def test_two_cannot_have_one_camera() -> None:
         second.close()
 
 
-# -- the twin as a process, and what is left behind
-# ----------------------------------------------------------------------
+# the twin as a process, and what is left behind
 
 
 def opens(camera: RealSenseSource) -> bool:

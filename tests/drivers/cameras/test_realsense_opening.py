@@ -32,8 +32,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- the path of a live camera
-# -----------------------------------------------------------------------------------------------
+# the path of a live camera
 
 
 @pytest.fixture
@@ -84,8 +83,7 @@ def test_a_live_camera_is_asked_for_its_modes(plugged_in: Any) -> None:
         RealSenseSource(Config(serial="111", **SIZE), plugged_in).open()
 
 
-# -- what is refused
-# -----------------------------------------------------------------------------------------------------
+# what is refused
 
 
 @pytest.mark.parametrize(

@@ -251,9 +251,9 @@ def test_a_step_of_the_controllers_clock_is_noticed(cell: Cell, arm: ur.UR) -> N
     time.sleep(0.3)
     before = arm.read()
     for step_s in (-100.0, 100.0):
-        steps = arm._need().control.read()["clock_steps"]
+        steps = arm._require_memory().control.read()["clock_steps"]
         cell.faults.clock_step_s = step_s
-        wait(lambda steps=steps: arm._need().control.read()["clock_steps"] > steps, 5.0)
+        wait(lambda steps=steps: arm._require_memory().control.read()["clock_steps"] > steps, 5.0)
         for _ in range(20):
             time.sleep(0.01)
             sample = arm.read()

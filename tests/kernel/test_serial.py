@@ -53,9 +53,9 @@ def test_a_bus_over_usb_is_read_commanded_unplugged_and_replugged(
         wait_for("servo 3 at its goal", lambda: abs(counts(plant)[2] - 2300) <= 3)
 
         adapter.unplug()
-        with pytest.raises(BusError) as lost:
+        with pytest.raises(BusError) as error:
             bus.read(["present_position"], SERVOS)
-        assert lost.value.gone
+        assert error.value.gone
         assert not bus.connected
         with pytest.raises(BusError, match="there is no port"):
             bus.open()

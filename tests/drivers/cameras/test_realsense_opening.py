@@ -129,14 +129,14 @@ def test_a_camera_without_permission_names_the_rules() -> None:
     try:
         port = root / "sys/bus/usb/devices/2-1"
         port.mkdir(parents=True)
-        about = {
+        attributes = {
             "idVendor": "8086",
             "idProduct": "0b07",
             "product": "RealSense(TM) 435",
             "speed": "5000",
             "devnum": "7",
         }
-        for name, value in about.items():
+        for name, value in attributes.items():
             (port / name).write_text(value + "\n")
         node = root / "dev/bus/usb/002/007"
         node.parent.mkdir(parents=True)
@@ -243,8 +243,8 @@ def test_without_libusb_it_is_said_what_to_install() -> None:
         "try: load()\n"
         "except DeviceError as e: print(e)\n"
     )
-    said = subprocess.run(
+    lines = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert said[0] == "loaded" or "install the Python package libusb-package" in said[0]
-    assert "needs the Python package pyrealsense2" in said[1]
+    assert lines[0] == "loaded" or "install the Python package libusb-package" in lines[0]
+    assert "needs the Python package pyrealsense2" in lines[1]

@@ -71,12 +71,12 @@ def test_homing_offset_and_wrap_for_every_encoder_reading(plant: Plant) -> None:
                 servo.write(40, b"\x80")  # set middle
                 offset = servo.get("homing_offset")
                 assert offset == max(-2047, zero - 2048)
-                seen = []
+                readings = []
                 for position in np.linspace(-2.9, 2.9, 9):
                     plant.position[0] = position
-                    seen.append(decode(REGISTERS["present_position"], servo.read(56, 2)))
-                steps = np.diff(seen)
-                assert (np.abs(steps - 5.8 / 8 * 4096 / (2 * np.pi)) <= 1.01).all(), (zero, phase, seen)
+                    readings.append(decode(REGISTERS["present_position"], servo.read(56, 2)))
+                steps = np.diff(readings)
+                assert (np.abs(steps - 5.8 / 8 * 4096 / (2 * np.pi)) <= 1.01).all(), (zero, phase, readings)
         servo.set("phase", 12 | 0x10)  # counts on where the other mode wraps
         servo.set("homing_offset", 0)
         servo.zero, plant.position[0] = 4000, 0.0
@@ -100,19 +100,19 @@ def test_goals_are_clipped_and_velocity_is_kept(plant: Plant) -> None:
         bus.write_checked("torque_enable", 1, 1)
         assert eventually(lambda: abs(contents(bus, "present_position", [1])[0] - 2048) <= 1)
         bus.write("goal_velocity", {1: 100})
-        began = time.monotonic()
+        start = time.monotonic()
         bus.write("goal_position", {1: 3000})
         assert eventually(lambda: abs(contents(bus, "present_position", [1])[0] - 2200) <= 1)
-        assert time.monotonic() - began > 1.3, "152 counts at 100 counts/s"
+        assert time.monotonic() - start > 1.3, "152 counts at 100 counts/s"
         bus.close()
 
 
 def test_a_goal_switches_the_torque_on_as_the_real_servo_does(plant: Plant, bus: FeetechBus) -> None:
     bus.write_checked("acceleration", 2, 100)
     assert not plant.torque.any()
-    here = contents(bus, "present_position", IDS)
-    bus.write("goal_position", {2: int(here[1]) + 200})
-    assert eventually(lambda: abs(contents(bus, "present_position", [2])[0] - here[1] - 200) <= 1)
+    positions = contents(bus, "present_position", IDS)
+    bus.write("goal_position", {2: int(positions[1]) + 200})
+    assert eventually(lambda: abs(contents(bus, "present_position", [2])[0] - positions[1] - 200) <= 1)
     assert plant.torque.tolist() == [0, 1, 0, 0, 0, 0]
     assert contents(bus, "torque_enable", IDS).tolist() == [0, 1, 0, 0, 0, 0]
 
@@ -140,16 +140,16 @@ def test_torque_limit_load_current_and_overload(twin: FeetechTwin, plant: Plant,
     bus.write_checked("phase", 3, 12)
     bus.write_checked("lock", 3, 1)
     bus.write_checked("torque_limit", 3, 500)
-    here = int(contents(bus, "present_position", [3])[0])
-    bus.write("goal_position", {3: here})
+    position = int(contents(bus, "present_position", [3])[0])
+    bus.write("goal_position", {3: position})
     bus.write_checked("torque_enable", 3, 1)
     assert plant.max_effort[2] == pytest.approx(STALL_NM / 2)
     twin.faults.stuck = (2,)
-    bus.write("goal_position", {3: here + 800})
+    bus.write("goal_position", {3: position + 800})
 
     def pushes() -> bool:
-        seen = bus.read(["present_load", "present_current"], [3])
-        return bool(seen.valid[0] and seen.values[0, 0] == 500 and seen.values[0, 1] > 180)
+        replies = bus.read(["present_load", "present_current"], [3])
+        return bool(replies.valid[0] and replies.values[0, 0] == 500 and replies.values[0, 1] > 180)
 
     assert eventually(pushes)
     assert eventually(lambda: bus.read(["present_load"], [3]).errors[0] == 0x20)
@@ -180,9 +180,9 @@ def test_bytes_take_their_time(plant: Plant) -> None:
         bus.read(["present_position"], IDS)
         replies = bus.read(["present_position"], IDS)
         wire_s = ((8 + 6) + 6 * 8) * 10 / 19_200
-        took = (replies.t_receive_ns - replies.t_request_ns) * 1e-9
+        exchange_s = (replies.t_receive_ns - replies.t_request_ns) * 1e-9
         assert replies.valid.all()
-        assert wire_s <= took
+        assert wire_s <= exchange_s
         bus.close()
 
 
@@ -197,7 +197,7 @@ def test_twin_names_what_is_described_wrongly(plant: Plant) -> None:
 
 def test_twin_in_a_process_of_its_own(plant: Plant, tmp_path: Path) -> None:
     link = tmp_path / "arm"
-    about = {
+    description = {
         "protocol": "feetech",
         "plant": str(plant.path),
         "servos": [asdict(servo) for servo in servos()],
@@ -220,7 +220,7 @@ def test_twin_in_a_process_of_its_own(plant: Plant, tmp_path: Path) -> None:
             process.stdin.flush()
             return json.loads(process.stdout.readline())
 
-        assert tell(about) == {"port": str(link)}
+        assert tell(description) == {"port": str(link)}
         bus = FeetechBus(str(link), slack_s=SLACK_S)
         bus.open()
         assert list(bus.scan(IDS)) == [1, 3, 4, 5, 6]
@@ -250,22 +250,22 @@ def test_vendor_sdk_understands_the_twin(twin: FeetechTwin, plant: Plant) -> Non
     talk = scs.PacketHandler(0)
     # its timeouts are too short for a busy machine; asking again is what its users do
 
-    def again(call: Callable[..., tuple[int, ...]], *arguments: int) -> tuple[int, ...]:
-        got = call(line, *arguments)
+    def ask(call: Callable[..., tuple[int, ...]], *arguments: int) -> tuple[int, ...]:
+        answer = call(line, *arguments)
         for _ in range(20):
-            if got[-2] == 0:
+            if answer[-2] == 0:
                 break
-            got = call(line, *arguments)
-        assert got[-2] == 0
-        return got
+            answer = call(line, *arguments)
+        assert answer[-2] == 0
+        return answer
 
-    assert again(talk.ping, 1)[0] == 777
-    assert again(talk.read2ByteTxRx, 3, 56)[0] == round(2048 + plant.position[2] * 4096 / (2 * np.pi))
-    again(talk.write1ByteTxRx, 1, 40, 1)
+    assert ask(talk.ping, 1)[0] == 777
+    assert ask(talk.read2ByteTxRx, 3, 56)[0] == round(2048 + plant.position[2] * 4096 / (2 * np.pi))
+    ask(talk.write1ByteTxRx, 1, 40, 1)
     group = scs.GroupSyncWrite(line, talk, 42, 2)
     group.addParam(1, [2100 & 255, 2100 >> 8])
     assert group.txPacket() == 0
-    assert eventually(lambda: again(talk.read2ByteTxRx, 1, 56)[0] == 2100)
+    assert eventually(lambda: ask(talk.read2ByteTxRx, 1, 56)[0] == 2100)
     read = scs.GroupSyncRead(line, talk, 56, 2)
     for servo in IDS:
         assert read.addParam(servo)
@@ -302,8 +302,8 @@ def test_lerobot_calibrates_the_twin(twin: FeetechTwin, plant: Plant) -> None:
     plant.position[:] = plant.goal[:] = 0.3
     offsets = theirs.set_half_turn_homings()
     assert offsets["a"] == round(2048 + 0.3 * 4096 / (2 * np.pi)) - 2047
-    seen = theirs.sync_read("Present_Position", normalize=False, num_retry=5)
-    assert all(abs(p - 2047) <= 1 for p in seen.values())
+    positions = theirs.sync_read("Present_Position", normalize=False, num_retry=5)
+    assert all(abs(p - 2047) <= 1 for p in positions.values())
     theirs.enable_torque(num_retry=5)
     theirs.sync_write("Goal_Position", dict.fromkeys(motors, 2200), normalize=False)
     assert eventually(

@@ -95,7 +95,7 @@ class Capture:
         start_ns = report_ns = last_ns = time.monotonic_ns()
         arrivals: deque[tuple[int, int]] = deque()  # capture time, seq
         look = _Look()
-        base: int | None = None  # added to the device's seq, which may begin anew, gives ours, which may not
+        base: int | None = None  # added to the device's seq, which may restart, it gives ours, which may not
         while not self.stopping.is_set():
             frame = self.source.grab(GRAB_S)
             self.ring.beat()

@@ -143,7 +143,7 @@ class OpenCvSource:
         self._count = 0
 
     def open(self) -> SourceInfo:
-        # OpenCV waits 10 s for a frame of a V4L2 camera unless told otherwise, before it is loaded
+        # OpenCV waits 10 s for a frame of a V4L2 camera unless this is set before it is loaded
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
         import cv2
 
@@ -269,7 +269,7 @@ def _check(config: Config, who: str) -> None:
             )
     if config.rotate not in (0, 90, 180, 270):
         raise DeviceError(f"{who}: rotate is {config.rotate}, it must be 0, 90, 180 or 270")
-    # Y16 ends with a blank, which nobody writes
+    # Y16 ends with a blank, which users leave out
     if config.fourcc and not re.fullmatch(r"[!-~]{3}[ -~]?", config.fourcc):
         raise DeviceError(f"{who}: fourcc is {config.fourcc!r}, it must be four letters such as MJPG")
     if config.reader not in ("auto", "multipart", "ffmpeg"):

@@ -55,7 +55,7 @@ class Jobs:
                 if refusal:
                     raise DeviceError(refusal)
                 job[1].set_result(job[0]())
-            except Exception as error:  # goes to who asked
+            except Exception as error:  # goes to the thread that gave the job
                 job[1].set_exception(error)
                 if isinstance(error, BusError) and error.gone:
                     raise

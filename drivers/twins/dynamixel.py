@@ -24,7 +24,7 @@ from .plant import Plant
 from .serial_twin import Reply, SerialTwin, TwinServo
 
 FAST_SYNC_READ_SINCE = 45  # firmware; older servos do not know the instruction
-REBOOT_S = 0.3  # silent while it starts anew
+REBOOT_S = 0.3  # silent while it restarts
 STEP_S = 0.002
 
 

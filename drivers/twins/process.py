@@ -1,4 +1,4 @@
-"""A twin in a process of its own, told what to do in lines of JSON on stdin.
+"""A twin in a process of its own, which takes orders in lines of JSON on stdin.
 
 The first line describes the twin; the answer says where it is. Then come lines `{"faults": {…}}` and
 `{"reset": true}` (power off and on again), each answered by `{"ok": true}` or `{"error": …}`, until stdin

@@ -31,7 +31,7 @@ from . import process
 from .faults import CameraFaults, set_faults
 
 HEADER_MAX = 1 << 16
-CONNECT_S = 3.0  # until a camera says what it is
+CONNECT_S = 3.0  # until a camera has sent its model
 # color (H, W, 3) uint8, depth (H, W) uint16, t_ns on time.monotonic_ns
 Picture = tuple[np.ndarray, np.ndarray, int]
 

@@ -97,7 +97,7 @@ class Controller:
         self.reset(0.0)
 
     def reset(self, now: float) -> None:
-        """Power-cycle: no program, nothing latched, the clock begins anew."""
+        """Power-cycle: no program, nothing latched, the clock starts at 0."""
         self._start_s = self.now = self.received_at = now
         self.program, self.paused, self.protective = False, False, False
         self._stop_fault = False

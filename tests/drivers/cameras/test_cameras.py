@@ -1,4 +1,4 @@
-"""Cameras: the capture process and its supervision, webcams, and network cameras and what befalls them."""
+"""Cameras: the capture process and its supervision, webcams, and the faults of network cameras."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def test_a_ring_has_one_writer_and_a_dead_one_an_heir() -> None:
 
 
 class _ScriptedSource:
-    """A device whose frames are given; when they are used up, its connection is lost, or the test is over. A
-    life may be an error: that of `open`."""
+    """A device with scripted connections (`lives`): each is a list of frames, after which the connection is
+    lost, or the error that `open` raises. After the last one `over` is set."""
 
     def __init__(self, lives: list[list[Frame] | DeviceError], over: threading.Event) -> None:
         self.lives, self.over = lives, over
@@ -179,7 +179,7 @@ def test_seq_and_times_rise_whatever_the_device_says() -> None:
 
 @contextmanager
 def ring_after(*lives: list[Frame] | DeviceError) -> Iterator[FrameRing]:
-    """The ring after a capture of `_ScriptedSource`."""
+    """The ring after a capture of a `_ScriptedSource` with these `lives`."""
     ring = FrameRing.create(*SIZE, slots=12)
     writer, over = FrameRing(ring.path, write=True), threading.Event()
     try:

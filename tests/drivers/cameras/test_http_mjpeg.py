@@ -1,5 +1,5 @@
-"""Motion JPEG over HTTP: streams as servers of many makes write them, damaged pictures, and servers that are
-no cameras."""
+"""Motion JPEG over HTTP: the streams of different servers, damaged pictures, and servers that are no
+cameras."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A RealSense camera that stalls, goes away or ends, and the twin's process that has it do so: noticed, said,
-and nothing left."""
+"""A RealSense camera that stalls, is unplugged or ends: noticed and reported, and nothing is left behind; and
+the twin's process that makes it do so."""
 
 from __future__ import annotations
 

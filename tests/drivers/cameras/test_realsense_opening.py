@@ -1,5 +1,4 @@
-"""Which RealSense camera is opened, in which mode and with which settings; what cannot be had is said, with
-what there is."""
+"""Which RealSense camera is opened, in which mode and with which settings; a refusal names what there is."""
 
 from __future__ import annotations
 
@@ -233,7 +232,7 @@ def test_exposure_gain_and_white_balance() -> None:
 
 
 def test_without_libusb_it_is_said_what_to_install() -> None:
-    """On a machine whose system has libusb it loads without the package, and that is right, too."""
+    """On a machine whose system has libusb it loads without the package, which is right, too."""
     code = (
         "import sys; sys.modules['libusb_package'] = None\n"
         "from ulna.drivers.cameras.librealsense import load, DeviceError\n"

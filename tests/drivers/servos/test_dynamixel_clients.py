@@ -29,7 +29,7 @@ def sdk_of(twin: DynamixelTwin):
 
 
 def until_good(ask, good, times: int = 20):
-    """A client with a fixed timeout on a loaded machine: its answer as soon as it is a good one."""
+    """The first good answer of a client, whose fixed timeout may be too short on a busy machine."""
     answers = []
     for _ in range(times):
         answers.append(ask())
@@ -48,14 +48,8 @@ def test_the_makers_sdk_finds_real_servos() -> None:
         assert servos == {i: [XL330, 52] for i in IDS}
         for i in IDS:
             until_good(lambda: packets.write1ByteTxRx(port, i, 64, 1), lambda a: a == (0, 0))  # noqa: B023
-        header_like = [
-            0xFF,
-            0xFF,
-            0xFD,
-            0xFF,
-            0xFF,
-            0xFF,
-        ]  # goal_current -1, goal_velocity -3: stuffed on the way out and back
+        # goal_current -1, goal_velocity -3: stuffed on the way out and back
+        header_like = [0xFF, 0xFF, 0xFD, 0xFF, 0xFF, 0xFF]
         until_good(lambda: packets.writeTxRx(port, 1, 102, 6, header_like), lambda a: a == (0, 0))
         assert (twin.register(1, "goal_current"), twin.register(1, "goal_velocity")) == (-1, -3)
         assert until_good(lambda: packets.readTxRx(port, 1, 102, 6), lambda a: a[1] == 0) == (

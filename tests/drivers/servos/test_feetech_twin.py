@@ -1,5 +1,4 @@
-"""The Feetech servos that stand in for real ones: what they do, and what the clients that other people use
-make of them."""
+"""The twin's Feetech servos: what they do, and whether other people's clients understand them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Arms of bus servos against the device side of their protocols, on real ptys: the contract, who is there,
-who commands."""
+"""Arms of bus servos on twins behind real ptys: the contract, wrong or missing servos, and commanders."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("fault", ["drop", "corrupt", "late"])
 def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Path, fault: str) -> None:
-    """A wrist that swings while the shoulder stands: nothing ever says anything else."""
+    """A wrist swings while the other joints stand; no reading says otherwise."""
     with bench(kind, tmp_path) as b, running(b.arm()) as arm:
         setattr(b.twin.faults, fault, 0.05)
         n_valid, end = 0, time.monotonic() + 1.5
@@ -65,7 +65,8 @@ def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Pat
 
 
 def test_an_adapter_that_holds_bytes_back_is_waited_for(kind: str, tmp_path: Path) -> None:
-    """For 16 ms, as an FTDI chip whose latency timer nobody may set: from the first question on."""
+    """It holds them for 16 ms, from the first request on, as an FTDI chip whose latency timer cannot be
+    set."""
     with bench(kind, tmp_path) as b:
         b.twin.faults.delay_s = 0.016
         with running(b.arm()) as arm:
@@ -414,8 +415,8 @@ def test_a_blocked_joint_backs_off_before_the_servo_lets_go(kind: str, tmp_path:
 
 
 def test_a_joint_that_strains_to_and_fro_is_held_back_in_time() -> None:
-    """As an arm that leans on the table does while its policy hesitates: near its goal, moving a little,
-    without a rest."""
+    """It stays near its goal, moves a little and never rests, as an arm that leans on the table while its
+    policy hesitates."""
     obstacles, both, q, strain_s = Obstacles(2), np.ones(2, bool), np.zeros(2), 0.0
     start = time.monotonic()
     while not obstacles.blocked.any():

@@ -37,12 +37,14 @@ CLOCK = MonotonicClock()
 
 @dataclass
 class Cell:
+    """A controller twin with its plant and faults."""
+
     twin: URTwin
     plant: Plant
     faults: URFaults
 
     def arm(self, **settings: object) -> ur.UR:
-        """A driver for it that is patient with a machine that sleeps."""
+        """A driver with timeouts long enough for a busy machine."""
         table = {
             "host": self.twin.host,
             "max_velocity": 3.14,
@@ -160,7 +162,7 @@ def test_gone_and_back_waits_for_enable(cell: Cell, arm: ur.UR) -> None:
 
 
 def test_a_driver_process_that_dies_is_replaced(cell: Cell, arm: ur.UR) -> None:
-    """ur_rtde has been seen to corrupt the heap and abort: this is what it then looks like."""
+    """As when ur_rtde corrupts the heap and aborts."""
     arm.enable()
     assert arm._child
     os.kill(arm._child.process.pid, signal.SIGABRT)

@@ -381,9 +381,8 @@ class _Supervisor:
                     process.terminate()  # too: a child of ours may hold the other end of stdin open
                 if select.select([process.stderr], [], [], 0.05)[0]:
                     stderr = (stderr + os.read(process.stderr.fileno(), 4096))[-4096:]
-                    time.sleep(
-                        0.002
-                    )  # at the end of file select returns at once, until the process is reaped
+                    # at the end of file select returns at once, until the process is reaped
+                    time.sleep(0.002)
                 beat_ns = self._ring.beat_ns
                 if beat_ns > self._start_ns:
                     self.trouble = ""

@@ -29,9 +29,7 @@ REGISTERS: dict[str, Register] = {
     "min_voltage": Register(15, 1, eeprom=True),
     "max_torque": Register(16, 2, eeprom=True),  # 0.1 %; torque_limit after power comes
     "phase": Register(18, 1, eeprom=True),  # bit 0x10: positions count turns instead of wrapping
-    "unloading_condition": Register(
-        19, 1, eeprom=True
-    ),  # which faults switch the motor off, bits as in STATUS
+    "unloading_condition": Register(19, 1, eeprom=True),  # faults that switch the motor off, bits of STATUS
     "led_alarm_condition": Register(20, 1, eeprom=True),
     "p_coefficient": Register(21, 1, eeprom=True),
     "d_coefficient": Register(22, 1, eeprom=True),

@@ -19,9 +19,8 @@ class Silence:
     def __init__(self) -> None:
         self.patience = 1.0
         self._misses: dict[int, int] = {}
-        self._trials: dict[
-            int, tuple[int, int]
-        ] = {}  # servo given up -> number of trials, time of the last, ns
+        # servo that was given up -> number of trials, time of the last, ns
+        self._trials: dict[int, tuple[int, int]] = {}
         self._silent_reads = 0
 
     def next_query(self, servos: Sequence[int]) -> tuple[list[int], int | None]:

@@ -107,10 +107,8 @@ def test_a_late_confirmation_is_not_that_of_a_later_write(twin: FeetechTwin, bus
     twin.faults.late, twin.faults.late_s = 1.0, 3.4 * SLACK_S
     with pytest.raises(BusError, match="did not answer"):
         bus.write_checked("goal_time", 1, 7, retries=0)
-    twin.faults.late, twin.faults.dead = (
-        0.0,
-        (1,),
-    )  # this write is lost, and the word for the one before comes now
+    # the next write is lost, and the confirmation of the one before arrives during it
+    twin.faults.late, twin.faults.dead = 0.0, (1,)
     with pytest.raises(BusError):
         bus.write_checked("goal_time", 1, 9, retries=0)
     twin.faults.dead = ()

@@ -7,10 +7,11 @@ tick. Legend: n actions ahead, A action dimensions."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from .serving.metadata import Metadata
 
 
 class Decoder(Protocol):
@@ -78,10 +79,10 @@ class TemporalEnsemble:
         return (weights[:, None] * predictions).sum(0) / weights.sum()
 
 
-def decoder_for(metadata: Mapping[str, Any]) -> Decoder:
-    """The decoder that a served policy's metadata asks for."""
-    if metadata.get("decoder") == "ensemble":
-        return TemporalEnsemble(float(metadata.get("ensemble_decay", 0.01)))
-    if (name := metadata.get("decoder", "slice")) != "slice":
-        raise ValueError(f"no decoder is called {name!r}: there are slice and ensemble")
-    return SliceDecoder(int(metadata["n_action_steps"]))
+def decoder_for(metadata: Metadata) -> Decoder:
+    """The decoder that a served policy's metadata asks for; ValueError where there is none of that name."""
+    if metadata.decoder == "ensemble":
+        return TemporalEnsemble(metadata.ensemble_decay)
+    if metadata.decoder != "slice":
+        raise ValueError(f"no decoder is called {metadata.decoder!r}: there are slice and ensemble")
+    return SliceDecoder(metadata.n_action_steps)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.features import ACTION, STATE, Features, image_keys, state_keys
+from ..datasets.features import ACTION, PAST, STATE, Features, image_keys, state_keys
 from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .contexts.context import Context
@@ -20,8 +20,7 @@ from .recipe import NormaliseMode, Recipe
 from .sampler import Sampled, sample
 
 RELATIVE = "action.relative"  # key of the statistics of chunks as differences
-PAST = "action.past"  # the actions sent before now, oldest first
-LAST = "observation.last_command"  # the newest of them, as the encoder sees it
+LAST = "observation.last_command"  # the newest action sent before now, as the encoder sees it
 
 
 def state_of_action(features: Features, required: bool = True) -> list[int]:

@@ -58,7 +58,7 @@ def deploy(
             "task": scene.task_name if scene is not None else task or "",
             "agent": agent.tag,
             "server": server,
-            "checkpoint": client.metadata.get("checkpoint", ""),
+            "checkpoint": client.metadata.checkpoint,
             "decisions": len(agent.latencies_s),
             "nfe_per_decision": float(np.mean(agent.nfe or [0])),
             "episodes": [asdict(t) for t in taken],

@@ -23,20 +23,6 @@ from .statistics import wilson
 FIRST_SEED = 1000  # demonstrations count from 0
 
 
-class InProcessPolicy:
-    """A checkpoint in this process, asked as a server would be."""
-
-    def __init__(self, folder: str | Path, device: str = "cpu", sampling_steps: int | None = None) -> None:
-        from ..policies.serving.local import LocalPolicy
-
-        self._policy = LocalPolicy(folder, device, sampling_steps)
-        self.metadata = self._policy.metadata
-
-    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
-        actions, info = self._policy.infer(observation, seed)
-        return {"actions": actions, **info}
-
-
 class _Trace:
     """Keeps what a plot needs of one episode."""
 
@@ -127,8 +113,8 @@ def evaluate(
 def _decisions(agent: PolicyAgent) -> dict[str, Any]:
     latency = np.array(agent.latencies_s) * 1e3
     return {
-        "checkpoint": agent.source.metadata.get("checkpoint", ""),
-        "recipe": agent.source.metadata.get("recipe", ""),
+        "checkpoint": agent.metadata.checkpoint,
+        "recipe": agent.metadata.recipe,
         "decisions": len(latency),
         "nfe_per_decision": float(np.mean(agent.nfe)),
         "latency_ms": {"p50": float(np.percentile(latency, 50)), "p99": float(np.percentile(latency, 99))},

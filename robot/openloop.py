@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.features import ACTION, features_from_json, require_same
+from ..datasets.features import ACTION, require_same
 from ..datasets.reading.windows import Windows, WindowSpec
 from ..datasets.store import EpisodeStore
-from .agent import PolicySource
+from ..policies.serving.request import Request, ServedPolicy
 from .statistics import bootstrap_mean
 
 BLOCK_S = 1.0  # neighbouring frames are nearly the same: resample whole seconds
@@ -22,7 +22,7 @@ BASELINES = ("hold", "extrapolate")
 
 
 def open_loop(
-    source: PolicySource,
+    policy: ServedPolicy,
     data: str | Path,
     episodes: Sequence[int],
     every: int = 5,
@@ -35,14 +35,14 @@ def open_loop(
     them. Differences to a baseline are paired by frame and joint, relative to each joint's standard deviation
     in the dataset (so that radians and metres may be averaged), with a block bootstrap over seconds."""
     store = EpisodeStore.open(data)
-    metadata = source.metadata
-    wanted = features_from_json(metadata["features"])
-    require_same(store.features, wanted, f"the dataset {data}", "the policy")
-    keys = tuple(k for k in wanted if k != ACTION)
-    ahead = int(metadata["horizon"])
-    n_past = int(metadata.get("n_past_actions", 0))
+    metadata = policy.metadata
+    if not metadata.features:
+        raise ValueError("the server does not say what its policy needs: is it an Ulna server?")
+    require_same(store.features, metadata.features, f"the dataset {data}", "the policy")
+    keys = tuple(k for k in metadata.features if k != ACTION)
+    ahead, n_past = metadata.n_actions_ahead, metadata.n_past_actions
     back = max(2, n_past)  # commands before now: the baselines need two
-    spec = WindowSpec(int(metadata["n_obs_steps"]), ahead + back, n_past_actions=back, keys=keys)
+    spec = WindowSpec(metadata.n_obs_steps, ahead + back, n_past_actions=back, keys=keys)
     windows = Windows(store, spec, list(episodes))
     if said := windows.left_out_says():
         raise ValueError(f"the errors would not be those of whole episodes: {said}")
@@ -58,8 +58,8 @@ def open_loop(
         window = windows.batch(np.array([row]))
         action, mask = window[ACTION][0], window["mask"][0, back:]
         before, last, target = action[back - 2], action[back - 1], action[back:]
-        past = {"action.past": action[back - n_past : back]} if n_past else {}
-        reply = source.infer({**{k: window[k][0] for k in keys}, **past}, seed=int(row))
+        past = action[back - n_past : back] if metadata.needs_past else None
+        reply = policy.infer(Request({k: window[k][0] for k in keys}, int(row), past).to_wire())
         nfe = int(reply.get("nfe", 0))
         steps = np.arange(1, ahead + 1)[:, None]
         predicted = {
@@ -113,8 +113,8 @@ def open_loop(
     return {
         "kind": "open-loop",
         "data": str(data),
-        "recipe": metadata.get("recipe", ""),
-        "checkpoint": metadata.get("checkpoint", ""),
+        "recipe": metadata.recipe,
+        "checkpoint": metadata.checkpoint,
         "episodes": list(episodes),
         "frames": len(rows),
         "every": every,

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..cli import UsageError
 from .parsing import Output, episode_list, progress, require_device, use_threads
+
+if TYPE_CHECKING:
+    from ...policies.serving.metadata import Metadata
 
 EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
@@ -105,8 +108,6 @@ def run(args: Args, out: Output) -> int:
 
 
 def _source(args: Args) -> Any:
-    from ..evaluate import InProcessPolicy
-
     if args.server:
         from ...policies.serving.client import PolicyClient
 
@@ -116,11 +117,13 @@ def _source(args: Args) -> Any:
         return client
     if not args.checkpoint:
         raise UsageError("name a checkpoint, a --server, or an --agent to evaluate")
+    from ...policies.serving.local import LocalPolicy
+
     use_threads(args.threads)
-    return InProcessPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
+    return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
 
 
-def _require_same_checkpoint(folder: str, metadata: dict[str, Any], server: str) -> None:
+def _require_same_checkpoint(folder: str, metadata: Metadata, server: str) -> None:
     """A report must not be written into a checkpoint that was not the one measured."""
     import json
 
@@ -130,14 +133,14 @@ def _require_same_checkpoint(folder: str, metadata: dict[str, Any], server: str)
         here = json.loads((Path(folder) / "hash.json").read_text())["sha256"]
     except (OSError, ValueError, KeyError):
         raise StoreError(f"{folder} is not an Ulna checkpoint") from None
-    if here != metadata.get("checkpoint"):
+    if here != metadata.checkpoint:
         raise ValueError(f"the server at {server} serves another checkpoint than {folder}")
 
 
-def _cameras(metadata: dict[str, Any]) -> list[str]:
+def _cameras(metadata: Metadata) -> list[str]:
     from ...datasets.features import IMAGES
 
-    return [k.removeprefix(IMAGES) for k in metadata.get("features", {}) if k.startswith(IMAGES)]
+    return [k.removeprefix(IMAGES) for k in metadata.features if k.startswith(IMAGES)]
 
 
 def _open_loop(args: Args, out: Output) -> int:

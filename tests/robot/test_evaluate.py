@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 from contracts.data import FEATURES, frame
-from contracts.policy import Follow, Source
+from contracts.policy import Follow
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.recording.writer import EpisodeWriter
@@ -79,11 +79,9 @@ def test_people_watch_over_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pressed = iter([b"s", b"r", b"f", b"q"])
 
     class Watched(Follow):
-        def infer(
-            self, observation: Mapping[str, Any], seed: int | None = None
-        ) -> tuple[np.ndarray, dict[str, Any]]:
+        def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
             os.write(typed, next(pressed))
-            return super().infer(observation, seed)
+            return super().infer(request)
 
     class Prompts:
         def flush(self) -> None: ...
@@ -142,7 +140,7 @@ def test_open_loop_errors_are_those_of_the_recorded_commands(tmp_path: Path) -> 
             values[STATE] = values[ACTION]
             writer.tick(values, dict.fromkeys(values, (t, t)))
         writer.end({})
-    result = open_loop(Source(Follow(FEATURES)), store.path, [1, 2], every=3)
+    result = open_loop(Follow(FEATURES), store.path, [1, 2], every=3)
     json.dumps(result)
     assert result["frames"] == 2 * 13
     # following the present state lags by 1, 2, … steps less one than holding the command before it

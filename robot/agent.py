@@ -103,10 +103,8 @@ class PolicyAgent:
         images = {k: f for k, f in features.items() if is_image(k)}
         require_same(robot_features, vectors, "the robot", "the policy")
         for key, feature in images.items():
-            offered = robot_features.get(key)
-            if offered is None or any(
-                a < b for a, b in zip(offered.shape[:2], feature.shape[:2], strict=True)
-            ):
+            offer = robot_features.get(key)
+            if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
         self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
         self.latencies_s: list[float] = []
@@ -144,7 +142,8 @@ class PolicyAgent:
         self._past.append(action)
 
     def _complete_past(self) -> np.ndarray | None:
-        """What `Request.past` is to be; None while an episode has not sent enough, or where it is not needed."""
+        """What `Request.past` is to be; None while an episode has not sent enough, or where it is not
+        needed."""
         n = self.metadata.n_past_actions
         if not self.metadata.needs_past or len(self._past) < n:
             return None

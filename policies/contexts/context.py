@@ -1,5 +1,5 @@
-"""Temporal context: what the backbone is told about the past. One frame's encoding goes in per observation
-step.
+"""Temporal context: what the backbone sees of the past, made of the encodings of the observation steps. Each
+way to make it has a file of its own beside this one.
 
 Legend: B batch, T = n_obs_steps, S tokens, D width.
 """
@@ -29,14 +29,3 @@ class Context:
             self.pooled.repeat_interleave(n, dim=0),
             None if self.memory is None else self.memory.repeat_interleave(n, dim=0),
         )
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The plain context of Diffusion Policy: the last `n_obs_steps` encodings as they are, side by side."""
-
-    def pooled_width(self, width: int, n_obs_steps: int) -> int:
-        return width * n_obs_steps
-
-    def __call__(self, z_BTD: Tensor, memory: Tensor | None = None) -> Context:
-        return Context(z_BTD, z_BTD.flatten(1), memory)

@@ -68,7 +68,7 @@ class PolicyClient:
         try:
             self._socket.send(pack(dict(request)))
         except ConnectionClosed as error:
-            raise self._gone(error) from None
+            raise self._closed(error) from None
         reply = self._receive()
         if not isinstance(reply, dict):
             raise PolicyServerError(
@@ -123,7 +123,7 @@ class PolicyClient:
                 f"the server at {self.url} did not answer within {self.timeout_s:g} s"
             ) from None
         except ConnectionClosed as error:
-            raise self._gone(error) from None
+            raise self._closed(error) from None
         if isinstance(data, str):
             raise PolicyServerError(f"the server at {self.url} says: {data.strip() or 'nothing'}")
         try:
@@ -131,7 +131,7 @@ class PolicyClient:
         except ProtocolError as error:
             raise PolicyServerError(f"the server at {self.url} sent garbage: {error}") from None
 
-    def _gone(self, error: ConnectionClosed) -> PolicyServerError:
+    def _closed(self, error: ConnectionClosed) -> PolicyServerError:
         if isinstance(error.__cause__, BlockingIOError):
             return PolicyServerError(f"the server at {self.url} took no message for {self.timeout_s:g} s")
         if error.rcvd is not None and error.rcvd.code == 1009:
@@ -139,11 +139,11 @@ class PolicyClient:
         return PolicyServerError(f"the server at {self.url} closed the connection: it stopped or died")
 
 
-def _bound_sending(connected: socket.socket, timeout_s: float) -> None:
+def _bound_sending(connection: socket.socket, timeout_s: float) -> None:
     """Without it, sending to a frozen server blocks for ever once the kernel's buffers are full.
 
     In the kernel, not by `settimeout`: that would bound the wait for replies too, and before websockets 17 an
     idle connection would break."""
     whole = int(timeout_s)
     timeval = struct.pack("@ll", whole, max(int((timeout_s - whole) * 1e6), 1))  # zero would mean no bound
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)

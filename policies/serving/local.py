@@ -12,7 +12,8 @@ import torch
 
 from ...datasets.features import ACTION, PAST
 from ..checkpoint import load_checkpoint, read_train
-from ..hooks.hook import Hook, Inpaint
+from ..hooks.hook import Hook
+from ..hooks.inpaint import Inpaint
 from .metadata import Metadata
 from .protocol import BadRequest
 from .request import Request
@@ -45,7 +46,7 @@ class LocalPolicy:
             decoder=recipe.decoder,
             ensemble_decay=recipe.ensemble_decay,
             sampling_steps=self.sampling_steps,
-            control_hz=read_train(folder).get("fps"),
+            control_hz=read_train(folder).control_hz,
             checkpoint=self.policy.content_hash,
             needs_past=uses_past and recipe.n_past_actions > 0,
         )
@@ -69,11 +70,11 @@ class LocalPolicy:
             batch[PAST] = torch.from_numpy(self._past(question.past))[None].to(self.policy.device)
             if self.policy.recipe.inpaint_past:
                 hooks = (*hooks, Inpaint(self.policy.normalise_past(batch[PAST], batch)))
-        sampled = self.policy.sample(batch, seed, hooks, self.sampling_steps)
-        ahead = sampled.chunk[0, self.metadata.n_past_actions :]
+        draw = self.policy.sample(batch, seed, hooks, self.sampling_steps)
+        ahead = draw.chunk[0, self.metadata.n_past_actions :]
         return {
             "actions": ahead.float().cpu().numpy(),
-            "nfe": sampled.nfe,
+            "nfe": draw.nfe,
             "checkpoint": self.metadata.checkpoint,
         }
 

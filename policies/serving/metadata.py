@@ -1,5 +1,5 @@
-"""What a served policy says of itself before the first request: all that a client needs to feed the policy and
-to execute its chunks. No torch."""
+"""What a served policy says of itself before the first request: all that a client needs to feed the policy
+and to execute its chunks. No torch."""
 
 from __future__ import annotations
 

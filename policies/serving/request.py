@@ -1,5 +1,5 @@
-"""How a policy is asked, in this process or over the wire: a flat map of observations, as openpi's clients send
-it, answered by a map with `actions`. No torch."""
+"""How a policy is asked, in this process or over the wire: a flat map of observations, as openpi's clients
+send it, answered by a map with `actions`. No torch."""
 
 from __future__ import annotations
 

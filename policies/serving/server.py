@@ -75,14 +75,14 @@ class PolicyServer:
         """Serve from a thread for the length of a `with` block."""
         loop = asyncio.new_event_loop()
         started = threading.Event()
-        failed: list[BaseException] = []
+        failures: list[BaseException] = []
         stop = asyncio.Event()
 
         async def main() -> None:
             try:
                 server = await self._start()
             except BaseException as error:  # noqa: BLE001  handed to the caller's thread
-                failed.append(error)
+                failures.append(error)
                 started.set()
                 return
             async with server:
@@ -97,9 +97,9 @@ class PolicyServer:
         runner = threading.Thread(target=thread, name="policy-server", daemon=True)
         runner.start()
         started.wait()
-        if failed:
+        if failures:
             runner.join()
-            raise failed[0]
+            raise failures[0]
         try:
             yield self
         finally:

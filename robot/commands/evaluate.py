@@ -4,7 +4,7 @@ checkpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,22 +88,24 @@ def run(args: Args, out: Output) -> int:
     finally:
         if args.server and source is not None:
             source.close()
-    if args.server:
-        result["server"] = args.server
+    result = replace(result, server=args.server or None)
+    answer = result.to_json()
     if args.checkpoint:
-        result["report"] = str(save_report(args.checkpoint, name, result))
-    low, high = result["wilson_95"]
-    failed = [str(o["seed"]) for o in result["outcomes"] if not o["success"]]
+        answer["report"] = str(save_report(args.checkpoint, name, result))
+    low, high = result.wilson_95
+    failed = [str(o.seed) for o in result.outcomes if not o.success]
     text = (
-        f"{result['agent']} on {args.robot} {args.task}: {result['successes']} of {episodes} succeeded "
-        f"({100 * result['success_rate']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+        f"{result.agent} on {args.robot} {args.task}: {result.successes} of {episodes} succeeded "
+        f"({100 * result.success_rate:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     )
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
-    if "latency_ms" in result:
-        ms = result["latency_ms"]
-        text += f"\n{result['nfe_per_decision']:g} network evaluations a decision, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
-    out.answer(result, text)
+    if (ms := result.latency_ms) is not None:
+        text += (
+            f"\n{result.nfe_per_decision:g} network evaluations a decision, "
+            f"latency p50 {ms.p50:.1f} ms, p99 {ms.p99:.1f} ms"
+        )
+    out.answer(answer, text)
     return 0
 
 
@@ -159,15 +161,16 @@ def _open_loop(args: Args, out: Output) -> int:
             args.every,
             lambda done, total: bar.update(shown, completed=done, total=total),
         )
+    answer = result.to_json()
     if args.checkpoint:
-        result["report"] = str(save_report(args.checkpoint, "open-loop", result))
-    lines = [f"{result['recipe']} on episodes {args.episodes} of {args.data}, {result['frames']} frames:"]
-    for name, e in result["relative_error"].items():
-        low, high = e["bootstrap_95"]
-        lines.append(f"  {name:12} {e['mean']:.3f} of a joint's spread (95 % {low:.3f} to {high:.3f})")
-    for name, c in result["comparisons"].items():
-        low, high = c["bootstrap_95"]
-        verdict = "better" if c["better"] else "NOT shown to be better"
-        lines.append(f"  policy - {name}: {c['difference']:+.3f} (95 % {low:+.3f} to {high:+.3f}): {verdict}")
-    out.answer(result, "\n".join(lines))
+        answer["report"] = str(save_report(args.checkpoint, "open-loop", result))
+    lines = [f"{result.recipe} on episodes {args.episodes} of {args.data}, {result.n_ticks} ticks:"]
+    for name, e in result.relative_error.items():
+        low, high = e.bootstrap_95
+        lines.append(f"  {name:12} {e.mean:.3f} of a joint's spread (95 % {low:.3f} to {high:.3f})")
+    for name, c in result.comparisons.items():
+        low, high = c.bootstrap_95
+        verdict = "better" if c.better else "NOT shown to be better"
+        lines.append(f"  policy - {name}: {c.difference:+.3f} (95 % {low:+.3f} to {high:+.3f}): {verdict}")
+    out.answer(answer, "\n".join(lines))
     return 0

@@ -1,4 +1,5 @@
-"""What a server says of its policy: read back as it was, refused where it does not fit, never asked of openpi's."""
+"""What a server says of its policy: read back as it was, refused where it does not fit, never asked of
+openpi's."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ def test_messages_round_trip(message: dict[str, Any]) -> None:
 
 def test_arrays_have_openpis_bytes() -> None:
     expected = bytes.fromhex(
-        "84 c40b5f5f6e6461727261795f5f c3 c40464617461 c408 0000803f00000040 c4056474797065 a33c6634 c4057368617065 91 02"
+        "84 c40b5f5f6e6461727261795f5f c3 c40464617461 c408 0000803f00000040"
+        "c4056474797065 a33c6634 c4057368617065 91 02"
     )
     assert pack(np.array([1, 2], np.float32)) == expected
     scalar = unpack(pack(np.float32(1.5)))

@@ -22,7 +22,7 @@ from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.stats import compute_stats
-from ulna.policies.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ulna.policies.checkpoint import CheckpointError, load_checkpoint, read_train, save_checkpoint
 from ulna.policies.policy import RELATIVE, Policy
 from ulna.policies.recipe import leaves, override, recipe_from_json, recipe_to_json
 from ulna.policies.recipes.all import RECIPES
@@ -107,7 +107,8 @@ def test_training_resumes_with_the_losses_of_an_unbroken_run(tmp_path: Path) -> 
     whole = train(recipe, tmp_path / "d", tmp_path / "whole", device="cpu")
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]);"
-        "from contracts.recipes import small; from ulna.policies.train.loop import train; from pathlib import Path;"
+        "from contracts.recipes import small; from ulna.policies.train.loop import train;"
+        "from pathlib import Path;"
         "d = Path(sys.argv[1]);"
         "train(small('flow', steps=14, checkpoint_every=4), d / 'd', d / 'cut', device='cpu',"
         " report=lambda p: p.step == 10 and time.sleep(60))"
@@ -169,7 +170,8 @@ def test_a_checkpoint_comes_back_the_same(trained: Path, tmp_path: Path) -> None
         for k in policy.observation_keys
     }
     assert torch.equal(policy.sample(o, 3).chunk, again.sample(o, 3).chunk)
-    assert save_checkpoint(tmp_path / "again", policy, {}) == policy.content_hash
+    assert save_checkpoint(tmp_path / "again", policy, read_train(trained)) == policy.content_hash
+    assert read_train(tmp_path / "again") == read_train(trained)
     names = {p.name for p in trained.iterdir()}
     assert {"model.safetensors", "recipe.json", "features.json", "stats.json", "train.json"} <= names
     assert not [n for n in names if n.endswith((".pt", ".pkl", ".bin"))]
@@ -244,7 +246,7 @@ def actions(policy: LocalPolicy, observation: dict[str, np.ndarray], past: Any =
 
 
 def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_path: Path) -> None:
-    from ulna.policies.hooks.hook import Inpaint
+    from ulna.policies.hooks.inpaint import Inpaint
 
     write_store(tmp_path / "d")
     changes = {

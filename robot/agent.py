@@ -121,9 +121,8 @@ class PolicyAgent:
     def act(self, observation: Observation) -> np.ndarray:
         features = {k: f for k, f in self.metadata.features.items() if k != ACTION}
         latest = {k: _resized(observation.values[k], f.shape) for k, f in features.items()}
-        while (
-            len(self._history) < self.metadata.n_obs_steps - 1
-        ):  # before the first tick the world stood still
+        # before the first tick the world stood still
+        while len(self._history) < self.metadata.n_obs_steps - 1:
             self._history.append(latest)
         self._history.append(latest)
         if self.decoder.wants_chunk():

@@ -13,12 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Context:
-    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM; memory: what a recurrent context carries
-    on."""
+    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM."""
 
     tokens: Tensor
     pooled: Tensor
-    memory: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -27,5 +25,4 @@ class Context:
         return Context(
             self.tokens.repeat_interleave(n, dim=0),
             self.pooled.repeat_interleave(n, dim=0),
-            None if self.memory is None else self.memory.repeat_interleave(n, dim=0),
         )

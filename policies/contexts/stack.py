@@ -16,5 +16,5 @@ class Stack:
     def pooled_width(self, width: int, n_obs_steps: int) -> int:
         return width * n_obs_steps
 
-    def __call__(self, z_BTD: Tensor, memory: Tensor | None = None) -> Context:
-        return Context(z_BTD, z_BTD.flatten(1), memory)
+    def __call__(self, z_BTD: Tensor) -> Context:
+        return Context(z_BTD, z_BTD.flatten(1))

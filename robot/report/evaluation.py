@@ -6,7 +6,8 @@ what is None is left out when writing, so that reports of older and newer versio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -118,13 +119,15 @@ class ClosedLoop:
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> ClosedLoop:
-        latency = d.get("latency_ms")
-        parts = {
-            "outcomes": [Outcome(**_known(Outcome, o)) for o in d["outcomes"]],
-            "traces": [EpisodeTrace(**_known(EpisodeTrace, t)) for t in d.get("traces", ())],
-            "latency_ms": None if latency is None else Latency(**_known(Latency, latency)),
-        }
-        return ClosedLoop(**{**_known(ClosedLoop, d), **parts})
+        """The inverse, for reports of older versions, too. ValueError where it is something else."""
+        with _reading("closed-loop", d):
+            latency = d.get("latency_ms")
+            parts = {
+                "outcomes": [Outcome(**_known(Outcome, o)) for o in d["outcomes"]],
+                "traces": [EpisodeTrace(**_known(EpisodeTrace, t)) for t in d.get("traces", ())],
+                "latency_ms": None if latency is None else Latency(**_known(Latency, latency)),
+            }
+            return ClosedLoop(**{**_known(ClosedLoop, d), **parts})
 
 
 @dataclass(frozen=True)
@@ -204,26 +207,28 @@ class OpenLoop:
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> OpenLoop:
-        values = {f.name: d[KEYS.get(f.name, f.name)] for f in fields(OpenLoop)}
-        trace = values["trace"]
-        chunks = [PredictedChunk(**_known(PredictedChunk, c)) for c in trace["chunks"]]
-        parts = {
-            "relative_error": {
-                n: Estimate(**_known(Estimate, e)) for n, e in values["relative_error"].items()
-            },
-            "comparisons": {n: Comparison(**_known(Comparison, c)) for n, c in values["comparisons"].items()},
-            "trace": ChunksTrace(trace["episode"], trace["recorded"], chunks),
-        }
-        return OpenLoop(**{**values, **parts})
+        """The inverse, for reports of older versions, too. ValueError where it is something else."""
+        with _reading("open-loop", d):
+            values = {f.name: d[KEYS.get(f.name, f.name)] for f in fields(OpenLoop)}
+            relative, comparisons, trace = (values[k] for k in ("relative_error", "comparisons", "trace"))
+            chunks = [PredictedChunk(**_known(PredictedChunk, c)) for c in trace["chunks"]]
+            parts = {
+                "relative_error": {n: Estimate(**_known(Estimate, e)) for n, e in relative.items()},
+                "comparisons": {n: Comparison(**_known(Comparison, c)) for n, c in comparisons.items()},
+                "trace": ChunksTrace(trace["episode"], trace["recorded"], chunks),
+            }
+            return OpenLoop(**{**values, **parts})
 
 
-def evaluation_from_json(d: Mapping[str, Any]) -> ClosedLoop | OpenLoop:
-    """What `to_json` of either gave, in this version or an older one. ValueError where it is something
-    else."""
+@contextlib.contextmanager
+def _reading(kind: str, d: Mapping[str, Any]) -> Iterator[None]:
+    """What is missing or of another type becomes one sentence."""
+    if d.get("kind") != kind:
+        raise ValueError(f"this is no {kind} report: its kind is {d.get('kind')!r}")
     try:
-        return {"closed-loop": ClosedLoop, "open-loop": OpenLoop}[d["kind"]].from_json(d)
+        yield
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"this is no report of `ulna evaluate`: {error!r}") from None
+        raise ValueError(f"this is no {kind} report: {error!r}") from None
 
 
 def _known(cls: type, d: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ulna.robot.evaluate import evaluate, save_report
 from ulna.robot.keys import Keys
 from ulna.robot.openloop import open_loop
 from ulna.robot.record import open_store, recorder_for
-from ulna.robot.report.evaluation import evaluation_from_json
+from ulna.robot.report.evaluation import ClosedLoop, OpenLoop
 from ulna.robot.statistics import bootstrap_mean, wilson
 
 
@@ -52,7 +52,7 @@ def test_evaluation_reports_films_and_changes_nothing_by_filming(tmp_path: Path)
     container.close()
     path = save_report(tmp_path / "checkpoint", "reach", report)
     assert json.loads(path.read_text()) == report.to_json()
-    assert evaluation_from_json(json.loads(path.read_text())) == report
+    assert ClosedLoop.from_json(json.loads(path.read_text())) == report
 
 
 def test_deploying_through_a_server_and_its_death() -> None:
@@ -142,7 +142,7 @@ def test_open_loop_errors_are_those_of_the_recorded_commands(tmp_path: Path) -> 
             writer.tick(values, dict.fromkeys(values, (t, t)))
         writer.end({})
     result = open_loop(Follow(FEATURES), store.path, [1, 2], every=3)
-    assert evaluation_from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert OpenLoop.from_json(json.loads(json.dumps(result.to_json()))) == result
     assert result.n_ticks == 2 * 13
     # following the present state lags by 1, 2, … steps less one than holding the command before it
     expected = np.array([[0.1, 0.2, 0.0]]) * np.arange(8)[:, None]

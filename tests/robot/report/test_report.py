@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from ulna.policies.train.record import TrainingRecord
-from ulna.robot.report.evaluation import ClosedLoop, OpenLoop, evaluation_from_json
+from ulna.robot.report.evaluation import ClosedLoop, OpenLoop
 from ulna.robot.report.plots import Line, chart, smooth, sparkline, thin
 from ulna.robot.report.report import write_report
 from ulna.robot.report.video import write_mp4
@@ -32,10 +33,10 @@ TRAIN: dict[str, Any] = {
 RECORD = TrainingRecord.from_json(TRAIN)
 
 
-def closed(tmp_path: Path) -> ClosedLoop | OpenLoop:
+def closed(tmp_path: Path) -> ClosedLoop:
     video = tmp_path / "seed-1000.mp4"
     write_mp4(video, [np.full((48, 64, 3), i, np.uint8) for i in range(10)], 20.0)
-    return evaluation_from_json({
+    return ClosedLoop.from_json({
         "kind": "closed-loop", "task": "lift", "robot": "sim:so101", "agent": "policy flow", "recipe": "flow",
         "checkpoint": "abc" * 20, "joints": ["pan", "<b>"], "units": ["rad", "rad"],
         "control_hz": 20.0, "episodes": 2,
@@ -53,11 +54,11 @@ def closed(tmp_path: Path) -> ClosedLoop | OpenLoop:
 BETTER, UNCLEAR, WORSE = [-0.2, -0.1], [-0.2, 0.1], [0.1, 0.2]
 
 
-def opened(hold: list[float], extrapolate: list[float]) -> ClosedLoop | OpenLoop:
+def opened(hold: list[float], extrapolate: list[float]) -> OpenLoop:
     """An open-loop result whose paired intervals are these."""
     names = ("policy", "hold", "extrapolate")
     intervals = {"hold": hold, "extrapolate": extrapolate}
-    return evaluation_from_json({
+    return OpenLoop.from_json({
         "kind": "open-loop", "data": "runs/x/data", "recipe": "flow", "checkpoint": "abc",
         "episodes": [10, 11],
         "frames": 100, "every": 5, "horizon": 4, "fps": 30.0, "nfe_per_decision": 10, "block_s": 1.0,
@@ -144,9 +145,27 @@ def test_a_training_record_keeps_its_keys_on_disk() -> None:
 
 
 def test_what_is_no_evaluation_is_refused() -> None:
-    for strange in ({}, {"kind": "closed-loop"}, {"kind": "open-loop", "data": "x"}, {"kind": "sideways"}):
-        with pytest.raises(ValueError, match="no report of `ulna evaluate`"):
-            evaluation_from_json(strange)
+    for strange in (
+        {},
+        {"kind": "open-loop"},
+        {"kind": "closed-loop"},
+        {"kind": "closed-loop", "outcomes": 3},
+    ):
+        with pytest.raises(ValueError, match="no closed-loop report"):
+            ClosedLoop.from_json(strange)
+    with pytest.raises(ValueError, match="no open-loop report: KeyError"):
+        OpenLoop.from_json({"kind": "open-loop", "data": "x"})
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_twin"])
+def test_published_results_are_read_with_every_number(name: str) -> None:
+    published = json.loads((Path(__file__).parents[3] / "benchmarks/results" / f"{name}.json").read_text())
+    again = ClosedLoop.from_json(published).to_json()
+    assert again.pop("wilson_95") == pytest.approx(published["wilson_95"], abs=1e-12)
+    traces = again.pop("traces")  # are not published
+    assert traces == []
+    assert again == {key: published[key] for key in again}
+    assert {"successes", "latency_ms", "outcomes", "checkpoint", "control_hz"} <= set(again)
 
 
 def test_charts_survive_flat_and_single_values() -> None:

@@ -81,6 +81,11 @@ def open_loop(
         progress(i + 1, len(rows))
 
     mask_NH = np.stack(masks)
+    if not mask_NH.any(0).all():
+        raise ValueError(
+            f"these episodes are too short to evaluate: none goes on for the {ahead} ticks that the policy "
+            "predicts"
+        )
     error_NHA = {name: np.stack(e) for name, e in errors.items()}
     # of the whole dataset: a joint that only rests in these episodes must not blow up the ratio
     all_actions = np.concatenate([e.read(ACTION) for e in store.episodes])

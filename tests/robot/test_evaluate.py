@@ -174,6 +174,19 @@ def test_open_loop_errors_are_those_of_the_recorded_commands(tmp_path: Path) -> 
         np.testing.assert_allclose(chunk.actions, [trace.recorded[chunk.at]] * len(chunk.actions), atol=1e-4)
 
 
+def test_episodes_that_are_too_short_for_a_chunk_are_refused(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", FEATURES, 10.0)
+    writer = EpisodeWriter(store)
+    rng = np.random.default_rng(0)
+    writer.start({"task": ""})
+    for t in range(6):
+        values = frame(rng, FEATURES, t)
+        writer.tick(values, dict.fromkeys(values, (t, t)))
+    writer.end({})
+    with pytest.raises(ValueError, match="none goes on for the 8 ticks that the policy predicts"):
+        open_loop(Follow(FEATURES), store.path, [0], every=1)
+
+
 def test_intervals_have_their_known_values() -> None:
     # Wilson 1927 as tabulated: 45 of 50, and the edges
     assert wilson(45, 50) == pytest.approx((0.7864, 0.9565), abs=1e-4)

@@ -44,7 +44,7 @@ demo-twin: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-## test-fast  about a minute: leaves out what a clock judges (realtime), and the slow: training, LeRobot, Chromium, wheels, kills in bulk
+## test-fast  the tests of logic, a minute or so: leaves out what a clock judges (realtime), and the slow: training, LeRobot, Chromium, wheels, kills in bulk
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not realtime and not slow" --timeout 60
 

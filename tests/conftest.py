@@ -34,9 +34,9 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow. A real-time test that fails is tried again, twice at most and later, and the summary names it: two
-    cores that other work shares may leave a twin without a processor for longer than a driver waits for a
-    device."""
+    """Marks what is slow. A real-time test that fails is tried again, twice at most and later, and the summary
+    names it: two cores that other work shares may leave a twin without a processor for longer than a driver
+    waits for a device."""
     for item in items:
         if item.path.relative_to(TESTS).as_posix().startswith(SLOW):
             item.add_marker(pytest.mark.slow)

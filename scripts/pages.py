@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the texts at the repository's root become pages, and links to them are turned to the pages.
+"""Hooks of mkdocs: the texts at the repository's root become pages, and links lead to these.
 
 So README.md, CONTRIBUTING.md and CHANGELOG.md stand once, where a code host shows them."""
 
@@ -22,7 +22,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links as they are on a code host (`docs/devices.md`, `../CONTRIBUTING.md`), as they are among the pages."""
+    """Links as they are on a code host (`docs/devices.md`, `../CONTRIBUTING.md`), as among the pages."""
 
     def turn(match: re.Match[str]) -> str:
         target, anchor = match[1], match[2] or ""

@@ -1,4 +1,4 @@
-"""The texts keep what they promise: commands exist, links lead somewhere, the pages build, the walk is whole."""
+"""The texts keep their promises: commands exist, links lead somewhere, pages build, the walk is whole."""
 
 from __future__ import annotations
 

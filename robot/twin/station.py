@@ -53,7 +53,9 @@ LIGHT_GRIP = {"gripper_torque": 250}
 KINDS = {
     "so101": Kind("feetech", "so101", (777,) * 6, "so101-leader", LIGHT_GRIP),
     "so101-leader": Kind("feetech", "so101", (777,) * 6),
-    "koch": Kind("dynamixel", "so101", (1060, 1060, 1200, 1200, 1200, 1200), "koch-leader"),
+    "koch": Kind(
+        "dynamixel", "so101", (1060, 1060, 1200, 1200, 1200, 1200), "koch-leader", {"model": "so101"}
+    ),
     "koch-leader": Kind("dynamixel", "so101", (1190,) * 6),
     "ur5e": Kind("ur", "ur5e"),
     "camera": Kind("", "so101"),

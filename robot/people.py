@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.features import STATE
-from ..drivers.arm import Arm, DeviceError
+from ..drivers.arm import Arm, DeviceError, Sprung
 from ..drivers.config import require_known
 from ..drivers.teleoperator import Teleoperator
 from .agent import AGENTS, Agent, make_agent
@@ -201,7 +201,7 @@ def agent_for(
             for arm in rig.robot.arms:
                 leaders[arm].open()
                 opened.callback(leaders[arm].close)
-                if getattr(leaders[arm], "sprung", False):
+                if isinstance(leader := leaders[arm], Sprung) and leader.sprung:
                     leaders[arm].enable()  # its gripper springs open like a trigger
             yield LeaderAgent({arm: leaders[arm] for arm in rig.robot.arms}, rig.robot)
         return

@@ -16,7 +16,8 @@ from ..datasets.features import IMAGES, Feature, Features, is_image, require_sam
 from ..datasets.recording.recorder import Recorder
 from ..datasets.recording.writer import Durability
 from ..datasets.store import EpisodeStore
-from ..drivers.camera import Camera
+from ..drivers.arm import Calibrated
+from ..drivers.camera import Camera, depth_of
 from .agent import Agent
 from .config import Rig
 from .keys import Keys
@@ -166,11 +167,7 @@ def about(rig: Rig) -> dict[str, Any]:
         "software": f"ulna {version('ulna')}",
         "robot_config": _without_secrets(rig.config),
         "limits": {n: [lo, hi] for n, lo, hi in zip(names, lower, upper, strict=True)},
-        "calibration": {
-            name: getattr(arm, "calibration", None)
-            for name, arm in arms.items()
-            if hasattr(arm, "calibration")
-        },
+        "calibration": {name: arm.calibration for name, arm in arms.items() if isinstance(arm, Calibrated)},
         "cameras": {name: _lens(camera) for name, camera in rig.robot.cameras.items()},
     }
 
@@ -192,10 +189,10 @@ def _lens(camera: Camera) -> dict[str, Any]:
     """What turns pixels into rays, and depth into metres; None where it is not known. Intrinsics are of
     frames as they were delivered: their `width` and `height` say what to scale by where the dataset keeps
     images smaller."""
-    lens = camera.intrinsics
+    lens, depth = camera.intrinsics, depth_of(camera)
     return {
         "intrinsics": None if lens is None else {**asdict(lens), "matrix": lens.matrix.tolist()},
-        "depth_scale_m": getattr(getattr(camera, "depth", None), "depth_scale_m", None),
+        "depth_scale_m": None if depth is None else depth.depth_scale_m,
     }
 
 

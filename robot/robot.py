@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
 from ..datasets.flags import INVALID
 from ..drivers.arm import Arm
-from ..drivers.camera import Camera
+from ..drivers.camera import Camera, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
 
@@ -50,6 +49,8 @@ class Robot:
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
         self._eyes = (*self.cameras.values(), *unseen, *self.trackers.values())
+        depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
+        self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
         def prefixed(arm: str, joint: str) -> str:
             return joint if len(self.arms) == 1 else f"{arm}.{joint}"
@@ -67,7 +68,7 @@ class Robot:
         for camera_name, camera in self.cameras.items():
             size = camera.height, camera.width
             self.observation_features[IMAGES + camera_name] = Feature((*size, 3), "uint8")
-            if getattr(camera, "depth", None) is not None:
+            if camera_name in self._depths:
                 self.observation_features[DEPTH + camera_name] = Feature(size, "uint16")
 
     @property
@@ -84,13 +85,12 @@ class Robot:
             for device in (*self.arms.values(), *self._eyes):
                 device.open()
                 opened.callback(device.close)
-            for name, camera in self.cameras.items():
-                scale_m = getattr(getattr(camera, "depth", None), "depth_scale_m", None)
-                if scale_m is not None:
-                    feature = self.observation_features[DEPTH + name]
-                    self.observation_features[DEPTH + name] = replace(
-                        feature, units=(unit_of_depth(scale_m),)
+            for name, depth in self._depths.items():
+                if (scale_m := depth.depth_scale_m) is not None:
+                    feature = replace(
+                        self.observation_features[DEPTH + name], units=(unit_of_depth(scale_m),)
                     )
+                    self.observation_features[DEPTH + name] = feature
             opened.pop_all()
 
     def close(self) -> None:
@@ -126,8 +126,7 @@ class Robot:
             times[IMAGES + name] = sample.t_capture_ns, sample.t_receive_ns
             if not np.all(sample.valid):
                 flags[IMAGES + name] = INVALID
-            depth: Any = getattr(camera, "depth", None)
-            if depth is not None:
+            if (depth := self._depths.get(name)) is not None:
                 sample = depth.latest()
                 values[DEPTH + name] = sample.data
                 times[DEPTH + name] = sample.t_capture_ns, sample.t_receive_ns

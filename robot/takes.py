@@ -14,7 +14,7 @@ import numpy as np
 from ..datasets.edit import delete
 from ..datasets.recording.recorder import Recorder
 from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
-from .agent import Agent
+from .agent import Agent, Buttons
 from .config import Rig
 from .keys import Keys
 from .loop import Subscriber, run_episode
@@ -128,17 +128,17 @@ class Operator:
     def __init__(self, keys: Keys | None, agent: Agent) -> None:
         self.keys = keys
         self.at_terminal = keys is not None and keys.there
-        self._buttons: Callable[[], tuple[str, ...]] = getattr(agent, "events", tuple)
-        self._idle: Callable[[], tuple[str, ...]] = getattr(agent, "idle", tuple)
+        self._buttons = agent if isinstance(agent, Buttons) else None
 
     def pressed(self) -> list[str]:
         """During an episode: the oldest key, and all buttons, that were pressed since the last call."""
         word = self.keys.pressed() if self.keys is not None else None
-        return [*self._buttons(), *([] if word is None else [word])]
+        events = () if self._buttons is None else self._buttons.events()
+        return [*events, *([] if word is None else [word])]
 
     def between(self) -> list[str]:
         """Between episodes: everything that was pressed since the last call."""
-        words = list(self._idle())
+        words = [] if self._buttons is None else list(self._buttons.idle())
         while self.keys is not None and (word := self.keys.pressed()) is not None:
             words.append(word)
         return words

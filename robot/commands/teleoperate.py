@@ -36,6 +36,7 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ...drivers.config import require_known
     from ...drivers.teleoperator import QUIT
+    from ..agent import Buttons
     from ..config import load_robot
     from ..keys import Keys
     from ..loop import run_episode
@@ -60,10 +61,12 @@ def run(args: Args, out: Output) -> int:
         if rig.scene is not None:
             rig.scene.reset(0)
         print("moving; q or Ctrl-C stops", file=sys.stderr)
-        events = getattr(agent, "events", tuple)
+        buttons = agent if isinstance(agent, Buttons) else None
 
         def stop() -> bool:
-            return (keys is not None and keys.pressed() == QUIT) or QUIT in events()
+            if keys is not None and keys.pressed() == QUIT:
+                return True
+            return buttons is not None and QUIT in buttons.events()
 
         limit = args.seconds or hours * 3600
         result = run_episode(

@@ -124,8 +124,8 @@ class SimScene:
         self.world.close()
 
     def _judge(self) -> None:
-        """Once a control period, on the physics' own clock, so that no way of driving the scene judges
-        otherwise."""
+        """Update success once a control period, on the physics' own clock: however the scene is driven, it is
+        judged alike."""
         self._since_reset += 1
         if self._since_reset % self._control_steps:
             return
@@ -150,10 +150,11 @@ class SimScene:
         return eye, tip, -up
 
 
-def _known(what: str, name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+def _known(what: str, name: str, choices: Iterable[str]) -> str:
+    """`name`, or DeviceError that says which of `choices` are near to it."""
+    choices = list(choices)
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices)}"
         raise DeviceError(f"there is no {what} {name!r}: {hint}")
     return name

@@ -484,6 +484,7 @@ def straight(rig: Rig, model: str, way: np.ndarray) -> None:
     assert now(rig) == pytest.approx(record.actions[-1], abs=0.05)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("model", ["ur5e", "ur10e"])
 def test_the_tip_of_a_ur_goes_where_the_hand_pushes(tmp_path: Path, ur_host: str, model: str) -> None:
     """Through its driver, which has six joints and no gripper."""
@@ -494,6 +495,7 @@ def test_the_tip_of_a_ur_goes_where_the_hand_pushes(tmp_path: Path, ur_host: str
         straight(rig, model, 0.15 * LEFT)
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("way", [AHEAD, LEFT, UP])
 def test_the_tip_of_a_koch_goes_where_the_hand_pushes(tmp_path: Path, way: np.ndarray) -> None:
     """Whose joints have the names of an SO-101's, and other senses."""

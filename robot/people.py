@@ -21,7 +21,7 @@ from .robot import Observation, Robot
 PEOPLE = ("leader", *TELEOPERATOR_DRIVERS)
 
 SYNC_SPEED = 1.0  # rad/s (m/s): how fast a follower catches up with its leader when an episode begins
-SYNCED = 0.05  # rad (m): from then on it follows as fast as its limits allow
+SYNCED = 0.05  # rad (m): a follower this near to its leader follows as fast as its limits allow
 TIP_SPEED, TIP_TURN = 0.5, 3.0  # m/s, rad/s: the most that a hand's jump moves the tip
 LOWEST_M = 0.002  # above the plane that the arm stands on
 ROTATION_WEIGHT = 0.03  # metres a radian: an arm of five joints gives up orientation rather than position
@@ -29,11 +29,11 @@ REACHED_M = 0.02  # a goal further from the tip than this cannot be reached, and
 
 
 class LeaderAgent:
-    """Each arm goes where its leader's joints are. While a leader's reading is not valid its follower stays
+    """Each arm goes where its leader's joints are. While a leader's reading is not valid, its follower stays
     where it was sent last.
 
-    leaders: by name of the robot's arms. DeviceError: joints that differ, both named; at a leader's first
-    reading in an episode, that it is further from its follower than that arm's `max_first_step`."""
+    leaders: by name of the robot's arms. DeviceError: a leader's joints differ from its follower's; or, at
+    its first reading in an episode, it is further from its follower than that arm's `max_first_step`."""
 
     tag = "human leader"
 
@@ -92,8 +92,8 @@ class LeaderAgent:
 class TeleoperatorAgent:
     """The tip goes where the hand pushes it, through inverse kinematics within the joints' limits.
 
-    Without the dead man's switch the arm stays where it was sent last; one that is held when an episode
-    begins counts once it was let go. A hand that gives a pose moves the tip by as much as itself since the
+    Without the dead man's switch the arm stays where it was sent last; a switch that is held when an episode
+    begins counts after it was released. A hand that gives a pose moves the tip by as much as itself since the
     switch closed; one that gives a speed moves it at that speed. model: of `kinematics.MODELS`; its gripper
     may be absent. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand does not push
     the tip out of; a tip that is outside stays there, or is pushed inwards. DeviceError: the arm lacks a
@@ -113,7 +113,7 @@ class TeleoperatorAgent:
 
     def reset(self, task: str, seed: int) -> None:
         self._q: np.ndarray | None = None
-        self._active = self._let_go = False
+        self._active = self._released = False
 
     def act(self, observation: Observation) -> np.ndarray:
         hand = self.teleoperator.read()
@@ -121,9 +121,9 @@ class TeleoperatorAgent:
         q = self._q if self._q is not None else observation.values[STATE].astype(np.float64)
         self._q = q
         if not hand.active:
-            self._active, self._let_go = False, True
+            self._active, self._released = False, True
             return q
-        if not self._let_go:  # what was pushed for the last episode, and up to now, is not meant for this one
+        if not self._released:  # what the hand has pushed since the last episode is not meant for this one
             return q
         if not self._active:
             self._active = True
@@ -169,7 +169,7 @@ class TeleoperatorAgent:
         self._q = action.astype(np.float64)
 
     def events(self) -> tuple[str, ...]:
-        """Words of `drivers.teleoperator` whose buttons were pressed since the last call."""
+        """The words of `drivers.teleoperator` whose buttons were pressed since the last call."""
         events, self._events = self._events, ()
         return events
 
@@ -184,8 +184,8 @@ def agent_for(
     name: str, robot_file: str, rig: Rig, noise: float = 0.0, mode: str | None = None, **options: Any
 ) -> Iterator[Agent]:
     """The agent `name`, its devices open for the length of a `with` block. options: fields of a
-    teleoperator's `Config`. DeviceError: there is none of that name, its device is missing, or does not fit
-    the robot."""
+    teleoperator's `Config`. DeviceError: there is no such agent, or its device is missing or does not fit the
+    robot."""
     require_known("agent", name, (*AGENTS, *PEOPLE))
     if name in AGENTS:
         yield make_agent(name, rig, noise, mode)
@@ -236,7 +236,7 @@ def _require_way(name: str, rig: Rig) -> None:
 
 
 def _model(rig: Rig) -> str:
-    """What the robot's one arm is: a simulated one by its robot, a real one by its `model`, or else by its
+    """The model of the robot's one arm: of a simulated one its robot, of a real one its `model`, or else its
     driver."""
     if rig.sim is not None:
         return rig.config["model"]

@@ -30,9 +30,9 @@ class Observation:
 
 class Robot:
     """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the
-    order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; what a
-    step of it is, the camera says once it is open. unseen: cameras for trackers alone, whose pictures are not
-    observed. Devices are opened and enabled by the user, not here."""
+    order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; its
+    unit is known once the camera is open. unseen: cameras for trackers alone, whose frames are not observed.
+    The constructor opens and enables no device."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Robot:
         return round(1e9 / self.control_hz)
 
     def open(self) -> None:
-        """Open every device; when one fails, those opened before it are closed again."""
+        """Open every device. Where one fails, those that were opened before it are closed again."""
         with ExitStack() as opened:
             for device in (*self.arms.values(), *self._eyes):
                 device.open()
@@ -96,18 +96,18 @@ class Robot:
     def close(self) -> None:
         """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
         torque on. What is raised comes after all were closed."""
-        with ExitStack() as every:  # the last one in is the first one out
+        with ExitStack() as stack:  # closes the last one first
             for device in (*self._eyes, *self.arms.values()):
-                every.callback(device.close)
+                stack.callback(device.close)
 
     def enable(self) -> None:
         for arm in self.arms.values():
             arm.enable()
 
     def hold(self) -> None:
-        with ExitStack() as every:  # an arm that cannot hold keeps none of the others from it
+        with ExitStack() as stack:  # an arm that cannot hold does not keep the others from it
             for arm in self.arms.values():
-                every.callback(arm.hold)
+                stack.callback(arm.hold)
 
     def observe(self, task: str = "") -> Observation:
         values: dict[str, np.ndarray] = {}

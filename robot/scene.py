@@ -1,4 +1,4 @@
-"""What stands around the robot, as far as somebody can set it up anew and judge it: a simulated scene, or a
+"""The surroundings of the robot, where a program can set them up anew and judge them: a simulated scene, or a
 twin's.
 
 A real robot has none: people set the scene up, and say whether the task was done.
@@ -19,8 +19,8 @@ POLL_S = 0.03
 
 
 class Scene(Protocol):
-    """task_name and xi (its randomisation) are noted with recordings; instruction and max_seconds are the
-    present episode's."""
+    """task_name and xi (its randomisation) are stored with recordings; instruction and max_seconds are those
+    of the present episode."""
 
     instruction: str
     max_seconds: float
@@ -65,7 +65,7 @@ class RemoteScene:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Ground truth, the newest known."""
+        """The newest ground truth that the twin gave."""
         return self._state
 
     def reset(self, seed: int) -> None:
@@ -120,8 +120,7 @@ class RemoteScene:
 
 
 class Demonstration:
-    """A subscriber of the episode loop: tells the scripted hand at a twin's leader when to begin and to
-    rest."""
+    """A subscriber of the episode loop that makes the scripted hand at a twin's leader begin and rest."""
 
     def __init__(self, scene: RemoteScene) -> None:
         self.scene = scene

@@ -76,7 +76,7 @@ def run(args: Args, out: Output) -> int:
         if args.out:
             recorder = stack.enter_context(recorder_for(rig, open_store(rig, args.out, words)))
         keys = stack.enter_context(Keys())
-        if keys.there and rig.realtime:
+        if keys.is_terminal and rig.realtime:
             print(HELP, file=sys.stderr)
         result = deploy(
             rig,

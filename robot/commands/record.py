@@ -79,7 +79,7 @@ def run(args: Args, out: Output) -> int:
     ):
         # the keyboard as teleoperator reads the terminal itself, episode keys and all
         keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
-        if keys is not None and keys.there and rig.realtime:
+        if keys is not None and keys.is_terminal and rig.realtime:
             bar.console.print(HELP)
         shown = bar.add_task("", total=args.episodes, note="")
 

@@ -13,8 +13,8 @@ from ..policies.serving.client import PolicyClient
 from .agent import PolicyAgent
 from .config import Rig
 from .keys import Keys
-from .record import about, all_dropped
-from .takes import RESET_S, Taken, take_episodes
+from .record import all_dropped, episode_metadata
+from .takes import RESET_S, TakeResult, take_episodes
 
 
 def deploy(
@@ -25,7 +25,7 @@ def deploy(
     task: str | None = None,
     max_seconds: float | None = None,
     recorder: Recorder | None = None,
-    report: Callable[[Sequence[Taken]], None] = lambda taken: None,
+    report: Callable[[Sequence[TakeResult]], None] = lambda taken: None,
     *,
     keys: Keys | None = None,
     reset_seconds: float = RESET_S,
@@ -49,7 +49,7 @@ def deploy(
             task=task or "",
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
-            meta=about(rig),
+            meta=episode_metadata(rig),
             report=report,
         )
         latency = np.array(agent.latencies_s or [0.0]) * 1e3

@@ -23,7 +23,7 @@ from .config import Rig
 from .keys import Keys
 from .own_rate import own_rate
 from .scene import Demonstration
-from .takes import RESET_S, Taken, take_episodes
+from .takes import RESET_S, TakeResult, take_episodes
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def record(
     episodes: int,
     seed: int = 0,
     only_successes: bool = False,
-    report: Callable[[int, int, int], None] = lambda done, successes, frames: None,
+    report: Callable[[int, int, int], None] = lambda episodes, successes, rows: None,
     *,
     keys: Keys | None = None,
     storage: Mapping[str, Any] | None = None,
@@ -77,11 +77,11 @@ def record(
     # a dataset that is continued gets new episodes, not the same again
     seed = max([seed, *(s + 1 for s in recorded)])
 
-    def count(taken: Sequence[Taken]) -> None:
-        report(len(taken), sum(t.success is True for t in taken), sum(t.ticks for t in taken))
+    def count(results: Sequence[TakeResult]) -> None:
+        report(len(results), sum(t.success is True for t in results), sum(t.ticks for t in results))
 
     with recorder_for(rig, store, durability) as recorder:
-        taken = take_episodes(
+        results = take_episodes(
             rig,
             agent,
             episodes,
@@ -91,13 +91,13 @@ def record(
             task=task,
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
-            meta=about(rig),
+            meta=episode_metadata(rig),
             others=[] if rig.remote is None else [Demonstration(rig.remote)],
             only_successes=only_successes,
             report=count,
         )
-    successes, frames = sum(t.success is True for t in taken), sum(t.ticks for t in taken)
-    return RecordResult(Path(out), len(taken), successes, frames, all_dropped(taken))
+    successes, frames = sum(t.success is True for t in results), sum(t.ticks for t in results)
+    return RecordResult(Path(out), len(results), successes, frames, all_dropped(results))
 
 
 def recorder_for(rig: Rig, store: EpisodeStore, durability: Durability = "process") -> Recorder:
@@ -106,15 +106,15 @@ def recorder_for(rig: Rig, store: EpisodeStore, durability: Durability = "proces
     return Recorder(store, durability, own_rate(rig.robot), "drop" if rig.realtime else "wait")
 
 
-def all_dropped(taken: Sequence[Taken]) -> dict[str, int]:
+def all_dropped(results: Sequence[TakeResult]) -> dict[str, int]:
     """Rows lost of each stream, over all episodes."""
     total: Counter[str] = Counter()
-    for t in taken:
+    for t in results:
         total.update(t.dropped)
     return dict(total)
 
 
-def lost_says(dropped: Mapping[str, int]) -> str:
+def dropped_message(dropped: Mapping[str, int]) -> str:
     """A line about `dropped`, "" when nothing was."""
     counts = ", ".join(f"{n} of {k}" for k, n in dropped.items())
     why = "dropped because a camera, the loop, the disk or the encoders could not keep up"
@@ -156,7 +156,7 @@ def open_store(
     return store
 
 
-def about(rig: Rig) -> dict[str, Any]:
+def episode_metadata(rig: Rig) -> dict[str, Any]:
     """The metadata of every episode, so that it can be understood without the machine that recorded it."""
     arms = rig.robot.arms
     names = rig.robot.features["action"].names

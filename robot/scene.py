@@ -88,11 +88,11 @@ class RemoteScene:
     def close(self) -> None:
         self._stopping.set()
 
-    def ask(self, method: str, order: str, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """DeviceError: the twin is gone, or refuses."""
+    def ask(self, method: str, order: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The twin's answer to an order. DeviceError: the twin is gone, or refuses."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=5)
         try:
-            body = None if about is None else json.dumps(about)
+            body = None if payload is None else json.dumps(payload)
             connection.request(method, f"/{self._token}/{order}", body, {"Content-Type": "application/json"})
             reply = connection.getresponse()
             answer = json.loads(reply.read())

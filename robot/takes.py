@@ -27,7 +27,7 @@ LONGEST_S = 60.0  # of an episode where no scene says
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakeResult:
     """An episode that counts. ticks: all of them; late: those that were late. success: None where nobody can
     tell. dropped: rows of each recorded stream that were lost."""
 
@@ -52,8 +52,8 @@ def take_episodes(
     meta: Mapping[str, Any],
     others: Sequence[Subscriber] = (),
     only_successes: bool = False,
-    report: Callable[[Sequence[Taken]], None] = lambda taken: None,
-) -> list[Taken]:
+    report: Callable[[Sequence[TakeResult]], None] = lambda results: None,
+) -> list[TakeResult]:
     """Until `episodes` count, or the operator quits. Each begins at the home pose, if there is one, in the
     scene of its seed; where there is no scene people put things back before all but the first.
 
@@ -61,26 +61,26 @@ def take_episodes(
     meta: stored with each. report: called with those that count, whenever they change. RuntimeError: with
     `only_successes`, too few succeed."""
     robot, scene = rig.robot, rig.scene
-    operator, taken, takes, last_kept = Operator(keys, agent), list[Taken](), 0, False
+    operator, results, takes, last_kept = Operator(keys, agent), list[TakeResult](), 0, False
     frames = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
 
     def undo(word: str) -> None:
         """Between episodes: drop the last one, or have it done again."""
         nonlocal next_seed, last_kept
-        if (word == DROP_LAST or last_kept) and taken:
+        if (word == DROP_LAST or last_kept) and results:
             if recorder is not None:
                 delete(recorder.store, [len(recorder.store) - 1])
-            last = taken.pop()
+            last = results.pop()
             if word == AGAIN:
                 next_seed = last.seed
             last_kept = False
-            report(taken)
+            report(results)
 
-    while len(taken) < episodes:
+    while len(results) < episodes:
         if next_seed - seed >= 10 * episodes + 100:
             raise RuntimeError(
-                f"only {len(taken)} of {next_seed - seed} episodes succeeded: "
+                f"only {len(results)} of {next_seed - seed} episodes succeeded: "
                 "the agent does not solve the task"
             )
         if rig.home is not None:
@@ -106,20 +106,22 @@ def take_episodes(
             stop=take.stop,
         )
         takes += 1
-        if take.drop_last and taken:
+        if take.drop_last and results:
             if recorder is not None:
                 delete(recorder.store, [len(recorder.store) - 1 - take.kept])
-            taken.pop()
+            results.pop()
         last_kept = take.kept
         if take.kept:
             dropped = recorder.dropped if recorder is not None else {}
-            taken.append(Taken(next_seed, result.ticks, result.late, take.success(result.success), dropped))
+            results.append(
+                TakeResult(next_seed, result.ticks, result.late, take.success(result.success), dropped)
+            )
         if take.verdict != AGAIN:
             next_seed += 1
-        report(taken)
+        report(results)
         if take.verdict == QUIT:
             break
-    return taken
+    return results
 
 
 class Operator:

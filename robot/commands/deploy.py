@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .parsing import Output
 
 if TYPE_CHECKING:
-    from ..takes import Taken
+    from ..takes import TakeResult
 
 EXAMPLE = "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5"
 
@@ -46,7 +46,7 @@ def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..deploy import deploy
     from ..keys import HELP, Keys
-    from ..record import lost_says, open_store, recorder_for
+    from ..record import dropped_message, open_store, recorder_for
     from .evaluate import _cameras
 
     if args.episodes < 1:
@@ -57,7 +57,7 @@ def run(args: Args, out: Output) -> int:
 
     known = 0
 
-    def report(taken: Sequence[Taken]) -> None:
+    def report(taken: Sequence[TakeResult]) -> None:
         nonlocal known
         if len(taken) > known:
             e = taken[-1]
@@ -96,6 +96,6 @@ def run(args: Args, out: Output) -> int:
     out.answer(
         result,
         f"{succeeded} of {len(done)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
-        + lost_says(result["dropped"]),
+        + dropped_message(result["dropped"]),
     )
     return 0

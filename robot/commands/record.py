@@ -62,7 +62,7 @@ def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..keys import HELP, Keys
     from ..people import agent_for
-    from ..record import lost_says, record
+    from ..record import dropped_message, record
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
@@ -103,7 +103,7 @@ def run(args: Args, out: Output) -> int:
             reset_seconds=args.reset_seconds,
         )
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"
-    text += lost_says(result.dropped)
+    text += dropped_message(result.dropped)
     out.answer({**asdict(result), "out": str(result.out)}, text)
     return 0
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..drivers.arm import DeviceError
-from ..drivers.servos.bus import TICKS
+from ..drivers.servos.bus import COUNTS_PER_TURN
 from ..drivers.servos.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration
 from ..drivers.servos.group import COUNTS_TURNS, POSITION_MODE, ServoGroup
 
@@ -37,7 +37,7 @@ class Sweep:
         """Take a reading `(J,)`. Returns `(J,)` bool: joints that were silent for too long, whose sweep began
         anew."""
         # the short way: no joint does half a turn between two readings
-        step = (counts - self.now + TICKS // 2) % TICKS - TICKS // 2
+        step = _half_turn(counts - self.now)
         self.now = np.where(valid, self.now + step, self.now)
         restarted = valid & (t_ns - self._t_ns > LONGEST_SILENCE_S * 1e9)
         self.low = np.where(restarted, self.now, np.minimum(self.low, self.now))
@@ -54,20 +54,20 @@ def centre(low: int, high: int, now: int, offset: int, protocol: str) -> tuple[i
     range is the whole turn. protocol: a Feetech servo subtracts its offset, and keeps at most 2047 of either
     sign; a Dynamixel adds it."""
     sign = -1 if protocol == "feetech" else 1
-    round_and_round = high - low >= TICKS - 1
+    round_and_round = high - low >= COUNTS_PER_TURN - 1
     new = _half_turn(offset + sign * (MIDDLE - (now if round_and_round else (low + high) // 2)))
-    if protocol == "feetech" and new == -TICKS // 2:
+    if protocol == "feetech" and new == -COUNTS_PER_TURN // 2:
         new = 2047  # half a turn has no place in the register: one count beside the middle, then
     if round_and_round:
-        return new, 0, TICKS - 1
+        return new, 0, COUNTS_PER_TURN - 1
     # the low end, as read with the new offset, is within the turn: that is what the middle is for
-    at = (low + sign * (new - offset)) % TICKS
+    at = (low + sign * (new - offset)) % COUNTS_PER_TURN
     return new, at, at + high - low
 
 
-def _half_turn(counts: int) -> int:
+def _half_turn[T: (int, np.ndarray)](counts: T) -> T:
     """The same angle in -2048..2047."""
-    return (counts + TICKS // 2) % TICKS - TICKS // 2
+    return (counts + COUNTS_PER_TURN // 2) % COUNTS_PER_TURN - COUNTS_PER_TURN // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Calibrator:
         was hardly moved (nothing is written then), or a servo does not take its offset."""
         sweep, g = self._started(), self.group
         for j in np.flatnonzero(sweep.high - sweep.low < SHORTEST):
-            degrees = (sweep.high[j] - sweep.low[j]) * 360 / TICKS
+            degrees = (sweep.high[j] - sweep.low[j]) * 360 / COUNTS_PER_TURN
             raise DeviceError(
                 f"{g.name(int(j))} was moved by {degrees:.0f} degrees only: nothing was written; "
                 "move each joint through all of its travel"
@@ -171,8 +171,8 @@ class Calibrator:
         now = int(g.values("present_position", [j])[0])
         if abs(_half_turn(now - expected)) > HELD_STILL:
             raise DeviceError(
-                f"{g.name(j)} says {now % TICKS} with its new offset, and should say {expected % TICKS}: "
-                "hold the arm still at the end"
+                f"{g.name(j)} says {now % COUNTS_PER_TURN} with its new offset, and should say "
+                f"{expected % COUNTS_PER_TURN}: hold the arm still at the end"
             )
 
     def close(self) -> None:

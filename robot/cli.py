@@ -6,13 +6,14 @@ called. A command is a module of `robot.commands` with `Args` (a dataclass that 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import keyword
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+
+from .commands.errors import UsageError, is_expected, require_one_of
 
 COMMANDS = {
     "teleoperate": "move a robot by a leader arm, a gamepad, a browser, ...",
@@ -61,10 +62,6 @@ SUBCOMMANDS = {
 SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 
-class UsageError(ValueError):
-    """The command line does not fit; exit code 2."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -88,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001  the last line of defence: said in one sentence
-        from .commands.errors import is_expected
-
         if debug or not is_expected(error):
             traceback.print_exc()
         print("\n".join([f"ulna: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
@@ -123,13 +118,6 @@ def _module_of(name: str) -> str:
     """`data import` → `data.import_`."""
     *folder, last = name.split(" ")
     return ".".join([*folder, f"{last}_" if keyword.iskeyword(last) else last])
-
-
-def require_one_of(what: str, name: str, known: Sequence[str] | dict[str, str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}"
-        raise UsageError(f"there is no {what} {name!r}: {hint}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import UsageError
 from .parsing import Output
 
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
     """The servos to calibrate, the file to write, and which joints count backwards."""
     from ...drivers.config import parse, require_known
     from ...drivers.servos.calibration import lerobot_path
-    from ..cli import UsageError
     from ..config import ARM_DRIVERS, LEADER_DRIVERS
 
     if bool(args.robot) == bool(args.driver):
@@ -161,8 +161,6 @@ def _table(args: Args) -> tuple[str, dict[str, Any]]:
     offered = dict(config.get("arms", {})) | {f"leaders.{n}": t for n, t in config.get("leaders", {}).items()}
     name = args.arm or next(iter(offered), "")
     if not args.arm and len(offered) > 1:
-        from ..cli import UsageError
-
         raise UsageError(f"{args.robot} has several arms: say --arm {' or --arm '.join(offered)}")
     require_known(f"arm in {args.robot}:", name, offered)
     return f"{args.robot}, {name}", offered[name]

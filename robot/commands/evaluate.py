@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ..cli import UsageError
+from .errors import UsageError
 from .parsing import Output, episode_list, progress, require_device, use_threads
 
 EXAMPLE = (

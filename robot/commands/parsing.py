@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from types import ModuleType
 from typing import Any, Self
 
-from ..cli import UsageError
+from .errors import UsageError
 
 
 def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..cli import UsageError
+from .errors import UsageError, require_one_of
 from .parsing import Output, episode_list, pairs, progress, require_device, words
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
@@ -176,7 +176,6 @@ def run(args: Args, out: Output) -> int:
     from ...policies.recipes.all import RECIPES
     from ...policies.train.data import DataOptions, features_of
     from ...policies.train.loop import Progress, policy_features, train
-    from ..cli import require_one_of
 
     require_one_of("recipe", args.recipe, list(RECIPES))
     if args.device:

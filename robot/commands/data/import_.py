@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from ...cli import UsageError
+from ..errors import UsageError
 from ..parsing import Output, episode_list, pairs, progress
 
 EXAMPLE = "ulna data import path/to/lerobot_folder --out runs/x/data --image-size 96"

@@ -72,7 +72,9 @@ class Flow:
     `x` Li and He 2025 (arXiv 2511.13720)."""
 
     time: Literal["beta", "uniform"] = "beta"
+    """Levels of noise to train at: beta has more of the noisy ones, as pi0; uniform has all alike."""
     predict: Literal["velocity", "x"] = "velocity"
+    """What the network gives: the velocity from noise to data, or x, the clean chunk."""
 
     def path(self, steps: int, device: torch.device) -> Path:
         tau = torch.linspace(0, 1, steps + 1, device=device)
@@ -113,9 +115,13 @@ class Diffusion:
     steps). Source: Ho et al. 2020, Song et al. 2021, with Diffusion Policy's settings (Chi et al. 2023)."""
 
     train_steps: int = 100
+    """Levels of noise; sampling_steps may not be more."""
     schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
+    """How the noise grows over the levels, by diffusers' names."""
     sampler: Literal["ddpm", "ddim"] = "ddim"
+    """Ancestral (ddpm; wants as many steps as train_steps) or deterministic (ddim; few steps do)."""
     clip: float = 1.0
+    """Bound of the clean chunk's elements at every step, normalised; 0: none."""
 
     def _scheduler(self, steps: int) -> Any:
         return _scheduler(self.sampler, self.train_steps, self.schedule, self.clip, steps)
@@ -184,6 +190,7 @@ class Regression:
     `l2`."""
 
     norm: Literal["l1", "l2"] = "l1"
+    """Of the error: absolute (l1) or squared (l2)."""
 
     def path(self, steps: int, device: torch.device) -> Path:
         if steps != 1:

@@ -6,7 +6,6 @@ that fit it."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import select
 import shutil
@@ -123,7 +122,7 @@ def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
     """The servos to calibrate, the file to write, and which joints count backwards."""
     from ...drivers.config import parse, require_known
     from ...drivers.servos.calibration import lerobot_path
-    from ..config import ARM_DRIVERS, LEADER_DRIVERS
+    from ..config import DRIVERS, driver_module
 
     if bool(args.robot) == bool(args.driver):
         raise UsageError("give a robot's file (--robot), or --driver and --port of an arm by itself")
@@ -147,7 +146,7 @@ def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
     )
     if not path.name:
         raise UsageError("say where to write the calibration: --out FILE, or --id NAME for LeRobot's place")
-    module: Any = importlib.import_module(f"ulna.drivers.{(ARM_DRIVERS | LEADER_DRIVERS)[driver]}")
+    module = driver_module("arms" if driver in DRIVERS["arms"] else "leaders", driver, "arm of bus servos")
     fields = {k: v for k, v in table.items() if k != "driver"} | {"calibration": str(path)}
     arm = module.make(driver, parse(module.Config, fields, where))
     return arm.group, path.expanduser(), getattr(module, "DRIVE_MODES", {})

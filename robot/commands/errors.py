@@ -23,14 +23,13 @@ class UsageError(ValueError):
     """The command line does not fit; exit code 2."""
 
 
-def require_one_of(what: str, name: str, names: Iterable[str]) -> None:
-    """UsageError with the nearest names unless `name` is one of `names`; what: their noun, such as
+def unknown(what: str, name: str, names: Iterable[str]) -> UsageError:
+    """The error that `name` is none of `names`, with the nearest of them; what: their noun, such as
     "recipe"."""
     names = list(names)
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names)}"
-        raise UsageError(f"there is no {what} {name!r}: {hint}")
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names)}"
+    return UsageError(f"there is no {what} {name!r}: {hint}")
 
 
 def is_expected(error: BaseException) -> bool:

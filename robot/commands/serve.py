@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from .parsing import Output, require_device, use_threads
+from .parsing import Output, require_device, use_threads, words
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 
@@ -27,6 +27,8 @@ class Args:
     """Of the processor; more can be faster where nothing else runs."""
     sampling_steps: int = 0
     """Integration steps of the sampler; the recipe's by default."""
+    steer: str = ""
+    """Hooks of installed packages that act while sampling, with commas; or package.module:Name."""
     json: bool = False
     """Print one JSON object when the server is ready."""
 
@@ -34,6 +36,7 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import logging
 
+    from ...policies.hooks.all import hook_named
     from ...policies.serving.local import LocalPolicy
     from ...policies.serving.server import PolicyServer
 
@@ -41,7 +44,9 @@ def run(args: Args, out: Output) -> int:
         raise ValueError(f"--port must lie in 0..65535, not {args.port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     use_threads(args.threads)
-    policy = LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
+    hooks = [hook_named(name) for name in words(args.steer)]
+    device = require_device(args.device)
+    policy = LocalPolicy(args.checkpoint, device, args.sampling_steps or None, hooks)
     server = PolicyServer(policy, args.host, args.port)
 
     def ready(url: str) -> None:

@@ -40,10 +40,10 @@ def run(args: Args, out: Output) -> int:
     from ..keys import Keys
     from ..loop import run_episode
     from ..motion import go_to
-    from ..people import PEOPLE, agent_for
+    from ..people import agent_for, people
     from ..scene import Demonstration
 
-    require_known("agent", args.agent, PEOPLE)
+    require_known("agent", args.agent, people())
     options: dict[str, Any] = {"host": "0.0.0.0"} if args.phone and args.agent == "browser" else {}
     hours = 24
     rig = load_robot(args.robot, args.task, words(args.cameras), realtime=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import difflib
 import sys
+import textwrap
 from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from .errors import UsageError, require_one_of
+from .errors import UsageError, unknown
 from .parsing import Output, episode_list, pairs, progress, require_device, words
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
@@ -105,19 +106,26 @@ def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def more_help(argv: list[str]) -> str:
-    """The fields of the recipe that is named, where one is."""
+    """The fields of the recipe that is named, where one is: each with its value, its choices and its help."""
     from ...datasets.features import ACTION, STATE, Feature
-    from ...policies.recipe import leaves
-    from ...policies.recipes.all import RECIPES
+    from ...policies.recipe import settings
+    from ...policies.recipes.all import recipe_function, recipe_names
 
-    named = [a for a in argv if a in RECIPES]
-    if not named:
-        return f"recipes: {', '.join(RECIPES)}"
-    recipe = RECIPES[named[0]]({STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")})
+    positional = [a for a in argv if not a.startswith("-")]
+    make = recipe_function(positional[0]) if positional else None
+    if make is None:
+        return f"recipes: {', '.join(recipe_names())}\n`ulna train RECIPE --help` lists the fields of one"
+    recipe = make({STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")})
     lines = [f"fields of {recipe.name}, where a name that is clear without its part may go without it:"]
-    for name, (_, value) in leaves(recipe).items():
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"  --{name.replace('_', '-')} {shown}")
+    for setting in settings(recipe):
+        value = setting.value
+        if is_dataclass(value):
+            text = type(value).__name__
+        else:
+            text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        choices = f"  {{{','.join(setting.choices)}}}" if len(setting.choices) > 1 else ""
+        lines.append(f"  --{setting.name.replace('_', '-')} {text}{choices}")
+        lines += textwrap.wrap(setting.help, 98, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines.append("a part as a whole is replaced by its name, such as --encoder.image ResNet18")
     return "\n".join(lines)
 
@@ -173,11 +181,13 @@ def _names(known: dict[str, Any]) -> list[str]:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.store import EpisodeStore
-    from ...policies.recipes.all import RECIPES
+    from ...policies.recipes.all import recipe_function, recipe_names
     from ...policies.train.data import DataOptions, features_of
     from ...policies.train.loop import Progress, policy_features, train
 
-    require_one_of("recipe", args.recipe, list(RECIPES))
+    make_recipe = recipe_function(args.recipe)
+    if make_recipe is None:
+        raise unknown("recipe", args.recipe, recipe_names())
     if args.device:
         require_device(args.device)
     keys = words(args.observe) or None
@@ -200,7 +210,7 @@ def run(args: Args, out: Output) -> int:
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
         raise UsageError("--tolerance is a time in seconds, at least 0")
     features = features_of([EpisodeStore.open(d) for d in args.data], options.rename, keys)
-    recipe = changed(RECIPES[args.recipe](policy_features(features, keys)), args.overrides)
+    recipe = changed(make_recipe(policy_features(features, keys)), args.overrides)
     with progress("training") as bar:
         shown = bar.add_task("", total=recipe.training.steps, note="")
 

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .errors import UsageError
-from .parsing import Output
+from .parsing import Output, unset
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,19 +39,19 @@ LOOKS_HZ = 50.0
 
 @dataclass
 class Args:
-    robot: str = ""
+    robot: Annotated[str, unset("none; then --driver and --port", "FILE.toml")] = ""
     """A robot's TOML file: its arm, port and calibration file are taken from there."""
-    arm: str = ""
+    arm: Annotated[str, unset("its only one")] = ""
     """Which of the robot's arms, where it has several: arm, or leaders.arm for the leader of that name."""
-    driver: str = ""
+    driver: Annotated[str, unset("that of the robot's file", "so101|so101-leader|koch|koch-leader")] = ""
     """Without a robot's file: so101, so101-leader, koch or koch-leader."""
-    port: str = ""
+    port: Annotated[str, unset("that of the robot's file")] = ""
     """Without a robot's file: the arm's serial port."""
     baud: int = 1_000_000
     """Without a robot's file: the speed of the bus."""
-    out: str = ""
+    out: Annotated[str, unset("that of the robot's file", "FILE")] = ""
     """File to write; that of the robot's file by default."""
-    id: str = ""
+    id: Annotated[str, unset("none; --out says where", "NAME")] = ""
     """Instead of --out: the arm's name in LeRobot, to write where LeRobot looks for it."""
     json: bool = False
     """Print one JSON object."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .parsing import Output
+from .parsing import Output, unset
 
 if TYPE_CHECKING:
     from ...drivers.cameras.v4l2 import Mode
@@ -20,7 +20,7 @@ EXAMPLE = "ulna devices --probe /dev/serial/by-id/usb-1a86_USB_Single_Serial_58F
 
 @dataclass
 class Args:
-    probe: str = ""
+    probe: Annotated[str, unset("none is asked", "PORT")] = ""
     """A serial port: ask which servos hang on it, at the usual speeds. Nothing is written to them."""
     json: bool = False
     """Print one JSON object."""

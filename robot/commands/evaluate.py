@@ -10,20 +10,22 @@ from typing import Annotated, Any
 
 import tyro
 
+from .choices import robots, tasks
 from .errors import UsageError
-from .parsing import Output, episode_list, progress, require_device, use_threads
+from .parsing import Output, episode_list, progress, require_device, unset, use_threads
 
 EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
+CHOICES = {"robot": robots, "task": tasks}
 
 
 @dataclass
 class Args:
-    checkpoint: Annotated[str, tyro.conf.Positional] = ""
+    checkpoint: Annotated[str, tyro.conf.Positional, unset("none")] = ""
     """The trained policy; may be left out with --server or --agent."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("50 in closed loop")] = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
     """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
@@ -31,21 +33,21 @@ class Args:
     """reach, lift or push_t."""
     seed: int = 1000
     """Seed of the first episode."""
-    server: str = ""
+    server: Annotated[str, unset("none; run the checkpoint here", "URL")] = ""
     """Ask the policy server at this ws:// address instead of running the checkpoint here."""
-    agent: str = ""
+    agent: Annotated[str, unset("none; the policy", "expert|hold")] = ""
     """Evaluate expert or hold instead of a policy."""
     open_loop: bool = False
     """Compare with recorded episodes instead of acting."""
-    data: str = ""
+    data: Annotated[str, unset("none", "FOLDER")] = ""
     """Open loop: the dataset."""
     every: int = 5
     """Open loop: use every n-th frame."""
-    sampling_steps: int = 0
+    sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler; the recipe's by default. Not with --server."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder."""
-    device: str = "cpu"
+    device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
     """cpu or cuda."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from .parsing import Output, require_device, use_threads, words
+from .parsing import Output, require_device, unset, use_threads, words
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 
@@ -21,13 +22,13 @@ class Args:
     trust."""
     port: int = 8000
     """0 picks a free one."""
-    device: str = "cpu"
+    device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
     """cpu or cuda."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""
-    sampling_steps: int = 0
+    sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler; the recipe's by default."""
-    steer: str = ""
+    steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks of installed packages that act while sampling, with commas; or package.module:Name."""
     json: bool = False
     """Print one JSON object when the server is ready."""

@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import tyro
-
-from .parsing import Output, words
+from .choices import persons, robots, tasks
+from .parsing import Output, unset, words
 
 EXAMPLE = "ulna teleoperate --robot my-so101.toml --agent leader"
+CHOICES = {"robot": robots, "agent": persons, "task": tasks}
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Args:
     """leader, gamepad, spacemouse, keyboard or browser."""
     task: str = "lift"
     """Of a simulated robot: its scene."""
-    cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
+    cameras: Annotated[str, unset("none of a simulated robot's, all of a real one's", "NAMES")] = ""
     """Cameras to open, with commas. By default none of a simulated robot's, all of a real one's."""
-    seconds: float = 0.0
+    seconds: Annotated[float, unset("until q or Ctrl-C")] = 0.0
     """Stop after that long; by default when q or Ctrl-C is pressed."""
     phone: bool = False
     """With --agent browser: let a phone in the same network open the page (HTTPS, by a QR code)."""

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from .choices import recipes
 from .errors import UsageError, unknown
-from .parsing import Output, episode_list, pairs, progress, require_device, words
+from .parsing import Output, episode_list, pairs, progress, require_device, unset, words
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
+CHOICES = {"recipe": recipes}
 
 
 @dataclass
@@ -25,13 +27,13 @@ class Args:
     """Folder of the dataset; several are mixed."""
     out: str
     """Folder of the checkpoint."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("all")] = ""
     """Train on these only, like 0-9,12."""
-    observe: str = ""
+    observe: Annotated[str, unset("all", "NAMES")] = ""
     """Use these observations only, with commas; all by default."""
-    mix: str = ""
+    mix: Annotated[str, unset("by their number of ticks", "SHARES")] = ""
     """Share of each dataset in a batch, with commas: 0.7,0.3. By their frames by default."""
-    rename: str = ""
+    rename: Annotated[str, unset("none", "OLD=NEW")] = ""
     """Call features of a dataset otherwise, with commas: observation.images.top=observation.images.front."""
     weights: Literal["uniform", "stored", "success", "return-rw", "return-aw"] = "uniform"
     """How episodes count: all alike; by the label `weight`; successes only; or by their return, itself or
@@ -46,10 +48,10 @@ class Args:
     """Which row of a device of another rate belongs to a control tick: the newest that had been received; the
     one captured nearest, or for vectors a straight line between two, which a policy will not have when it
     runs."""
-    tolerance: float | None = None
+    tolerance: Annotated[float | None, unset("two periods and the device's delay")] = None
     """How old that row may be, s; ticks without one are left out. By default two periods and the device's
     delay."""
-    augment: str = ""
+    augment: Annotated[str, unset("none")] = ""
     """Change images while training, with commas: crop,color,blur."""
     workers: int = 0
     """Processes that read and decode; 0: a thread."""
@@ -59,7 +61,7 @@ class Args:
     """How much memory --cache auto may take, GiB."""
     seed: int = 0
     """Of the weights, the order of the data and the noise."""
-    device: str = ""
+    device: Annotated[str, unset("cuda where there is one, else cpu", "cpu|cuda|cuda:N")] = ""
     """cpu or cuda; what there is by default."""
     resume: bool = False
     """Go on with the unfinished training in --out."""

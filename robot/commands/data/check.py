@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..parsing import Output, episode_list, progress
+from ..parsing import Output, episode_list, progress, unset
 
 EXAMPLE = "ulna data check runs/x/data"
 
@@ -18,7 +18,7 @@ EXAMPLE = "ulna data check runs/x/data"
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("all")] = ""
     """Only these, like 0-9,12."""
     fast: bool = False
     """Of images only checksums and repeats: a tenth of the time, but no frame is judged against the

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from ..parsing import Output
+from ..parsing import Output, unset
 
 EXAMPLE = "ulna data trim runs/x/data --episode 3 --start 1.2 --end 8.5"
 
@@ -17,9 +18,9 @@ class Args:
     """Folder of the dataset."""
     episode: int
     """Its number."""
-    start: float | None = None
+    start: Annotated[float | None, unset("its beginning")] = None
     """First moment to keep, seconds after the episode's first tick."""
-    end: float | None = None
+    end: Annotated[float | None, unset("its end")] = None
     """Last moment to keep."""
     json: bool = False
     """Print one JSON object."""

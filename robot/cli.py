@@ -126,7 +126,7 @@ def _run(argv: list[str]) -> int:
 def _command(name: str) -> Any:
     """The module of the command `name`. UsageError: there is none; PluginError: it cannot be used."""
     if name.split(" ")[0] in COMMANDS:
-        return importlib.import_module(f".commands.{_module_of(name)}", __package__)
+        return importlib.import_module(f".commands.{module_name(name)}", __package__)
     module = named(PLUGINS, {}, name)
     if module is None:
         raise unknown("command", name, [*COMMANDS, *offers(PLUGINS, COMMANDS)[0]])
@@ -135,7 +135,7 @@ def _command(name: str) -> Any:
     return module
 
 
-def _module_of(name: str) -> str:
+def module_name(name: str) -> str:
     """`data import` → `data.import_`."""
     *folder, last = name.split(" ")
     return ".".join([*folder, f"{last}_" if keyword.iskeyword(last) else last])

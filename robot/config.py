@@ -197,8 +197,8 @@ def driver_names(group: str) -> list[str]:
 
 def driver_module(group: str, driver: str, what: str) -> Any:
     """The module of the driver `driver` for tables `[GROUP.NAME]`, with its `Config` and `make`; driver may be
-    `package.module`. DeviceError with the nearest names when there is none, `what` being its noun; PluginError
-    when a package offers it and it cannot be used."""
+    `package.module`. DeviceError with the nearest names when there is none, `what` being its noun;
+    PluginError when a package offers it and it cannot be used."""
     if driver in DRIVERS[group]:
         return importlib.import_module(f"ulna.drivers.{DRIVERS[group][driver]}")
     module = offered(PLUGINS, _qualified(group), f"{group}.{driver}")

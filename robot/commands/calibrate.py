@@ -44,13 +44,13 @@ class Args:
     arm: Annotated[str, unset("its only one")] = ""
     """Which of the robot's arms, where it has several: arm, or leaders.arm for the leader of that name."""
     driver: Annotated[str, unset("that of the robot's file", "so101|so101-leader|koch|koch-leader")] = ""
-    """Without a robot's file: so101, so101-leader, koch or koch-leader."""
+    """Without a robot's file: the kind of arm."""
     port: Annotated[str, unset("that of the robot's file")] = ""
     """Without a robot's file: the arm's serial port."""
     baud: int = 1_000_000
     """Without a robot's file: the speed of the bus."""
     out: Annotated[str, unset("that of the robot's file", "FILE")] = ""
-    """File to write; that of the robot's file by default."""
+    """File to write."""
     id: Annotated[str, unset("none; --out says where", "NAME")] = ""
     """Instead of --out: the arm's name in LeRobot, to write where LeRobot looks for it."""
     json: bool = False
@@ -92,7 +92,8 @@ def _require_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise DeviceError(
-            f"the calibration could not be written to {path} ({error.strerror}): nothing was begun; give another --out"
+            f"the calibration could not be written to {path} ({error.strerror}): nothing was begun; "
+            "give another --out"
         ) from None
 
 
@@ -112,8 +113,8 @@ def _save(path: Path, calibration: Calibration) -> str:
     except OSError as error:
         joints = json.dumps({name: asdict(c) for name, c in calibration.items()})
         raise DeviceError(
-            f"{path} cannot be written ({error.strerror}), but the servos hold their new offsets already: put this into the file "
-            f"by hand, or calibrate again: {joints}"
+            f"{path} cannot be written ({error.strerror}), but the servos hold their new offsets already: "
+            f"put this into the file by hand, or calibrate again: {joints}"
         ) from None
     return kept
 
@@ -174,7 +175,8 @@ def _sweep(calibrator: Calibrator) -> None:
 
     console = Console(stderr=True)
     console.print(
-        "The torque is off. Move each joint slowly from one end of its travel to the other, a few times; then press Enter."
+        "The torque is off. Move each joint slowly from one end of its travel to the other, "
+        "a few times; then press Enter."
     )
     notes: list[str] = []
     progress = calibrator.look()

@@ -21,17 +21,17 @@ CHOICES = {"robot": robots, "task": tasks_or_words}
 @dataclass
 class Args:
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file."""
     server: str = "ws://127.0.0.1:8000"
     """Where `ulna serve` runs."""
     task: Annotated[str, unset("lift in simulation, none else")] = ""
-    """Of a simulated robot: its scene, lift by default. Of a real one: the instruction, in words."""
+    """Of a simulated robot: its scene. Of a real one: the instruction, in words."""
     episodes: int = 1
     """How many."""
     seed: int = 2000
     """Of the first scene, where one can be set up by its seed."""
     max_seconds: Annotated[float, unset("the scene's own, 60 s where it has none")] = 0.0
-    """Longest episode; the task's own by default."""
+    """Longest episode, seconds."""
     realtime: bool = False
     """Run a simulated robot no faster than a real one."""
     reset_seconds: float = 5.0

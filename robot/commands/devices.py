@@ -95,7 +95,8 @@ def _depth(camera: DepthCamera) -> list[str]:
     name = camera.serial or f"{camera.title} (serial number unknown)"
     lines = [
         name,
-        f"{camera.title}, USB {camera.usb_type or ''} at {camera.usb.speed_mbps:g} Mbit/s, port {camera.usb.path}",
+        f"{camera.title}, USB {camera.usb_type or ''} at {camera.usb.speed_mbps:g} Mbit/s, "
+        f"port {camera.usb.path}",
     ]
     if camera.usb.speed_mbps < 5000:
         lines.append("! it runs at the speed of USB 2: use a USB 3 port and the cable that came with it")
@@ -121,5 +122,8 @@ def _usb(usb: UsbDevice | None) -> str:
 
 def _servos(port: str, servos: list[Found]) -> str:
     if not servos:
-        return f"no servo answers on {port}: is the servos' power on, and the bus cable in? (ids 0 to 30, the usual speeds)"
+        return (
+            f"no servo answers on {port}: is the servos' power on, and the bus cable in? "
+            "(ids 0 to 30, the usual speeds)"
+        )
     return "\n".join(f"id {s.id}: {s.name}, {s.protocol} at {s.baud} baud" for s in servos)

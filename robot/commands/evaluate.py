@@ -28,27 +28,27 @@ class Args:
     episodes: Annotated[str, unset("50 in closed loop")] = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file."""
     task: str = "lift"
-    """reach, lift or push_t."""
+    """The scene."""
     seed: int = 1000
     """Seed of the first episode."""
     server: Annotated[str, unset("none; run the checkpoint here", "URL")] = ""
     """Ask the policy server at this ws:// address instead of running the checkpoint here."""
     agent: Annotated[str, unset("none; the policy", "expert|hold")] = ""
-    """Evaluate expert or hold instead of a policy."""
+    """Evaluate this instead of a policy."""
     open_loop: bool = False
     """Compare with recorded episodes instead of acting."""
     data: Annotated[str, unset("none", "FOLDER")] = ""
     """Open loop: the dataset."""
     every: int = 5
-    """Open loop: use every n-th frame."""
+    """Open loop: use every n-th tick."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
-    """Integration steps of the sampler; the recipe's by default. Not with --server."""
+    """Integration steps of the sampler. Not with --server."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
-    """cpu or cuda."""
+    """Where the policy runs."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""
     json: bool = False
@@ -101,7 +101,8 @@ def run(args: Args, out: Output) -> int:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if "latency_ms" in result:
         ms = result["latency_ms"]
-        text += f"\n{result['nfe_per_decision']:g} network evaluations a decision, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+        text += f"\n{result['nfe_per_decision']:g} network evaluations a decision, "
+        text += f"latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
     out.answer(result, text)
     return 0
 

@@ -52,8 +52,10 @@ def _show_choices(module: ModuleType) -> None:
     """Let `--help` list the values of the options in the command's `CHOICES`: which there are depends on the
     packages that are installed, so they are only looked for when somebody asks."""
     hints = get_type_hints(module.Args, include_extras=True)
-    for name, names in getattr(module, "CHOICES", {}).items():
-        metavar = tyro.conf.arg(metavar="|".join(names()))
+    with Output(as_json=False):  # PyBullet greets on standard output
+        choices = {name: names() for name, names in getattr(module, "CHOICES", {}).items()}
+    for name, names in choices.items():
+        metavar = tyro.conf.arg(metavar="|".join(names))
         module.Args.__annotations__[name] = Annotated[hints[name], metavar]
 
 

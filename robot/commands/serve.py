@@ -23,11 +23,11 @@ class Args:
     port: int = 8000
     """0 picks a free one."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
-    """cpu or cuda."""
+    """Where the policy runs."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
-    """Integration steps of the sampler; the recipe's by default."""
+    """Integration steps of the sampler."""
     steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks of installed packages that act while sampling, with commas; or package.module:Name."""
     json: bool = False

@@ -18,15 +18,15 @@ CHOICES = {"robot": robots, "agent": persons, "task": tasks}
 @dataclass
 class Args:
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file."""
     agent: str = "browser"
-    """leader, gamepad, spacemouse, keyboard or browser."""
+    """By what a person moves it."""
     task: str = "lift"
     """Of a simulated robot: its scene."""
     cameras: Annotated[str, unset("none of a simulated robot's, all of a real one's", "NAMES")] = ""
-    """Cameras to open, with commas. By default none of a simulated robot's, all of a real one's."""
+    """Cameras to open, with commas."""
     seconds: Annotated[float, unset("until q or Ctrl-C")] = 0.0
-    """Stop after that long; by default when q or Ctrl-C is pressed."""
+    """Stop after that long."""
     phone: bool = False
     """With --agent browser: let a phone in the same network open the page (HTTPS, by a QR code)."""
     json: bool = False

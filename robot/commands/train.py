@@ -30,9 +30,9 @@ class Args:
     episodes: Annotated[str, unset("all")] = ""
     """Train on these only, like 0-9,12."""
     observe: Annotated[str, unset("all", "NAMES")] = ""
-    """Use these observations only, with commas; all by default."""
+    """Use these observations only, with commas."""
     mix: Annotated[str, unset("by their number of ticks", "SHARES")] = ""
-    """Share of each dataset in a batch, with commas: 0.7,0.3. By their frames by default."""
+    """Share of each dataset in a batch, with commas: 0.7,0.3."""
     rename: Annotated[str, unset("none", "OLD=NEW")] = ""
     """Call features of a dataset otherwise, with commas: observation.images.top=observation.images.front."""
     weights: Literal["uniform", "stored", "success", "return-rw", "return-aw"] = "uniform"
@@ -49,8 +49,7 @@ class Args:
     one captured nearest, or for vectors a straight line between two, which a policy will not have when it
     runs."""
     tolerance: Annotated[float | None, unset("two periods and the device's delay")] = None
-    """How old that row may be, s; ticks without one are left out. By default two periods and the device's
-    delay."""
+    """How old that row may be, s; ticks without one are left out."""
     augment: Annotated[str, unset("none")] = ""
     """Change images while training, with commas: crop,color,blur."""
     workers: int = 0
@@ -62,7 +61,7 @@ class Args:
     seed: int = 0
     """Of the weights, the order of the data and the noise."""
     device: Annotated[str, unset("cuda where there is one, else cpu", "cpu|cuda|cuda:N")] = ""
-    """cpu or cuda; what there is by default."""
+    """Where to train."""
     resume: bool = False
     """Go on with the unfinished training in --out."""
     overwrite: bool = False
@@ -244,8 +243,8 @@ def run(args: Args, out: Output) -> int:
         "device": result.device,
     }
     text = (
-        f"{result.checkpoint}: {recipe.name}, {result.parameters / 1e6:.2f} M parameters, {result.steps} steps in "
-        f"{result.seconds:.0f} s on {result.device}, loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
+        f"{result.checkpoint}: {recipe.name}, {result.parameters / 1e6:.2f} M parameters, "
+        f"{result.steps} steps in {result.seconds:.0f} s on {result.device}, loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
     )
     out.answer(answer, text)
     return 0

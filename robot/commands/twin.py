@@ -19,17 +19,17 @@ CHOICES = {"kind": twins, "scene": tasks}
 @dataclass
 class Args:
     kind: Annotated[str, tyro.conf.Positional]
-    """so101, so101-leader, koch, koch-leader, ur5e, camera or realsense."""
+    """The device to stand in for."""
     scene: str = "lift"
-    """Task whose objects stand before the arm: reach, lift or push_t."""
+    """Task whose objects stand before the arm."""
     cameras: Annotated[str, unset("none", "NAMES")] = ""
     """Cameras at the scene, with commas: front,wrist."""
     realsense: Annotated[str, unset("none", "NAMES")] = ""
     """Those of them that are RealSense cameras with depth."""
     image_size: Annotated[str, tyro.conf.arg(metavar="WxH")] = "96x96"
-    """Of the cameras."""
+    """Of the cameras' frames, pixels."""
     fps: float = 20.0
-    """Of the cameras."""
+    """Frames a second of the cameras."""
     leader: bool = False
     """A leader arm, too, with a scripted hand at it that does the task."""
     noise: float = 0.004

@@ -71,7 +71,8 @@ def _text(found: Sequence[Any], episodes: int) -> list[str]:
             numbers = len({f.episode for f in fs})
             where = f"{numbers} of {episodes}"
             lines.append(
-                f"  {first.severity:8}{where:>15}  {check:12}{_short(stream)}in episode {first.episode} {first.message}"
+                f"  {first.severity:8}{where:>15}  {check:12}{_short(stream)}"
+                f"in episode {first.episode} {first.message}"
             )
     by_episode: dict[int, list[Any]] = {}
     for f in found:

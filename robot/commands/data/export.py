@@ -21,7 +21,7 @@ class Args:
     format: Literal["lerobot"] = "lerobot"
     """LeRobot v3.0."""
     episodes: Annotated[str, unset("all that were not cut off")] = ""
-    """Only these, like 0-9,12; by default all that were not cut off."""
+    """Only these, like 0-9,12."""
     crf: int = 12
     """Quality of the videos, 0 to 51; less is better and larger. 12 keeps more than 40 dB."""
     lossless: bool = False

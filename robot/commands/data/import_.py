@@ -91,7 +91,7 @@ def _kind(source: Path) -> str:
         if is_aloha(source):
             return "aloha"
         raise ValueError(
-            f"{source} is no dataset that is known here: it has neither data/demo_0 (robomimic) nor observations/qpos "
-            "(ALOHA) nor meta/episode_ends (Diffusion Policy)"
+            f"{source} is no dataset that is known here: it has neither data/demo_0 (robomimic) nor "
+            "observations/qpos (ALOHA) nor meta/episode_ends (Diffusion Policy)"
         )
     return "lerobot"  # which says best what a folder lacks

@@ -19,7 +19,7 @@ class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
     episodes: Annotated[str, unset("all")] = ""
-    """Names or numbers as --list shows them, with commas; all by default."""
+    """Names or numbers as --list shows them, with commas."""
     list: bool = False
     """Only show what is in the trash."""
     empty: bool = False

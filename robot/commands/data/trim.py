@@ -33,6 +33,9 @@ def run(args: Args, out: Output) -> int:
     store = EpisodeStore.open(args.data)
     before, now = trim(store, args.episode, args.start, args.end)
     name = store.episodes[args.episode].path.name
-    text = f"episode {args.episode}: {now} of {before} frames kept (undo: ulna data restore {args.data} --episodes {name})"
+    text = (
+        f"episode {args.episode}: {now} of {before} frames kept "
+        f"(undo: ulna data restore {args.data} --episodes {name})"
+    )
     out.answer({"episode": args.episode, "frames_before": before, "frames": now}, text)
     return 0

@@ -71,6 +71,9 @@ def _write_rerun(store: object, only: list[int] | None, args: Args, out: Output)
         counts = write_rrd(
             store, args.rerun, only, lambda done, total: bar.update(shown, completed=done, total=total)
         )
-    text = f"{args.rerun}: {counts['episodes']} episodes, {counts['rows']} rows (open it with: rerun {args.rerun})"
+    text = (
+        f"{args.rerun}: {counts['episodes']} episodes, {counts['rows']} rows "
+        f"(open it with: rerun {args.rerun})"
+    )
     out.answer({"rrd": args.rerun, **counts}, text)
     return 0

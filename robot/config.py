@@ -196,8 +196,8 @@ def driver_names(group: str) -> list[str]:
 
 
 def driver_module(group: str, driver: str, what: str) -> Any:
-    """The module of the driver `driver` for tables `[GROUP.NAME]`, with its `Config` and `make`; driver may be
-    `package.module`. DeviceError with the nearest names when there is none, `what` being its noun;
+    """The module of the driver `driver` for tables `[GROUP.NAME]`, with its `Config` and `make`; driver may
+    be `package.module`. DeviceError with the nearest names when there is none, `what` being its noun;
     PluginError when a package offers it and it cannot be used."""
     if driver in DRIVERS[group]:
         return importlib.import_module(f"ulna.drivers.{DRIVERS[group][driver]}")
@@ -265,7 +265,8 @@ def read_config(name: str) -> dict[str, Any]:
             for size in fields:
                 if not 16 <= fields[size] <= 4096:
                     raise DeviceError(
-                        f"{path}, [cameras.{camera}]: {size} is {fields[size]}, it must lie in 16..4096 pixels"
+                        f"{path}, [cameras.{camera}]: {size} is {fields[size]}, "
+                        "it must lie in 16..4096 pixels"
                     )
     else:
         _check(

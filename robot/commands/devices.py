@@ -95,8 +95,10 @@ def _depth(camera: DepthCamera) -> list[str]:
     name = camera.serial or f"{camera.title} (serial number unknown)"
     lines = [
         name,
-        f"{camera.title}, USB {camera.usb_type or ''} at {camera.usb.speed_mbps:g} Mbit/s, "
-        f"port {camera.usb.path}",
+        (
+            f"{camera.title}, USB {camera.usb_type or ''} at {camera.usb.speed_mbps:g} Mbit/s, "
+            f"port {camera.usb.path}"
+        ),
     ]
     if camera.usb.speed_mbps < 5000:
         lines.append("! it runs at the speed of USB 2: use a USB 3 port and the cable that came with it")

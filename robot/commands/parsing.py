@@ -43,8 +43,8 @@ def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
 
 
 def unset(meaning: str, metavar: str | None = None) -> Any:
-    """For `Annotated[str, unset("all")] = ""`: `--help` says what it means to leave the option out, instead of
-    showing the empty value. metavar: how its values are written."""
+    """For `Annotated[str, unset("all")] = ""`: `--help` says what it means to leave the option out, instead
+    of showing the empty value. metavar: how its values are written."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {meaning})", metavar=metavar)
 
 

@@ -244,7 +244,8 @@ def run(args: Args, out: Output) -> int:
     }
     text = (
         f"{result.checkpoint}: {recipe.name}, {result.parameters / 1e6:.2f} M parameters, "
-        f"{result.steps} steps in {result.seconds:.0f} s on {result.device}, loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
+        f"{result.steps} steps in {result.seconds:.0f} s on {result.device}, "
+        f"loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
     )
     out.answer(answer, text)
     return 0

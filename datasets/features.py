@@ -15,6 +15,7 @@ ENVIRONMENT = "observation.environment_state"
 IMAGES = "observation.images."
 DEPTH = "observation.depth."  # uint16 (H, W); the unit of one step is in `units`
 ACTION = "action"  # what was sent
+PAST = "action.past"  # what was sent before now, oldest first; in requests and batches, in no schema
 REQUESTED = "action.requested"  # what was asked for; in no schema, where it has the feature of `action`
 
 

@@ -17,9 +17,13 @@ from typing import Any, Literal
 from .backbones.backbone import Backbone
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
-from .contexts.context import ContextPart, Stack
+from .contexts.context import ContextPart
+from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
-from .objectives.objective import Diffusion, Flow, Objective, Regression
+from .objectives.diffusion import Diffusion
+from .objectives.flow import Flow
+from .objectives.objective import Objective
+from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, named, offers
 
 NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]

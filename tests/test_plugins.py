@@ -165,7 +165,7 @@ assert task_type("ulna_example.hover:Hover").name == "hover"
 assert "did you mean hover" in sentence(task_type, "hovr")
 assert "No module named" in sentence(task_type, "nowhere.at_all:Task")
 assert type(hook_named("ulna.policies.hooks.hook:Hook")).__name__ == "Hook"
-assert "cannot be made" in sentence(hook_named, "ulna.policies.hooks.hook:Inpaint")
+assert "cannot be made" in sentence(hook_named, "ulna.policies.hooks.inpaint:Inpaint")
 assert "there is no hook" in sentence(hook_named, "nope")
 
 import gymnasium

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ulna.datasets.features import Features
 from ulna.policies.encoders.vector import MLP, Encoder
-from ulna.policies.objectives.objective import Flow
+from ulna.policies.objectives.flow import Flow
 from ulna.policies.recipe import Recipe, Training
 
 from .whole_chunk_mlp import WholeChunkMLP

@@ -7,17 +7,39 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS))
 
 # the networks of the tests are tiny: threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What takes most of the suite's processor time: trainings, encodings, browsers, wheels, kills in bulk. By
+# folder or file, so that a new test beside them is slow, too; `make test-fast` leaves these out, and ends any
+# other test after a minute, so that a slow one that is missing here is noticed.
+SLOW = (
+    "datasets/checks/",
+    "datasets/formats/",
+    "datasets/recording/",
+    "policies/serving/test_openpi_client.py",
+    "policies/train/",
+    "robot/demos/",
+    "robot/twin/",
+    "robot/viewer/",
+    "sim/test_sim.py",
+    "test_packaging.py",
+    "test_readme.py",
+    "test_soak.py",
+    "test_written_before.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A real-time test that fails is tried again, twice at most and later, and the summary names it: two
-    cores that other work shares may leave a twin without a processor for longer than a driver waits for a
-    device."""
+    """Marks what is slow. A real-time test that fails is tried again, twice at most and later, and the summary
+    names it: two cores that other work shares may leave a twin without a processor for longer than a driver
+    waits for a device."""
     for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("realtime"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
 

@@ -90,4 +90,4 @@ class TestPattern:
         data[..., 1] = np.linspace(0, 255, self.height).astype(np.uint8)[:, None]
         data[:, seq * 4 % self.width] = 255
         taken_ns = self._time_ns(seq)
-        return Sample(data, taken_ns, max(taken_ns, self._clock.now_ns()), seq, np.True_)
+        return Sample(data, taken_ns, max(taken_ns, self._clock.now_ns()), seq)

@@ -15,6 +15,7 @@ import pytest
 
 from ulna.robot import cli
 from ulna.robot.commands import parsing
+from ulna.robot.commands.errors import UsageError, unknown
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [
@@ -47,10 +48,10 @@ def parse(words: list[str]) -> None:
         return
     size = 2 if words[0] in cli.SUBCOMMANDS else 1
     name, rest = " ".join(words[:size]), words[size:]
-    cli.require_one_of("command", words[0], cli.COMMANDS)
-    if size == 2:
-        cli.require_one_of("command", words[1], cli.SUBCOMMANDS[words[0]])
-    module = importlib.import_module(f"ulna.robot.commands.{cli._module_of(name)}")
+    known = cli.SUBCOMMANDS[words[0]] if size == 2 else cli.COMMANDS
+    if words[size - 1] not in known:
+        raise unknown("command", name, known)
+    module = importlib.import_module(f"ulna.robot.commands.{cli.module_name(name)}")
     parsing.parse(module, name, rest)
 
 
@@ -63,7 +64,7 @@ def test_every_command_in_the_texts_exists(text: str, words: list[str]) -> None:
 
 def test_a_command_that_does_not_exist_is_noticed() -> None:
     for words in (["record", "--episode", "3"], ["data", "viev", "x"], ["trian"]):
-        with pytest.raises(cli.UsageError):
+        with pytest.raises(UsageError):
             parse(words)
 
 

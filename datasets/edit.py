@@ -23,10 +23,11 @@ from .durable import exchange
 from .episode import Episode, StoreError
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
+from .layout import EPISODES, IN_PROGRESS, TRASH, to_trash
 from .reading.align import row_per_tick
 from .recording.in_progress import InProgress
 from .recording.log import LOG, Sample, Stream
-from .recording.recovery import conclude_edit, to_trash
+from .recording.recovery import conclude_edit
 from .store import EpisodeStore
 
 LABELS = ("task", "success", "weight", "return")
@@ -50,7 +51,7 @@ def delete(store: EpisodeStore, episodes: Sequence[int]) -> list[Path]:
 
 def trash(store: EpisodeStore) -> list[Trashed]:
     """What is in the trash, oldest deletion first."""
-    folder, found = store.path / "trash", []
+    folder, found = store.path / TRASH, []
     for path in folder.iterdir() if folder.is_dir() else ():
         name, _, when = path.name.rpartition(".")
         if name and when.isdigit():
@@ -73,7 +74,7 @@ def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str
                 raise StoreError(f"the trash of {store.path} holds no episode {unknown[0]}: there is {there}")
             newest = {known[n].name: known[n] for n in names}
         for name, trashed in newest.items():
-            target = store.path / "episodes" / name
+            target = store.path / EPISODES / name
             if target.exists():
                 _exchange(store.path, trashed.path, target)
                 if trashed.path.exists():
@@ -90,7 +91,7 @@ def empty_trash(store: EpisodeStore) -> int:
         for t in gone:
             # out of sight by one rename first: half a folder must not be taken for an episode if we are
             # killed
-            doomed = store.path / "in-progress" / f".discarded-{t.path.name}"
+            doomed = store.path / IN_PROGRESS / f".discarded-{t.path.name}"
             os.rename(t.path, doomed)
             shutil.rmtree(doomed)
         return len(gone)
@@ -130,7 +131,7 @@ def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float 
         if len(kept) == len(ticks):
             return len(ticks), len(ticks)
         token = secrets.token_hex(6)
-        work = store.path / "in-progress" / f".edit-{token}-{e.path.name}"
+        work = store.path / IN_PROGRESS / f".edit-{token}-{e.path.name}"
         try:
             _copy_rows(e, work, token, rows_between(e, int(kept[0]), int(kept[-1])))
             _exchange(store.path, work, e.path)

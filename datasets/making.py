@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .episode import StoreError
-from .store import require_new
+from .layout import require_new
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from typing import Any
 from .edit import write_attrs
 from .episode import Episode, StoreError
 from .features import FeatureMismatch, is_frames, require_same
-from .making import making, require_new
+from .layout import EPISODES, require_new
+from .making import making
 from .store import EpisodeStore
 
 
@@ -85,7 +86,7 @@ def copy_episodes(
         )
         for i, e in enumerate(episodes):
             _require_whole(e)
-            target = work / "episodes" / f"{i:06d}-{e.path.name.split('-', 1)[-1]}"
+            target = work / EPISODES / f"{i:06d}-{e.path.name.split('-', 1)[-1]}"
             if target.exists():
                 target = target.with_name(f"{i:06d}-{secrets.token_hex(6)}")
             shutil.copytree(e.path, target)

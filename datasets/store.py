@@ -1,20 +1,5 @@
-"""The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename.
-
-    DIR/ulna.json                     format, version, features, fps, robot, provenance
-    DIR/episodes/000000-<id>/         attrs: task, length, streams (rows of each, by_tick), seed, success, agent, ...
-        <stream>/value                (T, *shape); images by the frame, in shards; every chunk with its CRC-32C
-        <stream>/t_capture_ns         (T,) int64   when each row was true
-        <stream>/t_receive_ns         (T,) int64   when we learned it
-        <stream>/flags                (T,) uint8   STALE, INTERPOLATED, AFTER_DROP, INVALID, INTERVENTION; absent: none
-    DIR/in-progress/<id>/             an episode being written, or cut off; `open` recovers those (see recovery.py)
-    DIR/damaged/<id>/                 the files of a recording that were damaged before it was recovered, as they were
-    DIR/trash/                        what `ulna data delete` took out
-    DIR/.lock                         held by the one who writes (see lock.py)
-
-A stream is a feature, or `action.requested` (what was asked for, beside `action`, what was sent). Streams
-carry their own times and may differ in length: a camera has one row per frame that it took, `action` one per
-control tick, and the episode's `length` is that of `action`. Any zarr v3 reader opens an episode; images need
-the codecs of `imagecodecs`."""
+"""The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename. See
+layout.py for what lies where. Opening a store recovers what a killed recorder left in it."""
 
 from __future__ import annotations
 
@@ -31,16 +16,12 @@ from .codec import CodecError, kind_for
 from .durable import sync_folders, sync_tree
 from .episode import Episode, StoreError, attrs_of, episode_of, version_of
 from .features import ACTION, Features, features_from_json, features_to_json, is_frames, require_name
+from .layout import EPISODES, HEADER, IN_PROGRESS, require_new
 from .lock import Locked, StoreLock
+from .recording.recovery import recover
 
 FORMAT, VERSION = "ulna-episodes", 2
 log = logging.getLogger("ulna.datasets")
-
-
-def require_new(folder: Path) -> None:
-    """StoreError unless nothing is there, or an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} exists and is not empty: choose another folder, or remove it")
 
 
 class EpisodeStore:
@@ -100,11 +81,11 @@ class EpisodeStore:
         }
         was_there = path.exists()
         try:
-            (path / "episodes").mkdir(parents=True, exist_ok=True)
-            (path / "in-progress").mkdir(exist_ok=True)
-            (path / ".ulna.json").write_text(json.dumps(header, indent=1) + "\n")
+            (path / EPISODES).mkdir(parents=True, exist_ok=True)
+            (path / IN_PROGRESS).mkdir(exist_ok=True)
+            (path / f".{HEADER}").write_text(json.dumps(header, indent=1) + "\n")
             sync_tree(path)
-            os.replace(path / ".ulna.json", path / "ulna.json")
+            os.replace(path / f".{HEADER}", path / HEADER)
             sync_folders(path, path.absolute().parent)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -127,7 +108,7 @@ class EpisodeStore:
                 f"there is no dataset at {path}: record one with `ulna record` or bring one in with `ulna data import`"
             )
         try:
-            header = json.loads((path / "ulna.json").read_text())
+            header = json.loads((path / HEADER).read_text())
         except FileNotFoundError:
             raise StoreError(f"{path} {_what_else(path)}") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -155,7 +136,7 @@ class EpisodeStore:
         if self._episodes is None:
             try:
                 folders = sorted(
-                    p for p in (self.path / "episodes").iterdir() if p.is_dir() and not p.name.startswith(".")
+                    p for p in (self.path / EPISODES).iterdir() if p.is_dir() and not p.name.startswith(".")
                 )
             except OSError as error:
                 raise StoreError(f"{self.path / 'episodes'} cannot be read: {error.strerror}") from None
@@ -187,15 +168,13 @@ class EpisodeStore:
 
     def _left_over(self) -> list[Path]:
         try:
-            return sorted((self.path / "in-progress").iterdir())
+            return sorted((self.path / IN_PROGRESS).iterdir())
         except OSError:
             return []
 
     def recover(self, wait: bool = False) -> list[Path]:
         """Make episodes of what was cut off; the folders of those that came back. Does nothing while somebody
         writes (with `wait`, StoreError names them) or where the disk is read-only."""
-        from .recording.recovery import recover
-
         if self._recorded:  # by a writer on this object, which holds the lock already
             if wait:
                 raise StoreError(f"{self.path} is being recorded into: close that writer first")

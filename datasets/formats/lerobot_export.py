@@ -18,7 +18,8 @@ import numpy as np
 
 from ..episode import Episode, StoreError
 from ..features import ACTION, REQUESTED, Feature, is_depth, is_image
-from ..making import making, require_new
+from ..layout import require_new
+from ..making import making
 from ..reading.windows import Windows, WindowSpec
 from ..stats import of_histogram, of_rows
 from ..store import EpisodeStore

@@ -12,9 +12,8 @@ import numpy as np
 
 from ..codec import kind_for
 from ..episode import StoreError
-from ..features import ACTION, REQUESTED, Feature, is_frames
+from ..features import ACTION, REQUESTED, Feature, Features, is_frames
 from ..flags import STALE
-from ..store import EpisodeStore
 from .log import Stream
 
 
@@ -34,23 +33,24 @@ class Intake:
     key that do not fit. own_rate: features that come through `one` at their own rate, so that a tick need not
     bring them."""
 
-    def __init__(self, store: EpisodeStore, own_rate: Collection[str] = ()) -> None:
-        features = {**store.features, REQUESTED: store.features[ACTION]}
-        if unknown := [k for k in own_rate if k not in features]:
-            raise StoreError(f"the store has no feature {unknown[0]}; it has {', '.join(store.features)}")
-        self.features: dict[str, Feature] = features
-        self.ticked = [k for k in store.features if k not in own_rate]
-        self.shrinks = {k for k, how in store.storage.items() if how.get("resize")}
+    def __init__(
+        self, features: Features, storage: Mapping[str, Mapping[str, Any]], own_rate: Collection[str] = ()
+    ) -> None:
+        self.features: dict[str, Feature] = {**features, REQUESTED: features[ACTION]}
+        if unknown := [k for k in own_rate if k not in self.features]:
+            raise StoreError(f"the store has no feature {unknown[0]}; it has {', '.join(features)}")
+        self.ticked = [k for k in features if k not in own_rate]
+        self.shrinks = {k for k, how in storage.items() if how.get("resize")}
         self.streams = [
             Stream(
                 key,
                 f.shape,
                 f.dtype,
-                kind_for(f.dtype, store.storage.get(key, {})) if is_frames(key) else None,
-                int(store.storage.get(key, {}).get("quality", 95)),
+                kind_for(f.dtype, storage.get(key, {})) if is_frames(key) else None,
+                int(storage.get(key, {}).get("quality", 95)),
                 key not in own_rate,
             )
-            for key, f in features.items()
+            for key, f in self.features.items()
         ]
         self._number = {s.key: i for i, s in enumerate(self.streams)}
         self.begin(0)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..durable import exchange, sync_folders, sync_tree
 from ..flags import AFTER_DROP
+from ..layout import DAMAGED
 from .in_progress import InProgress
 from .log import END, SAMPLES, DamagedLog, Log, UnreadableLog
 
@@ -112,4 +113,4 @@ def _put_aside(found: Path) -> None:
 
 
 def _aside(found: Path) -> Path:
-    return found.parent.parent / "damaged" / found.name.removeprefix(PREFIX)
+    return found.parent.parent / DAMAGED / found.name.removeprefix(PREFIX)

@@ -27,10 +27,11 @@ import numpy as np
 
 from ..episode import StoreError
 from ..flags import AFTER_DROP
+from ..layout import IN_PROGRESS, next_number
 from ..store import EpisodeStore
+from .drain import ROW
 from .intake import Intake, Row, require_json
-from .process import ROW
-from .recovery import next_number, recover
+from .recovery import recover
 from .ring import CLOSE, DISCARD, END, MAX_STREAMS, POINTER, SAMPLES, START, Ring, point_to
 from .writer import Durability
 
@@ -55,7 +56,7 @@ class Recorder:
         ring_bytes: int = RING_BYTES,
     ) -> None:
         self.store, self.durability, self.overflow = store, durability, overflow
-        self._intake = Intake(store, own_rate)
+        self._intake = Intake(store.features, store.storage, own_rate)
         if len(self._intake.streams) > MAX_STREAMS:
             raise StoreError(f"a recorder takes {MAX_STREAMS} streams, not {len(self._intake.streams)}")
         self._frame = [bool(s.kind) for s in self._intake.streams]
@@ -64,7 +65,7 @@ class Recorder:
         self._rows = self._restarts = 0
         with contextlib.ExitStack() as holding:
             self._lock = holding.enter_context(store.recording())
-            in_progress = store.path / "in-progress"
+            in_progress = store.path / IN_PROGRESS
             try:
                 in_progress.mkdir(exist_ok=True)
                 _, problems = recover(store.path)

@@ -9,21 +9,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
+from ..layout import EPISODES, IN_PROGRESS, to_trash
 from . import mending
-from .in_progress import forget, is_complete, put_in_place
-from .log import LOG, UnreadableLog
+from .drain import Drain
+from .finishing import KILLED, finish_cut_off
+from .log import UnreadableLog
 from .ring import POINTER, remove_ring, ring_of
-
-KILLED = "the recorder was killed"
 
 
 def recover(store: Path) -> tuple[list[Path], list[str]]:
     """Call with the store's lock held. (episodes that came back, a sentence for each folder that could not be
     read)."""
-    folder, episodes = store / "in-progress", store / "episodes"
+    folder, episodes = store / IN_PROGRESS, store / EPISODES
     found: list[Path] = []
     problems: list[str] = []
     for path in folder.glob(f"{mending.PREFIX}*"):
@@ -41,8 +40,6 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
         )
         return found, problems
     if ring is not None:
-        from .process import Drain
-
         drain = Drain(store, ring, power=True)
         try:
             found += drain.run_dry(interrupted=KILLED)
@@ -74,28 +71,6 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
     return found, problems
 
 
-def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
-    """One folder of `in-progress`, finished; none when it holds no row. OSError, UnreadableLog: it stays as
-    it is."""
-    if is_complete(path):
-        return [put_in_place(path, episodes, next_number(episodes.parent), power=True)]
-    try:
-        episode = mending.resume(path, power=True)
-    except (FileNotFoundError, UnreadableLog):
-        if [p.name for p in path.iterdir()] == [LOG.parent.name]:  # killed before its first row
-            forget(path)
-            return []
-        raise
-    try:
-        if not any(episode.rows):
-            episode.discard()
-            return []
-        meta = episode.end if episode.end is not None else {"interrupted": reason}
-        return [episode.finish(meta, episodes, next_number(episodes.parent))]
-    finally:
-        episode.close()
-
-
 def conclude_edit(work: Path) -> None:
     """`work`, `in-progress/.edit-<token>-<episode>`, holds the new version of an episode until the swap, and
     the old one after it: the new one is taken away, or put where none is; the old one goes to the trash. See
@@ -111,30 +86,10 @@ def conclude_edit(work: Path) -> None:
         attrs = {}  # a version that cannot be read was not written by the edit: keep it
     if attrs.get("edit") != token:
         to_trash(store, work, name)
-    elif (store / "episodes" / name).exists():
+    elif (store / EPISODES / name).exists():
         shutil.rmtree(work, ignore_errors=True)
     else:
-        os.rename(work, store / "episodes" / name)
-
-
-def to_trash(store: Path, folder: Path, name: str) -> Path:
-    """By one rename; the name keeps when it was."""
-    (store / "trash").mkdir(exist_ok=True)
-    target = store / "trash" / f"{name}.{time.time_ns()}"
-    os.rename(folder, target)
-    return target
-
-
-def next_number(store: Path) -> int:
-    """The number of the next episode: one more than the highest, in the trash too."""
-    numbers = [
-        int(p.name.split("-")[0])
-        for folder in ("episodes", "trash")
-        if (store / folder).is_dir()
-        for p in (store / folder).iterdir()
-        if p.name.split("-")[0].isdigit()
-    ]
-    return max(numbers, default=-1) + 1
+        os.rename(work, store / EPISODES / name)
 
 
 def _why(error: Exception) -> str:

@@ -17,11 +17,11 @@ import numpy as np
 
 from ..codec import encode
 from ..episode import StoreError
+from ..layout import EPISODES, IN_PROGRESS, next_number
 from ..store import EpisodeStore
 from .in_progress import InProgress
 from .intake import Intake, Row, fit, require_json
 from .log import Sample
-from .recovery import next_number
 
 Durability = Literal["process", "power"]
 
@@ -37,7 +37,7 @@ class EpisodeWriter:
         self, store: EpisodeStore, durability: Durability = "process", own_rate: Collection[str] = ()
     ) -> None:
         self.store, self.durability = store, durability
-        self._intake = Intake(store, own_rate)
+        self._intake = Intake(store.features, store.storage, own_rate)
         self._episode: InProgress | None = None
         self._seq = 0
         holding = contextlib.ExitStack()
@@ -67,7 +67,7 @@ class EpisodeWriter:
         require_json(meta)
         with self._disk():
             self._intake.begin(next_number(self.store.path))
-            folder = self.store.path / "in-progress" / secrets.token_hex(6)
+            folder = self.store.path / IN_PROGRESS / secrets.token_hex(6)
             self._episode = InProgress.create(
                 folder, self._intake.streams, meta, power=self.durability == "power"
             )
@@ -103,7 +103,7 @@ class EpisodeWriter:
             return
         require_json(meta)
         with self._disk():
-            episode.finish(meta, self.store.path / "episodes", next_number(self.store.path))
+            episode.finish(meta, self.store.path / EPISODES, next_number(self.store.path))
         self._episode = None
         self.store.refresh()
 

@@ -156,7 +156,7 @@ ODD = {  # in one episode only: an outlier is rare
 
 
 def spoil(source: EpisodeStore, to: Path, fault: Fault | None, amount: int, which: set[int]) -> EpisodeStore:
-    store = EpisodeStore.create(to, source.features, source.fps, source.robot)
+    store = EpisodeStore.create(to, source.features, source.control_hz, source.robot)
     with EpisodeWriter(store) as writer:
         for e in source.episodes:
             streams = {k: Rows(e.read(k), *e.times_ns(k)) for k in e.streams}

@@ -40,10 +40,10 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
     return {
         "path": str(store.path),
         "robot": store.robot,
-        "fps": store.fps,
+        "fps": store.control_hz,
         "episodes": len(store),
         "frames": frames,
-        "seconds": round(frames / store.fps, 3),
+        "seconds": round(frames / store.control_hz, 3),
         "rates": rates,
         "tasks": sorted({e.task for e in store.episodes}),
         "agents": sorted({str(e.attrs.get("agent", "")) for e in store.episodes}),

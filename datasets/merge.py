@@ -46,8 +46,8 @@ def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
                 if (key := line.split(":")[0]) not in told:
                     told.add(key)
                     wrong.append(line)
-    if a.fps != b.fps:
-        wrong.append(f"  fps: {names[1]} has {b.fps:g}; {names[0]} has {a.fps:g}")
+    if a.control_hz != b.control_hz:
+        wrong.append(f"  control_hz: {names[1]} has {b.control_hz:g}; {names[0]} has {a.control_hz:g}")
     if a.storage != b.storage:
         wrong.append(
             f"  storage: {names[1]} has {b.storage or 'lossless'}; {names[0]} has {a.storage or 'lossless'}"
@@ -82,7 +82,7 @@ def copy_episodes(
     out = Path(out)
     with making(out) as work:
         EpisodeStore.create(
-            work, like.features, like.fps, like.robot, {**like.provenance, **provenance}, like.storage
+            work, like.features, like.control_hz, like.robot, {**like.provenance, **provenance}, like.storage
         )
         for i, e in enumerate(episodes):
             _require_whole(e)

@@ -31,7 +31,7 @@ class EpisodeStore:
         self.path = path
         self.features: Features = features_from_json(header["features"])
         _require_names(self.features)
-        self.fps = float(header["fps"])
+        self.control_hz = float(header["fps"])
         self.robot = str(header.get("robot", ""))
         self.provenance: dict[str, Any] = dict(header.get("provenance", {}))
         self.storage: dict[str, dict[str, Any]] = dict(header.get("storage", {}))
@@ -45,7 +45,7 @@ class EpisodeStore:
     def create(
         path: str | Path,
         features: Features,
-        fps: float,
+        control_hz: float,
         robot: str = "",
         provenance: Mapping[str, Any] | None = None,
         storage: Mapping[str, Mapping[str, Any]] | None = None,
@@ -60,8 +60,8 @@ class EpisodeStore:
                 f"a store needs the feature {ACTION!r}; it was given {', '.join(features) or 'none'}"
             )
         _require_names(features)
-        if not 0 < fps < float("inf"):
-            raise StoreError(f"fps must be a positive number, not {fps}")
+        if not 0 < control_hz < float("inf"):
+            raise StoreError(f"control_hz must be a positive number, not {control_hz}")
         for key, how in (storage or {}).items():
             if key not in features or not is_frames(key):
                 raise StoreError(f"storage is given for {key}, which is no image of this store")
@@ -74,7 +74,7 @@ class EpisodeStore:
             "format": FORMAT,
             "version": VERSION,
             "features": features_to_json(features),
-            "fps": fps,
+            "fps": control_hz,
             "robot": robot,
             "provenance": dict(provenance or {}),
             "storage": {key: dict(how) for key, how in (storage or {}).items()},

@@ -85,7 +85,7 @@ def open_loop(
     def mean_over(error: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return (error * counted).sum(axes) / np.broadcast_to(counted, error.shape).sum(axes).clip(min=1)
 
-    blocks = _blocks(rows, first, store.fps)
+    blocks = _blocks(rows, first, store.control_hz)
     relative = {n: (e / spread)[..., moving] for n, e in error_NHA.items()}
     per_frame = {n: (e.mean(-1) * mask_NH).sum(1) / mask_NH.sum(1) for n, e in relative.items()}
     comparisons = {}
@@ -119,7 +119,7 @@ def open_loop(
         "frames": len(rows),
         "every": every,
         "horizon": ahead,
-        "fps": store.fps,
+        "fps": store.control_hz,
         "nfe_per_decision": nfe,
         "block_s": BLOCK_S,
         "joints": list(feature.names) or [f"joint {i}" for i in range(feature.shape[0])],

@@ -68,7 +68,7 @@ class Recording:
     `streams`."""
 
     episode: Episode
-    fps: float
+    control_hz: float
     end_s: float
     streams: dict[str, Stream] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Recording:
 
 def read_recording(store: EpisodeStore, episode: Episode) -> Recording:
     """Everything but images and depth. Never raises for a damaged stream: it is named in `unreadable`."""
-    recording = Recording(episode, store.fps, episode.length / store.fps)
+    recording = Recording(episode, store.control_hz, episode.length / store.control_hz)
     times: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for key in episode.streams:
         try:

@@ -42,13 +42,13 @@ def _rate(r: Recording, action: Stream) -> Iterator[Finding]:
     intervals = np.diff(action.t_s)
     if len(intervals) < 5:
         return
-    period, nominal = float(np.median(intervals)), 1 / r.fps
+    period, nominal = float(np.median(intervals)), 1 / r.control_hz
     off = abs(period / nominal - 1)
     if off > RATE_WARNING:
         yield r.finding(
             "rate",
             "severe" if off > RATE_SEVERE else "warning",
-            f"the loop ran at {1 / max(period, 1e-9):.2f} Hz, nominal is {r.fps:g} Hz",
+            f"the loop ran at {1 / max(period, 1e-9):.2f} Hz, nominal is {r.control_hz:g} Hz",
             ACTION,
             value=off,
             threshold=RATE_WARNING,
@@ -71,7 +71,7 @@ def _gaps(r: Recording, stream: Stream) -> Iterator[Finding]:
     times = np.unique(stream.t_s)  # a clock that steps back is `_clock`'s; here it must not hide a gap
     intervals = np.diff(times)
     period = float(np.median(intervals)) if len(intervals) else 0.0
-    slower = max(period, 1 / r.fps) if stream.key != ACTION or period < 2 / r.fps else period
+    slower = max(period, 1 / r.control_hz) if stream.key != ACTION or period < 2 / r.control_hz else period
     limit = GAP_PERIODS * slower
     found = [(float(times[i]), float(times[i + 1])) for i in np.flatnonzero(intervals > limit)]
     for start, end in found if len(found) <= SINGLE else []:
@@ -105,7 +105,7 @@ def _gap_severity(length_s: float) -> Severity:
 
 def _coverage(r: Recording, stream: Stream) -> Iterator[Finding]:
     """A stream that begins late or ends early."""
-    limit = GAP_PERIODS * max(stream.period_s, 1 / r.fps)
+    limit = GAP_PERIODS * max(stream.period_s, 1 / r.control_hz)
     first, last = float(stream.received_s.min()), float(stream.t_s.max())
     if stream.t_s.min() > r.end_s + 1 or last < -1:
         return  # `_clock` says that they never meet

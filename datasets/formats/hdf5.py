@@ -22,7 +22,7 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
 from ..store import EpisodeStore
-from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, named, require_fps
+from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, named, require_control_hz
 
 ALOHA_HZ = 50.0
 ALOHA_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
@@ -58,7 +58,7 @@ def aloha_files(path: Path) -> list[Path]:
 def import_robomimic(
     src: str | Path,
     dst: str | Path,
-    fps: float | None = None,
+    control_hz: float | None = None,
     task: str = "",
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
@@ -110,14 +110,14 @@ def import_robomimic(
             "left_out": left_out,
             "action": "as in the file; robosuite's operational space controller takes motions scaled to -1..1",
         }
-        rate = require_fps(fps, float(found) if found else None, src)
+        rate = require_control_hz(control_hz, float(found) if found else None, src)
         return build(dst, features, rate, "", provenance, episodes(), image_size, progress, len(demos))
 
 
 def import_aloha(
     src: str | Path,
     dst: str | Path,
-    fps: float | None = None,
+    control_hz: float | None = None,
     task: str = "",
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
@@ -126,7 +126,7 @@ def import_aloha(
     """Bring a folder of ALOHA episodes (or one file) into a new store at `dst`. Raises StoreError.
 
     observation.state is qpos (rad; grippers 0..1), qvel and effort are kept beside it. Images keep the order
-    of their channels. Without `fps` it is 50, at which ALOHA records."""
+    of their channels. Without `control_hz` it is 50, at which ALOHA records."""
     src, dst, renames = Path(src), Path(dst), dict(renames or {})
     files = aloha_files(src)
     if not files:
@@ -162,7 +162,7 @@ def import_aloha(
         "imported_from": str(src),
         "format": "aloha",
         "left_out": left_out,
-        "rate": "50 Hz, as ALOHA records" if fps is None else "as given",
+        "rate": "50 Hz, as ALOHA records" if control_hz is None else "as given",
     }
     if unknown := [
         k
@@ -174,7 +174,7 @@ def import_aloha(
         raise StoreError(
             f"{files[0]} has no array {unknown[0]} to rename; it has {', '.join(sources.values())}"
         )
-    rate = require_fps(fps, ALOHA_HZ, src)
+    rate = require_control_hz(control_hz, ALOHA_HZ, src)
     return build(dst, features, rate, "aloha", provenance, episodes(), image_size, progress, len(files))
 
 

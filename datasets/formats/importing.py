@@ -35,7 +35,7 @@ class ForeignEpisode:
 def build(
     dst: Path,
     features: Features,
-    fps: float,
+    control_hz: float,
     robot: str,
     provenance: Mapping[str, Any],
     episodes: Iterable[ForeignEpisode],
@@ -43,7 +43,7 @@ def build(
     progress: Callable[[int, int], None],
     total: int,
 ) -> EpisodeStore:
-    """A store of `episodes` whose source has no times: row i is at i / fps, and the store says so."""
+    """A store of `episodes` whose source has no times: row i is at i / control_hz, and the store says so."""
     if image_size is not None:
         features = {
             k: Feature((*image_size, *f.shape[2:]), f.dtype) if is_image(k) else f
@@ -52,7 +52,7 @@ def build(
     row = max(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in features.values())
     piece = max(1, min(PIECE, PIECE_BYTES // max(1, row)))
     with making(dst) as work:
-        store = EpisodeStore.create(work, features, fps, robot, {**provenance, "times": "row / fps"})
+        store = EpisodeStore.create(work, features, control_hz, robot, {**provenance, "times": "row / fps"})
         with EpisodeWriter(store) as writer:
             for done, e in enumerate(episodes):
                 writer.start(e.meta)
@@ -63,7 +63,7 @@ def build(
                         for k, read in e.columns.items()
                     }
                     for i in range(stop - start):
-                        at = round((start + i) * 1e9 / fps)
+                        at = round((start + i) * 1e9 / control_hz)
                         writer.tick({k: v[i] for k, v in rows.items()}, dict.fromkeys(rows, (at, at)))
                 writer.end({})
                 progress(done + 1, total)
@@ -93,13 +93,13 @@ def as_image(rows: np.ndarray, what: str) -> np.ndarray:
     return whole
 
 
-def require_fps(given: float | None, found: float | None, source: Path) -> float:
-    fps = found if given is None else given
-    if fps is None:
+def require_control_hz(given: float | None, found: float | None, source: Path) -> float:
+    control_hz = found if given is None else given
+    if control_hz is None:
         raise StoreError(f"{source} does not say how many rows a second has: give --fps")
-    if not 0 < fps < float("inf"):
-        raise StoreError(f"fps must be a positive number, not {fps}")
-    return fps
+    if not 0 < control_hz < float("inf"):
+        raise StoreError(f"fps must be a positive number, not {control_hz}")
+    return control_hz
 
 
 def _checked(

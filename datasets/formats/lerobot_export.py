@@ -141,7 +141,7 @@ class _Writer:
         columns = {
             **values,
             **extra,
-            "timestamp": (frame / self.store.fps).astype(np.float32)[:, None],
+            "timestamp": (frame / self.store.control_hz).astype(np.float32)[:, None],
             "frame_index": frame[:, None],
             "episode_index": np.full((length, 1), index),
             "index": (self.rows + frame)[:, None],
@@ -212,7 +212,11 @@ class _Writer:
         (self.root / "meta" / "info.json").write_text(json.dumps(self._info(), indent=1))
 
     def _info(self) -> dict[str, Any]:
-        fps: float | int = int(self.store.fps) if self.store.fps == int(self.store.fps) else self.store.fps
+        fps: float | int = (
+            int(self.store.control_hz)
+            if self.store.control_hz == int(self.store.control_hz)
+            else self.store.control_hz
+        )
         features: dict[str, Any] = {}
         for key in self.keys:
             f = self.store.features[key]
@@ -324,7 +328,7 @@ class _Writer:
                 path,
                 frames(),
                 self.store.features[key].shape,
-                self.store.fps,
+                self.store.control_hz,
                 self.crf,
                 self.lossless,
                 length,
@@ -336,7 +340,7 @@ class _Writer:
                 f"{prefix}/chunk_index": chunk,
                 f"{prefix}/file_index": file,
                 f"{prefix}/from_timestamp": 0.0,
-                f"{prefix}/to_timestamp": length / self.store.fps,
+                f"{prefix}/to_timestamp": length / self.store.control_hz,
             }
         return found, stats
 

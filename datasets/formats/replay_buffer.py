@@ -22,7 +22,7 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, STATE, Feature, Features
 from ..store import EpisodeStore
-from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, named, require_fps
+from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, named, require_control_hz
 
 CODECS = {
     # not zlib, gzip, bz2, lzma: a chunk of some kilobytes could become gigabytes, where these say how large
@@ -50,7 +50,7 @@ def is_replay_buffer(path: Path) -> bool:
 def import_replay_buffer(
     src: str | Path,
     dst: str | Path,
-    fps: float | None = None,
+    control_hz: float | None = None,
     task: str = "",
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
@@ -114,7 +114,7 @@ def import_replay_buffer(
         return build(
             dst,
             features,
-            require_fps(fps, None, src),
+            require_control_hz(control_hz, None, src),
             "",
             provenance,
             episodes(),

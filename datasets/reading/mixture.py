@@ -85,8 +85,10 @@ def common_features(
                 wrong.append(f"  {key}: {store.path} has none; it has {', '.join(features)}")
             elif key in first and (problem := _differs(features[key], first[key])):
                 wrong.append(f"  {key}: {store.path} {problem} in {stores[0].path}")
-        if store.fps != stores[0].fps:
-            wrong.append(f"  fps: {store.path} has {store.fps:g}, {stores[0].path} has {stores[0].fps:g}")
+        if store.control_hz != stores[0].control_hz:
+            wrong.append(
+                f"  control_hz: {store.path} has {store.control_hz:g}, {stores[0].path} has {stores[0].control_hz:g}"
+            )
     if wrong:
         raise FeatureMismatch("the datasets cannot be mixed:\n" + "\n".join(wrong))
     return {k: first[k] for k in wanted}

@@ -57,7 +57,7 @@ class Windows:
         cache_bytes: int = AUTO_BYTES,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.spec, self.features, self.fps = spec, store.features, store.fps
+        self.spec, self.features, self.control_hz = spec, store.features, store.control_hz
         if unknown := [k for k in (*spec.keys, ACTION) if k not in store.features]:
             raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
         self.episodes = store.choose(episodes)

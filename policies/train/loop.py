@@ -196,7 +196,7 @@ def train(
                     "augment": list(augment),
                     "validation_losses": validation,
                     "robot": store.robot,
-                    "fps": store.fps,
+                    "fps": store.control_hz,
                     "tasks": sorted({e.task for s in opened.stores for e in s.episodes}),
                     "episodes": opened.episodes[0] if len(opened.episodes) == 1 else opened.episodes,
                     "frames": len(windows),

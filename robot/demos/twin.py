@@ -97,7 +97,7 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> dict[str, Any]:
         frames = np.concatenate(seen, axis=2)
         (out / "videos").mkdir(exist_ok=True)
         path = out / "videos" / f"seed-{seed}.mp4"
-        write_mp4(path, list(np.repeat(np.repeat(frames, 2, 1), 2, 2)), store.fps)
+        write_mp4(path, list(np.repeat(np.repeat(frames, 2, 1), 2, 2)), store.control_hz)
         videos.append(str(path))
     action = store.features[ACTION]
     return {
@@ -107,7 +107,7 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> dict[str, Any]:
         "agent": deployed["agent"],
         "joints": list(action.names),
         "units": list(action.units),
-        "control_hz": store.fps,
+        "control_hz": store.control_hz,
         "episodes": len(outcomes),
         "first_seed": outcomes[0]["seed"],
         "successes": successes,

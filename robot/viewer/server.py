@@ -197,7 +197,7 @@ def application(
         return JSONResponse({"revision": library.revision})
 
     def get_episodes(request: Request) -> Response:
-        rows = [row(e, library.store.fps) for e in library.episodes()]
+        rows = [row(e, library.store.control_hz) for e in library.episodes()]
         return JSONResponse({"revision": library.revision, "episodes": rows, "trash": library.trash()})
 
     def get_episode(request: Request) -> Response:
@@ -208,7 +208,7 @@ def application(
                 feature = library.store.features.get(stream["key"])
                 stream["near_far"] = near_far(e, stream["key"])
                 stream["unit"] = next(iter(feature.units), "") if feature else ""
-        return JSONResponse({**row(e, library.store.fps), **found})
+        return JSONResponse({**row(e, library.store.control_hz), **found})
 
     def get_thumbnail(request: Request) -> Response:
         e = asked(request)

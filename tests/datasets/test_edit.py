@@ -147,7 +147,7 @@ def test_merging_unequal_datasets_shows_every_difference(store: EpisodeStore, tm
     other = EpisodeStore.create(tmp_path / "other", features, 30.0)
     with pytest.raises(FeatureMismatch) as caught:
         merge([store, other], tmp_path / "both")
-    for line in ("observation.state: ", "observation.force: ", "fps: "):
+    for line in ("observation.state: ", "observation.force: ", "control_hz: "):
         assert line in str(caught.value)
     assert not (tmp_path / "both").exists()
 

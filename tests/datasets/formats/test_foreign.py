@@ -112,7 +112,7 @@ def test_umi_with_jpeg_xl_in_a_zip(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not say how many rows a second has: give --fps"):
         import_replay_buffer(source, tmp_path / "d")
     assert not (tmp_path / "d").exists()
-    store = import_replay_buffer(source, tmp_path / "d", fps=59.94)
+    store = import_replay_buffer(source, tmp_path / "d", control_hz=59.94)
     state = np.concatenate(
         [arrays[f"robot0_{k}"] for k in ("eef_pos", "eef_rot_axis_angle", "gripper_width")], 1
     )
@@ -137,13 +137,13 @@ def test_episode_ends_are_taken_only_if_they_can_be_true(
     source = buffer(tmp / "b.zarr", {"action": action}, ends)
     if ends[0] < 0 or sorted(ends) != ends or ends[-1] > 10:
         with pytest.raises(StoreError, match="its episode_ends must grow up to the 10 rows"):
-            import_replay_buffer(source, tmp / "d", fps=10)
+            import_replay_buffer(source, tmp / "d", control_hz=10)
         return
     if not any(ends):
         with pytest.raises(StoreError, match="holds no episode with a row"):
-            import_replay_buffer(source, tmp / "d", fps=10)
+            import_replay_buffer(source, tmp / "d", control_hz=10)
         return
-    store = import_replay_buffer(source, tmp / "d", fps=10)
+    store = import_replay_buffer(source, tmp / "d", control_hz=10)
     lengths = [b - a for a, b in zip([0, *ends], ends, strict=False) if b > a]
     assert [e.length for e in store.episodes] == lengths
 
@@ -176,10 +176,10 @@ def test_whole_buffers_in_shards_have_no_gaps(tmp_path: Path) -> None:
     group: Any = zarr.open_group(str(tmp_path / "r.zarr"), mode="w", zarr_format=3)
     group.create_array("data/action", data=np.ones((15, 4)), chunks=(2, 2), shards=(4, 4))
     group.create_array("meta/episode_ends", data=np.array([7, 15]))
-    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "d", fps=10)
+    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "d", control_hz=10)
     assert [e.attrs.get("notes") for e in store.episodes] == [None, None]
     (tmp_path / "r.zarr/data/action/c/3/0").unlink()
-    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "gap", fps=10)
+    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "gap", control_hz=10)
     assert ["notes" in e.attrs for e in store.episodes] == [False, True]
 
 
@@ -194,7 +194,7 @@ def test_nothing_is_unpickled_unpacked_or_believed(tmp_path: Path, monkeypatch: 
 
     def refused(source: Path, says: str) -> None:
         with pytest.raises(StoreError, match=says):
-            import_replay_buffer(source, tmp_path / "out", fps=10)
+            import_replay_buffer(source, tmp_path / "out", control_hz=10)
         assert not (tmp_path / "out").exists()
         assert not (tmp_path / "bombed").exists()
 
@@ -227,7 +227,7 @@ def test_nothing_is_unpickled_unpacked_or_believed(tmp_path: Path, monkeypatch: 
     slip = zipped(buffer(tmp_path / "slip.zarr", good, [10]))
     with zipfile.ZipFile(slip, "a") as file:
         file.writestr("../../escaped", b"x")
-    import_replay_buffer(slip, tmp_path / "ok", fps=10)
+    import_replay_buffer(slip, tmp_path / "ok", control_hz=10)
     assert not (tmp_path.parent / "escaped").exists()
     assert not (tmp_path.parent.parent / "escaped").exists()
     cut = zipped(buffer(tmp_path / "cut.zarr", good, [10]))
@@ -283,7 +283,7 @@ def test_robomimic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ]
     assert main(args) == 0
     store = EpisodeStore.open(tmp_path / "d")
-    assert store.fps == 20
+    assert store.control_hz == 20
     assert [e.attrs["source_episode"] for e in store.episodes] == [f"demo_{i}" for i in range(11)]
     for i, e in enumerate(store.episodes):
         np.testing.assert_array_equal(e.read(ACTION), made[f"{i}/actions"])
@@ -353,7 +353,7 @@ def test_aloha(tmp_path: Path, compress: bool) -> None:
             f.create_dataset("base_action", data=np.zeros((n, 2)))
     assert main(["data", "import", str(folder), "--out", str(tmp_path / "d"), "--task", "tie"]) == 0
     store = EpisodeStore.open(tmp_path / "d")
-    assert (store.fps, store.provenance["left_out"]) == (50, ["base_action"])
+    assert (store.control_hz, store.provenance["left_out"]) == (50, ["base_action"])
     assert store.features[ACTION].names[7] == "right_waist"
     for e, i in zip(store.episodes, (0, 1, 2, 10), strict=True):
         np.testing.assert_array_equal(e.read(STATE), made[f"{i}/observations/qpos"])

@@ -172,7 +172,7 @@ def test_feature_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None
 
 
 def test_headers_and_folders_that_are_incomplete(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="fps must be a positive number"):
+    with pytest.raises(StoreError, match="control_hz must be a positive number"):
         EpisodeStore.create(tmp_path / "none", FEATURES, 0)
     with pytest.raises(StoreError, match="needs the feature 'action'"):
         EpisodeStore.create(tmp_path / "none", {STATE: FEATURES[STATE]}, 20.0)

@@ -180,8 +180,8 @@ def trial(kind: str, rng: random.Random) -> dict[str, Any]:
             pass
         store = EpisodeStore.open(path)
         result["open_s"] = time.monotonic() - began
-        if store.interrupted():
-            result["problem"] = f"not recovered: {store.interrupted()}"
+        if store.interrupted_folders():
+            result["problem"] = f"not recovered: {store.interrupted_folders()}"
         here = [digest(e) for e in store.episodes if e.attrs.get("n") == -1]
         if kind in ("trim", "delete and restore"):
             store_of = [*store.episodes, *_trashed(store)]

@@ -42,7 +42,8 @@ def video_frames(
                     if abs(times_s[row] - last.time) > half:
                         few = f"; it has fewer frames than the {len(times_s)} rows" if frame is None else ""
                         raise StoreError(
-                            f"{where}: the video {path} has no frame for row {row} at {times_s[row]:.3f} s{few}"
+                            f"{where}: the video {path} has no frame for row {row} at "
+                            f"{times_s[row]:.3f} s{few}"
                         )
                     if used:
                         raise StoreError(

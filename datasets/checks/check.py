@@ -53,11 +53,11 @@ def check(
 
     progress(done, total) is called after each. fast: of images only checksums and repeats, and a few for
     their brightness; no comparison with the joints. A damaged episode is a finding; the rest is checked."""
-    known = [e for e in store.episodes if not e.damaged]
+    known = [e for e in store.episodes if not e.damage]
     found = [
-        Finding(e.index, e.path.name, "damaged", "severe", "", 0.0, 0.0, e.damaged)
+        Finding(e.index, e.path.name, "damaged", "severe", "", 0.0, 0.0, e.damage)
         for e in store.episodes
-        if e.damaged
+        if e.damage
     ]
     if episodes is not None:
         total = len(known) + len(found)

@@ -1,5 +1,5 @@
-"""Empties the ring of a recorder into the store: in the writing process while it records, and in whoever opens
-the store after both of its processes were killed."""
+"""Moves rows from the ring of a recorder into the store. The writing process does it while recording; whoever
+opens the store next does it after both processes were killed."""
 
 from __future__ import annotations
 
@@ -29,38 +29,40 @@ BEHIND = 0.1  # share of the ring
 
 
 class Drain:
-    """Empties a ring into the store `store`, entry by entry; each is freed once it is durable."""
+    """Empties a ring into the store at `store`. An entry of the ring is freed once its rows are durable.
+
+    episodes: the folders of the episodes that were finished. closed: the recorder said that it is done."""
 
     def __init__(self, store: Path, ring: Ring, power: bool) -> None:
         self.store, self.ring, self.power = store, ring, power
-        self.finished: list[Path] = []
+        self.episodes: list[Path] = []
         self.closed = False
         self._episode: InProgress | None = None
         self._id = -1
         self._encoders = ThreadPoolExecutor(2, "encoder")
 
     def run(self, producer_gone: bool = False) -> bool:
-        """Whatever is there, up to `BATCH_BYTES`; whether there was any. OSError: the disk takes no more."""
+        """Write the entries that are in the ring, up to `BATCH_BYTES`; whether there was any. Raises OSError
+        when the disk cannot be written."""
         batch = list(self.ring.entries(BATCH_BYTES, producer_gone))
         for (rows, _), group in groupby(batch, lambda e: (e.kind == SAMPLES, e.episode)):
             entries = list(group)
-            wanted = rows and self._find(
-                entries[0]
-            )  # else of an episode that was discarded, or finished before
-            coming = [self._encode(e) if wanted else [] for e in entries]
-            for entry, samples in zip(entries, coming, strict=True):
+            # else these rows belong to an episode that was discarded, or finished before
+            in_progress = rows and self._find(entries[0])
+            encodings = [self._encode(e) if in_progress else [] for e in entries]
+            for entry, samples in zip(entries, encodings, strict=True):
                 self._take(entry, samples)
                 self.ring.free(entry.end)
         return bool(batch)
 
-    def run_dry(self, interrupted: str) -> list[Path]:
-        """All of it; then the episode in progress, if any, is finished as interrupted. The episodes
-        finished."""
+    def run_dry(self, reason: str) -> list[Path]:
+        """Empty the ring, then finish the episode in progress, if any, as interrupted by `reason`. Returns
+        all episodes that were finished."""
         while self.run(producer_gone=True):
             pass
         if self._episode is not None:
-            self._finish({"interrupted": interrupted})
-        return self.finished
+            self._finish({"interrupted": reason})
+        return self.episodes
 
     def close(self) -> None:
         self._encoders.shutdown()
@@ -69,7 +71,7 @@ class Drain:
             self._episode = None
 
     def _find(self, entry: Entry) -> bool:
-        """Whether the entry's episode is in progress here, or can be made so."""
+        """Whether the entry's episode is in progress; it is resumed if need be."""
         if self._id != entry.episode:
             self._id = entry.episode
             if self._episode is not None:
@@ -79,9 +81,9 @@ class Drain:
         return self._episode is not None
 
     def _encode(self, entry: Entry) -> list[Any]:
-        """Futures of the samples of an entry, or the samples themselves."""
+        """The samples of an entry; frames may be futures of samples."""
         assert self._episode is not None
-        found, at = [], 0
+        samples, at = [], 0
         while at < len(entry.payload):
             stream_number, flags, size, t_capture, t_receive, *shape = ROW.unpack_from(entry.payload, at)
             at += ROW.size
@@ -91,21 +93,21 @@ class Drain:
             if stream.kind:
                 dims = len(stream.shape)
                 frame = np.frombuffer(raw, stream.dtype).reshape(shape[:dims])
-                arguments = (stream_number, flags, t_capture, t_receive, frame, stream)
-                # one thread, as long as it keeps up, leaves a processor free on which the control loop wakes
-                # at once
-                behind = self.ring.used > BEHIND
-                found.append(self._encoders.submit(_sample, *arguments) if behind else _sample(*arguments))
+                sample = (stream_number, flags, t_capture, t_receive, frame, stream)
+                # encode in this thread as long as it keeps up: that leaves a processor free for the control
+                # loop to wake on at once
+                behind = self.ring.share_used > BEHIND
+                samples.append(self._encoders.submit(_sample, *sample) if behind else _sample(*sample))
             else:
-                found.append(Sample(stream_number, flags, t_capture, t_receive, bytes(raw)))
-        return found
+                samples.append(Sample(stream_number, flags, t_capture, t_receive, bytes(raw)))
+        return samples
 
-    def _take(self, entry: Entry, coming: list[Any]) -> None:
+    def _take(self, entry: Entry, samples: list[Any]) -> None:
         if entry.kind == START:
             self._start(entry)
         elif entry.kind == SAMPLES:
-            if self._episode is not None and coming and entry.seq > self._episode.last_seq:
-                self._episode.append(entry.seq, [c if isinstance(c, Sample) else c.result() for c in coming])
+            if self._episode is not None and samples and entry.seq > self._episode.last_seq:
+                self._episode.append(entry.seq, [c if isinstance(c, Sample) else c.result() for c in samples])
         elif entry.kind == END:
             if self._find(entry):
                 self._finish(json.loads(bytes(entry.payload)))
@@ -119,7 +121,7 @@ class Drain:
             self.closed = True
 
     def _start(self, entry: Entry) -> None:
-        """Idempotent: a process that was killed may have begun, or even finished, the episode before."""
+        """Begin an episode, unless a process that was killed has begun, or even finished, it before."""
         folder = self.store / IN_PROGRESS / f"{entry.episode:012x}"
         try:
             if self._find(entry):
@@ -134,10 +136,10 @@ class Drain:
         self._episode = InProgress.create(folder, streams, header["meta"], self.power)
 
     def _put_in_place(self, entry: Entry) -> None:
-        """A process that was killed may have finished the episode but for its place."""
+        """Finish the last step for a process that was killed between finishing an episode and moving it."""
         folder = self.store / IN_PROGRESS / f"{entry.episode:012x}"
         if folder.is_dir():
-            self.finished += finish_cut_off(folder, self.store / EPISODES, KILLED)
+            self.episodes += finish_cut_off(folder, self.store / EPISODES, KILLED)
 
     def _finish(self, meta: dict[str, Any]) -> None:
         episode = self._episode
@@ -145,11 +147,11 @@ class Drain:
         if not any(episode.rows):
             episode.discard()
         else:
-            lost = self.ring.dropped[: len(episode.streams)].tolist()
-            dropped = {s.key: n for s, n in zip(episode.streams, lost, strict=True) if n}
-            if dropped:
-                meta = {**meta, "dropped": dropped}
-            self.finished.append(episode.finish(meta, self.store / EPISODES, next_number(self.store)))
+            counts = self.ring.dropped[: len(episode.streams)].tolist()
+            drops = {s.key: n for s, n in zip(episode.streams, counts, strict=True) if n}
+            if drops:
+                meta = {**meta, "dropped": drops}
+            self.episodes.append(episode.finish(meta, self.store / EPISODES, next_number(self.store)))
         self._episode = None
 
 

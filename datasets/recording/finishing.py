@@ -1,4 +1,4 @@
-"""One recording that was cut off, finished: made into an episode of what its log holds."""
+"""Finishes a recording that was cut off: an episode is made of what its log holds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ KILLED = "the recorder was killed"
 
 
 def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
-    """One folder of `in-progress`, finished; none when it holds no row. OSError, UnreadableLog: it stays as
-    it is."""
+    """Make an episode of the folder `path` of `in-progress`; its new folder, or [] if the recording holds no
+    row. Raises OSError or UnreadableLog; then `path` stays as it is."""
     if is_complete(path):
         return [put_in_place(path, episodes, next_number(episodes.parent), power=True)]
     try:

@@ -24,15 +24,15 @@ POLL_S = 0.005
 
 
 def main(store: Path, ring_path: Path, power: bool) -> int:
-    """Until CLOSE, or until the control process is gone and the ring is empty."""
+    """Write until CLOSE comes, or until the control process is gone and the ring is empty. The exit code."""
     _give_way()
     parent = os.getppid()
     ring = Ring.open(ring_path)
     drain = Drain(store, ring, power)
     try:
         while not drain.closed:
-            worked = drain.run()
-            if not worked and (_at_end(POLL_S) or os.getppid() != parent):
+            busy = drain.run()
+            if not busy and (_at_end(POLL_S) or os.getppid() != parent):
                 drain.run_dry(KILLED)
                 break
         drain.close()
@@ -49,9 +49,8 @@ def main(store: Path, ring_path: Path, power: bool) -> int:
 
 
 def _give_way() -> None:
-    """The control loop goes first: low priority, and turns on the processor so short that a thread that wakes
-    does not wait for one to end (`man 2 sched_setattr`; kernels before 6.12 have no such length of turns, and
-    pay it no regard)."""
+    """Let the control loop go first: take a low priority, and such short time slices that a thread which
+    wakes need not wait for one to end (`man 2 sched_setattr`; kernels before 6.12 ignore the length)."""
     niceness, turn_ns = 15, 100_000
     with contextlib.suppress(OSError):
         os.nice(niceness)
@@ -65,7 +64,7 @@ def _give_way() -> None:
 
 
 def _at_end(timeout_s: float) -> bool:
-    """Waits up to `timeout_s`; whether the control process closed its end of the pipe, or died."""
+    """Wait up to `timeout_s`; whether the control process closed its end of the pipe, or died."""
     ready, _, _ = select.select([0], [], [], timeout_s)
     return bool(ready) and os.read(0, 1) == b""
 

@@ -129,7 +129,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
     assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
     cut_off = store.episodes[2]
     assert cut_off.interrupted
-    assert not store.interrupted()
+    assert not store.interrupted_folders()
     assert acknowledged <= cut_off.length <= acknowledged + 1
     rng = np.random.default_rng(0)
     rows = [frame(rng, WITH_IMAGE, t) for t in range(cut_off.length)]
@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path: Path) -> None
     assert "finished episodes are intact" in done.stdout
     store = EpisodeStore.open(tmp_path / "d")
     assert [e.length for e in store.episodes] == [20, 13, 4000]
-    assert not store.interrupted()
+    assert not store.interrupted_folders()
     assert store.episodes[2].interrupted
 
 

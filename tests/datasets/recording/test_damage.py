@@ -209,7 +209,7 @@ def test_a_disk_that_fills_while_images_come_loses_no_frame(tmp_path: Path) -> N
     assert [e.length for e in store.episodes] == [20, 13, 1, int(said[1])]
     assert [e.interrupted for e in store.episodes] == [False, False, False, True]
     assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
-    assert not store.interrupted()
+    assert not store.interrupted_folders()
 
 
 def cut_off(path: Path, rows: int) -> Path:

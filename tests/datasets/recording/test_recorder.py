@@ -153,7 +153,7 @@ def test_kill(tmp_path: Path, victim: str) -> None:
     with EpisodeWriter(EpisodeStore.open(tmp_path / "d")):  # waits for the one who is still emptying the ring
         pass
     store = EpisodeStore.open(tmp_path / "d")
-    assert not store.interrupted()
+    assert not store.interrupted_folders()
     assert store.episodes[0].interrupted
     require_rows(store, 0, count)
     assert not ring.exists()

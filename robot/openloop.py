@@ -44,7 +44,7 @@ def open_loop(
     back = max(2, n_past)  # commands before now: the baselines need two
     spec = WindowSpec(int(metadata["n_obs_steps"]), ahead + back, n_past_actions=back, keys=keys)
     windows = Windows(store, spec, list(episodes))
-    if said := windows.left_out_says():
+    if said := windows.left_out_sentence():
         raise ValueError(f"the errors would not be those of whole episodes: {said}")
     first = np.arange(len(windows)) - windows.tick
     rows = np.flatnonzero((windows.tick >= back) & (windows.tick % every == 0))

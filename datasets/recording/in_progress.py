@@ -91,7 +91,7 @@ class InProgress:
         try:
             episode._log, episode._log_end = os.open(folder / LOG, os.O_RDWR | os.O_CLOEXEC), log.end
             for begin, end, kind, seq, payload in log.records(past_damage=True):
-                samples = log.whole(payload) if kind == SAMPLES else []
+                samples = log.samples_with_frames(payload) if kind == SAMPLES else []
                 if samples is None:
                     continue
                 if begin != episode._log_end:

@@ -302,7 +302,8 @@ class Recorder:
             self._episode = 0
             raise StoreError(
                 f"cannot write to {self.store.path}: the writing process ended {self._restarts} times (exit "
-                f"code {self._process[0].returncode}); what was recorded comes back when the dataset is opened"
+                f"code {self._process[0].returncode}); what was recorded comes back when the dataset is "
+                "opened"
             )
         _close_pipes(self._process[0])
         self._process[0] = self._spawn()

@@ -12,9 +12,9 @@ import numpy as np
 
 from ...datasets.episode import StoreError
 from ...datasets.features import ACTION, Features, rename, state_keys
-from ...datasets.reading.align import How
+from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
-from ...datasets.reading.loader import Source
+from ...datasets.reading.loader import WindowSource
 from ...datasets.reading.mixture import Mixture, common_features, name_in, window_weights
 from ...datasets.reading.weights import ALPHA, Weighting, episode_weights, weighted_indices
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
@@ -37,7 +37,7 @@ class DataOptions:
     alpha: float = ALPHA
     validate: float = 0.0
     interrupted: bool = False
-    align: How = "seen"
+    align: Alignment = "seen"
     tolerance_s: float | None = None
     workers: int = 0
     cache: Cache = "auto"
@@ -51,8 +51,8 @@ class TrainingData:
     must share. said: sentences that whoever trains should read."""
 
     features: Features
-    windows: Source
-    held_out: Source | None
+    windows: WindowSource
+    held_out: WindowSource | None
     cumulative: np.ndarray | None  # of the weights of the windows
     stores: list[EpisodeStore]
     episodes: list[list[int]]
@@ -116,7 +116,7 @@ def open_data(
         chosen.append(keep)
     windows, held_out = (_joined(p, features, options.rename) if p else None for p in (train, held))
     assert windows is not None
-    if sentence := windows.left_out_says():
+    if sentence := windows.left_out_sentence():
         said.append(sentence)
     if not any(chosen):
         raise StoreError(
@@ -173,7 +173,7 @@ def _digest(weights: np.ndarray | None) -> str:
     return "" if weights is None else hashlib.sha256(weights.astype(np.float32).tobytes()).hexdigest()
 
 
-def _joined(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> Source:
+def _joined(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> WindowSource:
     return parts[0] if len(parts) == 1 and not renames else Mixture(parts, features, renames)
 
 

@@ -86,7 +86,7 @@ def test_what_a_policy_would_have_seen(slow_camera: EpisodeStore) -> None:
     out = [t for t in range(100) if t not in windows.tick[windows.episode == 0]]
     assert out == [t for t in range(100) if 9 * 33 + 86 < t * 10 < 19 * 33 + 20]
     assert windows.left_out == {(0, CAMERA): len(out), (1, CAMERA): len(out)}
-    assert windows.left_out_says().startswith(f"{2 * len(out)} of 200 frames are left out")
+    assert windows.left_out_sentence().startswith(f"{2 * len(out)} of 200 frames are left out")
     assert not Windows(slow_camera, WindowSpec(1, 1, keys=(CAMERA,), tolerance_s=1.0)).left_out
 
 
@@ -193,12 +193,12 @@ def test_an_error_in_a_worker_is_its_sentence(tmp_path: Path) -> None:
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 100))
 def test_missing_history_repeats_the_next_good_row(seed: int) -> None:
-    from ulna.datasets.reading.windows import _filled
+    from ulna.datasets.reading.windows import _fill_gaps
 
     rng = np.random.default_rng(seed)
     good = rng.random(20) < 0.5
     rows = np.arange(20)
-    filled = _filled(rows, good)
+    filled = _fill_gaps(rows, good)
     for i in range(20):
         following = [j for j in range(i, 20) if good[j]] or [j for j in range(20) if good[j]][-1:]
         assert filled[i] == (following[0] if following else i)

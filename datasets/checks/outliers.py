@@ -148,8 +148,8 @@ def robust_z(x: np.ndarray, floor: float | np.ndarray) -> tuple[np.ndarray, np.n
     …)`. floor: the least deviation that counts as usual."""
     middle = np.median(x, axis=0)
     off = np.abs(x - middle)
-    # both are 1 for a normal distribution; the second is larger where every fifth value is far off, which then
-    # is nothing odd
+    # both are 1 for a normal distribution; the second is larger where every fifth value is far off, which
+    # then is nothing odd
     usual = np.maximum(1.4826 * np.median(off, axis=0), np.quantile(off, 0.8, axis=0) / 1.2816)
     usual = np.maximum(usual, floor)
     return (x - middle) / usual, middle

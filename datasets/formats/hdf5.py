@@ -105,7 +105,8 @@ def import_robomimic(
             "format": "robomimic",
             "environment": str(environment.get("env_name", "")),
             "left_out": left_out,
-            "action": "as in the file; robosuite's operational space controller takes motions scaled to -1..1",
+            "action": "as in the file; robosuite's operational space controller takes motions scaled to "
+            "-1..1",
         }
         rate = require_control_hz(control_hz, float(stored_hz) if stored_hz else None, src)
         return build(dst, features, rate, "", provenance, episodes(), image_size, progress, len(demos))

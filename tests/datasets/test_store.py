@@ -76,11 +76,11 @@ def test_info_measures_rates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({STATE: np.zeros(4, np.float32)}, r"episode 2, frame 1: observation.state has shape \(4,\)"),
+        ({STATE: np.zeros(4, np.float32)}, r"episode 2, tick 1: observation.state has shape \(4,\)"),
         ({STATE: np.zeros(3, np.int64)}, "int64, the store's feature is float32"),
         (
             {ACTION: np.array([0, np.nan, 0], np.float32)},
-            "episode 2, frame 1: action holds a value that is not finite",
+            "episode 2, tick 1: action holds a value that is not finite",
         ),
     ],
 )

@@ -131,7 +131,7 @@ def test_v21_comes_in_with_its_times_names_tasks_and_pixels(tmp_path: Path, name
         ),
         (
             lambda s: nan(s / "data/chunk-000/episode_000001.parquet"),
-            "episode 1 .*action is not finite in frame 3",
+            "episode 1 .*action is not finite in row 3",
         ),
         (lambda s: version(s, "v1.6"), "v1.6; v2.1 and v3.0"),
     ],
@@ -247,7 +247,7 @@ AT_MOST_8 = json.dumps({"episode_index": 1, "tasks": [], "length": 8})
     [
         (
             lambda s: edit_column(s, "timestamp", [0.0, np.nan, *TIMES[2:]]),
-            "timestamp is not finite in frame 1",
+            "timestamp is not finite in row 1",
         ),
         (
             lambda s: edit_column(s, "timestamp", TIMES[[0, 2, 1, *range(3, 9)]]),

@@ -86,7 +86,7 @@ def test_what_a_policy_would_have_seen(slow_camera: EpisodeStore) -> None:
     out = [t for t in range(100) if t not in windows.tick[windows.episode == 0]]
     assert out == [t for t in range(100) if 9 * 33 + 86 < t * 10 < 19 * 33 + 20]
     assert windows.left_out == {(0, CAMERA): len(out), (1, CAMERA): len(out)}
-    assert windows.left_out_sentence().startswith(f"{2 * len(out)} of 200 frames are left out")
+    assert windows.left_out_sentence().startswith(f"{2 * len(out)} of 200 ticks are left out")
     assert not Windows(slow_camera, WindowSpec(1, 1, keys=(CAMERA,), tolerance_s=1.0)).left_out
 
 

@@ -105,7 +105,7 @@ def test_nan_on_disk_is_found_with_its_episode_and_frame(tmp_path: Path) -> None
         lambda: Windows(store, WindowSpec(1, 1, keys=(STATE,))),
         lambda: compute_stats(store, [STATE]),
     ):
-        with pytest.raises(StoreError, match=r"episode 1: observation.state is not finite in frame 4"):
+        with pytest.raises(StoreError, match=r"episode 1: observation.state is not finite in row 4"):
             read()
 
 

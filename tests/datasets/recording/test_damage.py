@@ -152,10 +152,10 @@ def test_what_cannot_be_kept_is_refused_before_it_is_too_late(tmp_path: Path) ->
     row = frame(np.random.default_rng(0), FEATURES, 0)
     times = dict.fromkeys(row, (0, 0))
     with pytest.raises(
-        StoreError, match=r"frame 0: observation.state is float64, the store's feature is float32"
+        StoreError, match=r"tick 0: observation.state is float64, the store's feature is float32"
     ):
         writer.tick({**row, STATE: row[STATE].astype(np.float64)}, times)
-    with pytest.raises(StoreError, match=r"frame 0: no times for observation.state"):
+    with pytest.raises(StoreError, match=r"tick 0: no times for observation.state"):
         writer.tick(row, {k: t for k, t in times.items() if k != STATE})
     writer.tick(row, times)
     with pytest.raises(StoreError, match="must be JSON"):
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_while_images_come_loses_no_frame(tmp_path: Path) -> N
     )
     command = [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parents[2])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = re.match(r"(\d+) cannot write to (.*): File too large; .* its (\d+) frames come back", done.stdout)
+    said = re.match(r"(\d+) cannot write to (.*): File too large; .* its (\d+) ticks come back", done.stdout)
     assert said
     assert said[2] == str(tmp_path / "d")
     assert said[1] == said[3]

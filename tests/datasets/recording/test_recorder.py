@@ -397,7 +397,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_recorded_comes_back(tmp_path: 
                 count += 1
             except StoreError as error:
                 said = str(error)
-    assert "File too large; the episode in progress is cut off, its frames come back" in said
+    assert "File too large; the episode in progress is cut off, its rows come back" in said
     again = EpisodeStore.open(tmp_path / "d")
     assert again.episodes[0].interrupted
     require_rows(again, 0, count)

@@ -1,12 +1,12 @@
-"""How old a frame is when the control loop has it: a network camera of 640 × 480 at 30 Hz, ours beside plain
-OpenCV and LeRobot's.
+"""The age of a frame when the control loop gets it: a network camera of 640 × 480 at 30 Hz, read by ours,
+plain OpenCV and LeRobot's.
 
 python benchmarks/cameras.py
 
-The camera is the MJPEG twin in a process of its own; it paints the time of capture into the pixels before it
-encodes them, so every age holds encoding, network and decoding, and is read from the picture alone. Targets:
-age p50 <= 5 ms at `latest()` asked as a frame arrives (asked at random it is half a period more, for any
-reader); ring read <= 100 us."""
+The camera is the MJPEG twin in a process of its own. It paints the time of capture into the pixels before it
+encodes them, so every age is read from the picture alone, and includes encoding, network and decoding.
+Targets: age p50 <= 5 ms for `latest()` called as a frame arrives (called at random times, half a period more
+for any reader); ring read <= 100 us."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ def lerobot(url: str) -> Iterator[tuple[Read, Read]]:
         camera.disconnect()
 
 
-def measure(opened: tuple[Read, Read], into: dict[str, list[float]]) -> None:
-    latest, following = opened
+def measure(reads: tuple[Read, Read], ages_ms: dict[str, list[float]]) -> None:
+    latest, following = reads
     for _ in range(30):
         following()
-    into.setdefault("arrival", []).extend(age_ms(following()) for _ in range(FRAMES))
+    ages_ms.setdefault("arrival", []).extend(age_ms(following()) for _ in range(FRAMES))
     rng = np.random.default_rng(0)
     for _ in range(POLLS):
         time.sleep(rng.uniform(0, 1 / 30))
-        into.setdefault("latest", []).append(age_ms(latest()))
+        ages_ms.setdefault("latest", []).append(age_ms(latest()))
     time.sleep(PAUSE_S)
-    into.setdefault("after_pause", []).append(age_ms(latest()))
+    ages_ms.setdefault("after_pause", []).append(age_ms(latest()))
 
 
 def spread(ms: list[float]) -> dict[str, float]:
@@ -154,18 +154,18 @@ def ages(url: str) -> dict[str, Any]:
         "cv2.VideoCapture in a thread": lambda: plain(url),
         "lerobot OpenCVCamera": lambda: lerobot(url),
     }
-    seen: dict[str, dict[str, list[float]]] = {name: {} for name in readers}
+    ages_ms: dict[str, dict[str, list[float]]] = {name: {} for name in readers}
     for _ in range(ROUNDS):
         for name, reader in readers.items():
-            with reader() as opened:
-                measure(opened, seen[name])
+            with reader() as reads:
+                measure(reads, ages_ms[name])
     rows: dict[str, Any] = {
         name: {
             "age_on_arrival_ms": spread(ms["arrival"]),
             "age_at_latest_polled_at_random_ms": spread(ms["latest"]),
             f"age_after_{PAUSE_S:g}_s_pause_ms": [round(a, 1) for a in ms["after_pause"]],
         }
-        for name, ms in seen.items()
+        for name, ms in ages_ms.items()
     }
     capture = cv2.VideoCapture(url)  # and without a thread, as scripts do
     for _ in range(60):
@@ -196,8 +196,7 @@ def capture_time_error(url: str) -> dict[str, Any]:
 
 
 def after_a_stall(url: str, fault: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """The camera sends nothing for 2.5 s: what is had in that time, and whether there are frames again 3 s
-    after."""
+    """The camera sends nothing for 2.5 s: what a reader gives in that time, and 3 s after it."""
     rows = {}
     for name, reader in (
         ("ulna, multipart", lambda: ours(url, "multipart")),
@@ -233,10 +232,10 @@ def ring_times() -> dict[str, Any]:
         ):
             us = []
             for _ in range(3000):
-                began = time.perf_counter()
-                kept = call()
-                us.append((time.perf_counter() - began) * 1e6)
-                del kept
+                start = time.perf_counter()
+                result = call()
+                us.append((time.perf_counter() - start) * 1e6)
+                del result
             rows[name] = spread(us)
         return rows
     finally:

@@ -21,17 +21,17 @@ def measure(robot: str, task: str, agent: str, seeds: int, noise: float = 0.0) -
     began = time.monotonic()
     with load_robot(robot, task) as rig:
         report = evaluate(rig, make_agent(agent, rig, noise), seeds, seed=0, videos=0)
-    ticks = sorted(o["ticks"] for o in report["outcomes"])
+    ticks = sorted(o.ticks for o in report.outcomes)
     return {
         "robot": robot,
         "task": task,
         "agent": agent,
         "noise_m": noise,
         "seeds": f"0 to {seeds - 1}",
-        "successes": report["successes"],
-        "wilson_95": [round(v, 4) for v in report["wilson_95"]],
-        "median_seconds_simulated": ticks[len(ticks) // 2] / report["control_hz"],
-        "failed_seeds": [o["seed"] for o in report["outcomes"] if not o["success"]],
+        "successes": report.successes,
+        "wilson_95": [round(v, 4) for v in report.wilson_95],
+        "median_seconds_simulated": ticks[len(ticks) // 2] / report.control_hz,
+        "failed_seeds": [o.seed for o in report.outcomes if not o.success],
         "wall_seconds": round(time.monotonic() - began, 1),
     }
 

@@ -1,5 +1,4 @@
-"""Every driver on its twin, with the faults that its twin can have: for `faults.py` and `soak.py`, which
-drive them."""
+"""Every driver on its twin, and the faults that its twin can have, for `faults.py` and `soak.py`."""
 
 from __future__ import annotations
 
@@ -20,18 +19,16 @@ from ulna.drivers.ur import arm as ur
 from ulna.robot.twin.station import KINDS, MOUNTING, Child
 
 HZ = 100  # commands a second, as quick a loop as the drivers promise to serve
-# up to 0.94 rad/s, within what each arm may do; and so wide that a blocked joint is leaned on for longer than
-# in passing
+# up to 0.94 rad/s, within what each arm may do, and so wide that a blocked joint pushes for a while
 SWING_RAD, SWING_HZ = 0.4, 0.375
 RAMP_S = 1.0  # from where an arm was enabled back to the swing
-TICKS_PER_RAD = 4096 / (2 * np.pi)
+COUNTS_PER_RAD = 4096 / (2 * np.pi)
 
 
 @dataclass
 class Bench:
-    """A driver on its twin. order tells the twin's process something. plant: the truth of an arm, None of a
-    camera. stays: faults that stay until power is switched off and on, though nothing causes them any
-    more."""
+    """A driver on its twin. order: sends an order to the twin's process. plant: the true state of an arm,
+    None for a camera. stays: faults that last until power is cycled, also when their cause is gone."""
 
     name: str
     device: Any
@@ -55,15 +52,16 @@ class Bench:
 
 
 class Swing:
-    """What the loop asks of an arm: every joint on a sine about where it was, each behind the one before it,
-    so that some joint is always quick. After `begin` it comes from `here` `(J,)` rad in a second."""
+    """Goals of the loop for an arm: every joint on a sine around `centre` `(J,)` rad, each behind the one
+    before it, so that some joint is always quick. After `begin` the goals come from `position` `(J,)` rad
+    within a second."""
 
     def __init__(self, centre: np.ndarray) -> None:
         self.centre = centre.copy()
         self.begin(centre)
 
-    def begin(self, here: np.ndarray) -> None:
-        self._from, self._tick = here.copy(), 0
+    def begin(self, position: np.ndarray) -> None:
+        self._from, self._tick = position.copy(), 0
 
     def next(self) -> np.ndarray:
         self._tick += 1
@@ -73,7 +71,7 @@ class Swing:
 
 
 def servo_bench(kind: str, module: Any, folder: Path) -> Bench:
-    stack, about = contextlib.ExitStack(), KINDS[kind]
+    stack, arm_kind = contextlib.ExitStack(), KINDS[kind]
     joints = module.JOINTS if hasattr(module, "JOINTS") else (so101 if "so101" in kind else koch).JOINTS
     centre = (joints.lower + joints.upper) / 2
     start = np.clip(np.zeros(6), joints.lower + 0.6, joints.upper - 0.6)
@@ -81,10 +79,10 @@ def servo_bench(kind: str, module: Any, folder: Path) -> Bench:
     stack.callback(plant.remove)
     stack.enter_context(SimpleMechanics(plant))
     servos, calibration = [], {}
-    for j, model in enumerate(about.models):
-        half = min((joints.upper[j] - joints.lower[j]) / 2, 3.0) * TICKS_PER_RAD
-        middle = 2048 + round(centre[j] * TICKS_PER_RAD)
-        offset = MOUNTING[j] if about.protocol == "feetech" else -MOUNTING[j]
+    for j, model in enumerate(arm_kind.models):
+        half = min((joints.upper[j] - joints.lower[j]) / 2, 3.0) * COUNTS_PER_RAD
+        middle = 2048 + round(centre[j] * COUNTS_PER_RAD)
+        offset = MOUNTING[j] if arm_kind.protocol == "feetech" else -MOUNTING[j]
         low, high = round(middle - half), round(middle + half)
         calibration[joints.names[j]] = JointCalibration(j + 1, 0, offset, low, high)
         servos.append(
@@ -92,7 +90,7 @@ def servo_bench(kind: str, module: Any, folder: Path) -> Bench:
                 "id": j + 1,
                 "model": model,
                 "joint": j,
-                "zero_tick": 2048 + MOUNTING[j],
+                "zero_count": 2048 + MOUNTING[j],
                 "registers": {"homing_offset": offset},
             }
         )
@@ -102,7 +100,7 @@ def servo_bench(kind: str, module: Any, folder: Path) -> Bench:
     child = Child(
         "serial_twin",
         {
-            "protocol": about.protocol,
+            "protocol": arm_kind.protocol,
             "plant": str(plant.path),
             "servos": servos,
             "baud": 1_000_000,
@@ -187,20 +185,24 @@ CAMERA_FAULTS: dict[str, dict[str, Any]] = {
     "clock steps by 10 s": {"clock_step_s": 10.0},
 }
 HEALTHY: dict[str, Any] = {
-    "drop": 0.0, "corrupt": 0.0, "late": 0.0, "delay_s": 0.0, "dead": [], "overload": [], "voltage": None, "unplugged": False,
-    "stuck": [], "clock_step_s": 0.0, "stalled": False, "protective_stop": False, "emergency_stop": False, "local_control": False,
-    "powered_off": False, "black": False, "frozen": False, "slow": 1.0,
+    "drop": 0.0, "corrupt": 0.0, "late": 0.0, "delay_s": 0.0, "dead": [], "overload": [], "voltage": None,
+    "unplugged": False, "stuck": [], "clock_step_s": 0.0, "stalled": False, "protective_stop": False,
+    "emergency_stop": False, "local_control": False, "powered_off": False,
+    "black": False, "frozen": False, "slow": 1.0,
 }  # fmt: skip
 LEFT_OUT = (
     "a leader's joint blocked (a hand moves it)",
     "a clock's step at a servo bus (servos have no clock)",
     "lost or garbled data at a UR (TCP sends them again: they come late)",
-    "a UR's joint dead or overloaded, or its supply (its controller watches those, and makes a stop or a loss of power of them)",
+    (
+        "a UR's joint dead or overloaded, or its supply (its controller watches those, and makes a stop or a "
+        "loss of power of them)"
+    ),
 )
 
 
 def faults_of(name: str) -> dict[str, dict[str, Any]]:
-    """The faults that the twin of the driver `name` can have, in words."""
+    """The faults that the twin of the driver `name` can have, by their names in words."""
     if name.endswith("-leader"):
         return LEADER_FAULTS
     return UR_FAULTS if name == "ur" else BUS_FAULTS if name in COMMANDED else CAMERA_FAULTS

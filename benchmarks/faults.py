@@ -3,12 +3,15 @@ when.
 
    python benchmarks/faults.py
 
-A stubborn loop, 100 times a second: it reads an arm and commands it whatever was read, as `robot.loop` does,
-and goes on where that one would end, when a command is refused. A leader is only read, a camera's newest
-frame taken. Told: what the driver says by itself (an invalid reading, a refused command, a word in `faults()`
-or the health). Refused: from when on commands were, and how far any joint went from then on until they were
-taken again. Working again: fresh valid readings and commands taken, after the user enabled the arm where it
-asked for that."""
+A stubborn loop of 100 Hz reads an arm and commands it whatever it read, as `robot.loop` does, and goes on
+when a command is refused, where `robot.loop` would end. A leader is only read; of a camera the newest frame
+is taken.
+
+- told: what the driver reports by itself (an invalid reading, a refused command, `faults()`, the health).
+- refused: how long after the fault commands were refused, and how far any joint moved until they were taken
+  again.
+- recovered: readings are valid and commands taken again, after the user enabled the arm where it asked for
+  that."""
 
 from __future__ import annotations
 
@@ -31,25 +34,25 @@ FAULT_S = 1.5  # how long a fault stays after it was noticed
 
 
 class Driven:
-    """One tick of the user's loop at a time; remembers what the user was told.
+    """The user's loop, one tick at a time. message: what the user was told last.
 
-    refused_s: when commands began to be refused (monotonic), None while they are taken. moved: rad, the
-    furthest that any joint has gone while they were."""
+    refusal_s: when commands began to be refused, monotonic s; None while they are taken. travel: rad, the
+    furthest that any joint has moved since then."""
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.told = bench, ""
+        self.bench, self.message = bench, ""
         self.swing = None if bench.plant is None else Swing(bench.device.read().data)
         self.forget()
 
     def forget(self) -> None:
-        self.told, self.moved = "", 0.0
-        self.refused_s: float | None = None
-        self._refused_at = np.zeros(0)
+        self.message, self.travel = "", 0.0
+        self.refusal_s: float | None = None
+        self._refusal_pose = np.zeros(0)
 
     def tick(self) -> bool:
-        """Whether all is well as far as the driver says; `told` is what it says otherwise."""
+        """Whether all is well according to the driver; `message` is what it reports otherwise."""
         words = self._film() if self.swing is None else self._move(self.swing)
-        self.told = words or self.told
+        self.message = words or self.message
         return not words
 
     def _film(self) -> str:
@@ -67,30 +70,30 @@ class Driven:
         arm: Arm = self.bench.device
         sample = arm.read()
         valid = np.broadcast_to(sample.valid, len(arm.joints))
-        refused = ""
+        refusal = ""
         if not self.bench.leader:
             try:
                 arm.command(swing.next(), time.monotonic_ns() + 10**9 // HZ)
-                self.refused_s = None
+                self.refusal_s = None
             except DeviceError as error:
-                refused = str(error)
+                refusal = str(error)
                 self._note_refusal()
         if words := arm.faults():
-            return refused or words[0]
+            return refusal or words[0]
         if not valid.all():
             silent = [n for n, v in zip(arm.joints.names, valid, strict=True) if not v]
-            return refused or f"invalid: {', '.join(silent) if valid.any() else 'all joints'}"
-        return refused
+            return refusal or f"invalid: {', '.join(silent) if valid.any() else 'all joints'}"
+        return refusal
 
     def _note_refusal(self) -> None:
         assert self.bench.plant is not None
-        here = self.bench.plant.position.copy()
-        if self.refused_s is None:
-            self.refused_s, self._refused_at = time.monotonic(), here
-        self.moved = max(self.moved, float(np.abs(here - self._refused_at).max()))
+        position = self.bench.plant.position.copy()
+        if self.refusal_s is None:
+            self.refusal_s, self._refusal_pose = time.monotonic(), position
+        self.travel = max(self.travel, float(np.abs(position - self._refusal_pose).max()))
 
     def enable(self) -> bool:
-        """As the user would, when the driver is back and asks for it."""
+        """Enable the arm, as the user would when the driver is back and asks for it."""
         arm = self.bench.device
         if self.swing is None or self.bench.leader:
             return False
@@ -99,7 +102,7 @@ class Driven:
         try:
             arm.enable()
         except DeviceError as error:
-            self.told = str(error)
+            self.message = str(error)
             return False
         self.swing.begin(arm.read().data)
         return True
@@ -108,38 +111,38 @@ class Driven:
 def run_fault(bench: Bench, driven: Driven, fault: dict[str, Any]) -> dict[str, Any]:
     drive(driven, 0.7)
     driven.forget()
-    began = time.monotonic()
+    start = time.monotonic()
     bench.inject(fault)
-    noticed = drive(driven, PATIENCE_S, until_told=True)
-    told, notice_s = driven.told, time.monotonic() - began
-    if noticed:
+    was_noticed = drive(driven, PATIENCE_S, until_message=True)
+    message, notice_s = driven.message, time.monotonic() - start
+    if was_noticed:
         drive(driven, FAULT_S)
-    refused_s = driven.refused_s
+    refusal_s = driven.refusal_s
     bench.mend(fault)
-    mended, good, enabled = time.monotonic(), 0, False
-    while (recovering_s := time.monotonic() - mended) < 2 * PATIENCE_S and good < 10:
+    mend_s, good, was_enabled = time.monotonic(), 0, False
+    while (recovering_s := time.monotonic() - mend_s) < 2 * PATIENCE_S and good < 10:
         good = good + 1 if driven.tick() else 0
         if not good:
-            enabled |= driven.enable()
+            was_enabled |= driven.enable()
         time.sleep(1 / HZ)
-    recovered = good >= 10
+    has_recovered = good >= 10
     return {
-        "noticed": noticed,
-        "notice_s": notice_s if noticed else None,
-        "told": told if noticed else "",
-        "refused_after_s": None if refused_s is None else refused_s - began,
-        "moved_rad": None if refused_s is None else driven.moved,
-        "recovered": recovered,
-        "recover_s": recovering_s - 10 / HZ if noticed and recovered else None,
-        "by_enable": enabled,
+        "noticed": was_noticed,
+        "notice_s": notice_s if was_noticed else None,
+        "told": message if was_noticed else "",
+        "refused_after_s": None if refusal_s is None else refusal_s - start,
+        "moved_rad": None if refusal_s is None else driven.travel,
+        "recovered": has_recovered,
+        "recover_s": recovering_s - 10 / HZ if was_noticed and has_recovered else None,
+        "by_enable": was_enabled,
     }
 
 
-def drive(driven: Driven, seconds: float, until_told: bool = False) -> bool:
-    """Tick for so long. Whether it ended sooner, because the user was told something."""
+def drive(driven: Driven, seconds: float, until_message: bool = False) -> bool:
+    """Tick for `seconds`. With `until_message` it returns True as soon as the user is told something."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if not driven.tick() and until_told:
+        if not driven.tick() and until_message:
             return True
         time.sleep(1 / HZ)
     return False
@@ -159,8 +162,8 @@ def main() -> None:
                     r = run_fault(bench, driven, values)
                     r["told"] = re.sub(rf"{re.escape(folder)}/[\w-]+", "PORT", r["told"])
                     table.setdefault(name, {})[fault] = r
-                    shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in r.items()}
-                    print(name, "|", fault, "|", shown, flush=True)
+                    rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in r.items()}
+                    print(name, "|", fault, "|", rounded, flush=True)
     if not args.driver:
         save("faults", {"drivers": table, "commanded": COMMANDED, "left_out": LEFT_OUT})
 

@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from ulna.policies.serving.client import PolicyClient
+from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import pack
 from ulna.policies.serving.server import PolicyServer
 
@@ -24,12 +25,10 @@ CHUNK = np.zeros((16, 7), np.float32)
 
 
 class Null:
-    metadata: dict[str, Any] = {}  # noqa: RUF012  (as the server reads it)
+    metadata = Metadata()
 
-    def infer(
-        self, observation: Mapping[str, Any], seed: int | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        return CHUNK, {"nfe": 0}
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"actions": CHUNK, "nfe": 0}
 
 
 def timed(call: Callable[[], object]) -> dict[str, float]:

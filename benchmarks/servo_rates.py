@@ -1,9 +1,8 @@
-"""Control cycles per second on a servo bus: sync read of six positions and sync write of six goals, ours
-beside other clients.
+"""Control cycles per second on a servo bus (sync read of six positions and sync write of six goals), with
+ours and other clients; and the seconds that it takes to import each module of `ulna.drivers`.
 
-The servos are a twin in another process, on a pty whose bytes take the time that they take at 1 Mbaud. A
-cycle that lacks a servo counts as failed. Also the seconds that it takes to import each module of
-`ulna.drivers`.
+The servos are a twin in another process, on a pty whose bytes take their time at 1 Mbaud. A cycle that lacks
+a servo counts as failed.
 
     python benchmarks/servo_rates.py
 """
@@ -41,7 +40,7 @@ type Cycle = Callable[[int], bool]  # one cycle to a goal; whether all six answe
 def twin(protocol: str, model: int) -> Iterator[str]:
     """The port of six servos that another process plays."""
     plant = Plant.create(tuple("abcdef"), np.zeros(6), np.ones(6))
-    about = {
+    description = {
         "protocol": protocol,
         "plant": str(plant.path),
         "servos": [asdict(TwinServo(i, model, i - 1, 2048, registers={"return_delay_time": 0})) for i in IDS],
@@ -55,7 +54,7 @@ def twin(protocol: str, model: int) -> Iterator[str]:
     ) as process:
         assert process.stdin
         assert process.stdout
-        process.stdin.write(json.dumps(about) + "\n")
+        process.stdin.write(json.dumps(description) + "\n")
         process.stdin.flush()
         try:
             yield json.loads(process.stdout.readline())["port"]
@@ -180,20 +179,20 @@ def lerobot(port: str) -> Iterator[Cycle]:
 
 def measure(make: Callable[[], contextlib.AbstractContextManager[Cycle]]) -> dict[str, float]:
     """cpu: of one core, in this process (all of its threads)."""
-    took, failed = np.zeros(CYCLES), 0
+    durations_s, failed = np.zeros(CYCLES), 0
     with make() as cycle:
         for k in range(WARM_UP):
             cycle(2048 + k)
-        began, worked = time.perf_counter(), time.process_time()
+        start, start_cpu = time.perf_counter(), time.process_time()
         for k in range(CYCLES):
             at = time.perf_counter()
             failed += not cycle(2048 + k % 200)
-            took[k] = time.perf_counter() - at
-        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - worked
+            durations_s[k] = time.perf_counter() - at
+        wall_s, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
     return {
         "rate_hz": round(CYCLES / wall_s, 1),
-        "p50_ms": round(float(np.percentile(took, 50)) * 1e3, 3),
-        "p99_ms": round(float(np.percentile(took, 99)) * 1e3, 3),
+        "p50_ms": round(float(np.percentile(durations_s, 50)) * 1e3, 3),
+        "p99_ms": round(float(np.percentile(durations_s, 99)) * 1e3, 3),
         "cpu_of_a_core": round(cpu_s / wall_s, 3),
         "failed": failed,
     }
@@ -201,23 +200,21 @@ def measure(make: Callable[[], contextlib.AbstractContextManager[Cycle]]) -> dic
 
 def import_seconds() -> dict[str, float]:
     """In a fresh interpreter that has numpy already, the best of three; beside them numpy's own."""
-    folder = Path(ulna.drivers.servos.bus.__file__).parent
-    files = [*sorted(folder.glob("*.py")), *sorted((folder / "twins").glob("*.py"))]
+    folder = Path(ulna.drivers.servos.bus.__file__).parents[1]
     code = (
         "import sys, time; sys.argv[1] == 'numpy' or __import__('numpy'); t = time.perf_counter(); "
         "__import__(sys.argv[1]); print(time.perf_counter() - t)"
     )
     modules = {"numpy": "numpy"}
-    for file in files:
+    for file in sorted(folder.rglob("*.py")):
         name = ".".join(file.relative_to(folder).with_suffix("").parts)
-        if file.stem != "__init__":
-            modules[name] = f"ulna.drivers.{name}"
-    took: dict[str, float] = {}
+        modules[name] = f"ulna.drivers.{name}"
+    seconds: dict[str, float] = {}
     for name, module in modules.items():
         command = [sys.executable, "-c", code, module]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(3)]
-        took[name] = round(min(float(run.stdout) for run in runs), 3)
-    return took
+        seconds[name] = round(min(float(run.stdout) for run in runs), 3)
+    return seconds
 
 
 def compare(
@@ -259,7 +256,8 @@ if __name__ == "__main__":
     results.save(
         "servo_rates",
         {
-            "what": f"cycles of {len(IDS)} servos at {BAUD} baud: sync read of positions, sync write of goals; median of {ROUNDS} rounds",
+            "what": f"cycles of {len(IDS)} servos at {BAUD} baud: sync read of positions, sync write of "
+            f"goals; median of {ROUNDS} rounds",
             "at_most_hz_on_the_wire": {name: round(BAUD / 10 / n) for name, n in WIRE.items()},
             "feetech": feetech,
             "dynamixel": dynamixel,

@@ -1,13 +1,11 @@
-"""Random faults at 100 Hz, one or two at once, at each arm that is commanded; beside it a judge who knows the
-truth.
+"""Each commanded arm at 100 Hz through random faults, one or two at once, and a judge that knows the truth.
 
-   python benchmarks/soak.py             10 minutes, the three arms side by side, each in a process of its own
-   python benchmarks/soak.py --jobs 1    one after the other, where that is too much for the machine: a reading is as true as
-                                         the exchange that it came from was quick
+   python benchmarks/soak.py             10 minutes, the three arms at once, each in a process of its own
+   python benchmarks/soak.py --jobs 1    one arm after the other, for a slow machine: a reading is as true
+                                         as its exchange was quick
 
-What must never be: an exception other than a refused command; a valid reading that is old; a valid reading
-that is not what the joint was when it is said to have been read; torque that comes on though nobody enabled
-it."""
+What must never happen: an exception other than a refused command; a valid reading that is old; a valid
+reading that differs from the joint's position at its capture time; torque that comes on without `enable`."""
 
 from __future__ import annotations
 
@@ -33,36 +31,37 @@ from results import save
 from ulna.drivers.arm import Arm, DeviceError
 from ulna.drivers.sample import Sample
 
-FRESH_S = 0.25  # a reading that calls itself valid is no older, when it is asked for
-TRUE_RAD = 0.005  # three ticks of a servo: as near it is to what the joint was ...
-TRUE_MS, MOST_MS = 5.0, 25.0  # ... so near its capture time, or as near as it was under way; and that at most
+FRESH_S = 0.25  # a valid reading is no older than this when `read` gives it
+# A valid reading is within TRUE_RAD (three counts of a servo) of the joint's position at some time within
+# TRUE_MS of its capture time, or within the time of its exchange, but at most MOST_MS.
+TRUE_RAD, TRUE_MS, MOST_MS = 0.005, 5.0, 25.0
 KEPT_S = 2.0
 
 
 class Judge:
-    """Sees the truth `see` by `see`, and compares with it what a driver says. Times: monotonic ns. What it
-    found: `stale`, `wrong`, `uninvited`, in words."""
+    """Compares a driver's readings with the true positions that `see` gets. Times: monotonic ns. stale,
+    wrong, uninvited: sentences on old readings, wrong readings, and torque that nobody enabled."""
 
     def __init__(self) -> None:
         self.stale: list[str] = []
         self.wrong: list[str] = []
         self.uninvited: list[str] = []
         self.active: list[str] = []  # the faults of now, for the words
-        self._heard: int | None = None
+        self._last_seq: int | None = None
         self._truth: deque[tuple[int, np.ndarray]] = deque()
         self._torque: np.ndarray | None = None
         self._lock = threading.Lock()
         self._enabling = False
 
     def see(self, t_ns: int, position: np.ndarray, torque: np.ndarray) -> None:
-        """The truth at `t_ns`: `(J,)` rad, and `(J,)` where there is torque."""
+        """The truth at `t_ns`: position `(J,)` rad, torque `(J,)`, above 0 where it is on."""
         with self._lock:
             self._truth.append((t_ns, position.copy()))
             while self._truth[0][0] < t_ns - KEPT_S * 1e9:
                 self._truth.popleft()
-            now, before = torque > 0, self._torque
-            if before is not None and (now & ~before).any() and not self._enabling:
-                self.uninvited.append(f"joints {np.flatnonzero(now & ~before).tolist()}{self._while()}")
+            now, last = torque > 0, self._torque
+            if last is not None and (now & ~last).any() and not self._enabling:
+                self.uninvited.append(f"joints {np.flatnonzero(now & ~last).tolist()}{self._while()}")
             self._torque = now
 
     @contextlib.contextmanager
@@ -76,22 +75,22 @@ class Judge:
             with self._lock:
                 self._enabling = False
 
-    def hear(self, sample: Sample, asked_ns: int) -> bool:
-        """What the driver said when it was asked for a reading at `asked_ns`. Whether all of it is valid."""
+    def hear(self, sample: Sample, read_ns: int) -> bool:
+        """Judge a reading that the driver gave at `read_ns`. Returns whether all of its joints are valid."""
         valid = np.broadcast_to(sample.valid, sample.data.shape)
         if not valid.any():
             return False
-        age_s = (asked_ns - sample.t_capture_ns) * 1e-9
+        age_s = (read_ns - sample.t_capture_ns) * 1e-9
         if age_s > FRESH_S:
             self.stale.append(f"{age_s:.3f} s old{self._while()}")
-        elif sample.seq != self._heard:  # each once
-            self._heard = sample.seq
+        elif sample.seq != self._last_seq:  # each once
+            self._last_seq = sample.seq
             off = np.where(valid, self._off(sample), 0.0)
             if (off > TRUE_RAD).any():
                 way_ms = (sample.t_receive_ns - sample.t_capture_ns) * 1e-6
                 self.wrong.append(
-                    f"joints {np.flatnonzero(off > TRUE_RAD).tolist()} off by up to {off.max():.3f} rad, read {1e3 * age_s:.1f} ms ago, "
-                    f"{way_ms:.1f} ms under way{self._while()}"
+                    f"joints {np.flatnonzero(off > TRUE_RAD).tolist()} off by up to {off.max():.3f} rad, "
+                    f"read {1e3 * age_s:.1f} ms ago, {way_ms:.1f} ms under way{self._while()}"
                 )
         return bool(valid.all())
 
@@ -99,24 +98,24 @@ class Judge:
         return f" while {', '.join(self.active)}" if self.active else ""
 
     def _off(self, sample: Sample) -> np.ndarray:
-        """`(J,)` rad by which it lies outside of where the joints were about its capture time."""
+        """How far `(J,)` rad a reading lies outside the range of true positions around its capture time."""
         capture = sample.t_capture_ns
         way_ms = min((sample.t_receive_ns - capture) * 1e-6, MOST_MS - TRUE_MS)
         half = (way_ms + TRUE_MS) * 1e6
-        near: list[np.ndarray] = []
+        positions: list[np.ndarray] = []
         with self._lock:
             for t, position in reversed(self._truth):
                 if t > capture + half:
-                    near = [position]  # between two looks a joint was between two places
+                    positions = [position]  # between two looks a joint was between two places
                     continue
-                near.append(position)
+                positions.append(position)
                 if t < capture - half:
                     break
-        return np.maximum(np.min(near, axis=0) - sample.data, sample.data - np.max(near, axis=0))
+        return np.maximum(np.min(positions, axis=0) - sample.data, sample.data - np.max(positions, axis=0))
 
 
 def soak(bench: Bench, faults: Mapping[str, dict[str, Any]], seconds: float, seed: int = 0) -> dict[str, Any]:
-    """Drive the arm of `bench`, torque on, through `faults` for so long, and judge it."""
+    """Drive the arm of `bench`, its torque on, through random `faults` for `seconds`, and judge it."""
     assert bench.plant is not None
     rng, judge, stopping, plant = random.Random(seed), Judge(), threading.Event(), bench.plant
 
@@ -126,7 +125,7 @@ def soak(bench: Bench, faults: Mapping[str, dict[str, Any]], seconds: float, see
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    user, injected = _User(bench, judge), Counter[str]()
+    user, injections = _User(bench, judge), Counter[str]()
     active: list[str] = []
     until, change, due = time.monotonic() + seconds, 0.0, time.monotonic()
     try:
@@ -137,7 +136,7 @@ def soak(bench: Bench, faults: Mapping[str, dict[str, Any]], seconds: float, see
                 active = judge.active = rng.sample(list(faults), min(rng.choice([0, 1, 1, 2]), len(faults)))
                 for fault in active:
                     bench.inject(faults[fault])
-                injected.update(active)
+                injections.update(active)
                 change = now + rng.uniform(0.5, 3.0)
             user.tick()
             due = max(due + 1 / HZ, time.monotonic())
@@ -150,7 +149,7 @@ def soak(bench: Bench, faults: Mapping[str, dict[str, Any]], seconds: float, see
     return {
         "seconds": seconds,
         **user.counts,
-        "injected": dict(sorted(injected.items())),
+        "injected": dict(sorted(injections.items())),
         "exceptions": len(user.exceptions),
         "stale_as_fresh": len(judge.stale),
         "wrong_as_valid": len(judge.wrong),
@@ -160,8 +159,8 @@ def soak(bench: Bench, faults: Mapping[str, dict[str, Any]], seconds: float, see
 
 
 class _User:
-    """Reads and commands at every tick, whatever was read; enables an arm that went on refusing for a while
-    though its readings are back, and cycles its power when that was no use twice."""
+    """Reads and commands at every tick, whatever it read. Enables an arm that still refuses commands a while
+    after its readings are back, and cycles its power when that failed twice."""
 
     REFUSED, PAUSE = HZ // 3, HZ
 
@@ -170,27 +169,27 @@ class _User:
         self.swing = Swing(self.arm.read().data)
         self.counts = dict.fromkeys(("ticks", "valid", "commanded", "refused", "enabled", "power_cycled"), 0)
         self.exceptions: list[str] = []
-        self._refused = self._failed = 0
+        self._n_refused = self._failed = 0
 
     def tick(self) -> None:
         arm: Arm = self.arm
         self.counts["ticks"] += 1
         try:
-            asked_ns = time.monotonic_ns()
+            read_ns = time.monotonic_ns()
             sample = arm.read()
             self._see()
-            valid = self.judge.hear(sample, asked_ns)
+            valid = self.judge.hear(sample, read_ns)
             self.counts["valid"] += valid
             try:
                 arm.command(self.swing.next(), time.monotonic_ns() + 10**9 // HZ)
                 self.counts["commanded"] += 1
-                self._refused = 0
+                self._n_refused = 0
             except DeviceError:
                 self.counts["refused"] += 1
-                self._refused += 1
+                self._n_refused += 1
             arm.faults()
             arm.health()
-            if self._refused > self.REFUSED and valid:
+            if self._n_refused > self.REFUSED and valid:
                 self._enable()
         except Exception as error:  # noqa: BLE001  what must not be
             self.exceptions.append(repr(error))
@@ -201,7 +200,7 @@ class _User:
         self.judge.see(time.monotonic_ns(), plant.position, plant.torque)
 
     def _enable(self) -> None:
-        self._refused = self.REFUSED - self.PAUSE
+        self._n_refused = self.REFUSED - self.PAUSE
         with self.judge.enabling():
             try:
                 self.arm.enable()
@@ -218,7 +217,7 @@ class _User:
             self.counts["power_cycled"] += 1
 
 
-def soaked(name: str, seconds: float) -> dict[str, Any]:
+def soak_driver(name: str, seconds: float) -> dict[str, Any]:
     sys.setswitchinterval(0.0005)  # physics, judge and driver share this process
     with tempfile.TemporaryDirectory() as folder, running(name, Path(folder)) as bench:
         return soak(bench, faults_of(name), seconds)
@@ -233,15 +232,15 @@ def main() -> None:
     names = args.driver or COMMANDED
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, fresh) as pool:
-        found = dict(
-            zip(names, pool.map(functools.partial(soaked, seconds=args.seconds), names), strict=True)
+        arms = dict(
+            zip(names, pool.map(functools.partial(soak_driver, seconds=args.seconds), names), strict=True)
         )
-    for name, numbers in found.items():
+    for name, numbers in arms.items():
         print(name, numbers, flush=True)
     if not args.driver:
         speed = 2 * np.pi * SWING_HZ * SWING_RAD
-        about = {"fresh_s": FRESH_S, "true_rad": TRUE_RAD, "within_ms": MOST_MS, "rad_per_s": round(speed, 2)}
-        save("soak", {"arms": found, "judge": about, "ramp_s": RAMP_S})
+        judge = {"fresh_s": FRESH_S, "true_rad": TRUE_RAD, "within_ms": MOST_MS, "rad_per_s": round(speed, 2)}
+        save("soak", {"arms": arms, "judge": judge, "ramp_s": RAMP_S})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ model.safetensors   the weights (of the EMA)
 recipe.json         the parts
 features.json       what the policy sees and commands
 stats.json          statistics behind the normalisers
-train.json          data, steps, losses, versions: how it came to be
+train.json          data, steps, losses, versions: how it came to be (`train.record`)
 hash.json           SHA-256 of the first four files; loading verifies it, the server echoes it in every reply
 validation/*.json   reports that evaluation adds; not part of the hash
 """
@@ -26,6 +26,7 @@ from ..datasets.features import features_from_json, features_to_json
 from ..datasets.stats import Stats
 from .policy import Policy
 from .recipe import Recipe, recipe_from_json, recipe_to_json
+from .train.record import TrainingRecord
 
 HASHED = ("model.safetensors", "recipe.json", "features.json", "stats.json")
 FORMAT = 1
@@ -35,19 +36,19 @@ class CheckpointError(ValueError):
     """The folder is no checkpoint, or not the one that was saved; the message says what is wrong."""
 
 
-def save_checkpoint(folder: str | Path, policy: Policy, train: dict[str, Any]) -> str:
+def save_checkpoint(folder: str | Path, policy: Policy, record: TrainingRecord) -> str:
     """Write the checkpoint and return its content hash. An older one is replaced in one rename; its
     `validation/` is not kept (other weights were validated) and whatever else lies in the folder is."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as made:
-        new = Path(made)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+        new = Path(staging)
         state = {k: v.detach().contiguous().cpu() for k, v in policy.state_dict().items()}
         save_file(state, new / "model.safetensors")
         write_json(new / "recipe.json", recipe_to_json(policy.recipe))
         write_json(new / "features.json", features_to_json(policy.features))
         write_json(new / "stats.json", {k: s.to_json() for k, s in policy.stats.items()})
-        write_json(new / "train.json", train)
+        write_json(new / "train.json", record.to_json())
         content_hash = _hash(new)
         write_json(new / "hash.json", {"format": FORMAT, "sha256": content_hash})
         shutil.rmtree(folder / "validation", ignore_errors=True)
@@ -90,21 +91,22 @@ def verify_checkpoint(folder: str | Path) -> str:
     missing = [f for f in (*HASHED, "hash.json") if not (folder / f).is_file()]
     if missing:
         raise CheckpointError(f"{folder} is not a complete Ulna checkpoint: it lacks {', '.join(missing)}")
-    saved = _json(folder / "hash.json")
-    if saved.get("format") != FORMAT:
+    stamp = _json(folder / "hash.json")
+    if stamp.get("format") != FORMAT:
         raise CheckpointError(
-            f"{folder} has checkpoint format {saved.get('format')}; this version reads {FORMAT}"
+            f"{folder} has checkpoint format {stamp.get('format')}; this version reads {FORMAT}"
         )
-    if _hash(folder) != saved.get("sha256"):
+    if _hash(folder) != stamp.get("sha256"):
         raise CheckpointError(
             f"{folder} is not as it was saved (its content hash differs): it is truncated or was changed; "
             "copy it again from where it was trained"
         )
-    return str(saved["sha256"])
+    return str(stamp["sha256"])
 
 
-def read_train(folder: str | Path) -> dict[str, Any]:
-    return _json(Path(folder) / "train.json")
+def read_train(folder: str | Path) -> TrainingRecord:
+    """CheckpointError in one sentence where the folder has no `train.json` that can be read."""
+    return TrainingRecord.from_json(_json(Path(folder) / "train.json"))
 
 
 def write_json(path: Path, value: Any) -> None:

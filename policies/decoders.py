@@ -1,27 +1,34 @@
 """Chunk decoders: from predicted action chunks to the one action of this control tick. numpy only, for the
 control side.
 
-A decoder says when it wants a chunk, is given one whose first action is for now, and hands out one action a
-tick. Legend: n actions ahead, A action dimensions."""
+At every tick: where `wants_chunk()`, `push` a chunk whose first action is for now; then `next` is the action.
+Legend: n actions ahead, A action dimensions."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from .serving.metadata import Metadata
+
 
 class Decoder(Protocol):
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Forget all chunks: an episode begins."""
+        ...
 
-    def wants_chunk(self) -> bool: ...
+    def wants_chunk(self) -> bool:
+        """Whether this tick's action needs a new chunk."""
+        ...
 
-    def push(self, chunk_nA: np.ndarray) -> None: ...
+    def push(self, chunk_nA: np.ndarray) -> None:
+        """Take a chunk whose first action is for this tick."""
+        ...
 
     def next(self) -> np.ndarray:
-        """The action `(A,)` of this tick; advances by one. LookupError when a wanted chunk was not given."""
+        """The action `(A,)` of this tick; advances by one. LookupError where no chunk has one."""
         ...
 
 
@@ -35,18 +42,18 @@ class SliceDecoder:
         self.reset()
 
     def reset(self) -> None:
-        self._left: deque[np.ndarray] = deque()
+        self._remaining: deque[np.ndarray] = deque()
 
     def wants_chunk(self) -> bool:
-        return not self._left
+        return not self._remaining
 
     def push(self, chunk_nA: np.ndarray) -> None:
-        self._left = deque(chunk_nA[: self.n_action_steps])
+        self._remaining = deque(chunk_nA[: self.n_action_steps])
 
     def next(self) -> np.ndarray:
-        if not self._left:
+        if not self._remaining:
             raise LookupError("the chunk is used up and no new one was given")
-        return self._left.popleft()
+        return self._remaining.popleft()
 
 
 class TemporalEnsemble:
@@ -78,10 +85,10 @@ class TemporalEnsemble:
         return (weights[:, None] * predictions).sum(0) / weights.sum()
 
 
-def decoder_for(metadata: Mapping[str, Any]) -> Decoder:
-    """The decoder that a served policy's metadata asks for."""
-    if metadata.get("decoder") == "ensemble":
-        return TemporalEnsemble(float(metadata.get("ensemble_decay", 0.01)))
-    if (name := metadata.get("decoder", "slice")) != "slice":
-        raise ValueError(f"no decoder is called {name!r}: there are slice and ensemble")
-    return SliceDecoder(int(metadata["n_action_steps"]))
+def decoder_for(metadata: Metadata) -> Decoder:
+    """The decoder that a served policy's metadata asks for; ValueError where there is none of that name."""
+    if metadata.decoder == "ensemble":
+        return TemporalEnsemble(metadata.ensemble_decay)
+    if metadata.decoder != "slice":
+        raise ValueError(f"no decoder is called {metadata.decoder!r}: there are slice and ensemble")
+    return SliceDecoder(metadata.n_action_steps)

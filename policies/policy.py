@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.features import ACTION, STATE, Features, image_keys, state_keys
+from ..datasets.features import ACTION, PAST, STATE, Features, image_keys, state_keys
 from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .contexts.context import Context
 from .hooks.hook import Hook
 from .recipe import NormaliseMode, Recipe
-from .sampler import Sampled, sample
+from .sampler import Draw, sample
 
 RELATIVE = "action.relative"  # key of the statistics of chunks as differences
-PAST = "action.past"  # the actions sent before now, oldest first
-LAST = "observation.last_command"  # the newest of them, as the encoder sees it
+LAST = "observation.last_command"  # the newest action sent before now, as the encoder sees it
 
 
 def state_of_action(features: Features, required: bool = True) -> list[int]:
@@ -35,7 +34,8 @@ def state_of_action(features: Features, required: bool = True) -> list[int]:
     if not required:
         return []
     raise ValueError(
-        "relative actions need every action to be an element of observation.state: use --action-space absolute"
+        "relative actions need every action to be an element of observation.state: "
+        "use --action-space absolute"
     )
 
 
@@ -72,14 +72,17 @@ class Policy(nn.Module):
         self.action_dim = features[ACTION].shape[0]
         self.space, self.n_past = recipe.action_space, recipe.n_past_actions
         self.base = state_of_action(features, required=self.space == "relative")
-        seen = self.features | ({LAST: features[ACTION]} if self.space == "delta" else {})
-        modes: dict[str, NormaliseMode] = dict.fromkeys(state_keys(seen), recipe.normalise_state)
+        inputs = self.features | ({LAST: features[ACTION]} if self.space == "delta" else {})
+        modes: dict[str, NormaliseMode] = dict.fromkeys(state_keys(inputs), recipe.normalise_state)
         modes[ACTION] = recipe.normalise_action
-        source = {LAST: ACTION, **({} if self.space == "absolute" else {ACTION: RELATIVE})}
+        stats_key = {LAST: ACTION, **({} if self.space == "absolute" else {ACTION: RELATIVE})}
         self.normalisers = nn.ModuleDict(
-            {name(key): Affine(*affine(stats[source.get(key, key)], mode)) for key, mode in modes.items()}
+            {
+                module_name(key): Affine(*affine(stats[stats_key.get(key, key)], mode))
+                for key, mode in modes.items()
+            }
         )
-        self.encoder = recipe.encoder.build(seen)
+        self.encoder = recipe.encoder.build(inputs)
         self.net = recipe.backbone.build(
             self.action_dim,
             recipe.horizon,
@@ -93,10 +96,10 @@ class Policy(nn.Module):
         return next(self.parameters()).device
 
     def encode(self, observation: Mapping[str, Tensor]) -> Context:
-        """Needs the observation keys; `action.past` `(B, n_past_actions, A)`, what was sent before now, is
-        used where the recipe knows of it."""
+        """What the backbone sees of an observation. Besides the observation keys it may hold `action.past`
+        `(B, n_past_actions, A)`, of which `action_space` delta needs the newest."""
         normalised = {
-            k: self.normaliser(k)(observation[k]) if name(k) in self.normalisers else observation[k]
+            k: self.normaliser(k)(observation[k]) if module_name(k) in self.normalisers else observation[k]
             for k in self.observation_keys
         }
         if self.space == "delta":
@@ -121,31 +124,33 @@ class Policy(nn.Module):
         seed: int,
         hooks: Sequence[Hook] = (),
         steps: int | None = None,
-    ) -> Sampled:
-        """One chunk per observation, `Sampled.chunk` `(B, H, A)` in the action's units. Hooks work on
-        normalised chunks: use `normalise_action` for what they are given."""
+    ) -> Draw:
+        """One chunk per observation, `Draw.chunk` `(B, H, A)` in the action's units. Hooks work on normalised
+        chunks: use `normalise_action` for what they are given. steps: the recipe's by default."""
         with torch.no_grad():
             context = self.encode(observation)
         shape = (len(context.pooled), self.recipe.horizon, self.action_dim)
         steps = steps or self.recipe.sampling_steps
-        drawn = sample(self.net, self.recipe.objective, context, shape, steps, seed, hooks)
-        return Sampled(self.normaliser(ACTION).inverse(drawn.chunk) + self._origin(observation), drawn.nfe)
+        draw = sample(self.net, self.recipe.objective, context, shape, steps, seed, hooks)
+        return Draw(self.normaliser(ACTION).inverse(draw.chunk) + self._origin(observation), draw.nfe)
 
     def normalise_action(self, action: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
-        """A chunk `(B, H, A)` in the action's units as the network sees it, given what was observed with
-        it."""
+        """A chunk `(B, H, A)` in the action's units as the network sees it. observation: the one that the
+        chunk answers."""
         return self.normaliser(ACTION)(action - self._origin(observation))
 
-    def normalise_past(self, sent_BdA: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
-        """The actions before now as the first ones of a chunk, for `Inpaint`."""
-        norm, d = self.normaliser(ACTION), sent_BdA.shape[1]
+    def normalise_past(self, past_BdA: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """The actions sent before now, in their units, as the network sees the first ones of a chunk: for
+        `Inpaint`."""
+        norm, d = self.normaliser(ACTION), past_BdA.shape[1]
         scale, offset = (v[:d] if v.ndim == 2 else v for v in (norm.scale, norm.offset))
-        return (sent_BdA - self._origin(observation)) * scale + offset
+        return (past_BdA - self._origin(observation)) * scale + offset
 
     def _origin(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Where chunks are measured from `(B, 1, A)`: zero, the present state, or the last command. In a
-        training batch that is in the chunk; without a last command (an episode's first tick) the state stands
-        for it."""
+        """Where chunks are measured from, `(B, 1, A)`: zero, the present state, or the last command.
+
+        The last command is `action.past`'s, or in a training batch the chunk's newest action before now.
+        Where there is neither (at an episode's first tick) the state stands for it."""
         if self.space == "delta" and PAST in observation:
             return observation[PAST][:, -1:]
         if self.space == "delta" and ACTION in observation:
@@ -157,11 +162,11 @@ class Policy(nn.Module):
         return observation[STATE][:, -1:, self.base]
 
     def normaliser(self, key: str) -> Affine:
-        module = self.normalisers[name(key)]
+        module = self.normalisers[module_name(key)]
         assert isinstance(module, Affine)
         return module
 
 
-def name(key: str) -> str:
-    """Module names may hold no dots."""
+def module_name(key: str) -> str:
+    """Of the normaliser of the feature `key`: names of modules may hold no dots."""
     return key.replace(".", "/")

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
-from .contexts.context import Stack
+from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
-from .objectives.objective import Diffusion, Flow, Regression
+from .objectives.diffusion import Diffusion
+from .objectives.flow import Flow
+from .objectives.regression import Regression
 
 NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
 

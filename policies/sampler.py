@@ -19,9 +19,9 @@ from .objectives.objective import Objective
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """chunk `(B, H, A)` normalised. nfe: network evaluations spent on each observation (candidates count
-    each)."""
+class Draw:
+    """chunk `(B, H, A)`, normalised where it comes from `sample`. nfe: network evaluations spent on each
+    observation; each candidate counts."""
 
     chunk: Tensor
     nfe: int
@@ -36,38 +36,39 @@ def sample(
     steps: int,
     seed: int,
     hooks: Sequence[Hook] = (),
-) -> Sampled:
+) -> Draw:
     """Draw one chunk per observation. `shape` is (B, H, A). The same seed gives the same chunk on one
     machine."""
     device = context.pooled.device
     rng = stream(seed, "sampler", device)
-    streams = [stream(seed, f"{i} {type(hook).__name__}", device) for i, hook in enumerate(hooks)]
+    hook_rngs = [stream(seed, f"{i} {type(hook).__name__}", device) for i, hook in enumerate(hooks)]
     path = objective.path(steps, device)
 
     noise = torch.randn(shape, generator=rng, device=device)
     start = Start(objective.start(noise), noise)
-    for hook, own in zip(hooks, streams, strict=True):
-        start = hook.initialise(start, path, own)
+    for hook, hook_rng in zip(hooks, hook_rngs, strict=True):
+        start = hook.initialise(start, path, hook_rng)
     n = start.candidates
-    repeated = context.repeat(n)
+    contexts = context.repeat(n)
 
     a, nfe = start.a, 0
     for i in range(start.level, len(path)):
         step = Step(i, path, start)
-        pred = objective.predict_at(net, a, path, i, repeated)
+        pred = objective.predict_at(net, a, path, i, contexts)
         nfe += n
-        for hook, own in zip(hooks, streams, strict=True):
-            pred = hook.transform(pred, step, repeated, own)
+        for hook, hook_rng in zip(hooks, hook_rngs, strict=True):
+            pred = hook.transform(pred, step, contexts, hook_rng)
         a = objective.step(pred, path, i, rng)
-        for hook, own in zip(hooks, streams, strict=True):
-            a = hook.project(a, step, own)
+        for hook, hook_rng in zip(hooks, hook_rngs, strict=True):
+            a = hook.project(a, step, hook_rng)
 
-    return Sampled(select(a.reshape(shape[0], n, *shape[1:]), context, hooks), nfe)
+    return Draw(select(a.reshape(shape[0], n, *shape[1:]), context, hooks), nfe)
 
 
 def select(chunks_BNHA: Tensor, context: Context, hooks: Sequence[Hook]) -> Tensor:
-    """The best candidate by the sum of the hooks' z-scored scores, after ruling out -inf; the first when
-    nobody scores. With none left, the first."""
+    """The best of the candidates `(B, N, H, A)` by the sum of the hooks' z-scored scores, `(B, H, A)`.
+
+    A score of -inf rules a candidate out. Without scores, or with all ruled out, the first."""
     b, n = chunks_BNHA.shape[:2]
     if n == 1:
         return chunks_BNHA[:, 0]

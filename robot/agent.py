@@ -6,14 +6,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..datasets.features import ACTION, STATE, Features, features_from_json, is_image, require_same
+from ..datasets.features import ACTION, STATE, Features, is_image, require_same
 from ..drivers.config import require_known
 from ..policies.decoders import decoder_for
+from ..policies.serving.request import Request, ServedPolicy
 from .robot import Observation
 
 if TYPE_CHECKING:
@@ -79,51 +79,34 @@ def make_agent(name: str, rig: Rig, noise: float = 0.0, mode: str | None = None)
     return HoldAgent() if name == "hold" else ExpertAgent(rig.sim, noise, mode)
 
 
-class PolicySource(Protocol):
-    """A policy by request: `policies.serving.client.PolicyClient`, or the same in this process."""
-
-    metadata: dict[str, Any]
-
-    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]: ...
-
-
 class PolicyAgent:
-    """Runs a policy: keeps the last `n_obs_steps` observations, asks for a chunk when the decoder wants one.
+    """Runs a policy: keeps the last `n_obs_steps` observations, requests a chunk when the decoder wants one.
 
-    The constructor refuses a robot whose features or control rate are not the policy's, both sides shown;
-    larger camera images are resized to the policy's by area. latencies_s and nfe grow by one entry per
-    decision over all episodes."""
+    ValueError or FeatureMismatch, both sides shown, for a robot whose features or control rate are not the
+    policy's; larger camera images are resized to the policy's by area. latencies_s and nfe grow by one entry
+    per decision over all episodes."""
 
     def __init__(
-        self, source: PolicySource, robot_features: Features, control_hz: float | None = None
+        self, policy: ServedPolicy, robot_features: Features, control_hz: float | None = None
     ) -> None:
-        self.source = source
-        metadata = source.metadata
-        try:
-            self.features = features_from_json(metadata["features"])
-            self.n_obs_steps = int(metadata["n_obs_steps"])
-            self.n_past_actions = int(metadata.get("n_past_actions", 0))
-            self.decoder = decoder_for(metadata)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"the server does not say what its policy needs ({error!r}): is it an Ulna server?"
-            ) from None
-        rate = metadata.get("control_hz")
+        self.policy, self.metadata = policy, policy.metadata
+        features, rate = self.metadata.features, self.metadata.control_hz
+        if not features:
+            raise ValueError("the server does not say what its policy needs: is it an Ulna server?")
+        self.decoder = decoder_for(self.metadata)
         if control_hz and rate and abs(control_hz - rate) > 0.01 * rate:
             raise ValueError(
-                f"the policy was trained on {rate:g} Hz data and the robot runs at {control_hz:g} Hz: set the robot's "
-                "control_hz to the policy's"
+                f"the policy was trained on {rate:g} Hz data and the robot runs at {control_hz:g} Hz: "
+                "set the robot's control_hz to the policy's"
             )
-        vectors = {k: f for k, f in self.features.items() if not is_image(k)}
-        images = {k: f for k, f in self.features.items() if is_image(k)}
+        vectors = {k: f for k, f in features.items() if not is_image(k)}
+        images = {k: f for k, f in features.items() if is_image(k)}
         require_same(robot_features, vectors, "the robot", "the policy")
         for key, feature in images.items():
-            offered = robot_features.get(key)
-            if offered is None or any(
-                a < b for a, b in zip(offered.shape[:2], feature.shape[:2], strict=True)
-            ):
+            offer = robot_features.get(key)
+            if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
-        self.tag = f"policy {metadata.get('recipe', '?')} {str(metadata.get('checkpoint', ''))[:8]}".rstrip()
+        self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
         self.latencies_s: list[float] = []
         self.nfe: list[int] = []
         self.reset("", 0)
@@ -131,22 +114,22 @@ class PolicyAgent:
     def reset(self, task: str, seed: int) -> None:
         self.task, self.seed = task, seed
         self._decisions = 0
-        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.n_obs_steps)
-        self._past: deque[np.ndarray] = deque(maxlen=self.n_past_actions)
+        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.metadata.n_obs_steps)
+        self._past: deque[np.ndarray] = deque(maxlen=self.metadata.n_past_actions)
         self.decoder.reset()
 
     def act(self, observation: Observation) -> np.ndarray:
-        seen = {k: _fit(observation.values[k], f.shape) for k, f in self.features.items() if k != ACTION}
-        while len(self._history) < self.n_obs_steps - 1:  # before the first tick the world stood still
-            self._history.append(seen)
-        self._history.append(seen)
+        features = {k: f for k, f in self.metadata.features.items() if k != ACTION}
+        latest = {k: _resized(observation.values[k], f.shape) for k, f in features.items()}
+        # before the first tick the world stood still
+        while len(self._history) < self.metadata.n_obs_steps - 1:
+            self._history.append(latest)
+        self._history.append(latest)
         if self.decoder.wants_chunk():
-            request: dict[str, Any] = {k: np.stack([h[k] for h in self._history]) for k in seen}
-            request["task"] = self.task
-            if self.n_past_actions and len(self._past) == self.n_past_actions:
-                request["action.past"] = np.stack(self._past).astype(np.float32)
+            stacked = {k: np.stack([step[k] for step in self._history]) for k in features}
+            request = Request({**stacked, "task": self.task}, self._decision_seed(), self._complete_past())
             began = time.monotonic()
-            reply = self.source.infer(request, self._decision_seed())
+            reply = self.policy.infer(request.to_wire())
             self.latencies_s.append(time.monotonic() - began)
             self.nfe.append(int(reply.get("nfe", 0)))
             self._decisions += 1
@@ -157,12 +140,20 @@ class PolicyAgent:
         """What the robot made of the last action, limits applied: the past that the policy learned from."""
         self._past.append(action)
 
+    def _complete_past(self) -> np.ndarray | None:
+        """What `Request.past` is to be; None while an episode has not sent enough, or where it is not
+        needed."""
+        n = self.metadata.n_past_actions
+        if not self.metadata.needs_past or len(self._past) < n:
+            return None
+        return np.stack(self._past).astype(np.float32)
+
     def _decision_seed(self) -> int:
         digest = hashlib.sha256(f"{self.seed} {self._decisions}".encode()).digest()
         return int.from_bytes(digest[:6], "big")
 
 
-def _fit(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if value.ndim != 3 or value.shape == shape:
         return value
     import cv2

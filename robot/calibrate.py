@@ -14,32 +14,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..drivers.arm import DeviceError
-from ..drivers.servos.bus import TICKS
+from ..drivers.servos.bus import COUNTS_PER_TURN
 from ..drivers.servos.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration
 from ..drivers.servos.group import COUNTS_TURNS, POSITION_MODE, ServoGroup
 
 LONGEST_SILENCE_S = (
     0.5  # in which a hand may turn a joint by half a turn, and nobody knows any more which way
 )
-HELD_STILL = 60  # ticks, 5 degrees: what a joint may move while its new offset is checked
+HELD_STILL = 60  # counts, 5 degrees: what a joint may move while its new offset is checked
 EXTENDED = 4  # Dynamixel: count turns, so that the whole homing offset counts
 
 
 class Sweep:
-    """J counts followed past their wrap. low, high, now: `(J,)` int64 ticks, in the count of the first
+    """J counts followed past their wrap. low, high, now: `(J,)` int64 counts, in the count of the first
     reading, without a wrap."""
 
-    def __init__(self, ticks: np.ndarray, t_ns: int) -> None:
-        self.now = np.array(ticks, np.int64)
+    def __init__(self, counts: np.ndarray, t_ns: int) -> None:
+        self.now = np.array(counts, np.int64)
         self.low, self.high = self.now.copy(), self.now.copy()
-        self._t_ns = np.full(len(ticks), t_ns, np.int64)
+        self._t_ns = np.full(len(counts), t_ns, np.int64)
 
-    def see(self, ticks: np.ndarray, valid: np.ndarray, t_ns: int) -> np.ndarray:
+    def see(self, counts: np.ndarray, valid: np.ndarray, t_ns: int) -> np.ndarray:
         """Take a reading `(J,)`. Returns the joints `(J,)` bool that were silent too long: their sweep began
         anew."""
-        step = (
-            ticks - self.now + TICKS // 2
-        ) % TICKS - TICKS // 2  # the short way: no joint does half a turn between two readings
+        step = _half_turn(counts - self.now)  # the short way: no joint does half a turn between two readings
         self.now = np.where(valid, self.now + step, self.now)
         lost = valid & (t_ns - self._t_ns > LONGEST_SILENCE_S * 1e9)
         self.low = np.where(lost, self.now, np.minimum(self.low, self.now))
@@ -49,32 +47,32 @@ class Sweep:
 
 
 def centre(low: int, high: int, now: int, offset: int, protocol: str) -> tuple[int, int, int]:
-    """The homing offset that puts the middle of `low..high` (ticks, as told with `offset`) on 2047, and the
+    """The homing offset that puts the middle of `low..high` (counts, as told with `offset`) on 2047, and the
     range as told with it.
 
     A joint that turns all the way round has no middle: where it stands `now` becomes that, and all of the
     count its range. protocol: a Feetech servo subtracts its offset, and keeps at most 2047 of either sign; a
     Dynamixel adds it."""
     sign = -1 if protocol == "feetech" else 1
-    round_and_round = high - low >= TICKS - 1
+    round_and_round = high - low >= COUNTS_PER_TURN - 1
     new = _half_turn(offset + sign * (MIDDLE - (now if round_and_round else (low + high) // 2)))
-    if protocol == "feetech" and new == -TICKS // 2:
-        new = 2047  # half a turn has no place in the register: a tick beside the middle, then
+    if protocol == "feetech" and new == -COUNTS_PER_TURN // 2:
+        new = 2047  # half a turn has no place in the register: a count beside the middle, then
     if round_and_round:
-        return new, 0, TICKS - 1
+        return new, 0, COUNTS_PER_TURN - 1
     # the low end, told with the new offset, is within the turn: that is what the middle is for
-    at = (low + sign * (new - offset)) % TICKS
+    at = (low + sign * (new - offset)) % COUNTS_PER_TURN
     return new, at, at + high - low
 
 
-def _half_turn(ticks: int) -> int:
+def _half_turn[T: (int, np.ndarray)](counts: T) -> T:
     """The same angle in -2048..2047."""
-    return (ticks + TICKS // 2) % TICKS - TICKS // 2
+    return (counts + COUNTS_PER_TURN // 2) % COUNTS_PER_TURN - COUNTS_PER_TURN // 2
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Ticks `(J,)` from the middle of each joint's travel so far: where it is, and the ends. enough: `(J,)`
+    """Counts `(J,)` from the middle of each joint's travel so far: where it is, and the ends. enough: `(J,)`
     swept far enough to be kept. notes: what happened just now."""
 
     now: np.ndarray
@@ -102,7 +100,7 @@ class Calibrator:
         g.check_models()
         if left := g.torque_off():
             raise DeviceError(
-                f"the torque of {g.named(left)} does not go off: cut the arm's power, and begin again"
+                f"the torque of {g.names(left)} does not go off: cut the arm's power, and begin again"
             )
         if g.family.protocol == "feetech":
             for j, phase in enumerate(g.values("phase").tolist()):
@@ -143,7 +141,7 @@ class Calibrator:
         was hardly moved (nothing is written then), or a servo does not take its offset."""
         sweep, g = self._started(), self.group
         for j in np.flatnonzero(sweep.high - sweep.low < SHORTEST):
-            degrees = (sweep.high[j] - sweep.low[j]) * 360 / TICKS
+            degrees = (sweep.high[j] - sweep.low[j]) * 360 / COUNTS_PER_TURN
             raise DeviceError(
                 f"{g.name(int(j))} was moved by {degrees:.0f} degrees only: nothing was written; move each joint through all of its travel"
             )
@@ -172,7 +170,7 @@ class Calibrator:
         now = int(g.values("present_position", [j])[0])
         if abs(_half_turn(now - expected)) > HELD_STILL:
             raise DeviceError(
-                f"{g.name(j)} says {now % TICKS} with its new offset, and should say {expected % TICKS}: hold the arm still at the end"
+                f"{g.name(j)} says {now % COUNTS_PER_TURN} with its new offset, and should say {expected % COUNTS_PER_TURN}: hold the arm still at the end"
             )
 
     def close(self) -> None:

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).parent / "configs"
 # driver in a TOML file -> module of `ulna.drivers` with `Config` and `make`
-ARM_DRIVERS = {"so101": "so101", "koch": "koch", "ur": "ur"}
-LEADER_DRIVERS = {"so101-leader": "so101_leader", "koch-leader": "koch_leader"}
-CAMERA_DRIVERS = {"opencv": "opencv", "realsense": "realsense"}
-TRACKER_DRIVERS = {"colour": "colour_tracker"}
-TELEOPERATOR_DRIVERS = {n: n for n in ("gamepad", "spacemouse", "keyboard", "browser")}
+ARM_DRIVERS = {"so101": "servos.so101", "koch": "servos.koch", "ur": "ur.arm"}
+LEADER_DRIVERS = {"so101-leader": "servos.so101_leader", "koch-leader": "servos.koch_leader"}
+CAMERA_DRIVERS = {"opencv": "cameras.opencv", "realsense": "cameras.realsense"}
+TRACKER_DRIVERS = {"colour": "cameras.colour_tracker"}
+TELEOPERATOR_DRIVERS = {n: f"hands.{n}" for n in ("gamepad", "spacemouse", "keyboard", "browser")}
 
 
 @dataclass

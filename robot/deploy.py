@@ -14,6 +14,7 @@ from .agent import PolicyAgent
 from .config import Rig
 from .keys import Keys
 from .record import about, all_dropped
+from .report.evaluation import Latency
 from .takes import RESET_S, Taken, take_episodes
 
 
@@ -32,10 +33,10 @@ def deploy(
 ) -> dict[str, Any]:
     """Run `episodes` episodes of the policy at `server`; returns what happened (JSON types only).
 
-    When the server dies or answers with garbage the arm holds where it is and PolicyServerError goes on to
-    the caller. task: the instruction in words; a simulated scene brings its own. max_seconds: for one
-    episode, 60 without a scene. keys and reset_seconds: as for `record`; who quits before the last episode
-    gets what there is."""
+    When the server dies or answers with garbage the arm holds where it is, and PolicyServerError is raised.
+    task: the instruction in words; a simulated scene brings its own. max_seconds: for one episode, 60 without
+    a scene. report: called with the episodes so far whenever one has ended. keys and reset_seconds: as for
+    `record`; whoever quits before the last episode gets the result of those before."""
     robot, scene = rig.robot, rig.scene
     with PolicyClient(server) as client:
         agent = PolicyAgent(client, robot.features, robot.control_hz)
@@ -52,19 +53,15 @@ def deploy(
             meta=about(rig),
             report=report,
         )
-        latency = np.array(agent.latencies_s or [0.0]) * 1e3
         return {
             "robot": robot.name,
             "task": scene.task_name if scene is not None else task or "",
             "agent": agent.tag,
             "server": server,
-            "checkpoint": client.metadata.get("checkpoint", ""),
+            "checkpoint": client.metadata.checkpoint,
             "decisions": len(agent.latencies_s),
             "nfe_per_decision": float(np.mean(agent.nfe or [0])),
             "episodes": [asdict(t) for t in taken],
             "dropped": all_dropped(taken),
-            "latency_ms": {
-                "p50": float(np.percentile(latency, 50)),
-                "p99": float(np.percentile(latency, 99)),
-            },
+            "latency_ms": asdict(Latency.of(agent.latencies_s or [0.0])),
         }

@@ -16,32 +16,18 @@ import numpy as np
 from ..datasets.features import ACTION, STATE
 from .agent import Agent, PolicyAgent
 from .config import Rig
-from .loop import EpisodeResult, run_episode
+from .loop import run_episode
+from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome
 from .report.video import VideoRecorder
-from .statistics import wilson
 
 FIRST_SEED = 1000  # demonstrations count from 0
 
 
-class InProcessPolicy:
-    """A checkpoint in this process, asked as a server would be."""
-
-    def __init__(self, folder: str | Path, device: str = "cpu", sampling_steps: int | None = None) -> None:
-        from ..policies.serving.local import LocalPolicy
-
-        self._policy = LocalPolicy(folder, device, sampling_steps)
-        self.metadata = self._policy.metadata
-
-    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
-        actions, info = self._policy.infer(observation, seed)
-        return {"actions": actions, **info}
-
-
-class _Trace:
-    """Keeps what a plot needs of one episode."""
+class _Tracer:
+    """A subscriber that keeps what a plot needs of each episode."""
 
     def __init__(self) -> None:
-        self.traces: list[dict[str, Any]] = []
+        self.traces: list[EpisodeTrace] = []
 
     def start(self, meta: Mapping[str, Any]) -> None:
         self._seed, self._rows = meta["seed"], []
@@ -56,7 +42,7 @@ class _Trace:
 
     def end(self, meta: Mapping[str, Any]) -> None:
         action, state = (np.stack(column).round(5).tolist() for column in zip(*self._rows, strict=True))
-        self.traces.append({"seed": self._seed, "action": action, "state": state})
+        self.traces.append(EpisodeTrace(self._seed, action, state))
 
     def interrupt(self, reason: str) -> None:
         self._rows = []
@@ -69,25 +55,25 @@ def evaluate(
     seed: int = FIRST_SEED,
     video_dir: Path | None = None,
     videos: int = 3,
-    report: Callable[[int, int, int], None] = lambda done, successes, episodes: None,
-) -> dict[str, Any]:
-    """Run `episodes` episodes with seeds `seed`, `seed + 1`, … and return the report (JSON types only).
+    progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
+) -> ClosedLoop:
+    """Run `episodes` episodes with seeds `seed`, `seed + 1`, … ValueError where no scene judges them.
 
-    The first `videos` episodes are filmed into `video_dir` and their joint traces kept.
-    """
+    The first `videos` episodes are filmed into `video_dir` and their joint traces kept. progress: called
+    after each episode with how many have run, how many of them succeeded, and `episodes`."""
     robot, scene = rig.robot, rig.sim
     if scene is None:
         raise ValueError("success is judged by a simulated scene's ground truth: evaluate on a sim: robot")
     if episodes < 1:
         raise ValueError("evaluate at least one episode")
     film = VideoRecorder(scene.film_camera(), video_dir, robot.control_hz) if video_dir else None
-    trace = _Trace()
-    outcomes: list[dict[str, Any]] = []
+    tracer = _Tracer()
+    outcomes: list[Outcome] = []
     began = time.monotonic()
     for i in range(episodes):
         scene.reset(seed + i)
-        subscribers = [trace, *([film] if film else [])] if i < videos else []
-        result: EpisodeResult = run_episode(
+        subscribers = [tracer, *([film] if film else [])] if i < videos else []
+        result = run_episode(
             robot,
             agent,
             subscribers,
@@ -96,50 +82,34 @@ def evaluate(
             max_ticks=round(scene.max_seconds * robot.control_hz),
             success=scene.success,
         )
-        outcomes.append(
-            {"seed": seed + i, "success": bool(result.success), "ticks": result.ticks, "score": scene.score()}
-        )
-        report(i + 1, sum(o["success"] for o in outcomes), episodes)
-    successes = sum(o["success"] for o in outcomes)
-    low, high = wilson(successes, episodes)
-    return {
-        "kind": "closed-loop",
-        "task": scene.task.name,
-        "robot": robot.name,
-        "agent": agent.tag,
-        "joints": list(robot.action_features[ACTION].names),
-        "units": list(robot.action_features[ACTION].units),
-        "control_hz": robot.control_hz,
-        "episodes": episodes,
-        "first_seed": seed,
-        "successes": successes,
-        "success_rate": successes / episodes,
-        "wilson_95": [low, high],
-        "outcomes": outcomes,
-        "seconds": time.monotonic() - began,
-        "traces": trace.traces,
-        "videos": [str(f) for f in film.files] if film else [],
-        "versions": {"ulna": version("ulna")},
-        **(_decisions(agent) if isinstance(agent, PolicyAgent) else {}),
-    }
+        outcomes.append(Outcome(seed + i, bool(result.success), result.ticks, scene.score()))
+        progress(i + 1, sum(o.success for o in outcomes), episodes)
+    policy = agent if isinstance(agent, PolicyAgent) else None
+    return ClosedLoop(
+        task=scene.task.name,
+        robot=robot.name,
+        agent=agent.tag,
+        joints=list(robot.action_features[ACTION].names),
+        units=list(robot.action_features[ACTION].units),
+        control_hz=robot.control_hz,
+        outcomes=outcomes,
+        traces=tracer.traces,
+        videos=[str(f) for f in film.files] if film else [],
+        seconds=time.monotonic() - began,
+        versions={"ulna": version("ulna")},
+        checkpoint=policy and policy.metadata.checkpoint,
+        recipe=policy and policy.metadata.recipe,
+        decisions=policy and len(policy.latencies_s),
+        nfe_per_decision=policy and float(np.mean(policy.nfe)),
+        latency_ms=policy and Latency.of(policy.latencies_s),
+    )
 
 
-def _decisions(agent: PolicyAgent) -> dict[str, Any]:
-    latency = np.array(agent.latencies_s) * 1e3
-    return {
-        "checkpoint": agent.source.metadata.get("checkpoint", ""),
-        "recipe": agent.source.metadata.get("recipe", ""),
-        "decisions": len(latency),
-        "nfe_per_decision": float(np.mean(agent.nfe)),
-        "latency_ms": {"p50": float(np.percentile(latency, 50)), "p99": float(np.percentile(latency, 99))},
-    }
-
-
-def save_report(checkpoint: str | Path, name: str, report: Mapping[str, Any]) -> Path:
+def save_report(checkpoint: str | Path, name: str, report: ClosedLoop | OpenLoop) -> Path:
     """Write `validation/NAME.json` into the checkpoint, whole or not at all."""
     folder = Path(checkpoint) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / f".{name}.{secrets.token_hex(4)}"
-    new.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    new.write_text(json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     os.replace(new, folder / f"{name}.json")
     return folder / f"{name}.json"

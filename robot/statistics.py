@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
-Z95 = 1.959963984540054
 
-
-def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a rate (Wilson 1927), 95 % by default; (0, 1) without trials."""
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval (low, high) of a rate (Wilson 1927); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
-    p, n = successes / trials, trials
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # at 0 and n the interval touches the edge exactly; rounding must not put it outside
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
-    return low, high
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def bootstrap_mean(
-    groups: list[np.ndarray], resamples: int = 2000, seed: int = 0, level: float = 0.95
+    groups: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(mean, low, high) of all values, resampling whole groups with replacement.
+    """(mean, low, high) of all values with its 95 % interval, resampling whole groups with replacement.
 
-    A group holds values that are not independent of each other (a block of neighbouring frames), so the
-    interval is not made too narrow by counting them one by one (percentile bootstrap over blocks)."""
-    sums = np.array([g.sum() for g in groups])
-    counts = np.array([g.size for g in groups])
+    A group holds values that are not independent of each other (a block of neighbouring ticks), so the
+    interval is not made too narrow by counting them one by one (percentile bootstrap over blocks). A single
+    group tells nothing of how groups differ: its mean is then low and high, too."""
+    from scipy.stats import bootstrap
+
+    sums, counts = np.array([g.sum() for g in groups]), np.array([g.size for g in groups])
+    mean = float(sums.sum() / counts.sum())
+    if len(groups) == 1:
+        return mean, mean, mean
+
+    def ratio(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis) / counts.sum(axis)
+
     rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(groups), (resamples, len(groups)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    result = bootstrap(
+        (sums, counts),
+        ratio,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        rng=rng,
+    )
+    low, high = result.confidence_interval
+    return mean, float(low), float(high)

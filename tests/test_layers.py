@@ -20,7 +20,14 @@ MAY_IMPORT = {
 }
 # what `robot` may import of `policies` and `sim` when it is loaded; the rest only inside a function, when
 # asked for
-CONTROL_SIDE = {"policies.serving.client", "policies.decoders", "drivers", "datasets"}
+CONTROL_SIDE = {
+    "policies.decoders",
+    "policies.serving.client",
+    "policies.serving.metadata",
+    "policies.serving.request",
+    "drivers",
+    "datasets",
+}
 HEAVY = {"torch", "lerobot", "transformers", "diffusers", "accelerate", "torchvision", "pybullet"}
 
 
@@ -87,6 +94,8 @@ LIGHT = [
         if "twins" not in p.parts
     ),
     "ulna.policies.serving.client",
+    "ulna.policies.serving.metadata",
+    "ulna.policies.serving.request",
     "ulna.policies.decoders",
     "ulna.robot.robot",
     "ulna.robot.agent",

@@ -16,6 +16,7 @@ from ulna.datasets.episode import Episode
 from ulna.datasets.features import ACTION, is_frames
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.serving.local import LocalPolicy
+from ulna.policies.serving.request import Request
 
 ARCHIVE = Path(__file__).parent / "data" / "written_at_2b94086.zip"
 with zipfile.ZipFile(ARCHIVE) as _archive:
@@ -61,7 +62,7 @@ def test_a_checkpoint_written_before_gives_the_same_actions(name: str, before: P
         if key != ACTION
     }
     expected = EXPECTED["checkpoints"][name]
-    actions, extra = LocalPolicy(before / name).infer(observation, seed=expected["seed"])
-    np.testing.assert_allclose(actions, expected["actions"], atol=2e-5)
-    assert extra["checkpoint"] == expected["checkpoint"]
-    assert extra["nfe"] == expected["nfe"]
+    reply = LocalPolicy(before / name).infer(Request(observation, expected["seed"]).to_wire())
+    np.testing.assert_allclose(reply["actions"], expected["actions"], atol=2e-5)
+    assert reply["checkpoint"] == expected["checkpoint"]
+    assert reply["nfe"] == expected["nfe"]

@@ -1,9 +1,8 @@
-"""A camera whose device is read by a process of its own, so that it is drained at all times whatever the
-control loop does.
+"""A camera whose device is read in a process of its own, at all times, whatever the control loop does.
 
 `CaptureCamera` starts `python -m ulna.drivers.cameras.capture_process`, which runs a `FrameSource` and writes
-into a `FrameRing`; frames and state are read from there without asking anybody. A capture process that dies
-or hangs is started again, with growing pauses."""
+into a `FrameRing`. `CaptureCamera` reads frames and state from that ring, without a request to the process. A
+capture process that dies or hangs is started again, with growing pauses."""
 
 from __future__ import annotations
 
@@ -26,14 +25,14 @@ from ..camera import CameraHealth, CameraState, Intrinsics, StaleFrame
 from ..sample import Sample
 from .frame_ring import Frame, FrameRing
 
-MAX_AGE_S = 1.0  # of a frame that passes for the present when the caller names no age
-BACKLOG_S = 0.5  # of frames is kept for who records every one, and may be busy that long
-HUNG_S = 20.0  # without a sign of life the capture process is killed; longer than any open or read may take
+MAX_AGE_S = 1.0  # of a frame that `latest` gives when the caller names no age
+BACKLOG_S = 0.5  # of frames are kept for a recorder of every frame, which may be busy that long
+HUNG_S = 20.0  # without a beat the capture process is killed; longer than any open or read may take
 
 
 class Refused(DeviceError):
-    """The device is there and will not do this (a mode it lacks, not permitted): who opens it first is told
-    so at once. One that has streamed before may be starting still, and is sought on."""
+    """The device is there but refuses (a mode it lacks, no permission). At the first opening this is raised
+    to the user at once. A device that has streamed before may still be starting, and is opened again."""
 
 
 class Ended(Refused):
@@ -42,9 +41,9 @@ class Ended(Refused):
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What was opened. device: serial number or stable name, with the model. height, width: of the frames,
-    px. fps: as the device promises. depth_scale_m: m per unit of depth, None without depth. message: what the
-    user should know, else empty."""
+    """What a `FrameSource` opened. device: serial number or stable name, with the model. height, width: of
+    the frames, px. fps: as the device promises. depth_scale_m: m per unit of depth, None without depth.
+    message: a sentence for the user, or empty."""
 
     device: str
     height: int
@@ -71,15 +70,17 @@ class SourceInfo:
 
 
 class FrameSource(Protocol):
-    """A device as the capture process sees it, in one thread. A module that has one offers `source(config:
+    """A device as the capture process uses it, in one thread. A module that has one offers `source(config:
     dict) -> FrameSource`, which only checks the config.
 
-    `open` may be called again after `close`. It raises `Refused` when the device is there and says no, else
-    DeviceError; so does `grab`, when the connection is lost: it is then closed and opened anew, unless it is
-    `Ended`. `grab` gives each new frame once and in order, None when none came in `timeout_s` (about: it may
-    be late by a second, no more). `seq` counts on where the device dropped frames; times are
-    `time.monotonic_ns`. A frame of another size than `open` told is left out and counted as dropped. The
-    arrays of a frame need only last until the next `grab`. `close` is safe at any time."""
+    - `open` may be called again after `close`. It raises `Refused` when the device is there but refuses, else
+      DeviceError.
+    - `grab` gives each new frame once and in order, None when none came in `timeout_s` (it may return up to a
+      second later). It raises DeviceError when the connection is lost: the source is then closed and opened
+      again, unless it is `Ended`. A frame's arrays are valid until the next `grab`. Its `seq` also counts the
+      frames that the device dropped; its times are `time.monotonic_ns`. A frame of another size than in
+      `SourceInfo` is left out and counted as dropped.
+    - `close` is safe at any time."""
 
     def open(self) -> SourceInfo: ...
 
@@ -89,14 +90,14 @@ class FrameSource(Protocol):
 
 
 class CaptureCamera:
-    """A `drivers.camera.Camera` over a `FrameSource` in a capture process, for RGB and, with `has_depth`, for
-    `depth` too.
+    """A `drivers.camera.Camera` over a `FrameSource` in a capture process: colour and, with `has_depth`,
+    `depth`.
 
     source: module that offers `source(config)`, such as `ulna.drivers.cameras.opencv`. config: JSON for it.
     height, width: px, of the frames as delivered. fps: promised. history: the longest `window`. `open` waits
-    for the first frame and raises DeviceError, in the words of the source, when the device cannot be had
-    within `open_timeout_s`; a device lost later is sought for ever. Methods may be called from any thread.
-    """
+    for the first frame, and raises DeviceError in the words of the source when none comes within
+    `open_timeout_s`; a device that is lost later is opened again without end. Any thread may call the
+    methods."""
 
     def __init__(
         self,
@@ -121,21 +122,25 @@ class CaptureCamera:
     def open(self) -> None:
         if self._ring is not None:
             raise DeviceError(f"the camera {self.name} is open already")
-        kept = max(self._history, math.ceil(BACKLOG_S * self.fps))
-        ring = FrameRing.create(self.height, self.width, self.depth is not None, kept + 2)
+        n_frames = max(self._history, math.ceil(BACKLOG_S * self.fps))
+        ring = FrameRing.create(self.height, self.width, self.depth is not None, n_frames + 2)
         request = {"ring": str(ring.path), "source": self._source, "config": self._config, "fps": self.fps}
         hung_s = max(HUNG_S, self._open_timeout_s)
         self._ring, self._supervisor = ring, _Supervisor(self.name, ring, request, hung_s)
         deadline = time.monotonic() + self._open_timeout_s
         try:
             while (status := ring.status()).get("state") != CameraState.STREAMING.value:
-                died = self._supervisor.trouble
-                if status.get("failed_opens", 0) or status.get("state") == CameraState.FAILED.value or died:
-                    raise DeviceError(f"camera {self.name}: {status.get('message') or died}")
+                trouble = self._supervisor.trouble
+                if (
+                    status.get("failed_opens", 0)
+                    or status.get("state") == CameraState.FAILED.value
+                    or trouble
+                ):
+                    raise DeviceError(f"camera {self.name}: {status.get('message') or trouble}")
                 if time.monotonic() >= deadline:
-                    told = status.get("message") or "it was found but sends nothing"
+                    message = status.get("message") or "it was found but sends nothing"
                     raise DeviceError(
-                        f"camera {self.name} gave no frame in {self._open_timeout_s:.0f} s: {told}"
+                        f"camera {self.name} gave no frame in {self._open_timeout_s:.0f} s: {message}"
                     )
                 time.sleep(0.005)
         except BaseException:
@@ -156,29 +161,29 @@ class CaptureCamera:
         return self._latest(max_age_s, "color")
 
     def next(self, after_seq: int, timeout_s: float) -> Sample:
-        """The newest frame with a seq above `after_seq`, waited for: frames in between are not made up
-        for."""
+        """The newest frame with a seq above `after_seq`; waits for one. Frames in between are skipped.
+        StaleFrame: none came within `timeout_s`."""
         return self._next(after_seq, timeout_s, "color")
 
     def window(self, k: int) -> list[Sample]:
-        """The last `k` frames (at most `history`), oldest first; the newest is no older than 1 s."""
+        """The last `k` frames (at most `history`), oldest first. StaleFrame: the newest is older than 1 s."""
         return self._window(k, "color")
 
     def since(self, after_seq: int) -> list[Sample]:
-        """Every frame with a seq above `after_seq`, oldest first, of the last half a second; what is older is
-        lost, and its seq skipped. [] where there are none, or the camera is closed."""
+        """The frames of the last half a second with a seq above `after_seq`, oldest first; older ones are
+        lost. [] when there are none, or the camera is closed."""
         return self._since(after_seq, "color")
 
     @property
     def ring(self) -> FrameRing | None:
-        """The frames themselves, for a reader that needs more than `Sample`; None while closed."""
+        """The ring of frames, for a reader that needs more than `Sample`; None while closed."""
         return self._ring
 
     @property
     def info(self) -> SourceInfo | None:
-        """What the capture process opened last, None before `open`."""
-        about = self._ring.status().get("info") if self._ring is not None else None
-        return None if about is None else SourceInfo.from_json(about)
+        """What the capture process last opened, None before `open`."""
+        info = self._ring.status().get("info") if self._ring is not None else None
+        return None if info is None else SourceInfo.from_json(info)
 
     @property
     def intrinsics(self) -> Intrinsics | None:
@@ -191,7 +196,7 @@ class CaptureCamera:
 
     @property
     def pid(self) -> int | None:
-        """Of the capture process that runs now."""
+        """Process id of the capture process, None while closed."""
         return None if self._supervisor is None else self._supervisor.pid
 
     def health(self) -> CameraHealth:
@@ -224,13 +229,13 @@ class CaptureCamera:
 
     def _next(self, after_seq: int, timeout_s: float, plane: str) -> Sample:
         ring, deadline = self._ring, time.monotonic() + timeout_s
-        while ring is not None and (left := deadline - time.monotonic()) > 0:
-            frame = ring.next(after_seq, left, plane == "color", plane == "depth")
+        while ring is not None and (remaining_s := deadline - time.monotonic()) > 0:
+            frame = ring.next(after_seq, remaining_s, plane == "color", plane == "depth")
             if frame is None or ring is not self._ring:
                 break
             if time.monotonic_ns() - frame.t_capture_ns <= MAX_AGE_S * 1e9:
                 return _sample(frame, plane)
-            after_seq = frame.seq  # from before a stall: not news
+            after_seq = frame.seq  # from before a stall: not new
         raise self._stale(f"no new frame in {timeout_s:g} s")
 
     def _window(self, k: int, plane: str) -> list[Sample]:
@@ -307,13 +312,13 @@ def _sample(frame: Frame, plane: str) -> Sample:
 
 
 class _Supervisor:
-    """Keeps one capture process alive: a thread that waits for it to end, or to stop beating, and starts
-    another."""
+    """Keeps one capture process alive: its thread waits until the process ends or stops beating, and then
+    starts another."""
 
     def __init__(self, name: str, ring: FrameRing, request: Mapping[str, Any], hung_s: float) -> None:
         self._ring, self._request = ring, json.dumps(request).encode() + b"\n"
         self._hung_s = hung_s
-        self.trouble = ""  # why there is no capture process, or none that has come to work yet
+        self.trouble = ""  # why no capture process works at the moment
         self._stopping = threading.Event()
         self._process = self._start()
         self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
@@ -328,7 +333,7 @@ class _Supervisor:
         self._thread.join()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        quiet = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # they are told in our words
+        quiet = {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # our messages say the same
         process = subprocess.Popen(
             [sys.executable, "-m", "ulna.drivers.cameras.capture_process"],
             stdin=subprocess.PIPE,
@@ -342,54 +347,53 @@ class _Supervisor:
             process.stdin.write(self._request)
             process.stdin.flush()
         except BrokenPipeError:
-            pass  # it ended at once: the thread sees why
-        self._started_ns = time.monotonic_ns()
+            pass  # it ended at once: `_run` reads why
+        self._start_ns = time.monotonic_ns()
         return process
 
     def _run(self) -> None:
         pause_s = 0.1
         while True:
-            said = self._watch()
+            last_words = self._watch()
             if self._stopping.is_set():
                 return
             if self._ring.status().get("state") == CameraState.FAILED.value:
                 return  # it ended because it was refused: another would be, too
-            ran_s = (time.monotonic_ns() - self._started_ns) * 1e-9
-            pause_s = 0.1 if ran_s > 10 else min(2 * pause_s, 5.0)
+            run_s = (time.monotonic_ns() - self._start_ns) * 1e-9
+            pause_s = 0.1 if run_s > 10 else min(2 * pause_s, 5.0)
             code = self._process.returncode
-            why = said or (f"signal {-code}" if code < 0 else f"exit status {code}")
+            why = last_words or (f"signal {-code}" if code < 0 else f"exit status {code}")
             self.trouble = f"its capture process died ({why}), another is started"
             if self._stopping.wait(pause_s):
                 return
             self._process = self._start()
 
     def _watch(self) -> str:
-        """Until the process has ended: the last line that it wrote to stderr."""
-        process, said, asked_ns = self._process, b"", None
+        """Wait until the process has ended. Returns the last line that it wrote to stderr."""
+        process, stderr, stop_ns = self._process, b"", None
         assert process.stdin is not None
         assert process.stderr is not None
         with process.stdin, process.stderr:
             while process.poll() is None:
-                if self._stopping.is_set() and asked_ns is None:
-                    asked_ns = time.monotonic_ns()
+                if self._stopping.is_set() and stop_ns is None:
+                    stop_ns = time.monotonic_ns()
                     process.stdin.close()
                     process.terminate()  # too: a child of ours may hold the other end of stdin open
                 if select.select([process.stderr], [], [], 0.05)[0]:
-                    said = (said + os.read(process.stderr.fileno(), 4096))[-4096:]
-                    time.sleep(
-                        0.002
-                    )  # at the end of file select returns at once, until the process is reaped
+                    stderr = (stderr + os.read(process.stderr.fileno(), 4096))[-4096:]
+                    # at the end of file select returns at once, until the process is reaped
+                    time.sleep(0.002)
                 beat_ns = self._ring.beat_ns
-                if beat_ns > self._started_ns:
+                if beat_ns > self._start_ns:
                     self.trouble = ""
-                silent_s = (time.monotonic_ns() - (asked_ns or max(self._started_ns, beat_ns))) * 1e-9
-                if silent_s > (self._hung_s if asked_ns is None else 3.0):
+                silent_s = (time.monotonic_ns() - (stop_ns or max(self._start_ns, beat_ns))) * 1e-9
+                if silent_s > (self._hung_s if stop_ns is None else 3.0):
                     process.kill()
-                    said = b"it hung and was killed"
+                    stderr = b"it hung and was killed"
                     process.wait()
             while select.select([process.stderr], [], [], 0)[0] and (
-                more := os.read(process.stderr.fileno(), 4096)
+                chunk := os.read(process.stderr.fileno(), 4096)
             ):
-                said = (said + more)[-4096:]
-        lines = said.decode(errors="replace").strip().splitlines()
+                stderr = (stderr + chunk)[-4096:]
+        lines = stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""

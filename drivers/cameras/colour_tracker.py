@@ -1,8 +1,8 @@
-"""Where a thing of one colour is in the pictures of a robot's cameras, as numbers: a `Tracker` that needs no
-marker and no training.
+"""A `Tracker` that needs no marker and no training: where an object of one colour is in the cameras'
+pictures.
 
-For each camera: whether it is seen, its centre, its size and how it is turned, all in the picture. With two
-views that fixes a small object well enough for a policy without images to reach for it."""
+For each camera it gives whether the object is seen, its centre, its size and how it is turned, all in the
+picture. With two views that is enough for a policy without images to reach for a small object."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..config import require_known, setting
 from ..sample import Sample
 
 PARTS = ("seen", "u", "v", "size", "cos4", "sin4")
-TURNED_PIXELS = 64  # a smaller thing's rectangle turns by its noise alone
+TURNED_PIXELS = 64  # a smaller object's rectangle turns by its noise alone
 
 
 @dataclass(frozen=True)
 class Config:
-    """cameras: names of the robot's cameras, such as ["front", "wrist"]. hue_low, hue_high: on the colour
-    circle, red 0, green 120, blue 240; low may be above high, for red. saturation, value: the least of each,
-    0 to 1; grey things have no hue. min_pixels: less is noise."""
+    """cameras: names of the robot's cameras, such as ["front", "wrist"]. hue_low, hue_high: degrees on the
+    colour circle, red 0, green 120, blue 240; low may be above high, for red. saturation, value: the least of
+    each, 0 to 1, since grey has no hue. min_pixels: a smaller area is taken for noise."""
 
     cameras: list
     hue_low: float = setting(205.0, 0, 360, "degrees")
@@ -36,10 +36,11 @@ class Config:
 
 
 class ColourTracker:
-    """`read().data` `(6 · cameras,)`: per camera `seen` 0 or 1; `u`, `v` of the centre, -1 to 1 from the left
-    and the top; `size`, the root of its share of the picture; `cos4`, `sin4` of its rectangle's angle times
-    four (a square repeats every 90°), both 0 where it is too small to tell. What is not seen keeps its last
-    numbers but `seen`, and is marked invalid. Times are those of the pictures."""
+    """`read().data`: `(6 · cameras,)` float64, per camera `PARTS`: `seen` 0 or 1; `u`, `v` of the centre, -1
+    to 1 from the left and the top; `size`, the root of its share of the picture; `cos4`, `sin4` of its
+    rectangle's angle times four (a square repeats every 90°), both 0 where it is too small to tell. An object
+    that is not seen keeps its last numbers but `seen`, and is marked invalid. Times are those of the
+    pictures."""
 
     def __init__(self, name: str, config: Config, cameras: Mapping[str, Camera]) -> None:
         for camera in config.cameras:
@@ -50,10 +51,10 @@ class ColourTracker:
         self._cameras = {c: cameras[c] for c in config.cameras}
         self.names = tuple(f"{name}.{c}.{part}" for c in self._cameras for part in PARTS)
         self.units = ("1",) * len(self.names)
-        self._looked: dict[str, tuple[int, np.ndarray]] = {}
+        self._last_views: dict[str, tuple[int, np.ndarray]] = {}
 
     def open(self) -> None:
-        self._looked.clear()
+        self._last_views.clear()
 
     def close(self) -> None:
         pass
@@ -63,20 +64,20 @@ class ColourTracker:
         captures, receipts = [], []
         for name, camera in self._cameras.items():
             frame = camera.latest()
-            known = self._looked.get(name)
-            if known is None or known[0] != frame.seq:
-                known = frame.seq, self.look(frame.data, None if known is None else known[1])
-                self._looked[name] = known
-            values.append(known[1])
-            valid.append(np.full(len(PARTS), bool(known[1][0])))
+            view = self._last_views.get(name)
+            if view is None or view[0] != frame.seq:
+                view = frame.seq, self.look(frame.data, None if view is None else view[1])
+                self._last_views[name] = view
+            values.append(view[1])
+            valid.append(np.full(len(PARTS), bool(view[1][0])))
             seq += frame.seq
             captures.append(frame.t_capture_ns)
             receipts.append(frame.t_receive_ns)
         return Sample(np.concatenate(values), min(captures), max(receipts), seq, np.concatenate(valid))
 
-    def look(self, picture: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
-        """`(6,)` float64 for one picture `(H, W, 3)` uint8. before: what was seen last, for when nothing
-        is."""
+    def look(self, picture: np.ndarray, last: np.ndarray | None = None) -> np.ndarray:
+        """`PARTS` `(6,)` float64 of one picture `(H, W, 3)` uint8. last: the numbers to keep when the object
+        is not seen."""
         import cv2
 
         c = self.config
@@ -92,24 +93,24 @@ class ColourTracker:
         )
         count, labels, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
         if count < 2 or (area := int(stats[1:, cv2.CC_STAT_AREA].max())) < c.min_pixels:
-            lost = np.zeros(len(PARTS)) if before is None else before.copy()
-            lost[0] = 0.0
-            return lost
+            values = np.zeros(len(PARTS)) if last is None else last.copy()
+            values[0] = 0.0
+            return values
         largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
         height, width = mask.shape
         u, v = centres[largest] + 0.5
-        turned = np.zeros(2)
+        direction = np.zeros(2)
         if area >= TURNED_PIXELS:
             points = np.argwhere(labels == largest)[:, ::-1].astype(np.float32)
             angle = 4 * np.radians(cv2.minAreaRect(points)[2])
-            turned = np.array([np.cos(angle), np.sin(angle)])
+            direction = np.array([np.cos(angle), np.sin(angle)])
         return np.array(
             [
                 1.0,
                 2 * u / width - 1,
                 2 * v / height - 1,
                 np.sqrt(area / (height * width)),
-                *turned,
+                *direction,
             ]
         )
 

@@ -1,9 +1,9 @@
-"""Frames in shared memory: one process writes, any number of processes read, and nobody waits for anybody.
+"""Frames in shared memory: one process writes, any number of processes read, and no process waits.
 
-Each slot is a seqlock: its version is odd while the writer is in it and names the frame when it is done. A
-reader copies the pixels out and believes them only if the version was that frame's before and after. The
-writer holds a lock on the file that the kernel lets go when the process dies, however it dies, so that a ring
-has one writer and a dead one an heir."""
+Each slot is a seqlock: its version is odd while the writer is in it, and then belongs to the frame. A reader
+copies the pixels, and uses them only if the version was that frame's before and after. The writer holds a
+lock on the file, which the kernel releases when the process dies in any way: a ring has one writer at a time,
+and another may take over from a dead one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ import numpy as np
 from ..arm import DeviceError
 from ..fence import fence
 
-ABOUT = 1024  # bytes of JSON: the shape of the ring
-STATUS = 3072  # bytes of each of the two copies of the writer's status
-HEADER = 2048 + 2 * STATUS
-SLOT_HEADER = 64
+SHAPE_BYTES = 1024  # bytes of JSON: the shape of the ring
+STATUS_BYTES = 3072  # bytes of each of the two copies of the writer's status
+HEADER_BYTES = 2048 + 2 * STATUS_BYTES
+SLOT_HEADER_BYTES = 64
 NEWEST, BEAT, STATUS_VERSION = range(3)  # words of the header
 VERSION, SEQ, CAPTURE, RECEIVE, FLAGS = range(5)  # words of a slot
 LOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
@@ -39,9 +39,9 @@ REPEATED = 2  # flag: every pixel is as in the frame before
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """color: `(H, W, 3)` uint8 RGB. depth: `(H, W)` uint16 in units of the source, or None. t_capture_ns,
-    t_receive_ns: on `time.monotonic_ns`. seq: of the device, or rising ever further in a ring. flags: BLACK,
-    REPEATED."""
+    """One picture, and its depth. color: `(H, W, 3)` uint8 RGB. depth: `(H, W)` uint16 in units of the
+    source, or None. t_capture_ns, t_receive_ns: on `time.monotonic_ns`. seq: the device's number; in a ring
+    it always rises. flags: BLACK, REPEATED."""
 
     color: np.ndarray
     depth: np.ndarray | None
@@ -52,19 +52,17 @@ class Frame:
 
 
 class FrameRing:
-    """`slots` frames of one shape. Reads are of whole frames or none, copied out: the arrays belong to the
-    caller.
+    """`slots` frames of one shape. A read gives whole frames, copied: the arrays belong to the caller.
 
-    A reader has time for `slots - 1` frame periods to copy a frame before it is overwritten; one that is
-    slower gets a newer frame instead, never a mixture. DeviceError: there is no such ring; it has a writer
-    already."""
+    A reader has `slots - 1` frame periods to copy a frame before it is overwritten; a slower one gets a newer
+    frame, never a mixture. DeviceError: there is no such ring, or it has a writer already."""
 
     def __init__(self, path: Path, write: bool = False) -> None:
         self.path = Path(path)
         access = mmap.ACCESS_WRITE if write else mmap.ACCESS_READ
         try:
-            # two descriptions of the file: mmap keeps a copy of its own as long as it lives, and with it
-            # would keep the lock
+            # opened twice: mmap keeps a copy of its descriptor for as long as it lives, which would keep the
+            # lock, too
             lock_file = os.open(self.path, os.O_RDWR if write else os.O_RDONLY)
         except FileNotFoundError:
             raise DeviceError(f"there is no frame ring {self.path}: its camera was closed") from None
@@ -74,17 +72,19 @@ class FrameRing:
             self._claim()
         with self.path.open("r+b" if write else "rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=access)
-        about = json.loads(memory[: memory.find(b"\0")])
-        self.height, self.width, self.slots = about["height"], about["width"], about["slots"]
-        self.has_depth: bool = about["depth"]
+        shape = json.loads(memory[: memory.find(b"\0")])
+        self.height, self.width, self.slots = shape["height"], shape["width"], shape["slots"]
+        self.has_depth: bool = shape["depth"]
         self._memory = memory
-        self._words = np.frombuffer(memory, np.int64, 8, ABOUT)
+        self._words = np.frombuffer(memory, np.int64, 8, SHAPE_BYTES)
         size, at_depth = _slot_size(self.height, self.width, self.has_depth)
         pixels = self.height * self.width
-        starts = [HEADER + i * size for i in range(self.slots)]
+        starts = [HEADER_BYTES + i * size for i in range(self.slots)]
         self._heads = [np.frombuffer(memory, np.int64, 8, s) for s in starts]
         self._colors = [
-            np.frombuffer(memory, np.uint8, 3 * pixels, s + SLOT_HEADER).reshape(self.height, self.width, 3)
+            np.frombuffer(memory, np.uint8, 3 * pixels, s + SLOT_HEADER_BYTES).reshape(
+                self.height, self.width, 3
+            )
             for s in starts
         ]
         self._depths = [
@@ -95,18 +95,19 @@ class FrameRing:
 
     @staticmethod
     def create(height: int, width: int, depth: bool = False, slots: int = 8) -> FrameRing:
-        """An empty ring, not yet with a writer (open it by its `path` for that). It lives until `remove`."""
+        """An empty ring, opened for reading; its writer opens it by its `path`. It lives until `remove`.
+        DeviceError: no room in /dev/shm."""
         if height < 1 or width < 1 or slots < 3:
             raise ValueError(f"a ring of {slots} frames of {height} × {width}: it needs 3 or more, not empty")
         path = Path("/dev/shm") / f"ulna-frames-{secrets.token_hex(8)}"
-        about = {"height": height, "width": width, "depth": depth, "slots": slots}
+        shape = {"height": height, "width": width, "depth": depth, "slots": slots}
         words = np.zeros(8, np.int64)
         words[NEWEST] = -1
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(file, json.dumps(about).encode().ljust(ABOUT, b"\0") + words.tobytes())
-            size = HEADER + slots * _slot_size(height, width, depth)[0]
-            # reserve: a full /dev/shm is told here, not by a SIGBUS in the middle of a frame
+            os.write(file, json.dumps(shape).encode().ljust(SHAPE_BYTES, b"\0") + words.tobytes())
+            size = HEADER_BYTES + slots * _slot_size(height, width, depth)[0]
+            # reserve: a full /dev/shm fails here, not by a SIGBUS in the middle of a frame
             os.posix_fallocate(file, 0, size)
         except OSError as e:
             path.unlink()
@@ -116,11 +117,11 @@ class FrameRing:
         return FrameRing(path)
 
     def close(self) -> None:
-        """Stop writing (another may then) or reading; safe to call twice."""
+        """Stop reading, or writing, so that another writer may open the ring. Safe to call twice."""
         self._close()
 
     def remove(self) -> None:
-        """Delete the ring's name; who has it open keeps it. Safe to call twice."""
+        """Delete the ring's name; a process that has it open keeps it. Safe to call twice."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -143,8 +144,8 @@ class FrameRing:
         seq: int | None = None,
         flags: int = 0,
     ) -> int:
-        """Append a frame and return its seq. color `(H, W, 3)` uint8, depth `(H, W)` uint16 where the ring
-        has one. t_receive_ns: default now. seq: default, and at least, one more than the last. ValueError:
+        """Append a frame. Returns its seq. color: `(H, W, 3)` uint8. depth: `(H, W)` uint16, for a ring with
+        depth. t_receive_ns: default now. seq: at least, and by default, one more than the last. ValueError:
         another shape or dtype."""
         if color.shape != (self.height, self.width, 3) or color.dtype != np.uint8:
             want = f"({self.height}, {self.width}, 3) uint8"
@@ -175,24 +176,24 @@ class FrameRing:
         return seq
 
     def set_status(self, status: dict[str, Any]) -> None:
-        """Tell readers something about the writer: JSON of less than 3072 bytes. Written beside the old one,
-        then switched."""
+        """Set what `status` gives to readers: JSON of less than 3072 bytes. It is written beside the old one,
+        and then takes its place."""
         text = json.dumps(status).encode()
-        if len(text) >= STATUS:
-            raise ValueError(f"a status of {len(text)} bytes, it must be less than {STATUS}")
+        if len(text) >= STATUS_BYTES:
+            raise ValueError(f"a status of {len(text)} bytes, it must be less than {STATUS_BYTES}")
         version = int(self._words[STATUS_VERSION]) + 1
-        at = 2048 + STATUS * (version % 2)
+        at = 2048 + STATUS_BYTES * (version % 2)
         self._memory[at : at + len(text) + 1] = text + b"\0"
         fence()
         self._words[STATUS_VERSION] = version
 
     def beat(self) -> None:
-        """The writer lives, though it may have no frame to write."""
+        """Note the time, as a sign that the writer lives though it may have no frame to write."""
         self._words[BEAT] = time.monotonic_ns()
 
     @property
     def last_color(self) -> np.ndarray | None:
-        """For the writer alone: a view of the colours that it wrote last, None before the first frame."""
+        """For the writer alone: a view of the last frame's pixels, None before the first frame."""
         number = int(self._words[NEWEST])
         return self._colors[number % self.slots] if number >= 0 else None
 
@@ -200,36 +201,36 @@ class FrameRing:
 
     @property
     def beat_ns(self) -> int:
-        """When the writer last said that it lives, 0 when never."""
+        """Time of the writer's last `beat`, monotonic ns; 0 when there was none."""
         return int(self._words[BEAT])
 
     @property
     def newest_seq(self) -> int:
-        """-1 before the first frame."""
+        """seq of the newest frame, -1 before the first."""
         number = int(self._words[NEWEST])
         return int(self._heads[number % self.slots][SEQ]) if number >= 0 else -1
 
     def status(self) -> dict[str, Any]:
-        """What the writer last told, {} before it did."""
+        """What the writer last set with `set_status`, {} before that."""
         while True:
             version = int(self._words[STATUS_VERSION])
             if version == 0:
                 return {}
-            at = 2048 + STATUS * (version % 2)
-            text = self._memory[at : at + STATUS]
+            at = 2048 + STATUS_BYTES * (version % 2)
+            text = self._memory[at : at + STATUS_BYTES]
             if int(self._words[STATUS_VERSION]) == version:
                 return json.loads(text[: text.find(b"\0")])
 
     def latest(self, color: bool = True, depth: bool = True) -> Frame | None:
-        """The newest frame, None before the first. A plane that is not wanted is left out: color `(0, 0, 3)`,
-        depth None."""
+        """The newest frame, None before the first. color, depth: whether to copy that plane; without, color
+        is `(0, 0, 3)` and depth None."""
         while (number := int(self._words[NEWEST])) >= 0:
             if (frame := self._read(number, color, depth)) is not None:
                 return frame
         return None
 
     def next(self, after_seq: int, timeout_s: float, color: bool = True, depth: bool = True) -> Frame | None:
-        """The newest frame with a seq above `after_seq`, waited for; None when none comes in time."""
+        """The newest frame with a seq above `after_seq`; waits for one. None when none comes in time."""
         deadline = time.monotonic() + timeout_s
         while self.newest_seq <= after_seq:
             if time.monotonic() >= deadline:
@@ -238,36 +239,37 @@ class FrameRing:
         return self.latest(color, depth)
 
     def _pause_s(self) -> float:
-        """Until it pays to look for the next frame again: seldom at first, often about when it is due."""
+        """How long to sleep before looking for the next frame again: short when it is due, longer before."""
         number = int(self._words[NEWEST])
         if number < 1:
             return 0.001
-        last, before = (int(self._heads[n % self.slots][RECEIVE]) for n in (number, number - 1))
-        waited_s, period_s = (time.monotonic_ns() - last) * 1e-9, (last - before) * 1e-9
-        if waited_s < 0.7 * period_s:
-            return min(0.7 * period_s - waited_s, 0.005)
-        return 0.0002 if waited_s < 2 * period_s else 0.001
+        last_ns, previous_ns = (int(self._heads[n % self.slots][RECEIVE]) for n in (number, number - 1))
+        wait_s, period_s = (time.monotonic_ns() - last_ns) * 1e-9, (last_ns - previous_ns) * 1e-9
+        if wait_s < 0.7 * period_s:
+            return min(0.7 * period_s - wait_s, 0.005)
+        return 0.0002 if wait_s < 2 * period_s else 0.001
 
     def window(self, k: int, color: bool = True, depth: bool = True) -> list[Frame]:
-        """The last k frames, oldest first; fewer where there are not as many. ValueError: more than the ring
+        """The last `k` frames, oldest first; fewer when there are not as many. ValueError: more than the ring
         can hold."""
         if not 1 <= k <= self.slots - 2:
             raise ValueError(f"a window of {k} frames of a ring that keeps {self.slots - 2}")
         newest = int(self._words[NEWEST])
-        read = [self._read(n, color, depth) for n in range(max(0, newest - k + 1), newest + 1)]
-        return [frame for frame in read if frame is not None]
+        frames = [self._read(n, color, depth) for n in range(max(0, newest - k + 1), newest + 1)]
+        return [frame for frame in frames if frame is not None]
 
     def since(self, after_seq: int, color: bool = True, depth: bool = True) -> list[Frame]:
-        """All frames with a seq above `after_seq` that are still here, oldest first: at most `slots - 1`."""
+        """All frames with a seq above `after_seq` that the ring still holds (at most `slots - 1`), oldest
+        first."""
         newest = int(self._words[NEWEST])
         numbers = range(max(0, newest - self.slots + 2), newest + 1)
-        # one that is being overwritten has a seq above any, and is found torn below
-        wanted = [n for n in numbers if int(self._heads[n % self.slots][SEQ]) > after_seq]
-        read = [self._read(n, color, depth) for n in wanted]
-        return [frame for frame in read if frame is not None]
+        # the seq of a slot that is being overwritten may be any; `_read` then gives None for it
+        newer = [n for n in numbers if int(self._heads[n % self.slots][SEQ]) > after_seq]
+        frames = [self._read(n, color, depth) for n in newer]
+        return [frame for frame in frames if frame is not None]
 
     def times(self) -> tuple[int, int] | None:
-        """(t_capture_ns, t_receive_ns) of the newest frame without its pixels."""
+        """(t_capture_ns, t_receive_ns) of the newest frame, None before the first."""
         frame = self.latest(color=False, depth=False)
         return None if frame is None else (frame.t_capture_ns, frame.t_receive_ns)
 
@@ -287,7 +289,7 @@ class FrameRing:
 
 
 def _slot_size(height: int, width: int, depth: bool) -> tuple[int, int]:
-    """Bytes of a slot, in whole pages, and where in it depth begins."""
-    at_depth = SLOT_HEADER + -(-3 * height * width // 64) * 64
+    """Bytes of a slot, in whole pages, and the offset of depth in it."""
+    at_depth = SLOT_HEADER_BYTES + -(-3 * height * width // 64) * 64
     size = at_depth + (2 * height * width if depth else 0)
     return -(-size // 4096) * 4096, at_depth

@@ -1,7 +1,7 @@
 """Motion JPEG over HTTP, read directly: `multipart/x-mixed-replace` as IP cameras, mjpg-streamer and phone
 apps send it.
 
-Beside FFmpeg's reader this one hears `X-Timestamp`, the camera's own clock, drops damaged frames, and skips
+Unlike FFmpeg's reader this one reads `X-Timestamp`, the camera's own clock, drops damaged frames, and skips
 to the newest frame when decoding cannot keep up."""
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..clock_offset import ClockOffset
 from .capture import Refused
 
 OPEN_TIMEOUT_S = 3.0
-LATEST_S = 1e11  # of a clock that is one; beyond, and of inf and nan, there are no nanoseconds to count
-LARGEST = 64 << 20  # bytes of one JPEG; a length beyond is no length
+LATEST_S = 1e11  # a later X-Timestamp is not one (nor are inf and nan)
+LARGEST = 64 << 20  # bytes of one JPEG; a larger length is an error
 
 
 class NotMultipart(DeviceError):
@@ -34,8 +34,8 @@ class NotMultipart(DeviceError):
 
 
 class HttpMjpeg:
-    """One connection to one stream, for one thread. latency_s: from capture to arrival, of the quickest
-    frames. read_timeout_s: of silence before the connection is given up."""
+    """One connection to one stream, for one thread. latency_s: from capture to arrival of the quickest
+    frames. read_timeout_s: how long the stream may be silent before the connection is given up."""
 
     def __init__(self, url: str, latency_s: float, read_timeout_s: float) -> None:
         self._parts, self._latency_s, self._silence_s = urlsplit(url), latency_s, read_timeout_s
@@ -44,11 +44,11 @@ class HttpMjpeg:
         self._clock = ClockOffset(latency_s)
         self._socket: socket.socket | None = None
         self._boundary, self._buffer = b"", bytearray()
-        self._number = self._heard_ns = 0
+        self._number = self._receive_ns = 0
 
     def open(self) -> None:
-        """DeviceError: nobody answers. NotMultipart. Refused: a password is missing, the path does not
-        exist."""
+        """DeviceError: no camera answers. NotMultipart: something else than JPEG parts does. Refused: a
+        password is missing or wrong, or the path does not exist."""
         p = self._parts
         port = p.port or (443 if p.scheme == "https" else 80)
         # HTTP/1.0: then no server cuts the stream into chunks of its own
@@ -89,17 +89,17 @@ class HttpMjpeg:
             )
         boundary = str(headers.get_param("boundary") or "").removeprefix("--")
         self._boundary, self._buffer = f"--{boundary}".encode(), bytearray(rest)
-        self._number, self._heard_ns = 0, time.monotonic_ns()
+        self._number, self._receive_ns = 0, time.monotonic_ns()
 
     @staticmethod
     def _answer(connection: socket.socket) -> tuple[int, Message, bytes]:
-        """Status and headers of the response, and what of its body came with them. ValueError: this is no
-        HTTP."""
+        """Status and headers of the response, and the part of its body that came with them. ValueError: this
+        is not HTTP."""
         data, deadline = b"", time.monotonic() + OPEN_TIMEOUT_S
         while (end := data.find(b"\r\n\r\n")) < 0:
-            more = connection.recv(65536)
-            data += more
-            if not more or len(data) > 1 << 20 or time.monotonic() > deadline:
+            chunk = connection.recv(65536)
+            data += chunk
+            if not chunk or len(data) > 1 << 20 or time.monotonic() > deadline:
                 raise ValueError("it does not speak HTTP" if data else "it hung up")
         first, _, headers = data[: end + 4].partition(b"\r\n")
         words = first.split()
@@ -114,14 +114,13 @@ class HttpMjpeg:
 
     def read(self, timeout_s: float) -> tuple[np.ndarray, int, int, int] | None:
         """(RGB `(H, W, 3)` uint8, t_capture_ns, t_receive_ns, number of the part) of the newest part that was
-        not read yet.
-
-        None: none came, or what came is no whole JPEG. DeviceError: the stream ended or is silent."""
+        not read before; None when none came, or it is not a whole JPEG. DeviceError: the stream ended or is
+        silent."""
         deadline = time.monotonic() + timeout_s
         while (newest := self._newest_part()) is None:
             if self._wait(max(0.0, deadline - time.monotonic())):
-                self._take_what_is_there()
-            elif time.monotonic_ns() - self._heard_ns > self._silence_s * 1e9:
+                self._drain_socket()
+            elif time.monotonic_ns() - self._receive_ns > self._silence_s * 1e9:
                 raise DeviceError(f"{self.name} sent nothing for {self._silence_s:.1f} s")
             elif time.monotonic() >= deadline:
                 return None
@@ -130,8 +129,9 @@ class HttpMjpeg:
         return None if color is None else (color, capture_ns, receive_ns, number)
 
     def _newest_part(self) -> tuple[bytes, int, int, int] | None:
-        """Of the whole parts in the buffer; they and those before it are taken out."""
-        newest, receive_ns = None, self._heard_ns
+        """(JPEG, t_capture_ns, t_receive_ns, number) of the newest whole part in the buffer, None when there
+        is none. All whole parts are removed from the buffer."""
+        newest, receive_ns = None, self._receive_ns
         try:
             while (part := _first_part(self._buffer, self._boundary)) is not None:
                 jpeg, stamp_s, end = part
@@ -146,8 +146,8 @@ class HttpMjpeg:
             raise DeviceError(f"{self.name} sends no stream of pictures ({e})") from None
         return newest
 
-    def _take_what_is_there(self) -> None:
-        """Everything that lies in the socket, so that the last part of it is the newest there is."""
+    def _drain_socket(self) -> None:
+        """Read all that the socket holds, so that the last part in the buffer is the newest there is."""
         assert self._socket is not None
         for _ in range(256):  # a server faster than we are must not keep us here
             try:
@@ -157,7 +157,7 @@ class HttpMjpeg:
             if not data:
                 raise DeviceError(f"{self.name} closed the connection")
             self._buffer += data
-            self._heard_ns = time.monotonic_ns()
+            self._receive_ns = time.monotonic_ns()
             if not self._wait(0):
                 return
 
@@ -169,8 +169,8 @@ class HttpMjpeg:
 
 
 def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None, int] | None:
-    """The JPEG of the first whole part in `buffer`, its `X-Timestamp` in s, and where it ends. ValueError: it
-    has no end."""
+    """The JPEG of the first whole part in `buffer`, its `X-Timestamp` in s or None, and the index behind it;
+    None when there is no whole part yet. ValueError: a part without an end, or with an impossible length."""
     start = buffer.find(boundary)
     head_end = buffer.find(b"\r\n\r\n", start)
     if len(buffer) > LARGEST:
@@ -186,13 +186,12 @@ def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None
                 raise ValueError(f"a part of {length} bytes")
         elif name.strip() == b"x-timestamp":
             with contextlib.suppress(ValueError):
-                told_s = float(value)
-                stamp_s = told_s if 0 <= told_s < LATEST_S else None
+                clock_s = float(value)
+                stamp_s = clock_s if 0 <= clock_s < LATEST_S else None
     if length is not None:
         end = begin + length
         return (bytes(buffer[begin:end]), stamp_s, end) if len(buffer) >= end else None
-    # a server that names no length: up to the next boundary, or the end mark of a JPEG if that is the last
-    # there is
+    # a server that gives no length: up to the next boundary, or to a JPEG's end mark at the end of the buffer
     end = buffer.find(b"\r\n" + boundary, begin)
     if end < 0:
         end = len(buffer.rstrip(b"\r\n"))
@@ -202,31 +201,31 @@ def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None
 
 
 def decode(jpeg: bytes) -> np.ndarray | None:
-    """RGB `(H, W, 3)` uint8; None for one that is cut off or damaged: half a picture is no picture.
+    """RGB `(H, W, 3)` uint8; None for a JPEG that is cut off or damaged.
 
-    libjpeg fills what it cannot read with something and says so on stderr alone, so stderr is turned to a
-    file meanwhile."""
+    libjpeg fills the part that it cannot read, and reports that on stderr only, so stderr goes to a file
+    meanwhile."""
     import cv2
 
     if not (jpeg.startswith(b"\xff\xd8") and jpeg.rstrip(b"\0\r\n").endswith(b"\xff\xd9")):
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    color, told, stderr = None, os.memfd_create("libjpeg"), os.dup(2)
+    color, log, stderr = None, os.memfd_create("libjpeg"), os.dup(2)
     try:
-        os.dup2(told, 2)
+        os.dup2(log, 2)
         with contextlib.suppress(cv2.error):  # a damaged header: more pixels than OpenCV lets one have
             color = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
-        complaint = os.pread(told, 4096, 0)
+        complaint = os.pread(log, 4096, 0)
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        os.close(told)
+        os.close(log)
     # some cameras put filling bytes before the end marker, when the picture is complete
     bad = b"Corrupt JPEG" in complaint and b"extraneous bytes before marker 0xd9" not in complaint
     return None if bad else color
 
 
 def without_password(url: str) -> str:
-    """`url` as it may stand in a message."""
+    """`url` without user and password, for messages."""
     p = urlsplit(url)
     return urlunsplit(p._replace(netloc=p.netloc.rpartition("@")[2]))

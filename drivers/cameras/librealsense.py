@@ -1,9 +1,8 @@
-"""The library librealsense: loading it, and a camera made of software that feeds its synchroniser and its
-recorder.
+"""librealsense: loading the library, and a software camera for its synchroniser and its recorder.
 
-The library has no way to put such a camera behind `rs.pipeline` (`software_device.add_to` is without effect
-in 2.56 and 2.59), but its sensors, syncer, aligner, profiles and metadata are the same objects that a
-plugged-in camera gives."""
+The library cannot put such a camera behind `rs.pipeline` (`software_device.add_to` is without effect in 2.56
+and 2.59), but its sensors, syncer, aligner, profiles and metadata are the same objects that a plugged-in
+camera gives."""
 
 from __future__ import annotations
 
@@ -23,14 +22,14 @@ INTEL = 0x8086
 
 
 def on_usb(root: Path = ROOT) -> list[UsbDevice]:
-    """RealSense cameras by what they say of themselves on USB, asked without the library."""
+    """RealSense cameras by their USB descriptors, without the library."""
     return [d for d in usb_devices(root) if d.vendor == INTEL and "realsense" in d.name.lower()]
 
 
 def load() -> Any:
     """The module `pyrealsense2`, with libusb loaded before it. DeviceError says what to install."""
-    # the wheel is linked to libusb-1.0 but does not bring it; the copy of libusb-package serves where the
-    # system has none
+    # the wheel is linked to libusb-1.0 but does not contain it; where the system has none, the copy in
+    # libusb-package serves
     with contextlib.suppress(ImportError, OSError):
         import libusb_package
 
@@ -40,7 +39,8 @@ def load() -> Any:
     except ImportError as e:
         if "libusb" in str(e):
             raise DeviceError(
-                "librealsense needs libusb-1.0: install the Python package libusb-package or the system's libusb-1.0-0"
+                "librealsense needs libusb-1.0: install the Python package libusb-package or the system's "
+                "libusb-1.0-0"
             ) from e
         raise DeviceError(f"a RealSense camera needs the Python package pyrealsense2: {e}") from e
     return pyrealsense2
@@ -81,13 +81,15 @@ class CameraModel:
             fields = json.loads(text)
             fields["color"], fields["depth"] = Pinhole(**fields["color"]), Pinhole(**fields["depth"])
             model = CameraModel(**fields)
-            good = all(isinstance(n, int) and 1 <= n <= 8192 for n in (model.height, model.width, model.fps))
+            is_valid = all(
+                isinstance(n, int) and 1 <= n <= 8192 for n in (model.height, model.width, model.fps)
+            )
             numbers = (*asdict(model.color).values(), *asdict(model.depth).values(), model.baseline_m)
-            good &= all(isinstance(x, int | float) for x in numbers) and 0 < model.depth_scale_m < 1
-            good &= isinstance(model.serial, str)
+            is_valid &= all(isinstance(x, int | float) for x in numbers) and 0 < model.depth_scale_m < 1
+            is_valid &= isinstance(model.serial, str)
         except (TypeError, ValueError, KeyError) as e:
             raise DeviceError(f"this is not the description of a camera: {e}") from e
-        if not good:
+        if not is_valid:
             raise DeviceError(f"there is no such camera: {model}")
         return model
 
@@ -119,11 +121,11 @@ class SoftwareCamera:
         extrinsics.translation = [model.baseline_m, 0, 0]
         self.depth_profile.register_extrinsics_to(self.color_profile, extrinsics)
         self.device.create_matcher(rs.matchers.dlr_c)
-        # without it the library works out a rate from a frame "before the first" at time 0, finds 0.001
-        # frames a second after some dozen frames, and its syncer pairs nothing any more
+        # Without it the library computes a rate from a frame "before the first" at time 0: 0.001 frames a
+        # second after some dozen frames, with which its syncer pairs no frames any more.
         for sensor in (self._depth, self._color):
             sensor.set_metadata(rs.frame_metadata_value.actual_fps, 1000 * model.fps)
-        self._started: list[Any] = []
+        self._running_sensors: list[Any] = []
 
     def _add(self, sensor: Any, stream: Any, form: Any, size: int, lens: Pinhole) -> Any:
         rs, model = self._rs, self.model
@@ -144,18 +146,18 @@ class SoftwareCamera:
         return sensor.add_video_stream(video).as_video_stream_profile()
 
     def start(self, sink: Any, device: Any = None) -> None:
-        """Let frames flow to `sink`, a `rs.syncer` or `rs.frame_queue`. device: a `rs.recorder` around this
-        camera's, default the camera itself."""
+        """Send frames to `sink`, a `rs.syncer` or `rs.frame_queue`. device: a `rs.recorder` around this
+        camera's device, default that device itself."""
         for sensor in (device or self.device).query_sensors():
             sensor.open(sensor.get_stream_profiles())
             sensor.start(sink)
-            self._started.append(sensor)
+            self._running_sensors.append(sensor)
 
     def push(
         self, color: np.ndarray, depth: np.ndarray | None, number: int, color_ns: int, depth_ns: int
     ) -> None:
-        """A frame of each sensor: color `(H, W, 3)` uint8 RGB, depth `(H, W)` uint16 (None: that sensor gave
-        none this time), ns on the camera's own clock."""
+        """Send a frame of each sensor. color: `(H, W, 3)` uint8 RGB. depth: `(H, W)` uint16, None when that
+        sensor gave none this time. color_ns, depth_ns: on the camera's own clock."""
         if depth is not None:
             self._push(self._depth, self.depth_profile, depth, 2, number, depth_ns)
         self._push(self._color, self.color_profile, color, 3, number, color_ns)
@@ -171,7 +173,7 @@ class SoftwareCamera:
         sensor.on_video_frame(frame)
 
     def stop(self) -> None:
-        for sensor in self._started:
+        for sensor in self._running_sensors:
             sensor.stop()
             sensor.close()
-        self._started.clear()
+        self._running_sensors.clear()

@@ -1,8 +1,8 @@
 """Webcams (V4L2) and network cameras (MJPEG over HTTP, RTSP), through OpenCV.
 
-OpenCV says yes to settings that it does not make, its `isOpened` stays true when the cable is out, and its
-handles do not recover: so what was set is read back and compared with the camera's own list, and a lost
-stream is opened anew (`drivers.cameras.capture_process`)."""
+OpenCV confirms settings that it does not make, its `isOpened` stays true when the cable is out, and its
+handles do not recover. So settings are read back, a refused mode is reported with the camera's own list of
+modes, and a lost stream is opened again (`drivers.cameras.capture_process`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from .frame_ring import Frame
 from .http_mjpeg import HttpMjpeg, NotMultipart, without_password
 
 STABLE = (Path("/dev/v4l/by-id"), Path("/dev/v4l/by-path"))
-SETTLE_S = 0.2  # that a network camera is listened to before it counts as open
+SETTLE_S = (
+    0.2  # how long a network camera's frames are only compared with its clock before the first is given
+)
 # enum v4l2_exposure_auto_type of linux/v4l2-controls.h: fully automatic, manual, with a fixed aperture;
 # webcams have the last two
 AUTOMATIC, MANUAL, APERTURE_PRIORITY = 0, 1, 3
@@ -35,12 +37,12 @@ AUTOMATIC, MANUAL, APERTURE_PRIORITY = 0, 1, 3
 @dataclass(frozen=True)
 class Config:
     """device: `/dev/v4l/by-id/…` or `/dev/v4l/by-path/…`, or an http, https or rtsp address. height, width,
-    fps: the mode, before `rotate` (degrees clockwise). fourcc: pixel format on the wire (MJPG, YUYV), empty
-    as the camera likes. exposure: manual, in the driver's units (UVC: 100 µs); white_balance_K: fixed; None
-    makes them automatic. gain: None leaves it as it is (with automatic exposure most cameras choose it
-    themselves). latency_s: from capture to arrival, taken off where the device tells no time of its own.
-    matrix: 9 numbers, the pinhole matrix of the frames as delivered, by rows; distortion: 5, Brown-Conrady.
-    reader: of an http address, "multipart", "ffmpeg", or "auto"."""
+    fps: the mode, before `rotate` (degrees clockwise). fourcc: pixel format on the wire (MJPG, YUYV); empty:
+    the camera's choice. exposure: manual, in the driver's units (UVC: 100 µs). white_balance_K: fixed. Both
+    are automatic when None. gain: None leaves it as it is (with automatic exposure most cameras choose it
+    themselves). latency_s: from capture to arrival, subtracted where the device gives no time of its own.
+    matrix: 9 numbers by rows, the pinhole matrix of the frames as delivered. distortion: 5 numbers,
+    Brown-Conrady. reader: of an http address, "multipart", "ffmpeg" or "auto"."""
 
     device: str
     height: int = setting(480, 16, 8192, "px")
@@ -58,34 +60,33 @@ class Config:
 
 
 def make(name: str, config: Config) -> CaptureCamera:
-    """A closed camera. DeviceError: a device that is not a stable name, or settings that contradict each
-    other."""
+    """A closed camera. DeviceError: `device` is not a stable name, or settings are wrong."""
     _check(config, f"camera {name}")
-    height, width = _delivered(config)
+    height, width = _frame_size(config)
     return CaptureCamera(name, "ulna.drivers.cameras.opencv", asdict(config), height, width, config.fps)
 
 
 def source(config: Mapping[str, Any]) -> FrameSource:
-    """For the capture process. DeviceError as `make`."""
+    """The source of frames for the capture process. config: fields of `Config`. DeviceError as `make`."""
     import cv2
 
-    cv2.setNumThreads(1)  # one camera is not to take every core from the others and from control
-    parsed = parse(Config, config, "the camera's config")
-    _check(parsed, "the camera")
-    if parsed.device.startswith(("http://", "https://")) and parsed.reader != "ffmpeg":
-        return HttpSource(parsed)
-    return OpenCvSource(parsed)
+    cv2.setNumThreads(1)  # or one camera takes every core from the others and from control
+    settings = parse(Config, config, "the camera's config")
+    _check(settings, "the camera")
+    if settings.device.startswith(("http://", "https://")) and settings.reader != "ffmpeg":
+        return HttpSource(settings)
+    return OpenCvSource(settings)
 
 
 class HttpSource:
-    """Multipart JPEG read directly; what turns out to be another kind of stream is left to FFmpeg, unless
-    `reader` forbids it."""
+    """Multipart JPEG read directly. A stream of another kind is left to FFmpeg, unless `reader` forbids
+    it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._stream = HttpMjpeg(config.device, config.latency_s, max(1.5, 15 / config.fps))
         self._first: Frame | None = None
-        self._instead: OpenCvSource | None = None
+        self._fallback: OpenCvSource | None = None
 
     def open(self) -> SourceInfo:
         config = self.config
@@ -95,10 +96,10 @@ class HttpSource:
             if config.reader == "multipart":
                 raise
             self._stream.close()
-            self._instead = OpenCvSource(config)
-            return self._instead.open()
-        # the clocks are compared by the quickest of what comes at first, and the last of that is the first to
-        # be given
+            self._fallback = OpenCvSource(config)
+            return self._fallback.open()
+        # the quickest of the frames of the first SETTLE_S relates the two clocks; the last of them is given
+        # first
         first, deadline = None, time.monotonic() + 3 + 2 / config.fps
         while time.monotonic() < deadline:
             if (frame := self.grab(0.05)) is not None:
@@ -112,22 +113,22 @@ class HttpSource:
         return SourceInfo(self._stream.name, height, width, config.fps, _intrinsics(config))
 
     def grab(self, timeout_s: float) -> Frame | None:
-        if self._instead is not None:
-            return self._instead.grab(timeout_s)
+        if self._fallback is not None:
+            return self._fallback.grab(timeout_s)
         if self._first is not None:
             frame, self._first = self._first, None
             return frame
         if (read := self._stream.read(timeout_s)) is None:
             return None
         color, capture_ns, receive_ns, number = read
-        return Frame(_rotated(color, self.config.rotate), None, capture_ns, receive_ns, number)
+        return Frame(_rotate(color, self.config.rotate), None, capture_ns, receive_ns, number)
 
     def close(self) -> None:
         self._first = None
         self._stream.close()
-        if self._instead is not None:
-            self._instead.close()
-            self._instead = None
+        if self._fallback is not None:
+            self._fallback.close()
+            self._fallback = None
 
 
 class OpenCvSource:
@@ -142,7 +143,7 @@ class OpenCvSource:
         self._count = 0
 
     def open(self) -> SourceInfo:
-        # OpenCV waits 10 s for a frame of a V4L2 camera unless told otherwise, before it is loaded
+        # OpenCV waits 10 s for a frame of a V4L2 camera unless this is set before it is loaded
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
         import cv2
 
@@ -168,18 +169,18 @@ class OpenCvSource:
         first = self.grab(0)
         height, width = first.color.shape[:2]
         _require_size(self.name, c, height, width)
-        # FFmpeg keeps what came while it looked at the stream: read until a frame had to be waited for
-        began = waited = time.monotonic()
-        while not self._local and waited - began < 2:
+        # FFmpeg keeps the frames that came while it probed the stream: read until one has to be waited for
+        start = last_wait = time.monotonic()
+        while not self._local and last_wait - start < 2:
             first = self.grab(0)
-            if (now := time.monotonic()) - waited > 0.5 / c.fps:
+            if (now := time.monotonic()) - last_wait > 0.5 / c.fps:
                 break
-            waited = now
+            last_wait = now
         self._first = first
         return SourceInfo(self.name, height, width, c.fps, _intrinsics(c))
 
     def grab(self, timeout_s: float) -> Frame:
-        """As long as OpenCV's own timeout, whatever `timeout_s`: it cannot be told for one read."""
+        """Waits as long as OpenCV's own timeout, whatever `timeout_s`, since OpenCV has none for one read."""
         import cv2
 
         if self._first is not None:
@@ -192,9 +193,9 @@ class OpenCvSource:
         capture_ns = receive_ns - round(self.config.latency_s * 1e9)
         if self._local:
             stamp_ns = round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-            capture_ns = _believable(stamp_ns, receive_ns, capture_ns)
+            capture_ns = _capture_ns(stamp_ns, receive_ns, capture_ns)
         self._count += 1
-        color = _rotated(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self.config.rotate)
+        color = _rotate(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), self.config.rotate)
         return Frame(color, None, capture_ns, receive_ns, self._count)
 
     def close(self) -> None:
@@ -216,31 +217,31 @@ class OpenCvSource:
         width, height = round(cap.get(cv2.CAP_PROP_FRAME_WIDTH)), round(cap.get(cv2.CAP_PROP_FRAME_HEIGHT))
         fps = cap.get(cv2.CAP_PROP_FPS)
         fourcc = round(cap.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1").strip()
-        asked = (c.width, c.height, c.fourcc.strip() or fourcc)
-        if (width, height, fourcc) != asked or (fps > 0 and abs(fps - c.fps) > 0.05 * c.fps):
+        request = (c.width, c.height, c.fourcc.strip() or fourcc)
+        if (width, height, fourcc) != request or (fps > 0 and abs(fps - c.fps) > 0.05 * c.fps):
             raise Refused(
                 f"{self.name} ({node.card}) gives {fourcc} {width} × {height} at {fps:g} fps where "
-                f"{asked[2]} {c.width} × {c.height} at {c.fps:g} fps was asked for; it has {_listed(node.modes)}"
+                f"{request[2]} {c.width} × {c.height} at {c.fps:g} fps was asked for; it has "
+                f"{_mode_list(node.modes)}"
             )
-        wanted = {
+        controls = {
             "exposure": (cv2.CAP_PROP_EXPOSURE, c.exposure),
             "gain": (cv2.CAP_PROP_GAIN, c.gain),
             "white_balance_K": (cv2.CAP_PROP_WB_TEMPERATURE, c.white_balance_K),
         }
-        # a camera keeps what it was set to by whoever had it before; one that lacks a control refuses, and
-        # that is all
+        # a camera keeps the settings of the program before; one that lacks a control refuses, without harm
         if c.exposure is not None:
             cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, MANUAL)
         elif not cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, APERTURE_PRIORITY):
             cap.set(cv2.CAP_PROP_AUTO_EXPOSURE, AUTOMATIC)
         cap.set(cv2.CAP_PROP_AUTO_WB, float(c.white_balance_K is None))
-        for what, (prop, value) in wanted.items():
+        for what, (prop, value) in controls.items():
             if value is not None:
                 cap.set(prop, value)
-                if abs((got := cap.get(prop)) - value) > max(1, 0.05 * abs(value)):
+                if abs((actual := cap.get(prop)) - value) > max(1, 0.05 * abs(value)):
                     raise Refused(
-                        f"{self.name} does not take {what} = {value:g} (it stays at {got:g}): leave it out, "
-                        "or see the range with v4l2-ctl --list-ctrls"
+                        f"{self.name} does not take {what} = {value:g} (it stays at {actual:g}): leave it "
+                        "out, or see the range with v4l2-ctl --list-ctrls"
                     )
 
 
@@ -252,7 +253,8 @@ def _check(config: Config, who: str) -> None:
         raise DeviceError(f"{who}: {device} is another camera after the next reboot or replug; {hint}")
     if not device.startswith(("/", "http://", "https://", "rtsp://")):
         raise DeviceError(
-            f"{who}: device is {device!r}, it must be a path under /dev/v4l or begin with http://, https:// or rtsp://"
+            f"{who}: device is {device!r}, it must be a path under /dev/v4l or begin with http://, "
+            "https:// or rtsp://"
         )
     if "://" in device:
         try:
@@ -260,14 +262,14 @@ def _check(config: Config, who: str) -> None:
             readable = bool(parts.hostname) and parts.port != 0
         except ValueError:
             readable = False
-        if not readable:  # what is wrong with it is not shown: it may be a piece of the password
+        if not readable:  # the message does not show the device: a piece of it may be the password
             raise DeviceError(
-                f"{who}: the host or the port in device cannot be read: write it like http://192.168.1.10:8080/stream, "
-                "with %23, %2F and %40 for #, / and @ in a password"
+                f"{who}: the host or the port in device cannot be read: write it like "
+                "http://192.168.1.10:8080/stream, with %23, %2F and %40 for #, / and @ in a password"
             )
     if config.rotate not in (0, 90, 180, 270):
         raise DeviceError(f"{who}: rotate is {config.rotate}, it must be 0, 90, 180 or 270")
-    # Y16 ends with a blank, which nobody writes
+    # Y16 ends with a blank, which users leave out
     if config.fourcc and not re.fullmatch(r"[!-~]{3}[ -~]?", config.fourcc):
         raise DeviceError(f"{who}: fourcc is {config.fourcc!r}, it must be four letters such as MJPG")
     if config.reader not in ("auto", "multipart", "ffmpeg"):
@@ -279,16 +281,16 @@ def _check(config: Config, who: str) -> None:
 
 
 def _look_at(path: Path) -> v4l2.Node:
-    """What is plugged in there. DeviceError: nothing, now. Refused: something that is no camera, or not for
-    us."""
+    """The camera node at `path`. DeviceError: nothing is plugged in there now. Refused: it is no camera, or
+    not permitted."""
     try:
         node = v4l2.ask(path)
     except PermissionError:
         raise Refused(f"no permission for {path}: add yourself to the group video and log in again") from None
     except OSError:
-        there = sorted(str(p) for folder in STABLE if folder.is_dir() for p in folder.iterdir())
+        names = sorted(str(p) for folder in STABLE if folder.is_dir() for p in folder.iterdir())
         raise DeviceError(
-            f"no camera is plugged in at {path}; there is {', '.join(there) or 'none at all'}"
+            f"no camera is plugged in at {path}; there is {', '.join(names) or 'none at all'}"
         ) from None
     if node is None:
         raise Refused(f"{path} is no V4L2 camera")
@@ -302,48 +304,49 @@ def _names_of(node: Path) -> list[str]:
     return [str(p) for p in links if os.path.realpath(p) == str(node)]
 
 
-def _listed(modes: tuple[v4l2.Mode, ...]) -> str:
+def _mode_list(modes: tuple[v4l2.Mode, ...]) -> str:
     lines = [
         f"{m.fourcc} {m.width} × {m.height}"
         + (f" at {', '.join(f'{f:g}' for f in m.fps)} fps" if m.fps else "")
         for m in modes
     ]
-    more = f" and {len(lines) - 24} more" if len(lines) > 24 else ""
-    return ("; ".join(lines[:24]) or "no list of modes") + more
+    rest = f" and {len(lines) - 24} more" if len(lines) > 24 else ""
+    return ("; ".join(lines[:24]) or "no list of modes") + rest
 
 
-def _believable(stamp_ns: int, receive_ns: int, otherwise_ns: int) -> int:
-    """A V4L2 time is of CLOCK_MONOTONIC where the driver does it right. A little after now is rounding; far
-    from it, another clock. Seconds ago it may be: of a frame that waited in the kernel while this process did
-    not run, and must not pass for new."""
+def _capture_ns(stamp_ns: int, receive_ns: int, otherwise_ns: int) -> int:
+    """`stamp_ns` if it is a time of CLOCK_MONOTONIC, as a right driver gives it, else `otherwise_ns`. A
+    little after `receive_ns` is rounding; far from it is another clock. Seconds before is possible: a frame
+    that waited in the kernel while this process did not run, and must not pass for new."""
     if receive_ns - 60_000_000_000 < stamp_ns < receive_ns + 50_000_000:
         return min(stamp_ns, receive_ns)
     return otherwise_ns
 
 
-def _delivered(config: Config) -> tuple[int, int]:
-    turned = config.rotate in (90, 270)
-    return (config.width, config.height) if turned else (config.height, config.width)
+def _frame_size(config: Config) -> tuple[int, int]:
+    """(height, width) of the frames after rotation, px."""
+    sideways = config.rotate in (90, 270)
+    return (config.width, config.height) if sideways else (config.height, config.width)
 
 
 def _require_size(name: str, config: Config, height: int, width: int) -> None:
-    """Refused unless frames of `(height, width)`, after rotation, are what was configured."""
-    if (height, width) != _delivered(config):
+    """Refused unless frames of `(height, width)`, after rotation, have the configured size."""
+    if (height, width) != _frame_size(config):
         w, h = (height, width) if config.rotate in (90, 270) else (width, height)
         raise Refused(
-            f"{name} sends {w} × {h}, not {config.width} × {config.height}: set width = {w} and height = {h}, "
-            "or change it in the camera"
+            f"{name} sends {w} × {h}, not {config.width} × {config.height}: set width = {w} and height = "
+            f"{h}, or change it in the camera"
         )
 
 
-def _rotated(color: np.ndarray, degrees: int) -> np.ndarray:
+def _rotate(color: np.ndarray, degrees: int) -> np.ndarray:
     return color if degrees == 0 else np.ascontiguousarray(np.rot90(color, -degrees // 90))
 
 
 def _intrinsics(config: Config) -> Intrinsics | None:
     if len(config.matrix) == 0:
         return None
-    height, width = _delivered(config)
+    height, width = _frame_size(config)
     matrix = np.asarray(config.matrix, np.float64).reshape(3, 3)
     k1, k2, p1, p2, k3 = config.distortion or (0.0,) * 5
     return Intrinsics(matrix, width, height, (float(k1), float(k2), float(p1), float(p2), float(k3)))

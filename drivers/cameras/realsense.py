@@ -1,15 +1,15 @@
-"""RealSense cameras: colour, and depth aligned to it, from a camera, from a recording of one, or from a twin.
+"""RealSense cameras: colour, and depth aligned to it, from a camera, a recording of one, or a twin.
 
-All three go through librealsense's own synchroniser, aligner and stream profiles; only where frames come from
-differs. The library's traps are met here: a pipeline gives the same frame again with a partner that is old,
-the end of a recording looks like a cable that was pulled, and a stamp may be of the camera's clock or of the
+All three go through librealsense's own synchroniser, aligner and stream profiles; they differ in the feed
+alone (`realsense_feeds`). The library's traps are handled here: a pipeline may give a frame again with an old
+partner, the end of a recording looks like a pulled cable, and a stamp may be of the camera's clock or of the
 host's."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,46 +17,21 @@ import numpy as np
 from ..arm import DeviceError
 from ..camera import Intrinsics
 from ..clock_offset import ClockOffset
-from ..config import parse, setting
+from ..config import parse
 from .capture import CaptureCamera, Ended, SourceInfo
 from .frame_ring import Frame
 from .librealsense import load
+from .realsense_config import Config, check
 from .realsense_feeds import Feed, LiveFeed, RecordingFeed, TwinFeed
 
-CLOCK_FRAMES = 8  # that are given up at the start, so that one which came late does not date those after it
-WALL_CLOCK_OFF_S = 2.0  # a frame so old, or from the future, was stamped before the host's clock was set
-
-
-@dataclass(frozen=True)
-class Config:
-    """A RealSense camera. source: `live` (the camera with this `serial`), `recording` (`path`, made by
-    librealsense) or `twin` (at `address`).
-
-    align: `color` maps depth to the pixels of the color image; `none` leaves it as the depth sensor sees it.
-    exposure_us, gain, white_balance_k: of the color sensor, None for automatic. repeat: play a recording
-    again and again. latency_s: from the middle of the exposure to the arrival of the stamped frame, where the
-    camera's clock does not tell it."""
-
-    serial: str = ""
-    height: int = setting(480, 16, 2160, "px")
-    width: int = setting(640, 16, 3840, "px")
-    fps: float = setting(30, 1, 300, "frames/s")
-    depth: bool = True
-    align: str = "color"
-    source: str = "live"
-    path: str = ""
-    address: str = ""
-    repeat: bool = False
-    latency_s: float = setting(0.0, 0, 1, "s")
-    exposure_us: int | None = setting(None, 1, 1_000_000, "µs")
-    gain: int | None = setting(None, 0, 1000)
-    white_balance_k: int | None = setting(None, 2000, 10_000, "K")
+CLOCK_FRAMES = 8  # framesets at the start that only relate the clocks, so that a late one dates no frame
+WALL_CLOCK_OFF_S = 2.0  # a stamp further from now was made before the host's clock was set
 
 
 def make(name: str, config: Config, history: int = 6) -> CaptureCamera:
-    """The camera, and as its `depth` the depth in units of `info.depth_scale_m`. DeviceError: settings that
+    """The camera, closed; its `depth` is in units of `info.depth_scale_m`. DeviceError: settings that
     contradict each other."""
-    _check(config)
+    check(config)
     return CaptureCamera(
         name,
         "ulna.drivers.cameras.realsense",
@@ -70,41 +45,25 @@ def make(name: str, config: Config, history: int = 6) -> CaptureCamera:
 
 
 def source(config: Mapping[str, Any]) -> RealSenseSource:
-    """For the capture process. config: fields of `Config`."""
-    parsed = parse(Config, config, "the RealSense camera")
-    _check(parsed)
-    return RealSenseSource(parsed)
-
-
-def _check(config: Config) -> None:
-    if config.align not in ("color", "none"):
-        raise DeviceError(f'align is "color" or "none", not {config.align!r}')
-    if config.fps != round(config.fps):
-        raise DeviceError(f"a RealSense camera runs at a whole number of frames a second, not {config.fps:g}")
-    needs = {
-        "live": ("serial", ""),
-        "recording": ("path", "a file"),
-        "twin": ("address", "unix:PATH or tcp:HOST:PORT"),
-    }
-    if config.source not in needs:
-        raise DeviceError(f'source is "live", "recording" or "twin", not {config.source!r}')
-    field, what = needs[config.source]
-    if what and not getattr(config, field):
-        raise DeviceError(f'a RealSense camera with source = "{config.source}" needs {field} ({what})')
+    """The source of frames for the capture process. config: fields of `Config`. DeviceError as `make`."""
+    settings = parse(Config, config, "the RealSense camera")
+    check(settings)
+    return RealSenseSource(settings)
 
 
 class RealSenseSource:
-    """The `FrameSource`. context: the `rs.context` in which a live camera is sought, default a new one."""
+    """The `FrameSource`. context: the `rs.context` in which a live camera is looked for, default a new
+    one."""
 
     def __init__(self, config: Config, context: Any = None) -> None:
         self.config = config
         self._context = context
         self._feed: Feed | None = None
-        self._ended = ""
+        self._end_message = ""
 
     def open(self) -> SourceInfo:
-        if self._ended:
-            raise Ended(self._ended)
+        if self._end_message:
+            raise Ended(self._end_message)
         self.close()
         config = self.config
         self._rs = rs = load()
@@ -123,8 +82,8 @@ class RealSenseSource:
         self._set_clock()
         lens = feed.color.get_intrinsics()
         matrix = np.array([[lens.fx, 0, lens.ppx], [0, lens.fy, lens.ppy], [0, 0, 1]], np.float64)
-        # also of sensors that name the inverse model: the library itself projects with them as Brown and
-        # Conrady do
+        # also for sensors that name the inverse model: the library itself projects with these coefficients as
+        # Brown and Conrady do
         k1, k2, p1, p2, k3 = lens.coeffs
         return SourceInfo(
             f"{feed.name} {feed.serial}",
@@ -139,27 +98,27 @@ class RealSenseSource:
     def _set_clock(self) -> None:
         assert self._feed is not None
         deadline = time.monotonic() + 2 * CLOCK_FRAMES / self.config.fps
-        seen = 0
-        while seen < CLOCK_FRAMES and (left := deadline - time.monotonic()) > 0:
-            arrived = self._feed.wait(left)
-            if arrived is not None and (color := arrived.get_color_frame()):
+        n = 0
+        while n < CLOCK_FRAMES and (remaining_s := deadline - time.monotonic()) > 0:
+            frameset = self._feed.wait(remaining_s)
+            if frameset is not None and (color := frameset.get_color_frame()):
                 self._capture_ns(color, time.monotonic_ns())
-                seen += 1
+                n += 1
 
     def grab(self, timeout_s: float) -> Frame | None:
         """DeviceError: the camera is gone. Ended: the recording is over."""
         assert self._feed is not None, "open it first"
         deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            arrived = self._feed.wait(min(left, 0.1))
-            if arrived is not None:
-                if (frame := self._frame(arrived)) is not None:
+        while (remaining_s := deadline - time.monotonic()) > 0:
+            frameset = self._feed.wait(min(remaining_s, 0.1))
+            if frameset is not None:
+                if (frame := self._frame(frameset)) is not None:
                     return frame
             else:
                 try:
                     self._feed.require_present()
                 except Ended as e:
-                    self._ended = str(e)
+                    self._end_message = str(e)
                     raise
         return None
 
@@ -168,40 +127,40 @@ class RealSenseSource:
             self._feed.close()
             self._feed = None
 
-    def _frame(self, arrived: Any) -> Frame | None:
-        """A `Frame` of a set of frames; None when one is missing, was given before or belongs to another
-        instant."""
+    def _frame(self, frameset: Any) -> Frame | None:
+        """The `Frame` of a frameset; None when one of its two frames is missing, was given before or belongs
+        to another instant."""
         receive_ns = time.monotonic_ns()
-        color = arrived.get_color_frame()
-        depth = arrived.get_depth_frame() if self.config.depth else None
+        color = frameset.get_color_frame()
+        depth = frameset.get_depth_frame() if self.config.depth else None
         if not color or (self.config.depth and not depth):
             return None
         seq = self._pairs.seq(color, depth or None)
         if seq is None:
             return None
         capture_ns = self._capture_ns(color, receive_ns)
-        plane = None
+        depth_image = None
         if depth:
             if self._align is not None:
-                depth = self._align.process(arrived).get_depth_frame()
-            plane = np.array(depth.get_data(), np.uint16)
-        return Frame(np.array(color.get_data(), np.uint8), plane, capture_ns, receive_ns, seq)
+                depth = self._align.process(frameset).get_depth_frame()
+            depth_image = np.array(depth.get_data(), np.uint16)
+        return Frame(np.array(color.get_data(), np.uint8), depth_image, capture_ns, receive_ns, seq)
 
     def _capture_ns(self, frame: Any, receive_ns: int) -> int:
         stamp_ns = round(frame.get_timestamp() * 1e6)
         domain, domains = frame.get_frame_timestamp_domain(), self._rs.timestamp_domain
         if self.config.source == "live" and domain in (domains.global_time, domains.system_time):
             # the library has mapped it to the host's wall clock already, better than from arrivals alone
-            mapped = from_wall_clock(stamp_ns, receive_ns)
-            if mapped is not None:
-                # a stamp of the system's time is of the arrival
-                return mapped - round(self.config.latency_s * 1e9) * (domain == domains.system_time)
+            mapped_ns = from_wall_clock(stamp_ns, receive_ns)
+            if mapped_ns is not None:
+                # a stamp of the system's time is that of the arrival
+                return mapped_ns - round(self.config.latency_s * 1e9) * (domain == domains.system_time)
         return self._clock.capture_ns(stamp_ns, receive_ns)
 
 
 def from_wall_clock(stamp_ns: int, receive_ns: int) -> int | None:
-    """`stamp_ns` of `time.time_ns` on `time.monotonic_ns`, at most `receive_ns`. None when it is so far from
-    now that it must be from before the host's clock was set."""
+    """`stamp_ns` of `time.time_ns` on the clock of `time.monotonic_ns`, at most `receive_ns`. None when it is
+    so far from now that it was made before the host's clock was set."""
     age_ns = time.time_ns() - stamp_ns
     if abs(age_ns) > WALL_CLOCK_OFF_S * 1e9:
         return None
@@ -209,34 +168,34 @@ def from_wall_clock(stamp_ns: int, receive_ns: int) -> int | None:
 
 
 class Pairs:
-    """Which sets of frames are news. fps: nominal. looped: a counter that goes back is of a recording that is
-    played again; else of a camera that was reset."""
+    """Tells framesets that are new from repeated ones. fps: nominal. looped: a frame number that goes back
+    means a recording that is played again; otherwise a camera that was reset."""
 
     def __init__(self, rs: Any, fps: float, looped: bool = False) -> None:
         self._rs, self._fps, self._looped = rs, fps, looped
-        self._before = (-1, -1)
+        self._last_numbers = (-1, -1)
         self._seq = -1
 
     def seq(self, color: Any, depth: Any | None) -> int | None:
-        """The number of the set, which counts frames that the camera left out, too; None when one of its
-        frames was given before, or they are of instants more than half a period apart."""
-        before = self._before
+        """The number of a frameset, which also counts those that the camera left out; None when one of its
+        frames was given before, or its frames are more than half a period apart."""
+        last_numbers = self._last_numbers
         numbers = color.get_frame_number(), -1 if depth is None else depth.get_frame_number()
-        if numbers[0] == before[0] or (depth is not None and numbers[1] == before[1]):
+        if numbers[0] == last_numbers[0] or (depth is not None and numbers[1] == last_numbers[1]):
             return None
         if depth is not None and apart_s(self._rs, color, depth) > 0.5 / self._fps:
             return None
-        self._before = numbers
-        began_anew = numbers[0] < before[0]
-        if began_anew and self._looped:
-            return None  # the last frame and the first come at once, which no camera does
-        self._seq += 1 if began_anew or before[0] < 0 else numbers[0] - before[0]
+        self._last_numbers = numbers
+        restarted = numbers[0] < last_numbers[0]
+        if restarted and self._looped:
+            return None  # the last frameset and the first come at once, which no camera does
+        self._seq += 1 if restarted or last_numbers[0] < 0 else numbers[0] - last_numbers[0]
         return self._seq
 
 
 def apart_s(rs: Any, a: Any, b: Any) -> float:
-    """Between the captures of two frames of librealsense, s; between their arrivals where their stamps are of
-    different clocks."""
+    """Time between the captures of two frames of librealsense, s; between their arrivals when their stamps
+    are of different clocks."""
     if a.get_frame_timestamp_domain() == b.get_frame_timestamp_domain():
         return abs(a.get_timestamp() - b.get_timestamp()) * 1e-3
     arrival = rs.frame_metadata_value.time_of_arrival

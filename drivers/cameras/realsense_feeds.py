@@ -1,8 +1,7 @@
-"""Where the frames of a RealSense camera come from: the camera, a recording, or a twin; each opened when
-built.
+"""Feeds of a RealSense camera's frames: the camera itself, a recording, or a twin.
 
-librealsense tells one thing in many ways (a bare RuntimeError for no camera, for one in use, for a mode it
-lacks), so what can be asked beforehand is, and told in our words."""
+librealsense raises the same bare RuntimeError for no camera, for one in use and for a mode that it lacks. So
+a feed checks beforehand what it can, with messages of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,16 +18,15 @@ from ..arm import DeviceError
 from ..sysfs import ROOT, access_problem, text
 from .capture import Ended, Refused
 from .librealsense import SoftwareCamera, on_usb
-
-if TYPE_CHECKING:
-    from .realsense import Config
+from .realsense_config import Config
 
 FIRST_FRAME_S = 5.0  # sensors take a second or two to settle; the library itself waits for so long
 
 
 class Feed(Protocol):
-    """Opened when built. color: the stream profile. wait: a set of frames of librealsense, None when none
-    came in time. require_present: DeviceError when no more can come now, Ended: ever."""
+    """A feed of framesets, opened when built. color: the stream profile. depth_scale_m: m per unit, 0 without
+    depth. message: a sentence for the user, or empty. `wait` gives a frameset of librealsense, None when none
+    came in time. `require_present` raises DeviceError when no more can come now, Ended when none ever can."""
 
     name: str
     serial: str
@@ -56,13 +54,14 @@ class LiveFeed:
         slow = device.supports(usb) and device.get_info(usb).startswith("2")
         self.message = "it is on USB 2, which limits its modes: use a USB 3 port and cable" if slow else ""
         set_options(rs, device, config)
-        asked = rs.config()
-        asked.enable_device(self.serial)
-        self._pipeline, profile = _start(rs, asked, config, f"{self.name} {self.serial}", self._context)
+        rs_config = rs.config()
+        rs_config.enable_device(self.serial)
+        self._pipeline, profile = _start(rs, rs_config, config, f"{self.name} {self.serial}", self._context)
         if self.wait(FIRST_FRAME_S) is None:
             self.close()
             raise DeviceError(
-                f"{self.name} {self.serial} starts and sends no frame: try another port or cable, or fewer cameras on the hub"
+                f"{self.name} {self.serial} starts and sends no frame: try another port or cable, or fewer "
+                "cameras on the hub"
             )
         self.color = profile.get_stream(rs.stream.color).as_video_stream_profile()
         self.depth_scale_m = (
@@ -73,8 +72,8 @@ class LiveFeed:
         return _wait(self._pipeline, timeout_s)
 
     def require_present(self) -> None:
-        there = [d.get_info(self._rs.camera_info.serial_number) for d in self._context.query_devices()]
-        if self.serial not in there:
+        serials = [d.get_info(self._rs.camera_info.serial_number) for d in self._context.query_devices()]
+        if self.serial not in serials:
             raise DeviceError(f"the RealSense camera {self.serial} was unplugged")
 
     def close(self) -> None:
@@ -91,10 +90,10 @@ class RecordingFeed:
         self._rs, self._path, self._repeat = rs, config.path, config.repeat
         if not Path(config.path).is_file():
             raise Refused(f"there is no recording {config.path}")
-        asked = rs.config()
+        rs_config = rs.config()
         try:
-            asked.enable_device_from_file(config.path, repeat_playback=config.repeat)
-            device = asked.resolve(rs.pipeline_wrapper(rs.pipeline())).get_device()
+            rs_config.enable_device_from_file(config.path, repeat_playback=config.repeat)
+            device = rs_config.resolve(rs.pipeline_wrapper(rs.pipeline())).get_device()
         except RuntimeError as e:
             raise Refused(f"{config.path} is not a recording that librealsense can play: {e}") from e
         self.serial = device.get_info(rs.camera_info.serial_number)
@@ -105,7 +104,7 @@ class RecordingFeed:
                 f"the recording {config.path} is of the camera {self.serial}, not of {config.serial}"
             )
         del device  # only one may have the file open
-        self._pipeline, profile = _start(rs, asked, config, f"the recording {config.path}")
+        self._pipeline, profile = _start(rs, rs_config, config, f"the recording {config.path}")
         self._playback = profile.get_device().as_playback()
         self.color = profile.get_stream(rs.stream.color).as_video_stream_profile()
         self.depth_scale_m = (
@@ -125,7 +124,7 @@ class RecordingFeed:
 
 
 class TwinFeed:
-    """Frames from a socket (`drivers.twins.realsense`), pushed into sensors of software as they arrive."""
+    """Frames from a socket (`drivers.twins.realsense`), pushed into a `SoftwareCamera` as they arrive."""
 
     message = ""
 
@@ -145,7 +144,7 @@ class TwinFeed:
             raise
         self.name, self.serial = "RealSense twin", model.serial
         self.color, self.depth_scale_m = camera.color_profile, model.depth_scale_m
-        self._address, self._receive, self._gone = config.address, receive, ""
+        self._address, self._receive, self._end_reason = config.address, receive, ""
         self._syncer = rs.syncer(8)
         camera.start(self._syncer)
         self._thread = threading.Thread(target=self._run, name="realsense frames", daemon=True)
@@ -155,8 +154,8 @@ class TwinFeed:
         return _wait(self._syncer, timeout_s)
 
     def require_present(self) -> None:
-        if self._gone:
-            raise DeviceError(f"the RealSense camera at {self._address} was unplugged: {self._gone}")
+        if self._end_reason:
+            raise DeviceError(f"the RealSense camera at {self._address} was unplugged: {self._end_reason}")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -179,63 +178,66 @@ class TwinFeed:
                 times = [int(header[k]) for k in ("number", "color_ns", "depth_ns")]
                 self._camera.push(color, depth, *times)
         except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
-            self._gone = str(e) or type(e).__name__
+            self._end_reason = str(e) or type(e).__name__
 
 
-def _start(rs: Any, asked: Any, config: Config, who: str, *context: Any) -> tuple[Any, Any]:
-    """(pipeline, its profile), started with the streams of `config`."""
-    asked.enable_stream(rs.stream.color, config.width, config.height, rs.format.rgb8, round(config.fps))
+def _start(rs: Any, rs_config: Any, config: Config, who: str, *context: Any) -> tuple[Any, Any]:
+    """A pipeline started with the streams of `config`, and its profile."""
+    rs_config.enable_stream(rs.stream.color, config.width, config.height, rs.format.rgb8, round(config.fps))
     if config.depth:
-        asked.enable_stream(rs.stream.depth, config.width, config.height, rs.format.z16, round(config.fps))
+        rs_config.enable_stream(
+            rs.stream.depth, config.width, config.height, rs.format.z16, round(config.fps)
+        )
     pipeline = rs.pipeline(*context)
     try:
-        return pipeline, pipeline.start(asked)
+        return pipeline, pipeline.start(rs_config)
     except RuntimeError as e:
         raise DeviceError(f"{who} does not start (has another process opened it?): {e}") from e
 
 
 def _wait(queue: Any, timeout_s: float) -> Any | None:
     try:
-        came, frames = queue.try_wait_for_frames(max(1, round(1000 * timeout_s)))
+        arrived, frames = queue.try_wait_for_frames(max(1, round(1000 * timeout_s)))
     except RuntimeError:  # a pipeline that has lost its device
         return None
-    return frames if came else None
+    return frames if arrived else None
 
 
 def find_device(rs: Any, devices: Iterable[Any], serial: str, root: Path = ROOT) -> Any:
-    """The one with this serial number, or the only one when it is empty. DeviceError says which there are,
-    and what keeps this user from those that are plugged in. Refused: several, and none is named."""
-    found = {d.get_info(rs.camera_info.serial_number): d for d in devices}
-    if serial in found:
-        return found[serial]
-    if not serial and len(found) == 1:
-        return next(iter(found.values()))
-    there = ", ".join(sorted(found))
-    if not serial and found:
-        raise Refused(f"which RealSense camera? There are several, set serial to one of {there}")
+    """The device with this serial number, or the only one when `serial` is empty. DeviceError: there is none;
+    the message names those that there are, and what keeps this user from those that are plugged in. Refused:
+    there are several, and `serial` is empty."""
+    by_serial = {d.get_info(rs.camera_info.serial_number): d for d in devices}
+    if serial in by_serial:
+        return by_serial[serial]
+    if not serial and len(by_serial) == 1:
+        return next(iter(by_serial.values()))
+    serials = ", ".join(sorted(by_serial))
+    if not serial and by_serial:
+        raise Refused(f"which RealSense camera? There are several, set serial to one of {serials}")
     what = f"no RealSense camera {serial}" if serial else "no RealSense camera"
     problems = "; ".join(usb_problems(root))
-    if there:
-        raise DeviceError(f"{what}: there is {there}" + (f"; {problems}" if problems else ""))
+    if serials:
+        raise DeviceError(f"{what}: there is {serials}" + (f"; {problems}" if problems else ""))
     raise DeviceError(f"{what}: {problems or 'none is plugged in'}")
 
 
 def usb_problems(root: Path = ROOT) -> list[str]:
-    """Of each RealSense camera on USB that this user may not open, why."""
+    """A sentence for each RealSense camera on USB that this user may not open."""
     rule = "install the udev rules of librealsense (99-realsense-libusb.rules) and plug it in again"
-    found = []
+    problems = []
     for d in on_usb(root):
         number = int(text(root / "sys/bus/usb/devices" / d.path / "devnum") or 0)
         problem = access_problem(f"/dev/bus/usb/{d.bus:03d}/{number:03d}", root, rule)
         if problem:
-            found.append(f"{d.name} on port {d.path}: {problem}")
-    return found
+            problems.append(f"{d.name} on port {d.path}: {problem}")
+    return problems
 
 
 def require_mode(rs: Any, device: Any, config: Config, who: str) -> None:
-    """Refused, with the modes that there are, unless `device` has the streams of `config`."""
-    wanted = [(rs.stream.color, rs.format.rgb8)] + [(rs.stream.depth, rs.format.z16)] * config.depth
-    for stream, form in wanted:
+    """Refused unless `device` has the streams of `config`; the message names the modes that it has."""
+    streams = [(rs.stream.color, rs.format.rgb8)] + [(rs.stream.depth, rs.format.z16)] * config.depth
+    for stream, form in streams:
         modes = set()
         for sensor in device.query_sensors():
             for profile in sensor.get_stream_profiles():
@@ -243,14 +245,14 @@ def require_mode(rs: Any, device: Any, config: Config, who: str) -> None:
                     video = profile.as_video_stream_profile()
                     modes.add((video.width(), video.height(), video.fps()))
         if (config.width, config.height, round(config.fps)) not in modes:
-            there = ", ".join(f"{w} × {h} at {f}" for w, h, f in sorted(modes)) or "none"
-            asked = f"{config.width} × {config.height} at {config.fps:g} frames/s"
-            raise Refused(f"{who} has no {stream.name} mode {asked}: there is {there}")
+            available = ", ".join(f"{w} × {h} at {f}" for w, h, f in sorted(modes)) or "none"
+            request = f"{config.width} × {config.height} at {config.fps:g} frames/s"
+            raise Refused(f"{who} has no {stream.name} mode {request}: there is {available}")
 
 
 def set_options(rs: Any, device: Any, config: Config) -> None:
-    """Exposure, gain and white balance of the color sensor; automatic where None. Refused: a value out of its
-    range."""
+    """Set exposure, gain and white balance of the color sensor; automatic where None. Refused: a value out of
+    its range."""
     sensor = next(
         s
         for s in device.query_sensors()

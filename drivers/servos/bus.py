@@ -14,7 +14,7 @@ import numpy as np
 
 from ..arm import DeviceError
 
-TICKS = 4096  # of a turn, in every servo that we drive
+COUNTS_PER_TURN = 4096  # of the encoder, in every servo that we drive
 
 
 class BusError(DeviceError):
@@ -40,9 +40,10 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """What N servos said about R registers. values: `(N, R)` int64 in the registers' own units; where `valid`
-    `(N,)` is false they mean nothing. errors: `(N,)` the status byte of the protocol, 0 without an answer.
-    Times are on the monotonic clock: when the request left, and when the last byte of the answer was here."""
+    """What N servos answered about R registers. values: `(N, R)` int64 in the registers' own units; rows
+    where `valid` `(N,)` is false mean nothing. errors: `(N,)` int64, the status byte of the protocol, 0
+    without an answer. t_request_ns, t_receive_ns: monotonic, when the request left and when the last byte of
+    the answer arrived."""
 
     values: np.ndarray
     valid: np.ndarray
@@ -53,9 +54,9 @@ class Replies:
 
 @dataclass
 class BusStats:
-    """Counted since the bus was made. retries: requests sent again. silent: servos that did not answer in
-    time. corrupt: answers thrown away for their checksum, length or id. reconnects: successful `open`s after
-    the first."""
+    """Numbers since the bus was made. retries: requests sent again. silent: answers that did not come in
+    time. corrupt: answers dropped for their checksum, length or id. reconnects: successful `open`s after the
+    first."""
 
     requests: int = 0
     retries: int = 0
@@ -65,15 +66,14 @@ class BusStats:
 
 
 class ServoBus(Protocol):
-    """Half-duplex: every request goes out after what the line still held was thrown away, so that a reply
-    that came too late is never taken for the answer to the next question. For one thread at a time.
+    """A half-duplex bus, for one thread at a time. Before every request it drops what the line still holds,
+    so that a late reply is never taken for the answer to the next request.
 
-    - Deadlines follow from the bytes on the wire and the baud rate, plus `slack_s` for the adapter. While
-    nobody answers at all the
-      slack may grow, for adapters that hold bytes back; a servo that stays silent is tried less often, alone.
-    - A servo that is silent or garbled is invalid in its row alone; the others' values stand.
-    - A port that is gone raises `BusError` with `gone`; `connected` is false from then on, until `open`
-    succeeds again."""
+    - A deadline is the time of the bytes on the wire at the baud rate, plus `slack_s` for the adapter. While
+      no servo answers at all the slack may grow, because some adapters hold bytes back. A servo that stays
+      silent is tried less often, and by itself.
+    - A silent or garbled servo makes only its own row of `Replies` invalid.
+    - A port that is gone raises `BusError` with `gone`; `connected` is then false until `open` succeeds."""
 
     port: str
     registers: Mapping[str, Register]
@@ -107,61 +107,68 @@ class ServoBus(Protocol):
         ...
 
     def explain_silence(self, servos: Sequence[int]) -> str:
-        """One sentence on why `servos` do not answer at this speed, after asking at all the others; the speed
-        is put back."""
+        """One sentence on why `servos` do not answer at this speed. It tries all other speeds, and then sets
+        the present one again."""
         ...
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
-        """One exchange (sync read of the span of `registers`); those that did not answer are asked again one
-        by one, up to `retries` times."""
+        """One exchange: a sync read of the addresses from the first to the last of `registers`. Servos that
+        did not answer are then asked one by one, up to `retries` times each."""
         ...
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
-        """Sync write: one packet for all, which nobody answers."""
+        """Sync write: one packet with a value for each servo id, which no servo answers."""
         ...
 
     def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
-        """Write to one servo and wait for its word that it took it. BusError when it does not, or says why
-        not."""
+        """Write to one servo and wait for its confirmation. BusError: it did not confirm, or refused (with
+        the reason)."""
         ...
 
     def describe(self, error: int) -> tuple[str, ...]:
-        """The faults in a status byte, in words, with what to do."""
+        """The faults in the status byte `error`, each as a sentence that says what to do."""
         ...
 
     def hardware_faults(self, servo: int) -> tuple[str, ...]:
-        """What its status byte leaves to be asked for, in words, with what to do; empty when that is nothing,
-        or it is silent."""
+        """Faults that the servo keeps in a register of their own, each as a sentence that says what to do;
+        empty when there are none, or when the servo is silent."""
         ...
 
 
-def who_answers(bus: ServoBus, servos: Sequence[int]) -> dict[int, int]:
-    """Model number by id. The silent are asked a second time: one lost answer is no silence."""
-    found = bus.scan(servos)
-    return dict(sorted((found | bus.scan([s for s in servos if s not in found])).items()))
+def models_of(bus: ServoBus, servos: Sequence[int]) -> dict[int, int]:
+    """Model number by id of the servos that answer. A silent servo is asked twice, since one answer may get
+    lost."""
+    models = bus.scan(servos)
+    return dict(sorted((models | bus.scan([s for s in servos if s not in models])).items()))
 
 
 def explain_silence(bus: ServoBus, servos: Sequence[int], bauds: Iterable[int]) -> str:
-    """For a bus whose servos know the speeds `bauds`; see `ServoBus.explain_silence`."""
-    ours, names = bus.baud, _listed(servos)
+    """`ServoBus.explain_silence` for a bus whose servos can be set to the speeds `bauds`."""
+    ours, names = bus.baud, _id_list(servos)
     try:
         for baud in sorted(bauds, key=lambda b: b != ours):
             bus.set_baud(baud)
-            there = who_answers(bus, servos)
-            if there and baud == ours:
-                if silent := [s for s in servos if s not in there]:
-                    return f"of {names} on {bus.port}, {_listed(silent)} did not answer: look at the cable of the first of them, and at its id"
+            models = models_of(bus, servos)
+            if models and baud == ours:
+                if silent := [s for s in servos if s not in models]:
+                    return (
+                        f"of {names} on {bus.port}, {_id_list(silent)} did not answer: look at the cable "
+                        "of the first of them, and at its id"
+                    )
                 return f"{names} on {bus.port} answered now, though not before: look for a loose plug"
-            if there:
+            if models:
                 return (
-                    f"{_listed(there)} on {bus.port} answered at {baud} baud, not at {ours}: set baud = {baud}, or the "
-                    "servo's baud_rate register"
+                    f"{_id_list(models)} on {bus.port} answered at {baud} baud, not at {ours}: set baud = "
+                    f"{baud}, or the servo's baud_rate register"
                 )
     finally:
         bus.set_baud(ours)
-    return f"{names} on {bus.port} answered at no speed: is the servos' power on, and the adapter's cable in the first of them?"
+    return (
+        f"{names} on {bus.port} answered at no speed: is the servos' power on, and the adapter's cable in "
+        "the first of them?"
+    )
 
 
-def _listed(servos: Iterable[int]) -> str:
+def _id_list(servos: Iterable[int]) -> str:
     ids = [str(s) for s in servos]
     return f"servo{'s' if len(ids) > 1 else ''} {', '.join(ids)}"

@@ -1,5 +1,5 @@
-"""What other threads ask of the one thread that owns a bus: it does it between two of its cycles, and whoever
-asked waits."""
+"""Jobs that other threads give to the one thread that owns a bus. The owner does them between two of its
+cycles; the thread that gave the job waits for the result."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from typing import Any
 from ..arm import DeviceError
 from .bus import BusError
 
-# for what the thread is asked to do: dozens of exchanges on a bad line, or behind a port that is being
-# reopened
+# The longest that a job may take: dozens of exchanges on a bad line, or behind a port that is being reopened.
 ANSWER_S = 20.0
 
 
 class Jobs:
-    """In the order in which they were asked. `do` and `refuse` are the owner's; the others may call the
-    rest."""
+    """A queue of jobs. `do` and `refuse` are for the owner; other threads call `ask` and `end`."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
 
     def ask(self, job: Callable[[], Any], owner: threading.Thread) -> Any:
-        """Have `owner` do `job`; its result, or what it raised. DeviceError: it did not get to it."""
+        """Have `owner` do `job`. Returns its result or raises its exception. DeviceError: the owner did not
+        get to it in time."""
         answer = Future[Any]()
         self._queue.put((job, answer))
         end = time.monotonic() + ANSWER_S
@@ -37,12 +36,12 @@ class Jobs:
         return answer.result(ANSWER_S)
 
     def end(self) -> None:
-        """Tell the owner that this was the last."""
+        """Tell the owner that no more jobs come."""
         self._queue.put(None)
 
     def do(self, until_s: float, refusal: str = "") -> bool:
-        """Wait until `until_s`, and do meanwhile what is asked, or answer with `refusal`; whether more may
-        come. A port that went away is also raised here."""
+        """Do jobs until `until_s` (monotonic), or fail each with the DeviceError `refusal`. Returns whether
+        more may come. A job's `BusError` with `gone` is raised here, too."""
         while True:
             try:
                 job = self._queue.get(timeout=max(until_s - time.monotonic(), 0))
@@ -56,13 +55,13 @@ class Jobs:
                 if refusal:
                     raise DeviceError(refusal)
                 job[1].set_result(job[0]())
-            except Exception as error:  # goes to who asked
+            except Exception as error:  # goes to the thread that gave the job
                 job[1].set_exception(error)
                 if isinstance(error, BusError) and error.gone:
                     raise
 
     def refuse(self, why: str) -> None:
-        """Answer all that is left with DeviceError."""
+        """Fail all jobs that are still queued with DeviceError."""
         while not self._queue.empty():
             job = self._queue.get()
             if job is not None and job[1].set_running_or_notify_cancel():

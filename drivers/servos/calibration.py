@@ -1,8 +1,8 @@
-"""Where an arm's joints are: LeRobot's calibration files in and out, and servo ticks to radians by them.
+"""Calibration of an arm: LeRobot's calibration files, read and written, and servo counts to radians by them.
 
-A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, ticks of 1/4096 turn.
-The homing offset stands in the servo too, which subtracts (Feetech) or adds (Dynamixel) it before it says
-where it is; the range is in what it says."""
+A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, in counts of 1/4096
+turn. The servo holds the homing offset too: it subtracts it (Feetech) or adds it (Dynamixel) before it
+reports its position. The range is in reported counts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from ..arm import DeviceError, Joints
-from .bus import TICKS
+from .bus import COUNTS_PER_TURN
 
-MIDDLE = 2047  # ticks: what a servo should say in the middle of its joint's travel; LeRobot's choice
-SHORTEST = 100  # ticks, 9 degrees: a range below that was never swept
+MIDDLE = 2047  # counts: what a servo should report in the middle of its joint's travel; LeRobot's choice
+SHORTEST = 100  # counts, 9 degrees: a range below that was never swept
 MOST_OFFSET = {"feetech": 2047, "dynamixel": 1_044_479}  # registers: 11 bits and a sign; the e-manual's limit
 AGAIN = "calibrate it again: ulna calibrate"
 
 
 @dataclass(frozen=True)
 class JointCalibration:
-    """id: of the servo. drive_mode: 1 where the servo counts against the joint's positive sense. Others in
-    ticks."""
+    """id: of the servo. drive_mode: 1 where the servo counts against the joint's positive sense.
+    homing_offset, range_min, range_max: counts."""
 
     id: int
     drive_mode: int
@@ -69,8 +69,8 @@ def load(path: str | Path, ids: Mapping[str, int], protocol: str) -> Calibration
         raise DeviceError(f"{path} is no calibration: it must be a JSON object of joints")
     if set(table) != set(ids):
         raise DeviceError(
-            f"{path} is the calibration of another arm: its joints are {', '.join(map(str, table)) or 'none'}, "
-            f"this one's {', '.join(ids)}"
+            f"{path} is the calibration of another arm: its joints are "
+            f"{', '.join(map(str, table)) or 'none'}, this one's {', '.join(ids)}"
         )
     calibration = {name: _joint(table[name], f"{path}: {name}") for name in ids}
     check(calibration, ids, protocol, str(path))
@@ -98,43 +98,47 @@ def _joint(table: Any, where: str) -> JointCalibration:
 
 def check(calibration: Calibration, ids: Mapping[str, int], protocol: str, where: str) -> None:
     """DeviceError unless every joint's numbers fit this arm and its servos. where: the file, for messages."""
-    most = MOST_OFFSET[protocol]
+    limit = MOST_OFFSET[protocol]
     for name, c in calibration.items():
         if c.id != ids[name]:
             raise DeviceError(
-                f"{where} is the calibration of another arm: {name} is servo {c.id} there and {ids[name]} here"
+                f"{where} is the calibration of another arm: {name} is servo {c.id} there and {ids[name]} "
+                "here"
             )
         if c.drive_mode not in (0, 1):
             raise DeviceError(f"{where}: {name}: drive_mode is 0 or 1, not {c.drive_mode}")
-        if abs(c.homing_offset) > most:
+        if abs(c.homing_offset) > limit:
             raise DeviceError(
-                f"{where}: {name}: the homing offset {c.homing_offset} does not fit into the servo (Magnitude exceeds {most}): "
-                f"the joint stood more than half a turn from its middle when it was homed; {AGAIN}"
+                f"{where}: {name}: the homing offset {c.homing_offset} does not fit into the servo "
+                f"(Magnitude exceeds {limit}): the joint stood more than half a turn from its middle when "
+                f"it was homed; {AGAIN}"
             )
-        if not 0 <= c.range_min < TICKS or not 0 <= c.range_max < TICKS:
+        if not 0 <= c.range_min < COUNTS_PER_TURN or not 0 <= c.range_max < COUNTS_PER_TURN:
             raise DeviceError(
-                f"{where}: {name}: the range {c.range_min}..{c.range_max} leaves 0..{TICKS - 1}: the servo's count wraps "
-                f"inside the joint's travel; {AGAIN}"
+                f"{where}: {name}: the range {c.range_min}..{c.range_max} leaves 0..{COUNTS_PER_TURN - 1}: "
+                f"the servo's count wraps inside the joint's travel; {AGAIN}"
             )
         if c.range_max - c.range_min < SHORTEST:
             raise DeviceError(
-                f"{where}: {name}: the range {c.range_min}..{c.range_max} is too short to be this joint's: {AGAIN}, "
-                "and move each joint through all of its travel"
+                f"{where}: {name}: the range {c.range_min}..{c.range_max} is too short to be this joint's: "
+                f"{AGAIN}, and move each joint through all of its travel"
             )
 
 
 def check_servos(
     calibration: Calibration, offsets: Mapping[str, int], drive_modes: Mapping[str, int] | None, where: str
 ) -> None:
-    """DeviceError when what stands in the servos is not what the file says: then every angle would be wrong
-    by the difference.
+    """DeviceError when the servos hold other numbers than the file: every angle would be wrong by the
+    difference.
 
-    offsets: homing offset by joint, as read. drive_modes: likewise, for servos that have that register."""
+    offsets: homing offset by joint, read from the servos. drive_modes: drive mode by joint, None for servos
+    without that register."""
     for name, c in calibration.items():
         if offsets[name] != c.homing_offset:
             raise DeviceError(
-                f"{where} is not this arm's calibration, or is older than what its servos hold: the homing offset of {name} "
-                f"(servo {c.id}) is {offsets[name]} in the servo and {c.homing_offset} in the file; give the right file, or {AGAIN}"
+                f"{where} is not this arm's calibration, or is older than what its servos hold: the homing "
+                f"offset of {name} (servo {c.id}) is {offsets[name]} in the servo and {c.homing_offset} in "
+                f"the file; give the right file, or {AGAIN}"
             )
         if drive_modes is not None and drive_modes[name] != c.drive_mode:
             raise DeviceError(
@@ -145,31 +149,30 @@ def check_servos(
 
 @dataclass(frozen=True)
 class Scale:
-    """Ticks to radians and back, each `(J,)`: `angle = at_rad + (ticks - at_ticks) · rad_per_tick`, at the
-    middle of the range.
+    """Counts to radians and back, each `(J,)`: `angle = at_rad + (counts - at_counts) · rad_per_count`.
 
-    reach: `(J,)` rad, half of the calibrated range. lower, upper: `(J,)` rad, where the joints' limits and
-    that range meet."""
+    at_counts, at_rad: the middle of the calibrated range. reach: `(J,)` rad, half of that range. lower,
+    upper: `(J,)` rad, the limits that respect both the joints' limits and the calibrated range."""
 
-    at_ticks: np.ndarray
+    at_counts: np.ndarray
     at_rad: np.ndarray
-    rad_per_tick: np.ndarray
+    rad_per_count: np.ndarray
     reach: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
 
-    def radians(self, ticks: np.ndarray) -> np.ndarray:
-        return self.at_rad + (ticks - self.at_ticks) * self.rad_per_tick
+    def radians(self, counts: np.ndarray) -> np.ndarray:
+        return self.at_rad + (counts - self.at_counts) * self.rad_per_count
 
-    def ticks(self, radians: np.ndarray) -> np.ndarray:
-        """Nearest whole ticks, int64."""
-        return np.rint((radians - self.at_rad) / self.rad_per_tick + self.at_ticks).astype(np.int64)
+    def counts(self, radians: np.ndarray) -> np.ndarray:
+        """The nearest whole counts, `(J,)` int64."""
+        return np.rint((radians - self.at_rad) / self.rad_per_count + self.at_counts).astype(np.int64)
 
-    def turns(self, ticks: np.ndarray) -> np.ndarray:
-        """Whole turns `(J,)` int64 by which readings are away from the calibrated range. A servo that counts
-        turns says something else by a multiple of 4096 after every power-up; its joint goes less than a turn,
-        so that we know which."""
-        return np.rint((ticks - self.at_ticks) / TICKS).astype(np.int64)
+    def turns(self, counts: np.ndarray) -> np.ndarray:
+        """Whole turns `(J,)` int64 by which `counts` `(J,)` are away from the calibrated range. A servo that
+        counts turns may report a position that differs by a multiple of 4096 after every power-up. Its joint
+        travels less than a turn, which tells the turns from the position."""
+        return np.rint((counts - self.at_counts) / COUNTS_PER_TURN).astype(np.int64)
 
 
 def scale(
@@ -178,16 +181,16 @@ def scale(
     ends: Iterable[str] = ("gripper",),
     inverted_in_servo: bool = False,
 ) -> Scale:
-    """The middle of a joint's range is the middle of its limits, a tick 2π/4096; the joints in `ends` go from
-    limit to limit over their range instead, because a gripper's ends are what is known of it. drive_mode 1
-    inverts, unless the servo does so itself (`inverted_in_servo`)."""
+    """The scale of each joint. The middle of its range becomes the middle of its limits, and a count is
+    2π/4096 rad. The joints in `ends` go from limit to limit over their range instead: of a gripper only the
+    ends are known. drive_mode 1 inverts a joint, unless its servo does so itself (`inverted_in_servo`)."""
     c = [calibration[name] for name in joints.names]
     low, high = np.array([[j.range_min, j.range_max] for j in c], np.float64).T
     sign = np.array([-1.0 if j.drive_mode and not inverted_in_servo else 1.0 for j in c])
     span = joints.upper - joints.lower
     by_ends = np.isin(joints.names, list(ends))
-    per_tick = sign * np.where(by_ends, span / (high - low), 2 * np.pi / TICKS)
-    at_ticks, at_rad = (low + high) / 2, (joints.lower + joints.upper) / 2
-    reach = (high - low) / 2 * np.abs(per_tick)
+    per_count = sign * np.where(by_ends, span / (high - low), 2 * np.pi / COUNTS_PER_TURN)
+    at_counts, at_rad = (low + high) / 2, (joints.lower + joints.upper) / 2
+    reach = (high - low) / 2 * np.abs(per_count)
     lower, upper = np.maximum(joints.lower, at_rad - reach), np.minimum(joints.upper, at_rad + reach)
-    return Scale(at_ticks, at_rad, per_tick, reach, lower, upper)
+    return Scale(at_counts, at_rad, per_count, reach, lower, upper)

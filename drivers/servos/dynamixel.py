@@ -31,25 +31,24 @@ from .dynamixel_registers import (
     REGISTERS,
     describe_hardware,
 )
-from .serial_port import LATE_NS, Heard, ReplySizes, SerialPort
+from .serial_port import LATE_NS, Reception, ReplySizes, SerialPort
 from .silence import Silence
 
-type _Answer = tuple[
-    dict[int, tuple[int, bytes]], int, int
-]  # error and data by id; when asked, when heard, ns
+# error and data by id; t_request_ns, t_receive_ns
+type _Answer = tuple[dict[int, tuple[int, bytes]], int, int]
 _FAST_MISSES = 3
 
 
 class DynamixelBus:
-    """`ServoBus` for protocol 2.0. fast: fast sync read (one reply for all, 4 bytes a servo instead of 11;
-    newer firmware); where the servos do not know it, the bus goes back to the plain one by itself. slack_s:
-    what adapter and system may take beyond the bytes' own time. return_delay_s: the servos' own pause before
-    a reply, at most (`return_delay_time`; 0.5 ms is the factory's).
+    """`ServoBus` for protocol 2.0. fast: use fast sync read (one reply for all servos, with 4 bytes beside
+    each one's data instead of 11); where the firmware is too old for it, the bus goes back to the plain sync
+    read by itself. slack_s: what adapter and system may take beyond the bytes' own time. return_delay_s: the
+    servos' longest pause before a reply (`return_delay_time`; 0.5 ms is the factory's).
 
-    In a sync read each servo waits for the one before it, so a silent one silences all behind it
-    (DynamixelSDK issue 364). Those are asked one by one at once, and a servo that stays silent goes to the
-    end of the next request, where it stops nobody. One that was silent three reads running is only tried now
-    and then (`silence`)."""
+    In a sync read each servo waits for the one before it, so a silent servo silences all behind it
+    (DynamixelSDK issue 364). `read` asks those one by one right away. A servo that was silent goes to the end
+    of the next request, where it silences no other. One that was silent in three reads in a row is only tried
+    now and then (`silence`)."""
 
     registers = REGISTERS
 
@@ -66,7 +65,7 @@ class DynamixelBus:
         self.stats = BusStats()
         self._line = SerialPort(port, baud, slack_s)
         self._sizes = ReplySizes()
-        self._opened = False
+        self._was_open = False
         self._silence = Silence()
         # while a lost confirmation may still turn up and be taken for that of a later write
         self._doubt_until_ns = 0
@@ -76,8 +75,8 @@ class DynamixelBus:
         if self.connected:
             return
         self._line.open()
-        self.stats.reconnects += self._opened
-        self._opened = True
+        self.stats.reconnects += self._was_open
+        self._was_open = True
         self._silence = Silence()
 
     def close(self) -> None:
@@ -93,78 +92,78 @@ class DynamixelBus:
         self._line.set_baud(baud)
 
     def ping(self, servo: int) -> int | None:
-        found = self._ping_one(servo)
-        self._silence.note([servo], found)
-        return found.get(servo)
+        models = self._ping_one(servo)
+        self._silence.note([servo], models)
+        return models.get(servo)
 
     def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
-        """One broadcast ping, which takes 3 ms an id unless all of `servos` answer; a few that do not are
-        then asked by themselves."""
-        wanted = [_check_id(s) for s in servos]
+        """Model number by id of those that answer one broadcast ping. It takes 3 ms an id unless all of
+        `servos` answer. Of up to 16 servos, those that did not answer are then asked by themselves."""
+        ids = [_check_id(s) for s in servos]
         # each servo waits for its turn; DynamixelSDK allows 3 ms an id for it
-        turns_s = 0.003 * (max(wanted, default=0) + 1)
-        found = self._ping(encode(BROADCAST, Instruction.PING), wanted, turns_s) if wanted else {}
-        if len(wanted) <= 16:
+        turns_s = 0.003 * (max(ids, default=0) + 1)
+        models = self._ping(encode(BROADCAST, Instruction.PING), ids, turns_s) if ids else {}
+        if len(ids) <= 16:
             # not by `ping`: silence is expected here, and no reason to grow patient
-            for servo in wanted:
-                if servo not in found:
-                    found |= self._ping_one(servo)
-        return dict(sorted(found.items()))
+            for servo in ids:
+                if servo not in models:
+                    models |= self._ping_one(servo)
+        return dict(sorted(models.items()))
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
         places = [_register(name) for name in registers]
-        wanted = [_check_id(s) for s in servos]
-        values = np.zeros((len(wanted), len(places)), np.int64)
-        valid, errors = np.zeros(len(wanted), np.bool_), np.zeros(len(wanted), np.int64)
-        if not wanted or not places:
+        ids = [_check_id(s) for s in servos]
+        values = np.zeros((len(ids), len(places)), np.int64)
+        valid, errors = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.int64)
+        if not ids or not places:
             now = time.monotonic_ns()
             return Replies(values, valid, errors, now, now)
         start = min(r.address for r in places)
         size = max(r.address + r.size for r in places) - start
-        asked, trial = self._silence.whom_to_ask(wanted)
-        found, t_request_ns, t_receive_ns = self._read_all(asked, start, size)
-        for row, servo in enumerate(wanted):
-            again = retries if servo in asked else int(servo == trial)
-            while servo not in found and again > 0:
-                again -= 1
+        together, trial = self._silence.next_query(ids)
+        answers, t_request_ns, t_receive_ns = self._read_all(together, start, size)
+        for i, servo in enumerate(ids):
+            attempts = retries if servo in together else int(servo == trial)
+            while servo not in answers and attempts > 0:
+                attempts -= 1
                 self.stats.retries += servo != trial
-                more, _, t_more_ns = self._read_one(servo, start, size)
-                if more:
-                    found, t_receive_ns = found | more, t_more_ns
-            if servo in found:
-                valid[row] = True
-                errors[row], data = found[servo]
+                answer, _, t_answer_ns = self._read_one(servo, start, size)
+                if answer:
+                    answers, t_receive_ns = answers | answer, t_answer_ns
+            if servo in answers:
+                valid[i] = True
+                errors[i], data = answers[servo]
                 for column, place in enumerate(places):
-                    here = data[place.address - start :][: place.size]
-                    values[row, column] = int.from_bytes(here, "little", signed=place.signed)
-        self._silence.note(wanted, found)
+                    field = data[place.address - start :][: place.size]
+                    values[i, column] = int.from_bytes(field, "little", signed=place.signed)
+        self._silence.note(ids, answers)
         return Replies(values, valid, errors, t_request_ns, t_receive_ns)
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
         place = _register(register)
         body = b"".join(bytes((_check_id(s),)) + _to_bytes(register, v) for s, v in values.items())
         self.stats.requests += 1
-        about = struct.pack("<HH", place.address, place.size)
-        self._line.send(encode(BROADCAST, Instruction.SYNC_WRITE, about + body))
+        parameters = struct.pack("<HH", place.address, place.size) + body
+        self._line.send(encode(BROADCAST, Instruction.SYNC_WRITE, parameters))
 
     def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
-        about = struct.pack("<H", _register(register).address) + _to_bytes(register, value)
-        request = encode(_check_id(servo), Instruction.WRITE, about)
+        parameters = struct.pack("<H", _register(register).address) + _to_bytes(register, value)
+        request = encode(_check_id(servo), Instruction.WRITE, parameters)
         # a servo may sign the reply to a change of its id with the new one
         signers = [servo, value] if register == "id" else [servo]
         readable = register not in ("id", "baud_rate")  # at least not here, once they are written
         for attempt in range(retries + 1):
             self.stats.retries += attempt > 0
             doubtful = time.monotonic_ns() < self._doubt_until_ns
-            found, _, _ = self._ask(request, signers, 0, count=1)
-            error = found.popitem()[1][0] if found else None
+            answers, _, _ = self._ask(request, signers, 0, count=1)
+            error = answers.popitem()[1][0] if answers else None
             if error is None:
                 self._doubt_until_ns = time.monotonic_ns() + LATE_NS
-            if readable and (error is None or doubtful):  # no word, or maybe the answer to an earlier write
-                back = self.read([register], [servo])
-                if back.valid[0] and back.values[0, 0] == value:
+            if readable and (error is None or doubtful):  # no answer, or maybe that to an earlier write
+                readback = self.read([register], [servo])
+                if readback.valid[0] and readback.values[0, 0] == value:
                     return
-                if not back.valid[0] or not error:
+                if not readback.valid[0] or not error:
                     continue
             if error is None:
                 continue
@@ -182,8 +181,8 @@ class DynamixelBus:
         return explain_silence(self, servos, BAUD_RATES.values())
 
     def hardware_faults(self, servo: int) -> tuple[str, ...]:
-        """The servo's hardware errors in words, with what to do; empty when there are none, or when it does
-        not answer."""
+        """The servo's hardware errors, each as a sentence that says what to do; empty when there are none, or
+        when it does not answer."""
         reply = self.read(["hardware_error_status"], [servo], retries=2)
         return describe_hardware(int(reply.values[0, 0])) if reply.valid[0] else ()
 
@@ -193,7 +192,7 @@ class DynamixelBus:
         return (*words, ERRORS.get(code, f"unknown error {code}")) if code else words
 
     def _refusal(self, register: str, servo: int, value: int, error: int) -> str:
-        """Why a servo that answered a write with `error` did not do it; empty when it did."""
+        """Why a servo that answered a write with `error` did not take it; empty when it did."""
         code = error & ~ALERT
         if code == ACCESS_ERROR and REGISTERS[register].eeprom:
             torque = self.read(["torque_enable"], [servo])
@@ -215,8 +214,8 @@ class DynamixelBus:
         return self._ping(encode(_check_id(servo), Instruction.PING), [servo])
 
     def _ping(self, request: bytes, servos: Sequence[int], turns_s: float = 0.0) -> dict[int, int]:
-        found, _, _ = self._ask(request, servos, 3, turns_s)
-        return {servo: struct.unpack_from("<H", data)[0] for servo, (_, data) in found.items()}
+        answers, _, _ = self._ask(request, servos, 3, turns_s)
+        return {servo: struct.unpack_from("<H", data)[0] for servo, (_, data) in answers.items()}
 
     def _read_one(self, servo: int, start: int, size: int) -> _Answer:
         size = self._sizes.choose(size)
@@ -229,54 +228,54 @@ class DynamixelBus:
         if len(servos) == 1:
             return self._read_one(servos[0], start, size)
         size = self._sizes.choose(size)
-        about = struct.pack("<HH", start, size) + bytes(servos)
+        parameters = struct.pack("<HH", start, size) + bytes(servos)
         if not self.fast:
-            return self._ask(encode(BROADCAST, Instruction.SYNC_READ, about), servos, size)
-        answer = self._ask_chain(encode(BROADCAST, Instruction.FAST_SYNC_READ, about), servos, size)
-        # nobody said a word, though they answer when asked otherwise: firmware that is too old for it
-        self._fast_misses = 0 if answer[0] or self._silence.lately(servos) else self._fast_misses + 1
+            return self._ask(encode(BROADCAST, Instruction.SYNC_READ, parameters), servos, size)
+        answer = self._ask_chain(encode(BROADCAST, Instruction.FAST_SYNC_READ, parameters), servos, size)
+        # no answer at all, though the servos answer other requests: their firmware is too old for this one
+        self._fast_misses = 0 if answer[0] or self._silence.any_silent(servos) else self._fast_misses + 1
         self.fast = self._fast_misses < _FAST_MISSES
         return answer
 
     def _ask(
         self, request: bytes, servos: Sequence[int], size: int, turns_s: float = 0.0, count: int | None = None
     ) -> _Answer:
-        """Send, and take one status with `size` bytes of data from each of `servos` (from `count` of
-        them)."""
+        """Send, and receive one status with `size` bytes of data from each of `servos`, or from `count` of
+        them."""
         count = len(servos) if count is None else count
-        found: dict[int, tuple[int, bytes]] = {}
+        answers: dict[int, tuple[int, bytes]] = {}
         corrupt = 0
 
-        def whole(data: bytearray) -> bool:
+        def is_complete(data: bytearray) -> bool:
             nonlocal corrupt
-            found.clear()
+            answers.clear()
             rest, corrupt = bytearray(data), 0
             while True:
-                packet, garbled = cut_packet(rest, len(data))
-                corrupt += garbled
+                packet, dropped = cut_packet(rest, len(data))
+                corrupt += dropped
                 if packet is None:
                     if not give_up_first(rest):
-                        return len(found) >= count
+                        return len(answers) >= count
                 elif packet.instruction == Instruction.STATUS:
                     if packet.id in servos and len(packet.parameters) == 1 + size:
-                        found[packet.id] = packet.parameters[0], packet.parameters[1:]
+                        answers[packet.id] = packet.parameters[0], packet.parameters[1:]
                     else:
                         corrupt += 1
 
-        heard = self._exchange(request, count * (STATUS_OVERHEAD + size), count, turns_s, whole)
-        if len(found) < count:
-            whole(heard.data)
-        self._count(0 if turns_s else count - len(found), corrupt, size)  # a scan expects nobody
-        return found, heard.t_request_ns, heard.t_receive_ns
+        reception = self._exchange(request, count * (STATUS_OVERHEAD + size), count, turns_s, is_complete)
+        if len(answers) < count:
+            is_complete(reception.data)
+        self._count(0 if turns_s else count - len(answers), corrupt, size)  # a scan expects nobody
+        return answers, reception.t_request_ns, reception.t_receive_ns
 
     def _ask_chain(self, request: bytes, servos: Sequence[int], size: int) -> _Answer:
-        """The same of a fast sync read, whose reply has no gaps and a length that is known beforehand."""
+        """Like `_ask`, for a fast sync read: one reply of a length that is known beforehand."""
         length = chain_length(len(servos), size)
-        heard = self._exchange(request, length, 1, 0.0, lambda data: len(data) >= length)
-        found, corrupt = decode_chain(bytes(heard.data), len(servos), size)
-        found = {servo: answer for servo, answer in found.items() if servo in servos}
-        self._count(len(servos) - len(found), corrupt, size)
-        return found, heard.t_request_ns, heard.t_receive_ns
+        reception = self._exchange(request, length, 1, 0.0, lambda data: len(data) >= length)
+        answers, corrupt = decode_chain(bytes(reception.data), len(servos), size)
+        answers = {servo: answer for servo, answer in answers.items() if servo in servos}
+        self._count(len(servos) - len(answers), corrupt, size)
+        return answers, reception.t_request_ns, reception.t_receive_ns
 
     def _exchange(
         self,
@@ -284,17 +283,17 @@ class DynamixelBus:
         reply_bytes: int,
         replies: int,
         turns_s: float,
-        whole: Callable[[bytearray], bool],
-    ) -> Heard:
+        is_complete: Callable[[bytearray], bool],
+    ) -> Reception:
         self.stats.requests += 1
         self._line.slack_s = self.slack_s * self._silence.patience + turns_s + replies * self.return_delay_s
-        return self._line.exchange(request, reply_bytes, whole)
+        return self._line.exchange(request, reply_bytes, is_complete)
 
     def _count(self, missing: int, corrupt: int, size: int) -> None:
         self.stats.corrupt += corrupt
         self.stats.silent += max(0, missing - corrupt)
         if missing:
-            self._sizes.lost(size)
+            self._sizes.note_lost(size)
 
 
 def _check_id(servo: int) -> int:
@@ -307,8 +306,10 @@ def _register(name: str) -> Register:
     try:
         return REGISTERS[name]
     except KeyError:
-        near = difflib.get_close_matches(name, REGISTERS, n=3, cutoff=0.4) or REGISTERS
-        raise ValueError(f"a Dynamixel servo has no register {name!r}; it has {', '.join(near)}") from None
+        suggestions = difflib.get_close_matches(name, REGISTERS, n=3, cutoff=0.4) or REGISTERS
+        raise ValueError(
+            f"a Dynamixel servo has no register {name!r}; it has {', '.join(suggestions)}"
+        ) from None
 
 
 def _to_bytes(register: str, value: int) -> bytes:

@@ -13,10 +13,7 @@ from enum import IntEnum
 HEADER = b"\xff\xff\xfd\x00"
 OVERHEAD = 10  # bytes of an instruction without parameters; a status has one more, for its error
 STATUS_OVERHEAD = OVERHEAD + 1
-CHAIN_HEAD, CHAIN_OVERHEAD = (
-    8,
-    4,
-)  # of a fast sync read's one reply: before the first servo, and beside each one's data
+CHAIN_HEAD, CHAIN_OVERHEAD = 8, 4  # bytes of a fast sync read's reply: before all data, beside each servo's
 BROADCAST = 0xFE
 ALERT = 0x80  # in a status' error: the servo's hardware error status is not 0
 
@@ -63,7 +60,7 @@ def unstuff(body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """parameters: without stuffing; of a status they begin with its error byte. wire: the whole packet as it
+    """parameters: without stuffing; those of a status begin with its error byte. wire: the whole packet as it
     was on the line."""
 
     id: int
@@ -79,12 +76,12 @@ def encode(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
 
 
 def cut_packet(buffer: bytearray, longest: int = 1024) -> tuple[Packet | None, int]:
-    """Cut the first packet off `buffer`, and the rubbish before it; None when there is none yet. Second:
-    packets thrown away.
+    """Cut the first packet off `buffer`, and the rubbish before it. Returns the packet, None when there is no
+    whole one yet, and the number of garbled packets dropped.
 
-    A packet is believed for its CRC alone; what fails it costs its first byte only, so that a whole packet
-    behind a garbled one is still found. longest: bytes of the longest packet to expect; a length beyond it is
-    a garbled one, not worth waiting for."""
+    Only the CRC tells a packet. Where it fails, only one byte is dropped, so that a whole packet behind a
+    garbled one is still found. longest: bytes of the longest packet to expect; a larger length is garbled,
+    and its end is not waited for."""
     corrupt = 0
     while True:
         start = buffer.find(HEADER)
@@ -108,8 +105,8 @@ def cut_packet(buffer: bytearray, longest: int = 1024) -> tuple[Packet | None, i
 
 
 def give_up_first(buffer: bytearray) -> bool:
-    """No more bytes will come: let go of what waits for its end, so that `cut_packet` looks behind it. False:
-    nothing is left."""
+    """When no more bytes will come: drop the start of a packet that waits for its end, so that `cut_packet`
+    looks behind it. False: `buffer` is empty."""
     del buffer[:1]
     return bool(buffer)
 
@@ -120,39 +117,39 @@ def chain_length(count: int, size: int) -> int:
 
 
 def chain_head(count: int, size: int) -> bytes:
-    """What the first servo of a fast sync read says before its own part."""
+    """What the first servo of a fast sync read sends before its own part."""
     length = chain_length(count, size) - 7
     return HEADER + struct.pack("<BHB", BROADCAST, length, Instruction.STATUS)
 
 
-def chain_part(before: bytes, servo: int, error: int, data: bytes) -> bytes:
-    """What one servo adds to a fast sync read's reply. before: the reply so far, which its CRC covers.
+def chain_part(reply: bytes, servo: int, error: int, data: bytes) -> bytes:
+    """What one servo adds to a fast sync read's reply. reply: what came before it, which its CRC covers.
     Nothing is stuffed here."""
     part = bytes((error, servo)) + data
-    return part + struct.pack("<H", crc16(part, crc16(before)))
+    return part + struct.pack("<H", crc16(part, crc16(reply)))
 
 
 def decode_chain(reply: bytes, count: int, size: int) -> tuple[dict[int, tuple[int, bytes]], int]:
-    """Error and data by id from a fast sync read's reply, and how many parts were thrown away.
+    """Error and data by id from a fast sync read's reply, and the number of garbled parts.
 
-    Each part ends with the CRC of the whole reply so far. Behind a garbled part the sum goes on from the CRC
-    which that part's servo sent, because that is where the next servo went on: a flipped bit costs its own
-    servo only, or the next one too if it was in a CRC."""
+    Each part ends with the CRC of the whole reply up to there. Behind a garbled part the check goes on from
+    the CRC that its servo sent, because the next servo went on from that as well. So a flipped bit in a
+    servo's data costs that servo alone; one in its CRC costs the next servo, too."""
     head = chain_head(count, size)
     start = reply.find(head)
     if start < 0:
         return {}, 0
-    found: dict[int, tuple[int, bytes]] = {}
+    answers: dict[int, tuple[int, bytes]] = {}
     corrupt, crc, at, step = 0, crc16(head), start + len(head), size + CHAIN_OVERHEAD
     for _ in range(count):
         part = reply[at : at + step]
         if len(part) < step:
             break
-        sent = part[-2] | part[-1] << 8
-        if crc16(part[:-2], crc) == sent:
-            found[part[1]] = (part[0], part[2:-2])
+        crc_sent = part[-2] | part[-1] << 8
+        if crc16(part[:-2], crc) == crc_sent:
+            answers[part[1]] = (part[0], part[2:-2])
         else:
             corrupt += 1
-        crc = crc16(part[-2:], sent)
+        crc = crc16(part[-2:], crc_sent)
         at += step
-    return found, corrupt
+    return answers, corrupt

@@ -1,6 +1,6 @@
 """The registers of Dynamixel's X series (XL330, XL430, XC, XM, …), and what their errors mean.
 
-Source: Robotis e-Manual, control tables of XL330-M288 and XL430-W250. Positions are ticks of 4096 a turn.
+From the Robotis e-Manual, control tables of XL330-M288 and XL430-W250. Positions are in counts, 4096 a turn.
 Units: `profile_velocity`, `present_velocity` 0.229 rev/min; `profile_acceleration` 214.577 rev/min²;
 `*_current` 1 mA (XL330), 2.69 mA (XM430); `present_load` (XL430, in the place of `present_current`) 0.1 %;
 `*_pwm` 0.113 %; `present_voltage` 0.1 V; `return_delay_time` 2 µs; `present_temperature` 1 °C."""
@@ -90,28 +90,33 @@ ERRORS = {
     3: "the packet reached it garbled; look at the wiring and its length",
     4: "the value is outside of what the register may hold",
     5: "the value has fewer bytes than the register",
-    6: "the value is beyond the limits set in the servo (min_position_limit, max_position_limit, current_limit, pwm_limit, …)",
+    6: "the value is beyond the limits set in the servo (min_position_limit, max_position_limit, "
+    "current_limit, pwm_limit, …)",
     7: "the register is read-only, does not exist, or is in the EEPROM and locked because torque is on",
 }
 RANGE_ERROR, LENGTH_ERROR, LIMIT_ERROR, ACCESS_ERROR = 4, 5, 6, 7
 INSTRUCTION_ERROR, CRC_ERROR = 2, 3
 
 _HARDWARE = {
-    0x01: "input voltage: the supply is outside of the servo's limits; check the power adapter, then switch the power off and on",
+    0x01: "input voltage: the supply is outside of the servo's limits; check the power adapter, "
+    "then switch the power off and on",
     0x04: "overheating: let the servo cool down, lessen its load, then switch the power off and on",
-    0x08: "motor encoder: the servo cannot read its position; switch the power off and on, and if it comes back replace the servo",
-    0x10: "electrical shock: a short circuit, or too weak a supply for the motor; check cables and power, then switch the power off and on",
-    0x20: "overload: the servo pushed too hard for too long and let go; free the joint, then switch the power off and on",
+    0x08: "motor encoder: the servo cannot read its position; switch the power off and on, "
+    "and if it comes back replace the servo",
+    0x10: "electrical shock: a short circuit, or too weak a supply for the motor; check cables and power, "
+    "then switch the power off and on",
+    0x20: "overload: the servo pushed too hard for too long and let go; free the joint, "
+    "then switch the power off and on",
 }
 
 ALERT_WORDS = (
-    "hardware error (overload, overheating, supply voltage, encoder or electrical shock): read hardware_error_status, "
-    "mend the cause, then switch the power off and on"
+    "hardware error (overload, overheating, supply voltage, encoder or electrical shock): read "
+    "hardware_error_status, mend the cause, then switch the power off and on"
 )
 
 
 def describe_hardware(status: int) -> tuple[str, ...]:
-    """The faults in `hardware_error_status`, in words, with what to do."""
-    known = tuple(words for bit, words in _HARDWARE.items() if status & bit)
+    """The faults in `hardware_error_status`, each as a sentence that says what to do."""
+    faults = tuple(words for bit, words in _HARDWARE.items() if status & bit)
     rest = status & ~sum(_HARDWARE)
-    return (*known, f"unknown hardware error 0x{rest:02x}: switch the power off and on") if rest else known
+    return (*faults, f"unknown hardware error 0x{rest:02x}: switch the power off and on") if rest else faults

@@ -23,15 +23,15 @@ from .feetech_protocol import (
     packet,
     packets,
 )
-from .serial_port import LATE_NS, Heard, ReplySizes, SerialPort
+from .serial_port import LATE_NS, Reception, ReplySizes, SerialPort
 from .silence import Silence
 
 PAUSE_S = 0.0005  # before a reply, at most: return_delay_time as servos leave the factory
 
 
 class FeetechBus:
-    """`servo_bus.ServoBus` for protocol 0. A servo that was silent three times running is only tried now and
-    then as long as others answer (`silence`), so that a dead one does not slow the living."""
+    """`ServoBus` for protocol 0. While others answer, a servo that was silent in three reads in a row is only
+    tried now and then (`silence`), so that a dead servo does not slow the others down."""
 
     def __init__(self, port: str, baud: int = BAUDS[0], slack_s: float = 0.005) -> None:
         """baud: bit/s. slack_s: what adapter and computer may take beyond the bytes' own time; a USB adapter
@@ -41,7 +41,7 @@ class FeetechBus:
         self._line = SerialPort(port, baud, slack_s)
         self._sizes = ReplySizes()
         self._slack_s, self._silence = slack_s, Silence()
-        self._opened = False
+        self._was_open = False
         # while a lost confirmation may still turn up and be taken for that of a later write
         self._doubt_until_ns = 0
 
@@ -50,8 +50,8 @@ class FeetechBus:
             return
         self._line.open()
         self._silence = Silence()
-        self.stats.reconnects += self._opened
-        self._opened = True
+        self.stats.reconnects += self._was_open
+        self._was_open = True
 
     def close(self) -> None:
         self._line.close()
@@ -73,55 +73,55 @@ class FeetechBus:
         return int(replies.values[0, 0]) if replies.valid[0] else None
 
     def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
-        model, found = REGISTERS["model_number"], {}
+        model, models = REGISTERS["model_number"], {}
         for servo in servos:  # not by `read`: silence is expected here, and no reason to grow patient
             answers, _ = self._ask([_id(servo)], model.address, model.size)
             if servo in answers:
-                found[servo] = decode(model, answers[servo][1][: model.size])
-        return found
+                models[servo] = decode(model, answers[servo][1][: model.size])
+        return models
 
     def explain_silence(self, servos: Sequence[int]) -> str:
         return explain_silence(self, servos, BAUDS)
 
     def read(self, registers: Sequence[str], servos: Sequence[int], retries: int = 1) -> Replies:
-        wanted = [self._register(name) for name in registers]
+        places = [self._register(name) for name in registers]
         ids = [_id(s) for s in servos]
-        values = np.zeros((len(ids), len(wanted)), np.int64)
+        values = np.zeros((len(ids), len(places)), np.int64)
         valid, errors = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.int64)
         if not values.size:
             now = time.monotonic_ns()
             return Replies(values, valid, errors, now, now)
-        base = min(r.address for r in wanted)
-        size = max(r.address + r.size for r in wanted) - base
-        together, trial = self._silence.whom_to_ask(ids)
-        t_request = t_receive = time.monotonic_ns()
+        base = min(r.address for r in places)
+        size = max(r.address + r.size for r in places) - base
+        together, trial = self._silence.next_query(ids)
+        t_request_ns = t_receive_ns = time.monotonic_ns()
         answers: dict[int, tuple[int, bytes]] = {}
         if together:
-            answers, heard = self._ask(together, base, size)
-            t_request, t_receive = heard.t_request_ns, heard.t_receive_ns
+            answers, reception = self._ask(together, base, size)
+            t_request_ns, t_receive_ns = reception.t_request_ns, reception.t_receive_ns
         for attempt in range(retries + 1):
-            # asked again one by one; one that was given up has one chance
+            # those that did not answer are asked one by one; one that was given up has one chance
             for servo in together if attempt else [trial] if trial is not None else []:
                 if servo not in answers:
                     self.stats.retries += attempt > 0
-                    again, heard = self._ask([servo], base, size)
-                    answers |= again
-                    t_receive = heard.t_receive_ns if again else t_receive
+                    retry_answers, reception = self._ask([servo], base, size)
+                    answers |= retry_answers
+                    t_receive_ns = reception.t_receive_ns if retry_answers else t_receive_ns
         self._silence.note(together if trial is None else [*together, trial], answers)
         for row, servo in enumerate(ids):
             if (answer := answers.get(servo)) is not None:
                 errors[row], data = answer
                 valid[row] = True
-                for column, r in enumerate(wanted):
+                for column, r in enumerate(places):
                     values[row, column] = decode(r, data[r.address - base : r.address - base + r.size])
-        return Replies(values, valid, errors, t_request, t_receive)
+        return Replies(values, valid, errors, t_request_ns, t_receive_ns)
 
-    def _ask(self, servos: list[int], base: int, size: int) -> tuple[dict[int, tuple[int, bytes]], Heard]:
-        """One exchange: status and data by servo, of those that answered as they were asked."""
+    def _ask(self, servos: list[int], base: int, size: int) -> tuple[dict[int, tuple[int, bytes]], Reception]:
+        """One exchange: status and data by servo id, of the servos that sent `size` bytes."""
         size = self._sizes.choose(size)
         answers: dict[int, tuple[int, bytes]] = {}
 
-        def whole(data: bytearray) -> bool:
+        def is_complete(data: bytearray) -> bool:
             answers.clear()
             for servo, status, parameters in packets(data)[0]:
                 if servo in servos and len(parameters) == size:
@@ -129,24 +129,24 @@ class FeetechBus:
             return len(answers) == len(servos)
 
         single = len(servos) == 1
-        to, how = (servos[0], READ) if single else (BROADCAST, SYNC_READ)
-        request = packet(to, how, bytes((base, size, *(() if single else servos))))
+        receiver, instruction = (servos[0], READ) if single else (BROADCAST, SYNC_READ)
+        request = packet(receiver, instruction, bytes((base, size, *(() if single else servos))))
         self.stats.requests += 1
         n = len(servos)
         self._line.slack_s = self._slack_s * self._silence.patience
-        heard = self._line.exchange(request, n * (STATUS_BYTES + size), whole, n * PAUSE_S)
+        reception = self._line.exchange(request, n * (STATUS_BYTES + size), is_complete, n * PAUSE_S)
         if len(answers) < len(servos):
             self._count_missing(
-                n - len(answers), len(heard.data) - len(answers) * (STATUS_BYTES + size), size
+                n - len(answers), len(reception.data) - len(answers) * (STATUS_BYTES + size), size
             )
-        return answers, heard
+        return answers, reception
 
     def _count_missing(self, missing: int, rubbish: int, size: int) -> None:
         """rubbish: bytes that belong to no answer."""
         corrupt = min(missing, -(-max(rubbish, 0) // (STATUS_BYTES + size)))
         self.stats.corrupt += corrupt
         self.stats.silent += missing - corrupt
-        self._sizes.lost(size)
+        self._sizes.note_lost(size)
 
     def write(self, register: str, values: Mapping[int, int]) -> None:
         r = self._register(register)
@@ -159,27 +159,28 @@ class FeetechBus:
         self._line.send(packet(BROADCAST, SYNC_WRITE, bytes((r.address, r.size)) + data))
 
     def write_checked(self, register: str, servo: int, value: int, retries: int = 2) -> None:
-        """Registers in EEPROM, the lock and the torque are read back as well: a locked servo says yes and
-        does nothing. So is what may have been confirmed by the late answer to an earlier write."""
+        """As `ServoBus.write_checked`. Registers in EEPROM, the lock and the torque are also read back,
+        because a locked servo confirms a write that it does not do. So is any register whose confirmation may
+        have been the late answer to an earlier write."""
         r, data = self._register(register), self._encode(register, servo, value)
         request = packet(_id(servo), WRITE, bytes((r.address,)) + data)
-        # these do not read back as they were written, or elsewhere
+        # these cannot be read back: the value moves the servo to another id or speed, or is an order
         checkable = register not in ("id", "baud_rate") and not (register == "torque_enable" and value > 1)
-        must = checkable and (r.eeprom or register in ("lock", "torque_enable"))
+        needs_readback = checkable and (r.eeprom or register in ("lock", "torque_enable"))
         status: int | None = None
         for attempt in range(retries + 1):
             self.stats.retries += attempt > 0
             doubtful = checkable and time.monotonic_ns() < self._doubt_until_ns
-            status = self._acknowledged(servo, request)
+            status = self._acknowledgement(servo, request)
             if status is None:
                 self._doubt_until_ns = time.monotonic_ns() + LATE_NS
-            if status is not None and not must and not doubtful:
+            if status is not None and not needs_readback and not doubtful:
                 return
             if checkable:
-                back = self.read([register], [servo])
-                if back.valid[0] and back.values[0, 0] == value:
+                readback = self.read([register], [servo])
+                if readback.valid[0] and readback.values[0, 0] == value:
                     return
-                status = int(back.errors[0]) if back.valid[0] else status
+                status = int(readback.errors[0]) if readback.valid[0] else status
         if status is None:
             raise BusError(f"servo {servo} on {self.port} did not answer when {register} was written")
         why = "; ".join(self.describe(status)) or (
@@ -187,29 +188,29 @@ class FeetechBus:
         )
         raise BusError(f"servo {servo} on {self.port} did not take {register} = {value}: {why}")
 
-    def _acknowledged(self, servo: int, request: bytes) -> int | None:
-        """Send what one servo answers with its status byte alone; None without that answer."""
+    def _acknowledgement(self, servo: int, request: bytes) -> int | None:
+        """The status byte with which `servo` answers `request`; None when it does not answer."""
         status: list[int] = []
 
-        def whole(data: bytearray) -> bool:
-            status[:] = [error for who, error, more in packets(data)[0] if who == servo and not more]
+        def is_complete(data: bytearray) -> bool:
+            status[:] = [error for sender, error, extra in packets(data)[0] if sender == servo and not extra]
             return bool(status)
 
         self.stats.requests += 1
-        heard = self._line.exchange(request, STATUS_BYTES, whole, PAUSE_S)
+        reception = self._line.exchange(request, STATUS_BYTES, is_complete, PAUSE_S)
         if status:
             return status[0]
-        self.stats.corrupt += bool(heard.data)
-        self.stats.silent += not heard.data
+        self.stats.corrupt += bool(reception.data)
+        self.stats.silent += not reception.data
         return None
 
     def hardware_faults(self, servo: int) -> tuple[str, ...]:
-        return ()  # its status byte says them all
+        return ()  # its status byte holds them all
 
     def describe(self, error: int) -> tuple[str, ...]:
-        known = tuple(words for bit, words in STATUS.items() if error & bit)
+        faults = tuple(words for bit, words in STATUS.items() if error & bit)
         rest = error & ~sum(STATUS)
-        return (*known, f"unknown status bits {rest:#04x}: see the servo's manual") if rest else known
+        return (*faults, f"unknown status bits {rest:#04x}: see the servo's manual") if rest else faults
 
     def _register(self, name: str) -> Register:
         try:

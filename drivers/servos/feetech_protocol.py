@@ -1,7 +1,6 @@
-"""What a Feetech STS/SMS servo speaks (protocol 0): packets, registers, status bits. Driver and twin share
-it.
+"""Protocol 0 of Feetech STS/SMS servos: packets, registers and status bits, shared by driver and twin.
 
-Sources: Feetech's communication protocol manual and its STS3215 memory table. A packet is FF FF, id, length,
+From Feetech's communication protocol manual and its STS3215 memory table. A packet is FF FF, id, length,
 instruction (or status), parameters, and the inverted sum of all but the header. Numbers have the low byte
 first; negative ones are sign and magnitude."""
 
@@ -23,16 +22,14 @@ REGISTERS: dict[str, Register] = {
     "baud_rate": Register(6, 1, eeprom=True),  # index into BAUDS
     "return_delay_time": Register(7, 1, eeprom=True),  # 2 µs
     "response_status_level": Register(8, 1, eeprom=True),
-    "min_position_limit": Register(9, 2, eeprom=True),  # ticks; both 0: no limits
+    "min_position_limit": Register(9, 2, eeprom=True),  # counts; both 0: no limits
     "max_position_limit": Register(11, 2, eeprom=True),
     "max_temperature": Register(13, 1, eeprom=True),  # °C
     "max_voltage": Register(14, 1, eeprom=True),  # 0.1 V
     "min_voltage": Register(15, 1, eeprom=True),
     "max_torque": Register(16, 2, eeprom=True),  # 0.1 %; torque_limit after power comes
     "phase": Register(18, 1, eeprom=True),  # bit 0x10: positions count turns instead of wrapping
-    "unloading_condition": Register(
-        19, 1, eeprom=True
-    ),  # which faults switch the motor off, bits as in the status
+    "unloading_condition": Register(19, 1, eeprom=True),  # faults that switch the motor off, bits of STATUS
     "led_alarm_condition": Register(20, 1, eeprom=True),
     "p_coefficient": Register(21, 1, eeprom=True),
     "d_coefficient": Register(22, 1, eeprom=True),
@@ -51,14 +48,14 @@ REGISTERS: dict[str, Register] = {
     "over_current_protection_time": Register(38, 1, eeprom=True),  # 10 ms
     "velocity_i_coefficient": Register(39, 1, eeprom=True),
     "torque_enable": Register(40, 1),
-    "acceleration": Register(41, 1),  # 100 ticks/s²
+    "acceleration": Register(41, 1),  # 100 counts/s²
     "goal_position": Register(42, 2, sign_bit=15),
     "goal_time": Register(44, 2),
-    "goal_velocity": Register(46, 2, sign_bit=15),  # ticks/s; 0: as fast as it can
+    "goal_velocity": Register(46, 2, sign_bit=15),  # counts/s; 0: as fast as it can
     "torque_limit": Register(48, 2),  # 0.1 %
     "lock": Register(55, 1),  # 1: EEPROM takes nothing
     "present_position": Register(56, 2, sign_bit=15),
-    "present_velocity": Register(58, 2, sign_bit=15),  # ticks/s
+    "present_velocity": Register(58, 2, sign_bit=15),  # counts/s
     "present_load": Register(60, 2, sign_bit=10),  # 0.1 % of the stall torque
     "present_voltage": Register(62, 1),  # 0.1 V
     "present_temperature": Register(63, 1),  # °C
@@ -83,7 +80,7 @@ STATUS = {
 
 
 def packet(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
-    """A request, or with a status byte for `instruction`, a servo's reply."""
+    """A request; with a status byte for `instruction` a servo's reply."""
     if len(parameters) > 253:
         raise ValueError(
             f"one packet to Feetech servos holds 253 bytes, not {len(parameters)}: ask fewer at a time"
@@ -92,13 +89,16 @@ def packet(servo: int, instruction: int, parameters: bytes = b"") -> bytes:
     return b"\xff\xff" + body + bytes((~sum(body) & 0xFF,))
 
 
-def packets(data: bytes | bytearray, most: int = 255) -> tuple[list[tuple[int, int, bytes]], int]:
-    """The valid packets in `data`, up to `most`: (id, instruction or status, parameters), and how many bytes
-    up to the end of the last one are used. A header whose checksum does not fit is skipped by one byte only,
-    for a real packet may begin inside it."""
-    found: list[tuple[int, int, bytes]] = []
-    at, used = 0, 0
-    while len(found) < most and (at := data.find(b"\xff\xff", at)) >= 0 and at + STATUS_BYTES <= len(data):
+def packets(data: bytes | bytearray, limit: int = 255) -> tuple[list[tuple[int, int, bytes]], int]:
+    """The first `limit` valid packets in `data`, each (id, instruction or status, parameters), and the index
+    behind the last of them. Where a checksum does not fit only one byte is skipped, since a real packet may
+    begin inside the false one."""
+    valid_packets: list[tuple[int, int, bytes]] = []
+    at, end_of_last = 0, 0
+    while len(valid_packets) < limit:
+        at = data.find(b"\xff\xff", at)
+        if at < 0 or at + STATUS_BYTES > len(data):
+            break
         end = at + data[at + 3] + 4
         if (
             data[at + 2] == 0xFF
@@ -108,9 +108,9 @@ def packets(data: bytes | bytearray, most: int = 255) -> tuple[list[tuple[int, i
         ):
             at += 1
         else:
-            found.append((data[at + 2], data[at + 4], bytes(data[at + 5 : end - 1])))
-            at = used = end
-    return found, used
+            valid_packets.append((data[at + 2], data[at + 4], bytes(data[at + 5 : end - 1])))
+            at = end_of_last = end
+    return valid_packets, end_of_last
 
 
 def encode(register: Register, value: int) -> bytes:

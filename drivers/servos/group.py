@@ -1,7 +1,6 @@
-"""The servos of one arm on their bus, in radians: who they are, where they are, where they shall go, torque
-on and off.
+"""The servos of one arm on their bus, in radians: their identity, positions, goals and torque.
 
-No thread and no judgement: `drivers.servos.servo_arm` decides, this module says it in the servos' own words.
+No thread and no decisions: `drivers.servos.servo_arm` decides, this module translates that into registers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from ..arm import DeviceError, Joints
 from . import dynamixel_registers, feetech_protocol
-from .bus import TICKS, BusError, ServoBus
+from .bus import COUNTS_PER_TURN, BusError, ServoBus
 from .calibration import Scale, check_servos, load, scale
 
 PATIENCE_S = 1.0  # for an answer that must come: a busy computer misses many deadlines of a few ms in a row
@@ -24,15 +23,16 @@ COUNTS_TURNS = 0x10  # Feetech register "phase": positions are not kept within o
 FACTORY_AREA = 80  # Feetech: maximum_acceleration and others, behind the measured values
 POSITION_MODE, MOST_IN_POSITION_MODE = 3, 1024  # Dynamixel, e-Manual on homing_offset
 BESIDE_RANGE = 0.2  # rad: further outside its calibrated range no joint can stand
-# Ticks, 1.4 degrees: a Feetech servo goes from where it is to its goal through its count of one turn, never
-# across that count's end. So near to it, a little sag would send it all the way round.
+# Counts, 1.4 degrees. A Feetech servo reaches its goal within one turn of its count (0..4095), never across
+# the end of that turn. This near to the end a little sag would send the joint all the way round.
 SEAM = 16
 
 
 @dataclass(frozen=True)
 class Servo:
-    """id, and the model number that must answer there. full_load: what its load register says when it pushes
-    with all it may for long. setup: registers that must hold these values before its torque goes on."""
+    """id: on the bus. model: the model number that must answer there. full_load: what its load register reads
+    when it pushes as hard as it may for long. setup: values that registers must hold before torque goes
+    on."""
 
     id: int
     model: int
@@ -43,8 +43,8 @@ class Servo:
 @dataclass(frozen=True)
 class Family:
     """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the
-    register with the motor's load or current. wakes: a goal switches the torque on, so that who sends one
-    must know that it is on already."""
+    register with the motor's load or current. wakes: a goal switches the torque on, so a goal may be sent
+    only to a servo whose torque is known to be on."""
 
     protocol: str
     models: Mapping[int, str]
@@ -58,9 +58,9 @@ DYNAMIXEL = Family("dynamixel", dynamixel_registers.MODELS, "present_current")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """position `(J,)` rad and load `(J,)` in parts of the full one, signed; where `answered` `(J,)` is false
-    they mean nothing. errors `(J,)`: status bytes. torque `(J,)` bool, from the same replies; None where it
-    was not asked for. Times: monotonic."""
+    """position: `(J,)` rad. load: `(J,)`, signed, 1 is the full load. answered: `(J,)` bool, where false the
+    other values mean nothing. errors: `(J,)` int64, status bytes. torque: `(J,)` bool, from the same replies;
+    None when it was not read. t_request_ns, t_receive_ns: monotonic."""
 
     position: np.ndarray
     load: np.ndarray
@@ -72,7 +72,7 @@ class Reading:
 
 
 class ServoGroup:
-    """J servos behind J joints. Methods talk to the bus; they raise `BusError` with `gone` when the port went
+    """J servos behind J joints. Methods talk to the bus; they raise `BusError` with `gone` when the port goes
     away."""
 
     def __init__(
@@ -92,12 +92,12 @@ class ServoGroup:
         self.scale: Scale | None = None
 
     def open(self) -> None:
-        """Read the calibration, open the port, and check that these are the servos. DeviceError; nothing is
-        written."""
-        inverted = self.family.protocol == "dynamixel"
+        """Read the calibration, open the port, and check that these are the servos; nothing is written.
+        DeviceError: a file, port or servo is not as it must be."""
+        inverted_in_servo = self.family.protocol == "dynamixel"
         ids = dict(zip(self.model_joints.names, self.ids, strict=True))
         self.calibration = load(self.path, ids, self.family.protocol)
-        self.scale = scale(self.calibration, self.model_joints, self.ends, inverted)
+        self.scale = scale(self.calibration, self.model_joints, self.ends, inverted_in_servo)
         # what the arm cannot reach is no target either
         self.joints = replace(self.model_joints, lower=self.scale.lower, upper=self.scale.upper)
         self.bus.open()
@@ -117,21 +117,22 @@ class ServoGroup:
         self.check_calibration()
 
     def check_models(self) -> None:
-        found = self._ping_all()
-        silent = [self.name(j) for j, model in enumerate(found) if model is None]
-        if len(silent) == len(found):
-            # at which speed they do answer
+        models = self._ping_all()
+        silent = [self.name(j) for j, model in enumerate(models) if model is None]
+        if len(silent) == len(models):
             why = self.bus.explain_silence(self.ids)
             raise DeviceError(f"no servo answers on {self.bus.port}: {why}")
         if silent:
             raise DeviceError(
-                f"{', '.join(silent)} on {self.bus.port} does not answer: check its cable, and that its id was set"
+                f"{', '.join(silent)} on {self.bus.port} does not answer: check its cable, and that its id "
+                "was set"
             )
-        for j, (model, servo) in enumerate(zip(found, self.servos, strict=True)):
+        for j, (model, servo) in enumerate(zip(models, self.servos, strict=True)):
             if model != servo.model:
                 raise DeviceError(
-                    f"{self.name(j)} on {self.bus.port} is a {self._model(model)}, but must be a {self._model(servo.model)}: "
-                    "is this the right arm (a leader and a follower may differ), or was the wrong servo put in?"
+                    f"{self.name(j)} on {self.bus.port} is a {self._model(model)}, but must be a "
+                    f"{self._model(servo.model)}: is this the right arm (a leader and a follower may "
+                    "differ), or was the wrong servo put in?"
                 )
 
     def check_calibration(self) -> None:
@@ -144,7 +145,10 @@ class ServoGroup:
             why = "holds a homing offset of more than a quarter turn, which it ignores in its position mode"
         else:
             wrong = (self.values("phase") & COUNTS_TURNS) != 0
-            why = "is set to count turns (bit 4 of its phase register), so that its angle changes with each power-up"
+            why = (
+                "is set to count turns (bit 4 of its phase register), so that its angle changes with "
+                "each power-up"
+            )
         for j in np.flatnonzero(wrong):
             raise DeviceError(
                 f"{self.name(int(j))} {why}: calibrate the arm again (ulna calibrate), which mends that"
@@ -155,32 +159,33 @@ class ServoGroup:
         return dict(zip(self.joints.names, values.tolist(), strict=True))
 
     def _ping_all(self) -> list[int | None]:
-        found: list[int | None] = [None] * len(self.ids)
+        models: list[int | None] = [None] * len(self.ids)
         for _ in _tries():
-            found = [m if m is not None else self.bus.ping(i) for m, i in zip(found, self.ids, strict=True)]
-            if None not in found:
+            models = [m if m is not None else self.bus.ping(i) for m, i in zip(models, self.ids, strict=True)]
+            if None not in models:
                 break
-        return found
+        return models
 
     def _model(self, number: int | None) -> str:
         return f"{self.family.models.get(number or 0, 'servo of an unknown model')} (model number {number})"
 
     def values(self, register: str, which: Sequence[int] | None = None) -> np.ndarray:
-        """`(N,)` int64 of the joints `which`, all by default. BusError naming the joint that does not
-        answer."""
+        """What `register` holds in the servos of the joints `which` (default all), `(N,)` int64. BusError
+        names a joint that does not answer."""
         joints = np.arange(len(self.ids)) if which is None else np.array(which, np.int64)
-        values, left = np.zeros(len(joints), np.int64), np.arange(len(joints))
+        values, remaining = np.zeros(len(joints), np.int64), np.arange(len(joints))
         for _ in _tries():
-            replies = self.bus.read([register], [self.ids[j] for j in joints[left]])
-            values[left[replies.valid]] = replies.values[replies.valid, 0]
-            left = left[~replies.valid]
-            if not len(left):
+            replies = self.bus.read([register], [self.ids[j] for j in joints[remaining]])
+            values[remaining[replies.valid]] = replies.values[replies.valid, 0]
+            remaining = remaining[~replies.valid]
+            if not len(remaining):
                 return values
-        silent = self.name(int(joints[left[0]]))
+        silent = self.name(int(joints[remaining[0]]))
         raise BusError(f"{silent} on {self.bus.port} did not answer when asked for its {register}")
 
     def write(self, register: str, j: int, value: int) -> None:
-        """Write and hear that it was taken. BusError when it is not."""
+        """Write to the servo of joint `j` and wait for its confirmation. BusError: it does not take the
+        value."""
         refusal: BusError | None = None
         for _ in _tries():
             try:
@@ -193,8 +198,8 @@ class ServoGroup:
         raise refusal
 
     def read_all(self) -> Reading:
-        """Like `read`, but every joint answers, for its torque as well. DeviceError naming the one that does
-        not."""
+        """A reading in which every joint answered, with its torque. DeviceError names a joint that does not
+        answer."""
         silent = ""
         for _ in _tries():
             reading = self.read()
@@ -204,15 +209,14 @@ class ServoGroup:
         raise DeviceError(f"{silent} on {self.bus.port} does not answer any more: check its cable")
 
     def read(self, retries: int = 1) -> Reading:
-        """One exchange with all joints. Where a goal would switch the torque on, it tells of the torque
-        too."""
+        """One exchange with all joints. Its `torque` is None unless goals switch the torque on (`wakes`)."""
         assert self.scale is not None, "open comes first"
         registers = ["present_position", self.family.load, *["torque_enable"] * self.family.wakes]
         replies = self.bus.read(registers, self.ids, retries=retries)
-        ticks, loads, *torque = replies.values.T
-        turns = self.scale.turns(ticks)
+        counts, loads, *torque = replies.values.T
+        turns = self.scale.turns(counts)
         self._turns = np.where(replies.valid, turns, self._turns)
-        position = self.scale.radians(ticks - turns * TICKS)
+        position = self.scale.radians(counts - turns * COUNTS_PER_TURN)
         errors = np.where(replies.valid, replies.errors, 0)
         return Reading(
             position,
@@ -225,26 +229,26 @@ class ServoGroup:
         )
 
     def send(self, goal: np.ndarray, which: np.ndarray) -> None:
-        """Tell the joints where `which` `(J,)` is true to go to `goal` `(J,)` rad. Nobody confirms it."""
-        ticks = self._goal_ticks(goal)
-        values = {self.ids[j]: int(ticks[j]) for j in np.flatnonzero(which)}
+        """Send `goal` `(J,)` rad to the joints where `which` `(J,)` is true. No servo confirms it."""
+        counts = self._goal_counts(goal)
+        values = {self.ids[j]: int(counts[j]) for j in np.flatnonzero(which)}
         if values:
             self.bus.write("goal_position", values)
 
-    def _goal_ticks(self, goal: np.ndarray) -> np.ndarray:
+    def _goal_counts(self, goal: np.ndarray) -> np.ndarray:
         assert self.scale is not None, "open comes first"
-        ticks = self.scale.ticks(goal) + self._turns * TICKS  # in the servo's own count of turns
-        if self.family.protocol == "feetech":  # on the side of the seam on which it stands
-            return np.clip(ticks, SEAM, TICKS - 1 - SEAM)
-        return ticks
+        counts = self.scale.counts(goal) + self._turns * COUNTS_PER_TURN  # in the servo's own count of turns
+        if self.family.protocol == "feetech":  # not across the end of its turn
+            return np.clip(counts, SEAM, COUNTS_PER_TURN - 1 - SEAM)
+        return counts
 
     def prepare(self) -> None:
-        """Bring the servos' settings in order. EEPROM is written only where it differs; DeviceError when that
-        would need torque off first."""
+        """Write the servos' `setup` where it differs. DeviceError: a register in EEPROM must change, for
+        which the torque must be off first."""
         for register in dict.fromkeys(r for s in self.servos for r in s.setup):
             which = [j for j, s in enumerate(self.servos) if register in s.setup]
-            wanted = np.array([self.servos[j].setup[register] for j in which])
-            different = [which[k] for k in np.flatnonzero(self.values(register, which) != wanted)]
+            expected = np.array([self.servos[j].setup[register] for j in which])
+            different = [which[k] for k in np.flatnonzero(self.values(register, which) != expected)]
             for j in different:
                 if self.bus.registers[register].eeprom and self.values("torque_enable", [j])[0]:
                     raise DeviceError(
@@ -254,8 +258,8 @@ class ServoGroup:
                 self.write_setting(register, j, self.servos[j].setup[register])
 
     def write_setting(self, register: str, j: int, value: int) -> None:
-        """Write one register, EEPROM unlocked for it where it must be, and read it back. BusError when it is
-        not taken."""
+        """Write one register, with EEPROM unlocked where needed, and read it back. BusError: the servo does
+        not take it."""
         r = self.bus.registers[register]
         # Feetech does not say whether the lock guards its factory area too
         locked = "lock" in self.bus.registers and (r.eeprom or r.address >= FACTORY_AREA)
@@ -270,48 +274,50 @@ class ServoGroup:
             raise BusError(f"{self.name(j)} did not take {value} for its {register}: it says {now}")
 
     def torque(self) -> np.ndarray:
-        """`(J,)` bool. BusError naming a joint that does not answer."""
+        """Which joints have torque, `(J,)` bool. BusError names a joint that does not answer."""
         return self.values("torque_enable") != 0
 
     def torque_now(self) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each joint has torque, and which of them answered, both `(J,)` bool. One exchange, not
-        asked again."""
+        """Which joints have torque and which answered, both `(J,)` bool, from one exchange without
+        retries."""
         replies = self.bus.read(["torque_enable"], self.ids, retries=0)
         return replies.values[:, 0] != 0, replies.valid
 
     def standing(self, which: Sequence[int]) -> Reading:
-        """Where the arm stands, if the joints `which` may have torque there. DeviceError: a servo is silent,
-        faulty or out of its range. Nothing is written."""
+        """A reading of all joints, if the joints `which` may have torque where they stand. Nothing is
+        written. DeviceError: a servo is silent, faulty or out of its range."""
         assert self.scale is not None, "open comes first"
         reading = self.read_all()
-        own = self.scale.ticks(reading.position)
+        counts = self.scale.counts(reading.position)
         for j in which:
             beyond = abs(reading.position[j] - self.scale.at_rad[j]) - self.scale.reach[j]
             mend = "move it into its range by hand, or calibrate the arm again (ulna calibrate)"
             if beyond > BESIDE_RANGE:
                 raise DeviceError(
-                    f"{self.name(j)} stands at {reading.position[j]:.2f} rad, {beyond:.2f} outside its calibrated range: the torque stays off; "
-                    f"{mend}"
+                    f"{self.name(j)} stands at {reading.position[j]:.2f} rad, {beyond:.2f} outside its "
+                    f"calibrated range: the torque stays off; {mend}"
                 )
-            if self.family.protocol == "feetech" and not SEAM <= own[j] < TICKS - SEAM:
+            if self.family.protocol == "feetech" and not SEAM <= counts[j] < COUNTS_PER_TURN - SEAM:
                 raise DeviceError(
-                    f"{self.name(j)} stands where its servo's count of one turn ends ({own[j]} of 0..{TICKS - 1}), and might go all the way "
-                    f"round: the torque stays off; {mend}"
+                    f"{self.name(j)} stands where its servo's count of one turn ends ({counts[j]} of "
+                    f"0..{COUNTS_PER_TURN - 1}), and might go all the "
+                    f"way round: the torque stays off; {mend}"
                 )
         if wrong := self.explain(reading.errors):
             raise DeviceError(f"the torque stays off: {'; '.join(wrong)}")
         return reading
 
     def torque_on(self, position: np.ndarray, which: Sequence[int]) -> Reading:
-        """Goals to `position` `(J,)` rad, where the joints `which` stand, then torque on, both read back; how
-        they then stand. DeviceError when one of them does not do it: some of them have torque then."""
-        ticks = self._goal_ticks(position)
+        """Set the goals of the joints `which` to `position` `(J,)` rad, where they stand, then their torque
+        on; both are read back. Returns a reading after that. DeviceError: a joint did not follow; others may
+        have torque then."""
+        counts = self._goal_counts(position)
         for j in which:
-            self.write("goal_position", j, int(ticks[j]))
+            self.write("goal_position", j, int(counts[j]))
         goals = self.values("goal_position")
         for j in which:
-            if abs(goals[j] - ticks[j]) > 2:
-                raise DeviceError(f"{self.name(j)} took {goals[j]} for its goal instead of {ticks[j]}")
+            if abs(goals[j] - counts[j]) > 2:
+                raise DeviceError(f"{self.name(j)} took {goals[j]} for its goal instead of {counts[j]}")
         for j in which:
             self.write("torque_enable", j, 1)
         on = self.torque()
@@ -321,26 +327,28 @@ class ServoGroup:
         return self.read_all()
 
     def torque_off(self, which: Sequence[int] | None = None) -> list[int]:
-        """Torque off; the joints of which that is not certain. One deaf servo keeps no other one on."""
-        left = list(range(len(self.ids)) if which is None else which)
+        """Switch the torque of the joints `which` (default all) off. Returns the joints that do not confirm
+        it. A servo that does not answer keeps no other one from switching off."""
+        remaining = list(range(len(self.ids)) if which is None else which)
         for _ in _tries():
-            self.bus.write("torque_enable", {self.ids[j]: 0 for j in left})
-            for j in left:
-                with contextlib.suppress(
-                    BusError
-                ):  # a faulty servo may take it and still complain; gone is seen below
+            self.bus.write("torque_enable", {self.ids[j]: 0 for j in remaining})
+            for j in remaining:
+                # a faulty servo may take it and complain all the same; a port that is gone raises below
+                with contextlib.suppress(BusError):
                     self.bus.write_checked("torque_enable", self.ids[j], 0)
-            replies = self.bus.read(["torque_enable"], [self.ids[j] for j in left])
-            left = [j for k, j in enumerate(left) if not replies.valid[k] or replies.values[k, 0]]
-            if not left:
+            replies = self.bus.read(["torque_enable"], [self.ids[j] for j in remaining])
+            remaining = [j for k, j in enumerate(remaining) if not replies.valid[k] or replies.values[k, 0]]
+            if not remaining:
                 break
-        return left
+        return remaining
 
-    def named(self, which: Iterable[int]) -> str:
+    def names(self, which: Iterable[int]) -> str:
+        """The joints `which` and their servos, for a message."""
         return ", ".join(self.name(int(j)) for j in which)
 
     def explain(self, errors: np.ndarray) -> tuple[str, ...]:
-        """What status bytes `(J,)` say, in words; a servo that only raises a flag is asked for its reason."""
+        """The faults in status bytes `(J,)`, as sentences; a servo whose status is only a flag is asked for
+        its faults."""
         return tuple(
             f"{self.name(int(j))}: {text}"
             for j in np.flatnonzero(errors)
@@ -349,7 +357,7 @@ class ServoGroup:
 
 
 def _tries() -> Iterator[None]:
-    """For an answer that must come; at least two."""
+    """Attempts at an answer that must come: at least two, and new ones for `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     yield
     yield

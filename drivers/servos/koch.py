@@ -15,20 +15,19 @@ from .group import DYNAMIXEL, Servo, ServoGroup
 from .servo_arm import ServoArm
 
 XL430, XL330 = 1060, 1200
-# No limits of this arm are published: a body joint goes over its calibrated range, 0 in the middle. The
-# gripper's travel is said in the SO-101's numbers (closed, where the calibrated range begins, to open), so
-# that grippers of both compare.
+# No limits of this arm are published: a body joint goes over its calibrated range, with 0 in the middle. The
+# gripper has the SO-101's numbers, from closed (where the calibrated range begins) to open, so that the
+# grippers of both arms compare.
 JOINTS = Joints(
     names=("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"),
     units=("rad",) * 6,
     lower=np.array([-np.pi] * 5 + [-0.174533]),
     upper=np.array([np.pi] * 5 + [1.74533]),
     max_velocity=np.full(6, 4.7),
-    max_effort=np.array(
-        [1.5, 1.5, 0.52, 0.52, 0.52, 0.35]
-    ),  # stall torques, e-Manual: XL430 at 12 V, XL330 at 5 V
+    # stall torques, e-Manual: XL430 at 12 V, XL330 at 5 V
+    max_effort=np.array([1.5, 1.5, 0.52, 0.52, 0.52, 0.35]),
 )
-XL330_STALL_MA = 1470  # at 5 V, e-Manual; the XL430 says its load in 0.1 % instead
+XL330_STALL_MA = 1470  # at 5 V, e-Manual; the XL430 reports its load in 0.1 % instead
 QUICK = {"return_delay_time": 0}
 # Extended: a joint whose zero was assembled inside its travel goes on past it
 BODY = QUICK | {"operating_mode": EXTENDED_POSITION}
@@ -54,11 +53,8 @@ class Config:
 
 def make(name: str, config: Config) -> ServoArm:
     gripper = QUICK | {"operating_mode": CURRENT_BASED_POSITION, "goal_current": config.gripper_current}
-    elbow = {
-        "position_p_gain": 1500,
-        "position_i_gain": 0,
-        "position_d_gain": 600,
-    }  # it would sag by LeRobot's measure
+    # LeRobot's values: with the factory's it sags
+    elbow = {"position_p_gain": 1500, "position_i_gain": 0, "position_d_gain": 600}
     servos = [
         Servo(1, XL430, 1000, BODY),
         Servo(2, XL430, 1000, BODY),

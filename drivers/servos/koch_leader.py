@@ -33,7 +33,7 @@ class Config:
 
 
 class KochLeader(ServoArm):
-    """sprung: its gripper has a spring, which `enable` switches on and nothing else."""
+    """sprung: its gripper has a spring; `enable` switches that on, and no other torque."""
 
     sprung = False
 

@@ -1,12 +1,11 @@
-"""Which servos hang on a serial port: asked at the usual speeds and in both protocols, with questions alone;
-nothing is written."""
+"""Which servos answer on a serial port, at the usual speeds and in both protocols. Nothing is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .bus import ServoBus, who_answers
+from .bus import ServoBus, models_of
 from .dynamixel import DynamixelBus
 from .dynamixel_registers import MODELS as DYNAMIXEL_MODELS
 from .feetech import FeetechBus
@@ -20,9 +19,9 @@ SLACK_S = 0.02  # an FTDI adapter holds bytes back for 16 ms until its latency t
 
 
 @dataclass(frozen=True)
-class Found:
-    """protocol: `feetech` or `dynamixel`. model: number as the servo tells it; name: what is printed on such
-    a servo."""
+class ServoFinding:
+    """A servo that answers. protocol: `feetech` or `dynamixel`. baud: the speed at which it answers. model:
+    the number in its register. name: what is printed on such a servo."""
 
     protocol: str
     baud: int
@@ -36,20 +35,22 @@ def probe(
     ids: Sequence[int] = FEW_IDS,
     feetech: Iterable[int] = FEETECH_BAUDS,
     dynamixel: Iterable[int] = DYNAMIXEL_BAUDS,
-) -> list[Found]:
+) -> list[ServoFinding]:
     """Every servo that answers. `BusError`: the port is missing, busy or not permitted."""
-    found = []
+    findings = []
     for baud in feetech:
-        found += _ask(FeetechBus(port, baud, SLACK_S), ids, "feetech", FEETECH_MODELS)
+        findings += _ask(FeetechBus(port, baud, SLACK_S), ids, "feetech", FEETECH_MODELS)
     for baud in dynamixel:
-        found += _ask(DynamixelBus(port, baud, slack_s=SLACK_S), ids, "dynamixel", DYNAMIXEL_MODELS)
-    return found
+        findings += _ask(DynamixelBus(port, baud, slack_s=SLACK_S), ids, "dynamixel", DYNAMIXEL_MODELS)
+    return findings
 
 
-def _ask(bus: ServoBus, ids: Sequence[int], protocol: str, models: Mapping[int, str]) -> Iterator[Found]:
+def _ask(
+    bus: ServoBus, ids: Sequence[int], protocol: str, models: Mapping[int, str]
+) -> Iterator[ServoFinding]:
     bus.open()
     try:
-        for servo, model in who_answers(bus, ids).items():
-            yield Found(protocol, bus.baud, servo, model, models.get(model, f"model {model}"))
+        for servo, model in models_of(bus, ids).items():
+            yield ServoFinding(protocol, bus.baud, servo, model, models.get(model, f"model {model}"))
     finally:
         bus.close()

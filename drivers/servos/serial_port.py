@@ -1,9 +1,8 @@
-"""A serial line to a servo bus: opened for one process alone, asked with a deadline, and honest about being
-unplugged.
+"""A serial line to a servo bus: open in one process only, with exchanges that end at a deadline, and an error
+when it is unplugged.
 
-pyserial sets the line up (any speed, modem lines, lock); the bytes themselves go straight through its file
-descriptor, because a read that wakes when there is something and gives up at an absolute time is all that a
-half-duplex bus needs."""
+pyserial sets the line up (any speed, modem lines, lock). Bytes are read and written through its file
+descriptor: a half-duplex bus needs only a read that wakes for data and ends at an absolute time."""
 
 from __future__ import annotations
 
@@ -29,9 +28,9 @@ GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """data: everything that came since the request left. Times on the monotonic clock; t_receive_ns: of the
-    last byte's arrival here (of the request, when nothing came)."""
+class Reception:
+    """data: all bytes since the request. t_request_ns, t_receive_ns: monotonic, when the request left and
+    when the last byte arrived (the former again when nothing came)."""
 
     data: bytearray
     t_request_ns: int
@@ -39,11 +38,11 @@ class Heard:
 
 
 class SerialPort:
-    """One line, for one thread at a time. slack_s: how long beyond the bytes' own time on the wire an adapter
-    may take.
+    """One line, for one thread at a time. slack_s: what an adapter may take beyond the bytes' own time on the
+    wire.
 
-    Every failure of the line itself is `BusError` with `gone`, after which the port is closed; `open` may
-    then be tried again."""
+    Every failure of the line itself is a `BusError` with `gone` and closes the port; `open` may be tried
+    again."""
 
     def __init__(self, path: str, baud: int, slack_s: float) -> None:
         self.path, self.baud, self.slack_s = path, baud, slack_s
@@ -56,25 +55,26 @@ class SerialPort:
         return self._serial is not None
 
     def open(self) -> None:
-        """BusError (all with `gone`): no such port, busy and by which process, not permitted and which group,
-        no serial port."""
+        """BusError, always with `gone`: the port does not exist, is busy (names the process), is not
+        permitted (names the group to join), or is no serial port."""
         if self._serial is not None:
             return
         if not os.path.exists(self.path):
-            raise BusError(f"there is no port {self.path}: {_ports_here()}", gone=True)
+            raise BusError(f"there is no port {self.path}: {_ports_sentence()}", gone=True)
         try:
             # closed explicitly in `close` and in every failure below
             line = serial.Serial(self.path, self.baud, timeout=0, exclusive=True)
         except (OSError, termios.error, ValueError) as error:
             raise self._refusal(error) from None
         # another program that does not lock would share the port with us and eat every second reply
-        if others := [f"{name} (pid {pid})" for pid, name in self._holders() if not _ours(pid)]:
+        if strangers := [f"{name} (pid {pid})" for pid, name in self._holders() if not _is_ours(pid)]:
             line.close()
-            raise BusError(f"{self.path} is busy: {', '.join(others)} has it open; end that first", gone=True)
+            raise BusError(
+                f"{self.path} is busy: {', '.join(strangers)} has it open; end that first", gone=True
+            )
+        # FTDI adapters hold bytes back for 16 ms otherwise; others have no such mode
         with contextlib.suppress(OSError, ValueError, termios.error):
-            line.set_low_latency_mode(
-                True
-            )  # FTDI adapters hold bytes back for 16 ms otherwise; others have no such mode
+            line.set_low_latency_mode(True)
         self._serial = line
         self._poll = select.poll()
         self._poll.register(line.fileno(), select.POLLIN)
@@ -103,9 +103,8 @@ class SerialPort:
         line, self._serial = self._serial, None
         if line is None:
             return
-        with contextlib.suppress(
-            OSError
-        ):  # a child process may have inherited the descriptor, and the lock with it
+        # a child process may have inherited the descriptor, and the lock with it
+        with contextlib.suppress(OSError):
             fcntl.flock(line.fileno(), fcntl.LOCK_UN)
         with contextlib.suppress(OSError):
             line.close()
@@ -114,17 +113,17 @@ class SerialPort:
         """Change the speed, of an open port at once."""
         self.baud = baud
         if self._serial is not None:
-            with self._lost_when_gone():
+            with self._gone_on_error():
                 self._serial.baudrate = baud
 
     def send(self, request: bytes) -> int:
-        """Throw away what the line still holds, and send. Returns when it left, monotonic ns."""
+        """Drop what the line still holds, and send. Returns the time of sending, monotonic ns."""
         fd = self._fd()
-        with self._lost_when_gone():
+        with self._gone_on_error():
             termios.tcflush(fd, termios.TCIFLUSH)
             now = time.monotonic_ns()
-            left = request
-            while left := left[self._write(fd, left) :]:
+            remaining = request
+            while remaining := remaining[self._write(fd, remaining) :]:
                 pass
         self._line_free_ns = max(now, self._line_free_ns) + self._wire_ns(len(request))
         return now
@@ -140,36 +139,40 @@ class SerialPort:
             return 0
 
     def exchange(
-        self, request: bytes, reply_bytes: int, whole: Callable[[bytearray], bool], pauses_s: float = 0.0
-    ) -> Heard:
-        """Send, and listen until `whole` says that all has come (asked from `reply_bytes` bytes on, and a
-        last time at the end) or it is too late.
+        self,
+        request: bytes,
+        reply_bytes: int,
+        is_complete: Callable[[bytearray], bool],
+        pauses_s: float = 0.0,
+    ) -> Reception:
+        """Send, and listen until `is_complete(data)` or the deadline. `is_complete` is called when there are
+        at least `reply_bytes` bytes, and once more at the end.
 
-        Too late: the time that request and reply take on the wire, behind what is still going out, plus the
-        servos' own `pauses_s`, plus `slack_s`. It is not an error; the caller sees what is missing. The
-        processor sleeps meanwhile."""
-        t_request = t_receive = self.send(request)
+        The deadline is the time that request and reply take on the wire, behind what is still going out, plus
+        the servos' own `pauses_s`, plus `slack_s`. Passing it is no error: the caller looks at what is
+        missing. The processor sleeps meanwhile."""
+        t_request_ns = t_receive_ns = self.send(request)
         deadline = self._line_free_ns + self._wire_ns(reply_bytes) + round((pauses_s + self.slack_s) * 1e9)
         fd, data = self._fd(), bytearray()
-        with self._lost_when_gone():
+        with self._gone_on_error():
             while True:
                 # rounded up to the millisecond by poll, so that one last look is always taken after the
                 # deadline
                 events = self._poll.poll(max(0.0, (deadline - time.monotonic_ns()) * 1e-6))
                 if not events:
                     break
-                happened = events[0][1]
-                more = os.read(fd, 4096) if happened & select.POLLIN else b""
-                if not more and happened & (GONE | select.POLLIN):
+                flags = events[0][1]
+                chunk = os.read(fd, 4096) if flags & select.POLLIN else b""
+                if not chunk and flags & (GONE | select.POLLIN):
                     raise OSError("hung up")
-                t_receive = time.monotonic_ns()
-                data += more
-                if len(data) >= reply_bytes and whole(data):
-                    return Heard(data, t_request, t_receive)
-                if t_receive > deadline:  # rubbish without end must not keep us
+                t_receive_ns = time.monotonic_ns()
+                data += chunk
+                if len(data) >= reply_bytes and is_complete(data):
+                    return Reception(data, t_request_ns, t_receive_ns)
+                if t_receive_ns > deadline:  # rubbish without end must not keep us
                     break
-        whole(data)
-        return Heard(data, t_request, t_receive)
+        is_complete(data)
+        return Reception(data, t_request_ns, t_receive_ns)
 
     def _wire_ns(self, n: int) -> int:
         return n * BITS_PER_BYTE * 1_000_000_000 // self.baud
@@ -180,7 +183,7 @@ class SerialPort:
         return self._serial.fileno()
 
     @contextlib.contextmanager
-    def _lost_when_gone(self):
+    def _gone_on_error(self):
         try:
             yield
         except (OSError, termios.error, serial.SerialException) as error:
@@ -192,31 +195,30 @@ class SerialPort:
 
 
 class ReplySizes:
-    """Tells an answer from one that comes too late, in a protocol whose packets carry no number: a reply that
-    did not come is not asked for again in the same size. A read asks for a few bytes more instead, and a late
-    reply is then of the wrong length."""
+    """Sizes by which late replies are recognised in a protocol whose packets carry no number. After a reply
+    did not come, the next read asks for a few bytes more; the late reply then has the wrong length."""
 
     SPARE = 16
 
     def __init__(self) -> None:
-        self._lost: dict[int, int] = {}
+        self._loss_ns: dict[int, int] = {}
 
     def choose(self, size: int) -> int:
-        """`size`, or up to fifteen bytes more: the first that no missing reply had lately, else the one lost
-        longest ago."""
-        if not self._lost:
+        """`size`, or up to fifteen bytes more: the first size of which no reply was lost lately, else the one
+        that was lost longest ago."""
+        if not self._loss_ns:
             return size
         now = time.monotonic_ns()
-        self._lost = {n: t for n, t in self._lost.items() if now - t < LATE_NS}
-        return min(range(size, size + self.SPARE), key=lambda n: self._lost.get(n, 0))
+        self._loss_ns = {n: t for n, t in self._loss_ns.items() if now - t < LATE_NS}
+        return min(range(size, size + self.SPARE), key=lambda n: self._loss_ns.get(n, 0))
 
-    def lost(self, size: int) -> None:
+    def note_lost(self, size: int) -> None:
         """A reply of `size` bytes of data did not come in time."""
-        self._lost[size] = time.monotonic_ns()
+        self._loss_ns[size] = time.monotonic_ns()
 
 
-def _ours(pid: int) -> bool:
-    """This process, or a fork of it that inherited the descriptor and does not use it."""
+def _is_ours(pid: int) -> bool:
+    """Whether `pid` is this process, or a fork of it that inherited the descriptor and does not use it."""
     if pid == os.getpid():
         return True
     try:
@@ -227,7 +229,7 @@ def _ours(pid: int) -> bool:
     return parent == os.getpid() and same
 
 
-def _ports_here() -> str:
+def _ports_sentence() -> str:
     ports = sorted(glob.glob("/dev/serial/by-id/*") or glob.glob("/dev/ttyACM*") + glob.glob("/dev/ttyUSB*"))
     if ports:
         return f"there is {', '.join(ports)}"

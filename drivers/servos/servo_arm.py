@@ -1,8 +1,8 @@
 """An arm of bus servos: the contract of `drivers.arm.Arm` over any `ServoBus`.
 
-One thread owns the bus. It reads every joint and writes every goal `bus_hz` times a second; `read` and
-`command` only look at, and leave, numbers. What the servos are told never rests on a value that is older than
-`stale_s`."""
+One thread owns the bus. It reads every joint and writes every goal `bus_hz` times a second. `read` returns
+its last reading and `command` sets its next goal; neither waits for the bus. No goal is computed from a
+reading that is older than `stale_s`."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from .group import Reading, ServoGroup
 from .obstacles import Obstacles
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between attempts to reopen
-REPEATED = 3  # times in a row that a servo must report a fault, before it is believed
-TORQUE_POLL_S = 0.1  # the servos are asked whether their torque is still on, where their readings do not tell
-# A goal follows the reading that it rests on within this time, or is not sent: a servo that lost its power in
-# between, and is back, would take it, and some switch their torque on with it.
+REPEATED = 3  # times in a row that a servo must report a fault before it counts
+TORQUE_POLL_S = 0.1  # how often the torque is read by itself, where readings do not hold it
+# A goal is sent within this time after the reading that it was computed from, or not at all: a servo that
+# lost its power meanwhile, and is back, would take it, and some switch their torque on with a goal.
 GOAL_FRESH_NS = 50_000_000
-# An older reading is told as invalid, also while the thread does a job and reads nothing.
+# `read` marks an older reading as invalid, also while the thread does a job and reads nothing.
 FRESH_S, FRESH_CYCLES = 0.2, 3
-# A reading that was under way for longer (the machine was busy) tells where a joint was, but not when: it
-# counts as none.
+# A reading whose exchange took longer, on a busy machine, tells where a joint was but not when, and is
+# dropped.
 QUICK_NS = 50_000_000
-BACKLOG_S = 0.5  # of readings is kept for who records every one, and may be busy that long
+BACKLOG_S = 0.5  # of readings are kept for a recorder of every reading, which may be busy that long
 CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at once than in this time
 
 
 class ServoArm:
-    """J joints of a `ServoGroup`. commanded: False for a leader, which is read and never moves. sprung:
-    joints of a leader that `enable` lets spring back to where `spring_to` `(J,)` rad says. Other arguments:
-    see `drivers.arm.Arm`."""
+    """J joints of a `ServoGroup`. bus_hz: cycles a second. stale_s: how long a joint may be silent before the
+    arm holds. commanded: False for a leader, which is read and takes no commands. sprung: joints of a leader
+    that `enable` lets spring back to `spring_to` `(J,)` rad. Other arguments: see `drivers.arm.Arm`."""
 
     def __init__(
         self,
@@ -56,9 +56,7 @@ class ServoArm:
         spring_to: np.ndarray | None = None,
     ) -> None:
         self.name, self.group = name, group
-        self.joints: Joints = (
-            group.joints
-        )  # the model's; from `open` on where they and the calibrated ranges meet
+        self.joints: Joints = group.joints  # of the model; from `open` on within the calibrated ranges
         self.watchdog_s, self.max_first_step = watchdog_s, max_first_step
         self._period_s, self._stale_ns = 1 / bus_hz, round(stale_s * 1e9)
         self._fresh_ns = min(self._stale_ns, round(max(FRESH_S, FRESH_CYCLES / bus_hz) * 1e9))
@@ -71,31 +69,31 @@ class ServoArm:
         self._jobs = Jobs()
         self._sample: Sample | None = None
         self._history: deque[Sample] = deque(maxlen=max(1, round(BACKLOG_S * bus_hz)))
-        self._ours = False  # we switched torque on, and nobody confirmed yet that all of it is off again
+        self._torque_is_ours = False  # `enable` switched torque on, and not all is confirmed to be off again
         self._reset()
 
     def _reset(self) -> None:
         n = len(self.group.ids)
         self._open = self._stopped = self._first = False
-        self._lost = ""  # why there is no bus
-        self._latched: dict[str, str] = {}  # what went wrong and stays said until enable or disable
+        self._outage = ""  # why there is no bus
+        self._latches: dict[str, str] = {}  # faults that stay until enable or disable
         self._torque = np.zeros(n, bool)  # joints that we drive
-        self._live = np.zeros(n, bool)  # those that have torque, or had when they were last heard
-        self._let_go = np.zeros(n, bool)  # those whose torque went off by itself
-        self._seen = np.zeros(n, np.int64)
-        self._errors, self._wrong = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self._explained, self._fault_words = np.zeros(n, np.int64), ()
-        self._cycles = self._reconnects = self._retries_before = 0
+        self._live = np.zeros(n, bool)  # joints that have torque, or had when they last answered
+        self._let_go = np.zeros(n, bool)  # joints whose torque went off by itself
+        self._answer_ns = np.zeros(n, np.int64)
+        self._errors, self._error_counts = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self._explained_errors, self._fault_words = np.zeros(n, np.int64), ()
+        self._cycles = self._reconnects = self._retries_at_open = 0
         self._captures: deque[int] = deque(maxlen=51)
         self._obstacles = Obstacles(n)
-        self._sent = np.zeros(n)
-        self._sent_ns = self._poll_ns = 0
+        self._last_goal = np.zeros(n)
+        self._last_goal_ns = self._poll_ns = 0
         self._setpoint = Setpoint(np.zeros(n), time.monotonic_ns())
 
     @property
     def calibration(self) -> dict[str, dict[str, int]]:
-        """In LeRobot's form, from `open` on: recordings keep it, so that their radians can be told from the
-        servos' ticks."""
+        """In LeRobot's form, from `open` on. Recordings keep it, so that counts can be computed from their
+        radians."""
         return {name: asdict(joint) for name, joint in self.group.calibration.items()}
 
     # life
@@ -108,32 +106,32 @@ class ServoArm:
             self.group.open()
             self.joints = self.group.joints
             try:
-                retries_before = self.group.bus.stats.retries
+                retries_at_open = self.group.bus.stats.retries
                 reading = self.group.read_all()
             except BaseException:
                 self.group.bus.close()
                 raise
             self._take(reading)
             with self._lock:
-                self._retries_before = retries_before
+                self._retries_at_open = retries_at_open
                 self._live = _torque_of(reading)
                 self._open = True
             self._thread = threading.Thread(target=self._run, name=f"{self.name} bus", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """DeviceError when all is closed, but the torque that `enable` switched on may still be on: cut the
-        arm's power then."""
+        """DeviceError: all is closed, but the torque that `enable` switched on may still be on; cut the arm's
+        power then."""
         with self._life:
             thread = self._thread
             if thread is None:
                 return
-            left = ""
+            failure = ""
             try:
-                if self._off_on_close and self._ours:
+                if self._off_on_close and self._torque_is_ours:
                     self._ask(self._disable)
             except DeviceError as error:
-                left = str(error)
+                failure = str(error)
             finally:  # a Ctrl-C meanwhile does not keep the thread from switching the torque off first
                 self._jobs.end()
                 thread.join(ANSWER_S)
@@ -142,10 +140,10 @@ class ServoArm:
                 with self._lock:
                     self._open = self._stopped = False
                     self._torque[:] = False
-                    self._lost = ""
-            if left:
+                    self._outage = ""
+            if failure:
                 raise DeviceError(
-                    f"{self.name} is closed, but its torque may still be on: cut the arm's power ({left})"
+                    f"{self.name} is closed, but its torque may still be on: cut the arm's power ({failure})"
                 )
 
     def enable(self) -> None:
@@ -161,7 +159,7 @@ class ServoArm:
 
     def read(self) -> Sample:
         with self._lock:
-            sample, alive = self._sample, self._open and not self._lost
+            sample, alive = self._sample, self._open and not self._outage
         if sample is None:
             raise DeviceError(f"{self.name} was never open: open it before reading")
         if not alive or time.monotonic_ns() - sample.t_capture_ns > self._fresh_ns:
@@ -169,7 +167,7 @@ class ServoArm:
         return replace(sample, data=sample.data.copy())
 
     def since(self, after_seq: int) -> list[Sample]:
-        """Every reading with a seq above `after_seq`, oldest first, of the last half a second."""
+        """The readings of the last half a second with a seq above `after_seq`, oldest first."""
         with self._lock:
             fresh = [s for s in self._history if s.seq > after_seq]
         return [replace(s, data=s.data.copy()) for s in fresh]
@@ -182,19 +180,19 @@ class ServoArm:
             if self._first:
                 check_first(target, self._sample.data, self.max_first_step, self.joints)
                 self._first = False
-            sent = self._setpoint.command(target, t_target_ns, self.joints, time.monotonic_ns())
-            return self._obstacles.limit(sent)
+            setpoint = self._setpoint.command(target, t_target_ns, self.joints, time.monotonic_ns())
+            return self._obstacles.limit(setpoint)
 
     def _require_commandable(self) -> None:
         if not self._commanded:
             raise DeviceError(f"{self.name} is a leader: it is moved by hand and takes no command")
         if not self._open:
             raise DeviceError(f"{self.name} is closed: open and enable it before commanding it")
-        if self._lost:
-            raise DeviceError(f"{self.name} takes no command: {self._lost}")
-        if self._stopped or self._left().any():
-            reported = self._fault_words if "fault" in self._latched else ()
-            why = "; ".join((*self._latched.values(), *reported, *self._left_texts()))
+        if self._outage:
+            raise DeviceError(f"{self.name} takes no command: {self._outage}")
+        if self._stopped or self._stray_torque().any():
+            fault_words = self._fault_words if "fault" in self._latches else ()
+            why = "; ".join((*self._latches.values(), *fault_words, *self._stray_texts()))
             raise DeviceError(
                 f"{self.name} was stopped{why and f' ({why})'}: enable it again before commanding it"
             )
@@ -216,16 +214,22 @@ class ServoArm:
         with self._lock:
             if not self._open:
                 return ()
-            if self._lost:
-                return (self._lost, *self._latched.values())
-            blocked = (
-                f"{self.group.name(int(j))} is blocked: it leans lightly on what is in its way; command it back, "
-                "or take the thing away"
+            if self._outage:
+                return (self._outage, *self._latches.values())
+            blocked_texts = (
+                f"{self.group.name(int(j))} is blocked: it leans lightly on what is in its way; command it "
+                "back, or take the thing away"
                 for j in np.flatnonzero(self._obstacles.blocked)
             )
             now = time.monotonic_ns()
-            words = self._fault_words if (self._wrong >= REPEATED).any() else ()
-            return (*self._stale_texts(now), *words, *self._latched.values(), *self._left_texts(), *blocked)
+            words = self._fault_words if (self._error_counts >= REPEATED).any() else ()
+            return (
+                *self._stale_texts(now),
+                *words,
+                *self._latches.values(),
+                *self._stray_texts(),
+                *blocked_texts,
+            )
 
     def health(self) -> ArmHealth:
         message = "; ".join(self.faults())
@@ -238,51 +242,55 @@ class ServoArm:
                 return ArmHealth(ArmState.CLOSED, age, 0.0)
             state = (
                 ArmState.RECONNECTING
-                if self._lost
+                if self._outage
                 else ArmState.STOPPED
-                if self._stopped or self._left().any()
+                if self._stopped or self._stray_torque().any()
                 else ArmState.ACTIVE
                 if self._commanded and self._torque.all()
                 else ArmState.TORQUE_OFF
             )
-            retries = self.group.bus.stats.retries - self._retries_before
+            retries = self.group.bus.stats.retries - self._retries_at_open
             return ArmHealth(state, age, rate, retries, self._reconnects, message)
 
     def _hold(self) -> None:
         if self._sample is None:
             return
-        # of a silent joint only its goal is known
+        # of a silent joint only the goal is known
         now = time.monotonic_ns()
-        self._setpoint.hold(np.where(self._stale(now), self._sent, self._sample.data), now)
+        self._setpoint.hold(np.where(self._stale(now), self._last_goal, self._sample.data), now)
 
     def _stale(self, now_ns: int) -> np.ndarray:
-        return now_ns - self._seen > self._stale_ns
+        return now_ns - self._answer_ns > self._stale_ns
 
     def _stale_texts(self, now_ns: int) -> tuple[str, ...]:
         silent = np.flatnonzero(self._stale(now_ns))
-        if len(silent) == len(self._seen):
-            seconds = (now_ns - int(self._seen.max())) * 1e-9
+        if len(silent) == len(self._answer_ns):
+            seconds = (now_ns - int(self._answer_ns.max())) * 1e-9
             return (f"no servo has answered for {seconds:.1f} s: is the arm's power on?",)
         return tuple(
-            f"{self.group.name(int(j))} has not answered for {(now_ns - int(self._seen[j])) * 1e-9:.1f} s: check its cable; "
+            f"{self.group.name(int(j))} has not answered for "
+            f"{(now_ns - int(self._answer_ns[j])) * 1e-9:.1f} s: check its cable; "
             "the arm holds meanwhile"
             for j in silent
         )
 
-    def _left(self) -> np.ndarray:
-        """Joints `(J,)` that have torque, though we do not drive them: another program's, or what could not
-        be switched off."""
+    def _stray_torque(self) -> np.ndarray:
+        """Joints, `(J,)` bool, that have torque though we do not drive them: another program switched it on,
+        or it could not be switched off."""
         return self._live & ~self._torque
 
-    def _left_texts(self) -> tuple[str, ...]:
-        left = np.flatnonzero(self._left())
-        text = f"{self.group.named(left)} had torque on when last heard, though the arm is not enabled: enable it, disable it, or cut its power"
-        return (text,) if len(left) else ()
+    def _stray_texts(self) -> tuple[str, ...]:
+        stray = np.flatnonzero(self._stray_torque())
+        text = (
+            f"{self.group.names(stray)} had torque on when last heard, though the arm is not enabled: "
+            "enable it, disable it, or cut its power"
+        )
+        return (text,) if len(stray) else ()
 
     # the thread
 
     def _ask(self, job: Callable[[], None]) -> None:
-        """Have the thread do `job`. DeviceError: it failed, or there is no thread."""
+        """Have the bus thread do `job`. DeviceError: it failed, or the arm is closed."""
         thread = self._thread
         if thread is None:
             raise DeviceError(f"{self.name} is closed: open it first")
@@ -292,8 +300,10 @@ class ServoArm:
         due, pause, going = time.monotonic(), FIRST_PAUSE_S, True
         while going:
             try:
-                if self._lost:
-                    going = self._jobs.do(time.monotonic() + pause, f"{self.name} is not there: {self._lost}")
+                if self._outage:
+                    going = self._jobs.do(
+                        time.monotonic() + pause, f"{self.name} is not there: {self._outage}"
+                    )
                     pause = min(2 * pause, LONGEST_PAUSE_S)
                     if going:
                         self._reopen()
@@ -310,40 +320,42 @@ class ServoArm:
     def _lose(self, error: Exception) -> None:
         self.group.bus.close()
         with self._lock:
-            self._lost = f"{self.group.bus.port} is gone or fails ({error}): it is being reopened; plug the arm in again, then enable it"
+            self._outage = (
+                f"{self.group.bus.port} is gone or fails ({error}): it is being reopened; plug "
+                "the arm in again, then enable it"
+            )
             self._torque[:] = False
             self._obstacles.clear()
             self._setpoint.commanded_ns = None
 
     def _reopen(self) -> None:
-        """Raises what keeps the bus from working. The torque is never touched here: an arm that still holds
-        itself up goes on to."""
+        """Raises what keeps the bus from working. It does not change the torque: an arm that still holds
+        itself up goes on holding."""
         self.group.bus.open()
         try:
             self.group.identify()
             reading = self.group.read_all()
-            self.group.send(
-                reading.position, _torque_of(reading)
-            )  # not to where it was going when the cable came out
+            # a new goal, or it would go on to where it was going when the cable came out
+            self.group.send(reading.position, _torque_of(reading))
         except BaseException:
             self.group.bus.close()
             raise
         self._take(reading)
         with self._lock:
             self._reconnects += 1
-            self._latched.clear()
+            self._latches.clear()
             self._stopped = False
             self._live = _torque_of(reading)
-            self._lost = ""
+            self._outage = ""
 
     def _cycle(self) -> None:
         self._cycles += 1
         reading = self.group.read()
         self._take(reading)
-        if (self._wrong >= REPEATED).any():
+        if (self._error_counts >= REPEATED).any():
             self._believe_faults()
         elif not self._errors.any():
-            self._explained = self._errors
+            self._explained_errors = self._errors
         self._watch_torque(reading)
         with self._lock:
             goal, which = self._next_goal(reading)
@@ -351,141 +363,147 @@ class ServoArm:
             self.group.send(goal, which)
 
     def _take(self, reading: Reading) -> None:
-        """Keep what was read, and look at what it says."""
+        """Keep a reading, and take its errors and blocked joints from it."""
         with self._lock:
-            old = self._sample
+            last = self._sample
             quick = reading.t_receive_ns - reading.t_request_ns <= QUICK_NS
-            here = reading.answered & (quick or old is None)
-            data = reading.position if old is None else np.where(here, reading.position, old.data)
-            if old is not None and not here.any():
-                self._sample = replace(old, valid=np.zeros_like(here))
+            is_new = reading.answered & (quick or last is None)
+            data = reading.position if last is None else np.where(is_new, reading.position, last.data)
+            if last is not None and not is_new.any():
+                self._sample = replace(last, valid=np.zeros_like(is_new))
                 return
             middle = (reading.t_request_ns + reading.t_receive_ns) // 2
-            seq = 0 if old is None else old.seq + 1
-            self._sample = Sample(data, middle, reading.t_receive_ns, seq, here)
+            seq = 0 if last is None else last.seq + 1
+            self._sample = Sample(data, middle, reading.t_receive_ns, seq, is_new)
             self._history.append(self._sample)
             self._captures.append(middle)
-            self._seen[here] = middle
-            self._errors = np.where(here, reading.errors, self._errors)
-            self._wrong = np.where(here & (reading.errors != 0), self._wrong + here, self._wrong * ~here)
-            self._obstacles.look(reading.position, reading.load, here & self._torque, self._sent)
+            self._answer_ns[is_new] = middle
+            self._errors = np.where(is_new, reading.errors, self._errors)
+            self._error_counts = np.where(
+                is_new & (reading.errors != 0), self._error_counts + is_new, self._error_counts * ~is_new
+            )
+            self._obstacles.look(reading.position, reading.load, is_new & self._torque, self._last_goal)
 
     def _believe_faults(self) -> None:
-        if np.array_equal(self._errors, self._explained) and (self._stopped or not self._torque.any()):
+        if np.array_equal(self._errors, self._explained_errors) and (self._stopped or not self._torque.any()):
             return
         words = self.group.explain(self._errors)
         with self._lock:
-            self._explained = self._errors
+            self._explained_errors = self._errors
             self._fault_words = words
             if self._torque.any() and not self._stopped:
                 self._give_up("fault", "the arm holds because a servo reports a fault")
 
     def _give_up(self, key: str, text: str) -> None:
-        """Latch: an arm with something wrong holds, and takes commands again after `enable`. Caller holds the
-        lock."""
-        self._latched[key] = text
+        """Hold, with the fault `text`, and take no command until `enable`. Caller holds the lock."""
+        self._latches[key] = text
         self._hold()
         self._stopped = True
 
     def _watch_torque(self, reading: Reading) -> None:
-        """A servo whose own protection let go, or that lost power for a moment, has no torque and forgot its
-        settings."""
-        on, known = reading.torque, reading.answered
+        """Stop the arm when a servo's torque went off by itself: its protection let go, or it lost power for
+        a moment and its settings with it."""
+        on, answered = reading.torque, reading.answered
         if on is None:
             now = time.monotonic_ns()
             if now - self._poll_ns < TORQUE_POLL_S * 1e9:
                 return
             self._poll_ns = now
-            on, known = self.group.torque_now()
+            on, answered = self.group.torque_now()
         with self._lock:
-            self._live = np.where(known, on, self._live)
-            gone = self._torque & known & ~on
-            if gone.any():
-                self._torque &= ~gone
-                self._let_go |= gone
+            self._live = np.where(answered, on, self._live)
+            losses = self._torque & answered & ~on
+            if losses.any():
+                self._torque &= ~losses
+                self._let_go |= losses
                 self._give_up(
                     "let go",
-                    f"the torque of {self.group.named(np.flatnonzero(self._let_go))} went off by itself (overload, heat, or a loss of "
-                    "power): take the load off, cycle the arm's power if it says overload, and enable the arm again",
+                    f"the torque of {self.group.names(np.flatnonzero(self._let_go))} went off by itself "
+                    "(overload, heat, or a loss of power): take the load off, cycle the arm's power if it "
+                    "says overload, and enable the arm again",
                 )
 
     def _next_goal(self, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-        """The goal to send now and to which joints: those that answered just now. Caller holds the lock."""
+        """The goal `(J,)` rad to send now, and the joints `(J,)` bool to send it to: those that answered just
+        now. Caller holds the lock."""
         now = time.monotonic_ns()
         t = self._setpoint.commanded_ns
         if t is not None and (now - t > self.watchdog_s * 1e9 or self._stale(now).any()):
-            # nobody commands, or nobody knows where a joint is: stay, and do not go where it was still going
+            # no commands come, or a joint's position is unknown: stay, and give up the goal
             self._hold()
-        wanted = self._setpoint.at(now)
-        self._obstacles.release(wanted)
-        goal = self._obstacles.limit(wanted)
-        # whatever happened above, the wire carries no jump away from the arm
-        step = self.joints.max_velocity * min((now - self._sent_ns) * 1e-9, CATCH_UP_S)
-        here = self._sample.data if self._sample is not None else self._sent
-        goal = np.clip(goal, np.minimum(self._sent, here) - step, np.maximum(self._sent, here) + step)
+        setpoint = self._setpoint.at(now)
+        self._obstacles.release(setpoint)
+        goal = self._obstacles.limit(setpoint)
+        # whatever happened above, no goal that is sent jumps away from the arm
+        step = self.joints.max_velocity * min((now - self._last_goal_ns) * 1e-9, CATCH_UP_S)
+        position = self._sample.data if self._sample is not None else self._last_goal
+        goal = np.clip(
+            goal, np.minimum(self._last_goal, position) - step, np.maximum(self._last_goal, position) + step
+        )
         which = self._torque & reading.answered & (now - reading.t_receive_ns < GOAL_FRESH_NS)
-        self._sent, self._sent_ns = np.where(which, goal, self._sent), now
+        self._last_goal, self._last_goal_ns = np.where(which, goal, self._last_goal), now
         return goal, which
 
     def _enable(self) -> None:
         self.group.identify()
         self.group.prepare()
         stands = self.group.standing(self._driven)
-        before, pose = _torque_of(stands), stands.position
-        ours, self._ours = self._ours, True
+        torque_before, pose = _torque_of(stands), stands.position
+        was_ours, self._torque_is_ours = self._torque_is_ours, True
         try:
             reading = self.group.torque_on(pose, self._driven)
         except DeviceError as error:
-            self._undo(before, error)
-            self._ours = ours  # it is as it was
+            self._undo(torque_before, error)
+            self._torque_is_ours = was_ours  # it is as it was
             raise
         self._take(reading)  # nothing was read meanwhile
         with self._lock:
             self._torque[self._driven] = True
             self._live = _torque_of(reading)
             self._stopped, self._first = False, True
-            self._latched.clear()
+            self._latches.clear()
             self._let_go[:] = False
             self._obstacles.clear()
-            self._sent, self._sent_ns = pose, time.monotonic_ns()
-            self._wrong[:] = 0
+            self._last_goal, self._last_goal_ns = pose, time.monotonic_ns()
+            self._error_counts[:] = 0
             goal = pose if self._spring_to is None else np.where(self._torque, self._spring_to, pose)
-            self._setpoint.hold(goal, self._sent_ns)
+            self._setpoint.hold(goal, self._last_goal_ns)
 
-    def _undo(self, before: np.ndarray, error: DeviceError) -> None:
-        """After `error` half-way: torque off where it was off `before` `(J,)`. DeviceError when that is not
-        certain."""
-        left = came_on = [j for j in self._driven if not before[j]]
+    def _undo(self, torque_before: np.ndarray, error: DeviceError) -> None:
+        """After `error` in the middle of `enable`: torque off again where it was off before (`torque_before`
+        `(J,)`). DeviceError: that is not certain."""
+        remaining = switched = [j for j in self._driven if not torque_before[j]]
         with contextlib.suppress(DeviceError):
-            left = self.group.torque_off(came_on)
+            remaining = self.group.torque_off(switched)
         with self._lock:
-            self._live = before.copy()
-            self._live[left] = True
-        if left:
+            self._live = torque_before.copy()
+            self._live[remaining] = True
+        if remaining:
             raise DeviceError(
-                f"{error}; the torque of {self.group.named(left)} may still be on: cut the arm's power"
+                f"{error}; the torque of {self.group.names(remaining)} may still be on: cut the arm's power"
             ) from error
 
     def _disable(self) -> None:
-        left = list(range(len(self._torque)))
+        remaining = list(range(len(self._torque)))
         try:
-            left = self.group.torque_off()
+            remaining = self.group.torque_off()
         finally:
             with self._lock:
                 self._torque[:] = self._live[:] = self._let_go[:] = False
-                self._live[left] = True
-                self._ours = self._ours and bool(left)
+                self._live[remaining] = True
+                self._torque_is_ours = self._torque_is_ours and bool(remaining)
                 self._stopped = False
                 self._obstacles.clear()
-                self._latched.clear()
+                self._latches.clear()
                 self._hold()
-        if left:
+        if remaining:
             raise DeviceError(
-                f"{self.name}: the torque of {self.group.named(left)} may still be on, it does not confirm: cut the arm's power"
+                f"{self.name}: the torque of {self.group.names(remaining)} may still be on, it does not "
+                "confirm: cut the arm's power"
             )
 
 
 def _torque_of(reading: Reading) -> np.ndarray:
-    """Of a reading that tells."""
+    """`(J,)` bool, of a reading that holds the torque."""
     assert reading.torque is not None
     return reading.torque.copy()

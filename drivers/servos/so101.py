@@ -25,7 +25,7 @@ JOINTS = Joints(
     max_effort=np.array([1.91, 1.91, 1.91, 1.91, 1.91, 0.95]),
 )
 STS3215 = 777
-# Answers at once, follows without a ramp of its own, and is stiff enough not to shake: what LeRobot sets
+# LeRobot's values: the servo answers at once, follows without a ramp of its own, and does not shake
 SETTINGS = {
     "return_delay_time": 0,
     "operating_mode": 0,
@@ -52,7 +52,7 @@ class Config:
     max_first_step: float = setting(0.5, 0.01, 4, "rad")
     torque_off_on_close: bool = True
     gripper_torque: int = setting(500, 50, 1000, "0.1 %")
-    """The rest guards the gripper's motor, which would burn out on what it holds. LeRobot's values."""
+    """This and the next two keep the gripper's motor from burning out while it squeezes. LeRobot's values."""
     gripper_protection_current: int = setting(250, 10, 500, "6.5 mA")
     gripper_overload_torque: int = setting(25, 5, 100, "%")
 

@@ -1,5 +1,5 @@
-"""The leader of an SO-101: moved by hand and read. It has no torque, ever: other gears are in it, and a hand
-is on it."""
+"""The leader of an SO-101: moved by hand and read. Its torque is never switched on: it has other gears, and a
+hand is on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servos of Dynamixel's X series on a bus, protocol 2.0. Not there: bulk, registered and factory-reset
+"""Servos of Dynamixel's X series on a bus, protocol 2.0, without bulk, registered and factory-reset
 instructions."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .plant import Plant
 from .serial_twin import Reply, SerialTwin, TwinServo
 
 FAST_SYNC_READ_SINCE = 45  # firmware; older servos do not know the instruction
-REBOOT_S = 0.3  # silent while it starts anew
+REBOOT_S = 0.3  # silent while it restarts
 STEP_S = 0.002
 
 
@@ -41,7 +41,7 @@ class DynamixelTwin(SerialTwin):
         seed: int = 0,
     ) -> None:
         super().__init__(plant, servos, baud, faults, link, seed)
-        self._all = [XServo(plant, about, baud) for about in servos]
+        self._all = [XServo(plant, servo, baud) for servo in servos]
         self._overloaded: tuple[int, ...] = ()
         self._starting: dict[XServo, float] = {}  # until when, monotonic seconds
         self._owed_s = 0.0
@@ -50,13 +50,13 @@ class DynamixelTwin(SerialTwin):
         """What a register holds, for tests."""
         return next(s for s in self._all if s.get("id") == servo).get(name)
 
-    def take(self, heard: bytearray) -> bytes | None:
-        packet, _ = cut_packet(heard)
+    def take(self, buffer: bytearray) -> bytes | None:
+        packet, _ = cut_packet(buffer)
         return packet.wire if packet else None
 
     def step(self, dt_s: float) -> None:
         self._owed_s += dt_s
-        if self._owed_s < STEP_S:  # each request wakes the line
+        if self._owed_s < STEP_S:  # each request wakes the line, and steps it
             return
         dt_s, self._owed_s = self._owed_s, 0.0
         overloaded, self._overloaded = self._overloaded, self.faults.overload
@@ -88,8 +88,8 @@ class DynamixelTwin(SerialTwin):
                 if (servo := hearing.get(packet.parameters[at])) is not None:
                     servo.write(address, packet.parameters[at + 1 : at + 1 + size])
             return []
-        asked = sorted(hearing) if packet.id == BROADCAST else [packet.id]
-        replies = [self._answer_one(packet, i, hearing[i]) for i in asked if i in hearing]
+        receivers = sorted(hearing) if packet.id == BROADCAST else [packet.id]
+        replies = [self._answer_one(packet, i, hearing[i]) for i in receivers if i in hearing]
         return [reply for reply in replies if reply is not None]
 
     def _volts(self, servo: XServo) -> float:
@@ -99,34 +99,34 @@ class DynamixelTwin(SerialTwin):
         level = servo.get("status_return_level")
         parameters, data = packet.parameters, b""
         if packet.instruction == Instruction.PING:
-            needed, error = 0, servo.alert
+            min_level, error = 0, servo.alert
             data = struct.pack("<HB", servo.get("model_number"), servo.get("firmware_version"))
         elif packet.instruction == Instruction.READ and len(parameters) == 4 and packet.id != BROADCAST:
-            needed = 1
+            min_level = 1
             error, data = servo.read(*struct.unpack("<HH", parameters), self._volts(servo))
         elif packet.instruction == Instruction.WRITE and len(parameters) > 2:
-            needed, error = 2, servo.write(*struct.unpack_from("<H", parameters), parameters[2:])
+            min_level, error = 2, servo.write(*struct.unpack_from("<H", parameters), parameters[2:])
         elif packet.instruction == Instruction.REBOOT:
-            needed, error = 2, servo.alert
+            min_level, error = 2, servo.alert
             servo.power_on()
             self._starting[servo] = time.monotonic() + REBOOT_S
         else:
-            needed, error = 2, servo.alert | INSTRUCTION_ERROR
-        if level < needed or (packet.id == BROADCAST and packet.instruction != Instruction.PING):
+            min_level, error = 2, servo.alert | INSTRUCTION_ERROR
+        if level < min_level or (packet.id == BROADCAST and packet.instruction != Instruction.PING):
             return None
         delay_s = servo.get("return_delay_time") * 2e-6
         return Reply(servo_id, encode(servo_id, Instruction.STATUS, bytes((error,)) + data), delay_s)
 
     def _answer_sync_read(self, packet: Packet, hearing: dict[int, XServo]) -> list[Reply]:
-        """Each servo answers when it has heard the one before it: behind the first that is silent all are
+        """Each servo answers after the one before it, so all behind the first silent one are silent, too
         (DynamixelSDK issue 364)."""
         address, size = struct.unpack_from("<HH", packet.parameters)
         fast = packet.instruction == Instruction.FAST_SYNC_READ
-        asked = packet.parameters[4:]
+        ids = packet.parameters[4:]
         replies: list[Reply] = []
-        chain = chain_head(len(asked), size)
+        chain = chain_head(len(ids), size)
         delay_s = 0.0
-        for servo_id in asked:
+        for servo_id in ids:
             servo = hearing.get(servo_id)
             if servo is None or servo.get("status_return_level") < 1:
                 break

@@ -1,8 +1,7 @@
 """One servo of Dynamixel's X series: registers that behave, on a joint of a plant.
 
-Position modes only (3 position, 4 extended, 5 current-based); a write of another mode is refused. A servo's
-stall torque and current are those of its data sheet at the nominal voltage. Indirect addresses are not there.
-"""
+It has the position modes only (3 position, 4 extended, 5 current-based) and refuses a write of another mode.
+Stall torque and current are those of the data sheet at the nominal voltage. It has no indirect addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from ..servos.bus import TICKS
+from ..servos.bus import COUNTS_PER_TURN
 from ..servos.dynamixel_packets import ALERT
 from ..servos.dynamixel_registers import (
     ACCESS_ERROR,
@@ -29,14 +28,14 @@ INPUT_VOLTAGE, OVERLOAD = 0x01, 0x20  # of hardware_error_status
 OVERLOAD_S = 1.0  # at full effort, standing still; the data sheet gives no time
 RPM_UNIT = 0.229 * 2 * math.pi / 60  # rad/s, of velocity registers
 FULL_PWM = 885
-TURNS = 1_048_575  # ticks either way of the modes that know several turns
+TURNS = 1_048_575  # counts either way of the modes that know several turns
 OFFSET_IN_POSITION_MODE = 1024  # a homing offset beyond it is ignored there
 
 
 @dataclass(frozen=True)
 class Model:
-    """stall_nm, stall_ma at volts. shutdown: factory setting. current: measures it (otherwise it estimates
-    its load)."""
+    """A model of servo. stall_nm, stall_ma: N·m and mA, at `volts`. shutdown and the limits: factory
+    settings. current: it measures its current (otherwise it estimates its load)."""
 
     stall_nm: float
     stall_ma: float
@@ -54,8 +53,7 @@ _XL330_M288 = Model(0.52, 1470, 5.0, 0x35, 70, 35, 70, 445, True)
 _XL430_W250 = Model(1.5, 1400, 12.0, 0x34, 140, 60, 72, 265, False)
 _MODELS = {1190: _XL330_M077, 1200: _XL330_M288, 1060: _XL430_W250}
 
-# what a client may write: lowest and highest value; limits that are registers themselves are in
-# `XServo._check`
+# What a client may write: lowest and highest value. `XServo._check` has the limits that are registers.
 _WRITABLE = {
     "id": (0, 252),
     "baud_rate": (0, 6),
@@ -71,8 +69,8 @@ _WRITABLE = {
     "pwm_limit": (0, FULL_PWM),
     "current_limit": (0, 1750),
     "velocity_limit": (0, 2047),
-    "max_position_limit": (0, TICKS - 1),
-    "min_position_limit": (0, TICKS - 1),
+    "max_position_limit": (0, COUNTS_PER_TURN - 1),
+    "min_position_limit": (0, COUNTS_PER_TURN - 1),
     "startup_configuration": (0, 3),
     "shutdown": (0, 0x3D),
     "torque_enable": (0, 1),
@@ -97,18 +95,18 @@ _PLACES = {r.address: name for name, r in REGISTERS.items() if name != "present_
 class XServo:
     """One servo: its registers, and the joint behind it."""
 
-    def __init__(self, plant: Plant, about: TwinServo, baud: int) -> None:
-        self.plant, self.about, self.joint = plant, about, about.joint
-        self.model = _MODELS.get(about.model, _XL330_M288)
+    def __init__(self, plant: Plant, spec: TwinServo, baud: int) -> None:
+        self.plant, self.spec, self.joint = plant, spec, spec.joint
+        self.model = _MODELS.get(spec.model, _XL330_M288)
         self.memory = bytearray(700)
         self._line_baud = baud  # of a twin at a speed that the register cannot name
         self._pushing_s = 0.0
-        self._turns = 0  # whole turns, in ticks, taken off the encoder's count when it was last set back
+        self._turns = 0  # whole turns, in counts, taken off the encoder's count when it was last set back
         m = self.model
         factory = {
-            "model_number": about.model,
+            "model_number": spec.model,
             "firmware_version": 52 if m.current else 46,
-            "id": about.id,
+            "id": spec.id,
             "baud_rate": next((code for code, rate in BAUD_RATES.items() if rate == baud), 255),
             "return_delay_time": 250,
             "operating_mode": POSITION,
@@ -121,10 +119,10 @@ class XServo:
             "pwm_limit": FULL_PWM,
             "current_limit": 1750 if m.current else 0,
             "velocity_limit": m.velocity_limit,
-            "max_position_limit": TICKS - 1,
+            "max_position_limit": COUNTS_PER_TURN - 1,
             "shutdown": m.shutdown,
         }
-        for name, value in (factory | dict(about.registers)).items():
+        for name, value in (factory | dict(spec.registers)).items():
             self.set(name, value)
         self.power_on()
 
@@ -145,7 +143,8 @@ class XServo:
         return ALERT if self.get("hardware_error_status") else 0
 
     def power_on(self) -> None:
-        """What is in RAM as at the factory or as the twin's owner said; no latched faults; torque off."""
+        """Set registers in RAM to the factory's values, or to those in `spec`; no latched faults, torque
+        off."""
         self.memory[64:] = bytes(len(self.memory) - 64)
         m = self.model
         ram = {
@@ -154,7 +153,7 @@ class XServo:
             "velocity_p_gain": 180,
             "position_p_gain": 400,
         }
-        for name, value in (ram | dict(self.about.registers)).items():
+        for name, value in (ram | dict(self.spec.registers)).items():
             if not REGISTERS[name].eeprom and name != "torque_enable":
                 self.set(name, value)
         self.set("goal_pwm", self.get("pwm_limit"))
@@ -168,12 +167,12 @@ class XServo:
 
     # position
 
-    def _count(self) -> float:
-        """Ticks that the encoder has counted, several turns of them, before any offset."""
-        ticks = self.about.zero_tick + self.about.direction * self.plant.position[self.joint] * TICKS / (
-            2 * math.pi
-        )
-        return -ticks if self.get("drive_mode") & 1 else ticks
+    def _encoder_counts(self) -> float:
+        """Counts of the encoder over several turns, before any offset."""
+        counts = self.spec.zero_count + self.spec.direction * self.plant.position[
+            self.joint
+        ] * COUNTS_PER_TURN / (2 * math.pi)
+        return -counts if self.get("drive_mode") & 1 else counts
 
     def _offset(self) -> int:
         offset = self.get("homing_offset")
@@ -182,16 +181,16 @@ class XServo:
 
     def _set_back(self) -> None:
         """Count from within one turn again, as at power on and wherever position mode begins."""
-        self._turns = math.floor(self._count() / TICKS) * TICKS
+        self._turns = math.floor(self._encoder_counts() / COUNTS_PER_TURN) * COUNTS_PER_TURN
 
     def position(self) -> float:
-        return self._count() - self._turns + self._offset()
+        return self._encoder_counts() - self._turns + self._offset()
 
     def _push_goal(self, dt_s: float | None) -> None:
-        """Bring the plant's goal to the goal register: at once, or in `dt_s` at the profile's velocity."""
-        ticks = self.get("goal_position") - self._offset() + self._turns
-        ticks = -ticks if self.get("drive_mode") & 1 else ticks
-        goal = (ticks - self.about.zero_tick) * self.about.direction * 2 * math.pi / TICKS
+        """Move the plant's goal to the goal register: at once, or for `dt_s` at the profile's velocity."""
+        counts = self.get("goal_position") - self._offset() + self._turns
+        counts = -counts if self.get("drive_mode") & 1 else counts
+        goal = (counts - self.spec.zero_count) * self.spec.direction * 2 * math.pi / COUNTS_PER_TURN
         pace = self.get("profile_velocity") * RPM_UNIT
         now = self.plant.goal[self.joint]
         if pace > 0:
@@ -226,7 +225,7 @@ class XServo:
 
     def _refresh(self, volts: float) -> None:
         plant, joint, m = self.plant, self.joint, self.model
-        sign = self.about.direction * (-1 if self.get("drive_mode") & 1 else 1)
+        sign = self.spec.direction * (-1 if self.get("drive_mode") & 1 else 1)
         velocity = round(sign * plant.velocity[joint] / RPM_UNIT)
         share = min(max(sign * plant.effort[joint] / m.stall_nm, -1.0), 1.0)
         self.set("realtime_tick", time.monotonic_ns() // 1_000_000 % 32_768)
@@ -280,9 +279,9 @@ class XServo:
             return RANGE_ERROR
         if name == "goal_position" and mode == POSITION:
             low, high = self.get("min_position_limit"), self.get("max_position_limit")
-        for limited in ("pwm", "current", "velocity"):
-            if name == f"goal_{limited}":
-                low, high = -self.get(f"{limited}_limit"), self.get(f"{limited}_limit")
+        for quantity in ("pwm", "current", "velocity"):
+            if name == f"goal_{quantity}":
+                low, high = -self.get(f"{quantity}_limit"), self.get(f"{quantity}_limit")
         return 0 if low <= value <= high else LIMIT_ERROR
 
     def _put(self, name: str, value: int) -> None:
@@ -309,7 +308,7 @@ class XServo:
         self.set("torque_enable", int(on))
         self._limit_effort()
         self.plant.torque[self.joint] = float(on)
-        if on:  # the goal register stands as it was, so that a client that forgets it sees its arm jump
+        if on:  # to the old goal register: the arm of a client that forgets to set it jumps
             self._push_goal(None)
 
     def _limit_effort(self) -> None:

@@ -1,5 +1,5 @@
-"""What can go wrong with a device on demand. One thread sets, another looks: each field is replaced whole,
-never mutated."""
+"""Faults of a device on demand. One thread sets them and another reads them, so a field is replaced and never
+mutated."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..config import require_known
 
 @dataclass
 class BusFaults:
-    """Of a servo bus or a controller's link. drop, corrupt, late: share of the replies that never come, come
-    garbled, or come whole but `late_s` too late (so that they lie in the line when the next question is
-    asked). delay_s: before every reply. dead: ids that are silent. overload: ids whose overload protection
-    has latched, until power is cycled or they are rebooted. voltage: V, of the supply; None is the nominal
-    one. unplugged: the cable is out. stuck: joint numbers that are blocked. clock_step_s: added to the
-    device's own clock, where it has one."""
+    """Faults of a servo bus or of a controller's link. drop, corrupt, late: shares of the replies that never
+    come, come garbled, or come `late_s` too late, when the next request may be under way. delay_s: before
+    every reply. dead: ids that are silent. overload: ids whose overload protection has latched, until power
+    is cycled or they are rebooted. voltage: V, of the supply; None is the nominal one. unplugged: the cable
+    is out. stuck: joint numbers that are blocked. clock_step_s: added to the device's own clock, where it has
+    one."""
 
     drop: float = 0.0
     corrupt: float = 0.0
@@ -35,10 +35,10 @@ class BusFaults:
 
 @dataclass
 class CameraFaults:
-    """black: frames without light. frozen: the same frame again and again, with new numbers. stalled:
-    connected, but no frames. slow: share of the nominal rate, 1 is as promised. corrupt: share of frames
-    whose bytes are garbled. unplugged: the connection is closed and refused. clock_step_s: added to the
-    device's own clock."""
+    """Faults of a camera. black: frames without light. frozen: the same frame again and again, with new
+    numbers. stalled: connected, but without frames. slow: share of the nominal rate, 1 is as promised.
+    corrupt: share of frames whose bytes are garbled. unplugged: the connection is closed, and new ones are
+    refused. clock_step_s: added to the device's own clock."""
 
     black: bool = False
     frozen: bool = False
@@ -50,29 +50,29 @@ class CameraFaults:
 
 
 def set_faults(faults: BusFaults | CameraFaults, values: Mapping[str, Any]) -> None:
-    """Replace the fields in `values` (as JSON or the command line give them). DeviceError: an unknown name, a
-    wrong type."""
-    known = {f.name: f for f in fields(faults)}
-    checked: dict[str, Any] = {}
+    """Set the fields of `faults` that are in `values` (from JSON or the command line). DeviceError: an
+    unknown name or a wrong type; nothing is set then."""
+    by_name = {f.name: f for f in fields(faults)}
+    new_values: dict[str, Any] = {}
     for name, value in values.items():
-        require_known("fault", name, known)
-        now = getattr(type(faults)(), name)
-        if isinstance(now, tuple):
-            listed = value if isinstance(value, list | tuple) else [value]
-            if not all(isinstance(v, int) and not isinstance(v, bool) for v in listed):
+        require_known("fault", name, by_name)
+        default = getattr(type(faults)(), name)
+        if isinstance(default, tuple):
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not all(isinstance(v, int) and not isinstance(v, bool) for v in numbers):
                 raise DeviceError(f"the fault {name} is a list of whole numbers, not {value!r}")
-            checked[name] = tuple(listed)
-        elif isinstance(now, bool):
+            new_values[name] = tuple(numbers)
+        elif isinstance(default, bool):
             if not isinstance(value, bool):
                 raise DeviceError(f"the fault {name} is true or false, not {value!r}")
-            checked[name] = value
-        elif value is None and now is None:
-            checked[name] = None
+            new_values[name] = value
+        elif value is None and default is None:
+            new_values[name] = None
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            checked[name] = float(value)
+            new_values[name] = float(value)
         else:
             raise DeviceError(f"the fault {name} is a number, not {value!r}")
-    for name, value in checked.items():
+    for name, value in new_values.items():
         setattr(faults, name, value)
 
 

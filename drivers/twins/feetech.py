@@ -1,5 +1,5 @@
-"""STS3215 servos on a pty, the device side of `drivers.servos.feetech`; what each of them does is in
-`feetech_servo`."""
+"""STS3215 servos on a pty, the device side of `drivers.servos.feetech`. `feetech_servo` has the single
+servo."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ REG_WRITE, ACTION = 0x04, 0x05
 
 
 class FeetechTwin(SerialTwin):
-    """`servos` on a pty. registers: see `drivers.servos.feetech_protocol.REGISTERS`. DeviceError: an unknown
-    register, speed or joint."""
+    """`servos` on a pty; their registers are those of `drivers.servos.feetech_protocol.REGISTERS`.
+    DeviceError: an unknown register, speed or joint."""
 
     def __init__(
         self,
@@ -45,64 +45,70 @@ class FeetechTwin(SerialTwin):
         super().__init__(plant, servos, baud, faults, link, seed)
         if baud not in BAUDS:
             raise DeviceError(f"a Feetech servo goes at {', '.join(map(str, BAUDS))} baud, not at {baud}")
-        self._all = [FeetechServo(about, self, BAUDS.index(baud)) for about in self.servos]
+        self._all = [FeetechServo(servo, self, BAUDS.index(baud)) for servo in self.servos]
         self._since_s = 0.0
         self._forced: tuple[int, ...] = ()
 
-    def take(self, heard: bytearray) -> bytes | None:
-        found, used = packets(heard, most=1)
-        del heard[:used]
+    def take(self, buffer: bytearray) -> bytes | None:
+        matches, end = packets(buffer, limit=1)
+        del buffer[:end]
         # what is no packet and never will be one must not pile up
-        del heard[: max(0, len(heard) - 512)]
-        return packet(*found[0]) if found else None
+        del buffer[: max(0, len(buffer) - 512)]
+        return packet(*matches[0]) if matches else None
 
     def answer(self, request: bytes, speed: int) -> list[Reply]:
-        to, instruction, parameters = request[2], request[4], request[5:-1]
+        receiver, instruction, parameters = request[2], request[4], request[5:-1]
         now = time.monotonic()
-        here = {s.id: s for s in self._all if now >= s.ready_s and self.hears(s.id, s.baud, speed)}
+        hearing = {s.id: s for s in self._all if now >= s.ready_s and self.hears(s.id, s.baud, speed)}
         if instruction in (SYNC_READ, SYNC_WRITE):
             if len(parameters) < 2:
                 return []
             address, size = parameters[:2]
             if instruction == SYNC_READ:
                 return self._sync_read(
-                    here, address, size, parameters[2:], (STATUS_BYTES + size) * 10 / speed
+                    hearing, address, size, parameters[2:], (STATUS_BYTES + size) * 10 / speed
                 )
             for at in range(2, len(parameters) - size, size + 1):
-                if parameters[at] in here:
-                    here[parameters[at]].write(address, parameters[at + 1 : at + 1 + size])
+                if parameters[at] in hearing:
+                    hearing[parameters[at]].write(address, parameters[at + 1 : at + 1 + size])
             return []
         if instruction == ACTION:
-            for servo in here.values():
+            for servo in hearing.values():
                 servo.act()
             return []
-        meant = [here[i] for i in sorted(here)] if to == BROADCAST else [here[to]] if to in here else []
-        replies = [r for s in meant if (r := _one(s, instruction, parameters)) is not None]
-        return replies if to != BROADCAST or instruction == PING else []
+        receivers = (
+            [hearing[i] for i in sorted(hearing)]
+            if receiver == BROADCAST
+            else [hearing[receiver]]
+            if receiver in hearing
+            else []
+        )
+        replies = [r for s in receivers if (r := _reply_of(s, instruction, parameters)) is not None]
+        return replies if receiver != BROADCAST or instruction == PING else []
 
     def _sync_read(
-        self, here: dict[int, FeetechServo], address: int, size: int, ids: bytes, slot_s: float
+        self, hearing: dict[int, FeetechServo], address: int, size: int, ids: bytes, slot_s: float
     ) -> list[Reply]:
         replies: list[Reply] = []
-        waited = 0.0
+        wait_s = 0.0
         for servo in ids:
-            if servo not in here:
-                waited += slot_s  # the next one lets a silent one's turn pass
+            if servo not in hearing:
+                wait_s += slot_s  # the next servo waits for the turn of a silent one
                 continue
-            s = here[servo]
+            s = hearing[servo]
             data = s.read(address, size)
-            replies.append(Reply(servo, packet(servo, s.status, data), s.delay_s + waited))
-            waited = 0.0
+            replies.append(Reply(servo, packet(servo, s.status, data), s.delay_s + wait_s))
+            wait_s = 0.0
         return replies
 
     def step(self, dt_s: float) -> None:
         self._since_s += dt_s
         if self._since_s < STEP_S:
             return
-        forced = tuple(i for i in self.faults.overload if i not in self._forced)
+        new_overloads = tuple(i for i in self.faults.overload if i not in self._forced)
         self._forced = self.faults.overload
         for servo in self._all:
-            if servo.id in forced:
+            if servo.id in new_overloads:
                 servo.latched |= OVERLOAD
             servo.step(self._since_s)
         self._since_s = 0.0
@@ -113,8 +119,8 @@ class FeetechTwin(SerialTwin):
             servo.restart()
 
 
-def _one(servo: FeetechServo, instruction: int, parameters: bytes) -> Reply | None:
-    """What a servo that is meant does and says; None when it says nothing."""
+def _reply_of(servo: FeetechServo, instruction: int, parameters: bytes) -> Reply | None:
+    """Do the instruction in `servo`. Returns its reply, None when it sends none."""
     name, data = servo.id, b""  # a servo answers to a new id with its old one
     quiet, pause = servo.get("response_status_level") == 0, servo.delay_s
     if instruction == READ and len(parameters) == 2:

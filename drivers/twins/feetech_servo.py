@@ -1,9 +1,9 @@
 """One STS3215 servo at register level.
 
-Sources: Feetech's STS3215 memory table and protocol manual. As the servo does: EEPROM takes nothing while the
-lock is set and says yes all the same; goals are clipped to the position limits; a homing offset shifts what
-is read, and without phase bit 0x10 the reading wraps at 4096; a goal switches the torque on (Feetech's own
-WritePos examples never switch it on themselves, and its users' tables of the registers say so). Not modelled:
+From Feetech's STS3215 memory table and protocol manual. As in the servo: EEPROM takes nothing while the lock
+is set, though the write is confirmed; goals are clipped to the position limits; a homing offset shifts the
+position that is read, which wraps at 4096 unless phase bit 0x10 is set; a goal switches the torque on
+(Feetech's own WritePos examples never do that themselves, and tables of its users say so). Not modelled:
 acceleration (the mechanics have their own), goal_time, and modes other than position, which hold still."""
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import time
 
 from ..arm import DeviceError
 from ..config import require_known
-from ..servos.bus import TICKS
+from ..servos.bus import COUNTS_PER_TURN
 from ..servos.feetech_protocol import BAUDS, REGISTERS, decode, encode
 from .serial_twin import SerialTwin, TwinServo
 
-TICKS_PER_RAD = TICKS / (2 * math.pi)
+COUNTS_PER_RAD = COUNTS_PER_TURN / (2 * math.pi)
 STALL_NM = 1.91  # 19.5 kg·cm at 7.4 V (data sheet)
 STALL_A = 2.4
 VOLTAGE = 7.4
@@ -56,27 +56,25 @@ FACTORY = {
 
 
 class FeetechServo:
-    """Its registers and its motor, on one joint of its twin's plant. DeviceError: an unknown register or
-    joint."""
+    """The registers and the motor of one servo, on one joint of its twin's plant. baud: value of the register
+    baud_rate. DeviceError: an unknown register or joint."""
 
-    def __init__(self, about: TwinServo, twin: SerialTwin, baud: int) -> None:
+    def __init__(self, spec: TwinServo, twin: SerialTwin, baud: int) -> None:
         plant = twin.plant
-        if not 0 <= about.joint < len(plant.names):
-            raise DeviceError(
-                f"servo {about.id} has joint {about.joint}, but its plant has {len(plant.names)}"
-            )
-        self.twin, self.plant, self.joint = twin, plant, about.joint
-        self.zero, self.direction = about.zero_tick, about.direction
+        if not 0 <= spec.joint < len(plant.names):
+            raise DeviceError(f"servo {spec.id} has joint {spec.joint}, but its plant has {len(plant.names)}")
+        self.twin, self.plant, self.joint = twin, plant, spec.joint
+        self.zero, self.direction = spec.zero_count, spec.direction
         self.memory = bytearray(512)  # beyond 255 nothing is ever written: long reads end in zeros
         self.pending: tuple[int, bytes] | None = None
         self.temperature = AMBIENT_C
-        first = {**FACTORY, "model_number": about.model, "id": about.id, "baud_rate": baud}
-        for name, value in {**first, **about.registers}.items():
+        first = {**FACTORY, "model_number": spec.model, "id": spec.id, "baud_rate": baud}
+        for name, value in {**first, **spec.registers}.items():
             require_known("register of a Feetech servo:", name, REGISTERS)
             self.set(name, value)
         self.ready_s = 0.0  # when it has started, monotonic
         self.lose_power()
-        for name, value in about.registers.items():
+        for name, value in spec.registers.items():
             self.set(name, value)
 
     # registers
@@ -132,7 +130,7 @@ class FeetechServo:
         self.memory[RAM:80] = bytes(80 - RAM)
         self.latched, self.over_s, self.over_current_s = 0, 0.0, 0.0
         self.turns = 0
-        self.turns = math.floor(self._encoder() / TICKS)  # which turn it is on, it cannot know
+        self.turns = math.floor(self._encoder() / COUNTS_PER_TURN)  # which turn it is on, it cannot know
         self.set("torque_limit", self.get("max_torque"))
         self.set("lock", 1)
         self._measure()
@@ -142,22 +140,22 @@ class FeetechServo:
 
     def _encoder(self) -> float:
         position = float(self.plant.position[self.joint])
-        return self.zero + self.direction * position * TICKS_PER_RAD - self.turns * TICKS
+        return self.zero + self.direction * position * COUNTS_PER_RAD - self.turns * COUNTS_PER_TURN
 
     def _present(self) -> float:
-        ticks = self._encoder() - self.get("homing_offset")
-        return ticks if self.memory[18] & MULTI_TURN else ticks % TICKS
+        counts = self._encoder() - self.get("homing_offset")
+        return counts if self.memory[18] & MULTI_TURN else counts % COUNTS_PER_TURN
 
     def _load(self) -> float:
         return self.direction * float(self.plant.effort[self.joint]) / STALL_NM
 
     def _measure(self) -> None:
-        ticks = round(self._present())
+        counts = round(self._present())
         if not self.memory[18] & MULTI_TURN:
-            ticks %= TICKS
+            counts %= COUNTS_PER_TURN
         load = max(-1.0, min(1.0, self._load()))
-        velocity = round(self.direction * float(self.plant.velocity[self.joint]) * TICKS_PER_RAD)
-        self.set("present_position", max(-32767, min(32767, ticks)))
+        velocity = round(self.direction * float(self.plant.velocity[self.joint]) * COUNTS_PER_RAD)
+        self.set("present_position", max(-32767, min(32767, counts)))
         self.set("present_velocity", max(-32767, min(32767, velocity)))
         self.set("present_load", round(1000 * load))
         self.set("present_current", round(abs(load) * STALL_A / 0.0065))
@@ -181,10 +179,8 @@ class FeetechServo:
 
     def _torque(self) -> None:
         """Bring the motor in line with torque_enable, torque_limit and the faults that switch it off."""
-        if (
-            self.get("torque_enable") == 128
-        ):  # the present position becomes 2048; the lock does not matter for this
-            offset = round(self._encoder()) - TICKS // 2
+        if self.get("torque_enable") == 128:  # the present position becomes 2048, whatever the lock
+            offset = round(self._encoder()) - COUNTS_PER_TURN // 2
             self.set("homing_offset", max(-2047, min(2047, offset)))
             self.set("torque_enable", 0)
         if self.status & self.get("unloading_condition"):
@@ -197,32 +193,33 @@ class FeetechServo:
         self.plant.torque[self.joint] = float(on)
 
     def _aim(self) -> None:
-        """Where the goal lies in the plant. It goes there straight in ticks, never the short way round."""
-        here = float(self.plant.position[self.joint])
+        """Set the plant's goal from the goal register. The servo goes there straight in counts, never the
+        short way round."""
+        position = float(self.plant.position[self.joint])
         if self.get("operating_mode") != 0:
-            self.target = here
+            self.target = position
         else:
             goal, low, high = (
                 self.get(n) for n in ("goal_position", "min_position_limit", "max_position_limit")
             )
             if low < high:
                 goal = max(low, min(high, goal))
-            self.target = here + self.direction * (goal - self._present()) / TICKS_PER_RAD
+            self.target = position + self.direction * (goal - self._present()) / COUNTS_PER_RAD
         if not self.get("goal_velocity"):
             self.plant.goal[self.joint] = self.target
 
     def step(self, dt_s: float) -> None:
-        if limit := abs(self.get("goal_velocity")) / TICKS_PER_RAD:
+        if limit := abs(self.get("goal_velocity")) / COUNTS_PER_RAD:
             goal = float(self.plant.goal[self.joint])
             self.plant.goal[self.joint] = goal + max(-limit * dt_s, min(limit * dt_s, self.target - goal))
         else:
             self.plant.goal[self.joint] = self.target
         load = abs(self._load())
         self.temperature += (AMBIENT_C + HEAT_C * load**2 - self.temperature) * dt_s / HEAT_S
-        # a limit below the overload threshold counts as well: pushing as hard as allowed for long is being
-        # blocked
-        enough = min(self.get("overload_torque") / 100, 0.98 * self.get("torque_limit") / 1000)
-        self.over_s = self.over_s + dt_s if 0 < enough <= load else 0.0
+        # a torque limit below the overload threshold counts as well: a servo that pushes as hard as it may
+        # for long is blocked
+        threshold = min(self.get("overload_torque") / 100, 0.98 * self.get("torque_limit") / 1000)
+        self.over_s = self.over_s + dt_s if 0 < threshold <= load else 0.0
         if self.over_s > self.get("protection_time") * 0.01:
             self.latched |= OVERLOAD
         over_current = 0 < self.get("protection_current") * 0.0065 <= load * STALL_A

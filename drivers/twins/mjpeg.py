@@ -33,17 +33,18 @@ type Render = Callable[[], tuple[np.ndarray, int]]
 
 
 class MjpegTwin:
-    """Serves what `render` gives: an `(H, W, 3)` uint8 RGB frame and its capture time on `time.monotonic_ns`,
-    called `fps` times a second; or what comes into a `FrameRing`, at most `fps` a second. Any number of
-    clients, each gets the newest frame only.
+    """Serves frames to any number of clients; each gets the newest frame only. `with MjpegTwin(…) as twin:
+    twin.url`
 
-    faults: looked at for every frame. noise: grey levels that the sensor adds: without, a still scene gives
-    frames alike in every pixel, as no real camera does, and is taken for a frozen stream. paint: write the
-    frame number and capture time into the pixels (`read_mark`). port: 0 is any free one; it stays the same
-    while the twin is unplugged and plugged in again. `with MjpegTwin(…) as twin: twin.url`
+    render: a function called `fps` times a second that gives an `(H, W, 3)` uint8 RGB frame and its capture
+    time on `time.monotonic_ns`; or a `FrameRing`, whose frames are sent at most `fps` a second. faults: read
+    for every frame. noise: grey levels that the sensor adds; without, frames of a still scene are alike in
+    every pixel, as from no real camera, and count as a frozen stream. paint: write frame number and capture
+    time into the pixels (`read_mark`). port: 0 is any free one; it stays the same while the twin is unplugged
+    and plugged in again.
 
-    skipped: the last 1024 painted numbers that a connection was too slow for. HTTP has no frame numbers, so
-    nobody on the other side can count these."""
+    skipped: the last 1024 painted numbers for which a connection was too slow. HTTP has no frame numbers, so
+    a client cannot count these."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class MjpegTwin:
 
     def _produce(self) -> None:
         """The sensor: one encoded part per period, on an absolute schedule."""
-        due, last, kept = time.monotonic(), -1, None
+        due, last, last_color = time.monotonic(), -1, None
         while not self._stopping.is_set():
             faults = self.faults
             due = max(due + 1 / (self.fps * max(faults.slow, 0.01)), time.monotonic() - 0.1)
@@ -129,11 +130,11 @@ class MjpegTwin:
             if faults.black:
                 color = np.zeros_like(color)
             elif faults.frozen:
-                color = color if kept is None else kept
+                color = color if last_color is None else last_color
             else:
                 if self._paint:
                     color = mark(color, self._number, capture_ns)
-                kept = color
+                last_color = color
             self._publish(self._encode(color, capture_ns, faults))
             self._stopping.wait(max(0.0, due - time.monotonic()))
 
@@ -151,7 +152,7 @@ class MjpegTwin:
         bgr = cv2.cvtColor(color, cv2.COLOR_RGB2BGR)
         jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._quality])[1].tobytes()
         if self._random.random() < faults.corrupt:
-            jpeg = self._garbled(jpeg)
+            jpeg = self._with_damage(jpeg)
         age_s = (time.monotonic_ns() - capture_ns) * 1e-9
         stamp = (
             f"X-Timestamp: {time.time() - age_s + faults.clock_step_s:.6f}\r\n" if self._timestamps else ""
@@ -159,9 +160,9 @@ class MjpegTwin:
         head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n{stamp}\r\n"
         return head.encode() + jpeg + b"\r\n"
 
-    def _garbled(self, jpeg: bytes) -> bytes:
-        """Half of them end early, as when a packet is lost; in half some bytes are others, as on a bad
-        cable."""
+    def _with_damage(self, jpeg: bytes) -> bytes:
+        """`jpeg` cut short, as when a packet is lost, or with other bytes in it, as on a bad cable; each in
+        half of the cases."""
         cut = self._random.randrange(len(jpeg) // 4, 3 * len(jpeg) // 4)
         if self._random.random() < 0.5:
             return jpeg[:cut]
@@ -227,20 +228,22 @@ class MjpegTwin:
             client.settimeout(2.0)
             request = b""
             while b"\r\n\r\n" not in request and len(request) < 65536:
-                if not (more := client.recv(4096)):
+                if not (chunk := client.recv(4096)):
                     raise ConnectionResetError
-                request += more
+                request += chunk
             client.sendall(
                 b"HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-store\r\n"
                 + f"Content-Type: multipart/x-mixed-replace; boundary={BOUNDARY}\r\n\r\n".encode()
             )
-            sent = self._number  # what comes from now on; the newest part's painted number is one less
+            sent_number = self._number  # one more than the painted number of the newest part
             while not self._stopping.is_set():
                 with self._fresh:
-                    if not self._fresh.wait_for(lambda sent=sent: self._number > sent, 0.1):
+                    if not self._fresh.wait_for(
+                        lambda sent_number=sent_number: self._number > sent_number, 0.1
+                    ):
                         continue
-                    self.skipped.extend(range(sent, self._number - 1))
-                    part, sent = self._part, self._number
+                    self.skipped.extend(range(sent_number, self._number - 1))
+                    part, sent_number = self._part, self._number
                 client.sendall(part)
         self._clients.discard(client)
 
@@ -283,17 +286,21 @@ def wandering_bars(height: int, width: int) -> Render:
     return render
 
 
-def from_json(about: Mapping[str, Any]) -> MjpegTwin:
-    """A twin, not started, of `{"ring", "height", "width", "fps", "port", "faults", "paint"}`, each of which
-    may be left out: no ring is `wandering_bars`. DeviceError: which is wrong."""
-    known = ("ring", "height", "width", "fps", "port", "faults", "paint")
-    for name in about:
-        require_known("field", name, known)
-    size = (about.get("height", 480), about.get("width", 640))
+def from_json(description: Mapping[str, Any]) -> MjpegTwin:
+    """A twin, not started, of the fields `ring`, `height`, `width`, `fps`, `port`, `faults` and `paint`, each
+    of which may be left out; without a ring it shows `wandering_bars`. DeviceError names a wrong field."""
+    fields = ("ring", "height", "width", "fps", "port", "faults", "paint")
+    for name in description:
+        require_known("field", name, fields)
+    size = (description.get("height", 480), description.get("width", 640))
     faults = CameraFaults()
-    set_faults(faults, about.get("faults", {}))
-    render = FrameRing(Path(about["ring"])) if about.get("ring") else wandering_bars(*size)
-    fps, port, paint = about.get("fps", 30.0), about.get("port", 0), about.get("paint", False)
+    set_faults(faults, description.get("faults", {}))
+    render = FrameRing(Path(description["ring"])) if description.get("ring") else wandering_bars(*size)
+    fps, port, paint = (
+        description.get("fps", 30.0),
+        description.get("port", 0),
+        description.get("paint", False),
+    )
     return MjpegTwin(render, fps, size, faults, port, paint=paint)
 
 

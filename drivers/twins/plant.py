@@ -1,9 +1,8 @@
-"""The mechanics behind a twin, in shared memory: the process that does the physics and the one that speaks a
-protocol meet here.
+"""The mechanics behind a twin, in memory shared by the process of the physics and that of the protocol.
 
-Protocol side: writes `goal`, `torque`, `max_effort`; reads `position`, `velocity`, `effort`. Physics side:
-the reverse. Each value is one aligned 8-byte word with one writer, so nothing tears; a joint is as stale as
-the last physics step (about 4 ms)."""
+The protocol side writes `goal`, `torque`, `max_effort` and reads `position`, `velocity`, `effort`; the
+physics side does the reverse. Each value is one aligned 8-byte word with one writer, so no reader sees half
+of it. A position is as old as the last physics step (about 4 ms)."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ class Plant:
         self.path = path
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
-        about = json.loads(self._map[: self._map.find(b"\0")])
-        self.names: tuple[str, ...] = tuple(about["names"])
+        header = json.loads(self._map[: self._map.find(b"\0")])
+        self.names: tuple[str, ...] = tuple(header["names"])
         n = len(self.names)
         words = np.frombuffer(self._map, np.float64, len(FIELDS) * n, HEADER)
         views = {f: words[i * n : (i + 1) * n] for i, f in enumerate(FIELDS)}
@@ -45,10 +44,10 @@ class Plant:
     def create(names: tuple[str, ...], position: np.ndarray, max_effort: np.ndarray) -> Plant:
         """A plant at rest at `position`, torque off. It lives until `remove`."""
         path = Path("/dev/shm") / f"ulna-plant-{secrets.token_hex(8)}"
-        about = json.dumps({"names": list(names)}).encode()
+        header = json.dumps({"names": list(names)}).encode()
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(file, about.ljust(HEADER, b"\0"))
+            os.write(file, header.ljust(HEADER, b"\0"))
             os.ftruncate(file, HEADER + 8 * len(FIELDS) * len(names))
         finally:
             os.close(file)
@@ -63,9 +62,9 @@ class Plant:
 
 
 class SimpleMechanics:
-    """A plant's physics without a physics engine: joints that go to their goals at up to `max_velocity`
-    rad/s, for tests and benchmarks of a protocol. A thread of its own, 500 steps a second: `with
-    SimpleMechanics(plant): ...`"""
+    """A plant's physics without a physics engine, for tests and benchmarks of a protocol: joints go to their
+    goals at up to `max_velocity` rad/s, in a thread of 500 steps a second. `with SimpleMechanics(plant):
+    ...`"""
 
     def __init__(self, plant: Plant, max_velocity: float = 4.7) -> None:
         self.plant, self.max_velocity = plant, max_velocity
@@ -81,10 +80,10 @@ class SimpleMechanics:
         self._thread.join()
 
     def _run(self) -> None:
-        p, before = self.plant, time.monotonic()
+        p, last = self.plant, time.monotonic()
         while not self._stopping.wait(0.002):
             now = time.monotonic()
-            dt, before = now - before, now
+            dt, last = now - last, now
             error = p.goal - p.position
             free = (p.torque > 0) & (p.stuck == 0)
             step = np.clip(error, -self.max_velocity * dt, self.max_velocity * dt) * free

@@ -1,4 +1,4 @@
-"""A twin in a process of its own, told what to do in lines of JSON on stdin.
+"""A twin in a process of its own, which takes orders in lines of JSON on stdin.
 
 The first line describes the twin; the answer says where it is. Then come lines `{"faults": {…}}` and
 `{"reset": true}` (power off and on again), each answered by `{"ok": true}` or `{"error": …}`, until stdin
@@ -16,11 +16,11 @@ from typing import Any, Protocol
 from ..arm import DeviceError
 from .faults import BusFaults, CameraFaults, set_faults
 
-WRONG = (DeviceError, OSError, AttributeError, TypeError, ValueError)  # that a line of JSON can be
+WRONG = (DeviceError, OSError, AttributeError, TypeError, ValueError)  # what a wrong line of JSON can raise
 
 
 class Twin(Protocol):
-    """What a process runs. power_cycle: what a device forgets without power, it forgets."""
+    """What a process runs. `power_cycle`: it forgets what a device forgets without power."""
 
     @property
     def faults(self) -> BusFaults | CameraFaults: ...
@@ -33,15 +33,13 @@ class Twin(Protocol):
 
 
 def run[T: Twin](make: Callable[[dict[str, Any]], T], where: Callable[[T], Mapping[str, str]]) -> int:
-    """Exit status 1 when there is no such twin. make: of the first line, not started. where: the answer to
-    that."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for whoever started this; its end is the end of stdin
+    """Run a twin until stdin ends; returns the exit status, 1 when the twin cannot be made. make: the twin,
+    not started, from the first line. where: the answer to that line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     try:
         return _run(make, where)
     except BrokenPipeError:
-        os._exit(0)  # nobody listens any more; an ordinary exit would try to tell the rest
+        os._exit(0)  # no reader any more; an ordinary exit would try to write the rest
 
 
 def _run[T: Twin](make: Callable[[dict[str, Any]], T], where: Callable[[T], Mapping[str, str]]) -> int:

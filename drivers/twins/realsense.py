@@ -31,19 +31,18 @@ from . import process
 from .faults import CameraFaults, set_faults
 
 HEADER_MAX = 1 << 16
-CONNECT_S = 3.0  # until a camera says what it is
-Picture = tuple[
-    np.ndarray, np.ndarray, int
-]  # color (H, W, 3) uint8, depth (H, W) uint16, t_ns on time.monotonic_ns
+CONNECT_S = 3.0  # until a camera has sent its model
+# color (H, W, 3) uint8, depth (H, W) uint16, t_ns on time.monotonic_ns
+Picture = tuple[np.ndarray, np.ndarray, int]
 
 
 class RealSenseTwin:
     """One camera, for one client at a time, in a thread of its own: `with RealSenseTwin(model, render) as
     twin: twin.address`.
 
-    frames: a ring with depth, whose every frame is sent, or a function that gives a picture and is asked
+    frames: a ring with depth, of which every frame is sent, or a function that gives a picture, called
     `model.fps` times a second. address: `unix:PATH` or `tcp:HOST:PORT`; port 0 is any free one, and stays the
-    same over an unplugging. Its clock starts at 0 when it does. depth_late_s: s by which the depth sensor
+    same while unplugged. The camera's clock starts at 0 with it. depth_late_s: by how much the depth sensor
     exposes after the color sensor."""
 
     def __init__(
@@ -115,15 +114,15 @@ class RealSenseTwin:
             self._unplug()
 
     def _pictures(self) -> Iterable[Picture | None]:
-        """Pictures at the camera's rate; None at least every 50 ms, so that clients and faults are looked
-        after."""
-        after, due = -1, time.monotonic()
+        """Pictures at the camera's rate, and None at least every 50 ms between them, so that `_run` sees to
+        clients and faults."""
+        last_seq, due = -1, time.monotonic()
         while not self._stopping.is_set():
             now, period = time.monotonic(), 1 / (self.model.fps * max(self.faults.slow, 1e-3))
             if isinstance(self._frames, FrameRing):
-                frame = self._frames.next(after, 0.05)
-                after = after if frame is None else frame.seq
-                # a ring has its own pace: at the full rate all of its frames are sent, slower ones are chosen
+                frame = self._frames.next(last_seq, 0.05)
+                last_seq = last_seq if frame is None else frame.seq
+                # a ring has its own pace: at the full rate all of its frames are sent, else some of them
                 if frame is None or frame.depth is None or (self.faults.slow < 1 and now < due):
                     yield None
                     continue
@@ -134,7 +133,7 @@ class RealSenseTwin:
                 if time.monotonic() < due:
                     yield None
             else:
-                due = max(due + period, now - period)  # what was missed in a pause is not made up for
+                due = max(due + period, now - period)  # pictures missed in a pause are not made up for
                 yield self._frames()
 
     def _send_picture(self, number: int, picture: Picture, faults: CameraFaults) -> None:
@@ -145,9 +144,7 @@ class RealSenseTwin:
         device_ns = t_ns - self._start_ns + round(faults.clock_step_s * 1e9)
         planes = [np.ascontiguousarray(color).data.cast("B"), np.ascontiguousarray(depth).data.cast("B")]
         if self._rng.random() < faults.corrupt:
-            planes[0] = planes[0][
-                : len(planes[0]) // 2
-            ]  # USB loses packets: a picture that comes to an early end
+            planes[0] = planes[0][: len(planes[0]) // 2]  # USB loses packets: a picture that ends early
         header = {"number": number, "color_ns": device_ns, "depth_ns": device_ns + self._depth_late_ns}
         try:
             send(self._client, header, *planes)
@@ -245,18 +242,18 @@ def receive(of: socket.socket, plane_max: int) -> tuple[dict[str, Any], list[byt
 
 def _receive(of: socket.socket, length: int) -> bytearray:
     data = bytearray(length)
-    rest = memoryview(data)
-    while rest:
-        got = of.recv_into(rest)
-        if got == 0:
+    unread = memoryview(data)
+    while unread:
+        n = of.recv_into(unread)
+        if n == 0:
             raise EOFError("the connection was closed")
-        rest = rest[got:]
+        unread = unread[n:]
     return data
 
 
 def meet(address: str) -> tuple[socket.socket, CameraModel]:
-    """A connection to a twin, and the camera it is. DeviceError: nobody answers, it is in use, it speaks
-    something else."""
+    """A connection to a twin, and the twin's camera model. DeviceError: no twin answers, it is in use, or
+    something else answers."""
     family, where = socket_address(address)
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -278,10 +275,9 @@ def meet(address: str) -> tuple[socket.socket, CameraModel]:
 
 
 def record(path: Path, model: CameraModel, pictures: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> None:
-    """Make a recording that `rs.pipeline` plays like a camera's. pictures: color, and depth or None where
-    that sensor gave none. It takes as long as it will last: the recorder stores when frames came. path: ends
-    in `.db3` for librealsense from
-    2.57, in `.bag` before."""
+    """Make a recording that `rs.pipeline` plays like a camera's. It takes as long as the recording will last,
+    since the recorder stores when frames came. pictures: color, and depth or None where that sensor gave
+    none. path: ends in `.db3` for librealsense from 2.57 on, in `.bag` before."""
     rs = load()
     camera = SoftwareCamera(model)
     path.unlink(missing_ok=True)
@@ -299,7 +295,7 @@ def record(path: Path, model: CameraModel, pictures: Iterable[tuple[np.ndarray, 
 
 
 def board_picture(model: CameraModel) -> Picture:
-    """A board of bright and dark squares 1 m away, before which a red one swings 0.6 m away."""
+    """A board of bright and dark squares 1 m away; before it, 0.6 m away, swings a red square."""
     now = time.monotonic_ns()
     y, x = np.mgrid[: model.height, : model.width]
     side = max(model.height // 8, 1)
@@ -311,19 +307,23 @@ def board_picture(model: CameraModel) -> Picture:
     return color, np.round(depth).astype(np.uint16), now
 
 
-def from_json(about: Mapping[str, Any]) -> RealSenseTwin:
-    """A twin, not started, of `height`, `width`, `fps`; may hold `ring` (path; default a test picture),
-    `serial`, `lens` (fx, fy, cx, cy in px, of color and of depth that is already aligned to it; default as
-    wide as a D435's color), `depth_scale_m`, `link` (path of a unix socket) or `port`, `faults`."""
-    height, width = about["height"], about["width"]
+def from_json(description: Mapping[str, Any]) -> RealSenseTwin:
+    """A twin, not started, of `height`, `width` and `fps`. Optional: `ring` (path; default a test picture),
+    `serial`, `lens` (fx, fy, cx, cy in px, of color and of the depth that is aligned to it; default as wide
+    as a D435's color), `depth_scale_m`, `link` (path of a unix socket) or `port`, `faults`."""
+    height, width = description["height"], description["width"]
     focal = 0.5 * width / np.tan(np.radians(69.0) / 2)  # D435 data sheet: color sensor, 69 degrees across
-    lens = Pinhole(**about.get("lens") or {"fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2})
-    serial, scale = about.get("serial") or "000000000000", about.get("depth_scale_m", 0.001)
-    model = CameraModel(serial, height, width, round(about["fps"]), lens, lens, depth_scale_m=scale)
-    ring = FrameRing(Path(about["ring"])) if about.get("ring") else None
+    lens = Pinhole(**description.get("lens") or {"fx": focal, "fy": focal, "cx": width / 2, "cy": height / 2})
+    serial, scale = description.get("serial") or "000000000000", description.get("depth_scale_m", 0.001)
+    model = CameraModel(serial, height, width, round(description["fps"]), lens, lens, depth_scale_m=scale)
+    ring = FrameRing(Path(description["ring"])) if description.get("ring") else None
     faults = CameraFaults()
-    set_faults(faults, about.get("faults") or {})
-    address = f"unix:{about['link']}" if about.get("link") else f"tcp:127.0.0.1:{about.get('port', 0)}"
+    set_faults(faults, description.get("faults") or {})
+    address = (
+        f"unix:{description['link']}"
+        if description.get("link")
+        else f"tcp:127.0.0.1:{description.get('port', 0)}"
+    )
     return RealSenseTwin(model, ring or (lambda: board_picture(model)), faults, address)
 
 

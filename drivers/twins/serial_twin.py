@@ -1,8 +1,8 @@
 """The device side of a servo bus: servos on a pseudo terminal that behaves like a line of a given speed.
 
-What both protocols share: the pty and its link, the time that bytes take, replies that are lost, garbled or
-late, and the cable. `python -m ulna.drivers.twins.serial_twin` runs one in a process of its own, described by
-`from_json` (see `process`)."""
+It has what both protocols share: the pty and its link, the time that bytes take, replies that are lost,
+garbled or late, and the cable. `python -m ulna.drivers.twins.serial_twin` runs one in a process of its own,
+described by `from_json` (see `process`)."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ from . import process
 from .faults import BusFaults, set_faults
 from .plant import Plant
 
-STEP_S = 0.005  # protections and profiles go on at this pace while nobody asks
+STEP_S = 0.005  # between steps of protections and profiles while no requests come
 TCGETS2, TERMIOS2_BYTES, OUTPUT_SPEED_AT = 0x802C542A, 44, 40  # <asm-generic/termbits.h>
 PR_SET_TIMERSLACK = 29  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
 class TwinServo:
-    """One servo of a twin. joint: its index in the plant. Its encoder reads `zero_tick + direction * position
-    * 4096 / 2π` (position in rad), before any homing offset. registers: contents that differ from the
-    factory's, by register name."""
+    """One servo of a twin. joint: its index in the plant. Its encoder reads `zero_count + direction *
+    position * 4096 / 2π` (position in rad), before any homing offset. registers: contents that differ from
+    the factory's, by register name."""
 
     id: int
     model: int
     joint: int
-    zero_tick: int
+    zero_count: int
     direction: int = 1
     registers: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole status packet. servo: who sends it. delay_s: the servo's own pause before it (its return delay
-    register)."""
+    """A whole status packet. servo: the id of its sender. delay_s: the servo's own pause before it (its
+    return delay register)."""
 
     servo: int
     packet: bytes
@@ -61,12 +61,12 @@ class Reply:
 
 
 class SerialTwin(ABC):
-    """Servos on a pty. A subclass says how packets are cut (`take`) and answered (`answer`), what goes on by
-    itself (`step`) and what a loss of power does (`lose_power`); all four are called by one thread at a time.
+    """Servos on a pty. A subclass cuts packets (`take`), answers them (`answer`), moves the servos on
+    (`step`) and does a loss of power (`lose_power`); one thread at a time calls these.
 
-    Requests and replies take their bytes' time at the line's speed (10 bits a byte). `faults.dead` and a
-    wrong speed are the subclass' to heed, since a servo that does not hear must not move either: see `hears`.
-    `faults.stuck` goes to the plant here; `voltage` and `overload` are the subclass' own."""
+    Requests and replies take their bytes' time at the line's speed (10 bits a byte). The subclass handles
+    `faults.dead` and a wrong speed with `hears`, since a servo that does not hear must not move either, and
+    the faults `voltage` and `overload`. `faults.stuck` goes to the plant here."""
 
     def __init__(
         self,
@@ -79,41 +79,41 @@ class SerialTwin(ABC):
     ) -> None:
         self.plant, self.servos, self.baud, self.link = plant, tuple(servos), baud, link
         self.faults = faults if faults is not None else BusFaults()
-        self.requests = 0  # heard since the start, for tests
+        self.requests = 0  # since the start, for tests
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._master: int | None = None
         self._pty = ""
         self._outbox: list[tuple[float, int, bytes]] = []
-        self._sent = 0
-        self._line_free = 0.0  # when the last byte of what is under way is through
+        self._n_posted = 0
+        self._line_free = 0.0  # when the last byte that is under way arrives
         self._stuck: tuple[int, ...] = ()
         self._wake, self._waker = -1, -1
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     @abstractmethod
-    def take(self, heard: bytearray) -> bytes | None:
-        """Cut the first whole and valid request off `heard`, and rubbish before it; None when there is none
-        yet."""
+    def take(self, buffer: bytearray) -> bytes | None:
+        """Cut the first whole and valid request off `buffer`, with the rubbish before it; None when there is
+        none yet."""
 
     @abstractmethod
     def answer(self, request: bytes, speed: int) -> list[Reply]:
-        """Do what `request` says, in every servo that `hears` at `speed`; the replies in the order of the
+        """Do `request` in every servo that `hears` at `speed`. Returns the replies in their order on the
         line."""
 
     @abstractmethod
     def step(self, dt_s: float) -> None:
-        """What servos do by themselves: profiles, protections, temperatures."""
+        """Do what servos do by themselves for `dt_s`: profiles, protections, temperatures."""
 
     @abstractmethod
     def lose_power(self) -> None:
-        """Registers in RAM and latched faults as they are after power comes back; torque off."""
+        """Set registers in RAM and latched faults as they are after power comes back; torque off."""
 
     @property
     def port(self) -> str:
-        """What to open: the link, or the pty itself (another one after each replug). Empty while unplugged
-        without a link."""
+        """The path to open: the link, or the pty itself (another one after each replug). Empty while
+        unplugged without a link."""
         return str(self.link) if self.link else self._pty
 
     def hears(self, servo: int, servo_baud: int, speed: int) -> bool:
@@ -158,9 +158,7 @@ class SerialTwin(ABC):
         master, slave = os.openpty()
         tty.setraw(slave)
         self._pty = os.ttyname(slave)
-        os.close(
-            slave
-        )  # only clients have it open, so that who looks for the holder of a port does not find the twin
+        os.close(slave)  # only clients have it open, so that the twin is not a holder of its port
         os.set_blocking(master, False)
         if self.link:
             self.link.parent.mkdir(parents=True, exist_ok=True)
@@ -186,20 +184,20 @@ class SerialTwin(ABC):
     def _run(self) -> None:
         # sleeps of this thread end within microseconds of their time, not within the usual 50
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-        heard = bytearray()
-        before = time.monotonic()
+        buffer = bytearray()
+        last = time.monotonic()
         while not self._stopping:
             if self.faults.unplugged != (self._master is None):
-                heard.clear()
+                buffer.clear()
                 self._unplug() if self.faults.unplugged else self._plug_in()
             self._set_stuck()
-            heard += self._listen()
+            buffer += self._listen()
             now = time.monotonic()
             with self._lock:
-                self.step(now - before)
-                before = now
-            if heard and self._master is not None:
-                self._hear(heard, self._master, now)
+                self.step(now - last)
+                last = now
+            if buffer and self._master is not None:
+                self._hear(buffer, self._master, now)
             self._send_due()
 
     def _set_stuck(self) -> None:
@@ -210,7 +208,7 @@ class SerialTwin(ABC):
             self._stuck = self.faults.stuck
 
     def _listen(self) -> bytes:
-        """What clients have written, b"" when it is time for a step or for a reply that is due."""
+        """Bytes from clients; b"" when it is time for a step, or for a reply that is due."""
         wait_s = STEP_S
         if self._outbox:
             wait_s = min(wait_s, self._outbox[0][0] - time.monotonic())
@@ -228,48 +226,48 @@ class SerialTwin(ABC):
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            time.sleep(0.002)  # nobody has the port open: the pty says so at once, each time it is asked
+            time.sleep(0.002)  # no client has the port open: then the pty is always ready, with this error
             return b""
 
-    def _hear(self, heard: bytearray, master: int, now: float) -> None:
+    def _hear(self, buffer: bytearray, master: int, now: float) -> None:
         speed = self._speed(master)
         byte_s = 10 / max(speed, 1200)
         self._line_free = max(self._line_free, now)
-        while (request := self.take(heard)) is not None:
+        while (request := self.take(buffer)) is not None:
             self._line_free += len(request) * byte_s
-            if (left := self._line_free - time.monotonic()) > 0:
-                time.sleep(left)
+            if (remaining_s := self._line_free - time.monotonic()) > 0:
+                time.sleep(remaining_s)
             with self._lock:
                 self.requests += 1
                 replies = self.answer(request, speed)
             self._schedule(replies, byte_s)
 
     def _schedule(self, replies: Sequence[Reply], byte_s: float) -> None:
-        faults, whole = self.faults, bytearray()
-        at = self._line_free
+        faults, replies_data = self.faults, bytearray()
+        t_s = self._line_free
         for reply in replies:
-            at += reply.delay_s + len(reply.packet) * byte_s
+            t_s += reply.delay_s + len(reply.packet) * byte_s
             if self._random.random() < faults.drop:
                 continue
             packet = bytearray(reply.packet)
             if self._random.random() < faults.corrupt:
                 packet[self._random.randrange(len(packet))] ^= self._random.randrange(1, 256)
             if self._random.random() < faults.late:
-                self._post(at + faults.delay_s + faults.late_s, bytes(packet))
+                self._post(t_s + faults.delay_s + faults.late_s, bytes(packet))
             else:
-                whole += packet
-        self._line_free = at
-        if whole:  # in one piece, as an adapter hands it over
-            self._post(at + faults.delay_s, bytes(whole))
+                replies_data += packet
+        self._line_free = t_s
+        if replies_data:  # in one piece, as an adapter hands it over
+            self._post(t_s + faults.delay_s, bytes(replies_data))
 
-    def _post(self, at: float, packet: bytes) -> None:
-        self._sent += 1
-        heapq.heappush(self._outbox, (at, self._sent, packet))
+    def _post(self, t_s: float, packet: bytes) -> None:
+        self._n_posted += 1
+        heapq.heappush(self._outbox, (t_s, self._n_posted, packet))
 
     def _send_due(self) -> None:
-        while self._outbox and (left := self._outbox[0][0] - time.monotonic()) < 0.001:
-            if left > 0:
-                time.sleep(left)
+        while self._outbox and (remaining_s := self._outbox[0][0] - time.monotonic()) < 0.001:
+            if remaining_s > 0:
+                time.sleep(remaining_s)
             _, _, packet = heapq.heappop(self._outbox)
             if self._master is not None:
                 with contextlib.suppress(BlockingIOError, OSError):  # a client that does not read loses it
@@ -279,22 +277,22 @@ class SerialTwin(ABC):
 TWINS = {"feetech": "FeetechTwin", "dynamixel": "DynamixelTwin"}
 
 
-def from_json(about: Mapping[str, Any]) -> SerialTwin:
+def from_json(description: Mapping[str, Any]) -> SerialTwin:
     """A twin, not started, of `{"protocol", "plant", "servos", "baud", "link", "seed", "faults"}`.
     DeviceError: which is wrong."""
     try:
-        protocol = about["protocol"]
+        protocol = description["protocol"]
         cls = getattr(importlib.import_module(f"{__package__}.{protocol}"), TWINS[protocol])
         faults = BusFaults()
-        set_faults(faults, about.get("faults") or {})
-        link = about.get("link")
+        set_faults(faults, description.get("faults") or {})
+        link = description.get("link")
         return cls(
-            Plant(Path(about["plant"])),
-            [TwinServo(**servo) for servo in about["servos"]],
-            baud=about.get("baud", 1_000_000),
+            Plant(Path(description["plant"])),
+            [TwinServo(**servo) for servo in description["servos"]],
+            baud=description.get("baud", 1_000_000),
             faults=faults,
             link=Path(link) if link else None,
-            seed=about.get("seed", 0),
+            seed=description.get("seed", 0),
         )
     except KeyError as error:
         raise DeviceError(f"a twin of a servo bus is described without a known {error}") from None

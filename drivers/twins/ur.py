@@ -1,9 +1,9 @@
 """A UR e-Series controller on TCP: RTDE version 2 (30004), dashboard server (29999), program ports (30002,
 30003).
 
-The ports are fixed in every client, so that two twins on one machine take two loopback addresses: 127.0.0.2,
-127.0.0.3 … Source: Universal Robots' RTDE guide. One thread serves every connection and steps the controller
-500 times a second.
+From Universal Robots' RTDE guide. The ports are fixed in every client, so two twins on one machine take two
+loopback addresses: 127.0.0.2, 127.0.0.3 … One thread serves every connection and steps the controller 500
+times a second.
 
 `python -m ulna.drivers.twins.ur` runs one in a process of its own, described by `from_json` (see `process`);
 it answers `{"host": …}`."""
@@ -56,17 +56,17 @@ class _Recipe:
 class _Client:
     socket: socket.socket
     port: int
-    received: bytes = b""
-    unsent: bytes = b""
+    inbox: bytes = b""
+    outbox: bytes = b""
     due: deque[tuple[float, bytes]] = field(default_factory=deque)
     output: tuple[int, _Recipe] | None = None
-    every: int = 1  # ticks
+    every: int = 1  # steps of the controller
     inputs: dict[int, _Recipe] = field(default_factory=dict)
     started: bool = False
 
 
 class URTwin:
-    """host: address to listen on. faults: looked at in every period. Use `start` and `stop`, or `with`."""
+    """host: address to listen on. faults: read in every period. Use `start` and `stop`, or `with`."""
 
     def __init__(
         self, plant: Plant, host: str = "127.0.0.2", faults: URFaults | None = None, seed: int = 0
@@ -122,7 +122,8 @@ class URTwin:
                 listener.close()
                 self._hang_up()
                 raise DeviceError(
-                    f"cannot listen on {self.host}:{port} ({error.strerror}): choose another host, such as 127.0.0.3"
+                    f"cannot listen on {self.host}:{port} ({error.strerror}): choose another host, such as "
+                    "127.0.0.3"
                 ) from None
             listener.setblocking(False)
             self._listeners.append(listener)
@@ -139,7 +140,7 @@ class URTwin:
 
     def _run(self) -> None:
         assert self._selector
-        ticks, due = 0, time.monotonic()
+        steps, due = 0, time.monotonic()
         self.controller.reset(due)
         while not self._stopping.is_set():
             if self.faults.unplugged == bool(self._listeners):
@@ -156,11 +157,11 @@ class URTwin:
             if self._reset.is_set():
                 self._reset.clear()
                 self.controller.reset(now)
-            self.controller.tick(now)
-            ticks += 1
+            self.controller.step(now)
+            steps += 1
             for client in list(self._clients):
                 if client.port == RTDE:
-                    self._publish(client, ticks, now)
+                    self._publish(client, steps, now)
 
     def _plug(self) -> None:
         if self.faults.unplugged:
@@ -194,15 +195,15 @@ class URTwin:
             client.socket.close()
 
     def _send(self, client: _Client, data: bytes) -> None:
-        client.unsent += data
+        client.outbox += data
         try:
-            sent = client.socket.send(client.unsent)
+            n = client.socket.send(client.outbox)
         except BlockingIOError:
-            sent = 0
+            n = 0
         except OSError:
             return self._drop(client)
-        client.unsent = client.unsent[sent:]
-        if len(client.unsent) > MOST_WAITING:
+        client.outbox = client.outbox[n:]
+        if len(client.outbox) > MOST_WAITING:
             self._drop(client)
 
     def _receive(self, client: _Client) -> None:
@@ -214,28 +215,27 @@ class URTwin:
             data = b""
         if not data:
             return self._drop(client)
-        client.received += data
+        client.inbox += data
         if client.port == RTDE:
             self._packages(client)
         elif client.port == DASHBOARD:
-            *lines, client.received = client.received.split(b"\n")
+            *lines, client.inbox = client.inbox.split(b"\n")
             for line in lines:
                 self._send(client, self.controller.dashboard(line.decode(errors="replace")).encode() + b"\n")
-        elif whole := re.match(rb"\s*def .*?\nend[ \t\r]*\n", client.received, re.DOTALL):
+        elif whole := re.match(rb"\s*def .*?\nend[ \t\r]*\n", client.inbox, re.DOTALL):
             self.controller.upload(whole[0].decode(errors="replace"))
-            client.received = client.received[whole.end() :]
+            client.inbox = client.inbox[whole.end() :]
 
     # RTDE
-    # -------------------------------------------------------------------------------------------------------------------
 
     def _packages(self, client: _Client) -> None:
-        while len(client.received) >= 3:
-            size, kind = struct.unpack(">HB", client.received[:3])
+        while len(client.inbox) >= 3:
+            size, kind = struct.unpack(">HB", client.inbox[:3])
             if size < 3:
                 return self._drop(client)
-            if len(client.received) < size:
+            if len(client.inbox) < size:
                 return
-            body, client.received = client.received[3:size], client.received[size:]
+            body, client.inbox = client.inbox[3:size], client.inbox[size:]
             try:
                 self._package(client, chr(kind), body)
             except (struct.error, UnicodeDecodeError):
@@ -271,8 +271,8 @@ class URTwin:
     def _reply(self, client: _Client, kind: str, body: bytes) -> None:
         self._send(client, struct.pack(">HB", len(body) + 3, ord(kind)) + body)
 
-    def _publish(self, client: _Client, ticks: int, now: float) -> None:
-        if client.started and client.output and ticks % client.every == 0 and not self.faults.stalled:
+    def _publish(self, client: _Client, steps: int, now: float) -> None:
+        if client.started and client.output and steps % client.every == 0 and not self.faults.stalled:
             number, recipe = client.output
             values = [v for name in recipe.names for v in self.controller.value(name)]
             body = bytes([number]) + recipe.layout.pack(*values)
@@ -284,14 +284,14 @@ class URTwin:
         data = b""
         while client.due and client.due[0][0] <= now:
             data += client.due.popleft()[1]
-        if data or client.unsent:
+        if data or client.outbox:
             self._send(client, data)
 
 
-def _recipe(listed: bytes) -> tuple[_Recipe | None, bytes]:
-    """Of names with commas between them, and ur_rtde's one behind the last; None when one of them is
-    unknown."""
-    names = [name for name in listed.decode().split(",") if name]
+def _recipe(names_text: bytes) -> tuple[_Recipe | None, bytes]:
+    """The recipe for names separated by commas (ur_rtde ends with one, too), None when a name is unknown; and
+    the answer, their types."""
+    names = [name for name in names_text.decode().split(",") if name]
     types = [TYPES.get(name, "NOT_FOUND") for name in names]
     answer = ",".join(types).encode()
     if "NOT_FOUND" in types:
@@ -299,11 +299,16 @@ def _recipe(listed: bytes) -> tuple[_Recipe | None, bytes]:
     return _Recipe(names, struct.Struct(">" + "".join(FORMATS[t] for t in types))), answer
 
 
-def from_json(about: Mapping[str, Any]) -> URTwin:
+def from_json(description: Mapping[str, Any]) -> URTwin:
     """A twin, not started, of `{"plant", "host", "faults", "seed"}`; all but the first may be left out."""
     faults = URFaults()
-    set_faults(faults, about.get("faults", {}))
-    return URTwin(Plant(Path(about["plant"])), about.get("host", "127.0.0.2"), faults, about.get("seed", 0))
+    set_faults(faults, description.get("faults", {}))
+    return URTwin(
+        Plant(Path(description["plant"])),
+        description.get("host", "127.0.0.2"),
+        faults,
+        description.get("seed", 0),
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""What a UR e-Series controller does behind its ports: modes, safety, the program that ur_rtde uploads, and
-motion.
+"""A UR e-Series controller behind its ports: modes, safety, the program that ur_rtde uploads, and motion.
 
-Sources: Universal Robots' RTDE guide (names and types of the variables, modes, status bits), its dashboard
-server guide for e-Series, and the control script and register protocol of ur_rtde 1.6. URScript is not
-interpreted: a program that has ur_rtde's control loop is taken for it, and its side of the handshake is
-played. Variables that the mechanics do not have (Cartesian pose, currents, digital in- and outputs) read
+From Universal Robots' RTDE guide (names and types of the variables, modes, status bits), its dashboard server
+guide for e-Series, and the control script and register protocol of ur_rtde 1.6. URScript is not interpreted:
+a program with ur_rtde's control loop counts as that script, and the controller plays its side of the
+handshake. Variables that the mechanics do not have (Cartesian pose, currents, digital in- and outputs) read
 zero."""
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ from .plant import Plant
 
 STEP_S = 0.002
 MOST_SPEED = np.pi  # rad/s, of every UR5e joint (data sheet)
-DEVIATION, DEVIATION_S = (
-    0.4,
-    0.3,
-)  # rad, s: further from the path for longer, and the safety system stops the arm
+DEVIATION, DEVIATION_S = 0.4, 0.3  # rad, s: further from the path for longer causes a protective stop
 READY, DONE = 1, 2  # output_int_register_0, from the control script
 AT_ONCE = (9, 11)  # speedJ and servoJ: the client does not wait for them
 JOINTS = 6
@@ -76,11 +72,11 @@ TYPES = {
 
 @dataclass
 class URFaults(BusFaults):
-    """Besides those of a link (drop and corrupt have no meaning here: TCP turns them into late; unplugged
-    closes every connection and refuses new ones): stalled: connections stand, but no data come.
-    protective_stop: latched until unlocked, at the dashboard or by setting it false. emergency_stop: the
-    button is pressed. powered_off: the arm's power is off. local_control: the pendant is not in remote
-    control, so programs from the network are ignored."""
+    """Faults of a link (TCP turns drop and corrupt into late, so those two have no meaning; unplugged closes
+    every connection and refuses new ones) and of a controller. stalled: connections stand, but no data come.
+    protective_stop: latched until it is unlocked at the dashboard or set to false. emergency_stop: the button
+    is pressed. powered_off: the arm's power is off. local_control: the pendant is not in remote control, so
+    programs from the network are ignored."""
 
     stalled: bool = False
     protective_stop: bool = False
@@ -90,8 +86,9 @@ class URFaults(BusFaults):
 
 
 class Controller:
-    """Moves the first six joints of `plant`; a gripper behind them is not the arm's. Call `tick` 500 times a
-    second. inputs: what RTDE clients wrote, by name. received_at: s, of their last package."""
+    """Moves the first six joints of `plant`; a gripper behind them is not the arm's. Call `step` 500 times a
+    second. inputs: values that RTDE clients wrote, by name. received_at: time of their last package,
+    monotonic s."""
 
     def __init__(self, plant: Plant, faults: URFaults) -> None:
         self.plant, self.faults = plant, faults
@@ -100,10 +97,10 @@ class Controller:
         self.reset(0.0)
 
     def reset(self, now: float) -> None:
-        """Power-cycle: no program, nothing latched, the clock begins anew."""
-        self._since = self.now = self.received_at = now
+        """Power-cycle: no program, nothing latched, the clock starts at 0."""
+        self._start_s = self.now = self.received_at = now
         self.program, self.paused, self.protective = False, False, False
-        self._asked_for_stop = False
+        self._stop_fault = False
         self._ready, self._executing = 0, False
         self._watchdog_s = np.inf
         self._setpoint = self.plant.position[:JOINTS].copy()
@@ -113,7 +110,7 @@ class Controller:
         self.plant.goal[:JOINTS] = self._setpoint
         self.plant.torque[:] = 1.0  # or the brakes, which plants do not have
 
-    def tick(self, now: float) -> None:
+    def step(self, now: float) -> None:
         """One period: safety, one turn of the program's loop, one step of motion. now: s, monotonic."""
         self.now = now
         self._safety()
@@ -130,7 +127,6 @@ class Controller:
         self.plant.goal[:JOINTS] = self._setpoint
 
     # safety
-    # -----------------------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -142,9 +138,9 @@ class Controller:
             if 0 <= joint < JOINTS:
                 self.plant.stuck[joint] = float(joint in self.faults.stuck)
         self._stuck = self.faults.stuck
-        asked = self.faults.protective_stop
-        if asked != self._asked_for_stop:
-            self._asked_for_stop = self.protective = asked
+        stop_fault = self.faults.protective_stop
+        if stop_fault != self._stop_fault:
+            self._stop_fault = self.protective = stop_fault
         far = np.abs(self._setpoint - self.plant.position[:JOINTS]).max() > DEVIATION
         self._deviating = self._deviating + STEP_S if far else 0.0
         if self._deviating > DEVIATION_S:
@@ -157,15 +153,14 @@ class Controller:
             self._motion, self._setpoint = self._hold, self.plant.position[:JOINTS].copy()
 
     def unlock(self) -> None:
-        self.protective = self.faults.protective_stop = self._asked_for_stop = False
+        self.protective = self.faults.protective_stop = self._stop_fault = False
         self._deviating = 0.0
 
     # the program
-    # ------------------------------------------------------------------------------------------------------------
 
     def upload(self, program: str) -> None:
-        """A program from the network. It replaces a running one; with the arm stopped or the pendant in
-        charge it is ignored."""
+        """A program from the network. It replaces a running one. It is ignored while the arm is stopped or
+        the pendant is in local control."""
         if self.faults.local_control or not self.running:
             return
         self._end_program()
@@ -195,7 +190,7 @@ class Controller:
                 self._ready = 0
 
     def _execute(self, command: int) -> bool:
-        """Begin; true when done already."""
+        """Begin a command; true when it is done already."""
         value = [float(self.inputs.get(f"input_double_register_{i}", 0.0)) for i in range(12)]
         joints = np.array(value[:JOINTS])
         if command == 11:
@@ -213,7 +208,6 @@ class Controller:
         return True
 
     # motion: each moves the setpoint by one step
-    # ------------------------------------------------------------------------------
 
     def _hold(self) -> bool:
         return True
@@ -229,9 +223,9 @@ class Controller:
 
     def _move(self, goal: np.ndarray, speed: float) -> bool:
         """All joints arrive together, at constant speed: no ramps."""
-        away = goal - self._setpoint
-        steps = np.abs(away).max() / (max(speed, 0.01) * STEP_S)
-        self._setpoint = self._setpoint + away / max(steps, 1.0)
+        distance = goal - self._setpoint
+        steps = np.abs(distance).max() / (max(speed, 0.01) * STEP_S)
+        self._setpoint = self._setpoint + distance / max(steps, 1.0)
         return bool(steps <= 1.0)
 
     def _stop(self, deceleration: float) -> None:
@@ -243,16 +237,15 @@ class Controller:
 
         self._motion = slow_down
 
-    # what it tells
-    # ------------------------------------------------------------------------------------------------------------
+    # RTDE variables and dashboard
 
     def value(self, name: str) -> tuple[float, ...]:
-        """Of an RTDE variable, one number or one for each joint."""
+        """The value of an RTDE variable: one number, or one for each joint or axis."""
         f, on = self.faults, not self.faults.powered_off
         stopped = self.protective or f.emergency_stop
         match name:
             case "timestamp":
-                return (self.now - self._since + f.clock_step_s,)
+                return (self.now - self._start_s + f.clock_step_s,)
             case "actual_q":
                 return tuple(self.plant.position[:JOINTS].tolist())
             case "actual_qd":

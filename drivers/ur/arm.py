@@ -2,10 +2,10 @@
 
 `enable` uploads ur_rtde's control script; `disable` stops it. Without the script the controller itself holds
 the arm: a UR has no state "torque off" short of its brakes. The connection lives in a process of its own
-(`drivers.ur.process` says why); `read` and `command` only touch shared memory and never wait for the network.
+(`drivers.ur.process` says why); `read` and `command` only use shared memory and never wait for the network.
 
-Needs: the pendant in Remote Control, the arm powered on with brakes released, ports 29999, 30002 to 30004
-reachable."""
+It needs the pendant in Remote Control, the arm powered on with its brakes released, and ports 29999 and 30002
+to 30004 reachable."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from .process import NORMAL, REDUCED, RUNNING, Settings
 NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 MODELS = ("ur3e", "ur5e", "ur10e", "ur16e", "ur20", "ur30")
 TURN = 2 * np.pi
-STALE_S = 0.1  # a controller sends every 2 ms: older than this, and a reading is not valid
+STALE_S = 0.1  # an older reading is not valid (a controller sends every 2 ms)
 ENABLE_S = 15.0
 PAUSES_S = (0.5, 1.0, 2.0, 5.0)  # between attempts to reconnect
 
 SAFETY = {
-    3: "protective stop: look what the arm ran into, clear it, unlock the stop on the pendant, and enable again",
+    3: "protective stop: look what the arm ran into, clear it, unlock the stop on the pendant, and enable "
+    "again",
     4: "recovery mode: move the arm back inside its safety limits with the pendant, and enable again",
     5: "safeguard stop: close the gate or reset the safeguard, and enable again",
     6: "system emergency stop: release the emergency stop of the cell, power the arm on, and enable again",
@@ -54,16 +55,16 @@ ROBOT = {
 
 @dataclass(frozen=True)
 class Config:
-    """host: address of the controller. hz: of setpoints, 500 at most; the control script smooths between them
-    over `lookahead_s` (0.03 to 0.2 s) with `gain`. watchdog_s: without a command for that long the arm brakes
-    and holds. link_watchdog_s: without a word from this computer for that long the controller itself stops
-    the program. lost_s: without data for that long the connection counts as lost. max_first_step: rad, of any
-    joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint; setpoints keep both, so that the
-    arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of the six joints, base first;
-    narrow them to the cell. max_effort: N·m, of the model's joints (the default is the UR5e's). payload_kg,
-    payload_centre_m: of the tool, at the flange; absent: as the pendant has it. latency_s: from measurement
-    to arrival at best. model: of `MODELS`; only what must know the arm's geometry, to move its tip by hand,
-    asks for it."""
+    """host: address of the controller. hz: rate of setpoints, 500 at most; the control script smooths between
+    them over `lookahead_s` (0.03 to 0.2 s) with `gain`. watchdog_s: without a command for that long the arm
+    brakes and holds. link_watchdog_s: without a message from this computer for that long the controller
+    itself stops the program. lost_s: without data for that long the connection counts as lost.
+    max_first_step: rad, of any joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint;
+    setpoints keep both, so that the arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of
+    the six joints, base first; narrow them to the cell. max_effort: N·m, of the model's joints (the default
+    is the UR5e's). payload_kg, payload_centre_m: of the tool, at the flange; None: as the pendant has it.
+    latency_s: the shortest time from measurement to arrival. model: one of `MODELS`; only moving the tip by
+    hand needs it."""
 
     host: str
     hz: float = setting(125.0, 20, 500, "Hz")
@@ -85,7 +86,7 @@ class Config:
 
 
 def make(name: str, config: Config) -> UR:
-    """The arm, closed. DeviceError: limits that are no limits, a model that there is none of."""
+    """The arm, closed. DeviceError: impossible limits, or an unknown model."""
     if config.model:
         require_known(f"model for {name}:", config.model, MODELS)
     fields = {"lower": JOINTS, "upper": JOINTS, "max_effort": JOINTS, "payload_centre_m": 3}
@@ -102,7 +103,7 @@ def make(name: str, config: Config) -> UR:
 
 
 class UR:
-    """Keeps `drivers.arm.Arm`."""
+    """A UR arm; keeps the contract of `drivers.arm.Arm`."""
 
     def __init__(self, name: str, config: Config) -> None:
         self.name, self.config = name, config
@@ -127,7 +128,6 @@ class UR:
         self._message = ""
 
     # life
-    # -------------------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         if self._memory:
@@ -162,17 +162,17 @@ class UR:
         self._enabled = False
 
     def _start(self) -> None:
-        """A child with a connection, or DeviceError."""
+        """Start a child process with a connection. DeviceError: the controller does not answer."""
         assert self._memory
         c = self.config
-        same = {f.name: getattr(c, f.name) for f in dataclasses.fields(Settings) if hasattr(c, f.name)}
-        settings = Settings(**same, file=self._memory.file, stop_program=self._had_control)
+        shared = {f.name: getattr(c, f.name) for f in dataclasses.fields(Settings) if hasattr(c, f.name)}
+        settings = Settings(**shared, file=self._memory.file, stop_program=self._had_control)
         try:
             self._child = Child(settings, self._closing)
         except DeviceError as error:
             raise DeviceError(
-                f"the UR {self.name} at {c.host} does not answer ({error}): is the address right, the controller on and "
-                "booted, and the cable in?"
+                f"the UR {self.name} at {c.host} does not answer ({error}): is the address right, the "
+                "controller on and booted, and the cable in?"
             ) from None
         self._had_control = False
 
@@ -187,7 +187,7 @@ class UR:
         self._child.ask(order, ENABLE_S)
 
     def _supervise(self) -> None:
-        """Notices a lost connection, and makes a new one; what was enabled before is not enabled then."""
+        """Notice a lost connection and make a new one, after which the arm is not enabled."""
         attempt = 0
         while not self._closing.wait(0.05 if not self._lost else PAUSES_S[min(attempt, len(PAUSES_S) - 1)]):
             if not self._lost:
@@ -201,7 +201,7 @@ class UR:
                 continue
             attempt += 1
             with self._orders, contextlib.suppress(DeviceError):
-                self._end(0.0)  # a child that lost its controller is not worth a word
+                self._end(0.0)  # a child that lost its controller has nothing to stop
                 self._start()
                 with self._lock:
                     self._lost = False
@@ -209,25 +209,24 @@ class UR:
                     self._message = "reconnected: enable it again"
 
     # motion
-    # -----------------------------------------------------------------------------------------------------------------
 
     def read(self) -> Sample:
-        memory = self._need()
+        memory = self._require_memory()
         state = memory.state.read()
-        received = int(state["t_receive_ns"])
-        there = not self._lost and bool(state["connected"]) and bool(state["clocked"])
-        fresh = there and time.monotonic_ns() - received < STALE_S * 1e9
+        receive_ns = int(state["t_receive_ns"])
+        is_connected = not self._lost and bool(state["connected"]) and bool(state["clocked"])
+        fresh = is_connected and time.monotonic_ns() - receive_ns < STALE_S * 1e9
         return Sample(
             np.array(state["q"]),
             int(state["t_capture_ns"]),
-            received,
+            receive_ns,
             int(state["seq"]),
             np.full(JOINTS, fresh),
         )
 
     def command(self, target: np.ndarray, t_target_ns: int) -> np.ndarray:
         target = check_target(target, self.joints)
-        memory = self._need()
+        memory = self._require_memory()
         with self._lock:
             if self._lost:
                 raise DeviceError(f"the UR {self.name} is away ({self._message}): wait, then enable it again")
@@ -237,45 +236,48 @@ class UR:
             if not self._enabled:
                 why = "; ".join(self.faults()) or "its control script does not run"
                 raise DeviceError(f"the UR {self.name} takes no commands ({why}): enable it first")
-            here = np.array(memory.state.read()["q"])
+            position = np.array(memory.state.read()["q"])
             if self._first:
-                check_first(target, here, self.max_first_step, self.joints)
+                check_first(target, position, self.max_first_step, self.joints)
                 self._first = False
             now = time.monotonic_ns()
-            # from where the setpoint is on its way, so that an early command does not skip the rest of the
-            # last one
-            start = self._setpoint(now, here)
-            sent = limit_target(target, start, (t_target_ns - now) * 1e-9, self.joints)
+            # from the present setpoint, so that an early command does not skip the rest of the last one
+            start = self._setpoint(now, position)
+            setpoint = limit_target(target, start, (t_target_ns - now) * 1e-9, self.joints)
             memory.goal.write(
-                t_command_ns=now, t_from_ns=now, t_goal_ns=max(t_target_ns, now + 1), start=start, goal=sent
+                t_command_ns=now,
+                t_from_ns=now,
+                t_goal_ns=max(t_target_ns, now + 1),
+                start=start,
+                goal=setpoint,
             )
-        return sent
+        return setpoint
 
-    def _setpoint(self, now_ns: int, here: np.ndarray) -> np.ndarray:
+    def _setpoint(self, now_ns: int, position: np.ndarray) -> np.ndarray:
         assert self._memory
         goal = self._memory.goal.read()
-        commanded = int(goal["t_command_ns"])
-        if commanded == 0 or now_ns - commanded > self.watchdog_s * 1e9:
-            return here
+        command_ns = int(goal["t_command_ns"])
+        if command_ns == 0 or now_ns - command_ns > self.watchdog_s * 1e9:
+            return position
         w = (now_ns - int(goal["t_from_ns"])) / (int(goal["t_goal_ns"]) - int(goal["t_from_ns"]))
         return goal["start"] + min(w, 1.0) * (goal["goal"] - goal["start"])
 
     def hold(self) -> None:
         with self._lock:
-            self._need().goal.write(t_command_ns=0)
+            self._require_memory().goal.write(t_command_ns=0)
 
     def stop(self) -> None:
         with self._lock:
-            self._need().goal.write(t_command_ns=0)
+            self._require_memory().goal.write(t_command_ns=0)
             self._stopped = True
 
     def enable(self) -> None:
-        """Upload the control script; takes up to some seconds. DeviceError says what stands in the way."""
-        self._need()
+        """Upload the control script, which takes up to some seconds. DeviceError says what prevents it."""
+        self._require_memory()
         if self._lost:
             raise DeviceError(f"the UR {self.name} is away ({self._message}): wait until it is back")
-        if wrong := self._wrong():
-            raise DeviceError(f"the UR {self.name} cannot be enabled: {'; '.join(wrong)}")
+        if problems := self._problems():
+            raise DeviceError(f"the UR {self.name} cannot be enabled: {'; '.join(problems)}")
         with self._orders:
             self.hold()
             self._had_control = True
@@ -300,27 +302,25 @@ class UR:
             self._ask("disable")
             self._had_control = False
 
-    # what is the matter
-    # -------------------------------------------------------------------------------------------------------
+    # faults and health
 
     def faults(self) -> tuple[str, ...]:
         if not self._memory:
             return ()
         if self._lost:
-            return (
-                f"the UR {self.name} at {self.config.host} is away ({self._message}): check its cable and power",
-            )
-        wrong = self._wrong()
+            place = f"the UR {self.name} at {self.config.host}"
+            return (f"{place} is away ({self._message}): check its cable and power",)
+        problems = self._problems()
         if not self._memory.control.read()["remote"]:
-            wrong += (
+            problems += (
                 "the pendant is in local control: switch it to Remote Control (top right), and enable again",
             )
         self._notice()
-        if self._ended and not wrong:
-            wrong = ("the control script ended: read the log on the pendant, and enable again",)
-        return wrong
+        if self._ended and not problems:
+            problems = ("the control script ended: read the log on the pendant, and enable again",)
+        return problems
 
-    def _wrong(self) -> tuple[str, ...]:
+    def _problems(self) -> tuple[str, ...]:
         assert self._memory
         state = self._memory.state.read()
         safety, robot = int(state["safety_mode"]), int(state["robot_mode"])
@@ -348,7 +348,7 @@ class UR:
             return ArmHealth(state, self._age_s(), rate, 0, self._reconnects, self._message)
 
     def _notice(self) -> None:
-        """The script ended by itself, or by a stop: that latches until `enable`."""
+        """Latch, until `enable`, that the control script ended by itself or by a stop."""
         assert self._memory
         with self._lock:
             if self._enabled and not self._memory.control.read()["active"]:
@@ -357,10 +357,10 @@ class UR:
 
     def _age_s(self) -> float:
         assert self._memory
-        received = int(self._memory.state.read()["t_receive_ns"])
-        return (time.monotonic_ns() - received) * 1e-9 if received else float("inf")
+        receive_ns = int(self._memory.state.read()["t_receive_ns"])
+        return (time.monotonic_ns() - receive_ns) * 1e-9 if receive_ns else float("inf")
 
-    def _need(self) -> Memory:
+    def _require_memory(self) -> Memory:
         if not self._memory:
             raise DeviceError(f"the UR {self.name} is closed: open it first")
         return self._memory

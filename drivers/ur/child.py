@@ -1,4 +1,4 @@
-"""The control process' end of `drivers.ur.process`: started, given orders, ended."""
+"""The control process' side of `drivers.ur.process`: starts it, gives it orders and ends it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Child:
     """One process with one connection. For one thread at a time; `closing` cuts every wait short."""
 
     def __init__(self, settings: Settings, closing: threading.Event) -> None:
-        """Waits until the controller answers. DeviceError: it does not."""
-        self._closing, self._asked = closing, 0
+        """Start it, and wait until the controller answers. DeviceError: it does not."""
+        self._closing, self._order_number = closing, 0
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ulna.drivers.ur.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # where ur_rtde talks to itself
-            bufsize=0,  # or `select` would not see what a buffer has taken already
+            bufsize=0,  # `select` does not see what a buffer has read already
             pass_fds=(settings.file,),
         )
         try:
@@ -42,12 +42,12 @@ class Child:
         return self.process.poll() is not None
 
     def ask(self, order: object, timeout_s: float) -> None:
-        """One order, done; or DeviceError with the words of the process."""
+        """Give an order and wait until it is done. DeviceError: it failed, with the words of the process."""
         assert self.process.stdin
         assert self.process.stdout
-        self._asked += 1
+        self._order_number += 1
         try:
-            self.process.stdin.write(json.dumps([self._asked, order]).encode() + b"\n")
+            self.process.stdin.write(json.dumps([self._order_number, order]).encode() + b"\n")
         except OSError:
             raise DeviceError("its connection broke off") from None
         deadline = time.monotonic() + timeout_s
@@ -57,7 +57,7 @@ class Child:
                 if not line:
                     raise DeviceError("its connection broke off")
                 answer = json.loads(line)
-                if answer["to"] == self._asked:
+                if answer["to"] == self._order_number:
                     break
             elif self._closing.is_set():
                 raise DeviceError("it is being closed")
@@ -67,7 +67,7 @@ class Child:
             raise DeviceError(answer["error"])
 
     def end(self, patience_s: float) -> None:
-        """It stops the arm and ends when its stdin does; after `patience_s` it is killed."""
+        """Close its stdin, at which it stops the arm and ends; kill it after `patience_s`."""
         assert self.process.stdin
         assert self.process.stdout
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""What the control process and the process that talks to a UR share: the arm's newest state, and where it
-shall go.
+"""Memory shared by the control process and the process that talks to a UR: the arm's newest state and its
+goal.
 
-Each block has one writer. Its first word is odd while it is written; a reader that finds it odd, or changed
-behind its back, reads again, so that a reading is never half old and half new."""
+Each block has one writer. Its first word, a version, is odd while it is written. A reader that finds it odd,
+or changed after its copy, reads again, so that a reading is never half old and half new."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE = np.dtype(
     [
         ("seq", "i8"),  # packages from the controller so far
         ("t_capture_ns", "i8"),
-        ("clocked", "i8"),  # the capture time can be believed
+        ("clocked", "i8"),  # 1: the offset of the controller's clock is known, so t_capture_ns is right
         ("t_receive_ns", "i8"),
         ("rate_hz", "f8"),
         ("robot_mode", "i8"),  # of RTDE, as are the next two
@@ -51,40 +51,42 @@ class Block:
     """One record of `dtype` in shared memory, written by one thread of one process and read by anyone."""
 
     def __init__(self, memory: mmap.mmap, offset: int, dtype: np.dtype) -> None:
-        self._turn = np.frombuffer(memory, np.int64, 1, offset)
+        self._version = np.frombuffer(memory, np.int64, 1, offset)
         self._record = np.frombuffer(memory, dtype, 1, offset + 8)
 
     def write(self, **values: object) -> None:
-        self._turn[0] += 1
+        self._version[0] += 1
         fence()
         for name, value in values.items():
             self._record[name] = value
         fence()
-        self._turn[0] += 1
+        self._version[0] += 1
 
     def read(self) -> np.void:
         for _ in range(100_000):
-            before = int(self._turn[0])
-            if before % 2 == 0:
+            version = int(self._version[0])
+            if version % 2 == 0:
                 fence()
                 copy = self._record.copy()
                 fence()
-                if int(self._turn[0]) == before:
+                if int(self._version[0]) == version:
                     return copy[0]
-        # its writer died in the middle: what stands there is the best there is
+        # its writer died in the middle of a write
         return self._record.copy()[0]
 
     def mend(self) -> None:
-        """Called by a new writer, whose predecessor may have died in the middle of a write."""
-        self._turn[0] += self._turn[0] % 2
+        """Make the version even. For a new writer, since the one before may have died in the middle of a
+        write."""
+        self._version[0] += self._version[0] % 2
 
 
 class Memory:
-    """state and control are written by the process that talks to the arm, goal by the control process."""
+    """Three blocks. The process that talks to the arm writes `state` and `control`, the control process
+    `goal`."""
 
     def __init__(self, file: int | None = None) -> None:
-        """file: a descriptor from another `Memory`; None makes a new one, which is gone when nobody holds
-        it."""
+        """file: the descriptor of another `Memory`; None makes a new one, which lives until all descriptors
+        are closed."""
         self.file = os.memfd_create("ulna-ur") if file is None else file
         if file is None:
             os.ftruncate(self.file, SIZE)

@@ -1,15 +1,14 @@
 """The process that holds the connection to a UR: `python -m ulna.drivers.ur.process`, started by
 `drivers.ur.arm`.
 
-It is a process of its own because ur_rtde 1.6 keeps threads of its own in C++: when a controller goes away
-and comes back they have been seen to corrupt the heap, and they restart the control script without being
-asked. Here that costs a restart of this process; in the control process it would cost the control process.
-Setpoints are also paced better without its GIL.
+It is a process of its own because ur_rtde 1.6 has threads of its own in C++. When a controller goes away and
+comes back they have corrupted the heap, and they restart the control script by themselves. Here that costs a
+restart of this process, not of the control process. Setpoints are also paced better without that one's GIL.
 
-stdin: lines `[number, order]`: first the fields of `Settings` as an object, then `"enable"` and `"disable"`;
-the end of stdin stops the arm and ends the process. stdout: `{"to": number}` when an order is done (the
-first: when connected), with `"error"` when it failed. The numbers keep an answer that came too late from
-being taken for the next one."""
+stdin: lines `[number, order]`, first the fields of `Settings` as an object, then `"enable"` and `"disable"`.
+The end of stdin stops the arm and ends the process. stdout: `{"to": number}` when an order is done (the
+first: when connected), with `"error"` when it failed. The number keeps a late answer from being taken for the
+next one."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ import numpy as np
 from ..clock_offset import ClockOffset
 from .memory import Memory
 
-# Packages of so long must have told the offset of the controller's clock: the first ones may all be late.
+# The offset of the controller's clock is known after packages of so long; the first ones may all be late.
 CLOCKED_S = 0.1
 POLL_S = 0.001  # ur_rtde does not tell when a package comes; a coarser poll would add to every capture time
 DASHBOARD = 29999
@@ -40,8 +39,8 @@ VARIABLES = ["timestamp", "actual_q", "robot_mode", "safety_mode", "robot_status
 
 @dataclass(frozen=True)
 class Settings:
-    """file: descriptor of the `Memory`. stop_program: a control script may still run from before the
-    connection was lost."""
+    """file: descriptor of the `Memory`. stop_program: stop a control script that may still run from before
+    the connection was lost. Others: see `drivers.ur.arm.Config`."""
 
     file: int
     host: str
@@ -60,14 +59,19 @@ class Settings:
 
 
 def follow(
-    setpoint: np.ndarray, speed: np.ndarray, target: np.ndarray, dt_s: float, most: float, acceleration: float
+    setpoint: np.ndarray,
+    speed: np.ndarray,
+    target: np.ndarray,
+    dt_s: float,
+    max_speed: float,
+    acceleration: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The next setpoint and speed `(J,)` on the way to `target`: at most `most` rad/s, `acceleration` rad/s²,
-    and no faster than it can still brake."""
-    away = target - setpoint
-    brake = np.sqrt(2 * acceleration * np.abs(away))
-    wanted = np.sign(away) * np.minimum(np.minimum(np.abs(away) / dt_s, brake), most)
-    speed = speed + np.clip(wanted - speed, -acceleration * dt_s, acceleration * dt_s)
+    """The next setpoint and speed `(J,)` on the way to `target`, after `dt_s`: at most `max_speed` rad/s and
+    `acceleration` rad/s², and no faster than it can still brake."""
+    distance = target - setpoint
+    brake = np.sqrt(2 * acceleration * np.abs(distance))
+    desired_speed = np.sign(distance) * np.minimum(np.minimum(np.abs(distance) / dt_s, brake), max_speed)
+    speed = speed + np.clip(desired_speed - speed, -acceleration * dt_s, acceleration * dt_s)
     return setpoint + speed * dt_s, speed
 
 
@@ -81,6 +85,9 @@ def ask_dashboard(host: str, line: str, timeout_s: float = 2.0) -> str:
 
 
 class Link:
+    """The connection to one controller: `watch` writes its state to the memory, `run` does orders and sends
+    setpoints from the memory."""
+
     def __init__(self, settings: Settings) -> None:
         self.settings, self.memory = settings, Memory(settings.file)
         self.memory.state.mend()
@@ -89,11 +96,11 @@ class Link:
         self.orders: queue.Queue[tuple[int, str]] = queue.Queue()
         self.closing = threading.Event()
         self.control: Any = None
-        # kept for ever: their destructors hold the GIL for half a second, and would hold back the state
-        self._ended: list[Any] = []
+        # kept for good: their destructors hold the GIL for half a second, which would delay the state
+        self._old_controls: list[Any] = []
         self._setpoint: np.ndarray | None = None  # None: the arm stands, servoing is off
         self._speed = np.zeros(6)
-        self._ran = False  # the program, since `enable`, as the state tells it
+        self._was_running = False  # the program, since `enable`, according to the state
 
     def connect(self) -> None:
         """Raises RuntimeError or OSError when the controller does not answer."""
@@ -111,17 +118,16 @@ class Link:
             if time.monotonic() > deadline or not self.receive.isConnected():
                 raise RuntimeError("it accepted the connection, but sends no data")
             time.sleep(POLL_S)
-        self._last = float("nan")
+        self._last_stamp = float("nan")
         self._seq = int(self.memory.state.read()["seq"])
         self._clock = ClockOffset(self.settings.latency_s)
-        self._counted, self._counted_ns, self._rate = self._seq, time.monotonic_ns(), 0.0
+        self._rate_seq, self._rate_ns, self._rate_hz = self._seq, time.monotonic_ns(), 0.0
         until = time.monotonic() + 2 * CLOCKED_S
         while time.monotonic() < until:
             self._poll()
             time.sleep(POLL_S)
 
     # state
-    # ------------------------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
         while not self.closing.is_set():
@@ -134,27 +140,27 @@ class Link:
     def _poll(self) -> None:
         r = self.receive
         stamp = r.getTimestamp()
-        if stamp == self._last:
+        if stamp == self._last_stamp:
             return
         while True:  # ur_rtde takes the next package whenever it comes, and its getters tell of that one
             now = time.monotonic_ns()
             q, robot_mode, safety_mode = r.getActualQ(), r.getRobotMode(), r.getSafetyMode()
-            status, again = r.getRobotStatus(), r.getTimestamp()
-            if again == stamp:
+            status, stamp_after = r.getRobotStatus(), r.getTimestamp()
+            if stamp_after == stamp:
                 break
-            stamp = again
-        self._last = stamp
+            stamp = stamp_after
+        self._last_stamp = stamp
         self._seq += 1
-        if now - self._counted_ns > 500_000_000:
-            self._rate = (self._seq - self._counted) / (now - self._counted_ns) * 1e9
-            self._counted, self._counted_ns = self._seq, now
+        if now - self._rate_ns > 500_000_000:
+            self._rate_hz = (self._seq - self._rate_seq) / (now - self._rate_ns) * 1e9
+            self._rate_seq, self._rate_ns = self._seq, now
         capture_ns = self._clock.capture_ns(round(stamp * 1e9), now)
         self.memory.state.write(
             seq=self._seq,
             t_capture_ns=capture_ns,
             clocked=int(self._clock.known_s() >= CLOCKED_S),
             t_receive_ns=now,
-            rate_hz=self._rate,
+            rate_hz=self._rate_hz,
             robot_mode=robot_mode,
             safety_mode=safety_mode,
             robot_status_bits=status,
@@ -162,13 +168,13 @@ class Link:
             q=q,
         )
         runs = bool(status & 2)
-        if self._ran and not runs:
-            # told from here, as ur_rtde waits for three seconds in the control thread before it believes it
+        if self._was_running and not runs:
+            # written here, since ur_rtde waits for three seconds in the control thread before it reports it
             self._tell(active=0)
-        self._ran = runs and self.control is not None
+        self._was_running = runs and self.control is not None
 
     def watch_pendant(self) -> None:
-        """Remote control is told by the dashboard server only; PolyScope before 5.6 does not tell."""
+        """Keep `remote` up to date. Only the dashboard server tells it, and not before PolyScope 5.6."""
         while not self.closing.wait(1.0):
             with contextlib.suppress(OSError):
                 answer = ask_dashboard(self.settings.host, "is in remote control").lower()
@@ -179,10 +185,9 @@ class Link:
             self.memory.control.write(clock_steps=self._clock.steps, **values)
 
     # control
-    # ----------------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Orders, and a setpoint every period, until stdin ends."""
+        """Do orders and send a setpoint every period, until stdin ends."""
         period, due = 1.0 / self.settings.hz, time.monotonic()
         while not self.closing.is_set():
             with contextlib.suppress(queue.Empty):
@@ -204,12 +209,13 @@ class Link:
             remote = ask_dashboard(s.host, "is in remote control").lower()
         except OSError as error:
             raise RuntimeError(
-                f"its dashboard server, port {DASHBOARD}, does not answer ({error}): allow it in the pendant's Settings, Security, "
-                "Services"
+                f"its dashboard server, port {DASHBOARD}, does not answer ({error}): allow it in the "
+                "pendant's Settings, Security, Services"
             ) from None
         if remote == "false":
             raise RuntimeError(
-                "it is not in remote control: switch the pendant from Local to Remote Control (top right), and enable again"
+                "it is not in remote control: switch the pendant from Local to Remote Control (top right), "
+                "and enable again"
             )
         if self.control is not None and self.control.isProgramRunning():
             self._halt()
@@ -239,7 +245,7 @@ class Link:
         self._tell(active=0)
         control, self.control = self.control, None
         if control is not None:
-            self._ended.append(control)
+            self._old_controls.append(control)
             with contextlib.suppress(RuntimeError):
                 control.disconnect()
 
@@ -247,9 +253,9 @@ class Link:
         if not self.control.isConnected():
             os._exit(3)  # at once, as in `watch`
         state, now = self.memory.state.read(), time.monotonic_ns()
-        lost = now - int(state["t_receive_ns"]) > self.settings.lost_s * 1e9
+        is_stale = now - int(state["t_receive_ns"]) > self.settings.lost_s * 1e9
         if (
-            lost
+            is_stale
             or int(state["safety_mode"]) not in (NORMAL, REDUCED)
             or int(state["robot_mode"]) != RUNNING
             or not self.control.isProgramRunning()
@@ -257,8 +263,8 @@ class Link:
             self._drop_control()
             return
         goal = self.memory.goal.read()
-        commanded = int(goal["t_command_ns"])
-        if commanded == 0 or now - commanded > self.settings.watchdog_s * 1e9:
+        command_ns = int(goal["t_command_ns"])
+        if command_ns == 0 or now - command_ns > self.settings.watchdog_s * 1e9:
             self._halt()
             self.control.kickWatchdog()
             return
@@ -275,7 +281,7 @@ class Link:
         self.control.servoJ(self._setpoint.tolist(), 0.0, 0.0, period, s.lookahead_s, s.gain)
 
     def _halt(self) -> None:
-        """Brake and stand. Once: the next setpoint begins where the arm then is."""
+        """Brake, if it servos. The next setpoint then begins where the arm stands."""
         if self._setpoint is not None:
             self.control.servoStop(self.settings.max_acceleration)
             self._setpoint = None
@@ -284,8 +290,8 @@ class Link:
 _TELLING = threading.Lock()
 
 
-def answer(**what: object) -> None:
-    os.write(_ANSWERS, json.dumps(what).encode() + b"\n")
+def answer(**fields: object) -> None:
+    os.write(_ANSWERS, json.dumps(fields).encode() + b"\n")
 
 
 _ANSWERS = 1

@@ -1,5 +1,5 @@
-"""Temporal context: what the backbone is told about the past. One frame's encoding goes in per observation
-step.
+"""Temporal context: what the backbone sees of the past, made of the encodings of the observation steps. Each
+way to make it has a file of its own beside this one.
 
 Legend: B batch, T = n_obs_steps, S tokens, D width.
 """
@@ -13,12 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Context:
-    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM; memory: what a recurrent context carries
-    on."""
+    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM."""
 
     tokens: Tensor
     pooled: Tensor
-    memory: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -27,16 +25,4 @@ class Context:
         return Context(
             self.tokens.repeat_interleave(n, dim=0),
             self.pooled.repeat_interleave(n, dim=0),
-            None if self.memory is None else self.memory.repeat_interleave(n, dim=0),
         )
-
-
-@dataclass(frozen=True)
-class Stack:
-    """The plain context of Diffusion Policy: the last `n_obs_steps` encodings as they are, side by side."""
-
-    def pooled_width(self, width: int, n_obs_steps: int) -> int:
-        return width * n_obs_steps
-
-    def __call__(self, z_BTD: Tensor, memory: Tensor | None = None) -> Context:
-        return Context(z_BTD, z_BTD.flatten(1), memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...datasets.features import Features
 from ..backbones.transformer import Transformer
 from ..encoders.vector import MLP, Encoder, ResNet18
-from ..objectives.objective import Regression
+from ..objectives.regression import Regression
 from ..recipe import Recipe, Training
 
 

@@ -6,7 +6,7 @@ from ...datasets.features import Features, image_keys
 from ..backbones.transformer import Transformer
 from ..backbones.unet1d import UNet1D
 from ..encoders.vector import MLP, Encoder, ResNet18
-from ..objectives.objective import Diffusion
+from ..objectives.diffusion import Diffusion
 from ..recipe import Recipe, Training
 
 PAPER = "Chi et al. 2023, Diffusion Policy (arXiv 2303.04137)"

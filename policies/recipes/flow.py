@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...datasets.features import Features, image_keys
 from ..backbones.unet1d import UNet1D
 from ..encoders.vector import MLP, Encoder
-from ..objectives.objective import Flow
+from ..objectives.flow import Flow
 from ..recipe import Recipe, Training
 
 

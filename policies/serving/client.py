@@ -13,7 +13,9 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.sync.client import connect
 
-from .protocol import EXTENSION, ProtocolError, pack, unpack
+from ...datasets.features import ACTION
+from .metadata import Metadata
+from .protocol import ProtocolError, pack, unpack
 
 
 class PolicyServerError(ConnectionError):
@@ -21,10 +23,9 @@ class PolicyServerError(ConnectionError):
 
 
 class PolicyClient:
-    """One connection to a policy server.
+    """One connection to a policy server; a `ServedPolicy`. Not for two threads at once.
 
-    metadata: what the server said of its policy. infer: one request, one reply; not for two threads at once.
-    """
+    metadata: what the server said of its policy; the defaults where it said nothing of it."""
 
     def __init__(self, url: str, timeout_s: float = 30.0, connect_timeout_s: float = 5.0) -> None:
         self.url = url if "://" in url else f"ws://{url}"
@@ -56,27 +57,18 @@ class PolicyClient:
                     ) from None
                 time.sleep(0.2)
         try:
-            metadata = self._receive()
-            if not isinstance(metadata, dict):
-                raise PolicyServerError(
-                    f"what answers at {self.url} is no policy server: it did not introduce itself"
-                )
-            self.metadata: dict[str, Any] = metadata
-            self._width = self._action_width(metadata)
+            self.metadata = self._introduction()
         except PolicyServerError:
             self.close()
             raise
 
-    def infer(self, observation: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
-        """Send one observation; the reply holds `actions` `(n, A)` float, the first for now, and the server's
-        remarks."""
-        message = dict(observation)
-        if seed is not None:
-            message[EXTENSION] = {"seed": int(seed)}
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's reply to one request; see `ServedPolicy`. PolicyServerError in one sentence where it
+        gives none, or one without finite `actions` of the width that its metadata promises."""
         try:
-            self._socket.send(pack(message))
+            self._socket.send(pack(dict(request)))
         except ConnectionClosed as error:
-            raise self._gone(error) from None
+            raise self._closed(error) from None
         reply = self._receive()
         if not isinstance(reply, dict):
             raise PolicyServerError(
@@ -90,9 +82,11 @@ class PolicyClient:
             or not len(actions)
         ):
             raise PolicyServerError(f"the server at {self.url} answered without an array of actions")
-        if self._width is not None and actions.shape[1] != self._width:
+        action = self.metadata.features.get(ACTION)  # a server that is not Ulna's does not tell
+        if action is not None and actions.shape[1] != action.shape[0]:
             raise PolicyServerError(
-                f"the server at {self.url} answered with {actions.shape[1]} action dimensions, not {self._width}"
+                f"the server at {self.url} answered with {actions.shape[1]} action dimensions, "
+                f"not {action.shape[0]}"
             )
         if not np.isfinite(actions).all():
             raise PolicyServerError(f"the server at {self.url} answered with actions that are not finite")
@@ -107,15 +101,17 @@ class PolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _action_width(self, metadata: dict[str, Any]) -> int | None:
-        """How many action dimensions to expect; None where the server (openpi's, say) does not tell."""
-        if "features" not in metadata:
-            return None
-        try:
-            return int(metadata["features"]["action"]["shape"][0])
-        except (KeyError, IndexError, TypeError, ValueError):
+    def _introduction(self) -> Metadata:
+        message = self._receive()
+        if not isinstance(message, dict):
             raise PolicyServerError(
-                f"the server at {self.url} describes its features in a way that is not Ulna's"
+                f"what answers at {self.url} is no policy server: it did not introduce itself"
+            )
+        try:
+            return Metadata.from_json(message)
+        except ValueError as error:
+            raise PolicyServerError(
+                f"the server at {self.url} describes its policy in a way that is not Ulna's: {error}"
             ) from None
 
     def _receive(self) -> Any:
@@ -127,7 +123,7 @@ class PolicyClient:
                 f"the server at {self.url} did not answer within {self.timeout_s:g} s"
             ) from None
         except ConnectionClosed as error:
-            raise self._gone(error) from None
+            raise self._closed(error) from None
         if isinstance(data, str):
             raise PolicyServerError(f"the server at {self.url} says: {data.strip() or 'nothing'}")
         try:
@@ -135,7 +131,7 @@ class PolicyClient:
         except ProtocolError as error:
             raise PolicyServerError(f"the server at {self.url} sent garbage: {error}") from None
 
-    def _gone(self, error: ConnectionClosed) -> PolicyServerError:
+    def _closed(self, error: ConnectionClosed) -> PolicyServerError:
         if isinstance(error.__cause__, BlockingIOError):
             return PolicyServerError(f"the server at {self.url} took no message for {self.timeout_s:g} s")
         if error.rcvd is not None and error.rcvd.code == 1009:
@@ -143,11 +139,11 @@ class PolicyClient:
         return PolicyServerError(f"the server at {self.url} closed the connection: it stopped or died")
 
 
-def _bound_sending(connected: socket.socket, timeout_s: float) -> None:
+def _bound_sending(connection: socket.socket, timeout_s: float) -> None:
     """Without it, sending to a frozen server blocks for ever once the kernel's buffers are full.
 
     In the kernel, not by `settimeout`: that would bound the wait for replies too, and before websockets 17 an
     idle connection would break."""
     whole = int(timeout_s)
     timeval = struct.pack("@ll", whole, max(int((timeout_s - whole) * 1e6), 1))  # zero would mean no bound
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)

@@ -1,5 +1,4 @@
-"""A checkpoint as something to serve: torch behind, dicts of arrays in front (`ServedPolicy` in
-`protocol`)."""
+"""A checkpoint as a `ServedPolicy`: torch behind, dicts of arrays in front."""
 
 from __future__ import annotations
 
@@ -11,19 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...datasets.features import ACTION, features_to_json
+from ...datasets.features import ACTION, PAST
 from ..checkpoint import load_checkpoint, read_train
-from ..hooks.hook import Hook, Inpaint
-from ..policy import PAST
+from ..hooks.hook import Hook
+from ..hooks.inpaint import Inpaint
+from .metadata import Metadata
 from .protocol import BadRequest
+from .request import Request
 
 
 class LocalPolicy:
     """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
-    others.
+    the others. CheckpointError where the folder holds none.
 
-    metadata: JSON types only; what a client needs to feed the policy and to execute its chunks.
-    """
+    sampling_steps: the recipe's by default. hooks: applied to every draw."""
 
     def __init__(
         self,
@@ -35,64 +35,60 @@ class LocalPolicy:
         self.policy = load_checkpoint(folder, device)
         self.hooks, recipe = hooks, self.policy.recipe
         self.sampling_steps = sampling_steps or recipe.sampling_steps
-        knows_past = recipe.inpaint_past or recipe.action_space == "delta"
-        train = read_train(folder)
-        used = (*self.policy.observation_keys, ACTION)
-        self.metadata: dict[str, Any] = {
-            "recipe": recipe.name,
-            "features": features_to_json({k: self.policy.features[k] for k in used}),
-            "n_obs_steps": recipe.n_obs_steps,
-            "horizon": recipe.horizon - recipe.n_past_actions,
-            "n_past_actions": recipe.n_past_actions if knows_past else 0,
-            "n_action_steps": recipe.n_action_steps,
-            "decoder": recipe.decoder,
-            "ensemble_decay": recipe.ensemble_decay,
-            "sampling_steps": self.sampling_steps,
-            "control_hz": train.get("fps"),
-            "checkpoint": self.policy.content_hash,
-        }
-        blank = {
-            k: np.zeros(f.shape, f.dtype)
-            for k in self.policy.observation_keys
-            for f in [self.policy.features[k]]
-        }
-        if knows_past:
-            blank[PAST] = np.zeros((recipe.n_past_actions, self.policy.action_dim), np.float32)
-        self.infer(blank, seed=0)
+        uses_past = recipe.inpaint_past or recipe.action_space == "delta"
+        self.metadata = Metadata(
+            recipe=recipe.name,
+            features={k: self.policy.features[k] for k in (*self.policy.observation_keys, ACTION)},
+            n_obs_steps=recipe.n_obs_steps,
+            horizon=recipe.horizon,
+            n_past_actions=recipe.n_past_actions,
+            n_action_steps=recipe.n_action_steps,
+            decoder=recipe.decoder,
+            ensemble_decay=recipe.ensemble_decay,
+            sampling_steps=self.sampling_steps,
+            control_hz=read_train(folder).control_hz,
+            checkpoint=self.policy.content_hash,
+            needs_past=uses_past and recipe.n_past_actions > 0,
+        )
+        features = {k: self.policy.features[k] for k in self.policy.observation_keys}
+        blank = {k: np.zeros(f.shape, f.dtype) for k, f in features.items()}
+        past = np.zeros((recipe.n_past_actions, self.policy.action_dim), np.float32)
+        self.infer(Request(blank, 0, past if uses_past else None).to_wire())
 
-    def infer(
-        self, observation: Mapping[str, Any], seed: int | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Actions `(horizon ahead, A)` float32, the first for now, and what it took.
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """`actions` `(metadata.n_actions_ahead, A)` float32, the first for now, `nfe` and `checkpoint`.
 
-        Each observation key is `(n_obs_steps, *shape)`, oldest first, or one frame `(*shape)`, which then
-        stands for all of them. `action.past` `(n_past_actions, A)`, what was sent before now, may come with
-        them. Without a seed the draw is random. BadRequest names the key that does not fit, both sides shown.
-        """
-        batch = {
-            k: torch.from_numpy(self._frames(k, observation))[None] for k in self.policy.observation_keys
-        }
-        batch = {k: v.to(self.policy.device) for k, v in batch.items()}
-        seed = secrets.randbits(48) if seed is None else seed
+        `action.past` may be left out: the chunk is then drawn freely, and deltas are measured from the state.
+        BadRequest names the key that does not fit, both sides shown; ProtocolError a request that no policy
+        could read."""
+        question = Request.from_wire(request)
+        arrays = {k: self._observation(k, question.observation) for k in self.policy.observation_keys}
+        batch = {k: torch.from_numpy(v)[None].to(self.policy.device) for k, v in arrays.items()}
+        seed = secrets.randbits(48) if question.seed is None else question.seed
         hooks = self.hooks
-        if self.metadata["n_past_actions"] and PAST in observation:
-            batch[PAST] = torch.from_numpy(self._past(observation[PAST]))[None].to(self.policy.device)
+        if self.metadata.needs_past and question.past is not None:
+            batch[PAST] = torch.from_numpy(self._past(question.past))[None].to(self.policy.device)
             if self.policy.recipe.inpaint_past:
                 hooks = (*hooks, Inpaint(self.policy.normalise_past(batch[PAST], batch)))
-        drawn = self.policy.sample(batch, seed, hooks, self.sampling_steps)
-        ahead = drawn.chunk[0, self.policy.recipe.n_past_actions :]
-        return ahead.float().cpu().numpy(), {"nfe": drawn.nfe, "checkpoint": self.policy.content_hash}
+        draw = self.policy.sample(batch, seed, hooks, self.sampling_steps)
+        ahead = draw.chunk[0, self.metadata.n_past_actions :]
+        return {
+            "actions": ahead.float().cpu().numpy(),
+            "nfe": draw.nfe,
+            "checkpoint": self.metadata.checkpoint,
+        }
 
     def _past(self, value: Any) -> np.ndarray:
-        want = (self.policy.recipe.n_past_actions, *self.policy.features[ACTION].shape)
-        sent = np.asarray(value)
-        if sent.shape != want or sent.dtype.kind != "f" or not np.isfinite(sent).all():
-            raise BadRequest(f"{PAST} is {sent.dtype} {sent.shape}, the policy wants finite float {want}")
-        return np.array(sent, np.float32)
+        shape = (self.metadata.n_past_actions, *self.policy.features[ACTION].shape)
+        past = np.asarray(value)
+        if past.shape != shape or past.dtype.kind != "f" or not np.isfinite(past).all():
+            raise BadRequest(f"{PAST} is {past.dtype} {past.shape}, the policy wants finite float {shape}")
+        return np.array(past, np.float32)
 
-    def _frames(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
-        feature, n = self.policy.features[key], self.policy.recipe.n_obs_steps
-        wants = f"{feature.dtype} {feature.shape}, or ({n}, ...) with {n} frames"
+    def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
+        """`(n_obs_steps, *shape)` of the feature `key`."""
+        feature, n = self.policy.features[key], self.metadata.n_obs_steps
+        wants = f"{feature.dtype} {feature.shape}, or ({n}, ...) with {n} observation steps"
         if key not in observation:
             raise BadRequest(f"the observation lacks {key}: the policy wants {wants}")
         try:

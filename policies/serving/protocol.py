@@ -1,19 +1,17 @@
 """The wire: openpi's WebSocket frames of msgpack with numpy arrays as maps, so that its stock client works.
 
 An array is `{b"__ndarray__": True, b"data": bytes in C order, b"dtype": "<f4", b"shape": [...]}`, a numpy
-scalar `{b"__npgeneric__": True, b"data": item, b"dtype": ...}`. Ours in one optional request key: `_rt`, a
-map with `seed`. Described from openpi-client 0.1.2's behaviour; nothing here is pickled."""
+scalar `{b"__npgeneric__": True, b"data": item, b"dtype": ...}`. Described from openpi-client 0.1.2's
+behaviour; nothing here is pickled. `request` says what the messages hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgpack
 import numpy as np
 
-EXTENSION = "_rt"
 KINDS = "biufSU"  # what may travel: no objects, no structs, no complex
 MAX_CONTAINERS = 1 << 16  # an empty map is one byte on the wire and 64 in memory
 
@@ -24,19 +22,6 @@ class ProtocolError(ValueError):
 
 class BadRequest(ValueError):
     """A well-formed request that the policy cannot answer; the message names what does not fit."""
-
-
-class ServedPolicy(Protocol):
-    """What a server serves. metadata: JSON types only, sent to every client first."""
-
-    metadata: dict[str, Any]
-
-    def infer(
-        self, observation: Mapping[str, Any], seed: int | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Actions `(n, A)` float32, the first for now, and a dict of scalars and strings. Raises
-        BadRequest."""
-        ...
 
 
 def pack(message: Any) -> bytes:

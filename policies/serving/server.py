@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
-import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
+from websockets.http11 import Request as HttpRequest
+from websockets.http11 import Response
 
-from .protocol import EXTENSION, BadRequest, ProtocolError, ServedPolicy, pack, unpack
+from .protocol import BadRequest, ProtocolError, pack, unpack
+from .request import Request, ServedPolicy
 
 log = logging.getLogger("ulna.serving")
 
@@ -74,14 +75,14 @@ class PolicyServer:
         """Serve from a thread for the length of a `with` block."""
         loop = asyncio.new_event_loop()
         started = threading.Event()
-        failed: list[BaseException] = []
+        failures: list[BaseException] = []
         stop = asyncio.Event()
 
         async def main() -> None:
             try:
                 server = await self._start()
             except BaseException as error:  # noqa: BLE001  handed to the caller's thread
-                failed.append(error)
+                failures.append(error)
                 started.set()
                 return
             async with server:
@@ -96,9 +97,9 @@ class PolicyServer:
         runner = threading.Thread(target=thread, name="policy-server", daemon=True)
         runner.start()
         started.wait()
-        if failed:
+        if failures:
             runner.join()
-            raise failed[0]
+            raise failures[0]
         try:
             yield self
         finally:
@@ -131,7 +132,7 @@ class PolicyServer:
 
     async def _session(self, connection: ServerConnection) -> None:
         try:
-            await connection.send(pack(self.policy.metadata))
+            await connection.send(pack(self.policy.metadata.to_json()))
             previous_ms: float | None = None
             async for message in connection:
                 began = time.monotonic()
@@ -147,9 +148,9 @@ class PolicyServer:
         """A reply, or the one sentence that a stock client raises as its error."""
         began = time.monotonic()
         try:
-            observation, seed = _request(message)
+            request = _request(message)
             loop = asyncio.get_running_loop()
-            actions, info, infer_ms = await loop.run_in_executor(self._worker, self._infer, observation, seed)
+            answer, infer_ms = await loop.run_in_executor(self._worker, self._infer, request)
         except (ProtocolError, BadRequest) as error:
             return str(error)[:MAX_ERROR_CHARACTERS]
         except Exception:
@@ -159,37 +160,27 @@ class PolicyServer:
         if previous_ms is not None:
             timing["prev_total_ms"] = previous_ms
         try:
-            return pack(
-                {"actions": actions, **info, "policy_timing": {"infer_ms": infer_ms}, "server_timing": timing}
-            )
+            return pack({**answer, "policy_timing": {"infer_ms": infer_ms}, "server_timing": timing})
         except (TypeError, ValueError, OverflowError):
             log.exception("the policy's answer cannot be sent")
             return "the policy's answer cannot be sent; the server's log says why"
 
-    def _infer(
-        self, observation: dict[str, Any], seed: int | None
-    ) -> tuple[np.ndarray, dict[str, Any], float]:
+    def _infer(self, request: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        """The policy's reply, and how long it thought, ms."""
         began = time.monotonic()
-        actions, info = self.policy.infer(observation, seed)
-        return actions, info, (time.monotonic() - began) * 1e3
+        reply = self.policy.infer(request)
+        return reply, (time.monotonic() - began) * 1e3
 
 
-def _request(message: str | bytes) -> tuple[dict[str, Any], int | None]:
+def _request(message: str | bytes) -> dict[str, Any]:
     if isinstance(message, str):
         raise ProtocolError("the server wants binary msgpack messages, not text")
-    observation = unpack(message)
-    if not isinstance(observation, dict):
-        raise ProtocolError(f"a request is a map of observations, not a {type(observation).__name__}")
-    if bad := [k for k in observation if not isinstance(k, str)]:
-        raise ProtocolError(f"observation keys are text, not {bad[0]!r}")
-    extension = observation.pop(EXTENSION, {})
-    seed = extension.get("seed") if isinstance(extension, dict) else None
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 63):
-        raise ProtocolError(f"{EXTENSION}.seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
-    return observation, seed
+    request = unpack(message)
+    Request.from_wire(request)  # so that no policy is asked what none could read
+    return request
 
 
-def _health(connection: ServerConnection, request: Request) -> Response | None:
+def _health(connection: ServerConnection, request: HttpRequest) -> Response | None:
     if request.path == "/healthz":
         return connection.respond(HTTPStatus.OK, "OK\n")
     return None

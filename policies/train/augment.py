@@ -1,8 +1,8 @@
-"""Augmentations of images while training, by torchvision: drawn anew for every window, the same for all its
-steps.
+"""Augmentations of images while training, by torchvision: one random change for each window, the same for all
+its observation steps.
 
-They draw from torch's global generator, which the training loop seeds at every step, so a run resumes
-exactly."""
+They draw from torch's global generator, which the training loop seeds at every optimiser step, so a run
+resumes exactly."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ AUGMENTATIONS = {
 
 
 def require_known(names: Sequence[str]) -> None:
+    """ValueError unless all are names of augmentations."""
     if unknown := [n for n in names if n not in AUGMENTATIONS]:
         raise ValueError(f"there is no augmentation {unknown[0]!r}: there is {', '.join(AUGMENTATIONS)}")
 
 
-def augmented(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """`batch` with its images `(B, T, H, W, C)` uint8 changed; all else is passed on."""
+def augment_batch(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """`batch` with its images `(B, T, H, W, C)` uint8 augmented by those `names`; all else is passed on."""
     if not names:
         return dict(batch)
     return {k: _augment(v, tuple(names)) if is_image(k) else v for k, v in batch.items()}

@@ -25,39 +25,48 @@ from ...datasets.store import EpisodeStore
 
 @dataclass(frozen=True)
 class DataOptions:
-    """episodes: numbers to use, of the only dataset. mix: shares of several datasets, by their frames when
-    empty. rename: key in a dataset → key to call it. weights, alpha: see `datasets.reading.weights`.
-    validate: share of episodes held out. interrupted: use episodes that were cut off, too. align,
-    tolerance_s: see `WindowSpec`. workers, cache, cache_bytes, cache_dir: how frames are read."""
-
     episodes: tuple[int, ...] | None = None
+    """Numbers to use, where there is only one dataset; None: all."""
     mix: tuple[float, ...] = ()
+    """Share of each dataset in a batch; empty: by their ticks."""
     rename: Mapping[str, str] = field(default_factory=dict)
+    """Key in a dataset → key to call it."""
     weights: Weighting = "uniform"
+    """How episodes count, see `datasets.reading.weights`."""
     alpha: float = ALPHA
+    """Temperature of the weighting by return."""
     validate: float = 0.0
+    """Share of the episodes to hold out."""
     interrupted: bool = False
+    """Use episodes that were cut off, too."""
     align: Alignment = "seen"
+    """Which row of a stream belongs to a control tick, see `WindowSpec`."""
     tolerance_s: float | None = None
+    """How old that row may be, see `WindowSpec`."""
     workers: int = 0
+    """Processes that read and decode; 0: a thread."""
     cache: Cache = "auto"
+    """Where decoded frames are kept, see `datasets.reading.cache`."""
     cache_bytes: int = AUTO_BYTES
     cache_dir: str | None = None
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """windows: to train on, of the parts end to end. held_out: to validate on. identity: what a resumed run
-    must share. said: sentences that whoever trains should read."""
-
     features: Features
     windows: WindowSource
-    held_out: WindowSource | None
-    cumulative: np.ndarray | None  # of the weights of the windows
+    """To train on, those of the datasets end to end."""
+    validation_windows: WindowSource | None
+    """Of the episodes that are held out; None where none are."""
+    cumulative: np.ndarray | None
+    """Cumulative weights of the windows; None where all count alike."""
     stores: list[EpisodeStore]
     episodes: list[list[int]]
+    """Numbers of the episodes to train on, for each store."""
     identity: dict[str, Any]
-    said: list[str]
+    """What a resumed run must share."""
+    notes: list[str]
+    """Sentences that whoever trains should read."""
 
     def indices(self, batch_size: int, seed: int, step: int) -> np.ndarray:
         """The windows `(batch_size,)` of batch `step`."""
@@ -79,8 +88,11 @@ def open_data(
     options: DataOptions,
     select: Callable[[Features, Sequence[str] | None], Features],
 ) -> TrainingData:
-    """StoreError or FeatureMismatch in one sentence (or a list of differences) where the datasets do not
-    fit."""
+    """Open the datasets and choose the windows to train on.
+
+    keys: the observations to use, all that the datasets share by default. spec_of: the window that the policy
+    needs of those features. select: of the shared features and `keys`, those that a policy uses. StoreError
+    or FeatureMismatch in one sentence (or a list of differences) where the datasets do not fit."""
     stores = [EpisodeStore.open(d) for d in data]
     if options.episodes is not None and len(stores) > 1:
         raise StoreError(
@@ -89,75 +101,73 @@ def open_data(
     features = select(features_of(stores, options.rename, keys), keys)
     everything = {k for s in stores for k in rename(s.features, options.rename, str(s.path))}
     spec = spec_of(features)
-    said: list[str] = []
+    notes: list[str] = []
     if (missing := sorted(everything - set(features))) and len(stores) > 1 and keys is None:
-        said.append(f"not all datasets have {', '.join(missing)}: left out (--observe names what to use)")
+        notes.append(f"not all datasets have {', '.join(missing)}: left out (--observe names what to use)")
     train: list[Windows] = []
-    held: list[Windows] = []
-    chosen: list[list[int]] = []
+    validation: list[Windows] = []
+    episodes: list[list[int]] = []
     for store in stores:
-        use = (
-            _whole(store, options, said)
-            if options.episodes is None
-            else [e.index for e in store.choose(options.episodes)]
-        )
-        keep, out = use, []
+        training, held_out = _episodes_to_use(store, options, notes), []
         if options.validate:
-            parts = split_by_episode(
-                [store.episodes[i] for i in use], [1 - options.validate, options.validate], seed=0
-            )
-            keep, out = ([use[j] for j in part] for part in parts)
-        named = tuple(name_in(k, options.rename, store.features) for k in spec.keys)
-        mine = replace(spec, keys=named, align=options.align, tolerance_s=options.tolerance_s)
+            usable = [store.episodes[i] for i in training]
+            parts = split_by_episode(usable, [1 - options.validate, options.validate], seed=0)
+            training, held_out = ([usable[j].index for j in part] for part in parts)
+        store_keys = tuple(name_in(k, options.rename, store.features) for k in spec.keys)
+        store_spec = replace(spec, keys=store_keys, align=options.align, tolerance_s=options.tolerance_s)
         room = options.cache_bytes // len(stores)
-        train.append(Windows(store, mine, keep, options.cache, room, options.cache_dir))
-        if out:
-            held.append(Windows(store, mine, out, "none"))
-        chosen.append(keep)
-    windows, held_out = (_joined(p, features, options.rename) if p else None for p in (train, held))
+        train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
+        if held_out:
+            validation.append(Windows(store, store_spec, held_out, "none"))
+        episodes.append(training)
+    windows, validation_windows = (
+        _joined(p, features, options.rename) if p else None for p in (train, validation)
+    )
     assert windows is not None
     if sentence := windows.left_out_sentence():
-        said.append(sentence)
-    if not any(chosen):
+        notes.append(sentence)
+    if not any(episodes):
         raise StoreError(
             "there is no episode to train on: those that were cut off are used with --interrupted"
         )
-    together = [s.episodes[i] for s, numbers in zip(stores, chosen, strict=True) for i in numbers]
-    weighed = episode_weights(together, options.weights, options.alpha)  # on one scale for all datasets
-    ends = np.cumsum([len(numbers) for numbers in chosen])[:-1]
-    weights = [None] * len(stores) if weighed is None else np.split(weighed, ends)
+    all_episodes = [s.episodes[i] for s, numbers in zip(stores, episodes, strict=True) for i in numbers]
+    # on one scale for all datasets
+    joint_weights = episode_weights(all_episodes, options.weights, options.alpha)
+    ends = np.cumsum([len(numbers) for numbers in episodes])[:-1]
+    weights = [None] * len(stores) if joint_weights is None else np.split(joint_weights, ends)
     content = hashlib.sha256()
-    for store, numbers in zip(stores, chosen, strict=True):
+    for store, numbers in zip(stores, episodes, strict=True):
         for i in numbers:
             content.update(store.episodes[i].content.encode())
-    how = {
+    choices = {
         k: v for k, v in asdict(options).items() if k not in ("workers", "cache", "cache_bytes", "cache_dir")
     }
-    how = {k: list(v) if isinstance(v, tuple) else v for k, v in how.items()}
-    of_windows = window_weights(train, weights, options.mix or None)
+    choices = {k: list(v) if isinstance(v, tuple) else v for k, v in choices.items()}
+    weights_of_windows = window_weights(train, weights, options.mix or None)
     identity = {
         "data": content.hexdigest(),
         "frames": len(windows),
-        "options": how,
+        "options": choices,
         "observation": list(spec.keys),
-        "weighting": _digest(of_windows),  # labels are no part of an episode's content, and may have changed
+        # labels are no part of an episode's content, and may have changed
+        "weighting": _digest(weights_of_windows),
     }
     return TrainingData(
         features,
         windows,
-        held_out,
-        None if of_windows is None else np.cumsum(of_windows),
+        validation_windows,
+        None if weights_of_windows is None else np.cumsum(weights_of_windows),
         stores,
-        chosen,
+        episodes,
         identity,
-        said,
+        notes,
     )
 
 
 def features_of(
     stores: Sequence[EpisodeStore], renames: Mapping[str, str], keys: Sequence[str] | None = None
 ) -> Features:
-    """What several datasets have in common; of one all it has."""
+    """The features that several datasets have in common, renamed; of a single one all of them."""
     if unknown := [k for k in renames if not any(k in s.features for s in stores)]:
         raise StoreError(
             f"no dataset has a feature {unknown[0]} to rename; there is {', '.join(stores[0].features)}"
@@ -168,8 +178,8 @@ def features_of(
 
 
 def _digest(weights: np.ndarray | None) -> str:
-    """Of weights in single precision: what another machine makes of the same labels differs in the last
-    bits."""
+    """Of the weights in single precision: in double, another machine's differ in the last bits. Empty for
+    None."""
     return "" if weights is None else hashlib.sha256(weights.astype(np.float32).tobytes()).hexdigest()
 
 
@@ -177,11 +187,15 @@ def _joined(parts: list[Windows], features: Features, renames: Mapping[str, str]
     return parts[0] if len(parts) == 1 and not renames else Mixture(parts, features, renames)
 
 
-def _whole(store: EpisodeStore, options: DataOptions, said: list[str]) -> list[int]:
+def _episodes_to_use(store: EpisodeStore, options: DataOptions, notes: list[str]) -> list[int]:
+    """Those that the options name, else all that were not cut off; a note says how many are left out."""
+    if options.episodes is not None:
+        return [e.index for e in store.choose(options.episodes)]
     cut = [e.index for e in store.episodes if e.interrupted]
     if cut and not options.interrupted:
-        said.append(
-            f"{len(cut)} of {len(store)} episodes of {store.path} were cut off and are left out (--interrupted uses them)"
+        notes.append(
+            f"{len(cut)} of {len(store)} episodes of {store.path} were cut off and are left out "
+            "(--interrupted uses them)"
         )
         return [e.index for e in store.episodes if not e.interrupted]
     return list(range(len(store)))

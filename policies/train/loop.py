@@ -34,8 +34,9 @@ from ...datasets.stats import Stats, vector_stats
 from ..checkpoint import save_checkpoint
 from ..policy import RELATIVE, Policy, state_of_action
 from ..recipe import Recipe, Training, recipe_to_json
-from .augment import augmented, require_known
+from .augment import augment_batch, require_known
 from .data import DataOptions, TrainingData, open_data
+from .record import TrainingRecord
 
 STATE_FILE = "training.safetensors"
 
@@ -46,7 +47,7 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known after optimiser step `step` (counted from 1) of `steps`."""
+    """After optimiser step `step`, counted from 1, of `steps`."""
 
     step: int
     steps: int
@@ -68,14 +69,14 @@ class TrainResult:
 
 def policy_features(features: Features, keys: Sequence[str] | None = None) -> Features:
     """The features a policy uses: the action and all observations, or those in `keys`."""
-    observed = [*state_keys(features), *image_keys(features)]
+    observations = [*state_keys(features), *image_keys(features)]
     if keys is not None:
-        if unknown := sorted(set(keys) - set(observed)):
-            raise TrainingError(f"the data has no observation {unknown[0]}; it has {', '.join(observed)}")
-        observed = [k for k in observed if k in keys]
-    if ACTION not in features or not observed:
+        if unknown := sorted(set(keys) - set(observations)):
+            raise TrainingError(f"the data has no observation {unknown[0]}; it has {', '.join(observations)}")
+        observations = [k for k in observations if k in keys]
+    if ACTION not in features or not observations:
         raise TrainingError(f"training needs {ACTION} and an observation; the data has {', '.join(features)}")
-    return {k: features[k] for k in (*observed, ACTION)}
+    return {k: features[k] for k in (*observations, ACTION)}
 
 
 def train(
@@ -102,23 +103,29 @@ def train(
     require_known(augment)
 
     def spec_of(features: Features) -> WindowSpec:
-        observed = tuple(k for k in features if k != ACTION)
-        return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, observed)
+        observations = tuple(k for k in features if k != ACTION)
+        return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, observations)
 
     sources = [data] if isinstance(data, str | Path) else list(data)
-    opened = open_data(sources, keys, spec_of, options, policy_features)
-    features, windows, store = opened.features, opened.windows, opened.stores[0]
+    training_data = open_data(sources, keys, spec_of, options, policy_features)
+    features, windows, store = training_data.features, training_data.windows, training_data.stores[0]
+    held_out = training_data.validation_windows
     if not len(windows):
-        raise TrainingError(f"{' and '.join(map(str, sources))} holds no frames to train on")
-    for sentence in opened.said:
+        raise TrainingError(f"{' and '.join(map(str, sources))} holds no windows to train on")
+    for sentence in training_data.notes:
         say(sentence)
 
     accelerator = _accelerator(device)
-    identity = {"recipe": recipe_to_json(recipe), "seed": seed, "augment": list(augment), **opened.identity}
-    saved = _prepare(out, identity, resume, overwrite, accelerator.is_main_process)
+    identity = {
+        "recipe": recipe_to_json(recipe),
+        "seed": seed,
+        "augment": list(augment),
+        **training_data.identity,
+    }
+    state = _prepare(out, identity, resume, overwrite, accelerator.is_main_process)
 
     set_seed(seed)
-    stats = opened.stats()
+    stats = training_data.stats()
     if recipe.action_space != "absolute":
         stats[RELATIVE] = relative_stats(windows, recipe, features)
     policy = Policy(recipe, features, stats)
@@ -133,22 +140,22 @@ def train(
 
     losses: list[float] = []
     validation: dict[str, float] = {}
-    if saved is not None:
-        losses = _restore(saved, policy, optimizer, ema)
-        validation = _read_header(saved).get("validation", {})
+    if state is not None:
+        losses = _restore(state, policy, optimizer, ema)
+        validation = _read_header(state).get("validation", {})
     if t.steps <= len(losses):
         raise TrainingError(f"{out} has already trained {len(losses)} of {t.steps} steps: nothing to resume")
 
     writer = _tensorboard(out) if accelerator.is_main_process else None
     model.train()
     began, first = time.monotonic(), len(losses)
-    for step, micro in _prefetched(opened, options.workers, t, seed, first, accelerator):
+    for step, micro in _prefetched(training_data, options.workers, t, seed, first, accelerator):
         torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
         total = torch.zeros((), device=accelerator.device)
         for i, batch in enumerate(micro):
             whole = i == len(micro) - 1
             with contextlib.nullcontext() if whole else accelerator.no_sync(model), accelerator.autocast():
-                loss = model(augmented(batch, augment)) / len(micro)
+                loss = model(augment_batch(batch, augment)) / len(micro)
             accelerator.backward(loss)
             total += loss.detach()
         accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
@@ -164,19 +171,19 @@ def train(
                 f"the loss is {value} at step {step}: lower the learning rate, or look at the data"
             )
         losses.append(value)
-        done = step + 1
+        count = step + 1
         if accelerator.is_main_process:
-            rate = (done - first) * t.batch_size * t.accumulate / (time.monotonic() - began)
-            report(Progress(done, t.steps, value, learning_rate(t, step), rate))
-            if writer is not None and (done % 10 == 0 or done == t.steps):
-                writer.add_scalar("loss", value, done)
-                writer.add_scalar("learning_rate", learning_rate(t, step), done)
-            if opened.held_out is not None and (done % t.checkpoint_every == 0 or done == t.steps):
-                validation[str(done)] = _validation_loss(policy, opened.held_out, accelerator)
+            rate = (count - first) * t.batch_size * t.accumulate / (time.monotonic() - began)
+            report(Progress(count, t.steps, value, learning_rate(t, step), rate))
+            if writer is not None and (count % 10 == 0 or count == t.steps):
+                writer.add_scalar("loss", value, count)
+                writer.add_scalar("learning_rate", learning_rate(t, step), count)
+            if held_out is not None and (count % t.checkpoint_every == 0 or count == t.steps):
+                validation[str(count)] = _validation_loss(policy, held_out, accelerator)
                 if writer is not None:
-                    writer.add_scalar("validation loss", validation[str(done)], done)
-            if done % t.checkpoint_every == 0 and done < t.steps:
-                with _said_plainly(out):
+                    writer.add_scalar("validation loss", validation[str(count)], count)
+            if count % t.checkpoint_every == 0 and count < t.steps:
+                with _one_sentence(out):
                     _save_state(out, identity, policy, optimizer, ema, losses, validation)
     seconds = time.monotonic() - began
     if writer is not None:
@@ -185,33 +192,30 @@ def train(
     policy.load_state_dict(ema.module.state_dict())
     content_hash = ""
     if accelerator.is_main_process:
-        with _said_plainly(out):
-            content_hash = save_checkpoint(
-                out,
-                policy,
-                {
-                    "data": " ".join(map(str, sources)),
-                    "data_content": opened.identity["data"],
-                    "options": opened.identity["options"],
-                    "augment": list(augment),
-                    "validation_losses": validation,
-                    "robot": store.robot,
-                    "fps": store.control_hz,
-                    "tasks": sorted({e.task for s in opened.stores for e in s.episodes}),
-                    "episodes": opened.episodes[0] if len(opened.episodes) == 1 else opened.episodes,
-                    "frames": len(windows),
-                    "seed": seed,
-                    "steps": t.steps,
-                    "losses": losses,
-                    "seconds": seconds,
-                    "examples_per_s": (t.steps - first) * t.batch_size * t.accumulate / seconds,
-                    "parameters": parameters,
-                    "device": str(accelerator.device),
-                    "processes": accelerator.num_processes,
-                    "machine": platform.processor() or platform.machine(),
-                    "versions": {p: version(p) for p in ("ulna", "torch", "diffusers", "accelerate")},
-                },
-            )
+        record = TrainingRecord(
+            data=" ".join(map(str, sources)),
+            data_content=training_data.identity["data"],
+            options=training_data.identity["options"],
+            augment=list(augment),
+            validation_losses=validation,
+            robot=store.robot,
+            control_hz=store.control_hz,
+            tasks=sorted({e.task for s in training_data.stores for e in s.episodes}),
+            episodes=training_data.episodes,
+            n_windows=len(windows),
+            seed=seed,
+            steps=t.steps,
+            losses=losses,
+            seconds=seconds,
+            examples_per_s=(t.steps - first) * t.batch_size * t.accumulate / seconds,
+            parameters=parameters,
+            device=str(accelerator.device),
+            processes=accelerator.num_processes,
+            machine=platform.processor() or platform.machine(),
+            versions={p: version(p) for p in ("ulna", "torch", "diffusers", "accelerate")},
+        )
+        with _one_sentence(out):
+            content_hash = save_checkpoint(out, policy, record)
         (out / STATE_FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return TrainResult(out, content_hash, t.steps, losses, seconds, parameters, str(accelerator.device))
@@ -221,8 +225,8 @@ def learning_rate(t: Training, step: int) -> float:
     """Linear warm-up, then half a cosine to zero at the last step; a function of the step alone, so it
     resumes."""
     warm = (step + 1) / max(min(t.warmup, t.steps), 1)
-    left = (step - t.warmup) / max(t.steps - t.warmup, 1)
-    return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(left, 0.0))))
+    progress = (step - t.warmup) / max(t.steps - t.warmup, 1)
+    return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(progress, 0.0))))
 
 
 def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
@@ -263,15 +267,16 @@ def _accelerator(device: str | None) -> Accelerator:
 
 
 def _prepare(out: Path, identity: dict[str, Any], resume: bool, overwrite: bool, main: bool) -> Path | None:
-    """Refuse to mix runs. Returns the state to resume from, if any."""
+    """Make `out` ready for a run of this identity; returns the state to resume from, if any. TrainingError
+    where another run would be overwritten or mixed with this one."""
     state = out / STATE_FILE
     if resume:
         if not state.is_file():
             raise TrainingError(f"{out} holds no unfinished training to resume")
         if (before := _read_header(state)["identity"]) != identity:
-            wrong = [k for k in identity if before.get(k) != identity[k]]
+            differences = [k for k in identity if before.get(k) != identity[k]]
             raise TrainingError(
-                f"{out} was begun with another {' and another '.join(wrong)}: resume it as it was begun"
+                f"{out} was begun with another {' and another '.join(differences)}: resume it as it was begun"
             )
         return state
     if not overwrite:
@@ -304,24 +309,24 @@ def _prefetched(
     def rows(micro_step: int) -> np.ndarray:
         return data.indices(t.batch_size, seed, micro_step)[process::processes]
 
-    read = batches(data.windows, rows, first * t.accumulate, t.steps * t.accumulate, workers)
+    reader = batches(data.windows, rows, first * t.accumulate, t.steps * t.accumulate, workers)
     for step in range(first, t.steps):
-        micro = [next(read) for _ in range(t.accumulate)]
+        micro = [next(reader) for _ in range(t.accumulate)]
         yield step, [{k: torch.from_numpy(v).to(accelerator.device) for k, v in b.items()} for b in micro]
 
 
 def _validation_loss(
-    policy: Policy, held_out: WindowSource, accelerator: Accelerator, most: int = 512
+    policy: Policy, windows: WindowSource, accelerator: Accelerator, most: int = 512
 ) -> float:
     """The mean loss over up to `most` evenly spaced windows of the held-out episodes, with the same noise
     every time."""
-    rows = np.unique(np.linspace(0, len(held_out) - 1, most).round().astype(np.int64))
+    rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
     torch.manual_seed(0)  # the loop seeds every step anew
     policy.eval()
     total = 0.0
     with torch.no_grad():
         for part in np.array_split(rows, -(-len(rows) // 64)):
-            batch = {k: torch.from_numpy(v).to(accelerator.device) for k, v in held_out.batch(part).items()}
+            batch = {k: torch.from_numpy(v).to(accelerator.device) for k, v in windows.batch(part).items()}
             total += float(policy.loss(batch)) * len(part)
     policy.train()
     return total / len(rows)
@@ -334,8 +339,9 @@ def _tensorboard(out: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _said_plainly(out: Path) -> Iterator[None]:
-    """A full disk or the like in one sentence, and nothing half-written left to fill it."""
+def _one_sentence(out: Path) -> Iterator[None]:
+    """A full disk and the like become one sentence, and no half-written file is left that fills it
+    further."""
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -53,7 +53,7 @@ def run(args: Args, out: Output) -> int:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
     with PolicyClient(args.server) as client:
         cameras = _cameras(client.metadata)
-        tracking = ENVIRONMENT in client.metadata.get("features", {})
+        tracking = ENVIRONMENT in client.metadata.features
 
     known = 0
 

@@ -12,7 +12,7 @@ from .parsing import Output
 if TYPE_CHECKING:
     from ...drivers.cameras.v4l2 import Mode
     from ...drivers.devices import CameraNode, DepthCamera, Input, Port, Twin
-    from ...drivers.servos.probe import Found
+    from ...drivers.servos.probe import ServoFinding
     from ...drivers.sysfs import UsbDevice
 
 EXAMPLE = "ulna devices --probe /dev/serial/by-id/usb-1a86_USB_Single_Serial_58FA083261-if00"
@@ -119,7 +119,7 @@ def _usb(usb: UsbDevice | None) -> str:
     return f"{usb.name or 'USB device'} ({usb.vendor:04x}:{usb.product:04x}{serial}), USB port {usb.path}"
 
 
-def _servos(port: str, servos: list[Found]) -> str:
+def _servos(port: str, servos: list[ServoFinding]) -> str:
     if not servos:
         return f"no servo answers on {port}: is the servos' power on, and the bus cable in? (ids 0 to 30, the usual speeds)"
     return "\n".join(f"id {s.id}: {s.name}, {s.protocol} at {s.baud} baud" for s in servos)

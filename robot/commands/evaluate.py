@@ -4,14 +4,17 @@ checkpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..cli import UsageError
 from .parsing import Output, episode_list, progress, require_device, use_threads
+
+if TYPE_CHECKING:
+    from ...policies.serving.metadata import Metadata
 
 EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
@@ -85,28 +88,28 @@ def run(args: Args, out: Output) -> int:
     finally:
         if args.server and source is not None:
             source.close()
-    if args.server:
-        result["server"] = args.server
+    result = replace(result, server=args.server or None)
+    answer = result.to_json()
     if args.checkpoint:
-        result["report"] = str(save_report(args.checkpoint, name, result))
-    low, high = result["wilson_95"]
-    failed = [str(o["seed"]) for o in result["outcomes"] if not o["success"]]
+        answer["report"] = str(save_report(args.checkpoint, name, result))
+    low, high = result.wilson_95
+    failed = [str(o.seed) for o in result.outcomes if not o.success]
     text = (
-        f"{result['agent']} on {args.robot} {args.task}: {result['successes']} of {episodes} succeeded "
-        f"({100 * result['success_rate']:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+        f"{result.agent} on {args.robot} {args.task}: {result.successes} of {episodes} succeeded "
+        f"({100 * result.success_rate:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     )
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
-    if "latency_ms" in result:
-        ms = result["latency_ms"]
-        text += f"\n{result['nfe_per_decision']:g} network evaluations a decision, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
-    out.answer(result, text)
+    if (ms := result.latency_ms) is not None:
+        text += (
+            f"\n{result.nfe_per_decision:g} network evaluations a decision, "
+            f"latency p50 {ms.p50:.1f} ms, p99 {ms.p99:.1f} ms"
+        )
+    out.answer(answer, text)
     return 0
 
 
 def _source(args: Args) -> Any:
-    from ..evaluate import InProcessPolicy
-
     if args.server:
         from ...policies.serving.client import PolicyClient
 
@@ -116,11 +119,13 @@ def _source(args: Args) -> Any:
         return client
     if not args.checkpoint:
         raise UsageError("name a checkpoint, a --server, or an --agent to evaluate")
+    from ...policies.serving.local import LocalPolicy
+
     use_threads(args.threads)
-    return InProcessPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
+    return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
 
 
-def _require_same_checkpoint(folder: str, metadata: dict[str, Any], server: str) -> None:
+def _require_same_checkpoint(folder: str, metadata: Metadata, server: str) -> None:
     """A report must not be written into a checkpoint that was not the one measured."""
     import json
 
@@ -130,14 +135,14 @@ def _require_same_checkpoint(folder: str, metadata: dict[str, Any], server: str)
         here = json.loads((Path(folder) / "hash.json").read_text())["sha256"]
     except (OSError, ValueError, KeyError):
         raise StoreError(f"{folder} is not an Ulna checkpoint") from None
-    if here != metadata.get("checkpoint"):
+    if here != metadata.checkpoint:
         raise ValueError(f"the server at {server} serves another checkpoint than {folder}")
 
 
-def _cameras(metadata: dict[str, Any]) -> list[str]:
+def _cameras(metadata: Metadata) -> list[str]:
     from ...datasets.features import IMAGES
 
-    return [k.removeprefix(IMAGES) for k in metadata.get("features", {}) if k.startswith(IMAGES)]
+    return [k.removeprefix(IMAGES) for k in metadata.features if k.startswith(IMAGES)]
 
 
 def _open_loop(args: Args, out: Output) -> int:
@@ -156,15 +161,16 @@ def _open_loop(args: Args, out: Output) -> int:
             args.every,
             lambda done, total: bar.update(shown, completed=done, total=total),
         )
+    answer = result.to_json()
     if args.checkpoint:
-        result["report"] = str(save_report(args.checkpoint, "open-loop", result))
-    lines = [f"{result['recipe']} on episodes {args.episodes} of {args.data}, {result['frames']} frames:"]
-    for name, e in result["relative_error"].items():
-        low, high = e["bootstrap_95"]
-        lines.append(f"  {name:12} {e['mean']:.3f} of a joint's spread (95 % {low:.3f} to {high:.3f})")
-    for name, c in result["comparisons"].items():
-        low, high = c["bootstrap_95"]
-        verdict = "better" if c["better"] else "NOT shown to be better"
-        lines.append(f"  policy - {name}: {c['difference']:+.3f} (95 % {low:+.3f} to {high:+.3f}): {verdict}")
-    out.answer(result, "\n".join(lines))
+        answer["report"] = str(save_report(args.checkpoint, "open-loop", result))
+    lines = [f"{result.recipe} on episodes {args.episodes} of {args.data}, {result.n_ticks} ticks:"]
+    for name, e in result.relative_error.items():
+        low, high = e.bootstrap_95
+        lines.append(f"  {name:12} {e.mean:.3f} of a joint's spread (95 % {low:.3f} to {high:.3f})")
+    for name, c in result.comparisons.items():
+        low, high = c.bootstrap_95
+        verdict = "better" if c.better else "NOT shown to be better"
+        lines.append(f"  policy - {name}: {c.difference:+.3f} (95 % {low:+.3f} to {high:+.3f}): {verdict}")
+    out.answer(answer, "\n".join(lines))
     return 0

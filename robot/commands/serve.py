@@ -45,10 +45,14 @@ def run(args: Args, out: Output) -> int:
     server = PolicyServer(policy, args.host, args.port)
 
     def ready(url: str) -> None:
-        value = {"url": url, "health": url.replace("ws://", "http://") + "/healthz", **policy.metadata}
+        value = {
+            "url": url,
+            "health": url.replace("ws://", "http://") + "/healthz",
+            **policy.metadata.to_json(),
+        }
         out.answer(
             value,
-            f"serving {policy.metadata['recipe']} {policy.metadata['checkpoint'][:8]} at {url} (Ctrl-C stops)",
+            f"serving {policy.metadata.recipe} {policy.metadata.checkpoint[:8]} at {url} (Ctrl-C stops)",
         )
 
     server.run(ready)

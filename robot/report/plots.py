@@ -33,8 +33,8 @@ def chart(
 ) -> str:
     """An `<svg>` with axes, grid, legend and a title for screen readers."""
     left, right, top, bottom = 58, 20, 12, 42
-    drawn = [v for line in lines for v in (*line.y, *(b for pair in line.band for b in pair))]
-    values = [(math.log10(max(v, 1e-12)) if log_y else v) for v in drawn]
+    ordinates = [v for line in lines for v in (*line.y, *(b for pair in line.band for b in pair))]
+    values = [(math.log10(max(v, 1e-12)) if log_y else v) for v in ordinates]
     xs = [v for line in lines for v in line.x]
     x0, x1 = min(xs), max(xs)
     y0, y1 = min(values), max(values)
@@ -53,20 +53,21 @@ def chart(
         return top + (y1 - v) / (y1 - y0) * (height - top - bottom)
 
     parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
-    ticks = [10.0**e for e in range(math.floor(y0), math.ceil(y1) + 1)] if log_y else _ticks(y0, y1)
-    if log_y and sum(y0 <= math.log10(t) <= y1 for t in ticks) < 2:
-        ticks = [10**v for v in _ticks(y0, y1, 4)]
-    for t in ticks:
+    marks = [10.0**e for e in range(math.floor(y0), math.ceil(y1) + 1)] if log_y else _marks(y0, y1)
+    if log_y and sum(y0 <= math.log10(t) <= y1 for t in marks) < 2:
+        marks = [10**v for v in _marks(y0, y1, 4)]
+    for t in marks:
         y = py(t)
         if top - 1 <= y <= height - bottom + 1:
             parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(t)}</text>')
-    for t in _ticks(x0, x1, 6):
+    for t in _marks(x0, x1, 6):
         parts.append(
             f'<text x="{px(t):.1f}" y="{height - bottom + 18}" text-anchor="middle">{_number(t)}</text>'
         )
     parts.append(
-        f'<text class="axis" x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="axis" x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">'
+        f"{escape(x_label)}</text>"
     )
     parts.append(
         f'<text class="axis" x="14" y="{(top + height - bottom) / 2}" text-anchor="middle" '
@@ -82,9 +83,9 @@ def chart(
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(line.x, line.y, strict=True))
         parts.append(f'<polyline class="curve {line.style}" points="{points}"/>')
     parts.append("</svg>")
-    named = [line for line in lines if line.label]
-    if len(named) > 1:
-        keys = "".join(f'<span class="key {line.style}">{escape(line.label)}</span>' for line in named)
+    labelled = [line for line in lines if line.label]
+    if len(labelled) > 1:
+        keys = "".join(f'<span class="key {line.style}">{escape(line.label)}</span>' for line in labelled)
         parts.append(f'<div class="legend">{keys}</div>')
     return "".join(parts)
 
@@ -116,11 +117,11 @@ def smooth(values: Sequence[float], weight: float = 0.95) -> list[float]:
 def thin(values: Sequence[float], most: int = 400) -> tuple[list[float], list[float]]:
     """(positions counted from 1, values) of at most `most` evenly spaced entries, the last one kept."""
     step = max(1, math.ceil(len(values) / most))
-    kept = sorted({*range(0, len(values), step), len(values) - 1})
-    return [float(i + 1) for i in kept], [values[i] for i in kept]
+    positions = sorted({*range(0, len(values), step), len(values) - 1})
+    return [float(i + 1) for i in positions], [values[i] for i in positions]
 
 
-def _ticks(low: float, high: float, n: int = 5) -> list[float]:
+def _marks(low: float, high: float, n: int = 5) -> list[float]:
     raw = (high - low) / n
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = min((m * magnitude for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - raw))

@@ -9,10 +9,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..statistics import wilson
+from .evaluation import ClosedLoop, Comparison, OpenLoop
 from .plots import Line, chart, smooth, sparkline, thin
+
+if TYPE_CHECKING:
+    from ...policies.train.record import TrainingRecord
 
 STYLES = "abc"
 PREDICTORS = {
@@ -25,25 +28,21 @@ PREDICTORS = {
 def write_report(
     path: str | Path,
     title: str,
-    evaluation: Mapping[str, Any],
-    train: Mapping[str, Any],
+    evaluation: ClosedLoop | OpenLoop,
+    train: TrainingRecord,
     commands: Sequence[str],
     phases: Sequence[tuple[str, float]] = (),
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write the page for a closed-loop or an open-loop `evaluation` (as `ulna evaluate --json` prints it).
-
-    train: the checkpoint's train.json. commands: what was run, to be pasted. phases: (name, seconds).
-    """
+    """Write the page. commands: what was run, to be pasted. phases: (name, seconds). notes: paragraphs."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=select_autoescape()
     )
-    closed = evaluation["kind"] == "closed-loop"
     page = templates.get_template("report.html").render(
         title=title,
-        closed=closed,
+        closed=isinstance(evaluation, ClosedLoop),
         e=evaluation,
         train=train,
         commands=commands,
@@ -51,10 +50,10 @@ def write_report(
         notes=notes,
         machine=machine(),
         commit=commit(),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        loss=_loss(train["losses"]),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        loss=_loss(train.losses),
         trained_on=_trained_on(train),
-        **(_closed(evaluation) if closed else _open(evaluation)),
+        **(_closed(evaluation) if isinstance(evaluation, ClosedLoop) else _open(evaluation)),
     )
     path = Path(path)
     path.write_text(page)
@@ -68,29 +67,29 @@ def _loss(losses: Sequence[float]) -> str:
     return chart("Training loss", lines, "optimiser step", "loss (log scale)", 480, 250, log_y=True)
 
 
-def _trained_on(train: Mapping[str, Any]) -> str:
+def _trained_on(train: TrainingRecord) -> str:
     return (
-        f"{len(train['episodes'])} episodes of {train['frames']} frames in all, {train['steps']} steps in "
-        f"{train['seconds']:.0f} s on {train['device']}, {train['parameters'] / 1e6:.2f} M parameters."
+        f"{train.n_episodes} episodes of {train.n_windows} ticks in all, {train.steps} steps in "
+        f"{train.seconds:.0f} s on {train.device}, {train.parameters / 1e6:.2f} M parameters."
     )
 
 
-def _closed(e: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = e["wilson_95"]
+def _closed(e: ClosedLoop) -> dict[str, Any]:
+    low, high = e.wilson_95
     videos = []
-    for path in e["videos"]:
+    for path in e.videos:
         data = base64.b64encode(Path(path).read_bytes()).decode()
         seed = int(Path(path).stem.split("-")[1])
-        outcome = next(o for o in e["outcomes"] if o["seed"] == seed)
-        videos.append({"seed": seed, "success": outcome["success"], "ticks": outcome["ticks"], "data": data})
+        outcome = next(o for o in e.outcomes if o.seed == seed)
+        videos.append({"seed": seed, "success": outcome.success, "ticks": outcome.ticks, "data": data})
     plots = []
-    if e["traces"]:
-        trace = e["traces"][0]
-        time = [i / e["control_hz"] for i in range(len(trace["action"]))]
-        for j, (name, unit) in enumerate(zip(e["joints"], e["units"], strict=True)):
+    if e.traces:
+        trace = e.traces[0]
+        time = [i / e.control_hz for i in range(len(trace.action))]
+        for j, (name, unit) in enumerate(zip(e.joints, e.units, strict=True)):
             lines = [
-                Line("action sent", time, [row[j] for row in trace["action"]], "a"),
-                Line("joint position", time, [row[j] for row in trace["state"]], "b"),
+                Line("action sent", time, [row[j] for row in trace.action], "a"),
+                Line("joint position", time, [row[j] for row in trace.state], "b"),
             ]
             plots.append(chart(f"{name} over time", lines, "time, s", _with_unit(name, unit), 480, 220))
     return {
@@ -98,28 +97,28 @@ def _closed(e: Mapping[str, Any]) -> dict[str, Any]:
         "high": high,
         "videos": videos,
         "joint_plots": plots,
-        "trace_seed": e["traces"][0]["seed"] if e["traces"] else None,
+        "trace_seed": e.traces[0].seed if e.traces else None,
     }
 
 
-def _open(e: Mapping[str, Any]) -> dict[str, Any]:
-    steps = [(i + 1) / e["fps"] for i in range(e["horizon"])]
+def _open(e: OpenLoop) -> dict[str, Any]:
+    steps = [(i + 1) / e.control_hz for i in range(e.n_actions_ahead)]
     lines = [
-        Line(PREDICTORS[n], steps, e["per_step"][n], s, e["per_step_95"][n])
-        for n, s in zip(PREDICTORS, STYLES, strict=True)
+        Line(PREDICTORS[n], steps, e.per_step[n], style, [(low, high) for low, high in e.per_step_95[n]])
+        for n, style in zip(PREDICTORS, STYLES, strict=True)
     ]
     per_step = chart(
         "Error over the horizon", lines, "time ahead, s", "error / spread of the joint", 480, 300, zero=True
     )
-    mean = {n: v["mean"] for n, v in e["relative_error"].items()}
+    mean = {n: v.mean for n, v in e.relative_error.items()}
     best = min((n for n in mean if n != "policy"), key=lambda n: mean[n])
     joints = []
-    for j, (name, unit) in enumerate(zip(e["joints"], e["units"], strict=True)):
+    for j, (name, unit) in enumerate(zip(e.joints, e.units, strict=True)):
         curves = [
-            Line("", steps, [row[j] for row in e["per_joint_and_step"][n]], s)
-            for n, s in zip(PREDICTORS, STYLES, strict=True)
+            Line("", steps, [row[j] for row in e.per_joint_and_step[n]], style)
+            for n, style in zip(PREDICTORS, STYLES, strict=True)
         ]
-        difference, low, high = e["per_joint_difference"][best][j]
+        difference, low, high = e.per_joint_difference[best][j]
         joints.append(
             {
                 "name": _with_unit(name, unit),
@@ -127,12 +126,12 @@ def _open(e: Mapping[str, Any]) -> dict[str, Any]:
                 "difference": difference,
                 "low": low,
                 "high": high,
-                **{n: e["per_joint"][n][j] for n in PREDICTORS},
+                **{n: e.per_joint[n][j] for n in PREDICTORS},
             }
         )
     return {
-        "better": all(c["better"] for c in e["comparisons"].values()),
-        "verdict": verdict(e["comparisons"]),
+        "better": all(c.better for c in e.comparisons.values()),
+        "verdict": verdict(e.comparisons),
         "ratio": mean["policy"] / mean[best] if mean[best] > 0 else math.inf,
         "best": best,
         "per_step": per_step,
@@ -142,44 +141,44 @@ def _open(e: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chunks(e: Mapping[str, Any], most: int = 6) -> list[str]:
+def _chunks(e: OpenLoop, most: int = 6) -> list[str]:
     """The joints that moved most in the first episode: what was recorded, and the chunks predicted along the
     way."""
-    recorded, chunks = e["trace"]["recorded"], e["trace"]["chunks"]
-    time = [i / e["fps"] for i in range(len(recorded))]
-    columns = list(zip(*recorded, strict=True))
-    moved = sorted(range(len(columns)), key=lambda j: min(columns[j]) - max(columns[j]))[:most]
+    time = [i / e.control_hz for i in range(len(e.trace.recorded))]
+    columns = list(zip(*e.trace.recorded, strict=True))
+    most_moved = sorted(range(len(columns)), key=lambda j: min(columns[j]) - max(columns[j]))[:most]
     plots = []
-    for j in sorted(moved):
+    for j in sorted(most_moved):
         lines = [Line("recorded", time, columns[j], "faint wide")]
-        for i, chunk in enumerate(chunks):
-            rows = chunk["actions"]
-            when = [(chunk["at"] + k) / e["fps"] for k in range(len(rows))]
-            lines.append(Line("" if i else "policy's chunks", when, [row[j] for row in rows], "a thin"))
-        name = e["joints"][j]
-        plots.append(chart(f"{name} over time", lines, "time, s", _with_unit(name, e["units"][j]), 480, 220))
+        for i, chunk in enumerate(e.trace.chunks):
+            times = [(chunk.at + k) / e.control_hz for k in range(len(chunk.actions))]
+            lines.append(
+                Line("" if i else "policy's chunks", times, [row[j] for row in chunk.actions], "a thin")
+            )
+        name = e.joints[j]
+        plots.append(chart(f"{name} over time", lines, "time, s", _with_unit(name, e.units[j]), 480, 220))
     return plots
 
 
-def verdict(comparisons: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the paired intervals allow one to say, and no more."""
+def verdict(comparisons: Mapping[str, Comparison]) -> str:
+    """What the paired intervals allow one to say, and no more. comparisons: by baseline."""
     groups: dict[str, list[str]] = {"better": [], "unclear": [], "worse": []}
     for name, c in comparisons.items():
-        low, high = c["bootstrap_95"]
+        low, high = c.bootstrap_95
         groups["better" if high < 0 else "worse" if low > 0 else "unclear"].append(PREDICTORS[name])
     if not groups["unclear"] and not groups["worse"]:
         return (
             "On episodes it has not seen, the policy predicts the next commands better than both baselines: "
             "the intervals of both paired differences exclude zero."
         )
-    said = []
+    clauses = []
     if groups["worse"]:
-        said.append(f"WORSE than {' and '.join(groups['worse'])}")
+        clauses.append(f"WORSE than {' and '.join(groups['worse'])}")
     if groups["unclear"]:
-        said.append(f"NOT shown to be better than {' and '.join(groups['unclear'])}")
+        clauses.append(f"NOT shown to be better than {' and '.join(groups['unclear'])}")
     if groups["better"]:
-        said.append(f"better than {' and '.join(groups['better'])}")
-    return f"On episodes it has not seen, the policy's predictions are {'; '.join(said)}."
+        clauses.append(f"better than {' and '.join(groups['better'])}")
+    return f"On episodes it has not seen, the policy's predictions are {'; '.join(clauses)}."
 
 
 def _with_unit(name: str, unit: str) -> str:
@@ -213,10 +212,10 @@ def commit() -> str:
         return ""
 
 
-def summary(e: Mapping[str, Any]) -> str:
+def summary(e: ClosedLoop | OpenLoop) -> str:
     """What matters, for a terminal."""
-    if e["kind"] == "closed-loop":
-        low, high = wilson(e["successes"], e["episodes"])
-        return f"{e['successes']} of {e['episodes']} succeeded (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
-    errors = ", ".join(f"{PREDICTORS[n]} {v['mean']:.3f}" for n, v in e["relative_error"].items())
-    return f"error relative to the joints' spread: {errors}\n{verdict(e['comparisons'])}"
+    if isinstance(e, ClosedLoop):
+        low, high = (100 * v for v in e.wilson_95)
+        return f"{e.successes} of {e.episodes} succeeded (95 % interval {low:.0f} to {high:.0f} %)"
+    errors = ", ".join(f"{PREDICTORS[n]} {v.mean:.3f}" for n, v in e.relative_error.items())
+    return f"error relative to the joints' spread: {errors}\n{verdict(e.comparisons)}"

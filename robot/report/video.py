@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class _Frames(Protocol):
+class _Camera(Protocol):
     def latest(self) -> Any: ...
 
 
@@ -20,7 +20,7 @@ class VideoRecorder:
     The camera is not one of the robot's, so filming changes nothing that the policy sees or the physics does.
     """
 
-    def __init__(self, camera: _Frames, folder: Path, fps: float) -> None:
+    def __init__(self, camera: _Camera, folder: Path, fps: float) -> None:
         self.camera, self.folder, self.fps = camera, folder, fps
         self.files: list[Path] = []
         self._frames: list[np.ndarray] = []

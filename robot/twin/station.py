@@ -25,13 +25,13 @@ from ...drivers.arm import DeviceError
 from ...drivers.cameras.frame_ring import FrameRing
 from ...drivers.config import require_known
 from ...drivers.devices import runtime_folder
-from ...drivers.servos.bus import TICKS
+from ...drivers.servos.bus import COUNTS_PER_TURN
 from ...drivers.servos.calibration import Calibration, JointCalibration, save
 from ...drivers.twins.faults import BusFaults, CameraFaults, set_faults
 from ...drivers.twins.ur_controller import URFaults
 from .control import serve
 
-# raw encoder ticks between a servo's zero and its joint's: as mounted by somebody who did not look
+# raw encoder counts between a servo's zero and its joint's: as mounted by somebody who did not look
 MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
 
 
@@ -288,10 +288,10 @@ class Station:
         kind, joints = KINDS[driver], self.world.arm.joints
         servos, calibration = [], Calibration()
         for j, (joint, model) in enumerate(zip(joints.names, kind.models, strict=True)):
-            zero, offset = TICKS // 2, MOUNTING[j]
+            zero, offset = COUNTS_PER_TURN // 2, MOUNTING[j]
             # what a servo says is its encoder minus the offset (Feetech) or plus it (Dynamixel)
             register = offset if kind.protocol == "feetech" else -offset
-            per_rad = TICKS / (2 * np.pi)
+            per_rad = COUNTS_PER_TURN / (2 * np.pi)
             low = round(zero + joints.lower[j] * per_rad)
             high = round(zero + joints.upper[j] * per_rad)
             calibration[joint] = JointCalibration(j + 1, 0, register, low, high)
@@ -299,7 +299,7 @@ class Station:
             if kind.protocol == "feetech":
                 registers |= {"min_position_limit": low, "max_position_limit": high}
             servos.append(
-                {"id": j + 1, "model": model, "joint": j, "zero_tick": zero + offset, "registers": registers}
+                {"id": j + 1, "model": model, "joint": j, "zero_count": zero + offset, "registers": registers}
             )
         link = self.folder / device
         child = self._child(

@@ -16,12 +16,12 @@ PERIOD_NS = 50_000_000
 
 def drive(arm: Arm, clock: Clock, target: np.ndarray, ticks: int) -> np.ndarray:
     """Command `target` for `ticks` control periods; the last target sent."""
-    sent = arm.read().data
+    setpoint = arm.read().data
     for _ in range(ticks):
         due = clock.now_ns() + PERIOD_NS
-        sent = arm.command(target, due)
+        setpoint = arm.command(target, due)
         clock.sleep_until(due)
-    return sent
+    return setpoint
 
 
 def check_arm(arm: Arm, clock: Clock) -> None:
@@ -58,15 +58,15 @@ def _check_first_command(arm: Arm, clock: Clock) -> None:
     if not np.isfinite(arm.max_first_step):
         return  # a simulated arm may be thrown across
     arm.enable()
-    here = arm.read().data
-    far = here.copy()
-    far[0] += (1 if here[0] < np.mean([arm.joints.lower[0], arm.joints.upper[0]]) else -1) * (
+    position = arm.read().data
+    far = position.copy()
+    far[0] += (1 if position[0] < np.mean([arm.joints.lower[0], arm.joints.upper[0]]) else -1) * (
         arm.max_first_step + 0.1
     )
     with pytest.raises(DeviceError, match=f"{arm.joints.names[0]}.*nothing was sent"):
         arm.command(far, clock.now_ns() + PERIOD_NS)
     clock.sleep_until(clock.now_ns() + 2 * PERIOD_NS)
-    assert np.abs(arm.read().data - here).max() < 0.02
+    assert np.abs(arm.read().data - position).max() < 0.02
 
 
 def _check_reading(arm: Arm, clock: Clock) -> None:
@@ -97,10 +97,10 @@ def _check_motion_and_limits(arm: Arm, clock: Clock) -> None:
     assert abs(arm.read().data[0] - goal[0]) < 0.02, "the arm goes where it is told"
     # one period allows no more than max_velocity, whatever is asked
     due = clock.now_ns() + PERIOD_NS
-    before = arm.command(arm.read().data, due)
+    last_setpoint = arm.command(arm.read().data, due)
     clock.sleep_until(due)
-    sent = arm.command(arm.joints.upper + 10.0, clock.now_ns() + PERIOD_NS)
-    assert (sent - before <= arm.joints.max_velocity * PERIOD_NS * 1e-9 + 1e-9).all()
+    setpoint = arm.command(arm.joints.upper + 10.0, clock.now_ns() + PERIOD_NS)
+    assert (setpoint - last_setpoint <= arm.joints.max_velocity * PERIOD_NS * 1e-9 + 1e-9).all()
     last = drive(arm, clock, np.where(np.arange(len(start)) == 0, 100.0, start), 80)
     assert last[0] == pytest.approx(arm.joints.upper[0])
     assert arm.read().data[0] <= arm.joints.upper[0] + 0.02, "limits are always on"
@@ -110,13 +110,13 @@ def _check_motion_and_limits(arm: Arm, clock: Clock) -> None:
 def _check_early_commands(arm: Arm, clock: Clock) -> None:
     """Commands that come faster than their targets fall due must not add up to more than `max_velocity`."""
     start = arm.read().data
-    goal, sent, began = start.copy(), start, clock.now_ns()
+    goal, setpoint, start_ns = start.copy(), start, clock.now_ns()
     goal[0] = arm.joints.upper[0]
     for _ in range(10):
-        sent = arm.command(goal, clock.now_ns() + PERIOD_NS)
+        setpoint = arm.command(goal, clock.now_ns() + PERIOD_NS)
         clock.sleep_until(clock.now_ns() + PERIOD_NS // 10)
-    allowed = arm.joints.max_velocity[0] * (clock.now_ns() - began + PERIOD_NS) * 1e-9
-    assert sent[0] - start[0] <= allowed + 0.02
+    limit = arm.joints.max_velocity[0] * (clock.now_ns() - start_ns + PERIOD_NS) * 1e-9
+    assert setpoint[0] - start[0] <= limit + 0.02
     drive(arm, clock, start, 40)
 
 
@@ -148,10 +148,10 @@ def _check_watchdog(arm: Arm, clock: Clock) -> None:
 
 def _check_stop_latches(arm: Arm, clock: Clock) -> None:
     arm.stop()
-    here = arm.read().data
+    position = arm.read().data
     with pytest.raises(DeviceError, match="enable"):
-        arm.command(here, clock.now_ns() + PERIOD_NS)
+        arm.command(position, clock.now_ns() + PERIOD_NS)
     clock.sleep_until(clock.now_ns() + 5 * PERIOD_NS)
-    assert np.abs(arm.read().data - here).max() < 0.02
+    assert np.abs(arm.read().data - position).max() < 0.02
     arm.enable()
     arm.command(arm.read().data, clock.now_ns() + PERIOD_NS)

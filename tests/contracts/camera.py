@@ -39,15 +39,15 @@ def check_camera(camera: Camera, clock: Clock) -> None:
 
     since = getattr(camera, "since", None)
     if since is not None:  # every frame of a stretch, each once, the same that the others give
-        waited = camera.next(later.seq + 2, timeout_s=2.0)
+        third = camera.next(later.seq + 2, timeout_s=2.0)
         frames = since(later.seq)
         assert [s.seq for s in frames] == sorted({s.seq for s in frames})
-        assert later.seq < frames[0].seq < waited.seq <= frames[-1].seq
-        (same,) = (s for s in frames if s.seq == waited.seq)
-        assert (same.t_capture_ns, same.t_receive_ns) == (waited.t_capture_ns, waited.t_receive_ns)
-        np.testing.assert_array_equal(same.data, waited.data)
+        assert later.seq < frames[0].seq < third.seq <= frames[-1].seq
+        (same,) = (s for s in frames if s.seq == third.seq)
+        assert (same.t_capture_ns, same.t_receive_ns) == (third.t_capture_ns, third.t_receive_ns)
+        np.testing.assert_array_equal(same.data, third.data)
         assert not since(frames[-1].seq + 10_000)
-        later = waited
+        later = third
 
     health = camera.health()
     for _ in range(300):  # on a busy machine a rate measured over a few frames is a rough one

@@ -74,11 +74,11 @@ class Computer:
         self.link(f"{folder}/{event}/device", folder)
         self.node(f"input/{event}", by_id and f"input/by-id/{by_id}")
 
-    def process(self, pid: int, comm: str, *opened: str) -> None:
+    def process(self, pid: int, comm: str, *devices: str) -> None:
         self.write(f"proc/{pid}/comm", comm)
         handles = self.root / f"proc/{pid}/fd"
         handles.mkdir()
-        for i, device in enumerate(opened):
+        for i, device in enumerate(devices):
             (handles / str(3 + i)).symlink_to(device)
 
 

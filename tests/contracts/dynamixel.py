@@ -31,9 +31,9 @@ def twin_of(
 ) -> Iterator[DynamixelTwin]:
     names = tuple(f"joint_{i}" for i in ids)
     plant = Plant.create(names, np.full(len(ids), position), np.full(len(ids), 0.5))
-    about = {"return_delay_time": 0} | registers
-    turned = [directions[k % len(directions)] for k in range(len(ids))]
-    servos = [TwinServo(i, model, k, 2048, turned[k], about) for k, i in enumerate(ids)]
+    contents = {"return_delay_time": 0} | registers
+    senses = [directions[k % len(directions)] for k in range(len(ids))]
+    servos = [TwinServo(i, model, k, 2048, senses[k], contents) for k, i in enumerate(ids)]
     try:
         with SimpleMechanics(plant), DynamixelTwin(plant, servos, baud, BusFaults(), link, seed) as twin:
             yield twin

@@ -1,5 +1,5 @@
-"""RealSense cameras without one: a small scene, a twin and a recording of it, and what tests ask of the
-camera."""
+"""RealSense cameras without hardware: a small scene, a twin and a recording of it, and what tests need to
+read it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Pictures:
 
 
 def record_box(path: Path) -> Path:
-    """2 s, of which the depth sensor misses numbers 20 to 25."""
+    """Make a recording of 2 s, without depth in the framesets 20 to 25."""
     shots = (picture(k) for k in range(2 * FPS))
     record(path, MODEL, ((c, None if 20 <= k <= 25 else d) for k, (c, d, _) in enumerate(shots)))
     return path
@@ -74,7 +74,7 @@ def twin(faults: CameraFaults | None = None, **options: Any) -> Iterator[RealSen
 
 
 @contextlib.contextmanager
-def opened(**config: Any) -> Iterator[RealSenseSource]:
+def open_source(**config: Any) -> Iterator[RealSenseSource]:
     opening = source({**SIZE, **config})
     try:
         opening.open()
@@ -94,24 +94,24 @@ def running(t: RealSenseTwin) -> Iterator[CaptureCamera]:
 
 
 def frames(of: RealSenseSource, count: int, within_s: float = 20.0) -> list[Frame]:
-    found: list[Frame] = []
+    batch: list[Frame] = []
     deadline = time.monotonic() + within_s
-    while len(found) < count:
-        assert time.monotonic() < deadline, f"{len(found)} of {count} frames in {within_s} s"
+    while len(batch) < count:
+        assert time.monotonic() < deadline, f"{len(batch)} of {count} frames in {within_s} s"
         if (frame := of.grab(0.25)) is not None:
-            found.append(frame)
-    return found
+            batch.append(frame)
+    return batch
 
 
 def all_frames(of: RealSenseSource) -> tuple[list[Frame], str]:
-    """Until the recording ends, and what is said then."""
-    found: list[Frame] = []
+    """All frames until the recording ends, and the message at its end."""
+    batch: list[Frame] = []
     try:
         while True:
             if (frame := of.grab(0.25)) is not None:
-                found.append(frame)
+                batch.append(frame)
     except Refused as e:
-        return found, str(e)
+        return batch, str(e)
 
 
 def until(what: Callable[[], bool], within_s: float = 20.0) -> None:

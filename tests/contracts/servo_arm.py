@@ -21,7 +21,7 @@ from ulna.drivers.twins.feetech import FeetechTwin
 from ulna.drivers.twins.plant import Plant, SimpleMechanics
 from ulna.drivers.twins.serial_twin import TwinServo
 
-TICKS = 4096 / (2 * np.pi)  # per rad
+COUNTS_PER_RAD = 4096 / (2 * np.pi)
 HOME = np.array([0.0, -0.6, 0.7, 1.2, 0.0, 0.6])
 OFFSETS = (300, -500, 0, 12, -900, 77)
 MODELS = {
@@ -39,10 +39,10 @@ MODULES: dict[str, Any] = {
 PERIOD_S = 0.05
 
 
-def until(met: Callable[[], bool], why: str, timeout_s: float = 20.0) -> None:
-    """Wait for what must come; how long it takes is the machine's affair."""
+def until(is_met: Callable[[], bool], why: str, timeout_s: float = 20.0) -> None:
+    """Wait until `is_met`, as long as a busy machine may take."""
     end = time.monotonic() + timeout_s
-    while not met():
+    while not is_met():
         assert time.monotonic() < end, why
         time.sleep(0.01)
 
@@ -58,7 +58,8 @@ class Bench:
     calibration: Path
 
     def arm(self, **changes: Any) -> ServoArm:
-        """stale_s is long by default: a busy machine may leave a twin's process standing."""
+        """The closed arm. changes: fields of its config; stale_s is long by default, since a busy machine may
+        not run the twin's process for a while."""
         module, changes = MODULES[self.kind], {"stale_s": 1.5, **changes}
         return module.make(
             self.kind, replace(module.Config(str(self.link), str(self.calibration)), **changes)
@@ -69,7 +70,7 @@ class Bench:
 def bench(
     kind: str, tmp_path: Path, link: str = "port", offset: int = 0, middle: int = 2048, **registers: int
 ) -> Iterator[Bench]:
-    """offset: of the wrist's homing offset, which makes it another arm. middle: ticks, of the first joint's
+    """offset: of the wrist's homing offset, which makes it another arm. middle: counts, of the first joint's
     range."""
     limits = so101.JOINTS
     dynamixel = kind.startswith("koch")
@@ -77,11 +78,11 @@ def bench(
     for i, name in enumerate(limits.names):
         homing = OFFSETS[i] + (offset if i == 3 else 0)
         at = 2048 if i else middle
-        ends = [round(at + q[i] * TICKS) for q in (limits.lower, limits.upper)]
+        ends = [round(at + q[i] * COUNTS_PER_RAD) for q in (limits.lower, limits.upper)]
         calibration[name] = JointCalibration(i + 1, 0, homing, *ends)
         zero = at - homing if dynamixel else at + homing
-        about = {"homing_offset": homing, **registers}
-        servos.append(TwinServo(i + 1, MODELS[kind][i], i, zero % 4096, 1, about))
+        contents = {"homing_offset": homing, **registers}
+        servos.append(TwinServo(i + 1, MODELS[kind][i], i, zero % 4096, 1, contents))
     path = tmp_path / f"{link}.json"
     save(path, calibration)
     plant = Plant.create(limits.names, HOME, np.array([1.91] * 6))
@@ -105,16 +106,16 @@ def running(arm: ServoArm, enable: bool = True) -> Iterator[ServoArm]:
 
 
 @contextlib.contextmanager
-def torque_watched(plant: Plant) -> Iterator[list[int]]:
+def torque_rises(plant: Plant) -> Iterator[list[int]]:
     """Counts how often a joint of `plant` got torque."""
     rises, stop = [0], threading.Event()
 
     def watch() -> None:
-        before = plant.torque.copy()
+        last = plant.torque.copy()
         while not stop.wait(0.0005):
             now = plant.torque.copy()
-            rises[0] += int((now > before).sum())
-            before = now
+            rises[0] += int((now > last).sum())
+            last = now
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -133,23 +134,23 @@ def enables(kind: str, request: bytes, servo: int, on: int = 1) -> bool:
 
 
 @contextlib.contextmanager
-def interrupted(b: Bench, when: Callable[[bytes], bool], then: Callable[[], object]) -> Iterator[None]:
-    """Has `then` done once, as soon as the servos did the first request that `when` is true of, before they
-    answer it."""
-    real, done = b.twin.answer, []
+def interruption(b: Bench, when: Callable[[bytes], bool], action: Callable[[], object]) -> Iterator[None]:
+    """Call `action` once, right after the servos did the first request for which `when` is true, and before
+    they answer it."""
+    real_answer, results = b.twin.answer, []
 
     def answer(request: bytes, speed: int) -> Any:
-        replies = real(request, speed)
-        if not done and when(request):
-            done.append(then())
+        replies = real_answer(request, speed)
+        if not results and when(request):
+            results.append(action())
         return replies
 
     b.twin.answer = answer
     try:
         yield
-        assert done, "it came to that"
+        assert results, "it came to that"
     finally:
-        b.twin.answer = real
+        b.twin.answer = real_answer
 
 
 def go(arm: ServoArm, goal: np.ndarray, seconds: float) -> None:
@@ -159,5 +160,5 @@ def go(arm: ServoArm, goal: np.ndarray, seconds: float) -> None:
         time.sleep(PERIOD_S)
 
 
-def moved(joint: int, by: float) -> np.ndarray:
+def home_with(joint: int, by: float) -> np.ndarray:
     return HOME + by * (np.arange(6) == joint)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ulna.drivers.servos.bus import TICKS, BusError, ServoBus
+from ulna.drivers.servos.bus import COUNTS_PER_TURN, BusError, ServoBus
 from ulna.drivers.twins.plant import Plant
 from ulna.drivers.twins.serial_twin import SerialTwin
 
@@ -21,8 +21,8 @@ from ulna.drivers.twins.serial_twin import SerialTwin
 def check_bus(
     make_bus: Callable[[], ServoBus], twin: SerialTwin, plant: Plant, eeprom_register: str, eeprom_value: int
 ) -> None:
-    """eeprom_register: one that takes `eeprom_value` (not its content now) when the servo is not locked. At
-    least three servos."""
+    """Check a bus of at least three servos. eeprom_register: one that takes `eeprom_value`, which it does not
+    hold yet, when the servo is not locked."""
     ids = [servo.id for servo in twin.servos]
     assert len(ids) >= 3
     bus = make_bus()
@@ -40,8 +40,8 @@ def check_bus(
     assert not bus.connected
 
 
-def ticks(bus: ServoBus, register: str, ids: list[int]) -> np.ndarray:
-    """Of servos that are known to answer."""
+def contents(bus: ServoBus, register: str, ids: list[int]) -> np.ndarray:
+    """What `register` holds in the servos `ids`, `(N,)` int64. All of them must answer."""
     replies = bus.read([register], ids, retries=3)
     assert replies.valid.all(), bus.stats
     return replies.values[:, 0]
@@ -59,9 +59,9 @@ def eventually(true: Callable[[], bool], timeout_s: float = 10.0) -> bool:
 def _check_life(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
     bus.close()  # closing what was never opened is safe
     assert not bus.connected
-    with pytest.raises(BusError) as refused:
+    with pytest.raises(BusError) as error:
         bus.read(["present_position"], ids)
-    assert refused.value.gone
+    assert error.value.gone
     bus.open()
     assert bus.connected
     model = twin.servos[0].model
@@ -72,30 +72,36 @@ def _check_life(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
 
 
 def _check_reading(bus: ServoBus, twin: SerialTwin, plant: Plant, ids: list[int]) -> None:
-    before = time.monotonic_ns()
+    start_ns = time.monotonic_ns()
     replies = bus.read(["goal_position", "present_position"], ids[::-1], retries=3)
-    assert before <= replies.t_request_ns < replies.t_receive_ns <= time.monotonic_ns()
+    assert start_ns <= replies.t_request_ns < replies.t_receive_ns <= time.monotonic_ns()
     assert replies.values.shape == (len(ids), 2)
     assert replies.values.dtype == np.int64
     assert replies.valid.dtype == np.bool_
     assert replies.valid.all()
     assert not replies.errors.any()
-    there = np.array(
-        [s.zero_tick + s.direction * plant.position[s.joint] * TICKS / (2 * math.pi) for s in twin.servos]
+    expected = np.array(
+        [
+            s.zero_count + s.direction * plant.position[s.joint] * COUNTS_PER_TURN / (2 * math.pi)
+            for s in twin.servos
+        ]
     )
-    np.testing.assert_allclose(replies.values[::-1, 1], there % TICKS, atol=1.5)
+    np.testing.assert_allclose(replies.values[::-1, 1], expected % COUNTS_PER_TURN, atol=1.5)
 
 
 def _check_motion(bus: ServoBus, twin: SerialTwin, plant: Plant, ids: list[int]) -> None:
-    start = ticks(bus, "present_position", ids)
-    goals = {servo: int(start[i]) + (100 if start[i] < TICKS // 2 else -100) for i, servo in enumerate(ids)}
+    start = contents(bus, "present_position", ids)
+    goals = {
+        servo: int(start[i]) + (100 if start[i] < COUNTS_PER_TURN // 2 else -100)
+        for i, servo in enumerate(ids)
+    }
     for servo in ids:
         bus.write_checked("torque_enable", servo, 1)
     assert {servo.joint for servo in twin.servos} == set(np.flatnonzero(plant.torque))
     bus.write("goal_position", goals)
-    wanted = np.array(list(goals.values()))
-    assert eventually(lambda: bool(np.abs(ticks(bus, "present_position", ids) - wanted).max() <= 2))
-    np.testing.assert_array_equal(ticks(bus, "goal_position", ids), wanted)
+    expected = np.array(list(goals.values()))
+    assert eventually(lambda: bool(np.abs(contents(bus, "present_position", ids) - expected).max() <= 2))
+    np.testing.assert_array_equal(contents(bus, "goal_position", ids), expected)
     for servo in ids:
         bus.write_checked("torque_enable", servo, 0)
     assert not plant.torque.any()
@@ -107,55 +113,55 @@ def _check_refusals(bus: ServoBus, ids: list[int], eeprom_register: str, eeprom_
     with pytest.raises(ValueError, match="goal_position"):
         bus.write("goal_position", {ids[0]: 1 << 40})
     silent = max(ids) + 1
-    with pytest.raises(BusError, match=f"{silent}.*torque_enable") as refused:
+    with pytest.raises(BusError, match=f"{silent}.*torque_enable") as error:
         bus.write_checked("torque_enable", silent, 1)
-    assert not refused.value.gone
+    assert not error.value.gone
     assert bus.connected
     assert bus.registers[eeprom_register].eeprom
     assert bus.describe(0) == ()
-    assert ticks(bus, eeprom_register, ids[:1])[0] != eeprom_value
+    assert contents(bus, eeprom_register, ids[:1])[0] != eeprom_value
 
 
 def check_late_replies(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
-    """A reply that comes while the answer to another question is awaited is never taken for it."""
-    positions = ticks(bus, "present_position", ids)
-    here = twin.plant.position.copy()
+    """A late reply is never taken for the answer to a later request."""
+    positions = contents(bus, "present_position", ids)
+    positions_rad = twin.plant.position.copy()
     bus.write("goal_position", {servo: int(p) + 37 for servo, p in zip(ids, positions, strict=True)})
     for servo in ids:
         bus.write_checked("torque_enable", servo, 0)  # a goal switches a Feetech servo's torque on
 
-    def back() -> bool:
-        twin.plant.position[:] = here
-        return bool((ticks(bus, "present_position", ids) == positions).all())
+    def is_back() -> bool:
+        twin.plant.position[:] = positions_rad
+        return bool((contents(bus, "present_position", ids) == positions).all())
 
-    assert eventually(back)
-    goals = ticks(bus, "goal_position", ids)
+    assert eventually(is_back)
+    goals = contents(bus, "goal_position", ids)
     truth = {"present_position": positions, "goal_position": goals}
     np.testing.assert_array_equal(goals, positions + 37)
-    heard = 0
+    n_valid = 0
     for round_ in range(4):
-        first, then = (
+        first, second = (
             ("present_position", "goal_position") if round_ % 2 else ("goal_position", "present_position")
         )
         twin.faults.late, twin.faults.late_s = 1.0, 0.15 + 0.01 * round_
-        lost = bus.read([first], ids[:1] if round_ % 3 else ids, retries=0)
-        assert not lost.valid.any()
+        replies = bus.read([first], ids[:1] if round_ % 3 else ids, retries=0)
+        assert not replies.valid.any()
         twin.faults.late = 0.0
         end = time.monotonic() + 0.3
         while time.monotonic() < end:  # the late ones come in among these
             for servo in ids[:2]:
-                replies = bus.read([then], [servo], retries=0)
-                heard += int(replies.valid.sum())
-                assert not replies.valid[0] or replies.values[0, 0] == truth[then][ids.index(servo)]
-            replies = bus.read([then], ids, retries=0)
-            np.testing.assert_array_equal(replies.values[replies.valid, 0], truth[then][replies.valid])
-    assert heard > 20
+                replies = bus.read([second], [servo], retries=0)
+                n_valid += int(replies.valid.sum())
+                assert not replies.valid[0] or replies.values[0, 0] == truth[second][ids.index(servo)]
+            replies = bus.read([second], ids, retries=0)
+            np.testing.assert_array_equal(replies.values[replies.valid, 0], truth[second][replies.valid])
+    assert n_valid > 20
     # one that has lain in the line for long is thrown away
     twin.faults.late = 1.0
     assert not bus.read(["present_position"], ids[:1], retries=0).valid.any()
     twin.faults.late = 0.0
     time.sleep(0.8)
-    assert ticks(bus, "goal_position", ids[:1])[0] == goals[0]
+    assert contents(bus, "goal_position", ids[:1])[0] == goals[0]
     # a device that is always too slow gives nothing, rather than the answer to the question before
     twin.faults.delay_s = 0.13
     for register in ["present_position", "goal_position"] * 3:
@@ -165,20 +171,20 @@ def check_late_replies(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
     twin.faults.delay_s = 0.0
     time.sleep(0.3)
     for register, values in truth.items():
-        np.testing.assert_array_equal(ticks(bus, register, ids), values)
+        np.testing.assert_array_equal(contents(bus, register, ids), values)
 
 
 def check_corruption(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
-    positions = ticks(bus, "present_position", ids)
-    goals = ticks(bus, "goal_position", ids)
+    positions = contents(bus, "present_position", ids)
+    goals = contents(bus, "goal_position", ids)
     corrupt = bus.stats.corrupt
     for servo in ids:
         twin.faults.corrupt = 1.0
         assert not bus.read(["goal_position"], [servo], retries=0).valid.any()
         twin.faults.corrupt = 0.0
         for _ in range(3):  # whatever is left of it does not shift what is read next
-            assert ticks(bus, "present_position", [servo])[0] == positions[ids.index(servo)]
-            assert ticks(bus, "goal_position", [servo])[0] == goals[ids.index(servo)]
+            assert contents(bus, "present_position", [servo])[0] == positions[ids.index(servo)]
+            assert contents(bus, "goal_position", [servo])[0] == goals[ids.index(servo)]
     assert bus.stats.corrupt > corrupt
     twin.faults.corrupt = 0.05
     valid = 0.0
@@ -192,7 +198,7 @@ def check_corruption(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
 
 
 def check_dead_servo(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
-    positions = ticks(bus, "present_position", ids)
+    positions = contents(bus, "present_position", ids)
     for dead in (0, len(ids) // 2, len(ids) - 1):
         twin.faults.dead = (ids[dead],)
         living = np.arange(len(ids)) != dead
@@ -213,17 +219,17 @@ def check_dead_servo(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
 
 def check_sleeps_while_waiting(bus: ServoBus, twin: SerialTwin, ids: list[int]) -> None:
     twin.faults.dead = tuple(ids)
-    began, worked = time.monotonic(), time.thread_time()
-    while time.monotonic() < began + 0.5:
+    start, start_cpu = time.monotonic(), time.thread_time()
+    while time.monotonic() < start + 0.5:
         assert not bus.read(["present_position"], ids).valid.any()
-    share = (time.thread_time() - worked) / (time.monotonic() - began)
+    share = (time.thread_time() - start_cpu) / (time.monotonic() - start)
     twin.faults.dead = ()
     assert share < 0.3, "waiting for silent servos costs no processor"
     assert eventually(lambda: bool(bus.read(["present_position"], ids).valid.all()))
 
 
 def _is_gone(call: Callable[[], object]) -> bool:
-    """Any other error than that of a port that is gone comes through."""
+    """Whether `call` raises that the port is gone. Other errors come through."""
     try:
         call()
     except BusError as error:

@@ -16,14 +16,14 @@ SOON_S = 20.0
 
 
 def until(
-    device: Teleoperator, wanted: Callable[[Hand], Any], meanwhile: Callable[[], object] = lambda: None
+    device: Teleoperator, is_met: Callable[[Hand], Any], meanwhile: Callable[[], object] = lambda: None
 ) -> Hand:
-    """Reads until a hand is as `wanted`; `meanwhile` is done between two reads."""
+    """Read until `is_met(hand)`, calling `meanwhile` before each read. Returns that hand."""
     deadline = time.monotonic() + SOON_S
     while time.monotonic() < deadline:
         meanwhile()
         hand = device.read()
-        if wanted(hand):
+        if is_met(hand):
             return hand
         time.sleep(0.005)
     raise AssertionError(f"not within {SOON_S} s; the last one: {device.read()}")

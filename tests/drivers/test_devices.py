@@ -31,7 +31,7 @@ from ulna.drivers.devices import (
     serial_ports,
     spacemice,
 )
-from ulna.drivers.servos.probe import Found, probe
+from ulna.drivers.servos.probe import ServoFinding, probe
 from ulna.drivers.sysfs import access_problem, holders, usb_devices
 from ulna.drivers.twins.plant import Plant
 from ulna.drivers.twins.serial_twin import SerialTwin, from_json
@@ -238,7 +238,7 @@ def test_twins_are_listed_while_they_live(root: Path, monkeypatch: pytest.Monkey
 @contextlib.contextmanager
 def two_servos(protocol: str, model: int) -> Iterator[tuple[SerialTwin, Plant]]:
     plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
-    servos = [{"id": i + 1, "model": model, "joint": i, "zero_tick": 2048} for i in range(2)]
+    servos = [{"id": i + 1, "model": model, "joint": i, "zero_count": 2048} for i in range(2)]
     about = {"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000}
     try:
         with from_json(about) as twin:
@@ -255,7 +255,7 @@ def test_probing_a_port_finds_servos_and_changes_nothing(protocol: str, model: i
         probed = run_ulna("devices", "--probe", twin.port, "--json")
     assert probed.returncode == 0
     assert json.loads(probed.stdout)["servos"] == [
-        asdict(Found(protocol, 1_000_000, i, model, name)) for i in (1, 2)
+        asdict(ServoFinding(protocol, 1_000_000, i, model, name)) for i in (1, 2)
     ]
     assert not plant.torque.any()
     assert not plant.goal.any()

@@ -1,5 +1,5 @@
-"""Devices that a test plugs into its own kernel: a USB serial adapter, a gamepad, a SpaceMouse, a webcam; and
-udev's names for them.
+"""Devices that a test plugs into its own kernel: a USB serial adapter, a gamepad, a SpaceMouse and a webcam,
+with udev's names for them.
 
 Numbers and layouts are those of the kernel's `linux/uinput.h`, `linux/uhid.h` and
 `linux/input-event-codes.h`."""
@@ -38,8 +38,7 @@ def settle() -> None:
         subprocess.run(["udevadm", "settle", "--timeout=30"], check=True)
 
 
-# -- USB serial
-# --------------------------------------------------------------------------------------------------------------
+# USB serial
 
 
 class SerialAdapter:
@@ -119,9 +118,9 @@ class SerialAdapter:
                 os.close(line)
 
     def _carry_until_hung_up(self, line: int, servos: int) -> None:
-        other = {line: servos, servos: line}
+        other_end = {line: servos, servos: line}
         poll = select.poll()
-        for fd in other:
+        for fd in other_end:
             poll.register(fd, select.POLLIN)
         while not self._stopping.is_set():
             for fd, events in poll.poll(100):
@@ -129,7 +128,7 @@ class SerialAdapter:
                     time.sleep(0.05)
                     raise OSError("hung up")
                 if data := os.read(fd, 4096):
-                    os.write(other[fd], data)
+                    os.write(other_end[fd], data)
 
 
 def _is_char(path: str) -> bool:
@@ -138,8 +137,7 @@ def _is_char(path: str) -> bool:
     return False
 
 
-# -- gamepad
-# -----------------------------------------------------------------------------------------------------------------
+# gamepad
 
 EV_KEY, EV_ABS = 1, 3
 BTN_A, BTN_B, BTN_X, BTN_Y, BTN_TL, BTN_TR, BTN_SELECT, BTN_START, BTN_MODE, BTN_THUMBL, BTN_THUMBR = (
@@ -171,8 +169,8 @@ class Gamepad:
             fcntl.ioctl(fd, _UI_SET_ABSBIT, axis)
             fcntl.ioctl(fd, _UI_ABS_SETUP, struct.pack("<Hxx6i", axis, 0, low, high, fuzz, flat, 0))
         usb = 3
-        about = struct.pack("<4H80sI", usb, self.VENDOR, self.PRODUCT, 0x110, self.NAME.encode(), 0)
-        fcntl.ioctl(fd, _UI_DEV_SETUP, about)
+        setup = struct.pack("<4H80sI", usb, self.VENDOR, self.PRODUCT, 0x110, self.NAME.encode(), 0)
+        fcntl.ioctl(fd, _UI_DEV_SETUP, setup)
         fcntl.ioctl(fd, _UI_DEV_CREATE)
         settle()
         return self
@@ -199,8 +197,7 @@ class Gamepad:
         )
 
 
-# -- SpaceMouse
-# --------------------------------------------------------------------------------------------------------------
+# SpaceMouse
 
 _UHID_CREATE2, _UHID_INPUT2, _UHID_DESTROY = 11, 12, 1
 _UHID_EVENT_BYTES = 4380
@@ -222,16 +219,20 @@ class SpaceMouse:
     """A SpaceMouse Compact by uhid: report 1 translation, 2 rotation, 3 buttons."""
 
     NAME, VENDOR, PRODUCT = "3Dconnexion SpaceMouse Compact", 0x256F, 0xC635
-    _BUTTONS = b"\xa1\x02\x85\x03\x05\x09\x19\x01\x29\x02\x15\x00\x25\x01\x75\x01\x95\x02\x81\x02\x95\x0e\x81\x03\xc0"
+    _BUTTONS = (
+        b"\xa1\x02\x85\x03\x05\x09\x19\x01\x29\x02\x15\x00\x25\x01"
+        b"\x75\x01\x95\x02\x81\x02\x95\x0e\x81\x03\xc0"
+    )
     DESCRIPTOR = b"\x05\x01\x09\x08\xa1\x01" + _axes(1, 0x30) + _axes(2, 0x33) + _BUTTONS + b"\xc0"
 
     def __enter__(self) -> Self:
         self._fd = os.open("/dev/uhid", os.O_RDWR)
-        about = struct.pack(
+        setup = struct.pack(
             "<I128s64s64sHHIIII",
-            _UHID_CREATE2, self.NAME.encode(), b"usb-dummy/input0", b"", len(self.DESCRIPTOR), 3, self.VENDOR, self.PRODUCT, 0, 0,
+            _UHID_CREATE2, self.NAME.encode(), b"usb-dummy/input0", b"",
+            len(self.DESCRIPTOR), 3, self.VENDOR, self.PRODUCT, 0, 0,
         )  # fmt: skip
-        os.write(self._fd, (about + self.DESCRIPTOR).ljust(_UHID_EVENT_BYTES, b"\0"))
+        os.write(self._fd, (setup + self.DESCRIPTOR).ljust(_UHID_EVENT_BYTES, b"\0"))
         wait_for(
             "the SpaceMouse's hidraw node", lambda: any(n.startswith("hidraw") for n in os.listdir("/dev"))
         )
@@ -262,8 +263,7 @@ class SpaceMouse:
         os.write(self._fd, event.ljust(_UHID_EVENT_BYTES, b"\0"))
 
 
-# -- webcam
-# ------------------------------------------------------------------------------------------------------------------
+# webcam
 
 
 _QUERYCTRL, _S_CTRL, _NEXT_CONTROL = 0xC0445624, 0xC008561C, 0x80000000  # linux/videodev2.h

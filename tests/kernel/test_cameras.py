@@ -23,9 +23,9 @@ from ulna.drivers.devices import cameras
 MODE = {"width": 320, "height": 180, "fps": 10.0, "fourcc": "YUYV"}
 
 
-def camera_of(webcam: Webcam, **more: object) -> CaptureCamera:
+def camera_of(webcam: Webcam, **settings: object) -> CaptureCamera:
     """As `opencv.make` builds it, but patient: emulated, OpenCV alone takes many seconds to load."""
-    config = parse(opencv.Config, {"device": str(webcam.path), **MODE, **more}, "test")
+    config = parse(opencv.Config, {"device": str(webcam.path), **MODE, **settings}, "test")
     return CaptureCamera(
         "webcam",
         "ulna.drivers.cameras.opencv",
@@ -53,9 +53,9 @@ def test_camera_contract() -> None:
 
 def test_a_mode_that_the_camera_does_not_have_is_refused() -> None:
     camera = camera_of(Webcam(), width=333)
-    with pytest.raises(DeviceError, match="333 × 180") as refused:
+    with pytest.raises(DeviceError, match="333 × 180") as error:
         camera.open()
-    assert "YUYV 320 × 180 at" in str(refused.value), "what it has"
+    assert "YUYV 320 × 180 at" in str(error.value), "what it has"
     camera.close()
 
 
@@ -64,18 +64,18 @@ def test_unplugged_and_replugged() -> None:
     camera = camera_of(webcam)
     camera.open()
     try:
-        before = camera.next(-1, 20)
-        assert before.data.shape == (180, 320, 3)
-        assert np.unique(before.data.reshape(-1, 3), axis=0).shape[0] >= 6, "a picture of colour bars"
+        first = camera.next(-1, 20)
+        assert first.data.shape == (180, 320, 3)
+        assert np.unique(first.data.reshape(-1, 3), axis=0).shape[0] >= 6, "a picture of colour bars"
         webcam.unplug()
         wait_for("the driver to notice", lambda: camera.health().state is not CameraState.STREAMING)
         with pytest.raises(StaleFrame):
             camera.latest(max_age_s=0.2)
         webcam.plug_in()
         wait_for("pictures again", lambda: camera.health().state is CameraState.STREAMING, 60)
-        after = camera.next(before.seq, 20)
-        assert after.seq > before.seq
-        assert after.t_capture_ns > before.t_capture_ns
+        after = camera.next(first.seq, 20)
+        assert after.seq > first.seq
+        assert after.t_capture_ns > first.t_capture_ns
         assert camera.reconnects >= 1
     finally:
         camera.close()

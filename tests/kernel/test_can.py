@@ -32,12 +32,12 @@ def test_request_and_response_on_a_virtual_bus() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         for i in range(100):
-            sent_ns = time.time_ns()
+            send_ns = time.time_ns()
             ours.send(FRAME.pack(0x141, 8, struct.pack("<q", i)))
             frame, control, _, _ = ours.recvmsg(16, 64)
             assert FRAME.unpack(frame) == (0x151, 8, struct.pack("<q", i))
             ((_, kind, when),) = control
             assert kind == SO_TIMESTAMPNS
             seconds, ns = struct.unpack("qq", when)
-            assert sent_ns - 1_000_000 <= seconds * 1_000_000_000 + ns <= time.time_ns()
+            assert send_ns - 1_000_000 <= seconds * 1_000_000_000 + ns <= time.time_ns()
         thread.join()

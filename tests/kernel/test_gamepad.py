@@ -22,9 +22,9 @@ def test_a_stick_moves_the_tip_while_the_bumper_is_held() -> None:
         try:
             pad.move(ABS_Y, -32768)
             pad.press(BTN_A)
-            heard: list[str] = []
-            wait_for("the button", lambda: bool(heard.extend(teleoperator.read().events) or heard))
-            assert heard == ["success"]
+            events: list[str] = []
+            wait_for("the button", lambda: bool(events.extend(teleoperator.read().events) or events))
+            assert events == ["success"]
             assert not teleoperator.read().active, "the bumper is not held"
 
             pad.press(BTN_TR)
@@ -49,16 +49,16 @@ def test_unplugged_it_is_not_active_and_comes_back_when_it_was_let_go() -> None:
             wait_for("the bumper", lambda: teleoperator.read().active)
             pad.unplug()
             wait_for("the driver to notice", lambda: not teleoperator.read().active)
-            with Gamepad() as again:
+            with Gamepad() as second_pad:
                 # the bumper moves until the driver has found the pad again, and is then seen to be let go and
                 # held
-                def held() -> bool:
-                    again.press(BTN_TR, down=False)
+                def is_active() -> bool:
+                    second_pad.press(BTN_TR, down=False)
                     teleoperator.read()
-                    again.press(BTN_TR)
+                    second_pad.press(BTN_TR)
                     return teleoperator.read().active
 
-                wait_for("the pad to come back", held)
+                wait_for("the pad to come back", is_active)
         finally:
             teleoperator.close()
 

@@ -33,7 +33,7 @@ def adapter(plant: Plant) -> Iterator[SerialAdapter]:
         yield adapter
 
 
-def ticks(plant: Plant) -> np.ndarray:
+def counts(plant: Plant) -> np.ndarray:
     return np.round(2048 + plant.position * 4096 / (2 * np.pi))
 
 
@@ -46,16 +46,16 @@ def test_a_bus_over_usb_is_read_commanded_unplugged_and_replugged(
         wait_for("servos to answer", lambda: bus.ping(6) == 777)
         replies = bus.read(["present_position"], SERVOS, retries=3)
         assert replies.valid.all()
-        np.testing.assert_allclose(replies.values[:, 0], ticks(plant), atol=2)
+        np.testing.assert_allclose(replies.values[:, 0], counts(plant), atol=2)
 
         bus.write_checked("torque_enable", 3, 1)
         bus.write("goal_position", {3: 2300})
-        wait_for("servo 3 at its goal", lambda: abs(ticks(plant)[2] - 2300) <= 3)
+        wait_for("servo 3 at its goal", lambda: abs(counts(plant)[2] - 2300) <= 3)
 
         adapter.unplug()
-        with pytest.raises(BusError) as lost:
+        with pytest.raises(BusError) as error:
             bus.read(["present_position"], SERVOS)
-        assert lost.value.gone
+        assert error.value.gone
         assert not bus.connected
         with pytest.raises(BusError, match="there is no port"):
             bus.open()

@@ -12,7 +12,7 @@ from ulna.drivers.hands.spacemouse import Config, SpaceMouseTeleoperator, make
 from ulna.drivers.teleoperator import Hand
 
 
-def pushed(mouse: SpaceMouse, teleoperator: SpaceMouseTeleoperator, x: int, y: int, z: int) -> Hand:
+def push(mouse: SpaceMouse, teleoperator: SpaceMouseTeleoperator, x: int, y: int, z: int) -> Hand:
     """Read a moment after the report, which a real one repeats as long as the cap is out of its middle."""
     mouse.push(x, y, z)
     time.sleep(0.02)
@@ -24,23 +24,23 @@ def test_the_cap_moves_the_tip_while_the_button_is_held_until_it_is_unplugged() 
         teleoperator = make("cap", Config(speed_m_s=0.2, timeout_s=5))
         teleoperator.open()
         try:
-            assert not pushed(mouse, teleoperator, 0, -350, 0).active, "the button is not held"
+            assert not push(mouse, teleoperator, 0, -350, 0).active, "the button is not held"
             mouse.press(1)
-            wait_for("the button", lambda: pushed(mouse, teleoperator, 0, -350, 0).active)
+            wait_for("the button", lambda: push(mouse, teleoperator, 0, -350, 0).active)
             # away from the person is ahead, and the device's z is down
-            assert pushed(mouse, teleoperator, 0, -350, 0).linear == pytest.approx([0.2, 0, 0], abs=1e-6)
-            wait_for("up", lambda: pushed(mouse, teleoperator, 0, 0, -350).linear[2] > 0.19)
+            assert push(mouse, teleoperator, 0, -350, 0).linear == pytest.approx([0.2, 0, 0], abs=1e-6)
+            wait_for("up", lambda: push(mouse, teleoperator, 0, 0, -350).linear[2] > 0.19)
             mouse.unplug()
             wait_for("the driver to notice", lambda: not teleoperator.read().active)
-            with SpaceMouse() as again:
+            with SpaceMouse() as second_mouse:
 
-                def held() -> bool:
-                    again.press(0)
+                def is_active() -> bool:
+                    second_mouse.press(0)
                     teleoperator.read()
-                    again.press(1)
-                    return pushed(again, teleoperator, 0, -350, 0).active
+                    second_mouse.press(1)
+                    return push(second_mouse, teleoperator, 0, -350, 0).active
 
-                wait_for("it to come back", held)
+                wait_for("it to come back", is_active)
         finally:
             teleoperator.close()
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ulna.policies.decoders import SliceDecoder, TemporalEnsemble, decoder_for
+from ulna.policies.serving.metadata import Metadata
 
 
 @given(st.integers(1, 6), st.integers(0, 4), st.integers(1, 25))
@@ -45,9 +46,9 @@ def test_a_reset_forgets() -> None:
 
 
 def test_the_metadata_chooses() -> None:
-    assert isinstance(decoder_for({"decoder": "ensemble", "ensemble_decay": 0.5}), TemporalEnsemble)
-    assert isinstance(decoder_for({"decoder": "slice", "n_action_steps": 3}), SliceDecoder)
+    assert isinstance(decoder_for(Metadata(decoder="ensemble", ensemble_decay=0.5)), TemporalEnsemble)
+    assert isinstance(decoder_for(Metadata(decoder="slice", n_action_steps=3)), SliceDecoder)
     with pytest.raises(ValueError, match="slice and ensemble"):
-        decoder_for({"decoder": "bogus", "n_action_steps": 3})
+        decoder_for(Metadata(decoder="bogus", n_action_steps=3))
     with pytest.raises(ValueError, match="at least 1"):
         SliceDecoder(0)

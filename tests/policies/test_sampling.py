@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ulna.policies.contexts.context import Context
-from ulna.policies.hooks.hook import Hook, Inpaint, Start, Step
-from ulna.policies.objectives.objective import Diffusion, Flow, Objective, Path, Regression
+from ulna.policies.hooks.hook import Hook, Start, Step
+from ulna.policies.hooks.inpaint import Inpaint
+from ulna.policies.objectives.diffusion import Diffusion
+from ulna.policies.objectives.flow import Flow
+from ulna.policies.objectives.objective import Objective, Path
+from ulna.policies.objectives.regression import Regression
 from ulna.policies.pred import Pred
 from ulna.policies.sampler import sample
 

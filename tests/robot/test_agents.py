@@ -3,11 +3,14 @@ is refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from contracts.agent import check_agent
-from contracts.policy import Follow, Source
+from contracts.policy import Follow
 
 from ulna.datasets.features import IMAGES, STATE, FeatureMismatch
+from ulna.policies.serving.metadata import Metadata
 from ulna.robot.agent import ExpertAgent, HoldAgent, PolicyAgent
 from ulna.robot.config import load_robot
 
@@ -15,38 +18,38 @@ from ulna.robot.config import load_robot
 def test_agents_keep_their_contract() -> None:
     with load_robot("sim:so101", "lift") as rig:
         observation = rig.robot.observe("lift it")
-        source = Source(Follow(rig.robot.features))
-        for agent in (HoldAgent(), ExpertAgent(rig.sim, 0.004), PolicyAgent(source, rig.robot.features)):
+        policy = Follow(rig.robot.features)
+        for agent in (HoldAgent(), ExpertAgent(rig.sim, 0.004), PolicyAgent(policy, rig.robot.features)):
             check_agent(agent, observation, 6)
 
 
 def test_a_policy_agent_stacks_history_and_seeds_each_decision() -> None:
     with load_robot("sim:so101", "reach") as rig:
         policy = Follow(rig.robot.features, n_obs_steps=3)
-        agent = PolicyAgent(Source(policy), rig.robot.features)
+        agent = PolicyAgent(policy, rig.robot.features)
         for seed in (1, 1, 2):
             agent.reset("go", seed)
             for t in range(6):
                 observation = rig.robot.observe()
                 observation.values[STATE][:] = t
                 agent.act(observation)
-        seen = [r[0][STATE][:, 0].tolist() for r in policy.requests]
-        assert seen == [[0, 0, 0], [2, 3, 4]] * 3
-        seeds = [r[1] for r in policy.requests]
+        states = [r.observation[STATE][:, 0].tolist() for r in policy.requests]
+        assert states == [[0, 0, 0], [2, 3, 4]] * 3
+        seeds = [r.seed for r in policy.requests]
         assert seeds[:2] == seeds[2:4] != seeds[4:]
         assert len(set(seeds[:2])) == 2
-        assert policy.requests[0][0]["task"] == "go"
+        assert policy.requests[0].observation["task"] == "go"
         assert agent.nfe == [1] * 6
 
 
 def test_a_policy_for_another_robot_is_refused_with_both_sides() -> None:
     with load_robot("sim:so101", "reach") as one, load_robot("sim:panda", "reach") as other:
         with pytest.raises(FeatureMismatch) as caught:
-            PolicyAgent(Source(Follow(other.robot.features)), one.robot.features)
+            PolicyAgent(Follow(other.robot.features), one.robot.features)
         assert "panda_joint1" in str(caught.value)
         assert "shoulder_pan" in str(caught.value)
-        silent = Source(Follow(one.robot.features))
-        silent.metadata = {}
+        silent = Follow(one.robot.features)
+        silent.metadata = Metadata()
         with pytest.raises(ValueError, match="is it an Ulna server"):
             PolicyAgent(silent, one.robot.features)
 
@@ -56,16 +59,16 @@ def test_larger_images_are_resized_and_smaller_ones_refused() -> None:
         features = rig.robot.features
         small = {**features, IMAGES + "front": type(features[STATE])((48, 64, 3), "uint8")}
         policy = Follow(small)
-        PolicyAgent(Source(policy), features).act(rig.robot.observe())
-        assert policy.requests[0][0][IMAGES + "front"].shape == (2, 48, 64, 3)
+        PolicyAgent(policy, features).act(rig.robot.observe())
+        assert policy.requests[0].observation[IMAGES + "front"].shape == (2, 48, 64, 3)
         large = {**features, IMAGES + "front": type(features[STATE])((480, 640, 3), "uint8")}
         with pytest.raises(FeatureMismatch, match=r"480, 640"):
-            PolicyAgent(Source(Follow(large)), features)
+            PolicyAgent(Follow(large), features)
 
 
 def test_a_policy_of_another_rate_is_refused() -> None:
     with load_robot("sim:so101", "reach") as rig:
         policy = Follow(rig.robot.features)
-        policy.metadata["control_hz"] = 5.0
+        policy.metadata = replace(policy.metadata, control_hz=5.0)
         with pytest.raises(ValueError, match="5 Hz data and the robot runs at 20 Hz"):
-            PolicyAgent(Source(policy), rig.robot.features, rig.robot.control_hz)
+            PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 from contracts.data import FEATURES, frame
-from contracts.policy import Follow, Source
+from contracts.policy import Follow
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.recording.writer import EpisodeWriter
@@ -29,6 +29,7 @@ from ulna.robot.evaluate import evaluate, save_report
 from ulna.robot.keys import Keys
 from ulna.robot.openloop import open_loop
 from ulna.robot.record import open_store, recorder_for
+from ulna.robot.report.evaluation import ClosedLoop, OpenLoop
 from ulna.robot.statistics import bootstrap_mean, wilson
 
 
@@ -38,20 +39,20 @@ def test_evaluation_reports_films_and_changes_nothing_by_filming(tmp_path: Path)
         report = evaluate(rig, ExpertAgent(rig.sim), 3, seed=1000, video_dir=film, videos=2)
         plain = evaluate(rig, ExpertAgent(rig.sim), 3, seed=1000)
         nothing = evaluate(rig, HoldAgent(), 2, seed=1000)
-    json.dumps(report)
-    assert report["successes"] == 3
-    assert [o["ticks"] for o in report["outcomes"]] == [o["ticks"] for o in plain["outcomes"]]
-    assert nothing["successes"] == 0
-    assert nothing["wilson_95"][0] == 0.0
-    assert [o["seed"] for o in report["outcomes"]] == [1000, 1001, 1002]
-    assert [Path(v).name for v in report["videos"]] == ["seed-1000.mp4", "seed-1001.mp4"]
-    container: Any = av.open(report["videos"][0])
+    assert report.successes == 3
+    assert [o.ticks for o in report.outcomes] == [o.ticks for o in plain.outcomes]
+    assert nothing.successes == 0
+    assert nothing.wilson_95[0] == 0.0
+    assert [o.seed for o in report.outcomes] == [1000, 1001, 1002]
+    assert [Path(v).name for v in report.videos] == ["seed-1000.mp4", "seed-1001.mp4"]
+    container: Any = av.open(report.videos[0])
     stream = container.streams.video[0]
     assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-    assert sum(1 for _ in container.decode(stream)) == report["outcomes"][0]["ticks"]
+    assert sum(1 for _ in container.decode(stream)) == report.outcomes[0].ticks
     container.close()
     path = save_report(tmp_path / "checkpoint", "reach", report)
-    assert json.loads(path.read_text()) == report
+    assert json.loads(path.read_text()) == report.to_json()
+    assert ClosedLoop.from_json(json.loads(path.read_text())) == report
 
 
 def test_deploying_through_a_server_and_its_death() -> None:
@@ -79,11 +80,9 @@ def test_people_watch_over_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pressed = iter([b"s", b"r", b"f", b"q"])
 
     class Watched(Follow):
-        def infer(
-            self, observation: Mapping[str, Any], seed: int | None = None
-        ) -> tuple[np.ndarray, dict[str, Any]]:
+        def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
             os.write(typed, next(pressed))
-            return super().infer(observation, seed)
+            return super().infer(request)
 
     class Prompts:
         def flush(self) -> None: ...
@@ -142,39 +141,50 @@ def test_open_loop_errors_are_those_of_the_recorded_commands(tmp_path: Path) -> 
             values[STATE] = values[ACTION]
             writer.tick(values, dict.fromkeys(values, (t, t)))
         writer.end({})
-    result = open_loop(Source(Follow(FEATURES)), store.path, [1, 2], every=3)
-    json.dumps(result)
-    assert result["frames"] == 2 * 13
+    result = open_loop(Follow(FEATURES), store.path, [1, 2], every=3)
+    assert OpenLoop.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert result.n_ticks == 2 * 13
     # following the present state lags by 1, 2, … steps less one than holding the command before it
     expected = np.array([[0.1, 0.2, 0.0]]) * np.arange(8)[:, None]
-    np.testing.assert_allclose(result["per_joint_and_step"]["policy"], expected, atol=1e-5)
+    np.testing.assert_allclose(result.per_joint_and_step["policy"], expected, atol=1e-5)
     np.testing.assert_allclose(
-        result["per_joint_and_step"]["hold"], expected + np.array([[0.1, 0.2, 0]]), atol=1e-5
+        result.per_joint_and_step["hold"], expected + np.array([[0.1, 0.2, 0]]), atol=1e-5
     )
-    np.testing.assert_allclose(result["per_joint_and_step"]["extrapolate"], 0, atol=1e-5)
-    assert result["comparisons"]["hold"]["better"]
-    assert not result["comparisons"]["extrapolate"]["better"]
-    low, high = result["comparisons"]["hold"]["bootstrap_95"]
-    assert low <= result["comparisons"]["hold"]["difference"] <= high < 0
+    np.testing.assert_allclose(result.per_joint_and_step["extrapolate"], 0, atol=1e-5)
+    assert result.comparisons["hold"].better
+    assert not result.comparisons["extrapolate"].better
+    low, high = result.comparisons["hold"].bootstrap_95
+    assert low <= result.comparisons["hold"].difference <= high < 0
     # the same by joint and by step: one step behind instead of two on the ramps, equal where nothing moves
     np.testing.assert_allclose(
-        [[m, lo, hi] for m, lo, hi in result["per_joint_difference"]["hold"]],
+        [[m, lo, hi] for m, lo, hi in result.per_joint_difference["hold"]],
         [[-0.1] * 3, [-0.2] * 3, [0.0] * 3],
         atol=1e-5,
     )
-    for step, (lo, hi) in zip(result["per_step"]["hold"], result["per_step_95"]["hold"], strict=True):
+    for step, (lo, hi) in zip(result.per_step["hold"], result.per_step_95["hold"], strict=True):
         assert lo - 1e-6 <= step <= hi + 1e-6
-    trace = result["trace"]
-    assert trace["episode"] == 1
-    assert np.shape(trace["recorded"]) == (40, 3)
-    starts = [c["at"] for c in trace["chunks"]]
+    trace = result.trace
+    assert trace.episode == 1
+    assert np.shape(trace.recorded) == (40, 3)
+    starts = [c.at for c in trace.chunks]
     assert starts[0] == 3
     assert (np.diff(starts) >= 8).all()
-    for chunk in trace["chunks"]:  # it stays where it is, and does not go on beyond the episode's end
-        assert len(chunk["actions"]) == min(8, 40 - chunk["at"])
-        np.testing.assert_allclose(
-            chunk["actions"], [trace["recorded"][chunk["at"]]] * len(chunk["actions"]), atol=1e-4
-        )
+    for chunk in trace.chunks:  # it stays where it is, and does not go on beyond the episode's end
+        assert len(chunk.actions) == min(8, 40 - chunk.at)
+        np.testing.assert_allclose(chunk.actions, [trace.recorded[chunk.at]] * len(chunk.actions), atol=1e-4)
+
+
+def test_episodes_that_are_too_short_for_a_chunk_are_refused(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", FEATURES, 10.0)
+    writer = EpisodeWriter(store)
+    rng = np.random.default_rng(0)
+    writer.start({"task": ""})
+    for t in range(6):
+        values = frame(rng, FEATURES, t)
+        writer.tick(values, dict.fromkeys(values, (t, t)))
+    writer.end({})
+    with pytest.raises(ValueError, match="none goes on for the 8 ticks that the policy predicts"):
+        open_loop(Follow(FEATURES), store.path, [0], every=1)
 
 
 def test_intervals_have_their_known_values() -> None:
@@ -191,3 +201,20 @@ def test_intervals_have_their_known_values() -> None:
     same = [np.full(5, rng.normal()) for _ in range(200)]  # five copies are no five observations
     _, low, high = bootstrap_mean(same)
     assert high - low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.25)
+
+
+def test_intervals_are_those_of_the_formulas() -> None:
+    """What older reports hold was computed so; intervals of old and new reports may be compared."""
+    for successes, trials in ((0, 1), (1, 2), (25, 30), (45, 50), (200, 200)):
+        p, n, z = successes / trials, trials, 1.959963984540054
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        low, high = max(0.0, centre - half), min(1.0, centre + half)
+        assert wilson(successes, trials) == pytest.approx((low, high), abs=1e-12)
+    rng = np.random.default_rng(1)
+    for count in (1, 2, 40):
+        groups = [rng.normal(size=rng.integers(1, 9)).astype(np.float32) for _ in range(count)]
+        sums, sizes = np.array([g.sum() for g in groups]), np.array([g.size for g in groups])
+        picks = np.random.default_rng(0).integers(0, count, (2000, count))
+        low, high = np.quantile(sums[picks].sum(1) / sizes[picks].sum(1), [0.025, 0.975])
+        assert bootstrap_mean(groups) == pytest.approx((sums.sum() / sizes.sum(), low, high), abs=1e-6)

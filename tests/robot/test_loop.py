@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from contracts.policy import Follow, Source
+from contracts.policy import Follow
 
 from ulna.datasets.features import ACTION, ENVIRONMENT, STATE, FeatureMismatch, depth_scale_m
 from ulna.datasets.flags import INVALID
@@ -77,24 +78,20 @@ def test_what_was_sent_is_what_is_recorded() -> None:
 
 def test_a_policy_is_told_what_was_sent_not_what_it_asked_for() -> None:
     class Jump(Follow):
-        def infer(
-            self, observation: Mapping[str, Any], seed: int | None = None
-        ) -> tuple[np.ndarray, dict[str, Any]]:
-            actions, info = super().infer(observation, seed)
-            return actions + 3.0, info
+        def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+            reply = super().infer(request)
+            return {**reply, "actions": reply["actions"] + 3.0}
 
     with load_robot("sim:so101", "reach") as rig:
         policy = Jump(rig.robot.features)
-        policy.metadata |= {"n_past_actions": 2, "n_action_steps": 4}
+        policy.metadata = replace(policy.metadata, horizon=10, n_past_actions=2, needs_past=True)
         log = Log()
-        agent = PolicyAgent(Source(policy), rig.robot.features)
+        agent = PolicyAgent(policy, rig.robot.features)
         run_episode(rig.robot, agent, [log], task="", seed=0, max_ticks=8)
-        first, second = policy.requests[0][0], policy.requests[1][0]
-        assert "action.past" not in first
-        np.testing.assert_array_equal(
-            second["action.past"], [log.ticks[2][0][ACTION], log.ticks[3][0][ACTION]]
-        )
-        assert (log.ticks[3][0]["action.requested"] - second["action.past"][1] > 0.5).any()
+        first, second = policy.requests
+        assert first.past is None
+        np.testing.assert_array_equal(second.past, [log.ticks[2][0][ACTION], log.ticks[3][0][ACTION]])
+        assert (log.ticks[3][0]["action.requested"] - second.past[1] > 0.5).any()
 
 
 def test_an_error_holds_the_arm_and_discards_the_episode() -> None:

@@ -21,7 +21,7 @@ from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.recipe import override
 from ulna.policies.recipes.all import RECIPES
-from ulna.policies.train.augment import augmented
+from ulna.policies.train.augment import augment_batch
 from ulna.policies.train.data import DataOptions, open_data
 from ulna.policies.train.loop import TrainingError, policy_features, train
 
@@ -243,9 +243,9 @@ def test_augmentation_is_alike_within_a_window_and_different_between(tmp_path: P
     batch = {CAMERA: image.expand(16, 3, -1, -1, -1).contiguous(), STATE: torch.zeros(16, 3, 3)}
     for name in ("crop", "color", "blur"):
         torch.manual_seed(3)
-        once = augmented(batch, [name])
+        once = augment_batch(batch, [name])
         torch.manual_seed(3)
-        again = augmented(batch, [name])
+        again = augment_batch(batch, [name])
         assert once[CAMERA].shape == batch[CAMERA].shape
         assert torch.equal(once[CAMERA], again[CAMERA])
         assert torch.equal(once[CAMERA][:, 0], once[CAMERA][:, 2])

@@ -1,4 +1,4 @@
-"""Cameras: the capture process and its supervision, webcams, and network cameras and what befalls them."""
+"""Cameras: the capture process and its supervision, webcams, and the faults of network cameras."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def twin() -> Iterator[MjpegTwin]:
 
 
 @contextmanager
-def opened(camera: CaptureCamera) -> Iterator[CaptureCamera]:
+def open_camera(camera: CaptureCamera) -> Iterator[CaptureCamera]:
     camera.open()
     try:
         yield camera
@@ -48,8 +48,8 @@ def opened(camera: CaptureCamera) -> Iterator[CaptureCamera]:
 
 
 def camera_at(url: str, **config: object) -> CaptureCamera:
-    given = {"device": url, "height": SIZE[0], "width": SIZE[1], **config}
-    return opencv.make("front", opencv.Config(**given))  # type: ignore[arg-type]
+    settings = {"device": url, "height": SIZE[0], "width": SIZE[1], **config}
+    return opencv.make("front", opencv.Config(**settings))  # type: ignore[arg-type]
 
 
 def eventually(true: Callable[[], object], what: str) -> None:
@@ -78,7 +78,7 @@ def test_times_are_of_the_capture() -> None:
     on its way."""
     with (
         MjpegTwin(wandering_bars(480, 672), size=(480, 672), paint=True) as twin,
-        opened(camera_at(twin.url, height=480, width=672)) as camera,
+        open_camera(camera_at(twin.url, height=480, width=672)) as camera,
     ):
         off_us, numbers = [], []
         sample = camera.latest(5.0)
@@ -98,7 +98,7 @@ def test_colours_come_in_the_right_order_and_rotated() -> None:
     picture[:60, :80] = (250, 10, 10)  # red, above on the left
     with (
         MjpegTwin(lambda: (picture, time.monotonic_ns()), size=SIZE) as twin,
-        opened(camera_at(twin.url, rotate=90, matrix=(1, 0, 0, 0, 1, 0, 0, 0, 1))) as camera,
+        open_camera(camera_at(twin.url, rotate=90, matrix=(1, 0, 0, 0, 1, 0, 0, 0, 1))) as camera,
     ):
         data = camera.latest(5.0).data
         assert (camera.height, camera.width) == data.shape[:2] == (160, 120)
@@ -111,7 +111,7 @@ def test_colours_come_in_the_right_order_and_rotated() -> None:
 
 
 def test_consumer_that_pauses_gets_a_fresh_frame(twin: MjpegTwin) -> None:
-    with opened(camera_at(twin.url)) as camera:
+    with open_camera(camera_at(twin.url)) as camera:
         before = camera.latest()
         time.sleep(2)
         eventually(lambda: state(camera) is CameraState.STREAMING, "it streams all the while")
@@ -123,7 +123,7 @@ def test_consumer_that_pauses_gets_a_fresh_frame(twin: MjpegTwin) -> None:
 
 
 def test_stall_is_stale_then_reconnecting_and_no_old_frame_passes(twin: MjpegTwin) -> None:
-    with opened(camera_at(twin.url)) as camera:
+    with open_camera(camera_at(twin.url)) as camera:
         eventually(lambda: state(camera) is CameraState.STREAMING, "it streams")
         twin.faults.stalled = True
         eventually(lambda: state(camera) is CameraState.STALE, "stale after two periods")
@@ -146,7 +146,7 @@ def test_stall_is_stale_then_reconnecting_and_no_old_frame_passes(twin: MjpegTwi
 
 
 def test_unplugged_and_plugged_in_again(twin: MjpegTwin) -> None:
-    with opened(camera_at(twin.url)) as camera:
+    with open_camera(camera_at(twin.url)) as camera:
         eventually(lambda: state(camera) is CameraState.STREAMING, "it streams")
         last, port = camera.latest(5.0), twin.port
         twin.faults.unplugged = True
@@ -161,7 +161,7 @@ def test_unplugged_and_plugged_in_again(twin: MjpegTwin) -> None:
 
 
 def test_capture_process_that_dies_is_started_again(twin: MjpegTwin) -> None:
-    with opened(camera_at(twin.url)) as camera:
+    with open_camera(camera_at(twin.url)) as camera:
         before, pid = camera.latest(5.0), camera.pid
         assert pid is not None
         os.kill(pid, signal.SIGINT)  # Ctrl-C is not for it
@@ -176,7 +176,7 @@ def test_capture_process_that_dies_is_started_again(twin: MjpegTwin) -> None:
 
 
 def test_capture_process_that_hangs_is_replaced(twin: MjpegTwin) -> None:
-    with opened(camera_at(twin.url)) as camera:
+    with open_camera(camera_at(twin.url)) as camera:
         before, pid = camera.latest(5.0), camera.pid
         assert pid is not None
         assert camera._supervisor is not None
@@ -190,7 +190,7 @@ def test_capture_process_that_hangs_is_replaced(twin: MjpegTwin) -> None:
 
 CONTROL = """
 import sys, time
-from ulna.drivers import opencv
+from ulna.drivers.cameras import opencv
 camera = opencv.make("front", opencv.Config(sys.argv[1], height=120, width=160))
 camera.open()
 print(camera.pid, camera.ring.path, flush=True)
@@ -221,7 +221,7 @@ def test_capture_process_ends_with_the_control_process(twin: MjpegTwin) -> None:
     ],
 )
 def test_bad_picture_is_told(twin: MjpegTwin, fault: dict[str, object], message: str) -> None:
-    with opened(camera_at(twin.url)) as camera:
+    with open_camera(camera_at(twin.url)) as camera:
         ((name, value),) = fault.items()
         setattr(twin.faults, name, value)
         eventually(lambda: message in camera.health().message, message)
@@ -238,31 +238,31 @@ def test_painted_numbers_survive() -> None:
 
 
 def test_absent_refused_and_wrong_devices_are_told_at_once(twin: MjpegTwin, tmp_path: Path) -> None:
-    def refused(match: str, url: str, **config: object) -> None:
-        began = time.monotonic()
+    def check_refusal(match: str, url: str, **config: object) -> None:
+        start = time.monotonic()
         with pytest.raises(DeviceError, match=match):
             camera_at(url, **config).open()
-        assert time.monotonic() - began < PATIENCE_S / 2
+        assert time.monotonic() - start < PATIENCE_S / 2
 
-    refused("another camera after the next reboot", "/dev/video0")
-    refused("another camera after the next reboot", "2")
-    refused("must be a path under /dev/v4l", "front")
-    refused("rotate is 45", twin.url, rotate=45)
-    refused("fourcc is 'MJPEG'", twin.url, fourcc="MJPEG")
-    refused("matrix must be 9 numbers", twin.url, matrix=(1, 2, 3))
+    check_refusal("another camera after the next reboot", "/dev/video0")
+    check_refusal("another camera after the next reboot", "2")
+    check_refusal("must be a path under /dev/v4l", "front")
+    check_refusal("rotate is 45", twin.url, rotate=45)
+    check_refusal("fourcc is 'MJPEG'", twin.url, fourcc="MJPEG")
+    check_refusal("matrix must be 9 numbers", twin.url, matrix=(1, 2, 3))
     for url in ("http://127.0.0.1:99999/s", "http://[::1/s", "http://u:secret#1@127.0.0.1/s", "rtsp:///s"):
         with pytest.raises(DeviceError, match="the host or the port in device cannot be read") as unreadable:
             camera_at(url)
         assert "secret" not in str(unreadable.value)
-    refused("no camera is plugged in at .*by-id/none", "/dev/v4l/by-id/none")
+    check_refusal("no camera is plugged in at .*by-id/none", "/dev/v4l/by-id/none")
     (tmp_path / "file").write_bytes(b"")
-    refused("is no V4L2 camera", str(tmp_path / "file"))
-    refused("sends 160 × 120, not 640 × 480: set width = 160", twin.url, height=480, width=640)
-    refused("sends 160 × 120", twin.url, height=480, width=640, reader="ffmpeg")
+    check_refusal("is no V4L2 camera", str(tmp_path / "file"))
+    check_refusal("sends 160 × 120, not 640 × 480: set width = 160", twin.url, height=480, width=640)
+    check_refusal("sends 160 × 120", twin.url, height=480, width=640, reader="ffmpeg")
     twin.faults.unplugged = True
     eventually(lambda: twin._listener is None, "it is unplugged")
-    refused("camera front: no camera answers at http://127", twin.url)
-    refused("no stream can be opened at http://127", twin.url, reader="ffmpeg")
+    check_refusal("camera front: no camera answers at http://127", twin.url)
+    check_refusal("no stream can be opened at http://127", twin.url, reader="ffmpeg")
     assert camera_at(twin.url).health().state is CameraState.CONNECTING
 
 
@@ -274,7 +274,7 @@ class _Controls:
         import cv2
 
         self.modes: tuple[int, ...] = (1, 3)
-        self.kept: dict[int, float] = {
+        self.values: dict[int, float] = {
             cv2.CAP_PROP_FRAME_WIDTH: width,
             cv2.CAP_PROP_FRAME_HEIGHT: height,
             cv2.CAP_PROP_FPS: 30,
@@ -285,11 +285,11 @@ class _Controls:
 
         if prop == cv2.CAP_PROP_AUTO_EXPOSURE and value not in self.modes:
             return False
-        self.kept[prop] = value
+        self.values[prop] = value
         return True
 
     def get(self, prop: int) -> float:
-        return self.kept.get(prop, 0)
+        return self.values.get(prop, 0)
 
 
 def test_what_an_earlier_run_fixed_is_made_automatic_again() -> None:
@@ -302,13 +302,13 @@ def test_what_an_earlier_run_fixed_is_made_automatic_again() -> None:
         source = opencv.OpenCvSource(opencv.Config("/dev/none", 120, 160, 30.0, "Y16", **config))  # type: ignore[arg-type]
         source._capture = camera
         source._set(v4l2.Node("card", "bus", "driver", True, ()))
-        return camera.kept[cv2.CAP_PROP_AUTO_EXPOSURE], camera.kept[cv2.CAP_PROP_AUTO_WB]
+        return camera.values[cv2.CAP_PROP_AUTO_EXPOSURE], camera.values[cv2.CAP_PROP_AUTO_WB]
 
     assert run((1, 3), exposure=100.0, white_balance_K=4000.0) == (1, 0)
     assert run((1, 3)) == (3, 1)
     assert run((0, 1), exposure=100.0) == (1, 1)
     assert run((0, 1)) == (0, 1)
-    assert camera.kept[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"Y16 ")
+    assert camera.values[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"Y16 ")
 
 
 # The twin in a process of its own
@@ -316,11 +316,11 @@ def test_what_an_earlier_run_fixed_is_made_automatic_again() -> None:
 
 def test_twin_process_follows_a_ring_and_obeys() -> None:
     ring = FrameRing.create(*SIZE)
-    writer, done = FrameRing(ring.path, write=True), threading.Event()
+    writer, stopping = FrameRing(ring.path, write=True), threading.Event()
 
     def physics() -> None:
         render = wandering_bars(*SIZE)
-        while not done.wait(0.03):
+        while not stopping.wait(0.03):
             color, t_ns = render()
             writer.write(color, t_capture_ns=t_ns)
 
@@ -340,7 +340,7 @@ def test_twin_process_follows_a_ring_and_obeys() -> None:
                 return json.loads(process.stdout.readline())
 
             url = tell(ring=str(ring.path), height=SIZE[0], width=SIZE[1], fps=30)["url"]
-            with opened(camera_at(url)) as camera, opened(camera_at(url)) as second:
+            with open_camera(camera_at(url)) as camera, open_camera(camera_at(url)) as second:
                 assert camera.latest(5.0).data.std() > 1
                 assert second.latest(5.0).data.std() > 1
                 assert "blakc" in tell(faults={"blakc": True})["error"]
@@ -354,7 +354,7 @@ def test_twin_process_follows_a_ring_and_obeys() -> None:
             process.stdin.close()
             assert process.wait(PATIENCE_S) == 0
     finally:
-        done.set()
+        stopping.set()
         thread.join()
         writer.close()
         ring.close()

@@ -29,7 +29,8 @@ import sys, time, numpy as np
 from pathlib import Path
 from ulna.drivers.cameras.frame_ring import FrameRing
 ring = FrameRing(Path(sys.argv[1]), write=True)
-color, depth = np.empty((ring.height, ring.width, 3), np.uint8), np.empty((ring.height, ring.width), np.uint16)
+size = ring.height, ring.width
+color, depth = np.empty((*size, 3), np.uint8), np.empty(size, np.uint16)
 until = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < until:
     n = ring.newest_seq + 1
@@ -43,24 +44,24 @@ print(ring.newest_seq)
 def test_ring_never_gives_a_mixture_of_frames() -> None:
     ring = FrameRing.create(*SIZE, depth=True, slots=3)  # few slots: the writer is always on our heels
     wrong: list[str] = []
-    seen: set[int] = set()
+    seqs: set[int] = set()
 
     def check(frame: Frame) -> None:
         n = frame.seq
         assert frame.depth is not None
-        whole = (
+        is_whole = (
             (frame.color == n * 31 % 251).all()
             and (frame.depth == n * 7919 % 65521).all()
             and (frame.t_capture_ns, frame.t_receive_ns, frame.flags) == (n + 1, n + 2, n % 4)
         )
-        if not whole:
+        if not is_whole:
             wrong.append(f"{n}: {np.unique(frame.color)}")
-        seen.add(n)
+        seqs.add(n)
 
     def read() -> None:
         mine, last = FrameRing(ring.path), -1
         deadline = time.monotonic() + PATIENCE_S
-        while len(seen) < 500 and time.monotonic() < deadline:
+        while len(seqs) < 500 and time.monotonic() < deadline:
             if (frame := mine.latest()) is not None:
                 check(frame)
                 assert frame.seq >= last
@@ -80,7 +81,7 @@ def test_ring_never_gives_a_mixture_of_frames() -> None:
                 reader.join()
             writer.kill()
         assert not wrong
-        assert len(seen) > 100
+        assert len(seqs) > 100
     finally:
         ring.close()
         ring.remove()
@@ -122,9 +123,9 @@ def test_a_ring_has_one_writer_and_a_dead_one_an_heir() -> None:
 # The capture loop against a scripted device
 
 
-class _Scripted:
-    """A device whose frames are given; when they are used up, its connection is lost, or the test is over. A
-    life may be an error: that of `open`."""
+class _ScriptedSource:
+    """A device with scripted connections (`lives`): each is a list of frames, after which the connection is
+    lost, or the error that `open` raises. After the last one `over` is set."""
 
     def __init__(self, lives: list[list[Frame] | DeviceError], over: threading.Event) -> None:
         self.lives, self.over = lives, over
@@ -161,12 +162,12 @@ def test_seq_and_times_rise_whatever_the_device_says() -> None:
         # drops 2 frames, steps its clock back, runs ahead of ours; then it counts anew
         first = [frame(7, now - 50), frame(8, now - 40), frame(11, now - 60), frame(12, now + 10**12)]
         second = [frame(0, now), frame(1, now, black), frame(2, now, black)]
-        Capture(writer, _Scripted([first, second], over), 30.0, over).run()
+        Capture(writer, _ScriptedSource([first, second], over), 30.0, over).run()
         frames = ring.window(10)
         assert [f.seq for f in frames] == [0, 1, 4, 5, 6, 7, 8]
         assert all(f.t_capture_ns <= f.t_receive_ns for f in frames)
-        captured = [f.t_capture_ns for f in frames]
-        assert captured == sorted(captured)
+        captures = [f.t_capture_ns for f in frames]
+        assert captures == sorted(captures)
         assert [f.flags for f in frames[-3:]] == [0, BLACK, BLACK | REPEATED]
         assert ring.status()["dropped"] == 2
         assert ring.status()["reconnects"] == 1
@@ -177,12 +178,12 @@ def test_seq_and_times_rise_whatever_the_device_says() -> None:
 
 
 @contextmanager
-def captured(*lives: list[Frame] | DeviceError) -> Iterator[FrameRing]:
-    """The ring after a capture of `_Scripted`."""
+def ring_after(*lives: list[Frame] | DeviceError) -> Iterator[FrameRing]:
+    """The ring after a capture of a `_ScriptedSource` with these `lives`."""
     ring = FrameRing.create(*SIZE, slots=12)
     writer, over = FrameRing(ring.path, write=True), threading.Event()
     try:
-        Capture(writer, _Scripted(list(lives), over), 30.0, over).run()
+        Capture(writer, _ScriptedSource(list(lives), over), 30.0, over).run()
         yield ring
     finally:
         writer.close()
@@ -197,16 +198,16 @@ def frames(*seqs: int, size: tuple[int, int] = SIZE) -> list[Frame]:
 
 def test_one_that_has_streamed_is_sought_though_it_refuses_for_a_while() -> None:
     starting = Refused("there is no such path (404)")
-    with captured(frames(0, 1), starting, frames(0, 1)) as ring:
+    with ring_after(frames(0, 1), starting, frames(0, 1)) as ring:
         assert ring.newest_seq == 3
         assert ring.status()["state"] == CameraState.STREAMING.value
-    with captured(starting, frames(0)) as ring:
+    with ring_after(starting, frames(0)) as ring:
         assert (ring.status()["state"], ring.newest_seq) == (CameraState.FAILED.value, -1)
-    with captured(frames(0), Ended("the recording is at its end"), frames(0)) as ring:
+    with ring_after(frames(0), Ended("the recording is at its end"), frames(0)) as ring:
         assert (ring.status()["state"], ring.newest_seq) == (CameraState.FAILED.value, 0)
 
 
 def test_a_frame_of_another_size_is_left_out_and_counted() -> None:
-    with captured([*frames(0, 1), *frames(2, size=(48, 64)), *frames(3)], frames(0)) as ring:
+    with ring_after([*frames(0, 1), *frames(2, size=(48, 64)), *frames(3)], frames(0)) as ring:
         assert [f.seq for f in ring.window(5)] == [0, 1, 3, 4]
         assert (ring.status()["dropped"], ring.status()["reconnects"]) == (1, 1)

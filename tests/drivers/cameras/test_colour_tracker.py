@@ -28,8 +28,8 @@ def scene() -> SimScene:
 
 def test_a_square_is_where_it_was_painted(scene: SimScene) -> None:
     tracker = make("cube", Config(["front"]), scene.cameras)
-    seen, u, v, size, cos4, sin4 = tracker.look(picture((10, 50, 8)))
-    assert seen == 1
+    is_seen, u, v, size, cos4, sin4 = tracker.look(picture((10, 50, 8)))
+    assert is_seen == 1
     assert (u, v) == pytest.approx((2 * 54 / 80 - 1, 2 * 14 / 60 - 1))
     assert size == pytest.approx(np.sqrt(64 / 4800))
     assert (cos4, sin4) == pytest.approx((1, 0), abs=1e-3)
@@ -41,11 +41,11 @@ def test_a_square_is_where_it_was_painted(scene: SimScene) -> None:
 
 def test_other_colours_specks_and_nothing_are_not_seen_and_the_last_place_stays(scene: SimScene) -> None:
     tracker = make("cube", Config(["front"]), scene.cameras)
-    before = tracker.look(picture((10, 50, 8)))
-    for other in (picture(None), picture((5, 5, 8), RED), picture((5, 5, 2))):
-        lost = tracker.look(other, before)
-        assert lost[0] == 0
-        assert np.array_equal(lost[1:], before[1:])
+    last = tracker.look(picture((10, 50, 8)))
+    for image in (picture(None), picture((5, 5, 8), RED), picture((5, 5, 2))):
+        values = tracker.look(image, last)
+        assert values[0] == 0
+        assert np.array_equal(values[1:], last[1:])
     red = make("cube", Config(["front"], hue_low=340, hue_high=20), scene.cameras)
     assert red.look(picture((5, 5, 8), RED))[0] == 1
     scene.close()
@@ -55,7 +55,7 @@ def test_a_simulated_cube_is_followed_with_the_pictures_own_times(scene: SimScen
     tracker = make("cube", Config(["front", "wrist"]), scene.cameras)
     for camera in scene.cameras.values():
         camera.open()
-    found = []
+    pairs = []
     for seed in range(8):
         scene.reset(seed)
         sample = tracker.read()
@@ -63,8 +63,8 @@ def test_a_simulated_cube_is_followed_with_the_pictures_own_times(scene: SimScen
         assert np.all(sample.valid)
         assert sample.t_capture_ns == scene.cameras["front"].latest().t_capture_ns
         cube = dict(zip(scene.task.names, scene.task.observe(), strict=True))
-        found.append((sample.data[1], cube["cube.y"]))
-    views, truths = np.array(found).T
+        pairs.append((sample.data[1], cube["cube.y"]))
+    views, truths = np.array(pairs).T
     assert abs(np.corrcoef(views, truths)[0, 1]) > 0.9, "the front camera sees the cube go sideways"
     scene.close()
 

@@ -1,5 +1,5 @@
-"""Motion JPEG over HTTP: streams as servers of many makes write them, damaged pictures, and servers that are
-no cameras."""
+"""Motion JPEG over HTTP: the streams of different servers, damaged pictures, and servers that are no
+cameras."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_damaged_jpegs_never_pass() -> None:
     twin = MjpegTwin(wandering_bars(*SIZE), size=SIZE, seed=3)
     picture = np.ascontiguousarray(wandering_bars(*SIZE)()[0])
     faults = CameraFaults(corrupt=1.0)
-    head, whole = twin._encode(picture, time.monotonic_ns(), CameraFaults()).split(b"\r\n\r\n", 1)
+    head, body = twin._encode(picture, time.monotonic_ns(), CameraFaults()).split(b"\r\n\r\n", 1)
     assert b"X-Timestamp" in head
-    good = decode(whole[:-2])
+    good = decode(body[:-2])
     assert good is not None
     assert abs(good.astype(int) - picture).mean() < 5
-    passed = [decode(twin._encode(picture, 0, faults).split(b"\r\n\r\n", 1)[1][:-2]) for _ in range(100)]
-    bad = [p for p in passed if p is not None and abs(p.astype(int) - picture).mean() > 8]
+    pictures = [decode(twin._encode(picture, 0, faults).split(b"\r\n\r\n", 1)[1][:-2]) for _ in range(100)]
+    bad = [p for p in pictures if p is not None and abs(p.astype(int) - picture).mean() > 8]
     assert len(bad) <= 2, "noise that happens to be a JPEG"
 
 
@@ -77,10 +77,10 @@ def test_servers_of_other_makes(kind: str) -> None:
                     read = None
                     while read is None:
                         read = stream.read(PATIENCE_S)
-                    color, captured_ns, received_ns, number = read
+                    color, capture_ns, receive_ns, number = read
                     assert abs(color.astype(int) - value).max() < 5
                     assert number == i
-                    assert captured_ns <= received_ns <= time.monotonic_ns()
+                    assert capture_ns <= receive_ns <= time.monotonic_ns()
                 server.sendall(part(1, 1003.0) + part(2, 1004.0) + part(3, 1005.0))
                 numbers = []
                 while 5 not in numbers:
@@ -95,9 +95,9 @@ def test_servers_of_other_makes(kind: str) -> None:
                 time.sleep(0.3)
                 with connect() as server:
                     server.sendall(part(3, 1005.0))
-                    again = stream.read(PATIENCE_S)
-                    assert again is not None
-                    assert again[2] - again[1] > 0.25e9, (
+                    read_after = stream.read(PATIENCE_S)
+                    assert read_after is not None
+                    assert read_after[2] - read_after[1] > 0.25e9, (
                         "a picture from before the break is not taken for new"
                     )
         finally:

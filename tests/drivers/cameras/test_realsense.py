@@ -24,7 +24,7 @@ from contracts.realsense import (
     all_frames,
     box_in_color,
     frames,
-    opened,
+    open_source,
     picture,
     record_box,
     running,
@@ -44,8 +44,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- the contract
-# --------------------------------------------------------------------------------------------------------
+# the contract
 
 
 SLOW = replace(MODEL, fps=12)  # a machine that is busy for 40 ms does not yet break the contract
@@ -76,32 +75,31 @@ def test_depth_is_a_camera_of_the_same_instants() -> None:
         assert MODEL.serial in camera.info.device
 
 
-# -- what is in the frames
-# -----------------------------------------------------------------------------------------------
+# what is in the frames
 
 
 @pytest.mark.parametrize("kind", ["twin", "recording"])
 def test_depth_is_aligned_to_color(kind: str, recording: Path) -> None:
-    with twin() as t, opened(source=kind, address=t.address, path=str(recording)) as camera:
+    with twin() as t, open_source(source=kind, address=t.address, path=str(recording)) as camera:
         frame = frames(camera, 3)[-1]
     assert frame.depth is not None
-    seen = frame.depth == NEAR
-    shown = frame.color[..., 0] > 200
+    in_depth = frame.depth == NEAR
+    in_color = frame.color[..., 0] > 200
     top, bottom, left, right = box_in_color()
-    assert seen.sum() == pytest.approx((bottom - top) * (right - left), rel=0.05)
-    rows, columns = np.nonzero(seen)
+    assert in_depth.sum() == pytest.approx((bottom - top) * (right - left), rel=0.05)
+    rows, columns = np.nonzero(in_depth)
     assert rows.mean() + 0.5 == pytest.approx((top + bottom) / 2, abs=1)
     assert columns.mean() + 0.5 == pytest.approx((left + right) / 2, abs=1)
-    assert (seen & shown).sum() / (seen | shown).sum() > 0.93
+    assert (in_depth & in_color).sum() / (in_depth | in_color).sum() > 0.93
     # the pixels unaligned: the shift of the baseline alone is 2.8 px, and the box is 1.6 times as large in
     # color
-    unaligned = np.zeros_like(seen)
+    unaligned = np.zeros_like(in_depth)
     unaligned[BOX] = True
-    assert (unaligned & shown).sum() / (unaligned | shown).sum() < 0.6
+    assert (unaligned & in_color).sum() / (unaligned | in_color).sum() < 0.6
 
 
 def test_unaligned_depth_and_color_arrive_as_they_were_sent() -> None:
-    with twin() as t, opened(source="twin", address=t.address, align="none") as camera:
+    with twin() as t, open_source(source="twin", address=t.address, align="none") as camera:
         for frame in frames(camera, 5):
             assert frame.depth is not None
             color, depth, _ = picture(int(frame.depth[0, 0]))
@@ -110,7 +108,7 @@ def test_unaligned_depth_and_color_arrive_as_they_were_sent() -> None:
 
 
 def test_color_alone() -> None:
-    with twin() as t, opened(source="twin", address=t.address, depth=False) as camera:
+    with twin() as t, open_source(source="twin", address=t.address, depth=False) as camera:
         assert all(f.depth is None for f in frames(camera, 3))
 
 
@@ -137,31 +135,30 @@ def test_distortion_as_librealsense_means_it(model: str) -> None:
     lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = 640, 480, 385.0, 384.0, 322.0, 243.0
     lens.coeffs, lens.model = [-0.055, 0.065, 0.0004, -0.0007, -0.021], getattr(rs.distortion, model)
     matrix = np.array([[lens.fx, 0, lens.ppx], [0, lens.fy, lens.ppy], [0, 0, 1]])
-    still = np.zeros(3)
+    zero = np.zeros(3)
     for pixel in ([0.0, 0.0], [639.0, 479.0], [100.0, 300.0], [320.0, 10.0]):
         ray = np.array([rs.rs2_deproject_pixel_to_point(lens, pixel, 1.0)])
-        back = cv2.projectPoints(ray, still, still, matrix, np.array(lens.coeffs))[0].ravel()
-        np.testing.assert_allclose(back, pixel, atol=0.1)
+        projection = cv2.projectPoints(ray, zero, zero, matrix, np.array(lens.coeffs))[0].ravel()
+        np.testing.assert_allclose(projection, pixel, atol=0.1)
         if pixel[1] == 0:
-            plain = cv2.projectPoints(ray, still, still, matrix, np.zeros(5))[0].ravel()
+            plain = cv2.projectPoints(ray, zero, zero, matrix, np.zeros(5))[0].ravel()
             assert np.linalg.norm(plain - pixel) > 1, "the distortion is one that matters"
 
 
-# -- pairing, numbers, times
-# ---------------------------------------------------------------------------------------------
+# pairing, numbers, times
 
 
 def test_a_frame_is_given_once_and_never_with_an_old_partner(recording: Path) -> None:
-    with opened(source="recording", path=str(recording), align="none") as camera:
-        found, _ = all_frames(camera)
-    codes = [(int(f.color[0, 0, 0]), int(f.depth[0, 0])) for f in found if f.depth is not None]
+    with open_source(source="recording", path=str(recording), align="none") as camera:
+        batch, _ = all_frames(camera)
+    codes = [(int(f.color[0, 0, 0]), int(f.depth[0, 0])) for f in batch if f.depth is not None]
     assert len(codes) > FPS / 2
     assert all(c == d for c, d in codes), "color and depth of one instant"
     numbers = [c for c, _ in codes]
     assert numbers == sorted(set(numbers))
     assert not set(numbers) & set(range(20, 26)), "there was no depth"
     # the device's numbers: what was left out is counted
-    assert [f.seq - found[0].seq for f in found] == [n - numbers[0] for n in numbers]
+    assert [f.seq - batch[0].seq for f in batch] == [n - numbers[0] for n in numbers]
 
 
 @pytest.fixture
@@ -186,15 +183,15 @@ def test_frames_of_software_are_paired_whatever_their_clock_counts_from(start_s:
     dozen frames."""
     camera, syncer = SoftwareCamera(MODEL), load().syncer(8)
     camera.start(syncer)
-    paired = 0
+    n_pairs = 0
     for k in range(3 * FPS):
         color, depth, _ = picture(k)
         t_ns = round((start_s + k / FPS) * 1e9)
         camera.push(color, depth, k, t_ns, t_ns + 1_000_000)
-        while (came := syncer.poll_for_frames()).size():
-            paired += bool(came.get_color_frame() and came.get_depth_frame())
+        while (frameset := syncer.poll_for_frames()).size():
+            n_pairs += bool(frameset.get_color_frame() and frameset.get_depth_frame())
     camera.stop()
-    assert paired >= 3 * FPS - 1, "the first alone has nothing to wait for"
+    assert n_pairs >= 3 * FPS - 1, "the first alone has nothing to wait for"
 
 
 def test_what_the_pipeline_repeats_is_not_news(shoot: Callable[[int, float, float], tuple[Any, Any]]) -> None:
@@ -218,37 +215,37 @@ def test_the_seam_of_a_repeated_recording(shoot: Callable[[int, float, float], t
 
 
 def test_a_repeated_recording_goes_on_counting(recording: Path) -> None:
-    with opened(source="recording", path=str(recording), repeat=True) as camera:
-        began = time.monotonic()
-        found = frames(camera, 3 * FPS)
-        took_s = time.monotonic() - began
-    steps = np.diff([f.seq for f in found])
+    with open_source(source="recording", path=str(recording), repeat=True) as camera:
+        start = time.monotonic()
+        batch = frames(camera, 3 * FPS)
+        duration_s = time.monotonic() - start
+    steps = np.diff([f.seq for f in batch])
     assert (steps >= 1).all()
-    assert found[-1].seq - found[0].seq < 1.2 * took_s * FPS + 10, "no jump at the return to the start"
-    captures = np.diff([f.t_capture_ns for f in found])
+    assert batch[-1].seq - batch[0].seq < 1.2 * duration_s * FPS + 10, "no jump at the return to the start"
+    captures = np.diff([f.t_capture_ns for f in batch])
     assert (captures >= 0).all()
-    assert all(f.t_capture_ns <= f.t_receive_ns for f in found)
+    assert all(f.t_capture_ns <= f.t_receive_ns for f in batch)
 
 
 def test_times_are_of_the_capture_on_the_hosts_clock() -> None:
     """The twin's own clock starts at 0 with it; a message that hurried shows how the two relate."""
-    with twin() as t, opened(source="twin", address=t.address, align="none") as camera:
-        found = frames(camera, 2 * FPS)
-    latencies_ms = [(f.t_receive_ns - f.t_capture_ns) / 1e6 for f in found]
+    with twin() as t, open_source(source="twin", address=t.address, align="none") as camera:
+        batch = frames(camera, 2 * FPS)
+    latencies_ms = [(f.t_receive_ns - f.t_capture_ns) / 1e6 for f in batch]
     assert min(latencies_ms) >= 0
     assert np.median(latencies_ms) < 50
-    gaps_ms = np.diff([f.t_capture_ns for f in found]) / 1e6 / np.diff([f.seq for f in found])
+    gaps_ms = np.diff([f.t_capture_ns for f in batch]) / 1e6 / np.diff([f.seq for f in batch])
     assert np.median(gaps_ms) == pytest.approx(1000 / FPS, rel=0.15)
 
 
 def test_the_latency_that_no_clock_tells_is_configured() -> None:
-    with twin() as t, opened(source="twin", address=t.address, latency_s=0.2) as camera:
+    with twin() as t, open_source(source="twin", address=t.address, latency_s=0.2) as camera:
         assert all(f.t_receive_ns - f.t_capture_ns >= 0.19e9 for f in frames(camera, 5))
 
 
 @pytest.mark.parametrize("step_s", [5.0, -5.0])
 def test_a_step_of_the_cameras_clock_does_not_move_the_frames(step_s: float) -> None:
-    with twin() as t, opened(source="twin", address=t.address) as camera:
+    with twin() as t, open_source(source="twin", address=t.address) as camera:
         frames(camera, 10)
         t.faults.clock_step_s = step_s
         after = frames(camera, 20)

@@ -1,5 +1,5 @@
-"""A RealSense camera that stalls, goes away or ends, and the twin's process that has it do so: noticed, said,
-and nothing left."""
+"""A RealSense camera that stalls, is unplugged or ends: noticed and reported, and nothing is left behind; and
+the twin's process that makes it do so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from contracts.realsense import (
     W,
     all_frames,
     frames,
-    opened,
+    open_source,
     picture,
     record_box,
     running,
@@ -45,8 +45,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- what goes wrong
-# -----------------------------------------------------------------------------------------------------
+# what goes wrong
 
 
 def test_stall_is_stale_and_passes() -> None:
@@ -66,45 +65,45 @@ def test_stall_is_stale_and_passes() -> None:
 
 def test_unplugging_is_noticed_and_replugging_mended() -> None:
     with twin() as t, running(t) as camera:
-        before = camera.latest(10).seq
+        last_seq = camera.latest(10).seq
         t.faults.unplugged = True
         until(lambda: camera.health().state is CameraState.RECONNECTING)
         assert t.address in camera.health().message
         t.faults.unplugged = False
         until(lambda: camera.health().state is CameraState.STREAMING)
-        assert camera.next(before, 10).seq > before
+        assert camera.next(last_seq, 10).seq > last_seq
         assert camera.reconnects == 1
 
 
 def test_unplugging_in_the_words_of_the_source() -> None:
-    with twin() as t, opened(source="twin", address=t.address) as camera:
+    with twin() as t, open_source(source="twin", address=t.address) as camera:
         frames(camera, 1)
         t.faults.unplugged = True
-        with pytest.raises(DeviceError, match="was unplugged") as raised:
+        with pytest.raises(DeviceError, match="was unplugged") as error:
             frames(camera, 1000)
-        assert not isinstance(raised.value, Refused), "it may come back"
+        assert not isinstance(error.value, Refused), "it may come back"
 
 
 def test_incomplete_frames_are_dropped_and_counted() -> None:
-    with twin(CameraFaults(corrupt=0.5)) as t, opened(source="twin", address=t.address) as camera:
-        found = frames(camera, 10)
-    assert found[-1].seq - found[0].seq > len(found) - 1
-    assert all(f.color.shape == (H, W, 3) for f in found)
+    with twin(CameraFaults(corrupt=0.5)) as t, open_source(source="twin", address=t.address) as camera:
+        batch = frames(camera, 10)
+    assert batch[-1].seq - batch[0].seq > len(batch) - 1
+    assert all(f.color.shape == (H, W, 3) for f in batch)
 
 
 def test_black_frozen_and_slow() -> None:
     with (
         twin(CameraFaults(black=True)) as t,
-        opened(source="twin", address=t.address, align="none") as camera,
+        open_source(source="twin", address=t.address, align="none") as camera,
     ):
         assert not any(f.color.any() or f.depth is None or f.depth.any() for f in frames(camera, 3))
         t.faults.black = False
         t.faults.frozen = True
         until(lambda: bool(frames(camera, 1)[0].color.any()))
         frames(camera, 3)
-        still = frames(camera, 3)
-        assert all(np.array_equal(f.color, still[0].color) for f in still)
-        assert still[0].seq < still[1].seq < still[2].seq
+        batch = frames(camera, 3)
+        assert all(np.array_equal(f.color, batch[0].color) for f in batch)
+        assert batch[0].seq < batch[1].seq < batch[2].seq
         t.faults.frozen, t.faults.slow = False, 0.2
         frames(camera, 2)
         gap_ns = np.diff([f.t_capture_ns for f in frames(camera, 4)])
@@ -114,8 +113,8 @@ def test_black_frozen_and_slow() -> None:
 def test_the_end_of_a_recording_is_no_unplugging(recording: Path) -> None:
     camera = source({**SIZE, "source": "recording", "path": str(recording)})
     camera.open()
-    _, said = all_frames(camera)
-    assert "at its end; repeat = true" in said
+    _, message = all_frames(camera)
+    assert "at its end; repeat = true" in message
     camera.close()
     with pytest.raises(Refused, match="at its end"):
         camera.open()
@@ -130,26 +129,25 @@ def test_the_end_of_a_recording_fails_the_camera(recording: Path) -> None:
 
 
 def test_two_cannot_have_one_camera() -> None:
-    with twin() as t, opened(source="twin", address=t.address) as first:
+    with twin() as t, open_source(source="twin", address=t.address) as first:
         frames(first, 1)
         with pytest.raises(DeviceError, match="another process has it open"):
             source({**SIZE, "source": "twin", "address": t.address}).open()
         first.close()
         second = source({**SIZE, "source": "twin", "address": t.address})
 
-        def free() -> bool:
+        def is_free() -> bool:
             with contextlib.suppress(DeviceError):
                 second.open()
                 return True
             return False
 
-        until(free)
+        until(is_free)
         frames(second, 1)
         second.close()
 
 
-# -- the twin as a process, and what is left behind
-# ----------------------------------------------------------------------
+# the twin as a process, and what is left behind
 
 
 def opens(camera: RealSenseSource) -> bool:
@@ -194,7 +192,7 @@ def test_the_twins_process_serves_a_ring(tmp_path: Path) -> None:
             {"ring": str(ring.path), "link": link, "serial": "42", "fps": 30.0, "height": H, "width": W}
         )["address"]
         assert address == f"unix:{link}"
-        with opened(source="twin", address=address, serial="42") as camera:
+        with open_source(source="twin", address=address, serial="42") as camera:
             frame = frames(camera, 3)[-1]
             assert frame.depth is not None
             assert frame.depth[50, 70] == NEAR, "aligned already: what the ring has is what comes"
@@ -223,16 +221,19 @@ def test_the_twins_process_serves_a_ring(tmp_path: Path) -> None:
 
 
 def test_a_twins_process_that_is_asked_nonsense_says_so() -> None:
-    for asked in ({"height": H, "width": W}, {"height": H, "width": W, "fps": 30, "link": "/nowhere/at/all"}):
-        done = subprocess.run(
+    for description in (
+        {"height": H, "width": W},
+        {"height": H, "width": W, "fps": 30, "link": "/nowhere/at/all"},
+    ):
+        process = subprocess.run(
             [sys.executable, "-m", "ulna.drivers.twins.realsense"],
             check=False,
-            input=json.dumps(asked),
+            input=json.dumps(description),
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 1
-        assert "error" in json.loads(done.stdout)
+        assert process.returncode == 1
+        assert "error" in json.loads(process.stdout)
 
 
 def test_nothing_is_printed_and_no_thread_is_left(recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -240,9 +241,9 @@ def test_nothing_is_printed_and_no_thread_is_left(recording: Path, capfd: pytest
         return len(list(Path("/proc/self/task").iterdir()))
 
     def use() -> None:
-        with twin() as t, opened(source="twin", address=t.address) as camera:
+        with twin() as t, open_source(source="twin", address=t.address) as camera:
             frames(camera, 2)
-        with opened(source="recording", path=str(recording)) as camera:
+        with open_source(source="recording", path=str(recording)) as camera:
             frames(camera, 2)
 
     use()  # what the library keeps for the whole process is begun now

@@ -1,5 +1,4 @@
-"""Which RealSense camera is opened, in which mode and with which settings; what cannot be had is said, with
-what there is."""
+"""Which RealSense camera is opened, in which mode and with which settings; a refusal names what there is."""
 
 from __future__ import annotations
 
@@ -32,8 +31,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_box(tmp_path_factory.mktemp("recordings") / "box.db3")
 
 
-# -- the path of a live camera
-# -----------------------------------------------------------------------------------------------
+# the path of a live camera
 
 
 @pytest.fixture
@@ -84,8 +82,7 @@ def test_a_live_camera_is_asked_for_its_modes(plugged_in: Any) -> None:
         RealSenseSource(Config(serial="111", **SIZE), plugged_in).open()
 
 
-# -- what is refused
-# -----------------------------------------------------------------------------------------------------
+# what is refused
 
 
 @pytest.mark.parametrize(
@@ -131,14 +128,14 @@ def test_a_camera_without_permission_names_the_rules() -> None:
     try:
         port = root / "sys/bus/usb/devices/2-1"
         port.mkdir(parents=True)
-        about = {
+        attributes = {
             "idVendor": "8086",
             "idProduct": "0b07",
             "product": "RealSense(TM) 435",
             "speed": "5000",
             "devnum": "7",
         }
-        for name, value in about.items():
+        for name, value in attributes.items():
             (port / name).write_text(value + "\n")
         node = root / "dev/bus/usb/002/007"
         node.parent.mkdir(parents=True)
@@ -235,7 +232,7 @@ def test_exposure_gain_and_white_balance() -> None:
 
 
 def test_without_libusb_it_is_said_what_to_install() -> None:
-    """On a machine whose system has libusb it loads without the package, and that is right, too."""
+    """On a machine whose system has libusb it loads without the package, which is right, too."""
     code = (
         "import sys; sys.modules['libusb_package'] = None\n"
         "from ulna.drivers.cameras.librealsense import load, DeviceError\n"
@@ -245,8 +242,8 @@ def test_without_libusb_it_is_said_what_to_install() -> None:
         "try: load()\n"
         "except DeviceError as e: print(e)\n"
     )
-    said = subprocess.run(
+    lines = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert said[0] == "loaded" or "install the Python package libusb-package" in said[0]
-    assert "needs the Python package pyrealsense2" in said[1]
+    assert lines[0] == "loaded" or "install the Python package libusb-package" in lines[0]
+    assert "needs the Python package pyrealsense2" in lines[1]

@@ -41,7 +41,7 @@ IDS = {name: i + 1 for i, name in enumerate(NAMES)}
 GOOD = {name: JointCalibration(i, 0, 100 * i, 800, 3300) for name, i in IDS.items()}
 
 
-def written(path: Path, joints: Calibration, **changes: object) -> Path:
+def write_file(path: Path, joints: Calibration, **changes: object) -> Path:
     """A file of `joints`, elbow_flex changed."""
     save(path, joints)
     table = json.loads(path.read_text())
@@ -97,7 +97,7 @@ def test_lerobot_keeps_its_files_where_we_say(monkeypatch: pytest.MonkeyPatch, t
 )
 def test_a_wrong_file_is_explained(tmp_path: Path, change: dict[str, object], words: str) -> None:
     with pytest.raises(DeviceError, match=words):
-        load(written(tmp_path / "arm.json", GOOD, **change), IDS, "feetech")
+        load(write_file(tmp_path / "arm.json", GOOD, **change), IDS, "feetech")
 
 
 def test_files_of_other_arms_and_no_files(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_servos_that_hold_other_offsets_are_refused() -> None:
         check_servos(GOOD, offsets, dict.fromkeys(GOOD, 1), "arm.json")
 
 
-# ticks and radians
+# counts and radians
 
 
 def joints(lower: list[float], upper: list[float]) -> Joints:
@@ -150,24 +150,24 @@ def test_the_middle_of_a_range_is_the_middle_of_the_limits_and_a_gripper_goes_en
     assert s.lower == pytest.approx([-1.0, 0.5 - 800 * 2 * np.pi / 4096, 0.0])
     assert s.upper == pytest.approx([1.0, 0.5 + 800 * 2 * np.pi / 4096, 1.5])
     q = np.random.default_rng(0).uniform(s.lower, s.upper, (200, 3))
-    assert np.abs(s.radians(s.ticks(q)) - q).max() < 0.0016  # half a tick, and the gripper's coarser one
+    assert np.abs(s.radians(s.counts(q)) - q).max() < 0.0016  # half a count, and the gripper's coarser one
     # a servo that inverts by itself is not inverted again
-    assert scale(c, arm, inverted_in_servo=True).rad_per_tick[1] > 0
+    assert scale(c, arm, inverted_in_servo=True).rad_per_count[1] > 0
 
 
 def test_whole_turns_are_taken_off() -> None:
     s = scale({"gripper": JointCalibration(1, 0, 0, 0, 4095)}, joints([-3.0], [3.0]), ends=())
-    ticks = np.arange(-9000, 9000)
-    left = ticks - s.turns(ticks[:, None])[:, 0] * 4096
-    assert left.min() >= 0
-    assert left.max() <= 4095
+    counts = np.arange(-9000, 9000)
+    in_one_turn = counts - s.turns(counts[:, None])[:, 0] * 4096
+    assert in_one_turn.min() >= 0
+    assert in_one_turn.max() <= 4095
 
 
 # sweeping
 
 
 def swept(start: np.ndarray, travel: np.ndarray, read: np.ndarray) -> Sweep:
-    """`travel` `(T,)` ticks from `start` `(J,)`, as told by servos: `read` `(T, J)`."""
+    """A sweep of `travel` `(T,)` counts from `start` `(J,)`, of which the servos report `read` `(T, J)`."""
     sweep = Sweep(read[0], 0)
     for k in range(1, len(travel)):
         assert not sweep.see(read[k], np.ones(len(start), bool), k * 20_000_000).any()
@@ -182,14 +182,14 @@ def test_no_wrap_in_any_travel_from_any_start(counts_turns: bool, reach: int, of
     start = np.arange(4096)
     # begins somewhere inside, goes to one end, to the other and back
     begin, step = reach // 3, 200
-    there = np.concatenate(
+    travel = np.concatenate(
         [np.arange(begin, reach, step), np.arange(reach, 0, -step), np.arange(0, begin, step)]
     )
-    raw = start[None, :] + there[:, None]
-    told = raw - offset if counts_turns else (raw - offset) % 4096
-    sweep = swept(start, there, told)
-    assert (sweep.high - sweep.low == there.max() - there.min()).all()
-    everywhere = np.arange(there.min(), there.max() + 1)
+    raw = start[None, :] + travel[:, None]
+    readings = raw - offset if counts_turns else (raw - offset) % 4096
+    sweep = swept(start, travel, readings)
+    assert (sweep.high - sweep.low == travel.max() - travel.min()).all()
+    everywhere = np.arange(travel.min(), travel.max() + 1)
     for j in start:
         new, low, high = centre(int(sweep.low[j]), int(sweep.high[j]), int(sweep.now[j]), offset, "feetech")
         assert abs(new) <= 2047, "Magnitude exceeds 2047"
@@ -260,7 +260,7 @@ def places(steps: int = 12) -> Iterator[np.ndarray]:
             yield LOW + w * (HIGH - LOW)
 
 
-def calibrated(kind: str, tmp_path: Path, plant: Plant, port: Path) -> Path:
+def calibrate(kind: str, tmp_path: Path, plant: Plant, port: Path) -> Path:
     module = {"so101": so101, "koch": koch, "koch_leader": koch_leader}[kind]
     path = tmp_path / "arm.json"
     group = module.make(kind, module.Config(str(port), str(path))).group  # type: ignore[attr-defined]
@@ -286,28 +286,28 @@ def check_angles(kind: str, path: Path, plant: Plant, port: Path) -> None:
     if kind == "koch_leader":
         sign[2] *= -1  # by its drive mode
     limits = arm.joints
-    seen: list[np.ndarray] = []
+    readings: list[np.ndarray] = []
     try:
         arm.open()
         for w in (0.0, 0.25, 0.5, 0.75, 1.0):
             plant.position[:] = LOW + w * (HIGH - LOW)
-            moved_ns = time.monotonic_ns()
-            while (sample := arm.read()).t_capture_ns < moved_ns + 20_000_000 or not np.all(sample.valid):
+            move_ns = time.monotonic_ns()
+            while (sample := arm.read()).t_capture_ns < move_ns + 20_000_000 or not np.all(sample.valid):
                 time.sleep(0.005)
-            seen.append(sample.data)
+            readings.append(sample.data)
     finally:
         arm.close()
-    for w, q in zip((0.0, 0.25, 0.5, 0.75, 1.0), seen, strict=True):
+    for w, q in zip((0.0, 0.25, 0.5, 0.75, 1.0), readings, strict=True):
         want = sign * (w - 0.5) * (HIGH - LOW) + (limits.lower + limits.upper) / 2
         assert q[:5] == pytest.approx(want[:5], abs=0.01)
     ends = (limits.upper[5], limits.lower[5])  # mounted the other way round: it opens where it closed
-    assert (seen[0][5], seen[-1][5]) == pytest.approx(ends, abs=0.01)
+    assert (readings[0][5], readings[-1][5]) == pytest.approx(ends, abs=0.01)
 
 
 @pytest.mark.parametrize("phase", [12, 12 | 0x10], ids=["wraps", "counts turns"])
 def test_a_hand_calibrates_an_so101(tmp_path: Path, phase: int) -> None:
     with bench("so101", tmp_path, phase=phase) as (plant, twin, port):
-        path = calibrated("so101", tmp_path, plant, port)
+        path = calibrate("so101", tmp_path, plant, port)
         check_angles("so101", path, plant, port)
         plant.position[:] = HIGH
         twin.power_cycle()  # and the count is the same wherever it woke
@@ -317,7 +317,7 @@ def test_a_hand_calibrates_an_so101(tmp_path: Path, phase: int) -> None:
 @pytest.mark.parametrize("kind", ["koch", "koch_leader"])
 def test_a_hand_calibrates_a_koch(tmp_path: Path, kind: str) -> None:
     with bench(kind, tmp_path) as (plant, twin, port):
-        path = calibrated(kind, tmp_path, plant, port)
+        path = calibrate(kind, tmp_path, plant, port)
         check_angles(kind, path, plant, port)
         plant.position[:] = LOW
         twin.power_cycle()  # it now counts from another turn
@@ -359,10 +359,13 @@ def test_the_wrong_arm_is_not_calibrated(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def commanded(out: Path, plant: Plant, twin: FeetechTwin | DynamixelTwin) -> Iterator[subprocess.Popen[str]]:
+def calibrate_command(
+    out: Path, plant: Plant, twin: FeetechTwin | DynamixelTwin
+) -> Iterator[subprocess.Popen[str]]:
     """`ulna calibrate` on an SO-101 whose joints a hand has moved all; it waits for Enter."""
     process = subprocess.Popen(
-        f"{sys.executable} -m ulna.robot.cli calibrate --json --driver so101 --port {twin.port} --out {out}".split(),
+        f"{sys.executable} -m ulna.robot.cli calibrate --json --driver so101 --port {twin.port} --out "
+        f"{out}".split(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -377,9 +380,9 @@ def commanded(out: Path, plant: Plant, twin: FeetechTwin | DynamixelTwin) -> Ite
         time.sleep(1.0)
         for _ in range(2):
             for place in places():
-                seen = twin.requests
+                requests = twin.requests
                 plant.position[:] = place
-                while twin.requests < seen + 2:
+                while twin.requests < requests + 2:
                     time.sleep(0.005)
         yield process
     finally:
@@ -391,12 +394,12 @@ def test_the_command_takes_a_hand_and_an_enter(tmp_path: Path) -> None:
     out = tmp_path / "arm.json"
     out.write_text("{}")
     with bench("so101", tmp_path) as (plant, twin, port):
-        with commanded(out, plant, twin) as process:
-            printed, said = process.communicate("\n", timeout=60)
-        assert process.returncode == 0, said
-        answer = json.loads(printed)
+        with calibrate_command(out, plant, twin) as process:
+            stdout, stderr = process.communicate("\n", timeout=60)
+        assert process.returncode == 0, stderr
+        answer = json.loads(stdout)
         assert answer["path"] == str(out)
-        assert "torque is off" in said
+        assert "torque is off" in stderr
         calibration = load(out, IDS, "feetech")
         assert answer["joints"]["gripper"]["range_max"] == calibration["gripper"].range_max
         assert (tmp_path / "arm.json.before").read_text() == "{}"
@@ -418,15 +421,15 @@ def test_a_calibration_that_cannot_be_written_after_all_is_told(tmp_path: Path) 
     """The servos hold it by then."""
     out = tmp_path / "there" / "arm.json"
     with bench("so101", tmp_path) as (plant, twin, port):
-        with commanded(out, plant, twin) as process:
+        with calibrate_command(out, plant, twin) as process:
             out.parent.rmdir()
             out.parent.write_text("")
-            _, said = process.communicate("\n", timeout=60)
-        assert process.returncode == 1, said
-        assert "cannot be written" in said
-        told = tmp_path / "by-hand.json"
-        told.write_text(said[said.index('{"shoulder_pan') : said.rindex("}") + 1])
-        check_angles("so101", told, plant, port)
+            _, stderr = process.communicate("\n", timeout=60)
+        assert process.returncode == 1, stderr
+        assert "cannot be written" in stderr
+        by_hand = tmp_path / "by-hand.json"
+        by_hand.write_text(stderr[stderr.index('{"shoulder_pan') : stderr.rindex("}") + 1])
+        check_angles("so101", by_hand, plant, port)
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -461,11 +464,11 @@ def test_the_command_finds_arms_and_leaders_in_a_robots_file(
 def test_so101_has_one_set_of_numbers() -> None:
     from ulna.sim.robots import ROBOTS
 
-    ours, simulated = so101.JOINTS, ROBOTS["so101"]().joints
-    assert ours.names == simulated.names
-    assert ours.units == simulated.units
+    ours, in_sim = so101.JOINTS, ROBOTS["so101"]().joints
+    assert ours.names == in_sim.names
+    assert ours.units == in_sim.units
     for field in ("lower", "upper", "max_velocity", "max_effort"):
-        assert getattr(ours, field).tolist() == getattr(simulated, field).tolist(), field
-    made = so101.make("arm", so101.Config("/dev/none", "")).joints
-    assert made.max_effort == pytest.approx(simulated.max_effort, abs=0.01)
+        assert getattr(ours, field).tolist() == getattr(in_sim, field).tolist(), field
+    from_config = so101.make("arm", so101.Config("/dev/none", "")).joints
+    assert from_config.max_effort == pytest.approx(in_sim.max_effort, abs=0.01)
     assert so101_leader.make("arm", so101_leader.Config("/dev/none", "")).joints.names == ours.names

@@ -21,7 +21,7 @@ from ulna.drivers.twins.dynamixel import DynamixelTwin
 pytestmark = pytest.mark.realtime
 
 PATIENT_S = 0.25  # of slack, where a loaded machine must not look like a silent servo
-TICK = 2 * math.pi / 4096  # radians
+RAD_PER_COUNT = 2 * math.pi / 4096
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def test_moves_to_a_goal_and_reports_it() -> None:
 
 
 def test_extended_mode_counts_turns_and_position_mode_does_not() -> None:
-    # the joint stands a little below the wrap: 4090 ticks; the first turn of the encoder ends 6 ticks on
+    # the joint stands a little below the wrap: 4090 counts; the first turn of the encoder ends 6 counts on
     with twin_of([1], position=2042 * 2 * math.pi / 4096) as twin, bus_of(twin) as bus:
         assert value(bus, "present_position", 1) == 4090
         bus.write_checked("operating_mode", 1, 4)
@@ -122,8 +122,9 @@ def test_homing_offset_shifts_what_is_read_and_wanted() -> None:
         bus.write_checked("goal_position", 1, 100)
         bus.write_checked("torque_enable", 1, 1)
         wait_for("the goal", lambda: value(bus, "present_position", 1) == 100)
-        # the register rounds to the nearest tick, and may show the goal while the joint still creeps up to it
-        assert twin.plant.position[0] == pytest.approx(100 * TICK, abs=TICK / 2)
+        # the register rounds to the nearest count, and may show the goal while the joint still creeps up to
+        # it
+        assert twin.plant.position[0] == pytest.approx(100 * RAD_PER_COUNT, abs=RAD_PER_COUNT / 2)
         # beyond a quarter turn position mode ignores it
         bus.write_checked("torque_enable", 1, 0)
         bus.write_checked("operating_mode", 1, 3)
@@ -244,11 +245,11 @@ def test_a_dead_servo_silences_nobody(fast: bool, dead: int) -> None:
             assert (reply.values[reply.valid] == 2048).all()
         assert bus.stats.silent > 0
         # known to be dead, it is no longer waited for, but for a trial now and then
-        before, began = (bus.stats.requests, bus.stats.retries), time.monotonic()
+        counts_before, start = (bus.stats.requests, bus.stats.retries), time.monotonic()
         for _ in range(50):
             assert bus.read(["present_position"], IDS, retries=5).valid.sum() == 5
-        trials = bus.stats.requests - before[0] - 50 - (bus.stats.retries - before[1])
-        assert trials <= 6 + (time.monotonic() - began) / 0.25
+        trials = bus.stats.requests - counts_before[0] - 50 - (bus.stats.retries - counts_before[1])
+        assert trials <= 6 + (time.monotonic() - start) / 0.25
         twin.faults.dead = ()
         wait_for("its return", lambda: bus.read(["present_position"], IDS).valid.all())
         assert bus.fast == fast
@@ -349,13 +350,13 @@ def test_unplug_and_replug(tmp_path: Path) -> None:
         twin.faults.unplugged = True
         wait_for("the cable", lambda: not link.exists())
         for _ in range(2):
-            with pytest.raises(BusError) as caught:
+            with pytest.raises(BusError) as error:
                 bus.read(["present_position"], IDS)
-            assert caught.value.gone
+            assert error.value.gone
             assert not bus.connected
-        with pytest.raises(BusError) as caught:
+        with pytest.raises(BusError) as error:
             bus.open()
-        assert caught.value.gone
+        assert error.value.gone
         twin.faults.unplugged = False
         wait_for("the cable", link.exists)
         bus.open()

@@ -28,8 +28,8 @@ def sdk_of(twin: DynamixelTwin):
         port.closePort()
 
 
-def again(ask, good, times: int = 20):
-    """A client with a fixed timeout on a loaded machine: its answer as soon as it is a good one."""
+def until_good(ask, good, times: int = 20):
+    """The first good answer of a client, whose fixed timeout may be too short on a busy machine."""
     answers = []
     for _ in range(times):
         answers.append(ask())
@@ -40,25 +40,25 @@ def again(ask, good, times: int = 20):
 
 def test_the_makers_sdk_finds_real_servos() -> None:
     with twin_of() as twin, sdk_of(twin) as (sdk, port, packets):
-        assert again(lambda: packets.ping(port, 3), lambda a: a[1] == 0) == (XL330, 0, 0)
-        found, result = again(lambda: packets.broadcastPing(port), lambda a: a[1] == 0 and len(a[0]) == 6)
+        assert until_good(lambda: packets.ping(port, 3), lambda a: a[1] == 0) == (XL330, 0, 0)
+        servos, result = until_good(
+            lambda: packets.broadcastPing(port), lambda a: a[1] == 0 and len(a[0]) == 6
+        )
         assert result == 0
-        assert found == {i: [XL330, 52] for i in IDS}
+        assert servos == {i: [XL330, 52] for i in IDS}
         for i in IDS:
-            again(lambda: packets.write1ByteTxRx(port, i, 64, 1), lambda a: a == (0, 0))  # noqa: B023
-        header_like = [
-            0xFF,
-            0xFF,
-            0xFD,
-            0xFF,
-            0xFF,
-            0xFF,
-        ]  # goal_current -1, goal_velocity -3: stuffed on the way out and back
-        again(lambda: packets.writeTxRx(port, 1, 102, 6, header_like), lambda a: a == (0, 0))
+            until_good(lambda: packets.write1ByteTxRx(port, i, 64, 1), lambda a: a == (0, 0))  # noqa: B023
+        # goal_current -1, goal_velocity -3: stuffed on the way out and back
+        header_like = [0xFF, 0xFF, 0xFD, 0xFF, 0xFF, 0xFF]
+        until_good(lambda: packets.writeTxRx(port, 1, 102, 6, header_like), lambda a: a == (0, 0))
         assert (twin.register(1, "goal_current"), twin.register(1, "goal_velocity")) == (-1, -3)
-        assert again(lambda: packets.readTxRx(port, 1, 102, 6), lambda a: a[1] == 0) == (header_like, 0, 0)
-        assert again(lambda: packets.write4ByteTxRx(port, 1, 116, 9000), lambda a: a[0] == 0) == (0, 6)
-        assert again(lambda: packets.write1ByteTxRx(port, 1, 11, 4), lambda a: a[0] == 0) == (0, 7)
+        assert until_good(lambda: packets.readTxRx(port, 1, 102, 6), lambda a: a[1] == 0) == (
+            header_like,
+            0,
+            0,
+        )
+        assert until_good(lambda: packets.write4ByteTxRx(port, 1, 116, 9000), lambda a: a[0] == 0) == (0, 6)
+        assert until_good(lambda: packets.write1ByteTxRx(port, 1, 11, 4), lambda a: a[0] == 0) == (0, 7)
 
         writer = sdk.GroupSyncWrite(port, packets, 116, 4)
         for i in IDS:
@@ -68,11 +68,11 @@ def test_the_makers_sdk_finds_real_servos() -> None:
         for i in IDS:
             reader.addParam(i)
 
-        def arrived(ask) -> bool:
+        def has_arrived(ask) -> bool:
             return ask() == 0 and all(reader.getData(i, 132, 4) == 2000 + i for i in IDS)
 
-        wait_for("the goals, by sync read", lambda: arrived(reader.txRxPacket))
-        wait_for("the goals, by fast sync read", lambda: arrived(reader.fastSyncRead))
+        wait_for("the goals, by sync read", lambda: has_arrived(reader.txRxPacket))
+        wait_for("the goals, by fast sync read", lambda: has_arrived(reader.fastSyncRead))
         twin.faults.dead = (4,)
         assert reader.txRxPacket() != 0
         # the SDK stops listening at the first silent one; on a real line those behind it say nothing, either
@@ -83,10 +83,10 @@ def test_the_makers_sdk_finds_real_servos() -> None:
         assert port.getBytesAvailable() == 3 * 15
         twin.faults.dead = ()
         twin.faults.overload = (2,)
-        again(lambda: packets.read4ByteTxRx(port, 2, 132), lambda a: a[1:] == (0, 0x80), 2000)
-        again(lambda: packets.reboot(port, 2), lambda a: a[0] == 0)
-        assert again(lambda: packets.read1ByteTxRx(port, 2, 70), lambda a: a[1] == 0, 200) == (0, 0, 0)
-        assert again(lambda: packets.read1ByteTxRx(port, 2, 64), lambda a: a[1] == 0) == (0, 0, 0)
+        until_good(lambda: packets.read4ByteTxRx(port, 2, 132), lambda a: a[1:] == (0, 0x80), 2000)
+        until_good(lambda: packets.reboot(port, 2), lambda a: a[0] == 0)
+        assert until_good(lambda: packets.read1ByteTxRx(port, 2, 70), lambda a: a[1] == 0, 200) == (0, 0, 0)
+        assert until_good(lambda: packets.read1ByteTxRx(port, 2, 64), lambda a: a[1] == 0) == (0, 0, 0)
 
 
 def test_rustypot_drives_it() -> None:
@@ -116,10 +116,10 @@ def test_the_register_map_is_that_of_rustypot() -> None:
 
     theirs = {"present_voltage": "present_input_voltage"}
     for controller in (rustypot.Xl330PyController, rustypot.Xl430PyController):
-        compared = 0
+        n = 0
         for name, place in REGISTERS.items():
             other = controller.register(theirs.get(name, name))
             if other is not None:
                 assert other.size == place.size, name
-                compared += 1
-        assert compared > 30
+                n += 1
+        assert n > 30

@@ -44,31 +44,31 @@ pieces = st.sampled_from(
     [b"\xff\xff\xfd", b"\xff\xff\xfd\xfd", b"\xff\xff\xfd\x00", b"\xff", b"\xfd", b"\x00", b"\x55"]
 )
 nasty = st.lists(pieces, max_size=8).map(b"".join) | st.binary(max_size=40)
-sent = st.tuples(st.integers(0, 252), st.sampled_from([0x02, 0x03, 0x55, 0x83]), nasty)
+any_packet = st.tuples(st.integers(0, 252), st.sampled_from([0x02, 0x03, 0x55, 0x83]), nasty)
 
 
-@given(st.lists(sent, max_size=5), st.lists(st.integers(1, 9), max_size=9))
+@given(st.lists(any_packet, max_size=5), st.lists(st.integers(1, 9), max_size=9))
 def test_packets_survive_any_parameters_and_any_pieces(
     packets: list[tuple[int, int, bytes]], cuts: list[int]
 ):
     stream = b"".join(encode(*p) for p in packets)
-    buffer, heard = bytearray(), []
+    buffer, decoded_packets = bytearray(), []
     for n in [*cuts, len(stream)]:
         buffer += stream[:n]
         stream = stream[n:]
         while (packet := cut_packet(buffer)[0]) is not None:
-            heard.append((packet.id, packet.instruction, packet.parameters))
-    assert heard == packets
+            decoded_packets.append((packet.id, packet.instruction, packet.parameters))
+    assert decoded_packets == packets
     assert not buffer
 
 
-@given(nasty, sent, nasty)
+@given(nasty, any_packet, nasty)
 def test_a_packet_is_found_between_rubbish(before: bytes, packet: tuple[int, int, bytes], after: bytes):
     # rubbish that ends in a piece of header could make another packet of ours only with a matching CRC
     assert packet in cut_all(before + b"\x00" + encode(*packet) + after)
 
 
-@given(sent, sent, st.data())
+@given(any_packet, any_packet, st.data())
 def test_a_flipped_bit_costs_its_packet_alone(
     first: tuple[int, int, bytes], then: tuple[int, int, bytes], data
 ):
@@ -97,19 +97,19 @@ def test_a_chained_reply_loses_what_is_garbled_and_what_is_cut_off(count: int, s
         (i + 1, data.draw(st.integers(0, 255)), data.draw(st.binary(min_size=size, max_size=size)))
         for i in range(count)
     ]
-    whole = {servo: (error, values) for servo, error, values in parts}
+    all_answers = {servo: (error, values) for servo, error, values in parts}
     reply = chain_of(parts, size)
     assert crc16(reply[:-2]) == reply[-2] | reply[-1] << 8  # as one packet, too, it is right
-    assert decode_chain(reply, count, size) == (whole, 0)
+    assert decode_chain(reply, count, size) == (all_answers, 0)
     # cut off anywhere: the whole ones before stand
     length = data.draw(st.integers(8, len(reply) - 1))
-    found, corrupt = decode_chain(reply[:length], count, size)
-    assert found == {i + 1: whole[i + 1] for i in range((length - 8) // (size + 4))}
+    answers, corrupt = decode_chain(reply[:length], count, size)
+    assert answers == {i + 1: all_answers[i + 1] for i in range((length - 8) // (size + 4))}
     assert corrupt == 0
     # one flipped bit in the data of one servo costs that servo alone
     hurt = data.draw(st.integers(0, count - 1))
-    garbled = bytearray(reply)
-    garbled[8 + hurt * (size + 4) + 2] ^= 1 << data.draw(st.integers(0, 7))
-    found, corrupt = decode_chain(bytes(garbled), count, size)
-    assert found == {i: v for i, v in whole.items() if i != hurt + 1}
+    bad_reply = bytearray(reply)
+    bad_reply[8 + hurt * (size + 4) + 2] ^= 1 << data.draw(st.integers(0, 7))
+    answers, corrupt = decode_chain(bytes(bad_reply), count, size)
+    assert answers == {i: v for i, v in all_answers.items() if i != hurt + 1}
     assert corrupt == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts.servo_bus import check_bus, eventually, ticks
+from contracts.servo_bus import check_bus, contents, eventually
 
 from ulna.drivers.servos.bus import BusError
 from ulna.drivers.servos.feetech import FeetechBus
@@ -59,26 +59,26 @@ def test_keeps_the_contract_of_a_servo_bus(twin: FeetechTwin, plant: Plant) -> N
 
 def test_a_dead_servo_costs_a_cycle_little(twin: FeetechTwin, bus: FeetechBus) -> None:
     twin.faults.dead = (4,)
-    asked = []
+    requests = []
     for _ in range(40):
         before = bus.stats.requests
         assert bus.read(["present_position"], IDS).valid.sum() == 5
-        asked.append(bus.stats.requests - before)
-    assert sum(asked) < 50, "after three times it is no longer asked again one by one"
+        requests.append(bus.stats.requests - before)
+    assert sum(requests) < 50, "after three times it is no longer asked again one by one"
     assert bus.stats.silent < 15, "nor waited for in every cycle"
 
 
 def test_a_number_that_a_register_cannot_hold_is_refused_before_anything_is_sent(
     twin: FeetechTwin, bus: FeetechBus
 ) -> None:
-    heard = twin.requests
+    requests = twin.requests
     with pytest.raises(ValueError, match=r"homing_offset of servo 3 .* -2047\.\.2047, not 2114"):
         bus.write_checked("homing_offset", 3, 2114)
-    assert twin.requests == heard
+    assert twin.requests == requests
 
 
 def test_what_no_servo_can_be_asked_is_refused(twin: FeetechTwin, bus: FeetechBus) -> None:
-    heard = twin.requests
+    requests = twin.requests
     for call in (
         lambda: bus.read(["present_position"], [1, 254]),  # 254 would be all of them
         lambda: bus.write("torque_enable", {254: 1}),
@@ -90,7 +90,7 @@ def test_what_no_servo_can_be_asked_is_refused(twin: FeetechTwin, bus: FeetechBu
     assert bus.read(["present_position"], []).values.shape == (0, 1)
     assert bus.read([], [1]).values.shape == (1, 0)
     bus.write("goal_position", {})
-    assert twin.requests == heard
+    assert twin.requests == requests
 
 
 def test_a_locked_servo_says_yes_and_is_not_believed(bus: FeetechBus) -> None:
@@ -99,7 +99,7 @@ def test_a_locked_servo_says_yes_and_is_not_believed(bus: FeetechBus) -> None:
     bus.write_checked("lock", 2, 0)
     bus.write_checked("max_temperature", 2, 60)
     bus.write_checked("lock", 2, 1)
-    assert ticks(bus, "max_temperature", [1, 2]).tolist() == [70, 60]
+    assert contents(bus, "max_temperature", [1, 2]).tolist() == [70, 60]
 
 
 def test_a_late_confirmation_is_not_that_of_a_later_write(twin: FeetechTwin, bus: FeetechBus) -> None:
@@ -107,26 +107,24 @@ def test_a_late_confirmation_is_not_that_of_a_later_write(twin: FeetechTwin, bus
     twin.faults.late, twin.faults.late_s = 1.0, 3.4 * SLACK_S
     with pytest.raises(BusError, match="did not answer"):
         bus.write_checked("goal_time", 1, 7, retries=0)
-    twin.faults.late, twin.faults.dead = (
-        0.0,
-        (1,),
-    )  # this write is lost, and the word for the one before comes now
+    # the next write is lost, and the confirmation of the one before arrives during it
+    twin.faults.late, twin.faults.dead = 0.0, (1,)
     with pytest.raises(BusError):
         bus.write_checked("goal_time", 1, 9, retries=0)
     twin.faults.dead = ()
-    assert ticks(bus, "goal_time", [1])[0] == 7
+    assert contents(bus, "goal_time", [1])[0] == 7
     bus.write_checked("goal_time", 1, 9)
-    assert ticks(bus, "goal_time", [1])[0] == 9
+    assert contents(bus, "goal_time", [1])[0] == 9
 
 
 def test_a_scan_of_all_ids_is_quick(twin: FeetechTwin) -> None:
     bus = FeetechBus(twin.port, slack_s=0.02)
     bus.open()
-    began = time.monotonic()
-    found = bus.scan()
-    assert set(found.items()) <= set(dict.fromkeys(IDS, 777).items())  # a busy machine may miss one
-    assert found
-    assert time.monotonic() - began < 253 * 0.06, "it grows no more patient with each id that nobody has"
+    start = time.monotonic()
+    models = bus.scan()
+    assert set(models.items()) <= set(dict.fromkeys(IDS, 777).items())  # a busy machine may miss one
+    assert models
+    assert time.monotonic() - start < 253 * 0.06, "it grows no more patient with each id that nobody has"
     bus.close()
 
 
@@ -135,8 +133,8 @@ def test_wrong_speed_gets_no_answer_and_is_named(plant: Plant) -> None:
         bus = FeetechBus(twin.port, slack_s=0.05)
         bus.open()
         assert bus.scan(IDS) == {}
-        said = bus.explain_silence([1, 2])
-        assert "answered at 500000 baud, not at 1000000" in said
+        message = bus.explain_silence([1, 2])
+        assert "answered at 500000 baud, not at 1000000" in message
         bus.close()
         right = FeetechBus(twin.port, baud=500_000, slack_s=SLACK_S)
         right.open()
@@ -171,9 +169,9 @@ def test_a_latched_overload_until_power_is_cycled(twin: FeetechTwin, plant: Plan
 
 def test_status_bits_in_words(bus: FeetechBus) -> None:
     for bit, word in {1: "voltage", 2: "sensor", 4: "hot", 8: "current", 32: "overload"}.items():
-        (said,) = bus.describe(bit)
-        assert word in said
-        assert ":" in said
+        (message,) = bus.describe(bit)
+        assert word in message
+        assert ":" in message
     assert len(bus.describe(0x21)) == 2
     assert "0x40" in bus.describe(0x40)[0]
 
@@ -192,18 +190,18 @@ def test_a_busy_port_names_who_has_it(twin: FeetechTwin, bus: FeetechBus) -> Non
         assert other.stdout
         other.stdout.readline()
         # it did not lock, and half of the replies would be its
-        with pytest.raises(BusError, match=rf"busy: python.* \(pid {other.pid}\)") as refused:
+        with pytest.raises(BusError, match=rf"busy: python.* \(pid {other.pid}\)") as error:
             bus.open()
-        assert refused.value.gone
+        assert error.value.gone
         other.communicate()
     bus.open()
     assert bus.ping(1) == 777
 
 
 def test_a_port_that_does_not_exist_or_is_none(tmp_path: Path) -> None:
-    with pytest.raises(BusError, match=f"no port {tmp_path}/x") as refused:
+    with pytest.raises(BusError, match=f"no port {tmp_path}/x") as error:
         FeetechBus(str(tmp_path / "x")).open()
-    assert refused.value.gone
+    assert error.value.gone
     (tmp_path / "file").write_text("")
     with pytest.raises(BusError, match="no serial port"):
         FeetechBus(str(tmp_path / "file")).open()

@@ -12,28 +12,28 @@ from ulna.drivers.servos.serial_port import ReplySizes
 
 @given(st.integers(0, 253), st.integers(0, 255), st.binary(max_size=100), st.binary(max_size=40))
 def test_a_packet_is_found_whole_behind_rubbish(servo: int, code: int, data: bytes, rubbish: bytes) -> None:
-    sent = packet(servo, code, data)
-    assert packets(sent) == ([(servo, code, data)], len(sent))
-    found, used = packets(rubbish.replace(b"\xff", b"\xfe") + sent)
-    assert found == [(servo, code, data)]
-    assert used == len(rubbish) + len(sent)
+    wire = packet(servo, code, data)
+    assert packets(wire) == ([(servo, code, data)], len(wire))
+    matches, end = packets(rubbish.replace(b"\xff", b"\xfe") + wire)
+    assert matches == [(servo, code, data)]
+    assert end == len(rubbish) + len(wire)
 
 
 @given(st.binary(max_size=200))
 def test_rubbish_never_breaks_the_decoder(data: bytes) -> None:
-    found, used = packets(data)
-    assert 0 <= used <= len(data)
-    for one in found:
-        assert packet(*one) in data
+    matches, end = packets(data)
+    assert 0 <= end <= len(data)
+    for match in matches:
+        assert packet(*match) in data
 
 
 @given(st.integers(0, 253), st.binary(min_size=2, max_size=8), st.integers(0, 13), st.integers(1, 255))
 def test_one_wrong_byte_is_never_an_answer_of_the_same_servo(
     servo: int, data: bytes, at: int, flip: int
 ) -> None:
-    sent = bytearray(packet(servo, 0, data))
-    sent[at % len(sent)] ^= flip
-    assert (servo, 0, data) not in packets(sent)[0]
+    wire = bytearray(packet(servo, 0, data))
+    wire[at % len(wire)] ^= flip
+    assert (servo, 0, data) not in packets(wire)[0]
 
 
 @given(st.sampled_from(sorted(REGISTERS)), st.data())
@@ -51,9 +51,9 @@ def test_registers_hold_what_was_written(name: str, data: st.DataObject) -> None
 def test_a_lost_reply_is_not_asked_for_again_in_the_same_size() -> None:
     sizes = ReplySizes()
     assert sizes.choose(2) == 2
-    sizes.lost(2)
+    sizes.note_lost(2)
     assert sizes.choose(2) == 3
-    sizes.lost(3)
+    sizes.note_lost(3)
     assert sizes.choose(2) == 4
     assert sizes.choose(3) == 4
     assert sizes.choose(5) == 5

@@ -1,5 +1,4 @@
-"""The Feetech servos that stand in for real ones: what they do, and what the clients that other people use
-make of them."""
+"""The twin's Feetech servos: what they do, and whether other people's clients understand them."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts.servo_bus import eventually, ticks
+from contracts.servo_bus import contents, eventually
 
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.servos.feetech import FeetechBus
@@ -71,12 +70,12 @@ def test_homing_offset_and_wrap_for_every_encoder_reading(plant: Plant) -> None:
                 servo.write(40, b"\x80")  # set middle
                 offset = servo.get("homing_offset")
                 assert offset == max(-2047, zero - 2048)
-                seen = []
+                readings = []
                 for position in np.linspace(-2.9, 2.9, 9):
                     plant.position[0] = position
-                    seen.append(decode(REGISTERS["present_position"], servo.read(56, 2)))
-                steps = np.diff(seen)
-                assert (np.abs(steps - 5.8 / 8 * 4096 / (2 * np.pi)) <= 1.01).all(), (zero, phase, seen)
+                    readings.append(decode(REGISTERS["present_position"], servo.read(56, 2)))
+                steps = np.diff(readings)
+                assert (np.abs(steps - 5.8 / 8 * 4096 / (2 * np.pi)) <= 1.01).all(), (zero, phase, readings)
         servo.set("phase", 12 | 0x10)  # counts on where the other mode wraps
         servo.set("homing_offset", 0)
         servo.zero, plant.position[0] = 4000, 0.0
@@ -98,29 +97,29 @@ def test_goals_are_clipped_and_velocity_is_kept(plant: Plant) -> None:
         bus.open()
         bus.write("goal_position", {1: 2048})
         bus.write_checked("torque_enable", 1, 1)
-        assert eventually(lambda: abs(ticks(bus, "present_position", [1])[0] - 2048) <= 1)
+        assert eventually(lambda: abs(contents(bus, "present_position", [1])[0] - 2048) <= 1)
         bus.write("goal_velocity", {1: 100})
-        began = time.monotonic()
+        start = time.monotonic()
         bus.write("goal_position", {1: 3000})
-        assert eventually(lambda: abs(ticks(bus, "present_position", [1])[0] - 2200) <= 1)
-        assert time.monotonic() - began > 1.3, "152 ticks at 100 ticks/s"
+        assert eventually(lambda: abs(contents(bus, "present_position", [1])[0] - 2200) <= 1)
+        assert time.monotonic() - start > 1.3, "152 counts at 100 counts/s"
         bus.close()
 
 
 def test_a_goal_switches_the_torque_on_as_the_real_servo_does(plant: Plant, bus: FeetechBus) -> None:
     bus.write_checked("acceleration", 2, 100)
     assert not plant.torque.any()
-    here = ticks(bus, "present_position", IDS)
-    bus.write("goal_position", {2: int(here[1]) + 200})
-    assert eventually(lambda: abs(ticks(bus, "present_position", [2])[0] - here[1] - 200) <= 1)
+    positions = contents(bus, "present_position", IDS)
+    bus.write("goal_position", {2: int(positions[1]) + 200})
+    assert eventually(lambda: abs(contents(bus, "present_position", [2])[0] - positions[1] - 200) <= 1)
     assert plant.torque.tolist() == [0, 1, 0, 0, 0, 0]
-    assert ticks(bus, "torque_enable", IDS).tolist() == [0, 1, 0, 0, 0, 0]
+    assert contents(bus, "torque_enable", IDS).tolist() == [0, 1, 0, 0, 0, 0]
 
 
 def test_set_middle_puts_2048_where_a_joint_stands(plant: Plant, bus: FeetechBus) -> None:
     plant.position[4] = plant.goal[4] = 0.7
     bus.write_checked("torque_enable", 5, 128)
-    assert abs(ticks(bus, "present_position", [5])[0] - 2048) <= 1
+    assert abs(contents(bus, "present_position", [5])[0] - 2048) <= 1
 
 
 def test_a_servo_is_silent_until_it_has_started(
@@ -131,7 +130,7 @@ def test_a_servo_is_silent_until_it_has_started(
     twin.power_cycle()
     bus.write("goal_position", dict.fromkeys(IDS, 2048))
     assert eventually(lambda: bool(bus.read(["torque_enable"], IDS).valid.all()))
-    assert not ticks(bus, "torque_enable", IDS).any(), "it did not hear that"
+    assert not contents(bus, "torque_enable", IDS).any(), "it did not hear that"
 
 
 def test_torque_limit_load_current_and_overload(twin: FeetechTwin, plant: Plant, bus: FeetechBus) -> None:
@@ -140,34 +139,34 @@ def test_torque_limit_load_current_and_overload(twin: FeetechTwin, plant: Plant,
     bus.write_checked("phase", 3, 12)
     bus.write_checked("lock", 3, 1)
     bus.write_checked("torque_limit", 3, 500)
-    here = int(ticks(bus, "present_position", [3])[0])
-    bus.write("goal_position", {3: here})
+    position = int(contents(bus, "present_position", [3])[0])
+    bus.write("goal_position", {3: position})
     bus.write_checked("torque_enable", 3, 1)
     assert plant.max_effort[2] == pytest.approx(STALL_NM / 2)
     twin.faults.stuck = (2,)
-    bus.write("goal_position", {3: here + 800})
+    bus.write("goal_position", {3: position + 800})
 
     def pushes() -> bool:
-        seen = bus.read(["present_load", "present_current"], [3])
-        return bool(seen.valid[0] and seen.values[0, 0] == 500 and seen.values[0, 1] > 180)
+        replies = bus.read(["present_load", "present_current"], [3])
+        return bool(replies.valid[0] and replies.values[0, 0] == 500 and replies.values[0, 1] > 180)
 
     assert eventually(pushes)
     assert eventually(lambda: bus.read(["present_load"], [3]).errors[0] == 0x20)
     assert plant.torque[2] == 0
-    assert ticks(bus, "torque_enable", [3])[0] == 0
+    assert contents(bus, "torque_enable", [3])[0] == 0
     twin.faults.stuck = ()
     bus.write("torque_enable", {3: 1})
     time.sleep(0.05)
     assert plant.torque[2] == 0, "latched until power is cycled"
     twin.power_cycle()
     assert bus.read(["present_load"], [3]).errors[0] == 0
-    assert ticks(bus, "torque_limit", [3])[0] == 1000
-    assert ticks(bus, "protection_time", [3])[0] == 30, "EEPROM stays"
-    assert ticks(bus, "goal_position", [3])[0] == ticks(bus, "present_position", [3])[0]
+    assert contents(bus, "torque_limit", [3])[0] == 1000
+    assert contents(bus, "protection_time", [3])[0] == 30, "EEPROM stays"
+    assert contents(bus, "goal_position", [3])[0] == contents(bus, "present_position", [3])[0]
 
 
 def test_supply_voltage_shows_in_register_and_status(twin: FeetechTwin, bus: FeetechBus) -> None:
-    assert ticks(bus, "present_voltage", [1])[0] == 74
+    assert contents(bus, "present_voltage", [1])[0] == 74
     twin.faults.voltage = 3.1
     replies = bus.read(["present_voltage"], [1])
     assert (replies.values[0, 0], replies.errors[0]) == (31, 1)
@@ -180,9 +179,9 @@ def test_bytes_take_their_time(plant: Plant) -> None:
         bus.read(["present_position"], IDS)
         replies = bus.read(["present_position"], IDS)
         wire_s = ((8 + 6) + 6 * 8) * 10 / 19_200
-        took = (replies.t_receive_ns - replies.t_request_ns) * 1e-9
+        exchange_s = (replies.t_receive_ns - replies.t_request_ns) * 1e-9
         assert replies.valid.all()
-        assert wire_s <= took
+        assert wire_s <= exchange_s
         bus.close()
 
 
@@ -197,7 +196,7 @@ def test_twin_names_what_is_described_wrongly(plant: Plant) -> None:
 
 def test_twin_in_a_process_of_its_own(plant: Plant, tmp_path: Path) -> None:
     link = tmp_path / "arm"
-    about = {
+    description = {
         "protocol": "feetech",
         "plant": str(plant.path),
         "servos": [asdict(servo) for servo in servos()],
@@ -220,7 +219,7 @@ def test_twin_in_a_process_of_its_own(plant: Plant, tmp_path: Path) -> None:
             process.stdin.flush()
             return json.loads(process.stdout.readline())
 
-        assert tell(about) == {"port": str(link)}
+        assert tell(description) == {"port": str(link)}
         bus = FeetechBus(str(link), slack_s=SLACK_S)
         bus.open()
         assert list(bus.scan(IDS)) == [1, 3, 4, 5, 6]
@@ -228,7 +227,7 @@ def test_twin_in_a_process_of_its_own(plant: Plant, tmp_path: Path) -> None:
         assert list(bus.scan(IDS)) == IDS
         bus.write_checked("torque_enable", 1, 1)
         assert tell({"reset": True}) == {"ok": True}
-        assert ticks(bus, "torque_enable", [1])[0] == 0
+        assert contents(bus, "torque_enable", [1])[0] == 0
         assert "dropp" in str(tell({"faults": {"dropp": 0.1}})["error"])
         assert "error" in tell({"dance": 1})
         assert "error" in tell([1])
@@ -250,22 +249,22 @@ def test_vendor_sdk_understands_the_twin(twin: FeetechTwin, plant: Plant) -> Non
     talk = scs.PacketHandler(0)
     # its timeouts are too short for a busy machine; asking again is what its users do
 
-    def again(call: Callable[..., tuple[int, ...]], *arguments: int) -> tuple[int, ...]:
-        got = call(line, *arguments)
+    def ask(call: Callable[..., tuple[int, ...]], *arguments: int) -> tuple[int, ...]:
+        answer = call(line, *arguments)
         for _ in range(20):
-            if got[-2] == 0:
+            if answer[-2] == 0:
                 break
-            got = call(line, *arguments)
-        assert got[-2] == 0
-        return got
+            answer = call(line, *arguments)
+        assert answer[-2] == 0
+        return answer
 
-    assert again(talk.ping, 1)[0] == 777
-    assert again(talk.read2ByteTxRx, 3, 56)[0] == round(2048 + plant.position[2] * 4096 / (2 * np.pi))
-    again(talk.write1ByteTxRx, 1, 40, 1)
+    assert ask(talk.ping, 1)[0] == 777
+    assert ask(talk.read2ByteTxRx, 3, 56)[0] == round(2048 + plant.position[2] * 4096 / (2 * np.pi))
+    ask(talk.write1ByteTxRx, 1, 40, 1)
     group = scs.GroupSyncWrite(line, talk, 42, 2)
     group.addParam(1, [2100 & 255, 2100 >> 8])
     assert group.txPacket() == 0
-    assert eventually(lambda: again(talk.read2ByteTxRx, 1, 56)[0] == 2100)
+    assert eventually(lambda: ask(talk.read2ByteTxRx, 1, 56)[0] == 2100)
     read = scs.GroupSyncRead(line, talk, 56, 2)
     for servo in IDS:
         assert read.addParam(servo)
@@ -302,8 +301,8 @@ def test_lerobot_calibrates_the_twin(twin: FeetechTwin, plant: Plant) -> None:
     plant.position[:] = plant.goal[:] = 0.3
     offsets = theirs.set_half_turn_homings()
     assert offsets["a"] == round(2048 + 0.3 * 4096 / (2 * np.pi)) - 2047
-    seen = theirs.sync_read("Present_Position", normalize=False, num_retry=5)
-    assert all(abs(p - 2047) <= 1 for p in seen.values())
+    positions = theirs.sync_read("Present_Position", normalize=False, num_retry=5)
+    assert all(abs(p - 2047) <= 1 for p in positions.values())
     theirs.enable_torque(num_retry=5)
     theirs.sync_write("Goal_Position", dict.fromkeys(motors, 2200), normalize=False)
     assert eventually(

@@ -1,5 +1,4 @@
-"""Arms of bus servos against the device side of their protocols, on real ptys: the contract, who is there,
-who commands."""
+"""Arms of bus servos on twins behind real ptys: the contract, wrong or missing servos, and commanders."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contracts.arm import check_arm
-from contracts.servo_arm import HOME, bench, go, moved, running, torque_watched, until
+from contracts.servo_arm import HOME, bench, go, home_with, running, torque_rises, until
 
 from ulna.drivers.arm import ArmState, DeviceError
 from ulna.drivers.clock import MonotonicClock
@@ -41,7 +40,7 @@ def test_the_contract(kind: str, tmp_path: Path) -> None:
 
 
 def test_opening_reads_and_gives_no_torque(kind: str, tmp_path: Path) -> None:
-    with bench(kind, tmp_path) as b, torque_watched(b.plant) as rises, running(b.arm(), enable=False) as arm:
+    with bench(kind, tmp_path) as b, torque_rises(b.plant) as rises, running(b.arm(), enable=False) as arm:
         assert arm.read().data == pytest.approx(HOME, abs=0.004)
         until(lambda: arm.read().seq > 30, "it reads on")
         assert arm.health().state is ArmState.TORQUE_OFF
@@ -59,7 +58,7 @@ def test_opening_reads_and_gives_no_torque(kind: str, tmp_path: Path) -> None:
 def test_a_leader_is_read_and_has_no_torque(tmp_path: Path) -> None:
     with (
         bench("so101_leader", tmp_path) as b,
-        torque_watched(b.plant) as rises,
+        torque_rises(b.plant) as rises,
         running(b.arm(), False) as arm,
     ):
         with pytest.raises(DeviceError, match=r"leader.*moved by hand"):
@@ -102,7 +101,7 @@ def test_missing_servos_are_named(kind: str, tmp_path: Path, dead: tuple[int, ..
 
 
 def test_the_wrong_arm_is_not_opened(tmp_path: Path) -> None:
-    with bench("koch_leader", tmp_path) as b, torque_watched(b.plant) as rises:
+    with bench("koch_leader", tmp_path) as b, torque_rises(b.plant) as rises:
         arm = koch.make("arm", koch.Config(str(b.link), str(b.calibration)))
         with pytest.raises(DeviceError, match=r"shoulder_pan \(servo 1\).*XL330-M077.*must be a XL430-W250"):
             arm.open()
@@ -111,8 +110,8 @@ def test_the_wrong_arm_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_the_wrong_calibration_is_refused(kind: str, tmp_path: Path) -> None:
-    with bench(kind, tmp_path) as b, bench(kind, tmp_path, "other", 40) as other:
-        arm = replace(b, calibration=other.calibration).arm()
+    with bench(kind, tmp_path) as b, bench(kind, tmp_path, "other", 40) as other_bench:
+        arm = replace(b, calibration=other_bench.calibration).arm()
         with pytest.raises(
             DeviceError, match=r"wrist_flex \(servo 4\) is 12 in the servo and 52 in the file"
         ):
@@ -146,7 +145,7 @@ def test_a_commander_that_is_killed_leaves_the_arm_where_it_is(tmp_path: Path) -
     with bench("so101", tmp_path) as b:
         program = (
             "import time\n"
-            "from ulna.drivers import so101\n"
+            "from ulna.drivers.servos import so101\n"
             f"arm = so101.make('arm', so101.Config({str(b.link)!r}, {str(b.calibration)!r}, watchdog_s=5))\n"
             "arm.open(); arm.enable(); goal = arm.read().data; goal[0] += 1.5\n"
             "arm.max_first_step = 9\n"
@@ -178,15 +177,15 @@ def test_commands_do_not_wait_for_a_slow_bus(kind: str, tmp_path: Path) -> None:
     with bench(kind, tmp_path) as b, running(b.arm()) as arm:
         go(arm, HOME, 0.1)
         b.twin.faults.dead = (1, 2, 3, 4, 5, 6)  # each cycle is nothing but timeouts
-        took = []
+        durations_s = []
         for _ in range(20):
-            began = time.monotonic()
+            start = time.monotonic()
             with contextlib.suppress(DeviceError):
                 arm.command(HOME, time.monotonic_ns() + 50_000_000)
             arm.read()
-            took.append(time.monotonic() - began)
+            durations_s.append(time.monotonic() - start)
             time.sleep(0.01)
-        assert np.median(took) < 0.005
+        assert np.median(durations_s) < 0.005
         until(lambda: any("no servo has answered" in f for f in arm.faults()), "it is said")
         b.twin.faults.dead = ()  # or closing would say that the torque may still be on
         until(lambda: bool(np.all(arm.read().valid)), "all answer again")
@@ -211,7 +210,7 @@ def test_threads_that_read_and_command_at_once(tmp_path: Path) -> None:
         for t in threads:
             t.start()
         try:
-            go(arm, moved(0, 0.4), 1.0)
+            go(arm, home_with(0, 0.4), 1.0)
             for _ in range(3):
                 arm.disable()
                 arm.enable()

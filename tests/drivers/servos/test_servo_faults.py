@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from contracts.servo_arm import (
+    COUNTS_PER_RAD,
     HOME,
-    TICKS,
     bench,
     enables,
     go,
-    interrupted,
-    moved,
+    home_with,
+    interruption,
     running,
-    torque_watched,
+    torque_rises,
     until,
 )
 
@@ -43,19 +43,19 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("fault", ["drop", "corrupt", "late"])
 def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Path, fault: str) -> None:
-    """A wrist that swings while the shoulder stands: nothing ever says anything else."""
+    """A wrist swings while the other joints stand; no reading says otherwise."""
     with bench(kind, tmp_path) as b, running(b.arm()) as arm:
         setattr(b.twin.faults, fault, 0.05)
-        seen, end = 0, time.monotonic() + 1.5
-        while time.monotonic() < end or seen < 30:
-            goal = moved(3, 0.3 * np.sin(4 * time.monotonic()))
+        n_valid, end = 0, time.monotonic() + 1.5
+        while time.monotonic() < end or n_valid < 30:
+            goal = home_with(3, 0.3 * np.sin(4 * time.monotonic()))
             arm.command(goal, time.monotonic_ns() + 50_000_000)
             time.sleep(0.01)
             sample = arm.read()
-            still = np.delete(sample.data - HOME, 3)
-            assert np.abs(still).max() < 0.02, f"{fault}: {sample}"
+            deviation = np.delete(sample.data - HOME, 3)
+            assert np.abs(deviation).max() < 0.02, f"{fault}: {sample}"
             assert abs(sample.data[3] - HOME[3]) < 0.35
-            seen += bool(np.all(sample.valid))
+            n_valid += bool(np.all(sample.valid))
             assert time.monotonic() < end + 20
         assert arm.health().state is ArmState.ACTIVE
         assert arm.health().retries > 0
@@ -65,11 +65,12 @@ def test_bad_lines_lose_readings_and_never_make_them_up(kind: str, tmp_path: Pat
 
 
 def test_an_adapter_that_holds_bytes_back_is_waited_for(kind: str, tmp_path: Path) -> None:
-    """For 16 ms, as an FTDI chip whose latency timer nobody may set: from the first question on."""
+    """It holds them for 16 ms, from the first request on, as an FTDI chip whose latency timer cannot be
+    set."""
     with bench(kind, tmp_path) as b:
         b.twin.faults.delay_s = 0.016
         with running(b.arm()) as arm:
-            go(arm, moved(0, 0.2), 0.5)
+            go(arm, home_with(0, 0.2), 0.5)
             until(lambda: abs(arm.read().data[0] - 0.2) < 0.03, "it moves")
             until(lambda: bool(np.all(arm.read().valid)), "and is read")
 
@@ -97,7 +98,7 @@ def test_an_answer_that_was_long_under_way_counts_as_none(
 def test_a_dead_servo_makes_the_arm_hold_and_says_so(kind: str, tmp_path: Path) -> None:
     with bench(kind, tmp_path) as b, running(b.arm(watchdog_s=5.0, stale_s=0.5)) as arm:
         go(arm, HOME, 0.2)
-        arm.command(moved(0, 1.5), time.monotonic_ns() + 3_000_000_000)
+        arm.command(home_with(0, 1.5), time.monotonic_ns() + 3_000_000_000)
         time.sleep(0.3)
         b.twin.faults.dead = (3,)
         until(lambda: any("elbow_flex (servo 3) has not answered" in f for f in arm.faults()), "it is said")
@@ -126,8 +127,8 @@ def test_a_dead_servo_makes_the_arm_hold_and_says_so(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize("powered", [True, False], ids=["cable", "cable and power"])
 def test_unplug_and_replug(kind: str, tmp_path: Path, powered: bool) -> None:
     with bench(kind, tmp_path) as b, running(b.arm()) as arm:
-        go(arm, moved(0, 0.3), 0.5)
-        with torque_watched(b.plant) as rises:
+        go(arm, home_with(0, 0.3), 0.5)
+        with torque_rises(b.plant) as rises:
             b.twin.faults.unplugged = True
             until(lambda: arm.health().state is ArmState.RECONNECTING, "it is noticed")
             one = arm.read()
@@ -150,16 +151,16 @@ def test_unplug_and_replug(kind: str, tmp_path: Path, powered: bool) -> None:
             assert arm.health().state is (ArmState.STOPPED if powered else ArmState.TORQUE_OFF)
             with pytest.raises(DeviceError, match="enable"):
                 arm.command(arm.read().data, time.monotonic_ns())
-            here = b.plant.position.copy()
+            position = b.plant.position.copy()
             time.sleep(0.3)
-            assert b.plant.position == pytest.approx(here, abs=0.01), "it stays where it is"
+            assert b.plant.position == pytest.approx(position, abs=0.01), "it stays where it is"
             assert rises == [0], "nobody asked for torque"
         # servos that had power all the time hold the arm up, and it is said
         assert bool(b.plant.torque.all()) == powered
         assert any("had torque on" in f for f in arm.faults()) == powered
         arm.enable()
-        go(arm, moved(0, 0.1), 0.6)
-        assert arm.read().data == pytest.approx(moved(0, 0.1), abs=0.02)
+        go(arm, home_with(0, 0.1), 0.6)
+        assert arm.read().data == pytest.approx(home_with(0, 0.1), abs=0.02)
         assert arm.faults() == ()
 
 
@@ -205,9 +206,9 @@ def test_a_loss_of_power_is_noticed_and_brings_no_torque_back(
 ) -> None:
     with bench(kind, tmp_path) as b, running(b.arm()) as arm:
         go(arm, HOME, 0.2)
-        arm.command(moved(0, 0.4), time.monotonic_ns() + 400_000_000)
+        arm.command(home_with(0, 0.4), time.monotonic_ns() + 400_000_000)
         fallen = HOME + np.array([0, -0.8, 0.6, 0, 0, 0])
-        with torque_watched(b.plant) as rises:
+        with torque_rises(b.plant) as rises:
             b.twin.faults.dead = (1, 2, 3, 4, 5, 6) if dark_s else ()
             time.sleep(dark_s)
             b.twin.power_cycle()
@@ -225,15 +226,15 @@ def test_a_loss_of_power_is_noticed_and_brings_no_torque_back(
             arm.command(HOME, time.monotonic_ns())
         arm.enable()
         assert b.plant.torque.all()
-        go(arm, moved(0, 0.2), 0.6)
+        go(arm, home_with(0, 0.2), 0.6)
         assert arm.faults() == ()
 
 
 def test_one_servo_that_lost_its_power_gets_no_goal(kind: str, tmp_path: Path) -> None:
     """Its plug was loose for a moment. A goal would switch a Feetech servo's torque on again."""
-    with bench(kind, tmp_path) as b, running(b.arm()) as arm, torque_watched(b.plant) as rises:
+    with bench(kind, tmp_path) as b, running(b.arm()) as arm, torque_rises(b.plant) as rises:
         go(arm, HOME, 0.2)
-        before = rises[0]
+        rises_before = rises[0]
         b.twin.faults.dead = (2,)
         time.sleep(0.1)
         b.plant.torque[:] = 0  # with the registers
@@ -241,7 +242,7 @@ def test_one_servo_that_lost_its_power_gets_no_goal(kind: str, tmp_path: Path) -
         b.twin.faults.dead = ()
         until(lambda: any("shoulder_lift (servo 2)" in f for f in arm.faults()), "it is noticed")
         time.sleep(0.2)
-        assert rises[0] == before
+        assert rises[0] == rises_before
 
 
 # between off and on
@@ -256,7 +257,7 @@ def test_an_enable_that_fails_leaves_no_torque_that_it_does_not_tell_of(kind: st
             b.twin.faults.dead = (3,)
 
         with (
-            interrupted(b, lambda r: enables(kind, r, 6), silence),
+            interruption(b, lambda r: enables(kind, r, 6), silence),
             pytest.raises(DeviceError, match=r"elbow_flex \(servo 3\) may still be on: cut the arm's power"),
         ):
             arm.enable()
@@ -283,7 +284,7 @@ def test_a_cable_that_comes_out_while_the_torque_comes_on(kind: str, tmp_path: P
         def unplug() -> None:
             b.twin.faults.unplugged = True
 
-        with interrupted(b, lambda r: enables(kind, r, 4), unplug), pytest.raises(DeviceError):
+        with interruption(b, lambda r: enables(kind, r, 4), unplug), pytest.raises(DeviceError):
             arm.enable()
         b.twin.faults.unplugged = False
         until(lambda: arm.health().reconnects == 1 and bool(np.all(arm.read().valid)), "it is back")
@@ -297,9 +298,9 @@ def test_a_cable_that_comes_out_while_the_torque_comes_on(kind: str, tmp_path: P
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C as in a terminal: tests that run in the background were started with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -309,7 +310,7 @@ def test_an_interrupted_close_switches_the_torque_off_all_the_same(kind: str, tm
         arm.open()
         arm.enable()
         with (
-            interrupted(b, lambda r: enables(kind, r, 1, 0), lambda: os.kill(os.getpid(), signal.SIGINT)),
+            interruption(b, lambda r: enables(kind, r, 1, 0), lambda: os.kill(os.getpid(), signal.SIGINT)),
             pytest.raises(KeyboardInterrupt),
         ):
             arm.close()
@@ -335,29 +336,29 @@ def test_a_servo_that_does_not_confirm_at_the_end_is_named(kind: str, tmp_path: 
 # where a Feetech servo's count of one turn ends
 
 
-@pytest.mark.parametrize(("middle", "tick"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
+@pytest.mark.parametrize(("middle", "count"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
 def test_a_joint_beyond_the_end_of_its_servos_count_gets_no_torque(
-    tmp_path: Path, middle: int, tick: int
+    tmp_path: Path, middle: int, count: int
 ) -> None:
     with bench("so101", tmp_path, middle=middle) as b, running(b.arm(), enable=False) as arm:
-        b.plant.position[0] = there = (tick - middle) / TICKS
-        until(lambda: abs(arm.read().data[0] - there) < 0.01, "it is read, a little beside its range")
-        with torque_watched(b.plant) as rises:
+        b.plant.position[0] = position = (count - middle) / COUNTS_PER_RAD
+        until(lambda: abs(arm.read().data[0] - position) < 0.01, "it is read, a little beside its range")
+        with torque_rises(b.plant) as rises:
             with pytest.raises(DeviceError, match=r"shoulder_pan \(servo 1\) stands where .* turn ends"):
                 arm.enable()
             assert rises == [0]
-        assert b.plant.position[0] == there
+        assert b.plant.position[0] == position
 
 
-@pytest.mark.parametrize(("middle", "tick"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
+@pytest.mark.parametrize(("middle", "count"), [(1291, -30), (2804, 4095 + 30)], ids=["low", "high"])
 def test_a_joint_pushed_beyond_the_end_of_its_servos_count_does_not_go_all_the_way_round(
-    tmp_path: Path, middle: int, tick: int
+    tmp_path: Path, middle: int, count: int
 ) -> None:
     with bench("so101", tmp_path, middle=middle) as b:
-        end = (45 - middle) / TICKS if tick < 0 else (4050 - middle) / TICKS
+        end = (45 - middle) / COUNTS_PER_RAD if count < 0 else (4050 - middle) / COUNTS_PER_RAD
         b.plant.position[0] = end
         with running(b.arm()) as arm:
-            b.plant.position[0] = b.plant.goal[0] = (tick - middle) / TICKS
+            b.plant.position[0] = b.plant.goal[0] = (count - middle) / COUNTS_PER_RAD
             furthest = 0.0
             until(lambda: abs(arm.read().data[0] - end) > 0.05, "it is read")
             for _ in range(60):
@@ -383,7 +384,7 @@ def test_an_overload_latch_stops_the_arm_and_says_what_to_do(kind: str, tmp_path
         b.twin.power_cycle()
         until(lambda: not any("(servo 2): overload" in f for f in arm.faults()), "it is over")
         arm.enable()
-        go(arm, moved(0, 0.2), 0.6)
+        go(arm, home_with(0, 0.2), 0.6)
         assert arm.faults() == ()
 
 
@@ -396,36 +397,36 @@ def test_a_blocked_joint_backs_off_before_the_servo_lets_go(kind: str, tmp_path:
         end = time.monotonic() + 20
         while not any(f.startswith(name) and "is blocked" in f for f in arm.faults()):
             assert time.monotonic() < end
-            go(arm, moved(joint, 0.8), 0.1)
+            go(arm, home_with(joint, 0.8), 0.1)
         until(lambda: abs(b.plant.goal[joint] - HOME[joint]) < 0.12, "it only leans")
-        sent = arm.command(moved(joint, 0.8), time.monotonic_ns() + 50_000_000)
-        assert sent[joint] == pytest.approx(b.plant.goal[joint], abs=0.03), "what was sent is told"
-        assert np.delete(sent - HOME, joint) == pytest.approx(np.zeros(5), abs=0.01)
-        go(arm, moved(joint, 0.8), 2.5)
+        command = arm.command(home_with(joint, 0.8), time.monotonic_ns() + 50_000_000)
+        assert command[joint] == pytest.approx(b.plant.goal[joint], abs=0.03), "what was sent is told"
+        assert np.delete(command - HOME, joint) == pytest.approx(np.zeros(5), abs=0.01)
+        go(arm, home_with(joint, 0.8), 2.5)
         assert b.plant.torque.all(), "the servo's own protection did not have to"
         assert abs(b.plant.goal[joint] - HOME[joint]) < 0.12
         b.twin.faults.stuck = ()
         end = time.monotonic() + 20
         while arm.faults():  # it feels its way on, and finds itself free
-            go(arm, moved(joint, 0.3), 0.1)
+            go(arm, home_with(joint, 0.3), 0.1)
             assert time.monotonic() < end
-        go(arm, moved(joint, 0.4), 1.0)
-        assert arm.read().data == pytest.approx(moved(joint, 0.4), abs=0.02)
+        go(arm, home_with(joint, 0.4), 1.0)
+        assert arm.read().data == pytest.approx(home_with(joint, 0.4), abs=0.02)
 
 
 def test_a_joint_that_strains_to_and_fro_is_held_back_in_time() -> None:
-    """As an arm that leans on the table does while its policy hesitates: near its goal, moving a little,
-    without a rest."""
-    obstacles, both, q, strained_s = Obstacles(2), np.ones(2, bool), np.zeros(2), 0.0
-    began = time.monotonic()
+    """It stays near its goal, moves a little and never rests, as an arm that leans on the table while its
+    policy hesitates."""
+    obstacles, both, q, strain_s = Obstacles(2), np.ones(2, bool), np.zeros(2), 0.0
+    start = time.monotonic()
     while not obstacles.blocked.any():
-        t = time.monotonic() - began
+        t = time.monotonic() - start
         assert t < 1.8, "the servo's own protection would have let go after 2 s"
-        strained_s = t
+        strain_s = t
         q = np.full(2, 0.05 * np.sin(9 * t))
         obstacles.look(q, np.array([0.9, 0.7]), both, q + 0.06)
         time.sleep(0.01)
-    assert strained_s > 0.9
+    assert strain_s > 0.9
     assert obstacles.blocked.tolist() == [1, 0]
     assert obstacles.limit(q + 0.06) == pytest.approx([q[0] + 0.03, q[1] + 0.06])
 

@@ -37,12 +37,14 @@ CLOCK = MonotonicClock()
 
 @dataclass
 class Cell:
+    """A controller twin with its plant and faults."""
+
     twin: URTwin
     plant: Plant
     faults: URFaults
 
     def arm(self, **settings: object) -> ur.UR:
-        """A driver for it that is patient with a machine that sleeps."""
+        """A driver with timeouts long enough for a busy machine."""
         table = {
             "host": self.twin.host,
             "max_velocity": 3.14,
@@ -116,16 +118,16 @@ def test_a_stream_that_stalls_is_old_data_and_no_exception(cell: Cell, arm: ur.U
     nudge(arm)
     cell.faults.stalled = True
     while True:
-        asked_ns = time.monotonic_ns()
+        read_ns = time.monotonic_ns()
         first = arm.read()
         if not np.any(first.valid):
             break
-        assert asked_ns - first.t_receive_ns < 0.1e9, "what is older is not valid"
+        assert read_ns - first.t_receive_ns < 0.1e9, "what is older is not valid"
         time.sleep(0.001)
     time.sleep(0.2)
-    again = arm.read()
-    assert (again.seq, again.t_capture_ns) == (first.seq, first.t_capture_ns)
-    assert (again.data == first.data).all()
+    second = arm.read()
+    assert (second.seq, second.t_capture_ns) == (first.seq, first.t_capture_ns)
+    assert (second.data == first.data).all()
     cell.faults.stalled = False
     wait(lambda: valid(arm))
     assert arm.read().seq > first.seq
@@ -134,22 +136,22 @@ def test_a_stream_that_stalls_is_old_data_and_no_exception(cell: Cell, arm: ur.U
 def test_gone_and_back_waits_for_enable(cell: Cell, arm: ur.UR) -> None:
     arm.enable()
     nudge(arm)
-    before = arm.read()
+    sample_before = arm.read()
     cell.faults.unplugged = True
     wait(lambda: arm.health().state is ArmState.RECONNECTING)
     assert not valid(arm)
-    assert arm.read().seq >= before.seq
+    assert arm.read().seq >= sample_before.seq
     assert "cable" in arm.faults()[0]
     with pytest.raises(DeviceError, match="away"):
-        arm.command(before.data, time.monotonic_ns() + PERIOD_NS)
+        arm.command(sample_before.data, time.monotonic_ns() + PERIOD_NS)
     with pytest.raises(DeviceError, match="away"):
         arm.enable()
     time.sleep(0.8)  # at least one attempt fails
     cell.faults.unplugged = False
     wait(lambda: arm.health().state is ArmState.TORQUE_OFF and valid(arm))
     after = arm.read()
-    assert after.seq > before.seq
-    assert after.t_capture_ns > before.t_capture_ns
+    assert after.seq > sample_before.seq
+    assert after.t_capture_ns > sample_before.t_capture_ns
     assert arm.health().reconnects == 1
     assert "false" in ask_dashboard(cell.twin.host, "running"), "no program comes back by itself"
     with pytest.raises(DeviceError, match="enable"):
@@ -160,7 +162,7 @@ def test_gone_and_back_waits_for_enable(cell: Cell, arm: ur.UR) -> None:
 
 
 def test_a_driver_process_that_dies_is_replaced(cell: Cell, arm: ur.UR) -> None:
-    """ur_rtde has been seen to corrupt the heap and abort: this is what it then looks like."""
+    """As when ur_rtde corrupts the heap and aborts."""
     arm.enable()
     assert arm._child
     os.kill(arm._child.process.pid, signal.SIGABRT)
@@ -251,9 +253,9 @@ def test_a_step_of_the_controllers_clock_is_noticed(cell: Cell, arm: ur.UR) -> N
     time.sleep(0.3)
     before = arm.read()
     for step_s in (-100.0, 100.0):
-        steps = arm._need().control.read()["clock_steps"]
+        steps = arm._require_memory().control.read()["clock_steps"]
         cell.faults.clock_step_s = step_s
-        wait(lambda steps=steps: arm._need().control.read()["clock_steps"] > steps, 5.0)
+        wait(lambda steps=steps: arm._require_memory().control.read()["clock_steps"] > steps, 5.0)
         for _ in range(20):
             time.sleep(0.01)
             sample = arm.read()
@@ -283,7 +285,7 @@ def test_closing_stops_the_program(cell: Cell, arm: ur.UR) -> None:
 def test_a_program_whose_computer_process_is_killed_is_stopped(cell: Cell) -> None:
     script = f"""
 import time
-from ulna.drivers import ur
+from ulna.drivers.ur import arm as ur
 arm = ur.make("arm", ur.Config(host="{cell.twin.host}", link_watchdog_s=5.0))
 arm.open()
 arm.enable()
@@ -349,10 +351,10 @@ out["after"] = control.isProgramRunning()
 print(json.dumps(out), flush=True)
 import os; os._exit(0)
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
     )
-    out = json.loads(done.stdout.strip().splitlines()[-1])
+    out = json.loads(process.stdout.strip().splitlines()[-1])
     assert out["modes"] == [7, 1]
     assert out["program"]
     assert out["moved"]
@@ -372,8 +374,8 @@ def test_rtde_on_the_wire(cell: Cell) -> None:
     def ask(kind: str, body: bytes) -> bytes:
         link.sendall(struct.pack(">HB", len(body) + 3, ord(kind)) + body)
         while True:
-            got, answer = package()
-            if got == kind:
+            answer_kind, answer = package()
+            if answer_kind == kind:
                 return answer
 
     def package() -> tuple[str, bytes]:
@@ -406,7 +408,7 @@ def test_rtde_on_the_wire(cell: Cell) -> None:
 def test_the_twin_as_a_process() -> None:
     plant = Plant.create(ur.NAMES, HOME, np.full(6, 150.0))
     host = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}.{random.randint(2, 250)}"
-    about = {"plant": str(plant.path), "host": host, "faults": {"local_control": True}}
+    description = {"plant": str(plant.path), "host": host, "faults": {"local_control": True}}
     with subprocess.Popen(
         [sys.executable, "-m", "ulna.drivers.twins.ur"],
         stdin=subprocess.PIPE,
@@ -423,7 +425,7 @@ def test_the_twin_as_a_process() -> None:
             process.stdin.flush()
             return json.loads(process.stdout.readline())
 
-        assert say(about) == {"host": host}
+        assert say(description) == {"host": host}
         assert ask_dashboard(host, "is in remote control") == "false"
         assert say({"faults": {"local_control": False, "protective_stop": True}}) == {"ok": True}
         wait(lambda: "PROTECTIVE" in ask_dashboard(host, "safetystatus"))
@@ -442,12 +444,12 @@ def test_the_twin_as_a_process() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-6.0, 6.0), st.floats(0.1, 3.1), st.floats(0.5, 40.0), st.sampled_from([0.002, 0.008, 0.02]))
 def test_setpoints_keep_speed_and_acceleration_and_arrive(
-    goal: float, most: float, acceleration: float, dt: float
+    goal: float, max_speed: float, acceleration: float, dt: float
 ) -> None:
     target, q, v = np.array([goal]), np.zeros(1), np.zeros(1)
-    for _ in range(round((abs(goal) / most + 2 * most / acceleration + 2.0) / dt)):
-        q_next, v_next = follow(q, v, target, dt, most, acceleration)
-        assert abs(v_next[0]) <= most + 1e-9
+    for _ in range(round((abs(goal) / max_speed + 2 * max_speed / acceleration + 2.0) / dt)):
+        q_next, v_next = follow(q, v, target, dt, max_speed, acceleration)
+        assert abs(v_next[0]) <= max_speed + 1e-9
         assert abs(v_next[0] - v[0]) <= acceleration * dt + 1e-9
         q, v = q_next, v_next
     assert q[0] == pytest.approx(goal, abs=1e-3 + acceleration * dt**2)

@@ -18,8 +18,11 @@ from hypothesis.extra import numpy as hnp
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
+from ulna.datasets.features import Feature
 from ulna.policies.serving.client import PolicyClient, PolicyServerError
+from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import ProtocolError, pack, unpack
+from ulna.policies.serving.request import Request
 from ulna.policies.serving.server import PolicyServer, ServerError
 
 arrays = hnp.arrays(
@@ -47,7 +50,8 @@ def test_messages_round_trip(message: dict[str, Any]) -> None:
 
 def test_arrays_have_openpis_bytes() -> None:
     expected = bytes.fromhex(
-        "84 c40b5f5f6e6461727261795f5f c3 c40464617461 c408 0000803f00000040 c4056474797065 a33c6634 c4057368617065 91 02"
+        "84 c40b5f5f6e6461727261795f5f c3 c40464617461 c408 0000803f00000040"
+        "c4056474797065 a33c6634 c4057368617065 91 02"
     )
     assert pack(np.array([1, 2], np.float32)) == expected
     scalar = unpack(pack(np.float32(1.5)))
@@ -102,13 +106,17 @@ def server() -> Iterator[PolicyServer]:
         yield running
 
 
+def metadata(width: int) -> Metadata:
+    return Metadata("flow", {"action": Feature((width,), "float32")}, horizon=16, control_hz=20.0)
+
+
 STATE = {"observation.state": np.array([1, -1], np.float32)}
 
 
 def test_a_client_gets_its_actions(server: PolicyServer) -> None:
     with PolicyClient(server.url) as client:
-        assert client.metadata["checkpoint"] == "abc"
-        reply = client.infer(STATE, seed=7)
+        assert client.metadata.checkpoint == "abc"
+        reply = client.infer(Request(STATE, seed=7).to_wire())
         np.testing.assert_array_equal(reply["actions"], [[1, -1], [2, -2], [3, -3], [4, -4]])
         assert (reply["nfe"], reply["seed"]) == (3, 7)
         assert reply["policy_timing"]["infer_ms"] <= reply["server_timing"]["infer_ms"]
@@ -123,9 +131,9 @@ def test_a_request_that_does_not_fit_costs_one_sentence_and_not_the_connection(s
         with pytest.raises(PolicyServerError, match=r"lacks observation.state: the policy wants"):
             client.infer({"state": STATE["observation.state"]})
         with pytest.raises(PolicyServerError, match="seed must be a whole number"):
-            client.infer(STATE, seed=-3)
+            client.infer(Request(STATE, seed=-3).to_wire())
         numpy_seed: Any = np.int64(3)
-        assert client.infer(STATE, numpy_seed)["seed"] == 3
+        assert client.infer(Request(STATE, numpy_seed).to_wire())["seed"] == 3
         with pytest.raises(PolicyServerError, match="log says why") as caught:
             client.infer({**STATE, "fail": True})
         assert "secret" not in str(caught.value)
@@ -182,7 +190,7 @@ def test_the_server_answers_health_while_a_policy_thinks(server: PolicyServer) -
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
             assert answer.read() == b"OK\n"
         with PolicyClient(server.url) as other:
-            assert other.metadata["checkpoint"] == "abc"
+            assert other.metadata.checkpoint == "abc"
         assert not got, "still thinking"
         policy.gate.set()
         thread.join(20)
@@ -219,12 +227,13 @@ def test_nobody_there_and_nonsense_addresses() -> None:
         ([pack({}), pack({"actions": "none"})], "without an array of actions"),
         ([pack({}), pack({"actions": np.full((2, 2), np.nan)})], "not finite"),
         (
-            [pack({"features": {"action": {"shape": [3]}}}), pack({"actions": np.zeros((2, 2))})],
+            [pack(metadata(3).to_json()), pack({"actions": np.zeros((2, 2))})],
             "2 action dimensions, not 3",
         ),
         ([pack(7)], "did not introduce itself"),
         ([pack({"features": None})], "not Ulna's"),
         ([pack({"features": {"action": {"shape": []}}})], "not Ulna's"),
+        ([pack(metadata(3).to_json() | {"horizon": "16"})], "not Ulna's: its horizon cannot be '16'"),
     ],
 )
 def test_a_server_that_dies_or_talks_nonsense_is_one_sentence(replies: list[bytes], says: str) -> None:

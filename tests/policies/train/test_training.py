@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,14 @@ from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.stats import compute_stats
-from ulna.policies.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from ulna.policies.checkpoint import CheckpointError, load_checkpoint, read_train, save_checkpoint
 from ulna.policies.policy import RELATIVE, Policy
 from ulna.policies.recipe import leaves, override, recipe_from_json, recipe_to_json
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.serving.local import LocalPolicy
+from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
+from ulna.policies.serving.request import Request
 from ulna.policies.train.loop import STATE_FILE, TrainingError, relative_stats, train
 
 
@@ -104,7 +107,8 @@ def test_training_resumes_with_the_losses_of_an_unbroken_run(tmp_path: Path) -> 
     whole = train(recipe, tmp_path / "d", tmp_path / "whole", device="cpu")
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]);"
-        "from contracts.recipes import small; from ulna.policies.train.loop import train; from pathlib import Path;"
+        "from contracts.recipes import small; from ulna.policies.train.loop import train;"
+        "from pathlib import Path;"
         "d = Path(sys.argv[1]);"
         "train(small('flow', steps=14, checkpoint_every=4), d / 'd', d / 'cut', device='cpu',"
         " report=lambda p: p.step == 10 and time.sleep(60))"
@@ -166,7 +170,8 @@ def test_a_checkpoint_comes_back_the_same(trained: Path, tmp_path: Path) -> None
         for k in policy.observation_keys
     }
     assert torch.equal(policy.sample(o, 3).chunk, again.sample(o, 3).chunk)
-    assert save_checkpoint(tmp_path / "again", policy, {}) == policy.content_hash
+    assert save_checkpoint(tmp_path / "again", policy, read_train(trained)) == policy.content_hash
+    assert read_train(tmp_path / "again") == read_train(trained)
     names = {p.name for p in trained.iterdir()}
     assert {"model.safetensors", "recipe.json", "features.json", "stats.json", "train.json"} <= names
     assert not [n for n in names if n.endswith((".pt", ".pkl", ".bin"))]
@@ -204,17 +209,19 @@ def test_nothing_is_trained_over_what_is_there(trained: Path, tmp_path: Path) ->
 
 def test_a_local_policy_checks_what_it_is_given(trained: Path) -> None:
     policy = LocalPolicy(trained)
-    json.dumps(policy.metadata)
+    metadata, recipe = policy.metadata, policy.policy.recipe
+    assert Metadata.from_json(json.loads(json.dumps(metadata.to_json()))) == metadata
     good = {k: np.zeros(FEATURES[k].shape, np.float32) for k in FEATURES if k != ACTION}
-    actions, info = policy.infer(good, seed=4)
-    assert actions.shape == (policy.metadata["horizon"], 3)
-    assert policy.metadata["n_past_actions"] == (
-        policy.policy.recipe.n_past_actions if policy.policy.recipe.inpaint_past else 0
-    )
-    assert info == {"nfe": 10, "checkpoint": policy.metadata["checkpoint"]}
-    repeated, _ = policy.infer({k: np.stack([v, v]) for k, v in good.items()}, seed=4)
-    np.testing.assert_array_equal(actions, repeated)
-    assert (policy.infer(good)[0] != policy.infer(good)[0]).any(), "no seed, no repetition"
+    reply = policy.infer(Request(good, 4).to_wire())
+    actions = reply["actions"]
+    assert actions.shape == (metadata.n_actions_ahead, 3)
+    assert (metadata.horizon, metadata.n_past_actions) == (recipe.horizon, recipe.n_past_actions)
+    assert metadata.needs_past == recipe.inpaint_past
+    assert (reply["nfe"], reply["checkpoint"]) == (10, metadata.checkpoint)
+    repeated = policy.infer(Request({k: np.stack([v, v]) for k, v in good.items()}, 4).to_wire())
+    np.testing.assert_array_equal(actions, repeated["actions"])
+    drawn, again = policy.infer(good), policy.infer(good)
+    assert (drawn["actions"] != again["actions"]).any(), "no seed, no repetition"
     for bad, says in (
         ({STATE: good[STATE]}, "lacks observation.environment_state"),
         ({**good, STATE: np.zeros(4, np.float32)}, r"float32 \(4,\), the policy wants float32 \(3,\)"),
@@ -234,8 +241,12 @@ def test_normalised_actions_lie_in_the_unit_box(trained: Path) -> None:
     torch.testing.assert_close(policy.normaliser(ACTION).inverse(policy.normaliser(ACTION)(x)), x)
 
 
+def actions(policy: LocalPolicy, observation: dict[str, np.ndarray], past: Any = None) -> np.ndarray:
+    return policy.infer(Request(observation, 1, past).to_wire())["actions"]
+
+
 def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_path: Path) -> None:
-    from ulna.policies.hooks.hook import Inpaint
+    from ulna.policies.hooks.inpaint import Inpaint
 
     write_store(tmp_path / "d")
     changes = {
@@ -247,7 +258,7 @@ def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_p
     recipe = override(small("flow"), changes)
     train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
     local = LocalPolicy(tmp_path / "out")
-    assert local.metadata["n_past_actions"] == 2
+    assert (local.metadata.needs_past, local.metadata.n_past_actions) == (True, 2)
     policy = local.policy
     o = {k: torch.zeros(1, 2, *FEATURES[k].shape) for k in policy.observation_keys}
     moved = {**o, STATE: o[STATE] + 0.0}
@@ -260,15 +271,13 @@ def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_p
     assert far > 2.0, "the chunk moves with the state it is measured from"
 
     flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in policy.observation_keys}
-    one, other = (
-        local.infer({**flat, "action.past": np.full((2, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 0.5)
-    )
+    one, other = (actions(local, flat, np.full((2, 3), v, np.float32)) for v in (0.0, 0.5))
     assert (one != other).any()
-    assert (local.infer(flat, seed=1)[0] != one).any(), "without it the chunk is drawn freely"
+    assert (actions(local, flat) != one).any(), "without it the chunk is drawn freely"
     with pytest.raises(
         BadRequest, match=r"action.past is float32 \(3,\), the policy wants finite float \(2, 3\)"
     ):
-        local.infer({**flat, "action.past": np.zeros(3, np.float32)})
+        actions(local, flat, np.zeros(3, np.float32))
 
     names = {**FEATURES, STATE: type(FEATURES[STATE])((3,), "float32", ("x", "y", "z"))}
     with pytest.raises(ValueError, match="--action-space absolute"):
@@ -282,15 +291,11 @@ def test_deltas_are_measured_from_the_last_command(tmp_path: Path) -> None:
     )
     train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
     local = LocalPolicy(tmp_path / "out")
-    assert local.metadata["n_past_actions"] == 1
+    assert (local.metadata.needs_past, local.metadata.n_past_actions) == (True, 1)
     flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in local.policy.observation_keys}
-    here, there = (
-        local.infer({**flat, "action.past": np.full((1, 3), v, np.float32)}, seed=1)[0] for v in (0.0, 5.0)
-    )
+    here, there = (actions(local, flat, np.full((1, 3), v, np.float32)) for v in (0.0, 5.0))
     assert (there - here).mean() > 2.0, "the chunk moves with the last command"
     moved = {**flat, STATE: np.full(3, 5.0, np.float32)}
-    assert (local.infer(moved, seed=1)[0] - local.infer(flat, seed=1)[0]).mean() > 2.0, (
-        "or, without one, with the state"
-    )
+    assert (actions(local, moved) - actions(local, flat)).mean() > 2.0, "or, without one, with the state"
     with pytest.raises(ValueError, match="n_past_actions to at least 1"):
         override(small("flow"), {"action_space": "delta"})

@@ -18,7 +18,9 @@ import pytest
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.store import EpisodeStore
-from ulna.robot.demos.run import PeakMemory, demo_real, demo_sim, fresh, portable
+from ulna.robot.demos.phases import PeakMemory, fresh, portable
+from ulna.robot.demos.real import demo_real
+from ulna.robot.demos.sim import demo_sim
 from ulna.robot.demos.twin import demo_twin
 
 

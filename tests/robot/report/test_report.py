@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from ulna.policies.train.record import TrainingRecord
+from ulna.robot.report.evaluation import ClosedLoop, OpenLoop
 from ulna.robot.report.plots import Line, chart, smooth, sparkline, thin
 from ulna.robot.report.report import write_report
 from ulna.robot.report.video import write_mp4
 
+# as older versions wrote them: reports and train.json keep their keys
 TRAIN: dict[str, Any] = {
     "losses": [1.0 / (i + 1) for i in range(1000)],
     "parameters": 5_000_000,
@@ -26,34 +30,46 @@ TRAIN: dict[str, Any] = {
 }
 
 
-def closed(tmp_path: Path) -> dict[str, Any]:
+RECORD = TrainingRecord.from_json(TRAIN)
+
+
+def closed(tmp_path: Path) -> ClosedLoop:
     video = tmp_path / "seed-1000.mp4"
     write_mp4(video, [np.full((48, 64, 3), i, np.uint8) for i in range(10)], 20.0)
-    return {
+    return ClosedLoop.from_json({
         "kind": "closed-loop", "task": "lift", "robot": "sim:so101", "agent": "policy flow", "recipe": "flow",
-        "checkpoint": "abc" * 20, "joints": ["pan", "<b>"], "units": ["rad", "rad"], "control_hz": 20.0, "episodes": 2,
+        "checkpoint": "abc" * 20, "joints": ["pan", "<b>"], "units": ["rad", "rad"],
+        "control_hz": 20.0, "episodes": 2,
         "first_seed": 1000, "successes": 1, "success_rate": 0.5, "wilson_95": [0.09, 0.91],
         "outcomes": [
             {"seed": 1000, "success": True, "ticks": 10, "score": 1.0},
             {"seed": 1001, "success": False, "ticks": 200, "score": 0.1},
         ],
         "traces": [{"seed": 1000, "action": [[0.0, 1.0]] * 10, "state": [[0.0, 0.9]] * 10}],
-        "videos": [str(video)], "decisions": 3, "nfe_per_decision": 10.0, "latency_ms": {"p50": 5.0, "p99": 9.0},
-    }  # fmt: skip
+        "videos": [str(video)], "decisions": 3, "nfe_per_decision": 10.0,
+        "latency_ms": {"p50": 5.0, "p99": 9.0},
+    })  # fmt: skip
 
 
 BETTER, UNCLEAR, WORSE = [-0.2, -0.1], [-0.2, 0.1], [0.1, 0.2]
 
 
-def opened(hold: list[float], extrapolate: list[float]) -> dict[str, Any]:
+def opened(hold: list[float], extrapolate: list[float]) -> OpenLoop:
     """An open-loop result whose paired intervals are these."""
     names = ("policy", "hold", "extrapolate")
     intervals = {"hold": hold, "extrapolate": extrapolate}
-    return {
-        "kind": "open-loop", "data": "runs/x/data", "recipe": "flow", "checkpoint": "abc", "episodes": [10, 11],
-        "frames": 100, "horizon": 4, "fps": 30.0, "nfe_per_decision": 10, "block_s": 1.0, "joints": ["a"], "units": [""],
-        "relative_error": {n: {"mean": m, "bootstrap_95": [m - 0.05, m + 0.1]} for n, m in zip(names, (0.1, 0.4, 0.2), strict=True)},
-        "comparisons": {n: {"difference": -0.1, "bootstrap_95": i, "better": i[1] < 0} for n, i in intervals.items()},
+    return OpenLoop.from_json({
+        "kind": "open-loop", "data": "runs/x/data", "recipe": "flow", "checkpoint": "abc",
+        "episodes": [10, 11],
+        "frames": 100, "every": 5, "horizon": 4, "fps": 30.0, "nfe_per_decision": 10, "block_s": 1.0,
+        "joints": ["a"], "units": [""],
+        "relative_error": {
+            n: {"mean": m, "bootstrap_95": [m - 0.05, m + 0.1]}
+            for n, m in zip(names, (0.1, 0.4, 0.2), strict=True)
+        },
+        "comparisons": {
+            n: {"difference": -0.1, "bootstrap_95": i, "better": i[1] < 0} for n, i in intervals.items()
+        },
         "per_joint": {n: [0.1] for n in names}, "per_step": {n: [0.1, 0.2, 0.3, 0.4] for n in names},
         "per_step_95": {n: [[0.0, 0.5]] * 4 for n in names},
         "per_joint_and_step": {n: [[0.1], [0.2], [0.3], [0.4]] for n in names},
@@ -62,12 +78,12 @@ def opened(hold: list[float], extrapolate: list[float]) -> dict[str, Any]:
             "episode": 10, "recorded": [[0.0], [0.1], [0.3], [0.2]],
             "chunks": [{"at": 0, "actions": [[0.0], [0.1]]}, {"at": 2, "actions": [[0.3]]}],
         },
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def test_a_closed_loop_report_stands_alone(tmp_path: Path) -> None:
     page = write_report(
-        tmp_path / "r.html", "Lift", closed(tmp_path), TRAIN, ["ulna train flow"], [("train", 12.0)]
+        tmp_path / "r.html", "Lift", closed(tmp_path), RECORD, ["ulna train flow"], [("train", 12.0)]
     ).read_text()
     assert "1 of 2 episodes succeeded" in page
     assert "9 to 91 %" in page
@@ -83,15 +99,23 @@ def test_a_closed_loop_report_stands_alone(tmp_path: Path) -> None:
     ("hold", "extrapolate", "says"),
     [
         (BETTER, BETTER, "exclude zero"),
-        (BETTER, UNCLEAR, "NOT shown to be better than linear extrapolation; better than holding the last command"),
+        (
+            BETTER,
+            UNCLEAR,
+            "NOT shown to be better than linear extrapolation; better than holding the last command",
+        ),
         (WORSE, WORSE, "WORSE than holding the last command and linear extrapolation."),
-        (WORSE, UNCLEAR, "WORSE than holding the last command; NOT shown to be better than linear extrapolation."),
+        (
+            WORSE,
+            UNCLEAR,
+            "WORSE than holding the last command; NOT shown to be better than linear extrapolation.",
+        ),
     ],
 )  # fmt: skip
 def test_an_open_loop_verdict_says_what_the_intervals_allow(
     tmp_path: Path, hold: list[float], extrapolate: list[float], says: str
 ) -> None:
-    page = write_report(tmp_path / "r.html", "Real", opened(hold, extrapolate), TRAIN, []).read_text()
+    page = write_report(tmp_path / "r.html", "Real", opened(hold, extrapolate), RECORD, []).read_text()
     assert says in page
     assert ("exclude zero" in page) is (hold == extrapolate == BETTER)
     assert "0.50×" in page, "measured against the better baseline"
@@ -108,6 +132,40 @@ def test_an_open_loop_verdict_says_what_the_intervals_allow(
     assert len(over_horizon.findall("polygon")) == len(over_horizon.findall("polyline")) == 3
     assert len(over_time.findall("polyline")) == 1 + 2, "what was recorded, and two chunks"
     assert len(small.findall("polyline")) == 3
+
+
+def test_a_training_record_keeps_its_keys_on_disk() -> None:
+    assert (RECORD.n_windows, RECORD.n_episodes, RECORD.control_hz) == (500, 2, None)
+    written = RECORD.to_json()
+    assert {k: written[k] for k in TRAIN} == TRAIN
+    assert TrainingRecord.from_json(written | {"of a newer version": 1}) == RECORD
+    several = TrainingRecord.from_json(TRAIN | {"episodes": [[0, 1], [2]], "fps": 20.0})
+    assert (several.n_episodes, several.to_json()["fps"]) == (3, 20.0)
+    assert several.to_json()["episodes"] == [[0, 1], [2]]
+
+
+def test_what_is_no_evaluation_is_refused() -> None:
+    for strange in (
+        {},
+        {"kind": "open-loop"},
+        {"kind": "closed-loop"},
+        {"kind": "closed-loop", "outcomes": 3},
+    ):
+        with pytest.raises(ValueError, match="no closed-loop report"):
+            ClosedLoop.from_json(strange)
+    with pytest.raises(ValueError, match="no open-loop report: KeyError"):
+        OpenLoop.from_json({"kind": "open-loop", "data": "x"})
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_twin"])
+def test_published_results_are_read_with_every_number(name: str) -> None:
+    published = json.loads((Path(__file__).parents[3] / "benchmarks/results" / f"{name}.json").read_text())
+    again = ClosedLoop.from_json(published).to_json()
+    assert again.pop("wilson_95") == pytest.approx(published["wilson_95"], abs=1e-12)
+    traces = again.pop("traces")  # are not published
+    assert traces == []
+    assert again == {key: published[key] for key in again}
+    assert {"successes", "latency_ms", "outcomes", "checkpoint", "control_hz"} <= set(again)
 
 
 def test_charts_survive_flat_and_single_values() -> None:

@@ -1,0 +1,106 @@
+"""What a served policy says of itself before the first request: all that a client needs to feed the policy
+and to execute its chunks. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ...datasets.features import ACTION, Features, features_from_json, features_to_json
+
+REQUIRED = ("n_obs_steps", "horizon", "n_action_steps")  # of whoever names its features
+LEAST = {"n_obs_steps": 1, "horizon": 1, "n_past_actions": 0, "n_action_steps": 1, "sampling_steps": 1}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The defaults are those of a server that does not describe its policy, such as openpi's: it has no
+    `features`."""
+
+    recipe: str = ""
+    """Name of the recipe."""
+    features: Features = field(default_factory=dict)
+    """The observations that the policy needs, and `action`."""
+    n_obs_steps: int = 1
+    """Observations of history; the newest is now."""
+    horizon: int = 1
+    """Actions in the predicted chunk, those before now included."""
+    n_past_actions: int = 0
+    """How many of them, the first, lie before now."""
+    n_action_steps: int = 1
+    """Actions to execute of each chunk (slice decoder)."""
+    decoder: str = "slice"
+    """`slice` or `ensemble`, see `policies.decoders`."""
+    ensemble_decay: float = 0.01
+    """Of the weights of `ensemble`."""
+    sampling_steps: int = 1
+    """Integration steps of the sampler."""
+    control_hz: float | None = None
+    """Rate of the data that the policy was trained on; None: unknown."""
+    checkpoint: str = ""
+    """Content hash of the checkpoint."""
+    needs_past: bool = False
+    """Whether requests are to hold `action.past`: the `n_past_actions` actions sent before now."""
+
+    @property
+    def n_actions_ahead(self) -> int:
+        """How many actions a reply holds: those of the chunk from now on."""
+        return self.horizon - self.n_past_actions
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types only."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "features": features_to_json(self.features)}
+
+    @staticmethod
+    def from_json(d: Mapping[str, Any]) -> Metadata:
+        """The inverse; unknown keys are ignored, and so is everything where no `features` are named.
+
+        ValueError says in a few words what does not fit."""
+        if d.get("features", {}) == {}:
+            return Metadata()
+        if missing := [name for name in REQUIRED if name not in d]:
+            raise ValueError(f"it lacks {missing[0]}")
+        values = {f.name: d[f.name] for f in fields(Metadata) if f.name in d}
+        for name, value in values.items():
+            if not _fits(name, value):
+                raise ValueError(f"its {name} cannot be {value!r:.60}")
+        metadata = Metadata(**{**values, "features": features_from_json(d["features"])})
+        if (
+            "needs_past" not in d
+        ):  # a server from before this key: its horizon began now, and it gave the number
+            past = metadata.n_past_actions  # of past actions only where it needed them
+            metadata = replace(metadata, horizon=metadata.horizon + past, needs_past=past > 0)
+        if metadata.n_actions_ahead < 1:
+            raise ValueError(f"its horizon {metadata.horizon} leaves no action ahead")
+        if metadata.needs_past and not metadata.n_past_actions:
+            raise ValueError("it needs past actions, but none of its chunk's actions are past")
+        return metadata
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in LEAST:
+        return type(value) is int and value >= LEAST[name]
+    if name == "features":
+        return _are_features(value)
+    if name == "needs_past":
+        return isinstance(value, bool)
+    if name == "control_hz":
+        return value is None or (_is_number(value) and value > 0)
+    return _is_number(value) if name == "ensemble_decay" else isinstance(value, str)
+
+
+def _are_features(value: Any) -> bool:
+    try:
+        features = features_from_json(value)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    shapes = [f.shape for f in features.values()]
+    sized = all(type(n) is int and n >= 0 for shape in shapes for n in shape)
+    return sized and ACTION in features and len(features[ACTION].shape) == 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

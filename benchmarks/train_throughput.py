@@ -48,7 +48,7 @@ def make_data(root: Path) -> None:
         for k in keys
     }
     theirs = LeRobotDataset.create(
-        "ulna/lift", int(store.fps), features, root=root / "lerobot", use_videos=False
+        "ulna/lift", int(store.control_hz), features, root=root / "lerobot", use_videos=False
     )
     for episode in store.episodes:
         columns = {k: episode.read(k) for k in keys}

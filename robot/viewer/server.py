@@ -155,7 +155,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
         return JSONResponse({"revision": library.revision})
 
     def get_episodes(request: Request) -> Response:
-        rows = [row(e, library.store.fps) for e in library.episodes()]
+        rows = [row(e, library.store.control_hz) for e in library.episodes()]
         return JSONResponse({"revision": library.revision, "episodes": rows, "trash": library.trash()})
 
     def get_episode(request: Request) -> Response:
@@ -166,7 +166,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
                 feature = library.store.features.get(stream["key"])
                 stream["near_far"] = near_far(e, stream["key"])
                 stream["unit"] = next(iter(feature.units), "") if feature else ""
-        return JSONResponse({**row(e, library.store.fps), **found})
+        return JSONResponse({**row(e, library.store.control_hz), **found})
 
     def get_thumbnail(request: Request) -> Response:
         e = asked(request)

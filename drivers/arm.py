@@ -35,8 +35,7 @@ class Joints:
 
 
 class DeviceError(RuntimeError):
-    """A device is missing, refused or failed; the message is one sentence that says which and how to mend
-    it."""
+    """A device is missing, refused or failed; the message is one sentence: which, and how to mend it."""
 
 
 class ArmState(Enum):
@@ -49,8 +48,8 @@ class ArmState(Enum):
 
 @dataclass(frozen=True)
 class ArmHealth:
-    """age_s: of the newest reading (inf before the first). rate_hz: of readings, measured. retries,
-    reconnects: since `open`."""
+    """age_s: age of the newest reading (inf before the first). rate_hz: measured rate of readings. retries,
+    reconnects: counts since `open`."""
 
     state: ArmState
     age_s: float
@@ -64,25 +63,23 @@ class Arm(Protocol):
     """Position-controlled arm. Life: `open` → `enable` → (`read` | `command`)* → `disable` → `close`.
 
     - `open` connects and reads; it never moves the arm nor enables torque. A missing device raises
-    `DeviceError`.
-    - `command` clips to the limits and to what `max_velocity` allows since the last command, sends, and
-    returns what it really sent,
-      for a joint that something blocks no further than it leans on that; a non-finite target raises
-      `ValueError` and sends nothing.
-    - The first command after `enable` is refused with `DeviceError` when it is further than `max_first_step`
-    (rad or m, of
-      any joint) from where the arm is; the message says which joint and how far. Nothing is sent.
+      `DeviceError`.
+    - `command` clips the target to the limits and to what `max_velocity` allows since the last command, sends
+      it, and returns what it really sent. A joint that an obstacle blocks is sent no further than the driver
+      lets it press against that obstacle. A non-finite target raises `ValueError` and sends nothing.
+    - The first command after `enable` is refused with `DeviceError` when any joint of it is further than
+      `max_first_step` (rad or m) from where the arm is; the message says which joint and how far. Nothing is
+      sent.
     - The arm's own watchdog calls `hold` when no command comes for `watchdog_s`.
     - A device that goes away never raises out of `read`: the last values come back with `valid` false, their
-    old
-      capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. It is reopened in the
-      background, with growing pauses, and then waits, torque off, for `enable`.
+      old capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. The device is reopened in
+      the background, with growing pauses, and then waits, torque off, for `enable`.
     - `stop` latches: commands raise `DeviceError` until the user calls `enable`. Torque never comes back by
-    itself.
+      itself.
 
-    An arm that is read whether or not anybody asks may keep a `drivers.sample.Backlog`. Its joints are then
-    recorded at their own rate; any other's, a row per control tick. It may be `Calibrated`, a leader
-    `Sprung`."""
+    A driver that reads its arm at a rate of its own may keep a `drivers.sample.Backlog`: the recording then
+    holds every reading. Of an arm without one it holds one row per control tick. An arm may also be
+    `Calibrated`, and a leader `Sprung`."""
 
     joints: Joints
     watchdog_s: float
@@ -91,8 +88,8 @@ class Arm(Protocol):
     def open(self) -> None: ...
 
     def close(self) -> None:
-        """Release the device; safe to call twice, and on one never opened. DeviceError, after that is done:
-        torque that `enable` switched on may still be on."""
+        """Release the device; safe to call twice, and before `open`. A DeviceError comes after the release and
+        means that torque which `enable` switched on may still be on."""
         ...
 
     def read(self) -> Sample:
@@ -129,24 +126,24 @@ class Arm(Protocol):
 
 @runtime_checkable
 class Calibrated(Protocol):
-    """An arm whose joint positions rest on a calibration, which recordings keep."""
+    """An arm whose joint positions depend on a calibration, which recordings store."""
 
     @property
     def calibration(self) -> Mapping[str, Mapping[str, int]]:
-        """By joint, in LeRobot's form; from `open` on."""
+        """Joint name → LeRobot's fields of a motor's calibration; available from `open` on."""
         ...
 
 
 @runtime_checkable
 class Sprung(Protocol):
-    """A leader arm that may have a spring. sprung: `enable` switches on a spring in its gripper, no more."""
+    """A leader arm that may have a spring. sprung: whether `enable` switches on only a spring in its
+    gripper."""
 
     sprung: bool
 
 
 def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:
-    """`target` as float64 `(J,)`, or ValueError naming the first wrong joint. Drivers call it before
-    sending."""
+    """`target` as float64 `(J,)`. ValueError names the first wrong joint. Drivers call it before sending."""
     target = np.asarray(target, np.float64)
     if target.shape != (len(joints),):
         raise ValueError(
@@ -165,8 +162,8 @@ def check_first(target: np.ndarray, here: np.ndarray, most: float, joints: Joint
     worst = int(np.argmax(away))
     if away[worst] > most:
         raise DeviceError(
-            f"the first command is {away[worst]:.2f} {joints.units[worst]} away from where joint {joints.names[worst]} is (at most "
-            f"{most:g}): nothing was sent; bring the arm, or the leader, nearer, or raise max_first_step"
+            f"the first command is {away[worst]:.2f} {joints.units[worst]} away from where joint "
+            f"{joints.names[worst]} is (at most {most:g}): nothing was sent; bring the arm, or the leader, nearer, or raise max_first_step"
         )
 
 

@@ -24,8 +24,8 @@ class CameraState(Enum):
 
 @dataclass(frozen=True)
 class CameraHealth:
-    """age_s: of the newest frame (inf before the first). fps: measured. dropped: frames the sequence
-    skipped."""
+    """age_s: age of the newest frame (inf before the first). fps: measured frames per second. dropped: number
+    of frames that the sequence skipped."""
 
     state: CameraState
     age_s: float
@@ -46,7 +46,8 @@ class Intrinsics:
 
 
 class StaleFrame(TimeoutError):
-    """No frame as young as asked for; the message names the camera and the age of what there is."""
+    """There is no frame as young as the caller asked for; the message names the camera and the age of its
+    newest frame."""
 
 
 class Camera(Protocol):
@@ -55,8 +56,9 @@ class Camera(Protocol):
     `latest` never blocks on the device; `next` waits; `window(k)` gives the last k frames, oldest first
     (fewer right after `open`). All raise `StaleFrame` rather than pass an old frame for a new one.
 
-    A camera that takes frames whether or not anybody asks also keeps a `drivers.sample.Backlog`. It is then
-    recorded at its own rate; any other, a frame per control tick. One that may have depth is a `HasDepth`."""
+    A camera that captures at a rate of its own also keeps a `drivers.sample.Backlog`: the recording then holds
+    every frame. Of a camera without one it holds one frame per control tick. A camera that may have depth is a
+    `HasDepth`."""
 
     name: str
     height: int
@@ -66,7 +68,7 @@ class Camera(Protocol):
     def open(self) -> None: ...
 
     def close(self) -> None:
-        """Release the device; safe to call twice, and on one never opened."""
+        """Release the device; safe to call twice, and before `open`."""
         ...
 
     def latest(self, max_age_s: float | None = None) -> Sample: ...
@@ -82,7 +84,7 @@ class Camera(Protocol):
 
 
 class DepthStream(Protocol):
-    """The depth of a camera: `Sample.data` `(H, W)` uint16 in units of `depth_scale_m`, 0 where unknown.
+    """Depth frames of a camera: `Sample.data` `(H, W)` uint16 in units of `depth_scale_m`, 0 where unknown.
 
     depth_scale_m: m per unit, None before the camera is open."""
 
@@ -94,12 +96,13 @@ class DepthStream(Protocol):
 
 @runtime_checkable
 class HasDepth(Protocol):
-    """A camera that may give depth, too. depth: None where it gives none; fixed when the camera is made."""
+    """A camera that may give depth, too. depth: None when it gives none; this does not change once the camera
+    is constructed."""
 
     @property
     def depth(self) -> DepthStream | None: ...
 
 
 def depth_of(camera: Camera) -> DepthStream | None:
-    """The depth of `camera`, None where it gives none."""
+    """The depth stream of `camera`, None when it has none."""
     return camera.depth if isinstance(camera, HasDepth) else None

@@ -1,9 +1,9 @@
 """A device's own clock, mapped to the clock of the robot.
 
 A message that was measured at `device_ns` arrives at `receive_ns`: the difference is the offset of the two
-clocks plus the time on the way, which is never negative. The message that hurried most tells the offset best,
-so the estimate is the least difference over a sliding window; what even that one took is not observable and
-is configured as `latency_s`."""
+clocks plus the travel time, which is never negative. The message with the shortest travel time tells the
+offset best, so the estimate is the least difference over a sliding window. The travel time of that fastest
+message cannot be observed and is configured as `latency_s`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class ClockOffset:
     """Offset from a device's clock to `time.monotonic_ns`, for one stream of messages in the order of their
     arrival.
 
-    latency_s: s, from measurement to arrival at best. window_s: s of messages that are looked back on. drift:
-    how fast the clocks may part, s/s (crystals: 1e-4): an old difference counts for that much more with every
-    second, or an estimate would stay behind a slow device for a whole window. step_s, settle_s: messages that
-    are all later than the estimate by `step_s` for `settle_s` mean that the device's clock was set back while
-    nobody looked, not that they are late: a queue that drains is over sooner, and until then its messages
-    keep their old times. steps: clock steps noticed so far."""
+    latency_s: shortest time from measurement to arrival, s. window_s: length of the sliding window, s. drift:
+    how fast the two clocks may diverge, s/s (crystals: 1e-4); an old difference grows by that much per second,
+    otherwise the estimate would lag behind a slow device for a whole window. step_s, settle_s: when all
+    messages of `settle_s` seconds come later than the estimate by `step_s`, the device's clock was set back
+    between two messages. A queue that drains is over sooner than that; its messages keep their old times.
+    steps: number of clock steps noticed so far."""
 
     def __init__(
         self,
@@ -33,41 +33,41 @@ class ClockOffset:
         self.window_ns, self.step_ns = round(window_s * 1e9), round(step_s * 1e9)
         self.settle_ns = round(settle_s * 1e9)
         self.steps = 0
-        # arrival and difference less the drift until then: such numbers compare at any later time; ascending,
-        # the least first
+        # (arrival, difference minus the drift until then): so differences of different arrivals compare. In
+        # ascending order, the least first
         self._least: deque[tuple[int, int]] = deque()
         self._device_ns = self._receive_ns = self._capture_ns = 0
         self._late_since: int | None = None
         self._late_least = 0
-        self._since_ns = 0  # the first message that told this offset
+        self._since_ns = 0  # arrival of the first message that the present offset rests on
 
     def capture_ns(self, device_ns: int, receive_ns: int) -> int:
-        """When a message was measured, on the clock of the robot: never after `receive_ns` nor before an
-        earlier answer.
+        """Time of a message's measurement on the clock of the robot; never after `receive_ns`, never before an
+        earlier result.
 
-        device_ns: its time on the device's clock, whatever that counts from. receive_ns:
-        `time.monotonic_ns()` at its arrival."""
+        device_ns: time of the measurement on the device's clock, with any zero. receive_ns:
+        `time.monotonic_ns()` at the message's arrival."""
         first = not self._least
         receive_ns = receive_ns if first else max(receive_ns, self._receive_ns)
         difference = receive_ns - device_ns
         if first:
             self._since_ns = receive_ns
         elif device_ns < self._device_ns or difference < self._estimate(receive_ns) - self.step_ns:
-            # nothing but its clock can make a device's time go back, or a message hurry so much more than any
-            # before
+            # only a step of its clock makes a device's time go back, or a message come so much earlier than
+            # any before
             self._restart(self._key(difference, receive_ns), receive_ns)
         else:
             self._look_for_hidden_step(difference, receive_ns)
         self._device_ns, self._receive_ns = device_ns, receive_ns
         self._add(self._key(difference, receive_ns), receive_ns)
-        mapped = device_ns + self._estimate(receive_ns) - self.latency_ns
-        before = mapped if first else self._capture_ns
-        self._capture_ns = min(max(mapped, before), receive_ns)
+        estimate_ns = device_ns + self._estimate(receive_ns) - self.latency_ns
+        before = estimate_ns if first else self._capture_ns
+        self._capture_ns = min(max(estimate_ns, before), receive_ns)
         return self._capture_ns
 
-    def known_s(self) -> float:
-        """For how long messages have told the present offset: the first ones after a step may all have been
-        late."""
+    def evidence_s(self) -> float:
+        """Seconds of messages that the present offset rests on. Right after a step they are few, and may all
+        have been late."""
         return (self._receive_ns - self._since_ns) * 1e-9
 
     def _look_for_hidden_step(self, difference: int, receive_ns: int) -> None:

@@ -1,7 +1,6 @@
-"""A table of a robot's TOML file as a driver's `Config` dataclass: known fields, right types, sensible
-ranges.
+"""A table of a robot's TOML file as a driver's `Config` dataclass. Names, types and ranges are checked.
 
-A field's range and unit stand in its metadata: `watchdog_s: float = setting(0.5, 0.05, 5, "s")`.
+A field's range and unit are in its metadata: `watchdog_s: float = setting(0.5, 0.05, 5, "s")`.
 """
 
 from __future__ import annotations
@@ -19,32 +18,32 @@ from .arm import DeviceError
 def setting(
     default: Any = MISSING, low: float | None = None, high: float | None = None, unit: str = ""
 ) -> Any:
-    """A dataclass field of a number in `[low, high]`, in `unit`. Without a default it must be given."""
+    """A dataclass field: a number in `[low, high]`, in `unit`. Without `default` the file must give it."""
     metadata = {"low": low, "high": high, "unit": unit}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
 def parse[T](cls: type[T], table: Mapping[str, Any], where: str) -> T:
-    """`cls` (a dataclass) of the fields in `table`. where: file and table, for messages. DeviceError names
-    the field."""
+    """An instance of the dataclass `cls` with the values in `table`. where: file and table, for messages.
+    DeviceError names the field that is unknown, missing or wrong."""
     if not isinstance(table, Mapping):
         raise DeviceError(f"{where} must be a table")
     hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    fields_by_name = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for name, value in table.items():
-        require_known(f"field in {where}:", name, known)
-        about = known[name].metadata
-        values[name] = _value(value, hints[name], about, f"{where}: {name}")
-    for name, f in known.items():
+        require_known(f"field in {where}:", name, fields_by_name)
+        metadata = fields_by_name[name].metadata
+        values[name] = _value(value, hints[name], metadata, f"{where}: {name}")
+    for name, f in fields_by_name.items():
         if name not in values and f.default is MISSING and f.default_factory is MISSING:
             raise DeviceError(f"{where} lacks {name}")
     return cls(**values)
 
 
-def _value(value: Any, kind: Any, about: Mapping[str, Any], where: str) -> Any:
-    allowed = get_args(kind) if get_origin(kind) is UnionType or isinstance(kind, UnionType) else (kind,)
-    for one in allowed:
+def _value(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> Any:
+    types = get_args(kind) if get_origin(kind) is UnionType or isinstance(kind, UnionType) else (kind,)
+    for one in types:
         if one is float and isinstance(value, int) and not isinstance(value, bool):
             try:
                 value = float(value)
@@ -56,19 +55,20 @@ def _value(value: Any, kind: Any, about: Mapping[str, Any], where: str) -> Any:
         if isinstance(value, base) and not (isinstance(value, bool) and base is not bool):
             break
     else:
-        names = " or ".join(getattr(k, "__name__", str(k)) for k in allowed if k is not type(None))
+        names = " or ".join(getattr(k, "__name__", str(k)) for k in types if k is not type(None))
         raise DeviceError(f"{where} is {value!r}, it must be of type {names}")
-    low, high = about.get("low"), about.get("high")
+    low, high = metadata.get("low"), metadata.get("high")
     if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high:
-        unit = f" {about['unit']}" if about.get("unit") else ""
+        unit = f" {metadata['unit']}" if metadata.get("unit") else ""
         raise DeviceError(f"{where} is {value}, it must lie in {low}..{high}{unit}")
     return value
 
 
-def require_known(what: str, name: str, known: Iterable[str], more: str = "") -> None:
-    """DeviceError with the nearest names unless `name` is one of `known`."""
-    known = sorted(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known) or 'none'}"
+def require_known(what: str, name: str, choices: Iterable[str], more: str = "") -> None:
+    """DeviceError with the nearest names unless `name` is one of `choices`. what, more: kind of thing, and the
+    end of the message."""
+    choices = sorted(choices)
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(choices) or 'none'}"
         raise DeviceError(f"there is no {what} {name!r}: {hint}{more}")

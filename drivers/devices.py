@@ -1,7 +1,7 @@
 """What is plugged in, by names that stay the same when cables are moved about or the computer starts anew.
 
-Read from sysfs and from udev's links, without opening a device (cameras excepted: `drivers.cameras.v4l2` asks
-them for their modes). `root` is the folder that holds `sys`, `dev` and `proc`."""
+Read from sysfs and from udev's links, without opening a device (except cameras, whose modes
+`drivers.cameras.v4l2` asks for). `root` is the folder that holds `sys`, `dev` and `proc`."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ SPACEMOUSE_RULE_FILE = (
 
 @dataclass(frozen=True)
 class Port:
-    """A serial port. device: `/dev/ttyACM0`, which changes. names: the links that do not, best first.
-    latency_ms: how long an FTDI adapter collects bytes before it hands them on, None for other adapters.
-    holders: processes that have it open, as far as we may look. problem: why this user cannot open it, and
-    what to do; empty when there is nothing in the way."""
+    """A serial port. device: a node like `/dev/ttyACM0`, which may change. names: links that stay the same,
+    best first. latency_ms: how long an FTDI adapter collects bytes before it hands them on, None for other
+    adapters. latency_file: where that is set. holders: processes that have the port open, of those that this
+    user may see. problem: why this user cannot open it, and what to do; empty when it can be opened."""
 
     device: str
     names: tuple[str, ...]
@@ -54,14 +54,14 @@ class Port:
 
     @property
     def name(self) -> str:
-        """What to write into a robot's file."""
+        """The name to write into a robot's file."""
         return self.names[0] if self.names else self.device
 
 
 @dataclass(frozen=True)
 class CameraNode:
-    """A V4L2 node. capture: whether it gives pictures, None when it could not be asked. Other fields as of
-    `Port`."""
+    """A V4L2 node. capture: whether it gives pictures, None when that could not be queried. Other fields: as
+    of `Port`."""
 
     device: str
     names: tuple[str, ...]
@@ -79,8 +79,8 @@ class CameraNode:
 
 @dataclass(frozen=True)
 class DepthCamera:
-    """A RealSense. serial: librealsense's own number (not the one USB shows), None when librealsense could
-    not be asked; why_not then says why. usb_type: `3.2`, `2.1`."""
+    """A RealSense. serial: librealsense's own number (not the one that USB shows), None when librealsense
+    could not be queried; why_not says why. usb_type: `3.2`, `2.1`."""
 
     title: str
     usb: UsbDevice
@@ -107,7 +107,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Twin:
-    """A twin that runs now. ports: what to write into a robot's file, by the name of the device."""
+    """A twin that runs now. ports: device name → the address to write into a robot's file. toml: path of the
+    file that the twin wrote for its robot."""
 
     name: str
     pid: int
@@ -115,21 +116,19 @@ class Twin:
     toml: str
 
 
-# -- serial ports
-# ------------------------------------------------------------------------------------------------------------
+# -- serial ports --------------------------------------------------------------------------------------------
 
 
 def serial_ports(root: Path = ROOT) -> list[Port]:
-    """USB adapters and a board's own UARTs; a PC's legacy ttyS ports are left out, of which most lead
-    nowhere."""
-    found = []
+    """USB adapters and a board's own UARTs. A PC's legacy ttyS ports are left out: most have no connector."""
+    ports = []
     for tty in entries(root / "sys/class/tty"):
         if not (tty / "device").exists() or tty.name.startswith(("ttyS", "hvc", "ttyGS")):
             continue
         device = f"/dev/{tty.name}"
         timer = (tty / "device").resolve() / "latency_timer"
         latency = number(text(timer), 10)
-        found.append(
+        ports.append(
             Port(
                 device,
                 links(root, device, ("dev/serial/by-id", "dev/serial/by-path")),
@@ -140,39 +139,38 @@ def serial_ports(root: Path = ROOT) -> list[Port]:
                 access_problem(device, root),
             )
         )
-    return found
+    return ports
 
 
-# -- cameras
-# -----------------------------------------------------------------------------------------------------------------
+# -- cameras -------------------------------------------------------------------------------------------------
 
 
 def cameras(root: Path = ROOT) -> list[CameraNode]:
-    found = []
+    nodes = []
     for node in entries(root / "sys/class/video4linux"):
         device = f"/dev/{node.name}"
         if not node.name.startswith("video"):
             continue
         problem = access_problem(device, root)
-        about = None
+        info = None
         if not problem:
             try:
-                about = v4l2.ask(root / "dev" / node.name)
+                info = v4l2.ask(root / "dev" / node.name)
             except OSError as error:
                 problem = f"{device} does not open: {error.strerror}"
-        found.append(
+        nodes.append(
             CameraNode(
                 device,
                 links(root, device, ("dev/v4l/by-id", "dev/v4l/by-path")),
-                about.card if about else text(node / "name"),
+                info.card if info else text(node / "name"),
                 usb_of(node / "device"),
-                about.capture if about else None,
-                about.modes if about else (),
+                info.capture if info else None,
+                info.modes if info else (),
                 holder_names(device, root),
                 problem,
             )
         )
-    return found
+    return nodes
 
 
 def depth_cameras(root: Path = ROOT) -> list[DepthCamera]:
@@ -180,14 +178,14 @@ def depth_cameras(root: Path = ROOT) -> list[DepthCamera]:
     there = on_usb(root)
     if not there:
         return []
-    asked, why_not = _ask_librealsense()
+    identities, why_not = _ask_librealsense()
     return [
         DepthCamera(
             d.name,
             d,
-            asked.get(d.path, (None, None))[0],
-            asked.get(d.path, (None, None))[1],
-            "" if d.path in asked else why_not or "librealsense does not see it: plug it in again",
+            identities.get(d.path, (None, None))[0],
+            identities.get(d.path, (None, None))[1],
+            "" if d.path in identities else why_not or "librealsense does not see it: plug it in again",
         )
         for d in there
     ]
@@ -195,60 +193,62 @@ def depth_cameras(root: Path = ROOT) -> list[DepthCamera]:
 
 def _ask_librealsense() -> tuple[dict[str, tuple[str, str]], str]:
     """(serial number, USB type) by USB path, or why there is no answer."""
-    asked: dict[str, tuple[str, str]] = {}
+    identities: dict[str, tuple[str, str]] = {}
     try:
         rs = load()
         info = rs.camera_info
         for device in rs.context().query_devices():
             port = device.get_info(info.physical_port)
             path = next((p for p in reversed(port.split("/")) if is_usb_path(p)), port)
-            asked[path] = (device.get_info(info.serial_number), device.get_info(info.usb_type_descriptor))
+            identities[path] = (
+                device.get_info(info.serial_number),
+                device.get_info(info.usb_type_descriptor),
+            )
     except (DeviceError, RuntimeError) as error:
-        return asked, f"librealsense cannot be asked: {error}"
-    return asked, ""
+        return identities, f"librealsense cannot be identities: {error}"
+    return identities, ""
 
 
-# -- what a hand holds
-# -------------------------------------------------------------------------------------------------------
+# -- what a hand holds ---------------------------------------------------------------------------------------
 
 _BTN_JOYSTICK, _BTN_GAMEPAD = 0x120, 0x130  # linux/input-event-codes.h
 
 
 def gamepads(root: Path = ROOT) -> list[Input]:
     """Input devices with the buttons of a gamepad or a joystick."""
-    found = []
+    inputs = []
     for event in entries(root / "sys/class/input"):
         if not event.name.startswith("event"):
             continue
-        about = event / "device"
-        words = text(about / "capabilities/key").split()
+        folder = event / "device"
+        words = text(folder / "capabilities/key").split()
         keys = sum(int(word, 16) << (64 * i) for i, word in enumerate(reversed(words)))
         if not any(keys >> button & 1 for button in (_BTN_JOYSTICK, _BTN_GAMEPAD)):
             continue
         device = f"/dev/input/{event.name}"
-        found.append(
+        inputs.append(
             Input(
                 device,
                 links(root, device, ("dev/input/by-id", "dev/input/by-path")),
-                text(about / "name"),
-                number(text(about / "id/vendor"), 16) or 0,
-                number(text(about / "id/product"), 16) or 0,
+                text(folder / "name"),
+                number(text(folder / "id/vendor"), 16) or 0,
+                number(text(folder / "id/product"), 16) or 0,
                 access_problem(device, root, write=False),
             )
         )
-    return found
+    return inputs
 
 
 def spacemice(root: Path = ROOT) -> list[Input]:
     """3Dconnexion devices among the raw HID nodes."""
-    found = []
+    inputs = []
     for node in entries(root / "sys/class/hidraw"):
         fields = dict(line.split("=", 1) for line in text(node / "device/uevent").splitlines() if "=" in line)
         ids = [number(part, 16) or 0 for part in fields.get("HID_ID", "").split(":")]
         if len(ids) != 3 or not is_spacemouse(ids[1], ids[2]):
             continue
         device = f"/dev/{node.name}"
-        found.append(
+        inputs.append(
             Input(
                 device,
                 (),
@@ -258,7 +258,7 @@ def spacemice(root: Path = ROOT) -> list[Input]:
                 access_problem(device, root, _spacemouse_mend(ids[1]), write=False),
             )
         )
-    return found
+    return inputs
 
 
 def _spacemouse_mend(vendor: int) -> str:
@@ -269,14 +269,13 @@ def _spacemouse_mend(vendor: int) -> str:
     )
 
 
-# -- twins that run
-# ----------------------------------------------------------------------------------------------------------
+# -- twins that run ------------------------------------------------------------------------------------------
 
 
 def runtime_folder() -> Path:
-    """Where each running twin keeps a JSON file `{"name", "pid", "ports", "toml"}`:
-    `$XDG_RUNTIME_DIR/ulna/twins`, else `/tmp/ulna-UID/twins`; made when missing, for this user alone.
-    DeviceError when somebody else made it, or may look in."""
+    """The folder where each running twin keeps a JSON file `{"name", "pid", "ports", "toml"}`:
+    `$XDG_RUNTIME_DIR/ulna/twins`, else `/tmp/ulna-UID/twins`. It is created when missing, for this user alone.
+    DeviceError: it belongs to another user, or others have access to it."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base) / "ulna" if base and Path(base).is_dir() else Path(f"/tmp/ulna-{os.geteuid()}")
     return _private(_private(folder) / "twins")
@@ -285,35 +284,35 @@ def runtime_folder() -> Path:
 def _private(folder: Path) -> Path:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise DeviceError(
-            f"{folder} is not a folder of this user alone: look at who made it, and remove it or `chmod 700` it"
+            f"{folder} is not a folder of this user alone: look at who made it, and remove it or "
+            "`chmod 700` it"
         )
     return folder
 
 
 def living_twins() -> list[Twin]:
-    found = []
+    """The twins of this user whose processes run."""
+    living = []
     for path in sorted(runtime_folder().glob("*.json")):
         try:
-            about = json.loads(path.read_text())
-            twin = Twin(
-                str(about["name"]), int(about["pid"]), dict(about["ports"]), str(about.get("toml") or "")
-            )
-            noted = path.stat().st_mtime
+            note = json.loads(path.read_text())
+            twin = Twin(str(note["name"]), int(note["pid"]), dict(note["ports"]), str(note.get("toml") or ""))
+            note_s = path.stat().st_mtime
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # of a twin just starting or ending, or by another hand
-        began = _began(twin.pid)
-        # a number may have gone to another process since: one that began after the note was written
-        if began is not None and began < noted + 5:
-            found.append(twin)
-    return found
+            continue  # half written, just removed, or not a twin's
+        start_s = _start_s(twin.pid)
+        # the process number may belong to another process by now: one that began after the note was written
+        if start_s is not None and start_s < note_s + 5:
+            living.append(twin)
+    return living
 
 
-def _began(pid: int) -> float | None:
-    """When the process began, in seconds since 1970 (proc(5)); None when there is none, or its parent has yet
-    to take note of its end."""
+def _start_s(pid: int) -> float | None:
+    """Start of the process in seconds since 1970 (proc(5)). None when there is no such process, or it has
+    ended and its parent has not yet waited for it."""
     fields = text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     if len(fields) < 20 or fields[0] == "Z":
         return None

@@ -1,4 +1,4 @@
-"""Order between what one process writes into shared memory and what another one reads there."""
+"""Keeps what one process writes into shared memory in order for the process that reads it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import threading
 
 
 def fence() -> None:
-    """No load or store of this thread moves past this. x86 keeps loads in order and stores in order by
-    itself; ARM does not. Letting a lock go and taking it again is a release followed by an acquire, which
-    neither kind of access may cross."""
+    """No load or store of this thread moves past this call. x86 keeps loads in order and stores in order by
+    itself; ARM does not. Releasing a lock and acquiring it again is a barrier that neither kind of access may
+    cross."""
     lock = threading.Lock()
     lock.acquire()
     lock.release()

@@ -1,7 +1,7 @@
 """What installed packages add to our tables, by entry points such as those of the group `ulna.recipes`.
 
-Reading which there are imports none of them: an entry is imported when it is asked for by name, or when all
-are listed. A name of ours is never replaced. An object of a package without entry points is named by
+Listing the names imports none of them: an entry is imported when it is looked up by name, or when all objects
+are listed. A name of ours is never replaced. An object of a package without entry points is referred to as
 `package.module:Name`. The same file stands in `drivers` and in `policies`, which share no code."""
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ REFERENCE = re.compile(r"[^\W\d]\w*(\.\w+)*:\w+(\.\w+)*|[^\W\d]\w*(\.\w+)+")
 
 
 class PluginError(ValueError):
-    """What a package offers cannot be used; the message is one sentence that names it, its package and
-    why."""
+    """An object that a package offers cannot be used; the message is one sentence that names it, its package
+    and the reason."""
 
 
 def offers(group: str, own: Iterable[str]) -> tuple[dict[str, EntryPoint], dict[str, str]]:
-    """(entries of `group` by name, none of them imported; by name a sentence on each that is refused: its
-    name is one of `own`, or two packages offer it)."""
+    """(name → entry of `group`, not imported; name → sentence on why that entry is refused). Refused are names
+    that are in `own`, and names that two packages offer."""
     own = set(own)
     by_name: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
         by_name.setdefault(entry.name, []).append(entry)
     refusals = {}
     for name, entries in sorted(by_name.items()):
-        who = " and ".join(_described(e) for e in entries)
+        who = " and ".join(_description(e) for e in entries)
         if name in own:
             refusals[name] = f"{who} is refused: Ulna has a {name!r} of its own, so it needs another name"
         elif len(entries) > 1:
@@ -44,31 +44,32 @@ def load(entry: EntryPoint) -> Any:
     except Exception as error:
         why = str(error).strip().splitlines()[:1]
         raise PluginError(
-            f"{_described(entry)} cannot be imported: {': '.join([type(error).__name__, *why])}"
+            f"{_description(entry)} cannot be imported: {': '.join([type(error).__name__, *why])}"
         ) from error
 
 
-def offered(group: str, own: Iterable[str], name: str) -> Any:
-    """What a package offers by `name` in `group`, None when none does. PluginError: it cannot be used."""
+def lookup_plugin(group: str, own: Iterable[str], name: str) -> Any:
+    """The object that a package offers as `name` in `group`, None when none does. PluginError when it cannot be
+    used."""
     entries, refusals = offers(group, own)
     if name in refusals:
         raise PluginError(refusals[name])
     return load(entries[name]) if name in entries else None
 
 
-def named(group: str, own: Mapping[str, Any], name: str) -> Any:
-    """`own[name]`, or what a package offers by `name`, or the object that `package.module:Name` refers to;
-    None when there is no such name. PluginError: it is there and cannot be used."""
+def lookup(group: str, own: Mapping[str, Any], name: str) -> Any:
+    """`own[name]`, else the object that a package offers as `name`, else the object that `name` refers to in
+    the form `package.module:Name`; None when there is none. PluginError when it exists but cannot be used."""
     if name in own:
         return own[name]
-    plugin = offered(group, own, name)
+    plugin = lookup_plugin(group, own, name)
     if plugin is None and REFERENCE.fullmatch(name):
         return load(EntryPoint(name, name, group))
     return plugin
 
 
 def everything(group: str, own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """(`own` and all that packages offer in `group`, by name; a sentence on each that cannot be used)."""
+    """(name → object, of `own` and of all packages; one sentence on each object that cannot be used)."""
     entries, refusals = offers(group, own)
     objects, problems = dict(own), list(refusals.values())
     for name, entry in entries.items():
@@ -79,7 +80,7 @@ def everything(group: str, own: Mapping[str, Any]) -> tuple[dict[str, Any], list
     return objects, problems
 
 
-def _described(entry: EntryPoint) -> str:
+def _description(entry: EntryPoint) -> str:
     if entry.dist is None:
         return f"{entry.value} ({entry.group})"
     return f"{entry.name} ({entry.group}: {entry.value}) of the package {entry.dist.name}"

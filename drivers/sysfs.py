@@ -17,8 +17,8 @@ ROOT = Path("/")
 
 @dataclass(frozen=True)
 class UsbDevice:
-    """path: the port it hangs on, `1-2.3` (bus 1, port 2 of the root, port 3 of a hub). speed_mbps: as agreed
-    with the hub."""
+    """path: the port it is plugged into, `1-2.3` (bus 1, port 2 of the root, port 3 of a hub). speed_mbps: the
+    rate that it negotiated with the hub, Mbit/s."""
 
     path: str
     bus: int
@@ -30,13 +30,13 @@ class UsbDevice:
 
 
 def usb_devices(root: Path = ROOT) -> list[UsbDevice]:
-    """Without root hubs and interfaces."""
+    """All USB devices, without root hubs and interfaces."""
     devices = entries(root / "sys/bus/usb/devices")
     return [_usb(d.resolve()) for d in devices if is_usb_path(d.name)]
 
 
 def usb_of(sysfs: Path) -> UsbDevice | None:
-    """The USB device that the sysfs entry belongs to; None when it is none of USB."""
+    """The USB device that a sysfs entry belongs to; None when it belongs to none."""
     for folder in (resolved := sysfs.resolve(), *resolved.parents):
         if is_usb_path(folder.name) and (folder / "idVendor").exists():
             return _usb(folder)
@@ -62,16 +62,16 @@ def is_usb_path(name: str) -> bool:
 
 
 def holders(device: str, root: Path = ROOT) -> list[tuple[int, str]]:
-    """Process number and name of each process that has `device` open. device: the node itself, no link to it.
-    Only root sees processes of other users."""
-    found = []
+    """Number and name of each process that has `device` open. device: the node itself, not a link to it. Only
+    root sees the processes of other users."""
+    processes = []
     for process in entries(root / "proc"):
         if not process.name.isdigit():
             continue
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             if any(link_text(handle) == device for handle in (process / "fd").iterdir()):
-                found.append((int(process.name), text(process / "comm") or "a process"))
-    return found
+                processes.append((int(process.name), text(process / "comm") or "a process"))
+    return processes
 
 
 def holder_names(device: str, root: Path = ROOT) -> tuple[str, ...]:
@@ -80,23 +80,23 @@ def holder_names(device: str, root: Path = ROOT) -> tuple[str, ...]:
 
 
 def access_problem(device: str, root: Path = ROOT, mend: str = "", write: bool = True) -> str:
-    """Why this user cannot open `device`, and what to do; empty when nothing is in the way. mend: what to do
-    about a kind of device that belongs to no group one could join."""
+    """Why this user cannot open `device`, and what to do; empty when it can be opened. mend: what to do when
+    the device belongs to no group that a user could join. write: whether writing is needed, too."""
     path = root / device.lstrip("/")
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError as error:
         return f"{device} cannot be looked at: {error.strerror}"
-    wanted = os.R_OK | (os.W_OK if write else 0)
-    # asked of the kernel, not read off the mode: the desktop's user often has it through an access list
-    if os.access(path, wanted, effective_ids=True):
+    mode = os.R_OK | (os.W_OK if write else 0)
+    # the kernel is asked, since the file's mode is not enough: the desktop's user often has it through an access list
+    if os.access(path, mode, effective_ids=True):
         return ""
-    bits = wanted << 3
-    if about.st_gid != 0 and about.st_mode & bits == bits:
+    bits = mode << 3
+    if status.st_gid != 0 and status.st_mode & bits == bits:
         try:
-            group = grp.getgrgid(about.st_gid).gr_name
+            group = grp.getgrgid(status.st_gid).gr_name
         except KeyError:
-            group = str(about.st_gid)
+            group = str(status.st_gid)
         mend = f"run `sudo usermod -aG {group} $USER` and log in again"
     mend = (
         mend or 'it is for root alone; a udev rule with TAG+="uaccess" opens it to who sits at the computer'
@@ -105,20 +105,21 @@ def access_problem(device: str, root: Path = ROOT, mend: str = "", write: bool =
 
 
 def entries(folder: Path) -> Iterator[Path]:
-    """Naturally sorted: ttyUSB2 before ttyUSB10."""
+    """The paths in `folder`, in natural order (ttyUSB2 before ttyUSB10); none when it cannot be read."""
     with contextlib.suppress(OSError):
         yield from sorted(folder.iterdir(), key=lambda p: (len(p.name), p.name))
 
 
 def links(root: Path, device: str, folders: Iterable[str]) -> tuple[str, ...]:
+    """Paths of the links to `device` in `folders` (relative to `root`), such as udev's by-id names."""
     name = device.removeprefix("/dev/")
-    found = []
+    matches = []
     for folder in folders:
         for link in entries(root / folder):
             target = link_text(link)
             if target and os.path.normpath(os.path.join(f"/{folder}", target)) == f"/dev/{name}":
-                found.append(f"/{folder}/{link.name}")
-    return tuple(found)
+                matches.append(f"/{folder}/{link.name}")
+    return tuple(matches)
 
 
 def link_text(path: Path) -> str:

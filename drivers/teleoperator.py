@@ -10,21 +10,21 @@ from typing import Protocol
 
 import numpy as np
 
-# What a button of any device may mean: the episode is over, over with this outcome, to be done again; the one
-# before it is to be dropped; no more episodes. `drivers.hands.keyboard` says which keys mean which.
+# Meanings of a button, on any device: end the episode; end it as a success or as a failure; do it again; drop
+# the episode before it; record no more episodes. `drivers.hands.keyboard` maps keys to them.
 FINISH, SUCCESS, FAILURE, AGAIN = "finish", "success", "failure", "again"
 DROP_LAST, QUIT = "drop last", "quit"
 
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """What the hand asks for now, in the robot's base frame (x ahead, y left, z up).
+    """What the operator's hand asks for now, in the robot's base frame (x ahead, y left, z up).
 
-    active: the dead man's switch is held; without it nothing moves, whatever else is said. linear `(3,)` m/s
-    and angular `(3,)` rad/s of the tip: for devices that give a speed. displacement `(3,)` m and rotation
-    `(3, 3)` since the clutch closed: for devices that give a pose; None for the others. gripper: opening
-    wanted, 0 closed to 1 open; None leaves it. events: of the words above, those pressed since the last read.
-    t_receive_ns: when the newest input came in."""
+    active: whether the dead man's switch is held; while it is not, nothing moves. linear `(3,)` m/s and
+    angular `(3,)` rad/s of the tip: for devices that give a speed. displacement `(3,)` m and rotation `(3, 3)`
+    since the clutch closed: for devices that give a pose; None for the others. gripper: requested opening, 0
+    closed to 1 open; None leaves the gripper as it is. events: which of the meanings above were pressed since
+    the last read. t_receive_ns: arrival of the newest input."""
 
     active: bool
     linear: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -37,13 +37,14 @@ class Hand:
 
 
 class Teleoperator(Protocol):
-    """`read` never blocks. A device that went away, or was not heard of for `timeout_s`, reads as not
+    """`read` never blocks. A device that went away, or has been silent for `timeout_s`, reads as not
     active."""
 
     name: str
 
     def open(self) -> None:
-        """DeviceError: not there, or not permitted, and how to mend it."""
+        """Raises DeviceError when the device is missing or access is denied; the message says how to mend
+        it."""
         ...
 
     def close(self) -> None: ...

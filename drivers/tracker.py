@@ -1,4 +1,4 @@
-"""The contract of a tracker: what else is known about the scene as numbers, such as the pose of an object.
+"""The contract of a tracker: further numbers that describe the scene, such as the pose of an object.
 
 In simulation it is ground truth; on a real robot a marker tracker or a motion-capture client is one.
 """
@@ -11,8 +11,8 @@ from .sample import Sample
 
 
 class Tracker(Protocol):
-    """`read().data` is `(len(names),)` float64; `names` such as `cube.x`; `units` one per name, SI ("1" where
-    none)."""
+    """`read().data` is `(len(names),)` float64. names: such as `cube.x`. units: one per name, SI ("1" for a
+    number without unit)."""
 
     names: tuple[str, ...]
     units: tuple[str, ...]

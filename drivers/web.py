@@ -1,5 +1,6 @@
-"""What everything that is served over HTTP shares: the listening socket, the server with its thread, who may
-ask, and the headers that keep other sites out. It loads starlette and uvicorn; import it when you serve."""
+"""Shared by everything that is served over HTTP: the listening socket, the server with its thread, the check of
+who may ask, and the headers that keep other sites out. It loads starlette and uvicorn; import it when you
+serve."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ FIRST_REQUEST_S = 5
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 is any free one. OSError, its `strerror` in words: it cannot be had."""
+    """A listening socket; port 0 picks a free one. OSError when that fails; its `strerror` says why."""
     if not 0 <= port <= 65535:
         raise OSError(errno.EINVAL, "a port is a number in 0..65535")
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -72,7 +73,7 @@ class Server(uvicorn.Server):
             access_log=False,
             lifespan="off",
             server_header=False,
-            proxy_headers=False,  # nobody may say that he is somebody else
+            proxy_headers=False,  # a client may not claim another client's address
             timeout_graceful_shutdown=1,
             **{"ws": "none", **options},
         )
@@ -89,7 +90,8 @@ class Server(uvicorn.Server):
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, name: str) -> None:
-        """Serve in a thread called `name`; returns when a client can connect. Raises what prevents it."""
+        """Serve in a thread called `name`; returns when a client can connect. Raises the error that the server
+        could not start with."""
         ready, failures = threading.Event(), list[BaseException]()
 
         def serve() -> None:
@@ -141,7 +143,8 @@ class Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """One whose first request has to come whole within 5 s: strangers must not use up our open files."""
+    """A connection whose first request must be complete within 5 s: strangers must not use up our open
+    files."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -157,9 +160,9 @@ def error(sentence: str, status: int) -> Response:
 
 
 class Guard:
-    """An ASGI middleware, for requests and WebSockets. refusal: of a scope and its headers, the status and
-    the sentence to refuse it with; None lets it pass. refuse: makes the answer of them. headers: of every
-    answer that does not set them itself."""
+    """An ASGI middleware, for requests and WebSockets. refusal: takes a scope and its headers and gives the
+    status and the sentence to refuse it with, or None to let it pass. refuse: makes the response of sentence
+    and status. headers: added to every response that does not set them itself."""
 
     def __init__(
         self,
@@ -198,7 +201,7 @@ def is_loopback(name: str) -> bool:
 
 
 def hostname(host: str) -> str:
-    """Of a `Host` header, without port and brackets; empty when it is none."""
+    """The host of a `Host` header, without port and brackets; empty when the header is malformed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -212,12 +215,12 @@ def is_for_this_machine(headers: Mapping[str, str]) -> bool:
 
 
 def is_token(text: str, token: str) -> bool:
-    """Takes as long for a wrong one as for the right one."""
+    """Whether `text` is the token; takes the same time whether or not it is."""
     return secrets.compare_digest(text.encode(), token.encode())
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes | None:
-    """None of a body that is longer; the rest of it is not read."""
+    """The body, or None when it is longer than `max_bytes`; then the rest is not read."""
     body = b""
     async for part in request.stream():
         body += part
@@ -232,5 +235,5 @@ def assets(folder: Path) -> dict[str, Path]:
 
 
 def asset(path: Path, **headers: str) -> Response:
-    """One of `assets` as an answer."""
+    """One of `assets` as a response."""
     return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers=headers)

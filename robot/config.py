@@ -20,7 +20,7 @@ from ..drivers.arm import Arm, DeviceError
 from ..drivers.camera import Camera
 from ..drivers.clock import MonotonicClock
 from ..drivers.config import parse, require_known
-from ..drivers.plugins import REFERENCE, PluginError, named, offered, offers
+from ..drivers.plugins import REFERENCE, PluginError, lookup, lookup_plugin, offers
 from ..drivers.teleoperator import Teleoperator
 from .robot import Robot
 from .scene import RemoteScene, Scene
@@ -201,9 +201,9 @@ def driver_module(group: str, driver: str, what: str) -> Any:
     PluginError when a package offers it and it cannot be used."""
     if driver in DRIVERS[group]:
         return importlib.import_module(f"ulna.drivers.{DRIVERS[group][driver]}")
-    module = offered(PLUGINS, _qualified(group), f"{group}.{driver}")
+    module = lookup_plugin(PLUGINS, _qualified(group), f"{group}.{driver}")
     if module is None and REFERENCE.fullmatch(driver):
-        module = named(PLUGINS, {}, driver)
+        module = lookup(PLUGINS, {}, driver)
     elif module is None:
         require_known(what, driver, driver_names(group))
     if not (is_dataclass(getattr(module, "Config", None)) and callable(getattr(module, "make", None))):

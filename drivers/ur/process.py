@@ -158,7 +158,7 @@ class Link:
         self.memory.state.write(
             seq=self._seq,
             t_capture_ns=capture_ns,
-            clocked=int(self._clock.known_s() >= CLOCKED_S),
+            clocked=int(self._clock.evidence_s() >= CLOCKED_S),
             t_receive_ns=now,
             rate_hz=self._rate_hz,
             robot_mode=robot_mode,

@@ -92,7 +92,7 @@ def test_an_offset_is_known_when_messages_have_told_it_for_a_while(late_ms: list
         t, device = t + 10 * MS, device + 10 * MS
         receive = max(receive, t + (late_ms[i // 10] * MS if i % 10 < 2 else 0))
         captured = offset.capture_ns(device, receive)
-        known.append(offset.known_s())
+        known.append(offset.evidence_s())
         if known[-1] >= 0.2:
             assert abs(captured - t) < 1 * MS
     assert known[10] == 0.0

@@ -72,8 +72,8 @@ class Arm(Protocol):
       sent.
     - The arm's own watchdog calls `hold` when no command comes for `watchdog_s`.
     - A device that goes away never raises out of `read`: the last values come back with `valid` false, their
-      old capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. The device is reopened in
-      the background, with growing pauses, and then waits, torque off, for `enable`.
+      old capture time, and the same `seq`; `command` raises `DeviceError` meanwhile. The device is reopened
+      in the background, with growing pauses, and then waits, torque off, for `enable`.
     - `stop` latches: commands raise `DeviceError` until the user calls `enable`. Torque never comes back by
       itself.
 
@@ -88,8 +88,8 @@ class Arm(Protocol):
     def open(self) -> None: ...
 
     def close(self) -> None:
-        """Release the device; safe to call twice, and before `open`. A DeviceError comes after the release and
-        means that torque which `enable` switched on may still be on."""
+        """Release the device; safe to call twice, and before `open`. A DeviceError comes after the release
+        and means that torque which `enable` switched on may still be on."""
         ...
 
     def read(self) -> Sample:
@@ -163,7 +163,8 @@ def check_first(target: np.ndarray, here: np.ndarray, most: float, joints: Joint
     if away[worst] > most:
         raise DeviceError(
             f"the first command is {away[worst]:.2f} {joints.units[worst]} away from where joint "
-            f"{joints.names[worst]} is (at most {most:g}): nothing was sent; bring the arm, or the leader, nearer, or raise max_first_step"
+            f"{joints.names[worst]} is (at most {most:g}): nothing was sent; bring the arm, or the "
+            "leader, nearer, or raise max_first_step"
         )
 
 

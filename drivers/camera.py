@@ -56,9 +56,9 @@ class Camera(Protocol):
     `latest` never blocks on the device; `next` waits; `window(k)` gives the last k frames, oldest first
     (fewer right after `open`). All raise `StaleFrame` rather than pass an old frame for a new one.
 
-    A camera that captures at a rate of its own also keeps a `drivers.sample.Backlog`: the recording then holds
-    every frame. Of a camera without one it holds one frame per control tick. A camera that may have depth is a
-    `HasDepth`."""
+    A camera that captures at a rate of its own also keeps a `drivers.sample.Backlog`: the recording then
+    holds every frame. Of a camera without one it holds one frame per control tick. A camera that may have
+    depth is a `HasDepth`."""
 
     name: str
     height: int

@@ -15,11 +15,11 @@ class ClockOffset:
     arrival.
 
     latency_s: shortest time from measurement to arrival, s. window_s: length of the sliding window, s. drift:
-    how fast the two clocks may diverge, s/s (crystals: 1e-4); an old difference grows by that much per second,
-    otherwise the estimate would lag behind a slow device for a whole window. step_s, settle_s: when all
-    messages of `settle_s` seconds come later than the estimate by `step_s`, the device's clock was set back
-    between two messages. A queue that drains is over sooner than that; its messages keep their old times.
-    steps: number of clock steps noticed so far."""
+    how fast the two clocks may diverge, s/s (crystals: 1e-4); an old difference grows by that much per
+    second, otherwise the estimate would lag behind a slow device for a whole window. step_s, settle_s: when
+    all messages of `settle_s` seconds come later than the estimate by `step_s`, the device's clock was set
+    back between two messages. A queue that drains is over sooner than that; its messages keep their old
+    times. steps: number of clock steps noticed so far."""
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class ClockOffset:
         self._since_ns = 0  # arrival of the first message that the present offset rests on
 
     def capture_ns(self, device_ns: int, receive_ns: int) -> int:
-        """Time of a message's measurement on the clock of the robot; never after `receive_ns`, never before an
-        earlier result.
+        """Time of a message's measurement on the clock of the robot; never after `receive_ns`, never before
+        an earlier result.
 
         device_ns: time of the measurement on the device's clock, with any zero. receive_ns:
         `time.monotonic_ns()` at the message's arrival."""

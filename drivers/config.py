@@ -65,8 +65,8 @@ def _value(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> An
 
 
 def require_known(what: str, name: str, choices: Iterable[str], more: str = "") -> None:
-    """DeviceError with the nearest names unless `name` is one of `choices`. what, more: kind of thing, and the
-    end of the message."""
+    """DeviceError with the nearest names unless `name` is one of `choices`. what, more: kind of thing, and
+    the end of the message."""
     choices = sorted(choices)
     if name not in choices:
         near = difflib.get_close_matches(name, choices, n=2, cutoff=0.4)

@@ -274,8 +274,8 @@ def _spacemouse_mend(vendor: int) -> str:
 
 def runtime_folder() -> Path:
     """The folder where each running twin keeps a JSON file `{"name", "pid", "ports", "toml"}`:
-    `$XDG_RUNTIME_DIR/ulna/twins`, else `/tmp/ulna-UID/twins`. It is created when missing, for this user alone.
-    DeviceError: it belongs to another user, or others have access to it."""
+    `$XDG_RUNTIME_DIR/ulna/twins`, else `/tmp/ulna-UID/twins`. It is created when missing, for this user
+    alone. DeviceError: it belongs to another user, or others have access to it."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(base) / "ulna" if base and Path(base).is_dir() else Path(f"/tmp/ulna-{os.geteuid()}")
     return _private(_private(folder) / "twins")

@@ -21,8 +21,8 @@ class PluginError(ValueError):
 
 
 def offers(group: str, own: Iterable[str]) -> tuple[dict[str, EntryPoint], dict[str, str]]:
-    """(name → entry of `group`, not imported; name → sentence on why that entry is refused). Refused are names
-    that are in `own`, and names that two packages offer."""
+    """(name → entry of `group`, not imported; name → sentence on why that entry is refused). Refused are
+    names that are in `own`, and names that two packages offer."""
     own = set(own)
     by_name: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
@@ -49,8 +49,8 @@ def load(entry: EntryPoint) -> Any:
 
 
 def lookup_plugin(group: str, own: Iterable[str], name: str) -> Any:
-    """The object that a package offers as `name` in `group`, None when none does. PluginError when it cannot be
-    used."""
+    """The object that a package offers as `name` in `group`, None when none does. PluginError when it cannot
+    be used."""
     entries, refusals = offers(group, own)
     if name in refusals:
         raise PluginError(refusals[name])

@@ -1,5 +1,5 @@
-"""An arm's setpoint between two commands: on a straight line to the last target, within the limits of position
-and velocity."""
+"""An arm's setpoint between two commands: on a straight line to the last target, within the limits of
+position and velocity."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ ROOT = Path("/")
 
 @dataclass(frozen=True)
 class UsbDevice:
-    """path: the port it is plugged into, `1-2.3` (bus 1, port 2 of the root, port 3 of a hub). speed_mbps: the
-    rate that it negotiated with the hub, Mbit/s."""
+    """path: the port it is plugged into, `1-2.3` (bus 1, port 2 of the root, port 3 of a hub). speed_mbps:
+    the rate that it negotiated with the hub, Mbit/s."""
 
     path: str
     bus: int
@@ -88,7 +88,7 @@ def access_problem(device: str, root: Path = ROOT, mend: str = "", write: bool =
     except OSError as error:
         return f"{device} cannot be looked at: {error.strerror}"
     mode = os.R_OK | (os.W_OK if write else 0)
-    # the kernel is asked, since the file's mode is not enough: the desktop's user often has it through an access list
+    # the kernel is asked, since the file's mode does not tell: the desktop's user often has access by a list
     if os.access(path, mode, effective_ids=True):
         return ""
     bits = mode << 3

@@ -21,10 +21,10 @@ class Hand:
     """What the operator's hand asks for now, in the robot's base frame (x ahead, y left, z up).
 
     active: whether the dead man's switch is held; while it is not, nothing moves. linear `(3,)` m/s and
-    angular `(3,)` rad/s of the tip: for devices that give a speed. displacement `(3,)` m and rotation `(3, 3)`
-    since the clutch closed: for devices that give a pose; None for the others. gripper: requested opening, 0
-    closed to 1 open; None leaves the gripper as it is. events: which of the meanings above were pressed since
-    the last read. t_receive_ns: arrival of the newest input."""
+    angular `(3,)` rad/s of the tip: for devices that give a speed. displacement `(3,)` m and rotation `(3,
+    3)` since the clutch closed: for devices that give a pose; None for the others. gripper: requested
+    opening, 0 closed to 1 open; None leaves the gripper as it is. events: which of the meanings above were
+    pressed since the last read. t_receive_ns: arrival of the newest input."""
 
     active: bool
     linear: np.ndarray = field(default_factory=lambda: np.zeros(3))

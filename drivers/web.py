@@ -1,5 +1,5 @@
-"""Shared by everything that is served over HTTP: the listening socket, the server with its thread, the check of
-who may ask, and the headers that keep other sites out. It loads starlette and uvicorn; import it when you
+"""Shared by everything that is served over HTTP: the listening socket, the server with its thread, the check
+of who may ask, and the headers that keep other sites out. It loads starlette and uvicorn; import it when you
 serve."""
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Server(uvicorn.Server):
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, name: str) -> None:
-        """Serve in a thread called `name`; returns when a client can connect. Raises the error that the server
-        could not start with."""
+        """Serve in a thread called `name`; returns when a client can connect. Raises the error that the
+        server could not start with."""
         ready, failures = threading.Event(), list[BaseException]()
 
         def serve() -> None:

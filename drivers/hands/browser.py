@@ -1,8 +1,8 @@
 """A web page as teleoperator: pointer, joystick, keys, a phone's tilt or WebXR move the tip.
 
 The page is served by this process, in a thread of its own, so that `read` only looks. By default only this
-machine can open it; with `host = "0.0.0.0"` a phone can, over HTTPS, by the QR code that is shown. Whoever
-drives needs the key in the URL."""
+machine can open it; with `host = "0.0.0.0"` a phone can, over HTTPS, by the QR code that is printed. Driving
+needs the key in the URL."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Config:
     """host: address to listen on; `127.0.0.1` for this machine only, `0.0.0.0` for a phone. port: 0 picks a
-    free one. timeout_s: a hand not heard of for so long has let go. speed_m_s, turn_rad_s: of joystick and
-    keys pushed all the way, at scale 1. certificate, key: PEM files to use instead of a self-signed
-    certificate."""
+    free one. timeout_s: a hand that is silent for so long counts as let go. speed_m_s, turn_rad_s: speed of a
+    joystick or key pushed all the way, at scale 1. certificate, key: PEM files to use instead of a
+    self-signed certificate."""
 
     host: str = "127.0.0.1"
     port: int = setting(0, 0, 65535)
@@ -50,8 +50,8 @@ def make(name: str, config: Config) -> BrowserTeleoperator:
 
 
 class BrowserTeleoperator:
-    """`url` opens the page, once `open` was called; `say` shows a line on it. announce: is told how to open
-    the page."""
+    """`url` opens the page, once `open` was called; `say` shows a line on it. announce: called with the text
+    that says how to open the page."""
 
     def __init__(
         self,
@@ -78,11 +78,11 @@ class BrowserTeleoperator:
         from . import browser_page
 
         loopback = web.is_loopback(self.config.host)
-        shown = self.config.host if self.config.host not in ("0.0.0.0", "::", "") else _own_address()
-        context, fingerprint = self._tls(loopback, shown)
+        address = self.config.host if self.config.host not in ("0.0.0.0", "::", "") else _own_address()
+        context, fingerprint = self._tls(loopback, address)
         listening = _listen(self.config.host or "0.0.0.0", self.config.port)
         port = listening.getsockname()[1]
-        site = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+        site = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self.url = f"{'https' if context else 'http'}://{site}/?token={self.token}"
         self._session = self._fresh()
         server = browser_page.server(
@@ -113,20 +113,20 @@ class BrowserTeleoperator:
         with self._lock:
             self._session.note = text[:200]
 
-    def _tls(self, loopback: bool, shown: str) -> tuple[ssl.SSLContext | None, str]:
+    def _tls(self, loopback: bool, address: str) -> tuple[ssl.SSLContext | None, str]:
         if self.config.certificate or self.config.key:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             try:
                 context.load_cert_chain(self.config.certificate, self.config.key or None)
             except (OSError, ssl.SSLError) as error:
                 raise DeviceError(
-                    f"{self.name}: the certificate {self.config.certificate!r} with the key {self.config.key!r} cannot be used: "
-                    f"{error}"
+                    f"{self.name}: the certificate {self.config.certificate!r} with the key "
+                    f"{self.config.key!r} cannot be used: {error}"
                 ) from None
             return context, ""
         if loopback:
-            return None, ""  # browsers trust this machine's own address without
-        names = sorted({shown, "localhost", "127.0.0.1"})
+            return None, ""  # browsers trust this machine's own address without a certificate
+        names = sorted({address, "localhost", "127.0.0.1"})
         return tls_context(names, self._state or state_dir())
 
 
@@ -144,8 +144,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _own_address() -> str:
-    """The address that others of this network reach this machine by. Nothing is sent: UDP only looks up the
-    way."""
+    """The address by which others on the network reach this machine. Nothing is sent: connecting a UDP socket
+    only looks up the route."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
             s.connect(("192.0.2.1", 9))

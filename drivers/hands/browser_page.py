@@ -1,5 +1,5 @@
-"""The teleoperation page over HTTP: its files, and the WebSocket by which its pages speak with the
-`browser_session`. Not loaded before a page is opened, for it needs starlette and uvicorn."""
+"""The teleoperation page over HTTP: its files, and the WebSocket between the open pages and the
+`browser_session`. It loads starlette and uvicorn; import it when a page is to be served."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def server(
     tls: ssl.SSLContext | None,
     loopback: bool,
 ) -> web.Server:
-    """Serves the page to who has the token. lock: of the session. loopback: whether only this machine can
-    connect."""
+    """A server of the page, for clients that have the token. lock: guards the session. loopback: whether only
+    this machine can connect."""
     page = _Page(name, session, lock)
 
     def refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
@@ -73,7 +73,7 @@ def server(
         app,
         listening,
         tls,
-        log_level="critical",  # strangers who knock wrongly are no news
+        log_level="critical",  # a stranger's wrong request is not worth a line
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,  # costs more time than these few bytes
@@ -83,7 +83,7 @@ def server(
 
 
 class _Page:
-    """The endpoints. Each open page has a number, by which the session knows it."""
+    """The endpoints. The session tells the open pages apart by their numbers."""
 
     def __init__(self, name: str, session: Session, lock: threading.Lock) -> None:
         self.name, self._session, self._lock = name, session, lock
@@ -117,7 +117,8 @@ class _Page:
             await asyncio.gather(telling, return_exceptions=True)
 
     async def _hear(self, connection: WebSocket, number: int) -> None:
-        """Until the page goes away. ValueError: it speaks nonsense."""
+        """Pass the page's messages to the session until the page goes away. ValueError: a message is
+        malformed."""
         while True:
             message = await connection.receive()
             if message["type"] == "websocket.disconnect":
@@ -134,7 +135,7 @@ class _Page:
                     return
 
     async def _tell(self, connection: WebSocket, number: int) -> None:
-        """The page's state, at once when it changes."""
+        """Send the page's state when it changes, and every `STATE_S` seconds."""
         last: dict[str, Any] = {}
         last_s = 0.0
         while True:

@@ -1,8 +1,8 @@
-"""Who drives through the browser, and what the driver's hand last said. No input or output:
-`drivers.hands.browser` does that.
+"""Which browser page drives, and what its operator's hand last asked for. This module does no input or
+output; `drivers.hands.browser` does.
 
-Messages are JSON objects. From the page: `hand` (what is pressed and where to), `event` (a button of the
-episode), `take` (drive instead of someone who holds nothing), `ping`. To the page: `state`."""
+Messages are JSON objects. From the page: `hand` (what is pressed and how far it is moved), `event` (a button
+of the episode), `take` (drive in place of a page that holds nothing), `ping`. To the page: `state`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ WINDOW_NS = 5_000_000_000
 
 
 @dataclass(frozen=True)
-class _Said:
-    """The newest `hand` message. clutch: counts presses; a new number means that the displacement began
-    anew."""
+class _HandMessage:
+    """The newest `hand` message. clutch: number of the press; with a new number the displacement starts again
+    from zero."""
 
     active: bool = False
     clutch: int = 0
@@ -37,10 +37,11 @@ class _Said:
 
 
 class Lateness:
-    """How much later than the fastest of the last seconds a message came, from its sender's own clock.
+    """How late a message came, ns, compared with the fastest one of the last seconds, by its sender's clock.
 
-    A message that waited in a queue tells of a hand that may have let go since. Two windows of 5 s: the
-    sender's clock may drift, or stand still while it sleeps, and is forgiven after that."""
+    A message that waited in a queue describes a hand that may have let go since. The fastest message is taken
+    of two windows of 5 s: so a sender's clock that drifts, or stops while the device sleeps, makes messages
+    late for no longer than that."""
 
     def __init__(self) -> None:
         self._before: float | None = None
@@ -56,8 +57,8 @@ class Lateness:
 
 
 class Session:
-    """Pages by number. The first one drives; when it leaves, the one that waited longest. Not for several
-    threads at once."""
+    """The open pages by number. The first one drives; when it leaves, the page that has been open longest
+    does. Not for several threads at once."""
 
     def __init__(self, timeout_s: float, speed_m_s: float, turn_rad_s: float) -> None:
         self.timeout_ns = round(timeout_s * 1e9)
@@ -70,8 +71,8 @@ class Session:
         self._start_over()
 
     def _start_over(self) -> None:
-        """A new driver: nothing of the last one's counts."""
-        self._said = _Said()
+        """Forget everything of the last driver."""
+        self._newest = _HandMessage()
         self._void: int | None = None  # a press that was broken off; it moves nothing any more
         self._read_clutch: int | None = None
         self._lateness = Lateness()
@@ -91,8 +92,8 @@ class Session:
         self._start_over()
 
     def hear(self, page: int, text: str, now_ns: int) -> dict[str, Any] | None:
-        """Take one message; what to answer it. ValueError: it is none of ours, and the page must be
-        dropped."""
+        """Take one message of a page, and return the answer to it, if any. ValueError: the message is
+        malformed, and the page must be disconnected."""
         try:
             message = json.loads(text)
             kind = message["kind"]
@@ -101,7 +102,7 @@ class Session:
         if kind == "ping":
             return {**self.state(page, now_ns), "t": _number(message.get("t"), 0, 1e15)}
         if kind == "take":
-            if not self._held(now_ns):
+            if not self._is_held(now_ns):
                 self._drive(page)
             return self.state(page, now_ns)
         if page != self._driver:
@@ -118,68 +119,70 @@ class Session:
         return None
 
     def _hear_hand(self, message: dict[str, Any], now_ns: int) -> None:
-        said = _parse(message, now_ns)
+        newest = _parse(message, now_ns)
         late = self._lateness.of(_number(message.get("t"), 0, 1e15) * 1e6, now_ns) > self.timeout_ns
         self._lapse(now_ns)
-        if said.active and late:
-            self._void = said.clutch
-        self._said = said
+        if newest.active and late:
+            self._void = newest.clutch
+        self._newest = newest
 
     def _lapse(self, now_ns: int) -> None:
-        """A press not heard of for too long is over: where the hand went meanwhile must not be jumped to."""
-        if self._said.active and now_ns - self._said.t_ns > self.timeout_ns:
-            self._void = self._said.clutch
+        """End a press that has been silent for too long, so that the arm does not jump to where the hand went
+        meanwhile."""
+        if self._newest.active and now_ns - self._newest.t_ns > self.timeout_ns:
+            self._void = self._newest.clutch
 
-    def _held(self, now_ns: int) -> bool:
+    def _is_held(self, now_ns: int) -> bool:
         self._lapse(now_ns)
-        return self._driver is not None and self._said.active and self._said.clutch != self._void
+        return self._driver is not None and self._newest.active and self._newest.clutch != self._void
 
     def read(self, now_ns: int) -> Hand:
-        """What the hand asks for; a new press reads as let go once, so that nobody misses that it began
-        anew."""
+        """What the hand asks for. A press that directly follows another one first reads as not active once,
+        so that the caller notices that it is a new one."""
         self._listened_ns = now_ns
         events, self._events = tuple(self._events), []
-        said = self._said
-        active = self._held(now_ns)
+        newest = self._newest
+        active = self._is_held(now_ns)
         if not active:
             self._read_clutch = None
-        elif self._read_clutch != said.clutch:
+        elif self._read_clutch != newest.clutch:
             first = self._read_clutch is None
-            self._read_clutch = said.clutch
+            self._read_clutch = newest.clutch
             active = first
         if not active:
-            return Hand(False, events=events, t_receive_ns=said.t_ns)
+            return Hand(False, events=events, t_receive_ns=newest.t_ns)
         return Hand(
             True,
-            said.linear * self.speed_m_s,
-            said.angular * self.turn_rad_s,
-            said.displacement,
-            said.rotation,
-            said.gripper,
+            newest.linear * self.speed_m_s,
+            newest.angular * self.turn_rad_s,
+            newest.displacement,
+            newest.rotation,
+            newest.gripper,
             events,
-            said.t_ns,
+            newest.t_ns,
         )
 
     def state(self, page: int, now_ns: int) -> dict[str, Any]:
-        """role: drives or watches. holder: who drives. robot: somebody reads. lapsed: the press is void,
-        press anew."""
-        held = self._held(now_ns)
+        """The `state` message. role: drives or watches. holder: who drives. held: whether the clutch is held.
+        lapsed: whether the present press no longer counts, so that the operator must press anew. robot:
+        whether a robot reads."""
+        held = self._is_held(now_ns)
         return {
             "kind": "state",
             "role": "drives" if page == self._driver else "watches",
             "holder": self.pages.get(self._driver, "") if self._driver is not None else "",
             "held": held,
-            "lapsed": self._said.active and self._said.clutch == self._void,
+            "lapsed": self._newest.active and self._newest.clutch == self._void,
             "robot": now_ns - self._listened_ns <= LISTENING_NS,
             "note": self.note,
         }
 
 
-def _parse(message: dict[str, Any], now_ns: int) -> _Said:
+def _parse(message: dict[str, Any], now_ns: int) -> _HandMessage:
     if not isinstance(message.get("active"), bool):
         raise ValueError("active must be true or false")  # noqa: TRY004  the page sent it, no caller
     gripper, displacement, rotation = (message.get(k) for k in ("gripper", "displacement", "rotation"))
-    return _Said(
+    return _HandMessage(
         message["active"],
         int(_number(message.get("clutch"), 0, 2**53)),
         _in_ball(_vector(message.get("linear"), 3), 1.0),
@@ -209,7 +212,8 @@ def _in_ball(v: np.ndarray, radius: float) -> np.ndarray:
 
 
 def rotation_of(quaternion: np.ndarray) -> np.ndarray:
-    """`(3, 3)` of `(4,)` x, y, z, w. ValueError unless its length is about one."""
+    """The rotation matrix `(3, 3)` of a quaternion `(4,)` x, y, z, w. ValueError unless its length is about
+    one."""
     length = math.sqrt(float(quaternion @ quaternion))
     if not 0.9 < length < 1.1:
         raise ValueError("a rotation is a quaternion of length 1")

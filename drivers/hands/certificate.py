@@ -1,5 +1,5 @@
-"""A self-signed certificate for pages of this machine: browsers give motion sensors and WebXR only to
-HTTPS."""
+"""A self-signed certificate for pages of this machine: browsers allow motion sensors and WebXR over HTTPS
+only."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ def state_dir() -> Path:
 
 
 def tls_context(names: Sequence[str], folder: Path) -> tuple[ssl.SSLContext, str]:
-    """A server's context with a certificate for `names` (addresses or host names), and its SHA-256
-    fingerprint.
+    """(TLS context of a server with a certificate for `names`, addresses or host names; the certificate's
+    SHA-256 fingerprint).
 
-    It lies in `folder` and is used again while it names the same and is good for 30 days, so that a phone has
-    to accept it once. DeviceError: the folder cannot be written."""
+    The certificate is stored in `folder` and used again as long as it covers `names` and is valid for another
+    30 days, so that a phone has to accept it once. DeviceError: the folder cannot be written, or the file is
+    damaged."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
-    file = folder / "browser.pem"  # key and certificate in one file: they are never of two runs
+    file = folder / "browser.pem"  # one file, so that key and certificate always belong together
     try:
         pem = file.read_bytes()
         certificate = x509.load_pem_x509_certificate(pem)
@@ -57,9 +58,9 @@ def _serves(certificate: object, names: Sequence[str]) -> bool:
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return False
-    named = {str(n.value) for n in alternative}
-    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    return set(names) <= named and left > datetime.timedelta(days=30)
+    hosts = {str(n.value) for n in alternative}
+    remaining = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    return set(names) <= hosts and remaining > datetime.timedelta(days=30)
 
 
 def _make(names: Sequence[str]) -> bytes:
@@ -97,7 +98,7 @@ def _make(names: Sequence[str]) -> bytes:
 
 
 def _write_private(file: Path, data: bytes) -> None:
-    """Whole or not at all, and readable by its owner only from the first byte."""
+    """Write `file` whole or not at all; from its first byte on, only its owner can read it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:

@@ -2,8 +2,8 @@
 
 While a bumper is held: left stick ahead, back, left, right; right stick up, down, and turning; cross tilts
 and rolls; right trigger closes the gripper as far as it is pulled, left trigger opens it. A success, B
-failure, X again, Start finish, Back drops the last episode, Guide quits. A pad says nothing while nothing
-changes, so there is no timeout: one that goes away is noticed by the kernel."""
+failure, X again, Start finish, Back drops the last episode, Guide quits. A pad sends nothing
+while nothing changes, so there is no timeout; the kernel notices a pad that goes away."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Config:
-    """device: part of the pad's name, or its GUID, where there are several. speed_m_s, turn_rad_s: of a stick
-    pushed all the way. deadzone: share of a stick's way that counts as its middle. bumper: which one must be
-    held, "left", "right" or "either"."""
+    """device: part of the pad's name, or its GUID, when there are several. speed_m_s, turn_rad_s: speed for a
+    stick pushed all the way. deadzone: share of a stick's travel that counts as its middle. bumper: which one
+    must be held, "left", "right" or "either"."""
 
     device: str = ""
     speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
@@ -54,28 +54,29 @@ class Config:
 
 @dataclass(frozen=True)
 class Pad:
-    """What is pushed. sticks `(4,)`: left x, left y, right x, right y in [-1, 1], right and down positive.
-    triggers `(2,)`: left, right in [0, 1]. pressed: numbers of the buttons."""
+    """State of a pad. sticks `(4,)`: left x, left y, right x, right y in [-1, 1], right and down positive.
+    triggers `(2,)`: left, right in [0, 1]. buttons: numbers of those that are down."""
 
     sticks: np.ndarray
     triggers: np.ndarray
-    pressed: frozenset[int] = frozenset()
+    buttons: frozenset[int] = frozenset()
 
 
 def make(name: str, config: Config) -> GamepadTeleoperator:
     return GamepadTeleoperator(name, config)
 
 
-def shaped(v: float, deadzone: float) -> float:
-    """A stick's way in [-1, 1] without its middle: 0 there, growing from 0 at its rim, odd, and finer for
-    small ways."""
+def stick_response(v: float, deadzone: float) -> float:
+    """The response in [-1, 1] to a stick's deflection in [-1, 1]: 0 within the deadzone, from its rim on
+    growing continuously, odd, and finer for small deflections."""
     beyond = max(0.0, min(abs(v), 1.0) - deadzone) / (1.0 - deadzone)
     return float(np.copysign(beyond * (0.4 + 0.6 * beyond), v))
 
 
 def opening(before: float | None, left: float, right: float) -> float | None:
-    """Opening in [0, 1] that the gripper goes to: the right trigger only ever closes it, the left one only
-    opens, and with both let go it stays: what was gripped is not dropped."""
+    """The opening in [0, 1] to request from the gripper, None while no trigger was ever pulled. The right
+    trigger only closes it and the left one only opens it; with both released it stays as it is, so that the
+    object in it is not dropped. before: the last request. left, right: the triggers, in [0, 1]."""
     if right > 0.05 and right >= left:
         return min(1.0 if before is None else before, 1.0 - right)
     if left > 0.05:
@@ -84,14 +85,14 @@ def opening(before: float | None, left: float, right: float) -> float | None:
 
 
 def hand_of(pad: Pad, config: Config, gripper: float | None = None) -> Hand:
-    """What the pad's state asks for; gripper: what was asked before. Events and times are for `read` to
-    add."""
-    active = any(b in pad.pressed for b in BUMPERS[config.bumper])
+    """What the pad's state asks for, without events and times, which `read` adds. gripper: the last requested
+    opening."""
+    active = any(b in pad.buttons for b in BUMPERS[config.bumper])
     if not active:
         return Hand(False)
-    lx, ly, rx, ry = (shaped(float(v), config.deadzone) for v in pad.sticks)
-    roll = (RIGHT in pad.pressed) - (LEFT in pad.pressed)
-    tilt = (UP in pad.pressed) - (DOWN in pad.pressed)
+    lx, ly, rx, ry = (stick_response(float(v), config.deadzone) for v in pad.sticks)
+    roll = (RIGHT in pad.buttons) - (LEFT in pad.buttons)
+    tilt = (UP in pad.buttons) - (DOWN in pad.buttons)
     linear = np.array([-ly, -lx, -ry])
     linear *= config.speed_m_s / max(1.0, float(np.linalg.norm(linear)))  # corners are no faster
     angular = np.array([roll, tilt, -rx]) * config.turn_rad_s
@@ -100,7 +101,8 @@ def hand_of(pad: Pad, config: Config, gripper: float | None = None) -> Hand:
 
 
 class GamepadTeleoperator:
-    """A bumper that was held when the pad was opened, or came back, must be let go once before it counts."""
+    """A bumper that is already held when the pad is opened, or comes back, must be released once before it
+    counts."""
 
     def __init__(self, name: str, config: Config) -> None:
         if config.bumper not in BUMPERS:
@@ -111,13 +113,13 @@ class GamepadTeleoperator:
 
     def _start_over(self) -> None:
         self._pad: Any = None
-        self._guid = ""  # of the pad that was opened; only that one is taken back
+        self._guid = ""  # of the pad that was opened; only that one is opened again
         self._gripper: float | None = None
         self._tried_ns = 0
         self._forget()
 
     def _forget(self) -> None:
-        self._pressed: frozenset[int] | None = None
+        self._buttons: frozenset[int] | None = None
         self._let_go = False
         self._state: tuple[Any, ...] = ()
         self._heard_ns = time.monotonic_ns()
@@ -130,8 +132,8 @@ class GamepadTeleoperator:
         _users.append(self)
         try:
             pygame.event.clear()  # takes note of what is plugged in
-            chosen = self._choose()
-            self._pad = _controllers(pygame).Controller(chosen)
+            number = self._choose()
+            self._pad = _controllers(pygame).Controller(number)
             self._guid = self._pad.as_joystick().get_guid()
         except BaseException:
             self.close()
@@ -166,12 +168,12 @@ class GamepadTeleoperator:
         )
         if state != self._state:
             self._state, self._heard_ns = state, time.monotonic_ns()
-        pressed = frozenset(i for i in range(BUTTONS) if state[AXES + i])
+        buttons = frozenset(i for i in range(BUTTONS) if state[AXES + i])
         axes = np.clip(np.array(state[:AXES], float) / FULL, -1, 1)
-        before, self._pressed = self._pressed, pressed
-        # a button already down when we came was pressed for something else
-        events = () if before is None else tuple(EVENTS[i] for i in sorted(pressed - before) if i in EVENTS)
-        hand = hand_of(Pad(axes[:4], np.maximum(axes[4:], 0), pressed), self.config, self._gripper)
+        before, self._buttons = self._buttons, buttons
+        # a button already down when the pad came was pressed for something else
+        events = () if before is None else tuple(EVENTS[i] for i in sorted(buttons - before) if i in EVENTS)
+        hand = hand_of(Pad(axes[:4], np.maximum(axes[4:], 0), buttons), self.config, self._gripper)
         self._let_go |= not hand.active
         if not self._let_go:
             hand = Hand(False)
@@ -197,19 +199,20 @@ class GamepadTeleoperator:
                     self._pad = _controllers(self._pygame).Controller(number)
 
     def _choose(self) -> int:
-        found = _pads(self._pygame)
-        if not found:
+        pads = _pads(self._pygame)
+        if not pads:
             raise DeviceError(_nothing(self.name))
-        wanted = self.config.device.lower()
-        fits = [f for f in found if wanted in f[1].lower() or wanted == f[2].lower()]
-        listed = ", ".join(f"{title} ({guid})" for _, title, guid in found)
-        if not fits:
-            raise DeviceError(f"{self.name}: no gamepad is called {self.config.device!r}; there is {listed}")
-        if len(fits) > 1:
+        query = self.config.device.lower()
+        matches = [p for p in pads if query in p[1].lower() or query == p[2].lower()]
+        listing = ", ".join(f"{title} ({guid})" for _, title, guid in pads)
+        if not matches:
+            raise DeviceError(f"{self.name}: no gamepad is called {self.config.device!r}; there is {listing}")
+        if len(matches) > 1:
             raise DeviceError(
-                f"{self.name}: several gamepads fit: {listed}; say which one with device, by a part of its name or its GUID"
+                f"{self.name}: several gamepads fit: {listing}; say which one with device, by a part "
+                "of its name or its GUID"
             )
-        return fits[0][0]
+        return matches[0][0]
 
 
 _users: list[GamepadTeleoperator] = []  # SDL is one for the whole process
@@ -217,7 +220,7 @@ _users: list[GamepadTeleoperator] = []  # SDL is one for the whole process
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """SDL's settings, for as long as it reads them: programs that we start do not want them."""
+    """SDL's settings, only while SDL reads them: programs that we start must not inherit them."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update(ENVIRONMENT)
     try:
@@ -232,7 +235,7 @@ def _environment() -> Iterator[None]:
 
 def _load() -> ModuleType:
     with _environment(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pygame looks for its own files in a way that is going out of use
+        warnings.simplefilter("ignore")  # pygame looks for its own files in a way that is deprecated
         try:
             import pygame
         except ImportError as error:
@@ -253,28 +256,29 @@ def _controllers(pygame: ModuleType | None) -> Any:
 
 
 def _pads(pygame: ModuleType | None) -> list[tuple[int, str, str]]:
-    """Number, name and GUID of what is plugged in and has a gamepad's layout."""
+    """Number, name and GUID of each plugged-in device with the layout of a gamepad."""
     assert pygame is not None
     controllers = _controllers(pygame)
-    found = []
+    pads = []
     for number in range(pygame.joystick.get_count()):
         if controllers.is_controller(number):
             stick = pygame.joystick.Joystick(number)
-            found.append((number, stick.get_name(), stick.get_guid()))
-    return found
+            pads.append((number, stick.get_name(), stick.get_guid()))
+    return pads
 
 
 def _nothing(name: str) -> str:
     from ..devices import gamepads
 
-    there = gamepads()
-    for pad in there:
+    pads = gamepads()
+    for pad in pads:
         if pad.problem:  # SDL does not see what it may not open
             return f"{name}: {pad.title}: {pad.problem} (gamepads belong to the group input)"
-    if there:
-        titles = ", ".join(pad.title for pad in there)
+    if pads:
+        titles = ", ".join(pad.title for pad in pads)
         return f"{name}: {titles} has not the layout of a gamepad; use another one"
     return (
-        f"{name}: there is no gamepad: plug one in, and if it is in, see that `ulna devices` lists it and that you are in the group "
+        f"{name}: there is no gamepad: plug one in, and if it is in, see that `ulna devices` lists it "
+        "and that you are in the group "
         "input (`sudo usermod -aG input $USER`, then log in again)"
     )

@@ -1,9 +1,9 @@
-"""The keys of a terminal as teleoperator: for a robot reached over ssh, or when nothing better is at hand.
+"""The keys of a terminal as teleoperator: for a robot reached over ssh, or when there is no better device.
 
-A terminal tells of keys that go down, and repeats the one held last; it never tells of one let go. So a key
-counts for `hold_s` after it was last heard of, and then the robot stands. Between a key and its first repeat
-the terminal pauses, often for half a second: the tip makes a small step first, and goes on when the repeats
-come. A short tap is thus a small step."""
+A terminal reports keys that go down, and repeats the one held last; it never reports a key that is released.
+So a key counts for `hold_s` after its last report, and then the robot stands still. Between a key and its
+first repeat the terminal pauses, often for half a second: the tip makes a small step first, and goes on when
+the repeats come. A short tap is thus a small step."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ from ..arm import DeviceError
 from ..config import setting
 from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, Hand
 
-# axis and sign; the small letter moves along it, the capital one turns about it: I tilts the hand down, J
-# turns it left, O rolls it
+# key -> axis and sign. A small letter moves along the axis, its capital turns about one: I tilts the hand
+# down, J turns it left, U rolls it
 MOVES = {
     "i": (0, 1), "k": (0, -1), "j": (1, 1), "l": (1, -1), "u": (2, 1), "m": (2, -1),
     "I": (1, 1), "K": (1, -1), "J": (2, 1), "L": (2, -1), "U": (0, -1), "M": (0, 1),
 }  # fmt: skip
-# In every way of driving the same key means the same; arrows in both of their spellings
+# A key means the same for every teleoperator. Terminals send arrows in two spellings
 EVENTS = {"\r": FINISH, "\n": FINISH, "s": SUCCESS, "f": FAILURE, "r": AGAIN, "x": DROP_LAST, "q": QUIT}
 SEQUENCES = {"\x1b[C": FINISH, "\x1bOC": FINISH, "\x1b[D": AGAIN, "\x1bOD": AGAIN, "\x1b": QUIT}
 GRIPPER = " "
 HELP = (
-    "hold to move: i/k ahead, back · j/l left, right · u/m up, down · with shift they tilt, turn and roll · space closes or opens the "
+    "hold to move: i/k ahead, back · j/l left, right · u/m up, down · with shift they tilt, turn and "
+    "roll · space closes or opens the "
     "gripper\nthe episode: enter finish · s succeeded · f failed · r again · x drop the last one · q quit"
 )
 
 _KEY = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O[A-Za-z])?|.", re.DOTALL)
-ESCAPE_S = 0.05  # a lone escape is a key; one that more follows is the beginning of an arrow's name
+ESCAPE_S = 0.05  # an escape followed by nothing is a key; otherwise it begins an arrow's sequence
 
 
 @dataclass(frozen=True)
 class Config:
-    """speed_m_s, turn_rad_s: while a key is held. hold_s: how long a key counts after it was last heard of;
-    longer than the pause between two repeats, of which most terminals make 25 a second. gripper_s: how long
-    one press of space may move the gripper."""
+    """speed_m_s, turn_rad_s: speed while a key is held. hold_s: how long a key counts after its last report;
+    must be longer than the pause between two repeats, of which most terminals send 25 a second. gripper_s:
+    how long one press of space may move the gripper."""
 
     speed_m_s: float = setting(0.08, 0.005, 1, "m/s")
     turn_rad_s: float = setting(0.6, 0.05, 6, "rad/s")
@@ -61,7 +62,7 @@ def make(name: str, config: Config) -> KeyboardTeleoperator:
 
 
 class KeyboardTeleoperator:
-    """file: descriptor of the terminal, 0 for standard input. announce: is told which keys there are."""
+    """file: descriptor of the terminal, 0 for standard input. announce: called with the help on the keys."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class KeyboardTeleoperator:
         self._move: tuple[str, int] | None = None  # which key, and when it was heard
         self._gripper: float | None = None
         self._gripper_ns: int | None = None
-        self._escape_ns: int | None = None  # when one came that nothing has followed yet
+        self._escape_ns: int | None = None  # when an escape came that nothing has followed yet
         self._read_ns = self._heard_ns = time.monotonic_ns()
         self._gone = False
 
@@ -88,12 +89,13 @@ class KeyboardTeleoperator:
             return
         if not os.isatty(self._file):
             raise DeviceError(
-                f"{self.name}: the keyboard needs a terminal, and standard input is none: start this in a terminal, without a pipe, "
+                f"{self.name}: the keyboard needs a terminal, and standard input is none: start this "
+                "in a terminal, without a pipe, "
                 "or use --agent browser"
             )
-        saved = termios.tcgetattr(self._file)
-        # also when nobody closes: a terminal that shows no letters is a nuisance to find one's way out of
-        self._restore = weakref.finalize(self, _put_back, self._file, saved)
+        attributes = termios.tcgetattr(self._file)
+        # also when nobody calls `close`: a terminal that shows no letters is hard to recover
+        self._restore = weakref.finalize(self, _put_back, self._file, attributes)
         termios.tcflush(self._file, termios.TCIFLUSH)  # what was typed before was not meant for the robot
         tty.setcbreak(self._file, termios.TCSANOW)  # flushing here would wait for whoever reads the output
         self._start_over()
@@ -108,7 +110,7 @@ class KeyboardTeleoperator:
         if self._restore is None:
             return Hand(False)
         now, hold_ns = time.monotonic_ns(), round(self.config.hold_s * 1e9)
-        # nobody looked for long: how old the keys are that wait here is not known, so they move nothing
+        # after a long time without a read it is not known how old the waiting keys are, so they move nothing
         fresh = now - self._read_ns <= hold_ns
         self._read_ns = now
         events = []
@@ -141,13 +143,13 @@ class KeyboardTeleoperator:
         )
 
     def _keys(self, now: int) -> list[str]:
-        """What was typed since the last call, a key each."""
+        """The keys that were typed since the last call."""
         text = "\x1b" if self._escape_ns is not None else ""
         try:
             if not self._gone and select.select([self._file], [], [], 0)[0]:
-                typed = os.read(self._file, 4096)
-                self._gone = not typed
-                text += typed.decode("latin-1")
+                data = os.read(self._file, 4096)
+                self._gone = not data
+                text += data.decode("latin-1")
         except OSError:  # the window was closed, or the line is down
             self._gone = True
         if text == "\x1b":
@@ -163,7 +165,7 @@ class KeyboardTeleoperator:
         return keys
 
 
-def _put_back(file: int, saved: list[object]) -> None:
+def _put_back(file: int, attributes: list[object]) -> None:
     with contextlib.suppress(termios.error):  # there is no terminal any more
         termios.tcflush(file, termios.TCIFLUSH)  # else the shell gets what was meant for the robot
-        termios.tcsetattr(file, termios.TCSANOW, saved)  # type: ignore[arg-type]
+        termios.tcsetattr(file, termios.TCSANOW, attributes)  # type: ignore[arg-type]

@@ -30,11 +30,11 @@ RETRY_NS = 500_000_000
 
 @dataclass(frozen=True)
 class Config:
-    """device: part of the name or of the serial number, where there are several. speed_m_s, turn_rad_s: with
-    the cap at its end. deadzone: share of the way that counts as the middle. dead_man: "left": nothing moves
-    unless the left button is held; "none": any motion of the cap moves the arm. timeout_s: a cap out of its
-    middle and not heard of for so long has been let go. gripper_s: how long the right button may move the
-    gripper after it was pressed, the left one held or not needed."""
+    """device: part of the name or of the serial number, when there are several. speed_m_s, turn_rad_s: speed
+    for a cap pushed or turned all the way. deadzone: share of the cap's travel that counts as its middle.
+    dead_man: "left": nothing moves unless the left button is held; "none": any motion of the cap moves the
+    arm. timeout_s: a cap that was last out of its middle and is silent for so long counts as released.
+    gripper_s: how long one press of the right button may move the gripper when dead_man is "none"."""
 
     device: str = ""
     speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
@@ -47,8 +47,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Report:
-    """What one report says: push or turn `(3,)` int16 counts, buttons as bits; None of what it does not
-    tell."""
+    """The content of one report: push or turn, 3 counts each, buttons as bits; None for what the report does
+    not hold."""
 
     push: tuple[int, int, int] | None = None
     turn: tuple[int, int, int] | None = None
@@ -56,7 +56,7 @@ class Report:
 
 
 def parse_report(report: bytes) -> Report | None:
-    """None of a report that is of another kind (battery, lights) or too short."""
+    """The content of a report; None when it is of another kind (battery, lights) or too short."""
     if not report:
         return None
     kind, body = report[0], report[1:]
@@ -71,9 +71,9 @@ def parse_report(report: bytes) -> Report | None:
     return None
 
 
-def shaped(counts: tuple[int, int, int], deadzone: float) -> np.ndarray:
-    """Three counts as shares of the way in [-1, 1] in the robot's axes (x ahead, y left, z up), without their
-    middle."""
+def deflection(counts: tuple[int, int, int], deadzone: float) -> np.ndarray:
+    """Three counts of the device's axes as shares of the full travel `(3,)` in [-1, 1], in the robot's axes
+    (x ahead, y left, z up); 0 within the deadzone."""
     x, y, z = (float(c) / FULL for c in counts)
     v = np.array([-y, -x, -z])
     beyond = np.clip(np.abs(v) - deadzone, 0.0, 1.0 - deadzone) / (1.0 - deadzone)
@@ -86,8 +86,8 @@ def make(name: str, config: Config) -> SpaceMouseTeleoperator:
 
 @dataclass
 class Puck:
-    """What the device said so far, and what follows from it. No input or output: `SpaceMouseTeleoperator`
-    does that."""
+    """State of the device by its reports so far, and the `Hand` that follows from it. No input or output:
+    `SpaceMouseTeleoperator` does that."""
 
     config: Config
     push: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -99,16 +99,16 @@ class Puck:
     gripped_ns: int | None = None
 
     def hear(self, report: bytes, now_ns: int) -> None:
-        said = parse_report(report)
-        if said is None:
+        content = parse_report(report)
+        if content is None:
             return
         self.heard_ns = now_ns
-        if said.push is not None:
-            self.push, self.moved_ns = shaped(said.push, self.config.deadzone), now_ns
-        if said.turn is not None:
-            self.turn, self.moved_ns = shaped(said.turn, self.config.deadzone), now_ns
-        if said.buttons is not None:
-            pressed, self.buttons = said.buttons & ~self.buttons, said.buttons
+        if content.push is not None:
+            self.push, self.moved_ns = deflection(content.push, self.config.deadzone), now_ns
+        if content.turn is not None:
+            self.turn, self.moved_ns = deflection(content.turn, self.config.deadzone), now_ns
+        if content.buttons is not None:
+            pressed, self.buttons = content.buttons & ~self.buttons, content.buttons
             if pressed & RIGHT and self._permitted:
                 self.gripper = 1.0 if self.gripper == 0.0 else 0.0
                 self.gripped_ns = now_ns
@@ -118,9 +118,9 @@ class Puck:
         return self.config.dead_man == "none" or bool(self.buttons & LEFT)
 
     def hand(self, now_ns: int) -> Hand:
-        heard = now_ns - self.moved_ns <= self.config.timeout_s * 1e9
-        linear = self.push * self.config.speed_m_s if heard else np.zeros(3)
-        angular = self.turn * self.config.turn_rad_s if heard else np.zeros(3)
+        is_fresh = now_ns - self.moved_ns <= self.config.timeout_s * 1e9
+        linear = self.push * self.config.speed_m_s if is_fresh else np.zeros(3)
+        angular = self.turn * self.config.turn_rad_s if is_fresh else np.zeros(3)
         active = self._permitted
         if self.config.dead_man == "none":
             gripping = self.gripped_ns is not None and now_ns - self.gripped_ns <= self.config.gripper_s * 1e9
@@ -144,11 +144,11 @@ class SpaceMouseTeleoperator:
     def open(self) -> None:
         if self._open:
             return
-        chosen = self._choose(_found())
-        self._device = _opened(chosen["path"])
+        entry = self._choose(_candidates())
+        self._device = _open_device(entry["path"])
         if self._device is None:
             raise DeviceError(_why_not(self.name))
-        self._serial = _identity(chosen)
+        self._serial = _identity(entry)
         self._puck, self._open = Puck(self.config), True
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class SpaceMouseTeleoperator:
             return Hand(False)
         now = time.monotonic_ns()
         # The kernel keeps 64 reports and then throws new ones away, a button's release among them. So after a
-        # pause nothing counts that was said meanwhile, and the button must be pressed anew.
+        # pause the reports that came meanwhile do not count, and the button must be pressed anew.
         if now - self._read_ns > self.config.timeout_s * 1e9:
             self._listen(now)
             self._puck = Puck(self.config, gripper=self._puck.gripper)
@@ -182,7 +182,7 @@ class SpaceMouseTeleoperator:
                 self._drop()
 
     def _drop(self) -> None:
-        """The device is gone: its buttons are up, wherever they were."""
+        """Close a device that is gone; all its buttons count as released."""
         if self._device is not None:
             self._device.close()
         self._device, self._puck = None, Puck(self.config, gripper=self._puck.gripper)
@@ -191,40 +191,40 @@ class SpaceMouseTeleoperator:
         if now - self._tried_ns < RETRY_NS:
             return
         self._tried_ns = now
-        for about in _found():
-            if self._device is None and _identity(about) == self._serial:
-                self._device = _opened(about["path"])
+        for entry in _candidates():
+            if self._device is None and _identity(entry) == self._serial:
+                self._device = _open_device(entry["path"])
 
-    def _choose(self, found: list[dict[str, Any]]) -> dict[str, Any]:
-        if not found:
+    def _choose(self, candidates: list[dict[str, Any]]) -> dict[str, Any]:
+        if not candidates:
             raise DeviceError(_why_not(self.name))
-        wanted = self.config.device.lower()
-        fits = [
+        query = self.config.device.lower()
+        matches = [
             f
-            for f in found
-            if wanted in str(f["product_string"]).lower() or wanted in str(f["serial_number"] or "").lower()
+            for f in candidates
+            if query in str(f["product_string"]).lower() or query in str(f["serial_number"] or "").lower()
         ]
-        listed = ", ".join(
-            f"{f['product_string']} ({f['serial_number'] or 'no serial number'})" for f in found
+        listing = ", ".join(
+            f"{f['product_string']} ({f['serial_number'] or 'no serial number'})" for f in candidates
         )
-        if not fits:
+        if not matches:
             raise DeviceError(
-                f"{self.name}: no SpaceMouse is called {self.config.device!r}; there is {listed}"
+                f"{self.name}: no SpaceMouse is called {self.config.device!r}; there is {listing}"
             )
-        if len({_identity(f) for f in fits}) > 1:
+        if len({_identity(f) for f in matches}) > 1:
             raise DeviceError(
-                f"{self.name}: several SpaceMice fit: {listed}; say which one with device, by a part of its name or serial number"
+                f"{self.name}: several SpaceMice fit: {listing}; say which one with device, by a part "
+                "of its name or serial number"
             )
-        return fits[0]  # a wireless receiver shows itself several times; the first is the one that speaks
+        return matches[0]  # a wireless receiver shows itself several times; the first is the one that speaks
 
 
-def _identity(about: dict[str, Any]) -> tuple[int, int, str]:
-    return about["vendor_id"], about["product_id"], str(about["serial_number"] or "")
+def _identity(entry: dict[str, Any]) -> tuple[int, int, str]:
+    return entry["vendor_id"], entry["product_id"], str(entry["serial_number"] or "")
 
 
-def _found() -> list[dict[str, Any]]:
-    """What hidapi says of the devices of 3Dconnexion's whose cap has six axes; they also sell mice and
-    keypads."""
+def _candidates() -> list[dict[str, Any]]:
+    """hidapi's entries of 3Dconnexion's devices whose cap has six axes (they also sell mice and keypads)."""
     try:
         import hidraw
     except ImportError as error:
@@ -234,8 +234,8 @@ def _found() -> list[dict[str, Any]]:
     return caps or [d for d in ours if not d["usage_page"]]  # old kernels do not tell the usage
 
 
-def _opened(path: bytes) -> Any:
-    """None when it cannot be opened."""
+def _open_device(path: bytes) -> Any:
+    """The open device, None when it cannot be opened."""
     import hidraw
 
     device = hidraw.device()
@@ -258,6 +258,7 @@ def _why_not(name: str) -> str:
         titles = ", ".join(mouse.title for mouse in there)
         return f"{name}: {titles} is there but does not open, or is no SpaceMouse: plug it in again"
     return (
-        f"{name}: there is no SpaceMouse: plug one in; it must show as a /dev/hidraw device, and who is not root needs the udev rule "
+        f"{name}: there is no SpaceMouse: plug one in; it must show as a /dev/hidraw device, and who "
+        "is not root needs the udev rule "
         f"{SPACEMOUSE_RULE} in {SPACEMOUSE_RULE_FILE}"
     )

@@ -1,4 +1,4 @@
-"""The USB numbers by which a SpaceMouse is known."""
+"""The USB vendor and product numbers of SpaceMice."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ LOGITECH_PRODUCTS = frozenset(
 
 
 def is_spacemouse(vendor: int, product: int) -> bool:
-    """By its USB numbers: one of 3Dconnexion's devices, some of which have no cap, or an old one of
-    Logitech's."""
+    """Whether USB numbers are those of a device of 3Dconnexion's (some of which have no cap) or of an old
+    SpaceMouse of Logitech's."""
     return vendor == VENDOR or (vendor == LOGITECH and product in LOGITECH_PRODUCTS)

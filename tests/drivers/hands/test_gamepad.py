@@ -30,13 +30,13 @@ deadzones = st.floats(0, 0.9)
 
 @given(ways, ways, deadzones)
 def test_a_stick_is_odd_grows_has_a_middle_and_ends(a: float, b: float, deadzone: float) -> None:
-    f, g = gamepad.shaped(a, deadzone), gamepad.shaped(b, deadzone)
-    assert gamepad.shaped(-a, deadzone) == -f
+    f, g = gamepad.stick_response(a, deadzone), gamepad.stick_response(b, deadzone)
+    assert gamepad.stick_response(-a, deadzone) == -f
     assert abs(f) <= 1
     assert f == 0 or np.sign(f) == np.sign(a)
     assert f == 0 if abs(a) <= deadzone else abs(f) > 0 or abs(a) - deadzone < 1e-9
     assert f <= g or a > b
-    assert gamepad.shaped(1.0, deadzone) == pytest.approx(1)
+    assert gamepad.stick_response(1.0, deadzone) == pytest.approx(1)
 
 
 @given(

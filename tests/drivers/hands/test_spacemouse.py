@@ -50,7 +50,7 @@ def test_no_report_upsets_the_parser(report: bytes) -> None:
 def test_a_cap_is_odd_grows_has_a_middle_and_ends(
     a: tuple[int, int, int], b: tuple[int, int, int], deadzone: float
 ) -> None:
-    f, g = spacemouse.shaped(a, deadzone), spacemouse.shaped(b, deadzone)
+    f, g = spacemouse.deflection(a, deadzone), spacemouse.deflection(b, deadzone)
     order = [1, 0, 2]  # of the device's axes in the robot's, each the other way
     for i, j in enumerate(order):
         assert abs(f[i]) <= 1
@@ -59,7 +59,7 @@ def test_a_cap_is_odd_grows_has_a_middle_and_ends(
         )
         assert f[i] >= g[i] or a[j] > b[j]
     negative = -a[0], -a[1], -a[2]
-    assert np.array_equal(spacemouse.shaped(negative, deadzone), -f)
+    assert np.array_equal(spacemouse.deflection(negative, deadzone), -f)
 
 
 def test_a_cap_moves_only_while_the_button_is_held_and_stops_when_it_falls_silent() -> None:

@@ -127,7 +127,7 @@ def opencv_bench(folder: Path) -> Bench:
     child = Child("mjpeg", {"ring": None, "height": 480, "width": 640, "fps": 30})
     stack = contextlib.ExitStack()
     stack.callback(child.close)
-    config = opencv.Config(device=child.about["url"], height=480, width=640, fps=30)
+    config = opencv.Config(device=child.info["url"], height=480, width=640, fps=30)
     return Bench("opencv", opencv.make("opencv", config), child.ask, closing=stack)
 
 
@@ -137,7 +137,7 @@ def realsense_bench(folder: Path) -> Bench:
     child = Child("realsense", {"ring": None, "height": 480, "width": 640, "fps": 30})
     stack = contextlib.ExitStack()
     stack.callback(child.close)
-    config = realsense.Config(source="twin", address=child.about["address"])
+    config = realsense.Config(source="twin", address=child.info["address"])
     return Bench("realsense", realsense.make("realsense", config), child.ask, closing=stack)
 
 

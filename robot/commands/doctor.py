@@ -35,11 +35,12 @@ def run(args: Args, out: Output) -> int:
     if not 0.1 <= args.seconds <= 600:
         raise ValueError(f"--seconds is {args.seconds:g}, it must lie in 0.1..600")
     config = doctor_robot.read(Path(args.robot)) if args.robot else None
-    plugged = doctor.look()
+    hardware = doctor.look()
     if config is None:
-        modes, named = doctor.assumed(plugged), []
+        modes, of_file = doctor.assumed_modes(hardware), []
     else:
-        modes, named = doctor_robot.wanted(config, plugged), doctor_robot.devices(config, plugged)
+        modes = doctor_robot.requested_modes(config, hardware)
+        of_file = doctor_robot.devices(config, hardware)
     findings = [
         *doctor_computer.scheduling(args.seconds),  # first, before the others warm the computer up
         *doctor_computer.shared_memory(),
@@ -47,12 +48,12 @@ def run(args: Args, out: Output) -> int:
         *doctor_computer.clock(),
         *doctor.python_packages(),
         *doctor.opencv(),
-        *doctor.realsense(plugged, config is not None and doctor_robot.wants_realsense(config)),
-        *doctor.serial_lines(plugged),
-        *doctor.camera_nodes(plugged),
+        *doctor.realsense(hardware, config is not None and doctor_robot.wants_realsense(config)),
+        *doctor.serial_lines(hardware),
+        *doctor.camera_nodes(hardware),
         *doctor.bus_load(modes),
         *doctor.twins(),
-        *named,
+        *of_file,
     ]
     severe = [f for f in findings if f.level == "severe"]
     out.answer({"findings": [asdict(f) for f in findings], "severe": len(severe)}, page(findings))

@@ -82,8 +82,8 @@ def run(args: Args, out: Output) -> int:
     with Station(config) as station:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: station.stop())
-        lines = [f"{device}: {port}" for device, port in station.about["ports"].items()]
-        lines += [f"control: {station.about['control']}", f"robot: {station.about['toml']}"]
-        out.answer(station.about, "\n".join(lines))
+        lines = [f"{device}: {port}" for device, port in station.info["ports"].items()]
+        lines += [f"control: {station.info['control']}", f"robot: {station.info['toml']}"]
+        out.answer(station.info, "\n".join(lines))
         station.run()
     return 0

@@ -1,5 +1,5 @@
 """The control channel of a twin: HTTP on loopback, for tests and demos. It resets the scene, changes faults
-and tells the ground truth."""
+and gives the ground truth."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from ...drivers.arm import DeviceError
 
 MAX_ORDER_BYTES = 1 << 16
 
-# takes the JSON object that was sent, gives the one to answer, or None
+# takes the JSON object of the request, returns the one to answer with, or None
 Order = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 
 def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[web.Server, str]:
-    """The channel, which serves until it is closed, and its URL: `GET URL/question`, `POST URL/order`.
+    """(The server of the channel, which runs until it is closed; its URL). Requests are `GET URL/question`
+    and `POST URL/order`.
 
-    An order's KeyError, DeviceError, ValueError, TypeError and TimeoutError are told to who gave it. The
-    token in the URL keeps web pages that know the port from moving anything."""
+    KeyError, DeviceError, ValueError, TypeError and TimeoutError of an order are answered as a sentence with
+    status 400. The token in the URL keeps web pages that know the port from moving anything."""
     token = secrets.token_urlsafe(9)
-    known = f"GET {', '.join(questions)}; POST {', '.join(orders)}"
+    overview = f"GET {', '.join(questions)}; POST {', '.join(orders)}"
 
     async def answer(request: Request) -> Response:
-        sent = await web.read_body(request, MAX_ORDER_BYTES)
-        if sent is None:
+        payload = await web.read_body(request, MAX_ORDER_BYTES)
+        if payload is None:
             return web.error(f"an order has at most {MAX_ORDER_BYTES} bytes", 413)
         name = request.path_params["name"]
         if not web.is_token(request.path_params["token"], token):
             return web.error("no such thing", 404)
         act = (orders if request.method == "POST" else questions).get(name)
         if act is None:
-            return web.error(f"there is no {name!r}: {known}", 404)
+            return web.error(f"there is no {name!r}: {overview}", 404)
         try:
-            body = json.loads(sent or b"{}")
+            body = json.loads(payload or b"{}")
             if not isinstance(body, dict):
                 raise TypeError("the body must be a JSON object")
             return JSONResponse(await run_in_threadpool(act, body) or {"ok": True})

@@ -1,9 +1,9 @@
-"""Twins of whole stations: an arm, its leader and its cameras at one PyBullet world, each behind its own
+"""Twins of whole stations: an arm, its leader and its cameras in one PyBullet world, each behind its own
 device protocol.
 
-Three kinds of process: this one steps the physics and renders; one per serial bus or controller speaks bytes;
-one per camera encodes and serves frames. They meet in shared memory. A control channel (HTTP on loopback)
-resets the scene, changes faults and tells the ground truth; no device does."""
+There are three kinds of process: this one steps the physics and renders; one per serial bus or controller
+speaks its protocol; one per camera encodes and serves frames. They share memory. A control channel (HTTP on
+loopback) resets the scene, changes faults and gives the ground truth; no device does that."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ from ...drivers.twins.faults import BusFaults, CameraFaults, set_faults
 from ...drivers.twins.ur_controller import URFaults
 from .control import Order, serve
 
-# raw encoder counts between a servo's zero and its joint's: as mounted by somebody who did not look
+# raw encoder counts between a servo's zero and its joint's zero: as of servos mounted without care
 MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """protocol: of `drivers.twins`. robot: of `sim.robots`. models: of the servos, base to gripper. leader:
-    what drives it. settings: of the arm's driver, that its file names."""
+    """protocol: name of the module in `drivers.twins`. robot: name of the model in `sim.robots`. models:
+    model numbers of the servos, base to gripper. leader: kind of its leader arm, empty when there is none.
+    settings: fields of the arm's driver to write into the robot's file."""
 
     protocol: str
     robot: str
@@ -66,9 +67,10 @@ KINDS = {
 
 @dataclass
 class StationConfig:
-    """kind: of `KINDS`. task: the scene. cameras: names of its views; realsense: those of them that are
-    RealSense cameras. hand: a leader arm with a scripted hand at it. control_hz: of the demonstrations.
-    faults: by device, from the start."""
+    """kind: name in `KINDS`. task: name of the scene. cameras: names of its views. realsense: those of
+    `cameras` that are RealSense cameras. fps: of the cameras. hand: whether there is a leader arm with a
+    scripted hand. control_hz: rate of the demonstrations. noise: of the scripted hand. faults: device →
+    faults, from the start."""
 
     kind: str = "so101"
     task: str = "lift"
@@ -84,28 +86,29 @@ class StationConfig:
 
 
 def devices(config: StationConfig) -> tuple[str, ...]:
-    """The names of what such a twin has. DeviceError: a leader or a fault that there is none of, told before
-    anything is started."""
+    """Names of the devices that such a twin has. DeviceError: the leader or a fault in `config` does not
+    exist; this is checked before anything is started."""
     kind, alone = KINDS[config.kind], config.kind.endswith("-leader")
     if config.hand and not (kind.leader or alone):
         led = " and ".join(name for name, other in KINDS.items() if other.leader)
         raise DeviceError(f"there is no leader for the twin {config.kind}: {led} have one")
-    made: dict[str, BusFaults | CameraFaults] = {}
+    faults_by_device: dict[str, BusFaults | CameraFaults] = {}
     if kind.protocol and not alone:
-        made["arm"] = URFaults() if kind.protocol == "ur" else BusFaults()
+        faults_by_device["arm"] = URFaults() if kind.protocol == "ur" else BusFaults()
     if config.hand or alone:
-        made["leader"] = BusFaults()
-    made |= {camera: CameraFaults() for camera in config.cameras}
+        faults_by_device["leader"] = BusFaults()
+    faults_by_device |= {camera: CameraFaults() for camera in config.cameras}
     for device, faults in config.faults.items():
-        require_known("device of this twin:", device, made)
-        set_faults(made[device], faults)
-    return tuple(made)
+        require_known("device of this twin:", device, faults_by_device)
+        set_faults(faults_by_device[device], faults)
+    return tuple(faults_by_device)
 
 
 class Child:
-    """A process that takes and gives lines of JSON: the protocol side of a twin."""
+    """The process of the protocol side of a twin; it reads and writes lines of JSON. info: what it answered
+    to `setup`."""
 
-    def __init__(self, module: str, about: Mapping[str, Any]) -> None:
+    def __init__(self, module: str, setup: Mapping[str, Any]) -> None:
         self.module = module
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -115,10 +118,10 @@ class Child:
             text=True,
             start_new_session=True,
         )
-        self.about = self.ask(about)
+        self.info = self.ask(setup)
 
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """DeviceError: what the process says is wrong, or that it ended."""
+        """The answer of the process to `order`. DeviceError: the process reports an error, or has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with self._lock:
@@ -154,8 +157,8 @@ class Child:
 
 
 class Station:
-    """`with Station(config) as station: station.run()`; `about` is what to tell the user: ports, URLs, the
-    robot's TOML file."""
+    """`with Station(config) as station: station.run()`. info: the twin's name and process, the ports of its
+    devices, the URL of its control channel and the path of its robot's TOML file."""
 
     def __init__(self, config: StationConfig, folder: Path | None = None) -> None:
         from ...sim.twin import TwinWorld
@@ -193,7 +196,7 @@ class Station:
         self.close()
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Step the world until `stop`."""
         self.world.run()
 
     def stop(self) -> None:
@@ -222,7 +225,7 @@ class Station:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _orders(self) -> dict[str, Order]:
-        """What may be ordered through the control channel."""
+        """The orders that the control channel takes, by name."""
 
         def set_all_faults(body: dict[str, Any]) -> None:
             for device, faults in body.items():
@@ -248,20 +251,20 @@ class Station:
 
     def _start(self) -> None:
         config, kind, plant = self.config, self.kind, self.world.arm.plant
-        about: dict[str, Any] = {"name": self.name, "kind": config.kind, "pid": os.getpid(), "ports": {}}
+        info: dict[str, Any] = {"name": self.name, "kind": config.kind, "pid": os.getpid(), "ports": {}}
         tables: dict[str, dict[str, Any]] = {}
         if config.kind.endswith("-leader"):
             assert self.world.hand is not None
-            self._start_bus("leader", config.kind, self.world.hand.plant.path, about, tables, "leaders.arm")
+            self._start_bus("leader", config.kind, self.world.hand.plant.path, info, tables, "leaders.arm")
         elif kind.protocol == "ur":
             plant.torque[:] = 1  # its brakes hold it; servos have none
             child = self._child("arm", "ur", {"plant": str(plant.path)})
-            about["ports"]["arm"] = child.about["host"]
-            tables["arms.arm"] = {"driver": "ur", "model": config.kind, "host": child.about["host"]}
+            info["ports"]["arm"] = child.info["host"]
+            tables["arms.arm"] = {"driver": "ur", "model": config.kind, "host": child.info["host"]}
         elif kind.protocol:
-            self._start_bus("arm", config.kind, plant.path, about, tables, "arms.arm")
+            self._start_bus("arm", config.kind, plant.path, info, tables, "arms.arm")
         if self.world.hand is not None and kind.leader:
-            self._start_bus("leader", kind.leader, self.world.hand.plant.path, about, tables, "leaders.arm")
+            self._start_bus("leader", kind.leader, self.world.hand.plant.path, info, tables, "leaders.arm")
         height, width = config.image_size
         for camera in config.cameras:
             is_realsense = camera in config.realsense
@@ -278,8 +281,8 @@ class Station:
             child = self._child(
                 camera, module, {"ring": str(ring.path), **size, **(optics if is_realsense else {})}
             )
-            where = child.about.get("url") or child.about["address"]
-            about["ports"][camera] = where
+            where = child.info.get("url") or child.info["address"]
+            info["ports"][camera] = where
             device = {"driver": "opencv", "device": where}
             if is_realsense:
                 device = {"driver": "realsense", "source": "twin", "address": where}
@@ -287,19 +290,19 @@ class Station:
             ring.close()
         if config.cameras and config.task == "lift":  # its cube is blue
             tables["trackers.cube"] = {"driver": "colour", "cameras": list(config.cameras)}
-        self._control, about["control"] = serve({"state": lambda _: self.world.state()}, self._orders())
-        tables["scene"] = {"driver": "twin", "url": about["control"]}
-        about["toml"] = str(self._write_toml(tables))
-        self.about = about
+        self._control, info["control"] = serve({"state": lambda _: self.world.state()}, self._orders())
+        tables["scene"] = {"driver": "twin", "url": info["control"]}
+        info["toml"] = str(self._write_toml(tables))
+        self.info = info
         note = runtime_folder() / f"{self.name}.json"
-        note.write_text(json.dumps(about))
+        note.write_text(json.dumps(info))
 
     def _start_bus(
         self,
         device: str,
         driver: str,
         plant: Path,
-        about: dict[str, Any],
+        info: dict[str, Any],
         tables: dict[str, dict[str, Any]],
         table: str,
     ) -> None:
@@ -307,7 +310,7 @@ class Station:
         servos, calibration = [], Calibration()
         for j, (joint, model) in enumerate(zip(joints.names, kind.models, strict=True)):
             zero, offset = COUNTS_PER_TURN // 2, MOUNTING[j]
-            # what a servo says is its encoder minus the offset (Feetech) or plus it (Dynamixel)
+            # a servo reports its encoder minus the offset (Feetech) or plus it (Dynamixel)
             register = offset if kind.protocol == "feetech" else -offset
             per_rad = COUNTS_PER_TURN / (2 * np.pi)
             low = round(zero + joints.lower[j] * per_rad)
@@ -334,12 +337,12 @@ class Station:
         )
         path = self.folder / f"{device}-calibration.json"
         save(path, calibration)
-        about["ports"][device] = port = child.about["port"]
+        info["ports"][device] = port = child.info["port"]
         tables[table] = {"driver": driver, "port": port, "calibration": str(path), **kind.settings}
 
-    def _child(self, device: str, module: str, about: Mapping[str, Any]) -> Child:
+    def _child(self, device: str, module: str, setup: Mapping[str, Any]) -> Child:
         faults = dict(self.config.faults.get(device, {}))
-        self.children[device] = child = Child(module, {**about, "faults": faults})
+        self.children[device] = child = Child(module, {**setup, "faults": faults})
         return child
 
     def _write_toml(self, tables: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -349,7 +352,10 @@ class Station:
         lines = [f"# Twin of {self.config.kind}, as long as it runs."]
         if "arms.arm" in tables:
             lines += [
-                "# A real robot's file differs in its ports, may let its gripper push harder, and has no [scene].",
+                (
+                    "# A real robot's file differs in its ports, may let its gripper push harder, and has no "
+                    "[scene]."
+                ),
                 f"name = {json.dumps(self.config.kind + '-twin')}",
                 f"control_hz = {self.config.control_hz}",
                 f"home = {json.dumps(home)}",

@@ -18,7 +18,7 @@ from ulna.robot.commands.doctor import page
 from ulna.robot.doctor import computer as doctor_computer
 from ulna.robot.doctor import doctor
 from ulna.robot.doctor import robot as doctor_robot
-from ulna.robot.doctor.doctor import Finding, Wanted
+from ulna.robot.doctor.doctor import CameraMode, Finding
 
 
 def one(findings: list[Finding], *words: str) -> Finding:
@@ -29,8 +29,8 @@ def one(findings: list[Finding], *words: str) -> Finding:
 
 def test_adapters_that_hold_bytes_back_and_programs_that_meddle(tmp_path: Path) -> None:
     c = bench(tmp_path / "root")
-    plugged = doctor.look(c.root)
-    timer = one(doctor.serial_lines(plugged, c.root), "holds bytes back", "16 ms")
+    hardware = doctor.look(c.root)
+    timer = one(doctor.serial_lines(hardware, c.root), "holds bytes back", "16 ms")
     assert timer.level == "advice"
     assert "tee /sys/class/tty/ttyUSB0/device/latency_timer" in timer.mend
     assert "FT88YVRA" in timer.says
@@ -69,7 +69,7 @@ def test_equal_serial_numbers_are_told(tmp_path: Path) -> None:
 )
 def test_cameras_on_one_usb_2_bus(cameras: int, fourcc: str, level: str) -> None:
     """640x480 YUYV at 30 Hz is 18.4 MB/s; a USB 2 bus carries about 40."""
-    (load,) = doctor.bus_load(Wanted(f"c{i}", 1, 480, 640, 480, 30, fourcc) for i in range(cameras))
+    (load,) = doctor.bus_load(CameraMode(f"c{i}", 1, 480, 640, 480, 30, fourcc) for i in range(cameras))
     assert load.level == level
     if level == "severe":
         assert "about 55 of 41 MB/s" in load.says
@@ -77,19 +77,21 @@ def test_cameras_on_one_usb_2_bus(cameras: int, fourcc: str, level: str) -> None
 
 
 def test_buses_are_summed_by_themselves() -> None:
-    modes = [Wanted(f"c{bus}", bus, 480, 640, 480, 30, "YUYV") for bus in (1, 2, 3)]
+    modes = [CameraMode(f"c{bus}", bus, 480, 640, 480, 30, "YUYV") for bus in (1, 2, 3)]
     assert [f.level for f in doctor.bus_load(modes)] == ["good"] * 3
-    deep = Wanted("d", 2, 5000, 848, 480, 60, "", depth=True)  # colour and depth of a RealSense: 98 MB/s
+    deep = CameraMode("d", 2, 5000, 848, 480, 60, "", depth=True)  # colour and depth of a RealSense: 98 MB/s
     assert doctor.bytes_per_s(deep) == 848 * 480 * 60 * 4
     assert doctor.bus_load([deep])[0].level == "good"
 
 
 def test_webcams_are_assumed_to_compress_only_where_they_say_so(tmp_path: Path) -> None:
-    plugged = doctor.look(bench(tmp_path / "root").root)
-    assert [w.fourcc for w in doctor.assumed(plugged)] == ["YUYV", "YUYV"], "a file does not tell its modes"
-    node = plugged.cameras[0]
+    hardware = doctor.look(bench(tmp_path / "root").root)
+    assert [w.fourcc for w in doctor.assumed_modes(hardware)] == ["YUYV", "YUYV"], (
+        "a file does not tell its modes"
+    )
+    node = hardware.cameras[0]
     talking = type(node)(**{**node.__dict__, "modes": (v4l2.Mode("MJPG", 640, 480, (30.0,)),)})
-    (mode,) = doctor.assumed(doctor.Plugged([], [talking], []))
+    (mode,) = doctor.assumed_modes(doctor.Hardware([], [talking], []))
     assert (mode.fourcc, mode.bus) == ("MJPG", 1)
 
 
@@ -192,9 +194,9 @@ def test_a_robots_file_against_what_is_there(tmp_path: Path) -> None:
         [teleoperators.gamepad]
     """)
     config = doctor_robot.read(file)
-    plugged = doctor.look(c.root)
+    hardware = doctor.look(c.root)
     try:
-        findings = doctor_robot.devices(config, plugged, c.root)
+        findings = doctor_robot.devices(config, hardware, c.root)
     finally:
         listening.close()
     levels = {f.says.split("]")[0][1:]: f.level for f in findings}
@@ -213,7 +215,7 @@ def test_a_robots_file_against_what_is_there(tmp_path: Path) -> None:
     assert "screen (pid 9)" in one(findings, "leaders.left", "open in").says
     assert "usb-1a86_USB_Single_Serial_58FA083261-if00" in one(findings, "arms.loose").mend
     assert "secret" not in page(findings)
-    (mode,) = doctor_robot.wanted(config, plugged, c.root)
+    (mode,) = doctor_robot.requested_modes(config, hardware, c.root)
     assert (mode.camera, mode.bus, mode.width) == ("front", 1, 1280)
     assert doctor.bus_load([mode])[0].level == "severe", "1280x720 YUYV at 30 Hz does not go through USB 2"
 
@@ -235,8 +237,8 @@ def test_realsense_tables_are_looked_at_by_their_source(
         }
         for table in config["cameras"].values():
             table["driver"] = "realsense"
-        plugged = doctor.Plugged([], [], [])
-        levels = {f.says.split("]")[0][9:]: f.level for f in doctor_robot.devices(config, plugged)}
+        hardware = doctor.Hardware([], [], [])
+        levels = {f.says.split("]")[0][9:]: f.level for f in doctor_robot.devices(config, hardware)}
     assert levels == {
         "tcp": "good",
         "unix": "good",
@@ -246,9 +248,9 @@ def test_realsense_tables_are_looked_at_by_their_source(
         "live": "severe",
     }
     monkeypatch.setitem(sys.modules, "pyrealsense2", None)  # not installed
-    assert doctor.realsense(plugged)[0].level == "advice"
+    assert doctor.realsense(hardware)[0].level == "advice"
     assert doctor_robot.wants_realsense(config)
-    assert doctor.realsense(plugged, wanted=True)[0].level == "severe"
+    assert doctor.realsense(hardware, required=True)[0].level == "severe"
     assert not doctor_robot.wants_realsense({"cameras": {"a": {"driver": "opencv"}}})
 
 
@@ -258,7 +260,7 @@ def test_a_robots_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(DeviceError, match="not TOML"):
         doctor_robot.read(tmp_path / "bad.toml")
-    assert doctor_robot.devices({"arms": 3, "cameras": {"a": 1}}, doctor.Plugged([], [], [])) == [
+    assert doctor_robot.devices({"arms": 3, "cameras": {"a": 1}}, doctor.Hardware([], [], [])) == [
         Finding("robot", "good", "the file names no device of the real world")
     ]
 

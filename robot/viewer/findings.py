@@ -1,5 +1,5 @@
-"""Findings of the checks for the page: of the episode that is looked at, and of all when asked for. Kept
-while it is open."""
+"""Findings of the checks for the page: of the episode that it shows, and of all episodes on request. They are
+cached while the viewer runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from ...datasets.checks.check import SEVERITIES, check_episode
 from ...datasets.episode import Episode, StoreError
-from .library import Kept, Library, NotThere
+from .library import Cache, Library, NotThere
 
-KEPT_EPISODES = 100_000  # a handful of sentences each
+CACHED_EPISODES = 100_000  # a handful of sentences each
 
 
 class Findings:
@@ -18,29 +18,30 @@ class Findings:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._found: Kept[list[dict[str, Any]]] = Kept(KEPT_EPISODES)
+        self._cache: Cache[list[dict[str, Any]]] = Cache(CACHED_EPISODES)
         self._guard = threading.Lock()
         self._sweep: threading.Thread | None = None
         self._stop = threading.Event()
 
     def of(self, e: Episode) -> list[dict[str, Any]]:
-        """The worst first, then by time."""
-        return self._found.get(_key(e), lambda: self._check(e))
+        """Findings of an episode as JSON, the worst first, then by time."""
+        return self._cache.get(_key(e), lambda: self._check(e))
 
     def check_all(self) -> None:
-        """Begin to check every episode; `summary` tells how far it is."""
+        """Start to check every episode in a thread; `summary` gives the progress."""
         with self._guard:
             if self._sweep is None or not self._sweep.is_alive():
                 self._sweep = threading.Thread(target=self._check_all, name="checks", daemon=True)
                 self._sweep.start()
 
     def summary(self) -> dict[str, Any]:
-        """counts: episode → how many findings of each severity, for those that were checked."""
+        """Progress of `check_all`. counts: episode → number of findings of each severity, of those episodes
+        that were checked."""
         counts = {}
         for e in (episodes := self._library.episodes()):
-            found = self._found.peek(_key(e))
-            if found is not None:
-                counts[e.path.name] = {s: sum(f["severity"] == s for f in found) for s in SEVERITIES}
+            findings = self._cache.peek(_key(e))
+            if findings is not None:
+                counts[e.path.name] = {s: sum(f["severity"] == s for f in findings) for s in SEVERITIES}
         running = self._sweep is not None and self._sweep.is_alive()
         return {"counts": counts, "checked": len(counts), "episodes": len(episodes), "running": running}
 

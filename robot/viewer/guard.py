@@ -1,9 +1,9 @@
-"""Who may ask the viewer for what.
+"""Which requests the viewer accepts.
 
-Reading is free for programs of this machine while the viewer listens on loopback; on any other address
-everything needs the token that is in the URL. Edits always need it, in a header, which no other site's page
-can send. Other sites' pages are turned away by the `Host` (a name of theirs that was made to point here) and
-by `Origin` and `Sec-Fetch-Site`."""
+While the viewer listens on loopback, programs of this machine may read without a token; on any other address
+every request needs the token that is in the URL. Edits always need it, in a header, which no other site's
+page can send. Other sites' pages are refused by the `Host` header (a foreign name that was made to point
+here) and by `Origin` and `Sec-Fetch-Site`."""
 
 from __future__ import annotations
 
@@ -31,25 +31,26 @@ class Access:
     read_only: bool
 
     def is_opened_with_token(self, scope: Scope) -> bool:
-        """Whether a request is of the page itself, with the token in its URL."""
+        """Whether a request is for the page itself, with the token in its URL."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         return scope["path"] == "/" and self._is_token(query.get("token", [""])[-1])
 
     def cookie(self, scope: Scope) -> str:
-        """For images and videos, which are requested by elements that can send no header."""
+        """The cookie with the token, for images and videos: the elements that request them can send no
+        header."""
         port = (scope.get("server") or ("", 0))[1]
         return f"{COOKIE}-{port}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
     def refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
-        """Status and sentence of a request that is refused; None of one that may pass."""
+        """Status and sentence of the refusal of a request; None when it may pass."""
         method, path, host = scope["method"], scope["path"], headers.get("host", "")
         if self.loopback and not web.is_for_this_machine(headers):
             return 421, f"This viewer answers to localhost, not to {host[:100]!r}."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             return 403, "A page of another site may not ask this."
-        opened = path == "/" and method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not opened:
+        is_navigation = path == "/" and method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_navigation:
             return 403, "A page of another site may not ask this."
         by_header = self._is_token(headers.get(TOKEN_HEADER, ""))
         if method not in ("GET", "HEAD"):
@@ -74,8 +75,8 @@ class Access:
 
 
 def _cookies(headers: Mapping[str, str]) -> list[str]:
-    """What may be the token: of any port, for a tunnel may give the viewer another one, and browsers send all
-    of a host."""
+    """Values of the viewer's cookies. Those of any port count: browsers send all cookies of a host, and
+    through a tunnel the viewer may have another port."""
     try:
         cookies = SimpleCookie(headers.get("cookie", ""))
     except CookieError:

@@ -16,9 +16,8 @@ from ...datasets.episode import Episode, StoreError
 from ...datasets.reading.align import period_ns
 from ...datasets.store import EpisodeStore
 
-RATES_FROM = (
-    12  # episodes that the dataset's rates are measured on: reading all of a thousand takes half a minute
-)
+# number of episodes that the dataset's rates are measured on: reading all of a thousand takes half a minute
+RATES_FROM = 12
 
 
 class NotThere(LookupError):
@@ -26,11 +25,12 @@ class NotThere(LookupError):
 
 
 class Library:
-    """A store whose list of episodes is read again when the folder changed. Episodes are named by their
-    folders, because their numbers move when one is deleted. Usable from several threads."""
+    """A store whose list of episodes is read again when its folder has changed. Episodes are identified by
+    their folders' names, because their numbers change when one is deleted. Usable from several threads."""
 
     def __init__(self, store: EpisodeStore, only: Sequence[int] | None = None) -> None:
-        """only: show no other episodes than these numbers of today. StoreError when there are none such."""
+        """only: numbers of the episodes to show, as they are now; None shows all. StoreError: there is no
+        such episode."""
         self.store = store
         self._only = None if only is None else {e.path.name for e in store.choose(only)}
         self._guard = threading.RLock()
@@ -40,7 +40,7 @@ class Library:
 
     @property
     def revision(self) -> str:
-        """Another one after every change of an episode, of its labels, or of the trash."""
+        """A text that changes with every change of an episode, of its labels, or of the trash."""
         state = hashlib.sha256()
         for folder, what in (("episodes", "zarr.json"), ("trash", "")):
             for path in sorted((self.store.path / folder).glob("*")):
@@ -52,18 +52,18 @@ class Library:
         return state.hexdigest()[:16]
 
     def episodes(self) -> list[Episode]:
-        """In the order they were recorded."""
+        """The episodes in the order of their recording."""
         with self._guard:
             now = self.revision
             if now != self._revision:
                 self.store.refresh()
-                listed = self.store.episodes
-                self._episodes = {e.path.name: e for e in listed if self._shown(e.path.name)}
+                self._episodes = {e.path.name: e for e in self.store.episodes if self._is_shown(e.path.name)}
                 self._revision = now
             return list(self._episodes.values())
 
     def episode(self, name: str) -> Episode:
-        """By its folder's name, or its number of this moment. NotThere when it was deleted, or never was."""
+        """An episode by its folder's name, or by its present number. NotThere when there is none, for
+        instance because it was deleted."""
         episodes = self.episodes()
         if name.isdecimal():
             name = next((e.path.name for e in episodes if str(e.index) == name), name)
@@ -73,8 +73,8 @@ class Library:
             return self._episodes[name]
 
     def trash(self) -> list[dict[str, Any]]:
-        """What can be restored, last deleted first. replaced: it is an older version of an episode that is in
-        its place."""
+        """What can be restored, last deleted first. replaced: whether it is an older version of an episode
+        that the store still has."""
         there = {e.path.name for e in self.episodes()}
         return [
             {
@@ -84,11 +84,11 @@ class Library:
                 "replaced": t.name in there,
             }
             for t in reversed(trash(self.store))
-            if self._shown(t.name)
+            if self._is_shown(t.name)
         ]
 
     def dataset(self) -> dict[str, Any]:
-        """What the page's header says. hz: stream → the median rate by capture times, over a dozen
+        """The facts in the page's header. hz: stream → median rate by its capture times, over `RATES_FROM`
         episodes."""
         episodes = self.episodes()
         with self._guard:
@@ -108,12 +108,13 @@ class Library:
                 }
             return self._facts
 
-    def _shown(self, name: str) -> bool:
+    def _is_shown(self, name: str) -> bool:
         return self._only is None or name in self._only
 
 
-def row(e: Episode, fps: float) -> dict[str, Any]:
-    """An episode in the list. seconds: at the nominal rate, for its times need not be read to list it."""
+def row(e: Episode, control_hz: float) -> dict[str, Any]:
+    """An episode's entry in the list. control_hz: the store's rate. seconds: duration at that rate, so that
+    the list needs no capture times."""
     dropped = e.attrs.get("dropped") or {}
     return {
         "name": e.path.name,
@@ -122,7 +123,7 @@ def row(e: Episode, fps: float) -> dict[str, Any]:
         "task": e.task,
         "agent": str(e.attrs.get("agent", "")),
         "length": e.length,
-        "seconds": round(e.length / fps, 3),
+        "seconds": round(e.length / control_hz, 3),
         "success": e.attrs.get("success"),
         "weight": e.attrs.get("weight"),
         "interrupted": str(e.attrs.get("interrupted") or ""),
@@ -144,15 +145,15 @@ def _rates(episodes: Sequence[Episode]) -> dict[str, float]:
                 continue  # the checks name what cannot be read
             if period > 0:
                 rates.setdefault(key, []).append(1e9 / period)
-    return {key: round(float(np.median(found)), 3) for key, found in rates.items()}
+    return {key: round(float(np.median(values)), 3) for key, values in rates.items()}
 
 
-class Kept[T]:
-    """The last few results of something slow, one computation of each at a time."""
+class Cache[T]:
+    """The last `most` results of a slow function; each is computed by one thread at a time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._found: OrderedDict[Hashable, T] = OrderedDict()
+        self._results: OrderedDict[Hashable, T] = OrderedDict()
         self._guard = threading.Lock()
         self._busy: dict[Hashable, threading.Lock] = {}
 
@@ -161,24 +162,24 @@ class Kept[T]:
             busy = self._busy.setdefault(key, threading.Lock())
         with busy:
             with self._guard:
-                if key in self._found:
-                    self._found.move_to_end(key)
-                    return self._found[key]
+                if key in self._results:
+                    self._results.move_to_end(key)
+                    return self._results[key]
             value = make()
             with self._guard:
-                self._found[key] = value
-                while len(self._found) > self._most:
-                    gone, _ = self._found.popitem(last=False)
-                    self._busy.pop(gone, None)
+                self._results[key] = value
+                while len(self._results) > self._most:
+                    oldest, _ = self._results.popitem(last=False)
+                    self._busy.pop(oldest, None)
             return value
 
     def peek(self, key: Hashable) -> T | None:
         with self._guard:
-            return self._found.get(key)
+            return self._results.get(key)
 
 
 def cache_root() -> Path:
-    """Where things may lie that can be made again."""
+    """Folder for files that can be made again."""
     import os
 
     base = os.environ.get("XDG_CACHE_HOME", "")

@@ -1,4 +1,4 @@
-"""Single frames as files that a browser shows: exact ones, quick ones, thumbnails; depth in colours."""
+"""Single frames as image files for the browser: lossless ones, small ones, thumbnails; depth in colours."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ THUMBNAIL_WIDTH = 160
 
 
 def rgb(e: Episode, key: str, rows: list[int], near_far: tuple[float, float] | None = None) -> np.ndarray:
-    """Frames `(N, H, W, 3)` uint8 for the eye. Depth is coloured between `near_far`, black where there is
-    none."""
+    """Frames of `rows` for the eye, `(N, H, W, 3)` uint8. Depth is coloured from near to far (`near_far`, in
+    the stored unit), and black where it is unknown."""
     frames = e.read_frames(key, rows)
     if is_depth(key):
         near, far = near_far or depth_range(e, key)
-        return np.stack([_coloured(f, near, far) for f in frames]) if len(frames) else frames
+        return np.stack([_in_colours(f, near, far) for f in frames]) if len(frames) else frames
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] not in (1, 3, 4):
         raise StoreError(f"stream {key} holds {frames.dtype} {frames.shape[1:]}, which is no picture")
     return frames[..., :3] if frames.shape[-1] > 1 else np.repeat(frames, 3, axis=-1)
 
 
 def depth_range(e: Episode, key: str) -> tuple[float, float]:
-    """Near and far in the stored unit: the 1st and 99th percentile of what a few frames measured."""
+    """(Near, far) in the stored unit: the 1st and 99th percentile of the known depths in a few frames."""
     rows = np.unique(np.linspace(0, e.rows(key) - 1, SAMPLED_FOR_RANGE).round().astype(int))
-    measured = e.read_frames(key, rows) if e.rows(key) else np.zeros(0, np.uint16)
-    measured = measured[measured > 0]
-    if not len(measured):
+    depths = e.read_frames(key, rows) if e.rows(key) else np.zeros(0, np.uint16)
+    depths = depths[depths > 0]
+    if not len(depths):
         return 0.0, 1.0
-    near, far = np.percentile(measured, [1, 99])
+    near, far = np.percentile(depths, [1, 99])
     return float(near), float(max(far, near + 1))
 
 
 def picture(
     e: Episode, key: str, row: int, how: Literal["png", "jpeg", "raw"], near_far: tuple[float, float] | None
 ) -> tuple[bytes, str]:
-    """(bytes, media type) of one frame: `png` loses nothing of an image, `raw` nothing of depth (16 bit),
-    `jpeg` is quick."""
+    """(Bytes of the file, media type) of one frame. how: `png` is a lossless image, `raw` lossless 16-bit
+    depth, `jpeg` is fast."""
     import cv2
 
     if how == "raw" and is_depth(key):
@@ -51,13 +51,13 @@ def picture(
     else:
         pixels = cv2.cvtColor(rgb(e, key, [row], near_far)[0], cv2.COLOR_RGB2BGR)
     if how == "jpeg":
-        return _coded(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85]), "image/jpeg"
-    return _coded(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1]), "image/png"
+        return _encode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85]), "image/jpeg"
+    return _encode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1]), "image/png"
 
 
 def thumbnail(e: Episode, timeline: Timeline | None) -> tuple[bytes, str]:
-    """The middle of the episode, by its first camera that can be read; else its curves (where `timeline` is
-    given)."""
+    """(Bytes of the file, media type) of a thumbnail: the middle frame of the first camera that can be read,
+    colour before depth; without one, the curves of `timeline`."""
     import cv2
 
     for key in sorted(filter(is_frames, e.streams), key=is_depth):
@@ -69,7 +69,7 @@ def thumbnail(e: Episode, timeline: Timeline | None) -> tuple[bytes, str]:
         width = min(w, THUMBNAIL_WIDTH)
         small = cv2.resize(frame, (width, max(1, h * width // w)), interpolation=cv2.INTER_AREA)
         small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        return _coded(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 82]), "image/jpeg"
+        return _encode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 82]), "image/jpeg"
     return _curves(timeline).encode(), "image/svg+xml"
 
 
@@ -95,7 +95,7 @@ def _curves(timeline: Timeline | None) -> str:
     return f'{head} xmlns="{escape("http://www.w3.org/2000/svg")}">{style}{body}'
 
 
-def _coloured(depth: np.ndarray, near: float, far: float) -> np.ndarray:
+def _in_colours(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     import cv2
 
     depth = depth.squeeze()
@@ -105,10 +105,10 @@ def _coloured(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
-def _coded(kind: str, pixels: np.ndarray, options: list[int]) -> bytes:
+def _encode(kind: str, pixels: np.ndarray, options: list[int]) -> bytes:
     import cv2
 
-    done, data = cv2.imencode(kind, pixels, options)
-    if not done:
+    ok, data = cv2.imencode(kind, pixels, options)
+    if not ok:
         raise StoreError(f"a frame of shape {pixels.shape} cannot be coded as {kind}")
     return data.tobytes()

@@ -1,8 +1,9 @@
-"""Episodes as a file for the rerun viewer: each episode one recording, each stream at its own capture times.
+"""Episodes as a file for the rerun viewer: one recording per episode, each stream at its own capture times.
 
-Entities: `images/<camera>` (JPEG), `depth/<camera>` (16-bit PNG, exact), and one scalar an element of every
+Entities: `images/<camera>` (JPEG), `depth/<camera>` (16-bit PNG, exact), and one scalar per element of every
 vector, such as `state/shoulder_pan`, `action/shoulder_pan`, `action.requested/shoulder_pan`. Timelines:
-`time`, the capture in seconds after the episode's first action, and `received`, when the recorder learned it.
+`time`, the capture, and `received`, the arrival at the recorder, both in seconds from the capture of the
+episode's first action.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ def write_rrd(
     store: EpisodeStore,
     path: str | Path,
     episodes: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda finished, total: None,
 ) -> dict[str, int]:
-    """Write `episodes` (all by default) as the .rrd file `path`, which appears whole or not at all;
-    `episodes` and `rows` written.
+    """Write `episodes` (all by default) to the .rrd file `path`, which appears whole or not at all. Returns
+    the numbers of `episodes` and `rows` in it.
 
-    A stream that cannot be read raises StoreError. progress(done, total) is called after each episode.
-    """
+    progress(finished, total): called after each episode. StoreError: a stream cannot be read, or the file
+    cannot be written."""
     path = Path(path)
-    chosen = store.choose(episodes)
-    if not chosen:
+    selection = store.choose(episodes)
+    if not selection:
         raise StoreError(f"{store.path} has no episode to write")
     if path.is_dir():
         raise StoreError(f"{path} is a folder: name a file, like {path / 'episodes.rrd'}")
@@ -50,22 +51,22 @@ def write_rrd(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as work:
             rows, parts = 0, []
-            for done, e in enumerate(chosen, 1):
+            for number, e in enumerate(selection, 1):
                 parts.append(Path(work) / f"{e.path.name}.rrd")
-                rows += _write_episode(store, e, parts[-1], first=done == 1)
-                progress(done, len(chosen))
-            os.replace(_joined(parts, Path(work)), path)
+                rows += _write_episode(store, e, parts[-1], first=number == 1)
+                progress(number, len(selection))
+            os.replace(_join(parts, Path(work)), path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    return {"episodes": len(chosen), "rows": rows}
+    return {"episodes": len(selection), "rows": rows}
 
 
 def _write_episode(store: EpisodeStore, e: Episode, path: Path, first: bool) -> int:
     import rerun as rr
 
     timeline = read_timeline(e, store.features)
-    for said in timeline.damaged.values():
-        raise StoreError(f"episode {e.index}: {said}")
+    for problem in timeline.damage.values():
+        raise StoreError(f"episode {e.index}: {problem}")
     recording = rr.RecordingStream(APPLICATION, recording_id=e.path.name)
     recording.save(path)
     recording.send_recording_name(f"{store.path.resolve().name} episode {e.index}")
@@ -119,7 +120,7 @@ def _send_frames(
 
 
 def _blueprint(e: Episode, timeline: Timeline) -> Any:
-    """Cameras beside plots, a plot a joint, as the page has them."""
+    """The layout of the page: cameras beside plots, one plot per joint."""
     import rerun.blueprint as rrb
 
     cameras = [rrb.Spatial2DView(origin=_entity(k), name=_short(k)) for k in e.streams if is_frames(k)]
@@ -132,18 +133,18 @@ def _blueprint(e: Episode, timeline: Timeline) -> Any:
     return rrb.Blueprint(rrb.Horizontal(*parts), rrb.TimePanel(timeline="time"), collapse_panels=True)
 
 
-def _joined(parts: list[Path], work: Path) -> Path:
-    """One file of several recordings. Every file ends in an index of its own, so rerun's own tool has to join
-    them; it holds them in memory meanwhile."""
+def _join(parts: list[Path], work: Path) -> Path:
+    """Join files of one recording each into one file; its path. Each file ends in an index of its own, so
+    rerun's own tool has to join them; it holds all of them in memory."""
     if len(parts) == 1:
         return parts[0]
     out = work / "joined.rrd"
     command = [sys.executable, "-m", "rerun_cli", "rrd", "merge", *map(str, parts), "-o", str(out)]
     # it would ask about usage statistics, and note the answer in the user's home
     environment = {**os.environ, "HOME": str(work)}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    if done.returncode or not out.is_file():
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    process = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    if process.returncode or not out.is_file():
+        last = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise StoreError(f"rerun could not join the episodes into one file: {last}")
     return out
 

@@ -1,5 +1,5 @@
-"""One episode on its own time line: seconds from the capture of its first action, the zero of findings and
-trims too."""
+"""One episode on its time line: seconds from the capture of its first action, which is also the zero of
+findings and trims."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ CURVES_A_PANEL = 6
 
 @dataclass(frozen=True)
 class Vector:
-    """A stream that can be drawn. t_s `(T,)` float64 ascending; values `(T, D)` float64."""
+    """A stream that can be plotted. t_s: capture times `(T,)` float64, ascending. values: `(T, D)` float64.
+    names, units: of the D columns. gap_s: the curve is interrupted where rows are further apart."""
 
     key: str
     t_s: np.ndarray
@@ -34,37 +35,38 @@ class Vector:
 
 @dataclass(frozen=True)
 class Timeline:
-    """times: stream → seconds `(T,)` float64, ascending. start_s is at most 0: a camera may have seen more
-    than the loop. damaged: stream → why it cannot be read."""
+    """times: stream → seconds `(T,)` float64, ascending. damage: stream → why it cannot be read.
+    interventions: (start, end) of each, s. start_s, end_s: first and last capture of any stream; start_s is
+    at most 0, because cameras may begin before the control loop."""
 
     times: dict[str, np.ndarray]
     vectors: dict[str, Vector]
-    damaged: dict[str, str]
+    damage: dict[str, str]
     interventions: list[tuple[float, float]]
     start_s: float
     end_s: float
 
 
 def read_timeline(e: Episode, features: Features) -> Timeline:
-    """Everything but images. A stream that cannot be read is named in `damaged` and keeps no other from being
-    shown."""
-    captured: dict[str, np.ndarray] = {}
+    """Read all of an episode but its images. A stream that cannot be read is named in `damage`; the others
+    are read all the same."""
+    capture_ns: dict[str, np.ndarray] = {}
     values: dict[str, np.ndarray] = {}
-    damaged: dict[str, str] = {}
+    damage: dict[str, str] = {}
     for key in e.streams:
         try:
             times = e.times_ns(key)[0]
             if len(times) != e.rows(key):
                 raise StoreError(f"stream {key} has {e.rows(key)} rows, but {len(times)} times")
             if not is_frames(key):
-                read = e.read(key)
-                values[key] = read.astype(np.float64).reshape(len(times), math.prod(read.shape[1:]))
-            captured[key] = times
+                data = e.read(key)
+                values[key] = data.astype(np.float64).reshape(len(times), math.prod(data.shape[1:]))
+            capture_ns[key] = times
         except (StoreError, ValueError, TypeError) as error:
-            damaged[key] = str(error)
-    zero = zero_ns(captured)
-    # a device's clock may step back; on the page time only goes on
-    times = {k: np.maximum.accumulate((t - zero) * 1e-9) for k, t in captured.items()}
+            damage[key] = str(error)
+    zero = zero_ns(capture_ns)
+    # a device's clock may step back; on the page time must not
+    times = {k: np.maximum.accumulate((t - zero) * 1e-9) for k, t in capture_ns.items()}
     vectors = {}
     for key, v in values.items():
         feature = features.get(ACTION if key == REQUESTED else key, Feature((), ""))
@@ -76,7 +78,7 @@ def read_timeline(e: Episode, features: Features) -> Timeline:
     return Timeline(
         times,
         vectors,
-        damaged,
+        damage,
         _interventions(e, times),
         min([0.0, *(float(t[0]) for t in ends)]),
         max([0.0, *(float(t[-1]) for t in ends)]),
@@ -84,7 +86,7 @@ def read_timeline(e: Episode, features: Features) -> Timeline:
 
 
 def describe(timeline: Timeline, e: Episode, features: Features) -> dict[str, Any]:
-    """What the page needs before it asks for rows."""
+    """The description of an episode that the page needs before it requests rows, as JSON."""
     ticks = timeline.times.get(ACTION, np.zeros(0))
     streams = []
     for key in e.streams:
@@ -100,7 +102,7 @@ def describe(timeline: Timeline, e: Episode, features: Features) -> dict[str, An
                 "start_s": float(t[0]) if len(t) else None,
                 "end_s": float(t[-1]) if len(t) else None,
                 "shape": list(features[key].shape) if key in features else None,
-                "error": timeline.damaged.get(key, ""),
+                "error": timeline.damage.get(key, ""),
             }
         )
     return {
@@ -115,26 +117,27 @@ def describe(timeline: Timeline, e: Episode, features: Features) -> dict[str, An
 
 
 def panels(vectors: dict[str, Vector]) -> list[dict[str, Any]]:
-    """Which curves share a plot: a joint's position, what was sent to it and what was asked for, matched by
-    name and unit; other streams by the part of the name before the last dot."""
-    found: list[dict[str, Any]] = []
+    """The plots of the page with their curves, as JSON. A joint's measured, sent and requested positions
+    share a plot, matched by name and unit; columns of other streams share one when their names have the same
+    part before the last dot."""
+    plots: list[dict[str, Any]] = []
     state, action = vectors.get(STATE), vectors.get(ACTION)
-    taken: set[tuple[str, int]] = set()
+    plotted_columns: set[tuple[str, int]] = set()
 
     def of_action(column: int) -> list[dict[str, Any]]:
-        taken.add((ACTION, column))
+        plotted_columns.add((ACTION, column))
         curves = [{"stream": ACTION, "column": column, "role": "sent", "label": "sent"}]
         if REQUESTED in vectors and column < vectors[REQUESTED].values.shape[1]:
-            taken.add((REQUESTED, column))
+            plotted_columns.add((REQUESTED, column))
             curves.append({"stream": REQUESTED, "column": column, "role": "requested", "label": "requested"})
         return curves
 
     def add(title: str, unit: str, group: str, curves: list[dict[str, Any]]) -> None:
-        found.append({"title": title, "unit": unit, "group": group, "curves": curves})
+        plots.append({"title": title, "unit": unit, "group": group, "curves": curves})
 
     if state:
         for column, name in enumerate(state.names):
-            taken.add((STATE, column))
+            plotted_columns.add((STATE, column))
             curves = [{"stream": STATE, "column": column, "role": "state", "label": "measured"}]
             if action and name in action.names:
                 same = action.names.index(name)
@@ -145,12 +148,12 @@ def panels(vectors: dict[str, Vector]) -> list[dict[str, Any]]:
                     curves += of_action(same)
             add(name, state.units[column], "joints", curves)
     for column, name in enumerate(action.names if action else ()):
-        if action and (ACTION, column) not in taken:
+        if action and (ACTION, column) not in plotted_columns:
             add(name, action.units[column], "actions", of_action(column))
     for key, vector in vectors.items():
         groups: dict[tuple[str, str], list[int]] = {}
         for column, name in enumerate(vector.names):
-            if (key, column) not in taken:
+            if (key, column) not in plotted_columns:
                 prefix = name.rpartition(".")[0] if "." in name else ""
                 groups.setdefault((prefix, vector.units[column]), []).append(column)
         short = key.removeprefix("observation.")
@@ -168,14 +171,15 @@ def panels(vectors: dict[str, Vector]) -> list[dict[str, Any]]:
                 ]
                 title = prefix or (vector.names[part[0]] if len(part) == 1 else short)
                 add(title, unit, short, curves)
-    return found
+    return plots
 
 
 def series(timeline: Timeline, start_s: float, end_s: float, bins: int) -> dict[str, Any]:
-    """The rows of every vector stream in a window of time, and one beyond on either side, as JSON: stream →
-    `t`, `columns`, `gap_s` and whether they are `decimated`. Of more than 2 × `bins` rows come the least and
-    the greatest of each bin, in the order that the curve rises or falls, so no peak is lost."""
-    found = {}
+    """The rows of every vector stream in a window of time, plus one row beyond either end, as JSON: stream →
+    `t`, `columns`, `gap_s`, and whether the rows are `decimated`: more than 2 × `bins` rows are reduced to
+    the least and the greatest value of each bin, in the order in which the curve rises or falls, so that no
+    peak is lost."""
+    streams = {}
     for key, vector in timeline.vectors.items():
         first = max(0, int(np.searchsorted(vector.t_s, start_s)) - 1)
         after = min(len(vector.t_s), int(np.searchsorted(vector.t_s, end_s, side="right")) + 1)
@@ -183,17 +187,18 @@ def series(timeline: Timeline, start_s: float, end_s: float, bins: int) -> dict[
         decimated = len(t) > 2 * bins
         if decimated:
             t, values = decimate(t, values, bins)
-        found[key] = {
+        streams[key] = {
             "t": np.round(t, 6).tolist(),
             "columns": [numbers(values[:, d]) for d in range(values.shape[1])],
             "gap_s": round(vector.gap_s, 6),
             "decimated": decimated,
         }
-    return found
+    return streams
 
 
 def decimate(t: np.ndarray, values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """`(T,)` and `(T, D)` as two rows a bin, `(2·bins,)` and `(2·bins, D)`: its least and greatest values."""
+    """Reduce times `(T,)` and values `(T, D)` to two rows per bin, its least and its greatest value:
+    `(2·bins,)` and `(2·bins, D)`."""
     edges = np.linspace(0, len(t), bins + 1).astype(np.int64)
     starts, lasts = edges[:-1], edges[1:] - 1
     low, high = np.fmin.reduceat(values, starts, axis=0), np.fmax.reduceat(values, starts, axis=0)
@@ -206,25 +211,27 @@ def decimate(t: np.ndarray, values: np.ndarray, bins: int) -> tuple[np.ndarray, 
 
 
 def values_at(timeline: Timeline, t_s: float) -> dict[str, Any]:
-    """Of every vector stream the row that held at a moment: the newest captured by then."""
-    found = {}
+    """Of every vector stream the newest row captured by the moment `t_s`, as JSON: stream → `row`, `t`,
+    `values`."""
+    streams = {}
     for key, vector in timeline.vectors.items():
         if len(vector.t_s):
             row = row_at(vector.t_s, t_s)
-            found[key] = {"row": row, "t": float(vector.t_s[row]), "values": numbers(vector.values[row])}
-    return found
+            streams[key] = {"row": row, "t": float(vector.t_s[row]), "values": numbers(vector.values[row])}
+    return streams
 
 
 def row_at(t_s: np.ndarray, moment_s: float) -> int:
-    """The newest row captured by then, the first one before it. NotThere where there is none."""
+    """The newest row captured by a moment, or the first row when the moment lies before it. NotThere: the
+    stream is empty."""
     if not len(t_s):
         raise NotThere("the stream has no rows")
-    # what the page got as text may lie a hair before the row that it means
+    # a time that the page got as text may be rounded to slightly before its row
     return max(0, int(np.searchsorted(t_s, moment_s + 1e-6, side="right")) - 1)
 
 
 def numbers(values: np.ndarray) -> list[float | None]:
-    """Finite values to seven digits, for JSON; None for the others."""
+    """Values for JSON: finite ones rounded to seven digits, None for the others."""
     finite = np.isfinite(values)
     largest = float(np.abs(values[finite]).max(initial=0.0))
     digits = 6 - int(np.floor(np.log10(largest))) if largest > 0 else 6
@@ -235,7 +242,7 @@ def numbers(values: np.ndarray) -> list[float | None]:
 
 
 def _interventions(e: Episode, times: dict[str, np.ndarray]) -> list[tuple[float, float]]:
-    """When a human overrode the policy."""
+    """(Start, end) in seconds of each intervention, when a human overrode the policy."""
     if ACTION not in times:
         return []
     try:

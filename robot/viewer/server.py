@@ -1,4 +1,5 @@
-"""The viewer's server: one page, and what it asks for. `ulna data view` runs it."""
+"""The viewer's server: its page, and the interface under `/api` that the page calls. `ulna data view` runs
+it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from ...drivers import web
 from .edits import Changed, Edits
 from .findings import Findings
 from .guard import HEADERS, Access
-from .library import Kept, Library, NotThere, cache_root, row
+from .library import Cache, Library, NotThere, cache_root, row
 from .pictures import depth_range, picture, thumbnail
 from .series import Timeline, describe, read_timeline, row_at, series, values_at
 from .video import VideoCache
@@ -47,8 +48,8 @@ class Viewer:
     """Serves one store. Port 0 picks a free one. `run` until SIGINT or SIGTERM, or `with
     viewer.background():`.
 
-    only: show no other episodes than these. cache: where videos lie, the user's cache by default. `url`
-    carries the key."""
+    only: numbers of the episodes to show, None for all. read_only: refuse edits. cache: folder for videos, by
+    default in the user's cache. `url` carries the token."""
 
     def __init__(
         self,
@@ -75,15 +76,14 @@ class Viewer:
         return f"http://{host}:{self.port}/{key}"
 
     def run(self, ready: Callable[[str], None] = lambda url: None) -> None:
-        """`ready(url)` is called once the page can be opened."""
-
-        with self._served() as server:
+        """Serve in this thread. ready(url): called once the page can be opened."""
+        with self._open_server() as server:
             server.run_here(lambda: ready(self.url), (signal.SIGINT, signal.SIGTERM))
 
     @contextlib.contextmanager
     def background(self) -> Iterator[str]:
-        """Serve from a thread for the length of a `with` block; gives the URL."""
-        with self._served() as server:
+        """Serve in a thread for the length of a `with` block; gives the URL."""
+        with self._open_server() as server:
             server.start("viewer")
             try:
                 yield self.url
@@ -91,7 +91,7 @@ class Viewer:
                 server.close()
 
     @contextlib.contextmanager
-    def _served(self) -> Iterator[web.Server]:
+    def _open_server(self) -> Iterator[web.Server]:
         videos, findings = VideoCache(self._cache), Findings(self.library)
         access = Access(self.token, self.loopback, self.read_only)
         try:
@@ -103,27 +103,27 @@ class Viewer:
 
 
 def application(library: Library, videos: VideoCache, findings: Findings, access: Access) -> Starlette:
-    """The page and its interface, under `/api`. Paths name episodes and streams, which are looked up; never
-    files."""
+    """The page, and its interface under `/api`. Paths name episodes and streams, which are looked up; they
+    never name files."""
     edits = Edits(library)
-    timelines: Kept[Timeline] = Kept(3)
-    thumbnails: Kept[tuple[bytes, str]] = Kept(600)
-    ranges: Kept[tuple[float, float]] = Kept(64)
+    timelines: Cache[Timeline] = Cache(3)
+    thumbnails: Cache[tuple[bytes, str]] = Cache(600)
+    ranges: Cache[tuple[float, float]] = Cache(64)
     assets = web.assets(ASSETS)
 
-    def asked(request: Request) -> Episode:
+    def episode_of(request: Request) -> Episode:
         return library.episode(request.path_params["episode"])
 
     def timeline(e: Episode) -> Timeline:
-        return timelines.get(_version(e), lambda: read_timeline(e, library.store.features))
+        return timelines.get(_cache_key(e), lambda: read_timeline(e, library.store.features))
 
     def times(e: Episode, key: str) -> np.ndarray:
-        found = timeline(e)
-        if key in found.damaged:
-            raise StoreError(found.damaged[key])
-        if key not in found.times:
-            raise NotThere(f"episode {e.index} has no stream {key}; it has {', '.join(found.times)}")
-        return found.times[key]
+        line = timeline(e)
+        if key in line.damage:
+            raise StoreError(line.damage[key])
+        if key not in line.times:
+            raise NotThere(f"episode {e.index} has no stream {key}; it has {', '.join(line.times)}")
+        return line.times[key]
 
     def camera(request: Request, e: Episode) -> tuple[str, np.ndarray]:
         key = request.path_params["key"]
@@ -132,7 +132,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
         return key, times(e, key)
 
     def near_far(e: Episode, key: str) -> tuple[float, float] | None:
-        return ranges.get((*_version(e), key), lambda: depth_range(e, key)) if is_depth(key) else None
+        return ranges.get((*_cache_key(e), key), lambda: depth_range(e, key)) if is_depth(key) else None
 
     def page(request: Request) -> Response:
         response = asset("viewer.html")
@@ -159,45 +159,45 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
         return JSONResponse({"revision": library.revision, "episodes": rows, "trash": library.trash()})
 
     def get_episode(request: Request) -> Response:
-        e = asked(request)
-        found = describe(timeline(e), e, library.store.features)
-        for stream in found["streams"]:
+        e = episode_of(request)
+        description = describe(timeline(e), e, library.store.features)
+        for stream in description["streams"]:
             if stream["kind"] == "depth" and not stream["error"] and stream["rows"]:
                 feature = library.store.features.get(stream["key"])
                 stream["near_far"] = near_far(e, stream["key"])
                 stream["unit"] = next(iter(feature.units), "") if feature else ""
-        return JSONResponse({**row(e, library.store.control_hz), **found})
+        return JSONResponse({**row(e, library.store.control_hz), **description})
 
     def get_thumbnail(request: Request) -> Response:
-        e = asked(request)
+        e = episode_of(request)
 
         def make() -> tuple[bytes, str]:
             cameras = any(is_frames(k) for k in e.streams)
             return thumbnail(e, None if cameras else read_timeline(e, library.store.features))
 
-        data, kind = thumbnails.get(_version(e), make)
-        return Response(data, media_type=kind, headers=_kept(request, e))
+        data, kind = thumbnails.get(_cache_key(e), make)
+        return Response(data, media_type=kind, headers=_cache_headers(request, e))
 
     def get_times(request: Request) -> Response:
-        e = asked(request)
+        e = episode_of(request)
         data = times(e, request.path_params["key"]).astype("<f8").tobytes()
-        return Response(data, media_type="application/octet-stream", headers=_kept(request, e))
+        return Response(data, media_type="application/octet-stream", headers=_cache_headers(request, e))
 
     def get_series(request: Request) -> Response:
-        found = timeline(asked(request))
-        start = _number(request, "start", found.start_s)
-        end = _number(request, "end", found.end_s)
+        line = timeline(episode_of(request))
+        start = _number(request, "start", line.start_s)
+        end = _number(request, "end", line.end_s)
         bins = int(min(max(_number(request, "bins", 600), 10), MOST_BINS))
-        return JSONResponse(series(found, start, end, bins))
+        return JSONResponse(series(line, start, end, bins))
 
     def get_values(request: Request) -> Response:
-        return JSONResponse(values_at(timeline(asked(request)), _number(request, "t", 0.0)))
+        return JSONResponse(values_at(timeline(episode_of(request)), _number(request, "t", 0.0)))
 
     def get_findings(request: Request) -> Response:
-        return JSONResponse({"findings": findings.of(asked(request))})
+        return JSONResponse({"findings": findings.of(episode_of(request))})
 
     def get_frame(request: Request) -> Response:
-        e = asked(request)
+        e = episode_of(request)
         key, t_s = camera(request, e)
         if "row" in request.query_params:
             number = int(_number(request, "row", 0))
@@ -209,32 +209,33 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
         if how not in ("png", "jpeg", "raw"):
             raise ValueError("a frame comes as png, jpeg or raw")
         data, kind = picture(e, key, number, how, near_far(e, key))
-        told = {"x-row": str(number), "x-time": repr(float(t_s[number]))}
-        return Response(data, media_type=kind, headers={**_kept(request, e), **told})
+        row_headers = {"x-row": str(number), "x-time": repr(float(t_s[number]))}
+        return Response(data, media_type=kind, headers={**_cache_headers(request, e), **row_headers})
 
     def get_video_state(request: Request) -> Response:
-        e = asked(request)
+        e = episode_of(request)
         job = videos.ask(e, *camera(request, e))
         t_s = job.seconds
         return JSONResponse(
             {
                 "state": job.state,
                 "done": round(job.done, 4),
-                "said": job.said,
+                "said": job.message,
                 "start_s": float(t_s[0]) if len(t_s) else None,
             }
         )
 
     def get_video(request: Request) -> Response:
-        e = asked(request)
+        e = episode_of(request)
         job = videos.ask(e, *camera(request, e))
         if job.state != "ready":
-            said = job.said or f"the video is being made: {job.done:.0%} done"
-            return JSONResponse({"error": said}, 503, headers={"retry-after": "1"})
-        tag = {
-            "etag": f'"{job.digest}"'
-        }  # not of its date, by which the cache knows when it was last looked at
-        return FileResponse(videos.path(job), media_type="video/mp4", headers={**_kept(request, e), **tag})
+            message = job.message or f"the video is being made: {job.done:.0%} done"
+            return JSONResponse({"error": message}, 503, headers={"retry-after": "1"})
+        # not by the file's date, which the cache sets to when the video was last requested
+        tag = {"etag": f'"{job.digest}"'}
+        return FileResponse(
+            videos.path(job), media_type="video/mp4", headers={**_cache_headers(request, e), **tag}
+        )
 
     def get_summary(request: Request) -> Response:
         if request.query_params.get("begin"):
@@ -298,12 +299,12 @@ def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
-def _version(e: Episode) -> tuple[str, str]:
+def _cache_key(e: Episode) -> tuple[str, str]:
     return e.path.name, e.content
 
 
-def _kept(request: Request, e: Episode) -> dict[str, str]:
-    """What a browser may keep: an answer whose URL names the very rows that it is about."""
+def _cache_headers(request: Request, e: Episode) -> dict[str, str]:
+    """Headers that let a browser keep the answer, when the request's URL names the content of the episode."""
     return FOREVER if request.query_params.get("v") == e.content else {}
 
 
@@ -329,8 +330,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def open_in_browser(url: str) -> Any:
-    """True when a browser was asked to show `url`; never a text browser, which would take the terminal
-    over."""
+    """Open `url` in a browser; True when one was started. Never a text browser, which would take over the
+    terminal."""
     import os
     import sys
     import webbrowser

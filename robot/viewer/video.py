@@ -28,14 +28,16 @@ from .pictures import depth_range, rgb
 MADE_AS = "1"  # changes when the same frames would give another file
 TICKS_A_SECOND = 1_000_000
 KEY_FRAME_EVERY = 12
-PIECE_BYTES = 32 << 20  # of decoded frames held at a time
-FORGOTTEN_S = 4.0  # a video that nobody asked about for so long makes way for another
+PIECE_BYTES = 32 << 20  # decoded frames in memory at a time
+FORGOTTEN_S = 4.0  # a video that was not requested for so long makes way for another
 LIMIT_BYTES = 4 << 30
 
 
 @dataclass
 class Job:
-    """state: waiting, encoding, ready or failed. done: 0 to 1. said: why it failed."""
+    """A video to make. seconds: capture times of its frames `(T,)`. state: waiting, encoding, ready or
+    failed. done: share that is encoded, 0 to 1. message: why it failed. asked_s: time of the last request,
+    s."""
 
     digest: str
     episode: Episode
@@ -43,8 +45,8 @@ class Job:
     seconds: np.ndarray
     state: str = "waiting"
     done: float = 0.0
-    said: str = ""
-    asked: float = 0.0
+    message: str = ""
+    asked_s: float = 0.0
 
 
 class Abandoned(Exception):
@@ -52,7 +54,7 @@ class Abandoned(Exception):
 
 
 class VideoCache:
-    """Makes one video at a time, the one that was asked for last. `close()` when done."""
+    """Makes one video at a time, the last requested one first. Call `close()` at the end."""
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
@@ -63,8 +65,8 @@ class VideoCache:
         self._worker.start()
 
     def ask(self, e: Episode, key: str, seconds: np.ndarray) -> Job:
-        """Where the video of a camera stands; begins to make it. seconds: capture times `(T,)` on any time
-        line."""
+        """The state of the video of a camera; starts to make it when there is none. seconds: capture times
+        `(T,)`, from any zero."""
         digest = hashlib.sha256(f"{MADE_AS} {e.path.resolve()} {e.content} {key}".encode()).hexdigest()[:40]
         with self._changed:
             job = self._jobs.get(digest)
@@ -72,11 +74,11 @@ class VideoCache:
                 job = self._jobs[digest] = Job(digest, e, key, seconds)
                 if self.path(job).is_file():
                     job.state, job.done = "ready", 1.0
-            job.asked = time.monotonic()
+            job.asked_s = time.monotonic()
             self._changed.notify_all()
         if job.state == "ready":
             with contextlib.suppress(OSError):
-                os.utime(self.path(job))  # the cache drops what was not looked at longest
+                os.utime(self.path(job))  # the cache removes the videos that were not requested for longest
         return job
 
     def path(self, job: Job) -> Path:
@@ -98,7 +100,7 @@ class VideoCache:
                     self._changed.wait()
                 if self._closed:
                     return
-                job = max(waiting, key=lambda j: j.asked)
+                job = max(waiting, key=lambda j: j.asked_s)
                 job.state = "encoding"
             self._make(job)
 
@@ -107,31 +109,31 @@ class VideoCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room()
-            write_video(work, job.episode, job.key, job.seconds, lambda done: self._go_on(job, done))
+            write_video(work, job.episode, job.key, job.seconds, lambda share: self._go_on(job, share))
             os.replace(work, self.path(job))
             job.done, job.state = 1.0, "ready"
         except Abandoned:
             with self._changed:
                 self._jobs.pop(job.digest, None)
         except (OSError, ValueError) as error:  # av's errors are both
-            job.said, job.state = f"no video of {job.key}: {error}", "failed"
+            job.message, job.state = f"no video of {job.key}: {error}", "failed"
         except Exception as error:  # the worker must outlive one bad video
             logging.getLogger("ulna.viewer").exception("no video of %s", job.key)
-            job.said, job.state = f"no video of {job.key}: {error!r}", "failed"
+            job.message, job.state = f"no video of {job.key}: {error!r}", "failed"
         finally:
             with contextlib.suppress(OSError):
                 work.unlink(missing_ok=True)
 
-    def _go_on(self, job: Job, done: float) -> None:
-        job.done = done
+    def _go_on(self, job: Job, share: float) -> None:
+        job.done = share
         with self._changed:
             others = any(j.state == "waiting" for j in self._jobs.values())
-            if self._closed or (others and time.monotonic() - job.asked > FORGOTTEN_S):
+            if self._closed or (others and time.monotonic() - job.asked_s > FORGOTTEN_S):
                 raise Abandoned
 
     def _make_room(self) -> None:
-        """Remove the videos that were not looked at longest, and what a killed viewer left."""
-        made = []
+        """Remove the videos that were not requested for longest, and unfinished files of a killed viewer."""
+        videos = []
         for path in self.folder.iterdir():
             with contextlib.suppress(OSError):
                 stat = path.stat()
@@ -139,9 +141,9 @@ class VideoCache:
                     if time.time() - stat.st_mtime > 3600:
                         path.unlink()
                 elif re.fullmatch(r"[0-9a-f]{40}\.mp4", path.name):
-                    made.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in made)
-        for _, size, path in sorted(made):
+                    videos.append((stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, size, _ in videos)
+        for _, size, path in sorted(videos):
             if total <= self.limit_bytes:
                 break
             with contextlib.suppress(OSError):
@@ -150,13 +152,13 @@ class VideoCache:
 
 
 def write_video(
-    path: Path, e: Episode, key: str, seconds: np.ndarray, progress: Any = lambda done: None
+    path: Path, e: Episode, key: str, seconds: np.ndarray, progress: Any = lambda share: None
 ) -> None:
-    """All frames of a camera as H.264, each at its capture time. A frame that cannot be read shows the one
-    before.
+    """Write all frames of a camera as H.264, each at its capture time. In place of a frame that cannot be
+    read comes the one before it.
 
-    progress(0..1) is called after each piece and may raise to stop. Raises ValueError where the stream is
-    empty."""
+    progress(share): called with 0 to 1 after each piece, and may raise to stop. StoreError: the stream has no
+    frames, or none that can be read."""
     import av
 
     if not len(seconds):
@@ -173,7 +175,7 @@ def write_video(
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = _fraction()
         stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
-        # said in the file, or browsers guess by its height
+        # without these in the file, browsers guess by its height
         stream.codec_context.colorspace = stream.codec_context.color_primaries = 1
         stream.codec_context.color_trc, stream.codec_context.color_range = 1, 1
         stream.options = {
@@ -181,13 +183,13 @@ def write_video(
             "preset": "veryfast",
             "x264-params": f"bframes=0:keyint={KEY_FRAME_EVERY}:min-keyint=1:rc-lookahead=0",
         }
-        sent = 0
+        packet_count = 0
 
         def mux(packets: Any) -> None:
-            nonlocal sent
+            nonlocal packet_count
             for packet in packets:
-                packet.duration = int(durations[sent])
-                sent += 1
+                packet.duration = int(durations[packet_count])
+                packet_count += 1
                 container.mux(packet)
 
         before = np.zeros((height, width, 3), np.uint8)
@@ -205,8 +207,8 @@ def write_video(
 
 
 def time_stamps(seconds: np.ndarray) -> np.ndarray:
-    """Microseconds `(T,)` int64 from the first frame, each later than the one before, as a video's must
-    be."""
+    """Time stamps in microseconds from the first frame, `(T,)` int64, each later than the one before, as a
+    video requires."""
     stamps = np.round((seconds - seconds[0]) * TICKS_A_SECOND).astype(np.int64)
     order = np.arange(len(stamps))
     return np.maximum.accumulate(stamps - order) + order
@@ -240,7 +242,7 @@ def _first_readable(e: Episode, key: str, near_far: tuple[float, float] | None) 
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
-    """With even sides, which 4:2:0 needs."""
+    """A frame with even height and width, which 4:2:0 needs."""
     h, w = frame.shape[:2]
     if h % 2 or w % 2:
         frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")

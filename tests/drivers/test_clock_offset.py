@@ -20,8 +20,8 @@ SECOND = 1_000_000_000
 )
 def test_never_after_the_arrival_and_never_back(messages: list[tuple[int, int]], latency_s: float) -> None:
     offset, now, before = ClockOffset(latency_s), 0, None
-    for device_ns, passed in messages:
-        now += max(passed, 0)
+    for device_ns, pause_ns in messages:
+        now += max(pause_ns, 0)
         captured = offset.capture_ns(device_ns, now)
         assert captured <= now
         assert before is None or captured >= before
@@ -85,15 +85,15 @@ def test_a_queue_that_drains_keeps_its_old_times() -> None:
 @given(st.lists(st.integers(0, 80), min_size=8, max_size=12), st.integers(-20, 20).filter(bool))
 def test_an_offset_is_known_when_messages_have_told_it_for_a_while(late_ms: list[int], step_s: int) -> None:
     """In order, and now and then late; those after a step may be, too."""
-    offset, t, device, receive, known = ClockOffset(), 0, 10**12, 0, []
+    offset, t, device, receive, evidence_s = ClockOffset(), 0, 10**12, 0, []
     for i in range(10 * len(late_ms)):
         if i == 10:
             device += step_s * SECOND
         t, device = t + 10 * MS, device + 10 * MS
         receive = max(receive, t + (late_ms[i // 10] * MS if i % 10 < 2 else 0))
         captured = offset.capture_ns(device, receive)
-        known.append(offset.evidence_s())
-        if known[-1] >= 0.2:
+        evidence_s.append(offset.evidence_s())
+        if evidence_s[-1] >= 0.2:
             assert abs(captured - t) < 1 * MS
-    assert known[10] == 0.0
-    assert known[-1] > 0.2
+    assert evidence_s[10] == 0.0
+    assert evidence_s[-1] > 0.2

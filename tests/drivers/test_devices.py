@@ -117,7 +117,7 @@ def test_a_port_that_may_not_be_opened_names_the_group_to_join(root: Path) -> No
     (c.root / "dev/ttyUSB0").chmod(0o600)
     os.seteuid(65534)
     try:
-        denied = access_problem("/dev/ttyACM0", root)
+        problem = access_problem("/dev/ttyACM0", root)
         for_root = access_problem("/dev/ttyUSB0", root)
         (node,) = spacemice(root)
         free = node.problem
@@ -127,7 +127,7 @@ def test_a_port_that_may_not_be_opened_names_the_group_to_join(root: Path) -> No
         (node,) = spacemice(root)
     finally:
         os.seteuid(0)
-    assert "usermod -aG dialout" in denied
+    assert "usermod -aG dialout" in problem
     assert "for root alone" in for_root
     assert free == "", "reading is enough"
     assert 'KERNELS=="*:256F:*"' in node.problem
@@ -208,14 +208,14 @@ def test_twins_are_listed_while_they_live(root: Path, monkeypatch: pytest.Monkey
     assert living_twins() == []
     note = runtime_folder() / "so101-1.json"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        about = {
+        info = {
             "name": "so101-1",
             "pid": process.pid,
             "ports": {"arm": "/tmp/x"},
             "toml": "so101.toml",
             "more": 1,
         }
-        note.write_text(json.dumps(about))
+        note.write_text(json.dumps(info))
         (twin,) = living_twins()
         assert (twin.name, twin.pid, twin.ports, twin.toml) == (
             "so101-1",
@@ -239,9 +239,9 @@ def test_twins_are_listed_while_they_live(root: Path, monkeypatch: pytest.Monkey
 def two_servos(protocol: str, model: int) -> Iterator[tuple[SerialTwin, Plant]]:
     plant = Plant.create(("a", "b"), np.zeros(2), np.ones(2))
     servos = [{"id": i + 1, "model": model, "joint": i, "zero_count": 2048} for i in range(2)]
-    about = {"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000}
+    setup = {"protocol": protocol, "plant": str(plant.path), "servos": servos, "baud": 1_000_000}
     try:
-        with from_json(about) as twin:
+        with from_json(setup) as twin:
             yield twin, plant
     finally:
         plant.remove()
@@ -252,9 +252,9 @@ def two_servos(protocol: str, model: int) -> Iterator[tuple[SerialTwin, Plant]]:
 )
 def test_probing_a_port_finds_servos_and_changes_nothing(protocol: str, model: int, name: str) -> None:
     with two_servos(protocol, model) as (twin, plant):
-        probed = run_ulna("devices", "--probe", twin.port, "--json")
-    assert probed.returncode == 0
-    assert json.loads(probed.stdout)["servos"] == [
+        answer = run_ulna("devices", "--probe", twin.port, "--json")
+    assert answer.returncode == 0
+    assert json.loads(answer.stdout)["servos"] == [
         asdict(ServoFinding(protocol, 1_000_000, i, model, name)) for i in (1, 2)
     ]
     assert not plant.torque.any()

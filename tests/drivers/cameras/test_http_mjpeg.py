@@ -74,19 +74,19 @@ def test_servers_of_other_makes(kind: str) -> None:
                             time.sleep(0.001)
                     else:
                         server.sendall(part(value, 1000.0 + i))
-                    read = None
-                    while read is None:
-                        read = stream.read(PATIENCE_S)
-                    color, capture_ns, receive_ns, number = read
+                    picture = None
+                    while picture is None:
+                        picture = stream.read(PATIENCE_S)
+                    color, capture_ns, receive_ns, number = picture
                     assert abs(color.astype(int) - value).max() < 5
                     assert number == i
                     assert capture_ns <= receive_ns <= time.monotonic_ns()
                 server.sendall(part(1, 1003.0) + part(2, 1004.0) + part(3, 1005.0))
                 numbers = []
                 while 5 not in numbers:
-                    read = stream.read(PATIENCE_S)
-                    assert read is not None
-                    numbers.append(read[3])
+                    picture = stream.read(PATIENCE_S)
+                    assert picture is not None
+                    numbers.append(picture[3])
                 assert stream.read(0.01) is None
             with pytest.raises(DeviceError, match="closed the connection"):
                 stream.read(PATIENCE_S)
@@ -123,12 +123,12 @@ def test_a_stamp_that_is_no_time_is_left_aside(stamp: str) -> None:
         stream = HttpMjpeg(f"http://127.0.0.1:{listener.getsockname()[1]}/", 0.01, 5.0)
         try:
             stream.open()
-            read = stream.read(PATIENCE_S)
+            picture = stream.read(PATIENCE_S)
         finally:
             stream.close()
             thread.join()
-    assert read is not None
-    assert read[2] - read[1] == 10_000_000, "by its arrival"
+    assert picture is not None
+    assert picture[2] - picture[1] == 10_000_000, "by its arrival"
 
 
 def test_a_damaged_header_is_a_damaged_picture() -> None:

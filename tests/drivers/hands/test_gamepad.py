@@ -45,27 +45,27 @@ def test_a_stick_is_odd_grows_has_a_middle_and_ends(a: float, b: float, deadzone
     st.frozensets(st.integers(0, 14)),
 )
 def test_a_pad_moves_nothing_without_its_bumper_and_never_too_fast(
-    sticks: list[float], triggers: list[float], pressed: frozenset[int]
+    sticks: list[float], triggers: list[float], buttons: frozenset[int]
 ) -> None:
     config = gamepad.Config(bumper="right")
-    pad = Pad(np.array(sticks), np.array(triggers), pressed)
+    pad = Pad(np.array(sticks), np.array(triggers), buttons)
     hand = gamepad.hand_of(pad, config, 0.5)
-    assert hand.active == (10 in pressed)
+    assert hand.active == (10 in buttons)
     assert np.linalg.norm(hand.linear) <= config.speed_m_s * (1 + 1e-9)
     assert np.abs(hand.angular).max() <= config.turn_rad_s
     if not hand.active:
         assert not hand.linear.any()
         assert not hand.angular.any()
         assert hand.gripper is None
-    mirrored = gamepad.hand_of(dataclasses.replace(pad, sticks=-pad.sticks), config, 0.5)
-    assert np.array_equal(mirrored.linear, -hand.linear)
-    assert mirrored.angular[2] == -hand.angular[2]
+    mirror = gamepad.hand_of(dataclasses.replace(pad, sticks=-pad.sticks), config, 0.5)
+    assert np.array_equal(mirror.linear, -hand.linear)
+    assert mirror.angular[2] == -hand.angular[2]
 
 
 def test_which_way_a_pad_moves() -> None:
-    def ask(sticks: list[float], *pressed: int) -> Hand:
+    def ask(sticks: list[float], *buttons: int) -> Hand:
         return gamepad.hand_of(
-            Pad(np.array(sticks), np.zeros(2), frozenset((9, *pressed))), gamepad.Config(speed_m_s=0.2)
+            Pad(np.array(sticks), np.zeros(2), frozenset((9, *buttons))), gamepad.Config(speed_m_s=0.2)
         )
 
     assert ask([0, -1, 0, 0]).linear.tolist() == pytest.approx([0.2, 0, 0])  # ahead

@@ -49,40 +49,40 @@ def keys(**config: float) -> Iterator[tuple[KeyboardTeleoperator, Callable[[byte
     ("key", "axis", "sign"), [("i", 0, 1), ("k", 0, -1), ("j", 1, 1), ("l", 1, -1), ("u", 2, 1), ("m", 2, -1)]
 )
 def test_a_repeated_key_moves_and_a_key_let_go_stops(key: str, axis: int, sign: int) -> None:
-    with keys(speed_m_s=0.1) as (device, typed):
+    with keys(speed_m_s=0.1) as (device, type_keys):
         assert not device.read().active
-        hand = until(device, lambda h: h.active, lambda: typed(key.encode()))
+        hand = until(device, lambda h: h.active, lambda: type_keys(key.encode()))
         assert hand.linear.tolist() == [0.1 * sign * (i == axis) for i in range(3)]
         assert not hand.angular.any()
         assert hand.gripper is None
         until(device, lambda h: not h.active)
-        turned = until(device, lambda h: h.active, lambda: typed(key.upper().encode()))
-        assert np.count_nonzero(turned.angular) == 1
-        assert not turned.linear.any()
+        turn = until(device, lambda h: h.active, lambda: type_keys(key.upper().encode()))
+        assert np.count_nonzero(turn.angular) == 1
+        assert not turn.linear.any()
 
 
 def test_the_newest_key_counts() -> None:
-    with keys() as (device, typed):
-        until(device, lambda h: h.linear[0] > 0, lambda: typed(b"i"))
-        hand = until(device, lambda h: h.linear[0] < 0, lambda: typed(b"k"))
+    with keys() as (device, type_keys):
+        until(device, lambda h: h.linear[0] > 0, lambda: type_keys(b"i"))
+        hand = until(device, lambda h: h.linear[0] < 0, lambda: type_keys(b"k"))
         assert hand.linear[0] == -0.08
 
 
 def test_space_closes_and_opens_the_gripper_and_may_do_so_for_a_while() -> None:
-    with keys(gripper_s=5.0) as (device, typed):
-        closing = until(device, lambda h: h.active, lambda: typed(b" "))
+    with keys(gripper_s=5.0) as (device, type_keys):
+        closing = until(device, lambda h: h.active, lambda: type_keys(b" "))
         assert closing.gripper == 0.0
         assert not closing.linear.any()
-        until(device, lambda h: h.gripper == 1.0, lambda: (typed(b" "), time.sleep(0.02)))
-    with keys(gripper_s=0.1) as (device, typed):
-        until(device, lambda h: h.gripper == 0.0, lambda: typed(b" "))
+        until(device, lambda h: h.gripper == 1.0, lambda: (type_keys(b" "), time.sleep(0.02)))
+    with keys(gripper_s=0.1) as (device, type_keys):
+        until(device, lambda h: h.gripper == 0.0, lambda: type_keys(b" "))
         until(device, lambda h: not h.active and h.gripper is None)
 
 
 def test_keys_that_waited_long_move_nothing_but_their_words_count() -> None:
-    with keys(hold_s=0.05) as (device, typed):
+    with keys(hold_s=0.05) as (device, type_keys):
         device.read()
-        typed(b"ii i\rsfrx")
+        type_keys(b"ii i\rsfrx")
         time.sleep(0.2)
         hand = device.read()
         assert not hand.active
@@ -90,14 +90,14 @@ def test_keys_that_waited_long_move_nothing_but_their_words_count() -> None:
 
 
 def test_arrows_are_words_and_a_lone_escape_quits() -> None:
-    with keys() as (device, typed):
-        typed(b"\x1b[C\x1b[D\x1b[A\x1b[15~q")
+    with keys() as (device, type_keys):
+        type_keys(b"\x1b[C\x1b[D\x1b[A\x1b[15~q")
         assert until(device, lambda h: h.events).events == ("finish", "again", "quit")
-        typed(b"\x1b")
+        type_keys(b"\x1b")
         assert until(device, lambda h: h.events).events == ("quit",)
-        typed(b"\x1b")  # an arrow that comes in two parts
+        type_keys(b"\x1b")  # an arrow that comes in two parts
         device.read()
-        typed(b"[C")
+        type_keys(b"[C")
         words = until(device, lambda h: h.events).events
         assert (
             words == ("finish",) or words[0] == "quit"

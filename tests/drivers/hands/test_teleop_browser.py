@@ -33,12 +33,12 @@ WEB = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextlib.contextmanager
-def served(tmp_path: Path | None = None, **config: Any) -> Iterator[BrowserTeleoperator]:
-    told: list[str] = []
-    device = BrowserTeleoperator("so101", Config(**config), told.append, tmp_path)
+def teleoperator(tmp_path: Path | None = None, **config: Any) -> Iterator[BrowserTeleoperator]:
+    announcements: list[str] = []
+    device = BrowserTeleoperator("so101", Config(**config), announcements.append, tmp_path)
     device.open()
     try:
-        assert device.url in told[0]
+        assert device.url in announcements[0]
         yield device
     finally:
         device.close()
@@ -52,55 +52,57 @@ class Client:
         self.state: dict[str, Any] = {}
 
     def hand(self, active: bool, clutch: int | None = None, **more: Any) -> None:
-        said = {"kind": "hand", "active": active, "clutch": self.clutch if clutch is None else clutch}
-        self.say({**said, "linear": [0, 0, 0], "angular": [0, 0, 0], **more})
+        message = {"kind": "hand", "active": active, "clutch": self.clutch if clutch is None else clutch}
+        self.say({**message, "linear": [0, 0, 0], "angular": [0, 0, 0], **more})
 
     def say(self, message: dict[str, Any]) -> None:
         self.connection.send(json.dumps({"t": time.monotonic() * 1e3, **message}))
 
-    def told(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next message as `wanted`."""
+    def next_message(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message that meets `condition`."""
         deadline = time.monotonic() + SOON_S
         while time.monotonic() < deadline:
             message = json.loads(self.connection.recv(timeout=SOON_S))
-            if wanted(message):
+            if condition(message):
                 return message
-        raise AssertionError("never told")
+        raise AssertionError("no such message came")
 
 
 @contextlib.contextmanager
-def joined(device: BrowserTeleoperator, **more: Any) -> Iterator[Client]:
+def client(device: BrowserTeleoperator, **more: Any) -> Iterator[Client]:
     url = device.url.replace("http", "ws", 1).replace("/?", "/socket?")
     with connect(url, proxy=None, **more) as connection:
         yield Client(connection)
 
 
 def until(
-    device: BrowserTeleoperator, wanted: Callable[[Hand], Any], meanwhile: Callable[[], object] = lambda: None
+    device: BrowserTeleoperator,
+    condition: Callable[[Hand], Any],
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Hand:
     deadline = time.monotonic() + SOON_S
     while time.monotonic() < deadline:
         meanwhile()
         hand = device.read()
-        if wanted(hand):
+        if condition(hand):
             return hand
         time.sleep(0.01)
     raise AssertionError(f"not within {SOON_S} s; the last one: {device.read()}")
 
 
 def test_a_hand_moves_while_it_is_held_and_stops_when_it_lets_go() -> None:
-    with served(speed_m_s=0.2, timeout_s=5.0) as device, joined(device) as page:
+    with teleoperator(speed_m_s=0.2, timeout_s=5.0) as device, client(device) as page:
         assert not device.read().active
         hand = until(device, lambda h: h.active, lambda: page.hand(True, linear=[1, 0, 0], gripper=0.25))
         assert hand.linear.tolist() == pytest.approx([0.2, 0, 0])
         assert hand.gripper == 0.25
         assert hand.displacement is None
-        turned = [0.0, 0.0, np.sin(0.2), np.cos(0.2)]
+        rotation = [0.0, 0.0, np.sin(0.2), np.cos(0.2)]
         page.clutch += 1
         hand = until(
             device,
             lambda h: h.active and h.displacement is not None,
-            lambda: page.hand(True, displacement=[0.01, 0, 0.02], rotation=turned),
+            lambda: page.hand(True, displacement=[0.01, 0, 0.02], rotation=rotation),
         )
         assert hand.displacement == pytest.approx([0.01, 0, 0.02])
         assert hand.rotation == pytest.approx(
@@ -110,16 +112,16 @@ def test_a_hand_moves_while_it_is_held_and_stops_when_it_lets_go() -> None:
         until(device, lambda h: not h.active)
         page.say({"kind": "event", "event": "success"})
         assert until(device, lambda h: h.events).events == ("success",)
-        assert page.told(lambda m: m["kind"] == "event")["event"] == "success"
+        assert page.next_message(lambda m: m["kind"] == "event")["event"] == "success"
 
 
 def test_a_hand_that_falls_silent_has_let_go_and_must_press_anew() -> None:
-    with served(timeout_s=0.3) as device, joined(device) as page:
+    with teleoperator(timeout_s=0.3) as device, client(device) as page:
         until(device, lambda h: h.active, lambda: page.hand(True, linear=[0, 1, 0]))
         silent = time.monotonic()
         until(device, lambda h: not h.active)
         assert time.monotonic() - silent > 0.05
-        page.told(lambda m: m.get("lapsed", False))
+        page.next_message(lambda m: m.get("lapsed", False))
         for _ in range(10):  # the same press goes on: it stays void
             page.hand(True, linear=[0, 1, 0])
             assert not device.read().active
@@ -129,25 +131,25 @@ def test_a_hand_that_falls_silent_has_let_go_and_must_press_anew() -> None:
 
 
 def test_a_hand_whose_page_goes_away_has_let_go() -> None:
-    with served(timeout_s=5.0) as device:
-        with joined(device) as page:
+    with teleoperator(timeout_s=5.0) as device:
+        with client(device) as page:
             until(device, lambda h: h.active, lambda: page.hand(True))
             page.connection.socket.close()  # without a word
-        gone = time.monotonic()
+        closed_s = time.monotonic()
         until(device, lambda h: not h.active)
-        assert time.monotonic() - gone < 5.0
+        assert time.monotonic() - closed_s < 5.0
 
 
 def test_a_second_operator_watches_and_takes_over_only_from_a_hand_at_rest() -> None:
-    with served(timeout_s=5.0) as device, joined(device) as first:
-        first.told(lambda m: m.get("role") == "drives")
-        with joined(device) as second:
-            assert second.told(lambda m: m["kind"] == "state")["role"] == "watches"
+    with teleoperator(timeout_s=5.0) as device, client(device) as first:
+        first.next_message(lambda m: m.get("role") == "drives")
+        with client(device) as second:
+            assert second.next_message(lambda m: m["kind"] == "state")["role"] == "watches"
             until(device, lambda h: h.active, lambda: first.hand(True, linear=[1, 0, 0]))
             second.hand(True, linear=[-1, 0, 0])
             second.say({"kind": "take"})
             second.say({"kind": "event", "event": "failure"})
-            answer = second.told(lambda m: m["kind"] == "state" and m["held"])
+            answer = second.next_message(lambda m: m["kind"] == "state" and m["held"])
             assert answer["role"] == "watches"
             assert "127.0.0.1" in answer["holder"]
             hand = until(device, lambda h: h.active, lambda: first.hand(True, linear=[1, 0, 0]))
@@ -156,17 +158,17 @@ def test_a_second_operator_watches_and_takes_over_only_from_a_hand_at_rest() -> 
             first.hand(False)
             until(device, lambda h: not h.active)
             second.say({"kind": "take"})
-            second.told(lambda m: m.get("role") == "drives")
-            first.told(lambda m: m.get("role") == "watches")
+            second.next_message(lambda m: m.get("role") == "drives")
+            first.next_message(lambda m: m.get("role") == "watches")
             first.hand(True, linear=[1, 0, 0])
             hand = until(device, lambda h: h.active, lambda: second.hand(True, linear=[-1, 0, 0]))
             assert hand.linear[0] < 0
         until(device, lambda h: not h.active)  # the second left
-        first.told(lambda m: m.get("role") == "drives")
+        first.next_message(lambda m: m.get("role") == "drives")
 
 
 def test_a_new_press_reads_as_let_go_once_so_that_its_pose_begins_anew() -> None:
-    with served(timeout_s=5.0) as device, joined(device) as page:
+    with teleoperator(timeout_s=5.0) as device, client(device) as page:
         until(device, lambda h: h.active, lambda: page.hand(True, displacement=[0.2, 0, 0]))
         page.clutch += 1
         page.hand(True, displacement=[0, 0, 0])
@@ -181,7 +183,7 @@ def test_what_waited_in_the_network_moves_nothing() -> None:
     session.join(0, "a page")
 
     def hand(sent_ms: float, heard_ms: float, clutch: int) -> bool:
-        said = {
+        message = {
             "kind": "hand",
             "active": True,
             "clutch": clutch,
@@ -189,7 +191,7 @@ def test_what_waited_in_the_network_moves_nothing() -> None:
             "angular": [0, 0, 0],
             "t": sent_ms,
         }
-        session.hear(0, json.dumps(said), round(heard_ms * ms))
+        session.hear(0, json.dumps(message), round(heard_ms * ms))
         return session.read(round(heard_ms * ms)).active
 
     assert hand(0, 1000, 1)
@@ -216,28 +218,28 @@ def test_what_waited_in_the_network_moves_nothing() -> None:
     ],
 )
 def test_a_page_that_speaks_nonsense_is_dropped(message: str | bytes) -> None:
-    with served() as device, joined(device) as page:
+    with teleoperator() as device, client(device) as page:
         page.connection.send(message)
         with pytest.raises(ConnectionClosed) as closed:
-            page.told(lambda _: False)
+            page.next_message(lambda _: False)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code in (1008, 1009)
         assert not device.read().active
 
 
 def test_who_lacks_the_key_or_comes_from_another_site_is_refused() -> None:
-    with served() as device:
+    with teleoperator() as device:
         site = device.url.split("?")[0]
         with (
             pytest.raises(InvalidStatus, match="401"),
             connect(site.replace("http", "ws") + "socket?token=guess", proxy=None),
         ):
             pass
-        with pytest.raises(InvalidStatus, match="403"), joined(device, origin="http://evil.example"):
+        with pytest.raises(InvalidStatus, match="403"), client(device, origin="http://evil.example"):
             pass
         own: Any = site.rstrip("/")
-        with joined(device, origin=own) as page:
-            page.told(lambda m: m.get("role") == "drives")
+        with client(device, origin=own) as page:
+            page.next_message(lambda m: m.get("role") == "drives")
         for path, host, status in (
             ("", None, 401),
             ("?token=wrong", None, 401),
@@ -260,7 +262,7 @@ def test_who_lacks_the_key_or_comes_from_another_site_is_refused() -> None:
 
 def test_a_stranger_who_connects_and_says_nothing_whole_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "FIRST_REQUEST_S", 0.2)
-    with served(timeout_s=5.0) as device, joined(device) as page:
+    with teleoperator(timeout_s=5.0) as device, client(device) as page:
         port = int(device.url.split("/")[2].rsplit(":", 1)[1])
         for words in (b"", b"GET / HTTP/1.1\r\nHost: local"):
             with socket.create_connection(("127.0.0.1", port), timeout=SOON_S) as stranger:
@@ -276,19 +278,21 @@ def test_a_phone_is_served_over_tls_with_the_same_certificate_every_time(tmp_pat
         False,
         ssl.CERT_NONE,
     )  # self-signed: the phone's owner agrees once
-    seen = set()
+    certificates = set()
     for _ in range(2):
-        with served(tmp_path, host="0.0.0.0", timeout_s=5.0) as device:  # a busy machine is late at times
+        with teleoperator(
+            tmp_path, host="0.0.0.0", timeout_s=5.0
+        ) as device:  # a busy machine is late at times
             assert device.url.startswith("https://")
             port = int(device.url.split("/")[2].rsplit(":", 1)[1])
             url = f"wss://127.0.0.1:{port}/socket?token={device.token}"
             with connect(url, ssl=context, proxy=None, origin=f"https://127.0.0.1:{port}") as connection:  # type: ignore[arg-type]
                 page = Client(connection)
                 until(device, lambda h: h.active, lambda: page.hand(True))  # noqa: B023
-                secured = connection.socket
-                assert isinstance(secured, ssl.SSLSocket)
-                seen.add(secured.getpeercert(binary_form=True))
-    assert len(seen) == 1
+                tls_socket = connection.socket
+                assert isinstance(tls_socket, ssl.SSLSocket)
+                certificates.add(tls_socket.getpeercert(binary_form=True))
+    assert len(certificates) == 1
     assert not (next(tmp_path.iterdir()).stat().st_mode & 0o077)
 
 
@@ -310,7 +314,7 @@ def drag(page: Page, kind: str, x: float, y: float) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 def test_a_pointer_in_chromium_drives_and_lets_go(tmp_path: Path) -> None:
-    with served(timeout_s=2.0) as device, browser(tmp_path / "profile") as page:
+    with teleoperator(timeout_s=2.0) as device, browser(tmp_path / "profile") as page:
         page.size(1280, 800)
         page.open(device.url)
         page.wait("document.body.dataset.role === 'drives'")
@@ -366,7 +370,7 @@ def test_a_pointer_in_chromium_drives_and_lets_go(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 def test_a_browser_that_is_closed_while_it_drives_lets_go(tmp_path: Path) -> None:
-    with served(timeout_s=2.0) as device:
+    with teleoperator(timeout_s=2.0) as device:
         with browser(tmp_path / "profile") as page:
             page.size(390, 844)
             page.open(device.url)

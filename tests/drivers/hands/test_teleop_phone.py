@@ -71,21 +71,21 @@ def driving(profile: Path, device_js: str) -> Iterator[tuple[BrowserTeleoperator
         device.close()
 
 
-def until(device: BrowserTeleoperator, wanted: Callable[[Hand], object]) -> Hand:
+def until(device: BrowserTeleoperator, condition: Callable[[Hand], object]) -> Hand:
     deadline = time.monotonic() + SOON_S
     while time.monotonic() < deadline:
         hand = device.read()
-        if wanted(hand):
+        if condition(hand):
             return hand
         time.sleep(0.01)
     raise AssertionError(f"not within {SOON_S} s; the last one: {device.read()}")
 
 
-def near(found: np.ndarray | None, wanted: object) -> bool:
-    return found is not None and bool(np.allclose(found, np.asarray(wanted), atol=1e-6))
+def near(value: np.ndarray | None, expected: object) -> bool:
+    return value is not None and bool(np.allclose(value, np.asarray(expected), atol=1e-6))
 
 
-def about(axis: int, degrees: float) -> np.ndarray:
+def turn_about(axis: int, degrees: float) -> np.ndarray:
     """`(3, 3)`: a turn about x, y or z of the robot."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     out = np.eye(3)
@@ -103,20 +103,20 @@ def test_a_phone_that_is_tilted_turns_the_tip(tmp_path: Path) -> None:
             "(() => { const r = document.querySelector('#pad').getBoundingClientRect();"
             " return [r.left + r.width / 2, r.top + r.height / 2] })()"
         )
-        held = {"button": "left", "buttons": 1, "clickCount": 1}
-        page.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **held)
+        button = {"button": "left", "buttons": 1, "clickCount": 1}
+        page.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **button)
         until(device, lambda h: h.active)
         for angles, turn in (
-            ((0, 30, 0), about(1, -30)),  # its top rises: so does the tip's nose
-            ((30, 0, 0), about(2, 30)),  # to the left
-            ((0, 0, 30), about(0, 30)),  # its left side rises
+            ((0, 30, 0), turn_about(1, -30)),  # its top rises: so does the tip's nose
+            ((30, 0, 0), turn_about(2, 30)),  # to the left
+            ((0, 0, 30), turn_about(0, 30)),  # its left side rises
         ):
             page.tilt(*angles)
             until(device, lambda h, turn=turn: h.active and near(h.rotation, turn))
-        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y - 50, **held)
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y - 50, **button)
         hand = until(device, lambda h: h.displacement is not None and h.displacement[0] > 0)
-        assert near(hand.rotation, about(0, 30)), "both at once"
-        page.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y - 50, **held)
+        assert near(hand.rotation, turn_about(0, 30)), "both at once"
+        page.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y - 50, **button)
         until(device, lambda h: not h.active)
 
 
@@ -158,7 +158,7 @@ def test_a_headsets_controller_leads_while_it_is_pressed_and_seen(tmp_path: Path
         page.run("at.p = [0.05, 0.02, -0.4]")  # WebXR's x is to the right, y up, z towards the person
         until(device, lambda h: h.active and near(h.displacement, [0.1, -0.05, 0.02]))
         page.run(f"at.q = [0, {S}, 0, {C}]")
-        until(device, lambda h: h.active and near(h.rotation, about(2, 45)))
+        until(device, lambda h: h.active and near(h.rotation, turn_about(2, 45)))
         page.run("fire('squeezestart')")
         until(device, lambda h: h.active and h.gripper is not None and h.gripper < 1)
         page.run("fire('squeezeend')")

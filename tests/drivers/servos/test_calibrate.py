@@ -166,11 +166,11 @@ def test_whole_turns_are_taken_off() -> None:
 # sweeping
 
 
-def swept(start: np.ndarray, travel: np.ndarray, read: np.ndarray) -> Sweep:
+def sweep_of(start: np.ndarray, travel: np.ndarray, readings: np.ndarray) -> Sweep:
     """A sweep of `travel` `(T,)` counts from `start` `(J,)`, of which the servos report `read` `(T, J)`."""
-    sweep = Sweep(read[0], 0)
+    sweep = Sweep(readings[0], 0)
     for k in range(1, len(travel)):
-        assert not sweep.see(read[k], np.ones(len(start), bool), k * 20_000_000).any()
+        assert not sweep.see(readings[k], np.ones(len(start), bool), k * 20_000_000).any()
     return sweep
 
 
@@ -187,7 +187,7 @@ def test_no_wrap_in_any_travel_from_any_start(counts_turns: bool, reach: int, of
     )
     raw = start[None, :] + travel[:, None]
     readings = raw - offset if counts_turns else (raw - offset) % 4096
-    sweep = swept(start, travel, readings)
+    sweep = sweep_of(start, travel, readings)
     assert (sweep.high - sweep.low == travel.max() - travel.min()).all()
     everywhere = np.arange(travel.min(), travel.max() + 1)
     for j in start:

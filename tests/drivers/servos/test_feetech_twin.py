@@ -265,11 +265,11 @@ def test_vendor_sdk_understands_the_twin(twin: FeetechTwin, plant: Plant) -> Non
     group.addParam(1, [2100 & 255, 2100 >> 8])
     assert group.txPacket() == 0
     assert eventually(lambda: ask(talk.read2ByteTxRx, 1, 56)[0] == 2100)
-    read = scs.GroupSyncRead(line, talk, 56, 2)
+    reader = scs.GroupSyncRead(line, talk, 56, 2)
     for servo in IDS:
-        assert read.addParam(servo)
-    assert eventually(lambda: read.txRxPacket() == 0)
-    assert all(read.isAvailable(servo, 56, 2) for servo in IDS)
+        assert reader.addParam(servo)
+    assert eventually(lambda: reader.txRxPacket() == 0)
+    assert all(reader.isAvailable(servo, 56, 2) for servo in IDS)
     line.closePort()
 
 

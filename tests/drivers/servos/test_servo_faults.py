@@ -79,10 +79,10 @@ def test_an_answer_that_was_long_under_way_counts_as_none(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench(kind, tmp_path) as b, running(b.arm()) as arm:
-        read = arm.group.bus.read
+        read_bus = arm.group.bus.read
 
         def on_a_busy_machine(*args: Any, **options: Any) -> Replies:
-            replies = read(*args, **options)
+            replies = read_bus(*args, **options)
             return replace(replies, t_request_ns=replies.t_request_ns - 60_000_000)
 
         with monkeypatch.context() as busy:

@@ -23,8 +23,8 @@ from ulna.robot.doctor.doctor import CameraMode, Finding
 
 def one(findings: list[Finding], *words: str) -> Finding:
     """The only finding that says all of `words`."""
-    (found,) = [f for f in findings if all(w in f.says for w in words)]
-    return found
+    (finding,) = [f for f in findings if all(w in f.says for w in words)]
+    return finding
 
 
 def test_adapters_that_hold_bytes_back_and_programs_that_meddle(tmp_path: Path) -> None:
@@ -286,9 +286,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--seconds", "0.1", "--data", str(tmp_path), "--json")
     run = run_ulna("doctor", "--robot", str(tmp_path / "robot.toml"), *options)
     answer = json.loads(run.stdout)
-    gone = [f for f in answer["findings"] if "usb-gone is not there" in f["says"]]
-    assert gone
-    assert gone[0]["level"] == "severe"
+    missing_device = [f for f in answer["findings"] if "usb-gone is not there" in f["says"]]
+    assert missing_device
+    assert missing_device[0]["level"] == "severe"
     assert run.returncode == 1
     assert [f["level"] for f in answer["findings"] if "not for this Python" in f["says"]] == ["severe"]
     alone = run_ulna("doctor", *options)

@@ -56,16 +56,16 @@ def twin(*words: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def station() -> Iterator[dict[str, Any]]:
-    with twin("so101", "--scene", "lift", "--leader", "--cameras", "front", "--fps", "10") as about:
-        given = Path(about["toml"])
-        patient = given.with_name("patient.toml")  # a busy machine may leave the twin's process standing
-        patient.write_text(re.sub(r'(driver = "so101.*")', r"\1\nstale_s = 1.5", given.read_text()))
-        yield {**about, "toml": str(patient)}
+    with twin("so101", "--scene", "lift", "--leader", "--cameras", "front", "--fps", "10") as info:
+        toml = Path(info["toml"])
+        patient = toml.with_name("patient.toml")  # a busy machine may leave the twin's process standing
+        patient.write_text(re.sub(r'(driver = "so101.*")', r"\1\nstale_s = 1.5", toml.read_text()))
+        yield {**info, "toml": str(patient)}
 
 
-def post(about: dict[str, Any], order: str, body: Any = None) -> dict[str, Any]:
+def post(info: dict[str, Any], order: str, body: Any = None) -> dict[str, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
-    request = urllib.request.Request(f"{about['control']}/{order}", data)
+    request = urllib.request.Request(f"{info['control']}/{order}", data)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
         return json.loads(reply.read())
 
@@ -74,13 +74,13 @@ def test_an_episode_is_teleoperated_through_the_real_drivers(station: dict[str, 
     words = ["record", "--robot", station["toml"], "--agent", "leader", "--episodes", "1"]
     assert main([*words, "--max-seconds", "4", "--out", str(tmp_path / "d")]) == 0
     (episode,) = EpisodeStore.open(tmp_path / "d").episodes
-    q, sent = episode.read("observation.state"), episode.read("action")
+    q, action = episode.read("observation.state"), episode.read("action")
     # the bus is read at 100 Hz, the loop runs at 20
-    assert len(q) > 1.5 * len(sent)
+    assert len(q) > 1.5 * len(action)
     rows = align(episode.times_ns("action")[0], *episode.times_ns("observation.state"), 10**10)
     q = q[rows]
     assert np.ptp(q, axis=0).max() > 0.3, "the leader led"
-    assert np.abs(sent[5:] - q[5:]).max() < 1.0, "and the follower followed"
+    assert np.abs(action[5:] - q[5:]).max() < 1.0, "and the follower followed"
     assert episode.attrs["agent"] == "human leader"
     assert set(episode.attrs["calibration"]) >= {"arm"}, "the arm's calibration is kept with the episode"
     capture, receive = episode.times_ns("observation.images.front")
@@ -90,14 +90,14 @@ def test_an_episode_is_teleoperated_through_the_real_drivers(station: dict[str, 
 
 def test_depth_is_recorded_beside_colour(tmp_path: Path) -> None:
     words = ("so101", "--scene", "lift", "--realsense", "front", "--image-size", "160x120", "--fps", "10")
-    with twin(*words) as about, load_robot(about["toml"]) as rig:
+    with twin(*words) as info, load_robot(info["toml"]) as rig:
         wait_for(lambda: bool(rig.robot.observe().values["observation.depth.front"].any()))
-        seen = rig.robot.observe()
-        depth = seen.values["observation.depth.front"]
+        observation = rig.robot.observe()
+        depth = observation.values["observation.depth.front"]
         assert depth.shape == (120, 160)
         assert rig.robot.features["observation.depth.front"].units == ("mm",)
         assert 250 < np.median(depth[depth > 0]) < 3000, "the table stands half a metre away"
-        assert seen.times_ns["observation.depth.front"][0] <= time.monotonic_ns()
+        assert observation.times_ns["observation.depth.front"][0] <= time.monotonic_ns()
 
 
 def test_a_tracker_looks_through_its_camera_whichever_are_observed(
@@ -108,10 +108,10 @@ def test_a_tracker_looks_through_its_camera_whichever_are_observed(
         table = f'[cameras.side]\ndriver = "opencv"\ndevice = "{side.url}"\nheight = 120\nwidth = 160\nfps = 10.0\n'
         path.write_text(Path(station["toml"]).read_text() + "\n" + table)
         with load_robot(str(path), cameras=["side"]) as rig:
-            seen = rig.robot.observe().values
-            assert {k for k in seen if "images" in k} == {"observation.images.side"}
+            values = rig.robot.observe().values
+            assert {k for k in values if "images" in k} == {"observation.images.side"}
             assert "cube.front.u" in rig.robot.features["observation.environment_state"].names
-            assert seen["observation.environment_state"].shape == (6,)
+            assert values["observation.environment_state"].shape == (6,)
         with load_robot(str(path), cameras=["side"], trackers=False) as rig:
             assert set(rig.robot.observe().values) == {"observation.state", "observation.images.side"}
 
@@ -247,18 +247,18 @@ def test_a_twin_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_twin_that_cannot_be_leaves_nothing_behind_either(
     config: StationConfig, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Path] = []
+    paths: list[Path] = []
 
-    def create(*about: Any, of: Any = Plant.create) -> Plant:
-        plant = of(*about)
-        made.append(plant.path)
+    def create(*options: Any, of: Any = Plant.create) -> Plant:
+        plant = of(*options)
+        paths.append(plant.path)
         return plant
 
     monkeypatch.setattr(Plant, "create", create)
     with pytest.raises(DeviceError, match=words):
         Station(config, tmp_path / "twin")
     assert not (tmp_path / "twin").exists()
-    assert not [path for path in made if path.exists()]
+    assert not [path for path in paths if path.exists()]
 
 
 def test_a_ur_twin_may_begin_with_its_own_faults() -> None:
@@ -333,8 +333,8 @@ def test_what_a_robot_lacks_is_said(tmp_path: Path) -> None:
         pass
 
 
-def wait_for(done: Any, seconds: float = 10.0) -> None:
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
     until = time.monotonic() + seconds
-    while not done():
+    while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.02)

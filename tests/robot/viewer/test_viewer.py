@@ -53,20 +53,20 @@ def test_the_page_and_its_parts_are_served(reader: Client) -> None:
         assert (status, body) == (200, (ROOT / "robot" / "assets" / name).read_bytes())
         if name.endswith(".js"):
             assert headers["content-type"].startswith("text/javascript")
-            used = {
+            imports = {
                 line.split('"/assets/')[1].split('"')[0]
                 for line in body.decode().splitlines()
                 if '"/assets/' in line
             }
-            assert used <= names
+            assert imports <= names
 
 
 def test_the_list_and_the_header(reader: Client, same: EpisodeStore) -> None:
-    listed = reader.get("/api/episodes")
-    assert [(e["index"], e["task"], e["success"], e["length"]) for e in listed["episodes"]] == [
+    listing = reader.get("/api/episodes")
+    assert [(e["index"], e["task"], e["success"], e["length"]) for e in listing["episodes"]] == [
         (i, f"task <b>{i}</b>", i == 0, TICKS) for i in range(3)
     ]
-    assert listed["trash"] == []
+    assert listing["trash"] == []
     dataset = reader.get("/api/dataset")
     assert (dataset["name"], dataset["episodes"], dataset["fps"], dataset["hz"][ACTION]) == (
         "Ä b",
@@ -113,14 +113,14 @@ def test_a_video_has_every_frame_at_its_capture_time(reader: Client) -> None:
         times = (frame_times_ns() - frame_times_ns()[0]) * 1e-9
         np.testing.assert_allclose([f.time for f in frames], times, atol=1e-6)
         assert times[-1] < duration < times[-1] + 0.1
-        keyed = np.flatnonzero([f.key_frame for f in frames])
-        assert keyed[0] == 0
-        assert np.diff(keyed).max() <= KEY_FRAME_EVERY
+        key_rows = np.flatnonzero([f.key_frame for f in frames])
+        assert key_rows[0] == 0
+        assert np.diff(key_rows).max() <= KEY_FRAME_EVERY
         if key == TOP:
             assert (frames[0].height, frames[0].width) == (26, 34), "even sides"
             for row in (0, 21, 39):
-                shown = frames[row].to_ndarray(format="rgb24")[:25, :33].astype(int)
-                assert np.abs(shown - picture_of(row)).mean() < 12
+                pixels = frames[row].to_ndarray(format="rgb24")[:25, :33].astype(int)
+                assert np.abs(pixels - picture_of(row)).mean() < 12
 
 
 def test_a_video_is_read_by_range(reader: Client) -> None:
@@ -149,11 +149,11 @@ def test_a_video_is_made_once_and_says_how_far_it_is(store: EpisodeStore, cache:
         assert (status, headers["retry-after"]) == (503, "1")
         assert "is being made" in json.loads(body)["error"]
         client.video("1", TOP)
-    made = {p.name: p.stat().st_ino for p in cache.iterdir()}
-    assert len(made) == 1, "nothing half-made is left"
+    inodes = {p.name: p.stat().st_ino for p in cache.iterdir()}
+    assert len(inodes) == 1, "nothing half-made is left"
     with Viewer(store, cache=cache).background() as url:
         assert Client(url).get(f"/api/episodes/1/video/{TOP}/state")["state"] == "ready"
-    assert {p.name: p.stat().st_ino for p in cache.iterdir()} == made
+    assert {p.name: p.stat().st_ino for p in cache.iterdir()} == inodes
 
 
 def test_the_cache_is_bounded_and_a_video_that_nobody_wants_makes_way(
@@ -171,7 +171,7 @@ def test_the_cache_is_bounded_and_a_video_that_nobody_wants_makes_way(
     videos.close()
     assert len(list(cache.iterdir())) == 1, "the older one was dropped to make room"
 
-    def stop(done: float) -> None:
+    def stop(share: float) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -190,10 +190,10 @@ def test_frames_are_exact(reader: Client, same: EpisodeStore) -> None:
     depth = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(depth, same.episodes[0].read_frames(FAR, [3])[0])
     _, _, body = reader.ask(f"/api/episodes/0/frames/{FAR}?row=3")
-    shown = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
-    assert shown is not None
-    assert not shown[0].any(), "no depth is black"
-    assert shown[1:].any(axis=-1).all()
+    pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    assert not pixels[0].any(), "no depth is black"
+    assert pixels[1:].any(axis=-1).all()
     content = same.episodes[0].content
     _, headers, _ = reader.ask(f"/api/episodes/0/frames/{TOP}?row=1&as=jpeg&v={content}")
     assert (headers["content-type"], "immutable" in headers["cache-control"]) == ("image/jpeg", True)
@@ -206,8 +206,8 @@ def test_frames_are_exact(reader: Client, same: EpisodeStore) -> None:
         (f"{TOP}?t=soon", 400),
         (f"{TOP}?t=0&as=gif", 400),
     ):
-        found, _, body = reader.ask(f"/api/episodes/0/frames/{path}")
-        assert found == status, path
+        answer_status, _, body = reader.ask(f"/api/episodes/0/frames/{path}")
+        assert answer_status == status, path
         assert json.loads(body)["error"]
 
 
@@ -232,8 +232,8 @@ def test_a_damaged_stream_keeps_nothing_else_from_being_shown(client: Client, st
     data[start + size // 2] ^= 255
     shard.write_bytes(data)
     shutil.rmtree(e.path / STATE / "value" / "c")
-    shown = client.get("/api/episodes/0")
-    assert "cannot be read" in next(s["error"] for s in shown["streams"] if s["key"] == STATE)
+    description = client.get("/api/episodes/0")
+    assert "cannot be read" in next(s["error"] for s in description["streams"] if s["key"] == STATE)
     assert client.get("/api/episodes/0/series")[ACTION]["columns"]
     status, _, body = client.ask(f"/api/episodes/0/frames/{TOP}?row=30")
     assert status == 409
@@ -250,10 +250,10 @@ def test_plots_get_every_row_or_the_extremes_of_each_bin(client: Client, store: 
     force = e.read("observation.force").copy()
     force[7, 2] = np.nan
     write_vector(e.path / "observation.force" / "value", force)
-    found = client.get("/api/episodes/0/series")
-    assert found[STATE]["decimated"] is False
-    np.testing.assert_allclose(found[STATE]["columns"], e.read(STATE).T, rtol=1e-5)
-    assert found["observation.force"]["columns"][2][7] is None, "not a number"
+    series = client.get("/api/episodes/0/series")
+    assert series[STATE]["decimated"] is False
+    np.testing.assert_allclose(series[STATE]["columns"], e.read(STATE).T, rtol=1e-5)
+    assert series["observation.force"]["columns"][2][7] is None, "not a number"
     part = client.get("/api/episodes/0/series?start=1&end=2")[ACTION]["t"]
     assert part == pytest.approx(np.arange(19, 42) * 0.05), "one row beyond on either side"
     thin = client.get("/api/episodes/0/series?bins=10")[STATE]
@@ -265,8 +265,8 @@ def test_plots_get_every_row_or_the_extremes_of_each_bin(client: Client, store: 
 
 
 def test_what_shares_a_plot(store: EpisodeStore) -> None:
-    found = panels(read_timeline(store.episodes[0], store.features).vectors)
-    assert [(p["title"], p["unit"], [c["label"] for c in p["curves"]]) for p in found] == [
+    plots = panels(read_timeline(store.episodes[0], store.features).vectors)
+    assert [(p["title"], p["unit"], [c["label"] for c in p["curves"]]) for p in plots] == [
         ("elbow", "rad", ["measured", "sent", "requested"]),
         ("grip", "rad", ["measured", "sent", "requested"]),
         ("tip", "N", ["x", "y", "z"]),
@@ -308,9 +308,9 @@ def test_small_numbers_keep_their_digits() -> None:
 
 
 def test_findings_are_those_of_the_checks(reader: Client, same: EpisodeStore) -> None:
-    found = reader.get("/api/episodes/0/findings")["findings"]
-    assert found == json.loads(json.dumps([f.to_json() for f in check_episode(same, same.episodes[0])]))
-    assert any(f["check"] == "gap" and f["stream"] == TOP for f in found)
+    findings = reader.get("/api/episodes/0/findings")["findings"]
+    assert findings == json.loads(json.dumps([f.to_json() for f in check_episode(same, same.episodes[0])]))
+    assert any(f["check"] == "gap" and f["stream"] == TOP for f in findings)
     assert reader.get("/api/findings")["checked"] == 1
     reader.get("/api/findings?begin=1")
     summary: dict[str, Any] = {}
@@ -319,7 +319,7 @@ def test_findings_are_those_of_the_checks(reader: Client, same: EpisodeStore) ->
             break
         time.sleep(0.02)
     assert set(summary["counts"]) == {e.path.name for e in same.episodes}
-    assert sum(summary["counts"][same.episodes[0].path.name].values()) == len(found)
+    assert sum(summary["counts"][same.episodes[0].path.name].values()) == len(findings)
 
 
 def test_series_of_streams_without_rows(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def test_edits_need_the_key_and_the_page_itself(client: Client, store: EpisodeSt
         ({**key, "Host": f"evil.example:{client.port}"}, 421, "answers to localhost"),
         ({**key, "Host": ""}, 421, "answers to localhost"),
     ):
-        found, _, body = client.ask("/api/edits", "POST", headers, edit)
-        assert (found, says in json.loads(body)["error"]) == (status, True), headers
+        answer_status, _, body = client.ask("/api/edits", "POST", headers, edit)
+        assert (answer_status, says in json.loads(body)["error"]) == (status, True), headers
     assert client.ask("/api/edits?token=" + client.token, "POST", {}, edit)[0] == 403
     assert client.ask("/api/episodes", headers={"Host": "evil.example"})[0] == 421, (
         "a name made to point here"
@@ -69,16 +69,16 @@ def test_paths_name_no_files(reader: Client, same: EpisodeStore) -> None:
         "\0",
         "..\\secret",
     ):
-        coded = quote(name, safe="")
+        quoted_name = quote(name, safe="")
         for path in (
-            f"/assets/{coded}",
+            f"/assets/{quoted_name}",
             f"/assets/{name.replace(chr(0), '')}",
-            f"/api/episodes/{coded}",
-            f"/api/episodes/{coded}/thumbnail",
-            f"/api/episodes/0/times/{coded}",
-            f"/api/episodes/0/video/{coded}",
-            f"/api/episodes/0/frames/{coded}?t=0",
-            f"/api/episodes/0/frames/observation.images.%2F{coded}?t=0",
+            f"/api/episodes/{quoted_name}",
+            f"/api/episodes/{quoted_name}/thumbnail",
+            f"/api/episodes/0/times/{quoted_name}",
+            f"/api/episodes/0/video/{quoted_name}",
+            f"/api/episodes/0/frames/{quoted_name}?t=0",
+            f"/api/episodes/0/frames/observation.images.%2F{quoted_name}?t=0",
         ):
             status, _, body = reader.ask(quote(path, safe="/%?="))
             assert (status, b"not for you" in body) == (404, False), (path, status, body)
@@ -118,8 +118,8 @@ def test_beyond_this_machine_everything_needs_the_key(store: EpisodeStore, cache
             assert "HttpOnly" in cookie
             assert "SameSite=Strict" in cookie
             for name in ("ulna-view-1=other; ", ""):  # a viewer on another port of that machine has one too
-                carried = {"Cookie": name + cookie.split(";")[0]}
-                assert client.ask("/api/episodes/0/thumbnail", headers=carried)[0] == 200
+                cookies = {"Cookie": name + cookie.split(";")[0]}
+                assert client.ask("/api/episodes/0/thumbnail", headers=cookies)[0] == 200
             assert client.ask("/api/episodes", headers={"X-Ulna-Token": client.token})[0] == 200
             assert client.ask("/api/episodes", headers={"Cookie": "ulna-view-1=guess"})[0] == 401
 

@@ -129,7 +129,7 @@ def test_the_video_is_read_by_range_and_every_moment_shows_its_very_frame(page: 
     page.wait(VIDEO)
     assert page.run(f"{VIDEO}.duration") == pytest.approx(frame_times_s()[-1] + 0.04, abs=0.01)
     assert (206, True) in {(status, "/video/" in url) for status, url in page.replies}
-    shown = (
+    middle_pixel = (
         "(() => {{ const c = document.createElement('canvas'); const s = document.querySelector('.camera {}');"
         " c.width = 8; c.height = 8; const g = c.getContext('2d'); g.drawImage(s, 0, 0, 8, 8);"
         " return g.getImageData(4, 4, 1, 1).data[1] }})()"
@@ -140,9 +140,9 @@ def test_the_video_is_read_by_range_and_every_moment_shows_its_very_frame(page: 
         assert t == pytest.approx(across * 2.96, abs=0.02)
         row = int(np.searchsorted(frame_times_s(), t + 1e-6, side="right")) - 1
         page.wait(f"document.querySelector('.camera.still') && {ROW} === '{row}'")
-        assert page.run(shown.format("canvas")) == brightness(row), "the stored frame, every bit"
+        assert page.run(middle_pixel.format("canvas")) == brightness(row), "the stored frame, every bit"
         page.wait(f"!{VIDEO}.seeking")
-        assert page.run(shown.format("video")) == pytest.approx(brightness(row), abs=1), (
+        assert page.run(middle_pixel.format("video")) == pytest.approx(brightness(row), abs=1), (
             "the video is there too"
         )
     page.press("Home")
@@ -195,10 +195,10 @@ def test_without_a_video_single_frames_are_shown(tab: Page, store: EpisodeStore,
 
 
 def test_findings_are_on_the_time_line_and_in_the_list(page: Page, store: EpisodeStore) -> None:
-    found = check_episode(store, store.episodes[0])
-    gap = next(f for f in found if f.check == "gap" and f.stream == CAMERA)
-    page.wait(f"document.querySelectorAll('#findings .finding').length === {len(found)}")
-    assert page.run("document.querySelectorAll('.timeline .mark').length") == len(found)
+    findings = check_episode(store, store.episodes[0])
+    gap = next(f for f in findings if f.check == "gap" and f.stream == CAMERA)
+    page.wait(f"document.querySelectorAll('#findings .finding').length === {len(findings)}")
+    assert page.run("document.querySelectorAll('.timeline .mark').length") == len(findings)
     mark = f".timeline .mark.{gap.severity}[aria-label*='gap']"
     left, width = page.run(
         f'(() => {{ const s = document.querySelector("{mark}").style; return [parseFloat(s.left), parseFloat(s.width)] }})()'
@@ -212,7 +212,7 @@ def test_findings_are_on_the_time_line_and_in_the_list(page: Page, store: Episod
     )
     page.wait(f"Math.abs({NOW} - {gap.start_s}) < 1e-3")
     page.press("x")
-    page.wait(f"Math.abs({NOW} - {gap.start_s}) > 1e-3 || {len(found)} === 1")
+    page.wait(f"Math.abs({NOW} - {gap.start_s}) > 1e-3 || {len(findings)} === 1")
     page.click("#check-all")
     page.wait(f"({TOAST}).includes('All checked')")
     assert page.run("[...document.querySelectorAll('.row')].every(r => r.innerText.includes('found'))")
@@ -223,22 +223,22 @@ def test_plots_show_what_was_measured_sent_and_asked_for(page: Page, store: Epis
     assert titles == ["elbow rad", "grip m"]
     legend = page.run("[...document.querySelectorAll('#legend button')].map(b => b.innerText)")
     assert legend == ["measured", "sent", "requested"]
-    drawn = (
+    pixel_count = (
         "(() => {{ const c = document.querySelector('.plot canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width,"
         " c.height).data; const want = getComputedStyle(document.documentElement).getPropertyValue('{}').trim();"
         " const rgb = [1, 3, 5].map(i => parseInt(want.slice(i, i + 2), 16)); let n = 0;"
         " for (let i = 0; i < d.length; i += 4) if (d[i + 3] > 200 && rgb.every((v, k) => Math.abs(v - d[i + k]) < 12)) n++;"
         " return n }})()"
     )
-    page.wait(drawn.format("--a"))
-    counts = {name: page.run(drawn.format(name)) for name in ("--a", "--b", "--e")}
+    page.wait(pixel_count.format("--a"))
+    counts = {name: page.run(pixel_count.format(name)) for name in ("--a", "--b", "--e")}
     assert counts["--a"] > 150
     assert counts["--b"] > 150
     assert 20 < counts["--e"] < counts["--a"], "dashed"
     page.run("document.querySelector('#legend button:nth-child(2)').click()")
-    page.wait(f"{drawn.format('--b')} === 0")
+    page.wait(f"{pixel_count.format('--b')} === 0")
     page.run("document.querySelector('#legend button:nth-child(2)').click()")
-    page.wait(f"{drawn.format('--b')} > 150")
+    page.wait(f"{pixel_count.format('--b')} > 150")
     page.move(".plot .area", 0.6)
     page.wait("!document.querySelector('.plot .hover').hidden")
     width, at = page.run(
@@ -246,13 +246,13 @@ def test_plots_show_what_was_measured_sent_and_asked_for(page: Page, store: Epis
     )
     t = (at - 46) / (width - 46) * 2.96
     row = int(t / 0.05 + 1e-6)
-    shown = page.run(
+    readings = page.run(
         "[...document.querySelectorAll('.plot .read')].map(r => r.innerText.replaceAll('−', '-').trim().split(/\\s+/).map(Number))"
     )
     e = store.episodes[0]
     for joint in range(2):
         expected = [e.read(key)[row, joint] for key in (STATE, ACTION, REQUESTED)]
-        assert shown[joint] == pytest.approx(expected, rel=2e-3, abs=2e-4)
+        assert readings[joint] == pytest.approx(expected, rel=2e-3, abs=2e-4)
     page.click(".plot .area", 0.6)
     assert page.run(NOW) == pytest.approx(t, abs=0.02), "a click goes there"
     page.run(
@@ -415,8 +415,8 @@ def test_a_thousand_episodes_are_listed_without_a_thousand_rows(
         tab.run("document.querySelector('#list').scrollTop = 1e9")
         tab.wait("[...document.querySelectorAll('.row')].some(r => r.innerText.includes('Episode 999'))")
         assert tab.run("document.querySelectorAll('.row').length") < 40
-        asked = sum("/thumbnail" in url for _, url in tab.replies)
-        assert asked < 60, "only what is seen is fetched"
+        request_count = sum("/thumbnail" in url for _, url in tab.replies)
+        assert request_count < 60, "only what is seen is fetched"
         tab.run(
             "document.querySelector('#search').value = '77 towel'; document.querySelector('#search').dispatchEvent(new Event('input'))"
         )

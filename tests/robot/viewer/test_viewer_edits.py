@@ -25,27 +25,27 @@ def test_delete_label_and_review_change_the_store_and_can_be_undone(
     def on_disk() -> EpisodeStore:
         return EpisodeStore.open(store.path)
 
-    status, done = client.edit(do="delete", episode=names[1])
-    assert (status, done["said"]) == (200, "Episode 1 is in the trash.")
+    status, answer = client.edit(do="delete", episode=names[1])
+    assert (status, answer["said"]) == (200, "Episode 1 is in the trash.")
     assert [e.path.name for e in on_disk().episodes] == [names[0], names[2]]
     assert [(t["episode"], t["replaced"]) for t in client.get("/api/episodes")["trash"]] == [
         (names[1], False)
     ]
-    assert client.edit(**done["undo"])[1]["episode"] == names[1]
+    assert client.edit(**answer["undo"])[1]["episode"] == names[1]
     assert [e.path.name for e in on_disk().episodes] == names
 
-    status, done = client.edit(do="relabel", episode=names[1], labels={"success": True, "task": "neu „x“"})
+    status, answer = client.edit(do="relabel", episode=names[1], labels={"success": True, "task": "neu „x“"})
     assert (on_disk().episodes[1].attrs["success"], on_disk().episodes[1].task) == (True, "neu „x“")
-    assert done["said"] == "Episode 1 is marked as a success, now of task “neu „x“”."
-    client.edit(**done["undo"])
+    assert answer["said"] == "Episode 1 is marked as a success, now of task “neu „x“”."
+    client.edit(**answer["undo"])
     assert (on_disk().episodes[1].attrs["success"], on_disk().episodes[1].task) == (False, "task <b>1</b>")
-    _, done = client.edit(do="relabel", episode=names[1], labels={"weight": 0.5})
-    client.edit(**done["undo"])
+    _, answer = client.edit(do="relabel", episode=names[1], labels={"weight": 0.5})
+    client.edit(**answer["undo"])
     assert on_disk().episodes[1].attrs["weight"] == 1.0, "what a missing weight means"
 
-    _, done = client.edit(do="review", episode=names[2])
+    _, answer = client.edit(do="review", episode=names[2])
     assert [e["reviewed"] for e in client.get("/api/episodes")["episodes"]] == [False, False, True]
-    client.edit(**done["undo"])
+    client.edit(**answer["undo"])
     assert [e["reviewed"] for e in client.get("/api/episodes")["episodes"]] == [False, False, False]
 
 
@@ -71,8 +71,8 @@ def test_trims_are_undone_one_by_one(client: Client, store: EpisodeStore) -> Non
     assert (status, "not in the trash any more" in refused["error"]) == (409, True)
     status, refused = client.edit(do="trim", episode=name, start_s=50, end_s=60)
     assert (status, "nothing of it lies from 50 to 60 s" in refused["error"]) == (409, True)
-    status, unchanged = client.edit(do="trim", episode=name, start_s=0, end_s=60)
-    assert (status, unchanged["undo"]) == (200, None)
+    status, answer = client.edit(do="trim", episode=name, start_s=0, end_s=60)
+    assert (status, answer["undo"]) == (200, None)
 
 
 def test_who_else_writes_is_named_and_nothing_changes(client: Client, store: EpisodeStore) -> None:
@@ -100,8 +100,8 @@ def test_who_else_writes_is_named_and_nothing_changes(client: Client, store: Epi
     ],
 )
 def test_edits_that_are_none(reader: Client, edit: dict[str, Any], status: int, says: str) -> None:
-    found, body = reader.edit(**edit)
-    assert found == status
+    answer_status, body = reader.edit(**edit)
+    assert answer_status == status
     assert says in body["error"]
 
 

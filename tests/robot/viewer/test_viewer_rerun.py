@@ -33,14 +33,14 @@ def test_rerun_reads_back_every_stream_at_its_capture_times(
     recordings = reader.recordings()
     assert [r.recording_id for r in recordings] == [store.episodes[i].path.name for i in (0, 2)]
     assert len(reader.blueprints()) == 1
-    found: dict[str, list[Any]] = {}
+    batches_of: dict[str, list[Any]] = {}
     for chunk in reader.stream(store=recordings[1]):
         batch = chunk.to_record_batch()
         if "time" in batch.schema.names:
-            found.setdefault(chunk.entity_path, []).append(batch)
+            batches_of.setdefault(chunk.entity_path, []).append(batch)
 
     def column(entity: str, name: str) -> list[Any]:
-        batches = sorted(found[entity], key=lambda b: b.column("time")[0].value)
+        batches = sorted(batches_of[entity], key=lambda b: b.column("time")[0].value)
         return [v for b in batches for v in b.column(name)]
 
     e = store.episodes[2]
@@ -52,9 +52,9 @@ def test_rerun_reads_back_every_stream_at_its_capture_times(
             assert [v.value for v in column(f"/{name}/{joint}", "received")] == e.times_ns(key)[1].tolist()
     assert [v.value for v in column("/images/top", "time")] == frame_times_ns().tolist()
     blobs = [bytes(v.as_py()[0]) for v in column("/images/top", "EncodedImage:blob")]
-    shown = cv2.imdecode(np.frombuffer(blobs[20], np.uint8), cv2.IMREAD_COLOR)
-    assert shown is not None
-    assert np.abs(cv2.cvtColor(shown, cv2.COLOR_BGR2RGB).astype(int) - picture_of(20)).mean() < 8
+    pixels = cv2.imdecode(np.frombuffer(blobs[20], np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    assert np.abs(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(int) - picture_of(20)).mean() < 8
     blobs = [bytes(v.as_py()[0]) for v in column("/depth/top", "EncodedDepthImage:blob")]
     depth = cv2.imdecode(np.frombuffer(blobs[20], np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(depth, e.read_frames(FAR, [20])[0])

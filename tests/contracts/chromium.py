@@ -17,7 +17,8 @@ from websockets.sync.client import ClientConnection, connect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-default-apps --disable-dev-shm-usage --hide-scrollbars "
+    "--disable-component-update --disable-sync --disable-default-apps --disable-dev-shm-usage "
+    "--hide-scrollbars "
     "--force-color-profile=srgb --remote-debugging-port=0"
 )
 KEYS = {

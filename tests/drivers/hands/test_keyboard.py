@@ -129,7 +129,8 @@ def test_the_terminal_is_put_back() -> None:
 def test_the_terminal_is_put_back_when_the_program_breaks_off() -> None:
     program = (
         "from ulna.drivers.hands.keyboard import *\n"
-        "device = make('keys', Config()); device.open(); print('open', flush=True); device.read(); raise SystemError"
+        "device = make('keys', Config()); device.open(); print('open', flush=True); device.read(); "
+        "raise SystemError"
     )
     with terminal() as (master, slave):
         before = termios.tcgetattr(slave)

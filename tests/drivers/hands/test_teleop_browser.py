@@ -210,7 +210,10 @@ def test_what_waited_in_the_network_moves_nothing() -> None:
         '{"kind": "hand"}',
         '{"kind": "event", "event": "quit"}',
         '{"kind": "hand", "active": true, "clutch": 1, "linear": [NaN, 0, 0], "angular": [0, 0, 0], "t": 0}',
-        '{"kind": "hand", "active": true, "clutch": 1, "linear": [0, 0, 0], "angular": [0, 0, 0], "rotation": [0, 0, 0, 9], "t": 0}',
+        (
+            '{"kind": "hand", "active": true, "clutch": 1, "linear": [0, 0, 0], "angular": [0, 0, 0], '
+            '"rotation": [0, 0, 0, 9], "t": 0}'
+        ),
         '{"kind": "hand", "active": 1, "clutch": 1, "linear": [0, 0, 0], "angular": [0, 0, 0], "t": 0}',
         "[" * 4000,
         "x" * 5000,
@@ -296,8 +299,7 @@ def test_a_phone_is_served_over_tls_with_the_same_certificate_every_time(tmp_pat
     assert not (next(tmp_path.iterdir()).stat().st_mode & 0o077)
 
 
-# -- Chromium
-# ----------------------------------------------------------------------------------------------------------------
+# -- Chromium ------------------------------------------------------------------------------------------------
 
 
 def drag(page: Page, kind: str, x: float, y: float) -> None:
@@ -320,7 +322,8 @@ def test_a_pointer_in_chromium_drives_and_lets_go(tmp_path: Path) -> None:
         page.wait("document.body.dataset.role === 'drives'")
         until(device, lambda _: page.run("document.body.dataset.link") == "ready")
         left, top, width, height = page.run(
-            "(() => { const r = document.querySelector('#pad').getBoundingClientRect(); return [r.left, r.top, r.width, r.height] })()"
+            "(() => { const r = document.querySelector('#pad').getBoundingClientRect(); "
+            "return [r.left, r.top, r.width, r.height] })()"
         )
         x, y = left + width / 2, top + height / 2
 
@@ -376,8 +379,8 @@ def test_a_browser_that_is_closed_while_it_drives_lets_go(tmp_path: Path) -> Non
             page.open(device.url)
             page.wait("document.body.dataset.role === 'drives'")
             x, y = page.run(
-                "(() => { const r = document.querySelector('#height').getBoundingClientRect(); return [r.left + r.width / 2, "
-                "r.top + r.height / 2] })()"
+                "(() => { const r = document.querySelector('#height').getBoundingClientRect(); "
+                "return [r.left + r.width / 2, r.top + r.height / 2] })()"
             )
             drag(page, "mousePressed", x, y)
             drag(page, "mouseMoved", x, y - 60)

@@ -44,7 +44,8 @@ class Session extends EventTarget {
   async end() { this.dispatchEvent(new Event("end")); }
 }
 const session = new Session();
-const pose = () => at.lost ? null : { emulatedPosition: false, transform: { position: axes(at.p), orientation: axes(at.q) } };
+const transform = () => ({ position: axes(at.p), orientation: axes(at.q) });
+const pose = () => at.lost ? null : { emulatedPosition: false, transform: transform() };
 setInterval(() => session.step?.(0, { getPose: pose, getViewerPose: pose }), 16);
 const controller = { targetRayMode: "tracked-pointer", gripSpace: {} };
 const fire = (name) => session.dispatchEvent(Object.assign(new Event(name), { inputSource: controller }));

@@ -279,7 +279,8 @@ def test_the_page_puts_first_what_matters_most() -> None:
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "robot.toml").write_text(
-        '[arms.arm]\ndriver = "so101"\nport = "/dev/serial/by-id/usb-gone"\n[cameras.deep]\ndriver = "realsense"\n'
+        '[arms.arm]\ndriver = "so101"\nport = "/dev/serial/by-id/usb-gone"\n'
+        '[cameras.deep]\ndriver = "realsense"\n'
     )
     (tmp_path / "pyrealsense2.py").write_text("raise ImportError('not for this Python')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -105,7 +105,10 @@ def test_a_tracker_looks_through_its_camera_whichever_are_observed(
 ) -> None:
     path = tmp_path / "robot.toml"
     with MjpegTwin(wandering_bars(120, 160), size=(120, 160), fps=10) as side:
-        table = f'[cameras.side]\ndriver = "opencv"\ndevice = "{side.url}"\nheight = 120\nwidth = 160\nfps = 10.0\n'
+        table = (
+            f'[cameras.side]\ndriver = "opencv"\ndevice = "{side.url}"\n'
+            "height = 120\nwidth = 160\nfps = 10.0\n"
+        )
         path.write_text(Path(station["toml"]).read_text() + "\n" + table)
         with load_robot(str(path), cameras=["side"]) as rig:
             values = rig.robot.observe().values

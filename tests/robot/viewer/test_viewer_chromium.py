@@ -130,7 +130,8 @@ def test_the_video_is_read_by_range_and_every_moment_shows_its_very_frame(page: 
     assert page.run(f"{VIDEO}.duration") == pytest.approx(frame_times_s()[-1] + 0.04, abs=0.01)
     assert (206, True) in {(status, "/video/" in url) for status, url in page.replies}
     middle_pixel = (
-        "(() => {{ const c = document.createElement('canvas'); const s = document.querySelector('.camera {}');"
+        "(() => {{ const c = document.createElement('canvas'); "
+        "const s = document.querySelector('.camera {}');"
         " c.width = 8; c.height = 8; const g = c.getContext('2d'); g.drawImage(s, 0, 0, 8, 8);"
         " return g.getImageData(4, 4, 1, 1).data[1] }})()"
     )
@@ -172,7 +173,8 @@ def test_it_plays_with_all_on_one_clock(page: Page) -> None:
     page.press(" ")
     page.wait(f"{NOW} > 0.05 && {NOW} < 1")  # from the end it begins again
     page.run(
-        "document.querySelector('#speed').value = '8'; document.querySelector('#speed').dispatchEvent(new Event('change'))"
+        "document.querySelector('#speed').value = '8'; "
+        "document.querySelector('#speed').dispatchEvent(new Event('change'))"
     )
     page.wait("document.querySelector('#play').getAttribute('aria-label') === 'Play'")  # it stops at the end
     assert page.run(NOW) == pytest.approx(2.96, abs=0.02)
@@ -201,14 +203,16 @@ def test_findings_are_on_the_time_line_and_in_the_list(page: Page, store: Episod
     assert page.run("document.querySelectorAll('.timeline .mark').length") == len(findings)
     mark = f".timeline .mark.{gap.severity}[aria-label*='gap']"
     left, width = page.run(
-        f'(() => {{ const s = document.querySelector("{mark}").style; return [parseFloat(s.left), parseFloat(s.width)] }})()'
+        f'(() => {{ const s = document.querySelector("{mark}").style;'
+        " return [parseFloat(s.left), parseFloat(s.width)] })()"
     )
     assert left == pytest.approx(100 * gap.start_s / 2.96, abs=0.6)
     assert width == pytest.approx(100 * (gap.end_s - gap.start_s) / 2.96, abs=0.6)
     page.move(mark)
     page.wait(f"document.querySelector('#tip').innerText.includes({json.dumps(gap.message)})")
     page.run(
-        f"[...document.querySelectorAll('.finding')].find(f => f.innerText.includes({json.dumps(gap.message)})).click()"
+        "[...document.querySelectorAll('.finding')]."
+        f"find(f => f.innerText.includes({json.dumps(gap.message)})).click()"
     )
     page.wait(f"Math.abs({NOW} - {gap.start_s}) < 1e-3")
     page.press("x")
@@ -224,10 +228,12 @@ def test_plots_show_what_was_measured_sent_and_asked_for(page: Page, store: Epis
     legend = page.run("[...document.querySelectorAll('#legend button')].map(b => b.innerText)")
     assert legend == ["measured", "sent", "requested"]
     pixel_count = (
-        "(() => {{ const c = document.querySelector('.plot canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width,"
-        " c.height).data; const want = getComputedStyle(document.documentElement).getPropertyValue('{}').trim();"
+        "(() => {{ const c = document.querySelector('.plot canvas'); "
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; "
+        "const want = getComputedStyle(document.documentElement).getPropertyValue('{}').trim();"
         " const rgb = [1, 3, 5].map(i => parseInt(want.slice(i, i + 2), 16)); let n = 0;"
-        " for (let i = 0; i < d.length; i += 4) if (d[i + 3] > 200 && rgb.every((v, k) => Math.abs(v - d[i + k]) < 12)) n++;"
+        " for (let i = 0; i < d.length; i += 4) "
+        "if (d[i + 3] > 200 && rgb.every((v, k) => Math.abs(v - d[i + k]) < 12)) n++;"
         " return n }})()"
     )
     page.wait(pixel_count.format("--a"))
@@ -242,12 +248,14 @@ def test_plots_show_what_was_measured_sent_and_asked_for(page: Page, store: Epis
     page.move(".plot .area", 0.6)
     page.wait("!document.querySelector('.plot .hover').hidden")
     width, at = page.run(
-        "(() => { const r = document.querySelector('.plot .area').getBoundingClientRect(); return [r.width, r.width * 0.6] })()"
+        "(() => { const r = document.querySelector('.plot .area').getBoundingClientRect(); "
+        "return [r.width, r.width * 0.6] })()"
     )
     t = (at - 46) / (width - 46) * 2.96
     row = int(t / 0.05 + 1e-6)
     readings = page.run(
-        "[...document.querySelectorAll('.plot .read')].map(r => r.innerText.replaceAll('−', '-').trim().split(/\\s+/).map(Number))"
+        "[...document.querySelectorAll('.plot .read')].map(r => r.innerText."
+        "replaceAll('−', '-').trim().split(/\\s+/).map(Number))"
     )
     e = store.episodes[0]
     for joint in range(2):
@@ -256,7 +264,8 @@ def test_plots_show_what_was_measured_sent_and_asked_for(page: Page, store: Epis
     page.click(".plot .area", 0.6)
     assert page.run(NOW) == pytest.approx(t, abs=0.02), "a click goes there"
     page.run(
-        "document.querySelector('#plot-search').value = 'grip'; document.querySelector('#plot-search').dispatchEvent(new Event('input'))"
+        "document.querySelector('#plot-search').value = 'grip'; "
+        "document.querySelector('#plot-search').dispatchEvent(new Event('input'))"
     )
     assert page.run("[...document.querySelectorAll('.plot')].map(p => p.hidden)") == [True, False]
     page.press("+")
@@ -333,7 +342,8 @@ def test_delete_undo_and_the_trash(page: Page, store: EpisodeStore) -> None:
     page.click("#delete")
     page.wait("document.querySelector('#filter [value=trash]').innerText === 'Trash (1)'")
     page.run(
-        "document.querySelector('#filter').value = 'trash'; document.querySelector('#filter').dispatchEvent(new Event('change'))"
+        "document.querySelector('#filter').value = 'trash'; "
+        "document.querySelector('#filter').dispatchEvent(new Event('change'))"
     )
     page.click(".row button")
     page.wait("document.querySelector('#count').innerText === '0 episodes in the trash'")
@@ -379,15 +389,23 @@ def test_it_fits_every_screen(page: Page, width: int, height: int, dark: bool) -
     page.wait(f"innerWidth === {width}")
     page.wait(VIDEO)
     time.sleep(0.2)
-    wide = "[...document.querySelectorAll('body, main, .transport, .head, .plots')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className || e.tagName)"
+    wide = (
+        "[...document.querySelectorAll('body, main, .transport, .head, .plots')]."
+        "filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className || e.tagName)"
+    )
     assert page.run(wide) == []
     r, g, b = page.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")[:3]
     assert (r + g + b < 200) is dark
     picture = page.run(
-        "(() => { const r = document.querySelector('.camera').getBoundingClientRect(); return [r.width, r.height] })()"
+        "(() => { const r = document.querySelector('.camera').getBoundingClientRect(); "
+        "return [r.width, r.height] })()"
     )
     assert picture[0] / picture[1] == pytest.approx(64 / 48, rel=0.02)
-    nameless = "[...document.querySelectorAll('button, input, select, [role=slider], [role=listbox], canvas[role=img]')].filter(e => !(e.innerText?.trim() || e.getAttribute('aria-label') || e.title)).map(e => e.outerHTML)"
+    nameless = (
+        "[...document.querySelectorAll('button, input, select, [role=slider], [role=listbox], "
+        "canvas[role=img]')]"
+        ".filter(e => !(e.innerText?.trim() || e.getAttribute('aria-label') || e.title)).map(e => e.outerHTML)"
+    )
     assert page.run(nameless) == [], "everything has a name for those who do not see it"
     if width < 600:
         assert page.run("document.querySelector('#sidebar').getBoundingClientRect().right") <= 0
@@ -418,7 +436,8 @@ def test_a_thousand_episodes_are_listed_without_a_thousand_rows(
         request_count = sum("/thumbnail" in url for _, url in tab.replies)
         assert request_count < 60, "only what is seen is fetched"
         tab.run(
-            "document.querySelector('#search').value = '77 towel'; document.querySelector('#search').dispatchEvent(new Event('input'))"
+            "document.querySelector('#search').value = '77 towel'; "
+            "document.querySelector('#search').dispatchEvent(new Event('input'))"
         )
         tab.wait("document.querySelector('#count').innerText.startsWith('19 of')")  # numbers with 77 in them
         assert tab.errors == []

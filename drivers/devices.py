@@ -205,7 +205,7 @@ def _ask_librealsense() -> tuple[dict[str, tuple[str, str]], str]:
                 device.get_info(info.usb_type_descriptor),
             )
     except (DeviceError, RuntimeError) as error:
-        return identities, f"librealsense cannot be identities: {error}"
+        return identities, f"librealsense cannot be asked: {error}"
     return identities, ""
 
 

@@ -404,7 +404,8 @@ def test_it_fits_every_screen(page: Page, width: int, height: int, dark: bool) -
     nameless = (
         "[...document.querySelectorAll('button, input, select, [role=slider], [role=listbox], "
         "canvas[role=img]')]"
-        ".filter(e => !(e.innerText?.trim() || e.getAttribute('aria-label') || e.title)).map(e => e.outerHTML)"
+        ".filter(e => !(e.innerText?.trim() || e.getAttribute('aria-label') || e.title))"
+        ".map(e => e.outerHTML)"
     )
     assert page.run(nameless) == [], "everything has a name for those who do not see it"
     if width < 600:

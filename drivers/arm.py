@@ -5,9 +5,10 @@ Any implementation, simulated, twin or real, is put through `tests/contracts/arm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -79,9 +80,9 @@ class Arm(Protocol):
     - `stop` latches: commands raise `DeviceError` until the user calls `enable`. Torque never comes back by
     itself.
 
-    An arm that is read whether or not anybody asks may have `since(after_seq) -> list[Sample]`: every reading
-    with a seq above that, oldest first, as far back as it keeps them. Its joints are then recorded at their
-    own rate; any other's, a row per control tick."""
+    An arm that is read whether or not anybody asks may keep a `drivers.sample.Backlog`. Its joints are then
+    recorded at their own rate; any other's, a row per control tick. It may be `Calibrated`, a leader
+    `Sprung`."""
 
     joints: Joints
     watchdog_s: float
@@ -124,6 +125,23 @@ class Arm(Protocol):
         ...
 
     def health(self) -> ArmHealth: ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """An arm whose joint positions rest on a calibration, which recordings keep."""
+
+    @property
+    def calibration(self) -> Mapping[str, Mapping[str, int]]:
+        """By joint, in LeRobot's form; from `open` on."""
+        ...
+
+
+@runtime_checkable
+class Sprung(Protocol):
+    """A leader arm that may have a spring. sprung: `enable` switches on a spring in its gripper, no more."""
+
+    sprung: bool
 
 
 def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:

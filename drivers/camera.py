@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -55,9 +55,8 @@ class Camera(Protocol):
     `latest` never blocks on the device; `next` waits; `window(k)` gives the last k frames, oldest first
     (fewer right after `open`). All raise `StaleFrame` rather than pass an old frame for a new one.
 
-    A camera that takes frames whether or not anybody asks also has `since(after_seq) -> list[Sample]`: every
-    frame with a seq above that, oldest first, as far back as it keeps them. It is then recorded at its own
-    rate; any other, a frame per control tick."""
+    A camera that takes frames whether or not anybody asks also keeps a `drivers.sample.Backlog`. It is then
+    recorded at its own rate; any other, a frame per control tick. One that may have depth is a `HasDepth`."""
 
     name: str
     height: int
@@ -80,3 +79,27 @@ class Camera(Protocol):
 
     @property
     def intrinsics(self) -> Intrinsics | None: ...
+
+
+class DepthStream(Protocol):
+    """The depth of a camera: `Sample.data` `(H, W)` uint16 in units of `depth_scale_m`, 0 where unknown.
+
+    depth_scale_m: m per unit, None before the camera is open."""
+
+    @property
+    def depth_scale_m(self) -> float | None: ...
+
+    def latest(self) -> Sample: ...
+
+
+@runtime_checkable
+class HasDepth(Protocol):
+    """A camera that may give depth, too. depth: None where it gives none; fixed when the camera is made."""
+
+    @property
+    def depth(self) -> DepthStream | None: ...
+
+
+def depth_of(camera: Camera) -> DepthStream | None:
+    """The depth of `camera`, None where it gives none."""
+    return camera.depth if isinstance(camera, HasDepth) else None

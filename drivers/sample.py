@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,3 +25,12 @@ class Sample:
     t_receive_ns: int
     seq: int
     valid: np.ndarray | bool = True
+
+
+@runtime_checkable
+class Backlog(Protocol):
+    """What a camera, its depth or an arm also keeps that is read whether or not anybody asks."""
+
+    def since(self, after_seq: int) -> list[Sample]:
+        """Every sample with a seq above `after_seq`, oldest first, as far back as they are kept."""
+        ...

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,8 +25,7 @@ AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `rob
 class Agent(Protocol):
     """tag: who acted, as stored with the episode (`expert`, `human`, `policy flow 1a2b3c4d`).
 
-    An agent that also has `sent(action)` is told after every tick what was really sent; one whose
-    `intervening` is true after `act` marks the action as a human's override of a policy."""
+    An agent may also be a `HearsSent`, an `Intervenes` or have `Buttons`."""
 
     tag: str
 
@@ -36,6 +35,36 @@ class Agent(Protocol):
 
     def act(self, observation: Observation) -> np.ndarray:
         """The next action `(A,)`, in the robot's action feature."""
+        ...
+
+
+@runtime_checkable
+class HearsSent(Protocol):
+    """An agent that is told what became of its actions."""
+
+    def sent(self, action: np.ndarray) -> None:
+        """After every tick: what was really sent, `(A,)` float32, limits applied."""
+        ...
+
+
+@runtime_checkable
+class Intervenes(Protocol):
+    """An agent that may be a person's override of a policy. intervening: the last `act` was one."""
+
+    @property
+    def intervening(self) -> bool: ...
+
+
+@runtime_checkable
+class Buttons(Protocol):
+    """An agent whose device has buttons; their words are those of `drivers.teleoperator`."""
+
+    def events(self) -> tuple[str, ...]:
+        """The words pressed since the last call, in `act`."""
+        ...
+
+    def idle(self) -> tuple[str, ...]:
+        """`events` between episodes, when nobody acts: the device is read, and moves nothing."""
         ...
 
 

@@ -18,16 +18,15 @@ from ..drivers.servos.bus import COUNTS_PER_TURN
 from ..drivers.servos.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration
 from ..drivers.servos.group import COUNTS_TURNS, POSITION_MODE, ServoGroup
 
-LONGEST_SILENCE_S = (
-    0.5  # in which a hand may turn a joint by half a turn, and nobody knows any more which way
-)
+# a hand may turn a joint by half a turn in that time, and then nobody knows which way
+LONGEST_SILENCE_S = 0.5
 HELD_STILL = 60  # counts, 5 degrees: what a joint may move while its new offset is checked
 EXTENDED = 4  # Dynamixel: count turns, so that the whole homing offset counts
 
 
 class Sweep:
-    """J counts followed past their wrap. low, high, now: `(J,)` int64 counts, in the count of the first
-    reading, without a wrap."""
+    """The positions of J joints, followed past the wrap of their counts. low, high, now: `(J,)` int64 counts,
+    on from the first reading without a wrap."""
 
     def __init__(self, counts: np.ndarray, t_ns: int) -> None:
         self.now = np.array(counts, np.int64)
@@ -35,32 +34,33 @@ class Sweep:
         self._t_ns = np.full(len(counts), t_ns, np.int64)
 
     def see(self, counts: np.ndarray, valid: np.ndarray, t_ns: int) -> np.ndarray:
-        """Take a reading `(J,)`. Returns the joints `(J,)` bool that were silent too long: their sweep began
+        """Take a reading `(J,)`. Returns `(J,)` bool: joints that were silent for too long, whose sweep began
         anew."""
-        step = _half_turn(counts - self.now)  # the short way: no joint does half a turn between two readings
+        # the short way: no joint does half a turn between two readings
+        step = _half_turn(counts - self.now)
         self.now = np.where(valid, self.now + step, self.now)
-        lost = valid & (t_ns - self._t_ns > LONGEST_SILENCE_S * 1e9)
-        self.low = np.where(lost, self.now, np.minimum(self.low, self.now))
-        self.high = np.where(lost, self.now, np.maximum(self.high, self.now))
+        restarted = valid & (t_ns - self._t_ns > LONGEST_SILENCE_S * 1e9)
+        self.low = np.where(restarted, self.now, np.minimum(self.low, self.now))
+        self.high = np.where(restarted, self.now, np.maximum(self.high, self.now))
         self._t_ns = np.where(valid, t_ns, self._t_ns)
-        return lost
+        return restarted
 
 
 def centre(low: int, high: int, now: int, offset: int, protocol: str) -> tuple[int, int, int]:
-    """The homing offset that puts the middle of `low..high` (counts, as told with `offset`) on 2047, and the
-    range as told with it.
+    """The homing offset that puts the middle of the sweep `low..high` on 2047, and the two ends as read with
+    that offset, all in counts. low, high, now: as read with the present `offset`.
 
-    A joint that turns all the way round has no middle: where it stands `now` becomes that, and all of the
-    count its range. protocol: a Feetech servo subtracts its offset, and keeps at most 2047 of either sign; a
-    Dynamixel adds it."""
+    A joint that turns all the way round has no middle: where it stands `now` becomes the middle, and its
+    range is the whole turn. protocol: a Feetech servo subtracts its offset, and keeps at most 2047 of either
+    sign; a Dynamixel adds it."""
     sign = -1 if protocol == "feetech" else 1
     round_and_round = high - low >= COUNTS_PER_TURN - 1
     new = _half_turn(offset + sign * (MIDDLE - (now if round_and_round else (low + high) // 2)))
     if protocol == "feetech" and new == -COUNTS_PER_TURN // 2:
-        new = 2047  # half a turn has no place in the register: a count beside the middle, then
+        new = 2047  # half a turn has no place in the register: one count beside the middle, then
     if round_and_round:
         return new, 0, COUNTS_PER_TURN - 1
-    # the low end, told with the new offset, is within the turn: that is what the middle is for
+    # the low end, as read with the new offset, is within the turn: that is what the middle is for
     at = (low + sign * (new - offset)) % COUNTS_PER_TURN
     return new, at, at + high - low
 
@@ -72,8 +72,8 @@ def _half_turn[T: (int, np.ndarray)](counts: T) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Counts `(J,)` from the middle of each joint's travel so far: where it is, and the ends. enough: `(J,)`
-    swept far enough to be kept. notes: what happened just now."""
+    """now, low, high: counts `(J,)` from the middle of each joint's travel so far: where it is, and the ends.
+    enough: `(J,)` bool, swept far enough for a calibration. notes: what happened at this reading."""
 
     now: np.ndarray
     low: np.ndarray
@@ -83,8 +83,8 @@ class Progress:
 
 
 class Calibrator:
-    """One arm under calibration: `start`, `look` again and again while a hand moves it, `finish`. Nothing is
-    written but the torque (off) and how positions are counted, until `finish`. drive_modes: 1 for joints that
+    """One arm under calibration: `start`, `look` again and again while a hand moves it, `finish`. Before
+    `finish`, only the torque (off) and how positions are counted are written. drive_modes: 1 for joints that
     count backwards."""
 
     def __init__(self, group: ServoGroup, drive_modes: Mapping[str, int] | None = None) -> None:
@@ -93,14 +93,14 @@ class Calibrator:
         self._sweep: Sweep | None = None
 
     def start(self) -> None:
-        """Open the bus, check who is there, torque off. DeviceError: a servo is missing, another one, or
-        keeps its torque."""
+        """Open the bus, check the servos' models, switch their torque off. DeviceError: a servo is missing,
+        of another model, or keeps its torque."""
         g = self.group
         g.bus.open()
         g.check_models()
-        if left := g.torque_off():
+        if stiff := g.torque_off():
             raise DeviceError(
-                f"the torque of {g.names(left)} does not go off: cut the arm's power, and begin again"
+                f"the torque of {g.names(stiff)} does not go off: cut the arm's power, and begin again"
             )
         if g.family.protocol == "feetech":
             for j, phase in enumerate(g.values("phase").tolist()):
@@ -113,21 +113,21 @@ class Calibrator:
             for j, (name, mode) in enumerate(
                 zip(g.joints.names, g.values("drive_mode").tolist(), strict=True)
             ):
-                wanted = mode & ~1 | self.drive_modes.get(name, mode & 1)
-                if wanted != mode:
-                    g.write_setting("drive_mode", j, wanted)
-                self.drive_modes[name] = wanted & 1
+                new_mode = mode & ~1 | self.drive_modes.get(name, mode & 1)
+                if new_mode != mode:
+                    g.write_setting("drive_mode", j, new_mode)
+                self.drive_modes[name] = new_mode & 1
         self._offsets = g.values("homing_offset")
         self._sweep = Sweep(g.values("present_position"), time.monotonic_ns())
 
     def look(self) -> Progress:
-        """Read once. BusError with `gone`: the cable came out."""
+        """Read every joint once. BusError with `gone`: the cable came out."""
         sweep, g = self._started(), self.group
         replies = g.bus.read(["present_position"], g.ids)
-        lost = sweep.see(replies.values[:, 0], replies.valid, replies.t_receive_ns)
+        restarted = sweep.see(replies.values[:, 0], replies.valid, replies.t_receive_ns)
         notes = [
             f"{g.name(int(j))} was silent: move it through all of its travel again"
-            for j in np.flatnonzero(lost)
+            for j in np.flatnonzero(restarted)
         ]
         notes += [
             f"{g.name(int(j))} does not answer: check its cable" for j in np.flatnonzero(~replies.valid)
@@ -143,7 +143,8 @@ class Calibrator:
         for j in np.flatnonzero(sweep.high - sweep.low < SHORTEST):
             degrees = (sweep.high[j] - sweep.low[j]) * 360 / COUNTS_PER_TURN
             raise DeviceError(
-                f"{g.name(int(j))} was moved by {degrees:.0f} degrees only: nothing was written; move each joint through all of its travel"
+                f"{g.name(int(j))} was moved by {degrees:.0f} degrees only: nothing was written; "
+                "move each joint through all of its travel"
             )
         calibration: Calibration = {}
         for j, name in enumerate(g.joints.names):
@@ -170,7 +171,8 @@ class Calibrator:
         now = int(g.values("present_position", [j])[0])
         if abs(_half_turn(now - expected)) > HELD_STILL:
             raise DeviceError(
-                f"{g.name(j)} says {now % COUNTS_PER_TURN} with its new offset, and should say {expected % COUNTS_PER_TURN}: hold the arm still at the end"
+                f"{g.name(j)} says {now % COUNTS_PER_TURN} with its new offset, and should say "
+                f"{expected % COUNTS_PER_TURN}: hold the arm still at the end"
             )
 
     def close(self) -> None:

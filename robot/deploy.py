@@ -13,9 +13,9 @@ from ..policies.serving.client import PolicyClient
 from .agent import PolicyAgent
 from .config import Rig
 from .keys import Keys
-from .record import about, all_dropped
+from .record import all_dropped, episode_metadata
 from .report.evaluation import Latency
-from .takes import RESET_S, Taken, take_episodes
+from .takes import RESET_S, TakeResult, take_episodes
 
 
 def deploy(
@@ -26,7 +26,7 @@ def deploy(
     task: str | None = None,
     max_seconds: float | None = None,
     recorder: Recorder | None = None,
-    report: Callable[[Sequence[Taken]], None] = lambda taken: None,
+    report: Callable[[Sequence[TakeResult]], None] = lambda taken: None,
     *,
     keys: Keys | None = None,
     reset_seconds: float = RESET_S,
@@ -50,7 +50,7 @@ def deploy(
             task=task or "",
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
-            meta=about(rig),
+            meta=episode_metadata(rig),
             report=report,
         )
         return {

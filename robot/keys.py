@@ -1,4 +1,4 @@
-"""Keys pressed on the terminal while a loop runs: looked at, never waited for."""
+"""Keys pressed on the terminal while a loop runs. Nothing waits for them."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ HELP = "keys: enter finish · s succeeded · f failed · r again · x drop the l
 
 
 class Keys:
-    """`with Keys() as keys: keys.pressed()`. Where standard input is no terminal nothing is ever pressed."""
+    """`with Keys() as keys: keys.pressed()`. Where standard input is no terminal, no key is ever pressed."""
 
     def __init__(self, file: int = 0) -> None:
         self._file = file
 
     def __enter__(self) -> Self:
-        self.there = os.isatty(self._file)
-        if self.there:
+        self.is_terminal = os.isatty(self._file)
+        if self.is_terminal:
             self._saved = termios.tcgetattr(self._file)
             tty.setcbreak(self._file)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.there:
+        if self.is_terminal:
             termios.tcsetattr(self._file, termios.TCSADRAIN, self._saved)
 
     def pressed(self) -> str | None:
-        """What the oldest key pressed since the last call means; keys that mean nothing are passed over.
-        None: there is no other."""
-        while self.there and select.select([self._file], [], [], 0)[0]:
+        """The word of the oldest key pressed since the last call; keys without a meaning are skipped. None:
+        no such key was pressed."""
+        while self.is_terminal and select.select([self._file], [], [], 0)[0]:
             if not (key := os.read(self._file, 1)):
                 break
             if key == b"\x1b" and select.select([self._file], [], [], 0.001)[0]:

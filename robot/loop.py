@@ -12,7 +12,7 @@ import numpy as np
 
 from ..datasets.features import ACTION, REQUESTED
 from ..datasets.flags import INTERVENTION
-from .agent import Agent
+from .agent import Agent, HearsSent, Intervenes
 from .robot import Robot
 
 
@@ -64,47 +64,47 @@ def run_episode(
     """One episode: until `success()` or `stop()` is true, or `max_ticks`.
 
     Deadlines are absolute on the robot's clock, so lateness does not add up. Whatever is raised (by a device,
-    an agent, a subscriber, Ctrl-C), the arms hold, every subscriber is told that the episode broke off, and
-    it goes on to the caller."""
+    an agent, a subscriber, Ctrl-C), the arms hold, every subscriber's `interrupt` is called, and the error
+    goes on to the caller."""
     header = {"task": task, "seed": seed, "agent": agent.tag, "robot": robot.name, **(meta or {})}
-    told: list[Subscriber] = []
+    started: list[Subscriber] = []
     try:
-        told_sent = getattr(agent, "sent", None)
         agent.reset(task, seed)
+        listener = agent if isinstance(agent, HearsSent) else None
+        overrider = agent if isinstance(agent, Intervenes) else None
         for subscriber in subscribers:
-            told.append(subscriber)
+            started.append(subscriber)
             subscriber.start(header)
-        began, late, ticks, done = robot.clock.now_ns(), 0, 0, False
-        while ticks < max_ticks and not done:
+        began, late, ticks, finished = robot.clock.now_ns(), 0, 0, False
+        while ticks < max_ticks and not finished:
             observation = robot.observe(task)
-            t_observed = (
-                robot.clock.now_ns()
-            )  # the tick's own time: what had come by then is what the agent knows
+            # the tick's own time: what had come by then is what the agent knows
+            t_observed = robot.clock.now_ns()
             requested = np.asarray(agent.act(observation))
             sent = robot.command(requested)  # a safety filter will stand before this line
-            if told_sent is not None:
-                told_sent(sent)
+            if listener is not None:
+                listener.sent(sent)
             t_sent = robot.clock.now_ns()
             values = {**observation.values, ACTION: sent, REQUESTED: requested.astype(np.float32)}
             times = {**observation.times_ns, ACTION: (t_observed, t_sent), REQUESTED: (t_observed, t_sent)}
             flags = observation.flags
-            if getattr(agent, "intervening", False):
+            if overrider is not None and overrider.intervening:
                 flags = {**flags, ACTION: INTERVENTION}
-            for subscriber in told:
+            for subscriber in started:
                 subscriber.tick(values, times, flags)
             ticks += 1
             due = began + ticks * robot.period_ns
             late += robot.clock.now_ns() > due
             robot.clock.sleep_until(due)
-            done = (success is not None and success()) or (stop is not None and stop())
+            finished = (success is not None and success()) or (stop is not None and stop())
         result = EpisodeResult(ticks, late, None if success is None else success())
-        for subscriber in told:
+        for subscriber in started:
             subscriber.end({"success": result.success, "late_ticks": late})
         return result
     except BaseException as error:
-        # a failure in here must neither keep the rest from being told nor hide the first error
+        # a failure in here must neither keep other subscribers from hearing of it nor hide the first error
         reason = _reason(error)
-        for undo in (robot.hold, *(partial(subscriber.interrupt, reason) for subscriber in told)):
+        for undo in (robot.hold, *(partial(subscriber.interrupt, reason) for subscriber in started)):
             try:
                 undo()
             except Exception as another:  # noqa: BLE001

@@ -7,7 +7,8 @@ import numpy as np
 from .robot import Robot
 
 HOMING_SPEED = 1.0  # rad/s (m/s) of the joint that has furthest to go
-SETTLE_S, LONGEST_S = 0.3, 3.0  # it has come when it rests for the one; nobody waits for the other to pass
+SETTLE_S = 0.3  # a robot that rests for this long has arrived
+LONGEST_S = 3.0  # one that does not rest is not waited for any longer
 RESTS = 0.01  # rad (m) that a resting joint may tremble by
 
 
@@ -32,18 +33,19 @@ def go_to(robot: Robot, pose: np.ndarray, speed: float = HOMING_SPEED) -> None:
 
 
 def _rest(robot: Robot, pose: np.ndarray) -> None:
-    """Commanded all the while: a joint that lags behind would stay where the arm's watchdog finds it."""
+    """Wait until the joints rest. `pose` is commanded all the while: else the arm's watchdog would hold a
+    joint that lags behind where it is."""
     now = since = began = robot.clock.now_ns()
-    rested, _ = _joints(robot)
+    resting_at, _ = _joints(robot)
     while now - since < SETTLE_S * 1e9 and now - began < LONGEST_S * 1e9:
         robot.command(pose)
         robot.clock.sleep_until(now + robot.period_ns)
-        now, (q, known) = robot.clock.now_ns(), _joints(robot)
-        if not known or np.max(np.abs(q - rested)) > RESTS:
-            rested, since = q, now
+        now, (q, valid) = robot.clock.now_ns(), _joints(robot)
+        if not valid or np.max(np.abs(q - resting_at)) > RESTS:
+            resting_at, since = q, now
 
 
 def _joints(robot: Robot) -> tuple[np.ndarray, bool]:
-    """Where they are, and whether that is known of all of them just now."""
-    read = [arm.read() for arm in robot.arms.values()]
-    return np.concatenate([sample.data for sample in read]), all(np.all(sample.valid) for sample in read)
+    """Positions `(A,)` of the joints of all arms, and whether all of them are valid."""
+    samples = [arm.read() for arm in robot.arms.values()]
+    return np.concatenate([s.data for s in samples]), all(np.all(s.valid) for s in samples)

@@ -5,67 +5,66 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, IMAGES, STATE
 from ..datasets.flags import INVALID
 from ..datasets.recording.recorder import Recorder
-from ..drivers.sample import Sample
+from ..drivers.arm import Arm
+from ..drivers.camera import depth_of
+from ..drivers.sample import Backlog, Sample
 from .robot import Robot
 
 
-class Source(Protocol):
-    """A camera, its depth, or an arm, that keeps its last frames or readings: see `drivers.camera` and
-    `drivers.arm`."""
+@runtime_checkable
+class RowStream(Backlog, Protocol):
+    """A camera, its depth, or the joints of an arm, that keeps its last frames or readings."""
 
     def latest(self) -> Sample: ...
 
-    def since(self, after_seq: int) -> list[Sample]: ...
 
+class JointReadings:
+    """The readings of an arm as the feature keeps them. backlog: the arm, too."""
 
-class Joints:
-    """The readings of an arm as the feature keeps them."""
-
-    def __init__(self, arm: Any) -> None:
-        self.arm = arm
+    def __init__(self, arm: Arm, backlog: Backlog) -> None:
+        self.arm, self.backlog = arm, backlog
 
     def latest(self) -> Sample:
         return self.arm.read()
 
     def since(self, after_seq: int) -> list[Sample]:
-        return [replace(s, data=s.data.astype(np.float32)) for s in self.arm.since(after_seq)]
+        return [replace(s, data=s.data.astype(np.float32)) for s in self.backlog.since(after_seq)]
 
 
-def own_rate(robot: Robot) -> dict[str, Source]:
+def own_rate(robot: Robot) -> dict[str, RowStream]:
     """By feature key, the streams that can bring all their rows. Simulated devices, which are asked once a
     tick, cannot, nor can several arms, whose joints make one row."""
-    found: dict[str, Source] = {}
-    if len(robot.arms) == 1 and hasattr(arm := next(iter(robot.arms.values())), "since"):
-        found[STATE] = Joints(arm)
+    streams: dict[str, RowStream] = {}
+    if len(robot.arms) == 1 and isinstance(arm := next(iter(robot.arms.values())), Backlog):
+        streams[STATE] = JointReadings(arm, arm)
     for name, camera in robot.cameras.items():
-        streams: dict[str, Any] = {IMAGES + name: camera, DEPTH + name: getattr(camera, "depth", None)}
-        for key, source in streams.items():
-            if hasattr(source, "since"):
-                found[key] = source
-    return found
+        for key, stream in ((IMAGES + name, camera), (DEPTH + name, depth_of(camera))):
+            if isinstance(stream, RowStream):
+                streams[key] = stream
+    return streams
 
 
 class OwnRate:
-    """Puts those streams into a recorder, at every tick the rows up to the one that the agent saw.
+    """Puts the rows of such streams into a recorder: at every tick, those up to the one that the agent saw.
 
-    So the newest row received by a tick, which is what training takes for it, is the one that was seen then:
-    one that had been taken but could not be read yet waits for the next tick, and counts as received after
-    this one. What the sequence skips, because the camera lost it or the loop was busy for longer than frames
-    are kept, is counted as dropped."""
+    Training takes for a tick the newest row received by then, so that must be the row that the agent saw. A
+    row that was captured but could not be read yet waits for the next tick, and counts as received after this
+    one. Rows that the sequence skips, because the camera lost them or the loop was busy for longer than
+    frames are kept, count as dropped."""
 
-    def __init__(self, recorder: Recorder, streams: Mapping[str, Source]) -> None:
+    def __init__(self, recorder: Recorder, streams: Mapping[str, RowStream]) -> None:
         self.recorder, self.streams = recorder, dict(streams)
 
     def start(self) -> None:
         """An episode begins, with the frame that its first tick sees."""
-        self._last = {key: source.latest().seq - 1 for key, source in self.streams.items()}
+        self._last = {key: stream.latest().seq - 1 for key, stream in self.streams.items()}
         self._captured_ns: dict[str, int] = {}
         self._tick_ns: int | None = None
 
@@ -76,9 +75,9 @@ class OwnRate:
         flags: Mapping[str, int],
     ) -> None:
         """After the tick's own rows."""
-        for key, source in self.streams.items():
+        for key, stream in self.streams.items():
             capture_ns, receive_ns = times_ns[key]
-            fresh = source.since(self._last[key])
+            fresh = stream.since(self._last[key])
             older = [f for f in fresh if f.t_capture_ns < capture_ns]
             for f in older:
                 if self._tick_ns is not None:
@@ -91,8 +90,8 @@ class OwnRate:
             newer = fresh[len(older) :]
             # where the agent thought for long, the frame that it saw is gone from the camera's memory, its
             # number with it
-            there = newer and newer[0].t_capture_ns == capture_ns
-            seq = newer[0].seq if there else self._last[key] + 1
+            remembered = newer and newer[0].t_capture_ns == capture_ns
+            seq = newer[0].seq if remembered else self._last[key] + 1
             self._put(key, seq, values[key], capture_ns, receive_ns, flags.get(key, 0))
             self._captured_ns[key] = capture_ns
         self._tick_ns = times_ns[ACTION][0]

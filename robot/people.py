@@ -4,39 +4,39 @@ their devices, from the robot's file."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..datasets.features import STATE
-from ..drivers.arm import Arm, DeviceError
+from ..drivers.arm import Arm, DeviceError, Sprung
 from ..drivers.config import require_known
 from ..drivers.teleoperator import Teleoperator
 from .agent import AGENTS, Agent, make_agent
-from .config import LEADER_DRIVERS, TELEOPERATOR_DRIVERS, Rig, load_leaders, load_teleoperator
+from .config import Rig, driver_names, load_leaders, load_teleoperator
+from .kinematics import MODELS, UR_DH, Pose, rotation, rotation_vector, tip_chain
 from .robot import Observation, Robot
 
-PEOPLE = ("leader", *TELEOPERATOR_DRIVERS)
-GEOMETRIES = (
-    "so101",
-    "ur5e",
-)  # of real arms: their drivers, or what their tables call their `model`, as `sim.robots` does
-
 SYNC_SPEED = 1.0  # rad/s (m/s): how fast a follower catches up with its leader when an episode begins
-SYNCED = 0.05  # rad (m): from then on it follows as fast as its limits allow
+SYNCED = 0.05  # rad (m): a follower this near to its leader follows as fast as its limits allow
 TIP_SPEED, TIP_TURN = 0.5, 3.0  # m/s, rad/s: the most that a hand's jump moves the tip
 LOWEST_M = 0.002  # above the plane that the arm stands on
 ROTATION_WEIGHT = 0.03  # metres a radian: an arm of five joints gives up orientation rather than position
 REACHED_M = 0.02  # a goal further from the tip than this cannot be reached, and is not pushed further away
 
 
+def people() -> tuple[str, ...]:
+    """By what a person can move a robot: a leader arm, or one of the teleoperators."""
+    return ("leader", *driver_names("teleoperators"))
+
+
 class LeaderAgent:
-    """Each arm goes where its leader's joints are. While a leader's reading is not valid its follower stays
+    """Each arm goes where its leader's joints are. While a leader's reading is not valid, its follower stays
     where it was sent last.
 
-    leaders: by name of the robot's arms. DeviceError: joints that differ, both named; at a leader's first
-    reading in an episode, that it is further from its follower than that arm's `max_first_step`."""
+    leaders: by name of the robot's arms. DeviceError: a leader's joints differ from its follower's; or, at
+    its first reading in an episode, it is further from its follower than that arm's `max_first_step`."""
 
     tag = "human leader"
 
@@ -46,8 +46,8 @@ class LeaderAgent:
             leader = self.leaders[name].joints
             if leader.names != follower.joints.names or leader.units != follower.joints.units:
                 raise DeviceError(
-                    f"the leader of {name} has the joints {', '.join(leader.names)}, its follower {', '.join(follower.joints.names)}: "
-                    "a leader must have those of the arm that it leads"
+                    f"the leader of {name} has the joints {', '.join(leader.names)}, its follower "
+                    f"{', '.join(follower.joints.names)}: a leader must have those of the arm that it leads"
                 )
         self.reset("", 0)
 
@@ -86,51 +86,47 @@ class LeaderAgent:
         worst = int(np.argmax(np.abs(away)))
         if abs(away[worst]) > follower.max_first_step:
             raise DeviceError(
-                f"the leader of {name} is {abs(away[worst]):.2f} {follower.joints.units[worst]} from its follower at joint "
-                f"{follower.joints.names[worst]} (at most {follower.max_first_step:g}): bring the leader nearer"
+                f"the leader of {name} is {abs(away[worst]):.2f} {follower.joints.units[worst]} from its "
+                f"follower at joint {follower.joints.names[worst]} (at most {follower.max_first_step:g}): "
+                "bring the leader nearer"
             )
 
 
 class TeleoperatorAgent:
     """The tip goes where the hand pushes it, through inverse kinematics within the joints' limits.
 
-    Without the dead man's switch the arm stays where it was sent last; one that is held when an episode
-    begins counts once it was let go. A hand that gives a pose moves the tip by as much as itself since the
-    switch closed; one that gives a speed moves it at that speed. model: of `sim.robots`, for the geometry;
-    its gripper may be absent. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand
-    does not push the tip out of; a tip that is outside stays there, or is pushed inwards."""
+    Without the dead man's switch the arm stays where it was sent last; a switch that is held when an episode
+    begins counts after it was released. A hand that gives a pose moves the tip by as much as itself since the
+    switch closed; one that gives a speed moves it at that speed. model: of `kinematics.MODELS`; its gripper
+    may be absent. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand does not push
+    the tip out of; a tip that is outside stays there, or is pushed inwards. DeviceError: the arm lacks a
+    joint of the model."""
 
     def __init__(
         self, teleoperator: Teleoperator, robot: Robot, model: str, workspace: np.ndarray | None = None
     ) -> None:
-        from ..sim.kinematics import Chain
-        from ..sim.robots import ROBOTS
-
         (self.arm,) = robot.arms.values()
         self.teleoperator, self.period_s = teleoperator, 1 / robot.control_hz
         self.tag = f"human {teleoperator.name}"
-        known = ROBOTS[model]()
-        self.chain = Chain(known.urdf, known.tip, self.arm.joints.names)
-        self._grips = known.joints.names[-1] in self.arm.joints.names
+        self.chain = tip_chain(model, self.arm.joints.names)
+        self._grips = len(self.arm.joints) - 1 not in self.chain.moving  # the last joint moves fingers only
         self.workspace = np.array([[-2, -2, LOWEST_M], [2, 2, 2.0]]) if workspace is None else workspace
         self._events: tuple[str, ...] = ()
         self.reset("", 0)
 
     def reset(self, task: str, seed: int) -> None:
         self._q: np.ndarray | None = None
-        self._active = self._let_go = False
+        self._active = self._released = False
 
     def act(self, observation: Observation) -> np.ndarray:
-        from ..sim.kinematics import Pose, rotation_about, rotation_vector
-
         hand = self.teleoperator.read()
         self._events += hand.events
         q = self._q if self._q is not None else observation.values[STATE].astype(np.float64)
         self._q = q
         if not hand.active:
-            self._active, self._let_go = False, True
+            self._active, self._released = False, True
             return q
-        if not self._let_go:  # what was pushed for the last episode, and up to now, is not meant for this one
+        if not self._released:  # what the hand has pushed since the last episode is not meant for this one
             return q
         if not self._active:
             self._active = True
@@ -138,14 +134,13 @@ class TeleoperatorAgent:
             self._box = self._box_around(self._anchor.position)
         dt, goal = self.period_s, self._goal
         if hand.displacement is not None:
-            wanted = self._anchor.position + hand.displacement
             turned = self._anchor.rotation if hand.rotation is None else hand.rotation @ self._anchor.rotation
+            request = Pose(self._anchor.position + hand.displacement, turned)
         else:
-            wanted = goal.position + hand.linear * dt
-            turned = _turn(hand.angular * dt, rotation_about) @ goal.rotation
-        push = _at_most(np.clip(wanted, *self._box) - goal.position, TIP_SPEED * dt)
-        turn = _at_most(rotation_vector(turned @ goal.rotation.T), TIP_TURN * dt)
-        goal = Pose(goal.position + push, _turn(turn, rotation_about) @ goal.rotation)
+            request = Pose(goal.position + hand.linear * dt, rotation(hand.angular * dt) @ goal.rotation)
+        push = _at_most(np.clip(request.position, *self._box) - goal.position, TIP_SPEED * dt)
+        turn = _at_most(rotation_vector(request.rotation @ goal.rotation.T), TIP_TURN * dt)
+        goal = Pose(goal.position + push, rotation(turn) @ goal.rotation)
         self._box = self._box_around(goal.position, *self._box)
         joints = self.arm.joints
         target = self.chain.inverse(goal, q, joints.lower, joints.upper, ROTATION_WEIGHT)
@@ -177,7 +172,7 @@ class TeleoperatorAgent:
         self._q = action.astype(np.float64)
 
     def events(self) -> tuple[str, ...]:
-        """Words of `drivers.teleoperator` whose buttons were pressed since the last call."""
+        """The words of `drivers.teleoperator` whose buttons were pressed since the last call."""
         events, self._events = self._events, ()
         return events
 
@@ -192,9 +187,9 @@ def agent_for(
     name: str, robot_file: str, rig: Rig, noise: float = 0.0, mode: str | None = None, **options: Any
 ) -> Iterator[Agent]:
     """The agent `name`, its devices open for the length of a `with` block. options: fields of a
-    teleoperator's `Config`. DeviceError: there is none of that name, its device is missing, or does not fit
-    the robot."""
-    require_known("agent", name, (*AGENTS, *PEOPLE))
+    teleoperator's `Config`. DeviceError: there is no such agent, or its device is missing or does not fit the
+    robot."""
+    require_known("agent", name, (*AGENTS, *people()))
     if name in AGENTS:
         yield make_agent(name, rig, noise, mode)
         return
@@ -209,7 +204,7 @@ def agent_for(
             for arm in rig.robot.arms:
                 leaders[arm].open()
                 opened.callback(leaders[arm].close)
-                if getattr(leaders[arm], "sprung", False):
+                if isinstance(leader := leaders[arm], Sprung) and leader.sprung:
                     leaders[arm].enable()  # its gripper springs open like a trigger
             yield LeaderAgent({arm: leaders[arm] for arm in rig.robot.arms}, rig.robot)
         return
@@ -223,11 +218,14 @@ def agent_for(
 
 
 def _require_way(name: str, rig: Rig) -> None:
-    """DeviceError unless `name` of `PEOPLE` can move this robot, with those that can."""
+    """DeviceError unless `name` of `people()` can move this robot; the message says who can."""
     drivers = [] if rig.sim is not None else [table["driver"] for table in rig.config["arms"].values()]
-    unled = [driver for driver in drivers if f"{driver}-leader" not in LEADER_DRIVERS]
-    has_tip = rig.sim is not None or (len(drivers) == 1 and _model(rig) in GEOMETRIES)
-    ways = (*(("leader",) if drivers and not unled else ()), *(TELEOPERATOR_DRIVERS if has_tip else ()))
+    unled = [driver for driver in drivers if f"{driver}-leader" not in driver_names("leaders")]
+    has_tip = rig.sim is not None or (len(drivers) == 1 and _model(rig) in MODELS)
+    ways = (
+        *(("leader",) if drivers and not unled else ()),
+        *(driver_names("teleoperators") if has_tip else ()),
+    )
     if name in ways:
         return
     if name == "leader":
@@ -235,14 +233,16 @@ def _require_way(name: str, rig: Rig) -> None:
     elif len(drivers) != 1:
         why = f"a {name} moves one arm, and {rig.robot.name} has {len(drivers)}"
     else:
-        why = f"a {name} moves the tip, and no geometry of a {_model(rig)} is here (but of {', '.join(GEOMETRIES)})"
-        if _model(rig) == "ur":
-            why += f'; where it is a UR5e, say model = "ur5e" in [arms.{next(iter(rig.robot.arms))}]'
+        (arm,) = rig.robot.arms
+        why = (
+            f"a {name} moves the tip, and which {drivers[0].upper()} [arms.{arm}] is must be known for that: "
+            f'where it is a UR5e, say model = "ur5e" there; there are {", ".join(UR_DH)}'
+        )
     raise DeviceError(why + (f"; use --agent {' or '.join(ways)}" if ways else ""))
 
 
 def _model(rig: Rig) -> str:
-    """What the robot's one arm is: a simulated one by its robot, a real one by its `model`, or else by its
+    """The model of the robot's one arm: of a simulated one its robot, of a real one its `model`, or else its
     driver."""
     if rig.sim is not None:
         return rig.config["model"]
@@ -253,10 +253,3 @@ def _model(rig: Rig) -> str:
 def _at_most(vector: np.ndarray, length: float) -> np.ndarray:
     norm = float(np.linalg.norm(vector))
     return vector if norm <= length else vector * (length / norm)
-
-
-def _turn(
-    rotation_vector: np.ndarray, rotation_about: Callable[[np.ndarray, float], np.ndarray]
-) -> np.ndarray:
-    angle = float(np.linalg.norm(rotation_vector))
-    return np.eye(3) if angle < 1e-12 else rotation_about(rotation_vector / angle, angle)

@@ -16,13 +16,14 @@ from ..datasets.features import IMAGES, Feature, Features, is_image, require_sam
 from ..datasets.recording.recorder import Recorder
 from ..datasets.recording.writer import Durability
 from ..datasets.store import EpisodeStore
-from ..drivers.camera import Camera
+from ..drivers.arm import Calibrated
+from ..drivers.camera import Camera, depth_of
 from .agent import Agent
 from .config import Rig
 from .keys import Keys
 from .own_rate import own_rate
 from .scene import Demonstration
-from .takes import RESET_S, Taken, take_episodes
+from .takes import RESET_S, TakeResult, take_episodes
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def record(
     episodes: int,
     seed: int = 0,
     only_successes: bool = False,
-    report: Callable[[int, int, int], None] = lambda done, successes, frames: None,
+    report: Callable[[int, int, int], None] = lambda episodes, successes, rows: None,
     *,
     keys: Keys | None = None,
     storage: Mapping[str, Any] | None = None,
@@ -73,15 +74,14 @@ def record(
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
     store = open_store(rig, out, task, storage, image_size)
     recorded = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
-    seed = max(
-        [seed, *(s + 1 for s in recorded)]
-    )  # a dataset that is continued gets new episodes, not the same again
+    # a dataset that is continued gets new episodes, not the same again
+    seed = max([seed, *(s + 1 for s in recorded)])
 
-    def told(taken: Sequence[Taken]) -> None:
-        report(len(taken), sum(t.success is True for t in taken), sum(t.ticks for t in taken))
+    def count(results: Sequence[TakeResult]) -> None:
+        report(len(results), sum(t.success is True for t in results), sum(t.ticks for t in results))
 
     with recorder_for(rig, store, durability) as recorder:
-        taken = take_episodes(
+        results = take_episodes(
             rig,
             agent,
             episodes,
@@ -91,34 +91,34 @@ def record(
             task=task,
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
-            meta=about(rig),
+            meta=episode_metadata(rig),
             others=[] if rig.remote is None else [Demonstration(rig.remote)],
             only_successes=only_successes,
-            report=told,
+            report=count,
         )
-    successes, frames = sum(t.success is True for t in taken), sum(t.ticks for t in taken)
-    return RecordResult(Path(out), len(taken), successes, frames, all_dropped(taken))
+    successes, frames = sum(t.success is True for t in results), sum(t.ticks for t in results)
+    return RecordResult(Path(out), len(results), successes, frames, all_dropped(results))
 
 
 def recorder_for(rig: Rig, store: EpisodeStore, durability: Durability = "process") -> Recorder:
-    """Frames of real cameras come to it at their own rate; a robot that runs in real time does not wait for
-    it."""
+    """A recorder into `store`. Frames of real cameras come to it at their own rate; a robot that runs in real
+    time does not wait for it."""
     return Recorder(store, durability, own_rate(rig.robot), "drop" if rig.realtime else "wait")
 
 
-def all_dropped(taken: Sequence[Taken]) -> dict[str, int]:
+def all_dropped(results: Sequence[TakeResult]) -> dict[str, int]:
     """Rows lost of each stream, over all episodes."""
     total: Counter[str] = Counter()
-    for t in taken:
+    for t in results:
         total.update(t.dropped)
     return dict(total)
 
 
-def lost_says(dropped: Mapping[str, int]) -> str:
+def dropped_message(dropped: Mapping[str, int]) -> str:
     """A line about `dropped`, "" when nothing was."""
-    lost = ", ".join(f"{n} of {k}" for k, n in dropped.items())
+    counts = ", ".join(f"{n} of {k}" for k, n in dropped.items())
     why = "dropped because a camera, the loop, the disk or the encoders could not keep up"
-    return f"\n{why}: {lost}" if lost else ""
+    return f"\n{why}: {counts}" if counts else ""
 
 
 def open_store(
@@ -140,7 +140,7 @@ def open_store(
         require_same(store.features, features, f"the dataset {out}", "the robot")
         require_same(features, store.features, "the robot", f"the dataset {out}")
     else:
-        how = {**(storage or {}), **({"resize": True} if image_size else {})}
+        options = {**(storage or {}), **({"resize": True} if image_size else {})}
         store = EpisodeStore.create(
             out,
             features,
@@ -151,13 +151,13 @@ def open_store(
                 "task": scene.task_name if scene is not None else task,
                 "randomisation": scene.xi if scene is not None else {},
             },
-            {k: how for k in features if is_image(k)} if how else None,
+            {k: options for k in features if is_image(k)} if options else None,
         )
     return store
 
 
-def about(rig: Rig) -> dict[str, Any]:
-    """What is noted with every episode, so that it can be understood without the machine that recorded it."""
+def episode_metadata(rig: Rig) -> dict[str, Any]:
+    """The metadata of every episode, so that it can be understood without the machine that recorded it."""
     arms = rig.robot.arms
     names = rig.robot.features["action"].names
     lower = np.concatenate([a.joints.lower for a in arms.values()]).tolist()
@@ -166,18 +166,14 @@ def about(rig: Rig) -> dict[str, Any]:
         "software": f"ulna {version('ulna')}",
         "robot_config": _without_secrets(rig.config),
         "limits": {n: [lo, hi] for n, lo, hi in zip(names, lower, upper, strict=True)},
-        "calibration": {
-            name: getattr(arm, "calibration", None)
-            for name, arm in arms.items()
-            if hasattr(arm, "calibration")
-        },
+        "calibration": {name: arm.calibration for name, arm in arms.items() if isinstance(arm, Calibrated)},
         "cameras": {name: _lens(camera) for name, camera in rig.robot.cameras.items()},
     }
 
 
 def _without_secrets(value: Any) -> Any:
-    """The same without what addresses carry beside the place: a dataset is passed on, a camera's password is
-    not. Whatever is asked for behind `?` goes, too, since cameras take passwords there as well."""
+    """`value` with the user and password in addresses replaced by ***, and so the values behind `?`, where
+    cameras take passwords as well: a dataset is passed on, a camera's password is not."""
     if isinstance(value, Mapping):
         return {k: _without_secrets(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -189,13 +185,13 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _lens(camera: Camera) -> dict[str, Any]:
-    """What turns pixels into rays, and depth into metres; None where it is not known. Intrinsics are of
-    frames as they were delivered: their `width` and `height` say what to scale by where the dataset keeps
-    images smaller."""
-    lens = camera.intrinsics
+    """What turns pixels into rays, and depth into metres; None where unknown. Intrinsics are those of frames
+    as they were delivered; where the dataset keeps images smaller, their `width` and `height` say by how
+    much to scale."""
+    lens, depth = camera.intrinsics, depth_of(camera)
     return {
         "intrinsics": None if lens is None else {**asdict(lens), "matrix": lens.matrix.tolist()},
-        "depth_scale_m": getattr(getattr(camera, "depth", None), "depth_scale_m", None),
+        "depth_scale_m": None if depth is None else depth.depth_scale_m,
     }
 
 
@@ -209,10 +205,9 @@ def _resized(features: Features, size: tuple[int, int] | None) -> Features:
 
 
 def _stored_size(store: EpisodeStore, features: Features) -> tuple[int, int] | None:
-    """What the store shrinks images to, where it does."""
-    shrunk = [k for k, how in store.storage.items() if how.get("resize") and k.startswith(IMAGES)]
-    return (
-        (store.features[shrunk[0]].shape[0], store.features[shrunk[0]].shape[1])
-        if shrunk and shrunk[0] in features
-        else None
-    )
+    """(height, width) that the store shrinks images to, None where it keeps them as they come."""
+    resized = [k for k, options in store.storage.items() if options.get("resize") and k.startswith(IMAGES)]
+    if not resized or resized[0] not in features:
+        return None
+    height, width = store.features[resized[0]].shape[:2]
+    return height, width

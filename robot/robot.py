@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
 from ..datasets.flags import INVALID
 from ..drivers.arm import Arm
-from ..drivers.camera import Camera
+from ..drivers.camera import Camera, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
 
@@ -31,9 +30,9 @@ class Observation:
 
 class Robot:
     """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the
-    order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; what a
-    step of it is, the camera says once it is open. unseen: cameras for trackers alone, whose pictures are not
-    observed. Devices are opened and enabled by the user, not here."""
+    order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; its
+    unit is known once the camera is open. unseen: cameras for trackers alone, whose frames are not observed.
+    The constructor opens and enables no device."""
 
     def __init__(
         self,
@@ -50,6 +49,8 @@ class Robot:
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
         self._eyes = (*self.cameras.values(), *unseen, *self.trackers.values())
+        depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
+        self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
         def prefixed(arm: str, joint: str) -> str:
             return joint if len(self.arms) == 1 else f"{arm}.{joint}"
@@ -67,7 +68,7 @@ class Robot:
         for camera_name, camera in self.cameras.items():
             size = camera.height, camera.width
             self.observation_features[IMAGES + camera_name] = Feature((*size, 3), "uint8")
-            if getattr(camera, "depth", None) is not None:
+            if camera_name in self._depths:
                 self.observation_features[DEPTH + camera_name] = Feature(size, "uint16")
 
     @property
@@ -79,35 +80,34 @@ class Robot:
         return round(1e9 / self.control_hz)
 
     def open(self) -> None:
-        """Open every device; when one fails, those opened before it are closed again."""
+        """Open every device. Where one fails, those that were opened before it are closed again."""
         with ExitStack() as opened:
             for device in (*self.arms.values(), *self._eyes):
                 device.open()
                 opened.callback(device.close)
-            for name, camera in self.cameras.items():
-                scale_m = getattr(getattr(camera, "depth", None), "depth_scale_m", None)
-                if scale_m is not None:
-                    feature = self.observation_features[DEPTH + name]
-                    self.observation_features[DEPTH + name] = replace(
-                        feature, units=(unit_of_depth(scale_m),)
+            for name, depth in self._depths.items():
+                if (scale_m := depth.depth_scale_m) is not None:
+                    feature = replace(
+                        self.observation_features[DEPTH + name], units=(unit_of_depth(scale_m),)
                     )
+                    self.observation_features[DEPTH + name] = feature
             opened.pop_all()
 
     def close(self) -> None:
         """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
         torque on. What is raised comes after all were closed."""
-        with ExitStack() as every:  # the last one in is the first one out
+        with ExitStack() as stack:  # closes the last one first
             for device in (*self._eyes, *self.arms.values()):
-                every.callback(device.close)
+                stack.callback(device.close)
 
     def enable(self) -> None:
         for arm in self.arms.values():
             arm.enable()
 
     def hold(self) -> None:
-        with ExitStack() as every:  # an arm that cannot hold keeps none of the others from it
+        with ExitStack() as stack:  # an arm that cannot hold does not keep the others from it
             for arm in self.arms.values():
-                every.callback(arm.hold)
+                stack.callback(arm.hold)
 
     def observe(self, task: str = "") -> Observation:
         values: dict[str, np.ndarray] = {}
@@ -126,8 +126,7 @@ class Robot:
             times[IMAGES + name] = sample.t_capture_ns, sample.t_receive_ns
             if not np.all(sample.valid):
                 flags[IMAGES + name] = INVALID
-            depth: Any = getattr(camera, "depth", None)
-            if depth is not None:
+            if (depth := self._depths.get(name)) is not None:
                 sample = depth.latest()
                 values[DEPTH + name] = sample.data
                 times[DEPTH + name] = sample.t_capture_ns, sample.t_receive_ns

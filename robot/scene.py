@@ -1,4 +1,4 @@
-"""What stands around the robot, as far as somebody can set it up anew and judge it: a simulated scene, or a
+"""The surroundings of the robot, where a program can set them up anew and judge them: a simulated scene, or a
 twin's.
 
 A real robot has none: people set the scene up, and say whether the task was done.
@@ -19,8 +19,8 @@ POLL_S = 0.03
 
 
 class Scene(Protocol):
-    """task_name and xi (its randomisation) are noted with recordings; instruction and max_seconds are the
-    present episode's."""
+    """task_name and xi (its randomisation) are stored with recordings; instruction and max_seconds are those
+    of the present episode."""
 
     instruction: str
     max_seconds: float
@@ -65,7 +65,7 @@ class RemoteScene:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Ground truth, the newest known."""
+        """The newest ground truth that the twin gave."""
         return self._state
 
     def reset(self, seed: int) -> None:
@@ -88,11 +88,11 @@ class RemoteScene:
     def close(self) -> None:
         self._stopping.set()
 
-    def ask(self, method: str, order: str, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """DeviceError: the twin is gone, or refuses."""
+    def ask(self, method: str, order: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The twin's answer to an order. DeviceError: the twin is gone, or refuses."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=5)
         try:
-            body = None if about is None else json.dumps(about)
+            body = None if payload is None else json.dumps(payload)
             connection.request(method, f"/{self._token}/{order}", body, {"Content-Type": "application/json"})
             reply = connection.getresponse()
             answer = json.loads(reply.read())
@@ -120,8 +120,7 @@ class RemoteScene:
 
 
 class Demonstration:
-    """A subscriber of the episode loop: tells the scripted hand at a twin's leader when to begin and to
-    rest."""
+    """A subscriber of the episode loop that makes the scripted hand at a twin's leader begin and rest."""
 
     def __init__(self, scene: RemoteScene) -> None:
         self.scene = scene

@@ -14,7 +14,7 @@ import numpy as np
 from ..datasets.edit import delete
 from ..datasets.recording.recorder import Recorder
 from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
-from .agent import Agent
+from .agent import Agent, Buttons
 from .config import Rig
 from .keys import Keys
 from .loop import Subscriber, run_episode
@@ -27,9 +27,9 @@ LONGEST_S = 60.0  # of an episode where no scene says
 
 
 @dataclass(frozen=True)
-class Taken:
-    """An episode that counts. late: ticks. success: None where nobody can tell. dropped: rows of each
-    recorded stream that were lost."""
+class TakeResult:
+    """An episode that counts. ticks: all of them; late: those that were late. success: None where nobody can
+    tell. dropped: rows of each recorded stream that were lost."""
 
     seed: int
     ticks: int
@@ -52,35 +52,36 @@ def take_episodes(
     meta: Mapping[str, Any],
     others: Sequence[Subscriber] = (),
     only_successes: bool = False,
-    report: Callable[[Sequence[Taken]], None] = lambda taken: None,
-) -> list[Taken]:
+    report: Callable[[Sequence[TakeResult]], None] = lambda results: None,
+) -> list[TakeResult]:
     """Until `episodes` count, or the operator quits. Each begins at the home pose, if there is one, in the
     scene of its seed; where there is no scene people put things back before all but the first.
 
     task: the instruction; "" for the scene's own. max_seconds: None for the scene's own, 60 without one.
-    meta: noted with each. report: told of those that count, whenever they change. RuntimeError: with
+    meta: stored with each. report: called with those that count, whenever they change. RuntimeError: with
     `only_successes`, too few succeed."""
     robot, scene = rig.robot, rig.scene
-    operator, taken, takes, last_kept = Operator(keys, agent), list[Taken](), 0, False
+    operator, results, takes, last_kept = Operator(keys, agent), list[TakeResult](), 0, False
     frames = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
 
     def undo(word: str) -> None:
         """Between episodes: drop the last one, or have it done again."""
         nonlocal next_seed, last_kept
-        if (word == DROP_LAST or last_kept) and taken:
+        if (word == DROP_LAST or last_kept) and results:
             if recorder is not None:
                 delete(recorder.store, [len(recorder.store) - 1])
-            dropped = taken.pop()
+            last = results.pop()
             if word == AGAIN:
-                next_seed = dropped.seed
+                next_seed = last.seed
             last_kept = False
-            report(taken)
+            report(results)
 
-    while len(taken) < episodes:
+    while len(results) < episodes:
         if next_seed - seed >= 10 * episodes + 100:
             raise RuntimeError(
-                f"only {len(taken)} of {next_seed - seed} episodes succeeded: the agent does not solve the task"
+                f"only {len(results)} of {next_seed - seed} episodes succeeded: "
+                "the agent does not solve the task"
             )
         if rig.home is not None:
             go_to(robot, rig.home)
@@ -105,53 +106,55 @@ def take_episodes(
             stop=take.stop,
         )
         takes += 1
-        if take.drop_last and taken:
+        if take.drop_last and results:
             if recorder is not None:
                 delete(recorder.store, [len(recorder.store) - 1 - take.kept])
-            taken.pop()
+            results.pop()
         last_kept = take.kept
         if take.kept:
-            lost = recorder.dropped if recorder is not None else {}
-            taken.append(Taken(next_seed, result.ticks, result.late, take.success(result.success), lost))
-        if take.asked != AGAIN:
+            dropped = recorder.dropped if recorder is not None else {}
+            results.append(
+                TakeResult(next_seed, result.ticks, result.late, take.success(result.success), dropped)
+            )
+        if take.verdict != AGAIN:
             next_seed += 1
-        report(taken)
-        if take.asked == QUIT:
+        report(results)
+        if take.verdict == QUIT:
             break
-    return taken
+    return results
 
 
 class Operator:
-    """Whoever watches: keys on the terminal, and the buttons of the agent's gamepad or browser for the same
-    words."""
+    """The person who watches: keys on the terminal, and the agent's buttons on a gamepad or in the browser,
+    which mean the same words."""
 
     def __init__(self, keys: Keys | None, agent: Agent) -> None:
         self.keys = keys
-        self.at_terminal = keys is not None and keys.there
-        self._buttons: Callable[[], tuple[str, ...]] = getattr(agent, "events", tuple)
-        self._idle: Callable[[], tuple[str, ...]] = getattr(agent, "idle", tuple)
+        self.at_terminal = keys is not None and keys.is_terminal
+        self._buttons = agent if isinstance(agent, Buttons) else None
 
     def pressed(self) -> list[str]:
         """During an episode: the oldest key, and all buttons, that were pressed since the last call."""
         word = self.keys.pressed() if self.keys is not None else None
-        return [*self._buttons(), *([] if word is None else [word])]
+        events = () if self._buttons is None else self._buttons.events()
+        return [*events, *([] if word is None else [word])]
 
     def between(self) -> list[str]:
         """Between episodes: everything that was pressed since the last call."""
-        words = list(self._idle())
+        words = [] if self._buttons is None else list(self._buttons.idle())
         while self.keys is not None and (word := self.keys.pressed()) is not None:
             words.append(word)
         return words
 
 
 class Take:
-    """The subscription to one episode, of the recorder where there is one: what the operator and
-    `only_successes` make of it."""
+    """The subscriber to one episode. It passes the ticks on to the recorder, where there is one, and at the
+    end keeps or discards the episode by the operator's word and `only_successes`."""
 
     def __init__(self, frames: OwnRate | None, operator: Operator, only_successes: bool) -> None:
         self.frames, self.operator, self.only_successes = frames, operator, only_successes
         self.recorder = None if frames is None else frames.recorder
-        self.asked: str | None = None
+        self.verdict: str | None = None  # the operator's last word on the episode
         self.drop_last = self.kept = False
 
     def start(self, meta: Mapping[str, Any]) -> None:
@@ -178,15 +181,15 @@ class Take:
             if word == DROP_LAST:
                 self.drop_last = True
             else:
-                self.asked = word
-        return self.asked is not None
+                self.verdict = word
+        return self.verdict is not None
 
     def success(self, measured: bool | None) -> bool | None:
-        return {SUCCESS: True, FAILURE: False}.get(self.asked or "", measured)
+        return {SUCCESS: True, FAILURE: False}.get(self.verdict or "", measured)
 
     def end(self, meta: Mapping[str, Any]) -> None:
         outcome = self.success(meta.get("success"))
-        self.kept = self.asked not in (AGAIN, QUIT) and bool(outcome or not self.only_successes)
+        self.kept = self.verdict not in (AGAIN, QUIT) and bool(outcome or not self.only_successes)
         if self.recorder is None:
             return
         if self.kept:
@@ -196,12 +199,12 @@ class Take:
 
 
 def put_back(operator: Operator, seconds: float | None, undo: Callable[[str], None]) -> bool:
-    """Time for people to set the scene up again: until "finish", where there is a terminal, or else for
-    `seconds`. None: they need none. Whether to go on.
+    """Wait while people set the scene up again: until "finish", where there is a terminal, or else for
+    `seconds`. None: no wait. Returns False where the operator quits.
 
-    What was pressed since the last episode is for that one: DROP_LAST and AGAIN are passed to `undo`, and
-    nothing is left to end, or to mark, the next one. A second "finish" before people were asked does not
-    begin it either."""
+    Words pressed since the last episode concern that episode: DROP_LAST and AGAIN are passed to `undo`, and
+    none is left over to end, or to mark, the next one. A "finish" from before people were asked does not
+    begin the next one either."""
     until = time.monotonic() + (seconds or 0.0)
     asks = operator.at_terminal and seconds is not None
     begin = seconds is None

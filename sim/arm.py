@@ -15,8 +15,7 @@ POSITION_GAIN = 0.25  # of the error per physics step; PyBullet's 0.1 lags a 20 
 
 class SimArm:
     """Position servos with the torque and speed of the real ones. Between two commands the target moves in a
-    straight line, to be where it was asked at `t_target_ns`; without a command for `watchdog_s` the arm
-    holds."""
+    straight line, to arrive at `t_target_ns`; without a command for `watchdog_s` the arm holds."""
 
     def __init__(
         self,
@@ -38,13 +37,13 @@ class SimArm:
         flags = p.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT | p.URDF_ENABLE_CACHED_GRAPHICS_SHAPES
         self.body = p.loadURDF(str(self.robot.urdf), useFixedBase=True, flags=flags, physicsClientId=c)
         self.link_index: dict[str, int] = {}
-        found: dict[str, int] = {}
+        joint_index: dict[str, int] = {}
         for i in range(p.getNumJoints(self.body, physicsClientId=c)):
             info = p.getJointInfo(self.body, i, physicsClientId=c)
-            found[info[1].decode()] = i
+            joint_index[info[1].decode()] = i
             self.link_index[info[12].decode()] = i
         # every driven bullet joint, and which of ours it belongs to
-        self._driven = [found[name] for group in self.robot.bullet for name in group]
+        self._driven = [joint_index[name] for group in self.robot.bullet for name in group]
         self._owner = [j for j, group in enumerate(self.robot.bullet) for _ in group]
         self._first = [self._owner.index(j) for j in range(len(self.joints))]
         for link in self.robot.finger_links:

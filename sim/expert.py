@@ -32,9 +32,9 @@ class TipTarget:
 class Expert(ABC):
     """`reset(seed)` at the start of an episode, then `act` once a control period.
 
-    noise: deviation of the disturbance of the tip's target, m. memory: what is left of it after a period. 0.9
-    lasts half a second at 20 Hz and moves the arm rather than shakes it; but as long the demonstrator stands
-    beside its goal, for no reason that a policy sees."""
+    noise: standard deviation of the disturbance of the tip's target, m. memory: the share of a disturbance
+    that is left after a control period. 0.9 lasts for half a second at 20 Hz, which moves the arm rather than
+    shakes it; but for as long the demonstrator stands beside its goal, for no reason that a policy sees."""
 
     memory = 0.9
 

@@ -1,6 +1,7 @@
 """Forward and inverse kinematics of a serial chain read from a URDF, in numpy.
 
-Rotations are 3×3 matrices; positions metres in the base frame; joints rad or m.
+Rotations are 3×3 matrices; positions metres in the base frame; joints rad or m. The rotations are written
+out, since an expert makes hundreds of them a tick: scipy's take five to nine times as long.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Pose:
-    position: np.ndarray  # (3,)
-    rotation: np.ndarray  # (3, 3)
+    """position: `(3,)` m. rotation: `(3, 3)`."""
+
+    position: np.ndarray
+    rotation: np.ndarray
 
 
 def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:
@@ -78,6 +81,7 @@ class Chain:
         self.moving = [i for *_, i in self.links if i >= 0]
 
     def forward(self, q: np.ndarray) -> Pose:
+        """The tip with the joints at `q`, in the order of `names`."""
         return self._forward(q)[0]
 
     def _forward(self, q: np.ndarray) -> tuple[Pose, np.ndarray]:
@@ -125,9 +129,8 @@ class Chain:
             weighted = jacobian * np.array([1.0, 1.0, 1.0, *[rotation_weight] * 3])[:, None]
             drift = np.zeros(len(m)) if rest is None else 0.1 * (rest[m] - q[m])
             free, step = np.ones(len(m), bool), drift
-            for _ in range(
-                3
-            ):  # a joint that would cross its limit stays out, and the others solve without it
+            # a joint that would cross its limit stays out, and the others solve without it
+            for _ in range(3):
                 j = weighted * free
                 damped = j.T @ np.linalg.inv(j @ j.T + 1e-6 * np.eye(6))
                 step = free * np.clip(damped @ (error - j @ drift) + drift, -0.3, 0.3)

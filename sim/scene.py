@@ -14,7 +14,7 @@ from .arm import SimArm
 from .camera import SimCamera
 from .expert import Expert
 from .robots import ROBOTS, SimRobot
-from .tasks.all import TASKS
+from .tasks.all import task_type
 from .tasks.task import Task
 from .world import PHYSICS_HZ, SimClock, World
 
@@ -62,13 +62,13 @@ class SimScene:
             )
         # first of all: a twin's arm takes shared memory, which nobody gives back when this fails
         spec = ROBOTS[_known("simulated robot", robot, ROBOTS)]()
-        _known("task", task, TASKS)
+        make_task = task_type(task)
         for name in cameras:
             _known("simulated camera", name, CAMERAS)
         self.world = World()
         self.clock = SimClock(self.world, realtime)
         arm = arm_type(self.world, self.clock, spec)
-        self.task = TASKS[task](self.world, arm)
+        self.task = make_task(self.world, arm)
         self.arms = {"arm": arm}
         self.trackers = {"task": TaskTracker(self.task, self.clock)}
         self.cameras = {}
@@ -124,8 +124,8 @@ class SimScene:
         self.world.close()
 
     def _judge(self) -> None:
-        """Once a control period, on the physics' own clock, so that no way of driving the scene judges
-        otherwise."""
+        """Update success once a control period, on the physics' own clock: however the scene is driven, it is
+        judged alike."""
         self._since_reset += 1
         if self._since_reset % self._control_steps:
             return
@@ -150,10 +150,11 @@ class SimScene:
         return eye, tip, -up
 
 
-def _known(what: str, name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+def _known(what: str, name: str, choices: Iterable[str]) -> str:
+    """`name`, or DeviceError that says which of `choices` are near to it."""
+    choices = list(choices)
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices)}"
         raise DeviceError(f"there is no {what} {name!r}: {hint}")
     return name

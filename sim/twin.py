@@ -19,9 +19,7 @@ from .robots import SimRobot
 from .scene import SimScene
 from .world import PHYSICS_HZ, SimClock, World
 
-FRICTION = (
-    0.15  # N·m: what a geared servo resists without torque; an arm that is let go sinks, it does not drop
-)
+FRICTION = 0.15  # N·m: what a geared servo resists without torque; an arm let go sinks, it does not drop
 # N·m/rad that a servo pushes back with. PyBullet's motor gives all it has for the smallest error; where
 # something blocks a joint (a gripper holds an object) that is what the servo's current, and its overload
 # protection, would see.
@@ -39,7 +37,7 @@ class TwinArm(SimArm):
     def __init__(self, world: World, clock: SimClock, robot: SimRobot) -> None:
         super().__init__(world, clock, robot)
         self.plant = Plant.create(robot.joints.names, robot.home, robot.joints.max_effort)
-        world.after_step.append(self._tell)
+        world.after_step.append(self._update_plant)
 
     def build(self, q: np.ndarray) -> None:
         self._stuck_at: dict[int, float] = {}
@@ -88,7 +86,7 @@ class TwinArm(SimArm):
                     self.body, i, p.VELOCITY_CONTROL, targetVelocity=0.0, force=FRICTION, physicsClientId=c
                 )
 
-    def _tell(self) -> None:
+    def _update_plant(self) -> None:
         if self.body < 0:
             return
         states = self.world.bullet.getJointStates(self.body, self._driven, physicsClientId=self.world.client)
@@ -144,8 +142,8 @@ class TwinWorld:
     """One PyBullet world in real time: the follower's plant (`arm`), the leader's (`hand`, where there is
     one), cameras.
 
-    `film(name, colour (H, W, 3) uint8, t_capture_ns)` is called for every frame, on the physics' thread.
-    Other methods may be called from any thread; they are done between two steps."""
+    `film(name, colour (H, W, 3) uint8, t_capture_ns)` is called for every frame, on the thread of `run`.
+    Other methods may be called from any thread; they run between two physics steps."""
 
     def __init__(
         self,
@@ -165,7 +163,7 @@ class TwinWorld:
         self.arm, self.film, self.fps = arm, film, fps
         self.hand = ScriptedHand(self.scene, noise) if hand else None
         self.seed, self.resets, self.slipped_s = 0, 0, 0.0
-        self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
+        self._requests: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._stopping = threading.Event()
         for camera in self.scene.cameras.values():
             camera.open()
@@ -191,7 +189,7 @@ class TwinWorld:
         return self._ask(lambda: (self.hand and self.hand.rest(), self._state())[1])
 
     def state(self) -> dict[str, Any]:
-        """Ground truth (JSON types), of which no device tells."""
+        """Ground truth (JSON types), which no device gives."""
         return self._ask(self._state)
 
     def stop(self) -> None:
@@ -199,29 +197,29 @@ class TwinWorld:
 
     def run(self) -> None:
         """Until `stop`; in the thread that made this object."""
-        began, steps, shown = time.monotonic(), 0, dict.fromkeys(self.scene.cameras, 0)
+        began, steps, n_frames = time.monotonic(), 0, dict.fromkeys(self.scene.cameras, 0)
         while not self._stopping.is_set():
-            while not self._asked.empty():
-                do, answer = self._asked.get()
+            while not self._requests.empty():
+                do, answer = self._requests.get()
                 try:
                     answer.set_result(do())
-                except Exception as error:  # noqa: BLE001  it is the asker's
+                except Exception as error:  # noqa: BLE001  raised again where the answer is awaited
                     answer.set_exception(error)
             self.scene.world.step()
             steps += 1
             if self.hand is not None:
                 self.hand.step()
             for name, camera in self.scene.cameras.items():
-                if steps * self.fps >= shown[name] * PHYSICS_HZ:
-                    shown[name] += 1
+                if steps * self.fps >= n_frames[name] * PHYSICS_HZ:
+                    n_frames[name] += 1
                     t_ns = time.monotonic_ns()
                     self.film(name, camera.render(), t_ns)
-            left = began + steps / PHYSICS_HZ - time.monotonic()
-            if left > 0:
-                time.sleep(left)
-            elif left < -BEHIND_S:
-                began -= left
-                self.slipped_s -= left
+            ahead_s = began + steps / PHYSICS_HZ - time.monotonic()
+            if ahead_s > 0:
+                time.sleep(ahead_s)
+            elif ahead_s < -BEHIND_S:
+                began -= ahead_s
+                self.slipped_s -= ahead_s
 
     def close(self) -> None:
         self.arm.close()
@@ -231,7 +229,7 @@ class TwinWorld:
 
     def _ask[T](self, do: Callable[[], T]) -> T:
         answer: Future[T] = Future()
-        self._asked.put((do, answer))
+        self._requests.put((do, answer))
         return answer.result(5.0)
 
     def _state(self) -> dict[str, Any]:

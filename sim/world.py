@@ -48,7 +48,7 @@ class World:
         self.after_step: list[Callable[[], None]] = []
 
     def clear(self) -> None:
-        """Throw every body away: what follows depends on nothing before. Time goes on."""
+        """Remove every body, so that what follows depends on nothing before. Time goes on."""
         p, c = self.bullet, self.client
         self.builds += 1
         # three steps are a whole number of nanoseconds: the clock rounds alike in every episode
@@ -100,6 +100,6 @@ class SimClock:
         while self.now_ns() < t_ns:
             self.world.step()
             if self.realtime:
-                left = self.now_ns() + self._offset_ns - time.monotonic_ns()
-                if left > 0:
-                    time.sleep(left * 1e-9)
+                ahead_ns = self.now_ns() + self._offset_ns - time.monotonic_ns()
+                if ahead_ns > 0:
+                    time.sleep(ahead_ns * 1e-9)

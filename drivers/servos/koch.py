@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..arm import Joints
-from ..config import setting
+from ..config import require_known, setting
 from .dynamixel import DynamixelBus
 from .dynamixel_registers import CURRENT_BASED_POSITION, EXTENDED_POSITION
 from .group import DYNAMIXEL, Servo, ServoGroup
 from .servo_arm import ServoArm
 
 XL430, XL330 = 1060, 1200
+MODELS = ("koch", "so101")  # the latter is what moves a Koch's twin
 # No limits of this arm are published: a body joint goes over its calibrated range, with 0 in the middle. The
 # gripper has the SO-101's numbers, from closed (where the calibrated range begins) to open, so that the
 # grippers of both arms compare.
@@ -49,9 +50,13 @@ class Config:
     torque_off_on_close: bool = True
     gripper_current: int = setting(1000, 50, 1470, "mA")
     """The most that the gripper may squeeze with."""
+    model: str = "koch"
+    """Whose geometry the arm has, of `MODELS`; only what moves its tip by hand asks for it."""
 
 
 def make(name: str, config: Config) -> ServoArm:
+    """The arm, closed. DeviceError: a model that there is none of."""
+    require_known(f"model for {name}:", config.model, MODELS)
     gripper = QUICK | {"operating_mode": CURRENT_BASED_POSITION, "goal_current": config.gripper_current}
     # LeRobot's values: with the factory's it sags
     elbow = {"position_p_gain": 1500, "position_i_gain": 0, "position_d_gain": 600}

@@ -13,7 +13,7 @@ from .task import Task
 HEIGHT = 0.10
 HOVER = 0.06  # above the cube's centre, on the way to it
 CARRY = HEIGHT + 0.025  # where the expert stops
-BEGUN = 0.15  # of the gripper's way from open to closed: it is closing
+CLOSING = 0.15  # of the gripper's way from open to closed: from there on it counts as closing
 
 
 class Lift(Task):
@@ -109,16 +109,16 @@ class _Expert(Expert):
         yaw = nearest_yaw(yaw, yaw_of(tip_rotation), np.pi)
 
         grasp = cube + np.array([0, 0, 0.003])  # a little above its centre: the fingertips clear the table
-        held = grip < robot.grip_held and np.linalg.norm(grasp - tip) < 0.6 * robot.object_size
-        if held:
+        holds = grip < robot.grip_held and np.linalg.norm(grasp - tip) < 0.6 * robot.object_size
+        if holds:
             top = np.array([tip[0], tip[1], self.task.rest + CARRY])
             return TipTarget(towards(tip, top, 0.012), yaw, robot.grip_closed, rotation_weight=0.005)
         # come down with the fixed finger clear of the cube: the moving one will push the cube against it
         above = grasp - robot.grip_clearance * tip_rotation[:, 1] * [1, 1, 0]
         beside = float(np.linalg.norm((above - tip)[:2]))
-        begun = robot.grip_open - grip > BEGUN * (robot.grip_open - robot.grip_closed)
-        # who has begun to close does not stop for a tremor; two moving fingers, though, must stay centred
-        slack = 2.0 if begun and robot.grip_clearance else 1.0
+        closing = robot.grip_open - grip > CLOSING * (robot.grip_open - robot.grip_closed)
+        # a gripper that is closing does not stop for a tremor; two moving fingers, though, must stay centred
+        slack = 2.0 if closing and robot.grip_clearance else 1.0
         if beside < slack * 0.009 and abs(grasp[2] - tip[2]) < slack * 0.005:
             return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, robot.grip_closed)
         # a funnel: the tip may only be as low as it is centred and turned

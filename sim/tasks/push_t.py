@@ -177,8 +177,8 @@ class _Expert(Expert):
         self.task = task
         u = task.unit
         clearance = ROD_RADIUS / u
-        found = t_block.contacts(clearance + 0.3)
-        self.points, self.normals = found.points * u, found.normals
+        edges = t_block.contacts(clearance + 0.3)
+        self.points, self.normals = edges.points * u, edges.normals
         self.c = 1.35 * u  # mean distance of the T's area from its centre
         # how many metres a radian of error is worth: more to turn first, less to move first
         self.radian = {None: 1.3 * u, "turn-first": 2.2 * u, "move-first": 0.9 * u}[mode]
@@ -228,12 +228,12 @@ class _Expert(Expert):
             self.contact, self.pushing = self.choose(rod), False
         point, normal = points[self.contact], normals[self.contact]
         start = point - normal * (ROD_RADIUS + 0.006)
-        done = task.score() > 0.97
+        solved = task.score() > 0.97
         if self.pushing:
             gain = float(motion[self.contact] @ e)
             aside, behind = rod[:2] - point, float((rod[:2] - point) @ normal)
             off = abs(float(normal[0] * aside[1] - normal[1] * aside[0]))
-            if gain <= 0 or off > 0.012 or behind > ROD_RADIUS or done:
+            if gain <= 0 or off > 0.012 or behind > ROD_RADIUS or solved:
                 self.contact, self.pushing = None, False
                 return self._at(rod[:2], high, tip, rod, 0.012)
             # near the end go slowly: the block stops where the rod stops
@@ -242,7 +242,7 @@ class _Expert(Expert):
             slide = rod[:2] + normal * 0.005 if behind < -ROD_RADIUS - 0.003 else ahead
             return self._at(slide, low, tip, rod, 0.006)
         beside = float(np.linalg.norm(rod[:2] - start))
-        if done:
+        if solved:
             return self._at(rod[:2], high, tip, rod, 0.012)
         if beside > 0.004 and rod[2] < HEIGHT + 0.006:
             return self._at(rod[:2], high, tip, rod, 0.015)

@@ -44,14 +44,14 @@ def _clip(polygon: np.ndarray, window: np.ndarray) -> np.ndarray:
             break
         start, edge = window[i], window[(i + 1) % len(window)] - window[i]
         side = edge[0] * (polygon[:, 1] - start[1]) - edge[1] * (polygon[:, 0] - start[0])
-        kept = []
+        inside = []
         for j in range(len(polygon)):
             k = (j + 1) % len(polygon)
             if side[j] >= 0:
-                kept.append(polygon[j])
+                inside.append(polygon[j])
             if (side[j] >= 0) != (side[k] >= 0):
-                kept.append(polygon[j] + (polygon[k] - polygon[j]) * (side[j] / (side[j] - side[k])))
-        polygon = np.array(kept)
+                inside.append(polygon[j] + (polygon[k] - polygon[j]) * (side[j] / (side[j] - side[k])))
+        polygon = np.array(inside)
     return polygon
 
 

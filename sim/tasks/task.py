@@ -41,11 +41,11 @@ class Task(ABC):
 
     @abstractmethod
     def observe(self) -> np.ndarray:
-        """`(len(names),)` float64: what a tracker would tell."""
+        """`(len(names),)` float64: what a tracker would read."""
 
     @abstractmethod
     def achieved(self) -> bool:
-        """Is the goal met at this instant? Never at reset."""
+        """Whether the goal is met at this instant. Never at reset."""
 
     @abstractmethod
     def score(self) -> float:

@@ -24,9 +24,9 @@ from ulna.drivers.twins.ur_controller import URFaults
 from ulna.drivers.ur import arm as ur
 from ulna.robot.cli import main
 from ulna.robot.config import Rig, load_robot
+from ulna.robot.kinematics import Pose, rotation, rotation_vector
 from ulna.robot.loop import run_episode
 from ulna.robot.people import SYNC_SPEED, TIP_SPEED, LeaderAgent, TeleoperatorAgent, agent_for
-from ulna.sim.kinematics import Pose, rotation_about, rotation_vector
 
 AHEAD, LEFT, UP = np.eye(3)
 STILL = np.zeros(3)
@@ -114,7 +114,7 @@ def test_the_tip_goes_where_the_hand_pushes(rig: Rig, way: np.ndarray) -> None:
 
 
 def test_a_pose_moves_the_tip_by_as_much_as_the_hand_and_turns_it(rig: Rig) -> None:
-    way, turn = np.array([0.03, 0.02, 0.03]), rotation_about(AHEAD, 0.3)
+    way, turn = np.array([0.03, 0.02, 0.03]), rotation(0.3 * AHEAD)
     agent, record = drive(rig, lambda i: Hand(True, displacement=way, rotation=turn), 60)
     assert moved(rig, agent, record) == pytest.approx(way, abs=0.012)
     first, last = tip(agent, record.states[0]), tip(agent, now(rig))
@@ -250,7 +250,6 @@ def test_buttons_are_told_once(rig: Rig) -> None:
 
 
 # -- leaders
-# -----------------------------------------------------------------------------------------------------------------
 
 
 class Leader:
@@ -352,7 +351,6 @@ def test_a_leader_of_other_joints_is_refused(rig: Rig) -> None:
 
 
 # -- from a robot's file
-# -----------------------------------------------------------------------------------------------------
 
 
 def robot_file(path: Path, *tables: str) -> str:
@@ -405,14 +403,19 @@ def test_the_geometry_is_that_of_the_driver_whatever_the_calibration(tmp_path: P
 @pytest.mark.parametrize(
     ("agent", "tables", "says"),
     [
-        # a Koch's joints have the names of an SO-101's
-        ("browser", ("koch",), r"no geometry of a koch is here \(but of so101, ur5e\); use --agent leader$"),
         ("gamepad", ("koch", "koch"), r"a gamepad moves one arm, and mine has 2; use --agent leader$"),
         ("gamepad", ("ur", "ur"), r"a gamepad moves one arm, and mine has 2$"),
-        ("gamepad", ("ur",), r'no geometry of a ur is here .*; where it is a UR5e, say model = "ur5e" in \[arms.a\]$'),
-        ("gamepad", ("ur10e",), r"no geometry of a ur10e is here \(but of so101, ur5e\)$"),
-        ("leader", ("ur10e",), r"there is no leader arm for a ur$"),
-        ("leader", ("ur5e",), r"no leader arm for a ur; use --agent gamepad or spacemouse or keyboard or browser$"),
+        (
+            "gamepad",
+            ("ur",),
+            r'which UR \[arms.a\] is must be known .*: where it is a UR5e, say model = "ur5e" there',
+        ),
+        ("leader", ("ur",), r"there is no leader arm for a ur$"),
+        (
+            "leader",
+            ("ur5e",),
+            r"no leader arm for a ur; use --agent gamepad or spacemouse or keyboard or browser$",
+        ),
         ("leader", ("sim",), r"no leader arm for a simulated robot; use --agent gamepad or "),
     ],
 )  # fmt: skip
@@ -453,7 +456,7 @@ def test_the_robot_is_not_opened_before_there_is_somebody_to_move_it(
 
 
 @pytest.fixture
-def ur5e() -> Iterator[str]:
+def ur_host() -> Iterator[str]:
     """The address of a controller's twin."""
     home = np.append([-0.28, -1.58, 1.96, -1.95, -np.pi / 2, 1.29], 0.03)
     plant = Plant.create((*ur.NAMES, "gripper"), home, np.full(7, 150.0))
@@ -465,17 +468,42 @@ def ur5e() -> Iterator[str]:
         plant.remove()
 
 
-def test_the_tip_of_a_ur5e_goes_where_the_hand_pushes(tmp_path: Path, ur5e: str) -> None:
+def straight(rig: Rig, model: str, way: np.ndarray) -> None:
+    """A hand pushes the tip the `way` for 15 ticks: it goes there, along a line, and does not turn."""
+    says = Hand(True, way, gripper=0.0)
+    agent = TeleoperatorAgent(Told(lambda i: says if i < 15 else Hand(False)), rig.robot, model)
+    record = Recorded()
+    run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=20)
+    begin, end = (tip(agent, q) for q in (record.states[0], record.actions[-1]))
+    path = np.array([tip(agent, q).position for q in record.actions]) - begin.position
+    assert path[-1] == pytest.approx(way * 15 / 20, abs=0.01)
+    along = way / np.linalg.norm(way)
+    assert np.linalg.norm(path - np.outer(path @ along, along), axis=1).max() < 0.004
+    if len(agent.chain.moving) > 5:
+        assert rotation_vector(end.rotation @ begin.rotation.T) == pytest.approx(STILL, abs=0.03)
+    assert now(rig) == pytest.approx(record.actions[-1], abs=0.05)
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("model", ["ur5e", "ur10e"])
+def test_the_tip_of_a_ur_goes_where_the_hand_pushes(tmp_path: Path, ur_host: str, model: str) -> None:
     """Through its driver, which has six joints and no gripper."""
-    file = robot_file(tmp_path / "robot.toml", ur_table("arms.arm", ur5e, "ur5e"))
+    file = robot_file(tmp_path / "robot.toml", ur_table("arms.arm", ur_host, model))
     with agent_for("browser", file, load_robot(file)) as browser:
         assert isinstance(browser, TeleoperatorAgent)
     with load_robot(file) as rig:
-        says = Hand(True, 0.15 * LEFT, gripper=0.0)
-        agent = TeleoperatorAgent(Told(lambda i: says if i < 15 else Hand(False)), rig.robot, "ur5e")
-        record = Recorded()
-        run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=20)
-        begin, end = (tip(agent, q) for q in (record.states[0], record.actions[-1]))
-        assert end.position - begin.position == pytest.approx(0.15 * 15 / 20 * LEFT, abs=0.01)
-        assert rotation_vector(end.rotation @ begin.rotation.T) == pytest.approx(STILL, abs=0.03)
-        assert now(rig) == pytest.approx(record.actions[-1], abs=0.05)
+        straight(rig, model, 0.15 * LEFT)
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("way", [AHEAD, LEFT, UP])
+def test_the_tip_of_a_koch_goes_where_the_hand_pushes(tmp_path: Path, way: np.ndarray) -> None:
+    """Whose joints have the names of an SO-101's, and other senses."""
+    with bench("koch", tmp_path) as b:
+        b.plant.position[:] = b.plant.goal[:] = (0.0, -0.3, -0.2, -0.6, 0.0, 0.6)
+        table = servo_table("arms.arm", "koch", b.link, b.calibration, "stale_s = 1.5")
+        file = robot_file(tmp_path / "robot.toml", table)
+        with agent_for("browser", file, load_robot(file)) as browser:
+            assert isinstance(browser, TeleoperatorAgent)
+        with load_robot(file) as rig:
+            straight(rig, "koch", 0.06 * way)

@@ -84,8 +84,8 @@ def test_a_camera_sees_the_cube_where_its_intrinsics_say() -> None:
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)
     axes = np.stack([right, np.cross(forward, right), forward])
-    seen = axes @ (scene.task.cube_pose()[0] - eye)  # type: ignore[attr-defined]
-    u, v, _ = camera.intrinsics.matrix @ (seen / seen[2])
+    cube = axes @ (scene.task.cube_pose()[0] - eye)  # type: ignore[attr-defined]
+    u, v, _ = camera.intrinsics.matrix @ (cube / cube[2])
     assert abs(u - columns.mean()) < 6
     assert abs(v - rows.mean()) < 6
     scene.close()

@@ -20,9 +20,8 @@ def inside(points: np.ndarray, pose: np.ndarray) -> np.ndarray:
 @settings(max_examples=25, deadline=None)
 @given(poses, poses)
 def test_overlap_matches_sampling_and_is_symmetric(a: np.ndarray, b: np.ndarray) -> None:
-    along = (
-        np.arange(800) + 0.5
-    ) / 80 - 5  # a grid: random points would miss by more than they should now and then
+    # a grid: random points would miss by more than they should now and then
+    along = (np.arange(800) + 0.5) / 80 - 5
     points = np.stack(np.meshgrid(along, along), -1).reshape(-1, 2)
     both = (inside(points, a) & inside(points, b)).mean() * 100 / AREA
     assert overlap(a, b) == pytest.approx(both, abs=0.03)
@@ -36,8 +35,8 @@ def test_a_t_overlaps_itself_wholly_and_nothing_far_away(a: np.ndarray) -> None:
 
 
 def test_contacts_lie_on_the_outline_and_push_inwards() -> None:
-    found = contacts(0.3)
+    edges = contacts(0.3)
     here = np.zeros(3)
-    assert len(found.points) > 15
-    assert inside(found.points + 0.01 * found.normals, here).all()
-    assert not inside(found.points - 0.01 * found.normals, here).any()
+    assert len(edges.points) > 15
+    assert inside(edges.points + 0.01 * edges.normals, here).all()
+    assert not inside(edges.points - 0.01 * edges.normals, here).any()

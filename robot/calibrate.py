@@ -100,7 +100,7 @@ class Calibrator:
         g.check_models()
         if stiff := g.torque_off():
             raise DeviceError(
-                f"the torque of {g.named(stiff)} does not go off: cut the arm's power, and begin again"
+                f"the torque of {g.names(stiff)} does not go off: cut the arm's power, and begin again"
             )
         if g.family.protocol == "feetech":
             for j, phase in enumerate(g.values("phase").tolist()):

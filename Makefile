@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real demo-twin test test-kernel check format bench lock clean
+.PHONY: help setup demo demo-real demo-twin test test-fast test-kernel docs check format bench lock clean
 
 BIN := .venv/bin
 STAMP := .venv/.ulna-installed
@@ -43,6 +43,14 @@ demo-twin: $(STAMP)
 ## test       the whole suite
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+## test-fast  the tests of logic, a minute or so: leaves out what a clock judges (realtime), and the slow: training, LeRobot, Chromium, wheels, kills in bulk
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not realtime and not slow" --timeout 60
+
+## docs       the pages with their menu, into build/site (open build/site/index.html); nothing is fetched
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 ## test-kernel  the tests that need kernel drivers (V4L2, CAN, uinput, uhid, USB serial), in a virtual machine
 test-kernel: $(STAMP)

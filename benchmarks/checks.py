@@ -85,8 +85,8 @@ def rate(streams: Streams, percent: int) -> None:
 def frozen(streams: Streams, ms: int) -> None:
     rows = camera(streams)
     start = busiest(streams, ms / 1000)
-    held = np.flatnonzero((rows.capture >= start) & (rows.capture <= start + ms * MS))
-    rows.values[held] = rows.values[held[0]]
+    rows_in_span = np.flatnonzero((rows.capture >= start) & (rows.capture <= start + ms * MS))
+    rows.values[rows_in_span] = rows.values[rows_in_span[0]]
 
 
 def black(streams: Streams, frames: int) -> None:
@@ -156,7 +156,7 @@ ODD = {  # in one episode only: an outlier is rare
 
 
 def spoil(source: EpisodeStore, to: Path, fault: Fault | None, amount: int, which: set[int]) -> EpisodeStore:
-    store = EpisodeStore.create(to, source.features, source.fps, source.robot)
+    store = EpisodeStore.create(to, source.features, source.control_hz, source.robot)
     with EpisodeWriter(store) as writer:
         for e in source.episodes:
             streams = {k: Rows(e.read(k), *e.times_ns(k)) for k in e.streams}
@@ -174,10 +174,10 @@ def write(writer: EpisodeWriter, e: Episode, streams: Streams) -> None:
     writer.end({})
 
 
-def kinds(found: list[Finding]) -> dict[int, list[str]]:
+def kinds(findings: list[Finding]) -> dict[int, list[str]]:
     """By episode, the kinds of findings with their stream."""
     by: dict[int, list[str]] = {}
-    for f in found:
+    for f in findings:
         by.setdefault(f.episode, []).append(f.check)
     return by
 
@@ -228,8 +228,8 @@ def main() -> None:
         for ms in (-300, -200, -100, -50, 0, 50, 100, 200, 300):
             number += 1
             store = spoil(base, Path(folder) / str(number), late, ms, set(range(count)))
-            found = lag_of(check(store))
-            lags.append({"put_in_ms": ms, **found})
+            lag = lag_of(check(store))
+            lags.append({"put_in_ms": ms, **lag})
             print(lags[-1], flush=True)
         results.save(
             "checks",
@@ -245,8 +245,8 @@ def main() -> None:
         )
 
 
-def lag_of(found: list[Finding]) -> dict[str, Any]:
-    whole = [f for f in found if f.check == "misaligned" and f.episode < 0]
+def lag_of(findings: list[Finding]) -> dict[str, Any]:
+    whole = [f for f in findings if f.check == "misaligned" and f.episode < 0]
     return {
         "said_ms": None if not whole or whole[0].value is None else round(1000 * whole[0].value),
         "severity": whole[0].severity if whole else None,

@@ -102,12 +102,12 @@ def act(kind: str, path: Path) -> None:
 
 def digest(e: Any) -> str:
     """Of all rows and times, read anew."""
-    found = hashlib.sha256()
+    digest_of_rows = hashlib.sha256()
     for key in e.streams:
-        found.update(key.encode() + np.ascontiguousarray(e.read(key)).tobytes())
+        digest_of_rows.update(key.encode() + np.ascontiguousarray(e.read(key)).tobytes())
         for t in e.times_ns(key):
-            found.update(t.tobytes())
-    return found.hexdigest()
+            digest_of_rows.update(t.tobytes())
+    return digest_of_rows.hexdigest()
 
 
 def make(path: Path, lengths: tuple[int, ...], offset: int = 0) -> list[str]:
@@ -139,9 +139,9 @@ def trial(kind: str, rng: random.Random) -> dict[str, Any]:
     path = folder / "data"
     before = make(path, (12, 9))
     make(path.with_name("other"), (7,), 500)
-    cut = 60 if kind == "recover" else 0
-    if cut:
-        leave_cut_off(path, cut)
+    cut_off_rows = 60 if kind == "recover" else 0
+    if cut_off_rows:
+        leave_cut_off(path, cut_off_rows)
     command = [sys.executable, __file__, "--act", kind, "--store", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
@@ -158,19 +158,19 @@ def trial(kind: str, rng: random.Random) -> dict[str, Any]:
     if kind == "append, both killed":
         os.kill(writer, signal.SIGKILL)
     process.kill()
-    said = process.stdout.read().decode().splitlines()
+    lines = process.stdout.read().decode().splitlines()
     process.wait()
-    acknowledged: dict[int, int] = {}
-    for line in said:
+    acknowledged_rows: dict[int, int] = {}
+    for line in lines:
         if not line.startswith("ended"):
             n, count = map(int, line.split())
-            acknowledged[n] = count
-    ended = {int(line.split()[1]) for line in said if line.startswith("ended")}
+            acknowledged_rows[n] = count
+    ended_episodes = {int(line.split()[1]) for line in lines if line.startswith("ended")}
     result: dict[str, Any] = {
         "lost": 0,
         "changed": 0,
         "wrong": 0,
-        "acknowledged": sum(acknowledged.values()) + cut,
+        "acknowledged": sum(acknowledged_rows.values()) + cut_off_rows,
     }
     try:
         began = time.monotonic()
@@ -180,39 +180,39 @@ def trial(kind: str, rng: random.Random) -> dict[str, Any]:
             pass
         store = EpisodeStore.open(path)
         result["open_s"] = time.monotonic() - began
-        if store.interrupted():
-            result["problem"] = f"not recovered: {store.interrupted()}"
+        if store.interrupted_folders():
+            result["problem"] = f"not recovered: {store.interrupted_folders()}"
         here = [digest(e) for e in store.episodes if e.attrs.get("n") == -1]
         if kind in ("trim", "delete and restore"):
-            store_of = [*store.episodes, *_trashed(store)]
-            here = [digest(e) for e in store_of]
+            all_episodes = [*store.episodes, *_trash_episodes(store)]
+            here = [digest(e) for e in all_episodes]
         result["changed"] = sum(d not in here for d in before)
-        recorded = {e.attrs["n"]: e for e in store.episodes if e.attrs.get("n") != -1}
-        for n, count in {**acknowledged, **({0: cut} if cut else {})}.items():
-            e = recorded.get(n)
+        by_number = {e.attrs["n"]: e for e in store.episodes if e.attrs.get("n") != -1}
+        for n, count in {**acknowledged_rows, **({0: cut_off_rows} if cut_off_rows else {})}.items():
+            e = by_number.get(n)
             result["lost"] += max(0, count - (e.length if e else 0))
-            if n in ended and (e is None or e.interrupted):
+            if n in ended_episodes and (e is None or e.interrupted):
                 result["changed"] += 1
-        for e in recorded.values():
+        for e in by_number.values():
             values = {k: e.read(k) for k in e.streams}
             result["wrong"] += sum(
                 any(not np.array_equal(values[k][t], v) for k, v in row(t).items()) for t in range(e.length)
             )
-        for made in (*folder.glob("merged*"), *folder.glob("exported*")):
+        for output in (*folder.glob("merged*"), *folder.glob("exported*")):
             whole = (
-                len(EpisodeStore.open(made)) == 3
-                if made.name.startswith("merged")
-                else (made / "meta" / "info.json").is_file()
+                len(EpisodeStore.open(output)) == 3
+                if output.name.startswith("merged")
+                else (output / "meta" / "info.json").is_file()
             )
             if not whole:
-                result["problem"] = f"{made.name} is half made"
+                result["problem"] = f"{output.name} is half made"
     except Exception as error:  # noqa: BLE001  counted, whatever it is
         result["problem"] = repr(error)
     shutil.rmtree(folder)
     return result
 
 
-def _trashed(store: EpisodeStore) -> list[Any]:
+def _trash_episodes(store: EpisodeStore) -> list[Any]:
     from ulna.datasets.episode import Episode, attrs_of
 
     return [Episode(t.path, -1, attrs_of(t.path)) for t in trash(store)]
@@ -229,12 +229,12 @@ def main() -> None:
         act(args.act, args.store)
         return
     rng = random.Random(args.seed)
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    trials_by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for i in range(args.trials):
         kind = KINDS[i % len(KINDS)]
-        found[kind].append(trial(kind, rng))
-        if found[kind][-1].get("problem"):
-            print(kind, found[kind][-1], file=sys.stderr)
+        trials_by_kind[kind].append(trial(kind, rng))
+        if trials_by_kind[kind][-1].get("problem"):
+            print(kind, trials_by_kind[kind][-1], file=sys.stderr)
     summary = {
         kind: {
             "kills": len(trials),
@@ -245,7 +245,7 @@ def main() -> None:
             "failed_to_open": sum("problem" in t for t in trials),
             "open_s_max": max(t.get("open_s", 0.0) for t in trials),
         }
-        for kind, trials in found.items()
+        for kind, trials in trials_by_kind.items()
     }
     save("kills", {"trials": args.trials, "kinds": summary})
 

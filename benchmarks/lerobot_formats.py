@@ -24,7 +24,7 @@ from ulna.datasets.formats.lerobot_export import export_lerobot
 from ulna.datasets.store import EpisodeStore
 
 
-def decoded(path: Path) -> list[np.ndarray]:
+def decode_video(path: Path) -> list[np.ndarray]:
     frames = []
     with av.open(str(path)) as container:
         frames += [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -35,7 +35,7 @@ def size_mb(path: Path) -> float:
     return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6
 
 
-def timed(call: Any) -> tuple[Any, float]:
+def time_call(call: Any) -> tuple[Any, float]:
     began = time.monotonic()
     result = call()
     return result, time.monotonic() - began
@@ -46,20 +46,20 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="LeRobot v2.1, one video an episode")
     source = parser.parse_args().source
     folder = Path(tempfile.mkdtemp(prefix="ulna-formats-"))
-    store, import_s = timed(lambda: import_lerobot(source, folder / "in"))
+    store, import_s = time_call(lambda: import_lerobot(source, folder / "in"))
     cameras = [k for k in store.features if is_image(k)]
-    compared = same = 0
+    count = same = 0
     for e in store.episodes:
         for key in cameras:
             (video,) = source.glob(f"videos/*/{key}/episode_{e.attrs['source_episode']:06d}.mp4")
-            for row, frame in enumerate(decoded(video)[: e.length]):
-                compared += 1
+            for row, frame in enumerate(decode_video(video)[: e.length]):
+                count += 1
                 same += bool(np.array_equal(e.read_frames(key, [row])[0], frame))
-    exported, export_s = timed(lambda: export_lerobot(store, folder / "out"))
-    back = import_lerobot(folder / "out", folder / "back")
+    export, export_s = time_call(lambda: export_lerobot(store, folder / "out"))
+    reimport = import_lerobot(folder / "out", folder / "back")
     psnr: list[float] = []
     equal: dict[str, bool] = {"frames": True, "vectors": True, "times": True}
-    for e, b in zip(store.episodes, back.episodes, strict=True):
+    for e, b in zip(store.episodes, reimport.episodes, strict=True):
         for key in store.features:
             equal["frames"] &= e.rows(key) == b.rows(key)
             equal["times"] &= all(
@@ -76,13 +76,13 @@ def main() -> None:
         "episodes": len(store),
         "frames": sum(e.rows(k) for e in store.episodes for k in cameras),
         "action_dimensions": store.features[ACTION].shape[0],
-        "pixel_identical_to_pyav": f"{same} of {compared}",
+        "pixel_identical_to_pyav": f"{same} of {count}",
         "import_s": round(import_s, 2),
         "export_s": round(export_s, 2),
         "size_mb": {
             "source": size_mb(source),
             "store": size_mb(EpisodeStore.open(folder / "in").path),
-            "export": size_mb(exported.out),
+            "export": size_mb(export.out),
         },
         "round_trip_equal": equal,
         "psnr_db": {"min": min(psnr), "median": float(np.median(psnr))},

@@ -103,10 +103,10 @@ def in_memory(store: EpisodeStore) -> Callable[[int], Any]:
         low = max(i - STEPS_BACK + 1, first)
         out = {}
         for key, array in arrays.items():
-            seen = array[low : i + 1]
-            if len(seen) < STEPS_BACK:
-                seen = np.concatenate([np.repeat(seen[:1], STEPS_BACK - len(seen), 0), seen])
-            out[key] = seen
+            observed = array[low : i + 1]
+            if len(observed) < STEPS_BACK:
+                observed = np.concatenate([np.repeat(observed[:1], STEPS_BACK - len(observed), 0), observed])
+            out[key] = observed
         ahead = action[i : min(i + HORIZON, end)]
         if len(ahead) < HORIZON:
             ahead = np.concatenate([ahead, np.repeat(ahead[-1:], HORIZON - len(ahead), 0)])
@@ -125,8 +125,8 @@ def lerobot(root: Path, workers: int, count: int) -> float:
     import torch
     from lerobot.datasets import LeRobotDataset
 
-    back = [(i - STEPS_BACK + 1) / FPS for i in range(STEPS_BACK)]
-    delta = {**dict.fromkeys(SPEC.keys, back), ACTION: [i / FPS for i in range(HORIZON)]}
+    observation_delta = [(i - STEPS_BACK + 1) / FPS for i in range(STEPS_BACK)]
+    delta = {**dict.fromkeys(SPEC.keys, observation_delta), ACTION: [i / FPS for i in range(HORIZON)]}
     data = LeRobotDataset("benchmark/reading", root=root, delta_timestamps=delta)
     torch.manual_seed(0)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=workers, drop_last=True)  # type: ignore[arg-type]
@@ -136,8 +136,8 @@ def lerobot(root: Path, workers: int, count: int) -> float:
 def memory_of(path: Path, cache: str) -> dict[str, float]:
     """Peak resident set of a process that reads random windows, before them and after."""
     command = [sys.executable, __file__, "--read", str(path), "--cache", cache]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def read_for_memory(path: Path, cache: Any) -> None:
@@ -148,10 +148,10 @@ def read_for_memory(path: Path, cache: Any) -> None:
     status = Path("/proc/self/status").read_text()
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
     images = windows._images.values()
-    held = sum(f._held.nbytes for f in images if f._held is not None)
+    held_bytes = sum(f._memory.nbytes for f in images if f._memory is not None)
     size = sum(f.nbytes for f in images)
-    told = {"peak_resident_mb": peak, "held_mb": held / 1e6, "decoded_gb": size / 1e9}
-    print(json.dumps({**told, "windows": len(windows)}))
+    numbers = {"peak_resident_mb": peak, "held_mb": held_bytes / 1e6, "decoded_gb": size / 1e9}
+    print(json.dumps({**numbers, "windows": len(windows)}))
 
 
 def compare(folder: Path, size: int, count: int) -> dict[str, Any]:
@@ -162,9 +162,9 @@ def compare(folder: Path, size: int, count: int) -> dict[str, Any]:
     def rows(step: int) -> np.ndarray:
         return batch_indices(n, BATCH, 0, step)
 
-    read: dict[str, float] = {}
+    rates: dict[str, float] = {}
     plain = Windows(store, SPEC, cache="none")
-    read["ulna, from the store"] = rate(lambda s: plain.batch(rows(s)), count)
+    rates["ulna, from the store"] = rate(lambda s: plain.batch(rows(s)), count)
     ram = Windows(store, SPEC, cache="ram")
     disk = Windows(store, SPEC, cache="disk", cache_dir=folder / "cache")
     arms: dict[str, Callable[[int], Any]] = {
@@ -174,25 +174,25 @@ def compare(folder: Path, size: int, count: int) -> dict[str, Any]:
     }
     # in turns, since the allocator is slow until it has learned the sizes: the first round is not counted
     rounds = [{name: rate(arm, count * 2) for name, arm in arms.items()} for _ in range(4)]
-    read |= {name: float(np.median([r[name] for r in rounds[1:]])) for name in arms}
+    rates |= {name: float(np.median([r[name] for r in rounds[1:]])) for name in arms}
     for workers in (1, 2):
         key = f"ulna, from the store, {workers} worker{'s' * (workers > 1)}"
-        read[key] = through(batches(plain, rows, 0, count * 2 + 8, workers), count * 2)
+        rates[key] = through(batches(plain, rows, 0, count * 2 + 8, workers), count * 2)
     for workers, name in ((0, "lerobot"), (2, "lerobot, 2 workers")):
         # in a process of its own: a decoder that was used must not be shared with workers
         command = [sys.executable, __file__, "--lerobot", str(folder / f"{size} lerobot")]
         command += ["--workers", str(workers), "--batches", str(max(6, count // 4))]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        read[name] = float(done.stdout.splitlines()[-1])
-    best = max(v for k, v in read.items() if k.startswith("lerobot"))
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        rates[name] = float(run.stdout.splitlines()[-1])
+    best = max(v for k, v in rates.items() if k.startswith("lerobot"))
     return {
-        "windows_per_s": {k: round(v, 1) for k, v in read.items()},
-        "store_to_lerobot": read["ulna, from the store"] / read["lerobot"],
-        "store_2_workers_to_best_lerobot": read["ulna, from the store, 2 workers"] / best,
-        "ram_to_arrays": read["ulna, cached in ram"] / read["arrays in memory"],
-        "disk_to_arrays": read["ulna, cached in disk"] / read["arrays in memory"],
-        "two_workers_to_one": read["ulna, from the store, 2 workers"]
-        / read["ulna, from the store, 1 worker"],
+        "windows_per_s": {k: round(v, 1) for k, v in rates.items()},
+        "store_to_lerobot": rates["ulna, from the store"] / rates["lerobot"],
+        "store_2_workers_to_best_lerobot": rates["ulna, from the store, 2 workers"] / best,
+        "ram_to_arrays": rates["ulna, cached in ram"] / rates["arrays in memory"],
+        "disk_to_arrays": rates["ulna, cached in disk"] / rates["arrays in memory"],
+        "two_workers_to_one": rates["ulna, from the store, 2 workers"]
+        / rates["ulna, from the store, 1 worker"],
     }
 
 

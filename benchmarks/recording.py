@@ -45,7 +45,7 @@ def frames(count: int = 60) -> np.ndarray:
     camera.open()
     robot_arm.enable()
     scene.reset(0)
-    expert, rng, found = scene.expert(0.004, None), np.random.default_rng(0), []
+    expert, rng, pictures = scene.expert(0.004, None), np.random.default_rng(0), []
     expert.reset(0)
     for _ in range(count):
         values = {STATE: robot_arm.read().data}
@@ -53,24 +53,24 @@ def frames(count: int = 60) -> np.ndarray:
             values["observation.environment_state"] = tracker.read().data
         robot_arm.command(expert.act(values), scene.clock.now_ns() + 50_000_000)
         scene.clock.sleep_until(scene.clock.now_ns() + 50_000_000)
-        found.append((camera.latest().data + rng.normal(0, 2, (480, 640, 3))).clip(0, 255).astype(np.uint8))
-    np.save(cache, np.stack(found))
-    return np.stack(found)
+        pictures.append((camera.latest().data + rng.normal(0, 2, (480, 640, 3))).clip(0, 255).astype(np.uint8))
+    np.save(cache, np.stack(pictures))
+    return np.stack(pictures)
 
 
-def loop(seconds: float, tick: Any, camera: Any, shown: np.ndarray) -> dict[str, Any]:
+def loop(seconds: float, tick: Any, camera: Any, pictures: np.ndarray) -> dict[str, Any]:
     """The control loop at `HZ`, and two camera threads at `CAMERA_HZ`: `tick(i, now_ns)`, `camera(k, frame,
     now_ns)`."""
-    stopping = threading.Event()
+    stop_event = threading.Event()
     counts = [0] * len(CAMERAS)
 
     def film(k: int) -> None:
         began = time.monotonic_ns()
-        while not stopping.is_set():
+        while not stop_event.is_set():
             counts[k] += 1
             now = time.monotonic_ns()
             camera(
-                k, shown[(counts[k] + 7 * k) % len(shown)].copy(), now
+                k, pictures[(counts[k] + 7 * k) % len(pictures)].copy(), now
             )  # a driver hands over a buffer of its own
             due = began + counts[k] * 10**9 // CAMERA_HZ
             time.sleep(max(0, due - time.monotonic_ns()) * 1e-9)
@@ -84,7 +84,7 @@ def loop(seconds: float, tick: Any, camera: Any, shown: np.ndarray) -> dict[str,
         time.sleep(max(0, due - time.monotonic_ns()) * 1e-9)
         tick(i, time.monotonic_ns())
         late.append((time.monotonic_ns() - due) * 1e-6)
-    stopping.set()
+    stop_event.set()
     for thread in threads:
         thread.join()
     p50, p99, worst = np.percentile(late[HZ:], [50, 99, 100]).tolist()  # the first second is warm-up
@@ -108,7 +108,7 @@ def run_ulna(out: Path, seconds: float, durability: Any = "process") -> dict[str
     features = {k: Feature((JOINTS,), "float32", names, ("rad",) * JOINTS) for k in (STATE, ACTION)}
     features |= {k: Feature((480, 640, 3), "uint8") for k in CAMERAS}
     store = EpisodeStore.create(out, features, float(HZ))
-    shown = frames()
+    pictures = frames()
     with Recorder(store, durability, own_rate=CAMERAS) as recorder:
         recorder.start({"task": "benchmark"})
 
@@ -116,7 +116,7 @@ def run_ulna(out: Path, seconds: float, durability: Any = "process") -> dict[str
             q = joints(i)
             recorder.tick({STATE: q, ACTION: q}, {STATE: (now, now), ACTION: (now, now)})
 
-        result = loop(seconds, tick, lambda k, f, now: recorder.append(CAMERAS[k], f, now, now), shown)
+        result = loop(seconds, tick, lambda k, f, now: recorder.append(CAMERAS[k], f, now, now), pictures)
         began = time.monotonic()
         recorder.end({"success": True})
         result["finish_s"] = time.monotonic() - began
@@ -144,24 +144,24 @@ def run_lerobot(out: Path, seconds: float, streaming: bool) -> dict[str, Any]:
         **options,
     )
     newest: dict[int, np.ndarray] = {}
-    shown = frames()
-    added = 0
+    pictures = frames()
+    rows = 0
 
     def tick(i: int, now: int) -> None:
-        nonlocal added
+        nonlocal rows
         q = joints(i)
-        if len(newest) == len(CAMERAS) and i * CAMERA_HZ // HZ > added:
-            added += 1
+        if len(newest) == len(CAMERAS) and i * CAMERA_HZ // HZ > rows:
+            rows += 1
             data.add_frame(
                 {STATE: q, ACTION: q, **{CAMERAS[k]: f for k, f in newest.items()}, "task": "benchmark"}
             )
 
-    result = loop(seconds, tick, lambda k, f, now: newest.__setitem__(k, f), shown)
+    result = loop(seconds, tick, lambda k, f, now: newest.__setitem__(k, f), pictures)
     began = time.monotonic()
     data.save_episode()
     data.finalize()
     result["finish_s"] = time.monotonic() - began
-    result["rows"] = added
+    result["rows"] = rows
     return result
 
 

@@ -1,7 +1,8 @@
-"""Put the measured numbers into the README, between its two markers, from benchmarks/results/ alone.
+"""Put the measured numbers into docs/measured.md, and the five that matter most into the README, each
+between its page's two markers, from benchmarks/results/ alone.
 
-python benchmarks/tables.py                                    rewrite the tables
-python benchmarks/tables.py --demo runs/demo --real runs/demo-real     take in what the demos wrote, then rewrite
+python benchmarks/tables.py                       rewrite the tables
+python benchmarks/tables.py --demo runs/demo      take in what a demo wrote, then rewrite (--real, --twin)
 """
 
 from __future__ import annotations
@@ -15,8 +16,22 @@ import device_tables
 import results
 
 README = Path(__file__).parents[1] / "README.md"
-DEVICES = README.parent / "docs" / "devices.md"
+MEASURED = README.parent / "docs" / "measured.md"
 BEGIN, END = "<!-- numbers: written by benchmarks/tables.py -->", "<!-- /numbers -->"
+NAMES = (
+    *("demo", "demo_twin", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
+    *("sim_steps", "train_throughput", "serving_latency", "servo_rates", "cameras", "faults", "soak"),
+)
+SECTIONS = {
+    "The demos": ("demo", "demo_twin", "demo_real"),
+    "The scripted experts": ("experts",),
+    "Recording": ("recording", "kills"),
+    "Reading": ("reading", "lerobot_formats"),
+    "Speed": ("sim_steps", "train_throughput", "serving_latency"),
+    "Devices": ("servo_rates", "cameras"),
+    "Every fault at every driver": ("faults",),
+    "Random faults": ("soak",),
+}
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -32,10 +47,11 @@ def demo(d: dict[str, Any]) -> list[str]:
     phases = ", ".join(f"{n} {s:.0f} s" for n, s in d["phases_s"].items())
     ms = d["latency_ms"]
     rate = f"**{d['successes']} of {d['episodes']} succeeded** (95 % interval {percent(d['wilson_95'])})"
-    cost = f"{d['nfe_per_decision']:g} network evaluations a decision, latency p50 {ms['p50']:.0f} ms, p99 {ms['p99']:.0f} ms"
+    latency = f"latency p50 {ms['p50']:.0f} ms, p99 {ms['p99']:.0f} ms"
     return [
-        "**`make demo`**: 100 expert demonstrations of `lift` on the SO-101, `flow` from state, 50 unseen seeds through",
-        f"the server: {rate}; {cost}.",
+        "**`make demo`**: 100 expert demonstrations of `lift` on the SO-101, `flow` from state, 50 unseen",
+        f"seeds through the server: {rate};",
+        f"{d['nfe_per_decision']:g} network evaluations a decision, {latency}.",
         f"{sum(d['phases_s'].values()) / 60:.1f} minutes ({phases}), peak {d['peak_memory_gib']} GiB.",
         "",
     ]
@@ -57,15 +73,17 @@ def real(d: dict[str, Any]) -> list[str]:
         for n, c in d["comparisons"].items()
     )
     return [
-        "**`make demo-real`** on 12 teleoperated episodes of a Unitree G1 (26 joints, one camera at 96×96; trained on ten, open loop on two):",
+        "**`make demo-real`** on 12 teleoperated episodes of a Unitree G1 (26 joints, one camera at 96×96;",
+        "trained on ten, open loop on two):",
         "",
         "| predictor of the next commands | error / spread of a joint | 95 % interval |",
         "|---|---|---|",
         *rows,
         "",
-        f"Paired differences, block bootstrap: {differences}. {sum(d['phases_s'].values()) / 60:.1f} minutes.",
-        "The demo's options (a second of commands, measured from the last one) were chosen while looking at these same two",
-        "episodes, so another split may show a smaller margin.",
+        f"Paired differences, block bootstrap: {differences}.",
+        f"{sum(d['phases_s'].values()) / 60:.1f} minutes.",
+        "The demo's options (a second of commands, measured from the last one) were chosen while looking at",
+        "these same two episodes, so another split may show a smaller margin.",
         "",
     ]
 
@@ -74,49 +92,56 @@ def experts(d: dict[str, Any]) -> list[str]:
     lines = ["| expert | robot | solved | 95 % interval | median episode |", "|---|---|---|---|---|"]
     for r in d["rows"]:
         if r["agent"] == "expert":
-            n = int(r["seeds"].split()[-1]) + 1
             noise = f", disturbed by {1000 * r['noise_m']:g} mm" if r["noise_m"] else ""
+            solved = f"{r['successes']} of {seed_count(r)}"
+            seconds = f"{r['median_seconds_simulated']:.1f} s"
             lines.append(
-                f"| {r['task']}{noise} | {r['robot']} | {r['successes']} of {n} | {percent(r['wilson_95'])} | {r['median_seconds_simulated']:.1f} s |"
+                f"| {r['task']}{noise} | {r['robot']} | {solved} | {percent(r['wilson_95'])} | {seconds} |"
             )
-    held = [r for r in d["rows"] if r["agent"] == "hold"]
-    if held:
-        lines += [
-            "",
-            f"Doing nothing solves {sum(r['successes'] for r in held)} of {sum(int(r['seeds'].split()[-1]) + 1 for r in held)}.",
-        ]
+    controls = [r for r in d["rows"] if r["agent"] == "hold"]
+    if controls:
+        successes, seeds = sum(r["successes"] for r in controls), sum(map(seed_count, controls))
+        lines += ["", f"Doing nothing solves {successes} of {seeds}."]
     return [*lines, ""]
 
 
-def speed(
-    steps: dict[str, Any] | None, train: dict[str, Any] | None, serving: dict[str, Any] | None
-) -> list[str]:
-    lines = ["| measured | Ulna | beside, in the same run |", "|---|---|---|"]
-    if steps:
-        for robot in ("so101", "panda"):
-            r = steps[robot]
-            lines.append(
-                f"| `lift` from state, {robot}, environment steps/s | {r['env_steps_per_s']} | {r['physics_alone_per_s']} PyBullet's physics alone |"
-            )
-    if train:
-        u, lr = train["ulna"], train["lerobot"]
-        lines.append(
-            f"| `diffusion_unet` training, steps/s at batch {train['batch']} (peak memory) | {u['steps_per_s']} ({u['peak_memory_gib']} GiB) "
-            f"| {lr['steps_per_s']} ({lr['peak_memory_gib']} GiB) LeRobot's DiffusionPolicy |"
+def seed_count(row: dict[str, Any]) -> int:
+    """Of a row whose `seeds` is `0 to N-1`."""
+    return int(row["seeds"].split()[-1]) + 1
+
+
+SPEED = ["| measured | Ulna | beside, in the same run |", "|---|---|---|"]
+
+
+def sim_steps(d: dict[str, Any]) -> list[str]:
+    lines = [*SPEED]
+    for robot in ("so101", "panda"):
+        ours, physics = d[robot]["env_steps_per_s"], d[robot]["physics_alone_per_s"]
+        measure = f"`lift` from state, {robot}, environment steps/s"
+        lines.append(f"| {measure} | {ours} | {physics} PyBullet's physics alone |")
+    return [*lines, ""]
+
+
+def train_throughput(d: dict[str, Any]) -> list[str]:
+    measure = f"`diffusion_unet` training, steps/s at batch {d['batch']} (peak memory)"
+    ours, theirs = (f"{d[s]['steps_per_s']} ({d[s]['peak_memory_gib']} GiB)" for s in ("ulna", "lerobot"))
+    return [*SPEED, f"| {measure} | {ours} | {theirs} LeRobot's DiffusionPolicy |", ""]
+
+
+def serving_latency(d: dict[str, Any]) -> list[str]:
+    lines = [*SPEED]
+    for name in ("state", "state and two 224x224 images"):
+        ours, plain = (
+            f"{r['p50_ms']}, {r['p99_ms']} ms" for r in (d[name]["ulna"], d[name]["plain_websockets"])
         )
-    if serving:
-        for name in ("state", "state and two 224x224 images"):
-            u, w = serving[name]["ulna"], serving[name]["plain_websockets"]
-            lines.append(
-                f"| round trip, null policy, {name}: p50, p99 | {u['p50_ms']}, {u['p99_ms']} ms | {w['p50_ms']}, {w['p99_ms']} ms plain websockets |"
-            )
-    return [*lines, ""] if len(lines) > 2 else []
+        lines.append(f"| round trip, null policy, {name}: p50, p99 | {ours} | {plain} plain websockets |")
+    return [*lines, ""]
 
 
 def recording(d: dict[str, Any]) -> list[str]:
     lines = [
-        f"**Recording** two 640×480 cameras at 30 Hz and 7 joints at 100 Hz for {d['seconds']:g} s; lateness is when a control tick's work is done,",
-        "after its due time. LeRobot records rows at 30 Hz.",
+        f"**Recording** two 640×480 cameras at 30 Hz and 7 joints at 100 Hz for {d['seconds']:g} s; lateness",
+        "is when a control tick's work is done, after its due time. LeRobot records rows at 30 Hz.",
         "",
         "| recorder | lateness p50, p99 | lost | finishing the episode | memory, all processes | on disk |",
         "|---|---|---|---|---|---|",
@@ -129,9 +154,8 @@ def recording(d: dict[str, Any]) -> list[str]:
         lost = "–" if arm == "nothing" else str(r["dropped"]) if "dropped" in r else "not told"
         finish = f"{r['finish_s']:.2f} s" if "finish_s" in r else "–"
         size = f"{r['size_mb']:.0f} MB" if r["size_mb"] > 1 else "–"
-        lines.append(
-            f"| {arm} | {late['p50']:.2f}, {late['p99']:.2f} ms | {lost} | {finish} | {r['memory_mb']:.0f} MB | {size} |"
-        )
+        lateness, memory = f"{late['p50']:.2f}, {late['p99']:.2f} ms", f"{r['memory_mb']:.0f} MB"
+        lines.append(f"| {arm} | {lateness} | {lost} | {finish} | {memory} | {size} |")
     return [*lines, ""]
 
 
@@ -139,22 +163,27 @@ def kills(d: dict[str, Any]) -> list[str]:
     lines = [
         f"**`kill -9`** at {d['trials']} random instants, then every row of every episode read again:",
         "",
-        "| killed while | kills | rows acknowledged | lost or wrong | finished episodes changed | stores that did not open |",
+        (
+            "| killed while | kills | rows acknowledged | lost or wrong | finished episodes changed "
+            "| stores that did not open |"
+        ),
         "|---|---|---|---|---|---|",
     ]
     for kind, r in d["kinds"].items():
-        bad = r["lost_rows"] + r["wrong_rows"]
-        lines.append(
-            f"| {kind} | {r['kills']} | {r['acknowledged_rows'] or '–'} | {bad} | {r['changed_episodes']} | {r['failed_to_open']} |"
-        )
+        rows = f"{r['acknowledged_rows'] or '–'} | {r['lost_rows'] + r['wrong_rows']}"
+        lines.append(f"| {kind} | {r['kills']} | {rows} | {r['changed_episodes']} | {r['failed_to_open']} |")
     return [*lines, ""]
 
 
 def reading(d: dict[str, Any]) -> list[str]:
     lines = [
-        "**Reading** random windows (two observations of two cameras, 16 actions; batches of 64), windows a second:",
+        "**Reading** random windows (two observations of two cameras, 16 actions; batches of 64), windows a",
+        "second:",
         "",
-        "| images | store | store, 2 workers | cached in memory | cached on disk | LeRobot | LeRobot, 2 workers | arrays in memory |",
+        (
+            "| images | store | store, 2 workers | cached in memory | cached on disk | LeRobot "
+            "| LeRobot, 2 workers | arrays in memory |"
+        ),
         "|---|---|---|---|---|---|---|---|",
     ]
     names = (
@@ -173,7 +202,8 @@ def reading(d: dict[str, Any]) -> list[str]:
     how = {"auto": "the default cache", "none": "decoding", "disk": "disk cache"}
     peaks = ", ".join(f"{m['peak_resident_mb']:.0f} MB ({how[c]})" for c, m in d["memory"].items())
     ratios = "; ".join(
-        f"{s}×{s}: {r['store_to_lerobot']:.1f} × LeRobot, cached in memory {r['ram_to_arrays']:.2f} and on disk {r['disk_to_arrays']:.2f} × arrays in memory, 2 workers {r['two_workers_to_one']:.2f} × 1"
+        f"{s}×{s}: {r['store_to_lerobot']:.1f} × LeRobot, cached in memory {r['ram_to_arrays']:.2f} and on "
+        f"disk {r['disk_to_arrays']:.2f} × arrays in memory, 2 workers {r['two_workers_to_one']:.2f} × 1"
         for s, r in d["sizes"].items()
     )
     return [
@@ -184,24 +214,91 @@ def reading(d: dict[str, Any]) -> list[str]:
     ]
 
 
-def formats(d: dict[str, Any]) -> list[str]:
+def lerobot_formats(d: dict[str, Any]) -> list[str]:
+    psnr = d["psnr_db"]
     return [
-        (
-            f"**LeRobot in and out**: {d['episodes']} real episodes, {d['frames']} frames: {d['pixel_identical_to_pyav']} pixel-identical to PyAV's "
-            f"decoding ({d['import_s']:.0f} s);"
-        ),
-        (
-            f"out as v3.0 ({d['export_s']:.0f} s) and in again: same rows, states, actions and times, video PSNR at least {d['psnr_db']['min']:.1f} dB "
-            f"(median {d['psnr_db']['median']:.1f})."
-        ),
+        f"**LeRobot in and out**: {d['episodes']} real episodes, {d['frames']} frames:",
+        f"{d['pixel_identical_to_pyav']} pixel-identical to PyAV's decoding ({d['import_s']:.0f} s);",
+        f"out as v3.0 ({d['export_s']:.0f} s) and in again: same rows, states, actions and times, video PSNR",
+        f"at least {psnr['min']:.1f} dB (median {psnr['median']:.1f}).",
         "",
     ]
 
 
+TABLES = {
+    "demo": demo,
+    "demo_twin": device_tables.demo_twin,
+    "demo_real": real,
+    "experts": experts,
+    "recording": recording,
+    "kills": kills,
+    "reading": reading,
+    "lerobot_formats": lerobot_formats,
+    "sim_steps": sim_steps,
+    "train_throughput": train_throughput,
+    "serving_latency": serving_latency,
+    "servo_rates": device_tables.servo_rates,
+    "cameras": device_tables.cameras,
+    "faults": device_tables.faults,
+    "soak": device_tables.soak,
+}
+
+
+def measured_page(numbers: dict[str, dict[str, Any]]) -> list[str]:
+    """All tables that there are numbers of, in sections."""
+    lines: list[str] = []
+    for title, names in SECTIONS.items():
+        tables = [line for name in names if name in numbers for line in TABLES[name](numbers[name])]
+        if tables:
+            lines += [f"## {title}", "", *tables]
+    return [*lines, f"Machine: {machines(numbers)}. Files and commands: `benchmarks/results/`, `make bench`."]
+
+
+def readme_table(numbers: dict[str, dict[str, Any]]) -> list[str]:
+    """The five that matter most, in one row each."""
+    lines = ["| what was measured | Ulna | beside it |", "|---|---|---|"]
+    for name, task in (
+        ("demo", "`make demo`: `lift` learned from 100 demonstrations, tried on scenes it never saw"),
+        ("demo_twin", "`make demo-twin`: the same through the real drivers, from 60 teleoperated ones"),
+    ):
+        if d := numbers.get(name):
+            interval = f"95 % interval {percent(d['wilson_95'])}"
+            lines.append(f"| {task} | **{d['successes']} of {d['episodes']} succeeded** | {interval} |")
+    if d := numbers.get("recording"):
+        ours, default, streaming = (
+            f"{r['lateness_ms']['p99']:.2f} ms, {r['finish_s']:.2f} s, {r['size_mb']:.0f} MB"
+            for r in (d["arms"][name] for name in ("ulna", "lerobot, default", "lerobot, streaming"))
+        )
+        task = (
+            f"recording two cameras and 7 joints for {d['seconds']:g} s: how late a control tick ends (p99), "
+            "how long finishing the episode takes, size on disk (ours is lossless)"
+        )
+        lines.append(f"| {task} | {ours} | LeRobot: {default}; streaming: {streaming} |")
+    if d := numbers.get("kills"):
+        kinds = d["kinds"].values()
+        rows = sum(k["lost_rows"] + k["wrong_rows"] for k in kinds)
+        acknowledged = sum(k["acknowledged_rows"] for k in kinds)
+        task = f"`kill -9` at {d['trials']} random instants of recording and editing: rows lost or wrong"
+        changed, closed = (sum(k[n] for k in kinds) for n in ("changed_episodes", "failed_to_open"))
+        control = f"finished episodes changed: {changed}; stores that did not open again: {closed}"
+        lines.append(f"| {task} | **{rows} of {acknowledged}** | {control} |")
+    if d := numbers.get("reading"):
+        for size, r in d["sizes"].items():
+            speeds = r["windows_per_s"]
+            ours = f"{speeds['ulna, from the store']:.0f}, cached {speeds['ulna, cached in ram']:.0f}"
+            task = f"reading training windows with two {size}×{size} cameras, windows a second"
+            lines.append(f"| {task} | {ours} | LeRobot: {speeds['lerobot']:.0f} |")
+    return [*lines, "", f"Machine: {machines(numbers)}."]
+
+
+def machines(numbers: dict[str, dict[str, Any]]) -> str:
+    return "; ".join(sorted({r["machine"] for r in numbers.values()}))
+
+
 def put(page: Path, lines: list[str]) -> None:
-    """`lines` between the page's two markers."""
-    head, rest = page.read_text().split(BEGIN)
-    page.write_text(head + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+    """Write `lines` between the page's two markers."""
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":
@@ -213,37 +310,6 @@ if __name__ == "__main__":
     for name, folder in (("demo", args.demo), ("demo_real", args.real), ("demo_twin", args.twin)):
         if folder:
             results.save(name, json.loads((folder / "summary.json").read_text()))
-    found = {
-        n: load(n)
-        for n in (
-            *("demo", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
-            *("sim_steps", "train_throughput", "serving_latency"),
-            *("demo_twin", "servo_rates", "cameras", "faults", "soak"),
-        )
-    }
-    lines = ["## Measured", ""]
-    if found["demo"]:
-        lines += demo(found["demo"])
-    if found["demo_twin"]:
-        lines += device_tables.demo_twin(found["demo_twin"])
-    if found["demo_real"]:
-        lines += real(found["demo_real"])
-    if found["experts"]:
-        lines += experts(found["experts"])
-    for name, table in (
-        ("recording", recording),
-        ("kills", kills),
-        ("reading", reading),
-        ("lerobot_formats", formats),
-    ):
-        if (numbers := found[name]) is not None:
-            lines += table(numbers)
-    lines += speed(found["sim_steps"], found["train_throughput"], found["serving_latency"])
-    machines = sorted({r["machine"] for r in found.values() if r})
-    lines.append(f"Machine: {'; '.join(machines)}. Files and commands: `benchmarks/results/`, `make bench`.")
-    put(README, lines)
-    devices = []
-    for name in ("servo_rates", "cameras", "faults", "soak"):
-        if (numbers := found[name]) is not None:
-            devices += getattr(device_tables, name)(numbers)
-    put(DEVICES, [*devices, lines[-1]])
+    numbers = {name: result for name in NAMES if (result := load(name))}
+    put(MEASURED, measured_page(numbers))
+    put(README, readme_table(numbers))

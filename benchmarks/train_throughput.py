@@ -48,7 +48,7 @@ def make_data(root: Path) -> None:
         for k in keys
     }
     theirs = LeRobotDataset.create(
-        "ulna/lift", int(store.fps), features, root=root / "lerobot", use_videos=False
+        "ulna/lift", int(store.control_hz), features, root=root / "lerobot", use_videos=False
     )
     for episode in store.episodes:
         columns = {k: episode.read(k) for k in keys}
@@ -113,7 +113,7 @@ def lerobot_steps(root: Path, steps: int) -> Iterator[int]:
         data, batch_size=BATCH, shuffle=True, num_workers=1, drop_last=True, prefetch_factor=2
     )
     yield sum(p.numel() for p in policy.parameters())
-    done, last = 0, None
+    steps_taken, last = 0, None
     while True:
         for batch in loader:
             loss, _ = policy.forward(prepare(batch))
@@ -125,8 +125,8 @@ def lerobot_steps(root: Path, steps: int) -> Iterator[int]:
             now = time.perf_counter()
             if last is not None:
                 yield round(1e9 * (now - last))
-            last, done = now, done + 1
-            if done == steps:
+            last, steps_taken = now, steps_taken + 1
+            if steps_taken == steps:
                 return
 
 
@@ -153,11 +153,11 @@ if __name__ == "__main__":
         for turn in range(ROUNDS * 2):
             side = list(SIDES)[turn % 2]
             command = [sys.executable, __file__, "--side", side, "--root", folder, "--steps", str(args.steps)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            one = json.loads(done.stdout.splitlines()[-1])
-            rows[side]["ns"] += one["ns"]
-            rows[side]["parameters"] = one["parameters"]
-            rows[side]["peak_kib"] = max(rows[side]["peak_kib"], one["peak_kib"])
+            process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            round_ = json.loads(process.stdout.splitlines()[-1])
+            rows[side]["ns"] += round_["ns"]
+            rows[side]["parameters"] = round_["parameters"]
+            rows[side]["peak_kib"] = max(rows[side]["peak_kib"], round_["peak_kib"])
     table = {
         side: {
             "steps_per_s": round(1e9 / float(np.median(r["ns"])), 3),

@@ -1,10 +1,9 @@
-"""How one frame becomes bytes on disk and back: lossless, or JPEG where it is asked for. Every frame ends in
-its CRC-32C.
+"""How one frame becomes bytes on disk and back: lossless, or JPEG on request. Every frame ends in its
+CRC-32C.
 
-Lossless is the difference of each line to the one above, then blosc with zstd: on 640×480 frames of a real
-robot it takes
-3.4 times less room than the pixels, where blosc alone reaches 2.1. Depth is blosc with its bytes shuffled. In
-zarr's words these are codecs of `imagecodecs`, so another zarr reader needs
+Lossless is the difference of each line to the one above, then blosc with zstd. On 640×480 frames of a real
+robot it takes 3.4 times less room than the pixels; blosc alone reaches 2.1. Depth is blosc with its bytes
+shuffled. In zarr's words these are codecs of `imagecodecs`, so another zarr reader needs
 `imagecodecs.zarr.register_codecs()` first."""
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ CRC = {"name": "crc32c"}
 
 
 class CodecError(ValueError):
-    """The storage that is asked for does not exist; the message names what does."""
+    """There is no such storage; the message names those that exist."""
 
 
 def kind_for(dtype: str, storage: Mapping[str, Any]) -> Kind:
@@ -52,22 +51,22 @@ def encode(frame: np.ndarray, kind: Kind, quality: int = 95) -> bytes:
     return with_crc(_blosc(frame.dtype.itemsize).encode(frame))
 
 
-def decode(raw: bytes, kind: Kind, checked: bool, frame: np.ndarray) -> None:
-    """`raw` into `frame` `(H, W[, C])`. ValueError or RuntimeError when they are not the bytes of such a
-    frame."""
-    data = without_crc(raw) if checked else memoryview(raw)
+def decode(raw: bytes, kind: Kind, has_crc: bool, frame: np.ndarray) -> None:
+    """Decode `raw` into `frame` `(H, W[, C])`. Raises ValueError or RuntimeError when they are not the bytes
+    of such a frame. has_crc: `raw` ends in a checksum."""
+    data = without_crc(raw) if has_crc else memoryview(raw)
     if kind == "jpeg":
         import imagecodecs
 
-        decoded = imagecodecs.jpeg_decode(data)
-        if decoded.nbytes != frame.nbytes:
-            raise ValueError(f"it is a JPEG of {decoded.shape}, not of {frame.shape}")
-        frame[...] = decoded.reshape(frame.shape)
+        image = imagecodecs.jpeg_decode(data)
+        if image.nbytes != frame.nbytes:
+            raise ValueError(f"it is a JPEG of {image.shape}, not of {frame.shape}")
+        frame[...] = image.reshape(frame.shape)
         return
     from numcodecs.blosc import decompress
 
-    # blosc trusts its header, so the header must agree with what we hold and what we want (bytes 4-7 and
-    # 12-15)
+    # blosc trusts its header (sizes in bytes 4-7 and 12-15), so it must agree with the sizes of `frame` and
+    # `data`
     if len(data) < BLOSC_HEADER or (
         int.from_bytes(data[4:8], "little"),
         int.from_bytes(data[12:16], "little"),
@@ -117,25 +116,25 @@ def to_zarr(kind: Kind, dtype: str, quality: int = 95) -> list[dict[str, Any]]:
 
 def from_zarr(codecs: Sequence[Mapping[str, Any]], dtype: str) -> tuple[Kind, bool] | None:
     """(kind, whether a checksum ends every frame) of the inner codecs of a shard; None where `decode`
-    cannot."""
-    checked = codecs[-1]["name"] == "crc32c"
-    rest = list(codecs[:-1] if checked else codecs)
+    cannot decode them."""
+    has_crc = codecs[-1]["name"] == "crc32c"
+    rest = list(codecs[:-1] if has_crc else codecs)
     names = [c["name"] for c in rest]
     if names == ["imagecodecs_jpeg"] and dtype == "uint8":
-        return "jpeg", checked
+        return "jpeg", has_crc
     if names[-2:] != ["bytes", "blosc"] or len(names) > 3:
         return None
     if np.dtype(dtype).itemsize > 1 and rest[-2]["configuration"]["endian"] != "little":
         return None
     if len(names) == 2:
-        return "blosc", checked
+        return "blosc", has_crc
     along_lines = {"axis": 1, "dist": 1}
     if (
         rest[0]["name"] == "imagecodecs_delta"
         and rest[0]["configuration"] == along_lines
         and dtype == "uint8"
     ):
-        return "delta", checked
+        return "delta", has_crc
     return None
 
 

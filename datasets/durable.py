@@ -1,5 +1,4 @@
-"""Writing that lasts: whole writes, and files and folders brought to the disk's platters, at once or in
-groups."""
+"""Writing that lasts: complete writes, and syncing of files and folders to disk, at once or in groups."""
 
 from __future__ import annotations
 
@@ -14,32 +13,32 @@ SYNC_EVERY_S = 0.2
 
 
 class Committer:
-    """A thread that syncs, every `SYNC_EVERY_S`, the files that `files()` names then, in that order, and what
-    was handed to it since (group commit). After an error nothing is known of what was written, so it stands:
-    `require` raises it."""
+    """A thread that syncs, every `SYNC_EVERY_S`, the open files that `files()` returns, in that order, after
+    those that `retire` was given (group commit). After an error it is not known what reached the disk, so the
+    error stays: `require` raises it each time."""
 
     def __init__(self, files: Callable[[], Iterable[int]]) -> None:
         self.new_folders: set[Path] = set()
         self._files = files
-        self._retired: list[int] = []
-        self._failed: OSError | None = None
+        self._files_to_close: list[int] = []
+        self._error: OSError | None = None
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="group commit", daemon=True)
         self._thread.start()
 
     def retire(self, file: int) -> None:
-        """Sync this open file once more, and close it."""
+        """Sync the open file `file` once more, then close it."""
         with self._guard:
-            self._retired.append(file)
+            self._files_to_close.append(file)
 
     def require(self) -> None:
-        """OSError when something could not be synced."""
-        if self._failed is not None:
-            raise self._failed
+        """Raise OSError if something could not be synced."""
+        if self._error is not None:
+            raise self._error
 
     def stop(self) -> None:
-        """Sync all of it for the last time."""
+        """Sync everything for the last time, and end the thread."""
         if not self._stopping.is_set():
             self._stopping.set()
             self._thread.join()
@@ -51,7 +50,7 @@ class Committer:
 
     def _sync(self) -> None:
         with self._guard:
-            files, self._retired = self._retired, []
+            files, self._files_to_close = self._files_to_close, []
         folders, self.new_folders = self.new_folders, set()
         try:
             with contextlib.ExitStack() as open_files:
@@ -64,18 +63,19 @@ class Committer:
                     os.fsync(file)
                 sync_folders(*folders)
         except OSError as error:
-            self._failed = error
+            self._error = error
 
 
 def write_all(file: int, data: bytes, at: int) -> None:
+    """Write all of `data` at the position `at` of the open file `file`. Raises OSError."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(file, view, at)
-        view, at = view[written:], at + written
+        count = os.pwrite(file, view, at)
+        view, at = view[count:], at + count
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one step; False where the file system cannot."""
+    """Swap two folders in one step; False where the file system cannot do that."""
     libc = ctypes.CDLL(None, use_errno=True)
     at_cwd, exchange = -100, 2  # linux/fcntl.h, linux/fs.h
     return hasattr(libc, "renameat2") and not libc.renameat2(
@@ -84,13 +84,13 @@ def exchange(a: Path, b: Path) -> bool:
 
 
 def sync_folders(*folders: Path) -> None:
-    """What they list, not what lies in it."""
+    """Sync the lists of names in `folders`, not the files that they name."""
     for folder in folders:
         _sync(folder, os.O_DIRECTORY)
 
 
 def sync_tree(folder: Path) -> None:
-    """Every file and folder in it, then itself."""
+    """Sync every file and folder in `folder`, then `folder` itself."""
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:
             _sync(Path(root, name))

@@ -1,8 +1,8 @@
 """Safe edits of a store: trim, relabel, delete, restore.
 
-Every edit holds the writer's lock, writes beside what is there and swaps. Deleted episodes, and the versions
-that a trim replaced, lie in `DIR/trash` until `empty_trash`. An edit that is killed is concluded, or undone,
-by the next opening."""
+Every edit holds the writer's lock, writes the new version beside the old one and swaps the two. Deleted
+episodes, and versions that a trim replaced, lie in `DIR/trash` until `empty_trash`. When an edit is killed,
+the next opening of the store concludes or undoes it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ from .durable import exchange
 from .episode import Episode, StoreError
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
+from .layout import EPISODES, IN_PROGRESS, TRASH, to_trash
 from .reading.align import row_per_tick
 from .recording.in_progress import InProgress
 from .recording.log import LOG, Sample, Stream
-from .recording.recovery import conclude_edit, to_trash
+from .recording.recovery import conclude_edit
 from .store import EpisodeStore
 
 LABELS = ("task", "success", "weight", "return")
 
 
 @dataclass(frozen=True)
-class Trashed:
-    """name: of its folder when it was an episode. deleted_s: Unix time."""
+class TrashItem:
+    """An episode in the trash. path: where it lies. name: of its folder in `episodes`. deleted_s: Unix
+    time."""
 
     path: Path
     name: str
@@ -42,123 +44,127 @@ class Trashed:
 
 
 def delete(store: EpisodeStore, episodes: Sequence[int]) -> list[Path]:
-    """Move episodes to the trash; where they lie now."""
-    chosen = store.choose(episodes)
+    """Move episodes to the trash; their new paths. Raises StoreError, like all edits."""
+    selection = store.choose(episodes)
     with _edit(store):
-        return [to_trash(store.path, e.path, e.path.name) for e in chosen]
+        return [to_trash(store.path, e.path, e.path.name) for e in selection]
 
 
-def trash(store: EpisodeStore) -> list[Trashed]:
-    """What is in the trash, oldest deletion first."""
-    folder, found = store.path / "trash", []
+def trash(store: EpisodeStore) -> list[TrashItem]:
+    """The contents of the trash, oldest deletion first."""
+    folder, items = store.path / TRASH, []
     for path in folder.iterdir() if folder.is_dir() else ():
         name, _, when = path.name.rpartition(".")
         if name and when.isdigit():
-            found.append(Trashed(path, name, int(when) * 1e-9))
-    return sorted(found, key=lambda t: t.deleted_s)
+            items.append(TrashItem(path, name, int(when) * 1e-9))
+    return sorted(items, key=lambda t: t.deleted_s)
 
 
 def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str]:
-    """Take episodes out of the trash: by the names of their folders, or their numbers; all by default. Of one
-    with several versions the last deleted comes back, or the one that is named by its folder in the trash; a
-    version that is in its place goes to the trash for it."""
+    """Take episodes out of the trash; the names of their folders.
+
+    names: names of folders in `episodes`, or numbers of episodes, which stand for the version that was
+    deleted last; or names of folders in the trash, for one version. All episodes by default. A version that
+    is in place goes to the trash instead."""
     with _edit(store):
-        listed = trash(store)
-        newest = {t.name: t for t in listed}
+        items = trash(store)
+        newest = {t.name: t for t in items}
         if names is not None:
-            numbered = {str(int(n.split("-")[0])): t for n, t in newest.items()}
-            known = {**numbered, **newest, **{t.path.name: t for t in listed}}
-            if unknown := [n for n in names if n not in known]:
-                there = ", ".join(newest) or "nothing"
-                raise StoreError(f"the trash of {store.path} holds no episode {unknown[0]}: there is {there}")
-            newest = {known[n].name: known[n] for n in names}
-        for name, trashed in newest.items():
-            target = store.path / "episodes" / name
+            by_number = {str(int(n.split("-")[0])): t for n, t in newest.items()}
+            by_name = {**by_number, **newest, **{t.path.name: t for t in items}}
+            if unknown := [n for n in names if n not in by_name]:
+                contents = ", ".join(newest) or "nothing"
+                raise StoreError(
+                    f"the trash of {store.path} holds no episode {unknown[0]}: there is {contents}"
+                )
+            newest = {by_name[n].name: by_name[n] for n in names}
+        for name, item in newest.items():
+            target = store.path / EPISODES / name
             if target.exists():
-                _exchange(store.path, trashed.path, target)
-                if trashed.path.exists():
-                    to_trash(store.path, trashed.path, name)
+                _exchange(store.path, item.path, target)
+                if item.path.exists():
+                    to_trash(store.path, item.path, name)
             else:
-                os.rename(trashed.path, target)
+                os.rename(item.path, target)
         return list(newest)
 
 
 def empty_trash(store: EpisodeStore) -> int:
-    """Remove what is in the trash, for good; how many episodes."""
+    """Remove the contents of the trash for good; how many episodes there were."""
     with _edit(store):
-        gone = trash(store)
-        for t in gone:
-            # out of sight by one rename first: half a folder must not be taken for an episode if we are
-            # killed
-            doomed = store.path / "in-progress" / f".discarded-{t.path.name}"
-            os.rename(t.path, doomed)
-            shutil.rmtree(doomed)
-        return len(gone)
+        items = trash(store)
+        for t in items:
+            # renamed first: after a kill, half a folder must not be taken for an episode
+            hidden = store.path / IN_PROGRESS / f".discarded-{t.path.name}"
+            os.rename(t.path, hidden)
+            shutil.rmtree(hidden)
+        return len(items)
 
 
 def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, Any]) -> None:
-    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`. What
-    they were is kept in the episode's attribute `relabelled`."""
+    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`. Their
+    old values are kept in the episode's attribute `relabelled`."""
     _require_labels(labels)
-    chosen = store.choose(episodes)
+    selection = store.choose(episodes)
     with _edit(store):
-        for e in chosen:
-            now = store.reopened(e).attrs  # ours may be from before another's edit
-            was = {k: now.get(k) for k in labels}
-            if was == dict(labels):
+        for e in selection:
+            attrs = store.reopen(e).attrs  # `e` may be from before another edit
+            before = {k: attrs.get(k) for k in labels}
+            if before == dict(labels):
                 continue
-            history = [*now.get("relabelled", []), {"at_s": round(time.time(), 3), "was": was}]
+            history = [*attrs.get("relabelled", []), {"at_s": round(time.time(), 3), "was": before}]
             write_attrs(e.path, {**labels, "relabelled": history})
 
 
 def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """Keep the control ticks from `start_s` to `end_s`, seconds after the first; of other streams what was
-    seen then. Frames are copied as they are stored. The whole episode goes to the trash. (ticks before, ticks
-    now)."""
+    """Keep only the control ticks from `start_s` to `end_s`, in seconds after the first, and the rows of
+    other streams that belong to them (see `rows_between`). Frames are copied as they are stored, and the old
+    version goes to the trash. Returns (ticks before, ticks now)."""
     (e,) = store.choose([episode])
     with _edit(store):
-        e = store.reopened(e)  # ours may be from before another's edit
+        e = store.reopen(e)  # `e` may be from before another edit
         ticks = e.times_ns(ACTION)[0]
         seconds = (ticks - ticks[0]) * 1e-9 if len(ticks) else np.zeros(0)
         begin, end = (0.0 if start_s is None else start_s), (np.inf if end_s is None else end_s)
-        kept = np.flatnonzero((seconds >= begin - 1e-9) & (seconds <= end + 1e-9))
-        if not len(kept):
+        indices = np.flatnonzero((seconds >= begin - 1e-9) & (seconds <= end + 1e-9))
+        if not len(indices):
             last = seconds[-1] if len(seconds) else 0.0
             raise StoreError(
-                f"episode {episode} runs from 0 to {last:.3f} s: nothing of it lies from {begin:g} to {end:g} s"
+                f"episode {episode} runs from 0 to {last:.3f} s: nothing of it lies from {begin:g} to "
+                f"{end:g} s"
             )
-        if len(kept) == len(ticks):
+        if len(indices) == len(ticks):
             return len(ticks), len(ticks)
         token = secrets.token_hex(6)
-        work = store.path / "in-progress" / f".edit-{token}-{e.path.name}"
+        work = store.path / IN_PROGRESS / f".edit-{token}-{e.path.name}"
         try:
-            _copy_rows(e, work, token, rows_between(e, int(kept[0]), int(kept[-1])))
+            _copy_rows(e, work, token, rows_between(e, int(indices[0]), int(indices[-1])))
             _exchange(store.path, work, e.path)
         finally:
             if work.exists():
                 conclude_edit(work)
-        return len(ticks), len(kept)
+        return len(ticks), len(indices)
 
 
 def rows_between(e: Episode, first: int, last: int) -> dict[str, range]:
-    """Of each stream the rows that belong to the control ticks `first` to `last`: what was received up to the
-    last one, from the row that the first one saw."""
+    """The rows of each stream that belong to the control ticks `first` to `last`: from the newest row that
+    had arrived at the first tick to the newest that had arrived at the last."""
     ticks = e.times_ns(ACTION)[1]
     begin, end = int(ticks[first]), int(ticks[last])
-    found = {}
+    rows = {}
     for key in e.streams:
         capture, receive = e.times_ns(key)
         if row_per_tick(e.by_tick(key), e.times_ns(ACTION)[0], capture, receive):
-            found[key] = range(first, last + 1)
+            rows[key] = range(first, last + 1)
             continue
-        there = np.maximum.accumulate(receive)
-        seen = max(0, int(np.searchsorted(there, begin, side="right")) - 1)
-        found[key] = range(seen, int(np.searchsorted(there, end, side="right")))
-    return found
+        arrival = np.maximum.accumulate(receive)
+        start = max(0, int(np.searchsorted(arrival, begin, side="right")) - 1)
+        rows[key] = range(start, int(np.searchsorted(arrival, end, side="right")))
+    return rows
 
 
 def write_attrs(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Change attributes of an episode by one rename."""
+    """Change attributes of the episode in `folder`; the new file appears by one rename."""
     group = json.loads((folder / "zarr.json").read_text())
     group["attributes"].update(changes)
     new = folder / f".zarr.json.{secrets.token_hex(4)}"
@@ -183,12 +189,12 @@ def _copy_rows(e: Episode, work: Path, token: str, rows: Mapping[str, range]) ->
         try:
             seq = 0
             for i, stream in enumerate(streams):
-                of = rows[stream.key]
+                stream_rows = rows[stream.key]
                 capture, receive = e.times_ns(stream.key)
                 flags = e.flags(stream.key)
                 reader = FrameReader(e.path / stream.key / "value") if stream.kind else None
                 values = None if reader else e.read(stream.key)
-                for row in of:
+                for row in stream_rows:
                     data = reader.read_encoded([row])[0] if reader else values[row].tobytes()  # type: ignore[index]
                     sample = Sample(i, int(flags[row]), int(capture[row]), int(receive[row]), data)
                     copy.append(seq, [sample])
@@ -238,8 +244,8 @@ def _edit(store: EpisodeStore) -> Iterator[None]:
 
 
 def _exchange(store: Path, new: Path, place: Path) -> None:
-    """Swap two folders in one step. Where the file system cannot, what is in `place` goes to the trash first,
-    and `conclude_edit` completes the second step after a kill."""
+    """Swap two folders in one step. Where the file system cannot do that, the folder `place` goes to the
+    trash first; if we are killed then, `conclude_edit` does the second step."""
     if exchange(new, place):
         return
     to_trash(store, place, place.name)

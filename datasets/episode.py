@@ -17,23 +17,22 @@ from .frames import DamagedFrames, FrameReader
 
 
 class StoreError(ValueError):
-    """The folder is no episode store, or what lies in it cannot be used; the message is one sentence."""
+    """A folder is no episode store, or its contents cannot be used; the message is one sentence."""
 
 
-def require_finite(where: str, key: str, values: np.ndarray) -> None:
-    """StoreError naming the first frame of `values` `(T, ...)` that holds NaN or infinity."""
+def require_finite(place: str, key: str, values: np.ndarray) -> None:
+    """Raise StoreError that names the first row of `values` `(T, ...)` with NaN or infinity."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        good = np.isfinite(values).reshape(len(values), -1).all(1)
-        raise StoreError(f"{where}: {key} is not finite in frame {int(np.flatnonzero(~good)[0])}")
+        finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        raise StoreError(f"{place}: {key} is not finite in row {int(np.flatnonzero(~finite)[0])}")
 
 
 class Episode:
-    """One finished episode, read on demand. A trim or a restore puts another version in its place: what is
-    read then would be other rows than those that were counted before, so every read after it is refused with
-    a StoreError.
+    """One finished episode, read on demand. A trim or a restore puts another version, with other rows, in its
+    place; every read after that raises StoreError.
 
-    damaged: a sentence where its own zarr.json cannot be read; it is listed, with no rows, and every read
-    raises that."""
+    damage: a sentence if its zarr.json cannot be read, else "". Such an episode is listed with no rows, and
+    every read raises that sentence."""
 
     def __init__(
         self,
@@ -41,9 +40,9 @@ class Episode:
         index: int,
         attrs: Mapping[str, Any],
         version: tuple[int, int] | None = None,
-        damaged: str = "",
+        damage: str = "",
     ) -> None:
-        self.damaged = damaged
+        self.damage = damage
         self.path, self.index, self.attrs = path, index, dict(attrs)
         self._version = version or version_of(path)
         self.length = int(attrs["length"])
@@ -61,22 +60,22 @@ class Episode:
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
-        if self.damaged:
+        if self.damage:
             return ()
         return tuple(sorted(p.name for p in self.path.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
     @property
     def interrupted(self) -> bool:
-        """It was cut off (by a kill, a failing device, Ctrl-C); attrs["interrupted"] says by what."""
+        """Whether it was cut off (by a kill, a failing device, Ctrl-C); attrs["interrupted"] says by what."""
         return bool(self.attrs.get("interrupted"))
 
     @property
     def content(self) -> str:
-        """A digest of all rows, times and flags, whatever the folder is called; of older episodes, of its
-        files' dates."""
+        """A digest of all rows, times and flags, independent of the folder's name; for episodes without one,
+        made from the size and date of zarr.json."""
         if "content" in self.attrs:
             return str(self.attrs["content"])
-        if self.damaged:
+        if self.damage:
             return f"{self.path.name}-damaged"
         stat = (self.path / "zarr.json").stat()
         return f"{self.path.name}-{stat.st_size}-{stat.st_mtime_ns}"
@@ -86,10 +85,10 @@ class Episode:
         return len(self._reader(key))
 
     def by_tick(self, key: str) -> bool | None:
-        """Whether the stream's rows were written with the control ticks, else at its own rate; None where it
-        was not noted."""
-        noted = self.attrs.get("streams", {}).get(key, {}).get("by_tick")
-        return None if noted is None else bool(noted)
+        """Whether the stream has a row per control tick (else rows at its own rate); None where this was not
+        recorded."""
+        by_tick = self.attrs.get("streams", {}).get(key, {}).get("by_tick")
+        return None if by_tick is None else bool(by_tick)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows `[start, stop)` of a stream `(T, *shape)` in its stored dtype."""
@@ -100,13 +99,13 @@ class Episode:
     def read_frames(
         self, key: str, rows: Sequence[int] | np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Any `rows` `(N,)` of a stream of images or depth, as `(N, H, W[, C])`, into `out` where given.
-        Reads only those frames."""
+        """The frames of `rows` `(N,)`, in any order, of a stream of images or depth, as `(N, H, W[, C])`,
+        written into `out` if given. Only those frames are read."""
         with self._reading(key):
             return self._reader(key).read(rows, out)
 
     def verify_frames(self, key: str) -> None:
-        """StoreError where the stored bytes of a stream's frames are not those that were written."""
+        """Raise StoreError where the checksum of a stored frame is wrong."""
         with self._reading(key):
             self._reader(key).verify()
 
@@ -115,11 +114,11 @@ class Episode:
         return self._read(key, "t_capture_ns", slice(None)), self._read(key, "t_receive_ns", slice(None))
 
     def flags(self, key: str) -> np.ndarray:
-        """STALE, INTERPOLATED, … of each row, `(T,)` uint8."""
+        """The bits STALE, INTERPOLATED, … (see flags.py) of each row, `(T,)` uint8."""
         self._require_stream(key)
         with self._reading(key):
-            there = (self.path / key / "flags").is_dir()
-        return self._read(key, "flags", slice(None)) if there else np.zeros(self.rows(key), np.uint8)
+            has_flags = (self.path / key / "flags").is_dir()
+        return self._read(key, "flags", slice(None)) if has_flags else np.zeros(self.rows(key), np.uint8)
 
     def _reader(self, key: str) -> FrameReader:
         if key not in self._readers:
@@ -134,8 +133,7 @@ class Episode:
         with self._reading(key):
             try:
                 array = self._group[f"{key}/{part}"]
-                # zarr takes a chunk that is gone for one that was never written, and gives zeros. Our writer
-                # leaves none out.
+                # zarr gives zeros for a missing chunk, as if it had never been written; our writer writes all
                 chunk = (self.path / key / part).joinpath("c", *("0" for _ in array.shape))
                 if "streams" in self.attrs and array.shape[0] and not chunk.is_file():
                     raise FileNotFoundError(f"its file {chunk.relative_to(self.path)} is missing")
@@ -147,8 +145,8 @@ class Episode:
 
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[None]:
-        """What was read is of the version that was opened: looked at afterwards, since an edit may come at
-        any moment."""
+        """Raise StoreError if an edit replaced the episode since it was opened. Checked after the read,
+        because an edit may come at any moment."""
         try:
             yield
         except DamagedFrames as error:
@@ -156,14 +154,14 @@ class Episode:
         finally:
             if version_of(self.path) != self._version:
                 raise StoreError(
-                    f"episode {self.path.name} was edited or deleted while it was in use: open the dataset again, or bring "
-                    "back with `ulna data restore` what was there"
+                    f"episode {self.path.name} was edited or deleted while it was in use: open the dataset "
+                    "again, or bring back with `ulna data restore` what was there"
                 )
 
     def require_readable(self) -> None:
-        """StoreError when it is damaged."""
-        if self.damaged:
-            raise StoreError(self.damaged)
+        """Raise StoreError if it is damaged."""
+        if self.damage:
+            raise StoreError(self.damage)
 
     def _require_stream(self, key: str) -> None:
         self.require_readable()
@@ -174,7 +172,8 @@ class Episode:
 
 
 def version_of(folder: Path) -> tuple[int, int]:
-    """Tells an episode's folder from one that was put in its place; labels make no difference."""
+    """Differs between an episode's folder and one that replaces it; a change of labels makes no
+    difference."""
     try:
         stat = os.stat(folder / ACTION)
     except OSError:
@@ -196,5 +195,6 @@ def attrs_of(folder: Path) -> dict[str, Any]:
         return attrs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"episode {folder.name} has no readable zarr.json ({error!r}): bring it back from a copy, or `ulna data delete` the episode"
+            f"episode {folder.name} has no readable zarr.json ({error!r}): bring it back from a copy, or "
+            "`ulna data delete` the episode"
         ) from None

@@ -14,9 +14,9 @@ STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 IMAGES = "observation.images."
 DEPTH = "observation.depth."  # uint16 (H, W); the unit of one step is in `units`
-ACTION = "action"  # what was sent
-PAST = "action.past"  # what was sent before now, oldest first; in requests and batches, in no schema
-REQUESTED = "action.requested"  # what was asked for; in no schema, where it has the feature of `action`
+ACTION = "action"  # the command that was sent
+PAST = "action.past"  # commands sent before now, oldest first; in requests and batches, in no schema
+REQUESTED = "action.requested"  # before limits changed it; in no schema, its feature is that of `action`
 
 
 class FeatureMismatch(ValueError):
@@ -25,8 +25,8 @@ class FeatureMismatch(ValueError):
 
 @dataclass(frozen=True)
 class Feature:
-    """One array per frame. shape: without time, images HWC. dtype: numpy name. names: one per element of a
-    vector (empty for images). units: one per name, SI."""
+    """One array per row of a stream. shape: without time, images HWC. dtype: numpy name. names: one per
+    element of a vector (empty for images). units: one per name, SI."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -50,14 +50,13 @@ Features = dict[str, Feature]
 
 
 def unit_of_depth(scale_m: float) -> str:
-    """What `units` says of depth whose steps are `scale_m` metres: `mm`, `0.1 mm`."""
+    """The unit of depth whose steps are `scale_m` metres, as in `Feature.units`: `mm`, `0.1 mm`."""
     mm = f"{1000 * scale_m:.6g}"
     return "mm" if mm == "1" else f"{mm} mm"
 
 
 def depth_scale_m(unit: str) -> float | None:
-    """Metres a step, of a unit as `unit_of_depth` writes it (`cm` and `m` are known, too); None: it says
-    nothing."""
+    """Metres a step for a unit as `unit_of_depth` writes it (or `cm`, `m`); None for any other unit."""
     number, _, length = unit.rpartition(" ")
     try:
         return float(number or 1) * {"mm": 0.001, "cm": 0.01, "m": 1.0}[length]
@@ -82,16 +81,16 @@ def is_depth(key: str) -> bool:
 
 
 def is_frames(key: str) -> bool:
-    """Stored frame by frame: images and depth."""
+    """Whether a stream is stored frame by frame: images and depth."""
     return is_image(key) or is_depth(key)
 
 
-def rename(features: Mapping[str, Feature], renames: Mapping[str, str], of: str) -> Features:
-    """`features` under new keys. FeatureMismatch when two would get the same."""
-    named = [renames.get(k, k) for k in features]
-    if twice := [k for k in named if named.count(k) > 1]:
-        raise FeatureMismatch(f"{of}: two features would be called {twice[0]}")
-    return dict(zip(named, features.values(), strict=True))
+def rename(features: Mapping[str, Feature], renames: Mapping[str, str], owner: str) -> Features:
+    """`features` under new keys. Raises FeatureMismatch, which names `owner`, when two would get the same."""
+    keys = [renames.get(k, k) for k in features]
+    if twice := [k for k in keys if keys.count(k) > 1]:
+        raise FeatureMismatch(f"{owner}: two features would be called {twice[0]}")
+    return dict(zip(keys, features.values(), strict=True))
 
 
 def require_same(
@@ -102,13 +101,13 @@ def require_same(
 
     Extra features in `have` are no mismatch; units are compared where both sides give them.
     """
-    wrong = [
+    differences = [
         f"  {key}: {have_is} {_describe(have.get(key))}; {want_is} {_describe(want[key])}"
         for key in want
         if not _same(have.get(key), want[key])
     ]
-    if wrong:
-        raise FeatureMismatch(f"{have_is} and {want_is} differ in their features:\n" + "\n".join(wrong))
+    if differences:
+        raise FeatureMismatch(f"{have_is} and {want_is} differ in their features:\n" + "\n".join(differences))
 
 
 def _same(a: Feature | None, b: Feature) -> bool:
@@ -128,7 +127,7 @@ def _describe(f: Feature | None) -> str:
 
 
 def require_name(key: str) -> None:
-    """ValueError unless it can be a folder's name, which stays where it is put."""
+    """Raise ValueError unless `key` can be the name of a folder."""
     if not key or "/" in key or "\\" in key or key.startswith("."):
         raise ValueError(
             f"the feature name {key!r} cannot be a folder's: leave out slashes and a leading dot"

@@ -1,7 +1,7 @@
-"""What is noted about single rows of a stream: bits of a uint8."""
+"""Flags of single rows of a stream: bits of a uint8."""
 
 STALE = 1  # older than the tick it belongs to: the device had nothing new
-INTERPOLATED = 2  # computed from its neighbours: for who appends such rows; recorders and imports make none
+INTERPOLATED = 2  # computed from its neighbours; our recorders and imports make no such rows
 AFTER_DROP = 4  # rows were lost just before this one
-INVALID = 8  # the device itself doubts it
+INVALID = 8  # the device itself doubts the value
 INTERVENTION = 16  # a human overrode the policy

@@ -1,8 +1,8 @@
-"""Random access to the frames of one image stream, past zarr.
+"""Random access to the frames of one image stream, without zarr.
 
 zarr spends about 0.7 ms of Python on every chunk it fetches, twenty times what decoding a 96×96 frame takes.
 The layout that our writer makes is plain enough to read directly: shard files that end in an index of their
-frames (zarr v3 specification, sharding codec 1.0). An array laid out in any other way goes through zarr."""
+frames (zarr v3 specification, sharding codec 1.0). An array with any other layout is read through zarr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAMES_PER_SHARD = 64
 
 
 class DamagedFrames(ValueError):
-    """Frames cannot be read back; the message names the first, where one is known, and says why."""
+    """Frames cannot be read; the message names the first, where it is known, and says why."""
 
 
 class FrameReader:
@@ -36,7 +36,7 @@ class FrameReader:
             meta = json.loads((folder / "zarr.json").read_text())
             self.shape = tuple(int(n) for n in meta["shape"])
             self.dtype = np.dtype(meta["data_type"])
-            self._per_shard, self.kind, self._checked = _plain_layout(meta)
+            self._per_shard, self.kind, self._has_crc = _plain_layout(meta)
             self.quality = quality_of(meta)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedFrames(f"its zarr.json cannot be read ({error!r})") from None
@@ -49,7 +49,8 @@ class FrameReader:
     def read(self, rows: Sequence[int] | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The frames of `rows` `(N,)` as `(N, H, W, C)`, written into a contiguous `out` where given.
 
-        Raises IndexError beyond the stream, DamagedFrames where the bytes are not those that were written.
+        Raises IndexError beyond the stream, DamagedFrames where bytes are missing or
+        a checksum is wrong.
         """
         rows = np.asarray(rows, np.int64)
         if out is None:
@@ -67,12 +68,12 @@ class FrameReader:
         return out
 
     def read_encoded(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The stored bytes of `rows` `(N,)`, checksum included: to copy frames without coding them again.
-        DamagedFrames where a checksum is wrong or the array is laid out in another way than `array_json`
-        says."""
-        if self._per_shard != FRAMES_PER_SHARD or not self._checked:
+        """The stored bytes of `rows` `(N,)`, checksum included, so that frames can be copied without coding
+        them again. Raises DamagedFrames where a checksum is wrong, or where the layout is not that of
+        `array_json`."""
+        if self._per_shard != FRAMES_PER_SHARD or not self._has_crc:
             raise DamagedFrames("its frames are not stored as this version stores them")
-        found = []
+        frames = []
         for row in np.asarray(rows, np.int64).tolist():
             shard, place = divmod(row, self._per_shard)
             try:
@@ -80,33 +81,33 @@ class FrameReader:
                     if shard not in self._indices:
                         self._indices[shard] = self._index(file.fileno())
                     start, size = self._indices[shard][place].tolist()
-                    found.append(_exactly(file.fileno(), size, start))
-                    without_crc(found[-1])
+                    frames.append(_exactly(file.fileno(), size, start))
+                    without_crc(frames[-1])
             except (OSError, ValueError, OverflowError) as error:
                 raise DamagedFrames(f"frame {row} cannot be read: {error}") from error
-        return found
+        return frames
 
     def verify(self) -> None:
-        """DamagedFrames where a frame's checksum is wrong. Nothing is decoded, unless the array is laid out
-        in another way."""
-        encoded = self._per_shard == FRAMES_PER_SHARD and self._checked
+        """Raise DamagedFrames where a frame's checksum is wrong. Frames are decoded only if the layout is not
+        that of `array_json`."""
+        as_stored = self._per_shard == FRAMES_PER_SHARD and self._has_crc
         for row in range(len(self)):
-            self.read_encoded([row]) if encoded else self.read([row])
+            self.read_encoded([row]) if as_stored else self.read([row])
 
-    def _read_shard(self, shard: int, places: np.ndarray, to: np.ndarray, out: np.ndarray) -> None:
+    def _read_shard(self, shard: int, places: np.ndarray, targets: np.ndarray, out: np.ndarray) -> None:
         row = shard * self._per_shard + int(places[0])
         try:
             file = os.open(self._path(shard), os.O_RDONLY)
             try:
                 if shard not in self._indices:
                     self._indices[shard] = self._index(file)
-                for place, i in zip(places.tolist(), to.tolist(), strict=True):
+                for place, i in zip(places.tolist(), targets.tolist(), strict=True):
                     row = shard * self._per_shard + place
                     start, size = self._indices[shard][place].tolist()
                     if start == NEVER_WRITTEN:
                         out[i] = 0
                     else:
-                        decode(_exactly(file, size, start), self.kind, self._checked, out[i])
+                        decode(_exactly(file, size, start), self.kind, self._has_crc, out[i])
             finally:
                 os.close(file)
         except (OSError, ValueError, RuntimeError) as error:
@@ -117,8 +118,8 @@ class FrameReader:
         return shard_path(self.folder, shard, len(self.shape) - 1)
 
     def _index(self, file: int) -> np.ndarray:
-        """(start, size) in bytes of every frame of a shard `(per_shard, 2)` uint64, then its CRC-32C: the
-        file's end."""
+        """(start, size) in bytes of every frame of a shard, `(per_shard, 2)` uint64, from the end of its
+        file."""
         size = self._per_shard * 16 + 4
         end = os.fstat(file).st_size
         if end < size:
@@ -133,7 +134,7 @@ class FrameReader:
             _register_codecs()
             try:
                 self._zarr = zarr.open_array(str(self.folder), mode="r")
-            except Exception as error:  # and whatever else on a damaged zarr.json
+            except Exception as error:  # zarr raises all kinds on a damaged zarr.json
                 raise DamagedFrames(f"its zarr.json cannot be read ({error!r})") from error
         for i, row in enumerate(rows.tolist()):
             try:
@@ -157,14 +158,14 @@ def _exactly(file: int, size: int, start: int) -> bytes:
 
 
 def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, Kind, bool]:
-    """(frames per shard, codec, whether every frame carries a checksum); (0, …) when the array is not as ours
-    are."""
+    """(frames per shard, codec, whether every frame has a checksum); (0, …) when the array does not have our
+    layout."""
     shape, codecs = meta["shape"], meta["codecs"]
-    other: tuple[int, Kind, bool] = (0, "blosc", False)
+    foreign: tuple[int, Kind, bool] = (0, "blosc", False)
     try:
         (shard,) = codecs
         inner = shard["configuration"]
-        found = from_zarr(inner["codecs"], meta["data_type"])
+        codec = from_zarr(inner["codecs"], meta["data_type"])
         plain = (
             meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
             and meta["chunk_grid"]["name"] == "regular"
@@ -178,11 +179,11 @@ def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, Kind, bool]:
             and not meta.get("storage_transformers")
         )
     except (KeyError, ValueError, TypeError):
-        return other
-    if not plain or found is None:
-        return other
-    kind, checked = found
-    return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]), kind, checked
+        return foreign
+    if not plain or codec is None:
+        return foreign
+    kind, has_crc = codec
+    return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]), kind, has_crc
 
 
 def quality_of(meta: Mapping[str, Any]) -> int:
@@ -199,16 +200,16 @@ def shard_path(folder: Path, shard: int, dims: int) -> Path:
 
 
 def shard_index(places: Sequence[tuple[int, int]]) -> bytes:
-    """The end of a shard that holds frames at `places` (start, size), in order; those that it lacks are
-    marked so."""
+    """The index at the end of a shard: `places` (start, size) of its frames, in order; those that it lacks
+    are marked NEVER_WRITTEN."""
     index = np.full((FRAMES_PER_SHARD, 2), NEVER_WRITTEN, "<u8")
     index[: len(places)] = np.array(places, "<u8").reshape(-1, 2)
     return with_crc(index.tobytes())
 
 
 def array_json(rows: int, shape: Sequence[int], dtype: str, kind: Kind, quality: int) -> str:
-    """The zarr.json of a stream of `rows` frames of `shape`, as `FrameReader` and every zarr v3 reader take
-    it."""
+    """The zarr.json of a stream of `rows` frames of `shape`, which `FrameReader` and every zarr v3 reader
+    can read."""
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     shard = {
         "chunk_shape": [1, *shape],

@@ -13,10 +13,10 @@ from .store import EpisodeStore
 
 def describe(store: EpisodeStore) -> dict[str, Any]:
     """JSON types. rates_hz: per stream the median rate by capture times, and `jitter_ms`, the 99th percentile
-    of how far an interval is from the median. cut_off: episodes that were interrupted and are kept;
-    interrupted: folders that are being written or could not be recovered. damaged: episodes that cannot be
-    opened. dropped: rows lost while recording, by stream. storage: how each camera is kept. notes: what an
-    import had to say of single episodes, and of which."""
+    of how far an interval is from the median. frames: control ticks of all episodes. cut_off: episodes that
+    were interrupted; interrupted: folders that are being written or could not be recovered. damaged: episodes
+    that cannot be opened. dropped: rows lost while recording, by stream. storage: how each camera is kept.
+    notes: each note that an import made, with the numbers of its episodes."""
     intervals: dict[str, list[np.ndarray]] = {}
     for episode in store.episodes:
         for key in episode.streams:
@@ -27,11 +27,11 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
         if len(gaps) and (median := float(np.median(gaps))) > 0:
             jitter = float(np.percentile(np.abs(gaps - median), 99)) * 1e-6
             rates[key] = {"hz": round(1e9 / median, 3), "jitter_ms": round(jitter, 3)}
-    frames = sum(e.length for e in store.episodes)
-    dropped: dict[str, int] = {}
+    ticks = sum(e.length for e in store.episodes)
+    drops: dict[str, int] = {}
     for episode in store.episodes:
-        for key, lost in (episode.attrs.get("dropped") or {}).items():
-            dropped[key] = dropped.get(key, 0) + int(lost)
+        for key, rows in (episode.attrs.get("dropped") or {}).items():
+            drops[key] = drops.get(key, 0) + int(rows)
     notes: dict[str, list[int]] = {}
     for episode in store.episodes:
         for note in episode.attrs.get("notes") or ():
@@ -40,10 +40,10 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
     return {
         "path": str(store.path),
         "robot": store.robot,
-        "fps": store.fps,
+        "fps": store.control_hz,
         "episodes": len(store),
-        "frames": frames,
-        "seconds": round(frames / store.fps, 3),
+        "frames": ticks,
+        "seconds": round(ticks / store.control_hz, 3),
         "rates": rates,
         "tasks": sorted({e.task for e in store.episodes}),
         "agents": sorted({str(e.attrs.get("agent", "")) for e in store.episodes}),
@@ -51,10 +51,10 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
         "failures": sum(s is False for s in outcomes),
         "features": features_to_json(store.features),
         "size_bytes": sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()),
-        "interrupted": [p.name for p in store.interrupted()],
+        "interrupted": [p.name for p in store.interrupted_folders()],
         "cut_off": [e.index for e in store.episodes if e.interrupted],
-        "damaged": [e.index for e in store.episodes if e.damaged],
-        "dropped": dropped,
+        "damaged": [e.index for e in store.episodes if e.damage],
+        "dropped": drops,
         "trash": len(trash(store)),
         "storage": {k: store.storage.get(k, {"codec": "lossless"}) for k in store.features if is_frames(k)},
         "provenance": store.provenance,

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE_S = 0.5  # somebody who only opens the store may hold the lock for a moment, to recover
+PATIENCE_S = 0.5  # a process that only opens the store may hold the lock for a moment, to recover
 DRAINING_S = 20.0  # a recorder whose control process was killed still empties its ring
 
 
@@ -20,20 +20,20 @@ class Locked(OSError):
 
 
 class StoreLock:
-    """Holds the lock from construction to `release()`. Raises Locked, or OSError where the folder cannot be
-    written.
+    """Holds the lock from construction to `release()`. Raises Locked if another process holds it, or OSError
+    where the folder cannot be written.
 
-    `fileno` may be handed to a child, which then holds the lock too until it closes it or dies.
+    A child process that inherits `fileno` holds the lock too, until it closes it or dies.
     """
 
     def __init__(self, folder: Path, wait: bool = True) -> None:
         self.fileno = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             self._acquire(folder, wait)
-            mine = {"pid": os.getpid(), "command": _command(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            with contextlib.suppress(OSError):  # a full disk takes nothing from the lock itself
+            owner = {"pid": os.getpid(), "command": _command(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
                 os.ftruncate(self.fileno, 0)
-                os.pwrite(self.fileno, json.dumps(mine).encode(), 0)
+                os.pwrite(self.fileno, json.dumps(owner).encode(), 0)
         except BaseException:
             os.close(self.fileno)
             raise
@@ -53,9 +53,10 @@ class StoreLock:
                 owner = _owner(self.fileno)
                 patience = PATIENCE_S if _alive(owner.get("pid")) else DRAINING_S
                 if not wait or time.monotonic() - began > patience:
-                    who = f"process {owner.get('pid', '?')} ({owner.get('command', '?')}, since {owner.get('since', '?')})"
+                    pid, command, since = (owner.get(k, "?") for k in ("pid", "command", "since"))
                     raise Locked(
-                        f"{folder} is being written by {who}: wait until it is done, or stop it"
+                        f"{folder} is being written by process {pid} ({command}, since {since}): "
+                        "wait until it is done, or stop it"
                     ) from None
                 time.sleep(0.02)
 

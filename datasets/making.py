@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: built beside its place, and put there by one rename."""
+"""A folder that appears whole or not at all: it is built beside its place, then renamed."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .episode import StoreError
-from .store import require_new
+from .layout import require_new
 
 
 @contextlib.contextmanager
 def making(dst: Path) -> Iterator[Path]:
-    """An empty folder beside `dst` that takes its place when all went well, and is gone otherwise; so is what
-    a run that was killed has left. StoreError when `dst` is there and not empty, or cannot be written."""
+    """Gives an empty folder beside `dst`, which is renamed to `dst` at the end, or removed after an error.
+    What killed runs left beside `dst` is removed too. Raises StoreError when `dst` exists and is not empty,
+    or cannot be written."""
     require_new(dst)
     beside, name = dst.absolute().parent, f".{dst.name}.making-"
     work = beside / f"{name}{secrets.token_hex(4)}"
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as cleanup:
         try:
             work.mkdir(parents=True)
-            held.callback(shutil.rmtree, work, ignore_errors=True)
+            cleanup.callback(shutil.rmtree, work, ignore_errors=True)
             with contextlib.suppress(OSError):
-                held.callback(os.close, _hold(work))
+                cleanup.callback(os.close, _hold(work))
             for other in beside.glob(f"{glob.escape(name)}*"):
-                with contextlib.suppress(OSError):  # somebody is making it
-                    holding = _hold(other)
+                with contextlib.suppress(OSError):  # another process is making it
+                    lock = _hold(other)
                     shutil.rmtree(other, ignore_errors=True)
-                    os.close(holding)
+                    os.close(lock)
             yield work
-            os.rename(work, dst)  # in the place of an empty folder, too
+            os.rename(work, dst)  # replaces an empty folder, too
         except OSError as error:
             raise StoreError(f"cannot write to {dst}: {error.strerror or error}") from error
 
 
 def _hold(folder: Path) -> int:
-    """A descriptor that holds `folder` until it is closed or its process is dead. OSError when another one
-    has it, or where the file system cannot lock folders."""
-    holding = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """A descriptor that locks `folder` until it is closed or its process dies. Raises OSError when another
+    process holds the lock, or where the file system cannot lock folders."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(holding, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(holding)
+        os.close(lock)
         raise
-    return holding
+    return lock

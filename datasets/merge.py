@@ -1,4 +1,4 @@
-"""Joining datasets, and parting one: whole episodes are copied, byte for byte, into new stores."""
+"""Merging datasets and splitting one: whole episodes are copied, byte for byte, into new stores."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 from .edit import write_attrs
 from .episode import Episode, StoreError
 from .features import FeatureMismatch, is_frames, require_same
-from .making import making, require_new
+from .layout import EPISODES, require_new
+from .making import making
 from .store import EpisodeStore
 
 
 def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = False) -> EpisodeStore:
     """A new store `out` with all episodes of `sources`, in order. They must agree in features, rate and
-    storage; FeatureMismatch lists every difference. An episode that comes twice is refused unless
-    `same_twice`."""
+    storage, else FeatureMismatch lists every difference. An episode that comes twice raises StoreError,
+    unless `same_twice`."""
     first = sources[0]
     for other in sources[1:]:
         require_mergeable(first, other)
     episodes = [e for s in sources for e in s.episodes]
-    seen: dict[str, Episode] = {}
+    originals: dict[str, Episode] = {}
     for e in episodes:
-        twin = seen.setdefault(e.content, e)
+        twin = originals.setdefault(e.content, e)
         if twin is not e and not same_twice:
             raise StoreError(
                 f"{e.path} is the same episode as {twin.path}: leave one out, or allow it with --same-twice"
@@ -35,24 +36,24 @@ def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = F
 
 def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
     names = str(a.path), str(b.path)
-    wrong: list[str] = []
-    told: set[str] = set()
+    differences: list[str] = []
+    keys: set[str] = set()
     for have, want, have_is, want_is in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
         try:
             require_same(have.features, want.features, have_is, want_is)
         except FeatureMismatch as error:
             for line in str(error).splitlines()[1:]:
-                if (key := line.split(":")[0]) not in told:
-                    told.add(key)
-                    wrong.append(line)
-    if a.fps != b.fps:
-        wrong.append(f"  fps: {names[1]} has {b.fps:g}; {names[0]} has {a.fps:g}")
+                if (key := line.split(":")[0]) not in keys:
+                    keys.add(key)
+                    differences.append(line)
+    if a.control_hz != b.control_hz:
+        differences.append(f"  control_hz: {names[1]} has {b.control_hz:g}; {names[0]} has {a.control_hz:g}")
     if a.storage != b.storage:
-        wrong.append(
+        differences.append(
             f"  storage: {names[1]} has {b.storage or 'lossless'}; {names[0]} has {a.storage or 'lossless'}"
         )
-    if wrong:
-        raise FeatureMismatch(f"{names[0]} and {names[1]} cannot be merged:\n" + "\n".join(wrong))
+    if differences:
+        raise FeatureMismatch(f"{names[0]} and {names[1]} cannot be merged:\n" + "\n".join(differences))
 
 
 def split(source: EpisodeStore, parts: Mapping[str | Path, Sequence[int]]) -> dict[str | Path, EpisodeStore]:
@@ -60,32 +61,39 @@ def split(source: EpisodeStore, parts: Mapping[str | Path, Sequence[int]]) -> di
     leave the first ones, each of them whole."""
     for path in parts:
         require_new(Path(path))
-    given = [i for chosen in parts.values() for i in chosen]
-    if twice := [i for i in given if given.count(i) > 1]:
+    every_number = [i for numbers in parts.values() for i in numbers]
+    if twice := [i for i in every_number if every_number.count(i) > 1]:
         raise StoreError(f"episode {twice[0]} would be in two parts: name each episode once")
-    made: dict[str | Path, EpisodeStore] = {}
+    stores: dict[str | Path, EpisodeStore] = {}
     try:
-        for path, chosen in parts.items():
-            made[path] = copy_episodes(source, source.choose(chosen), path, {"split_from": str(source.path)})
+        for path, numbers in parts.items():
+            stores[path] = copy_episodes(
+                source, source.choose(numbers), path, {"split_from": str(source.path)}
+            )
     except BaseException:
-        for store in made.values():
+        for store in stores.values():
             shutil.rmtree(store.path, ignore_errors=True)
         raise
-    return made
+    return stores
 
 
 def copy_episodes(
-    like: EpisodeStore, episodes: Sequence[Episode], out: str | Path, provenance: Mapping[str, Any]
+    template: EpisodeStore, episodes: Sequence[Episode], out: str | Path, provenance: Mapping[str, Any]
 ) -> EpisodeStore:
     """A new store `out` like `like`, built beside it and put in its place by one rename."""
     out = Path(out)
     with making(out) as work:
         EpisodeStore.create(
-            work, like.features, like.fps, like.robot, {**like.provenance, **provenance}, like.storage
+            work,
+            template.features,
+            template.control_hz,
+            template.robot,
+            {**template.provenance, **provenance},
+            template.storage,
         )
         for i, e in enumerate(episodes):
             _require_whole(e)
-            target = work / "episodes" / f"{i:06d}-{e.path.name.split('-', 1)[-1]}"
+            target = work / EPISODES / f"{i:06d}-{e.path.name.split('-', 1)[-1]}"
             if target.exists():
                 target = target.with_name(f"{i:06d}-{secrets.token_hex(6)}")
             shutil.copytree(e.path, target)
@@ -94,7 +102,7 @@ def copy_episodes(
 
 
 def _require_whole(e: Episode) -> None:
-    """Every array is there with its rows, and is what was written; a broken one is not passed on."""
+    """Raise StoreError unless every array can be read and every checksum is right."""
     e.require_readable()
     for key in e.streams:
         e.times_ns(key)

@@ -1,4 +1,4 @@
-"""Which episodes are for training and which are held out."""
+"""Splitting episodes into parts, such as for training and validation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def split_by_episode(
 
 
 def _uniform(episode: Episode, seed: int) -> float:
-    """In [0, 1), the same wherever the episode lies."""
+    """A number in [0, 1) that depends on the seed and the episode's id, not on where it lies."""
     name = episode.path.name.split("-", 1)[-1]
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

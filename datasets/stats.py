@@ -13,15 +13,15 @@ from .features import is_depth, is_image
 from .store import EpisodeStore
 
 IMAGE_FRAMES_PER_EPISODE = 16
-HELD_BYTES = 256 << 20  # of a vector's rows; above it quantiles come from a histogram
+MEMORY_BYTES = 256 << 20  # of a vector's rows; above it quantiles come from a histogram
 BINS = 1 << 16
 QUANTILES = (0.01, 0.99)
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Each `(D,)` float64, in the feature's unit; for images `(C,)` in 0..255, for depth `(1,)` in stored
-    steps. q01, q99: quantiles. count: rows."""
+    """Statistics of one feature. Each array is `(D,)` float64, in the feature's unit; for images `(C,)` in
+    0..255, for depth `(1,)` in stored steps. q01, q99: quantiles. count: rows."""
 
     min: np.ndarray
     max: np.ndarray
@@ -46,27 +46,29 @@ def compute_stats(
 ) -> dict[str, Stats]:
     """Statistics of `keys` over `episodes` (all by default), each stream with the rows that it has.
 
-    Vectors: exact while their rows fit into HELD_BYTES as float64; beyond, q01 and q99 are exact to the range
-    / BINS and the rest to rounding, and memory stays at that. Images and depth: every pixel of up to 16
-    evenly spaced frames an episode, in a histogram; depth without the pixels that have no reading (0).
-    StoreError names the episode and frame of a value that is not finite."""
-    chosen = store.choose(episodes)
-    if not chosen:
+    Vectors: exact while their rows fit into MEMORY_BYTES as float64; beyond, q01 and q99 are exact to the
+    range / BINS and the rest to rounding, and memory stays within MEMORY_BYTES. Images and depth: every pixel
+    of up to 16 evenly spaced frames an episode, in a histogram; depth without the pixels that have no reading
+    (0). Raises StoreError that names the episode and row of a value that is not finite."""
+    selection = store.choose(episodes)
+    if not selection:
         raise StoreError(f"{store.path} has no episode to take statistics from")
     result = {}
     for key in keys:
         if is_depth(key):
-            result[key] = _depth_stats(chosen, key)
+            result[key] = _depth_stats(selection, key)
         elif is_image(key):
-            result[key] = _image_stats(chosen, key, store.features[key].shape[-1])
+            result[key] = _image_stats(selection, key, store.features[key].shape[-1])
         else:
-            rows = sum(e.rows(key) for e in chosen)
+            rows = sum(e.rows(key) for e in selection)
             if not rows:
                 raise StoreError(f"{store.path}: {key} has no rows to take statistics from")
             width = int(np.prod(store.features[key].shape))
-            few = rows * width * 8 <= HELD_BYTES
-            parts = (_vector(e, key) for e in chosen)
-            result[key] = vector_stats(np.concatenate(list(parts))) if few else _streamed(chosen, key)
+            few = rows * width * 8 <= MEMORY_BYTES
+            parts = (_vector(e, key) for e in selection)
+            result[key] = (
+                vector_stats(np.concatenate(list(parts))) if few else _stats_in_passes(selection, key)
+            )
     return result
 
 
@@ -76,8 +78,8 @@ def _vector(e: Episode, key: str) -> np.ndarray:
     return values
 
 
-def _streamed(episodes: Sequence[Episode], key: str) -> Stats:
-    """Twice through the episodes: for the range and mean, then for deviations and a histogram within the
+def _stats_in_passes(episodes: Sequence[Episode], key: str) -> Stats:
+    """Read the episodes twice: for the range and mean, then for deviations and a histogram within the
     range."""
     count, low, high, total = 0, None, None, np.zeros(1)
     for e in episodes:
@@ -101,7 +103,7 @@ def _streamed(episodes: Sequence[Episode], key: str) -> Stats:
     cumulative = histogram.cumsum(1)
 
     def at(q: float) -> np.ndarray:
-        """Between the two rows around the quantile, each taken for the middle of its bin."""
+        """Interpolate between the two rows around the quantile, each taken as the middle of its bin."""
         place = q * (count - 1)
         below, above = ((cumulative <= rank).sum(1) for rank in (np.floor(place), np.ceil(place)))
         share = place - np.floor(place)
@@ -117,8 +119,8 @@ def vector_stats(x: np.ndarray) -> Stats:
 
 def of_rows(x: np.ndarray, quantiles: Sequence[float] = QUANTILES) -> dict[str, np.ndarray]:
     """min, max, mean, std and `quantiles` (q01, …) over the first axis of `(N, ...)` float64."""
-    found = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0)}
-    return {**found, **_named(quantiles, np.quantile(x, quantiles, axis=0))}
+    values = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0)}
+    return {**values, **_quantile_items(quantiles, np.quantile(x, quantiles, axis=0))}
 
 
 def _image_stats(episodes: Sequence[Episode], key: str, channels: int) -> Stats:
@@ -158,17 +160,20 @@ def _some_frames(episodes: Sequence[Episode], key: str) -> Iterator[np.ndarray]:
 
 
 def of_histogram(histogram: np.ndarray, quantiles: Sequence[float] = QUANTILES) -> dict[str, np.ndarray]:
-    """The same of counts `(C, L)` of the levels 0 … L-1, `(C,)` each."""
+    """As `of_rows`, `(C,)` each, of a histogram: the counts `(C, L)` of the levels 0 … L-1."""
     levels = np.arange(float(histogram.shape[1]))
     total = histogram.sum(1, keepdims=True)
     mean = (histogram * levels).sum(1) / total[:, 0]
     std = np.sqrt((histogram * (levels - mean[:, None]) ** 2).sum(1) / total[:, 0])
     cumulative = histogram.cumsum(1) / total
-    seen = histogram > 0
-    low, high = seen.argmax(1), histogram.shape[1] - 1 - seen[:, ::-1].argmax(1)
-    found = {"min": low.astype(np.float64), "max": high.astype(np.float64), "mean": mean, "std": std}
-    return {**found, **_named(quantiles, [(cumulative < q).sum(1).astype(np.float64) for q in quantiles])}
+    occurs = histogram > 0
+    low, high = occurs.argmax(1), histogram.shape[1] - 1 - occurs[:, ::-1].argmax(1)
+    values = {"min": low.astype(np.float64), "max": high.astype(np.float64), "mean": mean, "std": std}
+    return {
+        **values,
+        **_quantile_items(quantiles, [(cumulative < q).sum(1).astype(np.float64) for q in quantiles]),
+    }
 
 
-def _named(quantiles: Sequence[float], values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+def _quantile_items(quantiles: Sequence[float], values: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     return {f"q{round(q * 100):02d}": v for q, v in zip(quantiles, values, strict=True)}

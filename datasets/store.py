@@ -1,20 +1,5 @@
-"""The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename.
-
-    DIR/ulna.json                     format, version, features, fps, robot, provenance
-    DIR/episodes/000000-<id>/         attrs: task, length, streams (rows of each, by_tick), seed, success, agent, ...
-        <stream>/value                (T, *shape); images by the frame, in shards; every chunk with its CRC-32C
-        <stream>/t_capture_ns         (T,) int64   when each row was true
-        <stream>/t_receive_ns         (T,) int64   when we learned it
-        <stream>/flags                (T,) uint8   STALE, INTERPOLATED, AFTER_DROP, INVALID, INTERVENTION; absent: none
-    DIR/in-progress/<id>/             an episode being written, or cut off; `open` recovers those (see recovery.py)
-    DIR/damaged/<id>/                 the files of a recording that were damaged before it was recovered, as they were
-    DIR/trash/                        what `ulna data delete` took out
-    DIR/.lock                         held by the one who writes (see lock.py)
-
-A stream is a feature, or `action.requested` (what was asked for, beside `action`, what was sent). Streams
-carry their own times and may differ in length: a camera has one row per frame that it took, `action` one per
-control tick, and the episode's `length` is that of `action`. Any zarr v3 reader opens an episode; images need
-the codecs of `imagecodecs`."""
+"""The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename. See
+layout.py for what lies where. Opening a store recovers what a killed recorder left in it."""
 
 from __future__ import annotations
 
@@ -31,26 +16,22 @@ from .codec import CodecError, kind_for
 from .durable import sync_folders, sync_tree
 from .episode import Episode, StoreError, attrs_of, episode_of, version_of
 from .features import ACTION, Features, features_from_json, features_to_json, is_frames, require_name
+from .layout import EPISODES, HEADER, IN_PROGRESS, require_new
 from .lock import Locked, StoreLock
+from .recording.recovery import recover
 
 FORMAT, VERSION = "ulna-episodes", 2
 log = logging.getLogger("ulna.datasets")
 
 
-def require_new(folder: Path) -> None:
-    """StoreError unless nothing is there, or an empty folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} exists and is not empty: choose another folder, or remove it")
-
-
 class EpisodeStore:
-    """Open with `EpisodeStore.open`, begin with `EpisodeStore.create`, fill with `EpisodeWriter`."""
+    """Opened with `EpisodeStore.open`, begun with `EpisodeStore.create`, filled with `EpisodeWriter`."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
         self.features: Features = features_from_json(header["features"])
         _require_names(self.features)
-        self.fps = float(header["fps"])
+        self.control_hz = float(header["fps"])
         self.robot = str(header.get("robot", ""))
         self.provenance: dict[str, Any] = dict(header.get("provenance", {}))
         self.storage: dict[str, dict[str, Any]] = dict(header.get("storage", {}))
@@ -64,28 +45,29 @@ class EpisodeStore:
     def create(
         path: str | Path,
         features: Features,
-        fps: float,
+        control_hz: float,
         robot: str = "",
         provenance: Mapping[str, Any] | None = None,
         storage: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> EpisodeStore:
         """A new store in a folder that is not there yet or is empty.
 
-        storage: how images are kept, by key: `{"codec": "jpeg", "quality": 95}`, and `"resize": true` to
-        shrink what comes to the feature's shape; without, losslessly and in the shape of the feature."""
+        control_hz: rate of control ticks. storage: how images are stored, by key:
+        `{"codec": "jpeg", "quality": 95}`, and `"resize": true` to shrink larger images to the feature's
+        shape; by default losslessly, and in the feature's shape only. Raises StoreError."""
         path = Path(path)
         if ACTION not in features:
             raise StoreError(
                 f"a store needs the feature {ACTION!r}; it was given {', '.join(features) or 'none'}"
             )
         _require_names(features)
-        if not 0 < fps < float("inf"):
-            raise StoreError(f"fps must be a positive number, not {fps}")
-        for key, how in (storage or {}).items():
+        if not 0 < control_hz < float("inf"):
+            raise StoreError(f"control_hz must be a positive number, not {control_hz}")
+        for key, settings in (storage or {}).items():
             if key not in features or not is_frames(key):
                 raise StoreError(f"storage is given for {key}, which is no image of this store")
             try:
-                kind_for(features[key].dtype, how)
+                kind_for(features[key].dtype, settings)
             except CodecError as error:
                 raise StoreError(f"storage of {key}: {error}") from None
         require_new(path)
@@ -93,24 +75,24 @@ class EpisodeStore:
             "format": FORMAT,
             "version": VERSION,
             "features": features_to_json(features),
-            "fps": fps,
+            "fps": control_hz,
             "robot": robot,
             "provenance": dict(provenance or {}),
-            "storage": {key: dict(how) for key, how in (storage or {}).items()},
+            "storage": {key: dict(settings) for key, settings in (storage or {}).items()},
         }
-        was_there = path.exists()
+        existed = path.exists()
         try:
-            (path / "episodes").mkdir(parents=True, exist_ok=True)
-            (path / "in-progress").mkdir(exist_ok=True)
-            (path / ".ulna.json").write_text(json.dumps(header, indent=1) + "\n")
+            (path / EPISODES).mkdir(parents=True, exist_ok=True)
+            (path / IN_PROGRESS).mkdir(exist_ok=True)
+            (path / f".{HEADER}").write_text(json.dumps(header, indent=1) + "\n")
             sync_tree(path)
-            os.replace(path / ".ulna.json", path / "ulna.json")
+            os.replace(path / f".{HEADER}", path / HEADER)
             sync_folders(path, path.absolute().parent)
         except OSError as error:
             with contextlib.suppress(OSError):
-                for ours in path.iterdir():
-                    ours.rmdir() if ours.is_dir() else ours.unlink()
-                if not was_there:
+                for entry in path.iterdir():
+                    entry.rmdir() if entry.is_dir() else entry.unlink()
+                if not existed:
                     path.rmdir()
             raise StoreError(
                 f"cannot create an episode store at {path}: {error.strerror or error}"
@@ -119,15 +101,16 @@ class EpisodeStore:
 
     @staticmethod
     def open(path: str | Path, recover: bool = True) -> EpisodeStore:
-        """Recovers what an earlier process left in progress, unless somebody is writing or the disk is
-        read-only."""
+        """The store at `path`. What an earlier process left in progress is recovered first, unless `recover`
+        is False, another process is writing, or the disk is read-only. Raises StoreError."""
         path = Path(path)
         if not path.exists():
             raise StoreError(
-                f"there is no dataset at {path}: record one with `ulna record` or bring one in with `ulna data import`"
+                f"there is no dataset at {path}: record one with `ulna record` or bring one in with "
+                "`ulna data import`"
             )
         try:
-            header = json.loads((path / "ulna.json").read_text())
+            header = json.loads((path / HEADER).read_text())
         except FileNotFoundError:
             raise StoreError(f"{path} {_what_else(path)}") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -137,11 +120,11 @@ class EpisodeStore:
         try:
             if int(header["version"]) > VERSION:
                 raise StoreError(
-                    f"{path} was written by a newer Ulna (store version {header['version']}, this one reads {VERSION}): "
-                    "update Ulna"
+                    f"{path} was written by a newer Ulna (store version {header['version']}, this one reads "
+                    f"{VERSION}): update Ulna"
                 )
             store = EpisodeStore(path, header)
-            if recover and store._left_over():
+            if recover and store._in_progress():
                 store.recover()
             return store
         except StoreError:
@@ -155,70 +138,70 @@ class EpisodeStore:
         if self._episodes is None:
             try:
                 folders = sorted(
-                    p for p in (self.path / "episodes").iterdir() if p.is_dir() and not p.name.startswith(".")
+                    p for p in (self.path / EPISODES).iterdir() if p.is_dir() and not p.name.startswith(".")
                 )
             except OSError as error:
                 raise StoreError(f"{self.path / 'episodes'} cannot be read: {error.strerror}") from None
-            versions = [version_of(p) for p in folders]  # before what is noted there is read
+            versions = [version_of(p) for p in folders]  # before their attributes are read
             self._episodes = [episode_of(p, i, versions[i]) for i, p in enumerate(folders)]
         return self._episodes
 
-    def reopened(self, e: Episode) -> Episode:
-        """The episode as it is now, whoever changed its labels since. StoreError where it is damaged or
-        gone."""
+    def reopen(self, e: Episode) -> Episode:
+        """The episode `e` with its labels as they are on disk now. Raises StoreError where it is damaged or
+        missing."""
         return Episode(e.path, e.index, attrs_of(e.path))
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     def choose(self, episodes: Sequence[int] | None = None) -> list[Episode]:
-        """The episodes of these numbers, each once, all by default. StoreError names one that is not
-        there."""
+        """The episodes of these numbers, each once; all by default. Raises StoreError that names a number
+        which does not exist."""
         if episodes is None:
             return list(self.episodes)
-        if bad := [i for i in episodes if not 0 <= i < len(self)]:
-            there = f"episodes 0 to {len(self) - 1}, not {bad[0]}" if len(self) else "no episode"
-            raise StoreError(f"{self.path} has {there}")
+        if unknown := [i for i in episodes if not 0 <= i < len(self)]:
+            numbers = f"episodes 0 to {len(self) - 1}, not {unknown[0]}" if len(self) else "no episode"
+            raise StoreError(f"{self.path} has {numbers}")
         return [self.episodes[i] for i in dict.fromkeys(episodes)]
 
-    def interrupted(self) -> list[Path]:
+    def interrupted_folders(self) -> list[Path]:
         """Folders of episodes that are being written, or were cut off and could not be recovered."""
-        return [p for p in self._left_over() if not p.name.startswith(".")]
+        return [p for p in self._in_progress() if not p.name.startswith(".")]
 
-    def _left_over(self) -> list[Path]:
+    def _in_progress(self) -> list[Path]:
         try:
-            return sorted((self.path / "in-progress").iterdir())
+            return sorted((self.path / IN_PROGRESS).iterdir())
         except OSError:
             return []
 
     def recover(self, wait: bool = False) -> list[Path]:
-        """Make episodes of what was cut off; the folders of those that came back. Does nothing while somebody
-        writes (with `wait`, StoreError names them) or where the disk is read-only."""
-        from .recording.recovery import recover
+        """Make episodes of recordings that were cut off; the folders of those that came back.
 
+        Does nothing while another process writes or where the disk is read-only; with `wait`, these raise a
+        StoreError instead."""
         if self._recorded:  # by a writer on this object, which holds the lock already
             if wait:
                 raise StoreError(f"{self.path} is being recorded into: close that writer first")
             return []
         try:
             with self._exclusive(wait):
-                found, problems = recover(self.path)
+                episodes, problems = recover(self.path)
         except OSError as error:
             if wait:
                 raise StoreError(f"{self.path} cannot be recovered: {_why(error)}") from None
             return []
         for problem in problems:
             log.warning("%s", problem)
-        if found:
+        if episodes:
             self.refresh()
-            names = ", ".join(p.name for p in found)
+            names = ", ".join(p.name for p in episodes)
             log.warning("%s: recovered %s, which had been cut off", self.path, names)
-        return found
+        return episodes
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[StoreLock]:
-        """Hold the writer's lock of this store. Re-entrant on this object; StoreError when another process,
-        or another object in this one, holds it."""
+        """Hold the writer's lock of this store. Re-entrant on this object. Raises StoreError when another
+        process, or another object in this process, holds it."""
         try:
             with self._exclusive(wait=True) as lock:
                 yield lock
@@ -229,8 +212,8 @@ class EpisodeStore:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[StoreLock]:
-        """`writing` for one that appends episodes: on this object, too, there is only one of them at a time.
-        Edits may come between its episodes."""
+        """`writing` for a recorder, of which there is only one at a time, also on this object. Edits may come
+        between its episodes."""
         with self.writing() as lock:
             with self._guard:
                 if self._recorded:
@@ -263,7 +246,7 @@ class EpisodeStore:
                     self._lock = None
 
     def refresh(self) -> None:
-        """Look at the folder again."""
+        """Read the list of episodes anew when it is next needed."""
         self._episodes = None
 
 
@@ -276,7 +259,7 @@ def _require_names(features: Features) -> None:
 
 
 class _LockFailed(OSError):
-    """The lock's file cannot be made."""
+    """The file of the lock cannot be created."""
 
 
 def _why(error: OSError) -> str:

@@ -1,7 +1,6 @@
-"""Arrays of one chunk, written past zarr: joints, actions, times and flags of an episode.
+"""Writes arrays of one chunk without zarr: joints, actions, times and flags of an episode.
 
-zarr needs some milliseconds to create an array and half a second to be imported; a recorder has neither to
-spare."""
+zarr takes some milliseconds to create an array and half a second to import, too long for a recorder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames out of videos and coded images, and into videos."""
+"""Reads frames from videos and encoded images, and writes videos."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .episode import StoreError
 
 
 def video_frames(
-    path: Path, times_s: np.ndarray, stop_s: float, fps: float, where: str
+    path: Path, times_s: np.ndarray, stop_s: float, fps: float, place: str
 ) -> Generator[np.ndarray]:
     """The frame `(H, W, 3)` uint8 RGB nearest to each of the ascending `times_s` of the file's own time line.
 
-    It must be within half a period, before `stop_s`, where another episode's frames begin, and another one
-    for every row; else StoreError, which begins with `where`."""
+    Each frame must be within half a period of its time and before `stop_s`, where another episode begins, and
+    no frame may serve two times. Raises StoreError, which begins with `place`, otherwise."""
     import av
     from av.error import FFmpegError
 
@@ -31,35 +31,37 @@ def video_frames(
             stream.thread_type = "AUTO"
             if times_s[0] > 1.0 and stream.time_base is not None:  # other episodes come first: skip them
                 container.seek(int((times_s[0] - 0.5) / stream.time_base), stream=stream)
-            timed = (f for f in container.decode(stream) if f.time is not None)
-            ours = itertools.takewhile(lambda f: f.time < stop_s - half, timed)
+            frames_with_time = (f for f in container.decode(stream) if f.time is not None)
+            episode_frames = itertools.takewhile(lambda f: f.time < stop_s - half, frames_with_time)
             last: Any = None
-            used = False
-            for frame in itertools.chain(ours, [None]):
+            is_used = False
+            for frame in itertools.chain(episode_frames, [None]):
                 while last is not None and (
                     frame is None or times_s[row] - last.time <= frame.time - times_s[row]
                 ):
                     if abs(times_s[row] - last.time) > half:
                         few = f"; it has fewer frames than the {len(times_s)} rows" if frame is None else ""
                         raise StoreError(
-                            f"{where}: the video {path} has no frame for row {row} at {times_s[row]:.3f} s{few}"
+                            f"{place}: the video {path} has no frame for row {row} at "
+                            f"{times_s[row]:.3f} s{few}"
                         )
-                    if used:
+                    if is_used:
                         raise StoreError(
-                            f"{where}: rows {row - 1} and {row} both fall on the frame at {last.time:.3f} s of the video "
-                            f"{path}: its timestamps are not those of its video"
+                            f"{place}: rows {row - 1} and {row} both fall on the frame at {last.time:.3f} s "
+                            "of "
+                            f"the video {path}: its timestamps are not those of its video"
                         )
                     yield last.to_ndarray(format="rgb24")
-                    used = True
+                    is_used = True
                     row += 1
                     if row == len(times_s):
                         return
-                last, used = frame, False
+                last, is_used = frame, False
     except FFmpegError as error:
-        raise StoreError(f"{where}: the video {path} cannot be decoded ({error.strerror})") from None
+        raise StoreError(f"{place}: the video {path} cannot be decoded ({error.strerror})") from None
     except IndexError:
-        raise StoreError(f"{where}: {path} holds no video") from None
-    raise StoreError(f"{where}: the video {path} holds no frame of this episode")
+        raise StoreError(f"{place}: {path} holds no video") from None
+    raise StoreError(f"{place}: the video {path} holds no frame of this episode")
 
 
 def write_video(
@@ -100,7 +102,7 @@ def write_video(
         raise StoreError(f"{path.name} came out with {count} frames instead of {length}")
 
 
-def still_frames(column: Any, where: str) -> Generator[np.ndarray]:
+def still_frames(column: Any, place: str) -> Generator[np.ndarray]:
     """The images `(H, W, 3)` uint8 RGB of a column of PNG or JPEG bytes."""
     import cv2
 
@@ -109,7 +111,7 @@ def still_frames(column: Any, where: str) -> Generator[np.ndarray]:
         data = d.get("bytes") if isinstance(d, dict) else d
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if image is None:
-            raise StoreError(f"{where}: the image of row {row} cannot be decoded")
+            raise StoreError(f"{place}: the image of row {row} cannot be decoded")
         yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from .arm import DeviceError
 from .cameras import v4l2
 from .cameras.librealsense import load, on_usb
-from .hands.spacemouse import is_spacemouse
+from .hands.spacemouse_ids import is_spacemouse
 from .sysfs import (
     ROOT,
     UsbDevice,

@@ -1,18 +1,21 @@
 """The `ulna` command.
 
 This file imports nothing heavy: `ulna --help` must answer at once, so each command is loaded when it is
-called. A command is a module of `robot.commands` with `Args` (a dataclass that tyro parses), `EXAMPLE` and
-`run(args, out) -> int`."""
+called. A command is a module of `robot.commands`, or one that an installed package offers in the entry point
+group `ulna.commands`, with `Args` (a dataclass that tyro parses), `EXAMPLE` and `run(args, out) -> int`."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import keyword
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
+
+from ..drivers.plugins import PluginError, named, offers
+from .commands.errors import UsageError, is_expected, unknown
 
 COMMANDS = {
     "teleoperate": "move a robot by a leader arm, a gamepad, a browser, ...",
@@ -58,11 +61,8 @@ SUBCOMMANDS = {
         "recover": "bring back what was being recorded when it was cut off",
     }
 }
+PLUGINS = "ulna.commands"  # entry point group of the commands of installed packages
 SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
-
-
-class UsageError(ValueError):
-    """The command line does not fit; exit code 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,11 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [a for a in argv if a != "--debug"]
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
-            width = max(map(len, COMMANDS))
-            print(
-                HELP.format(commands="\n".join(f"  {c:{width}}  {text}" for c, text in COMMANDS.items())),
-                end="",
-            )
+            print(_help(), end="")
             return 0 if argv else 2
         if argv[0] in ("--version", "version"):
             print(f"ulna {version('ulna')}")
@@ -88,17 +84,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001  the last line of defence: said in one sentence
-        from .commands.errors import is_expected
-
         if debug or not is_expected(error):
             traceback.print_exc()
         print("\n".join([f"ulna: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
+def _help() -> str:
+    """Of installed packages only the metadata is read; what they offer in vain is said on standard error."""
+    plugins, refusals = offers(PLUGINS, COMMANDS)
+    for sentence in refusals.values():
+        print(f"ulna: {sentence}", file=sys.stderr)
+    texts = COMMANDS | {name: f"of the package {e.dist.name}" for name, e in plugins.items() if e.dist}
+    width = max(map(len, texts))
+    return HELP.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in texts.items()))
+
+
 def _run(argv: list[str]) -> int:
     name, rest = argv[0], argv[1:]
-    require_one_of("command", name, COMMANDS)
     if name in SUBCOMMANDS:
         subs = SUBCOMMANDS[name]
         if not rest or rest[0] in ("-h", "--help"):
@@ -107,9 +110,10 @@ def _run(argv: list[str]) -> int:
                 f"usage: ulna {name} COMMAND [options]\n\n{lines}\n\nexample:\n  {SUBCOMMAND_EXAMPLE[name]}"
             )
             return 0 if rest else 2
-        require_one_of(f"command `ulna {name}", rest[0], subs)
+        if rest[0] not in subs:
+            raise unknown(f"command `ulna {name}`", rest[0], subs)
         name, rest = f"{name} {rest[0]}", rest[1:]
-    module = importlib.import_module(f".commands.{_module_of(name)}", __package__)
+    module = _command(name)
     from .commands.parsing import Output, parse
 
     args = parse(module, name, rest)
@@ -119,17 +123,22 @@ def _run(argv: list[str]) -> int:
         return module.run(args, out)
 
 
-def _module_of(name: str) -> str:
+def _command(name: str) -> Any:
+    """The module of the command `name`. UsageError: there is none; PluginError: it cannot be used."""
+    if name.split(" ")[0] in COMMANDS:
+        return importlib.import_module(f".commands.{module_name(name)}", __package__)
+    module = named(PLUGINS, {}, name)
+    if module is None:
+        raise unknown("command", name, [*COMMANDS, *offers(PLUGINS, COMMANDS)[0]])
+    if missing := [a for a in ("Args", "EXAMPLE", "run") if not hasattr(module, a)]:
+        raise PluginError(f"{name} is no command of Ulna: it lacks {missing[0]}")
+    return module
+
+
+def module_name(name: str) -> str:
     """`data import` → `data.import_`."""
     *folder, last = name.split(" ")
     return ".".join([*folder, f"{last}_" if keyword.iskeyword(last) else last])
-
-
-def require_one_of(what: str, name: str, known: Sequence[str] | dict[str, str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}"
-        raise UsageError(f"there is no {what} {name!r}: {hint}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +20,7 @@ from ..drivers.arm import Arm, DeviceError
 from ..drivers.camera import Camera
 from ..drivers.clock import MonotonicClock
 from ..drivers.config import parse, require_known
+from ..drivers.plugins import REFERENCE, PluginError, named, offered, offers
 from ..drivers.teleoperator import Teleoperator
 from .robot import Robot
 from .scene import RemoteScene, Scene
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
     from ..sim.scene import SimScene
 
 CONFIGS = Path(__file__).parent / "configs"
-# driver in a TOML file -> module of `ulna.drivers` with `Config` and `make`
-ARM_DRIVERS = {"so101": "servos.so101", "koch": "servos.koch", "ur": "ur.arm"}
-LEADER_DRIVERS = {"so101-leader": "servos.so101_leader", "koch-leader": "servos.koch_leader"}
-CAMERA_DRIVERS = {"opencv": "cameras.opencv", "realsense": "cameras.realsense"}
-TRACKER_DRIVERS = {"colour": "cameras.colour_tracker"}
-TELEOPERATOR_DRIVERS = {n: f"hands.{n}" for n in ("gamepad", "spacemouse", "keyboard", "browser")}
+# table of a robot's file -> driver named there -> module of `ulna.drivers` with `Config` and `make`
+DRIVERS: dict[str, dict[str, str]] = {
+    "arms": {"so101": "servos.so101", "koch": "servos.koch", "ur": "ur.arm"},
+    "leaders": {"so101-leader": "servos.so101_leader", "koch-leader": "servos.koch_leader"},
+    "cameras": {"opencv": "cameras.opencv", "realsense": "cameras.realsense"},
+    "trackers": {"colour": "cameras.colour_tracker"},
+    "teleoperators": {n: f"hands.{n}" for n in ("gamepad", "spacemouse", "keyboard", "browser")},
+}
+PLUGINS = "ulna.drivers"  # entry points of installed packages, called TABLE.DRIVER: cameras.test-pattern
 
 
 @dataclass
@@ -113,13 +117,12 @@ def _simulated(
 
 
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
-    arms: dict[str, Arm] = _devices(name, config, "arms", ARM_DRIVERS)
-    offered: dict[str, Camera] = _devices(name, config, "cameras", CAMERA_DRIVERS)
-    _devices(name, config, "leaders", LEADER_DRIVERS)  # what this run does not use must be right, too
+    arms: dict[str, Arm] = _devices(name, config, "arms")
+    offered: dict[str, Camera] = _devices(name, config, "cameras")
+    _devices(name, config, "leaders")  # what this run does not use must be right, too
     for driver, table in config.get("teleoperators", {}).items():
-        require_known(f"teleoperator for {name}:", driver, TELEOPERATOR_DRIVERS)
         _teleoperator(name, driver, table)
-    trackers = _devices(name, config, "trackers", TRACKER_DRIVERS, cameras=offered)
+    trackers = _devices(name, config, "trackers", cameras=offered)
     seen = {c: camera for c, camera in offered.items() if not cameras or c in cameras}
     trackers = trackers if tracking else {}
     looked_through = {c for tracker in trackers for c in config["trackers"][tracker]["cameras"]}
@@ -149,13 +152,13 @@ def load_leaders(name: str) -> dict[str, Arm]:
         raise DeviceError(
             f"{name} names no leader arm: add a table [leaders.{next(iter(config.get('arms', {'arm': 0})))}]"
         )
-    return _devices(name, config, "leaders", LEADER_DRIVERS)
+    return _devices(name, config, "leaders")
 
 
 def load_teleoperator(name: str, driver: str, **options: Any) -> Teleoperator:
     """The teleoperator `driver` with what `[teleoperators.DRIVER]` of the robot file `name` says, if
     anything. options win."""
-    require_known("teleoperator", driver, TELEOPERATOR_DRIVERS)
+    driver_module("teleoperators", driver, "teleoperator")  # before the file is read
     return _teleoperator(name, driver, read_config(name).get("teleoperators", {}).get(driver, {}), **options)
 
 
@@ -163,7 +166,7 @@ def _teleoperator(name: str, driver: str, table: Any, **options: Any) -> Teleope
     where = f"{name}, [teleoperators.{driver}]"
     if not isinstance(table, dict):
         raise DeviceError(f"{where} must be a table")
-    module = importlib.import_module(f"ulna.drivers.{TELEOPERATOR_DRIVERS[driver]}")
+    module = driver_module("teleoperators", driver, f"teleoperator for {name}:")
     return module.make(driver, parse(module.Config, {**table, **options}, where))
 
 
@@ -171,22 +174,45 @@ def _devices(
     name: str,
     config: Mapping[str, Any],
     group: str,
-    drivers: Mapping[str, str],
-    only: Sequence[str] = (),
     **others: Any,
 ) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    devices: dict[str, Any] = {}
     for device, table in config.get(group, {}).items():
-        if only and device not in only:
-            continue
         where = f"{name}, [{group}.{device}]"
         if not isinstance(table, dict) or "driver" not in table:
-            raise DeviceError(f"{where} lacks driver: one of {', '.join(sorted(drivers))}")
-        require_known(f"driver for {where}:", str(table["driver"]), drivers)
-        module = importlib.import_module(f"ulna.drivers.{drivers[table['driver']]}")
+            raise DeviceError(f"{where} lacks driver: one of {', '.join(sorted(driver_names(group)))}")
+        module = driver_module(group, str(table["driver"]), f"driver for {where}:")
         fields = {k: v for k, v in table.items() if k != "driver"}
-        made[device] = module.make(device, parse(module.Config, fields, where), **others)
-    return made
+        devices[device] = module.make(device, parse(module.Config, fields, where), **others)
+    return devices
+
+
+def driver_names(group: str) -> list[str]:
+    """Drivers for the tables `[GROUP.NAME]` of a robot's file: ours, and those of installed packages, of
+    which nothing is imported."""
+    entries, _ = offers(PLUGINS, _qualified(group))
+    start = f"{group}."
+    return [*DRIVERS[group], *(n.removeprefix(start) for n in entries if n.startswith(start))]
+
+
+def driver_module(group: str, driver: str, what: str) -> Any:
+    """The module of the driver `driver` for tables `[GROUP.NAME]`, with its `Config` and `make`; driver may
+    be `package.module`. DeviceError with the nearest names when there is none, `what` being its noun;
+    PluginError when a package offers it and it cannot be used."""
+    if driver in DRIVERS[group]:
+        return importlib.import_module(f"ulna.drivers.{DRIVERS[group][driver]}")
+    module = offered(PLUGINS, _qualified(group), f"{group}.{driver}")
+    if module is None and REFERENCE.fullmatch(driver):
+        module = named(PLUGINS, {}, driver)
+    elif module is None:
+        require_known(what, driver, driver_names(group))
+    if not (is_dataclass(getattr(module, "Config", None)) and callable(getattr(module, "make", None))):
+        raise PluginError(f"{driver} is no driver: it needs a dataclass Config and a function make")
+    return module
+
+
+def _qualified(group: str) -> dict[str, str]:
+    return {f"{group}.{driver}": module for driver, module in DRIVERS[group].items()}
 
 
 def _is_position(value: Any) -> bool:
@@ -239,7 +265,8 @@ def read_config(name: str) -> dict[str, Any]:
             for size in fields:
                 if not 16 <= fields[size] <= 4096:
                     raise DeviceError(
-                        f"{path}, [cameras.{camera}]: {size} is {fields[size]}, it must lie in 16..4096 pixels"
+                        f"{path}, [cameras.{camera}]: {size} is {fields[size]}, "
+                        "it must lie in 16..4096 pixels"
                     )
     else:
         _check(

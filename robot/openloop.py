@@ -48,7 +48,7 @@ def open_loop(
     back = max(2, n_past)  # commands before now: the baselines need two
     spec = WindowSpec(metadata.n_obs_steps, ahead + back, n_past_actions=back, keys=keys)
     windows = Windows(store, spec, list(episodes))
-    if omission := windows.left_out_says():
+    if omission := windows.left_out_sentence():
         raise ValueError(f"the errors would not be those of whole episodes: {omission}")
     first = np.arange(len(windows)) - windows.tick
     rows = np.flatnonzero((windows.tick >= back) & (windows.tick % every == 0))
@@ -96,7 +96,7 @@ def open_loop(
     def mean_over(error: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         return (error * counted).sum(axes) / np.broadcast_to(counted, error.shape).sum(axes).clip(min=1)
 
-    blocks = _blocks(rows, first, store.fps)
+    blocks = _blocks(rows, first, store.control_hz)
     relative = {n: (e / spread)[..., moving] for n, e in error_NHA.items()}
     per_tick = {n: (e.mean(-1) * mask_NH).sum(1) / mask_NH.sum(1) for n, e in relative.items()}
 
@@ -133,7 +133,7 @@ def open_loop(
         n_ticks=len(rows),
         every=every,
         n_actions_ahead=ahead,
-        control_hz=store.fps,
+        control_hz=store.control_hz,
         nfe_per_decision=nfe,
         block_s=BLOCK_S,
         joints=list(feature.names) or [f"joint {i}" for i in range(feature.shape[0])],

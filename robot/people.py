@@ -14,11 +14,9 @@ from ..drivers.arm import Arm, DeviceError, Sprung
 from ..drivers.config import require_known
 from ..drivers.teleoperator import Teleoperator
 from .agent import AGENTS, Agent, make_agent
-from .config import LEADER_DRIVERS, TELEOPERATOR_DRIVERS, Rig, load_leaders, load_teleoperator
+from .config import Rig, driver_names, load_leaders, load_teleoperator
 from .kinematics import MODELS, UR_DH, Pose, rotation, rotation_vector, tip_chain
 from .robot import Observation, Robot
-
-PEOPLE = ("leader", *TELEOPERATOR_DRIVERS)
 
 SYNC_SPEED = 1.0  # rad/s (m/s): how fast a follower catches up with its leader when an episode begins
 SYNCED = 0.05  # rad (m): a follower this near to its leader follows as fast as its limits allow
@@ -26,6 +24,11 @@ TIP_SPEED, TIP_TURN = 0.5, 3.0  # m/s, rad/s: the most that a hand's jump moves 
 LOWEST_M = 0.002  # above the plane that the arm stands on
 ROTATION_WEIGHT = 0.03  # metres a radian: an arm of five joints gives up orientation rather than position
 REACHED_M = 0.02  # a goal further from the tip than this cannot be reached, and is not pushed further away
+
+
+def people() -> tuple[str, ...]:
+    """By what a person can move a robot: a leader arm, or one of the teleoperators."""
+    return ("leader", *driver_names("teleoperators"))
 
 
 class LeaderAgent:
@@ -186,7 +189,7 @@ def agent_for(
     """The agent `name`, its devices open for the length of a `with` block. options: fields of a
     teleoperator's `Config`. DeviceError: there is no such agent, or its device is missing or does not fit the
     robot."""
-    require_known("agent", name, (*AGENTS, *PEOPLE))
+    require_known("agent", name, (*AGENTS, *people()))
     if name in AGENTS:
         yield make_agent(name, rig, noise, mode)
         return
@@ -215,11 +218,14 @@ def agent_for(
 
 
 def _require_way(name: str, rig: Rig) -> None:
-    """DeviceError unless `name` of `PEOPLE` can move this robot; the message says who can."""
+    """DeviceError unless `name` of `people()` can move this robot; the message says who can."""
     drivers = [] if rig.sim is not None else [table["driver"] for table in rig.config["arms"].values()]
-    unled = [driver for driver in drivers if f"{driver}-leader" not in LEADER_DRIVERS]
+    unled = [driver for driver in drivers if f"{driver}-leader" not in driver_names("leaders")]
     has_tip = rig.sim is not None or (len(drivers) == 1 and _model(rig) in MODELS)
-    ways = (*(("leader",) if drivers and not unled else ()), *(TELEOPERATOR_DRIVERS if has_tip else ()))
+    ways = (
+        *(("leader",) if drivers and not unled else ()),
+        *(driver_names("teleoperators") if has_tip else ()),
+    )
     if name in ways:
         return
     if name == "leader":

@@ -3,6 +3,7 @@ ulna.sim.gym`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from .scene import SimScene
+from .tasks.all import task_names
 
 
 class TaskEnv(gymnasium.Env):
@@ -94,5 +96,7 @@ class TaskEnv(gymnasium.Env):
         }
 
 
-for _name, _task in (("Reach", "reach"), ("Lift", "lift"), ("PushT", "push_t")):
-    gymnasium.register(f"ulna/{_name}-v0", entry_point="ulna.sim.gym:TaskEnv", kwargs={"task": _task})
+for _task in task_names():  # push_t is ulna/PushT-v0; those of installed packages are imported when made
+    _id = f"ulna/{''.join(word[:1].upper() + word[1:] for word in re.split(r'[^a-zA-Z0-9]', _task))}-v0"
+    if _id not in gymnasium.registry:
+        gymnasium.register(_id, entry_point="ulna.sim.gym:TaskEnv", kwargs={"task": _task})

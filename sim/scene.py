@@ -14,7 +14,7 @@ from .arm import SimArm
 from .camera import SimCamera
 from .expert import Expert
 from .robots import ROBOTS, SimRobot
-from .tasks.all import TASKS
+from .tasks.all import task_type
 from .tasks.task import Task
 from .world import PHYSICS_HZ, SimClock, World
 
@@ -62,13 +62,13 @@ class SimScene:
             )
         # first of all: a twin's arm takes shared memory, which nobody gives back when this fails
         spec = ROBOTS[_known("simulated robot", robot, ROBOTS)]()
-        _known("task", task, TASKS)
+        make_task = task_type(task)
         for name in cameras:
             _known("simulated camera", name, CAMERAS)
         self.world = World()
         self.clock = SimClock(self.world, realtime)
         arm = arm_type(self.world, self.clock, spec)
-        self.task = TASKS[task](self.world, arm)
+        self.task = make_task(self.world, arm)
         self.arms = {"arm": arm}
         self.trackers = {"task": TaskTracker(self.task, self.clock)}
         self.cameras = {}

@@ -7,26 +7,51 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS))
 
 # the networks of the tests are tiny: threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What takes most of the suite's processor time: trainings, encodings, browsers, wheels, kills in bulk. By
+# folder, file or name, so that a new test beside them is slow, too; `make test-fast` leaves these out, and
+# ends any other test after a minute, so that a slow one that is missing here is noticed.
+SLOW = (
+    "datasets/checks/",
+    "datasets/formats/",
+    "datasets/reading/test_weights.py::test_training_on_a_weighted",
+    "datasets/recording/",
+    "datasets/test_edit.py::test_an_edit_that_is_killed",
+    "policies/serving/test_openpi_client.py",
+    "policies/train/",
+    "robot/demos/",
+    "robot/twin/",
+    "robot/viewer/",
+    "sim/test_sim.py",
+    "test_packaging.py",
+    "test_readme.py",
+    "test_soak.py",
+    "test_written_before.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A real-time test that fails is tried again, twice at most and later, and the summary names it: two
-    cores that other work shares may leave a twin without a processor for longer than a driver waits for a
-    device."""
+    """Marks what is slow. A real-time test that fails is tried again, twice at most and later, and the
+    summary names it: two cores that other work shares may leave a twin without a processor for longer than a
+    driver waits for a device."""
     for item in items:
+        name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
+        if name.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("realtime"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
-    """Take back real-time priority that a library gave this process. SVT-AV1, which LeRobot encodes videos with, puts
-    the thread that starts it under SCHED_FIFO 99 where it runs as root, for good: the tests after it, and the
-    browsers that they start, would leave the twins no processor."""
+    """Take back real-time priority that a library gave this process. SVT-AV1, which LeRobot encodes videos
+    with, puts the thread that starts it under SCHED_FIFO 99 where it runs as root, for good: the tests after
+    it, and the browsers that they start, would leave the twins no processor."""
     result = yield
     if os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -9,8 +9,10 @@ ADVICE = {
     "nan": "find the device that sends it; delete or trim the episode",
     "interrupted": "`ulna data trim` or delete it, unless its end is of no importance",
     "noted": "compare it with the source; delete the episode if that is damaged",
-    "dropped": "look at the camera's cable and the computer's load; record fewer or smaller images, JPEG, or on a faster disk",
-    "gap": "trim, or train with --align interpolate and a larger --tolerance; look at the device's cable and load",
+    "dropped": "look at the camera's cable and the computer's load; record fewer or smaller images, JPEG, or "
+    "on a faster disk",
+    "gap": "trim, or train with --align interpolate and a larger --tolerance; look at the device's cable and "
+    "load",
     "clock": "stamp with one clock; an episode with a jump cannot be aligned: delete it",
     "rate": "lighten the loop, or set the store's rate to what is reached",
     "jitter": "lighten the loop, or give it a core of its own",

@@ -1,4 +1,4 @@
-"""What a check says, and one episode as the checks read it: every stream on the episode's own seconds."""
+"""Findings, and one episode as the checks read it: every stream in seconds from the episode's start."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..store import EpisodeStore
 
 Severity = Literal["info", "warning", "severe"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "severe")
-SINGLE = 12  # of one kind in one stream; when there are more, one finding speaks for all
+SINGLE = 12  # findings of one kind in one stream; if there are more, they are summed up in one
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, or worth knowing. episode, name: its number and its folder. start_s, end_s:
     seconds from the capture of the episode's first action. stream: "" for the whole episode. value,
-    threshold: what was measured and what it was held against, in the unit that the message names; None where
-    it is not a matter of number."""
+    threshold: the measured number and its limit, in the unit that the message names; None where there is no
+    number."""
 
     episode: int
     name: str
@@ -42,13 +42,13 @@ class Finding:
 
 @dataclass
 class Stream:
-    """One stream that could be read. t_s, received_s `(T,)` float64; flags `(T,)` uint8; values `(T, D)`
+    """One stream that could be read. t_s, receive_s `(T,)` float64; flags `(T,)` uint8; values `(T, D)`
     float64 of a vector, None of images and depth; period_s: its median interval, 0 where there is none."""
 
     key: str
     feature: Feature | None
     t_s: np.ndarray
-    received_s: np.ndarray
+    receive_s: np.ndarray
     flags: np.ndarray
     values: np.ndarray | None
     period_s: float
@@ -64,19 +64,19 @@ class Stream:
 
 @dataclass
 class Recording:
-    """One episode, read. end_s: when the last action was. unreadable: stream → why; those streams are not in
-    `streams`."""
+    """One episode, read. end_s: the time of the last action. read_errors: stream → why it could not be read;
+    such streams are not in `streams`. mismatches: stream → how it differs from the store's features."""
 
     episode: Episode
-    fps: float
+    control_hz: float
     end_s: float
     streams: dict[str, Stream] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)  # stream → how it differs from the header
+    read_errors: dict[str, str] = field(default_factory=dict)
+    mismatches: dict[str, str] = field(default_factory=dict)
 
     @property
     def joints(self) -> Stream | None:
-        """Where the arm is: its state, else the actions it was sent."""
+        """The stream that tells where the arm is: its state, else the actions that it was sent."""
         for key in (STATE, ACTION):
             if key in self.streams and len(self.streams[key].t_s) > 1:
                 return self.streams[key]
@@ -100,14 +100,14 @@ class Recording:
 
 
 def read_recording(store: EpisodeStore, episode: Episode) -> Recording:
-    """Everything but images and depth. Never raises for a damaged stream: it is named in `unreadable`."""
-    recording = Recording(episode, store.fps, episode.length / store.fps)
+    """Read everything but images and depth. A damaged stream raises nothing: it is named in `read_errors`."""
+    recording = Recording(episode, store.control_hz, episode.length / store.control_hz)
     times: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for key in episode.streams:
         try:
             times[key] = episode.times_ns(key)
         except StoreError as error:
-            recording.unreadable[key] = str(error)
+            recording.read_errors[key] = str(error)
     zero = zero_ns({key: capture for key, (capture, _) in times.items()})
     for key, (capture, receive) in times.items():
         feature = store.features[ACTION] if key == REQUESTED else store.features.get(key)
@@ -115,23 +115,23 @@ def read_recording(store: EpisodeStore, episode: Episode) -> Recording:
             rows, flags = episode.rows(key), episode.flags(key)
             values = None
             if is_frames(key):
-                shape, dtype = _of_frames(episode, key)
+                shape, dtype = _shape_of_frames(episode, key)
             else:
-                read = episode.read(key)
-                shape, dtype = read.shape[1:], read.dtype.name
-                values = np.asarray(read, np.float64).reshape(rows, -1)
+                rows_array = episode.read(key)
+                shape, dtype = rows_array.shape[1:], rows_array.dtype.name
+                values = np.asarray(rows_array, np.float64).reshape(rows, -1)
             if not rows == len(capture) == len(receive) == len(flags):
                 raise StoreError(f"it has {rows} rows, {len(capture)} times and {len(flags)} flags")
         except (StoreError, ValueError, TypeError) as error:
-            recording.unreadable[key] = str(error)
+            recording.read_errors[key] = str(error)
             continue
         if feature is not None and (shape != feature.shape or dtype != feature.dtype):
-            recording.wrong[key] = (
+            recording.mismatches[key] = (
                 f"it holds {dtype} {shape}, the store's features say {feature.dtype} {feature.shape}"
             )
-        seconds, received = (capture - zero) * 1e-9, (receive - zero) * 1e-9
+        seconds, receive_s = (capture - zero) * 1e-9, (receive - zero) * 1e-9
         recording.streams[key] = Stream(
-            key, feature, seconds, received, flags, values, period_ns(capture) * 1e-9
+            key, feature, seconds, receive_s, flags, values, period_ns(capture) * 1e-9
         )
         if key == ACTION and rows:
             recording.end_s = float(seconds[-1])
@@ -145,18 +145,20 @@ def runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
         yield first, after - 1
 
 
-def moved(values: np.ndarray) -> np.ndarray:
+def travel(values: np.ndarray) -> np.ndarray:
     """How far each column of `(T, D)` travels within its range, `(D,)`."""
     return np.nanmax(values, axis=0) - np.nanmin(values, axis=0) if len(values) else np.zeros(values.shape[1])
 
 
-def _of_frames(episode: Episode, key: str) -> tuple[tuple[int, ...], str]:
-    none = episode.read_frames(key, [])
-    return none.shape[1:], none.dtype.name
+def _shape_of_frames(episode: Episode, key: str) -> tuple[tuple[int, ...], str]:
+    empty = episode.read_frames(key, [])
+    return empty.shape[1:], empty.dtype.name
 
 
-def zero_ns(captured: Mapping[str, np.ndarray]) -> int:
-    """The zero of an episode's time line, of the capture times of its streams: the first action."""
-    if ACTION in captured and len(captured[ACTION]):
-        return int(captured[ACTION][0])
-    return min((int(t.min()) for t in captured.values() if len(t)), default=0)
+def zero_ns(capture_ns: Mapping[str, np.ndarray]) -> int:
+    """The zero of an episode's time line in ns: the first action, or without one the earliest row.
+
+    capture_ns: the capture times `(T,)` of each stream."""
+    if ACTION in capture_ns and len(capture_ns[ACTION]):
+        return int(capture_ns[ACTION][0])
+    return min((int(t.min()) for t in capture_ns.values() if len(t)), default=0)

@@ -1,9 +1,9 @@
-"""Whether a camera and the joints tell the same time: how long after the joints the images move.
+"""The lag of a camera: how long after the joints its images move.
 
-What changes in the image is held against how far each joint goes in the same time, at every lag from -0.5 to
-0.5 s. How much a joint shows in the image is not known, so each has a weight ≥ 0, fitted over all episodes at
-once (at each lag anew); the lag at which the fit correlates best with the images is the camera's. Of an
-episode only sums are kept, so memory stays small."""
+The change of the image is compared with the motion of each joint in the same time, at every lag from -0.5 to
+0.5 s. It is not known how much a joint shows in the image, so each joint has a weight ≥ 0, fitted at each lag
+over all episodes at once. The camera's lag is the one at which the fit correlates best with the images. Only
+sums are kept of an episode, so memory stays small."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .findings import Stream
 from .frames import Scan
 
 LAGS_S = np.arange(-25, 26) * 0.02
-FEW = 12  # intervals; fewer say nothing
-GROUPS = 10  # of episodes, each left out once to see how sure the lag is
+FEW = 12  # intervals; fewer are not enough
+GROUPS = 10  # of episodes; each is left out once to estimate the error of the lag
 
 
 @dataclass
 class Pair:
-    """Of one episode and camera, what is compared: motion `(M, 3)` as `Scan` has it; t_s `(T,)`, values `(T,
-    D)` of the joints."""
+    """Image and joints of one episode, to be compared: motion `(M, 3)` as in `Scan`; t_s `(T,)` and values
+    `(T, D)` of the joints."""
 
     motion: np.ndarray
     t_s: np.ndarray
@@ -32,8 +32,8 @@ class Pair:
 
 @dataclass
 class Sums:
-    """At each of L lags: covariances of the joints' motion `(L, D, D)`, of joints and image `(L, D)`, of the
-    image; seconds: of images."""
+    """At each of L lags: joints, the covariance of the joints' motion `(L, D, D)`; both, that of joints and
+    image `(L, D)`. image: the variance of the image's change. seconds: the time that the images span."""
 
     joints: np.ndarray
     both: np.ndarray
@@ -44,8 +44,8 @@ class Sums:
 @dataclass(frozen=True)
 class Lag:
     """lag_s: the images move that long after the joints (negative: before them). correlation: at that lag;
-    edge: how much it exceeds the best correlation 0.2 s away. error_s: what leaving episodes out changes
-    (jackknife's standard error)."""
+    edge: how much it exceeds the best correlation 0.2 s away. error_s: the standard error of lag_s
+    (jackknife: how much it changes when episodes are left out)."""
 
     lag_s: float
     correlation: float
@@ -55,7 +55,7 @@ class Lag:
 
 
 def pair(scan: Scan, joints: Stream) -> Pair | None:
-    """None where there is too little to compare."""
+    """The motion of a camera and the joints; None where there is too little to compare."""
     if joints.values is None or len(scan.motion) < FEW or not np.isfinite(joints.values).all():
         return None
     t, order = np.unique(joints.t_s, return_index=True)
@@ -65,21 +65,20 @@ def pair(scan: Scan, joints: Stream) -> Pair | None:
 def sums(p: Pair) -> Sums:
     start, end, change = p.motion.T
     inside = (start - LAGS_S[-1] >= p.t_s[0]) & (end - LAGS_S[0] <= p.t_s[-1])
-    if (
-        inside.mean() > 0.6
-    ):  # else the episode is short: before and after it the joints stood where it began and ended
+    # in a short episode all intervals are used, as if the joints stood still before and after it
+    if inside.mean() > 0.6:
         start, end, change = start[inside], end[inside], change[inside]
     change = change - change.mean()
     n, d = len(LAGS_S), p.values.shape[1]
-    found = Sums(np.empty((n, d, d)), np.empty((n, d)), float(change @ change), float(np.ptp(end)))
+    result = Sums(np.empty((n, d, d)), np.empty((n, d)), float(change @ change), float(np.ptp(end)))
     for i, lag in enumerate(LAGS_S):
-        gone = np.abs(_at(p.t_s, p.values, end - lag) - _at(p.t_s, p.values, start - lag))
-        gone -= gone.mean(axis=0)
-        found.joints[i], found.both[i] = gone.T @ gone, gone.T @ change
-    return found
+        travel = np.abs(_at(p.t_s, p.values, end - lag) - _at(p.t_s, p.values, start - lag))
+        travel -= travel.mean(axis=0)
+        result.joints[i], result.both[i] = travel.T @ travel, travel.T @ change
+    return result
 
 
-def pooled(pairs: Sequence[Pair]) -> Lag | None:
+def pooled_lag(pairs: Sequence[Pair]) -> Lag | None:
     """The lag of a camera over its episodes; None where joints or images hardly move."""
     groups: list[Sums] = []
     for i, one in enumerate(map(sums, pairs)):
@@ -91,10 +90,8 @@ def pooled(pairs: Sequence[Pair]) -> Lag | None:
     if fit is None:
         return None
     curve, weights = fit
-    without = (
-        [_fit(_sum(groups[:i] + groups[i + 1 :])) for i in range(len(groups))] if len(groups) > 1 else []
-    )
-    others = np.array([_peak(other[0]) for other in without if other is not None])
+    fits = [_fit(_sum(groups[:i] + groups[i + 1 :])) for i in range(len(groups))] if len(groups) > 1 else []
+    others = np.array([_peak(other[0]) for other in fits if other is not None])
     n = len(others)
     error = float(np.sqrt((n - 1) / n * np.sum((others - others.mean()) ** 2))) if n > 1 else np.inf
     return Lag(_peak(curve), float(curve.max()), _edge(curve), error, weights)
@@ -109,7 +106,7 @@ def _sum(parts: Sequence[Sums]) -> Sums:
     )
 
 
-def of_episode(part: Sums, weights: np.ndarray) -> tuple[float, np.ndarray]:
+def episode_lag(part: Sums, weights: np.ndarray) -> tuple[float, np.ndarray]:
     """(lag_s, correlations `(L,)`) of one episode with the weights `(L, D)` of all of them."""
     top = np.einsum("ld,ld->l", weights, part.both)
     bottom = np.sqrt(np.einsum("ld,lde,le->l", weights, part.joints, weights) * part.image)
@@ -123,24 +120,24 @@ def _fit(part: Sums) -> tuple[np.ndarray, np.ndarray] | None:
 
     joints, both, image = part.joints, part.both, part.image
     scale = np.sqrt(np.mean([np.diag(g) for g in joints], axis=0))
-    used = scale > 1e-3 * scale.max(initial=0)
-    if image <= 0 or not used.any():
+    moving = scale > 1e-3 * scale.max(initial=0)
+    if image <= 0 or not moving.any():
         return None
-    s = scale[used]
+    s = scale[moving]
     curve, weights = np.zeros(len(LAGS_S)), np.zeros(both.shape)
     for i in range(len(LAGS_S)):
-        gram = joints[i][np.ix_(used, used)] / np.outer(s, s)
+        gram = joints[i][np.ix_(moving, moving)] / np.outer(s, s)
         lower = np.linalg.cholesky(gram + 1e-3 * np.eye(len(s)))
-        right = both[i][used] / s
+        right = both[i][moving] / s
         w, _ = nnls(lower.T, np.linalg.solve(lower, right))
         bottom = np.sqrt((w @ gram @ w) * image)
         curve[i] = w @ right / bottom if bottom > 0 else 0.0
-        weights[i, used] = w / s
+        weights[i, moving] = w / s
     return curve, weights
 
 
 def _peak(curve: np.ndarray) -> float:
-    """Where it is highest, between the lags by a parabola."""
+    """The lag in s at which `curve` `(L,)` is highest, refined between the lags by a parabola."""
     i = int(np.argmax(curve))
     if not 0 < i < len(curve) - 1:
         return float(LAGS_S[i])
@@ -155,7 +152,7 @@ def _edge(curve: np.ndarray) -> float:
 
 
 def _at(t: np.ndarray, values: np.ndarray, when: np.ndarray) -> np.ndarray:
-    """`values` `(T, D)` linearly at `when` `(N,)`, held at the ends."""
+    """`values` `(T, D)` interpolated linearly at `when` `(N,)`; the first and last row beyond the ends."""
     if len(t) < 2:
         return np.repeat(values[:1], len(when), axis=0)
     after = np.clip(np.searchsorted(t, when), 1, len(t) - 1)

@@ -11,11 +11,9 @@ from ..flags import AFTER_DROP, INVALID, STALE
 from .findings import SINGLE, Finding, Recording, Severity, Stream, runs
 
 GAP_PERIODS = 2.5  # training leaves a tick out when its newest row is two periods old, of stream or loop
-GAP_SEVERE_S = 0.5  # an arm gets anywhere meanwhile, and a chunk of actions goes across
-RATE_WARNING, RATE_SEVERE = (
-    0.03,
-    0.15,
-)  # a policy's actions replayed at the nominal rate are that much too fast or slow
+GAP_SEVERE_S = 0.5  # an arm can go anywhere in this time, and a chunk of actions spans it
+# a policy's actions replayed at the nominal rate are that much too fast or slow
+RATE_WARNING, RATE_SEVERE = 0.03, 0.15
 JITTER_PERIODS, JITTER_SHARE = 0.25, 0.05
 JUMP_S = 0.1  # beyond what a USB bus or a network delays a row, and it stays
 LOST_SEVERE = 0.05
@@ -35,20 +33,20 @@ def check_times(r: Recording) -> Iterator[Finding]:
         yield from _flags(r, stream)
     if ACTION in r.streams:
         yield from _rate(r, r.streams[ACTION])
-    yield from _lost(r)
+    yield from _losses(r)
 
 
 def _rate(r: Recording, action: Stream) -> Iterator[Finding]:
     intervals = np.diff(action.t_s)
     if len(intervals) < 5:
         return
-    period, nominal = float(np.median(intervals)), 1 / r.fps
+    period, nominal = float(np.median(intervals)), 1 / r.control_hz
     off = abs(period / nominal - 1)
     if off > RATE_WARNING:
         yield r.finding(
             "rate",
             "severe" if off > RATE_SEVERE else "warning",
-            f"the loop ran at {1 / max(period, 1e-9):.2f} Hz, nominal is {r.fps:g} Hz",
+            f"the loop ran at {1 / max(period, 1e-9):.2f} Hz, nominal is {r.control_hz:g} Hz",
             ACTION,
             value=off,
             threshold=RATE_WARNING,
@@ -68,13 +66,13 @@ def _rate(r: Recording, action: Stream) -> Iterator[Finding]:
 def _gaps(r: Recording, stream: Stream) -> Iterator[Finding]:
     if len(stream.t_s) < 3:
         return
-    times = np.unique(stream.t_s)  # a clock that steps back is `_clock`'s; here it must not hide a gap
+    times = np.unique(stream.t_s)  # `_clock` reports a clock that steps back; here it must not hide a gap
     intervals = np.diff(times)
     period = float(np.median(intervals)) if len(intervals) else 0.0
-    slower = max(period, 1 / r.fps) if stream.key != ACTION or period < 2 / r.fps else period
+    slower = max(period, 1 / r.control_hz) if stream.key != ACTION or period < 2 / r.control_hz else period
     limit = GAP_PERIODS * slower
-    found = [(float(times[i]), float(times[i + 1])) for i in np.flatnonzero(intervals > limit)]
-    for start, end in found if len(found) <= SINGLE else []:
+    gaps = [(float(times[i]), float(times[i + 1])) for i in np.flatnonzero(intervals > limit)]
+    for start, end in gaps if len(gaps) <= SINGLE else []:
         length = end - start
         yield r.finding(
             "gap",
@@ -85,15 +83,16 @@ def _gaps(r: Recording, stream: Stream) -> Iterator[Finding]:
             length,
             limit,
         )
-    if len(found) > SINGLE:
-        longest = max(end - start for start, end in found)
+    if len(gaps) > SINGLE:
+        longest = max(end - start for start, end in gaps)
         yield r.finding(
             "gap",
             _gap_severity(longest),
-            f"{len(found)} gaps of more than {1000 * limit:.0f} ms, the longest {1000 * longest:.0f} ms; a row comes every "
-            f"{1000 * period:.1f} ms",
+            f"{len(gaps)} gaps of more than {1000 * limit:.0f} ms, the longest {1000 * longest:.0f} ms; a "
+            "row "
+            f"comes every {1000 * period:.1f} ms",
             stream.key,
-            (found[0][0], found[-1][1]),
+            (gaps[0][0], gaps[-1][1]),
             longest,
             limit,
         )
@@ -105,8 +104,8 @@ def _gap_severity(length_s: float) -> Severity:
 
 def _coverage(r: Recording, stream: Stream) -> Iterator[Finding]:
     """A stream that begins late or ends early."""
-    limit = GAP_PERIODS * max(stream.period_s, 1 / r.fps)
-    first, last = float(stream.received_s.min()), float(stream.t_s.max())
+    limit = GAP_PERIODS * max(stream.period_s, 1 / r.control_hz)
+    first, last = float(stream.receive_s.min()), float(stream.t_s.max())
     if stream.t_s.min() > r.end_s + 1 or last < -1:
         return  # `_clock` says that they never meet
     if first > limit:
@@ -132,7 +131,7 @@ def _coverage(r: Recording, stream: Stream) -> Iterator[Finding]:
 
 
 def _clock(r: Recording, stream: Stream) -> Iterator[Finding]:
-    t, received = stream.t_s, stream.received_s
+    t, receive_s = stream.t_s, stream.receive_s
     if t.min() > r.end_s + 1 or t.max() < -1:
         yield r.finding(
             "clock",
@@ -143,52 +142,53 @@ def _clock(r: Recording, stream: Stream) -> Iterator[Finding]:
             threshold=1.0,
         )
         return
-    back = np.flatnonzero(np.diff(t) < 0)
-    if len(back):
+    steps_back = np.flatnonzero(np.diff(t) < 0)
+    if len(steps_back):
         worst = float(-np.diff(t).min())
         at = int(np.argmin(np.diff(t)))
         yield r.finding(
             "clock",
             "severe",
-            f"capture times step back {len(back)} times, by up to {1000 * worst:.1f} ms",
+            f"capture times step back {len(steps_back)} times, by up to {1000 * worst:.1f} ms",
             stream.key,
             (float(t[at + 1]), float(t[at])),
             worst,
             0.0,
         )
-    delay = received - t
+    delay = receive_s - t
     early = np.flatnonzero(delay < -EARLY_S)
     if len(early):
         yield r.finding(
             "clock",
             "warning",
-            f"{len(early)} of {len(t)} rows were received up to {-1000 * delay.min():.1f} ms before their capture",
+            f"{len(early)} of {len(t)} rows were received up to {-1000 * delay.min():.1f} ms before their "
+            "capture",
             stream.key,
             (float(t[early[0]]), float(t[early[-1]])),
             float(-delay.min()),
             EARLY_S,
         )
-    # a clock that is set moves the delay and leaves it there; a bus that stutters delays a row or a few
-    around = 8
-    if len(t) < 2 * around:
+    # setting a clock changes the delay for good; a bus that stutters delays only a few rows
+    width = 8
+    if len(t) < 2 * width:
         return
-    windows = np.lib.stride_tricks.sliding_window_view(delay, around)
+    windows = np.lib.stride_tricks.sliding_window_view(delay, width)
     medians = np.median(windows, axis=1)
-    step = medians[around:] - medians[:-around]  # of the rows from i+around on, against those before
+    step = medians[width:] - medians[:-width]  # of the rows from i+width on, against those before
     spread = windows.max(axis=1) - windows.min(axis=1)
-    calm = np.maximum(spread[around:], spread[:-around])
+    calm = np.maximum(spread[width:], spread[:-width])
     jumps = np.abs(step) > np.maximum(JUMP_S, 3 * calm)
     for first, last in runs(jumps):
-        at = first + int(np.argmax(np.abs(step[first : last + 1]))) + around
-        if len(back) and np.abs(back - at).min() <= around:
-            continue  # said above
+        at = first + int(np.argmax(np.abs(step[first : last + 1]))) + width
+        if len(steps_back) and np.abs(steps_back - at).min() <= width:
+            continue  # reported above
         yield r.finding(
             "clock",
             "severe",
-            f"its clock jumps by {-1000 * step[at - around]:+.0f} ms against ours",
+            f"its clock jumps by {-1000 * step[at - width]:+.0f} ms against ours",
             stream.key,
             (float(t[at - 1]), float(t[at])),
-            abs(float(step[at - around])),
+            abs(float(step[at - width])),
             JUMP_S,
         )
 
@@ -199,7 +199,8 @@ def _flags(r: Recording, stream: Stream) -> Iterator[Finding]:
         yield r.finding(
             "stale",
             "warning",
-            f"{stale.sum()} of {len(stale)} rows ({stale.mean():.0%}) repeat an older reading: the device is slower than the loop",
+            f"{stale.sum()} of {len(stale)} rows ({stale.mean():.0%}) repeat an older reading: the device is "
+            "slower than the loop",
             stream.key,
             value=float(stale.mean()),
             threshold=STALE_SHARE,
@@ -219,21 +220,23 @@ def _flags(r: Recording, stream: Stream) -> Iterator[Finding]:
         )
 
 
-def _lost(r: Recording) -> Iterator[Finding]:
-    """What the recorder had to drop, and frames that never came to it, as it counted."""
-    counted = r.episode.attrs.get("dropped") or {}
+def _losses(r: Recording) -> Iterator[Finding]:
+    """Rows that the recorder dropped, or that never reached it, as it counted them."""
+    counts = r.episode.attrs.get("dropped") or {}
     for key, stream in r.streams.items():
         places = np.flatnonzero(stream.flags & AFTER_DROP)
-        count = int(counted.get(key, 0)) or len(places)
+        count = int(counts.get(key, 0)) or len(places)
         if not count:
             continue
         share = count / (count + len(stream.t_s))
-        where = f", at {len(places)} places" if len(places) else ""
+        phrase = f", at {len(places)} places" if len(places) else ""
         t = stream.t_s[places] if len(places) else np.array([0.0, r.end_s])
         yield r.finding(
             "dropped",
             "severe" if share > LOST_SEVERE or not is_frames(key) else "warning",
-            f"{count} rows were lost ({share:.1%}){where}: the camera, the loop, the disk or the encoders did not keep up",
+            f"{count} rows were lost ({share:.1%}){phrase}: the camera, the loop, the disk or the encoders "
+            "did "
+            "not keep up",
             key,
             (float(t[0]), float(t[-1])),
             share,

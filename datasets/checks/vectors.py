@@ -1,4 +1,4 @@
-"""What joints and commands hold: whole, finite, within limits, moving, and sent as they were asked for."""
+"""Checks of joints and commands: complete, finite, within limits, moving, and sent as requested."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from ..features import ACTION, REQUESTED, STATE
 from ..store import EpisodeStore
-from .findings import Finding, Recording, Severity, Stream, moved
+from .findings import Finding, Recording, Severity, Stream, travel
 
-LIMIT_SHARE = 0.01  # of a joint's range: what a controller overshoots
+LIMIT_SHARE = 0.01  # of a joint's range; controllers overshoot by that much
 SHORT_S = 1.0  # shorter than any task
 IDLE_S = 3.0  # a policy that learns from stillness learns to stand still
 STILL = {"rad": 0.02, "deg": 1.0, "m": 0.005}  # less than this is noise of the encoder and sag
@@ -31,19 +31,19 @@ def check_vectors(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
                 yield from _limits(r, stream)
             if stream.key == STATE:
                 yield from _jumps(r, stream)
-                yield from _held(r, stream)
+                yield from _held_readings(r, stream)
     yield from _motion(r)
     if ACTION in r.streams and REQUESTED in r.streams:
         yield from _as_requested(r, r.streams[ACTION], r.streams[REQUESTED])
 
 
 def _whole(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
-    for key, why in r.unreadable.items():
+    for key, why in r.read_errors.items():
         yield r.finding("damaged", "severe", f"it cannot be read: {why}", key)
     for key in store.features:
         if key not in r.episode.streams:
             yield r.finding("missing", "severe", "the episode lacks this stream of the store's features", key)
-    for key, why in r.wrong.items():
+    for key, why in r.mismatches.items():
         yield r.finding("features", "severe", why, key)
     counts = r.episode.attrs.get("streams")
     for key, stream in r.streams.items():
@@ -74,10 +74,10 @@ def _whole(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
 
 def _finite(r: Recording, stream: Stream) -> Iterator[Finding]:
     assert stream.values is not None
-    bad = ~np.isfinite(stream.values)
-    if bad.any():
-        rows = np.flatnonzero(bad.any(axis=1))
-        columns = ", ".join(stream.name_of(c) for c in np.flatnonzero(bad.any(axis=0))[:4])
+    nonfinite = ~np.isfinite(stream.values)
+    if nonfinite.any():
+        rows = np.flatnonzero(nonfinite.any(axis=1))
+        columns = ", ".join(stream.name_of(c) for c in np.flatnonzero(nonfinite.any(axis=0))[:4])
         span = float(stream.t_s[rows[0]]), float(stream.t_s[rows[-1]])
         yield r.finding(
             "nan", "severe", f"{len(rows)} rows are not finite ({columns})", stream.key, span, len(rows), 0
@@ -85,7 +85,8 @@ def _finite(r: Recording, stream: Stream) -> Iterator[Finding]:
 
 
 def _limits(r: Recording, stream: Stream) -> Iterator[Finding]:
-    """Against attrs["limits"], {joint: [lower, upper]}, as the recorder notes them from the robot."""
+    """Compare values with attrs["limits"], {joint: [lower, upper]}, which the recorder takes from the
+    robot."""
     limits = r.episode.attrs.get("limits")
     if not isinstance(limits, dict) or stream.values is None:
         return
@@ -97,31 +98,31 @@ def _limits(r: Recording, stream: Stream) -> Iterator[Finding]:
             continue
         values = stream.values[:, column]
         over = np.maximum(low - values, values - high)
-        allowed = LIMIT_SHARE * (high - low)
-        beyond = over > allowed
+        margin = LIMIT_SHARE * (high - low)
+        beyond = over > margin
         if beyond.any():
             worst = int(np.nanargmax(over))
             span = [float(stream.t_s[i]) for i in np.flatnonzero(beyond)[[0, -1]]]
             yield r.finding(
                 "limits",
                 "severe" if stream.key == ACTION else "warning",
-                f"{name} is at {values[worst]:.4g}{stream.unit_of(column)}, its limits are {low:.4g} to {high:.4g} "
-                f"({beyond.sum()} rows beyond)",
+                f"{name} is at {values[worst]:.4g}{stream.unit_of(column)}, its limits are {low:.4g} to "
+                f"{high:.4g} ({beyond.sum()} rows beyond)",
                 stream.key,
                 (span[0], span[1]),
                 float(over[worst]),
-                allowed,
+                margin,
             )
 
 
 def _jumps(r: Recording, stream: Stream) -> Iterator[Finding]:
-    """A step of the measured joint that neither the one before nor the one after takes part in: a reading
-    that is wrong, an angle that wraps. An arm cannot do that; a command can, so `action` is not asked."""
+    """Single large steps of a measured joint, with small steps before and after: a wrong reading, or an angle
+    that wraps. An arm cannot move so; a command may, so `action` is not checked."""
     if stream.values is None or not np.isfinite(stream.values).all():
         return
     floor = 2 * still(stream)
     for column, values in enumerate(stream.values.T):
-        rows = np.flatnonzero(np.diff(values)) + 1  # a reading that is held for several rows makes one step
+        rows = np.flatnonzero(np.diff(values)) + 1  # a reading that repeats for several rows makes one step
         if len(rows) < 20:
             continue
         steps = values[rows] - values[rows - 1]
@@ -147,13 +148,13 @@ def _jumps(r: Recording, stream: Stream) -> Iterator[Finding]:
         )
 
 
-def _held(r: Recording, stream: Stream) -> Iterator[Finding]:
-    """Joints whose readings stay the same to the last bit for several rows and then go further by much: a
-    device, or a part of one, that answers more slowly than it is asked."""
+def _held_readings(r: Recording, stream: Stream) -> Iterator[Finding]:
+    """Joints whose readings stay equal to the last bit for several rows and then change by much: a device, or
+    a part of it, that measures more slowly than it is read."""
     values = stream.values
     if values is None or stream.period_s <= 0:
         return
-    found: dict[int, float] = {}
+    periods: dict[int, float] = {}
     for column, x in enumerate(values.T):
         changes = np.flatnonzero(np.diff(x))
         if len(changes) < 15:
@@ -161,21 +162,21 @@ def _held(r: Recording, stream: Stream) -> Iterator[Finding]:
         steps, apart = np.abs(x[changes + 1] - x[changes]), np.diff(changes)
         usual = float(np.median(apart))
         regular = np.abs(apart - usual) <= max(1.0, 0.3 * usual)
-        # a slow joint on a coarse encoder also stands for rows, but it moves on by the least step there is
+        # a slow joint with a coarse encoder also repeats readings, but then changes by the smallest step
         if (
             usual > 1
             and np.mean(apart == 1) < 0.05
             and regular.mean() > 0.7
             and np.median(steps) > 3 * steps.min()
         ):
-            found[column] = float(apart[regular].mean())
-    if found:
-        names = ", ".join(stream.name_of(c) for c in list(found)[:4]) + (" …" if len(found) > 4 else "")
-        rows = float(np.median(list(found.values())))
+            periods[column] = float(apart[regular].mean())
+    if periods:
+        names = ", ".join(stream.name_of(c) for c in list(periods)[:4]) + (" …" if len(periods) > 4 else "")
+        rows = float(np.median(list(periods.values())))
         yield r.finding(
             "held",
             "info",
-            f"{len(found)} of {values.shape[1]} readings change only every {rows:.1f} rows, at about "
+            f"{len(periods)} of {values.shape[1]} readings change only every {rows:.1f} rows, at about "
             f"{1 / (rows * stream.period_s):.2g} Hz in a stream of {1 / stream.period_s:.3g} Hz: {names}",
             stream.key,
             value=rows,
@@ -184,12 +185,12 @@ def _held(r: Recording, stream: Stream) -> Iterator[Finding]:
 
 
 def still(stream: Stream) -> np.ndarray:
-    """How far a joint of each column `(D,)` may go and still count as standing."""
+    """How far each column `(D,)` may travel and still count as standing still."""
     assert stream.values is not None
     units = stream.feature.units if stream.feature else ()
     width = stream.values.shape[1]
-    known = [STILL.get(u, STILL_OTHERWISE) for u in units] if len(units) == width else []
-    return np.array(known or [STILL_OTHERWISE] * width)
+    margins = [STILL.get(u, STILL_OTHERWISE) for u in units] if len(units) == width else []
+    return np.array(margins or [STILL_OTHERWISE] * width)
 
 
 def _motion(r: Recording) -> Iterator[Finding]:
@@ -205,14 +206,14 @@ def _motion(r: Recording) -> Iterator[Finding]:
         )
     if joints is None or joints.values is None or not np.isfinite(joints.values).all():
         return
-    travelled = moved(joints.values) / still(joints)
-    if travelled.max(initial=0) < 1:
+    distances = travel(joints.values) / still(joints)
+    if distances.max(initial=0) < 1:
         yield r.finding(
             "static",
             "severe",
             f"nothing moves: no joint of {joints.key} goes further than noise",
             joints.key,
-            value=float(travelled.max(initial=0)),
+            value=float(distances.max(initial=0)),
             threshold=1.0,
         )
         return
@@ -229,39 +230,40 @@ def _motion(r: Recording) -> Iterator[Finding]:
 
 
 def idle(joints: Stream) -> list[tuple[float, float]]:
-    """Stretches (start_s, end_s) of more than IDLE_S in which no joint leaves the place it had when they
-    began."""
+    """Stretches (start_s, end_s) of more than IDLE_S in which every joint stays where it was at the start."""
     assert joints.values is not None
-    found, begin = [], 0
-    scaled = joints.values / still(joints)
-    low = high = scaled[0]
-    for i in range(1, len(scaled) + 1):
-        if i < len(scaled):
-            low, high = np.minimum(low, scaled[i]), np.maximum(high, scaled[i])
+    stretches, begin = [], 0
+    positions = joints.values / still(joints)
+    low = high = positions[0]
+    for i in range(1, len(positions) + 1):
+        if i < len(positions):
+            low, high = np.minimum(low, positions[i]), np.maximum(high, positions[i])
             if (high - low).max() < 1:
                 continue
         if joints.t_s[i - 1] - joints.t_s[begin] > IDLE_S:
-            found.append((float(joints.t_s[begin]), float(joints.t_s[i - 1])))
+            stretches.append((float(joints.t_s[begin]), float(joints.t_s[i - 1])))
         begin = i
-        if i < len(scaled):
-            low = high = scaled[i]
-    return found
+        if i < len(positions):
+            low = high = positions[i]
+    return stretches
 
 
-def _as_requested(r: Recording, sent: Stream, asked: Stream) -> Iterator[Finding]:
-    """What limits and safety made of the commands. A policy trained on `action` learns what was sent."""
-    if sent.values is None or asked.values is None or sent.values.shape != asked.values.shape:
+def _as_requested(r: Recording, command: Stream, request: Stream) -> Iterator[Finding]:
+    """Commands that limits and safety changed. A policy that is trained on `action` learns what was sent."""
+    if command.values is None or request.values is None or command.values.shape != request.values.shape:
         return
-    difference = np.abs(sent.values - asked.values)
-    changed = difference > DIFFERENT * _scale(r, asked)
-    rows = np.flatnonzero(changed.any(axis=1))
+    difference = np.abs(command.values - request.values)
+    differs = difference > DIFFERENT * _scale(r, request)
+    rows = np.flatnonzero(differs.any(axis=1))
     if not len(rows):
         return
-    share = len(rows) / len(changed)
-    worst = np.nanmax(np.where(changed, difference, 0), axis=0)
-    of_joint = changed.mean(axis=0)
-    order = [c for c in np.argsort(-of_joint).tolist() if changed[:, c].any()]
-    joints = [f"{sent.name_of(c)} {of_joint[c]:.0%} by up to {worst[c]:.3g}{sent.unit_of(c)}" for c in order]
+    share = len(rows) / len(differs)
+    worst = np.nanmax(np.where(differs, difference, 0), axis=0)
+    of_joint = differs.mean(axis=0)
+    order = [c for c in np.argsort(-of_joint).tolist() if differs[:, c].any()]
+    joints = [
+        f"{command.name_of(c)} {of_joint[c]:.0%} by up to {worst[c]:.3g}{command.unit_of(c)}" for c in order
+    ]
     severity: Severity = (
         "info" if share < CLIPPED_SHARE else "warning" if share < CLIPPED_SEVERE else "severe"
     )
@@ -269,19 +271,20 @@ def _as_requested(r: Recording, sent: Stream, asked: Stream) -> Iterator[Finding
     yield r.finding(
         "clipped",
         severity,
-        f"{len(rows)} of {len(changed)} ticks ({share:.0%}) were sent otherwise than asked for: {', '.join(joints[:6])}{more}",
+        f"{len(rows)} of {len(differs)} ticks ({share:.0%}) were sent otherwise than asked for: "
+        f"{', '.join(joints[:6])}{more}",
         ACTION,
-        (float(sent.t_s[rows[0]]), float(sent.t_s[rows[-1]])),
+        (float(command.t_s[rows[0]]), float(command.t_s[rows[-1]])),
         share,
         CLIPPED_SHARE,
     )
 
 
 def _scale(r: Recording, stream: Stream) -> np.ndarray:
-    """The range of each joint `(D,)`: by its limits, else what it went through."""
+    """The range of each joint `(D,)`: from its limits, else the range that it travelled."""
     assert stream.values is not None
     limits = r.episode.attrs.get("limits") or {}
-    scale = np.maximum(moved(stream.values), still(stream))
+    scale = np.maximum(travel(stream.values), still(stream))
     for column in range(len(scale)):
         try:
             low, high = limits[stream.name_of(column)]

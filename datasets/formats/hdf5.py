@@ -1,4 +1,4 @@
-"""HDF5 datasets in: robomimic's (one file, `data/demo_<i>`) and ALOHA's (one file an episode,
+"""Imports HDF5 datasets: robomimic's (one file, `data/demo_<i>`) and ALOHA's (one file an episode,
 `observations/qpos`).
 
 Layouts: robomimic.github.io, "Dataset overview" (`obs`, `actions`, `dones`, `rewards`, `env_args` with
@@ -22,15 +22,12 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
 from ..store import EpisodeStore
-from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, named, require_fps
+from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, key_for, require_control_hz
 
 ALOHA_HZ = 50.0
 ALOHA_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
-ROBOMIMIC_STATE = (
-    "robot0_eef_pos",
-    "robot0_eef_quat",
-    "robot0_gripper_qpos",
-)  # its own default for low-dimensional policies
+# robomimic's own default for low-dimensional policies
+ROBOMIMIC_STATE = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 Progress = Callable[[int, int], None]
 
 
@@ -50,7 +47,7 @@ def is_aloha(path: Path) -> bool:
 
 
 def aloha_files(path: Path) -> list[Path]:
-    """The episodes of a folder, or the one that is named, by their numbers."""
+    """The files of the episodes in the folder `path` (or `path` itself if it is a file), by their numbers."""
     files = [path] if path.is_file() else [*path.glob("*.hdf5"), *path.glob("*.h5")]
     return sorted(files, key=lambda p: (int((re.findall(r"\d+", p.stem) or ["0"])[-1]), p.name))
 
@@ -58,11 +55,11 @@ def aloha_files(path: Path) -> list[Path]:
 def import_robomimic(
     src: str | Path,
     dst: str | Path,
-    fps: float | None = None,
+    control_hz: float | None = None,
     task: str = "",
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda count, total: None,
 ) -> EpisodeStore:
     """Bring a robomimic file into a new store at `dst`. Raises StoreError.
 
@@ -81,10 +78,10 @@ def import_robomimic(
         first = _group(data, demos[0], src)
         features, sources = _robomimic_features(first, renames, src)
         left_out = [k for k in file if k != "data"] + [k for k in first if k not in ("actions", "obs")]
-        about = _env_args(data)
-        kwargs = about.get("env_kwargs")
-        found = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
-        found = found if isinstance(found, int | float) else None
+        environment = _env_args(data)
+        kwargs = environment.get("env_kwargs")
+        stored_hz = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
+        stored_hz = stored_hz if isinstance(stored_hz, int | float) else None
 
         def episodes() -> Iterator[ForeignEpisode]:
             for name in demos:
@@ -106,27 +103,28 @@ def import_robomimic(
         provenance = {
             "imported_from": str(src),
             "format": "robomimic",
-            "environment": str(about.get("env_name", "")),
+            "environment": str(environment.get("env_name", "")),
             "left_out": left_out,
-            "action": "as in the file; robosuite's operational space controller takes motions scaled to -1..1",
+            "action": "as in the file; robosuite's operational space controller takes motions scaled to "
+            "-1..1",
         }
-        rate = require_fps(fps, float(found) if found else None, src)
+        rate = require_control_hz(control_hz, float(stored_hz) if stored_hz else None, src)
         return build(dst, features, rate, "", provenance, episodes(), image_size, progress, len(demos))
 
 
 def import_aloha(
     src: str | Path,
     dst: str | Path,
-    fps: float | None = None,
+    control_hz: float | None = None,
     task: str = "",
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda count, total: None,
 ) -> EpisodeStore:
     """Bring a folder of ALOHA episodes (or one file) into a new store at `dst`. Raises StoreError.
 
     observation.state is qpos (rad; grippers 0..1), qvel and effort are kept beside it. Images keep the order
-    of their channels. Without `fps` it is 50, at which ALOHA records."""
+    of their channels. Without `control_hz` it is 50, at which ALOHA records."""
     src, dst, renames = Path(src), Path(dst), dict(renames or {})
     files = aloha_files(src)
     if not files:
@@ -145,24 +143,24 @@ def import_aloha(
                         raise StoreError(
                             f"{path} has {len(actions)} actions but {len(dataset)} rows of {name}"
                         )
-                    coded = key.startswith(IMAGES) and dataset.ndim == 2
+                    is_jpeg = key.startswith(IMAGES) and dataset.ndim == 2
                     columns[key] = (
-                        _coded(dataset, path, features[key].shape)
-                        if coded
+                        _jpeg_frames(dataset, path, features[key].shape)
+                        if is_jpeg
                         else _rows(file, [name], features[key], path)
                     )
-                simulated = bool(file.attrs.get("sim", False))
+                is_simulated = bool(file.attrs.get("sim", False))
                 yield ForeignEpisode(
                     len(actions),
                     columns,
-                    {"task": task, "agent": "", "simulated": simulated, "source_episode": path.name},
+                    {"task": task, "agent": "", "simulated": is_simulated, "source_episode": path.name},
                 )
 
     provenance = {
         "imported_from": str(src),
         "format": "aloha",
         "left_out": left_out,
-        "rate": "50 Hz, as ALOHA records" if fps is None else "as given",
+        "rate": "50 Hz, as ALOHA records" if control_hz is None else "as given",
     }
     if unknown := [
         k
@@ -174,29 +172,29 @@ def import_aloha(
         raise StoreError(
             f"{files[0]} has no array {unknown[0]} to rename; it has {', '.join(sources.values())}"
         )
-    rate = require_fps(fps, ALOHA_HZ, src)
+    rate = require_control_hz(control_hz, ALOHA_HZ, src)
     return build(dst, features, rate, "aloha", provenance, episodes(), image_size, progress, len(files))
 
 
 def _robomimic_features(
     demo: Any, renames: Mapping[str, str], src: Path
 ) -> tuple[Features, dict[str, list[str]]]:
-    observed = _group(demo, "obs", src)
+    observations = _group(demo, "obs", src)
     sources: dict[str, list[str]] = {ACTION: ["actions"]}
-    state = [k for k in ROBOMIMIC_STATE if k in observed and k not in renames]
+    state = [k for k in ROBOMIMIC_STATE if k in observations and k not in renames]
     if state:
         sources[STATE] = [f"obs/{k}" for k in state]
-    for key in observed:
+    for key in observations:
         if key in state:
             continue
-        dataset = _dataset(observed, key, src)
+        dataset = _dataset(observations, key, src)
         image = dataset.ndim == 4 and dataset.shape[-1] == 3
-        name = ENVIRONMENT if key == "object" and key not in renames else named(key, renames, image)
+        name = ENVIRONMENT if key == "object" and key not in renames else key_for(key, renames, image)
         if name in sources:
             raise StoreError(f"{src}: two arrays would be called {name}: rename one with --map")
         sources[name] = [f"obs/{key}"]
-    if unknown := [k for k in renames if k not in observed]:
-        raise StoreError(f"{src} has no observation {unknown[0]}; it has {', '.join(observed)}")
+    if unknown := [k for k in renames if k not in observations]:
+        raise StoreError(f"{src} has no observation {unknown[0]}; it has {', '.join(observations)}")
     return {k: _feature([_dataset(demo, p, src) for p in parts]) for k, parts in sources.items()}, sources
 
 
@@ -207,26 +205,26 @@ def _success(rewards: np.ndarray) -> bool | None:
 def _aloha_features(
     file: Any, renames: Mapping[str, str], path: Path
 ) -> tuple[Features, dict[str, str], list[str]]:
-    observed = _group(file, "observations", path)
+    observations = _group(file, "observations", path)
     sources = {ACTION: "action", renames.get("qpos", STATE): "observations/qpos"}
     left_out = [k for k in file if k not in ("action", "observations", "compress_len")]
-    for key in observed:
+    for key in observations:
         if key in ("qvel", "effort"):
-            sources[named(key, renames, False)] = f"observations/{key}"
+            sources[key_for(key, renames, False)] = f"observations/{key}"
         elif key not in ("qpos", "images"):
             left_out.append(f"observations/{key}")
-    cameras = _group(observed, "images", path) if "images" in observed else {}
+    cameras = _group(observations, "images", path) if "images" in observations else {}
     for camera in cameras:
-        if named(camera, renames, True) in sources:
+        if key_for(camera, renames, True) in sources:
             raise StoreError(
-                f"{path}: two arrays would be called {named(camera, renames, True)}: rename one with --map"
+                f"{path}: two arrays would be called {key_for(camera, renames, True)}: rename one with --map"
             )
-        sources[named(camera, renames, True)] = f"observations/images/{camera}"
+        sources[key_for(camera, renames, True)] = f"observations/images/{camera}"
     features = {}
     for key, name in sources.items():
         dataset = _dataset(file, name, path)
         if key.startswith(IMAGES) and dataset.ndim == 2:
-            features[key] = Feature(_coded(dataset, path)(0, 1).shape[1:], "uint8")
+            features[key] = Feature(_jpeg_frames(dataset, path)(0, 1).shape[1:], "uint8")
             continue
         feature = _feature([dataset])
         if feature.shape == (2 * len(ALOHA_JOINTS),):
@@ -252,23 +250,24 @@ def _rows(group: Any, parts: list[str], feature: Feature, src: Path) -> Read:
         len(datasets) == 1 and tuple(datasets[0].shape[1:] or (1,)) != feature.shape
     ):
         raise StoreError(
-            f"{src}: {datasets[0].name} has rows of {datasets[0].shape[1:]}, the first episode of {feature.shape}"
+            f"{src}: {datasets[0].name} has rows of {datasets[0].shape[1:]}, the first episode of "
+            f"{feature.shape}"
         )
 
     def read(start: int, stop: int) -> np.ndarray:
         try:
-            found = [np.asarray(d[start:stop]) for d in datasets]
+            blocks = [np.asarray(d[start:stop]) for d in datasets]
         except (OSError, RuntimeError) as error:
             raise StoreError(f"{src}: rows {start} to {stop} of {parts[0]} cannot be read: {error}") from None
-        if len(found) == 1:
-            return found[0].reshape(-1, *feature.shape)
-        return np.concatenate([f.reshape(len(f), -1) for f in found], 1)
+        if len(blocks) == 1:
+            return blocks[0].reshape(-1, *feature.shape)
+        return np.concatenate([f.reshape(len(f), -1) for f in blocks], 1)
 
     return read
 
 
-def _coded(dataset: Any, src: Path, shape: tuple[int, ...] | None = None) -> Read:
-    """Frames of padded JPEG bytes; of `shape` where that is known."""
+def _jpeg_frames(dataset: Any, src: Path, shape: tuple[int, ...] | None = None) -> Read:
+    """A reader of frames that are stored as padded JPEG bytes. shape: the expected one, where it is known."""
     import cv2
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -281,8 +280,8 @@ def _coded(dataset: Any, src: Path, shape: tuple[int, ...] | None = None) -> Rea
                 raise StoreError(f"{src}: the image of row {row} of {dataset.name} cannot be decoded")
             if shape is not None and frame.shape != shape:
                 raise StoreError(
-                    f"{src}: the image of row {row} of {dataset.name} has {frame.shape[1]}×{frame.shape[0]} pixels, the first "
-                    f"image {shape[1]}×{shape[0]}"
+                    f"{src}: the image of row {row} of {dataset.name} has {frame.shape[1]}×{frame.shape[0]} "
+                    f"pixels, the first image {shape[1]}×{shape[0]}"
                 )
             frames.append(frame)
         return np.stack(frames)
@@ -292,14 +291,14 @@ def _coded(dataset: Any, src: Path, shape: tuple[int, ...] | None = None) -> Rea
 
 def _env_args(data: Any) -> dict[str, Any]:
     try:
-        about = json.loads(data.attrs.get("env_args", "{}"))
+        arguments = json.loads(data.attrs.get("env_args", "{}"))
     except (TypeError, ValueError):
         return {}
-    return about if isinstance(about, dict) else {}
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _own_group(file: Any, name: str) -> Any:
-    """The group `name`, or nothing where the file has none of its own."""
+    """The group `name` of the file itself, () where there is none or it is a link to elsewhere."""
     import h5py
 
     own = isinstance(file.get(name, getlink=True), h5py.HardLink)
@@ -328,7 +327,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _inside(group: Any, name: str, src: Path) -> Any:
-    """`group[name]`, without leaving the file on the way."""
+    """`group[name]`. Raises StoreError if it is missing or a link leads out of the file."""
     import h5py
 
     at = group
@@ -353,39 +352,40 @@ def _inside(group: Any, name: str, src: Path) -> Any:
 def _group(group: Any, name: str, src: Path) -> Any:
     import h5py
 
-    found = _inside(group, name, src)
-    if not isinstance(found, h5py.Group):
+    item = _inside(group, name, src)
+    if not isinstance(item, h5py.Group):
         raise StoreError(f"{src}: {name} is no group")
-    return found
+    return item
 
 
 def _dataset(group: Any, name: str, src: Path) -> Any:
     import h5py
 
-    found = _inside(group, name, src)
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiub" or found.ndim < 1:
+    item = _inside(group, name, src)
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub" or item.ndim < 1:
         raise StoreError(f"{src}: {name} is no array of numbers")
-    if found.is_virtual or found.external:
+    if item.is_virtual or item.external:
         raise StoreError(f"{src}: {name} lies in another file: refused")
-    chunk = (math.prod(found.chunks) if found.chunks else 0) * found.dtype.itemsize
-    row = math.prod(found.shape[1:]) * found.dtype.itemsize
-    if chunk > MOST_BYTES or row > MOST_ROW_BYTES or int(found.size or 0) > 1 << 42:
-        raise StoreError(f"{src}: {name} has a shape of {found.shape}, which is no robot's data")
-    if not found.size:
-        raise StoreError(f"{src}: {found.name} is empty")
-    _require_written(found, src)
-    return found
+    chunk = (math.prod(item.chunks) if item.chunks else 0) * item.dtype.itemsize
+    row = math.prod(item.shape[1:]) * item.dtype.itemsize
+    if chunk > MOST_BYTES or row > MOST_ROW_BYTES or int(item.size or 0) > 1 << 42:
+        raise StoreError(f"{src}: {name} has a shape of {item.shape}, which is no robot's data")
+    if not item.size:
+        raise StoreError(f"{src}: {item.name} is empty")
+    _require_written(item, src)
+    return item
 
 
 def _require_written(dataset: Any, src: Path) -> None:
-    """HDF5 gives zeros for room that was set aside and never written, as by a recording that was cut off."""
+    """Raise StoreError if parts were never written, as in a recording that was cut off; HDF5 reads them as
+    zeros."""
     if dataset.chunks:
         parts = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
-        written = dataset.id.get_num_chunks()
+        present = dataset.id.get_num_chunks()
     else:
-        parts, written = 1, int(dataset.id.get_storage_size() > 0)
-    if written < parts:
+        parts, present = 1, int(dataset.id.get_storage_size() > 0)
+    if present < parts:
         raise StoreError(
-            f"{src}: {parts - written} of {parts} parts of {dataset.name} were never written, and would read as zeros: leave "
-            "that episode out"
+            f"{src}: {parts - present} of {parts} parts of {dataset.name} were never written, and would read "
+            "as zeros: leave that episode out"
         )

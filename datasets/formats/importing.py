@@ -1,4 +1,4 @@
-"""What every import shares: a new store that appears whole or not at all, filled a few rows at a time."""
+"""Shared by all imports: builds a new store that appears whole or not at all, a few rows at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Read = Callable[[int, int], np.ndarray]  # rows [start, stop) of an episode
 
 @dataclass(frozen=True)
 class ForeignEpisode:
-    """columns: key → its rows. meta: joins the episode's attributes."""
+    """One episode to import. columns: key → function that reads its rows. meta: the episode's attributes."""
 
     length: int
     columns: dict[str, Read]
@@ -35,7 +35,7 @@ class ForeignEpisode:
 def build(
     dst: Path,
     features: Features,
-    fps: float,
+    control_hz: float,
     robot: str,
     provenance: Mapping[str, Any],
     episodes: Iterable[ForeignEpisode],
@@ -43,7 +43,7 @@ def build(
     progress: Callable[[int, int], None],
     total: int,
 ) -> EpisodeStore:
-    """A store of `episodes` whose source has no times: row i is at i / fps, and the store says so."""
+    """A store of `episodes` whose source has no times: row i is at i / control_hz, and the store says so."""
     if image_size is not None:
         features = {
             k: Feature((*image_size, *f.shape[2:]), f.dtype) if is_image(k) else f
@@ -52,26 +52,27 @@ def build(
     row = max(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in features.values())
     piece = max(1, min(PIECE, PIECE_BYTES // max(1, row)))
     with making(dst) as work:
-        store = EpisodeStore.create(work, features, fps, robot, {**provenance, "times": "row / fps"})
+        store = EpisodeStore.create(work, features, control_hz, robot, {**provenance, "times": "row / fps"})
         with EpisodeWriter(store) as writer:
-            for done, e in enumerate(episodes):
+            for index, e in enumerate(episodes):
                 writer.start(e.meta)
                 for start in range(0, e.length, piece):
                     stop = min(start + piece, e.length)
                     rows = {
-                        k: _checked(read(start, stop), features[k], k, done, image_size)
+                        k: _convert(read(start, stop), features[k], k, index, image_size)
                         for k, read in e.columns.items()
                     }
                     for i in range(stop - start):
-                        at = round((start + i) * 1e9 / fps)
+                        at = round((start + i) * 1e9 / control_hz)
                         writer.tick({k: v[i] for k, v in rows.items()}, dict.fromkeys(rows, (at, at)))
                 writer.end({})
-                progress(done + 1, total)
+                progress(index + 1, total)
     return EpisodeStore.open(dst)
 
 
-def named(key: str, renames: Mapping[str, str], images: bool) -> str:
-    """What a foreign array is called here: as `renames` says, else under `observation.`."""
+def key_for(key: str, renames: Mapping[str, str], images: bool) -> str:
+    """The key of a foreign array here: as `renames` says, else under `observation.`. images: it holds
+    images."""
     if key in renames:
         return renames[key]
     if key in ("action", "actions"):
@@ -82,7 +83,7 @@ def named(key: str, renames: Mapping[str, str], images: bool) -> str:
 
 
 def as_image(rows: np.ndarray, what: str) -> np.ndarray:
-    """`(N, H, W, 3)` uint8. Numbers with a fraction are taken where they are whole, in 0..255."""
+    """`rows` as `(N, H, W, 3)` uint8. Raises StoreError unless all values are whole numbers in 0..255."""
     if rows.dtype == np.uint8:
         return rows
     whole = rows.astype(np.uint8, copy=False) if rows.size and rows.min() >= 0 and rows.max() <= 255 else None
@@ -93,16 +94,17 @@ def as_image(rows: np.ndarray, what: str) -> np.ndarray:
     return whole
 
 
-def require_fps(given: float | None, found: float | None, source: Path) -> float:
-    fps = found if given is None else given
-    if fps is None:
+def require_control_hz(given: float | None, stored: float | None, source: Path) -> float:
+    """The rate `given` by the user, else the one `stored` in the source. Raises StoreError."""
+    control_hz = stored if given is None else given
+    if control_hz is None:
         raise StoreError(f"{source} does not say how many rows a second has: give --fps")
-    if not 0 < fps < float("inf"):
-        raise StoreError(f"fps must be a positive number, not {fps}")
-    return fps
+    if not 0 < control_hz < float("inf"):
+        raise StoreError(f"fps must be a positive number, not {control_hz}")
+    return control_hz
 
 
-def _checked(
+def _convert(
     rows: np.ndarray, feature: Feature, key: str, episode: int, image_size: tuple[int, int] | None
 ) -> np.ndarray:
     if feature.dtype == "uint8" and is_image(key):

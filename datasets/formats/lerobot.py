@@ -1,8 +1,8 @@
-"""LeRobot datasets in: format v2.1 (one parquet and one video per episode) and v3.0 (many episodes per file).
+"""Imports LeRobot datasets: format v2.1 (one parquet and one video per episode) and v3.0 (many episodes per
+file).
 
 Reads the files with pyarrow and PyAV; LeRobot itself is not imported. Every row keeps its recorded timestamp,
-and every row has a video frame of its own, that of its time: rows equal frames or the import says where they
-do not."""
+and has a video frame of its own, the one at its time; where that is impossible the import says so."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
 from ..video import resize, still_frames, video_frames
-from .lerobot_export import ASKED, ATTRIBUTES, FLAGS, TIMES
+from .lerobot_export import ATTRIBUTES, FLAGS, REQUEST, TIMES
 
 
 @dataclass(frozen=True)
-class _Source:
+class _EpisodeSource:
     """One episode. shared: its parquet file holds others too. length: rows it should have, where that is
     recorded. videos: the feature's name in LeRobot → file, and from when to when the episode lasts in it, in
     seconds."""
@@ -36,19 +36,19 @@ class _Source:
     shared: bool
     length: int | None
     videos: dict[str, tuple[Path, float, float]]
-    attrs: dict[str, Any] = field(default_factory=dict)  # what our own export noted
+    attrs: dict[str, Any] = field(default_factory=dict)  # from our own export
 
 
 @dataclass(frozen=True)
 class _Schema:
-    """Our features; the name each has in LeRobot; which of those are videos; which features are not brought
-    in."""
+    """features: ours. lerobot_names: our key → name in LeRobot. videos: those names that are videos.
+    left_out: names that are not imported. timed_names: the streams whose times our own export carries."""
 
     features: Features
-    theirs: dict[str, str]
+    lerobot_names: dict[str, str]
     videos: tuple[str, ...]
     left_out: tuple[str, ...]
-    ours: tuple[str, ...] = ()  # the streams whose times our own export carries
+    timed_names: tuple[str, ...] = ()
 
 
 def import_lerobot(
@@ -56,7 +56,7 @@ def import_lerobot(
     dst: str | Path,
     image_size: tuple[int, int] | None = None,
     episodes: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda count, total: None,
 ) -> EpisodeStore:
     """Bring the LeRobot folder `src` into a new store at `dst`, which appears whole or not at all.
 
@@ -81,7 +81,7 @@ def import_lerobot(
     provenance = {
         "imported_from": str(src),
         "format": f"lerobot {info['codebase_version']}",
-        "renamed": {t: k for k, t in schema.theirs.items() if t != k},
+        "renamed": {t: k for k, t in schema.lerobot_names.items() if t != k},
         "left_out": list(schema.left_out),
     }
     with making(dst) as work:
@@ -89,65 +89,68 @@ def import_lerobot(
             work, schema.features, float(info["fps"]), str(info.get("robot_type") or ""), provenance
         )
         with EpisodeWriter(store) as writer:
-            for done, source in enumerate(sources):
+            for index, source in enumerate(sources):
                 _import_episode(source, schema, tasks, image_size, float(info["fps"]), writer)
-                progress(done + 1, len(sources))
+                progress(index + 1, len(sources))
     return EpisodeStore.open(dst)
 
 
 def _import_episode(
-    source: _Source,
+    source: _EpisodeSource,
     schema: _Schema,
     tasks: dict[int, str],
     image_size: tuple[int, int] | None,
     fps: float,
     writer: EpisodeWriter,
 ) -> None:
-    where = f"episode {source.index} ({source.table.name})"
-    table = _rows(source, schema, where)
-    times = _vector(table, "timestamp", Feature((), "float64"), where)
+    place = f"episode {source.index} ({source.table.name})"
+    table = _rows(source, schema, place)
+    times = _vector(table, "timestamp", Feature((), "float64"), place)
     if len(times) == 0:
-        raise StoreError(f"{where} has no rows")
+        raise StoreError(f"{place} has no rows")
     if source.length is not None and len(times) != source.length:
-        raise StoreError(f"{where} has {len(times)} rows, but meta/ says {source.length}")
+        raise StoreError(f"{place} has {len(times)} rows, but meta/ says {source.length}")
     if len(late := np.flatnonzero(np.diff(times) <= 0)):
-        raise StoreError(f"{where}: the timestamp of row {late[0] + 1} is not after that of the row before")
+        raise StoreError(f"{place}: the timestamp of row {late[0] + 1} is not after that of the row before")
     vectors: dict[str, np.ndarray] = {}
     images: dict[str, Generator[np.ndarray]] = {}
     for key, feature in schema.features.items():
-        name = schema.theirs[key]
+        name = schema.lerobot_names[key]
         if name in schema.videos:
             path, start, stop = source.videos[name]
-            images[key] = video_frames(path, start + times, stop, fps, where)
+            images[key] = video_frames(path, start + times, stop, fps, place)
         elif is_image(key):
-            images[key] = still_frames(table[name], where)
+            images[key] = still_frames(table[name], place)
         else:
-            vectors[key] = _vector(table, name, feature, where)
+            vectors[key] = _vector(table, name, feature, place)
     columns = set(table.column_names)
-    said = []  # the words of its tasks, in their order
+    wordings = []  # of its tasks, in order
     if "task_index" in columns:
-        indices = _vector(table, "task_index", Feature((), "int64"), where)
-        said = list(dict.fromkeys(tasks.get(i, "") for i in dict.fromkeys(indices.tolist())))
+        indices = _vector(table, "task_index", Feature((), "int64"), place)
+        wordings = list(dict.fromkeys(tasks.get(i, "") for i in dict.fromkeys(indices.tolist())))
     success = bool(np.any(table["next.success"].to_numpy())) if "next.success" in columns else None
     times_ns = np.round(times * 1e9).astype(np.int64).tolist()
-    # who acted is not recorded: a person as a rule, but also scripts and policies
-    ours = _ours(table, schema, where) if TIMES in columns else None
-    noted = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
-    if len(said) > 1:
-        noted["notes"] = [
-            *(noted.get("notes") or ()),
-            f"the task changes within the episode, and only the first is kept, not {', '.join(map(repr, said[1:]))}",
+    # LeRobot does not record who acted: mostly people, but also scripts and policies
+    extras = _ulna_columns(table, schema, place) if TIMES in columns else None
+    attrs = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
+    if len(wordings) > 1:
+        others = ", ".join(map(repr, wordings[1:]))
+        attrs["notes"] = [
+            *(attrs.get("notes") or ()),
+            f"the task changes within the episode, and only the first is kept, not {others}",
         ]
-    writer.start({"task": said[0] if said else "", "agent": "", **noted, "source_episode": source.index})
+    writer.start(
+        {"task": wordings[0] if wordings else "", "agent": "", **attrs, "source_episode": source.index}
+    )
     try:
         for row, t_ns in enumerate(times_ns):
             values = {k: v[row] for k, v in vectors.items()}
             for key, frames in images.items():
                 values[key] = resize(next(frames), image_size)
-            if ours is None:
+            if extras is None:
                 writer.tick(values, dict.fromkeys(values, (t_ns, t_ns)))
             else:
-                writer.tick({**values, **ours.extra(row)}, ours.times(row), ours.flags(row))
+                writer.tick({**values, **extras.extra(row)}, extras.times(row), extras.flags(row))
         writer.end({"success": source.attrs.get("success", success)})
     finally:
         writer.discard()
@@ -156,36 +159,38 @@ def _import_episode(
 
 
 @dataclass(frozen=True)
-class _Ours:
-    """What our own export carries beside LeRobot's columns."""
+class _UlnaColumns:
+    """The columns that our own export adds to LeRobot's."""
 
     keys: list[str]
     times_ns: np.ndarray
     marks: np.ndarray
-    asked: np.ndarray | None
+    requests: np.ndarray | None
 
     def times(self, row: int) -> dict[str, tuple[int, int]]:
         pairs = self.times_ns[row].reshape(-1, 2).tolist()
-        found = {k: (int(c), int(r)) for k, (c, r) in zip(self.keys, pairs, strict=True)}
-        return {**found, REQUESTED: found[ACTION]}
+        times = {k: (int(c), int(r)) for k, (c, r) in zip(self.keys, pairs, strict=True)}
+        return {**times, REQUESTED: times[ACTION]}
 
     def flags(self, row: int) -> dict[str, int]:
         return {k: int(m) for k, m in zip(self.keys, self.marks[row].tolist(), strict=True) if m}
 
     def extra(self, row: int) -> dict[str, np.ndarray]:
-        return {} if self.asked is None else {REQUESTED: self.asked[row]}
+        return {} if self.requests is None else {REQUESTED: self.requests[row]}
 
 
-def _ours(table: Any, schema: _Schema, where: str) -> _Ours:
-    known = {theirs: key for key, theirs in schema.theirs.items()}
-    keys = [known.get(k, k) for k in schema.ours]
+def _ulna_columns(table: Any, schema: _Schema, place: str) -> _UlnaColumns:
+    keys_by_name = {name: key for key, name in schema.lerobot_names.items()}
+    keys = [keys_by_name.get(k, k) for k in schema.timed_names]
     count = len(keys)
-    asked = _vector(table, ASKED, schema.features[ACTION], where) if ASKED in table.column_names else None
-    return _Ours(
+    requests = (
+        _vector(table, REQUEST, schema.features[ACTION], place) if REQUEST in table.column_names else None
+    )
+    return _UlnaColumns(
         keys,
-        _vector(table, TIMES, Feature((2 * count,), "int64"), where),
-        _vector(table, FLAGS, Feature((count,), "int64"), where),
-        asked,
+        _vector(table, TIMES, Feature((2 * count,), "int64"), place),
+        _vector(table, FLAGS, Feature((count,), "int64"), place),
+        requests,
     )
 
 
@@ -203,7 +208,8 @@ def _info(src: Path) -> dict[str, Any]:
         raise StoreError(f"{path} cannot be used: {error!r}") from None
     if version not in ("v2.1", "v3.0"):
         raise StoreError(
-            f"{src} has LeRobot format {version}; v2.1 and v3.0 can be read: convert it with LeRobot's own converter first"
+            f"{src} has LeRobot format {version}; v2.1 and v3.0 can be read: convert it with LeRobot's own "
+            "converter first"
         )
     if ACTION not in features:
         raise StoreError(f"{src} has no feature {ACTION!r}; it has {', '.join(features) or 'none'}")
@@ -213,39 +219,42 @@ def _info(src: Path) -> dict[str, Any]:
 
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.success")
-OURS = (TIMES, FLAGS, ASKED)  # of our own export
+ULNA_COLUMNS = (TIMES, FLAGS, REQUEST)  # of our own export
 
 
 def _schema(info: dict[str, Any], image_size: tuple[int, int] | None) -> _Schema:
     features: Features = {}
-    theirs: dict[str, str] = {}
+    lerobot_names: dict[str, str] = {}
     left_out = []
     try:
         for name, f in info["features"].items():
             key, feature = _feature(name, f, image_size)
             if feature is not None and key in features:
-                raise StoreError(f"the features {theirs[key]} and {name} would both be {key}: rename one")
+                raise StoreError(
+                    f"the features {lerobot_names[key]} and {name} would both be {key}: rename one"
+                )
             if feature is not None:
-                features[key], theirs[key] = feature, name
-            elif name not in (*BOOKKEEPING, *OURS):
+                features[key], lerobot_names[key] = feature, name
+            elif name not in (*BOOKKEEPING, *ULNA_COLUMNS):
                 left_out.append(name)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"a feature in meta/info.json cannot be understood: {error!r}") from None
-    videos = tuple(t for t in theirs.values() if info["features"][t]["dtype"] == "video")
-    ours = _flat((info["features"].get(FLAGS) or {}).get("names"))
-    return _Schema(features, theirs, videos, tuple(left_out), tuple(ours))
+    videos = tuple(t for t in lerobot_names.values() if info["features"][t]["dtype"] == "video")
+    timed_names = _flat((info["features"].get(FLAGS) or {}).get("names"))
+    return _Schema(features, lerobot_names, videos, tuple(left_out), tuple(timed_names))
 
 
 def _feature(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -> tuple[str, Feature | None]:
-    """Our key and feature; None for what has no place in a store: text, rewards, depth coded as video."""
+    """(our key, our feature). The feature is None for what a store cannot hold: text, rewards, depth as
+    video."""
     if not (name.startswith("observation.") or name == ACTION):
         return name, None
     shape, names = tuple(int(n) for n in f["shape"]), _flat(f.get("names"))
     if f["dtype"] in ("video", "image"):
-        about = {**(f.get("video_info") or {}), **(f.get("info") or {})}
-        if about.get("is_depth_map") or about.get("video.is_depth_map"):
+        video_info = {**(f.get("video_info") or {}), **(f.get("info") or {})}
+        if video_info.get("is_depth_map") or video_info.get("video.is_depth_map"):
             return name, None
         channels_first = names[0].startswith("channel") if names else shape[0] == 3 and shape[-1] != 3
         height, width = shape[1:] if channels_first else shape[:2]
@@ -261,7 +270,8 @@ def _feature(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -
 
 
 def _flat(names: Any) -> list[str]:
-    """LeRobot has had names as a list, a list in a list, a dict of lists, and a dict of positions."""
+    """Names as a list; LeRobot has had them as a list, nested lists, a dict of lists, and a dict of
+    positions."""
     if isinstance(names, dict):
         if names and all(isinstance(v, int) for v in names.values()):
             return sorted(names, key=lambda n: names[n])
@@ -271,30 +281,30 @@ def _flat(names: Any) -> list[str]:
     return [] if names is None else [str(names)]
 
 
-def _sources(src: Path, info: dict[str, Any], videos: Sequence[str]) -> list[_Source]:
-    read = _sources_v21 if info["codebase_version"] == "v2.1" else _sources_v30
+def _sources(src: Path, info: dict[str, Any], videos: Sequence[str]) -> list[_EpisodeSource]:
+    reader = _sources_v21 if info["codebase_version"] == "v2.1" else _sources_v30
     try:
-        found = sorted(read(src, info, videos), key=lambda s: s.index)
+        sources = sorted(reader(src, info, videos), key=lambda s: s.index)
     except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"the list of episodes in {src / 'meta'} cannot be used: {error!r}") from None
-    if not found:
+    if not sources:
         raise StoreError(f"{src} holds no episode")
-    return found
+    return sources
 
 
-def _sources_v21(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_Source]:
-    listed = src / "meta" / "episodes.jsonl"
-    lines = listed.read_text().splitlines() if listed.is_file() else []
+def _sources_v21(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_EpisodeSource]:
+    path = src / "meta" / "episodes.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
     lengths = {int(e["episode_index"]): int(e["length"]) for e in map(json.loads, filter(None, lines))}
     for i in sorted(lengths) or range(int(info["total_episodes"])):
         at = {"episode_chunk": i // int(info.get("chunks_size", 1000)), "episode_index": i}
         paths = {k: (src / info["video_path"].format(video_key=k, **at), 0.0, math.inf) for k in videos}
-        yield _Source(i, src / info["data_path"].format(**at), False, lengths.get(i), paths)
+        yield _EpisodeSource(i, src / info["data_path"].format(**at), False, lengths.get(i), paths)
 
 
-def _sources_v30(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_Source]:
+def _sources_v30(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_EpisodeSource]:
     for table in sorted((src / "meta" / "episodes").glob("**/*.parquet")):
         names = [n for n in _columns(table) if not n.startswith("stats/")]
         for e in _parquet(table, names).to_pylist():
@@ -310,7 +320,7 @@ def _sources_v30(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iter
             at = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
             data = src / info["data_path"].format(**at)
             attrs = json.loads(e.get(ATTRIBUTES) or "{}")
-            yield _Source(int(e["episode_index"]), data, True, int(e["length"]), paths, attrs)
+            yield _EpisodeSource(int(e["episode_index"]), data, True, int(e["length"]), paths, attrs)
 
 
 def _tasks(src: Path, info: dict[str, Any]) -> dict[int, str]:
@@ -327,13 +337,13 @@ def _tasks(src: Path, info: dict[str, Any]) -> dict[int, str]:
         raise StoreError(f"the tasks of {src} cannot be read: {error!r}") from None
 
 
-def _rows(source: _Source, schema: _Schema, where: str) -> Any:
+def _rows(source: _EpisodeSource, schema: _Schema, place: str) -> Any:
     """The episode's rows, of the columns that are used."""
-    there = _columns(source.table)
-    needed = [t for t in schema.theirs.values() if t not in schema.videos]
-    if missing := [k for k in (*needed, "timestamp") if k not in there]:
-        raise StoreError(f"{where} has no column {missing[0]}")
-    columns = [c for c in there if c in (*needed, *BOOKKEEPING, *OURS)]
+    available = _columns(source.table)
+    names = [t for t in schema.lerobot_names.values() if t not in schema.videos]
+    if missing := [k for k in (*names, "timestamp") if k not in available]:
+        raise StoreError(f"{place} has no column {missing[0]}")
+    columns = [c for c in available if c in (*names, *BOOKKEEPING, *ULNA_COLUMNS)]
     return _parquet(source.table, columns, source.index if source.shared else None)
 
 
@@ -345,7 +355,7 @@ def _columns(path: Path) -> list[str]:
 
 
 def _parquet(path: Path, columns: Sequence[str] | None = None, episode: int | None = None) -> Any:
-    """The table; of one episode only its row groups are read."""
+    """The table in `path`, or only its rows of one episode."""
     import pyarrow.parquet as pq
 
     only = None if episode is None else [("episode_index", "==", episode)]
@@ -366,9 +376,9 @@ def _readable(path: Path) -> Iterator[None]:
         raise StoreError(f"{path} is not a readable parquet file ({reason}): copy it again") from None
 
 
-def _vector(table: Any, name: str, feature: Feature, where: str) -> np.ndarray:
-    """A column as `(T, *shape)` in the feature's dtype: floats as the dataset declares them, else only if it
-    is exact."""
+def _vector(table: Any, name: str, feature: Feature, place: str) -> np.ndarray:
+    """A column as `(T, *shape)` in the feature's dtype. Raises StoreError if the conversion is not exact;
+    only floats may be rounded to the declared dtype."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -378,21 +388,21 @@ def _vector(table: Any, name: str, feature: Feature, where: str) -> np.ndarray:
             array = array.storage
         elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
             if len(pc.unique(pc.list_value_length(array))) > 1:  # type: ignore[attr-defined]
-                raise StoreError(f"{where}: the rows of {name} differ in length, or some are missing")
+                raise StoreError(f"{place}: the rows of {name} differ in length, or some are missing")
             array = array.flatten()
         elif pa.types.is_fixed_size_list(array.type):
             array = array.flatten()
         else:
-            raise StoreError(f"{where}: {name} holds {array.type}, not numbers")
+            raise StoreError(f"{place}: {name} holds {array.type}, not numbers")
     if array.null_count or len(array) != len(table) * math.prod(feature.shape):
-        raise StoreError(f"{where}: {name} has not {math.prod(feature.shape)} numbers in every row")
+        raise StoreError(f"{place}: {name} has not {math.prod(feature.shape)} numbers in every row")
     values = array.to_numpy(zero_copy_only=False).reshape(len(table), *feature.shape)
     with np.errstate(all="ignore"):
         cast = values.astype(feature.dtype, copy=False)
         exact = np.array_equal(cast.astype(values.dtype), values)
     if not exact and not values.dtype.kind == cast.dtype.kind == "f":
         raise StoreError(
-            f"{where}: {name} holds {array.type}, which is not the {feature.dtype} of meta/info.json"
+            f"{place}: {name} holds {array.type}, which is not the {feature.dtype} of meta/info.json"
         )
-    require_finite(where, name, cast)
+    require_finite(place, name, cast)
     return cast

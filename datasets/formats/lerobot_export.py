@@ -1,10 +1,9 @@
-"""Datasets out as LeRobot v3.0, written with pyarrow and PyAV; LeRobot itself is not imported.
+"""Exports datasets as LeRobot v3.0, with pyarrow and PyAV; LeRobot itself is not imported.
 
-LeRobot knows one time line: row i of an episode is at i / fps, and every stream has a row there. What that
-cannot hold rides along in columns that LeRobot passes over (`ulna.times_ns`, `ulna.flags`,
-`ulna.action_requested`) and in the episode's row (`ulna/attributes`), so that our own import restores real
-times, requested actions, outcomes and flags. Frames of a camera that no control tick saw are not exported;
-depth is not either."""
+LeRobot has one time line: row i of an episode is at i / fps, and every stream has a row there. Real times,
+requested actions, outcomes and flags are written into columns that LeRobot ignores (`ulna.times_ns`,
+`ulna.flags`, `ulna.action_requested`) and into the row of the episode (`ulna/attributes`), and our own import
+restores them. Depth is not exported, nor are frames that belong to no control tick."""
 
 from __future__ import annotations
 
@@ -18,13 +17,14 @@ import numpy as np
 
 from ..episode import Episode, StoreError
 from ..features import ACTION, REQUESTED, Feature, is_depth, is_image
-from ..making import making, require_new
+from ..layout import require_new
+from ..making import making
 from ..reading.windows import Windows, WindowSpec
 from ..stats import of_histogram, of_rows
 from ..store import EpisodeStore
 from ..video import write_video
 
-TIMES, FLAGS, ASKED, ATTRIBUTES = "ulna.times_ns", "ulna.flags", "ulna.action_requested", "ulna/attributes"
+TIMES, FLAGS, REQUEST, ATTRIBUTES = "ulna.times_ns", "ulna.flags", "ulna.action_requested", "ulna/attributes"
 FILES_PER_CHUNK, DATA_FILE_MB, VIDEO_FILE_MB = 1000, 100, 200
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 STATS_FRAMES = 64
@@ -32,9 +32,10 @@ PIECE = 32
 
 
 @dataclass(frozen=True)
-class Exported:
-    """dropped: ticks left out for want of a recent row. repeated: ticks that repeat an old one for that.
-    left_out: features and episodes that were not exported, in words."""
+class ExportResult:
+    """The result of an export. frames: rows of the LeRobot dataset. dropped: ticks that were left out because
+    a stream had no recent row. repeated: ticks that repeat an older row for that reason. left_out: features
+    and episodes that were not exported, in words."""
 
     out: Path
     episodes: int
@@ -51,38 +52,39 @@ def export_lerobot(
     crf: int = 12,
     lossless: bool = False,
     gaps: Literal["refuse", "drop", "repeat"] = "refuse",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Exported:
+    progress: Callable[[int, int], None] = lambda count, total: None,
+) -> ExportResult:
     """Write `episodes` (all that were not cut off by default) into the new folder `out`, whole or not at all.
 
     crf: quality of H.264, less is better. lossless: every pixel as it is, in RGB. gaps: what to do at control
-    ticks for which a stream has nothing recent: refuse, drop the tick, or repeat what there was. Raises
+    ticks for which a stream has no recent row: refuse, drop the tick, or repeat an older row. Raises
     StoreError."""
     out = Path(out)
     require_new(out)
-    cut = [e.index for e in store.episodes if e.interrupted]
-    chosen = [e.index for e in store.choose(episodes) if episodes is not None or not e.interrupted]
-    if not chosen:
+    interrupted = [e.index for e in store.episodes if e.interrupted]
+    selection = [e.index for e in store.choose(episodes) if episodes is not None or not e.interrupted]
+    if not selection:
         raise StoreError(f"{store.path} has no episode to export")
-    with_request = [i for i in chosen if REQUESTED in store.episodes[i].streams]
-    if 0 < len(with_request) < len(chosen):
-        without = next(i for i in chosen if i not in with_request)
+    with_request = [i for i in selection if REQUESTED in store.episodes[i].streams]
+    if 0 < len(with_request) < len(selection):
+        without = next(i for i in selection if i not in with_request)
         raise StoreError(
-            f"episode {with_request[0]} has {REQUESTED} and episode {without} has none, but a column is of all rows: export "
-            "such episodes apart with --episodes"
+            f"episode {with_request[0]} has {REQUESTED} and episode {without} has none, but a column is of "
+            "all "
+            "rows: export such episodes apart with --episodes"
         )
     left_out = [f"{k}: LeRobot's depth is lossy" for k in store.features if is_depth(k)]
-    if episodes is None and cut:
-        left_out.append(f"episodes {', '.join(map(str, cut))}: they were cut off")
+    if episodes is None and interrupted:
+        left_out.append(f"episodes {', '.join(map(str, interrupted))}: they were cut off")
     dropped = repeated = 0
     with making(out) as work:
         writer = _Writer(work, store, crf, lossless)
-        for done, i in enumerate(chosen):
-            lost, held = writer.add(store.episodes[i], gaps)
-            dropped, repeated = dropped + lost, repeated + held
-            progress(done + 1, len(chosen))
+        for index, i in enumerate(selection):
+            drops, repeats = writer.add(store.episodes[i], gaps)
+            dropped, repeated = dropped + drops, repeated + repeats
+            progress(index + 1, len(selection))
         writer.finish()
-    return Exported(out, len(chosen), writer.rows, dropped, repeated, tuple(left_out))
+    return ExportResult(out, len(selection), writer.rows, dropped, repeated, tuple(left_out))
 
 
 @dataclass
@@ -106,7 +108,7 @@ class _Writer:
         self._file = -1
 
     def add(self, e: Episode, gaps: str) -> tuple[int, int]:
-        """One episode; how many ticks were dropped, and how many repeat what is too old."""
+        """Write one episode. (ticks dropped, ticks that repeat an older row)."""
         keys = tuple(k for k in self.keys if k != ACTION)
         windows = Windows(self.store, WindowSpec(1, 1, keys=keys), [e.index], cache="none")
         repeated = 0
@@ -119,11 +121,11 @@ class _Writer:
         dropped = e.length - len(windows)
         if dropped and gaps == "refuse":
             raise StoreError(
-                f"episode {e.index} cannot be exported whole: {windows.left_out_says()}; leave those out with --gaps drop, or "
-                "repeat what there was with --gaps repeat"
+                f"episode {e.index} cannot be exported whole: {windows.left_out_sentence()}; leave those out "
+                "with --gaps drop, or repeat what there was with --gaps repeat"
             )
         if not len(windows):
-            raise StoreError(f"episode {e.index} has no frame that can be exported")
+            raise StoreError(f"episode {e.index} has no tick that can be exported")
         index, length = len(self.episodes), len(windows)
         task = self.tasks.setdefault(e.task, len(self.tasks))
         rows = {k: windows.row(k, windows.tick) for k in self.keys}
@@ -135,15 +137,15 @@ class _Writer:
             FLAGS: np.stack([e.flags(k)[rows[k]] for k in self.keys], 1).astype(np.int64),
         }
         if REQUESTED in e.streams:
-            extra[ASKED] = e.read(REQUESTED)[windows.tick]
-        frame = np.arange(length)
+            extra[REQUEST] = e.read(REQUESTED)[windows.tick]
+        row = np.arange(length)
         columns = {
             **values,
             **extra,
-            "timestamp": (frame / self.store.fps).astype(np.float32)[:, None],
-            "frame_index": frame[:, None],
+            "timestamp": (row / self.store.control_hz).astype(np.float32)[:, None],
+            "frame_index": row[:, None],
             "episode_index": np.full((length, 1), index),
-            "index": (self.rows + frame)[:, None],
+            "index": (self.rows + row)[:, None],
             "task_index": np.full((length, 1), task),
         }
         videos, stats = self._videos(windows, index, length)
@@ -161,7 +163,7 @@ class _Writer:
                 "dataset_from_index": self.rows,
                 "dataset_to_index": self.rows + length,
                 **videos,
-                **{f"stats/{k}/{s}": v for k, of in stats.items() for s, v in of.items()},
+                **{f"stats/{k}/{s}": v for k, values_of in stats.items() for s, v in values_of.items()},
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
                 ATTRIBUTES: json.dumps({k: v for k, v in e.attrs.items() if k not in ("length", "streams")}),
@@ -179,7 +181,7 @@ class _Writer:
         folder.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(self.episodes), folder / "file-000.parquet")
         tasks = pa.table({"task_index": list(self.tasks.values()), "task": list(self.tasks)})
-        about = {  # pandas, which LeRobot reads it with, takes the task for the index
+        pandas_metadata = {  # pandas, which LeRobot reads it with, takes the task for the index
             "index_columns": ["task"],
             "column_indexes": [],
             "columns": [
@@ -202,7 +204,8 @@ class _Writer:
             "pandas_version": "2.0.0",
         }
         pq.write_table(
-            tasks.replace_schema_metadata({"pandas": json.dumps(about)}), self.root / "meta" / "tasks.parquet"
+            tasks.replace_schema_metadata({"pandas": json.dumps(pandas_metadata)}),
+            self.root / "meta" / "tasks.parquet",
         )
         stats = {k: _vector_stats(np.concatenate(v).astype(np.float64)) for k, v in self.columns.items()}
         for key, histogram in self.histograms.items():
@@ -211,7 +214,11 @@ class _Writer:
         (self.root / "meta" / "info.json").write_text(json.dumps(self._info(), indent=1))
 
     def _info(self) -> dict[str, Any]:
-        fps: float | int = int(self.store.fps) if self.store.fps == int(self.store.fps) else self.store.fps
+        fps: float | int = (
+            int(self.store.control_hz)
+            if self.store.control_hz == int(self.store.control_hz)
+            else self.store.control_hz
+        )
         features: dict[str, Any] = {}
         for key in self.keys:
             f = self.store.features[key]
@@ -223,9 +230,9 @@ class _Writer:
         both = [f"{k}.{which}" for k in self.keys for which in ("t_capture", "t_receive")]
         features[TIMES] = {"dtype": "int64", "shape": [len(both)], "names": both}
         features[FLAGS] = {"dtype": "int64", "shape": [len(self.keys)], "names": list(self.keys)}
-        if ASKED in self.columns:
+        if REQUEST in self.columns:
             action = self.store.features[ACTION]
-            features[ASKED] = {
+            features[REQUEST] = {
                 "dtype": action.dtype,
                 "shape": list(action.shape),
                 "names": list(action.names) or None,
@@ -253,7 +260,7 @@ class _Writer:
         }
 
     def _video_feature(self, f: Feature, fps: float) -> dict[str, Any]:
-        about = {
+        video_info = {
             "video.height": f.shape[0],
             "video.width": f.shape[1],
             "video.codec": "h264",
@@ -267,21 +274,21 @@ class _Writer:
             "dtype": "video",
             "shape": list(f.shape),
             "names": ["height", "width", "channels"],
-            "info": about,
+            "info": video_info,
         }
 
     def _append(self, columns: dict[str, np.ndarray]) -> int:
-        """The rows of an episode as a row group of a parquet file; the number of the file."""
+        """Write the rows of an episode as a row group of a parquet file; the number of that file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         arrays = {}
         for name, value in columns.items():
-            made = pa.array(np.ascontiguousarray(value).reshape(-1))
+            column = pa.array(np.ascontiguousarray(value).reshape(-1))
             shape = self.store.features[name].shape if name in self.store.features else value.shape[1:]
             for size in reversed(shape if len(shape) > 1 else value.shape[1:] if value.shape[1] > 1 else ()):
-                made = pa.FixedSizeListArray.from_arrays(made, size)
-            arrays[name] = made
+                column = pa.FixedSizeListArray.from_arrays(column, size)
+            arrays[name] = column
         table = pa.table(arrays)
         full = self._table is not None and self._path().stat().st_size > DATA_FILE_MB << 20
         if self._table is None or full:
@@ -300,21 +307,21 @@ class _Writer:
     def _videos(
         self, windows: Windows, index: int, length: int
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """One file a camera; where it lies, and the statistics of its frames."""
-        found: dict[str, Any] = {}
+        """Write one video per camera. (entries that say where they lie, statistics of their frames)."""
+        entries: dict[str, Any] = {}
         stats: dict[str, dict[str, Any]] = {}
         chunk, file = divmod(index, FILES_PER_CHUNK)
         for key in self.images:
             path = self.root / "videos" / key / f"chunk-{chunk:03d}" / f"file-{file:03d}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             histogram = np.zeros((3, 256), np.int64)
-            counted = set(np.linspace(0, length - 1, STATS_FRAMES).round().astype(int).tolist())
+            sample_rows = set(np.linspace(0, length - 1, STATS_FRAMES).round().astype(int).tolist())
 
             def frames() -> Iterator[np.ndarray]:
                 for start in range(0, length, PIECE):
                     rows = np.arange(start, min(start + PIECE, length))
                     for row, frame in zip(rows.tolist(), windows.frames(key, rows), strict=True):  # noqa: B023
-                        if row in counted:  # noqa: B023
+                        if row in sample_rows:  # noqa: B023
                             for c in range(3):
                                 histogram[c] += np.bincount(frame[..., c].ravel(), minlength=256)  # noqa: B023
                         yield frame
@@ -323,7 +330,7 @@ class _Writer:
                 path,
                 frames(),
                 self.store.features[key].shape,
-                self.store.fps,
+                self.store.control_hz,
                 self.crf,
                 self.lossless,
                 length,
@@ -331,21 +338,21 @@ class _Writer:
             self.histograms[key] += histogram
             stats[key] = _image_stats(histogram, length)
             prefix = f"videos/{key}"
-            found |= {
+            entries |= {
                 f"{prefix}/chunk_index": chunk,
                 f"{prefix}/file_index": file,
                 f"{prefix}/from_timestamp": 0.0,
-                f"{prefix}/to_timestamp": length / self.store.fps,
+                f"{prefix}/to_timestamp": length / self.store.control_hz,
             }
-        return found, stats
+        return entries, stats
 
 
 def _vector_stats(x: np.ndarray) -> dict[str, Any]:
-    """Of `(N, D)` float64, in LeRobot's words."""
+    """Statistics of `(N, D)` float64, under LeRobot's names."""
     return {**{k: v.tolist() for k, v in of_rows(x, QUANTILES).items()}, "count": [len(x)]}
 
 
 def _image_stats(histogram: np.ndarray, frames: int) -> dict[str, Any]:
-    """Of the counts `(3, 256)` of sampled pixels, per channel in 0..1, shaped `(3, 1, 1)`."""
-    found = of_histogram(histogram, QUANTILES)
-    return {**{k: (v / 255).reshape(3, 1, 1).tolist() for k, v in found.items()}, "count": [frames]}
+    """Statistics per channel in 0..1, `(3, 1, 1)`, from the counts `(3, 256)` of sampled pixels."""
+    values = of_histogram(histogram, QUANTILES)
+    return {**{k: (v / 255).reshape(3, 1, 1).tolist() for k, v in values.items()}, "count": [frames]}

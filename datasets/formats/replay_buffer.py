@@ -1,5 +1,5 @@
-"""Replay buffers of Diffusion Policy and UMI in: `data/<key>` `(N, ...)` and `meta/episode_ends`, zarr v2 in
-a folder or a zip.
+"""Imports replay buffers of Diffusion Policy and UMI: `data/<key>` `(N, ...)` and `meta/episode_ends`, zarr
+v2 in a folder or a zip.
 
 The layout is that of diffusion_policy/common/replay_buffer.py (repository real-stanford/diffusion_policy);
 UMI's keys are those of real-stanford/universal_manipulation_interface. A zip is read where it is and never
@@ -22,11 +22,10 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, STATE, Feature, Features
 from ..store import EpisodeStore
-from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, named, require_fps
+from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, key_for, require_control_hz
 
 CODECS = {
-    # not zlib, gzip, bz2, lzma: a chunk of some kilobytes could become gigabytes, where these say how large
-    # they are
+    # not zlib, gzip, bz2, lzma: their chunks of some kilobytes could become gigabytes; these state their size
     *("blosc", "zstd", "lz4", "delta", "shuffle", "crc32", "crc32c", "adler32"),
     *("bytes", "transpose", "sharding_indexed", "fixedscaleoffset", "astype", "packbits"),
     *(f"imagecodecs_{n}" for n in ("jpegxl", "jpeg2k", "jpeg", "jpegls", "jpegxr", "png", "webp", "delta")),
@@ -50,11 +49,11 @@ def is_replay_buffer(path: Path) -> bool:
 def import_replay_buffer(
     src: str | Path,
     dst: str | Path,
-    fps: float | None = None,
+    control_hz: float | None = None,
     task: str = "",
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda count, total: None,
 ) -> EpisodeStore:
     """Bring the replay buffer `src` into a new store at `dst`. Raises StoreError.
 
@@ -84,18 +83,18 @@ def import_replay_buffer(
     rows = min(a.shape[0] for a in arrays.values())
     if (np.diff(ends) < 0).any() or ends[0] < 0 or ends[-1] > rows:
         raise StoreError(
-            f"{src}: its episode_ends must grow up to the {rows} rows of its data; they are {_shown(ends)}"
+            f"{src}: its episode_ends must grow up to the {rows} rows of its data; they are "
+            f"{_abbreviate(ends)}"
         )
     features, columns, notes = _columns(arrays, renames, src)
     bounds = [(int(a), int(b)) for a, b in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True) if b > a]
     if not bounds:
         raise StoreError(f"{src} holds no episode with a row")
-    said: dict[int, list[str]] = {}
-    for key, array in sorted(
-        arrays.items()
-    ):  # zarr may leave out chunks of zeros, so they are gone, or were zeros
-        for i in _with_gaps(array, _stored(src, f"data/{key}"), bounds):
-            said.setdefault(i, []).append(
+    gap_notes: dict[int, list[str]] = {}
+    # zarr may leave out chunks of zeros, so a missing chunk may be lost, or all zeros
+    for key, array in sorted(arrays.items()):
+        for i in _with_gaps(array, _file_names(src, f"data/{key}"), bounds):
+            gap_notes.setdefault(i, []).append(
                 f"chunks of {key} are not in the source and read as {array.fill_value}"
             )
     if empty := len(ends) - len(bounds):
@@ -106,7 +105,7 @@ def import_replay_buffer(
             yield ForeignEpisode(
                 stop - start,
                 {k: _span(read, start, stop, src, k) for k, read in columns.items()},
-                {"task": task, "agent": "", **({"notes": said[i]} if i in said else {})},
+                {"task": task, "agent": "", **({"notes": gap_notes[i]} if i in gap_notes else {})},
             )
 
     provenance = {"imported_from": str(src), "format": "diffusion policy replay buffer", **notes}
@@ -114,7 +113,7 @@ def import_replay_buffer(
         return build(
             dst,
             features,
-            require_fps(fps, None, src),
+            require_control_hz(control_hz, None, src),
             "",
             provenance,
             episodes(),
@@ -127,15 +126,14 @@ def import_replay_buffer(
             store.close()
 
 
-Rows = Callable[
-    [int, int, int], np.ndarray
-]  # rows [start, stop) of the buffer, of an episode that ends before the third
+# rows [start, stop) of the buffer, of an episode that ends before the third number
+Rows = Callable[[int, int, int], np.ndarray]
 
 
 def _columns(
     arrays: Mapping[str, Any], renames: Mapping[str, str], src: Path
 ) -> tuple[Features, dict[str, Rows], dict[str, Any]]:
-    """Our features, how their rows are read, and what the provenance should say."""
+    """(our features, functions that read their rows, notes for the provenance)."""
     if unknown := [k for k in renames if k not in arrays]:
         raise StoreError(f"{src} has no array {unknown[0]}; it has {', '.join(arrays)}")
     features: Features = {}
@@ -145,24 +143,24 @@ def _columns(
         k.removesuffix(POSE[0]) for k in sorted(arrays) if k.startswith("robot") and k.endswith(POSE[0])
     ]
     umi = ACTION not in arrays and "actions" not in arrays and grippers
-    used: set[str] = set()
+    pose_keys: set[str] = set()
     if umi:
         parts = [arrays[g + p] for g in grippers for p in POSE if g + p in arrays]
-        used = {g + p for g in grippers for p in POSE}
+        pose_keys = {g + p for g in grippers for p in POSE}
         width = sum(math.prod(a.shape[1:]) for a in parts)
         names = tuple(g + n for g in grippers for n in POSE_NAMES)
-        fitting = width == len(names)
+        has_poses = width == len(names)
         features[STATE] = features[ACTION] = Feature(
-            (width,), "float32", names if fitting else (), POSE_UNITS * len(grippers) if fitting else ()
+            (width,), "float32", names if has_poses else (), POSE_UNITS * len(grippers) if has_poses else ()
         )
-        columns[STATE] = lambda a, b, _: _joined(parts, a, b)
-        columns[ACTION] = lambda a, b, end: _joined(parts, np.minimum(np.arange(a + 1, b + 1), end - 1))
+        columns[STATE] = lambda a, b, _: _concatenate(parts, a, b)
+        columns[ACTION] = lambda a, b, end: _concatenate(parts, np.minimum(np.arange(a + 1, b + 1), end - 1))
         notes["action"] = "the state of the next row: the buffer holds none"
     for key, array in arrays.items():
-        if key in used:
+        if key in pose_keys:
             continue
         image = array.ndim == 4 and array.shape[-1] == 3
-        name = named(key, renames, image)
+        name = key_for(key, renames, image)
         if name in features:
             raise StoreError(f"{src}: two arrays would be called {name}: rename one with --map")
         if image:
@@ -186,15 +184,15 @@ def _columns(
     return features, columns, notes
 
 
-def _joined(parts: list[Any], start: int | np.ndarray, stop: int | None = None) -> np.ndarray:
+def _concatenate(parts: list[Any], start: int | np.ndarray, stop: int | None = None) -> np.ndarray:
     """Rows of several arrays side by side, float32."""
     if stop is None:
         rows = np.asarray(start)
         low = int(rows.min())
-        found = [np.asarray(a[low : int(rows.max()) + 1])[rows - low] for a in parts]
+        blocks = [np.asarray(a[low : int(rows.max()) + 1])[rows - low] for a in parts]
     else:
-        found = [np.asarray(a[start:stop]) for a in parts]
-    return np.concatenate([f.reshape(len(f), -1) for f in found], 1).astype(np.float32)
+        blocks = [np.asarray(a[start:stop]) for a in parts]
+    return np.concatenate([f.reshape(len(f), -1) for f in blocks], 1).astype(np.float32)
 
 
 def _span(read: Rows, start: int, stop: int, src: Path, key: str) -> Read:
@@ -211,7 +209,7 @@ def _span(read: Rows, start: int, stop: int, src: Path, key: str) -> Read:
     return rows
 
 
-def _stored(src: Path, folder: str) -> list[str]:
+def _file_names(src: Path, folder: str) -> list[str]:
     """The files under `folder`, relative to it."""
     if src.is_dir():
         return [p.relative_to(src / folder).as_posix() for p in (src / folder).rglob("*") if p.is_file()]
@@ -219,48 +217,51 @@ def _stored(src: Path, folder: str) -> list[str]:
         return [n.removeprefix(f"{folder}/") for n in file.namelist() if n.startswith(f"{folder}/")]
 
 
-def _with_gaps(array: Any, stored: Iterable[str], bounds: Sequence[tuple[int, int]]) -> list[int]:
-    """The places in `bounds`, rows from and to, for which not every chunk (or shard) is among the files
-    `stored`."""
+def _with_gaps(array: Any, files: Iterable[str], bounds: Sequence[tuple[int, int]]) -> list[int]:
+    """The indices of `bounds` (first row, row behind the last) of which a chunk (or shard) is missing among
+    `files`."""
     size = [max(1, n) for n in array.shards or array.chunks]
     counts = [-(-n // c) for n, c in zip(array.shape, size, strict=True)]
     keys = {
-        tuple(map(int, re.findall(r"\d+", n))) for n in stored if re.fullmatch(r"(c[./])?\d+([./]\d+)*", n)
+        tuple(map(int, re.findall(r"\d+", n))) for n in files if re.fullmatch(r"(c[./])?\d+([./]\d+)*", n)
     }
-    there = [k[0] for k in keys if len(k) == len(counts) and all(map(operator.lt, k, counts))]
-    first, side = np.sort(np.array(there, np.int64)), math.prod(counts[1:])
-    found = []
+    chunk_places = [k[0] for k in keys if len(k) == len(counts) and all(map(operator.lt, k, counts))]
+    first, side = np.sort(np.array(chunk_places, np.int64)), math.prod(counts[1:])
+    indices = []
     for i, (start, stop) in enumerate(bounds):
         low, high = start // size[0], (stop - 1) // size[0] + 1
         a, b = np.searchsorted(first, [low, high])
         if b - a < (high - low) * side:
-            found.append(i)
-    return found
+            indices.append(i)
+    return indices
 
 
 def _require_safe(src: Path) -> None:
-    """StoreError for what must not be opened."""
+    """Raise StoreError if it would be unsafe to open `src` with zarr."""
     if not src.exists():
         raise StoreError(f"there is no replay buffer at {src}")
     try:
         for name, text in _descriptions(src):
-            about = json.loads(text)
-            if "shape" not in about:
+            meta = json.loads(text)
+            if "shape" not in meta:
                 continue
-            kind = str(about.get("dtype") or about.get("data_type"))
-            used = {c.get("id") or c.get("name") for c in _all_codecs(about) if c}
-            if "O" in kind or "object" in kind or "pickle" in used:
+            kind = str(meta.get("dtype") or meta.get("data_type"))
+            codecs = {c.get("id") or c.get("name") for c in _all_codecs(meta) if c}
+            if "O" in kind or "object" in kind or "pickle" in codecs:
                 raise StoreError(
-                    f"{src}: {name} holds Python objects, which could run anything when they are read: refused"
+                    f"{src}: {name} holds Python objects, which could run anything when they are read: "
+                    "refused"
                 )
-            if odd := used - CODECS:
+            if odd := codecs - CODECS:
                 raise StoreError(f"{src}: {name} is stored with {min(map(str, odd))}, which is not read here")
             chunks = (
-                about["chunks"] if "chunks" in about else about["chunk_grid"]["configuration"]["chunk_shape"]
+                meta["chunks"] if "chunks" in meta else meta["chunk_grid"]["configuration"]["chunk_shape"]
             )
-            if math.prod(chunks) * 8 > MOST_BYTES or math.prod(about["shape"]) > 1 << 42:
+            if math.prod(chunks) * 8 > MOST_BYTES or math.prod(meta["shape"]) > 1 << 42:
                 raise StoreError(
-                    f"{src}: {name} has a shape of {about['shape']} in chunks of {chunks}, which is no robot's data"
+                    f"{src}: {name} has a shape of {meta['shape']} in chunks of {chunks}, which is no "
+                    "robot's "
+                    "data"
                 )
     except StoreError:
         raise
@@ -269,12 +270,12 @@ def _require_safe(src: Path) -> None:
         raise StoreError(f"{src} cannot be read as a replay buffer: {reason}") from None
 
 
-def _all_codecs(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = [about.get("compressor"), *(about.get("filters") or [])]
-    for codec in about.get("codecs") or []:
-        found.append(codec)
-        found += (codec.get("configuration") or {}).get("codecs", [])
-    return [c for c in found if c]
+def _all_codecs(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    codecs = [meta.get("compressor"), *(meta.get("filters") or [])]
+    for codec in meta.get("codecs") or []:
+        codecs.append(codec)
+        codecs += (codec.get("configuration") or {}).get("codecs", [])
+    return [c for c in codecs if c]
 
 
 def _descriptions(src: Path) -> Iterator[tuple[str, str]]:
@@ -295,6 +296,6 @@ def _descriptions(src: Path) -> Iterator[tuple[str, str]]:
                 yield info.filename, file.read(info).decode()
 
 
-def _shown(ends: np.ndarray) -> str:
+def _abbreviate(ends: np.ndarray) -> str:
     text = ", ".join(map(str, ends[:6].tolist()))
     return text + (", …" if len(ends) > 6 else "")

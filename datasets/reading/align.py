@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 Mode = Literal["seen", "nearest"]
-How = Literal[Mode, "interpolate"]
+Alignment = Literal[Mode, "interpolate"]
 NONE = -1
 
 
@@ -21,17 +21,16 @@ def align(
     """The row `(N,)` int64 of a stream for each moment `base_ns` `(N,)` ascending; -1 where none is within
     tolerance.
 
-    seen: the newest row received by then, which is what the control loop could know; tolerance limits its age
-    by capture. nearest: the row captured nearest, which may lie after the moment (good for viewing and for
-    labels)."""
+    mode "seen": the newest row received by then, which is what the control loop could know; tolerance limits
+    its age by capture. nearest: the row captured nearest, which may lie after the moment (good for viewing
+    and for labels)."""
     base_ns = np.asarray(base_ns, np.int64)
     if len(t_capture_ns) == 0:
         return np.full(len(base_ns), NONE, np.int64)
     if mode == "seen":
-        # receive times can arrive out of order by a hair; what counts is when the row and all before it were
-        # there
-        there = np.maximum.accumulate(t_receive_ns)
-        rows = np.searchsorted(there, base_ns, side="right") - 1
+        # receive times can be slightly out of order; what counts is when a row and all before it had arrived
+        arrival = np.maximum.accumulate(t_receive_ns)
+        rows = np.searchsorted(arrival, base_ns, side="right") - 1
         distance = base_ns - t_capture_ns[np.maximum(rows, 0)]
     else:
         after = np.clip(np.searchsorted(t_capture_ns, base_ns), 0, len(t_capture_ns) - 1)
@@ -45,8 +44,9 @@ def align(
 def interpolate(
     base_ns: np.ndarray, t_capture_ns: np.ndarray, values: np.ndarray, tolerance_ns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`values` `(T, *shape)` linearly at each `base_ns`, and whether each `(N,)` bool has rows within
-    tolerance on both sides (or a row at that very moment). Outside, the nearest row is held."""
+    """`values` `(T, *shape)` interpolated linearly at each of `base_ns` `(N,)`, and whether each `(N,)` bool
+    has rows within tolerance on both sides (or a row at that very moment). Before the first and after the
+    last row, that row is repeated."""
     base_ns = np.asarray(base_ns, np.int64)
     if len(t_capture_ns) == 0:
         return np.zeros((len(base_ns), *values.shape[1:]), values.dtype), np.zeros(len(base_ns), bool)
@@ -57,12 +57,12 @@ def interpolate(
     gap = (t_capture_ns[after] - t_capture_ns[before]).astype(np.float64)
     share = np.where(gap > 0, (base_ns - t_capture_ns[before]) / np.where(gap > 0, gap, 1.0), 0.0)
     share = np.clip(share, 0.0, 1.0).reshape(-1, *(1,) * (values.ndim - 1))
-    mixed = (values[before] * (1 - share) + values[after] * share).astype(values.dtype)
+    blend = (values[before] * (1 - share) + values[after] * share).astype(values.dtype)
     near = (
         np.maximum(np.abs(base_ns - t_capture_ns[before]), np.abs(t_capture_ns[after] - base_ns))
         <= tolerance_ns
     )
-    return mixed, near
+    return blend, near
 
 
 def period(times: np.ndarray) -> float:
@@ -76,8 +76,9 @@ def period_ns(t_capture_ns: np.ndarray) -> int:
 
 
 def row_per_tick(by_tick: bool | None, ticks: np.ndarray, capture: np.ndarray, receive: np.ndarray) -> bool:
-    """Whether row i was written for tick i: as many rows, and the writer's note `by_tick` says so. Where it
-    noted nothing (None): each received before the next tick and captured after the one before the last."""
+    """Whether row i of a stream was written for tick i: there are as many rows as ticks, and `by_tick` is
+    true. Where `by_tick` is None, each row must be received before the next tick and captured after the tick
+    before the previous one. ticks, capture, receive `(T,)` int64 ns."""
     if len(ticks) != len(capture):
         return False
     if by_tick is not None:

@@ -1,8 +1,8 @@
-"""The frames of one camera over many episodes: decoded when asked for, or kept decoded in memory or on disk.
+"""The frames of one camera over many episodes: decoded when read, or kept decoded in memory or on disk.
 
-On disk they are read with `pread`, not mapped: pages of a mapping count as this process's memory, and a
-machine that trains is short of that first. A file is named by the episode's content and written beside and
-renamed, so several processes and several datasets share it, and an edited episode gets another."""
+Files on disk are read with `pread`, not mapped: pages of a mapping count as this process's memory, of which a
+machine that trains is short first. A file is named by the episode's content, written under another name and
+renamed. Several processes and datasets can therefore share it, and an edited episode gets another file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ import numpy as np
 from ..episode import Episode, StoreError
 
 Cache = Literal["auto", "ram", "disk", "none"]
-AUTO_BYTES = 256 << 20  # kept in memory without being asked: reading stays below 600 MB, whatever the dataset
+AUTO_BYTES = 256 << 20  # kept in memory by "auto": reading any dataset stays below 600 MB
 OPEN_FILES = 128
 WRITE_FRAMES = 64
 log = logging.getLogger("ulna.datasets")
 
 
 class Frames:
-    """`frames[rows]`: `(..., H, W[, C])` for any array of rows, which count over all `episodes` end to
-    end."""
+    """`frames[rows]`: `(..., H, W[, C])` for any array of rows, counted over all `episodes` end to end."""
 
     def __init__(self, episodes: Sequence[Episode], key: str, shape: tuple[int, ...], dtype: str) -> None:
         self.episodes, self.key, self.shape, self.dtype = list(episodes), key, shape, np.dtype(dtype)
@@ -37,27 +36,28 @@ class Frames:
         self.ends = np.cumsum(counts)
         self.frame_bytes = int(np.prod(shape)) * self.dtype.itemsize
         self.nbytes = int(counts.sum()) * self.frame_bytes
-        self._held: np.ndarray | None = None
+        self._memory: np.ndarray | None = None
         self._files: list[Path] | None = None
         self._open: OrderedDict[int, int] = OrderedDict()
         self._owner = os.getpid()
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        if self._held is not None:
-            return self._held[rows]
+        if self._memory is not None:
+            return self._memory[rows]
         if self._files is not None:
             return self._read_files(rows)
-        unique, where = np.unique(rows, return_inverse=True)
-        return self._decode(unique)[where.reshape(rows.shape)]
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return self._decode(unique)[inverse.reshape(rows.shape)]
 
     def keep_in_memory(self) -> None:
-        self._held = self._decode(np.arange(self.ends[-1] if len(self.ends) else 0))
+        self._memory = self._decode(np.arange(self.ends[-1] if len(self.ends) else 0))
 
     def keep_on_disk(self, folder: str | Path | None = None) -> None:
-        """Write what is not there yet. A disk without room is said once, and frames are decoded as before."""
+        """Write files that do not exist yet. If the disk is full, warn once and decode frames as they are
+        read."""
         folder = Path(folder) if folder else cache_folder()
         files: list[Path] = []
-        made: list[Path] = []
+        new_files: list[Path] = []
         for i, e in enumerate(self.episodes):
             name = hashlib.sha256(f"{e.content} {self.key} {self.shape} {self.dtype}".encode()).hexdigest()[
                 :32
@@ -70,12 +70,13 @@ class Frames:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._write(e, new)
                     os.replace(new, path)
-                    made.append(path)
+                    new_files.append(path)
                 except OSError as error:
-                    for useless in made:  # the room is better left to checkpoints
-                        useless.unlink(missing_ok=True)
+                    for path_written in new_files:  # leave the room to checkpoints
+                        path_written.unlink(missing_ok=True)
                     log.warning(
-                        "the cache of decoded images in %s cannot be written (%s): images are decoded as they are read",
+                        "the cache of decoded images in %s cannot be written (%s): "
+                        "images are decoded as they are read",
                         folder,
                         error.strerror or error,
                     )
@@ -99,16 +100,17 @@ class Frames:
             return out.reshape(*rows.shape, *self.shape)
         which = np.searchsorted(self.ends, flat, side="right")
         places = (flat - np.concatenate([[0], self.ends])[which]) * self.frame_bytes
-        # a window's frames lie one behind the other: one read for all of them
+        # a window's frames are contiguous: one read for all of them
         begins = np.concatenate([[0], np.flatnonzero((np.diff(flat) != 1) | (np.diff(which) != 0)) + 1])
         ends = np.append(begins[1:], len(flat))
-        order = np.argsort(flat[begins], kind="stable")  # neighbours one after the other, for disks that turn
+        order = np.argsort(flat[begins], kind="stable")  # ascending, for disks that turn
         columns = (which[begins], places[begins], begins * self.frame_bytes, ends * self.frame_bytes)
         raw = memoryview(out).cast("B")
         for episode, offset, begin, end in zip(*(c[order].tolist() for c in columns), strict=True):
             if os.preadv(self._file(episode), [raw[begin:end]], offset) != end - begin:
                 raise StoreError(
-                    f"the cache file {(self._files or [])[episode]} is cut short: remove it, and it is made again"
+                    f"the cache file {(self._files or [])[episode]} is cut short: remove it, and it is made "
+                    "again"
                 )
         return out.reshape(*rows.shape, *self.shape)
 
@@ -131,7 +133,7 @@ class Frames:
                 os.close(file)
 
     def _decode(self, rows: np.ndarray) -> np.ndarray:
-        """Ascending `rows`."""
+        """Decode `rows`, which ascend."""
         frames = np.empty((len(rows), *self.shape), self.dtype)
         which, starts = np.unique(np.searchsorted(self.ends, rows, side="right"), return_index=True)
         for i, start, stop in zip(which.tolist(), starts, [*starts[1:], len(rows)], strict=True):
@@ -142,6 +144,6 @@ class Frames:
 
 def cache_folder() -> Path:
     """Where decoded images are kept: `$ULNA_CACHE`, else `ulna/frames` in the user's cache folder."""
-    if chosen := os.environ.get("ULNA_CACHE"):
-        return Path(chosen)
+    if folder := os.environ.get("ULNA_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulna" / "frames"

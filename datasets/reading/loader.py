@@ -14,7 +14,7 @@ from ..episode import StoreError
 Batch = dict[str, np.ndarray]
 
 
-class Source(Protocol):
+class WindowSource(Protocol):
     """`windows.Windows` or `mixture.Mixture`."""
 
     def __len__(self) -> int: ...
@@ -25,11 +25,11 @@ class Source(Protocol):
 
     def values(self, key: str) -> np.ndarray: ...
 
-    def left_out_says(self) -> str: ...
+    def left_out_sentence(self) -> str: ...
 
 
 def batches(
-    source: Source, indices_of: Callable[[int], np.ndarray], first: int, last: int, workers: int = 0
+    source: WindowSource, indices_of: Callable[[int], np.ndarray], first: int, last: int, workers: int = 0
 ) -> Iterator[Batch]:
     """`source.batch(indices_of(step))` for the steps from `first` up to, without, `last`.
 
@@ -52,7 +52,7 @@ def batches(
         sampler=range(first, last),
         num_workers=workers,
         prefetch_factor=2,
-        multiprocessing_context="fork",  # workers share what is held in memory, and start in milliseconds
+        multiprocessing_context="fork",  # workers share our memory, and start in milliseconds
     )
     for batch in loader:
         if "failed" in batch:
@@ -61,10 +61,10 @@ def batches(
 
 
 class _Steps:
-    """For torch's loader, which carries tensors between processes in shared memory; an error comes as its
-    sentence."""
+    """For torch's loader, which carries tensors between processes in shared memory. An error is carried as
+    its sentence under the key `failed`."""
 
-    def __init__(self, source: Source, indices_of: Callable[[int], np.ndarray]) -> None:
+    def __init__(self, source: WindowSource, indices_of: Callable[[int], np.ndarray]) -> None:
         self.source, self.indices_of = source, indices_of
 
     def __getitem__(self, step: int) -> dict[str, Any]:

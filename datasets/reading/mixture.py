@@ -42,30 +42,30 @@ class Mixture:
 
     def values(self, key: str) -> np.ndarray:
         """The vector `key` at every control tick of all parts, `(N, *shape)`."""
-        found = []
+        parts = []
         for part, names, orders in zip(self.parts, self._names, self._order, strict=True):
             value = part.values(names[key])
-            found.append(value if orders[key] is None else value[..., orders[key]])
-        return np.concatenate(found)
+            parts.append(value if orders[key] is None else value[..., orders[key]])
+        return np.concatenate(parts)
 
-    def left_out_says(self) -> str:
-        return "; ".join(s for p in self.parts if (s := p.left_out_says()))
+    def left_out_sentence(self) -> str:
+        return "; ".join(s for p in self.parts if (s := p.left_out_sentence()))
 
     def _batch(self, indices: np.ndarray, method: str) -> dict[str, np.ndarray]:
         indices = np.asarray(indices, np.int64)
         which = np.searchsorted(self._ends, indices, side="right")
         out: dict[str, np.ndarray] = {}
         for p in np.unique(which).tolist():
-            mine = np.flatnonzero(which == p)
+            places = np.flatnonzero(which == p)
             start = int(self._ends[p - 1]) if p else 0
-            got = getattr(self.parts[p], method)(indices[mine] - start)
-            renamed = {k: got[theirs] for k, theirs in self._names[p].items() if theirs in got}
-            for key, value in {**renamed, "mask": got["mask"]}.items():
+            batch = getattr(self.parts[p], method)(indices[places] - start)
+            values = {k: batch[name] for k, name in self._names[p].items() if name in batch}
+            for key, value in {**values, "mask": batch["mask"]}.items():
                 order = self._order[p].get(key)
                 value = value if order is None else value[..., order]
                 if key not in out:
                     out[key] = np.empty((len(indices), *value.shape[1:]), value.dtype)
-                out[key][mine] = value
+                out[key][places] = value
         out["index"] = indices
         return out
 
@@ -73,66 +73,69 @@ class Mixture:
 def common_features(
     stores: Sequence[EpisodeStore], renames: Mapping[str, str], keys: Sequence[str] | None
 ) -> Features:
-    """The features that all `stores` have, as the first has them. FeatureMismatch shows what differs; a key
-    of `keys` that one lacks is refused. renames: key of a store → key to call it."""
-    named = [rename(s.features, renames, str(s.path)) for s in stores]
-    first = named[0]
-    wanted = [k for k in first if all(k in f for f in named)] if keys is None else [*keys, ACTION]
-    wrong = []
-    for store, features in zip(stores, named, strict=True):
-        for key in wanted:
+    """The features that all `stores` have, as the first has them. Raises FeatureMismatch that
+    lists every difference, and every key of `keys` that a store lacks. renames: a store's key → our key."""
+    schemas = [rename(s.features, renames, str(s.path)) for s in stores]
+    first = schemas[0]
+    shared = [k for k in first if all(k in f for f in schemas)] if keys is None else [*keys, ACTION]
+    differences = []
+    for store, features in zip(stores, schemas, strict=True):
+        for key in shared:
             if key not in features:
-                wrong.append(f"  {key}: {store.path} has none; it has {', '.join(features)}")
-            elif key in first and (problem := _differs(features[key], first[key])):
-                wrong.append(f"  {key}: {store.path} {problem} in {stores[0].path}")
-        if store.fps != stores[0].fps:
-            wrong.append(f"  fps: {store.path} has {store.fps:g}, {stores[0].path} has {stores[0].fps:g}")
-    if wrong:
-        raise FeatureMismatch("the datasets cannot be mixed:\n" + "\n".join(wrong))
-    return {k: first[k] for k in wanted}
+                differences.append(f"  {key}: {store.path} has none; it has {', '.join(features)}")
+            elif key in first and (problem := _difference(features[key], first[key])):
+                differences.append(f"  {key}: {store.path} {problem} in {stores[0].path}")
+        if store.control_hz != stores[0].control_hz:
+            differences.append(
+                f"  control_hz: {store.path} has {store.control_hz:g}, {stores[0].path} has "
+                f"{stores[0].control_hz:g}"
+            )
+    if differences:
+        raise FeatureMismatch("the datasets cannot be mixed:\n" + "\n".join(differences))
+    return {k: first[k] for k in shared}
 
 
 def window_weights(
     parts: Sequence[Windows], per_episode: Sequence[np.ndarray | None], shares: Sequence[float] | None
 ) -> np.ndarray | None:
-    """The weight `(len,)` of every window of `parts` end to end, None where all are equal. per_episode: of
-    each part the weights of its episodes. shares: of each part in the whole; by their windows where None."""
+    """The weight `(len,)` of every window of `parts` end to end, None where all are equal. per_episode: the
+    weights of the episodes of each part. shares: of each part in the whole; by their windows where None."""
     if shares is None and all(w is None for w in per_episode):
         return None
     if shares is not None and (len(shares) != len(parts) or not all(0 < s < np.inf for s in shares)):
         raise StoreError(f"a mix of {len(parts)} datasets needs as many positive shares, not {list(shares)}")
-    found = []
+    result = []
     for i, part in enumerate(parts):
         weights = per_episode[i]
         w = np.ones(len(part)) if weights is None else weights[part.episode].astype(np.float64)
         if shares is not None and w.sum() <= 0:
             raise StoreError("a dataset of the mix has no window that can be drawn")
-        found.append(w if shares is None else w / w.sum() * shares[i])
-    return np.concatenate(found)
+        result.append(w if shares is None else w / w.sum() * shares[i])
+    return np.concatenate(result)
 
 
 def name_in(key: str, renames: Mapping[str, str], features: Features) -> str:
-    """What a store calls the feature `key`."""
+    """The key that a store has for our feature `key`."""
     return next((old for old, new in renames.items() if new == key and old in features), key)
 
 
-def _order(theirs: Feature, ours: Feature) -> list[int] | None:
-    if theirs.names == ours.names or not ours.names or not theirs.names:
+def _order(source: Feature, target: Feature) -> list[int] | None:
+    if source.names == target.names or not target.names or not source.names:
         return None
-    return [theirs.names.index(n) for n in ours.names]
+    return [source.names.index(n) for n in target.names]
 
 
-def _differs(theirs: Feature, ours: Feature) -> str:
-    if theirs.dtype != ours.dtype:
-        return f"has {theirs.dtype}, it is {ours.dtype}"
-    if not (theirs.names and ours.names):
-        return "" if theirs.shape == ours.shape else f"has the shape {theirs.shape}, it has {ours.shape}"
-    if missing := [n for n in ours.names if n not in theirs.names]:
-        return f"has no {missing[0]} among {', '.join(theirs.names)}, which it has"
-    if extra := [n for n in theirs.names if n not in ours.names]:
-        return f"has {extra[0]}, which is not among {', '.join(ours.names)}"
-    units = dict(zip(theirs.names, theirs.units, strict=False))
-    for name, unit in zip(ours.names, ours.units, strict=False):
+def _difference(source: Feature, target: Feature) -> str:
+    if source.dtype != target.dtype:
+        return f"has {source.dtype}, it is {target.dtype}"
+    if not (source.names and target.names):
+        return "" if source.shape == target.shape else f"has the shape {source.shape}, it has {target.shape}"
+    if missing := [n for n in target.names if n not in source.names]:
+        return f"has no {missing[0]} among {', '.join(source.names)}, which it has"
+    if extra := [n for n in source.names if n not in target.names]:
+        return f"has {extra[0]}, which is not among {', '.join(target.names)}"
+    units = dict(zip(source.names, source.units, strict=False))
+    for name, unit in zip(target.names, target.units, strict=False):
         if units.get(name, unit) != unit:
             return f"has {name} in {units[name]}, it is in {unit}"
     return ""

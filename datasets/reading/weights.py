@@ -1,5 +1,5 @@
-"""How often each window is drawn: episodes may count differently. Which are drawn follows from the seed and
-the step alone."""
+"""Weights: how often the windows of each episode are drawn. The draws depend on the seed and the step
+alone."""
 
 from __future__ import annotations
 
@@ -15,42 +15,45 @@ Weighting = Literal["uniform", "stored", "success", "return-rw", "return-aw"]
 ALPHA = 0.1
 
 
-def episode_weights(episodes: Sequence[Episode], how: Weighting, alpha: float = ALPHA) -> np.ndarray | None:
+def episode_weights(
+    episodes: Sequence[Episode], weighting: Weighting, alpha: float = ALPHA
+) -> np.ndarray | None:
     """The weight `(E,)` of every single window of each episode, None where all are equal.
 
     stored: the attribute `weight`, 1 where it is missing. success: 1, and 0 for what failed or is unknown.
     return-rw and return-aw: trajectory weighting for mixed-quality data (Hong et al., "Harnessing Mixed
     Offline Reinforcement Learning Datasets via Trajectory Weighting", ICLR 2023): exp(G̃/α) with G̃ the
-    returns scaled to 0..1; for "aw" G is first lessened by what a linear regression on the episode's first
-    state expects. The return of an episode is its attribute `return`, or 1 and 0 for success and failure. As
-    there, the weight is that of a step: a long episode gets more draws than a short one of the same return.
+    returns scaled to 0..1; for "aw" the return that a linear regression on the episode's first state predicts
+    is subtracted from G first. The return of an episode is its attribute `return`, or 1 and 0 for success and
+    failure. As in the paper, this is the weight of a step: a long episode gets more draws than a short one of
+    the same return.
     """
-    if how == "uniform":
+    if weighting == "uniform":
         return None
-    if how == "stored":
+    if weighting == "stored":
         return _usable(np.array([float(e.attrs.get("weight", 1.0)) for e in episodes]), "weight")
-    if how == "success":
+    if weighting == "success":
         return _usable(np.array([float(e.attrs.get("success") is True) for e in episodes]), "success")
-    if how not in ("return-rw", "return-aw"):
+    if weighting not in ("return-rw", "return-aw"):
         raise StoreError(
-            f"there is no weighting {how!r}: there is uniform, stored, success, return-rw, return-aw"
+            f"there is no weighting {weighting!r}: there is uniform, stored, success, return-rw, return-aw"
         )
     raw = returns = np.array([_return(e) for e in episodes])
-    if how == "return-aw":
+    if weighting == "return-aw":
         firsts = np.stack([np.ravel(e.read(STATE, 0, 1)) for e in episodes]).astype(np.float64)
         design = np.hstack([firsts, np.ones((len(firsts), 1))])
         if len(design) < 2 * design.shape[1]:
             raise StoreError(
-                f"{len(design)} episodes are too few to tell what a first state of {firsts.shape[1]} numbers promises: it takes "
-                f"{2 * design.shape[1]}; use --weights return-rw"
+                f"{len(design)} episodes are too few to tell what a first state of {firsts.shape[1]} numbers "
+                f"promises: it takes {2 * design.shape[1]}; use --weights return-rw"
             )
         returns = returns - design @ np.linalg.lstsq(design, returns, rcond=None)[0]
     span = np.ptp(returns)
-    nothing = 1e-9 * max(
+    epsilon = 1e-9 * max(
         1.0, float(np.abs(raw).max())
     )  # what rounding leaves of returns that are all explained
-    scaled = (returns - returns.min()) / span if span > nothing else np.zeros(len(returns))
-    return np.exp((scaled - 1) / alpha)
+    scores = (returns - returns.min()) / span if span > epsilon else np.zeros(len(returns))
+    return np.exp((scores - 1) / alpha)
 
 
 def weighted_indices(cumulative: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -69,7 +72,8 @@ def _return(e: Episode) -> float:
         return float(e.attrs["return"])
     if e.attrs.get("success") is None:
         raise StoreError(
-            f"episode {e.index} has neither a return nor an outcome: give it one with `ulna data relabel --episode-return`"
+            f"episode {e.index} has neither a return nor an outcome: give it one with "
+            "`ulna data relabel --episode-return`"
         )
     return float(e.attrs["success"])
 

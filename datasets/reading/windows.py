@@ -1,9 +1,10 @@
-"""Windows for training: what the policy saw up to now and the actions around it, straight from the store.
+"""Windows for training: the observations up to a control tick and the actions around it, straight from the
+store.
 
-Legend: B batch, N frames, T = n_obs_steps, H = horizon, A action dimensions.
+Legend: B batch, N ticks, T = n_obs_steps, H = horizon, A action dimensions.
 
-The base time line of an episode are its control ticks, the rows of `action`. A stream that was written with
-them is used row by row; any other (a camera of its own rate) is aligned by time, see align.py."""
+The control ticks of an episode, the rows of `action`, are its time line. A stream with a row per tick is used
+row by row; any other (a camera of its own rate) is aligned by time, see align.py."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from ..episode import Episode, StoreError, require_finite
 from ..features import ACTION, is_frames
 from ..flags import INVALID
 from ..store import EpisodeStore
-from .align import How, align, interpolate, period_ns, row_per_tick
+from .align import Alignment, align, interpolate, period_ns, row_per_tick
 from .cache import AUTO_BYTES, Cache, Frames
 
 
@@ -28,25 +29,24 @@ class WindowSpec:
 
     align: which row of a stream of another rate belongs to a tick: the newest that was received by then
     ("seen", what a policy will have), the one captured nearest, or for vectors a straight line between two.
-    tolerance_s: how old it may be; None: two periods of the slower of stream and loop, and what the stream
-    takes from capture to receipt."""
+    tolerance_s: how old that row may be; None: two periods of the slower of stream and loop, plus the delay
+    of the stream from capture to receipt."""
 
     n_obs_steps: int
     horizon: int
     n_past_actions: int = 0
     keys: tuple[str, ...] = ()
-    align: How = "seen"
+    align: Alignment = "seen"
     tolerance_s: float | None = None
 
 
 class Windows:
-    """One window per control tick of the chosen episodes; beyond an episode's edge its first or last row
-    repeats.
+    """One window per control tick of `episodes`; beyond an episode's edge its first or last row repeats.
 
     Ticks for which a stream has no row within the tolerance are left out, and counted in `left_out` by
-    (episode, key). Actions that their device marked as invalid are masked. Vectors are held in memory; images
-    as `cache` says (see cache.py), so that memory stays bounded whatever the size of the dataset. episode
-    `(len,)` and tick `(len,)`: where each window's now lies, the episode by its place in `episodes`."""
+    (episode, key). Actions that their device marked as invalid are masked. Vectors are kept in memory; images
+    as `cache` says (see cache.py), so that memory stays bounded for datasets of any size. episode `(len,)`:
+    the place in `episodes` of each window's episode; tick `(len,)`: the window's tick within it."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Windows:
         cache_bytes: int = AUTO_BYTES,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.spec, self.features, self.fps = spec, store.features, store.fps
+        self.spec, self.features, self.control_hz = spec, store.features, store.control_hz
         if unknown := [k for k in (*spec.keys, ACTION) if k not in store.features]:
             raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
         self.episodes = store.choose(episodes)
@@ -73,10 +73,10 @@ class Windows:
             usable &= self._align(key)
         self._vectors[ACTION] = _vectors(ACTION, self.episodes, [e.read(ACTION) for e in self.episodes])
         flags = [e.flags(ACTION) for e in self.episodes]
-        self._good = np.concatenate(flags) & INVALID == 0 if flags else np.zeros(0, bool)
-        self._now = np.flatnonzero(usable)
-        self.episode = np.repeat(np.arange(len(lengths)), lengths)[self._now]
-        self.tick = self._now - self._first[self._now]
+        self._valid = np.concatenate(flags) & INVALID == 0 if flags else np.zeros(0, bool)
+        self._current = np.flatnonzero(usable)
+        self.episode = np.repeat(np.arange(len(lengths)), lengths)[self._current]
+        self.tick = self._current - self._first[self._current]
         images = [k for k in spec.keys if is_frames(k)]
         room = cache_bytes
         self._images: dict[str, Frames] = {}
@@ -90,7 +90,7 @@ class Windows:
             self._images[key] = frames
 
     def __len__(self) -> int:
-        return len(self._now)
+        return len(self._current)
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The windows of `indices` `(B,)`: each key `(B, T, *shape)`, `action` `(B, H, A)` float32, `mask`
@@ -102,51 +102,53 @@ class Windows:
         return self._batch(indices, tuple(k for k in self.spec.keys if not is_frames(k)))
 
     def row(self, key: str, ticks: np.ndarray) -> np.ndarray:
-        """Which row of the stream `key`, counted over all episodes end to end, belongs to each of `ticks`
-        `(B,)`."""
+        """The row of the stream `key` that belongs to each of `ticks` `(B,)`. Rows and ticks are counted over
+        all episodes end to end."""
         return self._rows[key][ticks] if key in self._rows else ticks
 
     def frames(self, key: str, indices: np.ndarray) -> np.ndarray:
         """The image that the windows `indices` `(B,)` see now, `(B, H, W[, C])`."""
-        return self._images[key][self.row(key, self._now[indices])]
+        return self._images[key][self.row(key, self._current[indices])]
 
     def values(self, key: str) -> np.ndarray:
         """The vector `key` at every control tick, `(N, *shape)`, float32 where it is a number with a
         fraction."""
         return self._vectors[key][self._rows[key]] if key in self._rows else self._vectors[key]
 
-    def left_out_says(self) -> str:
-        """`left_out` in one sentence, "" when nothing was."""
+    def left_out_sentence(self) -> str:
+        """`left_out` as a sentence, "" when no tick was left out."""
         if not self.left_out:
             return ""
         total = len(self._first) - len(self)
-        worst = max(self.left_out, key=lambda k: self.left_out[k])
+        most_affected = max(self.left_out, key=lambda k: self.left_out[k])
         return (
-            f"{total} of {len(self._first)} frames are left out because a stream has nothing recent enough for them, most of "
-            f"them ({self.left_out[worst]}) in episode {worst[0]} for {worst[1]}"
+            f"{total} of {len(self._first)} ticks are left out because a stream has nothing recent enough "
+            "for "
+            f"them, most of them ({self.left_out[most_affected]}) in episode {most_affected[0]} for "
+            f"{most_affected[1]}"
         )
 
     def _batch(self, indices: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
         if not len(self):
-            raise StoreError("there are no frames to take windows from")
+            raise StoreError("there are no ticks to take windows from")
         indices = np.asarray(indices, np.int64)
-        now = self._now[indices]
-        first, last = self._first[now, None], self._last[now, None]
+        current = self._current[indices]
+        first, last = self._first[current, None], self._last[current, None]
         s = self.spec
-        seen = np.maximum(now[:, None] + np.arange(1 - s.n_obs_steps, 1), first)
-        wanted = now[:, None] + np.arange(-s.n_past_actions, s.horizon - s.n_past_actions)
+        observed_ticks = np.maximum(current[:, None] + np.arange(1 - s.n_obs_steps, 1), first)
+        action_ticks = current[:, None] + np.arange(-s.n_past_actions, s.horizon - s.n_past_actions)
         out = {}
         for key in keys:
-            rows = self._rows[key][seen] if key in self._rows else seen
+            rows = self._rows[key][observed_ticks] if key in self._rows else observed_ticks
             out[key] = self._vectors[key][rows] if key in self._vectors else self._images[key][rows]
-        taken = np.clip(wanted, first, last)
-        out[ACTION] = self._vectors[ACTION][taken]
-        out["mask"] = (wanted >= first) & (wanted <= last) & self._good[taken]
+        rows_in_episode = np.clip(action_ticks, first, last)
+        out[ACTION] = self._vectors[ACTION][rows_in_episode]
+        out["mask"] = (action_ticks >= first) & (action_ticks <= last) & self._valid[rows_in_episode]
         out["index"] = indices
         return out
 
     def _align(self, key: str) -> np.ndarray:
-        """Fills `_rows` and, for vectors, `_vectors`; which ticks `(N,)` have a row."""
+        """Fill `_rows` and, for vectors, `_vectors`. Which ticks `(N,)` bool have a row."""
         usable, rows, values, before = [], [], [], 0
         for e in self.episodes:
             ticks, (capture, receive) = e.times_ns(ACTION)[0], e.times_ns(key)
@@ -154,28 +156,29 @@ class Windows:
             value = None if is_frames(key) else e.read(key)
             if count != len(capture):
                 raise StoreError(
-                    f"episode {e.index}: {key} has {count} rows but {len(capture)} times: run `ulna data check`"
+                    f"episode {e.index}: {key} has {count} rows but {len(capture)} times: run "
+                    "`ulna data check`"
                 )
             if row_per_tick(e.by_tick(key), ticks, capture, receive):
-                of, good = np.arange(e.length), np.ones(e.length, bool)
+                stream_rows, within = np.arange(e.length), np.ones(e.length, bool)
             elif self.spec.align == "interpolate" and value is not None and value.dtype.kind == "f":
                 require_finite(f"episode {e.index}", key, value)
-                value, good = interpolate(ticks, capture, value, self._tolerance(ticks, capture, receive))
-                of = np.arange(e.length)
+                value, within = interpolate(ticks, capture, value, self._tolerance(ticks, capture, receive))
+                stream_rows = np.arange(e.length)
             else:
                 mode = "nearest" if self.spec.align == "interpolate" else self.spec.align
-                of = align(ticks, capture, receive, self._tolerance(ticks, capture, receive), mode)
-                good = of >= 0
-            if lost := int((~good).sum()):
-                self.left_out[e.index, key] = lost
-            rows.append(_filled(of, good) + before)
-            usable.append(good)
+                stream_rows = align(ticks, capture, receive, self._tolerance(ticks, capture, receive), mode)
+                within = stream_rows >= 0
+            if missing := int((~within).sum()):
+                self.left_out[e.index, key] = missing
+            rows.append(_fill_gaps(stream_rows, within) + before)
+            usable.append(within)
             if value is not None:
                 values.append(value)
             before += count if value is None else len(value)
-        joined = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-        if not np.array_equal(joined, np.arange(len(joined))):
-            self._rows[key] = joined
+        every_row = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        if not np.array_equal(every_row, np.arange(len(every_row))):
+            self._rows[key] = every_row
         if not is_frames(key):
             self._vectors[key] = _vectors(key, self.episodes, values)
         return np.concatenate(usable) if usable else np.zeros(0, bool)
@@ -187,21 +190,21 @@ class Windows:
         return 2 * max(period_ns(ticks), period_ns(capture)) + delay
 
 
-def _filled(rows: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """`rows` `(N,)` with those that are not good replaced by the next good one, as the first row stands in
-    before an episode's beginning; by the last where none follows."""
-    if good.all() or not good.any():
+def _fill_gaps(rows: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """`rows` `(N,)` where each that is not `within` the tolerance is replaced by the next one that is, or by
+    the last such one. (Before an episode's beginning, too, the next row stands in.)"""
+    if within.all() or not within.any():
         return np.maximum(rows, 0)
-    there = np.flatnonzero(good)
-    following = there[np.minimum(np.searchsorted(there, np.arange(len(rows))), len(there) - 1)]
-    return rows[following]
+    places = np.flatnonzero(within)
+    next_places = places[np.minimum(np.searchsorted(places, np.arange(len(rows))), len(places) - 1)]
+    return rows[next_places]
 
 
 def _vectors(key: str, episodes: Sequence[Episode], rows: Sequence[np.ndarray]) -> np.ndarray:
     for e, values in zip(episodes, rows, strict=True):
         require_finite(f"episode {e.index}", key, values)
-    joined = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
-    return joined.astype(np.float32) if joined.dtype.kind == "f" else joined
+    result = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
+    return result.astype(np.float32) if result.dtype.kind == "f" else result
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -210,7 +213,7 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     Epochs are whole shuffles of `range(n)` laid end to end; a batch may straddle two.
     """
     if n < 1:
-        raise ValueError("there are no frames to draw batches from")
+        raise ValueError("there are no ticks to draw batches from")
     positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     epochs, offsets = positions // n, positions % n
     return np.concatenate([_shuffle(n, seed, int(e))[offsets[epochs == e]] for e in np.unique(epochs)])

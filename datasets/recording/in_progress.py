@@ -1,18 +1,18 @@
-"""An episode while it is written: it grows in its final layout, beside a log that makes every row durable as
-it comes.
+"""An episode that is being written. It grows in its final layout, beside a log that makes each row durable
+when it comes.
 
-    in-progress/<id>/<stream>/value/c/...   shards of frames, appended to; their index follows when they are full
+    in-progress/<id>/<stream>/value/c/...   shards of frames; a shard gets its index when it is full
     in-progress/<id>/.recording/log         every row: vectors whole, frames by their place in a shard
 
-A record of the log is one `append`, ends complete or not at all (length and CRC-32C), and is written after
-the frames that it names, so a process killed at any instant leaves everything that `append` returned for.
-After a power cut the disk may lack what the log names, or the log what the disk holds; `resume` checks every
-frame and goes back to the last good record. See recording_log.py for the log, and mending.py for files that
-are damaged before their end.
+Each `append` writes one record of the log, after the frames that the record names. A record has a length and
+a CRC-32C, so that an incomplete one is recognised. A process that is killed at any instant thus leaves
+everything that `append` returned for. After a power cut, frames that the log names may be missing from the
+disk, or records of the log; `resume` checks every frame and goes back to the last good record. See log.py for
+the log, and mending.py for files that are damaged before their end.
 
-The episode is finished when its own zarr.json is there, which comes last and by a rename; the rename of the
-folder into `episodes/` follows. Whoever finds the folder can therefore finish it, again and again, with the
-same result."""
+An episode is complete when its zarr.json is there, which is written last and appears by a rename. Then its
+folder is renamed into `episodes/`. A folder that was left behind can therefore be finished at any time, any
+number of times, with the same result."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from .log import END, ENTRY, HEADER, LOG, PLACE, SAMPLES, DamagedLog, Log, Sampl
 
 
 class InProgress:
-    """`create` or `resume`, `append` rows, then `finish` or `discard`; `close` leaves it as it is, to be
-    resumed."""
+    """`create` or `resume` it, `append` rows, then `finish` or `discard` it; `close` leaves it to be resumed.
+
+    rows: how many rows each stream has. end: what an END record held, if there is one."""
 
     def __init__(self, folder: Path, streams: Sequence[Stream], meta: Mapping[str, Any], power: bool) -> None:
         self.folder, self.streams, self.meta = folder, tuple(streams), dict(meta)
         self.last_seq = -1
-        self.end: dict[str, Any] | None = None  # what an END record held
+        self.end: dict[str, Any] | None = None
         self.rows = [0] * len(self.streams)
-        self._columns: list[list[tuple[int, int, int]]] = [
-            [] for _ in streams
-        ]  # t_capture_ns, t_receive_ns, flags
+        # t_capture_ns, t_receive_ns, flags of each row
+        self._columns: list[list[tuple[int, int, int]]] = [[] for _ in streams]
         self._vectors: list[list[bytes]] = [[] for _ in streams]
         self._places: list[list[tuple[int, int]]] = [[] for _ in streams]
         self._crcs: list[list[int]] = [[] for _ in streams]
@@ -59,7 +59,7 @@ class InProgress:
     def create(
         folder: Path, streams: Sequence[Stream], meta: Mapping[str, Any], power: bool = False
     ) -> InProgress:
-        """power: rows survive a power cut too, at most half a second behind."""
+        """Begin an episode in `folder`. power: rows older than half a second survive a power cut too."""
         (folder / LOG).parent.mkdir(parents=True)
         episode = InProgress(folder, streams, meta, power)
         episode._log = os.open(folder / LOG, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -82,14 +82,16 @@ class InProgress:
 
     @staticmethod
     def resume(folder: Path, power: bool = False) -> InProgress:
-        """The episode up to its last whole record; what lies behind that is cut off. UnreadableLog, OSError;
-        DamagedLog where whole records lie behind it, and nothing is changed."""
+        """The episode up to its last whole record; what follows that is cut off.
+
+        Raises UnreadableLog or OSError; DamagedLog where whole records follow damaged bytes, and then changes
+        nothing."""
         log = Log.read(folder)
         episode = InProgress(folder, log.streams, log.meta, power)
         try:
             episode._log, episode._log_end = os.open(folder / LOG, os.O_RDWR | os.O_CLOEXEC), log.end
             for begin, end, kind, seq, payload in log.records(past_damage=True):
-                samples = log.whole(payload) if kind == SAMPLES else []
+                samples = log.samples_with_frames(payload) if kind == SAMPLES else []
                 if samples is None:
                     continue
                 if begin != episode._log_end:
@@ -100,7 +102,7 @@ class InProgress:
                 episode.last_seq, episode._log_end = seq, end
             os.ftruncate(episode._log, episode._log_end)
             episode._cut_shards()
-            if power:  # what the one before us wrote it may not have synced
+            if power:  # the process before us may not have synced what it wrote
                 sync_tree(folder)
         except BaseException:
             episode.close()
@@ -108,12 +110,14 @@ class InProgress:
         return episode
 
     def append(self, seq: int, samples: Sequence[Sample]) -> None:
-        """Durable when it returns (see the module). All of `samples` or, after a kill, none. OSError: none;
-        or, with `power`, what was appended before could not be brought to the disk's platters."""
+        """Append all of `samples` or, if killed, none of them; durable when it returns (see the module).
+
+        Raises OSError when none could be written or, with `power`, when rows appended earlier could not be
+        synced to disk."""
         if self._power:
             self._power.require()
         parts: list[bytes] = []
-        noted: list[int] = []
+        frame_streams: list[int] = []
         try:
             for s in samples:
                 data = s.data
@@ -121,11 +125,11 @@ class InProgress:
                     place = self._write_frame(s)
                     data = PLACE.pack(len(self._places[s.stream]) // FRAMES_PER_SHARD, *place)
                     self._note_frame(s, place)
-                    noted.append(s.stream)
+                    frame_streams.append(s.stream)
                 parts += (ENTRY.pack(s.stream, s.flags, len(data), s.t_capture_ns, s.t_receive_ns), data)
             self._record(SAMPLES, seq, b"".join(parts))
         except OSError:
-            for stream in noted:
+            for stream in frame_streams:
                 self._places[stream].pop()
                 self._crcs[stream].pop()
             raise
@@ -133,18 +137,18 @@ class InProgress:
             self._note_row(s)
 
     def finish(self, meta: Mapping[str, Any], episodes: Path, number: int) -> Path:
-        """Make it an episode of the folder `episodes`, under `number`; meta joins what `create` was given.
-        OSError: it stays in progress, whole."""
+        """Move it into the folder `episodes` under `number`; `meta` joins the attributes that `create` was
+        given. Raises OSError; then the episode stays in progress, whole."""
         self.complete(meta)
         return put_in_place(self.folder, episodes, number, self._power is not None)
 
     def note_end(self, seq: int, payload: bytes | memoryview) -> None:
-        """It was ended before, by this."""
+        """Take over the END record of another log."""
         self._record(END, seq, bytes(payload))
         self.end = json.loads(bytes(payload))
 
     def complete(self, meta: Mapping[str, Any]) -> None:
-        """All of `finish` but its place."""
+        """Everything that `finish` does but the move into `episodes`."""
         if self.end is None:
             self._record(END, self.last_seq + 1, json.dumps(dict(meta)).encode())
             self.end = dict(meta)
@@ -153,13 +157,13 @@ class InProgress:
                 self._finish_frames(i, stream)
             elif self.rows[i] or stream.key != REQUESTED:
                 self._finish_vectors(i, stream)
-        there = [i for i, s in enumerate(self.streams) if (self.folder / s.key).is_dir()]
+        present = [i for i, s in enumerate(self.streams) if (self.folder / s.key).is_dir()]
         attrs = {
             **self.meta,
             **meta,
             "length": self.rows[[s.key for s in self.streams].index(ACTION)],
-            "streams": {self.streams[i].key: self._noted(i) for i in there},
-            "content": self._digest(there),
+            "streams": {self.streams[i].key: self._stream_attrs(i) for i in present},
+            "content": self._digest(present),
         }
         group = {"zarr_format": 3, "node_type": "group", "attributes": attrs}
         new = self.folder / ".zarr.json"
@@ -173,7 +177,7 @@ class InProgress:
             sync_folders(self.folder)
 
     def discard(self) -> None:
-        """Forget it. Renamed first, so that a kill does not leave half of it to be recovered."""
+        """Remove it. It is renamed first, so that a kill does not leave half of it to be recovered."""
         self.close()
         forget(self.folder)
 
@@ -186,24 +190,24 @@ class InProgress:
         self._shards, self._log = {}, -1
 
     def _open_files(self) -> list[int]:
-        """Frames before the log that names them."""
+        """Open files in the order of syncing: frames before the log that names them."""
         return [f for f in (*list(self._shards.values()), self._log) if f >= 0]
 
     # the log
 
     def _record(self, kind: int, seq: int, payload: bytes) -> None:
-        whole = record(kind, seq, payload)
+        data = record(kind, seq, payload)
         try:
-            write_all(self._log, whole, self._log_end)
+            write_all(self._log, data, self._log_end)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._log, self._log_end)
             raise
-        self._log_end += len(whole)
+        self._log_end += len(data)
         self.last_seq = seq
 
     def _replay(self, samples: Sequence[tuple[Sample, bytes]]) -> None:
-        """Take the rows of one record, each with its frame, if it names one."""
+        """Take in the rows of one record, each with its encoded frame."""
         for s, frame in samples:
             if self.streams[s.stream].kind:
                 _, start, size = PLACE.unpack(s.data)
@@ -240,7 +244,7 @@ class InProgress:
         return shard_file(self.folder, self.streams[stream], shard)
 
     def _complete_shard(self, stream: int) -> None:
-        """Put the index behind the frames of the stream's last shard, and close it."""
+        """Write the index behind the frames of the stream's last shard, and close that file."""
         places = self._places[stream]
         first = (len(places) - 1) // FRAMES_PER_SHARD * FRAMES_PER_SHARD
         file = self._shards.pop(stream)
@@ -253,26 +257,26 @@ class InProgress:
                 os.close(file)
 
     def _cut_shards(self) -> None:
-        """After `resume`: away with what no record names; complete the shards that are full, reopen the last
-        one."""
+        """Part of `resume`: cut off frames that no record names, complete the full shards, and reopen the
+        last one."""
         for i, stream in enumerate(self.streams):
             if not stream.kind:
                 continue
             places, shard = self._places[i], 0
             for shard, first in enumerate(range(0, len(places), FRAMES_PER_SHARD)):
-                of_shard = places[first : first + FRAMES_PER_SHARD]
+                places_in_shard = places[first : first + FRAMES_PER_SHARD]
                 file = os.open(self._shard_file(i, shard), os.O_RDWR | os.O_CLOEXEC)
-                os.ftruncate(file, sum(of_shard[-1]))
-                if len(of_shard) == FRAMES_PER_SHARD:
+                os.ftruncate(file, sum(places_in_shard[-1]))
+                if len(places_in_shard) == FRAMES_PER_SHARD:
                     try:
-                        write_all(file, shard_index(of_shard), sum(of_shard[-1]))
+                        write_all(file, shard_index(places_in_shard), sum(places_in_shard[-1]))
                     finally:
                         os.close(file)
                 else:
                     self._shards[i] = file
-            following = shard + 1 if places else 0
+            next_shard = shard + 1 if places else 0
             with contextlib.suppress(FileNotFoundError):
-                self._shard_file(i, following).unlink()
+                self._shard_file(i, next_shard).unlink()
 
     # finishing
 
@@ -300,13 +304,12 @@ class InProgress:
             json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
         )
 
-    def _noted(self, i: int) -> dict[str, Any]:
+    def _stream_attrs(self, i: int) -> dict[str, Any]:
         by_tick = self.streams[i].by_tick
         return {"rows": self.rows[i], **({} if by_tick is None else {"by_tick": by_tick})}
 
     def _digest(self, streams: Sequence[int]) -> str:
-        """Of all rows, times and flags; what is noted about the episode (task, success, …) has no part in
-        it."""
+        """A digest of all rows, times and flags, without the episode's labels (task, success, …)."""
         digest = hashlib.blake2b(digest_size=16)
         for i in sorted(streams, key=lambda i: self.streams[i].key):
             s = self.streams[i]
@@ -319,12 +322,12 @@ class InProgress:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether everything of an episode in progress is written and only its place is missing."""
+    """Whether an episode in progress is complete, and only has to be moved into `episodes`."""
     return (folder / "zarr.json").is_file()
 
 
 def put_in_place(folder: Path, episodes: Path, number: int, power: bool = False) -> Path:
-    """The last step: the log goes, and the folder becomes an episode."""
+    """The last step: remove the log, and rename the folder into `episodes`. Its new path."""
     shutil.rmtree(folder / LOG.parent, ignore_errors=True)
     target = episodes / f"{number:06d}-{folder.name}"
     os.rename(folder, target)
@@ -334,7 +337,8 @@ def put_in_place(folder: Path, episodes: Path, number: int, power: bool = False)
 
 
 def forget(folder: Path) -> None:
-    gone = folder.parent / f".discarded-{folder.name}"
+    """Remove a folder of `in-progress`. The rename comes first, so that half of it is never recovered."""
+    target = folder.parent / f".discarded-{folder.name}"
     with contextlib.suppress(FileNotFoundError):
-        os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        os.rename(folder, target)
+    shutil.rmtree(target, ignore_errors=True)

@@ -1,5 +1,5 @@
-"""The log of a recording in progress: every row that was appended, and what the recording is of. Read here,
-written by in_progress.py."""
+"""The log of a recording in progress: a header that names its streams, then every row that was appended. Read
+here, written by in_progress.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..frames import shard_path
 
 LOG = Path(".recording") / "log"
 RECORD = struct.Struct("<IIB3xQ")  # CRC-32C of all that follows, bytes of payload, kind, sequence number
-KIND = 8  # where in a record it stands
+KIND = 8  # byte of a record at which its kind stands
 HEADER, SAMPLES, END = 1, 2, 3
 ENTRY = struct.Struct("<HBxIqq")  # stream, flags, bytes of data, t_capture_ns, t_receive_ns
 PLACE = struct.Struct("<IQI")  # shard, first byte, bytes
@@ -28,18 +28,18 @@ MAX_PAYLOAD = 1 << 28
 
 
 class UnreadableLog(ValueError):
-    """The beginning of a log is not ours; nothing can be recovered from it."""
+    """A log does not begin like one of ours; nothing can be recovered from it."""
 
 
 class DamagedLog(ValueError):
-    """Rows that are whole follow what is not; see mending.py."""
+    """Whole rows follow damaged bytes; see mending.py."""
 
 
 @dataclass(frozen=True)
 class Stream:
     """One array of an episode. kind: the codec of frames, None for vectors. by_tick: whether every row comes
-    with a control tick, else at the stream's own rate; None where nobody knows (recordings of before it was
-    noted). ValueError where the key would lead out of the episode's folder."""
+    with a control tick, else at the stream's own rate; None in recordings made before this was noted. Raises
+    ValueError where the key would lead out of the episode's folder."""
 
     key: str
     shape: tuple[int, ...]
@@ -54,7 +54,8 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of a stream, by its number; data: a vector's bytes, or an encoded frame."""
+    """One row. stream: the number of its stream. data: a vector's bytes, an encoded frame, or, as read from
+    a log, the place of a frame (PLACE)."""
 
     stream: int
     flags: int
@@ -64,13 +65,14 @@ class Sample:
 
 
 def record(kind: int, seq: int, payload: bytes) -> bytes:
+    """The bytes of one record of a log."""
     head = RECORD.pack(0, len(payload), kind, seq)[4:]
     return crc32c(head + payload).to_bytes(4, "little") + head + payload
 
 
 @dataclass(frozen=True)
 class Log:
-    """What a log holds, as it was found. end: of its first record, which says what is recorded."""
+    """What a log holds. end: the position behind its first record, the header."""
 
     folder: Path
     raw: bytes
@@ -80,7 +82,7 @@ class Log:
 
     @staticmethod
     def read(folder: Path) -> Log:
-        """UnreadableLog, OSError."""
+        """The log of the recording `folder`. Raises UnreadableLog or OSError."""
         raw = (folder / LOG).read_bytes()
         _, end, kind, _, payload = next(_records(raw, 0), (0, 0, 0, 0, b""))
         if kind != HEADER:
@@ -97,21 +99,21 @@ class Log:
             raise UnreadableLog(f"{folder / LOG} does not begin like a recording ({error!r})") from None
 
     def records(self, past_damage: bool) -> Iterator[Record]:
-        """Of the rows and of the end, whole ones."""
+        """The whole records behind the header; those behind damaged bytes too, with `past_damage`."""
         return _records(self.raw, self.end, past_damage)
 
     def samples(self, payload: memoryview) -> list[Sample]:
-        """The rows of a record; of a frame its place."""
-        at, found = 0, []
+        """The rows of a record; the data of a frame is its place."""
+        at, samples = 0, []
         while at < len(payload):
             stream, flags, size, t_capture, t_receive = ENTRY.unpack_from(payload, at)
             data = bytes(payload[at + ENTRY.size : at + ENTRY.size + size])
-            found.append(Sample(stream, flags, t_capture, t_receive, data))
+            samples.append(Sample(stream, flags, t_capture, t_receive, data))
             at += ENTRY.size + size
-        return found
+        return samples
 
     def frame(self, s: Sample) -> bytes | None:
-        """The encoded frame that a row names, None where its bytes are not those that were written."""
+        """The encoded frame that a row names; None where it is missing or its checksum is wrong."""
         shard, start, size = PLACE.unpack(s.data)
         try:
             with open(shard_file(self.folder, self.streams[s.stream], shard), "rb") as file:
@@ -121,29 +123,29 @@ class Log:
             return None
         return frame
 
-    def whole(self, payload: memoryview) -> list[tuple[Sample, bytes]] | None:
-        """The rows of a record with their frames; None when one of these is not there."""
-        found = []
+    def samples_with_frames(self, payload: memoryview) -> list[tuple[Sample, bytes]] | None:
+        """The rows of a record, each with its encoded frame (b"" for a vector); None when a frame is
+        missing."""
+        pairs = []
         for s in self.samples(payload):
             frame = self.frame(s) if self.streams[s.stream].kind else b""
             if frame is None:
                 return None
-            found.append((s, frame))
-        return found
+            pairs.append((s, frame))
+        return pairs
 
 
-Record = tuple[int, int, int, int, memoryview]  # where it begins and ends, kind, sequence number, payload
-A_RECORD = re.compile(
-    rb"[\x02\x03]\0\0\0"
-)  # the kind of one of rows, or of the end, and what fills up after it
+Record = tuple[int, int, int, int, memoryview]  # begin, end, kind, sequence number, payload
+# the kind SAMPLES or END, and the three zeros that follow it
+RECORD_START = re.compile(rb"[\x02\x03]\0\0\0")
 
 
 def _records(raw: bytes, at: int, past_damage: bool = False) -> Iterator[Record]:
-    """Each whole record from `at`, up to the first that is not, or over it to the next that is."""
+    """The whole records from `at` to the first damaged one; with `past_damage`, those behind it too."""
     view = memoryview(raw)
     while (record := _record_at(view, at)) is not None or past_damage:
         if record is None:
-            kinds = (m.start() - KIND for m in A_RECORD.finditer(raw, at + 1 + KIND))
+            kinds = (m.start() - KIND for m in RECORD_START.finditer(raw, at + 1 + KIND))
             record = next((r for place in kinds if (r := _record_at(view, place)) is not None), None)
             if record is None:
                 return

@@ -1,13 +1,13 @@
-"""The recorder: takes rows from the control loop in microseconds, and has another process write them.
+"""The recorder: takes rows from the control loop in microseconds; another process writes them.
 
     control process: tick, append  ──►  ring in shared memory  ──►  writing process: encode, log, shards,
     finish
 
-What `tick` or `append` returned for is in the ring, and outlives a `kill -9` of either process or of both:
-the writing process empties the ring when the control process is gone, a killed writing process is started
-again, and when both are gone the ring is emptied by whoever opens the store next. When the ring is full the
-rows of frames are dropped first; what is dropped is counted in `dropped` and in the episode, and the next row
-of that stream is marked AFTER_DROP."""
+Rows are in the ring when `tick` or `append` returns, and survive a `kill -9` of either process or of both:
+the writing process empties the ring when the control process is gone; a killed writing process is started
+again; when both are gone, whoever opens the store next empties the ring. When the ring is full, frames are
+dropped first. Dropped rows are counted in `dropped` and in the episode, and the next row of their stream is
+marked AFTER_DROP."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ import numpy as np
 
 from ..episode import StoreError
 from ..flags import AFTER_DROP
+from ..layout import IN_PROGRESS, next_number
 from ..store import EpisodeStore
+from .drain import ROW
 from .intake import Intake, Row, require_json
-from .process import ROW
-from .recovery import next_number, recover
+from .recovery import recover
 from .ring import CLOSE, DISCARD, END, MAX_STREAMS, POINTER, SAMPLES, START, Ring, point_to
 from .writer import Durability
 
 RING_BYTES = 128 << 20  # two seconds of two 640×480 cameras at 30 Hz
 RESTARTS = 3
-LOOK_EVERY = 64  # rows between looks at whether the writing process lives
+LOOK_EVERY = 64  # rows between checks of the writing process
 
 
 class Recorder:
     """Like `writer.EpisodeWriter`: `start`, `tick` and `append`, then `end` or `discard`; `close` at last.
 
     overflow: what happens while the ring is full: "drop" for a robot, which cannot wait; "wait" for a
-    simulator, which can. `append` may be called from several threads. StoreError when the disk takes no more.
+    simulator, which can. `append` may be called from several threads. Raises StoreError when the disk cannot
+    be written.
     """
 
     def __init__(
@@ -55,32 +57,30 @@ class Recorder:
         ring_bytes: int = RING_BYTES,
     ) -> None:
         self.store, self.durability, self.overflow = store, durability, overflow
-        self._intake = Intake(store, own_rate)
+        self._intake = Intake(store.features, store.storage, own_rate)
         if len(self._intake.streams) > MAX_STREAMS:
             raise StoreError(f"a recorder takes {MAX_STREAMS} streams, not {len(self._intake.streams)}")
-        self._frame = [bool(s.kind) for s in self._intake.streams]
+        self._is_frame = [bool(s.kind) for s in self._intake.streams]
         self._guard = threading.Lock()
         self._episode = 0
         self._rows = self._restarts = 0
-        with contextlib.ExitStack() as holding:
-            self._lock = holding.enter_context(store.recording())
-            in_progress = store.path / "in-progress"
+        with contextlib.ExitStack() as resources:
+            self._lock = resources.enter_context(store.recording())
+            in_progress = store.path / IN_PROGRESS
             try:
                 in_progress.mkdir(exist_ok=True)
                 _, problems = recover(store.path)
-                if (in_progress / POINTER).exists():  # what it names has no other witness
+                if (in_progress / POINTER).exists():  # only this file names the ring
                     raise StoreError(f"cannot record into {store.path} yet: {problems[0]}")
                 self._ring = Ring.create(ring_bytes, in_progress)
-                holding.callback(self._ring.close)
+                resources.callback(self._ring.close)
                 point_to(self._ring, in_progress)
             except OSError as error:
                 raise StoreError(f"cannot record into {store.path}: {error.strerror or error}") from error
-            self._process = [
-                self._spawn()
-            ]  # a list, so that whoever lets go finds the one that was started last
-            # for those who forget `close`: the writing process sees the end of its pipe, empties the ring and
-            # goes
-            self._release = weakref.finalize(self, _let_go, self._process, holding.pop_all())
+            # a list, so that `_let_go` finds the process that was started last
+            self._process = [self._spawn()]
+            # if `close` is forgotten: the writing process sees the end of its pipe, empties the ring and ends
+            self._release = weakref.finalize(self, _let_go, self._process, resources.pop_all())
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +100,7 @@ class Recorder:
             self._respawn()
         self._intake.begin(next_number(self.store.path))
         self._ring.dropped[:] = 0
-        self._lost = [False] * len(self._frame)
+        self._after_drop = [False] * len(self._is_frame)
         self._rows = 0
         self._episode = secrets.randbits(48) or 1
         header = {"meta": dict(meta), "streams": [asdict(s) for s in self._intake.streams]}
@@ -119,26 +119,26 @@ class Recorder:
         self, key: str, value: np.ndarray, t_capture_ns: int, t_receive_ns: int, flags: int = 0
     ) -> None:
         """Append one row of one stream."""
-        row = self._intake.one(key, value, t_capture_ns, t_receive_ns, flags)
+        row = self._intake.single(key, value, t_capture_ns, t_receive_ns, flags)
         self._put(lambda: [row])
 
     def missed(self, key: str, rows: int) -> None:
-        """So many rows of one stream were lost before they came here: they count as dropped, the next row is
-        marked for it."""
+        """Note that `rows` rows of the stream `key` were lost before they came here: they count as dropped,
+        and the next row is marked AFTER_DROP."""
         with self._guard:
-            self._started()
+            self._require_started()
             if rows > 0:
                 stream = self._intake.number(key)
                 self._ring.dropped[stream] += rows
-                self._lost[stream] = True
+                self._after_drop[stream] = True
 
     def end(self, meta: Mapping[str, Any]) -> None:
-        """Finish the episode, and wait until it is in the store. Without rows: discarded."""
+        """Finish the episode, and wait until it is in the store. An episode without rows is discarded."""
         require_json(meta)
         self._conclude(END, json.dumps(dict(meta)).encode())
 
     def interrupt(self, reason: str) -> None:
-        """The episode broke off: kept, and marked as interrupted. Nothing when none is in progress."""
+        """End the episode in progress, if any, and mark it as interrupted by `reason`."""
         if self._episode:
             self.end({"interrupted": reason})
 
@@ -149,18 +149,19 @@ class Recorder:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Rows of each stream lost in this episode, or in the last one: the writing process could not keep
-        up, or they were `missed`."""
-        counts = self._ring.dropped[: len(self._frame)].tolist()
+        """How many rows of each stream this episode (or the last one) lost, because the writing process could
+        not keep up or because they were `missed`; streams without loss are left out."""
+        counts = self._ring.dropped[: len(self._is_frame)].tolist()
         return {s.key: n for s, n in zip(self._intake.streams, counts, strict=True) if n}
 
     @property
     def fill(self) -> float:
         """Share of the ring in use, 0..1."""
-        return self._ring.used
+        return self._ring.share_used
 
     @property
     def writer_pid(self) -> int:
+        """The number of the writing process."""
         return self._process[0].pid
 
     def flush(self) -> None:
@@ -177,21 +178,21 @@ class Recorder:
                 self.interrupt("the recorder was closed")
                 self._must_put(CLOSE, b"")
                 while self._process[0].wait() != 0 and self._ring.path.exists():
-                    self._look(now=True)  # it died: another one empties the ring and takes it away
+                    self._check_process(at_once=True)  # it died: start another one
         finally:
             self._release()
             self.store.refresh()
 
-    def _started(self) -> None:
+    def _require_started(self) -> None:
         if not self._episode:
             raise StoreError("no episode has been started")
         if self._ring.failed:
             self._give_up()
 
     def _put(self, make: Callable[[], list[Row]]) -> None:
-        """Rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a
-        camera's thread. A Ctrl-C may come anywhere in here: the writing process must not wait for what will
-        not be filled."""
+        """Put rows into the ring. Frames are copied outside the guard, so that a tick does not wait for a
+        camera's thread. A Ctrl-C may come anywhere in here; `abandon` then spares the writing process from
+        waiting for an entry that nobody fills."""
         try:
             with self._guard:
                 try:
@@ -206,37 +207,37 @@ class Recorder:
             raise
 
     def _make_room(self, make: Callable[[], list[Row]]) -> tuple[list[bytes | np.ndarray], int | None]:
-        self._started()
+        self._require_started()
         rows = make()
-        self._look()
+        self._check_process()
         parts = self._parts(rows)
         place = self._reserve(rows, parts)
         if place is None and self.overflow == "wait":
             places: list[int | None] = [None]
 
-            def there() -> bool:
+            def has_place() -> bool:
                 places[0] = self._reserve(rows, parts)
                 return places[0] is not None
 
-            self._wait(there)
+            self._wait(has_place)
             place = places[0]
         elif place is None:
-            small = [r for r in rows if not self._frame[r.stream]]
-            lost = rows
+            small = [r for r in rows if not self._is_frame[r.stream]]
+            drops = rows
             if small and len(small) < len(rows):
                 parts = self._parts(small)
                 place = self._reserve(small, parts)
-                lost = rows if place is None else [r for r in rows if self._frame[r.stream]]
-            for row in lost:
+                drops = rows if place is None else [r for r in rows if self._is_frame[r.stream]]
+            for row in drops:
                 self._ring.dropped[row.stream] += 1
-                self._lost[row.stream] = True
+                self._after_drop[row.stream] = True
         return parts, place
 
     def _parts(self, rows: list[Row]) -> list[bytes | np.ndarray]:
         parts: list[bytes | np.ndarray] = []
         for r in rows:
-            shape = (*r.value.shape, 0, 0, 0, 0)[:4] if self._frame[r.stream] else (0, 0, 0, 0)
-            flags = r.flags | AFTER_DROP if self._lost[r.stream] else r.flags
+            shape = (*r.value.shape, 0, 0, 0, 0)[:4] if self._is_frame[r.stream] else (0, 0, 0, 0)
+            flags = r.flags | AFTER_DROP if self._after_drop[r.stream] else r.flags
             parts += (
                 ROW.pack(r.stream, flags, r.value.nbytes, r.t_capture_ns, r.t_receive_ns, *shape),
                 r.value,
@@ -244,11 +245,11 @@ class Recorder:
         return parts
 
     def _reserve(self, rows: list[Row], parts: list[bytes | np.ndarray]) -> int | None:
-        spare = self._ring.capacity // 32 if any(self._frame[r.stream] for r in rows) else 0
+        spare = self._ring.capacity // 32 if any(self._is_frame[r.stream] for r in rows) else 0
         place = self._ring.reserve(SAMPLES, self._episode, parts, spare)
         if place is not None:
             for r in rows:
-                self._lost[r.stream] = False
+                self._after_drop[r.stream] = False
         return place
 
     def _must_put(self, kind: int, payload: bytes) -> None:
@@ -260,25 +261,23 @@ class Recorder:
             if not self._episode:
                 raise StoreError("no episode has been started")
             self._wait(lambda: self._ring.put(kind, self._episode, [payload]))
-            self._episode = (
-                0  # before the guard is let go: what another thread appends from here on is refused
-            )
+            self._episode = 0  # with the guard held: later rows of other threads are refused
         self._wait_for_all()
         self.store.refresh()
 
     def _wait_for_all(self) -> None:
-        end = self._ring.written
-        self._wait(lambda: self._ring.freed >= end)
+        end = self._ring.write_position
+        self._wait(lambda: self._ring.free_position >= end)
 
     def _wait(self, ready: Any) -> None:
         while not ready():
-            self._look(now=True)
+            self._check_process(at_once=True)
             time.sleep(0.001)
 
-    def _look(self, now: bool = False) -> None:
-        """Whether the writing process lives and can write."""
+    def _check_process(self, at_once: bool = False) -> None:
+        """Restart the writing process if it died. Raises StoreError if it cannot write."""
         self._rows += 1
-        if now or self._rows % LOOK_EVERY == 0:
+        if at_once or self._rows % LOOK_EVERY == 0:
             if self._ring.failed:
                 self._give_up()
             if self._process[0].poll() is not None:
@@ -292,8 +291,8 @@ class Recorder:
             process.stdout.read().decode().strip() or f"the writing process ended with {process.returncode}"
         )
         raise StoreError(
-            f"cannot write to {self.store.path}: {reason}; the episode in progress is cut off, its frames come back when the "
-            "dataset is opened with room to write; finished episodes are intact"
+            f"cannot write to {self.store.path}: {reason}; the episode in progress is cut off, its rows "
+            "come back when the dataset is opened with room to write; finished episodes are intact"
         )
 
     def _respawn(self) -> None:
@@ -302,8 +301,9 @@ class Recorder:
             self._ring.failed = True
             self._episode = 0
             raise StoreError(
-                f"cannot write to {self.store.path}: the writing process ended {self._restarts} times (exit code "
-                f"{self._process[0].returncode}); what was recorded comes back when the dataset is opened"
+                f"cannot write to {self.store.path}: the writing process ended {self._restarts} times (exit "
+                f"code {self._process[0].returncode}); what was recorded comes back when the dataset is "
+                "opened"
             )
         _close_pipes(self._process[0])
         self._process[0] = self._spawn()
@@ -320,10 +320,10 @@ class Recorder:
         )
 
 
-def _let_go(process: list[subprocess.Popen[bytes]], holding: contextlib.ExitStack) -> None:
+def _let_go(process: list[subprocess.Popen[bytes]], resources: contextlib.ExitStack) -> None:
     _close_pipes(process[0])
     process[0].wait()
-    holding.close()
+    resources.close()
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:

@@ -1,51 +1,52 @@
-"""What a killed recorder left: made into episodes when the store is next opened.
+"""Recovery: makes episodes of what a killed recorder left, when the store is next opened.
 
-Every step may itself be killed and is repeated by the next opening: rows are replayed by their sequence
-number, the folder of an episode is finished in place, and it moves into `episodes/` by one rename. Everything
-is synced before what it was made of goes: what a power cut left, a second one must not take."""
+Recovery itself may be killed at any step; the next opening repeats that step. Rows that were replayed before
+are known by their sequence number, an episode is finished in its folder, and the folder moves into
+`episodes/` by one rename. New files are synced to disk before those that they were made of are removed, so
+that a second power cut cannot take what survived the first."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
+from ..layout import EPISODES, IN_PROGRESS, to_trash
 from . import mending
-from .in_progress import forget, is_complete, put_in_place
-from .log import LOG, UnreadableLog
+from .drain import Drain
+from .finishing import KILLED, finish_cut_off
+from .log import UnreadableLog
 from .ring import POINTER, remove_ring, ring_of
-
-KILLED = "the recorder was killed"
 
 
 def recover(store: Path) -> tuple[list[Path], list[str]]:
-    """Call with the store's lock held. (episodes that came back, a sentence for each folder that could not be
-    read)."""
-    folder, episodes = store / "in-progress", store / "episodes"
-    found: list[Path] = []
+    """Recover all that can be recovered. Call with the store's lock held.
+
+    Returns (the folders of the episodes that came back, one sentence for each thing that could not be
+    recovered)."""
+    folder = store / IN_PROGRESS
+    episodes: list[Path] = []
     problems: list[str] = []
     for path in folder.glob(f"{mending.PREFIX}*"):
         try:
             mending.conclude(path)
         except OSError as error:
-            return found, [f"{path}, left by a recovery, cannot be put away: {_why(error)}"]
+            return episodes, [f"{path}, left by a recovery, cannot be put away: {_why(error)}"]
     try:
         ring = ring_of(folder)
     except (OSError, ValueError) as error:
-        # nothing is finished without it: what it holds belongs to the episodes that wait here
+        # finish no episode yet: rows in the ring belong to the episodes that wait here
         problems.append(
-            f"{store}: the shared memory that a killed recorder filled cannot be read: {error}; it stays until it can be, until this "
-            f"computer is started again, or until you give it up by removing {folder / POINTER}"
+            f"{store}: the shared memory that a killed recorder filled cannot be read: {error}; it stays "
+            "until it can be, until this computer is started again, or until you give it up by removing "
+            f"{folder / POINTER}"
         )
-        return found, problems
+        return episodes, problems
     if ring is not None:
-        from .process import Drain
-
         drain = Drain(store, ring, power=True)
         try:
-            found += drain.run_dry(interrupted=KILLED)
+            episodes += drain.run_dry(KILLED)
             remove_ring(folder)
         except (OSError, ValueError) as error:
             problems.append(f"{store}: what a killed recorder still held cannot be written: {_why(error)}")
@@ -53,7 +54,7 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
             drain.close()
             ring.close()
         if problems:
-            return found, problems
+            return episodes, problems
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".discarded-"):
             shutil.rmtree(path, ignore_errors=True)
@@ -64,42 +65,20 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
                 problems.append(f"{path}, left by an edit, cannot be put away: {_why(error)}")
         elif path.is_dir() and not path.name.startswith("."):
             try:
-                found += finish_cut_off(path, episodes, KILLED)
+                episodes += finish_cut_off(path, store / EPISODES, KILLED)
             except FileNotFoundError as error:
                 problems.append(
                     f"{path} has no log of a recording ({error.filename}): look at it, and remove it"
                 )
             except (OSError, UnreadableLog) as error:
                 problems.append(f"{path} cannot be recovered: {_why(error)}")
-    return found, problems
-
-
-def finish_cut_off(path: Path, episodes: Path, reason: str) -> list[Path]:
-    """One folder of `in-progress`, finished; none when it holds no row. OSError, UnreadableLog: it stays as
-    it is."""
-    if is_complete(path):
-        return [put_in_place(path, episodes, next_number(episodes.parent), power=True)]
-    try:
-        episode = mending.resume(path, power=True)
-    except (FileNotFoundError, UnreadableLog):
-        if [p.name for p in path.iterdir()] == [LOG.parent.name]:  # killed before its first row
-            forget(path)
-            return []
-        raise
-    try:
-        if not any(episode.rows):
-            episode.discard()
-            return []
-        meta = episode.end if episode.end is not None else {"interrupted": reason}
-        return [episode.finish(meta, episodes, next_number(episodes.parent))]
-    finally:
-        episode.close()
+    return episodes, problems
 
 
 def conclude_edit(work: Path) -> None:
-    """`work`, `in-progress/.edit-<token>-<episode>`, holds the new version of an episode until the swap, and
-    the old one after it: the new one is taken away, or put where none is; the old one goes to the trash. See
-    edit.py."""
+    """Conclude an edit (see edit.py) that ended or was killed. Until the swap, `work`, which is
+    `in-progress/.edit-<token>-<episode>`, holds the new version of an episode: it is removed, or put in place
+    if the episode is missing. After the swap it holds the old version, which goes to the trash."""
     _, token, name = work.name.removeprefix(".").split("-", 2)
     store = work.parent.parent
     try:
@@ -108,33 +87,13 @@ def conclude_edit(work: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)  # the new version was not finished, so the swap never came
         return
     except (ValueError, KeyError):
-        attrs = {}  # a version that cannot be read was not written by the edit: keep it
+        attrs = {}  # the edit did not write a version that cannot be read: keep it
     if attrs.get("edit") != token:
         to_trash(store, work, name)
-    elif (store / "episodes" / name).exists():
+    elif (store / EPISODES / name).exists():
         shutil.rmtree(work, ignore_errors=True)
     else:
-        os.rename(work, store / "episodes" / name)
-
-
-def to_trash(store: Path, folder: Path, name: str) -> Path:
-    """By one rename; the name keeps when it was."""
-    (store / "trash").mkdir(exist_ok=True)
-    target = store / "trash" / f"{name}.{time.time_ns()}"
-    os.rename(folder, target)
-    return target
-
-
-def next_number(store: Path) -> int:
-    """The number of the next episode: one more than the highest, in the trash too."""
-    numbers = [
-        int(p.name.split("-")[0])
-        for folder in ("episodes", "trash")
-        if (store / folder).is_dir()
-        for p in (store / folder).iterdir()
-        if p.name.split("-")[0].isdigit()
-    ]
-    return max(numbers, default=-1) + 1
+        os.rename(work, store / EPISODES / name)
 
 
 def _why(error: Exception) -> str:

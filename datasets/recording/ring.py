@@ -1,10 +1,9 @@
-"""A queue in shared memory between the control process and the process that writes: one producer, one
-consumer.
+"""A queue in shared memory between the control process and the writing process: one producer, one consumer.
 
 It is a file in `/dev/shm` (or, where that is too small, beside the store), so it outlives both processes:
-what was put in is recovered by whoever opens the store next, until the machine is switched off. All of it is
-reserved when it is made; a full disk cannot stop `put` half-way. Positions only grow; a position modulo the
-capacity is a place."""
+whoever opens the store next recovers its entries, until the machine is switched off. All its memory is
+reserved when it is created, so a full disk cannot stop `put` half-way. A position only grows; modulo the
+capacity it is a place in the memory."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ import numpy as np
 
 MAGIC, VERSION = 0x31474E4952_414C55, 1  # "ULARING1"
 PAGE = 4096
-ENTRY = struct.Struct("<IBB2xQQ")  # bytes of payload, kind, whether they are there, sequence number, episode
-READY = 5  # where in an entry its second byte stands
+ENTRY = struct.Struct("<IBB2xQQ")  # bytes of payload, kind, ready, sequence number, episode
+READY = 5  # byte of an entry that says whether its payload is complete
 PAD, START, SAMPLES, END, DISCARD, CLOSE, ABANDONED = 0, 1, 2, 3, 4, 5, 6
 POINTER = ".ring.json"
 MAX_STREAMS = 64
@@ -36,7 +35,7 @@ Part = bytes | np.ndarray
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """payload: a view into the ring, good until `free(end)`."""
+    """One entry. payload: a view into the ring, valid until `free(end)`. end: the position behind it."""
 
     kind: int
     seq: int
@@ -50,47 +49,47 @@ class Ring:
 
     def __init__(self, path: Path, file: int) -> None:
         self.path = path
-        # mapped at once: a page fault in the control loop costs it a microsecond, and a frame has hundreds
+        # populated now: later each page fault would cost the control loop 1 µs, and a frame has hundreds
         self._map = mmap.mmap(file, os.fstat(file).st_size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._words = np.frombuffer(self._map, np.uint64, PAGE // 8)
         self._bytes = memoryview(self._map)[PAGE:]
         self.capacity = len(self._bytes)
-        # what passes through a lock is seen by the other side in order, on processors too that reorder what
-        # they store
+        # taking a lock orders our stores for the other process, also on processors that reorder them
         self._fence = threading.Lock()
         self._seq = 0
         self._open: dict[int, int] = {}  # thread -> position of the entry that it has reserved and not filled
 
     @staticmethod
     def create(capacity: int, beside: Path) -> Ring:
-        """A ring of `capacity` bytes in shared memory, or in the folder `beside` where that has no room.
-        OSError when neither has."""
+        """A ring of `capacity` bytes in shared memory or, if there is no room, in the folder `beside`. Raises
+        OSError when neither has room."""
         capacity = -(-capacity // PAGE) * PAGE
         name = f"ulna-ring-{secrets.token_hex(8)}"
-        failed: OSError | None = None
+        failure: OSError | None = None
         for path in (Path("/dev/shm") / name, beside / f".{name}"):
             try:
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except OSError as error:
-                failed = error
+                failure = error
                 continue
             try:
                 os.posix_fallocate(file, 0, PAGE + capacity)
                 ring = Ring(path, file)
             except OSError as error:
-                failed = error
+                failure = error
                 path.unlink()
                 continue
             finally:
                 os.close(file)
             ring._words[[_VERSION, _CAPACITY, _MAGIC]] = (VERSION, capacity, MAGIC)
             return ring
-        assert failed is not None
-        raise failed
+        assert failure is not None
+        raise failure
 
     @staticmethod
     def open(path: Path) -> Ring:
-        """OSError; ValueError when the file is no ring of this user."""
+        """The ring in the file `path`. Raises OSError, or ValueError when the file is no ring of this
+        user."""
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(file)
@@ -109,8 +108,7 @@ class Ring:
         return ring
 
     def put(self, kind: int, episode: int, parts: Sequence[Part]) -> bool:
-        """Append an entry of `parts` laid end to end; False, and nothing is changed, when it does not fit
-        now."""
+        """Append an entry of `parts` laid end to end; False, changing nothing, when it does not fit now."""
         try:
             place = self.reserve(kind, episode, parts)
             if place is not None:
@@ -121,35 +119,37 @@ class Ring:
         return place is not None
 
     def reserve(self, kind: int, episode: int, parts: Sequence[Part], spare: int = 0) -> int | None:
-        """The place of an entry that `fill` completes, or `abandon`; None, and nothing is changed, when it
-        does not fit now or would leave less than `spare` bytes. The consumer waits at an entry that is not
-        complete, so several threads may fill theirs at once, each after its `reserve` (which is for one at a
-        time)."""
+        """Reserve an entry for `parts`, which `fill` or `abandon` completes; its place. None, changing
+        nothing, when it does not fit now or would leave less than `spare` bytes.
+
+        Only one thread may reserve at a time. Several may fill theirs at once, since the consumer waits at an
+        entry that is not complete."""
         size = sum(p.nbytes if isinstance(p, np.ndarray) else len(p) for p in parts)
-        needed = _aligned(ENTRY.size + size)
-        written, freed = int(self._words[_WRITTEN]), int(self._words[_FREED])
-        at = written % self.capacity
-        skipped = self.capacity - at if at + needed > self.capacity else 0  # an entry lies in one piece
-        if skipped + needed + spare > self.capacity - (written - freed):
+        entry_size = _aligned(ENTRY.size + size)
+        write_position, free_position = int(self._words[_WRITTEN]), int(self._words[_FREED])
+        at = write_position % self.capacity
+        padding = self.capacity - at if at + entry_size > self.capacity else 0  # an entry lies in one piece
+        if padding + entry_size + spare > self.capacity - (write_position - free_position):
             return None
-        if skipped:
-            if skipped >= ENTRY.size:
-                ENTRY.pack_into(self._bytes, at, skipped - ENTRY.size, PAD, 1, 0, 0)
+        if padding:
+            if padding >= ENTRY.size:
+                ENTRY.pack_into(self._bytes, at, padding - ENTRY.size, PAD, 1, 0, 0)
             at = 0
         ENTRY.pack_into(self._bytes, at, size, kind, 0, self._seq, episode)
-        self._open[threading.get_ident()] = written + skipped
+        self._open[threading.get_ident()] = write_position + padding
         with self._fence:
             pass
-        self._words[_WRITTEN] = written + skipped + needed
+        self._words[_WRITTEN] = write_position + padding + entry_size
         self._seq += 1
         return at
 
     def fill(self, place: int, parts: Sequence[Part]) -> None:
+        """Copy `parts` into the entry at `place`, and mark it complete."""
         at = place + ENTRY.size
         for part in parts:
             if isinstance(part, np.ndarray):
-                there = np.frombuffer(self._bytes, part.dtype, part.size, at).reshape(part.shape)
-                np.copyto(there, part)
+                target = np.frombuffer(self._bytes, part.dtype, part.size, at).reshape(part.shape)
+                np.copyto(target, part)
                 at += part.nbytes
             else:
                 self._bytes[at : at + len(part)] = part
@@ -160,8 +160,8 @@ class Ring:
         self._open.pop(threading.get_ident(), None)
 
     def abandon(self) -> None:
-        """What this thread reserved and did not fill, because a Ctrl-C came between, is passed over. Where
-        `reserve` itself was broken off: before the next `reserve`."""
+        """Let the consumer pass over the entry that this thread reserved and did not fill, because a Ctrl-C
+        came between. If `reserve` itself was interrupted, call this before the next `reserve`."""
         position = self._open.pop(threading.get_ident(), None)
         if position is None or position >= int(self._words[_WRITTEN]):
             return
@@ -172,15 +172,15 @@ class Ring:
             ENTRY.pack_into(self._bytes, place, size, ABANDONED, 1, seq, episode)
 
     def entries(self, limit: int, producer_gone: bool = False) -> Iterator[Entry]:
-        """What was put and not freed, oldest first, up to `limit` bytes but at least one entry, and up to the
-        first that is not complete; those are passed over where their producer is gone. ValueError when the
-        bytes are not those of a ring."""
-        at, written = int(self._words[_FREED]), int(self._words[_WRITTEN])
+        """The entries that were put and not freed, oldest first: up to `limit` bytes, but at least one, and
+        up to the first incomplete one. With `producer_gone`, incomplete entries are passed over. Raises
+        ValueError when the bytes are not those of a ring."""
+        at, write_position = int(self._words[_FREED]), int(self._words[_WRITTEN])
         with self._fence:
             pass
-        stop = min(written, at + limit)
+        stop = min(write_position, at + limit)
         first = True
-        while at < written and (first or at < stop):
+        while at < write_position and (first or at < stop):
             place = at % self.capacity
             if self.capacity - place < ENTRY.size:
                 at += self.capacity - place
@@ -198,38 +198,37 @@ class Ring:
             at = end
 
     def free(self, end: int) -> None:
-        """The consumer is done with everything up to an entry's `end`."""
+        """Free everything up to an entry's `end`."""
         self._words[_FREED] = end
 
     @property
-    def written(self) -> int:
-        """The position up to which entries were put."""
+    def write_position(self) -> int:
+        """The position behind the newest entry."""
         return int(self._words[_WRITTEN])
 
     @property
-    def freed(self) -> int:
-        """The position up to which the consumer has made them durable in the store."""
+    def free_position(self) -> int:
+        """The position up to which the consumer has freed entries, which are then durable in the store."""
         return int(self._words[_FREED])
 
     @property
-    def used(self) -> float:
+    def share_used(self) -> float:
         """Share of the ring in use, 0..1."""
-        return (self.written - self.freed) / self.capacity
+        return (self.write_position - self.free_position) / self.capacity
 
     @property
     def dropped(self) -> np.ndarray:
-        """How many rows of each stream were lost in this episode because the ring was full,
-        `(MAX_STREAMS,)`."""
+        """How many rows of each stream were lost in this episode, `(MAX_STREAMS,)` uint64."""
         return self._words[_DROPPED : _DROPPED + MAX_STREAMS]
 
     @property
     def failed(self) -> bool:
-        """The consumer cannot write."""
+        """Whether the consumer cannot write to the store."""
         return bool(self._words[_FAILED])
 
     @failed.setter
-    def failed(self, yes: bool) -> None:
-        self._words[_FAILED] = int(yes)
+    def failed(self, failed: bool) -> None:
+        self._words[_FAILED] = int(failed)
 
     def close(self) -> None:
         del self._words
@@ -239,27 +238,27 @@ class Ring:
 
 
 def point_to(ring: Ring, in_progress: Path) -> None:
-    """Note in the store where its ring is, so that it can be recovered."""
+    """Write a file into `in_progress` that names the ring, so that it can be recovered."""
     new = in_progress / f"{POINTER}.new"
     with new.open("w") as file:
         file.write(json.dumps({"ring": str(ring.path), "boot": _boot()}))
         file.flush()
-        os.fsync(file.fileno())  # else a power cut may leave it empty, and nobody knows that its ring is gone
+        os.fsync(file.fileno())  # else a power cut may leave an empty file
     os.replace(new, in_progress / POINTER)
 
 
 def ring_of(in_progress: Path) -> Ring | None:
-    """The ring that a killed recorder left; None when it closed properly or the machine was started since.
-    OSError, ValueError when there is one that cannot be read: it stays."""
+    """The ring that a killed recorder left; None when the recorder closed properly or the machine was
+    restarted since. Raises OSError or ValueError when there is a ring that cannot be read; it stays."""
     try:
-        noted = json.loads((in_progress / POINTER).read_text())
-        path, boot = Path(noted["ring"]), noted["boot"]
+        pointer = json.loads((in_progress / POINTER).read_text())
+        path, boot = Path(pointer["ring"]), pointer["boot"]
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{in_progress / POINTER} does not say where it is ({error!r})") from None
-    # after a power cut the file of a ring beside the store may be there, but its pages were never in order on
-    # the disk
+    # after a power cut the file of a ring beside the store may be there, but its pages were never synced in
+    # order
     if boot != _boot() or not path.name.lstrip(".").startswith("ulna-ring-") or not path.exists():
         remove_ring(in_progress)
         return None
@@ -267,7 +266,7 @@ def ring_of(in_progress: Path) -> Ring | None:
 
 
 def remove_ring(in_progress: Path) -> None:
-    """The ring and the note of it; safe to repeat."""
+    """Remove the ring and the file that names it. Safe to repeat."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         path = Path(json.loads((in_progress / POINTER).read_text())["ring"])
         if path.name.lstrip(".").startswith("ulna-ring-"):

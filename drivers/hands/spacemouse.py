@@ -19,12 +19,8 @@ import numpy as np
 from ..arm import DeviceError
 from ..config import setting
 from ..teleoperator import Hand
+from .spacemouse_ids import is_spacemouse
 
-VENDOR = 0x256F
-LOGITECH = 0x046D  # sold them once, beside many things that are no SpaceMouse
-LOGITECH_PRODUCTS = frozenset(
-    (0xC603, 0xC605, 0xC606, 0xC621, 0xC623, 0xC625, 0xC626, 0xC627, 0xC628, 0xC629, 0xC62B)
-)
 MULTI_AXIS = (0x01, 0x08)  # usage page and usage, of the HID usage tables
 FULL = 350.0
 LEFT, RIGHT = 1, 2
@@ -220,12 +216,6 @@ class SpaceMouseTeleoperator:
                 f"{self.name}: several SpaceMice fit: {listed}; say which one with device, by a part of its name or serial number"
             )
         return fits[0]  # a wireless receiver shows itself several times; the first is the one that speaks
-
-
-def is_spacemouse(vendor: int, product: int) -> bool:
-    """By its USB numbers: one of 3Dconnexion's devices, some of which have no cap, or an old one of
-    Logitech's."""
-    return vendor == VENDOR or (vendor == LOGITECH and product in LOGITECH_PRODUCTS)
 
 
 def _identity(about: dict[str, Any]) -> tuple[int, int, str]:

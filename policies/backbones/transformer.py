@@ -18,15 +18,22 @@ from .time import TimeEmbedding
 
 @dataclass(frozen=True)
 class Transformer:
-    """depth pre-LN decoder layers; ffn is a multiple of the width."""
+    """Pre-LN decoder layers over the actions of the chunk."""
 
     width: int = 256
+    """Of a token; even, and a multiple of heads."""
     depth: int = 8
+    """Number of layers."""
     heads: int = 4
+    """Of the attention, in each layer."""
     ffn: int = 4
+    """Width of a layer's hidden units, as a multiple of width."""
     dropout: float = 0.0
+    """Share of units that training switches off, 0 to 1, in the attention and in the feed-forward layers."""
     causal: bool = False
+    """An action sees only earlier actions and observations."""
     two_times: bool = False
+    """Tell the network two times, as flow maps need, instead of one."""
 
     def build(self, action_dim: int, horizon: int, token_width: int, pooled_width: int) -> nn.Module:
         if self.width % self.heads or self.width % 2:

@@ -18,20 +18,25 @@ from .time import TimeEmbedding
 
 @dataclass(frozen=True)
 class UNet1D:
-    """widths: channels of each level, finest first. The horizon must be a multiple of 2^(levels - 1)."""
+    """Convolutions over the actions of the chunk. The horizon must be a multiple of 2^(levels - 1)."""
 
     widths: tuple[int, ...] = (256, 512, 1024)
+    """Channels of each level, finest first; each a multiple of groups."""
     kernel: int = 5
+    """Actions that a convolution spans; odd."""
     groups: int = 8
+    """Of each group normalisation."""
     time_width: int = 256
+    """Of the embedding of the time; even."""
     two_times: bool = False
+    """Tell the network two times, as flow maps need, instead of one."""
 
     def build(self, action_dim: int, horizon: int, token_width: int, pooled_width: int) -> nn.Module:
         factor = 2 ** (len(self.widths) - 1)
         if horizon % factor:
             raise ValueError(
-                f"UNet1D with {len(self.widths)} levels needs a horizon that is a multiple of {factor}, not {horizon}: "
-                f"use --horizon {-(-horizon // factor) * factor}"
+                f"UNet1D with {len(self.widths)} levels needs a horizon that is a multiple of {factor}, "
+                f"not {horizon}: use --horizon {-(-horizon // factor) * factor}"
             )
         return UNet1DNet(self, action_dim, pooled_width)
 

@@ -7,6 +7,7 @@ Legend: B batch, T = n_obs_steps, S tokens, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -26,3 +27,13 @@ class Context:
             self.tokens.repeat_interleave(n, dim=0),
             self.pooled.repeat_interleave(n, dim=0),
         )
+
+
+class ContextPart(Protocol):
+    """A frozen dataclass that makes the context of a policy from the encodings of its observations."""
+
+    def pooled_width(self, width: int, n_obs_steps: int) -> int:
+        """Last dimension of `Context.pooled` for encodings of `width`."""
+        ...
+
+    def __call__(self, z_BTD: Tensor) -> Context: ...

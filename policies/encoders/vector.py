@@ -6,6 +6,7 @@ them). Legend: B batch, T = n_obs_steps, N = B·T frames, C H W image, D width."
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,35 @@ from torch import Tensor, nn
 from ...datasets.features import Feature, image_keys, state_keys
 
 
+class StateEncoder(Protocol):
+    """A frozen dataclass: the encoder of all vectors of an observation, side by side."""
+
+    def build(self, inputs: int) -> tuple[nn.Module, int]:
+        """(a network `(..., inputs) -> (..., width)`, its width)."""
+        ...
+
+
+class ImageEncoder(Protocol):
+    """A frozen dataclass: the encoder of the frames of one camera."""
+
+    @property
+    def crop(self) -> float:
+        """Share of each side that the network sees, 0 to 1: a random window in training, else the centre."""
+        ...
+
+    def build(self) -> tuple[nn.Module, int]:
+        """(a network `(N, 3, H, W) -> (N, width)` of pixels in [-1, 1], its width)."""
+        ...
+
+
 @dataclass(frozen=True)
 class MLP:
-    """State encoder: `depth` layers of `width` with Mish. depth 0 passes the state through, as Diffusion
-    Policy's low-dimensional variant does."""
+    """State encoder: layers with Mish."""
 
     width: int = 256
+    """Of each layer."""
     depth: int = 2
+    """Number of layers; 0 passes the state through, as Diffusion Policy's low-dimensional variant does."""
 
     def build(self, inputs: int) -> tuple[nn.Module, int]:
         if self.depth == 0:
@@ -33,10 +56,12 @@ class MLP:
 @dataclass(frozen=True)
 class ResNet18:
     """Diffusion Policy's image encoder: ResNet18 from scratch, GroupNorm (channels / 16 groups; EMA weights
-    and BatchNorm's running statistics do not go together), spatial softmax over `keypoints`."""
+    and BatchNorm's running statistics do not go together), spatial softmax."""
 
     keypoints: int = 32
+    """Points that the spatial softmax finds in a frame; each gives two numbers."""
     crop: float = 0.9
+    """Share of each side that is seen, 0 to 1: a random window in training, else the centre; 1: all."""
 
     def build(self) -> tuple[nn.Module, int]:
         import torchvision  # seconds, which a policy from state need not wait for
@@ -48,12 +73,15 @@ class ResNet18:
 
 @dataclass(frozen=True)
 class SmallCNN:
-    """Four strided convolutions and a spatial softmax: about 1/50 of ResNet18's arithmetic, for two CPU
+    """Strided convolutions and a spatial softmax: about 1/50 of ResNet18's arithmetic, for two CPU
     cores."""
 
     channels: tuple[int, ...] = (32, 64, 64)
+    """Of each convolution but the last; each a multiple of 8, and each halves the frame."""
     keypoints: int = 32
+    """Points that the spatial softmax finds in a frame; each gives two numbers."""
     crop: float = 0.9
+    """Share of each side that is seen, 0 to 1: a random window in training, else the centre; 1: all."""
 
     def build(self) -> tuple[nn.Module, int]:
         layers: list[nn.Module] = []
@@ -69,8 +97,10 @@ class SmallCNN:
 class Encoder:
     """State through one part, every camera through its own copy of the other; the outputs side by side."""
 
-    state: MLP = MLP()
-    image: ResNet18 | SmallCNN = SmallCNN()
+    state: StateEncoder = MLP()
+    """Encoder of all vectors together."""
+    image: ImageEncoder = SmallCNN()
+    """Encoder of each camera's frames, with weights of its own for each camera."""
 
     def build(self, features: dict[str, Feature]) -> ObservationEncoder:
         return ObservationEncoder(self, features)

@@ -22,9 +22,13 @@ class Diffusion:
     steps). Source: Ho et al. 2020, Song et al. 2021, with Diffusion Policy's settings (Chi et al. 2023)."""
 
     train_steps: int = 100
+    """Levels of noise; sampling_steps may not be more."""
     schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
+    """How the noise grows over the levels, by diffusers' names."""
     sampler: Literal["ddpm", "ddim"] = "ddim"
+    """Ancestral (ddpm; wants as many steps as train_steps) or deterministic (ddim; few steps do)."""
     clip: float = 1.0
+    """Bound of the clean chunk's elements at every step, normalised; 0: none."""
 
     def _scheduler(self, steps: int) -> Any:
         return _scheduler(self.sampler, self.train_steps, self.schedule, self.clip, steps)

@@ -24,7 +24,9 @@ class Flow:
     `x` Li and He 2025 (arXiv 2511.13720)."""
 
     time: Literal["beta", "uniform"] = "beta"
+    """Levels of noise to train at: beta has more of the noisy ones, as pi0; uniform has all alike."""
     predict: Literal["velocity", "x"] = "velocity"
+    """What the network gives: the velocity from noise to data, or x, the clean chunk."""
 
     def path(self, steps: int, device: torch.device) -> Path:
         tau = torch.linspace(0, 1, steps + 1, device=device)

@@ -19,6 +19,7 @@ class Regression:
     loss, the mean of absolute (`l1`) or of squared errors (`l2`)."""
 
     norm: Literal["l1", "l2"] = "l1"
+    """Of the error: absolute (l1) or squared (l2)."""
 
     def path(self, steps: int, device: torch.device) -> Path:
         if steps != 1:

@@ -1,18 +1,37 @@
-"""Every recipe by its published name."""
+"""Every recipe by its published name. Installed packages add theirs in the entry point group
+`ulna.recipes`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ...datasets.features import Features
+from ..plugins import everything, named, offers
 from ..recipe import Recipe
 from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
 from .flow import flow
 
+GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "flow": flow,
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
 }
+
+
+def recipe_names() -> list[str]:
+    """Ours and those of installed packages, of which nothing is imported."""
+    return [*RECIPES, *offers(GROUP, RECIPES)[0]]
+
+
+def recipe_function(name: str) -> Callable[[Features], Recipe] | None:
+    """The recipe `name`, which may be `package.module:function`; None when there is no such name. PluginError
+    when a package offers it and its import fails."""
+    return named(GROUP, RECIPES, name)
+
+
+def all_recipes() -> tuple[dict[str, Callable[[Features], Recipe]], list[str]]:
+    """(every recipe by name, a sentence on each of an installed package that cannot be used)."""
+    return everything(GROUP, RECIPES)

@@ -12,9 +12,9 @@ import numpy as np
 
 from ...datasets.episode import StoreError
 from ...datasets.features import ACTION, Features, rename, state_keys
-from ...datasets.reading.align import How
+from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
-from ...datasets.reading.loader import Source
+from ...datasets.reading.loader import WindowSource
 from ...datasets.reading.mixture import Mixture, common_features, name_in, window_weights
 from ...datasets.reading.weights import ALPHA, Weighting, episode_weights, weighted_indices
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
@@ -39,7 +39,7 @@ class DataOptions:
     """Share of the episodes to hold out."""
     interrupted: bool = False
     """Use episodes that were cut off, too."""
-    align: How = "seen"
+    align: Alignment = "seen"
     """Which row of a stream belongs to a control tick, see `WindowSpec`."""
     tolerance_s: float | None = None
     """How old that row may be, see `WindowSpec`."""
@@ -54,9 +54,9 @@ class DataOptions:
 @dataclass(frozen=True)
 class TrainingData:
     features: Features
-    windows: Source
+    windows: WindowSource
     """To train on, those of the datasets end to end."""
-    validation_windows: Source | None
+    validation_windows: WindowSource | None
     """Of the episodes that are held out; None where none are."""
     cumulative: np.ndarray | None
     """Cumulative weights of the windows; None where all count alike."""
@@ -124,7 +124,7 @@ def open_data(
         _joined(p, features, options.rename) if p else None for p in (train, validation)
     )
     assert windows is not None
-    if sentence := windows.left_out_says():
+    if sentence := windows.left_out_sentence():
         notes.append(sentence)
     if not any(episodes):
         raise StoreError(
@@ -183,7 +183,7 @@ def _digest(weights: np.ndarray | None) -> str:
     return "" if weights is None else hashlib.sha256(weights.astype(np.float32).tobytes()).hexdigest()
 
 
-def _joined(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> Source:
+def _joined(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> WindowSource:
     return parts[0] if len(parts) == 1 and not renames else Mixture(parts, features, renames)
 
 

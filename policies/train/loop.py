@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ...datasets.features import ACTION, STATE, Features, image_keys, state_keys
-from ...datasets.reading.loader import Source, batches
+from ...datasets.reading.loader import WindowSource, batches
 from ...datasets.reading.windows import WindowSpec
 from ...datasets.stats import Stats, vector_stats
 from ..checkpoint import save_checkpoint
@@ -199,7 +199,7 @@ def train(
             augment=list(augment),
             validation_losses=validation,
             robot=store.robot,
-            control_hz=store.fps,
+            control_hz=store.control_hz,
             tasks=sorted({e.task for s in training_data.stores for e in s.episodes}),
             episodes=training_data.episodes,
             n_windows=len(windows),
@@ -244,7 +244,7 @@ def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
     return move
 
 
-def relative_stats(windows: Source, recipe: Recipe, features: Features, most: int = 8192) -> Stats:
+def relative_stats(windows: WindowSource, recipe: Recipe, features: Features, most: int = 8192) -> Stats:
     """Statistics `(H, A)` of chunks as differences to the state or the last command, from up to `most` evenly
     spaced windows.
 
@@ -315,7 +315,9 @@ def _prefetched(
         yield step, [{k: torch.from_numpy(v).to(accelerator.device) for k, v in b.items()} for b in micro]
 
 
-def _validation_loss(policy: Policy, windows: Source, accelerator: Accelerator, most: int = 512) -> float:
+def _validation_loss(
+    policy: Policy, windows: WindowSource, accelerator: Accelerator, most: int = 512
+) -> float:
     """The mean loss over up to `most` evenly spaced windows of the held-out episodes, with the same noise
     every time."""
     rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))

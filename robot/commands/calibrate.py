@@ -6,7 +6,6 @@ that fit it."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import select
 import shutil
@@ -14,9 +13,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .parsing import Output
+from .errors import UsageError
+from .parsing import Output, unset
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,19 +39,19 @@ LOOKS_HZ = 50.0
 
 @dataclass
 class Args:
-    robot: str = ""
+    robot: Annotated[str, unset("none; then --driver and --port", "FILE.toml")] = ""
     """A robot's TOML file: its arm, port and calibration file are taken from there."""
-    arm: str = ""
+    arm: Annotated[str, unset("its only one")] = ""
     """Which of the robot's arms, where it has several: arm, or leaders.arm for the leader of that name."""
-    driver: str = ""
-    """Without a robot's file: so101, so101-leader, koch or koch-leader."""
-    port: str = ""
+    driver: Annotated[str, unset("that of the robot's file", "so101|so101-leader|koch|koch-leader")] = ""
+    """Without a robot's file: the kind of arm."""
+    port: Annotated[str, unset("that of the robot's file")] = ""
     """Without a robot's file: the arm's serial port."""
     baud: int = 1_000_000
     """Without a robot's file: the speed of the bus."""
-    out: str = ""
-    """File to write; that of the robot's file by default."""
-    id: str = ""
+    out: Annotated[str, unset("that of the robot's file", "FILE")] = ""
+    """File to write."""
+    id: Annotated[str, unset("none; --out says where", "NAME")] = ""
     """Instead of --out: the arm's name in LeRobot, to write where LeRobot looks for it."""
     json: bool = False
     """Print one JSON object."""
@@ -92,7 +92,8 @@ def _require_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise DeviceError(
-            f"the calibration could not be written to {path} ({error.strerror}): nothing was begun; give another --out"
+            f"the calibration could not be written to {path} ({error.strerror}): nothing was begun; "
+            "give another --out"
         ) from None
 
 
@@ -112,8 +113,8 @@ def _save(path: Path, calibration: Calibration) -> str:
     except OSError as error:
         joints = json.dumps({name: asdict(c) for name, c in calibration.items()})
         raise DeviceError(
-            f"{path} cannot be written ({error.strerror}), but the servos hold their new offsets already: put this into the file "
-            f"by hand, or calibrate again: {joints}"
+            f"{path} cannot be written ({error.strerror}), but the servos hold their new offsets already: "
+            f"put this into the file by hand, or calibrate again: {joints}"
         ) from None
     return kept
 
@@ -122,8 +123,7 @@ def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
     """The servos to calibrate, the file to write, and which joints count backwards."""
     from ...drivers.config import parse, require_known
     from ...drivers.servos.calibration import lerobot_path
-    from ..cli import UsageError
-    from ..config import ARM_DRIVERS, LEADER_DRIVERS
+    from ..config import DRIVERS, driver_module
 
     if bool(args.robot) == bool(args.driver):
         raise UsageError("give a robot's file (--robot), or --driver and --port of an arm by itself")
@@ -147,7 +147,7 @@ def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
     )
     if not path.name:
         raise UsageError("say where to write the calibration: --out FILE, or --id NAME for LeRobot's place")
-    module: Any = importlib.import_module(f"ulna.drivers.{(ARM_DRIVERS | LEADER_DRIVERS)[driver]}")
+    module = driver_module("arms" if driver in DRIVERS["arms"] else "leaders", driver, "arm of bus servos")
     fields = {k: v for k, v in table.items() if k != "driver"} | {"calibration": str(path)}
     arm = module.make(driver, parse(module.Config, fields, where))
     return arm.group, path.expanduser(), getattr(module, "DRIVE_MODES", {})
@@ -161,8 +161,6 @@ def _table(args: Args) -> tuple[str, dict[str, Any]]:
     offered = dict(config.get("arms", {})) | {f"leaders.{n}": t for n, t in config.get("leaders", {}).items()}
     name = args.arm or next(iter(offered), "")
     if not args.arm and len(offered) > 1:
-        from ..cli import UsageError
-
         raise UsageError(f"{args.robot} has several arms: say --arm {' or --arm '.join(offered)}")
     require_known(f"arm in {args.robot}:", name, offered)
     return f"{args.robot}, {name}", offered[name]
@@ -177,7 +175,8 @@ def _sweep(calibrator: Calibrator) -> None:
 
     console = Console(stderr=True)
     console.print(
-        "The torque is off. Move each joint slowly from one end of its travel to the other, a few times; then press Enter."
+        "The torque is off. Move each joint slowly from one end of its travel to the other, "
+        "a few times; then press Enter."
     )
     notes: list[str] = []
     progress = calibrator.look()

@@ -6,35 +6,37 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from .parsing import Output
+from .choices import robots, tasks_or_words
+from .parsing import Output, unset
 
 if TYPE_CHECKING:
     from ..takes import TakeResult
 
 EXAMPLE = "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5"
+CHOICES = {"robot": robots, "task": tasks_or_words}
 
 
 @dataclass
 class Args:
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file."""
     server: str = "ws://127.0.0.1:8000"
     """Where `ulna serve` runs."""
-    task: str = ""
-    """Of a simulated robot: its scene, lift by default. Of a real one: the instruction, in words."""
+    task: Annotated[str, unset("lift in simulation, none else")] = ""
+    """Of a simulated robot: its scene. Of a real one: the instruction, in words."""
     episodes: int = 1
     """How many."""
     seed: int = 2000
     """Of the first scene, where one can be set up by its seed."""
-    max_seconds: float = 0.0
-    """Longest episode; the task's own by default."""
+    max_seconds: Annotated[float, unset("the scene's own, 60 s where it has none")] = 0.0
+    """Longest episode, seconds."""
     realtime: bool = False
     """Run a simulated robot no faster than a real one."""
     reset_seconds: float = 5.0
     """Where no twin resets the scene and no keyboard is there: time between episodes to put things back."""
-    out: str = ""
+    out: Annotated[str, unset("nothing is recorded", "FOLDER")] = ""
     """Record what happens into this dataset."""
     json: bool = False
     """Print one JSON object."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .parsing import Output
+from .parsing import Output, unset
 
 if TYPE_CHECKING:
     from ...drivers.cameras.v4l2 import Mode
@@ -20,7 +20,7 @@ EXAMPLE = "ulna devices --probe /dev/serial/by-id/usb-1a86_USB_Single_Serial_58F
 
 @dataclass
 class Args:
-    probe: str = ""
+    probe: Annotated[str, unset("none is asked", "PORT")] = ""
     """A serial port: ask which servos hang on it, at the usual speeds. Nothing is written to them."""
     json: bool = False
     """Print one JSON object."""
@@ -95,7 +95,10 @@ def _depth(camera: DepthCamera) -> list[str]:
     name = camera.serial or f"{camera.title} (serial number unknown)"
     lines = [
         name,
-        f"{camera.title}, USB {camera.usb_type or ''} at {camera.usb.speed_mbps:g} Mbit/s, port {camera.usb.path}",
+        (
+            f"{camera.title}, USB {camera.usb_type or ''} at {camera.usb.speed_mbps:g} Mbit/s, "
+            f"port {camera.usb.path}"
+        ),
     ]
     if camera.usb.speed_mbps < 5000:
         lines.append("! it runs at the speed of USB 2: use a USB 3 port and the cable that came with it")
@@ -121,5 +124,8 @@ def _usb(usb: UsbDevice | None) -> str:
 
 def _servos(port: str, servos: list[ServoFinding]) -> str:
     if not servos:
-        return f"no servo answers on {port}: is the servos' power on, and the bus cable in? (ids 0 to 30, the usual speeds)"
+        return (
+            f"no servo answers on {port}: is the servos' power on, and the bus cable in? "
+            "(ids 0 to 30, the usual speeds)"
+        )
     return "\n".join(f"id {s.id}: {s.name}, {s.protocol} at {s.baud} baud" for s in servos)

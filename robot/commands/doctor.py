@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from .parsing import Output
+from .parsing import Output, unset
 
 if TYPE_CHECKING:
     from ..doctor.doctor import Finding
@@ -17,7 +17,7 @@ EXAMPLE = "ulna doctor --robot my-so101.toml --data runs"
 
 @dataclass
 class Args:
-    robot: str = ""
+    robot: Annotated[str, unset("none", "FILE.toml")] = ""
     """A robot's TOML file: check the devices that it names."""
     data: str = "runs"
     """Folder where datasets are to go: its disk is measured with 64 MB."""

@@ -1,12 +1,13 @@
-"""Which errors are the user's to mend: their message is the whole story, and no traceback is shown."""
+"""Errors that the user can mend: their message is the whole story, and no traceback is shown."""
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterable
 
 # by module, so that nothing heavy is imported to find out
 EXPECTED = {
-    "ulna.robot.cli": ("UsageError",),
     "ulna.datasets.store": ("StoreError",),
     "ulna.datasets.features": ("FeatureMismatch",),
     "ulna.drivers.arm": ("DeviceError",),
@@ -18,7 +19,21 @@ EXPECTED = {
 }
 
 
+class UsageError(ValueError):
+    """The command line does not fit; exit code 2."""
+
+
+def unknown(what: str, name: str, names: Iterable[str]) -> UsageError:
+    """The error that `name` is none of `names`, with the nearest of them; what: their noun, such as
+    "recipe"."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names)}"
+    return UsageError(f"there is no {what} {name!r}: {hint}")
+
+
 def is_expected(error: BaseException) -> bool:
+    """Whether the message of `error` is meant for the user."""
     if isinstance(error, OSError | ValueError):
         return True  # every ValueError of ours is a sentence about the input
     for module, names in EXPECTED.items():

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..cli import UsageError
-from .parsing import Output, episode_list, progress, require_device, use_threads
+from .choices import robots, tasks
+from .errors import UsageError
+from .parsing import Output, episode_list, progress, require_device, unset, use_threads
 
 if TYPE_CHECKING:
     from ...policies.serving.metadata import Metadata
@@ -20,36 +21,37 @@ EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
+CHOICES = {"robot": robots, "task": tasks}
 
 
 @dataclass
 class Args:
-    checkpoint: Annotated[str, tyro.conf.Positional] = ""
+    checkpoint: Annotated[str, tyro.conf.Positional, unset("none")] = ""
     """The trained policy; may be left out with --server or --agent."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("50 in closed loop")] = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file."""
     task: str = "lift"
-    """reach, lift or push_t."""
+    """The scene."""
     seed: int = 1000
     """Seed of the first episode."""
-    server: str = ""
+    server: Annotated[str, unset("none; run the checkpoint here", "URL")] = ""
     """Ask the policy server at this ws:// address instead of running the checkpoint here."""
-    agent: str = ""
-    """Evaluate expert or hold instead of a policy."""
+    agent: Annotated[str, unset("none; the policy", "expert|hold")] = ""
+    """Evaluate this instead of a policy."""
     open_loop: bool = False
     """Compare with recorded episodes instead of acting."""
-    data: str = ""
+    data: Annotated[str, unset("none", "FOLDER")] = ""
     """Open loop: the dataset."""
     every: int = 5
-    """Open loop: use every n-th frame."""
-    sampling_steps: int = 0
-    """Integration steps of the sampler; the recipe's by default. Not with --server."""
+    """Open loop: use every n-th tick."""
+    sampling_steps: Annotated[int, unset("the recipe's")] = 0
+    """Integration steps of the sampler. Not with --server."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder."""
-    device: str = "cpu"
-    """cpu or cuda."""
+    device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
+    """Where the policy runs."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""
     json: bool = False

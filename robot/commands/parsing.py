@@ -11,15 +11,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from types import ModuleType
-from typing import Any, Self
+from typing import Annotated, Any, Self, get_type_hints
 
-from ..cli import UsageError
+import tyro
+
+from .errors import UsageError
 
 
 def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
     """The command's `Args`, or None after --help. UsageError in one sentence, with the nearest option."""
-    import tyro
-
+    if {"-h", "--help"} & set(argv):
+        _show_choices(module)
     description = f"{(module.__doc__ or '').strip()}\n\nexample:\n  {module.EXAMPLE}"
     # a command may take arguments of its own kind out first (`train`: the recipe's fields)
     rest, extra = module.prepare(list(argv)) if hasattr(module, "prepare") else (list(argv), {})
@@ -38,6 +40,23 @@ def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
             print(text.rstrip() + "\n" + (f"\n{more}\n" if more else ""), end="")
             return None
         raise UsageError(_sentence(name, text, rest, module)) from None
+
+
+def unset(meaning: str, metavar: str | None = None) -> Any:
+    """For `Annotated[str, unset("all")] = ""`: `--help` says what it means to leave the option out, instead
+    of showing the empty value. metavar: how its values are written."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {meaning})", metavar=metavar)
+
+
+def _show_choices(module: ModuleType) -> None:
+    """Let `--help` list the values of the options in the command's `CHOICES`: which there are depends on the
+    packages that are installed, so they are only looked for when somebody asks."""
+    hints = get_type_hints(module.Args, include_extras=True)
+    with Output(as_json=False):  # PyBullet greets on standard output
+        choices = {name: names() for name, names in getattr(module, "CHOICES", {}).items()}
+    for name, names in choices.items():
+        metavar = tyro.conf.arg(metavar="|".join(names))
+        module.Args.__annotations__[name] = Annotated[hints[name], metavar]
 
 
 def _sentence(name: str, text: str, argv: Sequence[str], module: ModuleType) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from .parsing import Output
@@ -20,19 +21,29 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ...datasets.features import ACTION, IMAGES, STATE, Feature
     from ...policies.recipe import recipe_to_json
-    from ...policies.recipes.all import RECIPES
+    from ...policies.recipes.all import RECIPES, all_recipes
 
     features = {STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")}
     if args.images:
         features[IMAGES + "front"] = Feature((96, 96, 3), "uint8")
-    recipes = {name: make(features) for name, make in RECIPES.items()}
+    functions, problems = all_recipes()
+    recipes = {}
+    for name, function in functions.items():
+        try:
+            recipes[name] = function(features)
+        except Exception as error:  # a package's: the others are listed all the same
+            if name in RECIPES:
+                raise
+            problems.append(f"the recipe {name} of an installed package fails: {error!r}")
+    for sentence in problems:
+        print(f"ulna: {sentence}", file=sys.stderr)
     lines = []
     for name, r in recipes.items():
-        about = (RECIPES[name].__doc__ or "").strip().splitlines()[0]
+        about = ((functions[name].__doc__ or "").strip().splitlines() or [""])[0]
         parts = [r.encoder.image if args.images else r.encoder.state, r.context, r.backbone, r.objective]
-        named = " × ".join(type(p).__name__ for p in parts)
+        part_names = " × ".join(type(p).__name__ for p in parts)
         lines.append(
-            f"{name}\n  {about}\n  {named}, {r.sampling_steps} steps, {r.decoder} decoder\n  {r.paper}"
+            f"{name}\n  {about}\n  {part_names}, {r.sampling_steps} steps, {r.decoder} decoder\n  {r.paper}"
         )
     out.answer({name: recipe_to_json(r) for name, r in recipes.items()}, "\n".join(lines))
     return 0

@@ -7,11 +7,11 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
-import tyro
-
-from .parsing import Output, progress
+from .choices import agents, robots, tasks_or_words
+from .parsing import Output, progress, unset
 
 EXAMPLE = "ulna record --robot sim:so101 --task lift --agent expert --episodes 100 --out runs/x/data"
+CHOICES = {"robot": robots, "task": tasks_or_words, "agent": agents}
 
 
 @dataclass
@@ -19,26 +19,23 @@ class Args:
     out: str
     """Folder of the dataset; one with the same features is continued."""
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
-    task: str = ""
-    """Of a simulated robot: reach, lift (the default) or push_t. Of a real one: what is to be done, in
-    words."""
+    """A simulated one, or a robot's TOML file."""
+    task: Annotated[str, unset("lift in simulation; must be given for a real robot")] = ""
+    """Of a simulated robot: its scene. Of a real one: what is to be done, in words."""
     agent: str = "expert"
-    """Who acts: leader, gamepad, spacemouse, keyboard or browser; in simulation also expert, or hold (does
-    nothing)."""
+    """Who acts; expert, which knows the scene, and hold, which does nothing, in simulation only."""
     episodes: int = 10
-    """How many."""
-    cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
-    """Cameras to record, with commas: front,wrist. By default none of a simulated robot's, all of a real
-    one's."""
+    """How many to record."""
+    cameras: Annotated[str, unset("none of a simulated robot's, all of a real one's", "NAMES")] = ""
+    """Cameras to record, with commas: front,wrist."""
     seed: int = 0
     """Seed of the first episode; the next ones count on. Evaluation starts at 1000."""
     noise: float = 0.004
     """Disturbance of the expert's fingertips, metres: what it corrects is what a policy learns to correct."""
-    mode: str = ""
+    mode: Annotated[str, unset("the expert's own choice")] = ""
     """The expert's way of doing it, where a task has several."""
-    max_seconds: float = 0.0
-    """Longest episode; the scene's own by default, 60 where there is none."""
+    max_seconds: Annotated[float, unset("the scene's own, 60 s where it has none")] = 0.0
+    """Longest episode, seconds."""
     reset_seconds: float = 5.0
     """Where no twin resets the scene and no keyboard is there: time between episodes to put things back."""
     only_successes: bool = False
@@ -48,9 +45,9 @@ class Args:
     codec: Literal["lossless", "jpeg"] = "lossless"
     """How images are kept: every pixel as it came (a third of its size), or JPEG (a tenth)."""
     jpeg_quality: int = 95
-    """1 to 100."""
-    image_size: Annotated[str, tyro.conf.arg(metavar="WxH")] = ""
-    """Shrink images while recording: 320x240. As the cameras give them by default."""
+    """Of --codec jpeg, 1 to 100."""
+    image_size: Annotated[str, unset("as the cameras give them", "WxH")] = ""
+    """Shrink images while recording: 320x240."""
     durability: Literal["process", "power"] = "process"
     """What a recording outlives: a killed process, or a power cut too (at most half a second is lost; needs a
     disk that keeps up)."""

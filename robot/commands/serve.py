@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from .parsing import Output, require_device, use_threads
+from .parsing import Output, require_device, unset, use_threads, words
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 
@@ -21,12 +22,14 @@ class Args:
     trust."""
     port: int = 8000
     """0 picks a free one."""
-    device: str = "cpu"
-    """cpu or cuda."""
+    device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
+    """Where the policy runs."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""
-    sampling_steps: int = 0
-    """Integration steps of the sampler; the recipe's by default."""
+    sampling_steps: Annotated[int, unset("the recipe's")] = 0
+    """Integration steps of the sampler."""
+    steer: Annotated[str, unset("none", "NAMES")] = ""
+    """Hooks of installed packages that act while sampling, with commas; or package.module:Name."""
     json: bool = False
     """Print one JSON object when the server is ready."""
 
@@ -34,6 +37,7 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import logging
 
+    from ...policies.hooks.all import hook_named
     from ...policies.serving.local import LocalPolicy
     from ...policies.serving.server import PolicyServer
 
@@ -41,7 +45,9 @@ def run(args: Args, out: Output) -> int:
         raise ValueError(f"--port must lie in 0..65535, not {args.port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     use_threads(args.threads)
-    policy = LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
+    hooks = [hook_named(name) for name in words(args.steer)]
+    device = require_device(args.device)
+    policy = LocalPolicy(args.checkpoint, device, args.sampling_steps or None, hooks)
     server = PolicyServer(policy, args.host, args.port)
 
     def ready(url: str) -> None:

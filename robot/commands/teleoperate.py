@@ -8,25 +8,25 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import tyro
-
-from .parsing import Output, words
+from .choices import persons, robots, tasks
+from .parsing import Output, unset, words
 
 EXAMPLE = "ulna teleoperate --robot my-so101.toml --agent leader"
+CHOICES = {"robot": robots, "agent": persons, "task": tasks}
 
 
 @dataclass
 class Args:
     robot: str = "sim:so101"
-    """sim:so101, sim:panda, sim:ur5e, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file."""
     agent: str = "browser"
-    """leader, gamepad, spacemouse, keyboard or browser."""
+    """By what a person moves it."""
     task: str = "lift"
     """Of a simulated robot: its scene."""
-    cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
-    """Cameras to open, with commas. By default none of a simulated robot's, all of a real one's."""
-    seconds: float = 0.0
-    """Stop after that long; by default when q or Ctrl-C is pressed."""
+    cameras: Annotated[str, unset("none of a simulated robot's, all of a real one's", "NAMES")] = ""
+    """Cameras to open, with commas."""
+    seconds: Annotated[float, unset("until q or Ctrl-C")] = 0.0
+    """Stop after that long."""
     phone: bool = False
     """With --agent browser: let a phone in the same network open the page (HTTPS, by a QR code)."""
     json: bool = False
@@ -41,10 +41,10 @@ def run(args: Args, out: Output) -> int:
     from ..keys import Keys
     from ..loop import run_episode
     from ..motion import go_to
-    from ..people import PEOPLE, agent_for
+    from ..people import agent_for, people
     from ..scene import Demonstration
 
-    require_known("agent", args.agent, PEOPLE)
+    require_known("agent", args.agent, people())
     options: dict[str, Any] = {"host": "0.0.0.0"} if args.phone and args.agent == "browser" else {}
     hours = 24
     rig = load_robot(args.robot, args.task, words(args.cameras), realtime=True)

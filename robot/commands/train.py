@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import difflib
 import sys
+import textwrap
 from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..cli import UsageError
-from .parsing import Output, episode_list, pairs, progress, require_device, words
+from .choices import recipes
+from .errors import UsageError, unknown
+from .parsing import Output, episode_list, pairs, progress, require_device, unset, words
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
+CHOICES = {"recipe": recipes}
 
 
 @dataclass
@@ -24,13 +27,13 @@ class Args:
     """Folder of the dataset; several are mixed."""
     out: str
     """Folder of the checkpoint."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("all")] = ""
     """Train on these only, like 0-9,12."""
-    observe: str = ""
-    """Use these observations only, with commas; all by default."""
-    mix: str = ""
-    """Share of each dataset in a batch, with commas: 0.7,0.3. By their frames by default."""
-    rename: str = ""
+    observe: Annotated[str, unset("all", "NAMES")] = ""
+    """Use these observations only, with commas."""
+    mix: Annotated[str, unset("by their number of ticks", "SHARES")] = ""
+    """Share of each dataset in a batch, with commas: 0.7,0.3."""
+    rename: Annotated[str, unset("none", "OLD=NEW")] = ""
     """Call features of a dataset otherwise, with commas: observation.images.top=observation.images.front."""
     weights: Literal["uniform", "stored", "success", "return-rw", "return-aw"] = "uniform"
     """How episodes count: all alike; by the label `weight`; successes only; or by their return, itself or
@@ -45,10 +48,9 @@ class Args:
     """Which row of a device of another rate belongs to a control tick: the newest that had been received; the
     one captured nearest, or for vectors a straight line between two, which a policy will not have when it
     runs."""
-    tolerance: float | None = None
-    """How old that row may be, s; ticks without one are left out. By default two periods and the device's
-    delay."""
-    augment: str = ""
+    tolerance: Annotated[float | None, unset("two periods and the device's delay")] = None
+    """How old that row may be, s; ticks without one are left out."""
+    augment: Annotated[str, unset("none")] = ""
     """Change images while training, with commas: crop,color,blur."""
     workers: int = 0
     """Processes that read and decode; 0: a thread."""
@@ -58,8 +60,8 @@ class Args:
     """How much memory --cache auto may take, GiB."""
     seed: int = 0
     """Of the weights, the order of the data and the noise."""
-    device: str = ""
-    """cpu or cuda; what there is by default."""
+    device: Annotated[str, unset("cuda where there is one, else cpu", "cpu|cuda|cuda:N")] = ""
+    """Where to train."""
     resume: bool = False
     """Go on with the unfinished training in --out."""
     overwrite: bool = False
@@ -105,19 +107,26 @@ def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def more_help(argv: list[str]) -> str:
-    """The fields of the recipe that is named, where one is."""
+    """The fields of the recipe that is named, where one is: each with its value, its choices and its help."""
     from ...datasets.features import ACTION, STATE, Feature
-    from ...policies.recipe import leaves
-    from ...policies.recipes.all import RECIPES
+    from ...policies.recipe import settings
+    from ...policies.recipes.all import recipe_function, recipe_names
 
-    named = [a for a in argv if a in RECIPES]
-    if not named:
-        return f"recipes: {', '.join(RECIPES)}"
-    recipe = RECIPES[named[0]]({STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")})
+    positional = [a for a in argv if not a.startswith("-")]
+    make = recipe_function(positional[0]) if positional else None
+    if make is None:
+        return f"recipes: {', '.join(recipe_names())}\n`ulna train RECIPE --help` lists the fields of one"
+    recipe = make({STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")})
     lines = [f"fields of {recipe.name}, where a name that is clear without its part may go without it:"]
-    for name, (_, value) in leaves(recipe).items():
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"  --{name.replace('_', '-')} {shown}")
+    for setting in settings(recipe):
+        value = setting.value
+        if is_dataclass(value):
+            text = type(value).__name__
+        else:
+            text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        choices = f"  {{{','.join(setting.choices)}}}" if len(setting.choices) > 1 else ""
+        lines.append(f"  --{setting.name.replace('_', '-')} {text}{choices}")
+        lines += textwrap.wrap(setting.help, 98, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines.append("a part as a whole is replaced by its name, such as --encoder.image ResNet18")
     return "\n".join(lines)
 
@@ -173,12 +182,13 @@ def _names(known: dict[str, Any]) -> list[str]:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.store import EpisodeStore
-    from ...policies.recipes.all import RECIPES
+    from ...policies.recipes.all import recipe_function, recipe_names
     from ...policies.train.data import DataOptions, features_of
     from ...policies.train.loop import Progress, policy_features, train
-    from ..cli import require_one_of
 
-    require_one_of("recipe", args.recipe, list(RECIPES))
+    make_recipe = recipe_function(args.recipe)
+    if make_recipe is None:
+        raise unknown("recipe", args.recipe, recipe_names())
     if args.device:
         require_device(args.device)
     keys = words(args.observe) or None
@@ -201,7 +211,7 @@ def run(args: Args, out: Output) -> int:
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
         raise UsageError("--tolerance is a time in seconds, at least 0")
     features = features_of([EpisodeStore.open(d) for d in args.data], options.rename, keys)
-    recipe = changed(RECIPES[args.recipe](policy_features(features, keys)), args.overrides)
+    recipe = changed(make_recipe(policy_features(features, keys)), args.overrides)
     with progress("training") as bar:
         shown = bar.add_task("", total=recipe.training.steps, note="")
 
@@ -233,8 +243,9 @@ def run(args: Args, out: Output) -> int:
         "device": result.device,
     }
     text = (
-        f"{result.checkpoint}: {recipe.name}, {result.parameters / 1e6:.2f} M parameters, {result.steps} steps in "
-        f"{result.seconds:.0f} s on {result.device}, loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
+        f"{result.checkpoint}: {recipe.name}, {result.parameters / 1e6:.2f} M parameters, "
+        f"{result.steps} steps in {result.seconds:.0f} s on {result.device}, "
+        f"loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
     )
     out.answer(answer, text)
     return 0

@@ -9,32 +9,34 @@ from typing import Annotated, Any
 
 import tyro
 
-from .parsing import Output, words
+from .choices import tasks, twins
+from .parsing import Output, unset, words
 
 EXAMPLE = "ulna twin so101 --scene lift --leader --cameras front,wrist"
+CHOICES = {"kind": twins, "scene": tasks}
 
 
 @dataclass
 class Args:
     kind: Annotated[str, tyro.conf.Positional]
-    """so101, so101-leader, koch, koch-leader, ur5e, camera or realsense."""
+    """The device to stand in for."""
     scene: str = "lift"
-    """Task whose objects stand before the arm: reach, lift or push_t."""
-    cameras: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
+    """Task whose objects stand before the arm."""
+    cameras: Annotated[str, unset("none", "NAMES")] = ""
     """Cameras at the scene, with commas: front,wrist."""
-    realsense: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
+    realsense: Annotated[str, unset("none", "NAMES")] = ""
     """Those of them that are RealSense cameras with depth."""
     image_size: Annotated[str, tyro.conf.arg(metavar="WxH")] = "96x96"
-    """Of the cameras."""
+    """Of the cameras' frames, pixels."""
     fps: float = 20.0
-    """Of the cameras."""
+    """Frames a second of the cameras."""
     leader: bool = False
     """A leader arm, too, with a scripted hand at it that does the task."""
     noise: float = 0.004
     """Unsteadiness of the hand, metres."""
     control_hz: float = 20.0
     """Rate at which the hand decides, and that the robot's file names."""
-    fault: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DEVICE:FAULT")] = ()
+    fault: Annotated[tuple[str, ...], unset("none", "DEVICE:FAULT")] = ()
     """Faults from the start: arm:drop=0.05 arm:unplugged front:black. The control channel changes them while
     it runs."""
     seed: int = 0

@@ -82,7 +82,7 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> ClosedLoop:
         frames = np.concatenate(pictures, axis=2)
         (out / "videos").mkdir(exist_ok=True)
         path = out / "videos" / f"seed-{seed}.mp4"
-        write_mp4(path, list(np.repeat(np.repeat(frames, 2, 1), 2, 2)), store.fps)
+        write_mp4(path, list(np.repeat(np.repeat(frames, 2, 1), 2, 2)), store.control_hz)
         videos.append(str(path))
     action = store.features[ACTION]
     return ClosedLoop(
@@ -91,7 +91,7 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> ClosedLoop:
         agent=deployed["agent"],
         joints=list(action.names),
         units=list(action.units),
-        control_hz=store.fps,
+        control_hz=store.control_hz,
         outcomes=outcomes,
         traces=traces,
         videos=videos,

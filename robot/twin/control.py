@@ -5,85 +5,64 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from ...drivers import web
 from ...drivers.arm import DeviceError
 
-if TYPE_CHECKING:
-    from .station import Station
+MAX_ORDER_BYTES = 1 << 16
+
+# takes the JSON object that was sent, gives the one to answer, or None
+Order = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 
-MOST = 1 << 16  # bytes of an order
+def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[web.Server, str]:
+    """The channel, which serves until it is closed, and its URL: `GET URL/question`, `POST URL/order`.
 
+    An order's KeyError, DeviceError, ValueError, TypeError and TimeoutError are told to who gave it. The
+    token in the URL keeps web pages that know the port from moving anything."""
+    token = secrets.token_urlsafe(9)
+    known = f"GET {', '.join(questions)}; POST {', '.join(orders)}"
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    token: str
+    async def answer(request: Request) -> Response:
+        sent = await web.read_body(request, MAX_ORDER_BYTES)
+        if sent is None:
+            return web.error(f"an order has at most {MAX_ORDER_BYTES} bytes", 413)
+        name = request.path_params["name"]
+        if not web.is_token(request.path_params["token"], token):
+            return web.error("no such thing", 404)
+        act = (orders if request.method == "POST" else questions).get(name)
+        if act is None:
+            return web.error(f"there is no {name!r}: {known}", 404)
+        try:
+            body = json.loads(sent or b"{}")
+            if not isinstance(body, dict):
+                raise TypeError("the body must be a JSON object")
+            return JSONResponse(await run_in_threadpool(act, body) or {"ok": True})
+        except KeyError as error:
+            return web.error(f"{name} needs {error}", 400)
+        except (DeviceError, ValueError, TypeError, TimeoutError) as error:
+            return web.error(str(error) or "the physics does not answer", 400)
 
+    def refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
+        return None if web.is_for_this_machine(headers) else (421, "This twin answers to localhost only.")
 
-def serve(station: Station) -> Server:
-    """The control channel. The token keeps web pages that know the port from moving anything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_GET(self) -> None:
-            self._answer({"state": lambda _: station.world.state()})
-
-        def do_POST(self) -> None:
-            self._answer(
-                {
-                    "reset": lambda body: station.world.reset(int(body["seed"])),
-                    "begin": lambda _: station.world.begin(),
-                    "rest": lambda _: station.world.rest(),
-                    "faults": self._set_faults,
-                    "power-cycle": lambda body: station.power_cycle(str(body["device"])),
-                    "stop": lambda _: threading.Thread(target=station.stop).start(),
-                }
-            )
-
-        def _set_faults(self, body: dict[str, Any]) -> None:
-            for device, faults in body.items():
-                station.set_faults(device, faults)
-
-        def _answer(self, orders: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]]) -> None:
-            token, _, order = self.path.strip("/").partition("/")
-            length = self.headers.get("Content-Length") or "0"
-            if not length.isdecimal() or int(length) > MOST:
-                self.close_connection = True
-                return self._send(413, {"error": f"an order has at most {MOST} bytes"})
-            sent = self.rfile.read(int(length))  # of a wrong token, too: the next request begins behind it
-            if not secrets.compare_digest(token.encode(), server.token.encode()):
-                return self._send(404, {"error": "no such thing"})
-            if order not in orders:
-                known = "GET state; POST reset, begin, rest, faults, power-cycle, stop"
-                return self._send(404, {"error": f"there is no {order!r}: {known}"})
-            try:
-                body = json.loads(sent or b"{}")
-                if not isinstance(body, dict):
-                    raise TypeError("the body must be a JSON object")
-                self._send(200, orders[order](body) or {"ok": True})
-            except KeyError as error:
-                self._send(400, {"error": f"{order} needs {error}"})
-            except (DeviceError, ValueError, TypeError, TimeoutError) as error:
-                self._send(400, {"error": str(error) or "the physics does not answer"})
-
-        def _send(self, status: int, about: dict[str, Any]) -> None:
-            body = json.dumps(about).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
-    server.token = secrets.token_urlsafe(9)
-    threading.Thread(target=server.serve_forever, name="twin control", daemon=True).start()
-    return server
+    app = Starlette(
+        routes=[Route("/{token}/{name:path}", answer, methods=["GET", "POST"])],
+        middleware=[Middleware(web.Guard, refusal=refusal)],
+    )
+    listening = web.listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/{token}"
+    server = web.Server(app, listening)
+    server.start("twin control")
+    return server, url

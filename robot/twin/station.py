@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ...drivers import web
 from ...drivers.arm import DeviceError
 from ...drivers.cameras.frame_ring import FrameRing
 from ...drivers.config import require_known
@@ -29,7 +30,7 @@ from ...drivers.servos.bus import COUNTS_PER_TURN
 from ...drivers.servos.calibration import Calibration, JointCalibration, save
 from ...drivers.twins.faults import BusFaults, CameraFaults, set_faults
 from ...drivers.twins.ur_controller import URFaults
-from .control import serve
+from .control import Order, serve
 
 # raw encoder counts between a servo's zero and its joint's: as mounted by somebody who did not look
 MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
@@ -166,6 +167,7 @@ class Station:
         self.folder, self._own_folder = folder or runtime_folder() / name, folder is None
         self.children: dict[str, Child] = {}
         self.rings: dict[str, FrameRing] = {}
+        self._control: web.Server | None = None
         self.world = TwinWorld(
             self.kind.robot,
             config.task,
@@ -206,9 +208,8 @@ class Station:
         self.children[device].ask({"reset": True})
 
     def close(self) -> None:
-        if hasattr(self, "_http"):
-            self._http.shutdown()
-            self._http.server_close()
+        if self._control is not None:
+            self._control.close()
         for child in self.children.values():
             child.close()
         for ring in self.rings.values():
@@ -219,6 +220,22 @@ class Station:
             (runtime_folder() / f"{self.name}.json").unlink()
         if self._own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _orders(self) -> dict[str, Order]:
+        """What may be ordered through the control channel."""
+
+        def set_all_faults(body: dict[str, Any]) -> None:
+            for device, faults in body.items():
+                self.set_faults(device, faults)
+
+        return {
+            "reset": lambda body: self.world.reset(int(body["seed"])),
+            "begin": lambda _: self.world.begin(),
+            "rest": lambda _: self.world.rest(),
+            "faults": set_all_faults,
+            "power-cycle": lambda body: self.power_cycle(str(body["device"])),
+            "stop": lambda _: self.stop(),
+        }
 
     def _require_device(self, device: str) -> None:
         require_known("device of this twin:", device, self.devices)
@@ -270,8 +287,7 @@ class Station:
             ring.close()
         if config.cameras and config.task == "lift":  # its cube is blue
             tables["trackers.cube"] = {"driver": "colour", "cameras": list(config.cameras)}
-        self._http = serve(self)
-        about["control"] = f"http://127.0.0.1:{self._http.server_address[1]}/{self._http.token}"
+        self._control, about["control"] = serve({"state": lambda _: self.world.state()}, self._orders())
         tables["scene"] = {"driver": "twin", "url": about["control"]}
         about["toml"] = str(self._write_toml(tables))
         self.about = about

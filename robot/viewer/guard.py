@@ -7,14 +7,13 @@ by `Origin` and `Sec-Fetch-Site`."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from ...drivers import web
 
@@ -23,43 +22,28 @@ COOKIE = "ulna-view"
 HEADERS = {**web.HEADERS, "Content-Security-Policy": f"{web.POLICY}; img-src 'self' blob: data:"}
 
 
-class Guard:
-    """An ASGI middleware. loopback: whether only this machine can connect."""
+@dataclass(frozen=True)
+class Access:
+    """loopback: whether only this machine can connect."""
 
-    def __init__(self, app: ASGIApp, token: str, loopback: bool, read_only: bool) -> None:
-        self.app, self.token, self.loopback, self.read_only = app, token, loopback, read_only
+    token: str
+    loopback: bool
+    read_only: bool
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        headers = Headers(scope=scope)
+    def is_opened_with_token(self, scope: Scope) -> bool:
+        """Whether a request is of the page itself, with the token in its URL."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
-        by_url = scope["path"] == "/" and self._is_token(query.get("token", [""])[-1])
-        refused = self._refusal(scope["method"], scope["path"], headers, by_url)
+        return scope["path"] == "/" and self._is_token(query.get("token", [""])[-1])
+
+    def cookie(self, scope: Scope) -> str:
+        """For images and videos, which are requested by elements that can send no header."""
         port = (scope.get("server") or ("", 0))[1]
+        return f"{COOKIE}-{port}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                out = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    out.setdefault(name, value)
-                out.setdefault("cache-control", "no-store")
-                if by_url:  # images and videos are asked for by elements that can send no header
-                    cookie = f"{COOKIE}-{port}={self.token}; HttpOnly; SameSite=Strict; Path=/"
-                    out.append("set-cookie", cookie)
-            await send(message)
-
-        if refused is None:
-            await self.app(scope, receive, answer)
-        else:
-            status, sentence = refused
-            await JSONResponse({"error": sentence}, status)(scope, receive, answer)
-
-    def _refusal(
-        self, method: str, path: str, headers: Mapping[str, str], by_url: bool
-    ) -> tuple[int, str] | None:
-        host = headers.get("host", "")
-        if self.loopback and not web.is_loopback(web.hostname(host)):
+    def refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+        """Status and sentence of a request that is refused; None of one that may pass."""
+        method, path, host = scope["method"], scope["path"], headers.get("host", "")
+        if self.loopback and not web.is_for_this_machine(headers):
             return 421, f"This viewer answers to localhost, not to {host[:100]!r}."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
@@ -76,19 +60,24 @@ class Guard:
                     403,
                     "To change anything, open the URL that `ulna data view` printed; it carries a key.",
                 )
-        elif not (self.loopback or by_header or by_url or any(map(self._is_token, _cookies(headers)))):
+        elif not (
+            self.loopback
+            or by_header
+            or self.is_opened_with_token(scope)
+            or any(map(self._is_token, _cookies(headers)))
+        ):
             return 401, "Open the URL that `ulna data view` printed; it carries a key."
         return None
 
-    def _is_token(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), self.token.encode())
+    def _is_token(self, text: str) -> bool:
+        return web.is_token(text, self.token)
 
 
 def _cookies(headers: Mapping[str, str]) -> list[str]:
     """What may be the token: of any port, for a tunnel may give the viewer another one, and browsers send all
     of a host."""
     try:
-        found = SimpleCookie(headers.get("cookie", ""))
+        cookies = SimpleCookie(headers.get("cookie", ""))
     except CookieError:
         return []
-    return [m.value for name, m in found.items() if name.startswith(f"{COOKIE}-")]
+    return [m.value for name, m in cookies.items() if name.startswith(f"{COOKIE}-")]

@@ -99,10 +99,10 @@ class Library:
                     "name": self.store.path.resolve().name,
                     "path": str(self.store.path),
                     "robot": self.store.robot,
-                    "fps": self.store.fps,
+                    "fps": self.store.control_hz,
                     "episodes": len(episodes),
                     "frames": frames,
-                    "seconds": round(frames / self.store.fps, 3),
+                    "seconds": round(frames / self.store.control_hz, 3),
                     "hz": _rates(episodes),
                     "tasks": sorted({e.task for e in episodes}),
                 }

@@ -70,7 +70,7 @@ def _write_episode(store: EpisodeStore, e: Episode, path: Path, first: bool) -> 
     recording.save(path)
     recording.send_recording_name(f"{store.path.resolve().name} episode {e.index}")
     labels: dict[str, Any] = {k: str(e.attrs[k]) for k in LABELS if e.attrs.get(k) not in (None, "")}
-    recording.send_property("episode", rr.AnyValues(**labels, fps=store.fps, robot=store.robot))
+    recording.send_property("episode", rr.AnyValues(**labels, fps=store.control_hz, robot=store.robot))
     if first:
         recording.send_blueprint(_blueprint(e, timeline))
     rows, zero = 0, zero_ns({key: e.times_ns(key)[0] for key in e.streams})

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import json
 import secrets
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -30,7 +27,7 @@ from ...datasets.store import EpisodeStore
 from ...drivers import web
 from .edits import Changed, Edits
 from .findings import Findings
-from .guard import Guard
+from .guard import HEADERS, Access
 from .library import Kept, Library, NotThere, cache_root, row
 from .pictures import depth_range, picture, thumbnail
 from .series import Timeline, describe, read_timeline, row_at, series, values_at
@@ -80,77 +77,39 @@ class Viewer:
     def run(self, ready: Callable[[str], None] = lambda url: None) -> None:
         """`ready(url)` is called once the page can be opened."""
 
-        async def main() -> None:
-            for s in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(s, server.stop)
-            await server.serve([self._socket])
-
-        with self._served(lambda: ready(self.url)) as server:
-            asyncio.run(main())
+        with self._served() as server:
+            server.run_here(lambda: ready(self.url), (signal.SIGINT, signal.SIGTERM))
 
     @contextlib.contextmanager
     def background(self) -> Iterator[str]:
         """Serve from a thread for the length of a `with` block; gives the URL."""
-        started = threading.Event()
-        with self._served(started.set) as server:
-            thread = threading.Thread(target=lambda: asyncio.run(server.serve([self._socket])), name="viewer")
-            thread.start()
+        with self._served() as server:
+            server.start("viewer")
             try:
-                started.wait()
                 yield self.url
             finally:
-                server.stop()
-                thread.join()
+                server.close()
 
     @contextlib.contextmanager
-    def _served(self, ready: Callable[[], None]) -> Iterator[_Server]:
+    def _served(self) -> Iterator[web.Server]:
         videos, findings = VideoCache(self._cache), Findings(self.library)
+        access = Access(self.token, self.loopback, self.read_only)
         try:
-            app = application(self.library, videos, findings, self.token, self.loopback, self.read_only)
-            yield _Server(app, ready)
+            yield web.Server(application(self.library, videos, findings, access), self._socket)
         finally:
             findings.close()
             videos.close()
             self._socket.close()
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, app: Starlette, ready: Callable[[], None]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                timeout_graceful_shutdown=1,
-            )
-        )
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield  # ours: uvicorn raises them again when it is done, as if Ctrl-C were a failure
-
-    def stop(self) -> None:
-        self.should_exit = True
-
-
-def application(
-    library: Library, videos: VideoCache, findings: Findings, token: str, loopback: bool, read_only: bool
-) -> Starlette:
+def application(library: Library, videos: VideoCache, findings: Findings, access: Access) -> Starlette:
     """The page and its interface, under `/api`. Paths name episodes and streams, which are looked up; never
     files."""
     edits = Edits(library)
     timelines: Kept[Timeline] = Kept(3)
     thumbnails: Kept[tuple[bytes, str]] = Kept(600)
     ranges: Kept[tuple[float, float]] = Kept(64)
-    assets = {p.name: p for p in ASSETS.iterdir() if p.suffix in web.TYPES}
+    assets = web.assets(ASSETS)
 
     def asked(request: Request) -> Episode:
         return library.episode(request.path_params["episode"])
@@ -176,7 +135,10 @@ def application(
         return ranges.get((*_version(e), key), lambda: depth_range(e, key)) if is_depth(key) else None
 
     def page(request: Request) -> Response:
-        return asset("viewer.html")
+        response = asset("viewer.html")
+        if access.is_opened_with_token(request.scope):
+            response.headers.append("set-cookie", access.cookie(request.scope))
+        return response
 
     def asset_of(request: Request) -> Response:
         return asset(request.path_params["name"])
@@ -184,20 +146,16 @@ def application(
     def asset(name: str) -> Response:
         if name not in assets:
             raise NotThere(f"there is no {name} here")
-        return Response(
-            assets[name].read_bytes(),
-            media_type=web.TYPES[assets[name].suffix],
-            headers={"cache-control": "no-cache"},
-        )
+        return web.asset(assets[name], **{"cache-control": "no-cache"})
 
     def get_dataset(request: Request) -> Response:
-        return JSONResponse({**library.dataset(), "read_only": read_only})
+        return JSONResponse({**library.dataset(), "read_only": access.read_only})
 
     def get_revision(request: Request) -> Response:
         return JSONResponse({"revision": library.revision})
 
     def get_episodes(request: Request) -> Response:
-        rows = [row(e, library.store.fps) for e in library.episodes()]
+        rows = [row(e, library.store.control_hz) for e in library.episodes()]
         return JSONResponse({"revision": library.revision, "episodes": rows, "trash": library.trash()})
 
     def get_episode(request: Request) -> Response:
@@ -208,7 +166,7 @@ def application(
                 feature = library.store.features.get(stream["key"])
                 stream["near_far"] = near_far(e, stream["key"])
                 stream["unit"] = next(iter(feature.units), "") if feature else ""
-        return JSONResponse({**row(e, library.store.fps), **found})
+        return JSONResponse({**row(e, library.store.control_hz), **found})
 
     def get_thumbnail(request: Request) -> Response:
         e = asked(request)
@@ -284,17 +242,15 @@ def application(
         return JSONResponse(findings.summary())
 
     async def post_edit(request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > MOST_BODY:
-                return JSONResponse({"error": "that is too long for an edit"}, 413)
+        body = await web.read_body(request, MOST_BODY)
+        if body is None:
+            return web.error("that is too long for an edit", 413)
         try:
             edit = json.loads(body)
         except ValueError:
             edit = None
         if not isinstance(edit, dict):
-            return JSONResponse({"error": "an edit is one JSON object"}, 400)
+            return web.error("an edit is one JSON object", 400)
         return JSONResponse(await run_in_threadpool(edits.do, edit))
 
     of = "/api/episodes/{episode}"
@@ -317,7 +273,7 @@ def application(
             Route(of + "/video/{key}", get_video),
             Route(of + "/video/{key}/state", get_video_state),
         ],
-        middleware=[Middleware(Guard, token=token, loopback=loopback, read_only=read_only)],
+        middleware=[Middleware(web.Guard, refusal=access.refusal, headers=HEADERS)],
         exception_handlers={
             NotThere: _answer(404),
             Changed: _answer(409),
@@ -332,7 +288,7 @@ def application(
 
 def _answer(status: int) -> Callable[[Request, Exception], Response]:
     def handler(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error) or repr(error)}, status)
+        return web.error(str(error) or repr(error), status)
 
     return handler
 

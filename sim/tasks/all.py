@@ -1,10 +1,34 @@
-"""Every task by its name."""
+"""Every task by its name. Installed packages add theirs in the entry point group `ulna.tasks`."""
 
 from __future__ import annotations
 
+import difflib
+
+from ...drivers.arm import DeviceError
+from ...drivers.plugins import PluginError, named, offers
 from .lift import Lift
 from .push_t import PushT
 from .reach import Reach
 from .task import Task
 
+GROUP = "ulna.tasks"
 TASKS: dict[str, type[Task]] = {"reach": Reach, "lift": Lift, "push_t": PushT}
+
+
+def task_names() -> list[str]:
+    """Ours and those of installed packages, of which nothing is imported."""
+    return [*TASKS, *offers(GROUP, TASKS)[0]]
+
+
+def task_type(name: str) -> type[Task]:
+    """The task `name`, which may be `package.module:Name`. DeviceError with the nearest names when there is
+    none; PluginError when a package offers it and it cannot be used."""
+    task = named(GROUP, TASKS, name)
+    if task is None:
+        names = task_names()
+        near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise DeviceError(f"there is no task {name!r}: {hint}")
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise PluginError(f"{name} is no task: it must be a subclass of ulna.sim.tasks.task.Task")
+    return task

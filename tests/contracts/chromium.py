@@ -103,6 +103,11 @@ class Page:
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 
+    def tilt(self, alpha: float, beta: float, gamma: float) -> None:
+        """The angles, in degrees, that the browser's orientation sensor tells from now on; without a call it
+        has no sensor."""
+        self.call("DeviceOrientation.setDeviceOrientationOverride", alpha=alpha, beta=beta, gamma=gamma)
+
     def size(self, width: int, height: int, scale: float = 1, dark: bool = False) -> None:
         self.call(
             "Emulation.setDeviceMetricsOverride",

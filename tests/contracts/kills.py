@@ -18,12 +18,12 @@ while True:
     copies.append(shutil.copytree(folder, f"{folder} {n}"))
     pid = os.fork()
     if pid == 0:
-        left = n
+        steps_left = n
         def hook(event, args):
-            global left
+            global steps_left
             if event in EVENTS and not (event == "open" and (args[2] & os.O_ACCMODE) == os.O_RDONLY):
-                left -= 1
-                if left < 0: os.kill(os.getpid(), signal.SIGKILL)
+                steps_left -= 1
+                if steps_left < 0: os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(hook)
         exec(code, {"path": copies[-1]})
         os._exit(0)
@@ -38,5 +38,5 @@ def killed_at_each_step(folder: Path, act: str, strides: Sequence[int] = (1, 7))
     the order of the steps. The last one's was not. strides: how many steps are passed over from one to the
     next, up to the 40th step and after it."""
     words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), act, json.dumps(list(strides))]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return [Path(copy) for copy in json.loads(done.stdout.splitlines()[-1])]
+    run = subprocess.run(words, capture_output=True, text=True, check=True)
+    return [Path(copy) for copy in json.loads(run.stdout.splitlines()[-1])]

@@ -145,10 +145,10 @@ def test_merging_unequal_datasets_shows_every_difference(store: EpisodeStore, tm
         "observation.force": Feature((6,), "float32"),
     }
     other = EpisodeStore.create(tmp_path / "other", features, 30.0)
-    with pytest.raises(FeatureMismatch) as caught:
+    with pytest.raises(FeatureMismatch) as error:
         merge([store, other], tmp_path / "both")
-    for line in ("observation.state: ", "observation.force: ", "fps: "):
-        assert line in str(caught.value)
+    for line in ("observation.state: ", "observation.force: ", "control_hz: "):
+        assert line in str(error.value)
     assert not (tmp_path / "both").exists()
 
 
@@ -187,26 +187,28 @@ def test_an_edit_that_is_killed_leaves_each_episode_as_before_or_as_after(
 ) -> None:
     source = write_store(tmp_path / "d", (12, 5), WITH_IMAGE)
     write_store(tmp_path / "d other", (4,), WITH_IMAGE)
-    untouched, other = source.episodes[0].content, source.episodes[1].content
-    killed = killed_at_each_step(source.path, EDITS + act)
-    assert len(killed) > 2
-    changed = 0
-    for path in killed:
+    first, other = source.episodes[0].content, source.episodes[1].content
+    copies = killed_at_each_step(source.path, EDITS + act)
+    assert len(copies) > 2
+    changes = 0
+    for path in copies:
         store = EpisodeStore.open(path)
         assert not list((path / "in-progress").iterdir())
         assert [e for e in store.episodes if e.content == other]
         versions = [e.content for e in store.episodes if e.content != other]
-        kept = [json.loads((t.path / "zarr.json").read_text())["attributes"]["content"] for t in trash(store)]
-        assert untouched in versions + kept
-        assert len(versions) + len(kept) <= 2
-        assert len(versions) == 1 or (kind in ("delete", "restore") and kept == [untouched])
+        contents = [
+            json.loads((t.path / "zarr.json").read_text())["attributes"]["content"] for t in trash(store)
+        ]
+        assert first in versions + contents
+        assert len(versions) + len(contents) <= 2
+        assert len(versions) == 1 or (kind in ("delete", "restore") and contents == [first])
         for e in store.episodes:
             for key in e.streams:
                 assert len(e.read(key)) == e.rows(key)
-        changed += versions != [untouched] or store.episodes[0].task == "new"
-        merged = Path(f"{path} merged")
-        assert not merged.exists() or len(EpisodeStore.open(merged)) == 3
-    assert changed >= (kind != "merge")
+        changes += versions != [first] or store.episodes[0].task == "new"
+        merge_folder = Path(f"{path} merged")
+        assert not merge_folder.exists() or len(EpisodeStore.open(merge_folder)) == 3
+    assert changes >= (kind != "merge")
 
 
 def test_the_commands(store: EpisodeStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -239,8 +241,8 @@ def test_the_commands(store: EpisodeStore, tmp_path: Path, capfd: pytest.Capture
         str(tmp_path / "parts" / "train"): 2,
         str(tmp_path / "parts" / "val"): 1,
     }
-    made = str(tmp_path / "parts" / "train"), str(tmp_path / "parts" / "val")
-    assert ulna("merge", *made, "--out", str(tmp_path / "joined"))["episodes"] == 3
+    parts = str(tmp_path / "parts" / "train"), str(tmp_path / "parts" / "val")
+    assert ulna("merge", *parts, "--out", str(tmp_path / "joined"))["episodes"] == 3
     assert ulna("recover", path) == {"recovered": [], "left": []}
     assert main(["data", "restore", path, "--empty"]) == 1
     assert "say --yes" in capfd.readouterr().err
@@ -255,16 +257,16 @@ def test_an_emptied_trash_that_is_killed_brings_back_no_half_episode(tmp_path: P
     store = write_store(tmp_path / "d", (12, 5), WITH_IMAGE)
     name = store.episodes[0].path.name
     delete(store, [0])
-    came_back = []
+    counts = []
     for path in killed_at_each_step(store.path, EDITS + "empty_trash(store)"):
-        again = EpisodeStore.open(path)
-        restored = restore(again)
-        assert restored in ([], [name])
-        assert [e.length for e in again.episodes] == [12, 5][len(restored) ^ 1 :]
+        reopened = EpisodeStore.open(path)
+        names = restore(reopened)
+        assert names in ([], [name])
+        assert [e.length for e in reopened.episodes] == [12, 5][len(names) ^ 1 :]
         assert not list((path / "in-progress").iterdir())
-        came_back.append(bool(restored))
-    assert came_back[0]
-    assert came_back.count(False) > 3
+        counts.append(bool(names))
+    assert counts[0]
+    assert counts.count(False) > 3
 
 
 def test_the_hint_undoes_what_was_done_and_nothing_else(

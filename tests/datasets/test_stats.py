@@ -29,10 +29,10 @@ def test_beyond_its_bound_only_the_quantiles_differ_and_by_less_than_a_bin(
     store = write_store(tmp_path / "d", (50, 31, 7))
     keys = [STATE, ENVIRONMENT, ACTION]
     exact = compute_stats(store, keys)
-    monkeypatch.setattr(stats, "HELD_BYTES", 0)
-    streamed = compute_stats(store, keys)
+    monkeypatch.setattr(stats, "MEMORY_BYTES", 0)
+    in_passes = compute_stats(store, keys)
     for key in keys:
-        a, b = exact[key], streamed[key]
+        a, b = exact[key], in_passes[key]
         for same in ("min", "max"):
             np.testing.assert_array_equal(getattr(a, same), getattr(b, same))
         np.testing.assert_allclose(b.mean, a.mean, rtol=1e-9, atol=1e-9)
@@ -60,8 +60,8 @@ def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(stats, "BINS", 64)
     compute_stats(store, [ACTION])  # what is imported and opened once
     peaks = []
-    for held in (1 << 30, 0):
-        monkeypatch.setattr(stats, "HELD_BYTES", held)
+    for limit in (1 << 30, 0):
+        monkeypatch.setattr(stats, "MEMORY_BYTES", limit)
         tracemalloc.start()
         compute_stats(store, [STATE])
         peaks.append(tracemalloc.get_traced_memory()[1])

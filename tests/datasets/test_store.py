@@ -76,11 +76,11 @@ def test_info_measures_rates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({STATE: np.zeros(4, np.float32)}, r"episode 2, frame 1: observation.state has shape \(4,\)"),
+        ({STATE: np.zeros(4, np.float32)}, r"episode 2, tick 1: observation.state has shape \(4,\)"),
         ({STATE: np.zeros(3, np.int64)}, "int64, the store's feature is float32"),
         (
             {ACTION: np.array([0, np.nan, 0], np.float32)},
-            "episode 2, frame 1: action holds a value that is not finite",
+            "episode 2, tick 1: action holds a value that is not finite",
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
         EpisodeWriter(EpisodeStore.open(tmp_path / "d"))
     time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    acknowledged = int(process.stdout.read().split()[-1]) + 1
+    count = int(process.stdout.read().split()[-1]) + 1
     process.wait()
     process.stdout.close()
     store = EpisodeStore.open(tmp_path / "d")
@@ -129,8 +129,8 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
     assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
     cut_off = store.episodes[2]
     assert cut_off.interrupted
-    assert not store.interrupted()
-    assert acknowledged <= cut_off.length <= acknowledged + 1
+    assert not store.interrupted_folders()
+    assert count <= cut_off.length <= count + 1
     rng = np.random.default_rng(0)
     rows = [frame(rng, WITH_IMAGE, t) for t in range(cut_off.length)]
     for key in WITH_IMAGE:
@@ -149,12 +149,12 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path: Path) -> None
         "try: w.end({'score': 1})\nexcept StoreError as e: print(e)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parents[1])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "cannot write to" in done.stdout
-    assert "finished episodes are intact" in done.stdout
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "cannot write to" in run.stdout
+    assert "finished episodes are intact" in run.stdout
     store = EpisodeStore.open(tmp_path / "d")
     assert [e.length for e in store.episodes] == [20, 13, 4000]
-    assert not store.interrupted()
+    assert not store.interrupted_folders()
     assert store.episodes[2].interrupted
 
 
@@ -189,14 +189,14 @@ def test_a_store_that_could_not_be_made_leaves_nothing(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
         "try: EpisodeStore.create(sys.argv[1], FEATURES, 20.0)\nexcept StoreError as e: print(e)"
     )
-    for there in (False, True):
-        path = tmp_path / str(there)
-        if there:
+    for exists in (False, True):
+        path = tmp_path / str(exists)
+        if exists:
             path.mkdir()
         command = [sys.executable, "-c", code, str(path), str(Path(__file__).parents[1])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout == f"cannot create an episode store at {path}: File too large\n"
-        assert path.exists() == there
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert run.stdout == f"cannot create an episode store at {path}: File too large\n"
+        assert path.exists() == exists
         EpisodeStore.create(path, FEATURES, 20.0)
 
 
@@ -204,38 +204,38 @@ def test_a_damaged_episode_is_named(tmp_path: Path) -> None:
     store = write_store(tmp_path / "d")
     chunk = next(p for p in (store.episodes[1].path / STATE / "value" / "c").rglob("*") if p.is_file())
     chunk.write_bytes(b"\x00" * 10)
-    again = EpisodeStore.open(store.path)
-    again.episodes[0].read(STATE)
+    reopened = EpisodeStore.open(store.path)
+    reopened.episodes[0].read(STATE)
     with pytest.raises(StoreError, match=r"episode 000001.*observation.state cannot be read"):
-        again.episodes[1].read(STATE)
+        reopened.episodes[1].read(STATE)
 
 
 def test_an_episode_that_cannot_be_opened_leaves_the_others_and_can_be_deleted(tmp_path: Path) -> None:
     store = write_store(tmp_path / "d")
     (store.episodes[0].path / "zarr.json").write_text("{")
-    again = EpisodeStore.open(store.path)
-    assert (len(again), again.episodes[0].length, len(again.episodes[1].read(STATE))) == (2, 0, 13)
+    reopened = EpisodeStore.open(store.path)
+    assert (len(reopened), reopened.episodes[0].length, len(reopened.episodes[1].read(STATE))) == (2, 0, 13)
     says = r"000000.*no readable zarr.json .* `ulna data delete` the episode"
     for use in (
-        lambda: again.episodes[0].read(STATE),
-        lambda: relabel(again, [0], {"task": "new"}),
-        lambda: trim(again, 0, 0.1, 0.2),
-        lambda: merge([again], tmp_path / "merged"),
-        lambda: Windows(again, WindowSpec(1, 1)),
+        lambda: reopened.episodes[0].read(STATE),
+        lambda: relabel(reopened, [0], {"task": "new"}),
+        lambda: trim(reopened, 0, 0.1, 0.2),
+        lambda: merge([reopened], tmp_path / "merged"),
+        lambda: Windows(reopened, WindowSpec(1, 1)),
     ):
         with pytest.raises(StoreError, match=says):
             use()
-    d = describe(again)
+    d = describe(reopened)
     assert (d["episodes"], d["damaged"]) == (2, [0])
-    assert [(f.episode, f.check) for f in check(again) if f.severity == "severe"] == [(0, "damaged")]
-    delete(again, [0])
+    assert [(f.episode, f.check) for f in check(reopened) if f.severity == "severe"] == [(0, "damaged")]
+    delete(reopened, [0])
     assert [e.length for e in EpisodeStore.open(store.path).episodes] == [13]
 
 
 def test_feature_mismatches_show_both_sides() -> None:
     other = {**FEATURES, STATE: Feature((4,), "float32", ("a", "b", "c", "grip"))}
-    with pytest.raises(FeatureMismatch) as caught:
+    with pytest.raises(FeatureMismatch) as error:
         require_same(other, FEATURES, "the robot", "the policy")
-    assert "the robot has float32 (4,) [a, b, c, grip]" in str(caught.value)
-    assert "the policy has float32 (3,) [a, b, grip] in rad" in str(caught.value)
+    assert "the robot has float32 (4,) [a, b, c, grip]" in str(error.value)
+    assert "the policy has float32 (3,) [a, b, grip] in rad" in str(error.value)
     require_same({**FEATURES, CAMERA: WITH_IMAGE[CAMERA]}, FEATURES, "one", "other")

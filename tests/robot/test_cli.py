@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 import os
 import resource
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,14 @@ import pytest
 from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.backbones.transformer import Transformer
+from ulna.policies.recipe import PARTS, field_help, settings
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.train.loop import STATE_FILE, Progress, train
-from ulna.robot.cli import COMMANDS, main
+from ulna.robot.cli import COMMANDS, SUBCOMMANDS, main, module_name
 from ulna.robot.commands.parsing import episode_list
 from ulna.robot.commands.train import changed, split_overrides
 
+COMMANDS_FOLDER = Path(__file__).parents[2] / "robot" / "commands"
 TINY = ["--steps", "3", "--batch-size", "8", "--backbone.widths", "16", "32"]
 
 
@@ -64,6 +69,49 @@ def test_help_is_at_hand(capfd: pytest.CaptureFixture[str]) -> None:
         assert "example:" in text
         assert f"ulna {command}" in text
     assert main(["data", "--help"]) == 0
+
+
+COMMAND_LINES = [c for c in COMMANDS if c not in SUBCOMMANDS]
+COMMAND_LINES += [f"{c} {s}" for c, subs in SUBCOMMANDS.items() for s in subs]
+
+
+@pytest.mark.parametrize("command", COMMAND_LINES)
+def test_every_option_says_what_it_is(capfd: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    text = capfd.readouterr().out
+    for empty in ("(default: '')", "(default: None)", "(default: )"):
+        assert empty not in text
+    path = Path(COMMANDS_FOLDER, *module_name(command).split(".")).with_suffix(".py")
+    (args,) = (
+        n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef) and n.name == "Args"
+    )
+    for field, after in pairwise([*args.body, ast.Pass()]):
+        if isinstance(field, ast.AnnAssign) and "Suppress" not in ast.unparse(field.annotation):
+            assert isinstance(after, ast.Expr), f"{command}: {ast.unparse(field.target)} has no help"
+
+
+def test_choices_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    def help_of(*words: str) -> str:
+        assert main([*words, "--help"]) == 0
+        return capfd.readouterr().out
+
+    assert "--task reach|lift|push_t|WORDS" in help_of("record")
+    assert "--agent expert|hold|leader|gamepad|spacemouse|keyboard|browser" in help_of("record")
+    assert "--robot sim:panda|sim:so101|sim:ur5e|FILE.toml" in help_of("deploy")
+    assert "--device cpu|cuda|cuda:N" in help_of("serve")
+    assert "flow|diffusion_unet|diffusion_transformer|act" in help_of("train")
+    text = help_of("train", "flow")
+    assert "--backbone UNet1D  {UNet1D,Transformer}" in text
+    assert "--decoder slice  {slice,ensemble}" in text
+    assert "Actions in the predicted chunk" in text
+
+
+def test_every_field_of_a_recipe_says_what_it_is() -> None:
+    features = {STATE: Feature((2,), "float32"), ACTION: Feature((2,), "float32")}
+    for part in (*PARTS.values(),):
+        fields = {f.name for f in dataclasses.fields(part)}
+        assert set(field_help(part)) == fields, f"{part.__name__} has fields without a docstring"
+    assert all(s.help for make in RECIPES.values() for s in settings(make(features)))
 
 
 def test_every_answer_is_one_json_object(run: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -223,4 +223,4 @@ def test_interrupting_a_recording_keeps_what_is_finished(tmp_path: Path) -> None
         record(rig, Interrupted(rig.sim), tmp_path / "a", 5)
     store = EpisodeStore.open(tmp_path / "a")
     assert len(store) == 2
-    assert not store.interrupted()
+    assert not store.interrupted_folders()

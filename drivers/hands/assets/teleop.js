@@ -189,10 +189,14 @@ $("stand").addEventListener("change", () => {
   keep("stand", $("stand").value);
 });
 $("tilt").addEventListener("change", async () => {
-  if ($("tilt").checked && !(await tilt.start())) {
-    $("tilt").checked = false;
-    toast("This phone does not tell its tilt");
-  }
+  const box = $("tilt");
+  if (!box.checked) return;
+  box.checked = false; // ticked once the phone's first reading is there: a press before it has nothing to turn from
+  box.disabled = true;
+  const works = await tilt.start();
+  box.disabled = false;
+  box.checked = works;
+  if (!works) toast("This phone does not tell its tilt");
 });
 
 function keep(what, value) {

@@ -2,29 +2,33 @@
 
 import { add, fromDevice, inverse, multiply, positionFromXr, rotationFromXr, seenFrom, times, turn } from "./teleop_math.js";
 
+const FIRST_READING_MS = 2000;
+
 // How the phone was turned since `begin`. Its top, when pressed, counts as the robot's ahead.
 export class Tilt {
   constructor() {
     this.now = null;
-    this.listening = false;
+    this.first = null; // a promise: the first event came
   }
 
   static get there() {
     return window.isSecureContext && "DeviceOrientationEvent" in window && matchMedia("(hover: none)").matches;
   }
 
-  // false when the person or the browser refuses
+  // true once a reading is there; false: the person or the browser refuses, or there is no sensor
   async start() {
     if (typeof DeviceOrientationEvent.requestPermission === "function") {
-      const said = await DeviceOrientationEvent.requestPermission().catch(() => "denied");
-      if (said !== "granted") return false;
+      const answer = await DeviceOrientationEvent.requestPermission().catch(() => "denied");
+      if (answer !== "granted") return false;
     }
-    if (!this.listening)
+    this.first ??= new Promise((resolve) => {
       addEventListener("deviceorientation", (event) => {
         if (event.alpha !== null) this.now = fromDevice(event.alpha, event.beta, event.gamma);
+        resolve(); // browsers without a sensor fire one event without angles
       });
-    this.listening = true;
-    return true;
+    });
+    await Promise.race([this.first, new Promise((resolve) => setTimeout(resolve, FIRST_READING_MS))]);
+    return this.now !== null;
   }
 
   begin() {

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..parsing import Output, episode_list, progress
+from ..parsing import Output, episode_list, progress, unset
 
 EXAMPLE = "ulna data check runs/x/data"
 
@@ -18,7 +18,7 @@ EXAMPLE = "ulna data check runs/x/data"
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("all")] = ""
     """Only these, like 0-9,12."""
     fast: bool = False
     """Of images only checksums and repeats: a tenth of the time, but no frame is judged against the
@@ -71,7 +71,8 @@ def _text(found: Sequence[Any], episodes: int) -> list[str]:
             numbers = len({f.episode for f in fs})
             where = f"{numbers} of {episodes}"
             lines.append(
-                f"  {first.severity:8}{where:>15}  {check:12}{_short(stream)}in episode {first.episode} {first.message}"
+                f"  {first.severity:8}{where:>15}  {check:12}{_short(stream)}"
+                f"in episode {first.episode} {first.message}"
             )
     by_episode: dict[int, list[Any]] = {}
     for f in found:

@@ -26,7 +26,10 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
     store = EpisodeStore.open(args.data)
-    gone = [p.name.rpartition(".")[0] for p in delete(store, episode_list(args.episodes))]
-    text = f"moved to the trash: {', '.join(gone)}; {len(store)} episodes are left (undo: ulna data restore {args.data} --episodes {','.join(gone)})"
-    out.answer({"deleted": gone, "episodes": len(store)}, text)
+    names = [p.name.rpartition(".")[0] for p in delete(store, episode_list(args.episodes))]
+    text = (
+        f"moved to the trash: {', '.join(names)}; {len(store)} episodes are left "
+        f"(undo: ulna data restore {args.data} --episodes {','.join(names)})"
+    )
+    out.answer({"deleted": names, "episodes": len(store)}, text)
     return 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from ..parsing import Output, episode_list, progress
+from ..parsing import Output, episode_list, progress, unset
 
 EXAMPLE = "ulna data export runs/x/data --out runs/x/lerobot"
 
@@ -20,8 +20,8 @@ class Args:
     """Folder of the new LeRobot dataset."""
     format: Literal["lerobot"] = "lerobot"
     """LeRobot v3.0."""
-    episodes: str = ""
-    """Only these, like 0-9,12; by default all that were not cut off."""
+    episodes: Annotated[str, unset("all that were not cut off")] = ""
+    """Only these, like 0-9,12."""
     crf: int = 12
     """Quality of the videos, 0 to 51; less is better and larger. 12 keeps more than 40 dB."""
     lossless: bool = False

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from ...cli import UsageError
-from ..parsing import Output, episode_list, pairs, progress
+from ..errors import UsageError
+from ..parsing import Output, episode_list, pairs, progress, unset
 
 EXAMPLE = "ulna data import path/to/lerobot_folder --out runs/x/data --image-size 96"
 
@@ -24,15 +24,15 @@ class Args:
     """Folder of the new dataset."""
     format: Literal["auto", "lerobot", "diffusion-policy", "robomimic", "aloha"] = "auto"
     """What the source is; found out by default."""
-    fps: float | None = None
+    fps: Annotated[float | None, unset("what the source says")] = None
     """Rows a second, where the source does not say."""
-    task: str = ""
+    task: Annotated[str, unset("the source's")] = ""
     """The instruction in words, where the source has none."""
-    map: str = ""
+    map: Annotated[str, unset("none", "ARRAY=FEATURE")] = ""
     """Call an array otherwise, with commas: agentview_image=observation.images.front."""
-    image_size: int = 0
+    image_size: Annotated[int, unset("as recorded")] = 0
     """Resize images to this many pixels square, by area; 0 keeps them as recorded."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("all")] = ""
     """Only these, like 0-9,12 (LeRobot)."""
     json: bool = False
     """Print one JSON object."""
@@ -91,7 +91,7 @@ def _kind(source: Path) -> str:
         if is_aloha(source):
             return "aloha"
         raise ValueError(
-            f"{source} is no dataset that is known here: it has neither data/demo_0 (robomimic) nor observations/qpos "
-            "(ALOHA) nor meta/episode_ends (Diffusion Policy)"
+            f"{source} is no dataset that is known here: it has neither data/demo_0 (robomimic) nor "
+            "observations/qpos (ALOHA) nor meta/episode_ends (Diffusion Policy)"
         )
     return "lerobot"  # which says best what a folder lacks

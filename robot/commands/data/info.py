@@ -34,7 +34,10 @@ def text_of(d: dict[str, Any]) -> str:
     size = f"{d['size_bytes'] / 1e6:.1f} MB, robot {d['robot'] or 'unknown'}"
     open_ended = d["episodes"] - d["successes"] - d["failures"]
     lines = [
-        f"{d['path']}: {d['episodes']} episodes, {d['frames']} frames, {d['seconds']:.1f} s at {d['fps']:g} Hz, {size}",
+        (
+            f"{d['path']}: {d['episodes']} episodes, {d['frames']} frames, {d['seconds']:.1f} s at "
+            f"{d['fps']:g} Hz, {size}"
+        ),
         f"outcomes: {d['successes']} succeeded, {d['failures']} failed, {open_ended} not judged",
         f"agents: {', '.join(filter(None, d['agents'])) or 'unknown'}",
         "tasks:",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from ..parsing import Output
+from ..parsing import Output, unset
 
 EXAMPLE = "ulna data merge runs/a/data runs/b/data --out runs/ab/data"
 
 
 @dataclass
 class Args:
-    data: tyro.conf.Positional[list[str]]
+    data: Annotated[tyro.conf.Positional[list[str]], unset("none; name at least two")]
     """Folders of the datasets, in the order of the result."""
     out: str
     """Folder of the new dataset."""

@@ -25,7 +25,7 @@ def run(args: Args, out: Output) -> int:
 
     store = EpisodeStore.open(args.data, recover=False)
     back = store.recover(wait=True)
-    left = store.interrupted()
+    left = store.interrupted_folders()
     lines = [f"recovered {p.name}: {e.length} frames" for p in back for e in store.episodes if e.path == p]
     lines += [f"{p} could not be recovered" for p in left]
     answer = {"recovered": [p.name for p in back], "left": [p.name for p in left]}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..parsing import Output, episode_list
+from ..parsing import Output, episode_list, unset
 
 EXAMPLE = 'ulna data relabel runs/x/data --episodes 0-4 --task "fold the towel" --success true'
 
@@ -18,13 +18,13 @@ class Args:
     """Folder of the dataset."""
     episodes: str
     """Which, like 3,7-9."""
-    task: str | None = None
+    task: Annotated[str | None, unset("unchanged")] = None
     """The instruction in words."""
-    success: Literal["true", "false", "none"] | None = None
+    success: Annotated[Literal["true", "false", "none"] | None, unset("unchanged")] = None
     """Whether the task was done; none: unknown."""
-    weight: float | None = None
+    weight: Annotated[float | None, unset("unchanged")] = None
     """How much an episode counts in training with --weights stored."""
-    episode_return: float | None = None
+    episode_return: Annotated[float | None, unset("unchanged")] = None
     """Its return, for training with --weights return-rw or return-aw."""
     json: bool = False
     """Print one JSON object."""

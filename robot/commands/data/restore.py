@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from ..parsing import Output
+from ..parsing import Output, unset
 
 EXAMPLE = "ulna data restore runs/x/data --list"
 
@@ -17,8 +18,8 @@ EXAMPLE = "ulna data restore runs/x/data --list"
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
-    episodes: str = ""
-    """Names or numbers as --list shows them, with commas; all by default."""
+    episodes: Annotated[str, unset("all")] = ""
+    """Names or numbers as --list shows them, with commas."""
     list: bool = False
     """Only show what is in the trash."""
     empty: bool = False

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from ..parsing import Output, episode_list
+from ..parsing import Output, episode_list, unset
 
 EXAMPLE = "ulna data split runs/x/data --out runs/x --parts train=0.9 val=0.1"
 
@@ -20,9 +20,9 @@ class Args:
     """Folder of the dataset; it stays as it is."""
     out: str
     """Folder that the new datasets are made in."""
-    parts: list[str] = field(default_factory=list)
+    parts: Annotated[list[str], unset("none; by --by", "NAME=SHARE")] = field(default_factory=list)
     """name=share, which sum to 1, or name=episodes like val=3,7-9."""
-    by: Literal["", "success", "task"] = ""
+    by: Annotated[Literal["", "success", "task"], unset("none; by --parts", "success|task")] = ""
     """One dataset for each outcome, or for each task, instead."""
     seed: int = 0
     """Another draw of the shares. An episode's part does not depend on the others."""

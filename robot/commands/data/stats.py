@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from ..parsing import Output, episode_list, words
+from ..parsing import Output, episode_list, unset, words
 
 EXAMPLE = "ulna data stats runs/x/data"
 
@@ -15,9 +16,9 @@ EXAMPLE = "ulna data stats runs/x/data"
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
-    keys: str = ""
+    keys: Annotated[str, unset("all", "NAMES")] = ""
     """Only these features, with commas."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("all")] = ""
     """Only these, like 0-9,12."""
     json: bool = False
     """Print one JSON object."""

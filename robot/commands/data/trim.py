@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from ..parsing import Output
+from ..parsing import Output, unset
 
 EXAMPLE = "ulna data trim runs/x/data --episode 3 --start 1.2 --end 8.5"
 
@@ -17,9 +18,9 @@ class Args:
     """Folder of the dataset."""
     episode: int
     """Its number."""
-    start: float | None = None
+    start: Annotated[float | None, unset("its beginning")] = None
     """First moment to keep, seconds after the episode's first tick."""
-    end: float | None = None
+    end: Annotated[float | None, unset("its end")] = None
     """Last moment to keep."""
     json: bool = False
     """Print one JSON object."""
@@ -32,6 +33,9 @@ def run(args: Args, out: Output) -> int:
     store = EpisodeStore.open(args.data)
     before, now = trim(store, args.episode, args.start, args.end)
     name = store.episodes[args.episode].path.name
-    text = f"episode {args.episode}: {now} of {before} frames kept (undo: ulna data restore {args.data} --episodes {name})"
+    text = (
+        f"episode {args.episode}: {now} of {before} frames kept "
+        f"(undo: ulna data restore {args.data} --episodes {name})"
+    )
     out.answer({"episode": args.episode, "frames_before": before, "frames": now}, text)
     return 0

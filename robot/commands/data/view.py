@@ -4,10 +4,11 @@ rerun file."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
-from ..parsing import Output, episode_list, progress
+from ..parsing import Output, episode_list, progress, unset
 
 EXAMPLE = "ulna data view runs/x/data"
 
@@ -16,7 +17,7 @@ EXAMPLE = "ulna data view runs/x/data"
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
-    episodes: str = ""
+    episodes: Annotated[str, unset("all")] = ""
     """Show only these, like 0-9,12."""
     host: str = "127.0.0.1"
     """Address to listen on. On any but this machine's own, the key in the URL is needed to see anything."""
@@ -26,7 +27,7 @@ class Args:
     """Print the URL and open nothing (as where there is no screen, and with --json)."""
     read_only: bool = False
     """Allow no edits."""
-    rerun: str = ""
+    rerun: Annotated[str, unset("none; serve a page", "FILE.rrd")] = ""
     """Write this .rrd file for the rerun viewer instead, and serve nothing."""
     json: bool = False
     """Print one JSON object, with the URL, when the page can be opened."""
@@ -70,6 +71,9 @@ def _write_rerun(store: object, only: list[int] | None, args: Args, out: Output)
         counts = write_rrd(
             store, args.rerun, only, lambda done, total: bar.update(shown, completed=done, total=total)
         )
-    text = f"{args.rerun}: {counts['episodes']} episodes, {counts['rows']} rows (open it with: rerun {args.rerun})"
+    text = (
+        f"{args.rerun}: {counts['episodes']} episodes, {counts['rows']} rows "
+        f"(open it with: rerun {args.rerun})"
+    )
     out.answer({"rrd": args.rerun, **counts}, text)
     return 0

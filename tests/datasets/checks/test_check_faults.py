@@ -130,8 +130,8 @@ def trembling(r: Rows) -> None:
 
 
 def frozen(r: Rows) -> None:
-    held = np.flatnonzero(between(r, CAMERA, 2.0, 3.5))
-    r[CAMERA]["values"][held] = r[CAMERA]["values"][held[0]]
+    rows = np.flatnonzero(between(r, CAMERA, 2.0, 3.5))
+    r[CAMERA]["values"][rows] = r[CAMERA]["values"][rows[0]]
 
 
 def black(r: Rows) -> None:
@@ -308,11 +308,11 @@ def test_damage_is_a_finding_that_names_the_stream_and_the_rest_is_still_checked
     shutil.rmtree(third / CAMERA)
     (fourth / "zarr.json").write_text("{")
     every = check(EpisodeStore.open(store.path))
-    damaged = {(f.episode, f.stream): f.message for f in every if f.check == "damaged"}
-    assert set(damaged) == {(0, CAMERA), (1, STATE), (3, "")}
-    assert "1 of 150 frames cannot be read" in damaged[0, CAMERA]
-    assert "checksum" in damaged[0, CAMERA]
-    assert "zarr.json" in damaged[3, ""]
+    messages = {(f.episode, f.stream): f.message for f in every if f.check == "damaged"}
+    assert set(messages) == {(0, CAMERA), (1, STATE), (3, "")}
+    assert "1 of 150 frames cannot be read" in messages[0, CAMERA]
+    assert "checksum" in messages[0, CAMERA]
+    assert "zarr.json" in messages[3, ""]
     assert [(f.episode, f.stream) for f in every if f.check == "missing"] == [(2, CAMERA)]
     assert [f.episode for f in every if f.check == "frozen"] == [0]
     assert [f.episode for f in check(EpisodeStore.open(store.path), [2])] == [2]
@@ -329,18 +329,18 @@ def test_nan_a_foreign_shape_and_an_interrupted_episode_are_found(tmp_path: Path
     header["features"][STATE]["shape"], header["features"][STATE]["names"] = [3], ["base", "elbow", "hand"]
     (store.path / "ulna.json").write_text(json.dumps(header))
     attrs = store.episodes[2].path / "zarr.json"
-    noted = json.loads(attrs.read_text())
-    noted["attributes"] |= {"interrupted": "killed", "dropped": {CAMERA: 30}}
-    attrs.write_text(json.dumps(noted))
+    group = json.loads(attrs.read_text())
+    group["attributes"] |= {"interrupted": "killed", "dropped": {CAMERA: 30}}
+    attrs.write_text(json.dumps(group))
     every = check(EpisodeStore.open(store.path))
     (nan,) = [f for f in every if f.check == "nan"]
     assert (nan.episode, nan.stream, nan.start_s, nan.end_s) == (0, ACTION, 2.8, 2.84)
     assert "elbow" in nan.message
     assert [f.episode for f in every if f.check == "features"] == [0, 1, 2]
-    (cut,) = [f for f in every if f.check == "interrupted"]
-    assert (cut.episode, "killed" in cut.message) == (2, True)
-    (lost,) = [f for f in every if f.check == "dropped"]
-    assert (lost.severity, "30 rows were lost" in lost.message) == ("severe", True)
+    (interruption,) = [f for f in every if f.check == "interrupted"]
+    assert (interruption.episode, "killed" in interruption.message) == (2, True)
+    (loss,) = [f for f in every if f.check == "dropped"]
+    assert (loss.severity, "30 rows were lost" in loss.message) == ("severe", True)
 
 
 def test_depth_without_readings_is_found(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_umi_with_jpeg_xl_in_a_zip(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not say how many rows a second has: give --fps"):
         import_replay_buffer(source, tmp_path / "d")
     assert not (tmp_path / "d").exists()
-    store = import_replay_buffer(source, tmp_path / "d", fps=59.94)
+    store = import_replay_buffer(source, tmp_path / "d", control_hz=59.94)
     state = np.concatenate(
         [arrays[f"robot0_{k}"] for k in ("eef_pos", "eef_rot_axis_angle", "gripper_width")], 1
     )
@@ -137,13 +137,13 @@ def test_episode_ends_are_taken_only_if_they_can_be_true(
     source = buffer(tmp / "b.zarr", {"action": action}, ends)
     if ends[0] < 0 or sorted(ends) != ends or ends[-1] > 10:
         with pytest.raises(StoreError, match="its episode_ends must grow up to the 10 rows"):
-            import_replay_buffer(source, tmp / "d", fps=10)
+            import_replay_buffer(source, tmp / "d", control_hz=10)
         return
     if not any(ends):
         with pytest.raises(StoreError, match="holds no episode with a row"):
-            import_replay_buffer(source, tmp / "d", fps=10)
+            import_replay_buffer(source, tmp / "d", control_hz=10)
         return
-    store = import_replay_buffer(source, tmp / "d", fps=10)
+    store = import_replay_buffer(source, tmp / "d", control_hz=10)
     lengths = [b - a for a, b in zip([0, *ends], ends, strict=False) if b > a]
     assert [e.length for e in store.episodes] == lengths
 
@@ -158,28 +158,30 @@ def test_chunks_that_are_gone_are_told_with_their_episodes(
     (source / "data/img/4.0.0.0").unlink()  # the last two
     source = zipped(source) if as_zip else source
     assert main(["data", "import", str(source), "--out", str(tmp_path / "d"), "--fps", "10"]) == 0
-    imported = capfd.readouterr().out
+    import_output = capfd.readouterr().out
     notes = [e.attrs.get("notes") for e in EpisodeStore.open(tmp_path / "d").episodes]
     action, img = (
         f"chunks of {k} are not in the source and read as {v}" for k, v in (("action", 0.0), ("img", 0))
     )
     assert notes == [None, [action], [action, img]]
-    found = [(f.episode, f.message) for f in check(EpisodeStore.open(tmp_path / "d")) if f.check == "noted"]
-    assert found == [(1, action), (2, action), (2, img)]
+    findings = [
+        (f.episode, f.message) for f in check(EpisodeStore.open(tmp_path / "d")) if f.check == "noted"
+    ]
+    assert findings == [(1, action), (2, action), (2, img)]
     assert main(["data", "info", str(tmp_path / "d")]) == 0
-    for said in (imported, capfd.readouterr().out):
-        assert f"{action}: episodes 1, 2\n" in said
-        assert f"{img}: episodes 2\n" in said
+    for text in (import_output, capfd.readouterr().out):
+        assert f"{action}: episodes 1, 2\n" in text
+        assert f"{img}: episodes 2\n" in text
 
 
 def test_whole_buffers_in_shards_have_no_gaps(tmp_path: Path) -> None:
     group: Any = zarr.open_group(str(tmp_path / "r.zarr"), mode="w", zarr_format=3)
     group.create_array("data/action", data=np.ones((15, 4)), chunks=(2, 2), shards=(4, 4))
     group.create_array("meta/episode_ends", data=np.array([7, 15]))
-    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "d", fps=10)
+    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "d", control_hz=10)
     assert [e.attrs.get("notes") for e in store.episodes] == [None, None]
     (tmp_path / "r.zarr/data/action/c/3/0").unlink()
-    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "gap", fps=10)
+    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "gap", control_hz=10)
     assert ["notes" in e.attrs for e in store.episodes] == [False, True]
 
 
@@ -190,17 +192,17 @@ class Bomb:
 
 def test_nothing_is_unpickled_unpacked_or_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    good = {"action": np.ones((10, 2), np.float32)}
+    arrays = {"action": np.ones((10, 2), np.float32)}
 
     def refused(source: Path, says: str) -> None:
         with pytest.raises(StoreError, match=says):
-            import_replay_buffer(source, tmp_path / "out", fps=10)
+            import_replay_buffer(source, tmp_path / "out", control_hz=10)
         assert not (tmp_path / "out").exists()
         assert not (tmp_path / "bombed").exists()
 
-    objects = buffer(tmp_path / "objects.zarr", good, [10])
+    objects = buffer(tmp_path / "objects.zarr", arrays, [10])
     (objects / "data" / "evil").mkdir()
-    about = {
+    array_meta = {
         "zarr_format": 2,
         "shape": [10],
         "chunks": [10],
@@ -208,43 +210,43 @@ def test_nothing_is_unpickled_unpacked_or_believed(tmp_path: Path, monkeypatch: 
         "compressor": None,
         "fill_value": None,
     }
-    about |= {"order": "C", "filters": [{"id": "pickle", "protocol": 5}]}
-    (objects / "data" / "evil" / ".zarray").write_text(json.dumps(about))
+    array_meta |= {"order": "C", "filters": [{"id": "pickle", "protocol": 5}]}
+    (objects / "data" / "evil" / ".zarray").write_text(json.dumps(array_meta))
     (objects / "data" / "evil" / "0").write_bytes(pickle.dumps(np.array([Bomb()] * 10, object)))
     refused(objects, "data/evil holds Python objects, which could run anything")
     refused(zipped(objects), "holds Python objects")
-    huge = buffer(tmp_path / "huge.zarr", good, [10])
+    huge = buffer(tmp_path / "huge.zarr", arrays, [10])
     path = huge / "data" / "action" / ".zarray"
     path.write_text(json.dumps({**json.loads(path.read_text()), "chunks": [10**9, 2], "shape": [10**12, 2]}))
     refused(huge, "which is no robot's data")
-    odd = buffer(tmp_path / "odd.zarr", good, [10])
+    odd = buffer(tmp_path / "odd.zarr", arrays, [10])
     path = odd / "data" / "action" / ".zarray"
     path.write_text(json.dumps({**json.loads(path.read_text()), "compressor": {"id": "mystery"}}))
     refused(odd, "is stored with mystery")
-    linked = buffer(tmp_path / "linked.zarr", good, [10])
-    (linked / "data" / "action" / "9.9").symlink_to("/etc/hostname")
-    refused(linked, "is a link, which could lead out of the folder")
-    slip = zipped(buffer(tmp_path / "slip.zarr", good, [10]))
+    with_link = buffer(tmp_path / "linked.zarr", arrays, [10])
+    (with_link / "data" / "action" / "9.9").symlink_to("/etc/hostname")
+    refused(with_link, "is a link, which could lead out of the folder")
+    slip = zipped(buffer(tmp_path / "slip.zarr", arrays, [10]))
     with zipfile.ZipFile(slip, "a") as file:
         file.writestr("../../escaped", b"x")
-    import_replay_buffer(slip, tmp_path / "ok", fps=10)
+    import_replay_buffer(slip, tmp_path / "ok", control_hz=10)
     assert not (tmp_path.parent / "escaped").exists()
     assert not (tmp_path.parent.parent / "escaped").exists()
-    cut = zipped(buffer(tmp_path / "cut.zarr", good, [10]))
-    cut.write_bytes(cut.read_bytes()[:300])
-    refused(cut, "cannot be read as a replay buffer")
-    damaged = buffer(tmp_path / "damaged.zarr", good, [10])
-    next(p for p in (damaged / "data" / "action").iterdir() if p.name[0].isdigit()).write_bytes(b"\x00" * 8)
-    refused(damaged, "rows 0 to 10 of action cannot be read")
+    short_zip = zipped(buffer(tmp_path / "cut.zarr", arrays, [10]))
+    short_zip.write_bytes(short_zip.read_bytes()[:300])
+    refused(short_zip, "cannot be read as a replay buffer")
+    broken = buffer(tmp_path / "damaged.zarr", arrays, [10])
+    next(p for p in (broken / "data" / "action").iterdir() if p.name[0].isdigit()).write_bytes(b"\x00" * 8)
+    refused(broken, "rows 0 to 10 of action cannot be read")
     refused(
         buffer(tmp_path / "x.zarr", {"other": np.zeros((3, 1))}, [3]), "has no array action; it has other"
     )
-    fractions = {**good, "img": np.full((10, 4, 4, 3), 0.5, np.float32)}
+    fractions = {**arrays, "img": np.full((10, 4, 4, 3), 0.5, np.float32)}
     refused(buffer(tmp_path / "f.zarr", fractions, [10]), "no whole numbers from 0 to 255")
 
 
 def robomimic(path: Path, demos: int = 11, **changes: Any) -> dict[str, np.ndarray]:
-    made = {}
+    arrays_by_episode = {}
     with h5py.File(path, "w") as f:
         data = f.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
@@ -265,13 +267,13 @@ def robomimic(path: Path, demos: int = 11, **changes: Any) -> dict[str, np.ndarr
             }
             for k, v in arrays.items():
                 g.create_dataset(k, data=v)
-                made[f"{i}/{k}"] = v
-    return made
+                arrays_by_episode[f"{i}/{k}"] = v
+    return arrays_by_episode
 
 
 def test_robomimic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "low dim ü.hdf5"
-    made = robomimic(source)
+    arrays_by_episode = robomimic(source)
     args = [
         "data",
         "import",
@@ -283,16 +285,16 @@ def test_robomimic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ]
     assert main(args) == 0
     store = EpisodeStore.open(tmp_path / "d")
-    assert store.fps == 20
+    assert store.control_hz == 20
     assert [e.attrs["source_episode"] for e in store.episodes] == [f"demo_{i}" for i in range(11)]
     for i, e in enumerate(store.episodes):
-        np.testing.assert_array_equal(e.read(ACTION), made[f"{i}/actions"])
-        np.testing.assert_array_equal(e.read(IMAGES + "front"), made[f"{i}/obs/agentview_image"])
-        np.testing.assert_array_equal(e.read(ENVIRONMENT), made[f"{i}/obs/object"])
+        np.testing.assert_array_equal(e.read(ACTION), arrays_by_episode[f"{i}/actions"])
+        np.testing.assert_array_equal(e.read(IMAGES + "front"), arrays_by_episode[f"{i}/obs/agentview_image"])
+        np.testing.assert_array_equal(e.read(ENVIRONMENT), arrays_by_episode[f"{i}/obs/object"])
         np.testing.assert_array_equal(
-            e.read("observation.robot0_joint_pos"), made[f"{i}/obs/robot0_joint_pos"]
+            e.read("observation.robot0_joint_pos"), arrays_by_episode[f"{i}/obs/robot0_joint_pos"]
         )
-        state = [made[f"{i}/obs/robot0_{k}"] for k in ("eef_pos", "eef_quat", "gripper_qpos")]
+        state = [arrays_by_episode[f"{i}/obs/robot0_{k}"] for k in ("eef_pos", "eef_quat", "gripper_qpos")]
         np.testing.assert_allclose(e.read(STATE), np.concatenate(state, 1), rtol=1e-6)
         assert e.attrs["success"] is (i % 2 == 0)
     assert store.provenance["left_out"] == ["dones", "rewards"]
@@ -313,8 +315,8 @@ def test_a_killed_import_leaves_nothing_for_long(tmp_path: Path) -> None:
 
 
 def test_two_imports_to_one_place_do_not_harm_each_other(tmp_path: Path) -> None:
-    def another(done: int, total: int) -> None:
-        if done == 1:
+    def another(count: int, total: int) -> None:
+        if count == 1:
             import_robomimic(tmp_path / "x.hdf5", tmp_path / "d")
 
     robomimic(tmp_path / "x.hdf5", 2)
@@ -328,37 +330,39 @@ def test_two_imports_to_one_place_do_not_harm_each_other(tmp_path: Path) -> None
 def test_aloha(tmp_path: Path, compress: bool) -> None:
     folder = tmp_path / "aloha"
     folder.mkdir()
-    made = {}
+    arrays_by_episode = {}
     y, x = np.mgrid[:48, :64]
     for i in (0, 1, 2, 10):
         n = 4 + i
         with h5py.File(folder / f"episode_{i}.hdf5", "w") as f:
             f.attrs["sim"] = False
             for k in ("action", "observations/qpos", "observations/qvel", "observations/effort"):
-                made[f"{i}/{k}"] = RNG.normal(size=(n, 14)).astype(np.float32)
-                f.create_dataset(k, data=made[f"{i}/{k}"])
+                arrays_by_episode[f"{i}/{k}"] = RNG.normal(size=(n, 14)).astype(np.float32)
+                f.create_dataset(k, data=arrays_by_episode[f"{i}/{k}"])
             frames = np.stack(
                 [np.stack([2 * x, 3 * y, np.full_like(x, 9 * t)], -1) for t in range(n)]
             ).astype(np.uint8)
-            made[f"{i}/frames"] = frames
+            arrays_by_episode[f"{i}/frames"] = frames
             if compress:
-                coded = [cv2.imencode(".jpg", fr)[1].ravel() for fr in frames]
-                padded = np.zeros((n, max(map(len, coded)) + 5), np.uint8)
-                for row, c in zip(padded, coded, strict=True):
+                jpegs = [cv2.imencode(".jpg", fr)[1].ravel() for fr in frames]
+                rows = np.zeros((n, max(map(len, jpegs)) + 5), np.uint8)
+                for row, c in zip(rows, jpegs, strict=True):
                     row[: len(c)] = c
-                f.create_dataset("observations/images/cam_high", data=padded)
-                f.create_dataset("compress_len", data=[[len(c) for c in coded]])
+                f.create_dataset("observations/images/cam_high", data=rows)
+                f.create_dataset("compress_len", data=[[len(c) for c in jpegs]])
             else:
                 f.create_dataset("observations/images/cam_high", data=frames)
             f.create_dataset("base_action", data=np.zeros((n, 2)))
     assert main(["data", "import", str(folder), "--out", str(tmp_path / "d"), "--task", "tie"]) == 0
     store = EpisodeStore.open(tmp_path / "d")
-    assert (store.fps, store.provenance["left_out"]) == (50, ["base_action"])
+    assert (store.control_hz, store.provenance["left_out"]) == (50, ["base_action"])
     assert store.features[ACTION].names[7] == "right_waist"
     for e, i in zip(store.episodes, (0, 1, 2, 10), strict=True):
-        np.testing.assert_array_equal(e.read(STATE), made[f"{i}/observations/qpos"])
-        np.testing.assert_array_equal(e.read("observation.effort"), made[f"{i}/observations/effort"])
-        error = e.read(IMAGES + "cam_high").astype(int) - made[f"{i}/frames"]
+        np.testing.assert_array_equal(e.read(STATE), arrays_by_episode[f"{i}/observations/qpos"])
+        np.testing.assert_array_equal(
+            e.read("observation.effort"), arrays_by_episode[f"{i}/observations/effort"]
+        )
+        error = e.read(IMAGES + "cam_high").astype(int) - arrays_by_episode[f"{i}/frames"]
         assert np.abs(error).max() <= (12 if compress else 0)
 
 
@@ -449,13 +453,13 @@ def test_hdf5_that_was_never_written_is_not_zeros(tmp_path: Path, chunks: Any) -
 
 def aloha(path: Path, heights: list[int]) -> None:
     n = len(heights)
-    coded = [cv2.imencode(".jpg", np.zeros((h, 16, 3), np.uint8))[1].ravel() for h in heights]
-    padded = np.zeros((n, 1000), np.uint8)
-    for row, code in zip(padded, coded, strict=True):
+    jpegs = [cv2.imencode(".jpg", np.zeros((h, 16, 3), np.uint8))[1].ravel() for h in heights]
+    rows = np.zeros((n, 1000), np.uint8)
+    for row, code in zip(rows, jpegs, strict=True):
         row[: len(code)] = code
     with h5py.File(path, "w") as f:
         f["action"] = f["observations/qpos"] = np.zeros((n, 14), np.float32)
-        f["observations/images/cam"] = padded
+        f["observations/images/cam"] = rows
 
 
 def test_aloha_with_images_of_two_sizes_or_no_rows(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_v21_comes_in_with_its_times_names_tasks_and_pixels(tmp_path: Path, name
         ),
         (
             lambda s: nan(s / "data/chunk-000/episode_000001.parquet"),
-            "episode 1 .*action is not finite in frame 3",
+            "episode 1 .*action is not finite in row 3",
         ),
         (lambda s: version(s, "v1.6"), "v1.6; v2.1 and v3.0"),
     ],
@@ -184,34 +184,34 @@ def v30(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             ACTION: vector,
             CAMERA: {"dtype": "video", "shape": (48, 64, 3), "names": ["height", "width", "channels"]},
         }
-        made = LeRobotDataset.create("test/set", FPS, features, root=root, video_backend="pyav")
+        lerobot_set = LeRobotDataset.create("test/set", FPS, features, root=root, video_backend="pyav")
         rng = np.random.default_rng(0)
         for n, task in ((7, "push"), (5, "pull")):
             for i in range(n):
                 image = np.full((48, 64, 3), 30, np.uint8)
                 image[:, : 5 * i] = 220
                 vectors = rng.normal(size=(2, 2)).astype(np.float32)
-                made.add_frame({STATE: vectors[0], ACTION: vectors[1], CAMERA: image, "task": task})
-            made.save_episode()
-        made.finalize()
+                lerobot_set.add_frame({STATE: vectors[0], ACTION: vectors[1], CAMERA: image, "task": task})
+            lerobot_set.save_episode()
+        lerobot_set.finalize()
         yield root, LeRobotDataset("test/set", root=root, video_backend="pyav")
 
 
 def test_v30_gives_the_rows_that_lerobot_gives(v30: Any, tmp_path: Path) -> None:
-    root, theirs = v30
+    root, lerobot_rows = v30
     store = import_lerobot(root, tmp_path / "d")
     assert [e.length for e in store.episodes] == [7, 5]
     assert [e.task for e in store.episodes] == ["push", "pull"]
-    ours = {k: np.concatenate([e.read(k) for e in store.episodes]) for k in (STATE, ACTION, CAMERA)}
-    assert len(theirs) == 12
+    our_rows = {k: np.concatenate([e.read(k) for e in store.episodes]) for k in (STATE, ACTION, CAMERA)}
+    assert len(lerobot_rows) == 12
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for i in range(12):
-            row = theirs[i]
-            np.testing.assert_array_equal(ours[STATE][i], row[STATE].numpy())
-            np.testing.assert_array_equal(ours[ACTION][i], row[ACTION].numpy())
+            row = lerobot_rows[i]
+            np.testing.assert_array_equal(our_rows[STATE][i], row[STATE].numpy())
+            np.testing.assert_array_equal(our_rows[ACTION][i], row[ACTION].numpy())
             their_image = row[CAMERA].permute(1, 2, 0).numpy() * 255
-            assert np.abs(ours[CAMERA][i] - their_image).max() < 1.01
+            assert np.abs(our_rows[CAMERA][i] - their_image).max() < 1.01
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real teleoperation data does not lie beside this checkout")
@@ -247,7 +247,7 @@ AT_MOST_8 = json.dumps({"episode_index": 1, "tasks": [], "length": 8})
     [
         (
             lambda s: edit_column(s, "timestamp", [0.0, np.nan, *TIMES[2:]]),
-            "timestamp is not finite in frame 1",
+            "timestamp is not finite in row 1",
         ),
         (
             lambda s: edit_column(s, "timestamp", TIMES[[0, 2, 1, *range(3, 9)]]),
@@ -288,9 +288,9 @@ AT_MOST_8 = json.dumps({"episode_index": 1, "tasks": [], "length": 8})
 def test_rows_that_lie_are_named_and_nothing_is_left(tmp_path: Path, harm: Any, says: str) -> None:
     source = make_v21(tmp_path / "src")
     harm(source)
-    with pytest.raises(StoreError, match=says) as caught:
+    with pytest.raises(StoreError, match=says) as error:
         import_lerobot(source, tmp_path / "d")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["src"]
 
 
@@ -310,7 +310,7 @@ def test_a_task_that_changes_within_an_episode_is_told(
 
 
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(count: int, total: int) -> None:
         raise KeyboardInterrupt
 
     source = make_v21(tmp_path / "src")
@@ -399,23 +399,23 @@ def test_v30_with_images_in_its_tables(v30: Any, tmp_path: Path) -> None:
         from lerobot.datasets import LeRobotDataset
 
         image = {"dtype": "image", "shape": (24, 32, 3), "names": ["height", "width", "channels"]}
-        made = LeRobotDataset.create(
+        lerobot_set = LeRobotDataset.create(
             "test/stills",
             FPS,
             {ACTION: {"dtype": "float32", "shape": (1,), "names": ["x"]}, CAMERA: image},
             root=tmp_path / "src",
             use_videos=False,
         )
-        shown = np.random.default_rng(0).integers(0, 256, (2, 4, 24, 32, 3), dtype=np.uint8)
-        for episode in shown:
+        images = np.random.default_rng(0).integers(0, 256, (2, 4, 24, 32, 3), dtype=np.uint8)
+        for episode in images:
             for i, frame in enumerate(episode):
-                made.add_frame({ACTION: np.array([i], np.float32), CAMERA: frame, "task": "look"})
-            made.save_episode()
-        made.finalize()
+                lerobot_set.add_frame({ACTION: np.array([i], np.float32), CAMERA: frame, "task": "look"})
+            lerobot_set.save_episode()
+        lerobot_set.finalize()
     store = import_lerobot(tmp_path / "src", tmp_path / "d")
-    for episode, frames in zip(store.episodes, shown, strict=True):
+    for episode, frames in zip(store.episodes, images, strict=True):
         np.testing.assert_array_equal(episode.read(CAMERA), frames)
         np.testing.assert_array_equal(episode.read(ACTION), np.arange(4, dtype=np.float32)[:, None])
     small = import_lerobot(tmp_path / "src", tmp_path / "small", image_size=(12, 16), episodes=[1])
-    halved = shown[1].reshape(4, 12, 2, 16, 2, 3).mean(axis=(2, 4))
-    assert np.abs(small.episodes[0].read(CAMERA) - halved).max() <= 0.5 + 1e-9
+    half_size = images[1].reshape(4, 12, 2, 16, 2, 3).mean(axis=(2, 4))
+    assert np.abs(small.episodes[0].read(CAMERA) - half_size).max() <= 0.5 + 1e-9

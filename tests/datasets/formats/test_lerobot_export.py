@@ -54,11 +54,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
             before = (0, 0)
             writer.start({"task": f"falte „{i % 2}“\n'ruhig'", "seed": i, "agent": "human"})
             for t in range(length):
-                now = 10**12 + t * 50 * MS + int(rng.integers(0, 5 * MS))
+                time_ns = 10**12 + t * 50 * MS + int(rng.integers(0, 5 * MS))
                 row = {**frame(rng, FEATURES, t), CAMERA: picture(t), WRIST: picture(t - t % 2, 3)}
                 row[DEPTH + "front"] = np.full((8, 8), t, np.uint16)
-                times = {k: (now - 10 * MS, now - 8 * MS) for k in row}
-                times[ACTION] = times[REQUESTED] = (now, now + MS)
+                times = {k: (time_ns - 10 * MS, time_ns - 8 * MS) for k in row}
+                times[ACTION] = times[REQUESTED] = (time_ns, time_ns + MS)
                 if t % 2:
                     times[WRIST] = before
                 before = times[WRIST]
@@ -74,9 +74,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 @pytest.fixture(scope="module")
 def exported(store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exp") / "le robot ü"
-    done = export_lerobot(store, out)
-    assert (done.episodes, done.frames, done.dropped) == (3, sum(LENGTHS), 0)
-    assert done.left_out == ("observation.depth.front: LeRobot's depth is lossy",)
+    result = export_lerobot(store, out)
+    assert (result.episodes, result.frames, result.dropped) == (3, sum(LENGTHS), 0)
+    assert result.left_out == ("observation.depth.front: LeRobot's depth is lossy",)
     return out
 
 
@@ -133,15 +133,15 @@ def test_lerobot_train_takes_a_step(exported: Path, tmp_path: Path) -> None:
         f"--output_dir={tmp_path / 'out'}",
     ]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "End of training" in done.stderr + done.stdout
+    run = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "End of training" in run.stderr + run.stdout
 
 
 def test_what_comes_back_is_what_went_out(store: EpisodeStore, exported: Path, tmp_path: Path) -> None:
-    back = import_lerobot(exported, tmp_path / "back")
-    assert back.provenance["left_out"] == []
-    for e, b in zip(store.episodes, back.episodes, strict=True):
+    reimport = import_lerobot(exported, tmp_path / "back")
+    assert reimport.provenance["left_out"] == []
+    for e, b in zip(store.episodes, reimport.episodes, strict=True):
         assert (e.length, e.task) == (b.length, b.task)
         assert {k: b.attrs[k] for k in ("success", "seed", "agent")} == {
             k: e.attrs[k] for k in ("success", "seed", "agent")
@@ -170,19 +170,19 @@ def test_doubles_keep_every_bit(tmp_path: Path) -> None:
         writer.end({})
     export_lerobot(store, tmp_path / "out")
     assert pq.read_table(tmp_path / "out" / "data")[ACTION].type == pa.list_(pa.float64(), 2)
-    (back,) = import_lerobot(tmp_path / "out", tmp_path / "back").episodes
+    (reimport,) = import_lerobot(tmp_path / "out", tmp_path / "back").episodes
     for key in (STATE, ACTION, REQUESTED):
-        np.testing.assert_array_equal(back.read(key), store.episodes[0].read(key))
+        np.testing.assert_array_equal(reimport.read(key), store.episodes[0].read(key))
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_requests_are_neither_made_up_nor_lost(tmp_path: Path, first: bool) -> None:
     store = EpisodeStore.create(tmp_path / "d", FEATURES, 20.0)
     with EpisodeWriter(store) as writer:
-        for asked in (first, not first):
+        for with_request in (first, not first):
             writer.start({"task": "x"})
             row = frame(np.random.default_rng(0), FEATURES, 0)
-            row |= {REQUESTED: row[ACTION]} if asked else {}
+            row |= {REQUESTED: row[ACTION]} if with_request else {}
             writer.tick(row, dict.fromkeys(row, (0, 0)))
             writer.end({})
     says = f"episode {int(not first)} has action.requested and episode {int(first)} has none"
@@ -210,11 +210,11 @@ def test_a_matrix_goes_out_as_one_and_comes_back(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # LeRobot's own
         from lerobot.datasets import LeRobotDataset
 
-        read: Any = LeRobotDataset("test/matrix", root=tmp_path / "out")[3]
-    np.testing.assert_array_equal(read["observation.matrix"].numpy(), np.arange(6).reshape(2, 3) * 3)
-    back = import_lerobot(tmp_path / "out", tmp_path / "back").episodes[0]
+        item: Any = LeRobotDataset("test/matrix", root=tmp_path / "out")[3]
+    np.testing.assert_array_equal(item["observation.matrix"].numpy(), np.arange(6).reshape(2, 3) * 3)
+    reimport = import_lerobot(tmp_path / "out", tmp_path / "back").episodes[0]
     np.testing.assert_array_equal(
-        back.read("observation.matrix"), store.episodes[0].read("observation.matrix")
+        reimport.read("observation.matrix"), store.episodes[0].read("observation.matrix")
     )
 
 
@@ -234,8 +234,8 @@ def test_lossless_keeps_every_pixel(store: EpisodeStore, tmp_path: Path) -> None
         )
         == 0
     )
-    back = import_lerobot(tmp_path / "out", tmp_path / "back")
-    np.testing.assert_array_equal(back.episodes[0].read(CAMERA), store.episodes[1].read(CAMERA))
+    reimport = import_lerobot(tmp_path / "out", tmp_path / "back")
+    np.testing.assert_array_equal(reimport.episodes[0].read(CAMERA), store.episodes[1].read(CAMERA))
 
 
 def test_gaps_are_refused_or_dropped_or_repeated_as_asked(tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ def test_gaps_are_refused_or_dropped_or_repeated_as_asked(tmp_path: Path) -> Non
         export_lerobot(store, tmp_path / "a")
     assert not [p for p in tmp_path.iterdir() if p.name != "d"]
     assert export_lerobot(store, tmp_path / "b", gaps="drop").frames == 22
-    done = export_lerobot(store, tmp_path / "c", gaps="repeat")
-    assert (done.frames, done.repeated, done.dropped) == (30, 8, 0)
+    result = export_lerobot(store, tmp_path / "c", gaps="repeat")
+    assert (result.frames, result.repeated, result.dropped) == (30, 8, 0)
 
 
 def test_what_cannot_be_exported_is_one_sentence(store: EpisodeStore, tmp_path: Path) -> None:

@@ -31,11 +31,11 @@ def test_alignment_matches_a_slow_reference(
     base: list[int], capture: list[int], delay: int, tolerance: int
 ) -> None:
     t_capture = np.array(capture)
-    seen = align(np.array(base), t_capture, t_capture + delay, tolerance)
+    newest = align(np.array(base), t_capture, t_capture + delay, tolerance)
     near = align(np.array(base), t_capture, t_capture + delay, tolerance, "nearest")
-    for t, s, n in zip(base, seen, near, strict=True):
-        known = [i for i, c in enumerate(capture) if c + delay <= t]
-        assert s == (known[-1] if known and t - capture[known[-1]] <= tolerance else -1)
+    for t, s, n in zip(base, newest, near, strict=True):
+        candidates = [i for i, c in enumerate(capture) if c + delay <= t]
+        assert s == (candidates[-1] if candidates and t - capture[candidates[-1]] <= tolerance else -1)
         least = min(abs(c - t) for c in capture)
         assert (n == -1) == (least > tolerance)
         assert n == -1 or abs(capture[n] - t) == least
@@ -44,10 +44,10 @@ def test_alignment_matches_a_slow_reference(
 @given(times, times)
 def test_interpolation_is_a_straight_line_between_neighbours(base: list[int], capture: list[int]) -> None:
     unique = np.unique(capture)
-    values, good = interpolate(np.array(base), unique, 3.0 * unique[:, None] + 1, 10**9)
+    values, within = interpolate(np.array(base), unique, 3.0 * unique[:, None] + 1, 10**9)
     inside = (np.array(base) >= unique[0]) & (np.array(base) <= unique[-1])
     np.testing.assert_allclose(values[inside, 0], 3.0 * np.array(base)[inside] + 1, rtol=1e-9)
-    assert good.all()
+    assert within.all()
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +80,13 @@ def test_what_a_policy_would_have_seen(slow_camera: EpisodeStore) -> None:
         assert batch[CAMERA][i, 1, 0, 0, 0] == frames[-1] + 2
         assert batch[ENVIRONMENT][i, 1, 0] == np.float32(0.04 * (tick * 10 // 40))
         np.testing.assert_array_equal(batch[STATE][i, 1], slow_camera.episodes[e].read(STATE)[tick])
-        wanted = [50 - tick == h for h in range(4)]
-        assert [not m for m in batch["mask"][i]] == [w or tick + h > 99 for h, w in enumerate(wanted)]
+        expected = [50 - tick == h for h in range(4)]
+        assert [not m for m in batch["mask"][i]] == [w or tick + h > 99 for h, w in enumerate(expected)]
     # two periods of 33 ms and 20 ms of delay: after 86 ms without a frame, until frame 19 comes at 647 ms
     out = [t for t in range(100) if t not in windows.tick[windows.episode == 0]]
     assert out == [t for t in range(100) if 9 * 33 + 86 < t * 10 < 19 * 33 + 20]
     assert windows.left_out == {(0, CAMERA): len(out), (1, CAMERA): len(out)}
-    assert windows.left_out_says().startswith(f"{2 * len(out)} of 200 frames are left out")
+    assert windows.left_out_sentence().startswith(f"{2 * len(out)} of 200 ticks are left out")
     assert not Windows(slow_camera, WindowSpec(1, 1, keys=(CAMERA,), tolerance_s=1.0)).left_out
 
 
@@ -115,8 +115,8 @@ def test_a_camera_with_as_many_frames_as_ticks_is_not_taken_for_one_of_the_loop(
         windows = Windows(store, WindowSpec(1, 1, keys=(STATE, CAMERA)))
         batch = windows.batch(np.arange(len(windows)))
         assert len(windows) > 10
-        seen = batch[STATE][:, 0, 0] - batch[CAMERA][:, 0, 0, 0, 0]
-        np.testing.assert_array_equal(seen, 1 if noted else 0)
+        differences = batch[STATE][:, 0, 0] - batch[CAMERA][:, 0, 0, 0, 0]
+        np.testing.assert_array_equal(differences, 1 if noted else 0)
         trim(store, 0, 0.2, 0.6)
 
 
@@ -130,10 +130,10 @@ def test_vectors_may_be_interpolated(slow_camera: EpisodeStore) -> None:
 def test_every_cache_gives_the_same_frames(slow_camera: EpisodeStore, tmp_path: Path) -> None:
     spec = WindowSpec(3, 1, keys=(CAMERA,))
     rows = np.random.default_rng(0).permutation(len(Windows(slow_camera, spec)))[:40]
-    decoded = Windows(slow_camera, spec, cache="none").batch(rows)[CAMERA]
+    frames = Windows(slow_camera, spec, cache="none").batch(rows)[CAMERA]
     for cache in ("ram", "disk", "disk", "auto"):
         windows = Windows(slow_camera, spec, cache=cache, cache_dir=tmp_path)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(windows.batch(rows)[CAMERA], decoded)
+        np.testing.assert_array_equal(windows.batch(rows)[CAMERA], frames)
     file, other = (p for p in tmp_path.rglob("*") if p.is_file())
     assert file.stat().st_size == other.stat().st_size == slow_camera.episodes[0].rows(CAMERA) * 24 * 32 * 3
     windows = Windows(slow_camera, spec, cache="disk", cache_dir=tmp_path)
@@ -141,7 +141,7 @@ def test_every_cache_gives_the_same_frames(slow_camera: EpisodeStore, tmp_path: 
     with pytest.raises(StoreError, match="is cut short: remove it"):
         windows.batch(rows)
     np.testing.assert_array_equal(
-        Windows(slow_camera, spec, cache="disk", cache_dir=tmp_path).batch(rows)[CAMERA], decoded
+        Windows(slow_camera, spec, cache="disk", cache_dir=tmp_path).batch(rows)[CAMERA], frames
     )
 
 
@@ -193,12 +193,12 @@ def test_an_error_in_a_worker_is_its_sentence(tmp_path: Path) -> None:
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 100))
 def test_missing_history_repeats_the_next_good_row(seed: int) -> None:
-    from ulna.datasets.reading.windows import _filled
+    from ulna.datasets.reading.windows import _fill_gaps
 
     rng = np.random.default_rng(seed)
-    good = rng.random(20) < 0.5
+    within = rng.random(20) < 0.5
     rows = np.arange(20)
-    filled = _filled(rows, good)
+    result = _fill_gaps(rows, within)
     for i in range(20):
-        following = [j for j in range(i, 20) if good[j]] or [j for j in range(20) if good[j]][-1:]
-        assert filled[i] == (following[0] if following else i)
+        next_rows = [j for j in range(i, 20) if within[j]] or [j for j in range(20) if within[j]][-1:]
+        assert result[i] == (next_rows[0] if next_rows else i)

@@ -29,17 +29,17 @@ from ulna.policies.train.loop import TrainingError, policy_features, train
 def test_draws_follow_the_weights_and_only_the_step() -> None:
     weights = np.array([1.0, 0.0, 3.0, 6.0])
     cumulative = np.cumsum(weights)
-    drawn = np.concatenate([weighted_indices(cumulative, 20, 5, s) for s in range(100)])
-    assert np.bincount(drawn, minlength=4).tolist() == [
+    draws = np.concatenate([weighted_indices(cumulative, 20, 5, s) for s in range(100)])
+    assert np.bincount(draws, minlength=4).tolist() == [
         200,
         0,
         600,
         1200,
     ]  # strata of 1/20 meet these shares exactly
-    np.testing.assert_array_equal(weighted_indices(cumulative, 20, 5, 7), drawn[140:160])
+    np.testing.assert_array_equal(weighted_indices(cumulative, 20, 5, 7), draws[140:160])
     odd = np.random.default_rng(0).random(50)
-    drawn = np.concatenate([weighted_indices(np.cumsum(odd), 16, 1, s) for s in range(4000)])
-    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), odd / odd.sum(), atol=0.002)
+    draws = np.concatenate([weighted_indices(np.cumsum(odd), 16, 1, s) for s in range(4000)])
+    np.testing.assert_allclose(np.bincount(draws) / len(draws), odd / odd.sum(), atol=0.002)
 
 
 def test_weights_of_episodes(tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_weights_of_episodes(tmp_path: Path) -> None:
     assert rw == pytest.approx(np.exp((np.array([0, 1, 2, 4, 4, 3]) / 4 - 1) / 0.5))
     with pytest.raises(StoreError, match="no episode can be drawn by its weight"):
         episode_weights(store.episodes[:1], "stored")
-    unlabelled = write_store(tmp_path / "u", (4,), meta={"success": None})
-    relabel(unlabelled, [0], {"success": None})
+    without_labels = write_store(tmp_path / "u", (4,), meta={"success": None})
+    relabel(without_labels, [0], {"success": None})
     with pytest.raises(StoreError, match="neither a return nor an outcome"):
-        episode_weights(unlabelled.episodes, "return-rw")
+        episode_weights(without_labels.episodes, "return-rw")
 
 
 def test_advantage_weighting_forgives_a_bad_start(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_advantage_weighting_forgives_a_bad_start(tmp_path: Path) -> None:
             writer.start({"return": float(start @ [3, -2, 1] + 5 + merit)})
             writer.tick({**frame(rng, FEATURES, 0), STATE: start}, dict.fromkeys(FEATURES, (0, 0)))
             writer.end({})
-    aw, rw = (episode_weights(store.episodes, how) for how in ("return-aw", "return-rw"))
+    aw, rw = (episode_weights(store.episodes, weighting) for weighting in ("return-aw", "return-rw"))
     assert aw is not None
     assert rw is not None
     assert aw.argmax() == 7
@@ -81,12 +81,12 @@ def test_advantage_weighting_forgives_a_bad_start(tmp_path: Path) -> None:
 
 def test_a_mixture_matches_by_name(tmp_path: Path) -> None:
     a = write_store(tmp_path / "a", (6, 5), WITH_IMAGE)
-    swapped = {
+    reordered = {
         **{k: Feature(f.shape, f.dtype, f.names[::-1], f.units) for k, f in FEATURES.items()},
         "observation.images.cam_high": WITH_IMAGE[CAMERA],
         "observation.images.wrist": WITH_IMAGE[CAMERA],
     }
-    b = write_store(tmp_path / "b", (7,), swapped)
+    b = write_store(tmp_path / "b", (7,), reordered)
     renames = {"observation.images.cam_high": CAMERA}
     features = common_features([a, b], renames, None)
     assert set(features) == set(WITH_IMAGE)
@@ -95,15 +95,15 @@ def test_a_mixture_matches_by_name(tmp_path: Path) -> None:
         Windows(a, WindowSpec(2, 3, keys=keys)),
         Windows(b, WindowSpec(2, 3, keys=tuple(k.replace("front", "cam_high") for k in keys))),
     ]
-    mixed = Mixture(parts, features, renames)
-    assert len(mixed) == 18
+    mixture = Mixture(parts, features, renames)
+    assert len(mixture) == 18
     rows = np.array([13, 2, 17, 0])
-    batch = mixed.batch(rows)
-    theirs = parts[1].batch(np.array([2, 6]))
-    np.testing.assert_array_equal(batch[STATE][[0, 2]], theirs[STATE][..., ::-1])
-    np.testing.assert_array_equal(batch[CAMERA][[0, 2]], theirs["observation.images.cam_high"])
+    batch = mixture.batch(rows)
+    second_batch = parts[1].batch(np.array([2, 6]))
+    np.testing.assert_array_equal(batch[STATE][[0, 2]], second_batch[STATE][..., ::-1])
+    np.testing.assert_array_equal(batch[CAMERA][[0, 2]], second_batch["observation.images.cam_high"])
     np.testing.assert_array_equal(batch[ACTION][[1, 3]], parts[0].batch(np.array([2, 0]))[ACTION])
-    assert mixed.values(STATE).shape == (18, 3)
+    assert mixture.values(STATE).shape == (18, 3)
     weights = window_weights(parts, [None, None], (0.25, 0.75))
     assert weights is not None
     assert weights[:11].sum() == pytest.approx(0.25)
@@ -148,19 +148,19 @@ def test_training_on_a_weighted_augmented_mixture_resumes_exactly(tmp_path: Path
         store = write_store(tmp_path / name, lengths, WITH_IMAGE)
         relabel(store, [0], {"weight": 3.0})
     data = [tmp_path / "a", tmp_path / "b"]
-    said: list[str] = []
+    lines: list[str] = []
     options = DataOptions(mix=(0.3, 0.7), weights="stored", validate=0.3, workers=1, cache="none")
     common: dict[str, Any] = {
         "options": options,
         "augment": ["crop", "color", "blur"],
         "device": "cpu",
-        "say": said.append,
+        "say": lines.append,
     }
     whole = train(small(8), data, tmp_path / "whole", **common)
-    noted = json.loads((tmp_path / "whole" / "train.json").read_text())
-    assert noted["validation_losses"].keys() == {"4", "8"}
-    assert noted["options"]["mix"] == [0.3, 0.7]
-    assert noted["augment"] == ["crop", "color", "blur"]
+    whole_notes = json.loads((tmp_path / "whole" / "train.json").read_text())
+    assert whole_notes["validation_losses"].keys() == {"4", "8"}
+    assert whole_notes["options"]["mix"] == [0.3, 0.7]
+    assert whole_notes["augment"] == ["crop", "color", "blur"]
 
     def stop(progress: Any) -> None:
         if progress.step == 6:
@@ -170,8 +170,8 @@ def test_training_on_a_weighted_augmented_mixture_resumes_exactly(tmp_path: Path
         train(small(8), data, tmp_path / "cut", **common, report=stop)
     resumed = train(small(8), data, tmp_path / "cut", **common, resume=True)
     assert resumed.losses == whole.losses
-    again = json.loads((tmp_path / "cut" / "train.json").read_text())
-    assert again["validation_losses"] == noted["validation_losses"]
+    resumed_notes = json.loads((tmp_path / "cut" / "train.json").read_text())
+    assert resumed_notes["validation_losses"] == whole_notes["validation_losses"]
     assert resumed.content_hash == whole.content_hash
     plain = train(small(8), data, tmp_path / "plain", options=options, device="cpu")
     assert plain.losses != whole.losses
@@ -232,9 +232,9 @@ def test_episodes_that_were_cut_off_are_left_out_and_it_is_said(tmp_path: Path) 
         row = frame(np.random.default_rng(0), WITH_IMAGE, 0)
         writer.tick(row, dict.fromkeys(row, (0, 0)))
         writer.interrupt("a cable came off")
-    said: list[str] = []
-    train(small(2), tmp_path / "d", tmp_path / "out", device="cpu", say=said.append)
-    assert "1 of 3 episodes" in said[0]
+    lines: list[str] = []
+    train(small(2), tmp_path / "d", tmp_path / "out", device="cpu", say=lines.append)
+    assert "1 of 3 episodes" in lines[0]
     assert json.loads((tmp_path / "out" / "train.json").read_text())["episodes"] == [0, 1]
 
 
@@ -261,19 +261,19 @@ def test_weights_are_on_one_scale_over_all_datasets(tmp_path: Path) -> None:
         store = write_store(tmp_path / name, (10, 10, 10), FEATURES)
         relabel(store, [0, 1, 2], {"return": value, "success": value > 0})
 
-    for how in ("return-rw", "success"):
-        options = DataOptions(weights=how)  # type: ignore[arg-type]
+    for weighting in ("return-rw", "success"):
+        options = DataOptions(weights=weighting)  # type: ignore[arg-type]
         data = open_data([tmp_path / "bad", tmp_path / "good"], None, spec_of, options, policy_features)
-        drawn = np.concatenate([data.indices(32, 0, s) for s in range(30)])
-        assert (drawn >= 30).mean() > 0.999
+        draws = np.concatenate([data.indices(32, 0, s) for s in range(30)])
+        assert (draws >= 30).mean() > 0.999
 
 
 def test_what_only_some_datasets_have_is_said_or_refused(tmp_path: Path) -> None:
     a = write_store(tmp_path / "a", (6,), WITH_IMAGE)
     b = write_store(tmp_path / "b", (6,), FEATURES)
-    said: list[str] = []
-    train(small(1), [a.path, b.path], tmp_path / "out", device="cpu", say=said.append)
-    assert said == [f"not all datasets have {CAMERA}: left out (--observe names what to use)"]
+    lines: list[str] = []
+    train(small(1), [a.path, b.path], tmp_path / "out", device="cpu", say=lines.append)
+    assert lines == [f"not all datasets have {CAMERA}: left out (--observe names what to use)"]
     with pytest.raises(FeatureMismatch, match=f"{CAMERA}: .* has none"):
         common_features([b, a], {}, [CAMERA])
     four = {

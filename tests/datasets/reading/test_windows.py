@@ -30,22 +30,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 4), st.integers(1, 8), st.integers(0, 3), st.sampled_from([None, [0, 2], [2], [1, 0]]))
 def test_windows_match_a_slow_reference(
-    store: EpisodeStore, back: int, horizon: int, past: int, chosen: list[int] | None
+    store: EpisodeStore, n_obs_steps: int, horizon: int, past: int, episodes: list[int] | None
 ) -> None:
-    windows = Windows(store, WindowSpec(back, horizon, past, (STATE, CAMERA)), chosen)
+    windows = Windows(store, WindowSpec(n_obs_steps, horizon, past, (STATE, CAMERA)), episodes)
     row = 0
-    for i in chosen or range(len(LENGTHS)):
+    for i in episodes or range(len(LENGTHS)):
         episode = store.episodes[i]
         state, action, image = episode.read(STATE), episode.read(ACTION), episode.read(CAMERA)
         for t in range(episode.length):
             batch = windows.batch(np.array([row]))
             last = episode.length - 1
-            seen = [max(0, t - back + 1 + k) for k in range(back)]
-            wanted = [t - past + k for k in range(horizon)]
-            np.testing.assert_array_equal(batch[STATE][0], state[seen])
-            np.testing.assert_array_equal(batch[CAMERA][0], image[seen])
-            np.testing.assert_array_equal(batch[ACTION][0], action[np.clip(wanted, 0, last)])
-            assert batch["mask"][0].tolist() == [0 <= w <= last for w in wanted]
+            observed = [max(0, t - n_obs_steps + 1 + k) for k in range(n_obs_steps)]
+            ticks = [t - past + k for k in range(horizon)]
+            np.testing.assert_array_equal(batch[STATE][0], state[observed])
+            np.testing.assert_array_equal(batch[CAMERA][0], image[observed])
+            np.testing.assert_array_equal(batch[ACTION][0], action[np.clip(ticks, 0, last)])
+            assert batch["mask"][0].tolist() == [0 <= w <= last for w in ticks]
             row += 1
     assert len(windows) == row
 
@@ -53,8 +53,8 @@ def test_windows_match_a_slow_reference(
 def test_images_read_from_disk_are_those_held_in_memory(store: EpisodeStore) -> None:
     spec = WindowSpec(2, 4, keys=(CAMERA,))
     rows = np.array([0, 4, 5, 5, 14, 6])
-    held, read = Windows(store, spec), Windows(store, spec, cache_bytes=0)
-    np.testing.assert_array_equal(held.batch(rows)[CAMERA], read.batch(rows)[CAMERA])
+    in_memory, from_disk = Windows(store, spec), Windows(store, spec, cache_bytes=0)
+    np.testing.assert_array_equal(in_memory.batch(rows)[CAMERA], from_disk.batch(rows)[CAMERA])
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 9), st.integers(0, 12))
@@ -105,7 +105,7 @@ def test_nan_on_disk_is_found_with_its_episode_and_frame(tmp_path: Path) -> None
         lambda: Windows(store, WindowSpec(1, 1, keys=(STATE,))),
         lambda: compute_stats(store, [STATE]),
     ):
-        with pytest.raises(StoreError, match=r"episode 1: observation.state is not finite in frame 4"):
+        with pytest.raises(StoreError, match=r"episode 1: observation.state is not finite in row 4"):
             read()
 
 
@@ -119,8 +119,8 @@ def test_statistics_are_those_of_all_rows(store: EpisodeStore) -> None:
     np.testing.assert_allclose(stats[CAMERA].mean, pixels.mean(0))
     np.testing.assert_allclose(stats[CAMERA].std, pixels.std(0))
     assert stats[CAMERA].min.tolist() == pixels.min(0).tolist()
-    back = Stats.from_json(stats[STATE].to_json())
-    np.testing.assert_array_equal(back.max, stats[STATE].max)
+    copy = Stats.from_json(stats[STATE].to_json())
+    np.testing.assert_array_equal(copy.max, stats[STATE].max)
 
 
 @given(st.integers(0, 10_000))

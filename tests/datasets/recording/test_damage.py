@@ -56,12 +56,12 @@ def shard(store: EpisodeStore, i: int) -> Path:
 def test_frames_are_those_that_zarr_reads(store: EpisodeStore) -> None:
     folder = store.episodes[0].path / CAMERA / "value"
     register_codecs()
-    theirs = np.asarray(zarr.open_array(str(folder), mode="r")[:])
+    zarr_frames = np.asarray(zarr.open_array(str(folder), mode="r")[:])
     rows = [69, 0, 63, 64, 63, 5]
-    np.testing.assert_array_equal(FrameReader(folder).read(rows), theirs[rows])
-    for bad in ([-1], [LONG]):
+    np.testing.assert_array_equal(FrameReader(folder).read(rows), zarr_frames[rows])
+    for rows in ([-1], [LONG]):
         with pytest.raises(IndexError):
-            FrameReader(folder).read(bad)
+            FrameReader(folder).read(rows)
 
 
 def test_arrays_laid_out_by_others_are_read_too(tmp_path: Path) -> None:
@@ -152,10 +152,10 @@ def test_what_cannot_be_kept_is_refused_before_it_is_too_late(tmp_path: Path) ->
     row = frame(np.random.default_rng(0), FEATURES, 0)
     times = dict.fromkeys(row, (0, 0))
     with pytest.raises(
-        StoreError, match=r"frame 0: observation.state is float64, the store's feature is float32"
+        StoreError, match=r"tick 0: observation.state is float64, the store's feature is float32"
     ):
         writer.tick({**row, STATE: row[STATE].astype(np.float64)}, times)
-    with pytest.raises(StoreError, match=r"frame 0: no times for observation.state"):
+    with pytest.raises(StoreError, match=r"tick 0: no times for observation.state"):
         writer.tick(row, {k: t for k, t in times.items() if k != STATE})
     writer.tick(row, times)
     with pytest.raises(StoreError, match="must be JSON"):
@@ -172,7 +172,7 @@ def test_feature_names_stay_inside_the_folder(tmp_path: Path, name: str) -> None
 
 
 def test_headers_and_folders_that_are_incomplete(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="fps must be a positive number"):
+    with pytest.raises(StoreError, match="control_hz must be a positive number"):
         EpisodeStore.create(tmp_path / "none", FEATURES, 0)
     with pytest.raises(StoreError, match="needs the feature 'action'"):
         EpisodeStore.create(tmp_path / "none", {STATE: FEATURES[STATE]}, 20.0)
@@ -200,16 +200,16 @@ def test_a_disk_that_fills_while_images_come_loses_no_frame(tmp_path: Path) -> N
         "w.start({}); w.tick(v, dict.fromkeys(v, (0, 0))); w.end({})"  # and the writer goes on
     )
     command = [sys.executable, "-c", code, str(tmp_path / "d"), str(Path(__file__).parents[2])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = re.match(r"(\d+) cannot write to (.*): File too large; .* its (\d+) frames come back", done.stdout)
-    assert said
-    assert said[2] == str(tmp_path / "d")
-    assert said[1] == said[3]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    match = re.match(r"(\d+) cannot write to (.*): File too large; .* its (\d+) ticks come back", run.stdout)
+    assert match
+    assert match[2] == str(tmp_path / "d")
+    assert match[1] == match[3]
     store = EpisodeStore.open(tmp_path / "d")
-    assert [e.length for e in store.episodes] == [20, 13, 1, int(said[1])]
+    assert [e.length for e in store.episodes] == [20, 13, 1, int(match[1])]
     assert [e.interrupted for e in store.episodes] == [False, False, False, True]
     assert store.episodes[0].read(CAMERA).shape == (20, 24, 32, 3)
-    assert not store.interrupted()
+    assert not store.interrupted_folders()
 
 
 def cut_off(path: Path, rows: int) -> Path:
@@ -240,22 +240,22 @@ def test_a_flipped_byte_of_a_recording_that_was_cut_off_costs_that_row(
     if harm == "log, size of an entry":
         at = raw.index(b"\2\0\0\0" + (30).to_bytes(8, "little")) - 2
     flip(file, at)
-    harmed = files_of(folder)
+    files_before = files_of(folder)
     store = EpisodeStore.open(tmp_path / "d")
     (e,) = store.episodes
     rng = np.random.default_rng(0)
     rows = [frame(rng, WITH_IMAGE, t) for t in range(LONG + 20)]
     for key in WITH_IMAGE:
-        there = e.times_ns(key)[0].tolist()
-        assert len(there) == LONG + 20 - (harm != "frame" or key == CAMERA)
-        np.testing.assert_array_equal(e.read(key), np.stack([rows[t][key] for t in there]))
-        marked = [t for t, flags in zip(there, e.flags(key), strict=True) if flags & AFTER_DROP]
-        assert marked == [t for t in there if t - 1 not in there][1:]
-    lost = f"1 frame of {CAMERA}" if harm == "frame" else "1 entry of its log"
-    assert e.attrs["damaged"] == f"{lost} cannot be read"
-    assert f"was damaged: {lost} cannot be read; its files as they were are in" in caplog.text
-    assert files_of(tmp_path / "d" / "damaged" / folder.name) == harmed
-    assert any(f.check == "damaged" and lost in f.message for f in check_episode(store, e))
+        times = e.times_ns(key)[0].tolist()
+        assert len(times) == LONG + 20 - (harm != "frame" or key == CAMERA)
+        np.testing.assert_array_equal(e.read(key), np.stack([rows[t][key] for t in times]))
+        after_loss = [t for t, flags in zip(times, e.flags(key), strict=True) if flags & AFTER_DROP]
+        assert after_loss == [t for t in times if t - 1 not in times][1:]
+    loss = f"1 frame of {CAMERA}" if harm == "frame" else "1 entry of its log"
+    assert e.attrs["damaged"] == f"{loss} cannot be read"
+    assert f"was damaged: {loss} cannot be read; its files as they were are in" in caplog.text
+    assert files_of(tmp_path / "d" / "damaged" / folder.name) == files_before
+    assert any(f.check == "damaged" and loss in f.message for f in check_episode(store, e))
 
 
 def test_what_the_shared_memory_still_held_joins_a_recording_that_was_damaged(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKIL
 def test_a_mending_that_is_killed_is_begun_again_and_done_once(tmp_path: Path) -> None:
     folder = cut_off(tmp_path / "d", 12)
     flip(folder / LOG, 1500)
-    harmed = files_of(folder)
+    files_before = files_of(folder)
     act = "from ulna.datasets.store import EpisodeStore; EpisodeStore.open(path)"
     copies = killed_at_each_step(tmp_path / "d", act, (3, 3))
     assert len(copies) > 7
@@ -290,7 +290,7 @@ def test_a_mending_that_is_killed_is_begun_again_and_done_once(tmp_path: Path) -
         assert [e.length for e in EpisodeStore.open(path).episodes] == [11]
         assert not list((path / "in-progress").iterdir())
         (aside,) = (path / "damaged").iterdir()
-        assert files_of(aside) == harmed
+        assert files_of(aside) == files_before
 
 
 def test_a_foreign_recording_writes_nothing_outside(tmp_path: Path) -> None:

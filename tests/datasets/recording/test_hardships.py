@@ -26,12 +26,12 @@ def in_namespace(script: str, *arguments: str) -> subprocess.CompletedProcess[st
     """Run with mounts of its own; skips where the kernel does not let us."""
     command = ["unshare", "--mount", "--map-root-user", "sh", "-ec", script, "sh", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
         pytest.skip("there is no unshare on this machine")
-    if ("mount" in done.stderr and "permission denied" in done.stderr.lower()) or "unshare:" in done.stderr:
-        pytest.skip(f"mounts are not allowed here: {done.stderr.strip()}")
-    return done
+    if ("mount" in run.stderr and "permission denied" in run.stderr.lower()) or "unshare:" in run.stderr:
+        pytest.skip(f"mounts are not allowed here: {run.stderr.strip()}")
+    return run
 
 
 def test_a_read_only_disk_is_read_and_writing_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_a_read_only_disk_is_read_and_writing_is_refused_in_a_sentence(tmp_path:
     )
     (tmp_path / "code.py").write_text(code)
     script = 'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; "$2" "$3" "$1" "$4"'
-    done = in_namespace(script, str(store.path), sys.executable, str(tmp_path / "code.py"), HERE)
-    lines = done.stdout.splitlines()
-    assert lines[0] == "[20, 13] 20", done.stderr
+    run = in_namespace(script, str(store.path), sys.executable, str(tmp_path / "code.py"), HERE)
+    lines = run.stdout.splitlines()
+    assert lines[0] == "[20, 13] 20", run.stderr
     assert lines[1:] == [f"cannot write to {store.path}: Read-only file system"] * 2
     assert [e.length for e in EpisodeStore.open(store.path).episodes] == [
         20,
@@ -84,10 +84,10 @@ def test_a_disk_that_is_full_loses_nothing_that_was_acknowledged(tmp_path: Path)
     (tmp_path / "code.py").write_text(code)
     (tmp_path / "small").mkdir()
     script = 'mount -t tmpfs -o size=6m tmpfs "$1"; "$2" "$3" "$1" "$4"'
-    done = in_namespace(script, str(tmp_path / "small"), sys.executable, str(tmp_path / "code.py"), HERE)
-    said, there, numbers = done.stdout.splitlines()
-    assert "No space left on device; the episode in progress is cut off" in said, done.stderr
-    assert there == "0"  # the store opens on the full disk, too
+    run = in_namespace(script, str(tmp_path / "small"), sys.executable, str(tmp_path / "code.py"), HERE)
+    message, count, numbers = run.stdout.splitlines()
+    assert "No space left on device; the episode in progress is cut off" in message, run.stderr
+    assert count == "0"  # the store opens on the full disk, too
     acknowledged, length, right, interrupted = numbers.split()
     assert int(acknowledged) <= int(length) == int(right)
     assert interrupted == "True"
@@ -99,9 +99,9 @@ def test_a_clock_that_is_set_back_an_hour_is_recorded_and_found(tmp_path: Path) 
     times = [10**13 + t * 50_000_000 - hour * (t >= 30) for t in range(60)]
     with Recorder(store) as recorder:
         recorder.start({})
-        for t, now in enumerate(times):
+        for t, time_ns in enumerate(times):
             row = frame(rng, WITH_IMAGE, t)
-            recorder.tick(row, dict.fromkeys(row, (now, now)))
+            recorder.tick(row, dict.fromkeys(row, (time_ns, time_ns)))
         recorder.end({})
     (e,) = store.episodes
     assert e.times_ns(ACTION)[0].tolist() == times
@@ -156,5 +156,5 @@ def test_a_small_shared_memory_as_in_a_container_is_done_without(tmp_path: Path)
     )
     (tmp_path / "code.py").write_text(code)
     script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm; "$2" "$3" "$1" "$4"'
-    done = in_namespace(script, str(tmp_path), sys.executable, str(tmp_path / "code.py"), HERE)
-    assert done.stdout.splitlines() == ["True", "[30] []"], done.stderr
+    run = in_namespace(script, str(tmp_path), sys.executable, str(tmp_path / "code.py"), HERE)
+    assert run.stdout.splitlines() == ["True", "[30] []"], run.stderr

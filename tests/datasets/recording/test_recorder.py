@@ -58,10 +58,10 @@ def acknowledged(process: subprocess.Popen[bytes], at_least: int) -> None:
 def rest(process: subprocess.Popen[bytes], at_least: int) -> int:
     """How many rows a killed process had acknowledged."""
     assert process.stdout is not None
-    said = process.stdout.read().split()
+    words = process.stdout.read().split()
     process.wait()
     process.stdout.close()
-    return int(said[-1]) + 1 if said else at_least + 1
+    return int(words[-1]) + 1 if words else at_least + 1
 
 
 def require_rows(store: EpisodeStore, index: int, count: int, features: Features = WITH_IMAGE) -> None:
@@ -153,7 +153,7 @@ def test_kill(tmp_path: Path, victim: str) -> None:
     with EpisodeWriter(EpisodeStore.open(tmp_path / "d")):  # waits for the one who is still emptying the ring
         pass
     store = EpisodeStore.open(tmp_path / "d")
-    assert not store.interrupted()
+    assert not store.interrupted_folders()
     assert store.episodes[0].interrupted
     require_rows(store, 0, count)
     assert not ring.exists()
@@ -185,17 +185,17 @@ def test_overflow_is_counted_and_marked_and_never_costs_the_joints(tmp_path: Pat
         for t in range(20):
             row = {k: np.full(f.shape, t, np.float32) for k, f in FEATURES.items()}
             recorder.tick({**row, CAMERA: image}, {k: (t, t) for k in (*row, CAMERA)})
-        lost = recorder.dropped[CAMERA]
-        assert 10 < lost < 20
+        drops = recorder.dropped[CAMERA]
+        assert 10 < drops < 20
         os.kill(recorder.writer_pid, signal.SIGCONT)
         recorder.flush()
         recorder.tick({**row, CAMERA: image}, {k: (20, 20) for k in (*row, CAMERA)})
         recorder.end({})
     (e,) = store.episodes
     assert e.length == 21
-    assert e.attrs["dropped"] == {CAMERA: lost}
-    assert e.rows(CAMERA) == 21 - lost
-    assert e.flags(CAMERA).tolist() == [0] * (20 - lost) + [AFTER_DROP]
+    assert e.attrs["dropped"] == {CAMERA: drops}
+    assert e.rows(CAMERA) == 21 - drops
+    assert e.flags(CAMERA).tolist() == [0] * (20 - drops) + [AFTER_DROP]
     assert not e.flags(ACTION).any()
 
 
@@ -229,7 +229,7 @@ def test_what_is_appended_after_the_end_is_refused_and_before_it_kept(tmp_path: 
     """A camera's thread that runs on while the episode is ended, and while the writing process still
     starts."""
     store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
-    taken: list[int] = []
+    accepted_rows: list[int] = []
     with Recorder(store, own_rate=(CAMERA,)) as recorder:
         os.kill(recorder.writer_pid, signal.SIGSTOP)
         recorder.start({})
@@ -238,13 +238,13 @@ def test_what_is_appended_after_the_end_is_refused_and_before_it_kept(tmp_path: 
             with contextlib.suppress(StoreError):
                 for t in range(10**6):
                     recorder.append(CAMERA, np.zeros((24, 32, 3), np.uint8), t, t)
-                    taken.append(t)
+                    accepted_rows.append(t)
                     if t == 500:
                         os.kill(recorder.writer_pid, signal.SIGCONT)
 
         thread = threading.Thread(target=camera)
         thread.start()
-        while len(taken) < 20:
+        while len(accepted_rows) < 20:
             time.sleep(0.001)
         row = frame(np.random.default_rng(0), FEATURES, 0)
         recorder.tick(row, dict.fromkeys(row, (0, 0)))
@@ -252,7 +252,7 @@ def test_what_is_appended_after_the_end_is_refused_and_before_it_kept(tmp_path: 
         recorder.end({})
         thread.join()
         assert not recorder.dropped
-    assert store.episodes[0].rows(CAMERA) == len(taken)
+    assert store.episodes[0].rows(CAMERA) == len(accepted_rows)
 
 
 PASSIVE = ("with ", "try:", "pass")
@@ -262,17 +262,17 @@ def test_a_ctrl_c_anywhere_in_a_tick_leaves_a_recorder_that_ends(tmp_path: Path)
     """It is raised at one line after the other of `tick` until a tick is through."""
     store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
     row = frame(np.random.default_rng(0), WITH_IMAGE, 0)
-    left = steps = 0
+    steps_left = steps = 0
 
     def tracer(at: FrameType, event: str, _: object) -> Any:
-        nonlocal left
+        nonlocal steps_left
         file = at.f_code.co_filename
         if not file.endswith(("recorder.py", "ring.py")) or at.f_code.co_name == "abandon":
             return None
         # there a tracer stands, but no signal comes; it would leave a lock held
         if event == "line" and not linecache.getline(file, at.f_lineno).strip().startswith(PASSIVE):
-            left -= 1
-            if left < 0:
+            steps_left -= 1
+            if steps_left < 0:
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return tracer
@@ -281,7 +281,7 @@ def test_a_ctrl_c_anywhere_in_a_tick_leaves_a_recorder_that_ends(tmp_path: Path)
     with Recorder(store) as recorder:
         recorder.start({})
         while True:
-            left = steps
+            steps_left = steps
             sys.settrace(tracer)
             try:
                 recorder.tick(row, dict.fromkeys(row, (2 * steps, 0)))
@@ -373,11 +373,11 @@ except StoreError as e: print(e)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 Recorder(s).close(); print([e.length for e in s.episodes])
 """
-    done = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", code, str(store.path)], capture_output=True, text=True, check=True
     )
-    refused, lengths = done.stdout.splitlines()
-    assert re.match(r"cannot record into .* yet: .* still held cannot be written: File too large", refused)
+    message, lengths = run.stdout.splitlines()
+    assert re.match(r"cannot record into .* yet: .* still held cannot be written: File too large", message)
     assert lengths == "[60]"
     require_rows(EpisodeStore.open(store.path), 0, 60)
     assert not ring.exists()
@@ -389,18 +389,18 @@ def test_a_full_disk_is_one_sentence_and_what_was_recorded_comes_back(tmp_path: 
     with Recorder(store, ring_bytes=4 << 20, overflow="wait") as recorder:
         recorder.start({})
         resource.prlimit(recorder.writer_pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
-        count, said = 0, ""
-        while not said and count < 100_000:
+        count, message = 0, ""
+        while not message and count < 100_000:
             row = frame(rng, WITH_IMAGE, count)
             try:
                 recorder.tick(row, dict.fromkeys(row, (count, count + 1)))
                 count += 1
             except StoreError as error:
-                said = str(error)
-    assert "File too large; the episode in progress is cut off, its frames come back" in said
-    again = EpisodeStore.open(tmp_path / "d")
-    assert again.episodes[0].interrupted
-    require_rows(again, 0, count)
+                message = str(error)
+    assert "File too large; the episode in progress is cut off, its rows come back" in message
+    reopened = EpisodeStore.open(tmp_path / "d")
+    assert reopened.episodes[0].interrupted
+    require_rows(reopened, 0, count)
 
 
 # notes, of whatever is synced by this process or one that it starts, what of it the disk then holds
@@ -420,15 +420,15 @@ os.fsync = fsync
 def cut_power(folder: Path, syncs: Path) -> None:
     """What a power cut may leave of `folder`: of each file what was synced, of each folder the names that it
     had then."""
-    held = dict(map(json.loads, syncs.read_text().splitlines()))
+    contents = dict(map(json.loads, syncs.read_text().splitlines()))
     for path in sorted(folder.rglob("*"), key=lambda p: len(p.parts)):
         if not path.exists():
             continue
         inode = path.stat().st_ino
-        if path.name not in held.get(path.parent.stat().st_ino, []):
+        if path.name not in contents.get(path.parent.stat().st_ino, []):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         elif path.is_file():
-            os.truncate(path, held.get(inode, 0))
+            os.truncate(path, contents.get(inode, 0))
 
 
 @pytest.mark.parametrize("features", [FEATURES, WITH_IMAGE], ids=["joints", "and a camera"])
@@ -460,13 +460,13 @@ os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKIL
     ring_of(path).unlink()
     cut_power(tmp_path / "all", syncs)
     code = "import sys; from ulna.datasets.store import EpisodeStore; print(EpisodeStore.open(sys.argv[1]).episodes[0].length)"
-    done = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, check=True
     )
-    assert 70 <= int(done.stdout) <= 90
+    assert 70 <= int(run.stdout) <= 90
     cut_power(tmp_path / "all", syncs)
     store = EpisodeStore.open(path)
-    require_rows(store, 0, int(done.stdout), features)
+    require_rows(store, 0, int(run.stdout), features)
 
 
 @pytest.mark.parametrize("doing", ["appending", "ending"])
@@ -481,10 +481,10 @@ def test_what_cannot_be_synced_is_said_and_comes_back_with_a_disk_that_can(
 
     with EpisodeWriter(store, durability="power") as writer:
         writer.start({})
-        count, said = 0, ""
+        count, message = 0, ""
         with monkeypatch.context() as disk:
             disk.setattr(os, "fsync", fsync)
-            while not said and count < 1000:
+            while not message and count < 1000:
                 try:
                     writer.tick(row, dict.fromkeys(row, (0, 0)))
                     count += 1
@@ -492,8 +492,8 @@ def test_what_cannot_be_synced_is_said_and_comes_back_with_a_disk_that_can(
                         writer.end({})
                     time.sleep(0.01)
                 except StoreError as error:
-                    said = str(error)
-    assert "Input/output error; the episode in progress is cut off" in said
+                    message = str(error)
+    assert "Input/output error; the episode in progress is cut off" in message
     assert [e.length for e in EpisodeStore.open(tmp_path / "d").episodes] == [count]
 
 
@@ -512,8 +512,8 @@ def test_images_may_be_jpeg_and_smaller(tmp_path: Path, storage: dict[str, objec
     import cv2
 
     want = cv2.resize(smooth, (32, 24), interpolation=cv2.INTER_AREA)
-    read = EpisodeStore.open(tmp_path / "d").episodes[0].read(CAMERA)[0]
-    worst = np.abs(read.astype(int) - want).max()
+    image = EpisodeStore.open(tmp_path / "d").episodes[0].read(CAMERA)[0]
+    worst = np.abs(image.astype(int) - want).max()
     assert (0 < worst < 12) if "codec" in storage else worst == 0
 
 

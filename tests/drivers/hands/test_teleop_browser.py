@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 import time
 import urllib.error
@@ -19,6 +20,7 @@ from contracts.chromium import CHROMIUM, Page, browser
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from ulna.drivers import web
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.hands.browser import BrowserTeleoperator, Config
 from ulna.drivers.hands.browser_session import Session
@@ -254,6 +256,18 @@ def test_who_lacks_the_key_or_comes_from_another_site_is_refused() -> None:
         with pytest.raises(DeviceError, match="something else uses this port"):
             stranger.open()
     assert not device.read().active
+
+
+def test_a_stranger_who_connects_and_says_nothing_whole_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "FIRST_REQUEST_S", 0.2)
+    with served(timeout_s=5.0) as device, joined(device) as page:
+        port = int(device.url.split("/")[2].rsplit(":", 1)[1])
+        for words in (b"", b"GET / HTTP/1.1\r\nHost: local"):
+            with socket.create_connection(("127.0.0.1", port), timeout=SOON_S) as stranger:
+                stranger.sendall(words)
+                with contextlib.suppress(ConnectionResetError):
+                    assert stranger.recv(1) == b""
+        until(device, lambda h: h.active, lambda: page.hand(True))
 
 
 def test_a_phone_is_served_over_tls_with_the_same_certificate_every_time(tmp_path: Path) -> None:

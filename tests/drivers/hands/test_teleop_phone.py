@@ -21,11 +21,15 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
 ]
 
-# a screen that one touches, and a way to say how it is turned
+# a screen that one touches
 PHONE = """
 const asked = matchMedia;
 matchMedia = (q) => q.includes("hover: none") ? { matches: true, addEventListener() {} } : asked(q);
-const turned = (alpha, beta, gamma) => dispatchEvent(new DeviceOrientationEvent("deviceorientation", { alpha, beta, gamma }));
+"""
+# a person who takes time to answer whether the page may know the tilt: `answer("granted")`
+SLOW_PERSON = """
+let answer;
+DeviceOrientationEvent.requestPermission = () => new Promise((resolve) => (answer = resolve));
 """
 # a headset with one controller: where it is, whether it is seen, and what is pressed
 HEADSET = """
@@ -92,9 +96,9 @@ def about(axis: int, degrees: float) -> np.ndarray:
 
 def test_a_phone_that_is_tilted_turns_the_tip(tmp_path: Path) -> None:
     with driving(tmp_path / "profile", PHONE) as (device, page):
+        page.tilt(0, 0, 0)
         page.click("#tilt")
         page.wait("document.querySelector('#tilt').checked")
-        page.run("turned(0, 0, 0)")
         x, y = page.run(
             "(() => { const r = document.querySelector('#pad').getBoundingClientRect();"
             " return [r.left + r.width / 2, r.top + r.height / 2] })()"
@@ -103,17 +107,42 @@ def test_a_phone_that_is_tilted_turns_the_tip(tmp_path: Path) -> None:
         page.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **held)
         until(device, lambda h: h.active)
         for angles, turn in (
-            ("0, 30, 0", about(1, -30)),  # its top rises: so does the tip's nose
-            ("30, 0, 0", about(2, 30)),  # to the left
-            ("0, 0, 30", about(0, 30)),  # its left side rises
+            ((0, 30, 0), about(1, -30)),  # its top rises: so does the tip's nose
+            ((30, 0, 0), about(2, 30)),  # to the left
+            ((0, 0, 30), about(0, 30)),  # its left side rises
         ):
-            page.run(f"turned({angles})")
+            page.tilt(*angles)
             until(device, lambda h, turn=turn: h.active and near(h.rotation, turn))
         page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y - 50, **held)
         hand = until(device, lambda h: h.displacement is not None and h.displacement[0] > 0)
         assert near(hand.rotation, about(0, 30)), "both at once"
         page.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y - 50, **held)
         until(device, lambda h: not h.active)
+
+
+def test_tilt_counts_as_on_when_the_person_has_agreed_and_the_phone_told_it(tmp_path: Path) -> None:
+    state = "(({checked, disabled}) => [checked, disabled])(document.querySelector('#tilt'))"
+    with driving(tmp_path / "profile", PHONE + SLOW_PERSON) as (_, page):
+        page.tilt(0, 0, 0)
+        page.click("#tilt")
+        page.wait("typeof answer === 'function'")
+        assert page.run(state) == [False, True], "not on before the person has agreed"
+        page.run("answer('denied')")
+        page.wait("!document.querySelector('#toast').hidden")
+        assert page.run(state) == [False, False]
+        page.run("answer = undefined")
+        page.click("#tilt")
+        page.wait("typeof answer === 'function'")
+        page.run("answer('granted')")
+        page.wait("document.querySelector('#tilt').checked")
+        assert page.run(state) == [True, False]
+
+
+def test_a_phone_without_the_sensor_says_so(tmp_path: Path) -> None:
+    with driving(tmp_path / "profile", PHONE) as (_, page):
+        page.click("#tilt")
+        page.wait("document.querySelector('#toast').textContent === 'This phone does not tell its tilt'")
+        assert page.run("document.querySelector('#tilt').checked") is False
 
 
 def test_a_headsets_controller_leads_while_it_is_pressed_and_seen(tmp_path: Path) -> None:

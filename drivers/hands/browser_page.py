@@ -1,0 +1,155 @@
+"""The teleoperation page over HTTP: its files, and the WebSocket by which its pages speak with the
+`browser_session`. Not loaded before a page is opened, for it needs starlette and uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import Scope
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from .. import web
+from .browser_session import Session
+
+ASSETS = Path(__file__).parent / "assets"
+MAX_MESSAGE_BYTES = 4096  # a message of the page has about 300
+MAX_PAGES = 8
+STATE_S = 0.5
+
+
+def server(
+    name: str,
+    session: Session,
+    lock: threading.Lock,
+    token: str,
+    listening: socket.socket,
+    tls: ssl.SSLContext | None,
+    loopback: bool,
+) -> web.Server:
+    """Serves the page to who has the token. lock: of the session. loopback: whether only this machine can
+    connect."""
+    page = _Page(name, session, lock)
+
+    def refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
+        if loopback and not web.is_for_this_machine(headers):
+            return 421, "This page answers to localhost only."
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        has_key = web.is_token(query.get("token", [""])[-1], token)
+        if scope["type"] == "websocket":
+            origin = headers.get("origin")
+            if origin is not None and origin != f"{'https' if tls else 'http'}://{headers.get('host', '')}":
+                return 403, "A page of another site may not drive this robot."
+            return None if has_key else (401, "Open the URL that was printed; it carries a key.")
+        if scope["path"] in ("/", "/teleop.html") and not has_key:
+            return 401, "Open the URL that was printed when the robot started; it carries a key."
+        return None
+
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/socket", page.drive),
+            Route("/", page.file),
+            Route("/{name}", page.file),
+        ],
+        middleware=[Middleware(web.Guard, refusal=refusal, refuse=PlainTextResponse)],
+    )
+    return web.Server(
+        app,
+        listening,
+        tls,
+        log_level="critical",  # strangers who knock wrongly are no news
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # costs more time than these few bytes
+        ws_ping_interval=3,
+        ws_ping_timeout=6,
+    )
+
+
+class _Page:
+    """The endpoints. Each open page has a number, by which the session knows it."""
+
+    def __init__(self, name: str, session: Session, lock: threading.Lock) -> None:
+        self.name, self._session, self._lock = name, session, lock
+        self._numbers = itertools.count()
+        self._files = web.assets(ASSETS)
+
+    def file(self, request: Request) -> Response:
+        path = self._files.get(request.path_params.get("name", "teleop.html"))
+        return PlainTextResponse("There is nothing here.", 404) if path is None else web.asset(path)
+
+    async def drive(self, connection: WebSocket) -> None:
+        number = next(self._numbers)
+        await connection.accept()
+        with self._lock:
+            full = len(self._session.pages) >= MAX_PAGES
+            if not full:
+                self._session.join(number, _operator(connection))
+        if full:
+            await connection.close(1013, "too many pages are open")
+            return
+        telling = asyncio.create_task(self._tell(connection, number))
+        try:
+            await self._hear(connection, number)
+        except ValueError as error:
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it went away meanwhile
+                await connection.close(1008, str(error)[:100])
+        finally:
+            with self._lock:
+                self._session.leave(number)
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    async def _hear(self, connection: WebSocket, number: int) -> None:
+        """Until the page goes away. ValueError: it speaks nonsense."""
+        while True:
+            message = await connection.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text = message.get("text")
+            if text is None:
+                raise ValueError("messages are text")
+            with self._lock:
+                answer = self._session.hear(number, text, time.monotonic_ns())
+            if answer is not None:
+                try:
+                    await connection.send_text(json.dumps(answer))
+                except (RuntimeError, WebSocketDisconnect):  # it went away meanwhile
+                    return
+
+    async def _tell(self, connection: WebSocket, number: int) -> None:
+        """The page's state, at once when it changes."""
+        last: dict[str, Any] = {}
+        last_s = 0.0
+        while True:
+            with self._lock:
+                state = self._session.state(number, time.monotonic_ns())
+            if state != last or time.monotonic() - last_s > STATE_S:
+                last, last_s = state, time.monotonic()
+                timeout_s = self._session.timeout_ns / 1e9
+                await connection.send_text(json.dumps({**state, "name": self.name, "timeout_s": timeout_s}))
+            await asyncio.sleep(0.05)
+
+
+def _operator(connection: WebSocket) -> str:
+    """Address and kind of device, for the other pages."""
+    agent = connection.headers.get("user-agent", "")
+    kind = re.search(r"iPhone|iPad|Android|Quest|Macintosh|Windows|CrOS|Linux", agent)
+    address = connection.client.host if connection.client is not None else "?"
+    return f"{kind[0]} at {address}" if kind else address

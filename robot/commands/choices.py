@@ -1,0 +1,46 @@
+"""The names that an option can have, ours and those of installed packages, for `--help`. Nothing of a package
+is imported to list it."""
+
+from __future__ import annotations
+
+
+def robots() -> list[str]:
+    from ..config import CONFIGS
+
+    return [*sorted(p.stem.replace("-", ":", 1) for p in CONFIGS.glob("sim-*.toml")), "FILE.toml"]
+
+
+def tasks() -> list[str]:
+    from ...sim.tasks.all import task_names
+
+    return task_names()
+
+
+def tasks_or_words() -> list[str]:
+    """A real robot is told in words what to do."""
+    return [*tasks(), "WORDS"]
+
+
+def agents() -> list[str]:
+    from ..agent import AGENTS
+    from ..people import people
+
+    return [*AGENTS, *people()]
+
+
+def persons() -> list[str]:
+    from ..people import people
+
+    return list(people())
+
+
+def recipes() -> list[str]:
+    from ...policies.recipes.all import recipe_names
+
+    return recipe_names()
+
+
+def twins() -> list[str]:
+    from ..twin.station import KINDS
+
+    return list(KINDS)

@@ -219,7 +219,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
         return JSONResponse(
             {
                 "state": job.state,
-                "done": round(job.done, 4),
+                "done": round(job.share, 4),
                 "said": job.message,
                 "start_s": float(t_s[0]) if len(t_s) else None,
             }
@@ -229,7 +229,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
         e = episode_of(request)
         job = videos.ask(e, *camera(request, e))
         if job.state != "ready":
-            message = job.message or f"the video is being made: {job.done:.0%} done"
+            message = job.message or f"the video is being made: {job.share:.0%} done"
             return JSONResponse({"error": message}, 503, headers={"retry-after": "1"})
         # not by the file's date, which the cache sets to when the video was last requested
         tag = {"etag": f'"{job.digest}"'}

@@ -44,7 +44,7 @@ class Job:
     key: str
     seconds: np.ndarray
     state: str = "waiting"
-    done: float = 0.0
+    share: float = 0.0
     message: str = ""
     asked_s: float = 0.0
 
@@ -73,7 +73,7 @@ class VideoCache:
             if job is None or (job.state == "ready" and not self.path(job).is_file()):
                 job = self._jobs[digest] = Job(digest, e, key, seconds)
                 if self.path(job).is_file():
-                    job.state, job.done = "ready", 1.0
+                    job.state, job.share = "ready", 1.0
             job.asked_s = time.monotonic()
             self._changed.notify_all()
         if job.state == "ready":
@@ -111,7 +111,7 @@ class VideoCache:
             self._make_room()
             write_video(work, job.episode, job.key, job.seconds, lambda share: self._go_on(job, share))
             os.replace(work, self.path(job))
-            job.done, job.state = 1.0, "ready"
+            job.share, job.state = 1.0, "ready"
         except Abandoned:
             with self._changed:
                 self._jobs.pop(job.digest, None)
@@ -125,7 +125,7 @@ class VideoCache:
                 work.unlink(missing_ok=True)
 
     def _go_on(self, job: Job, share: float) -> None:
-        job.done = share
+        job.share = share
         with self._changed:
             others = any(j.state == "waiting" for j in self._jobs.values())
             if self._closed or (others and time.monotonic() - job.asked_s > FORGOTTEN_S):

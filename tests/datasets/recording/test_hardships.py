@@ -76,14 +76,13 @@ def test_a_disk_that_is_full_loses_nothing_that_was_acknowledged(tmp_path: Path)
         " r.start({})\n"
         " try:\n"
         "  while n < 5000:\n"
-        "   g = np.random.default_rng(n); row = frame(g, f, n)\n"
-        "   r.tick(row, dict.fromkeys(row, (n, n))); n += 1\n"
+        "   row = frame(np.random.default_rng(n), f, n); r.tick(row, dict.fromkeys(row, (n, n))); n += 1\n"
         " except StoreError as e: print(e)\n"
         "print(len(EpisodeStore.open(sys.argv[1] + '/d')))\n"
         "subprocess.run(['mount', '-o', 'remount,size=100m', sys.argv[1]], check=True)\n"
         "e = EpisodeStore.open(sys.argv[1] + '/d').episodes[0]; images = e.read(CAMERA)\n"
-        "right = sum(np.array_equal(images[t], frame(np.random.default_rng(t), f, t)[CAMERA]) "
-        "for t in range(e.length))\n"
+        "def made(t): return frame(np.random.default_rng(t), f, t)[CAMERA]\n"
+        "right = sum(np.array_equal(images[t], made(t)) for t in range(e.length))\n"
         "print(n, e.length, right, e.interrupted)\n"
     )
     (tmp_path / "code.py").write_text(code)

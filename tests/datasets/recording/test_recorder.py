@@ -33,8 +33,8 @@ from ulna.datasets.store import EpisodeStore
 
 # records rows that a test can make again, and says the number of each that was acknowledged
 CHILD = """
-import sys; sys.path.insert(0, sys.argv[2])
-from contracts.data import *; from ulna.datasets.recording.recorder import Recorder
+import sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+from ulna.datasets.recording.recorder import Recorder
 r = np.random.default_rng(0)
 recorder = Recorder(EpisodeStore.open(sys.argv[1])); recorder.start({"task": "t"})
 print("pid", recorder.writer_pid, flush=True)
@@ -329,8 +329,8 @@ def both_dead(store: Path) -> None:
 def killed_with_a_full_ring(store: Path, rows: int) -> Path:
     """Both processes of a recorder are killed while all of its `rows` are in the ring alone. The ring."""
     code = """
-import os, signal, sys; sys.path.insert(0, sys.argv[2])
-from contracts.data import *; from ulna.datasets.recording.recorder import Recorder
+import os, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+from ulna.datasets.recording.recorder import Recorder
 r = np.random.default_rng(0); recorder = Recorder(EpisodeStore.open(sys.argv[1]), ring_bytes=4 << 20)
 os.kill(recorder.writer_pid, signal.SIGSTOP); recorder.start({"task": "t"})
 for t in range(int(sys.argv[3])):
@@ -369,8 +369,8 @@ def test_a_recorder_brings_back_what_the_last_one_could_not_write(tmp_path: Path
     ring = killed_with_a_full_ring(store.path, 60)
     code = """
 import resource, signal, sys
-from ulna.datasets.episode import StoreError
 from ulna.datasets.recording.recorder import Recorder
+from ulna.datasets.episode import StoreError
 from ulna.datasets.store import EpisodeStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
@@ -448,8 +448,8 @@ def test_power_durability_outlives_a_power_cut_and_another_after_the_recovery(
     syncs = tmp_path / "syncs"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "python"), "SYNCS": str(syncs)}
     code = """
-import os, signal, sys, time; sys.path.insert(0, sys.argv[2])
-from contracts.data import *; from ulna.datasets.recording.recorder import Recorder
+import os, signal, sys, time; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+from ulna.datasets.recording.recorder import Recorder
 f = WITH_IMAGE if sys.argv[3] == "1" else FEATURES; r = np.random.default_rng(0)
 recorder = Recorder(EpisodeStore.create(sys.argv[1], f, 20.0), durability="power", ring_bytes=4 << 20)
 recorder.start({})
@@ -471,7 +471,7 @@ os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKIL
     ring_of(path).unlink()
     cut_power(tmp_path / "all", syncs)
     code = (
-        "import sys; from ulna.datasets.store import EpisodeStore; "
+        "import sys; from ulna.datasets.store import EpisodeStore\n"
         "print(EpisodeStore.open(sys.argv[1]).episodes[0].length)"
     )
     run = subprocess.run(

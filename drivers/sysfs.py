@@ -37,7 +37,7 @@ def usb_devices(root: Path = ROOT) -> list[UsbDevice]:
 
 def usb_of(sysfs: Path) -> UsbDevice | None:
     """The USB device that a sysfs entry belongs to; None when it belongs to none."""
-    for folder in (resolved := sysfs.resolve(), *resolved.parents):
+    for folder in (path := sysfs.resolve(), *path.parents):
         if is_usb_path(folder.name) and (folder / "idVendor").exists():
             return _usb(folder)
     return None

@@ -108,8 +108,8 @@ class Puck:
         if content.turn is not None:
             self.turn, self.moved_ns = deflection(content.turn, self.config.deadzone), now_ns
         if content.buttons is not None:
-            pressed, self.buttons = content.buttons & ~self.buttons, content.buttons
-            if pressed & RIGHT and self._permitted:
+            presses, self.buttons = content.buttons & ~self.buttons, content.buttons
+            if presses & RIGHT and self._permitted:
                 self.gripper = 1.0 if self.gripper == 0.0 else 0.0
                 self.gripped_ns = now_ns
 

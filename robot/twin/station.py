@@ -90,8 +90,8 @@ def devices(config: StationConfig) -> tuple[str, ...]:
     exist; this is checked before anything is started."""
     kind, alone = KINDS[config.kind], config.kind.endswith("-leader")
     if config.hand and not (kind.leader or alone):
-        led = " and ".join(name for name, other in KINDS.items() if other.leader)
-        raise DeviceError(f"there is no leader for the twin {config.kind}: {led} have one")
+        kinds_with_leader = " and ".join(name for name, other in KINDS.items() if other.leader)
+        raise DeviceError(f"there is no leader for the twin {config.kind}: {kinds_with_leader} have one")
     faults_by_device: dict[str, BusFaults | CameraFaults] = {}
     if kind.protocol and not alone:
         faults_by_device["arm"] = URFaults() if kind.protocol == "ur" else BusFaults()

@@ -99,8 +99,8 @@ def _in_colours(depth: np.ndarray, near: float, far: float) -> np.ndarray:
     import cv2
 
     depth = depth.squeeze()
-    scaled = np.clip((depth.astype(np.float32) - near) / (far - near), 0, 1)
-    bgr = cv2.applyColorMap((255 * (1 - scaled)).astype(np.uint8), cv2.COLORMAP_TURBO)
+    shares = np.clip((depth.astype(np.float32) - near) / (far - near), 0, 1)
+    bgr = cv2.applyColorMap((255 * (1 - shares)).astype(np.uint8), cv2.COLORMAP_TURBO)
     bgr[depth == 0] = 0
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 

@@ -36,8 +36,8 @@ LIMIT_BYTES = 4 << 30
 @dataclass
 class Job:
     """A video to make. seconds: capture times of its frames `(T,)`. state: waiting, encoding, ready or
-    failed. done: share that is encoded, 0 to 1. message: why it failed. asked_s: time of the last request,
-    s."""
+    failed. share: share of the frames that is encoded, 0 to 1. message: why it failed. asked_s: time of the
+    last request, s."""
 
     digest: str
     episode: Episode

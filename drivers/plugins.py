@@ -1,7 +1,7 @@
 """What installed packages add to our tables, by entry points such as those of the group `ulna.recipes`.
 
-Reading which there are imports none of them: an entry is imported when it is asked for by name, or when all
-are listed. A name of ours is never replaced. An object of a package without entry points is named by
+Listing their names imports nothing: an entry is imported when it is asked for by name, or when all objects
+are asked for. A name of ours is never replaced. An object of a package without entry points is named by
 `package.module:Name`. The same file stands in `drivers` and in `policies`, which share no code."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class PluginError(ValueError):
 
 
 def offers(group: str, own: Iterable[str]) -> tuple[dict[str, EntryPoint], dict[str, str]]:
-    """(entries of `group` by name, none of them imported; by name a sentence on each that is refused: its
-    name is one of `own`, or two packages offer it)."""
+    """(entries, refusals), both by name. entries: what packages offer in `group`; none of it is imported.
+    refusals: a sentence on each name that is refused, since it is in `own` or two packages offer it."""
     own = set(own)
     by_name: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
@@ -48,7 +48,7 @@ def load(entry: EntryPoint) -> Any:
         ) from error
 
 
-def offered(group: str, own: Iterable[str], name: str) -> Any:
+def offer(group: str, own: Iterable[str], name: str) -> Any:
     """What a package offers by `name` in `group`, None when none does. PluginError: it cannot be used."""
     entries, refusals = offers(group, own)
     if name in refusals:
@@ -56,12 +56,12 @@ def offered(group: str, own: Iterable[str], name: str) -> Any:
     return load(entries[name]) if name in entries else None
 
 
-def named(group: str, own: Mapping[str, Any], name: str) -> Any:
+def look_up(group: str, own: Mapping[str, Any], name: str) -> Any:
     """`own[name]`, or what a package offers by `name`, or the object that `package.module:Name` refers to;
     None when there is no such name. PluginError: it is there and cannot be used."""
     if name in own:
         return own[name]
-    plugin = offered(group, own, name)
+    plugin = offer(group, own, name)
     if plugin is None and REFERENCE.fullmatch(name):
         return load(EntryPoint(name, name, group))
     return plugin

@@ -24,7 +24,7 @@ from .objectives.diffusion import Diffusion
 from .objectives.flow import Flow
 from .objectives.objective import Objective
 from .objectives.regression import Regression
-from .plugins import PluginError, everything, load, named, offers
+from .plugins import PluginError, everything, load, look_up, offers
 
 NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
 
@@ -134,7 +134,7 @@ PARTS: dict[str, type] = {
 def part_type(name: str) -> type:
     """The part `name`: ours, one that an installed package offers in the entry point group `ulna.parts`, or
     `package.module:Name`. ValueError in one sentence when there is none, or it is no part."""
-    part = named(GROUP, PARTS, name)
+    part = look_up(GROUP, PARTS, name)
     if part is None:
         raise ValueError(f"there is no part {name!r}")
     if not _is_part(part):
@@ -345,7 +345,7 @@ def _swapped(old: Any, value: Any, hint: Any, name: str) -> Any:
     """`value` for a field that holds `old`: another part by its name, or a plain value."""
     if not is_dataclass(old):
         return _coerce(value, hint, name)
-    if not named(GROUP, PARTS, value):
+    if not look_up(GROUP, PARTS, value):
         raise ValueError(f"{name} is one of {', '.join(parts_for(hint))}, not {value!r}")
     part = part_type(value)
     if not fits(part, hint):

@@ -170,8 +170,8 @@ class PolicyAgent:
         self._past.append(action)
 
     def _complete_past(self) -> np.ndarray | None:
-        """What `Request.past` is to be; None while an episode has not sent enough, or where it is not
-        needed."""
+        """`Request.past`, `(n_past_actions, A)` float32; None where the policy does not need it, or where the
+        episode has sent fewer actions so far."""
         n = self.metadata.n_past_actions
         if not self.metadata.needs_past or len(self._past) < n:
             return None

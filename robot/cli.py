@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ..drivers.plugins import PluginError, named, offers
+from ..drivers.plugins import PluginError, look_up, offers
 from .commands.errors import UsageError, is_expected, unknown
 
 COMMANDS = {
@@ -127,7 +127,7 @@ def _command(name: str) -> Any:
     """The module of the command `name`. UsageError: there is none; PluginError: it cannot be used."""
     if name.split(" ")[0] in COMMANDS:
         return importlib.import_module(f".commands.{module_name(name)}", __package__)
-    module = named(PLUGINS, {}, name)
+    module = look_up(PLUGINS, {}, name)
     if module is None:
         raise unknown("command", name, [*COMMANDS, *offers(PLUGINS, COMMANDS)[0]])
     if missing := [a for a in ("Args", "EXAMPLE", "run") if not hasattr(module, a)]:

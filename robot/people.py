@@ -134,8 +134,10 @@ class TeleoperatorAgent:
             self._box = self._box_around(self._anchor.position)
         dt, goal = self.period_s, self._goal
         if hand.displacement is not None:
-            turned = self._anchor.rotation if hand.rotation is None else hand.rotation @ self._anchor.rotation
-            request = Pose(self._anchor.position + hand.displacement, turned)
+            orientation = (
+                self._anchor.rotation if hand.rotation is None else hand.rotation @ self._anchor.rotation
+            )
+            request = Pose(self._anchor.position + hand.displacement, orientation)
         else:
             request = Pose(goal.position + hand.linear * dt, rotation(hand.angular * dt) @ goal.rotation)
         push = _at_most(np.clip(request.position, *self._box) - goal.position, TIP_SPEED * dt)

@@ -115,7 +115,7 @@ def all_dropped(results: Sequence[TakeResult]) -> dict[str, int]:
 
 
 def dropped_message(dropped: Mapping[str, int]) -> str:
-    """A line about `dropped`, "" when nothing was."""
+    """A line with how many rows of each stream were dropped; "" where none were."""
     counts = ", ".join(f"{n} of {k}" for k, n in dropped.items())
     why = "dropped because a camera, the loop, the disk or the encoders could not keep up"
     return f"\n{why}: {counts}" if counts else ""

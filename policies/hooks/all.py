@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..plugins import PluginError, named, offers
+from ..plugins import PluginError, look_up, offers
 from .hook import Hook
 
 GROUP = "ulna.hooks"
@@ -16,7 +16,7 @@ HOOKS: dict[str, Callable[[], Hook]] = {}
 def hook_named(name: str) -> Hook:
     """The hook `name`, which may be `package.module:Name`, made without arguments. ValueError in one sentence
     when there is none, or it cannot be made so."""
-    make = named(GROUP, HOOKS, name)
+    make = look_up(GROUP, HOOKS, name)
     if make is None:
         names = [*HOOKS, *offers(GROUP, HOOKS)[0]]
         raise ValueError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...datasets.features import Features
-from ..plugins import everything, named, offers
+from ..plugins import everything, look_up, offers
 from ..recipe import Recipe
 from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
@@ -29,7 +29,7 @@ def recipe_names() -> list[str]:
 def recipe_function(name: str) -> Callable[[Features], Recipe] | None:
     """The recipe `name`, which may be `package.module:function`; None when there is no such name. PluginError
     when a package offers it and its import fails."""
-    return named(GROUP, RECIPES, name)
+    return look_up(GROUP, RECIPES, name)
 
 
 def all_recipes() -> tuple[dict[str, Callable[[Features], Recipe]], list[str]]:

@@ -48,7 +48,9 @@ class DataOptions:
     cache: Cache = "auto"
     """Where decoded frames are kept, see `datasets.reading.cache`."""
     cache_bytes: int = AUTO_BYTES
+    """How much memory `auto` may take."""
     cache_dir: str | None = None
+    """Folder of the cache on disk."""
 
 
 @dataclass(frozen=True)

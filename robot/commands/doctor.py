@@ -37,9 +37,9 @@ def run(args: Args, out: Output) -> int:
     config = doctor_robot.read(Path(args.robot)) if args.robot else None
     plugged = doctor.look()
     if config is None:
-        modes, named = doctor.assumed(plugged), []
+        modes, device_findings = doctor.assumed(plugged), []
     else:
-        modes, named = doctor_robot.wanted(config, plugged), doctor_robot.devices(config, plugged)
+        modes, device_findings = doctor_robot.wanted(config, plugged), doctor_robot.devices(config, plugged)
     findings = [
         *doctor_computer.scheduling(args.seconds),  # first, before the others warm the computer up
         *doctor_computer.shared_memory(),
@@ -52,7 +52,7 @@ def run(args: Args, out: Output) -> int:
         *doctor.camera_nodes(plugged),
         *doctor.bus_load(modes),
         *doctor.twins(),
-        *named,
+        *device_findings,
     ]
     severe = [f for f in findings if f.level == "severe"]
     out.answer({"findings": [asdict(f) for f in findings], "severe": len(severe)}, page(findings))
@@ -60,7 +60,7 @@ def run(args: Args, out: Output) -> int:
 
 
 def page(findings: list[Finding]) -> str:
-    """What matters most first; within that, by topic."""
+    """The findings as text, the most severe first."""
     titles = {"severe": "to be mended first:", "advice": "worth mending:", "good": "good:"}
     lines: list[str] = []
     for level, title in titles.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from ...drivers.arm import DeviceError
-from ...drivers.plugins import PluginError, named, offers
+from ...drivers.plugins import PluginError, look_up, offers
 from .lift import Lift
 from .push_t import PushT
 from .reach import Reach
@@ -23,7 +23,7 @@ def task_names() -> list[str]:
 def task_type(name: str) -> type[Task]:
     """The task `name`, which may be `package.module:Name`. DeviceError with the nearest names when there is
     none; PluginError when a package offers it and it cannot be used."""
-    task = named(GROUP, TASKS, name)
+    task = look_up(GROUP, TASKS, name)
     if task is None:
         names = task_names()
         near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)

@@ -154,8 +154,8 @@ def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureF
         assert answer(capfd, *words)["server"] == ready["url"]
         other = complaint(capfd, "evaluate", f"{run}/other", "--server", ready["url"], code=1)
         assert "another checkpoint" in other
-        taken = ["serve", f"{run}/flow", "--port", ready["url"].rsplit(":", 1)[1]]
-        assert "is a server running there already" in complaint(capfd, *taken, code=1)
+        argv = ["serve", f"{run}/flow", "--port", ready["url"].rsplit(":", 1)[1]]
+        assert "is a server running there already" in complaint(capfd, *argv, code=1)
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0, "Ctrl-C is how a server is stopped"
@@ -314,13 +314,13 @@ def test_fields_of_the_recipe_are_told_from_options() -> None:
 
 def test_whole_parts_are_chosen_before_their_fields() -> None:
     recipe = RECIPES["flow"]({STATE: Feature((2,), "float32"), ACTION: Feature((2,), "float32")})
-    chosen = changed(
+    result = changed(
         recipe, {"backbone.depth": "3", "backbone": "Transformer", "steps": "9", "keypoints": "4"}
     )
-    assert isinstance(chosen.backbone, Transformer)
-    assert chosen.backbone.depth == 3
-    assert chosen.training.steps == 9
-    assert chosen.encoder.image.keypoints == 4
+    assert isinstance(result.backbone, Transformer)
+    assert result.backbone.depth == 3
+    assert result.training.steps == 9
+    assert result.encoder.image.keypoints == 4
     with pytest.raises(ValueError, match=r"--backbone\.depth or --encoder\.state\.depth"):
         changed(recipe, {"backbone": "Transformer", "depth": "3"})
     with pytest.raises(ValueError, match=r"no field --backbone\.depth"):
@@ -335,12 +335,12 @@ def test_help_for_training_lists_the_fields_of_a_recipe(capfd: pytest.CaptureFix
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         f"{sys.executable} -m ulna.robot.cli recipes --json | head -c 1",
         shell=True,
         capture_output=True,
         env=os.environ,
         check=False,
     )
-    assert done.stdout == b"{"
-    assert b"Traceback" not in done.stderr
+    assert process.stdout == b"{"
+    assert b"Traceback" not in process.stderr

@@ -33,18 +33,18 @@ SIZE = (48, 64)
 
 
 class Scripted:
-    """A camera whose frames come when the test says, and that keeps the last `kept`. Frame n is filled with
-    n."""
+    """A camera whose frames come when the test says, and that keeps the last `capacity`. Frame n is filled
+    with n."""
 
     name, height, width, fps = "front", *SIZE, 100.0
     intrinsics = health = window = next = None
 
-    def __init__(self, channels: int | None = 3, kept: int = 8) -> None:
+    def __init__(self, channels: int | None = 3, capacity: int = 8) -> None:
         self.frames: list[Sample] = []
-        self.channels, self.kept, self.seq = channels, kept, -1
+        self.channels, self.capacity, self.seq = channels, capacity, -1
         self.depth_scale_m, self.depth = 0.001, None
         self.take()
-        self.depth: Scripted | None = Scripted(None, kept) if channels else None
+        self.depth: Scripted | None = Scripted(None, capacity) if channels else None
 
     def open(self) -> None: ...
 
@@ -58,7 +58,7 @@ class Scripted:
         self.seq += 1 + skipped
         shape, dtype = ((*SIZE, 3), np.uint8) if self.channels else (SIZE, np.uint16)
         self.frames.append(Sample(np.full(shape, self.seq, dtype), captured_ns, received_ns, self.seq))
-        del self.frames[: -self.kept]
+        del self.frames[: -self.capacity]
         if self.depth is not None:
             self.depth.take(skipped, received_ns, captured_ns)
 
@@ -153,7 +153,7 @@ def test_a_frame_that_could_not_be_read_yet_was_not_seen(tmp_path: Path) -> None
 
 
 def test_what_the_camera_or_the_loop_loses_is_counted_and_marked(tmp_path: Path) -> None:
-    camera = Scripted(kept=4)
+    camera = Scripted(capacity=4)
 
     def meanwhile(tick: int) -> None:
         if tick == 1:
@@ -167,20 +167,20 @@ def test_what_the_camera_or_the_loop_loses_is_counted_and_marked(tmp_path: Path)
     agent = Notes(meanwhile, shade)
     store = recorded(tmp_path, camera, agent, 100.0, 0.08)
     (episode,) = store.episodes
-    kept = [shade(f) for f in episode.read(FRONT)]
+    shades = [shade(f) for f in episode.read(FRONT)]
     assert agent.seen == [0, 1, 4, 5, 11, 12, 13, 14]
-    assert kept == [0, 1, 4, 5, 9, 10, 11, 12, 13, 14]
+    assert shades == [0, 1, 4, 5, 9, 10, 11, 12, 13, 14]
     assert seen_again(store, shade) == agent.seen
     assert episode.attrs["dropped"] == {FRONT: 5, FAR: 5}
     marked = np.flatnonzero(episode.flags(FRONT) & AFTER_DROP)
-    assert [kept[i] for i in marked] == [4, 9]
-    (lost,) = [f for f in check_episode(store, episode) if f.check == "dropped" and f.stream == FRONT]
-    assert "5 rows were lost" in lost.message
-    assert "2 places" in lost.message
+    assert [shades[i] for i in marked] == [4, 9]
+    (finding,) = [f for f in check_episode(store, episode) if f.check == "dropped" and f.stream == FRONT]
+    assert "5 rows were lost" in finding.message
+    assert "2 places" in finding.message
 
 
-@pytest.mark.parametrize(("silent_ms", "found"), [(180, False), (300, True)])
-def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found: bool) -> None:
+@pytest.mark.parametrize(("silent_ms", "is_gap"), [(180, False), (300, True)])
+def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, is_gap: bool) -> None:
     """A camera of 50 Hz beside a loop of 10 Hz is missed after two periods of the loop, and so it is said."""
     features = {
         ACTION: Feature((1,), "float32", ("j",), ("rad",)),
@@ -197,8 +197,8 @@ def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found:
                 writer.tick({ACTION: np.array([t / 1000], np.float32)}, {ACTION: (at, at)})
         writer.end({})
     gaps = [f for f in check_episode(store, store.episodes[0]) if f.check == "gap"]
-    assert [f.stream for f in gaps] == [FRONT] * found
-    assert bool(Windows(store, WindowSpec(1, 1, keys=(FRONT,))).left_out) == found
+    assert [f.stream for f in gaps] == [FRONT] * is_gap
+    assert bool(Windows(store, WindowSpec(1, 1, keys=(FRONT,))).left_out) == is_gap
     assert all("a row comes every 20.0 ms" in f.message for f in gaps)
 
 
@@ -206,12 +206,12 @@ def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found:
 def test_joints_are_recorded_as_often_as_their_bus_is_read(tmp_path: Path) -> None:
     class Reads(HoldAgent):
         def act(self, observation: Observation) -> np.ndarray:
-            seen.append(observation.values[STATE].copy())
+            observed.append(observation.values[STATE].copy())
             target = super().act(observation).copy()
-            target[0] += 0.02 * len(seen)  # so that no two readings are alike
+            target[0] += 0.02 * len(observed)  # so that no two readings are alike
             return target
 
-    seen: list[np.ndarray] = []
+    observed: list[np.ndarray] = []
     with bench("so101", tmp_path) as b, running(b.arm()) as arm:
         robot = Robot("r", {"arm": arm}, {}, {}, MonotonicClock(), 10.0)
         record(Rig(robot, None), Reads(), tmp_path / "d", 1, task="x", max_seconds=1.0)
@@ -222,7 +222,7 @@ def test_joints_are_recorded_as_often_as_their_bus_is_read(tmp_path: Path) -> No
     assert episode.read(STATE).dtype == np.float32
     assert (np.diff(episode.times_ns(STATE)[0]) > 0).all()
     windows = Windows(store, WindowSpec(1, 1, keys=(STATE,), tolerance_s=1e3))
-    np.testing.assert_array_equal(windows.batch(np.arange(10))[STATE][:, 0], seen)
+    np.testing.assert_array_equal(windows.batch(np.arange(10))[STATE][:, 0], observed)
 
 
 @pytest.mark.realtime
@@ -234,10 +234,10 @@ def test_a_network_camera_keeps_its_own_rate(tmp_path: Path) -> None:
         store = recorded(tmp_path, camera, agent, 10.0, 1.5)
         skipped = set(twin.skipped)  # on a busy machine it sends only the newest, and the driver cannot know
     (episode,) = store.episodes
-    kept = [painted(f) for f in episode.read(FRONT)]
-    lost = (episode.attrs.get("dropped") or {}).get(FRONT, 0)
-    assert len(kept) > 2 * episode.length
-    assert kept == sorted(set(kept))
-    assert len(set(range(kept[0], kept[-1])) - set(kept) - skipped) == lost
+    shades = [painted(f) for f in episode.read(FRONT)]
+    dropped = (episode.attrs.get("dropped") or {}).get(FRONT, 0)
+    assert len(shades) > 2 * episode.length
+    assert shades == sorted(set(shades))
+    assert len(set(range(shades[0], shades[-1])) - set(shades) - skipped) == dropped
     assert seen_again(store, painted) == agent.seen
     assert describe(store)["rates"][FRONT]["hz"] > 20

@@ -143,8 +143,8 @@ def test_letting_go_stops_at_once_and_a_clutch_that_closes_elsewhere_begins_from
         return Hand(True, displacement=STILL)  # and begins anew there
 
     agent, record = drive(rig, says, 30)
-    held = np.array(record.actions[9:])
-    assert np.ptp(held, axis=0).max() < 2e-3
+    rest = np.array(record.actions[9:])
+    assert np.ptp(rest, axis=0).max() < 2e-3
     assert moved(rig, agent, record)[1] == pytest.approx(0.027, abs=0.01)
 
 
@@ -155,8 +155,8 @@ def test_a_hand_that_is_still_closed_when_an_episode_begins_must_open_first(rig:
     run_episode(rig.robot, agent, task="", seed=0, max_ticks=15)
 
     def pushed() -> float:
-        sent = [agent.act(rig.robot.observe()) for _ in range(8)]
-        return float(np.ptp([tip(agent, q).position[2] for q in sent]))
+        actions = [agent.act(rig.robot.observe()) for _ in range(8)]
+        return float(np.ptp([tip(agent, q).position[2] for q in actions]))
 
     agent.reset("", 1)
     assert pushed() == 0
@@ -235,11 +235,11 @@ def test_the_workspace_holds_the_tip(rig: Rig) -> None:
 
 def test_the_gripper_goes_where_it_is_asked_and_stays_when_it_is_not(rig: Rig) -> None:
     joints = next(iter(rig.robot.arms.values())).joints
-    wanted = [0.5, 0.5, None, 0.0, 1.0]
+    openings = [0.5, 0.5, None, 0.0, 1.0]
     per = 12
-    _, record = drive(rig, lambda i: Hand(True, gripper=wanted[i // per]), per * len(wanted))
+    _, record = drive(rig, lambda i: Hand(True, gripper=openings[i // per]), per * len(openings))
     span = joints.upper[-1] - joints.lower[-1]
-    ends = [(record.actions[(k + 1) * per - 1][-1] - joints.lower[-1]) / span for k in range(len(wanted))]
+    ends = [(record.actions[(k + 1) * per - 1][-1] - joints.lower[-1]) / span for k in range(len(openings))]
     assert ends == pytest.approx([0.5, 0.5, 0.5, 0.0, 1.0], abs=1e-3)
 
 
@@ -293,12 +293,12 @@ def test_a_follower_catches_up_slowly_and_then_follows(pair: Pair) -> None:
 def test_a_follower_holds_while_its_leader_cannot_be_read(pair: Pair) -> None:
     rig, leader, agent = pair
     agent.reset("", 0)
-    sent = agent.act(rig.robot.observe())
-    agent.sent(sent)
+    action = agent.act(rig.robot.observe())
+    agent.sent(action)
     leader.valid = False
     leader.q += 0.05
     for _ in range(5):
-        assert np.array_equal(agent.act(rig.robot.observe()), sent)
+        assert np.array_equal(agent.act(rig.robot.observe()), action)
     leader.valid = True
     assert agent.act(rig.robot.observe()) == pytest.approx(leader.q, abs=1e-6)
 
@@ -306,13 +306,13 @@ def test_a_follower_holds_while_its_leader_cannot_be_read(pair: Pair) -> None:
 def test_a_leader_that_went_far_unread_is_caught_up_with_slowly(pair: Pair) -> None:
     rig, leader, agent = pair
     agent.reset("", 0)
-    sent = agent.act(rig.robot.observe())
-    agent.sent(sent)
+    action = agent.act(rig.robot.observe())
+    agent.sent(action)
     leader.valid = False
     agent.act(rig.robot.observe())
     leader.q[1] += 0.5
     leader.valid = True
-    step = agent.act(rig.robot.observe()) - sent
+    step = agent.act(rig.robot.observe()) - action
     assert np.abs(step).max() <= SYNC_SPEED / rig.robot.control_hz + 1e-6
 
 
@@ -422,13 +422,13 @@ def test_the_geometry_is_that_of_the_driver_whatever_the_calibration(tmp_path: P
 def test_who_cannot_move_a_robot_is_told_who_can(
     tmp_path: Path, agent: str, tables: tuple[str, ...], says: str
 ) -> None:
-    made = {
+    arms = {
         name: servo_table(f"arms.{name}", driver, f"/dev/none{name}", "none.json")
         if driver == "koch"
         else ur_table(f"arms.{name}", f"10.0.0.{ord(name)}", driver)
         for name, driver in zip("ab", tables, strict=False)
     }
-    file = "sim:so101" if tables == ("sim",) else robot_file(tmp_path / "robot.toml", *made.values())
+    file = "sim:so101" if tables == ("sim",) else robot_file(tmp_path / "robot.toml", *arms.values())
     rig = load_robot(file)
     with pytest.raises(DeviceError, match=says), agent_for(agent, file, rig):
         pass

@@ -63,7 +63,7 @@ def test_images_may_be_recorded_small_and_as_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("during", "asked", "kept", "seeds", "binned"),
+    ("during", "at_prompts", "outcomes", "seeds", "binned"),
     [
         # x where people are asked drops the episode before
         ([], [b"x\n", b"\n", b"q"], [(1, None), (2, None)], [0, 1, 2], 1),
@@ -79,13 +79,13 @@ def test_keys_between_episodes_are_for_the_one_before(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     during: list[bytes],
-    asked: list[bytes],
-    kept: list[tuple[int, bool | None]],
+    at_prompts: list[bytes],
+    outcomes: list[tuple[int, bool | None]],
     seeds: list[int],
     binned: int,
 ) -> None:
     typed, file = os.openpty()
-    typist, prompts = Typist(typed, during), iter(asked)
+    typist, prompts = Typist(typed, during), iter(at_prompts)
     monkeypatch.setattr(
         sys, "stderr", Heard(lambda text: "put everything" in text and os.write(typed, next(prompts)))
     )
@@ -97,7 +97,7 @@ def test_keys_between_episodes_are_for_the_one_before(
         os.close(typed)
         os.close(file)
     store = EpisodeStore.open(tmp_path / "d")
-    assert [(e.attrs["seed"], e.attrs["success"]) for e in store.episodes] == kept
+    assert [(e.attrs["seed"], e.attrs["success"]) for e in store.episodes] == outcomes
     assert typist.seeds == seeds
     assert next(prompts, None) is None, "people were asked as often"
     assert len(trash(store)) == binned
@@ -118,13 +118,13 @@ def test_buttons_between_episodes_are_for_the_one_before(tmp_path: Path) -> None
             words, waiting[:] = tuple(waiting), []
             return Hand(False, events=words)
 
-    def report(done: int, successes: int, frames: int) -> None:
+    def report(count: int, successes: int, frames: int) -> None:
         pressed = {1: ["success", "finish"], 2: ["again"]}
-        if done not in said:
-            waiting.extend(pressed.get(done, []))
-        said.append(done)
+        if count not in counts:
+            waiting.extend(pressed.get(count, []))
+        counts.append(count)
 
-    said: list[int] = []
+    counts: list[int] = []
     with load_robot("sim:so101", "reach") as rig:
         assert rig.sim is not None
         agent = TeleoperatorAgent(Buttons(), rig.robot, "so101")
@@ -133,7 +133,7 @@ def test_buttons_between_episodes_are_for_the_one_before(tmp_path: Path) -> None
         record(rig, agent, tmp_path / "d", 3, report=report)
     store = EpisodeStore.open(tmp_path / "d")
     assert [(e.attrs["seed"], e.length) for e in store.episodes] == [(0, 6), (1, 6), (2, 6)]
-    assert said == [1, 2, 1, 2, 3], "the second was done again"
+    assert counts == [1, 2, 1, 2, 3], "the second was done again"
 
 
 class Typist(HoldAgent):

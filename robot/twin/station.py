@@ -66,21 +66,30 @@ KINDS = {
 
 @dataclass
 class StationConfig:
-    """kind: of `KINDS`. task: the scene. cameras: names of its views; realsense: those of them that are
-    RealSense cameras. hand: a leader arm with a scripted hand at it. control_hz: of the demonstrations.
-    faults: by device, from the start."""
+    """What a twin stands in for, and what is around it."""
 
     kind: str = "so101"
+    """Of `KINDS`."""
     task: str = "lift"
+    """The scene, whose objects stand before the arm."""
     cameras: Sequence[str] = ()
+    """Names of its views."""
     realsense: Sequence[str] = ()
+    """Those of `cameras` that are RealSense cameras."""
     image_size: tuple[int, int] = (96, 96)
+    """`(height, width)` of their frames, pixels."""
     fps: float = 20.0
+    """Frames a second of the cameras."""
     control_hz: float = 20.0
+    """Rate of the demonstrations, which the robot's file names, too."""
     hand: bool = False
+    """A leader arm with a scripted hand at it."""
     noise: float = 0.004
+    """Unsteadiness of the hand, m."""
     seed: int = 0
+    """Of the faults' dice."""
     faults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By device, from the start: fields of `BusFaults` or `CameraFaults`."""
 
 
 def devices(config: StationConfig) -> tuple[str, ...]:

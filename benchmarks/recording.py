@@ -53,7 +53,8 @@ def frames(count: int = 60) -> np.ndarray:
             values["observation.environment_state"] = tracker.read().data
         robot_arm.command(expert.act(values), scene.clock.now_ns() + 50_000_000)
         scene.clock.sleep_until(scene.clock.now_ns() + 50_000_000)
-        pictures.append((camera.latest().data + rng.normal(0, 2, (480, 640, 3))).clip(0, 255).astype(np.uint8))
+        picture = camera.latest().data + rng.normal(0, 2, (480, 640, 3))
+        pictures.append(picture.clip(0, 255).astype(np.uint8))
     np.save(cache, np.stack(pictures))
     return np.stack(pictures)
 

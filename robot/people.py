@@ -234,10 +234,14 @@ def _require_way(name: str, rig: Rig) -> None:
         why = f"there is no leader arm for {f'a {unled[0]}' if unled else 'a simulated robot'}"
     elif len(drivers) != 1:
         why = f"a {name} moves one arm, and {rig.robot.name} has {len(drivers)}"
+    elif drivers[0] != "ur":  # of an installed package
+        why = (
+            f"a {name} moves the tip, and no geometry of a {_model(rig)} is here (but of {', '.join(MODELS)})"
+        )
     else:
         (arm,) = rig.robot.arms
         why = (
-            f"a {name} moves the tip, and which {drivers[0].upper()} [arms.{arm}] is must be known for that: "
+            f"a {name} moves the tip, and which UR [arms.{arm}] is must be known for that: "
             f'where it is a UR5e, say model = "ur5e" there; there are {", ".join(UR_DH)}'
         )
     raise DeviceError(why + (f"; use --agent {' or '.join(ways)}" if ways else ""))

@@ -1,5 +1,6 @@
 """Tests import the contracts beside them as `contracts.arm`; everything else as `ulna.…`."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -49,10 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
-    """Take back real-time priority that a library gave this process. SVT-AV1, which LeRobot encodes videos
-    with, puts the thread that starts it under SCHED_FIFO 99 where it runs as root, for good: the tests after
+    """Take back real-time priority that a library gave threads of this process. SVT-AV1, which LeRobot
+    encodes videos with, puts its caller under SCHED_FIFO 99 where it runs as root, for good: the tests after
     it, and the browsers that they start, would leave the twins no processor."""
     result = yield
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.sched_getscheduler(int(thread)) == os.SCHED_FIFO:
+                os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
     return result

@@ -10,7 +10,8 @@ from pathlib import Path
 
 SCRIPT = """
 import json, os, shutil, signal, sys
-EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "open", "os.truncate", "shutil.rmtree", "shutil.copyfile"}
+EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "open", "os.truncate", "shutil.rmtree",
+    "shutil.copyfile"}
 folder, code, strides = sys.argv[1], compile(sys.argv[2], "act", "exec"), json.loads(sys.argv[3])
 exec(code, {"path": shutil.copytree(folder, folder + " warm")})  # imports and their files come first
 n, copies = 0, []

@@ -164,7 +164,8 @@ def test_parts_stay_where_they_are_when_episodes_come(tmp_path: Path) -> None:
 
 
 EDITS = """
-from ulna.datasets.edit import *; from ulna.datasets.merge import merge; from ulna.datasets.store import EpisodeStore
+from ulna.datasets.edit import *
+from ulna.datasets.merge import merge; from ulna.datasets.store import EpisodeStore
 store = EpisodeStore.open(path)
 """
 

@@ -467,7 +467,10 @@ def test_aloha_with_images_of_two_sizes_or_no_rows(tmp_path: Path) -> None:
     folder.mkdir()
     aloha(folder / "episode_0.hdf5", [16] * 4)
     aloha(folder / "episode_1.hdf5", [16, 24, 16])
-    says = r"episode_1.hdf5: the image of row 1 of /observations/images/cam has 16×24 pixels, the first image 16×16"
+    says = (
+        "episode_1.hdf5: the image of row 1 of /observations/images/cam has 16×24 pixels, "
+        "the first image 16×16"
+    )
     for size in (None, (8, 8)):  # resizing hides nothing
         with pytest.raises(StoreError, match=says):
             import_aloha(folder, tmp_path / "out", image_size=size)

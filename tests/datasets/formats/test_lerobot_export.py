@@ -249,7 +249,7 @@ def test_gaps_are_refused_or_dropped_or_repeated_as_asked(tmp_path: Path) -> Non
             if not 10 <= t < 20:
                 writer.append(CAMERA, row[CAMERA], t * 50 * MS, t * 50 * MS)
         writer.end({})
-    with pytest.raises(StoreError, match=r"episode 0 cannot be exported whole: 8 of 30 frames .*--gaps drop"):
+    with pytest.raises(StoreError, match=r"episode 0 cannot be exported whole: 8 of 30 ticks .*--gaps drop"):
         export_lerobot(store, tmp_path / "a")
     assert not [p for p in tmp_path.iterdir() if p.name != "d"]
     assert export_lerobot(store, tmp_path / "b", gaps="drop").frames == 22

@@ -221,7 +221,7 @@ def test_alignment_and_tolerance_reach_the_windows(tmp_path: Path) -> None:
 
     assert newest() == [0, 1, 2, 3, 4, 5, 6, 7], "at tick i the frame before was the newest there"
     assert newest(align="nearest") == [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    with pytest.raises(StoreError, match="no frames"):
+    with pytest.raises(StoreError, match="no ticks"):
         newest(tolerance_s=0.04)
 
 

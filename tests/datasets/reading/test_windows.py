@@ -71,7 +71,7 @@ def test_what_cannot_be_windowed_is_said(store: EpisodeStore, tmp_path: Path) ->
     with pytest.raises(StoreError, match=r"no feature observation.images.top"):
         Windows(store, WindowSpec(1, 1, keys=("observation.images.top",)))
     empty = EpisodeStore.create(tmp_path / "e", FEATURES, 20.0)
-    with pytest.raises(ValueError, match="no frames"):
+    with pytest.raises(ValueError, match="no ticks"):
         batch_indices(len(Windows(empty, WindowSpec(1, 1))), 4, 0, 0)
     with pytest.raises(StoreError, match="no episode"):
         compute_stats(empty, [STATE])

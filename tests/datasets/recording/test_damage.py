@@ -260,8 +260,10 @@ def test_a_flipped_byte_of_a_recording_that_was_cut_off_costs_that_row(
 
 def test_what_the_shared_memory_still_held_joins_a_recording_that_was_damaged(tmp_path: Path) -> None:
     code = """
-import os, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *; from ulna.datasets.recording.recorder import Recorder
-r = np.random.default_rng(0); recorder = Recorder(EpisodeStore.create(sys.argv[1], WITH_IMAGE, 20.0), ring_bytes=4 << 20)
+import os, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+from ulna.datasets.recording.recorder import Recorder
+r = np.random.default_rng(0)
+recorder = Recorder(EpisodeStore.create(sys.argv[1], WITH_IMAGE, 20.0), ring_bytes=4 << 20)
 recorder.start({"task": "t"})
 for t in range(60):
     v = frame(r, WITH_IMAGE, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1)))

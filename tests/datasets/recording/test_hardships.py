@@ -43,8 +43,10 @@ def test_a_read_only_disk_is_read_and_writing_is_refused_in_a_sentence(tmp_path:
     writer.close()  # an episode that waits to be recovered
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *\n"
-        "from ulna.datasets.recording.recorder import Recorder; from ulna.datasets.episode import StoreError\n"
-        "s = EpisodeStore.open(sys.argv[1]); print([e.length for e in s.episodes], s.episodes[0].read(CAMERA).shape[0])\n"
+        "from ulna.datasets.recording.recorder import Recorder\n"
+        "from ulna.datasets.episode import StoreError\n"
+        "s = EpisodeStore.open(sys.argv[1])\n"
+        "print([e.length for e in s.episodes], s.episodes[0].read(CAMERA).shape[0])\n"
         "for make in (EpisodeWriter, Recorder):\n"
         " try: make(s)\n"
         " except StoreError as e: print(e)\n"
@@ -66,19 +68,21 @@ def test_a_disk_that_is_full_loses_nothing_that_was_acknowledged(tmp_path: Path)
     """A real small disk (tmpfs of 6 MB), filled by a real recorder; then made larger."""
     code = (
         "import subprocess, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *\n"
-        "from ulna.datasets.recording.recorder import Recorder; from ulna.datasets.episode import StoreError\n"
+        "from ulna.datasets.recording.recorder import Recorder\n"
+        "from ulna.datasets.episode import StoreError\n"
         "f = {**FEATURES, CAMERA: Feature((96, 128, 3), 'uint8')}\n"
         "s = EpisodeStore.create(sys.argv[1] + '/d', f, 20.0); n = 0\n"
         "with Recorder(s, ring_bytes=4 << 20, overflow='wait') as r:\n"
         " r.start({})\n"
         " try:\n"
         "  while n < 5000:\n"
-        "   g = np.random.default_rng(n); row = frame(g, f, n); r.tick(row, dict.fromkeys(row, (n, n))); n += 1\n"
+        "   row = frame(np.random.default_rng(n), f, n); r.tick(row, dict.fromkeys(row, (n, n))); n += 1\n"
         " except StoreError as e: print(e)\n"
         "print(len(EpisodeStore.open(sys.argv[1] + '/d')))\n"
         "subprocess.run(['mount', '-o', 'remount,size=100m', sys.argv[1]], check=True)\n"
         "e = EpisodeStore.open(sys.argv[1] + '/d').episodes[0]; images = e.read(CAMERA)\n"
-        "right = sum(np.array_equal(images[t], frame(np.random.default_rng(t), f, t)[CAMERA]) for t in range(e.length))\n"
+        "def made(t): return frame(np.random.default_rng(t), f, t)[CAMERA]\n"
+        "right = sum(np.array_equal(images[t], made(t)) for t in range(e.length))\n"
         "print(n, e.length, right, e.interrupted)\n"
     )
     (tmp_path / "code.py").write_text(code)

@@ -33,9 +33,11 @@ from ulna.datasets.store import EpisodeStore
 
 # records rows that a test can make again, and says the number of each that was acknowledged
 CHILD = """
-import sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *; from ulna.datasets.recording.recorder import Recorder
+import sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+from ulna.datasets.recording.recorder import Recorder
 r = np.random.default_rng(0)
-recorder = Recorder(EpisodeStore.open(sys.argv[1])); recorder.start({"task": "t"}); print("pid", recorder.writer_pid, flush=True)
+recorder = Recorder(EpisodeStore.open(sys.argv[1])); recorder.start({"task": "t"})
+print("pid", recorder.writer_pid, flush=True)
 for t in range(10**6):
     v = frame(r, WITH_IMAGE, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1))); print(t, flush=True)
 """
@@ -327,7 +329,8 @@ def both_dead(store: Path) -> None:
 def killed_with_a_full_ring(store: Path, rows: int) -> Path:
     """Both processes of a recorder are killed while all of its `rows` are in the ring alone. The ring."""
     code = """
-import os, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *; from ulna.datasets.recording.recorder import Recorder
+import os, signal, sys; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+from ulna.datasets.recording.recorder import Recorder
 r = np.random.default_rng(0); recorder = Recorder(EpisodeStore.open(sys.argv[1]), ring_bytes=4 << 20)
 os.kill(recorder.writer_pid, signal.SIGSTOP); recorder.start({"task": "t"})
 for t in range(int(sys.argv[3])):
@@ -365,8 +368,12 @@ def test_a_recorder_brings_back_what_the_last_one_could_not_write(tmp_path: Path
     store = EpisodeStore.create(tmp_path / "d", WITH_IMAGE, 20.0)
     ring = killed_with_a_full_ring(store.path, 60)
     code = """
-import resource, signal, sys; from ulna.datasets.recording.recorder import Recorder; from ulna.datasets.episode import StoreError; from ulna.datasets.store import EpisodeStore
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+import resource, signal, sys
+from ulna.datasets.recording.recorder import Recorder
+from ulna.datasets.episode import StoreError
+from ulna.datasets.store import EpisodeStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
 s = EpisodeStore.open(sys.argv[1])
 try: Recorder(s, ring_bytes=4096)
 except StoreError as e: print(e)
@@ -441,15 +448,19 @@ def test_power_durability_outlives_a_power_cut_and_another_after_the_recovery(
     syncs = tmp_path / "syncs"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "python"), "SYNCS": str(syncs)}
     code = """
-import os, signal, sys, time; sys.path.insert(0, sys.argv[2]); from contracts.data import *; from ulna.datasets.recording.recorder import Recorder
+import os, signal, sys, time; sys.path.insert(0, sys.argv[2]); from contracts.data import *
+from ulna.datasets.recording.recorder import Recorder
 f = WITH_IMAGE if sys.argv[3] == "1" else FEATURES; r = np.random.default_rng(0)
-recorder = Recorder(EpisodeStore.create(sys.argv[1], f, 20.0), durability="power", ring_bytes=4 << 20); recorder.start({})
+recorder = Recorder(EpisodeStore.create(sys.argv[1], f, 20.0), durability="power", ring_bytes=4 << 20)
+recorder.start({})
 for t in range(90):
     v = frame(r, f, t); recorder.tick(v, dict.fromkeys(v, (t, t + 1)))
     if t == 69:
-        recorder.flush(); log = f"[{os.stat(next(Path(sys.argv[1]).glob('in-progress/*/.recording/log'))).st_ino},"
+        recorder.flush()
+        log = f"[{os.stat(next(Path(sys.argv[1]).glob('in-progress/*/.recording/log'))).st_ino},"
         synced = lambda: sum(line.startswith(log) for line in open(os.environ["SYNCS"])); before = synced()
-        while synced() < before + 3: time.sleep(0.02)  # each group syncs the log once: one is whole, between two that may not be
+        # each group syncs the log once: one is whole, between two that may not be
+        while synced() < before + 3: time.sleep(0.02)
 os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)
 """
     path = tmp_path / "all" / "d"
@@ -459,7 +470,10 @@ os.kill(recorder.writer_pid, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKIL
     both_dead(path)
     ring_of(path).unlink()
     cut_power(tmp_path / "all", syncs)
-    code = "import sys; from ulna.datasets.store import EpisodeStore; print(EpisodeStore.open(sys.argv[1]).episodes[0].length)"
+    code = (
+        "import sys; from ulna.datasets.store import EpisodeStore\n"
+        "print(EpisodeStore.open(sys.argv[1]).episodes[0].length)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, check=True
     )

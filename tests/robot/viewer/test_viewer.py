@@ -47,10 +47,10 @@ def test_the_page_and_its_parts_are_served(reader: Client) -> None:
     assert "default-src 'self'" in headers["content-security-policy"]
     page = body.decode()
     assert "http" not in page.replace("http-equiv", ""), "nothing comes from elsewhere"
-    names = {p.name for p in (ROOT / "robot" / "assets").iterdir()}
+    names = {p.name for p in (ROOT / "robot" / "viewer" / "assets").iterdir()}
     for name in names:
         status, headers, body = reader.ask(f"/assets/{name}")
-        assert (status, body) == (200, (ROOT / "robot" / "assets" / name).read_bytes())
+        assert (status, body) == (200, (ROOT / "robot" / "viewer" / "assets" / name).read_bytes())
         if name.endswith(".js"):
             assert headers["content-type"].startswith("text/javascript")
             used = {

@@ -29,7 +29,7 @@ def offers(group: str, own: Iterable[str]) -> tuple[dict[str, EntryPoint], dict[
         by_name.setdefault(entry.name, []).append(entry)
     refusals = {}
     for name, entries in sorted(by_name.items()):
-        who = " and ".join(_described(e) for e in entries)
+        who = " and ".join(_description(e) for e in entries)
         if name in own:
             refusals[name] = f"{who} is refused: Ulna has a {name!r} of its own, so it needs another name"
         elif len(entries) > 1:
@@ -44,7 +44,7 @@ def load(entry: EntryPoint) -> Any:
     except Exception as error:
         why = str(error).strip().splitlines()[:1]
         raise PluginError(
-            f"{_described(entry)} cannot be imported: {': '.join([type(error).__name__, *why])}"
+            f"{_description(entry)} cannot be imported: {': '.join([type(error).__name__, *why])}"
         ) from error
 
 
@@ -79,7 +79,7 @@ def everything(group: str, own: Mapping[str, Any]) -> tuple[dict[str, Any], list
     return objects, problems
 
 
-def _described(entry: EntryPoint) -> str:
+def _description(entry: EntryPoint) -> str:
     if entry.dist is None:
         return f"{entry.value} ({entry.group})"
     return f"{entry.name} ({entry.group}: {entry.value}) of the package {entry.dist.name}"

@@ -192,7 +192,7 @@ def _devices(
 def driver_names(group: str) -> list[str]:
     """Drivers for the tables `[GROUP.NAME]` of a robot's file: ours, and those of installed packages, of
     which nothing is imported."""
-    entries, _ = offers(PLUGINS, _qualified(group))
+    entries, _ = offers(PLUGINS, _entry_names(group))
     start = f"{group}."
     return [*DRIVERS[group], *(n.removeprefix(start) for n in entries if n.startswith(start))]
 
@@ -203,7 +203,7 @@ def driver_module(group: str, driver: str, what: str) -> Any:
     PluginError when a package offers it but it cannot be used."""
     if driver in DRIVERS[group]:
         return importlib.import_module(f"ulna.drivers.{DRIVERS[group][driver]}")
-    module = offer(PLUGINS, _qualified(group), f"{group}.{driver}")
+    module = offer(PLUGINS, _entry_names(group), f"{group}.{driver}")
     if module is None and REFERENCE.fullmatch(driver):
         module = look_up(PLUGINS, {}, driver)
     elif module is None:
@@ -213,7 +213,7 @@ def driver_module(group: str, driver: str, what: str) -> Any:
     return module
 
 
-def _qualified(group: str) -> dict[str, str]:
+def _entry_names(group: str) -> dict[str, str]:
     return {f"{group}.{driver}": module for driver, module in DRIVERS[group].items()}
 
 

@@ -13,7 +13,7 @@ from ..policies.serving.client import PolicyClient
 from .agent import PolicyAgent
 from .config import Rig
 from .keys import Keys
-from .record import all_dropped, episode_metadata
+from .record import episode_metadata, total_drops
 from .report.evaluation import Latency
 from .takes import RESET_S, TakeResult, take_episodes
 
@@ -62,6 +62,6 @@ def deploy(
             "decisions": len(agent.latencies_s),
             "nfe_per_decision": float(np.mean(agent.nfe or [0])),
             "episodes": [asdict(t) for t in takes],
-            "dropped": all_dropped(takes),
+            "dropped": total_drops(takes),
             "latency_ms": asdict(Latency.of(agent.latencies_s or [0.0])),
         }

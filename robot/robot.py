@@ -52,18 +52,18 @@ class Robot:
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
         self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
-        def prefixed(arm: str, joint: str) -> str:
+        def joint_name(arm: str, joint: str) -> str:
             return joint if len(self.arms) == 1 else f"{arm}.{joint}"
 
-        names = tuple(prefixed(a, j) for a, arm in self.arms.items() for j in arm.joints.names)
+        names = tuple(joint_name(a, j) for a, arm in self.arms.items() for j in arm.joints.names)
         units = tuple(u for arm in self.arms.values() for u in arm.joints.units)
         self.action_features: Features = {ACTION: Feature((len(names),), "float32", names, units)}
         self.observation_features: Features = {STATE: Feature((len(names),), "float32", names, units)}
         if self.trackers:
-            tracked = tuple(n for t in self.trackers.values() for n in t.names)
-            tracked_units = tuple(u for t in self.trackers.values() for u in t.units)
+            tracker_names = tuple(n for t in self.trackers.values() for n in t.names)
+            tracker_units = tuple(u for t in self.trackers.values() for u in t.units)
             self.observation_features[ENVIRONMENT] = Feature(
-                (len(tracked),), "float32", tracked, tracked_units
+                (len(tracker_names),), "float32", tracker_names, tracker_units
             )
         for camera_name, camera in self.cameras.items():
             size = camera.height, camera.width

@@ -98,8 +98,8 @@ def _are_features(value: Any) -> bool:
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
     shapes = [f.shape for f in features.values()]
-    sized = all(type(n) is int and n >= 0 for shape in shapes for n in shape)
-    return sized and ACTION in features and len(features[ACTION].shape) == 1
+    are_sizes = all(type(n) is int and n >= 0 for shape in shapes for n in shape)
+    return are_sizes and ACTION in features and len(features[ACTION].shape) == 1
 
 
 def _is_number(value: Any) -> bool:

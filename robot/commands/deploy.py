@@ -93,11 +93,11 @@ def run(args: Args, out: Output) -> int:
             reset_seconds=args.reset_seconds,
         )
     episodes = result["episodes"]
-    succeeded = sum(e["success"] is True for e in episodes)
+    successes = sum(e["success"] is True for e in episodes)
     ms = result["latency_ms"]
     out.answer(
         result,
-        f"{succeeded} of {len(episodes)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+        f"{successes} of {len(episodes)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
         + dropped_message(result["dropped"]),
     )
     return 0

@@ -68,9 +68,9 @@ def page(findings: list[Finding]) -> str:
         if these:
             lines += [*([""] if lines else []), title]
         for finding in these:
-            lines += _folded(f"  {finding.topic:10} ", finding.says)
+            lines += _wrap(f"  {finding.topic:10} ", finding.says)
             if finding.mend:
-                lines += _folded(" " * 11 + "-> ", finding.mend)
+                lines += _wrap(" " * 11 + "-> ", finding.mend)
     count = {level: sum(f.level == level for f in findings) for level in titles}
     return "\n".join(
         [
@@ -81,7 +81,7 @@ def page(findings: list[Finding]) -> str:
     )
 
 
-def _folded(start: str, what: str) -> list[str]:
+def _wrap(start: str, what: str) -> list[str]:
     # commands and udev rules must survive being copied: no word is cut in two
     return textwrap.wrap(
         what,

@@ -26,15 +26,15 @@ def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
     # a command may take arguments of its own kind out first (`train`: the recipe's fields)
     rest, extra = module.prepare(list(argv)) if hasattr(module, "prepare") else (list(argv), {})
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
-    printed: list[str] = []
+    outputs: list[str] = []
     try:
-        with _collected(printed):
+        with _collect(outputs):
             args = tyro.cli(
                 module.Args, args=rest, prog=f"ulna {name}", description=description, config=config
             )
         return replace(args, **extra)
     except SystemExit as stop:
-        text = "".join(printed)
+        text = "".join(outputs)
         if not stop.code:
             more = module.more_help(rest) if hasattr(module, "more_help") else ""
             print(text.rstrip() + "\n" + (f"\n{more}\n" if more else ""), end="")
@@ -75,7 +75,7 @@ def _sentence(name: str, text: str, argv: Sequence[str], module: ModuleType) -> 
 
 
 @contextlib.contextmanager
-def _collected(into: list[str]) -> Iterator[None]:
+def _collect(into: list[str]) -> Iterator[None]:
     import io
 
     buffer = io.StringIO()

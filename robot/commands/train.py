@@ -131,7 +131,7 @@ def more_help(argv: list[str]) -> str:
     return "\n".join(lines)
 
 
-def changed(recipe: Any, changes: dict[str, str]) -> Any:
+def with_changes(recipe: Any, changes: dict[str, str]) -> Any:
     """`recipe` with the fields replaced that a command line names. Whole parts first, outer before inner:
     which fields there are, and which short names are clear, is only known once the parts are chosen."""
     from ...policies.recipe import override
@@ -215,7 +215,7 @@ def run(args: Args, out: Output) -> int:
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
         raise UsageError("--tolerance is a time in seconds, at least 0")
     features = features_of([EpisodeStore.open(d) for d in args.data], options.rename, keys)
-    recipe = changed(make_recipe(policy_features(features, keys)), args.overrides)
+    recipe = with_changes(make_recipe(policy_features(features, keys)), args.overrides)
     with progress("training") as bar:
         bar_task = bar.add_task("", total=recipe.training.steps, note="")
 

@@ -74,15 +74,15 @@ class Notes(HoldAgent):
 
     def __init__(self, meanwhile: Callable[[int], None], look: Callable[[np.ndarray], int]) -> None:
         self.meanwhile, self.look = meanwhile, look
-        self.seen: list[int] = []
+        self.views: list[int] = []
 
     def act(self, observation: Observation) -> np.ndarray:
-        self.seen.append(self.look(observation.values[FRONT]))
-        self.meanwhile(len(self.seen) - 1)
+        self.views.append(self.look(observation.values[FRONT]))
+        self.meanwhile(len(self.views) - 1)
         return super().act(observation)
 
 
-def recorded(tmp_path: Path, camera: Any, agent: HoldAgent, hz: float, seconds: float) -> EpisodeStore:
+def recording(tmp_path: Path, camera: Any, agent: HoldAgent, hz: float, seconds: float) -> EpisodeStore:
     with load_robot("sim:so101", "reach") as rig:
         robot = Robot("r", rig.robot.arms, {"front": camera}, {}, MonotonicClock(), hz)
         camera.open()
@@ -99,11 +99,11 @@ def shade(frame: np.ndarray) -> int:
     return int(frame.flat[0])
 
 
-def painted(frame: np.ndarray) -> int:
+def mark(frame: np.ndarray) -> int:
     return read_mark(frame)[0]
 
 
-def seen_again(store: EpisodeStore, look: Callable[[np.ndarray], int]) -> list[int]:
+def training_views(store: EpisodeStore, look: Callable[[np.ndarray], int]) -> list[int]:
     """What training takes for each control tick."""
     windows = Windows(store, WindowSpec(1, 1, keys=(FRONT, STATE), tolerance_s=1e3), cache="none")
     frames = windows.batch(np.arange(len(windows)))[FRONT][:, 0]
@@ -118,11 +118,11 @@ def test_every_frame_is_kept_once_and_what_was_seen_is_found_again(tmp_path: Pat
             camera.take()
 
     agent = Notes(meanwhile, shade)
-    store = recorded(tmp_path, camera, agent, 100.0, 0.12)
+    store = recording(tmp_path, camera, agent, 100.0, 0.12)
     (episode,) = store.episodes
-    assert [shade(f) for f in episode.read(FRONT)] == list(range(agent.seen[-1] + 1))
-    assert [shade(f) for f in episode.read(FAR)] == list(range(agent.seen[-1] + 1))
-    assert seen_again(store, shade) == agent.seen
+    assert [shade(f) for f in episode.read(FRONT)] == list(range(agent.views[-1] + 1))
+    assert [shade(f) for f in episode.read(FAR)] == list(range(agent.views[-1] + 1))
+    assert training_views(store, shade) == agent.views
     assert episode.rows(ACTION) == 12
     assert not episode.by_tick(FRONT)
     assert episode.by_tick(STATE)
@@ -143,10 +143,10 @@ def test_a_frame_that_could_not_be_read_yet_was_not_seen(tmp_path: Path) -> None
         stamps.append(camera.frames[-1].t_capture_ns)
 
     agent = Notes(meanwhile, shade)
-    store = recorded(tmp_path, camera, agent, 200.0, 0.05)
+    store = recording(tmp_path, camera, agent, 200.0, 0.05)
     (episode,) = store.episodes
-    assert agent.seen == list(range(10))
-    assert seen_again(store, shade) == agent.seen
+    assert agent.views == list(range(10))
+    assert training_views(store, shade) == agent.views
     capture, receive = episode.times_ns(FRONT)
     assert capture[1:].tolist() == stamps[:9], "when it was captured is as the camera said"
     assert (receive >= capture).all()
@@ -165,12 +165,12 @@ def test_what_the_camera_or_the_loop_loses_is_counted_and_marked(tmp_path: Path)
             camera.take()
 
     agent = Notes(meanwhile, shade)
-    store = recorded(tmp_path, camera, agent, 100.0, 0.08)
+    store = recording(tmp_path, camera, agent, 100.0, 0.08)
     (episode,) = store.episodes
     shades = [shade(f) for f in episode.read(FRONT)]
-    assert agent.seen == [0, 1, 4, 5, 11, 12, 13, 14]
+    assert agent.views == [0, 1, 4, 5, 11, 12, 13, 14]
     assert shades == [0, 1, 4, 5, 9, 10, 11, 12, 13, 14]
-    assert seen_again(store, shade) == agent.seen
+    assert training_views(store, shade) == agent.views
     assert episode.attrs["dropped"] == {FRONT: 5, FAR: 5}
     marked = np.flatnonzero(episode.flags(FRONT) & AFTER_DROP)
     assert [shades[i] for i in marked] == [4, 9]
@@ -230,14 +230,14 @@ def test_a_network_camera_keeps_its_own_rate(tmp_path: Path) -> None:
     """30 frames a second through the capture process, a loop of 10 Hz: three frames a tick."""
     with MjpegTwin(wandering_bars(120, 160), size=(120, 160), fps=30, paint=True) as twin:
         camera = opencv.make("front", opencv.Config(device=twin.url, height=120, width=160, fps=30))
-        agent = Notes(lambda tick: None, painted)
-        store = recorded(tmp_path, camera, agent, 10.0, 1.5)
+        agent = Notes(lambda tick: None, mark)
+        store = recording(tmp_path, camera, agent, 10.0, 1.5)
         skipped = set(twin.skipped)  # on a busy machine it sends only the newest, and the driver cannot know
     (episode,) = store.episodes
-    shades = [painted(f) for f in episode.read(FRONT)]
+    shades = [mark(f) for f in episode.read(FRONT)]
     dropped = (episode.attrs.get("dropped") or {}).get(FRONT, 0)
     assert len(shades) > 2 * episode.length
     assert shades == sorted(set(shades))
     assert len(set(range(shades[0], shades[-1])) - set(shades) - skipped) == dropped
-    assert seen_again(store, painted) == agent.seen
+    assert training_views(store, mark) == agent.views
     assert describe(store)["rates"][FRONT]["hz"] > 20

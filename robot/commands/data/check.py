@@ -83,9 +83,9 @@ def _text(findings: Sequence[Any], episodes: int) -> list[str]:
     for number, fs in by_episode.items():
         lines.append(f"episode {number} ({fs[0].name})")
         lines += [_line(f, f"{f.start_s:.2f}-{f.end_s:.2f} s") for f in fs]
-    advised = dict.fromkeys(f.check for f in findings if f.severity != "info")
-    if advised:
-        lines += ["", "what to do:", *(f"  {check:12}{ADVICE[check]}" for check in advised), ""]
+    kinds_with_advice = dict.fromkeys(f.check for f in findings if f.severity != "info")
+    if kinds_with_advice:
+        lines += ["", "what to do:", *(f"  {check:12}{ADVICE[check]}" for check in kinds_with_advice), ""]
     return lines
 
 

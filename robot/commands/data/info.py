@@ -46,10 +46,10 @@ def text_of(d: dict[str, Any]) -> str:
     ]
     for key, feature in d["features"].items():
         rate = d["rates"].get(key)
-        measured = f"{rate['hz']:g} Hz measured, jitter {rate['jitter_ms']:g} ms" if rate else "rate unknown"
+        rate_text = f"{rate['hz']:g} Hz measured, jitter {rate['jitter_ms']:g} ms" if rate else "rate unknown"
         how = d["storage"].get(key)
         codec = f", {how['codec']}{' ' + str(how['quality']) if 'quality' in how else ''}" if how else ""
-        lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {measured}{codec}")
+        lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {rate_text}{codec}")
         if feature["names"]:
             lines.append(f"    {', '.join(feature['names'])}")
     if d["cut_off"]:

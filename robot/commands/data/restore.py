@@ -51,10 +51,8 @@ def run(args: Args, out: Output) -> int:
         out.answer({"removed": count}, f"removed {count} episodes for good")
         return 0
     names = [n.strip() for n in args.episodes.split(",") if n.strip()] or None
-    restored = restore(store, names)
-    out.answer(
-        {"restored": restored, "episodes": len(store)}, f"restored: {', '.join(restored) or 'nothing'}"
-    )
+    back = restore(store, names)
+    out.answer({"restored": back, "episodes": len(store)}, f"restored: {', '.join(back) or 'nothing'}")
     return 0
 
 

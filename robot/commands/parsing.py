@@ -49,8 +49,8 @@ def unset(meaning: str, metavar: str | None = None) -> Any:
 
 
 def _show_choices(module: ModuleType) -> None:
-    """Let `--help` list the values of the options in the command's `CHOICES`: which there are depends on the
-    packages that are installed, so they are only looked for when somebody asks."""
+    """Let `--help` list the values of the options in the command's `CHOICES`. They depend on the packages
+    that are installed, so they are looked for only when somebody asks."""
     hints = get_type_hints(module.Args, include_extras=True)
     with Output(as_json=False):  # PyBullet greets on standard output
         choices = {name: names() for name, names in getattr(module, "CHOICES", {}).items()}

@@ -98,14 +98,14 @@ class Policy(nn.Module):
     def encode(self, observation: Mapping[str, Tensor]) -> Context:
         """What the backbone sees of an observation. Besides the observation keys it may hold `action.past`
         `(B, n_past_actions, A)`, of which `action_space` delta needs the newest."""
-        normalised = {
+        inputs = {
             k: self.normaliser(k)(observation[k]) if module_name(k) in self.normalisers else observation[k]
             for k in self.observation_keys
         }
         if self.space == "delta":
             last = self.normaliser(LAST)(self._origin(observation))
-            normalised[LAST] = last.expand(-1, self.recipe.n_obs_steps, -1)
-        return self.recipe.context(self.encoder(normalised))
+            inputs[LAST] = last.expand(-1, self.recipe.n_obs_steps, -1)
+        return self.recipe.context(self.encoder(inputs))
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Scalar loss on windows: the observation keys, `action` `(B, H, A)` and `mask` `(B, H)` (True =

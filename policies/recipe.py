@@ -318,10 +318,10 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     A part as a whole is replaced by its name: `{"backbone": "Transformer"}` (with that part's defaults), be
     it ours, an installed package's or a `package.module:Name`. ValueError for a field that does not exist or
     a value of the wrong type."""
-    return _updated(recipe, changes, "")
+    return _with_changes(recipe, changes, "")
 
 
-def _updated(part: Any, changes: dict[str, Any], prefix: str) -> Any:
+def _with_changes(part: Any, changes: dict[str, Any], prefix: str) -> Any:
     """All changes of a part at once, since its fields may only fit each other when all are set."""
     hints = typing.get_type_hints(type(part))
     new: dict[str, Any] = {}
@@ -332,16 +332,16 @@ def _updated(part: Any, changes: dict[str, Any], prefix: str) -> Any:
         value = getattr(part, head)
         inner = {n.split(".", 1)[1]: v for n, v in changes.items() if n.startswith(f"{head}.")}
         if head in changes:
-            value = _swapped(value, changes[head], hints[head], name)
+            value = _replacement(value, changes[head], hints[head], name)
         if inner:
             if not is_dataclass(value):
                 raise ValueError(f"{name} is not a part, it is {value!r}")
-            value = _updated(value, inner, f"{name}.")
+            value = _with_changes(value, inner, f"{name}.")
         new[head] = value
     return dataclasses.replace(part, **new)
 
 
-def _swapped(old: Any, value: Any, hint: Any, name: str) -> Any:
+def _replacement(old: Any, value: Any, hint: Any, name: str) -> Any:
     """`value` for a field that holds `old`: another part by its name, or a plain value."""
     if not is_dataclass(old):
         return _coerce(value, hint, name)

@@ -76,11 +76,11 @@ def select(chunks_BNHA: Tensor, context: Context, hooks: Sequence[Hook]) -> Tens
     total = torch.zeros(b, n, device=chunks_BNHA.device)
     for s in scores:
         finite = torch.isfinite(s)
-        filled = torch.where(finite, s, 0.0)
+        values = torch.where(finite, s, 0.0)
         count = finite.sum(1, keepdim=True).clamp(min=1)
-        mean = filled.sum(1, keepdim=True) / count
-        spread = (torch.where(finite, (filled - mean) ** 2, 0.0).sum(1, keepdim=True) / count).sqrt()
-        total = total + torch.where(finite, (filled - mean) / spread.clamp(min=1e-8), -torch.inf)
+        mean = values.sum(1, keepdim=True) / count
+        spread = (torch.where(finite, (values - mean) ** 2, 0.0).sum(1, keepdim=True) / count).sqrt()
+        total = total + torch.where(finite, (values - mean) / spread.clamp(min=1e-8), -torch.inf)
     return chunks_BNHA[torch.arange(b, device=total.device), total.argmax(1)]
 
 

@@ -149,14 +149,14 @@ class PolicyAgent:
 
     def act(self, observation: Observation) -> np.ndarray:
         features = {k: f for k, f in self.metadata.features.items() if k != ACTION}
-        latest = {k: _resized(observation.values[k], f.shape) for k, f in features.items()}
+        latest = {k: _at_size(observation.values[k], f.shape) for k, f in features.items()}
         # before the first tick the world stood still
         while len(self._history) < self.metadata.n_obs_steps - 1:
             self._history.append(latest)
         self._history.append(latest)
         if self.decoder.wants_chunk():
-            stacked = {k: np.stack([step[k] for step in self._history]) for k in features}
-            request = Request({**stacked, "task": self.task}, self._decision_seed(), self._complete_past())
+            history = {k: np.stack([step[k] for step in self._history]) for k in features}
+            request = Request({**history, "task": self.task}, self._decision_seed(), self._complete_past())
             began = time.monotonic()
             reply = self.policy.infer(request.to_wire())
             self.latencies_s.append(time.monotonic() - began)
@@ -170,8 +170,8 @@ class PolicyAgent:
         self._past.append(action)
 
     def _complete_past(self) -> np.ndarray | None:
-        """What `Request.past` is to be; None while an episode has not sent enough, or where it is not
-        needed."""
+        """`Request.past`, `(n_past_actions, A)` float32; None where the policy does not need it, or where the
+        episode has sent fewer actions so far."""
         n = self.metadata.n_past_actions
         if not self.metadata.needs_past or len(self._past) < n:
             return None
@@ -182,7 +182,7 @@ class PolicyAgent:
         return int.from_bytes(digest[:6], "big")
 
 
-def _resized(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _at_size(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if value.ndim != 3 or value.shape == shape:
         return value
     import cv2

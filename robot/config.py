@@ -81,14 +81,15 @@ def load_robot(
     realtime: bool = False,
     trackers: bool = True,
 ) -> Rig:
-    """The robot `name`: `sim:so101`, or the path of a TOML file. cameras: those of its cameras to observe;
-    none named: none of a simulated robot, all of a real one. trackers: whether to observe what a real one's
-    see, through whichever cameras they look. task and realtime concern simulated robots. DeviceError says
-    what is wrong, with the nearest names. Nothing is opened yet."""
+    """The robot `name`: `sim:so101`, or the path of a TOML file. Nothing is opened yet.
+
+    cameras: names of those to observe; empty: none of a simulated robot's, all of a real one's. trackers:
+    whether to observe a real robot's trackers; the cameras that they look through are then opened, too. task
+    and realtime concern simulated robots. DeviceError says what is wrong, with the nearest names."""
     config = read_config(name)
-    offered = config.get("cameras", {})
+    camera_tables = config.get("cameras", {})
     for camera in cameras:
-        require_known(f"camera of {name}", camera, offered)
+        require_known(f"camera of {name}", camera, camera_tables)
     if "arms" in config:
         return _real(name, config, cameras, trackers)
     return _simulated(name, config, task, cameras, realtime)
@@ -103,8 +104,8 @@ def _simulated(
 ) -> Rig:
     from ..sim.scene import SimScene  # PyBullet only where a simulated robot is asked for
 
-    offered = config.get("cameras", {})
-    sizes = {(int(offered[c]["height"]), int(offered[c]["width"])) for c in cameras}
+    camera_tables = config.get("cameras", {})
+    sizes = {(int(camera_tables[c]["height"]), int(camera_tables[c]["width"])) for c in cameras}
     if len(sizes) > 1:
         raise DeviceError(
             f"the cameras of {name} must have one size, not {' and '.join(map(str, sorted(sizes)))}"
@@ -118,16 +119,17 @@ def _simulated(
 
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
     arms: dict[str, Arm] = _devices(name, config, "arms")
-    offered: dict[str, Camera] = _devices(name, config, "cameras")
+    all_cameras: dict[str, Camera] = _devices(name, config, "cameras")
     _devices(name, config, "leaders")  # what this run does not use must be right, too
     for driver, table in config.get("teleoperators", {}).items():
         _teleoperator(name, driver, table)
-    trackers = _devices(name, config, "trackers", cameras=offered)
-    seen = {c: camera for c, camera in offered.items() if not cameras or c in cameras}
+    trackers = _devices(name, config, "trackers", cameras=all_cameras)
+    observed = {c: camera for c, camera in all_cameras.items() if not cameras or c in cameras}
     trackers = trackers if tracking else {}
-    looked_through = {c for tracker in trackers for c in config["trackers"][tracker]["cameras"]}
-    unseen = [camera for c, camera in offered.items() if c in looked_through and c not in seen]
-    robot = Robot(config["name"], arms, seen, trackers, MonotonicClock(), config["control_hz"], unseen)
+    for_trackers = {c for tracker in trackers for c in config["trackers"][tracker]["cameras"]} - {*observed}
+    tracker_cameras = [camera for c, camera in all_cameras.items() if c in for_trackers]
+    clock, control_hz = MonotonicClock(), config["control_hz"]
+    robot = Robot(config["name"], arms, observed, trackers, clock, control_hz, tracker_cameras)
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names
@@ -190,18 +192,18 @@ def _devices(
 def driver_names(group: str) -> list[str]:
     """Drivers for the tables `[GROUP.NAME]` of a robot's file: ours, and those of installed packages, of
     which nothing is imported."""
-    entries, _ = offers(PLUGINS, _qualified(group))
+    entries, _ = offers(PLUGINS, _entry_names(group))
     start = f"{group}."
     return [*DRIVERS[group], *(n.removeprefix(start) for n in entries if n.startswith(start))]
 
 
 def driver_module(group: str, driver: str, what: str) -> Any:
     """The module of the driver `driver` for tables `[GROUP.NAME]`, with its `Config` and `make`; driver may
-    be `package.module`. DeviceError with the nearest names when there is none, `what` being its noun;
-    PluginError when a package offers it and it cannot be used."""
+    be `package.module`. DeviceError, which calls it `what` and gives the nearest names, when there is none;
+    PluginError when a package offers it but it cannot be used."""
     if driver in DRIVERS[group]:
         return importlib.import_module(f"ulna.drivers.{DRIVERS[group][driver]}")
-    module = lookup_plugin(PLUGINS, _qualified(group), f"{group}.{driver}")
+    module = lookup_plugin(PLUGINS, _entry_names(group), f"{group}.{driver}")
     if module is None and REFERENCE.fullmatch(driver):
         module = lookup(PLUGINS, {}, driver)
     elif module is None:
@@ -211,7 +213,7 @@ def driver_module(group: str, driver: str, what: str) -> Any:
     return module
 
 
-def _qualified(group: str) -> dict[str, str]:
+def _entry_names(group: str) -> dict[str, str]:
     return {f"{group}.{driver}": module for driver, module in DRIVERS[group].items()}
 
 

@@ -13,7 +13,7 @@ from ..policies.serving.client import PolicyClient
 from .agent import PolicyAgent
 from .config import Rig
 from .keys import Keys
-from .record import all_dropped, episode_metadata
+from .record import episode_metadata, total_drops
 from .report.evaluation import Latency
 from .takes import RESET_S, TakeResult, take_episodes
 
@@ -26,7 +26,7 @@ def deploy(
     task: str | None = None,
     max_seconds: float | None = None,
     recorder: Recorder | None = None,
-    report: Callable[[Sequence[TakeResult]], None] = lambda taken: None,
+    report: Callable[[Sequence[TakeResult]], None] = lambda takes: None,
     *,
     keys: Keys | None = None,
     reset_seconds: float = RESET_S,
@@ -40,7 +40,7 @@ def deploy(
     robot, scene = rig.robot, rig.scene
     with PolicyClient(server) as client:
         agent = PolicyAgent(client, robot.features, robot.control_hz)
-        taken = take_episodes(
+        takes = take_episodes(
             rig,
             agent,
             episodes,
@@ -61,7 +61,7 @@ def deploy(
             "checkpoint": client.metadata.checkpoint,
             "decisions": len(agent.latencies_s),
             "nfe_per_decision": float(np.mean(agent.nfe or [0])),
-            "episodes": [asdict(t) for t in taken],
-            "dropped": all_dropped(taken),
+            "episodes": [asdict(t) for t in takes],
+            "dropped": total_drops(takes),
             "latency_ms": asdict(Latency.of(agent.latencies_s or [0.0])),
         }

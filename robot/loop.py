@@ -41,8 +41,8 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """ticks: control periods run. late: ticks whose work was not done by the next one's time. success: None
-    unknown."""
+    """ticks: how many ran. late: how many of them were not finished when the next one was due. success: None
+    where nobody can tell."""
 
     ticks: int
     late: int
@@ -81,11 +81,11 @@ def run_episode(
             # the tick's own time: what had come by then is what the agent knows
             t_observed = robot.clock.now_ns()
             requested = np.asarray(agent.act(observation))
-            sent = robot.command(requested)  # a safety filter will stand before this line
+            command = robot.command(requested)  # a safety filter will stand before this line
             if listener is not None:
-                listener.sent(sent)
+                listener.sent(command)
             t_sent = robot.clock.now_ns()
-            values = {**observation.values, ACTION: sent, REQUESTED: requested.astype(np.float32)}
+            values = {**observation.values, ACTION: command, REQUESTED: requested.astype(np.float32)}
             times = {**observation.times_ns, ACTION: (t_observed, t_sent), REQUESTED: (t_observed, t_sent)}
             flags = observation.flags
             if overrider is not None and overrider.intervening:

@@ -91,16 +91,16 @@ def open_loop(
     all_actions = np.concatenate([e.read(ACTION) for e in store.episodes])
     spread = np.maximum(all_actions.std(0), 1e-6)
     moving = all_actions.std(0) >= 1e-4  # a joint that nobody moved has no error worth a ratio
-    counted = mask_NH[..., None]
+    mask_NH1 = mask_NH[..., None]
 
     def mean_over(error: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-        return (error * counted).sum(axes) / np.broadcast_to(counted, error.shape).sum(axes).clip(min=1)
+        return (error * mask_NH1).sum(axes) / np.broadcast_to(mask_NH1, error.shape).sum(axes).clip(min=1)
 
     blocks = _blocks(rows, first, store.control_hz)
     relative = {n: (e / spread)[..., moving] for n, e in error_NHA.items()}
     per_tick = {n: (e.mean(-1) * mask_NH).sum(1) / mask_NH.sum(1) for n, e in relative.items()}
 
-    def compared(baseline: str) -> Comparison:
+    def comparison(baseline: str) -> Comparison:
         difference = per_tick["policy"] - per_tick[baseline]
         mean, low, high = bootstrap_mean([difference[b] for b in blocks])
         return Comparison(mean, [low, high], better=high < 0)
@@ -111,7 +111,7 @@ def open_loop(
 
     def difference_per_joint(baseline: str) -> list[list[float]]:
         difference_NHA = error_NHA["policy"] - error_NHA[baseline]
-        difference_NA = (difference_NHA * counted).sum(1) / mask_NH.sum(1)[:, None]
+        difference_NA = (difference_NHA * mask_NH1).sum(1) / mask_NH.sum(1)[:, None]
         return [list(bootstrap_mean([d[b] for b in blocks])) for d in difference_NA.T]
 
     def interval_per_step(error: np.ndarray) -> list[list[float]]:
@@ -124,7 +124,7 @@ def open_loop(
         ]
 
     feature = store.features[ACTION]
-    recorded = store.episodes[episodes[0]].read(ACTION)
+    recording = store.episodes[episodes[0]].read(ACTION)
     return OpenLoop(
         data=str(data),
         recipe=metadata.recipe,
@@ -139,13 +139,13 @@ def open_loop(
         joints=list(feature.names) or [f"joint {i}" for i in range(feature.shape[0])],
         units=list(feature.units) or [""] * feature.shape[0],
         relative_error={n: estimate(e) for n, e in per_tick.items()},
-        comparisons={b: compared(b) for b in BASELINES},
+        comparisons={b: comparison(b) for b in BASELINES},
         per_joint={n: mean_over(e, (0, 1)).tolist() for n, e in error_NHA.items()},
         per_joint_difference={b: difference_per_joint(b) for b in BASELINES},
         per_step={n: mean_over(e, (0,)).mean(-1).tolist() for n, e in relative.items()},
         per_step_95={n: interval_per_step(e) for n, e in relative.items()},
         per_joint_and_step={n: mean_over(e, (0,)).tolist() for n, e in error_NHA.items()},
-        trace=ChunksTrace(int(episodes[0]), recorded.round(5).tolist(), chunks),
+        trace=ChunksTrace(int(episodes[0]), recording.round(5).tolist(), chunks),
     )
 
 

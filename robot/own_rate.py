@@ -26,7 +26,8 @@ class RowStream(Backlog, Protocol):
 
 
 class JointReadings:
-    """The readings of an arm as the feature keeps them. backlog: the arm, too."""
+    """The readings of an arm, its older ones as float32, the feature's type. backlog: the same arm, as what
+    keeps its older readings."""
 
     def __init__(self, arm: Arm, backlog: Backlog) -> None:
         self.arm, self.backlog = arm, backlog
@@ -52,12 +53,13 @@ def own_rate(robot: Robot) -> dict[str, RowStream]:
 
 
 class OwnRate:
-    """Puts the rows of such streams into a recorder: at every tick, those up to the one that the agent saw.
+    """Puts rows into a recorder at the streams' own rate: at every tick, those up to the one that the agent
+    saw.
 
     Training takes for a tick the newest row received by then, so that must be the row that the agent saw. A
-    row that was captured but could not be read yet waits for the next tick, and counts as received after this
-    one. Rows that the sequence skips, because the camera lost them or the loop was busy for longer than
-    frames are kept, count as dropped."""
+    row that was captured but could not be read yet waits for the next tick, and counts as received after the
+    present one. Rows that the sequence skips, because the camera lost them or the loop was busy for longer
+    than the stream keeps its rows, count as dropped."""
 
     def __init__(self, recorder: Recorder, streams: Mapping[str, RowStream]) -> None:
         self.recorder, self.streams = recorder, dict(streams)
@@ -97,10 +99,10 @@ class OwnRate:
         self._tick_ns = times_ns[ACTION][0]
 
     def _put(
-        self, key: str, seq: int, frame: np.ndarray, capture_ns: int, receive_ns: int, flags: int
+        self, key: str, seq: int, value: np.ndarray, capture_ns: int, receive_ns: int, flags: int
     ) -> None:
         if self._tick_ns is not None:
             self.recorder.missed(key, seq - self._last[key] - 1)
             receive_ns = max(receive_ns, self._tick_ns + 1)
-        self.recorder.append(key, frame, capture_ns, receive_ns, flags)
+        self.recorder.append(key, value, capture_ns, receive_ns, flags)
         self._last[key] = seq

@@ -134,8 +134,10 @@ class TeleoperatorAgent:
             self._box = self._box_around(self._anchor.position)
         dt, goal = self.period_s, self._goal
         if hand.displacement is not None:
-            turned = self._anchor.rotation if hand.rotation is None else hand.rotation @ self._anchor.rotation
-            request = Pose(self._anchor.position + hand.displacement, turned)
+            orientation = (
+                self._anchor.rotation if hand.rotation is None else hand.rotation @ self._anchor.rotation
+            )
+            request = Pose(self._anchor.position + hand.displacement, orientation)
         else:
             request = Pose(goal.position + hand.linear * dt, rotation(hand.angular * dt) @ goal.rotation)
         push = _at_most(np.clip(request.position, *self._box) - goal.position, TIP_SPEED * dt)
@@ -144,9 +146,9 @@ class TeleoperatorAgent:
         self._box = self._box_around(goal.position, *self._box)
         joints = self.arm.joints
         target = self.chain.inverse(goal, q, joints.lower, joints.upper, ROTATION_WEIGHT)
-        reached = self.chain.forward(target)
-        if np.linalg.norm(reached.position - goal.position) > REACHED_M:
-            goal = reached  # else the hand would have to come all the way back before the tip does
+        pose = self.chain.forward(target)
+        if np.linalg.norm(pose.position - goal.position) > REACHED_M:
+            goal = pose  # else the hand would have to come all the way back before the tip does
         self._goal = goal
         if hand.gripper is not None and self._grips:
             share = float(np.clip(hand.gripper, 0, 1))
@@ -220,16 +222,16 @@ def agent_for(
 def _require_way(name: str, rig: Rig) -> None:
     """DeviceError unless `name` of `people()` can move this robot; the message says who can."""
     drivers = [] if rig.sim is not None else [table["driver"] for table in rig.config["arms"].values()]
-    unled = [driver for driver in drivers if f"{driver}-leader" not in driver_names("leaders")]
+    leaderless = [driver for driver in drivers if f"{driver}-leader" not in driver_names("leaders")]
     has_tip = rig.sim is not None or (len(drivers) == 1 and _model(rig) in MODELS)
     ways = (
-        *(("leader",) if drivers and not unled else ()),
+        *(("leader",) if drivers and not leaderless else ()),
         *(driver_names("teleoperators") if has_tip else ()),
     )
     if name in ways:
         return
     if name == "leader":
-        why = f"there is no leader arm for {f'a {unled[0]}' if unled else 'a simulated robot'}"
+        why = f"there is no leader arm for {f'a {leaderless[0]}' if leaderless else 'a simulated robot'}"
     elif len(drivers) != 1:
         why = f"a {name} moves one arm, and {rig.robot.name} has {len(drivers)}"
     elif drivers[0] != "ur":  # of an installed package

@@ -73,9 +73,9 @@ def record(
     if rig.scene is None and not task:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
     store = open_store(rig, out, task, storage, image_size)
-    recorded = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
+    old_seeds = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
     # a dataset that is continued gets new episodes, not the same again
-    seed = max([seed, *(s + 1 for s in recorded)])
+    seed = max([seed, *(s + 1 for s in old_seeds)])
 
     def count(results: Sequence[TakeResult]) -> None:
         report(len(results), sum(t.success is True for t in results), sum(t.ticks for t in results))
@@ -97,7 +97,7 @@ def record(
             report=count,
         )
     successes, frames = sum(t.success is True for t in results), sum(t.ticks for t in results)
-    return RecordResult(Path(out), len(results), successes, frames, all_dropped(results))
+    return RecordResult(Path(out), len(results), successes, frames, total_drops(results))
 
 
 def recorder_for(rig: Rig, store: EpisodeStore, durability: Durability = "process") -> Recorder:
@@ -106,7 +106,7 @@ def recorder_for(rig: Rig, store: EpisodeStore, durability: Durability = "proces
     return Recorder(store, durability, own_rate(rig.robot), "drop" if rig.realtime else "wait")
 
 
-def all_dropped(results: Sequence[TakeResult]) -> dict[str, int]:
+def total_drops(results: Sequence[TakeResult]) -> dict[str, int]:
     """Rows lost of each stream, over all episodes."""
     total: Counter[str] = Counter()
     for t in results:
@@ -115,7 +115,7 @@ def all_dropped(results: Sequence[TakeResult]) -> dict[str, int]:
 
 
 def dropped_message(dropped: Mapping[str, int]) -> str:
-    """A line about `dropped`, "" when nothing was."""
+    """A line with how many rows of each stream were dropped; "" where none were."""
     counts = ", ".join(f"{n} of {k}" for k, n in dropped.items())
     why = "dropped because a camera, the loop, the disk or the encoders could not keep up"
     return f"\n{why}: {counts}" if counts else ""
@@ -131,12 +131,12 @@ def open_store(
     """The dataset `out` for what `rig` observes: new, or one with the same features that is to be
     continued."""
     robot, scene = rig.robot, rig.scene
-    features = _resized(robot.features, image_size)
+    features = _features_at(robot.features, image_size)
     if (Path(out) / "ulna.json").exists():
         store = EpisodeStore.open(out)
         if storage or image_size:
             raise ValueError(f"{out} exists and keeps its images as it does: leave the storage options out")
-        features = _resized(robot.features, _stored_size(store, robot.features))
+        features = _features_at(robot.features, _stored_size(store, robot.features))
         require_same(store.features, features, f"the dataset {out}", "the robot")
         require_same(features, store.features, "the robot", f"the dataset {out}")
     else:
@@ -195,7 +195,7 @@ def _lens(camera: Camera) -> dict[str, Any]:
     }
 
 
-def _resized(features: Features, size: tuple[int, int] | None) -> Features:
+def _features_at(features: Features, size: tuple[int, int] | None) -> Features:
     if size is None:
         return features
     return {
@@ -206,8 +206,8 @@ def _resized(features: Features, size: tuple[int, int] | None) -> Features:
 
 def _stored_size(store: EpisodeStore, features: Features) -> tuple[int, int] | None:
     """(height, width) that the store shrinks images to, None where it keeps them as they come."""
-    resized = [k for k, options in store.storage.items() if options.get("resize") and k.startswith(IMAGES)]
-    if not resized or resized[0] not in features:
+    keys = [k for k, options in store.storage.items() if options.get("resize") and k.startswith(IMAGES)]
+    if not keys or keys[0] not in features:
         return None
-    height, width = store.features[resized[0]].shape[:2]
+    height, width = store.features[keys[0]].shape[:2]
     return height, width

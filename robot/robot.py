@@ -31,8 +31,8 @@ class Observation:
 class Robot:
     """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the
     order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; its
-    unit is known once the camera is open. unseen: cameras for trackers alone, whose frames are not observed.
-    The constructor opens and enables no device."""
+    unit is known once the camera is open. tracker_cameras: those that only trackers look through; their
+    frames are not observed. The constructor opens and enables no device."""
 
     def __init__(
         self,
@@ -42,28 +42,28 @@ class Robot:
         trackers: Mapping[str, Tracker],
         clock: Clock,
         control_hz: float,
-        unseen: Sequence[Camera] = (),
+        tracker_cameras: Sequence[Camera] = (),
     ) -> None:
         if not arms:
             raise ValueError(f"robot {name} has no arm")
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
-        self._eyes = (*self.cameras.values(), *unseen, *self.trackers.values())
+        self._eyes = (*self.cameras.values(), *tracker_cameras, *self.trackers.values())
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
         self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
-        def prefixed(arm: str, joint: str) -> str:
+        def joint_name(arm: str, joint: str) -> str:
             return joint if len(self.arms) == 1 else f"{arm}.{joint}"
 
-        names = tuple(prefixed(a, j) for a, arm in self.arms.items() for j in arm.joints.names)
+        names = tuple(joint_name(a, j) for a, arm in self.arms.items() for j in arm.joints.names)
         units = tuple(u for arm in self.arms.values() for u in arm.joints.units)
         self.action_features: Features = {ACTION: Feature((len(names),), "float32", names, units)}
         self.observation_features: Features = {STATE: Feature((len(names),), "float32", names, units)}
         if self.trackers:
-            tracked = tuple(n for t in self.trackers.values() for n in t.names)
-            tracked_units = tuple(u for t in self.trackers.values() for u in t.units)
+            tracker_names = tuple(n for t in self.trackers.values() for n in t.names)
+            tracker_units = tuple(u for t in self.trackers.values() for u in t.units)
             self.observation_features[ENVIRONMENT] = Feature(
-                (len(tracked),), "float32", tracked, tracked_units
+                (len(tracker_names),), "float32", tracker_names, tracker_units
             )
         for camera_name, camera in self.cameras.items():
             size = camera.height, camera.width
@@ -148,9 +148,9 @@ class Robot:
             bad = feature.names[int(np.flatnonzero(~np.isfinite(action))[0])]
             raise ValueError(f"the action for joint {bad} is not finite; nothing was sent")
         due = self.clock.now_ns() + self.period_ns
-        sent, at = [], 0
+        commands, at = [], 0
         for arm in self.arms.values():
             n = len(arm.joints)
-            sent.append(arm.command(action[at : at + n], due))
+            commands.append(arm.command(action[at : at + n], due))
             at += n
-        return np.concatenate(sent).astype(np.float32)
+        return np.concatenate(commands).astype(np.float32)

@@ -62,7 +62,7 @@ def take_episodes(
     `only_successes`, too few succeed."""
     robot, scene = rig.robot, rig.scene
     operator, results, takes, last_kept = Operator(keys, agent), list[TakeResult](), 0, False
-    frames = None if recorder is None else OwnRate(recorder, own_rate(robot))
+    own_rows = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
 
     def undo(word: str) -> None:
@@ -92,7 +92,7 @@ def take_episodes(
             break
         if scene is not None and next_seed != prepared:
             continue  # the last one again: its scene must be set up
-        take = Take(frames, operator, only_successes)
+        take = Take(own_rows, operator, only_successes)
         longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
         result = run_episode(
             robot,
@@ -151,16 +151,16 @@ class Take:
     """The subscriber to one episode. It passes the ticks on to the recorder, where there is one, and at the
     end keeps or discards the episode by the operator's word and `only_successes`."""
 
-    def __init__(self, frames: OwnRate | None, operator: Operator, only_successes: bool) -> None:
-        self.frames, self.operator, self.only_successes = frames, operator, only_successes
-        self.recorder = None if frames is None else frames.recorder
+    def __init__(self, own_rows: OwnRate | None, operator: Operator, only_successes: bool) -> None:
+        self.own_rows, self.operator, self.only_successes = own_rows, operator, only_successes
+        self.recorder = None if own_rows is None else own_rows.recorder
         self.verdict: str | None = None  # the operator's last word on the episode
         self.drop_last = self.kept = False
 
     def start(self, meta: Mapping[str, Any]) -> None:
-        if self.frames is not None:
-            self.frames.recorder.start(meta)
-            self.frames.start()
+        if self.own_rows is not None:
+            self.own_rows.recorder.start(meta)
+            self.own_rows.start()
 
     def tick(
         self,
@@ -168,9 +168,9 @@ class Take:
         times_ns: Mapping[str, tuple[int, int]],
         flags: Mapping[str, int],
     ) -> None:
-        if self.frames is not None:
-            self.frames.recorder.tick(values, times_ns, flags)
-            self.frames.tick(values, times_ns, flags)
+        if self.own_rows is not None:
+            self.own_rows.recorder.tick(values, times_ns, flags)
+            self.own_rows.tick(values, times_ns, flags)
 
     def interrupt(self, reason: str) -> None:
         if self.recorder is not None:

@@ -61,9 +61,9 @@ def test_without_a_kernel_it_does_not_go_and_fetch_one_unasked(tmp_path: Path) -
 
 def with_path(folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
     for tool in ("bash", "env", "dirname", "uname", "find", "sort", "tail", "head", "basename"):
-        found = shutil.which(tool)
-        assert found
-        (folder / tool).symlink_to(found)
+        path = shutil.which(tool)
+        assert path
+        (folder / tool).symlink_to(path)
     return subprocess.run(
         [SCRIPT, "--no-download"],
         env={"PATH": str(folder), "HOME": str(folder), **more},

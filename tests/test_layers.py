@@ -46,14 +46,14 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         if function or typing_only:
             inside.update(ast.walk(node))
-    found = []
+    pairs = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(alias.name, node not in inside) for alias in node.names]
+            pairs += [(alias.name, node not in inside) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
-            found.append((".".join([*base, *(node.module or "").split(".")]).strip("."), node not in inside))
-    return found
+            pairs.append((".".join([*base, *(node.module or "").split(".")]).strip("."), node not in inside))
+    return pairs
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_the_wheel_holds_every_module_and_data_file(wheel: set[str]) -> None:
     kinds = ("*.py", "*.urdf", "*.toml", "*.html", "*.js", "*.css", "*.svg", "py.typed")
-    wanted = {
+    names = {
         f"ulna/{p.relative_to(ROOT).as_posix()}" for f in FOLDERS for k in kinds for p in (ROOT / f).rglob(k)
     }
-    assert len(wanted) > 60
-    assert not wanted - wheel
+    assert len(names) > 60
+    assert not names - wheel
 
 
 def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
@@ -53,10 +53,10 @@ def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
 def test_datasets_from_the_repository_root_is_hugging_faces(how: list[str]) -> None:
     subprocess.run([sys.executable, *how], cwd=ROOT, check=True, capture_output=True)
     code = "import datasets; print(datasets.load_dataset.__module__)"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("datasets.")
+    assert process.stdout.startswith("datasets.")
 
 
 def test_the_lock_has_hashes_and_no_addresses() -> None:

@@ -54,12 +54,12 @@ def python(site: Path | None, *argv: str, code: int = 0) -> subprocess.Completed
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     if site is not None:
         environment["PYTHONPATH"] = str(site)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *argv], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+    assert process.returncode == code, process.stderr
+    assert "Traceback" not in process.stderr
+    return process
 
 
 def ulna(site: Path | None, *argv: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -111,8 +111,8 @@ check_camera(camera, MonotonicClock())
 """
     python(site, "-c", check)
     code = f"from ulna.robot.config import load_robot; load_robot({str(tmp_path / 'bench.toml')!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "there is no driver for" in done.stderr, "without the package"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "there is no driver for" in process.stderr, "without the package"
 
 
 def test_a_package_that_fails_is_named_and_the_rest_goes_on(site: Path, tmp_path: Path) -> None:

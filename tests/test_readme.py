@@ -48,9 +48,9 @@ def parse(words: list[str]) -> None:
         return
     size = 2 if words[0] in cli.SUBCOMMANDS else 1
     name, rest = " ".join(words[:size]), words[size:]
-    known = cli.SUBCOMMANDS[words[0]] if size == 2 else cli.COMMANDS
-    if words[size - 1] not in known:
-        raise unknown("command", name, known)
+    names = cli.SUBCOMMANDS[words[0]] if size == 2 else cli.COMMANDS
+    if words[size - 1] not in names:
+        raise unknown("command", name, names)
     module = importlib.import_module(f"ulna.robot.commands.{cli.module_name(name)}")
     parsing.parse(module, name, rest)
 

@@ -153,9 +153,9 @@ def test_a_soak_finds_readings_that_are_80_ms_old(bench: Bench) -> None:
 
 def test_a_soak_finds_a_driver_that_enables_by_itself(bench: Bench) -> None:
     power = {"power cycled": {"reset": True}}
-    found = soak(replace(bench, device=Liar(bench, enables=True)), power, 1.5, seed=1)
-    assert found["injected"]["power cycled"] >= 1
-    assert found["torque_uninvited"] >= 1, found
+    counts = soak(replace(bench, device=Liar(bench, enables=True)), power, 1.5, seed=1)
+    assert counts["injected"]["power cycled"] >= 1
+    assert counts["torque_uninvited"] >= 1, counts
 
 
 def test_every_fault_has_a_mend_and_every_arm_is_soaked() -> None:

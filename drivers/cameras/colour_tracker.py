@@ -23,16 +23,20 @@ TURNED_PIXELS = 64  # a smaller object's rectangle turns by its noise alone
 
 @dataclass(frozen=True)
 class Config:
-    """cameras: names of the robot's cameras, such as ["front", "wrist"]. hue_low, hue_high: degrees on the
-    colour circle, red 0, green 120, blue 240; low may be above high, for red. saturation, value: the least of
-    each, 0 to 1, since grey has no hue. min_pixels: a smaller area is taken for noise."""
+    """The fields of `[trackers.NAME]` with `driver = "colour"`."""
 
     cameras: list
+    """Names of the robot's cameras, such as `["front", "wrist"]`."""
     hue_low: float = setting(205.0, 0, 360, "degrees")
+    """Where the object's hues begin on the colour circle: red 0, green 120, blue 240."""
     hue_high: float = setting(255.0, 0, 360, "degrees")
+    """Where they end; below `hue_low` where they go through red. The defaults are blue."""
     saturation: float = setting(0.4, 0, 1)
+    """The least of a pixel that counts, since grey has no hue."""
     value: float = setting(0.15, 0, 1)
+    """The least brightness of a pixel that counts, since black has no hue."""
     min_pixels: int = setting(6, 1, 100_000, "pixels")
+    """A smaller area is taken for noise."""
 
 
 class ColourTracker:

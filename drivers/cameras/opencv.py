@@ -36,27 +36,34 @@ AUTOMATIC, MANUAL, APERTURE_PRIORITY = 0, 1, 3
 
 @dataclass(frozen=True)
 class Config:
-    """device: `/dev/v4l/by-id/…` or `/dev/v4l/by-path/…`, or an http, https or rtsp address. height, width,
-    fps: the mode, before `rotate` (degrees clockwise). fourcc: pixel format on the wire (MJPG, YUYV); empty:
-    the camera's choice. exposure: manual, in the driver's units (UVC: 100 µs). white_balance_K: fixed. Both
-    are automatic when None. gain: None leaves it as it is (with automatic exposure most cameras choose it
-    themselves). latency_s: from capture to arrival, subtracted where the device gives no time of its own.
-    matrix: 9 numbers by rows, the pinhole matrix of the frames as delivered. distortion: 5 numbers,
-    Brown-Conrady. reader: of an http address, "multipart", "ffmpeg" or "auto"."""
+    """The fields of `[cameras.NAME]` with `driver = "opencv"`."""
 
     device: str
+    """`/dev/v4l/by-id/…` or `/dev/v4l/by-path/…`, or an http, https or rtsp address."""
     height: int = setting(480, 16, 8192, "px")
+    """Of the frames as the camera sends them, before `rotate`."""
     width: int = setting(640, 16, 8192, "px")
+    """Of the frames as the camera sends them, before `rotate`."""
     fps: float = setting(30.0, 0.5, 1000, "Hz")
+    """Frames a second."""
     fourcc: str = ""
+    """Pixel format on the wire, such as MJPG or YUYV; empty: the camera's choice."""
     rotate: int = 0
+    """Degrees clockwise: 0, 90, 180 or 270."""
     exposure: float | None = setting(None, 0, 1e6)
+    """In the camera's units (UVC: 100 µs); None: automatic."""
     gain: float | None = setting(None, -1e4, 1e4)
+    """In the camera's units; None leaves it as it is (most cameras choose it with an automatic exposure)."""
     white_balance_K: float | None = setting(None, 1000, 20000, "K")
+    """Colour temperature; None: automatic."""
     latency_s: float = setting(0.0, 0, 2, "s")
+    """From capture to arrival, subtracted where the device gives no time of its own."""
     matrix: tuple = ()
+    """9 numbers by rows, the pinhole matrix of the frames as delivered; empty: unknown."""
     distortion: tuple = ()
+    """5 numbers, Brown-Conrady; empty: none is known."""
     reader: str = "auto"
+    """Of an http address: `multipart` (MJPEG, read here), `ffmpeg`, or `auto`, which tries them."""
 
 
 def make(name: str, config: Config) -> CaptureCamera:

@@ -10,28 +10,37 @@ from ..config import setting
 
 @dataclass(frozen=True)
 class Config:
-    """A RealSense camera. source: `live` (the camera with this `serial`), `recording` (`path`, made by
-    librealsense) or `twin` (at `address`).
-
-    align: `color` maps depth to the pixels of the color image; `none` leaves it as the depth sensor sees it.
-    exposure_us, gain, white_balance_k: of the color sensor, None for automatic. repeat: play a recording
-    again and again. latency_s: from the middle of the exposure to the arrival of the stamped frame, where the
-    camera's clock does not tell it."""
+    """The fields of `[cameras.NAME]` with `driver = "realsense"`."""
 
     serial: str = ""
+    """Serial number of the camera; empty: the only one that is plugged in, or any in a recording."""
     height: int = setting(480, 16, 2160, "px")
+    """Of the frames."""
     width: int = setting(640, 16, 3840, "px")
+    """Of the frames."""
     fps: float = setting(30, 1, 300, "frames/s")
+    """A whole number."""
     depth: bool = True
+    """Whether to read depth beside color."""
     align: str = "color"
+    """`color` maps depth to the pixels of the color image; `none` leaves it as the depth sensor sees it."""
     source: str = "live"
+    """`live` (the camera with this `serial`), `recording` (`path`) or `twin` (at `address`)."""
     path: str = ""
+    """File that librealsense recorded."""
     address: str = ""
+    """Of a twin: `unix:PATH` or `tcp:HOST:PORT`."""
     repeat: bool = False
+    """Play a recording again and again."""
     latency_s: float = setting(0.0, 0, 1, "s")
+    """From the middle of the exposure to the arrival of the stamped frame, where the camera's clock does not
+    tell it."""
     exposure_us: int | None = setting(None, 1, 1_000_000, "µs")
+    """Of the color sensor; None: automatic."""
     gain: int | None = setting(None, 0, 1000)
+    """Of the color sensor, in its own units; None: automatic."""
     white_balance_k: int | None = setting(None, 2000, 10_000, "K")
+    """Of the color sensor; None: automatic."""
 
 
 def check(config: Config) -> None:

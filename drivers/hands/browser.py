@@ -31,18 +31,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """host: address to listen on; `127.0.0.1` for this machine only, `0.0.0.0` for a phone. port: 0 picks a
-    free one. timeout_s: a hand that is silent for so long counts as let go. speed_m_s, turn_rad_s: speed of a
-    joystick or key pushed all the way, at scale 1. certificate, key: PEM files to use instead of a
-    self-signed certificate."""
+    """The fields of `[teleoperators.browser]`."""
 
     host: str = "127.0.0.1"
+    """Address to listen on: `127.0.0.1` for this machine only, `0.0.0.0` for a phone."""
     port: int = setting(0, 0, 65535)
+    """0 picks a free one."""
     timeout_s: float = setting(0.3, 0.05, 5, "s")
+    """A hand that was not heard of for longer has let go."""
     speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
+    """Of the tip with the joystick or a key pushed all the way, at scale 1."""
     turn_rad_s: float = setting(1.0, 0.05, 6, "rad/s")
+    """Of the tip's turning with the joystick or a key pushed all the way, at scale 1."""
     certificate: str = ""
+    """PEM file to use instead of a self-signed certificate."""
     key: str = ""
+    """PEM file with the key of `certificate`; empty: it is in the same file."""
 
 
 def make(name: str, config: Config) -> BrowserTeleoperator:

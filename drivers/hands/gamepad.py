@@ -41,15 +41,18 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Config:
-    """device: part of the pad's name, or its GUID, when there are several. speed_m_s, turn_rad_s: speed for a
-    stick pushed all the way. deadzone: share of a stick's travel that counts as its middle. bumper: which one
-    must be held, "left", "right" or "either"."""
+    """The fields of `[teleoperators.gamepad]`."""
 
     device: str = ""
+    """Part of the pad's name, or its GUID; empty: the only one."""
     speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
+    """Of the tip with the stick pushed all the way."""
     turn_rad_s: float = setting(1.0, 0.05, 6, "rad/s")
+    """Of the tip's turning with the stick pushed all the way."""
     deadzone: float = setting(0.12, 0, 0.9)
+    """Share of a stick's way that counts as its middle."""
     bumper: str = "either"
+    """Which one must be held for anything to move: `left`, `right` or `either`."""
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,17 @@ ESCAPE_S = 0.05  # an escape followed by nothing is a key; otherwise it begins a
 
 @dataclass(frozen=True)
 class Config:
-    """speed_m_s, turn_rad_s: speed while a key is held. hold_s: how long a key counts after its last report;
-    must be longer than the pause between two repeats, of which most terminals send 25 a second. gripper_s:
-    how long one press of space may move the gripper."""
+    """The fields of `[teleoperators.keyboard]`."""
 
     speed_m_s: float = setting(0.08, 0.005, 1, "m/s")
+    """Of the tip while a key is held."""
     turn_rad_s: float = setting(0.6, 0.05, 6, "rad/s")
+    """Of the tip's turning while a key is held."""
     hold_s: float = setting(0.25, 0.05, 1, "s")
+    """How long a key counts after it was last heard of; longer than the pause between two repeats, of which
+    most terminals make 25 a second."""
     gripper_s: float = setting(1.0, 0.1, 5, "s")
+    """How long one press of space may move the gripper."""
 
 
 def make(name: str, config: Config) -> KeyboardTeleoperator:

@@ -30,19 +30,22 @@ RETRY_NS = 500_000_000
 
 @dataclass(frozen=True)
 class Config:
-    """device: part of the name or of the serial number, when there are several. speed_m_s, turn_rad_s: speed
-    for a cap pushed or turned all the way. deadzone: share of the cap's travel that counts as its middle.
-    dead_man: "left": nothing moves unless the left button is held; "none": any motion of the cap moves the
-    arm. timeout_s: a cap that was last out of its middle and is silent for so long counts as released.
-    gripper_s: how long one press of the right button may move the gripper when dead_man is "none"."""
+    """The fields of `[teleoperators.spacemouse]`."""
 
     device: str = ""
+    """Part of its name or of its serial number; empty: the only one."""
     speed_m_s: float = setting(0.15, 0.005, 2, "m/s")
+    """Of the tip with the cap pushed all the way."""
     turn_rad_s: float = setting(1.0, 0.05, 6, "rad/s")
+    """Of the tip's turning with the cap pushed all the way."""
     deadzone: float = setting(0.06, 0, 0.9)
+    """Share of the cap's way that counts as its middle."""
     dead_man: str = "left"
+    """`left`: nothing moves unless the left button is held; `none`: any motion of the cap moves the arm."""
     timeout_s: float = setting(0.25, 0.05, 5, "s")
+    """A cap that is out of its middle and was not heard of for longer has been let go."""
     gripper_s: float = setting(1.0, 0.1, 5, "s")
+    """With `dead_man = "none"`: how long the right button may move the gripper after it was pressed."""
 
 
 @dataclass(frozen=True)

@@ -36,22 +36,31 @@ BODY = QUICK | {"operating_mode": EXTENDED_POSITION}
 
 @dataclass(frozen=True)
 class Config:
-    """port: like /dev/serial/by-id/…. calibration: file of LeRobot's form (`ulna calibrate` makes one)."""
+    """The fields of `[arms.NAME]` with `driver = "koch"`."""
 
     port: str
+    """Its serial port, by a name that stays: `/dev/serial/by-id/…` (`ulna devices` lists them)."""
     calibration: str
+    """File in LeRobot's form; `ulna calibrate` makes one."""
     baud: int = setting(1_000_000, 9_600, 4_000_000, "bit/s")
+    """Speed of the bus; the default is the servos' usual one."""
     bus_hz: float = setting(100.0, 10, 250, "Hz")
+    """Cycles of the bus a second: each writes the goals and reads every joint."""
     max_velocity: float = setting(4.7, 0.05, 4.7, "rad/s")
+    """Of every joint; a faster command is slowed down to it."""
     watchdog_s: float = setting(0.5, 0.05, 5, "s")
+    """Without a command for longer the arm holds."""
     stale_s: float = setting(0.5, 0.05, 5, "s")
     """A joint that is silent for longer makes the arm hold."""
     max_first_step: float = setting(0.5, 0.01, 4, "rad")
+    """How far from where the arm is its first command after `enable` may be, by joint."""
     torque_off_on_close: bool = True
+    """false: the arm keeps its torque when it is closed, and stays where it is."""
     gripper_current: int = setting(1000, 50, 1470, "mA")
     """The most that the gripper may squeeze with."""
     model: str = "koch"
-    """Whose geometry the arm has, of `MODELS`; only what moves its tip by hand asks for it."""
+    """Whose geometry the arm has, of `MODELS`: `koch`, or `so101` for a Koch's twin. Only moving the tip by
+    hand needs it."""
 
 
 def make(name: str, config: Config) -> ServoArm:

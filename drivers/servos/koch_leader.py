@@ -21,15 +21,20 @@ DRIVE_MODES = {"elbow_flex": 1}  # its elbow is mounted the other way round than
 
 @dataclass(frozen=True)
 class Config:
-    """port: like /dev/serial/by-id/…. calibration: file of LeRobot's form (`ulna calibrate` makes one)."""
+    """The fields of `[leaders.NAME]` with `driver = "koch-leader"`."""
 
     port: str
+    """Its serial port, by a name that stays: `/dev/serial/by-id/…` (`ulna devices` lists them)."""
     calibration: str
+    """File in LeRobot's form; `ulna calibrate` makes one."""
     baud: int = setting(1_000_000, 9_600, 4_000_000, "bit/s")
+    """Speed of the bus; the default is the servos' usual one."""
     bus_hz: float = setting(100.0, 10, 250, "Hz")
+    """Readings of every joint a second."""
     stale_s: float = setting(0.5, 0.05, 5, "s")
+    """A joint that is silent for longer counts as lost in `health`."""
     spring_current: int = setting(150, 0, 400, "mA")
-    """Of the gripper's spring; 0: none, and `enable` is refused."""
+    """Current of the gripper's spring; at 0 there is none, and `enable` is refused."""
 
 
 class KochLeader(ServoArm):

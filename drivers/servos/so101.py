@@ -39,22 +39,33 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Config:
-    """port: like /dev/serial/by-id/…. calibration: file of LeRobot's form (`ulna calibrate` makes one)."""
+    """The fields of `[arms.NAME]` with `driver = "so101"`."""
 
     port: str
+    """Its serial port, by a name that stays: `/dev/serial/by-id/…` (`ulna devices` lists them)."""
     calibration: str
+    """File in LeRobot's form; `ulna calibrate` makes one."""
     baud: int = setting(1_000_000, 19_200, 1_000_000, "bit/s")
+    """Speed of the bus; the default is the servos' usual one."""
     bus_hz: float = setting(100.0, 10, 250, "Hz")
+    """Cycles of the bus a second: each writes the goals and reads every joint."""
     max_velocity: float = setting(4.7, 0.05, 4.7, "rad/s")
+    """Of every joint; a faster command is slowed down to it."""
     watchdog_s: float = setting(0.5, 0.05, 5, "s")
+    """Without a command for longer the arm holds."""
     stale_s: float = setting(0.5, 0.05, 5, "s")
     """A joint that is silent for longer makes the arm hold."""
     max_first_step: float = setting(0.5, 0.01, 4, "rad")
+    """How far from where the arm is its first command after `enable` may be, by joint."""
     torque_off_on_close: bool = True
+    """false: the arm keeps its torque when it is closed, and stays where it is."""
     gripper_torque: int = setting(500, 50, 1000, "0.1 %")
-    """This and the next two keep the gripper's motor from burning out while it squeezes. LeRobot's values."""
+    """The most that the gripper may squeeze with, of its stall torque. This and the next two keep its motor
+    from burning out; the defaults are LeRobot's."""
     gripper_protection_current: int = setting(250, 10, 500, "6.5 mA")
+    """The gripper's servo protects itself after it took this current for 2 s."""
     gripper_overload_torque: int = setting(25, 5, 100, "%")
+    """The gripper's servo protects itself after it pushed with this share of its stall torque for 2 s."""
 
 
 def make(name: str, config: Config) -> ServoArm:

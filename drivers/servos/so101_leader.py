@@ -14,13 +14,18 @@ from .so101 import JOINTS, STS3215
 
 @dataclass(frozen=True)
 class Config:
-    """port: like /dev/serial/by-id/…. calibration: file of LeRobot's form (`ulna calibrate` makes one)."""
+    """The fields of `[leaders.NAME]` with `driver = "so101-leader"`."""
 
     port: str
+    """Its serial port, by a name that stays: `/dev/serial/by-id/…` (`ulna devices` lists them)."""
     calibration: str
+    """File in LeRobot's form; `ulna calibrate` makes one."""
     baud: int = setting(1_000_000, 19_200, 1_000_000, "bit/s")
+    """Speed of the bus; the default is the servos' usual one."""
     bus_hz: float = setting(100.0, 10, 250, "Hz")
+    """Readings of every joint a second."""
     stale_s: float = setting(0.5, 0.05, 5, "s")
+    """A joint that is silent for longer counts as lost in `health`."""
 
 
 def make(name: str, config: Config) -> ServoArm:

@@ -13,40 +13,50 @@ from ..config import require_known
 
 @dataclass
 class BusFaults:
-    """Faults of a servo bus or of a controller's link. drop, corrupt, late: shares of the replies that never
-    come, come garbled, or come `late_s` too late, when the next request may be under way. delay_s: before
-    every reply. dead: ids that are silent. overload: ids whose overload protection has latched, until power
-    is cycled or they are rebooted. voltage: V, of the supply; None is the nominal one. unplugged: the cable
-    is out. stuck: joint numbers that are blocked. clock_step_s: added to the device's own clock, where it has
-    one."""
+    """Faults of a servo bus, or of the link to a controller. The defaults are those of a sound one."""
 
     drop: float = 0.0
+    """Share of the replies, 0 to 1, that never come."""
     corrupt: float = 0.0
+    """Share of the replies that come garbled."""
     late: float = 0.0
+    """Share of the replies that come `late_s` too late, when the next request may be under way."""
     late_s: float = 0.05
+    """How late those are, s."""
     delay_s: float = 0.0
+    """Before every reply, s."""
     dead: tuple[int, ...] = ()
+    """Ids that are silent."""
     overload: tuple[int, ...] = ()
+    """Ids whose overload protection has latched, until power is cycled or they are rebooted."""
     voltage: float | None = None
+    """Of the supply, V; None: the nominal one."""
     unplugged: bool = False
+    """The cable is out."""
     stuck: tuple[int, ...] = ()
+    """Numbers of the joints, from 0, that are blocked."""
     clock_step_s: float = 0.0
+    """Added to the device's own clock, s, where it has one."""
 
 
 @dataclass
 class CameraFaults:
-    """Faults of a camera. black: frames without light. frozen: the same frame again and again, with new
-    numbers. stalled: connected, but without frames. slow: share of the nominal rate, 1 is as promised.
-    corrupt: share of frames whose bytes are garbled. unplugged: the connection is closed, and new ones are
-    refused. clock_step_s: added to the device's own clock."""
+    """Faults of a camera. The defaults are those of a sound one."""
 
     black: bool = False
+    """Frames without light."""
     frozen: bool = False
+    """The same frame again and again, with new numbers."""
     stalled: bool = False
+    """Connected, but without frames."""
     slow: float = 1.0
+    """Share of the nominal rate; 1: as promised."""
     corrupt: float = 0.0
+    """Share of the frames, 0 to 1, whose bytes are garbled."""
     unplugged: bool = False
+    """The connection is closed, and new ones are refused."""
     clock_step_s: float = 0.0
+    """Added to the device's own clock, s."""
 
 
 def set_faults(faults: BusFaults | CameraFaults, values: Mapping[str, Any]) -> None:

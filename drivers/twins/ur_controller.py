@@ -72,17 +72,19 @@ TYPES = {
 
 @dataclass
 class URFaults(BusFaults):
-    """Faults of a link (TCP turns drop and corrupt into late, so those two have no meaning; unplugged closes
-    every connection and refuses new ones) and of a controller. stalled: connections stand, but no data come.
-    protective_stop: latched until it is unlocked at the dashboard or set to false. emergency_stop: the button
-    is pressed. powered_off: the arm's power is off. local_control: the pendant is not in remote control, so
-    programs from the network are ignored."""
+    """Faults of a link and of a controller. Of a link: TCP turns `drop` and `corrupt` into lateness, so those
+    two have no meaning here; `unplugged` closes every connection and refuses new ones."""
 
     stalled: bool = False
+    """Connections stand, but no data come."""
     protective_stop: bool = False
+    """Latched until it is unlocked at the dashboard or set to false."""
     emergency_stop: bool = False
+    """The button is pressed."""
     powered_off: bool = False
+    """The arm's power is off."""
     local_control: bool = False
+    """The pendant is not in remote control, so programs from the network are ignored."""
 
 
 class Controller:

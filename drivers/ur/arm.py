@@ -55,34 +55,42 @@ ROBOT = {
 
 @dataclass(frozen=True)
 class Config:
-    """host: address of the controller. hz: rate of setpoints, 500 at most; the control script smooths between
-    them over `lookahead_s` (0.03 to 0.2 s) with `gain`. watchdog_s: without a command for that long the arm
-    brakes and holds. link_watchdog_s: without a message from this computer for that long the controller
-    itself stops the program. lost_s: without data for that long the connection counts as lost.
-    max_first_step: rad, of any joint. max_velocity, max_acceleration: rad/s and rad/s², of every joint;
-    setpoints keep both, so that the arm trails a target that moves at v by up to v²/2a. lower, upper: rad, of
-    the six joints, base first; narrow them to the cell. max_effort: N·m, of the model's joints (the default
-    is the UR5e's). payload_kg, payload_centre_m: of the tool, at the flange; None: as the pendant has it.
-    latency_s: the shortest time from measurement to arrival. model: one of `MODELS`; only moving the tip by
-    hand needs it."""
+    """The fields of `[arms.NAME]` with `driver = "ur"`."""
 
     host: str
+    """Address of the controller."""
     hz: float = setting(125.0, 20, 500, "Hz")
+    """Rate of setpoints, between which the control script smooths."""
     watchdog_s: float = setting(0.5, 0.05, 5, "s")
+    """Without a command for longer the arm brakes and holds."""
     link_watchdog_s: float = setting(0.5, 0.1, 5, "s")
+    """Without a message from this computer for longer the controller itself stops the program."""
     lost_s: float = setting(0.5, 0.1, 10, "s")
+    """Without data for longer the connection counts as lost."""
     max_first_step: float = setting(0.3, 0.01, 3, "rad")
+    """How far from where the arm is its first command after `enable` may be, by joint."""
     max_velocity: float = setting(1.0, 0.01, 3.15, "rad/s")
+    """Of every joint's setpoint."""
     max_acceleration: float = setting(8.0, 0.1, 40, "rad/s²")
+    """Of every joint's setpoint; so the arm trails a target that moves at v by up to v²/2a."""
     lower: tuple = (-TURN, -TURN, -np.pi, -TURN, -TURN, -TURN)
+    """rad, of the six joints, base first; narrow it to the cell."""
     upper: tuple = (TURN, TURN, np.pi, TURN, TURN, TURN)
+    """rad, likewise."""
     max_effort: tuple = (150.0, 150.0, 150.0, 28.0, 28.0, 28.0)
+    """N·m, of the six joints of the model; the default is the UR5e's."""
     lookahead_s: float = setting(0.1, 0.03, 0.2, "s")
+    """How far the control script smooths the setpoints: longer is smoother and later."""
     gain: float = setting(300.0, 100, 2000)
+    """How stiffly the control script follows the setpoints."""
     payload_kg: float | None = setting(None, 0, 35, "kg")
+    """Of the tool; None: as the pendant has it."""
     payload_centre_m: tuple = (0.0, 0.0, 0.0)
+    """The tool's centre of mass, from the flange; it counts with `payload_kg`."""
     latency_s: float = setting(0.002, 0, 0.1, "s")
+    """The shortest time from measurement to arrival."""
     model: str = ""
+    """One of `MODELS`, such as `ur5e`; only moving the tip by hand needs it."""
 
 
 def make(name: str, config: Config) -> UR:

@@ -39,10 +39,10 @@ VARIABLES = ["timestamp", "actual_q", "robot_mode", "safety_mode", "robot_status
 
 @dataclass(frozen=True)
 class Settings:
-    """file: descriptor of the `Memory`. stop_program: stop a control script that may still run from before
-    the connection was lost. Others: see `drivers.ur.arm.Config`."""
+    """What the process needs: fields of `drivers.ur.arm.Config`, which says what they mean, and two more."""
 
     file: int
+    """Descriptor of the `Memory`."""
     host: str
     hz: float
     watchdog_s: float
@@ -56,6 +56,7 @@ class Settings:
     payload_kg: float | None
     payload_centre_m: tuple[float, ...]
     stop_program: bool
+    """Stop a control script that may still run from before the connection was lost."""
 
 
 def follow(

@@ -1,4 +1,5 @@
-"""Observation encoders: one frame of state and images to one vector. Time is folded into the batch.
+"""Observation encoders: one observation step, of state and images, to one vector. Time is folded into the
+batch.
 
 Parts: `MLP` (state), `ResNet18` and `SmallCNN` (images, each ending in a spatial softmax), `Encoder` (all of
 them). Legend: B batch, T = n_obs_steps, N = B·T frames, C H W image, D width."""

@@ -51,8 +51,8 @@ class Diffusion:
         alpha, sigma = alpha_bar[k].sqrt(), (1 - alpha_bar[k]).sqrt()
         eps = torch.randn_like(a_BHA)
         tau = alpha / (alpha + sigma)
-        predicted = net(alpha[:, None, None] * a_BHA + sigma[:, None, None] * eps, tau, tau, context)
-        return masked_mean((predicted.float() - eps) ** 2, mask_BH)
+        output = net(alpha[:, None, None] * a_BHA + sigma[:, None, None] * eps, tau, tau, context)
+        return masked_mean((output.float() - eps) ** 2, mask_BH)
 
     def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
         alpha, sigma = path.alpha[i], path.sigma[i]

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...datasets.features import ACTION, Features, features_from_json, features_to_json
 
-REQUIRED = ("n_obs_steps", "horizon", "n_action_steps")  # of whoever names its features
+REQUIRED = ("n_obs_steps", "horizon", "n_action_steps")  # where `features` are named
 LEAST = {"n_obs_steps": 1, "horizon": 1, "n_past_actions": 0, "n_action_steps": 1, "sampling_steps": 1}
 
 
@@ -68,10 +68,10 @@ class Metadata:
             if not _fits(name, value):
                 raise ValueError(f"its {name} cannot be {value!r:.60}")
         metadata = Metadata(**{**values, "features": features_from_json(d["features"])})
-        if (
-            "needs_past" not in d
-        ):  # a server from before this key: its horizon began now, and it gave the number
-            past = metadata.n_past_actions  # of past actions only where it needed them
+        if "needs_past" not in d:
+            # a server from before this key: its horizon began now, and it gave n_past_actions only where it
+            # needed them
+            past = metadata.n_past_actions
             metadata = replace(metadata, horizon=metadata.horizon + past, needs_past=past > 0)
         if metadata.n_actions_ahead < 1:
             raise ValueError(f"its horizon {metadata.horizon} leaves no action ahead")
@@ -98,8 +98,8 @@ def _are_features(value: Any) -> bool:
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
     shapes = [f.shape for f in features.values()]
-    sized = all(type(n) is int and n >= 0 for shape in shapes for n in shape)
-    return sized and ACTION in features and len(features[ACTION].shape) == 1
+    are_sizes = all(type(n) is int and n >= 0 for shape in shapes for n in shape)
+    return are_sizes and ACTION in features and len(features[ACTION].shape) == 1
 
 
 def _is_number(value: Any) -> bool:

@@ -48,7 +48,9 @@ class DataOptions:
     cache: Cache = "auto"
     """Where decoded frames are kept, see `datasets.reading.cache`."""
     cache_bytes: int = AUTO_BYTES
+    """How much memory `auto` may take."""
     cache_dir: str | None = None
+    """Folder of the cache on disk."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def open_data(
             validation.append(Windows(store, store_spec, held_out, "none"))
         episodes.append(training)
     windows, validation_windows = (
-        _joined(p, features, options.rename) if p else None for p in (train, validation)
+        _window_source(p, features, options.rename) if p else None for p in (train, validation)
     )
     assert windows is not None
     if sentence := windows.left_out_sentence():
@@ -183,7 +185,7 @@ def _digest(weights: np.ndarray | None) -> str:
     return "" if weights is None else hashlib.sha256(weights.astype(np.float32).tobytes()).hexdigest()
 
 
-def _joined(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> WindowSource:
+def _window_source(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> WindowSource:
     return parts[0] if len(parts) == 1 and not renames else Mixture(parts, features, renames)
 
 

@@ -149,7 +149,7 @@ def train(
     writer = _tensorboard(out) if accelerator.is_main_process else None
     model.train()
     began, first = time.monotonic(), len(losses)
-    for step, micro in _prefetched(training_data, options.workers, t, seed, first, accelerator):
+    for step, micro in _micro_batches(training_data, options.workers, t, seed, first, accelerator):
         torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
         total = torch.zeros((), device=accelerator.device)
         for i, batch in enumerate(micro):
@@ -297,7 +297,7 @@ def _prepare(out: Path, identity: dict[str, Any], resume: bool, overwrite: bool,
     return None
 
 
-def _prefetched(
+def _micro_batches(
     data: TrainingData, workers: int, t: Training, seed: int, first: int, accelerator: Accelerator
 ) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
     """(step, its `accumulate` micro-batches), the next ones read while this one trains. Each process takes

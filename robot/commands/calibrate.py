@@ -60,7 +60,7 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ..calibrate import Calibrator
 
-    group, path, drive_modes = _chosen(args)
+    group, path, drive_modes = _target(args)
     _require_writable(path)  # the servos are rewritten at the end, and are of no use without their file
     calibrator = Calibrator(group, drive_modes)
     try:
@@ -69,12 +69,14 @@ def run(args: Args, out: Output) -> int:
         calibration = calibrator.finish()
     finally:
         calibrator.close()
-    kept = _save(path, calibration)
+    backup_note = _save(path, calibration)
     joints = {name: asdict(c) for name, c in calibration.items()}
     lines = [
         f"{n}: {c['range_min']}..{c['range_max']}, offset {c['homing_offset']}" for n, c in joints.items()
     ]
-    text = "\n".join([*lines, f"written to {path}{kept}: in the robot's file, calibration = {str(path)!r}"])
+    text = "\n".join(
+        [*lines, f"written to {path}{backup_note}: in the robot's file, calibration = {str(path)!r}"]
+    )
     out.answer({"path": str(path), "joints": joints}, text)
     return 0
 
@@ -98,17 +100,18 @@ def _require_writable(path: Path) -> None:
 
 
 def _save(path: Path, calibration: Calibration) -> str:
-    """Returns where the file that was there before is now, in words. DeviceError with the calibration itself:
-    the servos hold it already."""
+    """Write the calibration; a file that is there already is copied to `PATH.before`. Returns a note on that
+    copy, "" where there is none. DeviceError where it cannot be written: its message holds the calibration,
+    since the servos have it already."""
     from ...drivers.arm import DeviceError
     from ...drivers.servos.calibration import save
 
-    kept = ""
+    backup_note = ""
     try:
         if path.exists():
             old = path.with_name(path.name + ".before")
             shutil.copy2(path, old)
-            kept = f" (the one before it is {old})"
+            backup_note = f" (the one before it is {old})"
         save(path, calibration)
     except OSError as error:
         joints = json.dumps({name: asdict(c) for name, c in calibration.items()})
@@ -116,10 +119,10 @@ def _save(path: Path, calibration: Calibration) -> str:
             f"{path} cannot be written ({error.strerror}), but the servos hold their new offsets already: "
             f"put this into the file by hand, or calibrate again: {joints}"
         ) from None
-    return kept
+    return backup_note
 
 
-def _chosen(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
+def _target(args: Args) -> tuple[ServoGroup, Path, Mapping[str, int]]:
     """The servos to calibrate, the file to write, and which joints count backwards."""
     from ...drivers.config import parse, require_known
     from ...drivers.servos.calibration import lerobot_path
@@ -158,12 +161,12 @@ def _table(args: Args) -> tuple[str, dict[str, Any]]:
     from ..config import read_config
 
     config = read_config(args.robot)
-    offered = dict(config.get("arms", {})) | {f"leaders.{n}": t for n, t in config.get("leaders", {}).items()}
-    name = args.arm or next(iter(offered), "")
-    if not args.arm and len(offered) > 1:
-        raise UsageError(f"{args.robot} has several arms: say --arm {' or --arm '.join(offered)}")
-    require_known(f"arm in {args.robot}:", name, offered)
-    return f"{args.robot}, {name}", offered[name]
+    arms = dict(config.get("arms", {})) | {f"leaders.{n}": t for n, t in config.get("leaders", {}).items()}
+    name = args.arm or next(iter(arms), "")
+    if not args.arm and len(arms) > 1:
+        raise UsageError(f"{args.robot} has several arms: say --arm {' or --arm '.join(arms)}")
+    require_known(f"arm in {args.robot}:", name, arms)
+    return f"{args.robot}, {name}", arms[name]
 
 
 def _sweep(calibrator: Calibrator) -> None:
@@ -180,17 +183,17 @@ def _sweep(calibrator: Calibrator) -> None:
     )
     notes: list[str] = []
     progress = calibrator.look()
-    with Live(_drawn(calibrator, progress, notes), console=console, refresh_per_second=10) as live:
+    with Live(_joint_table(calibrator, progress, notes), console=console, refresh_per_second=10) as live:
         while not select.select([sys.stdin], [], [], 0)[0]:
             due = time.monotonic() + 1 / LOOKS_HZ
             progress = calibrator.look()
             notes = [*notes, *(n for n in progress.notes if n not in notes)][-4:]
-            live.update(_drawn(calibrator, progress, notes))
+            live.update(_joint_table(calibrator, progress, notes))
             time.sleep(max(0.0, due - time.monotonic()))
         sys.stdin.readline()
 
 
-def _drawn(calibrator: Calibrator, progress: Progress, notes: list[str]) -> Table:
+def _joint_table(calibrator: Calibrator, progress: Progress, notes: list[str]) -> Table:
     from rich.table import Table
 
     table = Table("joint", "from", "now", "to", "", caption="\n".join(notes) or None)

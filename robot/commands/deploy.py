@@ -57,15 +57,15 @@ def run(args: Args, out: Output) -> int:
         cameras = _cameras(client.metadata)
         tracking = ENVIRONMENT in client.metadata.features
 
-    known = 0
+    n_reported = 0
 
-    def report(taken: Sequence[TakeResult]) -> None:
-        nonlocal known
-        if len(taken) > known:
-            e = taken[-1]
+    def report(takes: Sequence[TakeResult]) -> None:
+        nonlocal n_reported
+        if len(takes) > n_reported:
+            e = takes[-1]
             outcome = {True: "success", False: "no success", None: "done"}[e.success]
             print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
-        known = len(taken)
+        n_reported = len(takes)
 
     with (
         load_robot(
@@ -92,12 +92,12 @@ def run(args: Args, out: Output) -> int:
             keys=keys,
             reset_seconds=args.reset_seconds,
         )
-    done = result["episodes"]
-    succeeded = sum(e["success"] is True for e in done)
+    episodes = result["episodes"]
+    successes = sum(e["success"] is True for e in episodes)
     ms = result["latency_ms"]
     out.answer(
         result,
-        f"{succeeded} of {len(done)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+        f"{successes} of {len(episodes)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
         + dropped_message(result["dropped"]),
     )
     return 0

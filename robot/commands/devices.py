@@ -71,12 +71,12 @@ def _camera(camera: CameraNode) -> list[str]:
     return _entry(camera.name, camera.device, camera.title, _usb(camera.usb), camera) + _modes(camera.modes)
 
 
-def _entry(name: str, device: str, first: str, second: str, held: Port | CameraNode) -> list[str]:
+def _entry(name: str, device: str, first: str, second: str, node: Port | CameraNode) -> list[str]:
     lines = [name, ", ".join(filter(None, [first, second, f"now {device}" if name != device else ""]))]
-    if held.holders:
-        lines.append(f"open in {', '.join(held.holders)}")
-    if held.problem:
-        lines.append(f"! {held.problem}")
+    if node.holders:
+        lines.append(f"open in {', '.join(node.holders)}")
+    if node.problem:
+        lines.append(f"! {node.problem}")
     return lines
 
 
@@ -85,9 +85,9 @@ def _modes(modes: tuple[Mode, ...]) -> list[str]:
     lines = []
     for fourcc in dict.fromkeys(m.fourcc for m in modes):
         sizes = sorted((m for m in modes if m.fourcc == fourcc), key=lambda m: -m.width * m.height)
-        shown = [f"{m.width}x{m.height}" + (f" at {m.fps[0]:g} Hz" if m.fps else "") for m in sizes[:6]]
+        texts = [f"{m.width}x{m.height}" + (f" at {m.fps[0]:g} Hz" if m.fps else "") for m in sizes[:6]]
         more = f", and {len(sizes) - 6} smaller" if len(sizes) > 6 else ""
-        lines.append(f"{fourcc}: {', '.join(shown)}{more}")
+        lines.append(f"{fourcc}: {', '.join(texts)}{more}")
     return lines
 
 

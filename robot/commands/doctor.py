@@ -37,10 +37,10 @@ def run(args: Args, out: Output) -> int:
     config = doctor_robot.read(Path(args.robot)) if args.robot else None
     hardware = doctor.look()
     if config is None:
-        modes, of_file = doctor.assumed_modes(hardware), []
+        modes, device_findings = doctor.assumed_modes(hardware), []
     else:
         modes = doctor_robot.requested_modes(config, hardware)
-        of_file = doctor_robot.devices(config, hardware)
+        device_findings = doctor_robot.devices(config, hardware)
     findings = [
         *doctor_computer.scheduling(args.seconds),  # first, before the others warm the computer up
         *doctor_computer.shared_memory(),
@@ -53,7 +53,7 @@ def run(args: Args, out: Output) -> int:
         *doctor.camera_nodes(hardware),
         *doctor.bus_load(modes),
         *doctor.twins(),
-        *of_file,
+        *device_findings,
     ]
     severe = [f for f in findings if f.level == "severe"]
     out.answer({"findings": [asdict(f) for f in findings], "severe": len(severe)}, page(findings))
@@ -61,7 +61,7 @@ def run(args: Args, out: Output) -> int:
 
 
 def page(findings: list[Finding]) -> str:
-    """What matters most first; within that, by topic."""
+    """The findings as text, the most severe first."""
     titles = {"severe": "to be mended first:", "advice": "worth mending:", "good": "good:"}
     lines: list[str] = []
     for level, title in titles.items():
@@ -69,9 +69,9 @@ def page(findings: list[Finding]) -> str:
         if these:
             lines += [*([""] if lines else []), title]
         for finding in these:
-            lines += _folded(f"  {finding.topic:10} ", finding.says)
+            lines += _wrap(f"  {finding.topic:10} ", finding.says)
             if finding.mend:
-                lines += _folded(" " * 11 + "-> ", finding.mend)
+                lines += _wrap(" " * 11 + "-> ", finding.mend)
     count = {level: sum(f.level == level for f in findings) for level in titles}
     return "\n".join(
         [
@@ -82,7 +82,7 @@ def page(findings: list[Finding]) -> str:
     )
 
 
-def _folded(start: str, what: str) -> list[str]:
+def _wrap(start: str, what: str) -> list[str]:
     # commands and udev rules must survive being copied: no word is cut in two
     return textwrap.wrap(
         what,

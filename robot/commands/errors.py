@@ -37,7 +37,7 @@ def is_expected(error: BaseException) -> bool:
     if isinstance(error, OSError | ValueError):
         return True  # every ValueError of ours is a sentence about the input
     for module, names in EXPECTED.items():
-        loaded = sys.modules.get(module)
-        if loaded is not None and isinstance(error, tuple(getattr(loaded, n) for n in names)):
+        loaded_module = sys.modules.get(module)
+        if loaded_module is not None and isinstance(error, tuple(getattr(loaded_module, n) for n in names)):
             return True
     return False

@@ -69,27 +69,27 @@ def run(args: Args, out: Output) -> int:
         episodes = int(args.episodes or 50)
     except ValueError:
         raise UsageError(f"--episodes is a number in closed loop, not {args.episodes!r}") from None
-    source = None if args.agent else _source(args)
+    policy = None if args.agent else _served_policy(args)
     try:
-        cameras = [] if source is None else _cameras(source.metadata)
+        cameras = [] if policy is None else _cameras(policy.metadata)
         with load_robot(args.robot, args.task, cameras) as rig, progress("evaluating") as bar:
             agent = (
                 make_agent(args.agent, rig)
-                if source is None
-                else PolicyAgent(source, rig.robot.features, rig.robot.control_hz)
+                if policy is None
+                else PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
             )
-            shown = bar.add_task("", total=episodes, note="")
+            bar_task = bar.add_task("", total=episodes, note="")
 
-            def report(done: int, successes: int, total: int) -> None:
-                bar.update(shown, completed=done, note=f"{successes} succeeded")
+            def report(count: int, successes: int, total: int) -> None:
+                bar.update(bar_task, completed=count, note=f"{successes} succeeded")
 
             folder = Path(args.checkpoint) / "validation" if args.checkpoint else None
             name = f"{args.task}-{rig.robot.name.replace(':', '-')}"
             film = folder / name if folder and args.videos else None
             result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
     finally:
-        if args.server and source is not None:
-            source.close()
+        if args.server and policy is not None:
+            policy.close()
     result = replace(result, server=args.server or None)
     answer = result.to_json()
     if args.checkpoint:
@@ -111,7 +111,7 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
-def _source(args: Args) -> Any:
+def _served_policy(args: Args) -> Any:
     if args.server:
         from ...policies.serving.client import PolicyClient
 
@@ -153,15 +153,15 @@ def _open_loop(args: Args, out: Output) -> int:
 
     if not args.data or not args.episodes:
         raise UsageError("open loop needs --data and --episodes, such as --data runs/x/data --episodes 10,11")
-    source = _source(args)
+    policy = _served_policy(args)
     with progress("evaluating") as bar:
-        shown = bar.add_task("", total=None, note="")
+        bar_task = bar.add_task("", total=None, note="")
         result = open_loop(
-            source,
+            policy,
             args.data,
             episode_list(args.episodes),
             args.every,
-            lambda done, total: bar.update(shown, completed=done, total=total),
+            lambda count, total: bar.update(bar_task, completed=count, total=total),
         )
     answer = result.to_json()
     if args.checkpoint:

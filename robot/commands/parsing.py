@@ -26,15 +26,15 @@ def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
     # a command may take arguments of its own kind out first (`train`: the recipe's fields)
     rest, extra = module.prepare(list(argv)) if hasattr(module, "prepare") else (list(argv), {})
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
-    printed: list[str] = []
+    outputs: list[str] = []
     try:
-        with _collected(printed):
+        with _collect(outputs):
             args = tyro.cli(
                 module.Args, args=rest, prog=f"ulna {name}", description=description, config=config
             )
         return replace(args, **extra)
     except SystemExit as stop:
-        text = "".join(printed)
+        text = "".join(outputs)
         if not stop.code:
             more = module.more_help(rest) if hasattr(module, "more_help") else ""
             print(text.rstrip() + "\n" + (f"\n{more}\n" if more else ""), end="")
@@ -49,8 +49,8 @@ def unset(meaning: str, metavar: str | None = None) -> Any:
 
 
 def _show_choices(module: ModuleType) -> None:
-    """Let `--help` list the values of the options in the command's `CHOICES`: which there are depends on the
-    packages that are installed, so they are only looked for when somebody asks."""
+    """Let `--help` list the values of the options in the command's `CHOICES`. They depend on the packages
+    that are installed, so they are looked for only when somebody asks."""
     hints = get_type_hints(module.Args, include_extras=True)
     with Output(as_json=False):  # PyBullet greets on standard output
         choices = {name: names() for name, names in getattr(module, "CHOICES", {}).items()}
@@ -62,8 +62,8 @@ def _show_choices(module: ModuleType) -> None:
 def _sentence(name: str, text: str, argv: Sequence[str], module: ModuleType) -> str:
     """tyro draws a box around its complaint; we want the complaint."""
     options = [f"--{f.name.replace('_', '-')}" for f in fields(module.Args)]
-    given = [a.split("=")[0] for a in argv if a.startswith("--")]
-    for option in given:
+    flags = [a.split("=")[0] for a in argv if a.startswith("--")]
+    for option in flags:
         if option.replace("_", "-") not in options:
             near = difflib.get_close_matches(option, options, n=2, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(options)}"
@@ -75,7 +75,7 @@ def _sentence(name: str, text: str, argv: Sequence[str], module: ModuleType) -> 
 
 
 @contextlib.contextmanager
-def _collected(into: list[str]) -> Iterator[None]:
+def _collect(into: list[str]) -> Iterator[None]:
     import io
 
     buffer = io.StringIO()
@@ -113,13 +113,13 @@ class Output:
 
 def episode_list(text: str) -> list[int]:
     """`0-9,12` → [0, …, 9, 12]."""
-    chosen: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise UsageError(f"{text!r} is not a list of episodes: write them like 0-9,12")
-        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return list(dict.fromkeys(chosen))
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(numbers))
 
 
 def words(text: str) -> list[str]:
@@ -128,15 +128,17 @@ def words(text: str) -> list[str]:
 
 
 def pairs(option: str, text: str, of: str) -> dict[str, str]:
-    """`a=b,c=d` → {"a": "b", "c": "d"}. UsageError names `option` and what its pairs are `of`."""
-    found = [p.partition("=") for p in words(text)]
-    if any(not (old and new) for old, _, new in found):
+    """`a=b,c=d` → {"a": "b", "c": "d"}. UsageError names `option` and says with `of` how a pair is
+    written."""
+    parts = [p.partition("=") for p in words(text)]
+    if any(not (old and new) for old, _, new in parts):
         raise UsageError(f"{option} is written {of}, with commas between several")
-    return {old.strip(): new.strip() for old, _, new in found}
+    return {old.strip(): new.strip() for old, _, new in parts}
 
 
 def require_device(name: str) -> str:
-    """`cpu`, `cuda` or `cuda:1`, and there."""
+    """`name`, where it is `cpu`, or a `cuda` or `cuda:N` that this machine has. Else UsageError or
+    ValueError."""
     if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
         raise UsageError(f"there is no device {name!r}: it is cpu, cuda, or one of several like cuda:1")
     if name != "cpu":
@@ -159,7 +161,7 @@ def use_threads(n: int) -> None:
 
 
 def progress(description: str) -> Any:
-    """A progress bar on standard error, silent where that is no terminal's business (`--json` in a pipe)."""
+    """A progress bar on standard error; silent where that is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -39,11 +39,11 @@ def run(args: Args, out: Output) -> int:
         print(f"ulna: {sentence}", file=sys.stderr)
     lines = []
     for name, r in recipes.items():
-        about = ((functions[name].__doc__ or "").strip().splitlines() or [""])[0]
+        summary = ((functions[name].__doc__ or "").strip().splitlines() or [""])[0]
         parts = [r.encoder.image if args.images else r.encoder.state, r.context, r.backbone, r.objective]
         part_names = " × ".join(type(p).__name__ for p in parts)
         lines.append(
-            f"{name}\n  {about}\n  {part_names}, {r.sampling_steps} steps, {r.decoder} decoder\n  {r.paper}"
+            f"{name}\n  {summary}\n  {part_names}, {r.sampling_steps} steps, {r.decoder} decoder\n  {r.paper}"
         )
     out.answer({name: recipe_to_json(r) for name, r in recipes.items()}, "\n".join(lines))
     return 0

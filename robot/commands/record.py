@@ -78,10 +78,10 @@ def run(args: Args, out: Output) -> int:
         keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
         if keys is not None and keys.is_terminal and rig.realtime:
             bar.console.print(HELP)
-        shown = bar.add_task("", total=args.episodes, note="")
+        bar_task = bar.add_task("", total=args.episodes, note="")
 
-        def report(done: int, successes: int, frames: int) -> None:
-            bar.update(shown, completed=done, note=f"{successes} succeeded, {frames} frames")
+        def report(count: int, successes: int, frames: int) -> None:
+            bar.update(bar_task, completed=count, note=f"{successes} succeeded, {frames} frames")
 
         result = record(
             rig,

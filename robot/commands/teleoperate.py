@@ -80,6 +80,10 @@ def run(args: Args, out: Output) -> int:
         )
         health = {name: arm.health() for name, arm in rig.robot.arms.items()}
         rig.robot.hold()
-    about = {"ticks": result.ticks, "late": result.late, "retries": {n: h.retries for n, h in health.items()}}
-    out.answer(about, f"{result.ticks} ticks, {result.late} late")
+    answer = {
+        "ticks": result.ticks,
+        "late": result.late,
+        "retries": {n: h.retries for n, h in health.items()},
+    }
+    out.answer(answer, f"{result.ticks} ticks, {result.late} late")
     return 0

@@ -131,7 +131,7 @@ def more_help(argv: list[str]) -> str:
     return "\n".join(lines)
 
 
-def changed(recipe: Any, changes: dict[str, str]) -> Any:
+def with_changes(recipe: Any, changes: dict[str, str]) -> Any:
     """`recipe` with the fields replaced that a command line names. Whole parts first, outer before inner:
     which fields there are, and which short names are clear, is only known once the parts are chosen."""
     from ...policies.recipe import override
@@ -155,29 +155,33 @@ def full_names(recipe: Any, changes: dict[str, str]) -> dict[str, str]:
     """Short names made long where only one field ends so: `steps` is `training.steps`."""
     from ...policies.recipe import leaves
 
-    known = leaves(recipe)
+    fields = leaves(recipe)
     result = {}
     for name, value in changes.items():
-        if name in known:
+        if name in fields:
             result[name] = value
             continue
-        ends = [n for n in known if n.endswith(f".{name}")]
+        ends = [n for n in fields if n.endswith(f".{name}")]
         # the training's own field wins over a part's of the same name
         ends = [n for n in ends if n.startswith("training.")] or ends
         if len(ends) == 1:
             result[ends[0]] = value
             continue
-        shown = [
+        suggestions = [
             f"--{n.replace('_', '-')}"
-            for n in (ends or difflib.get_close_matches(name, _names(known), 3, 0.5))
+            for n in (ends or difflib.get_close_matches(name, _names(fields), 3, 0.5))
         ]
-        hint = f"did you mean {' or '.join(shown)}?" if shown else "`ulna recipes --json` shows its fields"
+        hint = (
+            f"did you mean {' or '.join(suggestions)}?"
+            if suggestions
+            else "`ulna recipes --json` shows its fields"
+        )
         raise UsageError(f"the recipe {recipe.name} has no field --{name.replace('_', '-')}: {hint}")
     return result
 
 
-def _names(known: dict[str, Any]) -> list[str]:
-    return sorted({*known, *(n.rsplit(".", 1)[-1] for n in known)})
+def _names(fields: dict[str, Any]) -> list[str]:
+    return sorted({*fields, *(n.rsplit(".", 1)[-1] for n in fields)})
 
 
 def run(args: Args, out: Output) -> int:
@@ -211,12 +215,14 @@ def run(args: Args, out: Output) -> int:
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
         raise UsageError("--tolerance is a time in seconds, at least 0")
     features = features_of([EpisodeStore.open(d) for d in args.data], options.rename, keys)
-    recipe = changed(make_recipe(policy_features(features, keys)), args.overrides)
+    recipe = with_changes(make_recipe(policy_features(features, keys)), args.overrides)
     with progress("training") as bar:
-        shown = bar.add_task("", total=recipe.training.steps, note="")
+        bar_task = bar.add_task("", total=recipe.training.steps, note="")
 
         def report(p: Progress) -> None:
-            bar.update(shown, completed=p.step, note=f"loss {p.loss:.4f}, {p.examples_per_s:.0f} examples/s")
+            bar.update(
+                bar_task, completed=p.step, note=f"loss {p.loss:.4f}, {p.examples_per_s:.0f} examples/s"
+            )
 
         result = train(
             recipe,

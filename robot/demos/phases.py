@@ -162,10 +162,10 @@ def finish(
     report = write_report(
         out / "report.html", title, evaluation, record, p.commands, p.seconds, [f"{p.memory}.", *notes]
     )
-    measured = {k: v for k, v in evaluation.to_json().items() if k not in NOT_IN_SUMMARY}
+    results = {k: v for k, v in evaluation.to_json().items() if k not in NOT_IN_SUMMARY}
     peak = round(p.memory.peak_bytes / 1024**3, 2)
     numbers = {
-        **measured,
+        **results,
         "commands": [portable(c) for c in p.commands],
         "phases_s": dict(p.seconds),
         "peak_memory_gib": peak,

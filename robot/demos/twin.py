@@ -50,15 +50,15 @@ def demo_twin(
     with p.process("start another twin", *twin) as station, p.server(*serve) as url:
         words = ["deploy", "--robot", station["toml"], "--server", url, "--episodes", str(episodes)]
         words += ["--seed", str(SEED), "--max-seconds", str(seconds), "--out", rollouts]
-        deployed = p.run(f"deploy to {episodes} seeds", *words)
-    evaluation = as_evaluation(deployed, out)
+        answer = p.run(f"deploy to {episodes} seeds", *words)
+    evaluation = as_evaluation(answer, out)
     title = f"Lift on the SO-101's twin, from {demonstrations} teleoperated demonstrations"
     rates = ", ".join(f"{k.rpartition('.')[2]} {v['hz']:.1f} Hz" for k, v in info["rates"].items() if v)
     finish(p, title, evaluation, out, [f"Measured rates of the recording: {rates}."])
     return verdict(evaluation, SHARE)
 
 
-def as_evaluation(deployed: dict[str, Any], out: Path) -> ClosedLoop:
+def as_evaluation(answer: dict[str, Any], out: Path) -> ClosedLoop:
     """The answer of `ulna deploy --json`, and what it recorded, as an evaluation to report."""
     from ...datasets.features import ACTION, IMAGES, STATE
     from ...datasets.reading.align import align
@@ -68,7 +68,7 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> ClosedLoop:
     store = EpisodeStore.open(out / "rollouts")
     outcomes = [
         Outcome(e["seed"], bool(e["success"]), e["ticks"], float(bool(e["success"])), e["late"], e["dropped"])
-        for e in deployed["episodes"]
+        for e in answer["episodes"]
     ]
     traces, videos = [], []
     for episode in store.episodes[:FILMED]:
@@ -86,20 +86,20 @@ def as_evaluation(deployed: dict[str, Any], out: Path) -> ClosedLoop:
         videos.append(str(path))
     action = store.features[ACTION]
     return ClosedLoop(
-        task=deployed["task"],
-        robot=deployed["robot"],
-        agent=deployed["agent"],
+        task=answer["task"],
+        robot=answer["robot"],
+        agent=answer["agent"],
         joints=list(action.names),
         units=list(action.units),
         control_hz=store.control_hz,
         outcomes=outcomes,
         traces=traces,
         videos=videos,
-        checkpoint=deployed["checkpoint"],
-        server=deployed["server"],
-        latency_ms=Latency(**deployed["latency_ms"]),
-        decisions=deployed["decisions"],
-        nfe_per_decision=deployed["nfe_per_decision"],
-        late_ticks=sum(e["late"] for e in deployed["episodes"]),
-        ticks=sum(e["ticks"] for e in deployed["episodes"]),
+        checkpoint=answer["checkpoint"],
+        server=answer["server"],
+        latency_ms=Latency(**answer["latency_ms"]),
+        decisions=answer["decisions"],
+        nfe_per_decision=answer["nfe_per_decision"],
+        late_ticks=sum(e["late"] for e in answer["episodes"]),
+        ticks=sum(e["ticks"] for e in answer["episodes"]),
     )

@@ -123,11 +123,11 @@ class ClosedLoop:
         with _reading("closed-loop", d):
             latency = d.get("latency_ms")
             parts = {
-                "outcomes": [Outcome(**_known(Outcome, o)) for o in d["outcomes"]],
-                "traces": [EpisodeTrace(**_known(EpisodeTrace, t)) for t in d.get("traces", ())],
-                "latency_ms": None if latency is None else Latency(**_known(Latency, latency)),
+                "outcomes": [Outcome(**_own_fields(Outcome, o)) for o in d["outcomes"]],
+                "traces": [EpisodeTrace(**_own_fields(EpisodeTrace, t)) for t in d.get("traces", ())],
+                "latency_ms": None if latency is None else Latency(**_own_fields(Latency, latency)),
             }
-            return ClosedLoop(**{**_known(ClosedLoop, d), **parts})
+            return ClosedLoop(**{**_own_fields(ClosedLoop, d), **parts})
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,10 @@ class OpenLoop:
         with _reading("open-loop", d):
             values = {f.name: d[KEYS.get(f.name, f.name)] for f in fields(OpenLoop)}
             relative, comparisons, trace = (values[k] for k in ("relative_error", "comparisons", "trace"))
-            chunks = [PredictedChunk(**_known(PredictedChunk, c)) for c in trace["chunks"]]
+            chunks = [PredictedChunk(**_own_fields(PredictedChunk, c)) for c in trace["chunks"]]
             parts = {
-                "relative_error": {n: Estimate(**_known(Estimate, e)) for n, e in relative.items()},
-                "comparisons": {n: Comparison(**_known(Comparison, c)) for n, c in comparisons.items()},
+                "relative_error": {n: Estimate(**_own_fields(Estimate, e)) for n, e in relative.items()},
+                "comparisons": {n: Comparison(**_own_fields(Comparison, c)) for n, c in comparisons.items()},
                 "trace": ChunksTrace(trace["episode"], trace["recorded"], chunks),
             }
             return OpenLoop(**{**values, **parts})
@@ -222,7 +222,7 @@ class OpenLoop:
 
 @contextlib.contextmanager
 def _reading(kind: str, d: Mapping[str, Any]) -> Iterator[None]:
-    """What is missing or of another type becomes one sentence."""
+    """Turns the error on a field that is missing or of another type into a ValueError of one sentence."""
     if d.get("kind") != kind:
         raise ValueError(f"this is no {kind} report: its kind is {d.get('kind')!r}")
     try:
@@ -231,7 +231,7 @@ def _reading(kind: str, d: Mapping[str, Any]) -> Iterator[None]:
         raise ValueError(f"this is no {kind} report: {error!r}") from None
 
 
-def _known(cls: type, d: Mapping[str, Any]) -> dict[str, Any]:
+def _own_fields(cls: type, d: Mapping[str, Any]) -> dict[str, Any]:
     return {f.name: d[f.name] for f in fields(cls) if f.name in d}
 
 

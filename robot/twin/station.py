@@ -67,22 +67,30 @@ KINDS = {
 
 @dataclass
 class StationConfig:
-    """kind: name in `KINDS`. task: name of the scene. cameras: names of its views. realsense: those of
-    `cameras` that are RealSense cameras. fps: of the cameras. hand: whether there is a leader arm with a
-    scripted hand. control_hz: rate of the demonstrations. noise: of the scripted hand. faults: device →
-    faults, from the start."""
+    """What a twin stands in for, and what is around it."""
 
     kind: str = "so101"
+    """Of `KINDS`."""
     task: str = "lift"
+    """The scene, whose objects stand before the arm."""
     cameras: Sequence[str] = ()
+    """Names of its views."""
     realsense: Sequence[str] = ()
+    """Those of `cameras` that are RealSense cameras."""
     image_size: tuple[int, int] = (96, 96)
+    """`(height, width)` of their frames, pixels."""
     fps: float = 20.0
+    """Frames a second of the cameras."""
     control_hz: float = 20.0
+    """Rate of the demonstrations, which the robot's file names, too."""
     hand: bool = False
+    """A leader arm with a scripted hand at it."""
     noise: float = 0.004
+    """Unsteadiness of the hand, m."""
     seed: int = 0
+    """Of the faults' dice."""
     faults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By device, from the start: fields of `BusFaults` or `CameraFaults`."""
 
 
 def devices(config: StationConfig) -> tuple[str, ...]:

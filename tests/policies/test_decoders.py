@@ -30,9 +30,9 @@ def test_ensemble_weighs_the_oldest_most(horizon: int, decay: float, ticks: int,
     for t in range(ticks):
         assert decoder.wants_chunk()
         decoder.push(chunks[t])
-        made = [chunks[s][t - s] for s in range(max(0, t - horizon + 1), t + 1)]  # oldest first
-        weights = np.exp(-decay * np.arange(len(made)))
-        np.testing.assert_allclose(decoder.next(), np.average(made, axis=0, weights=weights))
+        predictions = [chunks[s][t - s] for s in range(max(0, t - horizon + 1), t + 1)]  # oldest first
+        weights = np.exp(-decay * np.arange(len(predictions)))
+        np.testing.assert_allclose(decoder.next(), np.average(predictions, axis=0, weights=weights))
 
 
 def test_a_reset_forgets() -> None:

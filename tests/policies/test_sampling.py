@@ -98,9 +98,9 @@ def test_a_tilt_is_the_mixture_reweighted() -> None:
 @pytest.mark.parametrize(("objective", "of", "steps"), IDEALS)
 def test_sampling_with_the_ideal_network_gives_the_mixture(objective: Objective, of: str, steps: int) -> None:
     net = Ideal(of)
-    drawn = sample(net, objective, CONTEXT, (1, 64, 64), steps, seed=0)
-    x = drawn.chunk.flatten()
-    assert drawn.nfe == net.calls == steps
+    draw = sample(net, objective, CONTEXT, (1, 64, 64), steps, seed=0)
+    x = draw.chunk.flatten()
+    assert draw.nfe == net.calls == steps
     high = x > 0
     assert high.float().mean() == pytest.approx(0.7, abs=0.03)
     # few steps widen or narrow the modes a little; where they lie is what counts
@@ -111,10 +111,10 @@ def test_sampling_with_the_ideal_network_gives_the_mixture(objective: Objective,
 
 def test_regression_gives_the_mean_in_one_pass() -> None:
     net = Ideal("x")
-    drawn = sample(net, Regression(), CONTEXT, (1, 2, 3), 1, seed=0)
-    assert drawn.nfe == 1
+    draw = sample(net, Regression(), CONTEXT, (1, 2, 3), 1, seed=0)
+    assert draw.nfe == 1
     torch.testing.assert_close(
-        drawn.chunk, torch.full((1, 2, 3), float((MEANS * WEIGHTS).sum())), atol=1e-4, rtol=0
+        draw.chunk, torch.full((1, 2, 3), float((MEANS * WEIGHTS).sum())), atol=1e-4, rtol=0
     )
 
 
@@ -129,13 +129,13 @@ def test_hooks_that_do_nothing_change_no_bit(objective: Objective, of: str, step
 
 @pytest.mark.parametrize(("objective", "of", "steps"), [*IDEALS, (Regression(), "x", 1)])
 def test_inpainting_ends_on_the_known_prefix(objective: Objective, of: str, steps: int) -> None:
-    known = torch.tensor([[0.7, -0.6], [0.7, -0.6]])
-    drawn = sample(Ideal(of), objective, CONTEXT, (3, 8, 2), steps, 1, [Inpaint(known)]).chunk
-    torch.testing.assert_close(drawn[:, :2], known.expand(3, 2, 2), atol=1e-6, rtol=0)
+    prefix = torch.tensor([[0.7, -0.6], [0.7, -0.6]])
+    draw = sample(Ideal(of), objective, CONTEXT, (3, 8, 2), steps, 1, [Inpaint(prefix)]).chunk
+    torch.testing.assert_close(draw[:, :2], prefix.expand(3, 2, 2), atol=1e-6, rtol=0)
     free = sample(Ideal(of), objective, CONTEXT, (3, 8, 2), steps, 1).chunk
-    assert torch.isfinite(drawn).all()
+    assert torch.isfinite(draw).all()
     if steps > 1:
-        assert not torch.allclose(free[:, :2], known.expand(3, 2, 2), atol=1e-3)
+        assert not torch.allclose(free[:, :2], prefix.expand(3, 2, 2), atol=1e-3)
     with pytest.raises(ValueError, match="prefix has 9"):
         sample(Ideal(of), objective, CONTEXT, (1, 8, 2), steps, 1, [Inpaint(torch.zeros(9, 2))])
 
@@ -175,9 +175,9 @@ class Guide(Hook):
 
 @pytest.mark.parametrize("to", [-0.6, 0.7])
 def test_the_best_candidate_is_chosen(to: float) -> None:
-    drawn = sample(Ideal("velocity"), Flow(), CONTEXT, (5, 1, 1), 20, 0, [Candidates(24), Nearest(to)])
-    assert drawn.nfe == 20 * 24
-    assert (drawn.chunk - to).abs().max() < 0.25
+    draw = sample(Ideal("velocity"), Flow(), CONTEXT, (5, 1, 1), 20, 0, [Candidates(24), Nearest(to)])
+    assert draw.nfe == 20 * 24
+    assert (draw.chunk - to).abs().max() < 0.25
 
 
 @pytest.mark.parametrize(("objective", "of", "steps"), IDEALS)
@@ -189,18 +189,18 @@ def test_guidance_moves_mass_to_the_better_mode(objective: Objective, of: str, s
 
 
 def test_a_hooks_stream_is_its_own() -> None:
-    seen: list[float] = []
+    draws: list[float] = []
 
     @dataclass(frozen=True)
     class Draws(Hook):
         def project(self, a: Tensor, step: Step, rng: torch.Generator) -> Tensor:
-            seen.append(float(torch.rand((), generator=rng)))
+            draws.append(float(torch.rand((), generator=rng)))
             return a
 
     base = sample(Ideal("eps"), Diffusion(sampler="ddpm"), CONTEXT, (1, 2, 2), 100, 3).chunk
     again = sample(Ideal("eps"), Diffusion(sampler="ddpm"), CONTEXT, (1, 2, 2), 100, 3, [Draws()]).chunk
     assert torch.equal(base, again), "what a hook draws never changes the base sampler's noise"
-    assert len(np.unique(seen)) == 100
+    assert len(np.unique(draws)) == 100
 
 
 def test_more_steps_than_trained_are_refused() -> None:

@@ -24,7 +24,7 @@ from ulna.policies.recipes.all import RECIPES
 from ulna.policies.train.loop import STATE_FILE, Progress, train
 from ulna.robot.cli import COMMANDS, SUBCOMMANDS, main, module_name
 from ulna.robot.commands.parsing import episode_list
-from ulna.robot.commands.train import changed, split_overrides
+from ulna.robot.commands.train import split_overrides, with_changes
 
 COMMANDS_FOLDER = Path(__file__).parents[2] / "robot" / "commands"
 TINY = ["--steps", "3", "--batch-size", "8", "--backbone.widths", "16", "32"]
@@ -115,28 +115,28 @@ def test_every_field_of_a_recipe_says_what_it_is() -> None:
 
 
 def test_every_answer_is_one_json_object(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    recorded = answer(
+    recording = answer(
         capfd, "record", "--task", "reach", "--episodes", "1", "--out", f"{run}/more", "--cameras", "front"
     )
-    assert (recorded["episodes"], recorded["successes"]) == (1, 1)
+    assert (recording["episodes"], recording["successes"]) == (1, 1)
     info = answer(capfd, "data", "info", f"{run}/more")
     assert info["features"]["observation.images.front"]["shape"] == [96, 96, 3]
     assert info["rates"]["observation.state"]["hz"] == 20.0
     assert set(answer(capfd, "recipes")) == {"flow", "diffusion_unet", "diffusion_transformer", "act"}
-    evaluated = answer(
+    evaluation = answer(
         capfd, "evaluate", f"{run}/flow", "--task", "reach", "--episodes", "2", "--videos", "1"
     )
-    assert (evaluated["episodes"], evaluated["nfe_per_decision"]) == (2, 10.0)
-    assert json.loads(Path(evaluated["report"]).read_text())["outcomes"] == evaluated["outcomes"]
-    assert Path(evaluated["videos"][0]).stat().st_size > 500
+    assert (evaluation["episodes"], evaluation["nfe_per_decision"]) == (2, 10.0)
+    assert json.loads(Path(evaluation["report"]).read_text())["outcomes"] == evaluation["outcomes"]
+    assert Path(evaluation["videos"][0]).stat().st_size > 500
     expert = answer(capfd, "evaluate", "--agent", "expert", "--task", "reach", "--episodes", "2")
     assert expert["successes"] == 2
     loop = answer(
         capfd, "evaluate", "--open-loop", f"{run}/flow", "--data", f"{run}/data", "--episodes", "0,2"
     )
     assert loop["kind"] == "open-loop"
-    trained = answer(capfd, "train", "act", "--data", f"{run}/data", "--out", f"{run}/act", "--steps", "2")
-    assert trained["recipe"] == "act"
+    training = answer(capfd, "train", "act", "--data", f"{run}/data", "--out", f"{run}/act", "--steps", "2")
+    assert training["recipe"] == "act"
 
 
 def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -145,17 +145,17 @@ def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureF
     try:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
-        deployed = answer(
+        deployment = answer(
             capfd, "deploy", "--server", ready["url"], "--task", "reach", "--max-seconds", "0.5"
         )
-        assert deployed["checkpoint"] == ready["checkpoint"]
-        assert deployed["episodes"][0]["ticks"] <= 10
+        assert deployment["checkpoint"] == ready["checkpoint"]
+        assert deployment["episodes"][0]["ticks"] <= 10
         words = ["evaluate", f"{run}/flow", "--server", ready["url"], "--task", "reach", "--episodes", "1"]
         assert answer(capfd, *words)["server"] == ready["url"]
         other = complaint(capfd, "evaluate", f"{run}/other", "--server", ready["url"], code=1)
         assert "another checkpoint" in other
-        taken = ["serve", f"{run}/flow", "--port", ready["url"].rsplit(":", 1)[1]]
-        assert "is a server running there already" in complaint(capfd, *taken, code=1)
+        argv = ["serve", f"{run}/flow", "--port", ready["url"].rsplit(":", 1)[1]]
+        assert "is a server running there already" in complaint(capfd, *argv, code=1)
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0, "Ctrl-C is how a server is stopped"
@@ -280,7 +280,7 @@ def test_a_disk_without_room_is_one_sentence_and_keeps_the_last_state(
     assert [p.name for p in out.iterdir()] == ["tensorboard"], "nothing half-written"
 
     recipe = RECIPES["flow"](EpisodeStore.open(run / "data").features)
-    recipe = changed(
+    recipe = with_changes(
         recipe, {"checkpoint_every": "2", "batch_size": "8", "backbone.widths": "16 32", "steps": "5"}
     )
 
@@ -314,17 +314,17 @@ def test_fields_of_the_recipe_are_told_from_options() -> None:
 
 def test_whole_parts_are_chosen_before_their_fields() -> None:
     recipe = RECIPES["flow"]({STATE: Feature((2,), "float32"), ACTION: Feature((2,), "float32")})
-    chosen = changed(
+    result = with_changes(
         recipe, {"backbone.depth": "3", "backbone": "Transformer", "steps": "9", "keypoints": "4"}
     )
-    assert isinstance(chosen.backbone, Transformer)
-    assert chosen.backbone.depth == 3
-    assert chosen.training.steps == 9
-    assert chosen.encoder.image.keypoints == 4
+    assert isinstance(result.backbone, Transformer)
+    assert result.backbone.depth == 3
+    assert result.training.steps == 9
+    assert result.encoder.image.keypoints == 4
     with pytest.raises(ValueError, match=r"--backbone\.depth or --encoder\.state\.depth"):
-        changed(recipe, {"backbone": "Transformer", "depth": "3"})
+        with_changes(recipe, {"backbone": "Transformer", "depth": "3"})
     with pytest.raises(ValueError, match=r"no field --backbone\.depth"):
-        changed(recipe, {"backbone.depth": "3"})
+        with_changes(recipe, {"backbone.depth": "3"})
 
 
 def test_help_for_training_lists_the_fields_of_a_recipe(capfd: pytest.CaptureFixture[str]) -> None:
@@ -335,12 +335,12 @@ def test_help_for_training_lists_the_fields_of_a_recipe(capfd: pytest.CaptureFix
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         f"{sys.executable} -m ulna.robot.cli recipes --json | head -c 1",
         shell=True,
         capture_output=True,
         env=os.environ,
         check=False,
     )
-    assert done.stdout == b"{"
-    assert b"Traceback" not in done.stderr
+    assert process.stdout == b"{"
+    assert b"Traceback" not in process.stderr

@@ -156,8 +156,8 @@ def test_depth_is_recorded_as_it_came_with_its_scale(tmp_path: Path, scale_m: fl
     with load_robot("sim:so101", "reach") as rig:
         robot = Robot("r", rig.robot.arms, {"c": camera}, {}, rig.robot.clock, 20.0)
         robot.close()
-        about = {"cameras": {"c": {"url": "http://me:se@cret@10.0.0.1/video?pwd=secret&channel=2"}}}
-        with Rig(robot, None, about) as bare:
+        config = {"cameras": {"c": {"url": "http://me:se@cret@10.0.0.1/video?pwd=secret&channel=2"}}}
+        with Rig(robot, None, config) as bare:
             record(bare, HoldAgent(), tmp_path / "d", 1, task="x", max_seconds=0.1)
     store = EpisodeStore.open(tmp_path / "d")
     key = "observation.depth.c"

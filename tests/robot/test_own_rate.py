@@ -33,18 +33,18 @@ SIZE = (48, 64)
 
 
 class Scripted:
-    """A camera whose frames come when the test says, and that keeps the last `kept`. Frame n is filled with
-    n."""
+    """A camera whose frames come when the test says, and that keeps the last `capacity`. Frame n is filled
+    with n."""
 
     name, height, width, fps = "front", *SIZE, 100.0
     intrinsics = health = window = next = None
 
-    def __init__(self, channels: int | None = 3, kept: int = 8) -> None:
+    def __init__(self, channels: int | None = 3, capacity: int = 8) -> None:
         self.frames: list[Sample] = []
-        self.channels, self.kept, self.seq = channels, kept, -1
+        self.channels, self.capacity, self.seq = channels, capacity, -1
         self.depth_scale_m, self.depth = 0.001, None
         self.take()
-        self.depth: Scripted | None = Scripted(None, kept) if channels else None
+        self.depth: Scripted | None = Scripted(None, capacity) if channels else None
 
     def open(self) -> None: ...
 
@@ -58,7 +58,7 @@ class Scripted:
         self.seq += 1 + skipped
         shape, dtype = ((*SIZE, 3), np.uint8) if self.channels else (SIZE, np.uint16)
         self.frames.append(Sample(np.full(shape, self.seq, dtype), captured_ns, received_ns, self.seq))
-        del self.frames[: -self.kept]
+        del self.frames[: -self.capacity]
         if self.depth is not None:
             self.depth.take(skipped, received_ns, captured_ns)
 
@@ -74,15 +74,15 @@ class Notes(HoldAgent):
 
     def __init__(self, meanwhile: Callable[[int], None], look: Callable[[np.ndarray], int]) -> None:
         self.meanwhile, self.look = meanwhile, look
-        self.seen: list[int] = []
+        self.views: list[int] = []
 
     def act(self, observation: Observation) -> np.ndarray:
-        self.seen.append(self.look(observation.values[FRONT]))
-        self.meanwhile(len(self.seen) - 1)
+        self.views.append(self.look(observation.values[FRONT]))
+        self.meanwhile(len(self.views) - 1)
         return super().act(observation)
 
 
-def recorded(tmp_path: Path, camera: Any, agent: HoldAgent, hz: float, seconds: float) -> EpisodeStore:
+def recording(tmp_path: Path, camera: Any, agent: HoldAgent, hz: float, seconds: float) -> EpisodeStore:
     with load_robot("sim:so101", "reach") as rig:
         robot = Robot("r", rig.robot.arms, {"front": camera}, {}, MonotonicClock(), hz)
         camera.open()
@@ -99,11 +99,11 @@ def shade(frame: np.ndarray) -> int:
     return int(frame.flat[0])
 
 
-def painted(frame: np.ndarray) -> int:
+def mark(frame: np.ndarray) -> int:
     return read_mark(frame)[0]
 
 
-def seen_again(store: EpisodeStore, look: Callable[[np.ndarray], int]) -> list[int]:
+def training_views(store: EpisodeStore, look: Callable[[np.ndarray], int]) -> list[int]:
     """What training takes for each control tick."""
     windows = Windows(store, WindowSpec(1, 1, keys=(FRONT, STATE), tolerance_s=1e3), cache="none")
     frames = windows.batch(np.arange(len(windows)))[FRONT][:, 0]
@@ -118,11 +118,11 @@ def test_every_frame_is_kept_once_and_what_was_seen_is_found_again(tmp_path: Pat
             camera.take()
 
     agent = Notes(meanwhile, shade)
-    store = recorded(tmp_path, camera, agent, 100.0, 0.12)
+    store = recording(tmp_path, camera, agent, 100.0, 0.12)
     (episode,) = store.episodes
-    assert [shade(f) for f in episode.read(FRONT)] == list(range(agent.seen[-1] + 1))
-    assert [shade(f) for f in episode.read(FAR)] == list(range(agent.seen[-1] + 1))
-    assert seen_again(store, shade) == agent.seen
+    assert [shade(f) for f in episode.read(FRONT)] == list(range(agent.views[-1] + 1))
+    assert [shade(f) for f in episode.read(FAR)] == list(range(agent.views[-1] + 1))
+    assert training_views(store, shade) == agent.views
     assert episode.rows(ACTION) == 12
     assert not episode.by_tick(FRONT)
     assert episode.by_tick(STATE)
@@ -143,17 +143,17 @@ def test_a_frame_that_could_not_be_read_yet_was_not_seen(tmp_path: Path) -> None
         stamps.append(camera.frames[-1].t_capture_ns)
 
     agent = Notes(meanwhile, shade)
-    store = recorded(tmp_path, camera, agent, 200.0, 0.05)
+    store = recording(tmp_path, camera, agent, 200.0, 0.05)
     (episode,) = store.episodes
-    assert agent.seen == list(range(10))
-    assert seen_again(store, shade) == agent.seen
+    assert agent.views == list(range(10))
+    assert training_views(store, shade) == agent.views
     capture, receive = episode.times_ns(FRONT)
     assert capture[1:].tolist() == stamps[:9], "when it was captured is as the camera said"
     assert (receive >= capture).all()
 
 
 def test_what_the_camera_or_the_loop_loses_is_counted_and_marked(tmp_path: Path) -> None:
-    camera = Scripted(kept=4)
+    camera = Scripted(capacity=4)
 
     def meanwhile(tick: int) -> None:
         if tick == 1:
@@ -165,22 +165,22 @@ def test_what_the_camera_or_the_loop_loses_is_counted_and_marked(tmp_path: Path)
             camera.take()
 
     agent = Notes(meanwhile, shade)
-    store = recorded(tmp_path, camera, agent, 100.0, 0.08)
+    store = recording(tmp_path, camera, agent, 100.0, 0.08)
     (episode,) = store.episodes
-    kept = [shade(f) for f in episode.read(FRONT)]
-    assert agent.seen == [0, 1, 4, 5, 11, 12, 13, 14]
-    assert kept == [0, 1, 4, 5, 9, 10, 11, 12, 13, 14]
-    assert seen_again(store, shade) == agent.seen
+    shades = [shade(f) for f in episode.read(FRONT)]
+    assert agent.views == [0, 1, 4, 5, 11, 12, 13, 14]
+    assert shades == [0, 1, 4, 5, 9, 10, 11, 12, 13, 14]
+    assert training_views(store, shade) == agent.views
     assert episode.attrs["dropped"] == {FRONT: 5, FAR: 5}
     marked = np.flatnonzero(episode.flags(FRONT) & AFTER_DROP)
-    assert [kept[i] for i in marked] == [4, 9]
-    (lost,) = [f for f in check_episode(store, episode) if f.check == "dropped" and f.stream == FRONT]
-    assert "5 rows were lost" in lost.message
-    assert "2 places" in lost.message
+    assert [shades[i] for i in marked] == [4, 9]
+    (finding,) = [f for f in check_episode(store, episode) if f.check == "dropped" and f.stream == FRONT]
+    assert "5 rows were lost" in finding.message
+    assert "2 places" in finding.message
 
 
-@pytest.mark.parametrize(("silent_ms", "found"), [(180, False), (300, True)])
-def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found: bool) -> None:
+@pytest.mark.parametrize(("silent_ms", "is_gap"), [(180, False), (300, True)])
+def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, is_gap: bool) -> None:
     """A camera of 50 Hz beside a loop of 10 Hz is missed after two periods of the loop, and so it is said."""
     features = {
         ACTION: Feature((1,), "float32", ("j",), ("rad",)),
@@ -197,8 +197,8 @@ def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found:
                 writer.tick({ACTION: np.array([t / 1000], np.float32)}, {ACTION: (at, at)})
         writer.end({})
     gaps = [f for f in check_episode(store, store.episodes[0]) if f.check == "gap"]
-    assert [f.stream for f in gaps] == [FRONT] * found
-    assert bool(Windows(store, WindowSpec(1, 1, keys=(FRONT,))).left_out) == found
+    assert [f.stream for f in gaps] == [FRONT] * is_gap
+    assert bool(Windows(store, WindowSpec(1, 1, keys=(FRONT,))).left_out) == is_gap
     assert all("a row comes every 20.0 ms" in f.message for f in gaps)
 
 
@@ -206,12 +206,12 @@ def test_a_gap_is_one_that_training_minds(tmp_path: Path, silent_ms: int, found:
 def test_joints_are_recorded_as_often_as_their_bus_is_read(tmp_path: Path) -> None:
     class Reads(HoldAgent):
         def act(self, observation: Observation) -> np.ndarray:
-            seen.append(observation.values[STATE].copy())
+            observed.append(observation.values[STATE].copy())
             target = super().act(observation).copy()
-            target[0] += 0.02 * len(seen)  # so that no two readings are alike
+            target[0] += 0.02 * len(observed)  # so that no two readings are alike
             return target
 
-    seen: list[np.ndarray] = []
+    observed: list[np.ndarray] = []
     with bench("so101", tmp_path) as b, running(b.arm()) as arm:
         robot = Robot("r", {"arm": arm}, {}, {}, MonotonicClock(), 10.0)
         record(Rig(robot, None), Reads(), tmp_path / "d", 1, task="x", max_seconds=1.0)
@@ -222,7 +222,7 @@ def test_joints_are_recorded_as_often_as_their_bus_is_read(tmp_path: Path) -> No
     assert episode.read(STATE).dtype == np.float32
     assert (np.diff(episode.times_ns(STATE)[0]) > 0).all()
     windows = Windows(store, WindowSpec(1, 1, keys=(STATE,), tolerance_s=1e3))
-    np.testing.assert_array_equal(windows.batch(np.arange(10))[STATE][:, 0], seen)
+    np.testing.assert_array_equal(windows.batch(np.arange(10))[STATE][:, 0], observed)
 
 
 @pytest.mark.realtime
@@ -230,14 +230,14 @@ def test_a_network_camera_keeps_its_own_rate(tmp_path: Path) -> None:
     """30 frames a second through the capture process, a loop of 10 Hz: three frames a tick."""
     with MjpegTwin(wandering_bars(120, 160), size=(120, 160), fps=30, paint=True) as twin:
         camera = opencv.make("front", opencv.Config(device=twin.url, height=120, width=160, fps=30))
-        agent = Notes(lambda tick: None, painted)
-        store = recorded(tmp_path, camera, agent, 10.0, 1.5)
+        agent = Notes(lambda tick: None, mark)
+        store = recording(tmp_path, camera, agent, 10.0, 1.5)
         skipped = set(twin.skipped)  # on a busy machine it sends only the newest, and the driver cannot know
     (episode,) = store.episodes
-    kept = [painted(f) for f in episode.read(FRONT)]
-    lost = (episode.attrs.get("dropped") or {}).get(FRONT, 0)
-    assert len(kept) > 2 * episode.length
-    assert kept == sorted(set(kept))
-    assert len(set(range(kept[0], kept[-1])) - set(kept) - skipped) == lost
-    assert seen_again(store, painted) == agent.seen
+    shades = [mark(f) for f in episode.read(FRONT)]
+    dropped = (episode.attrs.get("dropped") or {}).get(FRONT, 0)
+    assert len(shades) > 2 * episode.length
+    assert shades == sorted(set(shades))
+    assert len(set(range(shades[0], shades[-1])) - set(shades) - skipped) == dropped
+    assert training_views(store, mark) == agent.views
     assert describe(store)["rates"][FRONT]["hz"] > 20

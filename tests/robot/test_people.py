@@ -32,7 +32,7 @@ AHEAD, LEFT, UP = np.eye(3)
 STILL = np.zeros(3)
 
 
-class Told:
+class ScriptedHand:
     """A hand that does what the test says: `says` is asked at every read, with how many there were before.
     The first read, which is not counted, finds it open: one that is closed when an episode begins does not
     count."""
@@ -64,15 +64,15 @@ def rig(scene: Rig) -> Rig:
 
 def drive(
     rig: Rig, says: Callable[[int], Hand], ticks: int, **more: Any
-) -> tuple[TeleoperatorAgent, Recorded]:
-    agent = TeleoperatorAgent(Told(says), rig.robot, "so101", **more)
-    record = Recorded()
+) -> tuple[TeleoperatorAgent, Recording]:
+    agent = TeleoperatorAgent(ScriptedHand(says), rig.robot, "so101", **more)
+    record = Recording()
     run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=1 + ticks)
     del record.states[0], record.actions[0]  # of the read that is not counted
     return agent, record
 
 
-class Recorded:
+class Recording:
     """A subscriber that keeps what was read and what was sent, `(T, J)`."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ def now(rig: Rig) -> np.ndarray:
     return arm.read().data
 
 
-def moved(rig: Rig, agent: TeleoperatorAgent, record: Recorded) -> np.ndarray:
+def motion(rig: Rig, agent: TeleoperatorAgent, record: Recording) -> np.ndarray:
     return tip(agent, now(rig)).position - tip(agent, record.states[0]).position
 
 
@@ -109,14 +109,14 @@ def test_the_tip_goes_where_the_hand_pushes(rig: Rig, way: np.ndarray) -> None:
     hz = rig.robot.control_hz
     ticks = round(0.6 * hz)
     agent, record = drive(rig, lambda i: Hand(i < ticks, 0.08 * way), ticks + round(0.4 * hz))
-    assert moved(rig, agent, record) == pytest.approx(0.08 * 0.6 * way, abs=0.008)
+    assert motion(rig, agent, record) == pytest.approx(0.08 * 0.6 * way, abs=0.008)
     check_agent(agent, rig.robot.observe(), 6)
 
 
 def test_a_pose_moves_the_tip_by_as_much_as_the_hand_and_turns_it(rig: Rig) -> None:
     way, turn = np.array([0.03, 0.02, 0.03]), rotation(0.3 * AHEAD)
     agent, record = drive(rig, lambda i: Hand(True, displacement=way, rotation=turn), 60)
-    assert moved(rig, agent, record) == pytest.approx(way, abs=0.012)
+    assert motion(rig, agent, record) == pytest.approx(way, abs=0.012)
     first, last = tip(agent, record.states[0]), tip(agent, now(rig))
     assert rotation_vector(last.rotation @ first.rotation.T)[0] > 0.1
 
@@ -143,20 +143,20 @@ def test_letting_go_stops_at_once_and_a_clutch_that_closes_elsewhere_begins_from
         return Hand(True, displacement=STILL)  # and begins anew there
 
     agent, record = drive(rig, says, 30)
-    held = np.array(record.actions[9:])
-    assert np.ptp(held, axis=0).max() < 2e-3
-    assert moved(rig, agent, record)[1] == pytest.approx(0.027, abs=0.01)
+    rest = np.array(record.actions[9:])
+    assert np.ptp(rest, axis=0).max() < 2e-3
+    assert motion(rig, agent, record)[1] == pytest.approx(0.027, abs=0.01)
 
 
 @pytest.mark.parametrize("hand", [Hand(True, displacement=0.15 * UP), Hand(True, 0.15 * UP, gripper=0.0)])
 def test_a_hand_that_is_still_closed_when_an_episode_begins_must_open_first(rig: Rig, hand: Hand) -> None:
     says = hand
-    agent = TeleoperatorAgent(Told(lambda i: says), rig.robot, "so101")
+    agent = TeleoperatorAgent(ScriptedHand(lambda i: says), rig.robot, "so101")
     run_episode(rig.robot, agent, task="", seed=0, max_ticks=15)
 
     def pushed() -> float:
-        sent = [agent.act(rig.robot.observe()) for _ in range(8)]
-        return float(np.ptp([tip(agent, q).position[2] for q in sent]))
+        actions = [agent.act(rig.robot.observe()) for _ in range(8)]
+        return float(np.ptp([tip(agent, q).position[2] for q in actions]))
 
     agent.reset("", 1)
     assert pushed() == 0
@@ -173,7 +173,7 @@ def test_a_tip_below_the_table_is_not_pulled_up_and_only_pushed_inwards_slowly(
     observation, begin = rig.robot.observe(), np.array(q, float)
     observation.values[STATE] = begin
     for way, ticks in ((STILL, 5), (-UP, 5), (AHEAD - UP, 5), (UP, 40)):
-        agent = TeleoperatorAgent(Told(lambda i, way=way: Hand(True, 2 * way)), rig.robot, "so101")
+        agent = TeleoperatorAgent(ScriptedHand(lambda i, way=way: Hand(True, 2 * way)), rig.robot, "so101")
         path = [tip(agent, begin).position]
         path += [tip(agent, agent.act(observation)).position for _ in range(ticks)]
         z = np.array(path)[:, 2]
@@ -190,7 +190,7 @@ def test_a_tip_below_the_table_is_not_pulled_up_and_only_pushed_inwards_slowly(
 
 
 def test_an_arm_that_was_moved_while_nobody_drove_begins_where_it_was_sent(rig: Rig) -> None:
-    agent = TeleoperatorAgent(Told(lambda i: Hand(True, STILL)), rig.robot, "so101")
+    agent = TeleoperatorAgent(ScriptedHand(lambda i: Hand(True, STILL)), rig.robot, "so101")
     agent.reset("", 0)
     first = agent.act(rig.robot.observe())
     elsewhere = first + 0.2
@@ -226,20 +226,20 @@ def test_the_tip_comes_back_at_once_from_where_it_could_not_go(rig: Rig) -> None
 
 
 def test_the_workspace_holds_the_tip(rig: Rig) -> None:
-    agent = TeleoperatorAgent(Told(lambda i: Hand(False)), rig.robot, "so101")
+    agent = TeleoperatorAgent(ScriptedHand(lambda i: Hand(False)), rig.robot, "so101")
     here = tip(agent, now(rig)).position
     box = np.array([here - 0.03, here + 0.03])
     agent, record = drive(rig, lambda i: Hand(True, 0.2 * LEFT), 40, workspace=box)
-    assert moved(rig, agent, record)[1] == pytest.approx(0.03, abs=0.008)
+    assert motion(rig, agent, record)[1] == pytest.approx(0.03, abs=0.008)
 
 
 def test_the_gripper_goes_where_it_is_asked_and_stays_when_it_is_not(rig: Rig) -> None:
     joints = next(iter(rig.robot.arms.values())).joints
-    wanted = [0.5, 0.5, None, 0.0, 1.0]
+    openings = [0.5, 0.5, None, 0.0, 1.0]
     per = 12
-    _, record = drive(rig, lambda i: Hand(True, gripper=wanted[i // per]), per * len(wanted))
+    _, record = drive(rig, lambda i: Hand(True, gripper=openings[i // per]), per * len(openings))
     span = joints.upper[-1] - joints.lower[-1]
-    ends = [(record.actions[(k + 1) * per - 1][-1] - joints.lower[-1]) / span for k in range(len(wanted))]
+    ends = [(record.actions[(k + 1) * per - 1][-1] - joints.lower[-1]) / span for k in range(len(openings))]
     assert ends == pytest.approx([0.5, 0.5, 0.5, 0.0, 1.0], abs=1e-3)
 
 
@@ -276,7 +276,7 @@ def test_a_follower_catches_up_slowly_and_then_follows(pair: Pair) -> None:
     rig, leader, agent = pair
     hz, begin = rig.robot.control_hz, now(rig)
     leader.q[0] += 0.4
-    record = Recorded()
+    record = Recording()
     run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=round(0.6 * hz))
     path = np.array([begin, *record.actions])
     assert np.abs(np.diff(path, axis=0)).max() <= SYNC_SPEED / hz + 1e-5
@@ -293,12 +293,12 @@ def test_a_follower_catches_up_slowly_and_then_follows(pair: Pair) -> None:
 def test_a_follower_holds_while_its_leader_cannot_be_read(pair: Pair) -> None:
     rig, leader, agent = pair
     agent.reset("", 0)
-    sent = agent.act(rig.robot.observe())
-    agent.sent(sent)
+    action = agent.act(rig.robot.observe())
+    agent.sent(action)
     leader.valid = False
     leader.q += 0.05
     for _ in range(5):
-        assert np.array_equal(agent.act(rig.robot.observe()), sent)
+        assert np.array_equal(agent.act(rig.robot.observe()), action)
     leader.valid = True
     assert agent.act(rig.robot.observe()) == pytest.approx(leader.q, abs=1e-6)
 
@@ -306,13 +306,13 @@ def test_a_follower_holds_while_its_leader_cannot_be_read(pair: Pair) -> None:
 def test_a_leader_that_went_far_unread_is_caught_up_with_slowly(pair: Pair) -> None:
     rig, leader, agent = pair
     agent.reset("", 0)
-    sent = agent.act(rig.robot.observe())
-    agent.sent(sent)
+    action = agent.act(rig.robot.observe())
+    agent.sent(action)
     leader.valid = False
     agent.act(rig.robot.observe())
     leader.q[1] += 0.5
     leader.valid = True
-    step = agent.act(rig.robot.observe()) - sent
+    step = agent.act(rig.robot.observe()) - action
     assert np.abs(step).max() <= SYNC_SPEED / rig.robot.control_hz + 1e-6
 
 
@@ -422,13 +422,13 @@ def test_the_geometry_is_that_of_the_driver_whatever_the_calibration(tmp_path: P
 def test_who_cannot_move_a_robot_is_told_who_can(
     tmp_path: Path, agent: str, tables: tuple[str, ...], says: str
 ) -> None:
-    made = {
+    arms = {
         name: servo_table(f"arms.{name}", driver, f"/dev/none{name}", "none.json")
         if driver == "koch"
         else ur_table(f"arms.{name}", f"10.0.0.{ord(name)}", driver)
         for name, driver in zip("ab", tables, strict=False)
     }
-    file = "sim:so101" if tables == ("sim",) else robot_file(tmp_path / "robot.toml", *made.values())
+    file = "sim:so101" if tables == ("sim",) else robot_file(tmp_path / "robot.toml", *arms.values())
     rig = load_robot(file)
     with pytest.raises(DeviceError, match=says), agent_for(agent, file, rig):
         pass
@@ -471,8 +471,8 @@ def ur_host() -> Iterator[str]:
 def straight(rig: Rig, model: str, way: np.ndarray) -> None:
     """A hand pushes the tip the `way` for 15 ticks: it goes there, along a line, and does not turn."""
     says = Hand(True, way, gripper=0.0)
-    agent = TeleoperatorAgent(Told(lambda i: says if i < 15 else Hand(False)), rig.robot, model)
-    record = Recorded()
+    agent = TeleoperatorAgent(ScriptedHand(lambda i: says if i < 15 else Hand(False)), rig.robot, model)
+    record = Recording()
     run_episode(rig.robot, agent, [record], task="", seed=0, max_ticks=20)
     begin, end = (tip(agent, q) for q in (record.states[0], record.actions[-1]))
     path = np.array([tip(agent, q).position for q in record.actions]) - begin.position

@@ -24,14 +24,14 @@ from ulna.robot.record import record
 def test_keys_end_repeat_and_drop_episodes(tmp_path: Path) -> None:
     """On a real terminal: s marks and ends, r repeats the seed, x drops the one before, q throws the present
     one away."""
-    typed, file = os.openpty()
-    typist = Typist(typed, [b"s", b"r", b"\x1b[C", b"x", b"", b"q"])
+    terminal, file = os.openpty()
+    typist = Typist(terminal, [b"s", b"r", b"\x1b[C", b"x", b"", b"q"])
     try:
         with Keys(file) as keys, load_robot("sim:so101", "reach") as rig:
             rig.sim.max_seconds = 0.5  # type: ignore[union-attr]
             result = record(rig, typist, tmp_path / "d", 10, keys=keys)
     finally:
-        os.close(typed)
+        os.close(terminal)
         os.close(file)
     assert typist.seeds == [0, 1, 1, 2, 3, 4]
     store = EpisodeStore.open(tmp_path / "d")
@@ -43,10 +43,10 @@ def test_keys_end_repeat_and_drop_episodes(tmp_path: Path) -> None:
     ]
     assert [t.name[:6] for t in trash(store)] == ["000001"]
     assert (result.episodes, result.successes) == (3, 1)
-    noted = store.episodes[0].attrs
-    assert noted["limits"].keys() == set(store.features[ACTION].names)
-    assert noted["robot_config"]["name"] == "sim:so101"
-    assert noted["software"].startswith("ulna ")
+    attrs = store.episodes[0].attrs
+    assert attrs["limits"].keys() == set(store.features[ACTION].names)
+    assert attrs["robot_config"]["name"] == "sim:so101"
+    assert attrs["software"].startswith("ulna ")
 
 
 def test_images_may_be_recorded_small_and_as_jpeg(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_images_may_be_recorded_small_and_as_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("during", "asked", "kept", "seeds", "binned"),
+    ("during", "at_prompts", "outcomes", "seeds", "n_trashed"),
     [
         # x where people are asked drops the episode before
         ([], [b"x\n", b"\n", b"q"], [(1, None), (2, None)], [0, 1, 2], 1),
@@ -79,28 +79,28 @@ def test_keys_between_episodes_are_for_the_one_before(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     during: list[bytes],
-    asked: list[bytes],
-    kept: list[tuple[int, bool | None]],
+    at_prompts: list[bytes],
+    outcomes: list[tuple[int, bool | None]],
     seeds: list[int],
-    binned: int,
+    n_trashed: int,
 ) -> None:
-    typed, file = os.openpty()
-    typist, prompts = Typist(typed, during), iter(asked)
+    terminal, file = os.openpty()
+    typist, prompts = Typist(terminal, during), iter(at_prompts)
     monkeypatch.setattr(
-        sys, "stderr", Heard(lambda text: "put everything" in text and os.write(typed, next(prompts)))
+        sys, "stderr", Heard(lambda text: "put everything" in text and os.write(terminal, next(prompts)))
     )
     try:
         with Keys(file) as keys, load_robot("sim:so101", "reach") as rig:
             bare = Rig(rig.robot, None, rig.config)  # nobody but people to set the scene up
             record(bare, typist, tmp_path / "d", 9, keys=keys, task="x", max_seconds=0.2)
     finally:
-        os.close(typed)
+        os.close(terminal)
         os.close(file)
     store = EpisodeStore.open(tmp_path / "d")
-    assert [(e.attrs["seed"], e.attrs["success"]) for e in store.episodes] == kept
+    assert [(e.attrs["seed"], e.attrs["success"]) for e in store.episodes] == outcomes
     assert typist.seeds == seeds
     assert next(prompts, None) is None, "people were asked as often"
-    assert len(trash(store)) == binned
+    assert len(trash(store)) == n_trashed
 
 
 def test_buttons_between_episodes_are_for_the_one_before(tmp_path: Path) -> None:
@@ -118,13 +118,13 @@ def test_buttons_between_episodes_are_for_the_one_before(tmp_path: Path) -> None
             words, waiting[:] = tuple(waiting), []
             return Hand(False, events=words)
 
-    def report(done: int, successes: int, frames: int) -> None:
+    def report(count: int, successes: int, frames: int) -> None:
         pressed = {1: ["success", "finish"], 2: ["again"]}
-        if done not in said:
-            waiting.extend(pressed.get(done, []))
-        said.append(done)
+        if count not in counts:
+            waiting.extend(pressed.get(count, []))
+        counts.append(count)
 
-    said: list[int] = []
+    counts: list[int] = []
     with load_robot("sim:so101", "reach") as rig:
         assert rig.sim is not None
         agent = TeleoperatorAgent(Buttons(), rig.robot, "so101")
@@ -133,20 +133,20 @@ def test_buttons_between_episodes_are_for_the_one_before(tmp_path: Path) -> None
         record(rig, agent, tmp_path / "d", 3, report=report)
     store = EpisodeStore.open(tmp_path / "d")
     assert [(e.attrs["seed"], e.length) for e in store.episodes] == [(0, 6), (1, 6), (2, 6)]
-    assert said == [1, 2, 1, 2, 3], "the second was done again"
+    assert counts == [1, 2, 1, 2, 3], "the second was done again"
 
 
 class Typist(HoldAgent):
     """Types a word as each episode begins."""
 
-    def __init__(self, typed: int, words: Iterable[bytes]) -> None:
-        self.typed, self.words = typed, iter(words)
+    def __init__(self, terminal: int, words: Iterable[bytes]) -> None:
+        self.terminal, self.words = terminal, iter(words)
         self.seeds: list[int] = []
 
     def reset(self, task: str, seed: int) -> None:
         super().reset(task, seed)
         self.seeds.append(seed)
-        os.write(self.typed, next(self.words, b""))
+        os.write(self.terminal, next(self.words, b""))
 
 
 class Heard:

@@ -93,20 +93,20 @@ def test_a_robot_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_every_arm_holds_though_one_cannot() -> None:
-    held: list[str] = []
+    holders: list[str] = []
     with load_robot("sim:so101", "reach") as left, load_robot("sim:so101", "reach") as right:
 
         def broken() -> None:
             raise DeviceError("unplugged")
 
-        for rig, hold in ((left, lambda: held.append("left")), (right, broken)):
+        for rig, hold in ((left, lambda: holders.append("left")), (right, broken)):
             rig.robot.arms["arm"].hold = hold  # type: ignore[method-assign]
         for order in (("left", "right"), ("right", "left")):
             arms = {"left": left.robot.arms["arm"], "right": right.robot.arms["arm"]}
             both = Robot("two", {n: arms[n] for n in order}, {}, {}, left.robot.clock, 20.0)
             with pytest.raises(DeviceError, match="unplugged"):
                 both.hold()
-    assert held == ["left", "left"]
+    assert holders == ["left", "left"]
 
 
 def test_a_rig_closes_what_it_opened() -> None:

@@ -34,14 +34,16 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
     store = EpisodeStore.open(args.data)
-    chosen = episode_list(args.episodes) if args.episodes else None
+    selection = episode_list(args.episodes) if args.episodes else None
     with progress("checking") as bar:
-        shown = bar.add_task("", total=None, note="")
-        found = check(store, chosen, lambda n, total: bar.update(shown, completed=n, total=total), args.fast)
+        bar_task = bar.add_task("", total=None, note="")
+        findings = check(
+            store, selection, lambda n, total: bar.update(bar_task, completed=n, total=total), args.fast
+        )
         count = int(bar.tasks[0].completed)
-    counts = {s: sum(f.severity == s for f in found) for s in reversed(SEVERITIES)}
+    counts = {s: sum(f.severity == s for f in findings) for s in reversed(SEVERITIES)}
     least = SEVERITIES.index(args.severity)
-    visible = [f for f in found if SEVERITIES.index(f.severity) >= least]
+    visible = [f for f in findings if SEVERITIES.index(f.severity) >= least]
     answer = {
         "path": str(store.path),
         "episodes": count,
@@ -53,16 +55,16 @@ def run(args: Args, out: Output) -> int:
     return 1 if counts["severe"] else 0
 
 
-def _text(found: Sequence[Any], episodes: int) -> list[str]:
-    """What most episodes have in common is said once; the rest by episode."""
+def _text(findings: Sequence[Any], episodes: int) -> list[str]:
+    """The lines of the report: findings that most episodes share are given once, the others by episode."""
     from ....datasets.checks.advice import ADVICE
 
     kinds: dict[tuple[str, str, str], list[Any]] = {}
-    for f in found:
+    for f in findings:
         kinds.setdefault((f.check, f.stream, f.severity), []).append(f)
     common = {k: fs for k, fs in kinds.items() if len({f.episode for f in fs}) >= max(4, episodes / 2)}
     lines = []
-    whole = [f for f in found if f.episode < 0]
+    whole = [f for f in findings if f.episode < 0]
     if whole or common:
         lines.append("the dataset")
         lines += [_line(f, "") for f in whole]
@@ -75,15 +77,15 @@ def _text(found: Sequence[Any], episodes: int) -> list[str]:
                 f"in episode {first.episode} {first.message}"
             )
     by_episode: dict[int, list[Any]] = {}
-    for f in found:
+    for f in findings:
         if f.episode >= 0 and (f.check, f.stream, f.severity) not in common:
             by_episode.setdefault(f.episode, []).append(f)
     for number, fs in by_episode.items():
         lines.append(f"episode {number} ({fs[0].name})")
         lines += [_line(f, f"{f.start_s:.2f}-{f.end_s:.2f} s") for f in fs]
-    advised = dict.fromkeys(f.check for f in found if f.severity != "info")
-    if advised:
-        lines += ["", "what to do:", *(f"  {check:12}{ADVICE[check]}" for check in advised), ""]
+    kinds_with_advice = dict.fromkeys(f.check for f in findings if f.severity != "info")
+    if kinds_with_advice:
+        lines += ["", "what to do:", *(f"  {check:12}{ADVICE[check]}" for check in kinds_with_advice), ""]
     return lines
 
 

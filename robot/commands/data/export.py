@@ -40,23 +40,23 @@ def run(args: Args, out: Output) -> int:
     if not 0 <= args.crf <= 51:
         raise ValueError(f"--crf must lie in 0..51, not {args.crf}")
     store = EpisodeStore.open(args.data)
-    chosen = episode_list(args.episodes) if args.episodes else None
+    selection = episode_list(args.episodes) if args.episodes else None
     with progress("exporting") as bar:
-        shown = bar.add_task("", total=None, note="")
-        done = export_lerobot(
+        bar_task = bar.add_task("", total=None, note="")
+        result = export_lerobot(
             store,
             args.out,
-            chosen,
+            selection,
             args.crf,
             args.lossless,
             args.gaps,
-            lambda n, total: bar.update(shown, completed=n, total=total),
+            lambda n, total: bar.update(bar_task, completed=n, total=total),
         )
-    lines = [f"{done.out}: {done.episodes} episodes, {done.frames} frames, LeRobot v3.0"]
-    if done.dropped:
-        lines.append(f"{done.dropped} ticks were dropped for want of a recent frame")
-    if done.repeated:
-        lines.append(f"{done.repeated} ticks repeat what is older than it should be")
-    lines += [f"left out: {what}" for what in done.left_out]
-    out.answer({**asdict(done), "out": str(done.out)}, "\n".join(lines))
+    lines = [f"{result.out}: {result.episodes} episodes, {result.frames} frames, LeRobot v3.0"]
+    if result.dropped:
+        lines.append(f"{result.dropped} ticks were dropped for want of a recent frame")
+    if result.repeated:
+        lines.append(f"{result.repeated} ticks repeat what is older than it should be")
+    lines += [f"left out: {what}" for what in result.left_out]
+    out.answer({**asdict(result), "out": str(result.out)}, "\n".join(lines))
     return 0

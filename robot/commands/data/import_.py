@@ -47,10 +47,10 @@ def run(args: Args, out: Output) -> int:
     size = (args.image_size, args.image_size) if args.image_size else None
     kind = _kind(Path(args.source)) if args.format == "auto" else args.format
     with progress("importing") as bar:
-        shown = bar.add_task("", total=None, note="")
+        bar_task = bar.add_task("", total=None, note="")
 
-        def report(done: int, total: int) -> None:
-            bar.update(shown, completed=done, total=total)
+        def report(count: int, total: int) -> None:
+            bar.update(bar_task, completed=count, total=total)
 
         store = _import(kind, args, size, report)
     d = describe(store)
@@ -66,8 +66,8 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
             raise UsageError(
                 "--fps, --task and --map are for sources other than LeRobot, which says these itself"
             )
-        chosen = episode_list(args.episodes) if args.episodes else None
-        return import_lerobot(args.source, args.out, size, chosen, report)
+        selection = episode_list(args.episodes) if args.episodes else None
+        return import_lerobot(args.source, args.out, size, selection, report)
     if args.episodes:
         raise UsageError("--episodes is for LeRobot sources: part others with `ulna data split` afterwards")
     from ....datasets.formats.hdf5 import import_aloha, import_robomimic

@@ -46,10 +46,10 @@ def text_of(d: dict[str, Any]) -> str:
     ]
     for key, feature in d["features"].items():
         rate = d["rates"].get(key)
-        measured = f"{rate['hz']:g} Hz measured, jitter {rate['jitter_ms']:g} ms" if rate else "rate unknown"
+        rate_text = f"{rate['hz']:g} Hz measured, jitter {rate['jitter_ms']:g} ms" if rate else "rate unknown"
         how = d["storage"].get(key)
-        kept = f", {how['codec']}{' ' + str(how['quality']) if 'quality' in how else ''}" if how else ""
-        lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {measured}{kept}")
+        codec = f", {how['codec']}{' ' + str(how['quality']) if 'quality' in how else ''}" if how else ""
+        lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {rate_text}{codec}")
         if feature["names"]:
             lines.append(f"    {', '.join(feature['names'])}")
     if d["cut_off"]:
@@ -57,8 +57,8 @@ def text_of(d: dict[str, Any]) -> str:
     if d["damaged"]:
         lines.append(f"damaged: episodes {', '.join(map(str, d['damaged']))} (ulna data check {d['path']})")
     if d["dropped"]:
-        lost = ", ".join(f"{n} of {key}" for key, n in d["dropped"].items())
-        lines.append(f"rows lost while recording: {lost}")
+        losses = ", ".join(f"{n} of {key}" for key, n in d["dropped"].items())
+        lines.append(f"rows lost while recording: {losses}")
     if d["trash"]:
         lines.append(f"in the trash: {d['trash']} episodes (ulna data restore {d['path']} --list)")
     if d["interrupted"]:

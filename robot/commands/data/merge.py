@@ -30,10 +30,10 @@ def run(args: Args, out: Output) -> int:
 
     if len(args.data) < 2:
         raise ValueError("name at least two datasets to merge")
-    made = merge([EpisodeStore.open(d) for d in args.data], args.out, args.same_twice)
-    frames = sum(e.length for e in made.episodes)
+    result = merge([EpisodeStore.open(d) for d in args.data], args.out, args.same_twice)
+    frames = sum(e.length for e in result.episodes)
     out.answer(
-        {"out": args.out, "episodes": len(made), "frames": frames},
-        f"{args.out}: {len(made)} episodes, {frames} frames",
+        {"out": args.out, "episodes": len(result), "frames": frames},
+        f"{args.out}: {len(result)} episodes, {frames} frames",
     )
     return 0

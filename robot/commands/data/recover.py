@@ -1,5 +1,5 @@
-"""Bring back what was being recorded when it was cut off. Every command does so that opens a dataset; this
-one says what."""
+"""Bring back episodes whose recording was cut off, and say which. Every command that opens a dataset brings
+them back, too."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
     store = EpisodeStore.open(args.data, recover=False)
-    back = store.recover(wait=True)
-    left = store.interrupted_folders()
-    lines = [f"recovered {p.name}: {e.length} frames" for p in back for e in store.episodes if e.path == p]
-    lines += [f"{p} could not be recovered" for p in left]
-    answer = {"recovered": [p.name for p in back], "left": [p.name for p in left]}
+    paths = store.recover(wait=True)
+    remains = store.interrupted_folders()
+    lines = [f"recovered {p.name}: {e.length} frames" for p in paths for e in store.episodes if e.path == p]
+    lines += [f"{p} could not be recovered" for p in remains]
+    answer = {"recovered": [p.name for p in paths], "left": [p.name for p in remains]}
     out.answer(answer, "\n".join(lines) or "nothing was cut off")
-    return 1 if left else 0
+    return 1 if remains else 0

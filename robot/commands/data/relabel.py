@@ -43,8 +43,8 @@ def run(args: Args, out: Output) -> int:
         labels["weight"] = args.weight
     if args.episode_return is not None:
         labels["return"] = args.episode_return
-    chosen = episode_list(args.episodes)
-    relabel(EpisodeStore.open(args.data), chosen, labels)
+    selection = episode_list(args.episodes)
+    relabel(EpisodeStore.open(args.data), selection, labels)
     words = ", ".join(f"{k} = {v!r}" for k, v in labels.items())
-    out.answer({"episodes": chosen, "labels": labels}, f"{len(chosen)} episodes: {words}")
+    out.answer({"episodes": selection, "labels": labels}, f"{len(selection)} episodes: {words}")
     return 0

@@ -35,17 +35,17 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
     store = EpisodeStore.open(args.data)
-    there = trash(store)
+    contents = trash(store)
     if args.list:
         lines = [
             f"{t.name}  deleted {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(t.deleted_s))}"
-            for t in there
+            for t in contents
         ]
-        found = [{"name": t.name, "deleted_s": round(t.deleted_s, 3)} for t in there]
-        out.answer({"trash": found}, "\n".join(lines) or "the trash is empty")
+        entries = [{"name": t.name, "deleted_s": round(t.deleted_s, 3)} for t in contents]
+        out.answer({"trash": entries}, "\n".join(lines) or "the trash is empty")
         return 0
     if args.empty:
-        if not args.yes and not _sure(len(there), args.data):
+        if not args.yes and not _sure(len(contents), args.data):
             raise ValueError("nothing was removed: say --yes to empty the trash")
         count = empty_trash(store)
         out.answer({"removed": count}, f"removed {count} episodes for good")

@@ -35,43 +35,43 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
     store = EpisodeStore.open(args.data)
-    chosen = _by(store, args.by) if args.by else _parts(store, args.parts, args.seed)
-    made = split(store, {Path(args.out) / name: episodes for name, episodes in chosen.items()})
-    answer = {str(path): len(s) for path, s in made.items()}
+    parts = _by(store, args.by) if args.by else _parts(store, args.parts, args.seed)
+    stores = split(store, {Path(args.out) / name: episodes for name, episodes in parts.items()})
+    answer = {str(path): len(s) for path, s in stores.items()}
     out.answer({"parts": answer}, "\n".join(f"{path}: {n} episodes" for path, n in answer.items()))
     return 0
 
 
 def _by(store, what: str) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]
     names = {True: "success", False: "failure", None: "unknown"}
-    found: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for e in store.episodes:
         label = names[e.attrs.get("success")] if what == "success" else _folder(e.task)
-        found.setdefault(label, []).append(e.index)
-    return found
+        groups.setdefault(label, []).append(e.index)
+    return groups
 
 
 def _folder(task: str) -> str:
-    """A folder's name for a task: its words, and where they do not fit a few letters that tell it from the
-    others."""
+    """A folder's name for a task: its words; where they are too long or hold other signs, what fits of them
+    and six digits of their hash."""
     plain = "".join(c if c.isalnum() or c in " -_" else "_" for c in task).strip()[:60]
     return plain if plain == task else f"{plain or 'task'}-{hashlib.sha256(task.encode()).hexdigest()[:6]}"
 
 
-def _parts(store, given: list[str], seed: int) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]
+def _parts(store, texts: list[str], seed: int) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]
     from ....datasets.split import split_by_episode
 
-    pairs = [p.partition("=") for p in given]
+    pairs = [p.partition("=") for p in texts]
     if not pairs or any(not name or not sep or "/" in name for name, sep, _ in pairs):
         raise ValueError("--parts are name=share or name=episodes: --parts train=0.9 val=0.1")
     names = [name for name, _, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"--parts names a part twice: {' '.join(given)}")
+        raise ValueError(f"--parts names a part twice: {' '.join(texts)}")
     if all("." in value for _, _, value in pairs):
         try:
             shares = [float(value) for _, _, value in pairs]
         except ValueError:
-            raise ValueError(f"--parts has a share that is no number: {' '.join(given)}") from None
-        found = split_by_episode(store.episodes, shares, seed)
-        return {name: part for (name, _, _), part in zip(pairs, found, strict=True)}
+            raise ValueError(f"--parts has a share that is no number: {' '.join(texts)}") from None
+        groups = split_by_episode(store.episodes, shares, seed)
+        return {name: part for (name, _, _), part in zip(pairs, groups, strict=True)}
     return {name: [e.index for e in store.choose(episode_list(value))] for name, _, value in pairs}

@@ -35,12 +35,12 @@ def run(args: Args, out: Output) -> int:
     keys = words(args.keys) or list(store.features)
     if unknown := [k for k in keys if k not in store.features]:
         raise StoreError(f"{args.data} has no feature {unknown[0]}; it has {', '.join(store.features)}")
-    chosen = store.choose(episode_list(args.episodes) if args.episodes else None)
-    stats = compute_stats(store, keys, [e.index for e in chosen])
-    lengths = np.array([e.length for e in chosen])
+    episodes = store.choose(episode_list(args.episodes) if args.episodes else None)
+    stats = compute_stats(store, keys, [e.index for e in episodes])
+    lengths = np.array([e.length for e in episodes])
     spread = {"min": int(lengths.min()), "median": float(np.median(lengths)), "max": int(lengths.max())}
     lines = [
-        f"{len(chosen)} episodes of {spread['min']} to {spread['max']} frames, median {spread['median']:g}"
+        f"{len(episodes)} episodes of {spread['min']} to {spread['max']} frames, median {spread['median']:g}"
     ]
     for key, s in stats.items():
         f = store.features[key]

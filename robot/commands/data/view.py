@@ -36,10 +36,10 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
-    only = episode_list(args.episodes) if args.episodes else None
+    selection = episode_list(args.episodes) if args.episodes else None
     store = EpisodeStore.open(args.data, recover=not args.read_only)
     if args.rerun:
-        return _write_rerun(store, only, args, out)
+        return _write_rerun(store, selection, args, out)
 
     import logging
     import sys
@@ -49,7 +49,7 @@ def run(args: Args, out: Output) -> int:
     if not 0 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 0..65535, not {args.port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    viewer = Viewer(store, args.host, args.port, only, args.read_only)
+    viewer = Viewer(store, args.host, args.port, selection, args.read_only)
 
     def ready(url: str) -> None:
         value = {"url": url, "episodes": len(viewer.library.episodes()), "read_only": args.read_only}
@@ -61,15 +61,18 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
-def _write_rerun(store: object, only: list[int] | None, args: Args, out: Output) -> int:
+def _write_rerun(store: object, selection: list[int] | None, args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
     from ...viewer.rerun_export import write_rrd
 
     assert isinstance(store, EpisodeStore)
     with progress("writing") as bar:
-        shown = bar.add_task("", total=None, note="")
+        bar_task = bar.add_task("", total=None, note="")
         counts = write_rrd(
-            store, args.rerun, only, lambda done, total: bar.update(shown, completed=done, total=total)
+            store,
+            args.rerun,
+            selection,
+            lambda count, total: bar.update(bar_task, completed=count, total=total),
         )
     text = (
         f"{args.rerun}: {counts['episodes']} episodes, {counts['rows']} rows "

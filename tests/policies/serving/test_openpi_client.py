@@ -51,11 +51,13 @@ def client_python() -> Path:
             [uv, "pip", "install", "--quiet", "--python", python, *NEEDS],
         ):
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+                process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
             except (OSError, subprocess.TimeoutExpired) as error:
                 pytest.skip(f"the stock client's environment cannot be built: {error}")
-            if done.returncode:
-                pytest.skip(f"the stock client's environment cannot be built: {done.stderr.strip()[-200:]}")
+            if process.returncode:
+                pytest.skip(
+                    f"the stock client's environment cannot be built: {process.stderr.strip()[-200:]}"
+                )
         (CACHE / ".complete").touch()
     return python
 
@@ -63,7 +65,7 @@ def client_python() -> Path:
 def test_the_stock_openpi_client_works_against_our_server() -> None:
     python = client_python()
     with PolicyServer(Linear(), port=0).background() as server:
-        done = subprocess.run(
+        process = subprocess.run(
             [python, "-c", SCRIPT, str(server.port)],
             capture_output=True,
             text=True,
@@ -71,6 +73,6 @@ def test_the_stock_openpi_client_works_against_our_server() -> None:
             env={**os.environ, "NO_PROXY": "127.0.0.1"},
             check=False,
         )
-    assert done.returncode == 0, done.stderr
-    assert "stock client satisfied with numpy 1." in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert "stock client satisfied with numpy 1." in process.stdout
     assert np.__version__.startswith("2."), "while ours is another"

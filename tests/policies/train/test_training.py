@@ -64,11 +64,11 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
     assert loss() < 0.7 * before
     policy.eval()
     observation = {k: batch[k] for k in policy.observation_keys}
-    drawn = policy.sample(observation, seed=1)
-    assert drawn.chunk.shape == batch[ACTION].shape
-    assert drawn.nfe == recipe.sampling_steps
-    assert torch.equal(drawn.chunk, policy.sample(observation, seed=1).chunk), "same seed, same action"
-    error = (drawn.chunk - batch[ACTION]).abs().mean()
+    first = policy.sample(observation, seed=1)
+    assert first.chunk.shape == batch[ACTION].shape
+    assert first.nfe == recipe.sampling_steps
+    assert torch.equal(first.chunk, policy.sample(observation, seed=1).chunk), "same seed, same action"
+    error = (first.chunk - batch[ACTION]).abs().mean()
     assert error < (batch[ACTION] + batch[ACTION].mean()).abs().mean(), "in the action's own units"
 
 
@@ -220,8 +220,8 @@ def test_a_local_policy_checks_what_it_is_given(trained: Path) -> None:
     assert (reply["nfe"], reply["checkpoint"]) == (10, metadata.checkpoint)
     repeated = policy.infer(Request({k: np.stack([v, v]) for k, v in good.items()}, 4).to_wire())
     np.testing.assert_array_equal(actions, repeated["actions"])
-    drawn, again = policy.infer(good), policy.infer(good)
-    assert (drawn["actions"] != again["actions"]).any(), "no seed, no repetition"
+    first, again = policy.infer(good), policy.infer(good)
+    assert (first["actions"] != again["actions"]).any(), "no seed, no repetition"
     for bad, says in (
         ({STATE: good[STATE]}, "lacks observation.environment_state"),
         ({**good, STATE: np.zeros(4, np.float32)}, r"float32 \(4,\), the policy wants float32 \(3,\)"),
@@ -263,10 +263,10 @@ def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_p
     o = {k: torch.zeros(1, 2, *FEATURES[k].shape) for k in policy.observation_keys}
     moved = {**o, STATE: o[STATE] + 0.0}
     moved[STATE][:, -1] += 5.0
-    sent = torch.tensor([[[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]]])
+    past = torch.tensor([[[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]]])
     for observation in (o, moved):
-        chunk = policy.sample(observation, 0, [Inpaint(policy.normalise_past(sent, observation))]).chunk
-        torch.testing.assert_close(chunk[:, :2], sent, atol=1e-4, rtol=0)
+        chunk = policy.sample(observation, 0, [Inpaint(policy.normalise_past(past, observation))]).chunk
+        torch.testing.assert_close(chunk[:, :2], past, atol=1e-4, rtol=0)
     far = policy.sample(moved, 0).chunk.mean() - policy.sample(o, 0).chunk.mean()
     assert far > 2.0, "the chunk moves with the state it is measured from"
 

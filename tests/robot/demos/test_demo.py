@@ -57,10 +57,10 @@ def test_published_commands_name_no_folder_of_a_twin() -> None:
 def test_the_sim_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     assert demo_sim(out, demonstrations=2, steps=2, episodes=1) == 1, "two steps of training lift nothing"
-    printed, err = capfd.readouterr()
+    output, err = capfd.readouterr()
     assert "ulna: only 0 of 1 succeeded, the demo asks for 1" in err
-    assert "0 of 1 succeeded" in printed
-    assert float(re.findall(r"together ([\d.]+) GiB", printed.replace("\n", " "))[0]) > 0.1
+    assert "0 of 1 succeeded" in output
+    assert float(re.findall(r"together ([\d.]+) GiB", output.replace("\n", " "))[0]) > 0.1
     commands = [line[2:] for line in err.splitlines() if line.startswith("$ ")]
     assert [c.split()[1] for c in commands] == ["record", "train", "serve", "evaluate"]
     report = (out / "report.html").read_text()
@@ -88,9 +88,9 @@ def test_the_real_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixt
 def test_the_twin_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     assert demo_twin(out, demonstrations=1, steps=2, episodes=1, seconds=1) == 1
-    printed, err = capfd.readouterr()
+    output, err = capfd.readouterr()
     assert "ulna: only 0 of 1 succeeded, the demo asks for 1" in err
-    assert "0 of 1 succeeded" in printed
+    assert "0 of 1 succeeded" in output
     commands = [line[2:] for line in err.splitlines() if line.startswith("$ ")]
     assert [c.split()[1] for c in commands] == ["twin", "record", "data", "train", "twin", "serve", "deploy"]
     page = (out / "report.html").read_text()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,42 @@ def test_robot_loads_only_the_control_side(path: Path) -> None:
 
 def test_the_five_folders_have_no_init() -> None:
     assert not [f for f in FOLDERS if (ROOT / f / "__init__.py").exists()]
+
+
+def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """By module of ours, the modules of ours that it imports, be it inside a function or for types alone."""
+    graph: dict[str, set[str]] = {}
+    for module, tree in trees.items():
+        package = module.split(".")[:-1]
+        graph[module] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                base = [
+                    *(package[: len(package) - node.level + 1] if node.level else ()),
+                    *((node.module or "").split(".") if node.module else ()),
+                ]
+                graph[module] |= {".".join(base), *(".".join([*base, a.name]) for a in node.names)}
+            elif isinstance(node, ast.Import):
+                graph[module] |= {alias.name for alias in node.names}
+        graph[module] &= trees.keys() - {module}
+    return graph
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    trees = {
+        ".".join(["ulna", *p.relative_to(ROOT).with_suffix("").parts]): ast.parse(p.read_text())
+        for _, p in modules()
+    }
+    graph = import_graph(trees)
+    assert sum(map(len, graph.values())) > len(graph), "the graph was read"
+    TopologicalSorter(graph).prepare()  # CycleError names a circle
+
+
+def test_a_circle_would_be_found() -> None:
+    inside = ast.parse("def f():\n    from . import a\n")
+    graph = import_graph({"ulna.x.a": ast.parse("from .b import f"), "ulna.x.b": inside})
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
 
 
 def test_contact_with_lerobot_stands_in_one_file_a_folder() -> None:

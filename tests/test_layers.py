@@ -37,6 +37,12 @@ def modules() -> list[tuple[str, Path]]:
     return [(f, p) for f in FOLDERS for p in sorted((ROOT / f).rglob("*.py"))]
 
 
+def imported_from(node: ast.ImportFrom, package: list[str]) -> str:
+    """The absolute module of `from … import`, in a file of `package`."""
+    base = package[: len(package) - node.level + 1] if node.level else []
+    return ".".join([*base, *(node.module or "").split(".")]).strip(".")
+
+
 def imports(path: Path) -> list[tuple[str, bool]]:
     """(absolute module, whether it is imported when the file is) of each import; relative ones start with
     `ulna.`."""
@@ -53,8 +59,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             pairs += [(alias.name, node not in inside) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            pairs.append((".".join([*base, *(node.module or "").split(".")]).strip("."), node not in inside))
+            pairs.append((imported_from(node, package), node not in inside))
     return pairs
 
 
@@ -92,11 +97,8 @@ def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
         graph[module] = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
-                base = [
-                    *(package[: len(package) - node.level + 1] if node.level else ()),
-                    *((node.module or "").split(".") if node.module else ()),
-                ]
-                graph[module] |= {".".join(base), *(".".join([*base, a.name]) for a in node.names)}
+                base = imported_from(node, package)
+                graph[module] |= {base, *(f"{base}.{a.name}" for a in node.names)}
             elif isinstance(node, ast.Import):
                 graph[module] |= {alias.name for alias in node.names}
         graph[module] &= trees.keys() - {module}

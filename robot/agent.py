@@ -13,7 +13,7 @@ import numpy as np
 from ..datasets.features import ACTION, STATE, Features, is_image, require_same
 from ..drivers.config import require_known
 from ..policies.decoders import decoder_for
-from ..policies.serving.request import Request, ServedPolicy
+from ..policies.request import Request, ServedPolicy
 from .robot import Observation
 
 if TYPE_CHECKING:

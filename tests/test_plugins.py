@@ -139,7 +139,7 @@ from dataclasses import dataclass
 from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.policies.backbones.backbone import Backbone
 from ulna.policies.hooks.all import hook_named
-from ulna.policies.recipe import override, recipe_from_json, recipe_to_json
+from ulna.policies.parts import override, recipe_from_json, recipe_to_json
 from ulna.policies.recipes.all import RECIPES
 from ulna.sim.tasks.all import task_type
 

@@ -16,7 +16,7 @@ from ulna.datasets.episode import Episode
 from ulna.datasets.features import ACTION, is_frames
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.serving.local import LocalPolicy
-from ulna.policies.serving.request import Request
+from ulna.policies.request import Request
 
 ARCHIVE = Path(__file__).parent / "data" / "written_at_2b94086.zip"
 with zipfile.ZipFile(ARCHIVE) as _archive:

@@ -16,7 +16,7 @@ from ..hooks.hook import Hook
 from ..hooks.inpaint import Inpaint
 from .metadata import Metadata
 from .protocol import BadRequest
-from .request import Request
+from ..request import Request
 
 
 class LocalPolicy:

@@ -33,7 +33,8 @@ from ...datasets.reading.windows import WindowSpec
 from ...datasets.stats import Stats, vector_stats
 from ..checkpoint import save_checkpoint
 from ..policy import RELATIVE, Policy, state_of_action
-from ..recipe import Recipe, Training, recipe_to_json
+from ..parts import recipe_to_json
+from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .data import DataOptions, TrainingData, open_data
 from .record import TrainingRecord

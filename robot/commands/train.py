@@ -109,7 +109,7 @@ def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
 def more_help(argv: list[str]) -> str:
     """The fields of the recipe that is named, where one is: each with its value, its choices and its help."""
     from ...datasets.features import ACTION, STATE, Feature
-    from ...policies.recipe import settings
+    from ...policies.parts import settings
     from ...policies.recipes.all import recipe_function, recipe_names
 
     positional = [a for a in argv if not a.startswith("-")]
@@ -134,7 +134,7 @@ def more_help(argv: list[str]) -> str:
 def with_changes(recipe: Any, changes: dict[str, str]) -> Any:
     """`recipe` with the fields replaced that a command line names. Whole parts first, outer before inner:
     which fields there are, and which short names are clear, is only known once the parts are chosen."""
-    from ...policies.recipe import override
+    from ...policies.parts import override
 
     rest = {}
     for name in sorted(changes, key=lambda n: n.count(".")):
@@ -153,7 +153,7 @@ def _at(recipe: Any, name: str) -> Any:
 
 def full_names(recipe: Any, changes: dict[str, str]) -> dict[str, str]:
     """Short names made long where only one field ends so: `steps` is `training.steps`."""
-    from ...policies.recipe import leaves
+    from ...policies.parts import leaves
 
     fields = leaves(recipe)
     result = {}

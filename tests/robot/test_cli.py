@@ -19,7 +19,7 @@ import pytest
 from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.backbones.transformer import Transformer
-from ulna.policies.recipe import PARTS, field_help, settings
+from ulna.policies.parts import PARTS, field_help, settings
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.train.loop import STATE_FILE, Progress, train
 from ulna.robot.cli import COMMANDS, SUBCOMMANDS, main, module_name

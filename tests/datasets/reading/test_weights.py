@@ -19,7 +19,7 @@ from ulna.datasets.reading.weights import episode_weights, weighted_indices
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.policies.recipe import override
+from ulna.policies.parts import override
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.train.augment import augment_batch
 from ulna.policies.train.data import DataOptions, open_data

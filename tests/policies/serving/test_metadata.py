@@ -13,7 +13,7 @@ import pytest
 from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import ProtocolError, pack, unpack
-from ulna.policies.serving.request import Request
+from ulna.policies.request import Request
 
 METADATA = Metadata(
     recipe="flow",

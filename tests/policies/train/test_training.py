@@ -24,12 +24,12 @@ from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.stats import compute_stats
 from ulna.policies.checkpoint import CheckpointError, load_checkpoint, read_train, save_checkpoint
 from ulna.policies.policy import RELATIVE, Policy
-from ulna.policies.recipe import leaves, override, recipe_from_json, recipe_to_json
+from ulna.policies.parts import leaves, override, recipe_from_json, recipe_to_json
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.serving.request import Request
+from ulna.policies.request import Request
 from ulna.policies.train.loop import STATE_FILE, TrainingError, relative_stats, train
 
 

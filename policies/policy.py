@@ -107,9 +107,9 @@ class Policy(nn.Module):
             inputs[LAST] = last.expand(-1, self.recipe.n_obs_steps, -1)
         return self.recipe.context(self.encoder(inputs))
 
-    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, batch: Mapping[str, Tensor], progress: float = 1.0) -> Tensor:
         """Scalar loss on windows: the observation keys, `action` `(B, H, A)` and `mask` `(B, H)` (True =
-        real)."""
+        real). progress: the share of the training that is done, 0 to 1."""
         mask = batch["mask"]
         if not self.recipe.mask_padding:
             mask = torch.ones_like(mask)

@@ -30,6 +30,43 @@ NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
 
 
 @dataclass(frozen=True)
+class ParamGroup:
+    """Weights that are trained otherwise than the rest. As text: `encoder.*:0.1`, or `encoder.*:0.1:0` with a
+    weight decay of its own."""
+
+    pattern: str
+    """Of their names, with * and ?; the first group that matches a weight counts."""
+    learning_rate: float = 1.0
+    """Times the training's."""
+    weight_decay: float | None = None
+    """Instead of the training's; None: the same."""
+
+    @staticmethod
+    def of(value: Any) -> ParamGroup:
+        """A group as it is, or from its text or its fields. ValueError says how it is written."""
+        if isinstance(value, ParamGroup):
+            return value
+        if isinstance(value, str):
+            pattern, *rest = value.split(":")
+            value = {"pattern": pattern, **dict(zip(("learning_rate", "weight_decay"), rest, strict=False))}
+        try:
+            decay = value.get("weight_decay")
+            rate, decay = float(value.get("learning_rate", 1.0)), None if decay is None else float(decay)
+            if unknown := set(value) - {"part", "pattern", "learning_rate", "weight_decay"}:
+                raise ValueError(f"there is no {unknown.pop()}")
+            return ParamGroup(str(value["pattern"]), rate, decay)
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"a parameter group is a pattern, a factor of the learning rate and perhaps a weight decay, "
+                f"like 'encoder.*:0.1:0', not {value!r}"
+            ) from error
+
+    def __str__(self) -> str:
+        decay = "" if self.weight_decay is None else f":{self.weight_decay}"
+        return f"{self.pattern}:{self.learning_rate}{decay}"
+
+
+@dataclass(frozen=True)
 class Training:
     """AdamW, warm-up then cosine to zero, EMA with decay 1 - (1 + n)^-power (as diffusers' EMAModel)."""
 
@@ -57,6 +94,14 @@ class Training:
     """Steps between the states that --resume can go on from."""
     compile: bool = False
     """Compile the network by torch.compile; worth it for long trainings on a GPU."""
+    start: str = ""
+    """Folder of a checkpoint to begin from, its weights and its statistics; empty: from random weights."""
+    freeze: tuple[str, ...] = ()
+    """Patterns, such as encoder.*, of the names of weights that stay as they are."""
+    groups: tuple[ParamGroup, ...] = ()
+    """Weights with a learning rate of their own, as PATTERN:FACTOR or PATTERN:FACTOR:WEIGHT_DECAY."""
+    ema_skip: tuple[str, ...] = ()
+    """Patterns of the names of weights that are saved as trained, not as their moving average."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +170,7 @@ GROUP = "ulna.parts"
 PARTS: dict[str, type] = {
     c.__name__: c
     for c in (
-        *(Recipe, Training, Encoder, MLP, ResNet18, SmallCNN, Stack),
+        *(Recipe, Training, ParamGroup, Encoder, MLP, ResNet18, SmallCNN, Stack),
         *(UNet1D, Transformer, Flow, Diffusion, Regression),
     )
 }
@@ -373,6 +418,8 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         return tuple(_coerce(v, inner[0], name) for v in items)
     if isinstance(hint, types.UnionType) or hint is Any:
         return value
+    if hint is ParamGroup:
+        return ParamGroup.of(value)
     try:
         if hint is bool:
             words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -16,6 +16,7 @@ from .data import DataOptions, TrainingData, batch_options
 
 CONFIG_FILE = "config.toml"
 OPTION = {"tolerance_s": "tolerance", "cache_bytes": "cache_gb"}  # field of DataOptions -> option
+NOT_SEEN = ("data", "device", "track", "workers", "cache", "cache_gb")  # they may differ on another machine
 NOT_OPTIONS = ("name", "paper", "part", "package")  # of a recipe as a whole
 REASONS = {
     "data": "the episodes to train on (--data, --episodes) are not those that it began with",
@@ -46,17 +47,22 @@ def run_config(
         "augment": list(augment),
         "seed": seed,
         "device": device or None,
-        "track": list(track),
+        "track": list(track) or ["none"],
         **_fields(recipe_to_json(recipe)),
     }
     return _present(config)
 
 
 def write_config(out: Path, config: Mapping[str, Any]) -> None:
-    """Into the folder `out`, by one rename."""
-    new = out / f".{CONFIG_FILE}"
-    new.write_text(to_toml(config))
-    os.replace(new, out / CONFIG_FILE)
+    """Into the folder `out`."""
+    write_atomically(out / CONFIG_FILE, to_toml(config))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """By one rename: there is the whole file or none."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(text)
+    os.replace(new, path)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -77,18 +83,26 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two identities of runs (see `loop.train`): `--seed was 0, not 1`, or, where all
     options agree, a sentence on the data."""
     was, given = _options(before), _options(now)
-    if was["recipe"] != given["recipe"]:
-        return [f"the recipe was {was['recipe']}, not {given['recipe']}"]
-    changes: list[str] = []
-    for name in given:
-        # the fields of another part differ of themselves
-        other_part = any(name.startswith(f"{c}.") for c in changes)
-        if was.get(name) != given[name] and not other_part:
-            changes.append(name)
-    if changes:
-        option = {n: f"--{n.replace('_', '-')}" for n in changes}
-        return [f"{option[n]} was {_text(was.get(n))}, not {_text(given[n])}" for n in changes]
+    if changes := changed(was, given):
+        return changes
     return [reason for key, reason in REASONS.items() if before.get(key) != now.get(key)]
+
+
+def changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The options, by dotted name, that differ: `--seed was 0, not 1`."""
+    if was.get("recipe") != now["recipe"]:
+        return [f"the recipe was {was.get('recipe')}, not {now['recipe']}"]
+    names: list[str] = []
+    for name in now:
+        # the fields of another part differ of themselves
+        if was.get(name) != now[name] and not any(name.startswith(f"{n}.") for n in names):
+            names.append(name)
+    return [f"--{n.replace('_', '-')} was {_text(was.get(n))}, not {_text(now[n])}" for n in names]
+
+
+def seen(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `run_config`, those options by dotted name that decide what is computed."""
+    return {k: v for k, v in flat(config).items() if k not in NOT_SEEN}
 
 
 def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +138,8 @@ def _text(value: Any) -> str:
     """As one would write it on the command line."""
     if isinstance(value, list | tuple):
         return " ".join(map(_text, value)) or "nothing"
+    if isinstance(value, Mapping) and "part" in value:
+        return str(recipe_from_json(dict(value)))
     if isinstance(value, Mapping):
         return ",".join(f"{k}={_text(v)}" for k, v in value.items()) or "nothing"
     if isinstance(value, bool):
@@ -139,12 +155,18 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     """Plain values first: what follows a table's head belongs to it."""
-    lines = [f"{_key(k)} = {_value(v)}" for k, v in values.items() if not isinstance(v, Mapping)]
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            head = (*path, _key(key))
-            lines += ["", f"[{'.'.join(head)}]", *_table(value, head)]
+    tables = {k: v for k, v in values.items() if isinstance(v, Mapping) or _are_tables(v)}
+    lines = [f"{_key(k)} = {_value(v)}" for k, v in values.items() if k not in tables]
+    for key, value in tables.items():
+        head = (*path, _key(key))
+        name = ".".join(head)
+        for table in [value] if isinstance(value, Mapping) else value:
+            lines += ["", f"[{name}]" if table is value else f"[[{name}]]", *_table(table, head)]
     return lines
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def _key(key: str) -> str:

@@ -36,14 +36,7 @@ def prepare_folder(
             )
         return state
     if not overwrite:
-        if state.exists():
-            raise TrainingError(
-                f"{out} holds an unfinished training: go on with --resume, or discard it with --overwrite"
-            )
-        if (out / "hash.json").exists():
-            raise TrainingError(
-                f"{out} holds a trained checkpoint: choose another --out, or replace it with --overwrite"
-            )
+        require_unused(out)
     elif main:
         state.unlink(missing_ok=True)
     try:
@@ -65,6 +58,18 @@ def one_sentence(out: Path) -> Iterator[None]:
         state = out / STATE_FILE
         then = "make room and go on with --resume" if state.exists() else "make room and train again"
         raise TrainingError(f"cannot write to {out}: {reason}; {then}") from error
+
+
+def require_unused(out: Path) -> None:
+    """TrainingError where a run into `out` would discard another."""
+    if (out / STATE_FILE).exists():
+        raise TrainingError(
+            f"{out} holds an unfinished training: go on with --resume, or discard it with --overwrite"
+        )
+    if (out / "hash.json").exists():
+        raise TrainingError(
+            f"{out} holds a trained checkpoint: choose another --out, or replace it with --overwrite"
+        )
 
 
 def save_state(

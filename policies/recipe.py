@@ -48,7 +48,8 @@ class ParamGroup:
             return value
         if isinstance(value, str):
             pattern, *rest = value.split(":")
-            value = {"pattern": pattern, **dict(zip(("learning_rate", "weight_decay"), rest, strict=False))}
+            names = ("learning_rate", "weight_decay", "more")
+            value = {"pattern": pattern, **dict(zip(names, rest, strict=False))}
         try:
             decay = value.get("weight_decay")
             rate, decay = float(value.get("learning_rate", 1.0)), None if decay is None else float(decay)

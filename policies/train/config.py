@@ -85,7 +85,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     was, given = _options(before), _options(now)
     if changes := changed(was, given):
         return changes
-    return [reason for key, reason in REASONS.items() if before.get(key) != now.get(key)]
+    return [reason for key, reason in REASONS.items() if before.get(key, "") != now[key]]
 
 
 def changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

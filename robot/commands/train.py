@@ -1,8 +1,8 @@
 """Train a policy on a dataset. Any field of the recipe is an option, such as --horizon 32 --backbone.widths
-128 256; `ulna train RECIPE --help` lists them. A config file has options and fields by the same names, and
-perhaps several tables [[phase]]; every checkpoint has its own, which repeats the run:
+128 256; `ulna train RECIPE --help` lists them.
 
-  ulna train --config runs/x/flow/config.toml --out runs/x/again"""
+A file, --config, has options and fields by the same names, and perhaps tables [[phase]], each a run that
+begins from the checkpoint of the one before. Every checkpoint holds the file that repeats it, config.toml."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from .parsing import Output, episode_list, pairs, parse_options, progress, requi
 from .recipe_fields import fields_help, with_changes
 from .run_file import PHASES_FILE, Layer, options_of, read_run, words_of
 
-CONFIG_FILE = "config.toml"  # as `policies.train.config` has it, which takes seconds to import
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
 CHOICES = {"recipe": recipes}
 
 
 @dataclass
 class Args:
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[tyro.conf.Positional[str], unset("of --config")] = ""
     """Which policy; `ulna recipes` lists them."""
-    data: list[str]
+    data: Annotated[list[str], unset("of --config", "FOLDER")] = field(default_factory=list)
     """Folder of the dataset; several are mixed."""
-    out: str
+    out: Annotated[str, unset("of --config", "FOLDER")] = ""
     """Folder of the checkpoint."""
     episodes: Annotated[str, unset("all")] = ""
     """Train on these only, like 0-9,12."""
@@ -120,27 +119,45 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The command line with the options of a config file before its own; see `run_file`."""
     rest, overrides = split_overrides(argv)
-    given = Layer("", options_of(rest, (*FLAGS, "help"), ("data",)), overrides)
+    return rest, {"layers": [Layer("", options_of(rest, FLAGS, ("data",)), overrides)]}
+
+
+def with_file(args: Args) -> Args:
+    """The command line with the options of a config file before its own, where it names one; see `run_file`.
+    UsageError where a recipe, data or a folder is missing."""
+    (given,) = args.layers
     path = _config_file(given.options)
-    if path is None:
-        return rest, {"layers": [given]}
-    file, phases = read_run(path, OPTIONS)
-    recipes = [layer.options["recipe"] for layer in (file, *phases) if "recipe" in layer.options]
-    if "resume" in given.options and given.options.get("recipe", recipes[:1]) != recipes[:1]:
-        raise UsageError(f"the recipe was {recipes[0]}, not {given.options['recipe'][0]}")
-    return words_of([file, *phases[:1], given]), {"layers": [file, given], "phases": phases}
+    if path is not None:
+        file, phases = read_run(path, OPTIONS)
+        recipes = [layer.options["recipe"] for layer in (file, *phases) if "recipe" in layer.options]
+        if args.resume and recipes and args.recipe and args.recipe not in recipes:
+            raise UsageError(f"the recipe was {recipes[0]}, not {args.recipe}")
+        layers = words_of([file, *phases[:1], given])
+        args = _of_words(layers, {"layers": [file, given], "phases": phases})
+    elif args.resume and not args.recipe:
+        raise UsageError(f"{args.out} holds no unfinished training to resume")
+    if not args.recipe:
+        raise UsageError("name a recipe, such as `ulna train flow`; `ulna recipes` lists them")
+    if missing := [n for n in ("data", "out") if not getattr(args, n)]:
+        raise UsageError(f"`ulna train` needs --{missing[0]}, a folder")
+    return args
+
+
+def _of_words(line: list[str], changes: dict[str, Any]) -> Args:
+    return parse_options(sys.modules[__name__], "train", line, changes)
 
 
 def _config_file(options: Mapping[str, Any]) -> Path | None:
     """Which config file the command line names; to resume, the one in --out."""
     if "config" in options:
         return Path("".join(options["config"]))
-    if "resume" not in options or "help" in options:
+    if "resume" not in options:
         return None
     if "out" not in options:
         raise UsageError("--resume needs --out: the folder of the unfinished training")
+    from ...policies.train.config import CONFIG_FILE
+
     out = Path("".join(options["out"]))
     return next((out / f for f in (PHASES_FILE, CONFIG_FILE) if (out / f).is_file()), None)
 
@@ -151,7 +168,7 @@ def more_help(argv: list[str]) -> str:
 
 
 def run(args: Args, out: Output) -> int:
-    opened: dict[str, Any] = {}
+    args, opened = with_file(args), {}
     if not args.phases:
         run = plan(args, opened)
         out.answer(*_answer(run, _train(run, "training")))
@@ -227,7 +244,7 @@ def phases(args: Args) -> list[Args]:
             layers.append(Layer("", {}, {"training.start": str(phase_folder(args.out, i))}))
         folder = args.out if i == len(args.phases) - 1 else str(phase_folder(args.out, i + 1))
         changes = {"out": folder, "layers": layers}
-        runs.append(parse_options(sys.modules[__name__], "train", words_of(layers), changes))
+        runs.append(_of_words(words_of(layers), changes))
     return runs
 
 
@@ -238,7 +255,7 @@ def phase_folder(out: str, number: int) -> Path:
 def _train_phases(runs: Sequence[Run], out: Path) -> Iterator[Any]:
     """One after the other; to resume, those that are complete are left as they are."""
     from ...policies.checkpoint import read_train, verify_checkpoint
-    from ...policies.train.config import changed, seen, to_toml, write_atomically
+    from ...policies.train.config import CONFIG_FILE, changed, seen, to_toml, write_atomically
     from ...policies.train.error import TrainingError
     from ...policies.train.loop import TrainResult
     from ...policies.train.state import STATE_FILE, require_unused

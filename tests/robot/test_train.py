@@ -159,6 +159,9 @@ def test_phases_begin_where_the_one_before_ended(
     for name, value in after.items():
         assert value.equal(before[name]) == name.startswith("encoder."), name
     assert "holds a trained checkpoint" in refusal(capfd, "--config", file, "--out", out)
+    assert (
+        train(capfd, "--config", file, "--out", out, "--overwrite")["content_hash"] == whole["content_hash"]
+    )
 
     cut = tmp_path / "cut"
     interrupted.append(2)

@@ -16,7 +16,7 @@ from contracts.data import FEATURES, write_store
 from contracts.recipes import small
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ulna.policies.checkpoint import load_checkpoint, read_train
 from ulna.policies.policy import Policy
@@ -33,6 +33,7 @@ from ulna.policies.train.data import TrainingData, open_data
 from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import train
 from ulna.policies.train.optimiser import adamw, freeze
+from ulna.policies.train.state import STATE_FILE, read_header
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_new_fields_survive_json_and_text() -> None:
     for name in ("start", "freeze", "groups", "ema_skip"):
         del old["training"][name]
     assert recipe_from_json(old) == small("flow"), "a recipe of before"
-    for bad in ("net.*:fast", [{"learning_rate": 1}], [{"pattern": "*", "decay": 1}]):
+    for bad in ("net.*:fast", "net.*:1:0:2", [{"learning_rate": 1}], [{"pattern": "*", "decay": 1}]):
         with pytest.raises(ValueError, match="a parameter group is a pattern"):
             override(recipe, {"training.groups": bad})
 
@@ -205,6 +206,26 @@ def test_all_options_together_resume_exactly(data: TrainingData, first: Path, tm
     resumed = train(recipe, data, tmp_path / "cut", device="cpu", resume=True)
     assert resumed.losses == whole.losses
     assert resumed.content_hash == whole.content_hash
+
+
+def test_an_unfinished_training_of_before_the_new_options_goes_on(data: TrainingData, tmp_path: Path) -> None:
+    recipe = small("flow", steps=4, checkpoint_every=2)
+    whole = train(recipe, data, tmp_path / "whole", device="cpu")
+
+    def stop(progress: Any) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data, tmp_path / "cut", device="cpu", report=stop)
+    state = tmp_path / "cut" / STATE_FILE
+    header = read_header(state)
+    del header["identity"]["start"]
+    for name in ("start", "freeze", "groups", "ema_skip"):
+        del header["identity"]["recipe"]["training"][name]
+    save_file(load_file(state), state, metadata={"ulna": json.dumps(header)})
+    (tmp_path / "cut" / CONFIG_FILE).unlink()
+    assert train(recipe, data, tmp_path / "cut", device="cpu", resume=True).losses == whole.losses
 
 
 def test_the_config_holds_every_option_and_no_none(data: TrainingData, first: Path) -> None:

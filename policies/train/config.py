@@ -112,7 +112,7 @@ def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
         recipe = recipe_to_json(recipe_from_json(identity["recipe"]))
     except ValueError:  # of another version
         recipe = identity["recipe"]
-    options = {**batch_options(DataOptions()), **identity["options"]}
+    options: dict[str, Any] = {**batch_options(DataOptions()), **identity["options"]}
     return {
         "recipe": recipe["name"],
         "seed": identity["seed"],

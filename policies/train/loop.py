@@ -86,6 +86,8 @@ def train(
     out, t = Path(out), recipe.training
     require_known(augment)
     require_trackers(track)
+    accelerator = make_accelerator(device, out, track)
+    say = say if accelerator.is_main_process else lambda _: None
     data = data if isinstance(data, TrainingData) else open_data(data)
     features, store = data.features, data.stores[0]
     windows = data.windows(window_spec(recipe, features))
@@ -95,7 +97,6 @@ def train(
         say(sentence)
     start = load_checkpoint(t.start) if t.start else None
 
-    accelerator = make_accelerator(device, out, track)
     identity = {
         "recipe": recipe_to_json(recipe),
         "seed": seed,
@@ -103,12 +104,6 @@ def train(
         "start": start.content_hash if start else "",
         **windows.identity,
     }
-    state = prepare_folder(out, identity, resume, overwrite, accelerator.is_main_process)
-    config = run_config(recipe, data, augment, seed, device, track, called)
-    if accelerator.is_main_process:
-        with one_sentence(out):
-            write_config(out, config)
-
     set_seed(seed)
     stats = windows.stats()
     if recipe.action_space != "absolute":
@@ -120,8 +115,17 @@ def train(
         take_weights(policy, start, say)
         del start
     freeze(policy, t)
+    optimizer = adamw(policy, t)
     parameters = sum(p.numel() for p in policy.parameters())
-    model, optimizer = accelerator.prepare(policy, adamw(policy, t))
+
+    # not before all is known to fit
+    state = prepare_folder(out, identity, resume, overwrite, accelerator.is_main_process)
+    config = run_config(recipe, data, augment, seed, device, track, called)
+    if accelerator.is_main_process:
+        with one_sentence(out):
+            write_config(out, config)
+
+    model, optimizer = accelerator.prepare(policy, optimizer)
     ema = AveragedModel(policy, multi_avg_fn=warmed_up(t.ema_power, t.ema_max))
     if t.compile:
         model.compile()

@@ -12,6 +12,7 @@ from contracts.data import write_store
 from rich.console import Console
 from safetensors.torch import load_file
 
+from ulna.datasets.store import EpisodeStore
 from ulna.policies.checkpoint import read_train
 from ulna.policies.train import loop
 from ulna.policies.train.state import STATE_FILE
@@ -146,6 +147,22 @@ def test_resuming_needs_no_option_and_names_one_that_differs(
     assert "--resume needs --out" in refusal(capfd, "--resume")
 
 
+def test_what_does_not_fit_leaves_the_folder_as_it_was(
+    file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], interrupted: list[int]
+) -> None:
+    out = tmp_path / "o"
+    interrupted.append(2)
+    assert main(["train", "--config", str(file), "--out", str(out), "--device", "cpu"]) == 130
+    interrupted.clear()
+    before = {p: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    line = refusal(capfd, "--config", file, "--out", out, "--overwrite", "--freeze", "encodr.*")
+    assert "encodr.* matches no weight" in line
+    assert {p: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+    line = refusal(capfd, "--config", file, "--out", tmp_path / "n", "--start", tmp_path / "no")
+    assert "there is no checkpoint folder" in line
+    assert not (tmp_path / "n").exists()
+
+
 def test_phases_begin_where_the_one_before_ended(
     file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], interrupted: list[int]
 ) -> None:
@@ -183,6 +200,22 @@ def test_phases_begin_where_the_one_before_ended(
     train(capfd, "--config", cut / "phases.toml", "--out", tmp_path / "again")
     assert read_train(tmp_path / "again").losses == last.losses, "begins from its own first phase"
     assert read_train(tmp_path / "again").start == read_train(cut).start
+
+
+def test_a_dataset_is_opened_once(
+    file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    open_store = EpisodeStore.open
+
+    def count(path: Any, *args: Any, **kwargs: Any) -> EpisodeStore:
+        opened.append(str(path))
+        return open_store(path, *args, **kwargs)
+
+    monkeypatch.setattr(EpisodeStore, "open", count)
+    file.write_text(file.read_text() + PHASES)
+    train(capfd, "--config", file, "--out", tmp_path / "o")
+    assert opened == [tomllib.loads(file.read_text())["data"]], "for both phases"
 
 
 def test_every_phase_is_checked_before_the_first_is_trained(

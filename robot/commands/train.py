@@ -171,6 +171,8 @@ def run(args: Args, out: Output) -> int:
     args, opened = with_file(args), {}
     if not args.phases:
         run = plan(args, opened)
+        if not args.resume:
+            _leave_phases(Path(args.out), args.overwrite)
         out.answer(*_answer(run, _train(run, "training")))
         return 0
     runs = [plan(a, opened) for a in phases(args)]  # all, before hours go into the first
@@ -254,46 +256,65 @@ def phase_folder(out: str, number: int) -> Path:
 
 def _train_phases(runs: Sequence[Run], out: Path) -> Iterator[Any]:
     """One after the other; to resume, those that are complete are left as they are."""
-    from ...policies.checkpoint import read_train, verify_checkpoint
-    from ...policies.train.config import CONFIG_FILE, changed, seen, to_toml, write_atomically
-    from ...policies.train.error import TrainingError
-    from ...policies.train.loop import TrainResult
-    from ...policies.train.state import STATE_FILE, require_unused
+    from ...policies.train.state import STATE_FILE
+
+    first = runs[0].args
+    if not first.resume:
+        _begin_phases(runs, out, first.overwrite)
+    for i, run in enumerate(runs, 1):
+        folder, name = Path(run.args.out), f"phase {i} of {len(runs)}"
+        unfinished = (folder / STATE_FILE).exists()
+        if first.resume and (folder / "hash.json").exists() and not unfinished:
+            yield _complete(run, name)
+        else:
+            args = replace(run.args, resume=first.resume and unfinished)
+            yield _train(replace(run, args=args), name)
+
+
+def _begin_phases(runs: Sequence[Run], out: Path, overwrite: bool) -> None:
+    """Write the file that a resume reads, after looking that no phase discards another training."""
+    from ...policies.train.config import to_toml, write_atomically
+    from ...policies.train.state import require_unused
 
     for run in runs:
-        folder = Path(run.args.out)
-        if run.args.overwrite and not run.args.resume:
-            (folder / "hash.json").unlink(
-                missing_ok=True
-            )  # else a resume would take it for a phase of this run
-        elif not run.args.resume:
-            require_unused(folder)
-    out.mkdir(parents=True, exist_ok=True)
+        if overwrite:  # else a resume would take an older checkpoint for a phase of this run
+            (Path(run.args.out) / "hash.json").unlink(missing_ok=True)
+        else:
+            require_unused(Path(run.args.out))
     configs = [run.config() for run in runs]
     for i, config in enumerate(configs[1:], 1):
         if config["training"]["start"] == str(phase_folder(str(out), i)):
             del config["training"]["start"]  # it follows from the order
-    if not runs[0].args.resume:
-        write_atomically(out / PHASES_FILE, to_toml({"phase": configs}))
-    for i, run in enumerate(runs, 1):
-        folder, name = Path(run.args.out), f"phase {i} of {len(runs)}"
-        if run.args.resume and (folder / "hash.json").exists() and not (folder / STATE_FILE).exists():
-            was = seen(tomllib.loads((folder / CONFIG_FILE).read_text()))
-            if changes := changed(was, seen(run.config())):
-                raise TrainingError(f"{'; '.join(changes)}: {name} is complete, in {folder}")
-            record, content_hash = read_train(folder), verify_checkpoint(folder)
-            yield TrainResult(
-                folder,
-                content_hash,
-                record.steps,
-                record.losses,
-                record.seconds,
-                record.parameters,
-                record.device,
-            )
-            continue
-        resume = run.args.resume and (folder / STATE_FILE).exists()
-        yield _train(replace(run, args=replace(run.args, resume=resume)), name)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / PHASES_FILE, to_toml({"phase": configs}))
+
+
+def _complete(run: Run, name: str) -> Any:
+    """The result of a phase that was trained before. TrainingError where it was told otherwise."""
+    from ...policies.checkpoint import read_train, verify_checkpoint
+    from ...policies.train.config import CONFIG_FILE, changed, seen
+    from ...policies.train.error import TrainingError
+    from ...policies.train.loop import TrainResult
+
+    folder = Path(run.args.out)
+    was = seen(tomllib.loads((folder / CONFIG_FILE).read_text()))
+    if changes := changed(was, seen(run.config())):
+        raise TrainingError(f"{'; '.join(changes)}: {name} is complete, in {folder}")
+    r = read_train(folder)
+    return TrainResult(
+        folder, verify_checkpoint(folder), r.steps, r.losses, r.seconds, r.parameters, r.device
+    )
+
+
+def _leave_phases(out: Path, overwrite: bool) -> None:
+    """Where `out` holds a run of phases, a single run replaces it, or is refused."""
+    from ...policies.train.error import TrainingError
+
+    if (out / PHASES_FILE).exists() and not overwrite:
+        raise TrainingError(
+            f"{out} holds a training of several phases: go on with --resume, or discard it with --overwrite"
+        )
+    (out / PHASES_FILE).unlink(missing_ok=True)
 
 
 def _train(run: Run, name: str) -> Any:

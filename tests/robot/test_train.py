@@ -194,6 +194,8 @@ def test_phases_begin_where_the_one_before_ended(
     assert "--training.steps was 3, not 9: phase 1 of 2 is complete" in refusal(
         capfd, "--out", cut, "--resume", "--steps", "9"
     )
+    single = ["--config", out / "config.toml", "--out", cut]
+    assert "holds a training of several phases" in refusal(capfd, *single)
     resumed = train(capfd, "--out", cut, "--resume")
     assert read_train(cut).losses == last.losses
     assert resumed["steps"] == 4

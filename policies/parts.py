@@ -27,7 +27,7 @@ from .objectives.diffusion import Diffusion
 from .objectives.flow import Flow
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
-from .recipe import Recipe, Training
+from .recipe import ParamGroup, Recipe, Training
 from .solvers.ddim import DDIM
 from .solvers.dpm import DPM
 from .solvers.heun import Heun
@@ -37,7 +37,7 @@ GROUP = "ulna.parts"
 PARTS: dict[str, type] = {
     c.__name__: c
     for c in (
-        *(Recipe, Training, Encoder, MLP, ResNet18, SmallCNN),
+        *(Recipe, Training, ParamGroup, Encoder, MLP, ResNet18, SmallCNN),
         *(Stack,),
         *(UNet1D, Transformer, ResidualMLP),
         *(Flow, Diffusion, Regression),
@@ -221,6 +221,8 @@ def takes_parts(kind: Any) -> bool:
     """Whether a field of type `kind` holds a part, or None in its place, or several in a tuple."""
     if arguments := typing.get_args(kind):
         return any(takes_parts(k) for k in arguments)
+    if kind is ParamGroup:  # is written as text
+        return False
     return is_dataclass(kind) or getattr(kind, "_is_protocol", False) or kind is Hook
 
 
@@ -322,6 +324,8 @@ def _part(value: Any, hint: Any, name: str) -> Any:
 
 def _coerce(value: Any, hint: Any, name: str) -> Any:
     """`value`, perhaps text from a command line, as `hint`; ValueError says what was expected."""
+    if hint is ParamGroup:
+        return ParamGroup.of(value)
     origin = typing.get_origin(hint)
     if origin is Literal:
         if value not in typing.get_args(hint):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .backbones.backbone import Backbone
 from .codec import Absolute, ActionCodec, NormaliseMode
@@ -15,6 +15,44 @@ from .hooks.hook import Hook
 from .objectives.objective import Objective
 from .solvers.ddim import DDIM
 from .solvers.solver import Solver
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Weights that are trained otherwise than the rest. As text: `encoder.*:0.1`, or `encoder.*:0.1:0` with a
+    weight decay of its own."""
+
+    pattern: str
+    """Of their names, with * and ?; the first group that matches a weight counts."""
+    learning_rate: float = 1.0
+    """Times the training's."""
+    weight_decay: float | None = None
+    """Instead of the training's; None: the same."""
+
+    @staticmethod
+    def of(value: Any) -> ParamGroup:
+        """A group as it is, or from its text or its fields. ValueError says how it is written."""
+        if isinstance(value, ParamGroup):
+            return value
+        if isinstance(value, str):
+            pattern, *rest = value.split(":")
+            names = ("learning_rate", "weight_decay", "more")
+            value = {"pattern": pattern, **dict(zip(names, rest, strict=False))}
+        try:
+            decay = value.get("weight_decay")
+            rate, decay = float(value.get("learning_rate", 1.0)), None if decay is None else float(decay)
+            if unknown := set(value) - {"part", "pattern", "learning_rate", "weight_decay"}:
+                raise ValueError(f"there is no {unknown.pop()}")
+            return ParamGroup(str(value["pattern"]), rate, decay)
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"a parameter group is a pattern, a factor of the learning rate and perhaps a weight decay, "
+                f"like 'encoder.*:0.1:0', not {value!r}"
+            ) from error
+
+    def __str__(self) -> str:
+        decay = "" if self.weight_decay is None else f":{self.weight_decay}"
+        return f"{self.pattern}:{self.learning_rate}{decay}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +83,14 @@ class Training:
     """Steps between the states that --resume can go on from."""
     compile: bool = False
     """Compile the network by torch.compile; worth it for long trainings on a GPU."""
+    start: str = ""
+    """Folder of a checkpoint to begin from, its weights and its statistics; empty: from random weights."""
+    freeze: tuple[str, ...] = ()
+    """Patterns, such as encoder.*, of the names of weights that stay as they are."""
+    groups: tuple[ParamGroup, ...] = ()
+    """Weights with a learning rate of their own, as PATTERN:FACTOR or PATTERN:FACTOR:WEIGHT_DECAY."""
+    ema_skip: tuple[str, ...] = ()
+    """Patterns of the names of weights that are saved as trained, not as their moving average."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,12 @@
+"""Every planar task by its name."""
+
+from __future__ import annotations
+
+from .env import PlanarEnv
+from .fork import Fork
+from .maze import Maze
+from .peg import Peg
+from .twice import Twice
+from .words import Words
+
+TASKS: dict[str, type[PlanarEnv]] = {"fork": Fork, "twice": Twice, "peg": Peg, "maze": Maze, "words": Words}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .env import PlanarEnv
 from .fork import Fork
 from .maze import Maze
@@ -9,4 +11,11 @@ from .peg import Peg
 from .twice import Twice
 from .words import Words
 
-TASKS: dict[str, type[PlanarEnv]] = {"fork": Fork, "twice": Twice, "peg": Peg, "maze": Maze, "words": Words}
+TASKS: dict[str, Callable[..., PlanarEnv]] = {
+    "fork": Fork,
+    "twice": Twice,
+    "peg": Peg,
+    "maze": Maze,
+    "words": Words,
+}
+"""`TASKS[name](num_envs, **options)`; the options are those of the class."""

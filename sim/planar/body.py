@@ -11,6 +11,11 @@ import numpy as np
 Column = np.ndarray
 
 
+def columns(points_n2: np.ndarray) -> tuple[Column, Column]:
+    """x and y of points, e.g. of an observation in float32."""
+    return points_n2[:, 0].astype(np.float64), points_n2[:, 1].astype(np.float64)
+
+
 def towards(
     x: Column, y: Column, goal_x: Column | float, goal_y: Column | float, step: float
 ) -> tuple[Column, Column]:
@@ -53,20 +58,20 @@ def slide_in_cells(
     in x, then in y; a move into a wall ends short of it. free: `(rows, columns)` bool with a wall all round,
     cell [r, c] reaching from (c, r) to (c + 1, r + 1) times `cell` metres. A step must be shorter than a
     cell."""
-    rows, columns = np.floor(y0 / cell).astype(np.int64), np.floor(x0 / cell).astype(np.int64)
-    x = _stop_at_wall(free, cell, rows, columns, x0, x1, along_x=True)
-    columns = np.floor(x / cell).astype(np.int64)
-    return x, _stop_at_wall(free, cell, rows, columns, y0, y1, along_x=False)
+    row, column = np.floor(y0 / cell).astype(np.int64), np.floor(x0 / cell).astype(np.int64)
+    x = _stop_at_wall(free, cell, row, column, x0, x1, along_x=True)
+    column = np.floor(x / cell).astype(np.int64)
+    return x, _stop_at_wall(free, cell, row, column, y0, y1, along_x=False)
 
 
 WALL_GAP = 1e-6  # m, so that rounding never puts the body into the wall it leans on
 
 
 def _stop_at_wall(
-    free: np.ndarray, cell: float, rows: np.ndarray, columns: np.ndarray, a: Column, b: Column, along_x: bool
+    free: np.ndarray, cell: float, row: np.ndarray, column: np.ndarray, a: Column, b: Column, along_x: bool
 ) -> Column:
-    index = columns if along_x else rows
+    index = column if along_x else row
     goal = np.floor(b / cell).astype(np.int64)
-    open_ = free[rows, goal] if along_x else free[goal, columns]
+    open_ = free[row, goal] if along_x else free[goal, column]
     face = np.where(b > a, (index + 1) * cell - WALL_GAP, index * cell + WALL_GAP)
     return np.where(open_, b, face)

@@ -82,14 +82,17 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}: there must be at least one environment")
         self.num_envs, self.max_ticks = num_envs, max_ticks
-        self.single_action_space = Box(np.float32(low), np.float32(high), dtype=np.float32)
+        self.single_action_space = Box(
+            np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
+        )
         self.single_observation_space = Dict(
             {key: Box(-np.inf, np.inf, (len(v.names),), np.float32) for key, v in self.observed.items()}
         )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._low = self.single_action_space.low.astype(np.float64)
-        self._high = self.single_action_space.high.astype(np.float64)
+        self.low = self.single_action_space.low.astype(np.float64)
+        """`(A,)` m, and `high`: corners of the workspace, to which actions are cut."""
+        self.high = self.single_action_space.high.astype(np.float64)
         self._placed = np.zeros(num_envs, bool)
         self._tick = np.zeros(num_envs, np.int64)
         self._terminated, self._truncated, self._success = np.zeros((3, num_envs), bool)
@@ -197,7 +200,7 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
             raise ValueError(
                 f"actions of shape {target.shape} must be finite and of shape {self.action_space.shape}"
             )
-        target = np.minimum(np.maximum(target, self._low), self._high)
+        target = np.minimum(np.maximum(target, self.low), self.high)
         active = ~(self._terminated | self._truncated)
         outcome = self.advance(self._world, self._constants, self._tick, target)
         reward = self.reward(self._world, outcome) * active

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .body import distance, slide_in_cells, towards
+from .body import columns, distance, slide_in_cells, towards
 from .env import GOAL, STATE, XY, Observation, Outcome, PlanarEnv, metres
 from .expert import Expert, balanced_choice
 
@@ -93,8 +93,8 @@ class Maze(PlanarEnv):
         self.steps, self.next_cell = shortest_ways(self.cells, self.index)
         least = FAR * self.steps.max() if goals == "far" else 1
         self.pairs = np.argwhere(self.steps >= least)
-        rows, columns = self.free.shape
-        super().__init__(num_envs, TICKS[layout], (0.0, 0.0), (columns * CELL, rows * CELL))
+        height, width = self.free.shape
+        super().__init__(num_envs, TICKS[layout], (0.0, 0.0), (width * CELL, height * CELL))
 
     def centre(self, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x, y of the middle of free cells, m."""
@@ -105,8 +105,9 @@ class Maze(PlanarEnv):
         return self.index[np.floor(y / CELL).astype(np.int64), np.floor(x / CELL).astype(np.int64)]
 
     def path_length(self, point_n2: np.ndarray, goal_n2: np.ndarray) -> np.ndarray:
-        """`(n,)` metres of the way through cell centres from point to goal: the truth to judge values by."""
-        px, py, gx, gy = *point_n2.T.astype(np.float64), *goal_n2.T.astype(np.float64)
+        """`(n,)` metres from point to goal along cell centres, corners uncut: the order to judge values
+        by."""
+        px, py, gx, gy = *columns(point_n2), *columns(goal_n2)
         here, there = self.cell_of(px, py), self.cell_of(gx, gy)
         step, back = self.next_cell[here, there], self.next_cell[there, here]
         between = np.maximum(self.steps[here, there] - 2, 0) * CELL
@@ -178,8 +179,8 @@ class MazeExpert(Expert):
         self._visits = np.zeros(len(self.seeds), np.int64)
 
     def targets(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
-        x, y = observation[STATE].astype(np.float64).T
-        goal_x, goal_y = observation[GOAL].astype(np.float64).T
+        x, y = columns(observation[STATE])
+        goal_x, goal_y = columns(observation[GOAL])
         here = self.maze.cell_of(x, y)
         aim = np.where(self.good, self.maze.cell_of(goal_x, goal_y), self._wander(here))
         aim_x, aim_y = self.maze.centre(self.maze.next_cell[here, aim])

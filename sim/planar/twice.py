@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .body import distance, towards
+from .body import columns, distance, towards
 from .env import STATE, XY, Observation, Outcome, PlanarEnv
 from .expert import Expert
 
@@ -78,7 +78,7 @@ class TwiceExpert(Expert):
         self._leg = np.zeros(len(self.seeds), np.int64)
 
     def targets(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
-        x, y = observation[STATE].astype(np.float64).T
+        x, y = columns(observation[STATE])
         aim = self._legs[self._leg]
         arrived = distance(x, y, aim[:, 0], aim[:, 1]) < 0.75 * RADIUS
         self._leg = np.minimum(self._leg + arrived, len(self._legs) - 1)

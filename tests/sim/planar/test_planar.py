@@ -83,7 +83,7 @@ def test_a_demonstration_replays(make: Make) -> None:
     """What is stored is what was sent: the same actions lead to the same observations."""
     (episode,) = demonstrations(make, [11], NOISE)
     env = make(1)
-    observation, _ = env.reset(seed=[11])
+    observation, info = env.reset(seed=[11])
     for t, action in enumerate(episode.action):
         for key, rows in episode.observation.items():
             assert np.array_equal(observation[key][0], rows[t])
@@ -112,7 +112,7 @@ def test_batches_change_nothing(make: Make) -> None:
 @each_variant
 def test_what_is_over_stands_still_until_it_is_reset(make: Make) -> None:
     env = make(2)
-    observation, _ = env.reset(seed=[1, 2])
+    observation, info = env.reset(seed=[1, 2])
     script = expert(env, [1, 2])
     terminated = truncated = np.zeros(2, bool)
     ticks = 0
@@ -121,9 +121,8 @@ def test_what_is_over_stands_still_until_it_is_reset(make: Make) -> None:
         ticks += 1
         assert ticks <= env.max_ticks
     rng = np.random.default_rng(0)
-    low, high = env.single_action_space.low, env.single_action_space.high  # type: ignore[attr-defined]
     for _ in range(3):
-        again, reward, *flags, more = env.step(rng.uniform(low, high, (2, 2)))
+        again, reward, *flags, more = env.step(rng.uniform(env.low, env.high, (2, 2)))
         assert all(np.array_equal(again[key], observation[key]) for key in observation)
         assert not reward.any()
         assert np.array_equal(flags, [terminated, truncated])
@@ -135,15 +134,15 @@ def test_what_is_over_stands_still_until_it_is_reset(make: Make) -> None:
     for key in observation:
         assert np.array_equal(fresh[key][0], observation[key][0])
         assert np.array_equal(fresh[key][1], alone[key][0])
-    _, _, terminated, truncated, _ = env.step(rng.uniform(low, high, (2, 2)))
+    _, _, terminated, truncated, _ = env.step(rng.uniform(env.low, env.high, (2, 2)))
     assert list(terminated | truncated) == [True, False]
 
 
 @each_task
 def test_time_runs_out(make: Make) -> None:
     env = make(1)
-    observation, _ = env.reset(seed=0)
-    still = observation["observation.state"]
+    observation, info = env.reset(seed=0)
+    still, reward = observation["observation.state"], np.ones(1)
     for tick in range(1, env.max_ticks + 1):
         _, reward, terminated, truncated, info = env.step(still)
         assert not terminated[0]
@@ -156,7 +155,7 @@ def test_time_runs_out(make: Make) -> None:
 def test_the_body_keeps_its_speed_limit(make: Make) -> None:
     env = make(4)
     observation, _ = env.reset(seed=3)
-    far = np.float32([[9, 9], [-9, 9], [-9, -9], [9, -9]])
+    far = np.array([[9, 9], [-9, 9], [-9, -9], [9, -9]], np.float32)
     for _ in range(20):
         before = observation["observation.state"]
         observation, *_ = env.step(far)

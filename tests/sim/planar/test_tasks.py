@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ulna.sim.planar.body import columns
 from ulna.sim.planar.demonstrations import demonstrations
 from ulna.sim.planar.env import ENVIRONMENT, GOAL, STATE, PlanarEnv
 from ulna.sim.planar.fork import Fork
@@ -17,6 +18,10 @@ from ulna.sim.planar.maze import CELL, LAYOUTS, Maze
 from ulna.sim.planar.peg import DEPTH, Peg
 from ulna.sim.planar.twice import Twice
 from ulna.sim.planar.words import PAIRS, PUSH, Words
+
+
+def f32(rows: object) -> np.ndarray:
+    return np.asarray(rows, np.float32)
 
 
 def last_step(env: PlanarEnv, seeds: list[int], ways: np.ndarray) -> tuple[dict, np.ndarray, dict]:
@@ -42,7 +47,7 @@ def test_fork_starts_on_the_axis_exactly() -> None:
 def test_fork_mirrored_actions_have_a_mirrored_outcome(routes: int, seed: int, data: int) -> None:
     rng = np.random.default_rng(data)
     ways = np.cumsum(rng.normal([0.05, 0], [0.01, 0.04], (60, 1, 2)), axis=0).astype(np.float32)
-    ways = np.concatenate([ways, ways * np.float32([1, -1])], axis=1)
+    ways = np.concatenate([ways, ways * f32([1, -1])], axis=1)
     env = Fork(2, routes)
     observation, _ = env.reset(seed=[seed, seed])
     for actions in ways:
@@ -71,7 +76,7 @@ def test_fork_the_mean_of_both_routes_collides() -> None:
 @pytest.mark.parametrize("routes", [1, 2, 8])
 def test_fork_routes_are_balanced(routes: int) -> None:
     env = Fork(80, routes)
-    observation, _ = env.reset(seed=0)
+    observation, info = env.reset(seed=0)
     script = env.expert(range(80), 0.005)
     for _ in range(env.max_ticks):
         observation, *_, info = env.step(script.act(observation))
@@ -103,7 +108,7 @@ def test_twice_counts_visits_and_refuses_a_wrong_number() -> None:
     }
     outcome = {}
     for name, way in legs.items():
-        ways = np.repeat(np.float32(way), 10, axis=0)[:, None]
+        ways = np.repeat(f32(way), 10, axis=0)[:, None]
         _, terminated, info = last_step(Twice(1), [0], ways)
         outcome[name] = (bool(terminated[0]), bool(info["success"][0]), int(info["visits"][0]))
     assert outcome == {
@@ -126,7 +131,7 @@ def test_twice_hides_its_stage_from_two_observations_and_not_from_sixteen() -> N
 
 
 def test_twice_markov_is_a_plain_reach() -> None:
-    straight = np.repeat(np.float32([(0.3, 0.4)]), 12, axis=0)[:, None]
+    straight = np.repeat(f32([(0.3, 0.4)]), 12, axis=0)[:, None]
     assert last_step(Twice(1, markov=True), [0], straight)[2]["success"][0]
     assert not last_step(Twice(1), [0], straight)[2]["success"][0]
 
@@ -137,10 +142,16 @@ def test_peg_enters_only_where_it_fits() -> None:
         env = Peg(7, clearance, drift=0.0)
         observation, _ = env.reset(seed=[4] * 7)
         x = observation[ENVIRONMENT][:, 0] + offsets
-        ways = [np.stack([x, np.full(7, y)], axis=1) for y in [0.02] * 20 + [-0.03] * 5]
-        observation, _, info = last_step(env, [4] * 7, np.float32(ways))
-        assert np.array_equal(info["success"], np.abs(offsets) < clearance)
-        beside = ~info["success"]
+        inside = np.abs(offsets) < clearance
+        ways = [np.stack([x, np.full(7, y)], axis=1) for y in [0.02] * 20 + [-0.005] * 5]
+        observation, terminated, _ = last_step(env, [4] * 7, f32(ways))
+        assert not terminated.any(), "probing is safe"
+        assert np.array_equal(observation[STATE][:, 1] < 0, inside)
+        ways += [np.stack([x, np.full(7, -0.03)], axis=1)] * 2
+        observation, terminated, info = last_step(env, [4] * 7, f32(ways))
+        assert terminated.all(), "in, or broken on the surface"
+        assert np.array_equal(info["success"], inside)
+        beside = ~inside
         assert not observation[STATE][beside, 1].any(), "the surface holds it"
         assert (observation[STATE][~beside, 1] <= -DEPTH).all()
 
@@ -150,12 +161,33 @@ def test_peg_pressed_hard_sticks_and_pressed_lightly_slides() -> None:
     observation, _ = env.reset(seed=[4, 4])
     beside = float(observation[ENVIRONMENT][0, 0]) + 0.005
     down = [np.full((2, 2), (beside, 0.02))] * 20 + [np.full((2, 2), (beside, 0.0))] * 2
-    back = [np.array([(beside - 0.005, -0.03), (beside - 0.005, -0.001)])] * 3
-    _, _, info = last_step(env, [4, 4], np.float32(down + back))
-    assert not info["success"].any()
-    observation, _, _ = last_step(env, [4, 4], np.float32(down + back[:1]))
-    assert observation[STATE][0, 0] == pytest.approx(beside, abs=1e-6)
-    assert observation[STATE][1, 0] < beside - 0.002
+    back = [np.array([(beside - 0.002, -0.009), (beside - 0.002, -0.001)])] * 3
+    observation, terminated, _ = last_step(env, [4, 4], f32(down + back))
+    assert not terminated.any()
+    assert observation[STATE][:, 0] == pytest.approx([beside, beside - 0.002], abs=1e-6)
+
+
+def planned(env: PlanarEnv, ahead: int) -> float:
+    """Success rate of the expert's own plans of `ahead` ticks, made for the hole as it lay at their start."""
+    observation, info = env.reset(seed=0)
+    script = env.expert(range(env.num_envs))
+    over, plan = np.zeros(env.num_envs, bool), []
+    while not over.all():
+        if not plan:
+            imagined = dict(observation)
+            for _ in range(ahead):
+                plan.append(script.act(imagined))
+                imagined[STATE] = plan[-1]
+        observation, _, terminated, truncated, info = env.step(plan.pop(0))
+        over = terminated | truncated
+    return float(info["success"].mean())
+
+
+def test_peg_chunks_lose_to_the_drift_and_the_control_forgives() -> None:
+    assert planned(Peg(400), 1) > 0.95
+    assert planned(Peg(400), 8) < 0.6
+    assert planned(Peg(400, clearance=0.010), 8) > 0.99
+    assert planned(Peg(400, drift=0.0), 8) > 0.99
 
 
 def test_peg_detour_has_two_routes_and_a_post() -> None:
@@ -164,7 +196,7 @@ def test_peg_detour_has_two_routes_and_a_post() -> None:
         np.sign(e.observation[STATE][np.abs(e.observation[STATE][:, 1] - 0.15).argmin(), 0]) for e in episodes
     ]
     assert Counter(sides) == {1: 20, -1: 20}
-    straight = np.repeat(np.float32([(0.0, 0.02)]), 15, axis=0)[:, None]
+    straight = np.repeat(f32([(0.0, 0.02)]), 15, axis=0)[:, None]
     _, terminated, info = last_step(Peg(1, detour=True), [0], straight)
     assert terminated[0]
     assert not info["success"][0]
@@ -187,15 +219,22 @@ def test_maze_ways_are_whole_and_far_goals_far(layout: str) -> None:
 def test_maze_walls_hold(data: int) -> None:
     env, rng = Maze(20), np.random.default_rng(data)
     observation, _ = env.reset(seed=data)
-    aims = rng.uniform(env.single_action_space.low, env.single_action_space.high, (4, 20, 2)).astype(
-        np.float32
-    )  # type: ignore[attr-defined]
+    aims = rng.uniform(env.low, env.high, (4, 20, 2)).astype(np.float32)
     for tick in range(60):
-        before = env.cell_of(*observation[STATE].astype(np.float64).T)
+        before = env.cell_of(*columns(observation[STATE]))
         observation, *_ = env.step(aims[tick // 15])
-        cell = env.cell_of(*observation[STATE].astype(np.float64).T)
+        cell = env.cell_of(*columns(observation[STATE]))
         assert (cell >= 0).all()
         assert (env.steps[before, cell] <= 2).all(), "no way through a wall"
+
+
+def test_maze_path_length_falls_along_the_shortest_way() -> None:
+    env = Maze(1, "long")
+    for episode in demonstrations(partial(Maze, layout="long"), range(4)):
+        length = env.path_length(episode.observation[STATE], episode.observation[GOAL])
+        assert (length[16:] < length[:-16]).all()
+        walked = 0.0125 * len(episode.action)
+        assert 0.85 * length[0] < walked <= length[0], "the expert cuts corners, a little"
 
 
 def test_maze_mixed_data_is_one_part_good_in_twenty() -> None:
@@ -252,8 +291,8 @@ def test_words_only_the_named_push_counts() -> None:
     instructions = [env.pair(s) for s in seeds]
     assert len(set(instructions)) == 16
     for told in (0, 7):
-        observation, _ = env.reset(seed=seeds)
-        script = env.expert([told] * 16)
+        observation, info = env.reset(seed=seeds)
+        script, terminated = env.expert([told] * 16), np.zeros(16, bool)
         for _ in range(env.max_ticks):
             observation, _, terminated, _, info = env.step(script.act(observation))
         assert terminated.all()

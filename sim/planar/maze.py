@@ -11,9 +11,9 @@ from .body import columns, distance, slide_in_cells, towards
 from .env import GOAL, STATE, XY, Observation, Outcome, PlanarEnv, metres
 from .expert import Expert, balanced_choice
 
-# Tuned on seeds 0 to 999. Sixteen ticks a cell: the farthest goals lie some 100 (U), 400 (long) and 1000
-# (giant) ticks away, the lengths at which values are to be compared; each layout but U has dead ends, and
-# the long one a loop, so that data must be stitched.
+# Tuned on seeds 0 to 999. Sixteen ticks a cell: the farthest goals lie 96 (U), 480 (long) and 1184 (giant)
+# ticks away along cell centres, about the lengths at which values are to be compared. The long maze has two
+# loops and the giant one, so that there are better and worse ways; a wanderer seldom walks one whole.
 CELL, STEP = 0.2, 0.0125  # m, m a tick (0.125 m/s)
 GOAL_RADIUS = 0.05
 JITTER = 0.25  # of a cell to either side of its centre, where starts and goals lie

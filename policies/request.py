@@ -40,13 +40,13 @@ class Request:
     """Arrays by feature, each `(n_obs_steps, *shape)`, oldest first, or one observation `(*shape)` that
     stands for all of them. Also what the policy's conditions need: `goal.<feature>` `(*shape)`,
     `prompt.<feature>` `(prompts, length, *shape)`."""
-    task: Any = None
-    """The instruction in words."""
     seed: Any = None
     """Of the draw, 0 to 2^63 - 1; None draws at random. Inside the policy one for the batch, or B of them:
     then every row is what it would be alone."""
     past: Any = None
     """`(n_past_actions, A)` float, the actions sent before now, oldest first."""
+    task: Any = None
+    """The instruction in words."""
     previous: Any = None
     """`(n, A)` float: what is left of the last reply's actions, the first for now."""
     delay: int | None = None
@@ -93,4 +93,4 @@ class Request:
             raise ProtocolError(f"{TASK} is the instruction in words, not a {type(task).__name__}")
         observation = {k: v for k, v in message.items() if k not in (PAST, EXTENSION, TASK, PROMPT)}
         past, previous, memory = message.get(PAST), extension.get("previous"), extension.get("memory")
-        return Request(observation, task, seed, past, previous, delay, memory, options)
+        return Request(observation, seed, past, task, previous, delay, memory, options)

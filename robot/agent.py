@@ -156,7 +156,7 @@ class PolicyAgent:
         self._history.append(latest)
         if self.decoder.wants_chunk():
             history = {k: np.stack([step[k] for step in self._history]) for k in features}
-            request = Request({**history, "task": self.task}, self._decision_seed(), self._complete_past())
+            request = Request(history, self._decision_seed(), self._complete_past(), self.task)
             began = time.monotonic()
             reply = self.policy.infer(request.to_wire())
             self.latencies_s.append(time.monotonic() - began)

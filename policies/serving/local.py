@@ -81,9 +81,9 @@ class LocalPolicy:
         sampled = policy.sample(
             Request(
                 batch,
-                None if question.task is None else [question.task],
                 secrets.randbits(48) if question.seed is None else question.seed,
                 past,
+                None if question.task is None else [question.task],
                 previous,
                 question.delay,
                 memory,
@@ -117,7 +117,7 @@ class LocalPolicy:
             feature = p.features[feature_of(key)]
             blank[key] = np.zeros(self._condition_shape(key, feature.shape), feature.dtype)
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
-        return Request(blank, "warm up", 0, past if self.needs_past else None)
+        return Request(blank, 0, past if self.needs_past else None, "warm up")
 
     def _options(self, options: Mapping[str, Any]) -> tuple[list[Hook], int]:
         """(hooks, sampler steps) of one request."""

@@ -18,15 +18,15 @@ from .objective import Draw, Level, Losses, Path, compare, full
 
 @dataclass(frozen=True)
 class FlowMap:
-    """The network is told two times, s <= t, and gives the average velocity u of the flow between them: a jump
-    goes from `a` to a + (t - s)·u. One jump from noise makes a chunk; several equal ones, a better one.
+    """The network is told two times, s <= t, and gives the average velocity u of the flow between them: a
+    jump goes from `a` to a + (t - s)·u. One jump from noise makes a chunk; several equal ones, a better one.
 
-    Loss: flow matching on the diagonal, |u(a_t, t, t) - v|², v = a - noise; and, once `begin` of the training is
-    over, the Eulerian self-distillation |u(a_s, s, t) - sg[v + (t - s)·(∂u/∂s + ∂u/∂a·v)]|², whose derivative
-    along (v, 1) is one forward-mode product. The interval t - s grows from nothing to all of [0, 1] between
-    `begin` and `whole`. Sampled by `DDIM` (a jump is its Euler step); a solver of higher order has nothing to
-    correct. Source: Boffi et al. 2025; mean flows (Geng et al. 2025, arXiv 2505.13447) have the same loss with
-    both terms in one."""
+    Loss: flow matching on the diagonal, |u(a_t, t, t) - v|², v = a - noise; and, once `begin` of the training
+    is over, the Eulerian self-distillation |u(a_s, s, t) - sg[v + (t - s)·(∂u/∂s + ∂u/∂a·v)]|², whose
+    derivative along (v, 1) is one forward-mode product; sg lets no gradient through. The interval t - s grows
+    from nothing to all of [0, 1] between `begin` and `whole`. Sampled by `DDIM`, whose Euler step is a jump;
+    a solver of higher order has nothing to correct. With a teacher v is its velocity. Source: Boffi et al.
+    2025; mean flows (Geng et al. 2025, arXiv 2505.13447) have the same loss with both terms in one."""
 
     begin: float = 0.1
     """Share of the training after which jumps are learned; before, velocities only."""
@@ -89,7 +89,7 @@ class FlowMap:
         return (output - a) / (1 - s).clamp(min=0.05)[:, None, None]
 
     def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
-        """x and eps lie on the chord of the jump to the level after this one, so that DDIM's step makes it."""
+        """x and eps lie on the line of the jump to the level after this one: DDIM's step is that jump."""
         s, t = full(level.tau, a_BHA), full(level.next_tau, a_BHA)
         u = self._velocity(net(a_BHA, s, t, context).float(), a_BHA, s)
         return Pred.from_velocity(a_BHA, level.tau, u)

@@ -1,9 +1,9 @@
 """Minimal iterative policies and the steps that lead to them, from Much Ado About Noising (Pan et al. 2025).
 
-The paper takes generative policies apart, one property at a time: regression predicts the chunk in one pass
-(`Regression("l2")`), straight flow adds noise at the input, two-step denoising (TSD) adds a second, supervised
-pass, MIP takes the noise at the input away again and keeps the second pass, flow (`Flow`) fits the whole
-distribution. Legend: B batch, H horizon, A action dimensions."""
+The paper (arXiv 2512.01809) takes generative policies apart, one property at a time: regression predicts the
+chunk in one pass (`Regression("l2")`), straight flow adds noise at the input, two-step denoising (TSD) adds a
+second, supervised pass, MIP takes the noise at the input away again and keeps the second pass, flow (`Flow`)
+fits the whole distribution. Legend: B batch, H horizon, A action dimensions."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .objective import Draw, Level, Losses, Path, compare, full
 class MIP:
     """The chunk by regression, then once more from its own first answer, which training noises a little.
 
-    Loss: |net(0, 0) - a|² + |net(t*·a + (1 - t*)·z, t*) - a|², z standard normal. Sampled deterministically in
-    two passes: from zero, then from t* times the first answer. Source: Pan et al. 2025."""
+    Loss: |net(0, 0) - a|² + |net(t*·a + (1 - t*)·z, t*) - a|², z standard normal. Sampled deterministically
+    in two passes: from zero, then from t* times the first answer. Source: Pan et al. 2025."""
 
     t_star: float = 0.9
     """Time of the second pass, between 0 and 1; 1 - t_star of noise is added to its input in training."""
@@ -67,8 +67,8 @@ class MIP:
 
 @dataclass(frozen=True)
 class StraightFlow:
-    """Regression that starts from noise instead of zero: |net(z, 0) - a|², sampled in one pass. Its best answer
-    does not depend on the noise. Source: Pan et al. 2025."""
+    """Regression that starts from noise instead of zero: |net(z, 0) - a|², sampled in one pass. Its best
+    answer does not depend on the noise. Source: Pan et al. 2025."""
 
     @property
     def needs(self) -> Head:
@@ -97,8 +97,9 @@ class StraightFlow:
 class TSD:
     """Two-step denoising: from noise to the noised chunk b = t*·a + (1 - t*)·z, and from it to the chunk.
 
-    Loss: |net(z, 0) - b|² + |net(b, t*) - a|², with one z. Sampled in two passes from noise. The authors' code
-    draws the noise of b apart, which leaves the first pass only its mean to learn. Source: Pan et al. 2025."""
+    Loss: |net(z, 0) - b|² + |net(b, t*) - a|², with one z. Sampled in two passes from noise. The authors'
+    code draws the noise of b apart, which leaves the first pass only its mean to learn. Source: Pan et al.
+    2025."""
 
     t_star: float = 0.9
     """Time of the chunk in between, between 0 and 1."""

@@ -11,6 +11,14 @@ from ..recipe import Recipe, Training
 
 
 def flow_map(features: Features) -> Recipe:
+    """A flow map learned by Eulerian self-distillation, as behaviour cloning: chunks in one jump, no teacher.
+
+    Faithful: flow matching on the diagonal plus the Eulerian loss with a stopped gradient and one
+    forward-mode product; velocities alone first, then intervals that grow to all of [0, 1]; the loss is that
+    of the flow-map policies of offline RL, without their critic. Not: the shares of the training at which the
+    intervals grow (0.1 to 0.5 of some thousand steps; published 0.005 to 0.05 of a million); the residual MLP
+    with FiLM; no clipping of the jump (`--solver.clip 1`). More jumps: `--sampling-steps 2`. Study
+    `flow_map_fork`."""
     images = bool(image_keys(features))
     return Recipe(
         name="flow_map",

@@ -16,14 +16,16 @@ PAPER = "Pan et al. 2025, Much Ado About Noising (arXiv 2512.01809)"
 def mip(features: Features) -> Recipe:
     """MIP: a chunk by regression, and once more from its own first answer; two passes, no noise.
 
-    Faithful: the loss of the paper with t* = 0.9, the deterministic two passes, an MLP over the whole chunk as
-    for the paper's tasks from state, two observations, chunks of 16 of which 8 are executed, absolute actions.
-    Not: the MLP is residual and takes time and observation by FiLM, 256 wide with 3 blocks instead of 512 with
-    8 layers; AdamW at 1e-3 in batches of 128 for minutes instead of 1e-4 in batches of 1024 for 300 000 steps;
-    with images actions are relative to the state. The paper's UNet and transformer: `--backbone UNet1D`,
-    `--backbone Transformer`; the authors' code's loss: `--objective.form code`; the steps between regression
-    and MIP: `--objective StraightFlow --sampling-steps 1`, `--objective TSD`. The study `mip_fork` shows where
-    it fails, `mip_peg` where it should not."""
+    Faithful: the loss of the paper with t* = 0.9, the deterministic two passes, an MLP over the whole chunk
+    (one of the paper's three networks, and the one that trains in a minute on a CPU), two observations, 8
+    actions executed of a chunk, absolute actions from state. Not: the MLP is residual and takes time and
+    observation by FiLM, 256 wide with 3 blocks instead of 512 with 8 layers; AdamW at 1e-3 in batches of 128
+    for some thousand steps, instead of 1e-4 in batches of 1024 for 300 000; with images actions are relative
+    to the state.
+
+    The paper's other networks: `--backbone UNet1D`, `--backbone Transformer`. The loss of the authors' code:
+    `--objective.form code`. The steps between regression and MIP: `--objective StraightFlow
+    --sampling-steps 1`, `--objective TSD`. Study `mip_fork`: where it should fail; `mip_peg`: where not."""
     return _deterministic(features, "mip", PAPER, MIP(), 2)
 
 

@@ -1,6 +1,6 @@
-"""100 episodes of `lift` from state by the recipe `flow`, one at a time and many at once, in one run: how much
-faster, and whether the same episodes succeed. The policy is trained for a minute only; give a checkpoint to
-measure another.
+"""100 episodes of `lift` from state by the recipe `flow`, one at a time and many at once, in one run: how
+much faster, and whether the same episodes succeed. The policy is trained for a minute only; give a
+checkpoint to measure another.
 
     python benchmarks/batched_evaluation.py [CHECKPOINT]
 """

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from .expert import Expert
 from .gym import TaskEnv
 
 STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
@@ -127,6 +128,24 @@ def _serve(pipe: Connection, indices: list[int], options: dict[str, Any]) -> Non
             share.close()
 
 
+class SimExperts:
+    """One expert for each environment, from the environments' reset on. noise, mode: see `Task.expert`."""
+
+    def __init__(
+        self, envs: Mapping[int, TaskEnv], seeds: Sequence[int], noise: float, mode: str | None
+    ) -> None:
+        self.envs, self.seeds, self.noise, self.mode = envs, seeds, noise, mode
+        self._experts: dict[int, Expert] = {}
+
+    def act(self, observation: Any = None) -> np.ndarray:
+        """Actions `(n, A)` float64; those of episodes that have ended mean nothing."""
+        if not self._experts:
+            for i, env in self.envs.items():
+                self._experts[i] = env.scene.expert(self.noise, self.mode)
+                self._experts[i].reset(self.seeds[i])
+        return np.stack([self._experts[i].act() for i in range(len(self.envs))])
+
+
 class SimVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     """A gymnasium vector environment of one task. An episode depends on its seed alone and is that of
     `gym.TaskEnv`, bit for bit. Environments do not reset themselves (`AutoresetMode.DISABLED`): one whose
@@ -211,6 +230,15 @@ class SimVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             self._rows[i] = self._rows[i]._replace(reward=0.0)
         self._order("step", {i: actions[i] for i in range(self.num_envs) if i not in over})
         return self._answer()
+
+    def expert(self, seeds: Sequence[int], noise: float = 0.0, mode: str | None = None) -> SimExperts:
+        """The scripted demonstrators of the episodes of `seeds`, for environments in this process."""
+        envs = [share.envs for share in self._shares if isinstance(share, Here)]
+        if not envs:
+            raise ValueError(
+                "the scripted experts know scenes of their own process only: leave out processes"
+            )
+        return SimExperts(envs[0], seeds, noise, mode)
 
     def close_extras(self, **kwargs: Any) -> None:
         for share in self._shares:

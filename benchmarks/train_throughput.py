@@ -61,19 +61,19 @@ def make_data(root: Path) -> None:
 def ulna_steps(root: Path, steps: int) -> Iterator[int]:
     """Our own `train`; yields once per optimiser step (the parameters first)."""
     from ulna.datasets.store import EpisodeStore
-    from ulna.policies.recipe import override
+    from ulna.policies.parts import override
     from ulna.policies.recipes.all import RECIPES
+    from ulna.policies.train.data import open_data
     from ulna.policies.train.loop import train
 
-    recipe = RECIPES["diffusion_unet"](EpisodeStore.open(root / "ulna").features)
+    data = open_data(root / "ulna")
+    recipe = RECIPES["diffusion_unet"](data.features)
     recipe = override(
         recipe, {"training.batch_size": BATCH, "training.steps": steps, "training.checkpoint_every": 10**9}
     )
     times: list[float] = []
     with tempfile.TemporaryDirectory() as out:
-        result = train(
-            recipe, root / "ulna", out, device="cpu", report=lambda p: times.append(time.perf_counter())
-        )
+        result = train(recipe, data, out, device="cpu", report=lambda p: times.append(time.perf_counter()))
     yield result.parameters
     yield from (round(1e9 * (b - a)) for a, b in itertools.pairwise(times))
 

@@ -15,6 +15,7 @@ ENVIRONMENT = "observation.environment_state"
 IMAGES = "observation.images."
 DEPTH = "observation.depth."  # uint16 (H, W); the unit of one step is in `units`
 ACTION = "action"  # the command that was sent
+REWARD = "next.reward"  # what the command of the same row earned, one number
 PAST = "action.past"  # commands sent before now, oldest first; in requests and batches, in no schema
 REQUESTED = "action.requested"  # before limits changed it; in no schema, its feature is that of `action`
 

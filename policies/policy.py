@@ -1,165 +1,218 @@
-"""The composition: encoder, context, backbone, objective and sampler as one module that trains and acts.
+"""The composition: encoder, conditions, context, backbone, objective, codec and solver as one module that
+trains and acts.
 
-Legend: B batch, T = n_obs_steps, H horizon, A action dimensions.
+Legend: B batch, T = n_obs_steps, K links of a chain, H horizon, A action dimensions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.features import ACTION, PAST, STATE, Features, image_keys, state_keys
+from ..datasets.features import ACTION, PAST, Features, image_keys, state_keys
 from ..datasets.normalise import affine
 from ..datasets.stats import Stats
-from .contexts.context import Context
+from .backbones.backbone import Sizes
+from .codec import Affine
+from .contexts.context import Conditions, Context
 from .hooks.hook import Hook
-from .recipe import NormaliseMode, Recipe
-from .sampler import Draw, sample
-
-RELATIVE = "action.relative"  # key of the statistics of chunks as differences
-LAST = "observation.last_command"  # the newest action sent before now, as the encoder sees it
-
-
-def state_of_action(features: Features, required: bool = True) -> list[int]:
-    """For each action element the index of the state element of the same name, or of the same place where
-    neither side has names. When there is none: ValueError if `required`, else an empty list."""
-    state, action = features.get(STATE), features[ACTION]
-    if state is not None and action.names and set(action.names) <= set(state.names):
-        return [state.names.index(n) for n in action.names]
-    if state is not None and not action.names and not state.names and state.shape == action.shape:
-        return list(range(action.shape[0]))
-    if not required:
-        return []
-    raise ValueError(
-        "relative actions need every action to be an element of observation.state: "
-        "use --action-space absolute"
-    )
-
-
-class Affine(nn.Module):
-    """x·scale + offset and back, for one vector feature. Its numbers come from the statistics, not from
-    training."""
-
-    def __init__(self, scale: np.ndarray, offset: np.ndarray) -> None:
-        super().__init__()
-        self.scale: Tensor
-        self.offset: Tensor
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32), persistent=False)
-        self.register_buffer("offset", torch.as_tensor(offset, dtype=torch.float32), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.float() * self.scale + self.offset
-
-    def inverse(self, x: Tensor) -> Tensor:
-        return (x - self.offset) / self.scale
+from .objectives.objective import masked_mean
+from .recipe import Recipe
+from .request import TASK, Request
+from .sampler import Sampled, sample
+from .solvers.solver import Solver
 
 
 class Policy(nn.Module):
     """A recipe made real for the features and statistics of one dataset.
 
-    Observations are `{key: (B, T, *shape)}` in their own units (images uint8 HWC); actions `(B, H, A)` in
-    theirs."""
+    Observations are `{key: (B, T, *shape)}` in their own units (images uint8 HWC), with what the conditions
+    need beside them; actions `(B, H, A)` in theirs."""
 
     def __init__(self, recipe: Recipe, features: Features, stats: Mapping[str, Stats]) -> None:
         super().__init__()
         self.recipe, self.features, self.stats = recipe, dict(features), dict(stats)
-        self.observation_keys = (*state_keys(features), *image_keys(features))
+        hidden = {k for c in recipe.conditions for k in c.hides(features)}
+        self.observation_keys = tuple(
+            k for k in (*state_keys(features), *image_keys(features)) if k not in hidden
+        )
+        self.condition_keys = tuple(dict.fromkeys(k for c in recipe.conditions for k in c.keys(features)))
         if not self.observation_keys:
             raise ValueError("the features hold no observation: a policy needs a state or an image")
-        self.action_dim = features[ACTION].shape[0]
-        self.space, self.n_past = recipe.action_space, recipe.n_past_actions
-        self.base = state_of_action(features, required=self.space == "relative")
-        inputs = self.features | ({LAST: features[ACTION]} if self.space == "delta" else {})
-        modes: dict[str, NormaliseMode] = dict.fromkeys(state_keys(inputs), recipe.normalise_state)
-        modes[ACTION] = recipe.normalise_action
-        stats_key = {LAST: ACTION, **({} if self.space == "absolute" else {ACTION: RELATIVE})}
         self.normalisers = nn.ModuleDict(
             {
-                module_name(key): Affine(*affine(stats[stats_key.get(key, key)], mode))
-                for key, mode in modes.items()
+                module_name(key): Affine(*affine(stats[key], recipe.normalise_state))
+                for key in state_keys(features)
+                if key not in hidden
             }
         )
-        self.encoder = recipe.encoder.build(inputs)
-        self.net = recipe.backbone.build(
-            self.action_dim,
-            recipe.horizon,
-            self.encoder.width,
-            recipe.context.pooled_width(self.encoder.width, recipe.n_obs_steps),
+        self.codec = recipe.codec.build(features, stats, recipe.n_past_actions)
+        seen = {k: f for k, f in features.items() if k not in hidden}
+        self.encoder = recipe.encoder.build(seen | recipe.codec.observes(features))
+        width, per_frame = self.encoder.width, getattr(self.encoder, "tokens_per_frame", 1)
+        self.conditions = nn.ModuleList(c.build(features, self.encoder, width) for c in recipe.conditions)
+        for condition in self.conditions:
+            condition.register_parameter("nothing", nn.Parameter(torch.zeros(width)))
+        n_tokens = sum(int(c.n_tokens) for c in self.conditions)  # type: ignore[arg-type]
+        self.context_net = recipe.context.build(
+            width, per_frame, recipe.n_obs_steps, len(self.conditions), n_tokens
         )
+        sizes = Sizes(
+            self.codec.width,
+            recipe.horizon,
+            self.context_net.token_width,
+            self.context_net.pooled_width,
+            self.context_net.tokens,
+            recipe.n_past_actions,
+        )
+        self.net = recipe.backbone.build(sizes, recipe.objective.needs)
         self.content_hash = ""  # set by loading a checkpoint
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def encode(self, observation: Mapping[str, Tensor]) -> Context:
+    def encode(
+        self,
+        observation: Mapping[str, Any],
+        memory: Tensor | None = None,
+        fresh: Tensor | None = None,
+        drop: bool = False,
+    ) -> Context:
         """What the backbone sees of an observation. Besides the observation keys it may hold `action.past`
-        `(B, n_past_actions, A)`, of which `action_space` delta needs the newest."""
-        inputs = {
+        `(B, n_past_actions, A)`, and it holds what the conditions need.
+
+        memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten. drop: tell
+        the network none of its conditions."""
+        normal = self.normalised(observation)
+        z = self.encoder(normal | self.codec.observe(observation, self.recipe.n_obs_steps))
+        z_BTKD = z[:, :, None] if z.ndim == 3 else z
+        return self.context_net(z_BTKD, self._conditions(observation, drop), memory, fresh)
+
+    def normalised(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """The observations as the encoder sees them: vectors normalised, images as they are."""
+        return {
             k: self.normaliser(k)(observation[k]) if module_name(k) in self.normalisers else observation[k]
             for k in self.observation_keys
         }
-        if self.space == "delta":
-            last = self.normaliser(LAST)(self._origin(observation))
-            inputs[LAST] = last.expand(-1, self.recipe.n_obs_steps, -1)
-        return self.recipe.context(self.encoder(inputs))
 
-    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Scalar loss on windows: the observation keys, `action` `(B, H, A)` and `mask` `(B, H)` (True =
-        real)."""
-        mask = batch["mask"]
-        if not self.recipe.mask_padding:
+    def _conditions(self, observation: Mapping[str, Any], drop: bool) -> Conditions | None:
+        if not len(self.conditions):
+            return None
+        all_tokens, masks, pooled = [], [], []
+        for part, condition in zip(self.recipe.conditions, self.conditions, strict=True):
+            tokens, mask = condition(observation)
+            rows = torch.full((len(tokens),), drop, device=tokens.device)
+            if self.training and part.drop and not drop:
+                rows = torch.rand(len(tokens), device=tokens.device) < part.drop
+            # a row that is not told has one token, which says so
+            nothing: Any = condition.nothing
+            tokens = torch.where(rows[:, None, None], nothing.to(tokens.dtype), tokens)
+            first = torch.arange(tokens.shape[1], device=tokens.device)[None] == 0
+            mask = torch.where(rows[:, None], first, mask)
+            share = mask.to(tokens.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
+            all_tokens.append(tokens)
+            masks.append(mask)
+            pooled.append((tokens * share[..., None]).sum(1))
+        return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1))
+
+    def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
+        """Scalar loss on windows: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real),
+        and where there is one `weight` `(B,)` of the rows. In chains every one has a second axis K, and
+        `fresh` `(B, K)` says where the memory is forgotten. progress: share of the training that is over."""
+        chained = batch[ACTION].ndim == 4
+        links = [
+            {k: v[:, i] if isinstance(v, Tensor) and chained else v for k, v in batch.items()}
+            for i in range(batch[ACTION].shape[1] if chained else 1)
+        ]
+        actions, contexts, memory = [], [], None
+        for link in links:
+            actions.append(self.codec.encode(link[ACTION], link))
+            contexts.append(self.encode(link, memory, link["fresh"] if chained else None))
+            memory = contexts[-1].memory
+        action, context = torch.cat(actions), Context.cat(contexts)
+        mask = torch.cat([link["mask"] for link in links])
+        if not (self.recipe.mask_padding or chained):
             mask = torch.ones_like(mask)
-        action = self.normalise_action(batch[ACTION], batch)
-        return self.recipe.objective.loss(self.net, action, self.encode(batch), mask)
+        if not self.recipe.loss_on_past:
+            mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= self.recipe.n_past_actions)
+        weight = torch.cat([link["weight"] for link in links]) if "weight" in batch else None
+        objective = self.recipe.objective
+        draw = objective.draw(action, progress, None)
+        losses = objective.losses(self.net, action, context, draw)
+        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
 
     forward = loss  # so that wrappers for several GPUs, which intercept forward, see it
 
     def sample(
         self,
-        observation: Mapping[str, Tensor],
-        seed: int,
-        hooks: Sequence[Hook] = (),
+        request: Request,
+        steering: Sequence[Hook] = (),
         steps: int | None = None,
-    ) -> Draw:
-        """One chunk per observation, `Draw.chunk` `(B, H, A)` in the action's units. Hooks work on normalised
-        chunks: use `normalise_action` for what they are given. steps: the recipe's by default."""
-        with torch.no_grad():
-            context = self.encode(observation)
-        shape = (len(context.pooled), self.recipe.horizon, self.action_dim)
-        steps = steps or self.recipe.sampling_steps
-        draw = sample(self.net, self.recipe.objective, context, shape, steps, seed, hooks)
-        return Draw(self.normaliser(ACTION).inverse(draw.chunk) + self._origin(observation), draw.nfe)
+        solver: Solver | None = None,
+        keep_chain: bool = False,
+        grad: bool = False,
+    ) -> Sampled:
+        """One chunk for each of B questions, `Sampled.chunk` `(B, H, A)` and `candidates` in the action's
+        units. `request.seed` must be given, one or B. steering: hooks after the recipe's own. steps, solver:
+        the recipe's by default. keep_chain, grad: see `sampler.sample`; the chain stays normalised."""
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            context = self.context(request)
+            sampled = sample(
+                self.net,
+                self.recipe.objective,
+                solver or self.recipe.solver,
+                context,
+                (len(context.pooled), self.recipe.horizon, self.codec.width),
+                steps or self.recipe.sampling_steps,
+                request.seed,
+                (*self.recipe.steering, *steering),
+                request=request,
+                policy=self,
+                keep_chain=keep_chain,
+                grad=grad,
+            )
+            observation = self._known(request)
+            chunk = self.codec.decode(sampled.chunk, observation)
+            if (n := sampled.candidates.shape[1]) == 1:
+                return dataclasses.replace(sampled, chunk=chunk, candidates=chunk[:, None])
+            each = {
+                k: v.repeat_interleave(n, dim=0) if isinstance(v, Tensor) else v
+                for k, v in observation.items()
+            }
+            candidates = self.codec.decode(sampled.candidates.flatten(0, 1), each)
+            return dataclasses.replace(
+                sampled, chunk=chunk, candidates=candidates.reshape(sampled.candidates.shape)
+            )
 
-    def normalise_action(self, action: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+    def context(self, request: Request, drop: bool = False) -> Context:
+        """What the network sees of B questions."""
+        return self.encode(self._known(request), request.memory, drop=drop)
+
+    def _known(self, request: Request) -> dict[str, Any]:
+        known = {**request.observation}
+        if request.past is not None:
+            known[PAST] = request.past
+        if request.task is not None:
+            known[TASK] = request.task
+        return known
+
+    def normalise_action(self, action: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """A chunk `(B, H, A)` in the action's units as the network sees it. observation: the one that the
         chunk answers."""
-        return self.normaliser(ACTION)(action - self._origin(observation))
+        return self.codec.encode(action, observation)
 
-    def normalise_past(self, past_BdA: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
-        """The actions sent before now, in their units, as the network sees the first ones of a chunk: for
-        `Inpaint`."""
-        norm, d = self.normaliser(ACTION), past_BdA.shape[1]
-        scale, offset = (v[:d] if v.ndim == 2 else v for v in (norm.scale, norm.offset))
-        return (past_BdA - self._origin(observation)) * scale + offset
+    def normalise_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        """The actions sent before now, in their units, as the network sees the first ones of a chunk."""
+        return self.codec.encode_past(past_BdA, {PAST: past_BdA, **observation})
 
-    def _origin(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Where chunks are measured from, `(B, 1, A)`: zero, the present state, or the last command.
-
-        The last command is `action.past`'s, or in a training batch the chunk's newest action before now.
-        Where there is neither (at an episode's first tick) the state stands for it."""
-        if self.space == "delta" and PAST in observation:
-            return observation[PAST][:, -1:]
-        if self.space == "delta" and ACTION in observation:
-            return observation[ACTION][:, self.n_past - 1 : self.n_past]
-        if self.space == "absolute":
-            return torch.zeros(1, 1, self.action_dim, device=self.device)
-        if not self.base:
-            raise ValueError(f"the policy needs {PAST}: its actions are differences to the last command")
-        return observation[STATE][:, -1:, self.base]
+    def denormalise_action(self, chunk: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        """The inverse of `normalise_action`."""
+        return self.codec.decode(chunk, observation)
 
     def normaliser(self, key: str) -> Affine:
         module = self.normalisers[module_name(key)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..datasets.features import STATE, Features, is_image, require_same
 from ..drivers.config import require_known
-from ..policies.serving.request import ServedPolicy
+from ..policies.request import ServedPolicy
 from .robot import Observation
 from .session import Session
 
@@ -147,7 +147,7 @@ class PolicyAgent:
             reply = self.policy.infer(request.to_wire())
             self.latencies_s.append(time.monotonic() - began)
             self.nfe.append(int(reply.get("nfe", 0)))
-            self._session.answer(reply["actions"])
+            self._session.answer(reply["actions"], reply.get("memory"), reply.get("execute"))
         return self._session.next()
 
     def sent(self, action: np.ndarray) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from ..datasets.features import ACTION, require_same
 from ..datasets.reading.windows import Windows, WindowSpec
 from ..datasets.store import EpisodeStore
-from ..policies.serving.request import Request, ServedPolicy
+from ..policies.request import Request, ServedPolicy
 from .report.evaluation import ChunksTrace, Comparison, Estimate, OpenLoop, PredictedChunk
 from .statistics import bootstrap_mean
 

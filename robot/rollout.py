@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..datasets.features import ACTION, PAST, Feature, Features
+from ..datasets.features import ACTION, Feature, Features
+from ..policies.request import Request
 from ..policies.serving.metadata import Metadata
-from ..policies.serving.request import Request
 from .report.evaluation import EpisodeTrace, Outcome
 from .session import Session
 from .statistics import wilson
@@ -23,18 +23,17 @@ from .statistics import wilson
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
+    from ..policies.serving.batch import Answers
+
 
 class Decider(Protocol):
     """A policy that answers many questions at once."""
 
     metadata: Metadata
 
-    def decide(self, observation: Mapping[str, Any], seeds: Sequence[int]) -> tuple[np.ndarray, int]:
-        """Chunks `(B, n, A)`, their first actions for now, and the network evaluations spent on each.
-
-        observation: `(B, n_obs_steps, *shape)` by key; `task`, B instructions in words; and where the policy
-        needs them and B episodes have sent so many, `action.past` `(B, n_past_actions, A)` float32. seeds: of
-        the B draws; a row's chunk depends on its own seed alone."""
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        """One answer to each, which does not depend on the others. Either all or none have a past, and so
+        with a memory."""
         ...
 
 
@@ -121,15 +120,19 @@ def rollout(
             values = {k: v[row] for k, v in observation.items()}
             if (request := episode.session.request(values)) is not None:
                 asked[row] = request
-        # an episode that has not sent enough actions yet asks without a past: a batch of its own
-        for past in (False, True):
-            some = {row: r for row, r in asked.items() if (r.past is not None) == past}
-            if some:
-                chunks, nfe = policy.decide(_batch(list(some.values())), [r.seed or 0 for r in some.values()])
-                for row, chunk in zip(some, chunks, strict=True):
-                    running[row].session.answer(chunk)
-                decisions, inferences = decisions + len(some), inferences + 1
-                evaluations += nfe * len(some)
+        # at its beginning an episode asks without a past, or without a memory: a batch of its own
+        for kind in {(r.past is None, r.memory is None) for r in asked.values()}:
+            rows = [row for row, r in asked.items() if (r.past is None, r.memory is None) == kind]
+            answers = policy.decide([asked[row] for row in rows])
+            memory, execute = answers.memory, answers.execute
+            for i, row in enumerate(rows):
+                running[row].session.answer(
+                    answers.chunks[i],
+                    None if memory is None else memory[i],
+                    None if execute is None else int(execute[i]),
+                )
+            decisions, inferences = decisions + len(rows), inferences + 1
+            evaluations += int(answers.nfe.sum())
         for row, episode in running.items():
             actions[row] = episode.session.next()
         state = observation.get("observation.state")
@@ -198,15 +201,6 @@ def _require_fit(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> None:
     rate, own = metadata.control_hz, getattr(env, "control_hz", None)
     if rate and own and abs(own - rate) > 0.01 * rate:
         raise ValueError(f"the policy was trained on {rate:g} Hz data and the environment runs at {own:g} Hz")
-
-
-def _batch(requests: Sequence[Request]) -> dict[str, Any]:
-    keys = [k for k in requests[0].observation if k != "task"]
-    batch: dict[str, Any] = {k: np.stack([r.observation[k] for r in requests]) for k in keys}
-    batch["task"] = [r.observation["task"] for r in requests]
-    if requests[0].past is not None:
-        batch[PAST] = np.stack([r.past for r in requests])
-    return batch
 
 
 def _plain(value: Any) -> Any:

@@ -7,13 +7,14 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ..datasets.features import ACTION
 from ..policies.decoders import decoder_for
+from ..policies.request import Request
 from ..policies.serving.metadata import Metadata
-from ..policies.serving.request import Request
 
 
 class Session:
@@ -31,6 +32,7 @@ class Session:
         self.task, self.seed, self.decisions = task, seed, 0
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.metadata.n_obs_steps)
         self._past: deque[np.ndarray] = deque(maxlen=self.metadata.n_past_actions)
+        self._memory: Any = None
         self._decoder.reset()
 
     def request(self, values: Mapping[str, np.ndarray]) -> Request | None:
@@ -44,12 +46,15 @@ class Session:
         if not self._decoder.wants_chunk():
             return None
         history = {k: np.stack([step[k] for step in self._history]) for k in self._features}
-        return Request({**history, "task": self.task}, self._decision_seed(), self._complete_past())
+        seed, past = self._decision_seed(), self._complete_past()
+        return Request(history, seed, past, self.task, memory=self._memory)
 
-    def answer(self, chunk_nA: np.ndarray) -> None:
-        """The policy's chunk; its first action is for this tick."""
+    def answer(self, chunk_nA: np.ndarray, memory: Any = None, execute: int | None = None) -> None:
+        """The policy's chunk; its first action is for this tick. memory: what it will want back. execute: use
+        no more of its actions than this before it is asked again."""
         self.decisions += 1
-        self._decoder.push(np.asarray(chunk_nA))
+        self._memory = memory
+        self._decoder.push(np.asarray(chunk_nA)[:execute])
 
     def next(self) -> np.ndarray:
         """The action `(A,)` of this tick."""

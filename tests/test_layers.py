@@ -26,7 +26,7 @@ CONTROL_SIDE = {
     "policies.decoders",
     "policies.serving.client",
     "policies.serving.metadata",
-    "policies.serving.request",
+    "policies.request",
     "drivers",
     "datasets",
 }
@@ -135,7 +135,7 @@ LIGHT = [
     ),
     "ulna.policies.serving.client",
     "ulna.policies.serving.metadata",
-    "ulna.policies.serving.request",
+    "ulna.policies.request",
     "ulna.policies.decoders",
     "ulna.robot.robot",
     "ulna.robot.agent",

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..episode import StoreError
 from ..features import ACTION, Feature, FeatureMismatch, Features, is_frames, rename
 from ..store import EpisodeStore
+from .extras import PLAIN, PREFIXES
+from .spec import WindowSpec
 from .windows import Windows
 
 
 class Mixture:
-    """Windows of several datasets laid end to end, in the features `features`. Same interface as `Windows`.
-
-    shares: how much of every batch comes from each part, by its number of windows when None (see
-    `window_weights`)."""
+    """Windows of several datasets laid end to end, in the features `features`. Same interface as `Windows`:
+    `index` counts through all parts. Goals and prompts come from the dataset of their window. Raises
+    StoreError where the parts were not made for the same kind of window."""
 
     def __init__(self, parts: Sequence[Windows], features: Features, renames: Mapping[str, str]) -> None:
         self.parts, self.features = list(parts), features
+        if len({replace(p.spec, keys=(), goal_keys=(), align="seen", tolerance_s=None) for p in parts}) > 1:
+            raise StoreError(
+                "the windows of a mixture must hold the same: give all parts one WindowSpec, in which only "
+                "keys, goal_keys, align and tolerance_s may differ"
+            )
         self._ends = np.cumsum([len(p) for p in parts])
         self._order = [
             {
@@ -34,11 +41,11 @@ class Mixture:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        return self._batch(indices, "batch")
+    def batch(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        return self._batch(indices, rng, images=True)
 
-    def vectors(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        return self._batch(indices, "vectors")
+    def vectors(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        return self._batch(indices, rng, images=False)
 
     def values(self, key: str) -> np.ndarray:
         """The vector `key` at every control tick of all parts, `(N, *shape)`."""
@@ -51,23 +58,39 @@ class Mixture:
     def left_out_sentence(self) -> str:
         return "; ".join(s for p in self.parts if (s := p.left_out_sentence()))
 
-    def _batch(self, indices: np.ndarray, method: str) -> dict[str, np.ndarray]:
+    def _batch(
+        self, indices: np.ndarray, rng: np.random.Generator | None, images: bool
+    ) -> dict[str, np.ndarray]:
         indices = np.asarray(indices, np.int64)
+        rng = np.random.default_rng(0) if rng is None else rng
         which = np.searchsorted(self._ends, indices, side="right")
-        out: dict[str, np.ndarray] = {}
+        values: dict[str, list[np.ndarray]] = {}
+        places: list[np.ndarray] = []
         for p in np.unique(which).tolist():
-            places = np.flatnonzero(which == p)
+            places.append(np.flatnonzero(which == p))
             start = int(self._ends[p - 1]) if p else 0
-            batch = getattr(self.parts[p], method)(indices[places] - start)
-            values = {k: batch[name] for k, name in self._names[p].items() if name in batch}
-            for key, value in {**values, "mask": batch["mask"]}.items():
-                order = self._order[p].get(key)
-                value = value if order is None else value[..., order]
-                if key not in out:
-                    out[key] = np.empty((len(indices), *value.shape[1:]), value.dtype)
-                out[key][places] = value
-        out["index"] = indices
+            read = self.parts[p].batch if images else self.parts[p].vectors
+            batch = read(indices[places[-1]] - start, rng)
+            for key, value in self._in_our_words(p, batch).items():
+                values.setdefault(key, []).append(value)
+            values.setdefault("index", []).append(batch["index"] + start)
+        out = {"index": indices}
+        for key, of_parts in values.items():
+            dtype = np.result_type(*(v.dtype for v in of_parts))  # the longest of the tasks
+            out[key] = np.empty((len(indices), *of_parts[0].shape[1:]), dtype)
+            for place, value in zip(places, of_parts, strict=True):
+                out[key][place] = value
         return out
+
+    def _in_our_words(self, p: int, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`batch` of part p under our keys, vectors in our order of elements."""
+        out = {}
+        for prefix in ("", *PREFIXES):
+            for key, name in self._names[p].items():
+                if (value := batch.get(prefix + name)) is not None:
+                    order = self._order[p].get(key)
+                    out[prefix + key] = value if order is None else value[..., order]
+        return {**out, **{k: batch[k] for k in ("mask", *PLAIN) if k in batch}}
 
 
 def common_features(
@@ -112,6 +135,14 @@ def window_weights(
             raise StoreError("a dataset of the mix has no window that can be drawn")
         result.append(w if shares is None else w / w.sum() * shares[i])
     return np.concatenate(result)
+
+
+def spec_in(spec: WindowSpec, renames: Mapping[str, str], features: Features) -> WindowSpec:
+    """`spec` under the keys that a store of these `features` has for ours."""
+    keys, goal_keys = (
+        tuple(name_in(k, renames, features) for k in names) for names in (spec.keys, spec.goal_keys)
+    )
+    return replace(spec, keys=keys, goal_keys=goal_keys)
 
 
 def name_in(key: str, renames: Mapping[str, str], features: Features) -> str:

@@ -4,40 +4,25 @@ store.
 Legend: B batch, N ticks, T = n_obs_steps, H = horizon, A action dimensions.
 
 The control ticks of an episode, the rows of `action`, are its time line. A stream with a row per tick is used
-row by row; any other (a camera of its own rate) is aligned by time, see align.py."""
+row by row; any other (a camera of its own rate) is aligned by time, see align.py. What a window can hold is
+in spec.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from ..episode import Episode, StoreError, require_finite
-from ..features import ACTION, is_frames
+from ..features import ACTION, REWARD, is_frames
 from ..flags import INVALID
 from ..store import EpisodeStore
-from .align import Alignment, align, interpolate, period_ns, row_per_tick
+from .align import align, interpolate, period_ns, row_per_tick
 from .cache import AUTO_BYTES, Cache, Frames
-
-
-@dataclass(frozen=True)
-class WindowSpec:
-    """Observations t-n_obs_steps+1 … t of `keys`; actions t-n_past_actions … t-n_past_actions+horizon-1.
-
-    align: which row of a stream of another rate belongs to a tick: the newest that was received by then
-    ("seen", what a policy will have), the one captured nearest, or for vectors a straight line between two.
-    tolerance_s: how old that row may be; None: two periods of the slower of stream and loop, plus the delay
-    of the stream from capture to receipt."""
-
-    n_obs_steps: int
-    horizon: int
-    n_past_actions: int = 0
-    keys: tuple[str, ...] = ()
-    align: Alignment = "seen"
-    tolerance_s: float | None = None
+from .extras import Extras, Rows, window_ticks
+from .spec import WindowSpec
 
 
 class Windows:
@@ -58,7 +43,8 @@ class Windows:
         cache_dir: str | Path | None = None,
     ) -> None:
         self.spec, self.features, self.control_hz = spec, store.features, store.control_hz
-        if unknown := [k for k in (*spec.keys, ACTION) if k not in store.features]:
+        streams = tuple(dict.fromkeys((*spec.keys, *spec.goal_keys)))
+        if unknown := [k for k in (*streams, ACTION) if k not in store.features]:
             raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
         self.episodes = store.choose(episodes)
         lengths = np.array([e.length for e in self.episodes], np.int64)
@@ -69,15 +55,17 @@ class Windows:
         self._rows: dict[str, np.ndarray] = {}  # per tick the row of each stream, of all episodes end to end
         self._vectors: dict[str, np.ndarray] = {}
         usable = np.ones(len(self._first), bool)
-        for key in spec.keys:
+        for key in streams:
             usable &= self._align(key)
+        self._usable = usable
         self._vectors[ACTION] = _vectors(ACTION, self.episodes, [e.read(ACTION) for e in self.episodes])
         flags = [e.flags(ACTION) for e in self.episodes]
         self._valid = np.concatenate(flags) & INVALID == 0 if flags else np.zeros(0, bool)
         self._current = np.flatnonzero(usable)
         self.episode = np.repeat(np.arange(len(lengths)), lengths)[self._current]
         self.tick = self._current - self._first[self._current]
-        images = [k for k in spec.keys if is_frames(k)]
+        self._extras = Extras(spec, self.episodes, REWARD in store.features)
+        images = [k for k in streams if is_frames(k)]
         room = cache_bytes
         self._images: dict[str, Frames] = {}
         for key in images:
@@ -92,18 +80,22 @@ class Windows:
     def __len__(self) -> int:
         return len(self._current)
 
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def batch(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """The windows of `indices` `(B,)`: each key `(B, T, *shape)`, `action` `(B, H, A)` float32, `mask`
-        `(B, H)` bool (True where the action is one that was recorded), `index` `(B,)`."""
-        return self._batch(indices, self.spec.keys)
+        `(B, H)` bool (True where the action is one that was recorded), `index` `(B,)`, and what else the spec
+        asks for.
 
-    def vectors(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """`batch` without images: nothing is read from disk."""
-        return self._batch(indices, tuple(k for k in self.spec.keys if not is_frames(k)))
+        index: the window's place among all, the same in every run over the same data, so that tables can be
+        kept by it. rng: draws goals and prompts; None: `default_rng(0)`, the same draws in every call."""
+        return self._batch(indices, rng, lambda _: True)
+
+    def vectors(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """`batch` without images: nothing is read from disk. With the same rng, the draws are the same."""
+        return self._batch(indices, rng, lambda key: not is_frames(key))
 
     def row(self, key: str, ticks: np.ndarray) -> np.ndarray:
-        """The row of the stream `key` that belongs to each of `ticks` `(B,)`. Rows and ticks are counted over
-        all episodes end to end."""
+        """The row of the stream `key` that belongs to each of `ticks` `(...)`. Rows and ticks are counted
+        over all episodes end to end."""
         return self._rows[key][ticks] if key in self._rows else ticks
 
     def frames(self, key: str, indices: np.ndarray) -> np.ndarray:
@@ -128,24 +120,41 @@ class Windows:
             f"{most_affected[1]}"
         )
 
-    def _batch(self, indices: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    def _batch(
+        self, indices: np.ndarray, rng: np.random.Generator | None, wanted: Callable[[str], bool]
+    ) -> dict[str, np.ndarray]:
         if not len(self):
             raise StoreError("there are no ticks to take windows from")
         indices = np.asarray(indices, np.int64)
-        current = self._current[indices]
-        first, last = self._first[current, None], self._last[current, None]
-        s = self.spec
-        observed_ticks = np.maximum(current[:, None] + np.arange(1 - s.n_obs_steps, 1), first)
+        s, links = self.spec, self.spec.chain
+        start = self._current[indices]
+        rows = Rows(
+            (start[:, None] + s.chain_stride * np.arange(links)).reshape(-1),
+            np.repeat(self._first[start], links),
+            np.repeat(self._last[start], links),
+            np.repeat(self.episode[indices], links),
+        )
+        current, first, last = rows.current, rows.first[:, None], rows.last[:, None]
+        observed_ticks = window_ticks(current, rows.first, s.n_obs_steps)
         action_ticks = current[:, None] + np.arange(-s.n_past_actions, s.horizon - s.n_past_actions)
-        out = {}
-        for key in keys:
-            rows = self._rows[key][observed_ticks] if key in self._rows else observed_ticks
-            out[key] = self._vectors[key][rows] if key in self._vectors else self._images[key][rows]
+        keys = [k for k in s.keys if wanted(k)]
+        goal_keys = [k for k in s.goal_keys or s.keys if wanted(k)]
+        out = {key: self._read(key, observed_ticks) for key in keys}
         rows_in_episode = np.clip(action_ticks, first, last)
         out[ACTION] = self._vectors[ACTION][rows_in_episode]
         out["mask"] = (action_ticks >= first) & (action_ticks <= last) & self._valid[rows_in_episode]
         out["index"] = indices
-        return out
+        if links > 1:
+            out["mask"] &= ((rows.tick <= rows.last) & self._usable[current])[:, None]
+            out["index"] = np.searchsorted(self._current, current, side="right") - 1
+        rng = np.random.default_rng(0) if rng is None else rng
+        out |= self._extras.batch(self._read, keys, goal_keys, rows, rng)
+        return out if links == 1 else {k: v.reshape(-1, links, *v.shape[1:]) for k, v in out.items()}
+
+    def _read(self, key: str, ticks: np.ndarray) -> np.ndarray:
+        """`key` at `ticks` `(...)`, `(..., *shape)`."""
+        rows = self.row(key, ticks)
+        return self._vectors[key][rows] if key in self._vectors else self._images[key][rows]
 
     def _align(self, key: str) -> np.ndarray:
         """Fill `_rows` and, for vectors, `_vectors`. Which ticks `(N,)` bool have a row."""

@@ -1,18 +1,94 @@
-"""The contract of a backbone: the network that turns a noisy chunk, its time and what was observed into a
-chunk. Legend: B batch, H horizon, A action dimensions."""
+"""The contract of a backbone: the network that turns a noisy chunk, its time and what was observed into what
+the objective asks for. Legend: B batch, H horizon, A action dimensions."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-from torch import nn
+from torch import Tensor, nn
+
+from ..contexts.context import Context
+
+
+@dataclass(frozen=True)
+class Head:
+    """What an objective needs of the network, and what a backbone offers."""
+
+    output: Literal["chunk", "energy", "mixture"] = "chunk"
+    """A chunk `(B, H, A)`; its energy `(B,)`; or several chunks `(B, C, H, A)` and the logits `(B, C)` of
+    which."""
+    times: Literal[1, 2] = 1
+    """One time; or two, s and t, as flow maps need."""
+    forward_mode: bool = False
+    """Derivatives along a direction (`torch.func.jvp`)."""
+    second_order: bool = False
+    """Derivatives of derivatives, as training through a gradient needs."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a network must fit."""
+
+    action_dim: int
+    """Elements of an action as the network sees it."""
+    horizon: int
+    """Actions in a chunk."""
+    token_width: int
+    """Last dimension of `Context.tokens`."""
+    pooled_width: int
+    """Last dimension of `Context.pooled`."""
+    tokens: int = 64
+    """Most tokens that a context can have."""
+    n_past_actions: int = 0
+    """Leading actions of the chunk that lie before now."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """All that a network says at once, for training. chunk: `(B, H, A)`. views: other chunks that have the
+    same target, each with the mask `(H,)` of the actions that it is about, as (chunk, mask). extras: losses
+    of the network's own, scalars by name, weighted."""
+
+    chunk: Tensor
+    views: tuple[tuple[Tensor, Tensor], ...] = ()
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Backbone(Protocol):
     """A frozen dataclass whose fields are the settings of the network that `build` makes."""
 
-    def build(self, action_dim: int, horizon: int, token_width: int, pooled_width: int) -> nn.Module:
-        """A network `(x (B, H, A), s (B,), t (B,), context: Context) -> (B, H, A)`; s = t but for flow maps.
-        token_width, pooled_width: last dimensions of `context.tokens` and `context.pooled`. ValueError says
-        what does not fit, such as a horizon that the network cannot have."""
+    def build(self, sizes: Sizes, head: Head) -> nn.Module:
+        """A network `(x (B, H, A), s (B,), t (B,), context: Context) -> (B, H, A)`, or what `head.output`
+        says; s = t unless `head.times` is 2. It may also have `outputs`, with the same arguments, giving an
+        `Output`. ValueError says what does not fit, such as a horizon that the network cannot have, or a head
+        (see `require_head`)."""
         ...
+
+
+def require_head(backbone: object, needs: Head, offers: Head) -> None:
+    """ValueError unless `offers` has all that is needed. offers.output is the one output that the backbone
+    has."""
+    name = type(backbone).__name__
+    if needs.output != offers.output:
+        wrapper = {"energy": "Energy", "mixture": "Mixture"}.get(needs.output)
+        hint = f": wrap it, --backbone {wrapper}" if wrapper else ""
+        raise ValueError(
+            f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
+            f"{_a(offers.output)}{hint}"
+        )
+    if needs.times > offers.times:
+        raise ValueError(f"the objective needs a backbone of two times, and {name} is told one")
+    for what, word in (("forward_mode", "forward-mode"), ("second_order", "second-order")):
+        if getattr(needs, what) and not getattr(offers, what):
+            raise ValueError(f"the objective needs {word} derivatives of the network, and {name} has none")
+
+
+def outputs(net: nn.Module, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Output:
+    """All that the network says, whether it has views and extras or only a chunk."""
+    own: Any = getattr(net, "outputs", None)
+    return own(x_BHA, s, t, context) if own else Output(net(x_BHA, s, t, context))
+
+
+def _a(output: str) -> str:
+    return f"an {output}" if output[0] in "aeiou" else f"a {output}"

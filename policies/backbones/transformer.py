@@ -7,12 +7,15 @@ action dimensions, S context tokens, D width."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..contexts.context import Context
+from .backbone import Head, Sizes, require_head
 from .time import TimeEmbedding
 
 
@@ -32,28 +35,28 @@ class Transformer:
     """Share of units that training switches off, 0 to 1, in the attention and in the feed-forward layers."""
     causal: bool = False
     """An action sees only earlier actions and observations."""
-    two_times: bool = False
-    """Tell the network two times, as flow maps need, instead of one."""
 
-    def build(self, action_dim: int, horizon: int, token_width: int, pooled_width: int) -> nn.Module:
+    def build(self, sizes: Sizes, head: Head) -> nn.Module:
+        require_head(self, head, Head("chunk", 2, forward_mode=True, second_order=True))
         if self.width % self.heads or self.width % 2:
             raise ValueError(
                 f"Transformer width {self.width} must be even and a multiple of heads {self.heads}"
             )
-        return TransformerNet(self, action_dim, horizon, token_width)
+        return TransformerNet(self, sizes, head)
 
 
-MAX_CONTEXT_TOKENS = 64
+LEAST_CONTEXT_TOKENS = 64  # of the position table, which checkpoints from before have
 
 
 class TransformerNet(nn.Module):
-    def __init__(self, c: Transformer, action_dim: int, horizon: int, token_width: int) -> None:
+    def __init__(self, c: Transformer, sizes: Sizes, head: Head) -> None:
         super().__init__()
-        self.time = TimeEmbedding(c.width, c.two_times)
-        self.actions_in = nn.Linear(action_dim, c.width)
-        self.tokens_in = nn.Linear(token_width, c.width)
-        self.action_positions = nn.Parameter(0.02 * torch.randn(horizon, c.width))
-        self.token_positions = nn.Parameter(0.02 * torch.randn(MAX_CONTEXT_TOKENS, c.width))
+        self.time = TimeEmbedding(c.width, head.times == 2)
+        self.actions_in = nn.Linear(sizes.action_dim, c.width)
+        self.tokens_in = nn.Linear(sizes.token_width, c.width)
+        self.action_positions = nn.Parameter(0.02 * torch.randn(sizes.horizon, c.width))
+        places = max(sizes.tokens, LEAST_CONTEXT_TOKENS)
+        self.token_positions = nn.Parameter(0.02 * torch.randn(places, c.width))
         self.memory = nn.Sequential(
             nn.Linear(c.width, 4 * c.width), nn.Mish(), nn.Linear(4 * c.width, c.width)
         )
@@ -67,19 +70,37 @@ class TransformerNet(nn.Module):
             norm_first=True,
         )
         self.decoder = nn.TransformerDecoder(layer, c.depth, nn.LayerNorm(c.width))
-        self.out = nn.Linear(c.width, action_dim)
+        self.out = nn.Linear(c.width, sizes.action_dim)
         self.causal = c.causal
+        # the fused kernels of attention know neither forward-mode nor second-order derivatives
+        self.plain_attention = head.forward_mode or head.second_order
 
     def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
-        steps = context.tokens.shape[1]
+        steps, h = context.tokens.shape[1], x_BHA.shape[1]
         tokens = self.tokens_in(context.tokens) + self.token_positions[:steps]
         memory_BSD = self.memory(torch.cat([self.time(s, t)[:, None], tokens], dim=1))
-        actions_BHD = self.actions_in(x_BHA) + self.action_positions[: x_BHA.shape[1]]
-        actions_mask = memory_mask = None
+        actions_BHD = self.actions_in(x_BHA) + self.action_positions[:h]
+        actions_mask = memory_mask = padding = None
         if self.causal:
-            ahead = torch.ones(x_BHA.shape[1], steps + 1, dtype=torch.bool, device=x_BHA.device)
-            memory_mask = ahead.triu(2)  # time token, then observation j for action i >= j
-            actions_mask = torch.ones(
-                x_BHA.shape[1], x_BHA.shape[1], dtype=torch.bool, device=x_BHA.device
-            ).triu(1)
-        return self.out(self.decoder(actions_BHD, memory_BSD, tgt_mask=actions_mask, memory_mask=memory_mask))
+            memory_mask = self._unseen(h, steps, context)
+            actions_mask = torch.ones(h, h, dtype=torch.bool, device=x_BHA.device).triu(1)
+        if context.mask is not None:
+            padding = torch.cat([torch.zeros_like(context.mask[:, :1]), ~context.mask], dim=1)
+        plain = sdpa_kernel(SDPBackend.MATH) if self.plain_attention else contextlib.nullcontext()
+        with plain:
+            decoded = self.decoder(
+                actions_BHD,
+                memory_BSD,
+                tgt_mask=actions_mask,
+                memory_mask=memory_mask,
+                memory_key_padding_mask=padding,
+            )
+        return self.out(decoded)
+
+    def _unseen(self, h: int, steps: int, context: Context) -> Tensor:
+        """`(H, 1 + S)` bool: action i does not see the observations after step i; it sees the time, and
+        tokens of all times."""
+        device = context.tokens.device
+        frame = torch.arange(steps, device=device) if context.frame is None else context.frame
+        unseen = frame[None] > torch.arange(h, device=device)[:, None]
+        return torch.cat([torch.zeros_like(unseen[:, :1]), unseen], dim=1)

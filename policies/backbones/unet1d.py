@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contexts.context import Context
+from .backbone import Head, Sizes, require_head
 from .time import TimeEmbedding
 
 
@@ -28,24 +29,25 @@ class UNet1D:
     """Of each group normalisation."""
     time_width: int = 256
     """Of the embedding of the time; even."""
-    two_times: bool = False
-    """Tell the network two times, as flow maps need, instead of one."""
 
-    def build(self, action_dim: int, horizon: int, token_width: int, pooled_width: int) -> nn.Module:
+    def build(self, sizes: Sizes, head: Head) -> nn.Module:
+        require_head(self, head, Head("chunk", 2, forward_mode=True, second_order=True))
+        horizon = sizes.horizon
         factor = 2 ** (len(self.widths) - 1)
         if horizon % factor:
             raise ValueError(
                 f"UNet1D with {len(self.widths)} levels needs a horizon that is a multiple of {factor}, "
                 f"not {horizon}: use --horizon {-(-horizon // factor) * factor}"
             )
-        return UNet1DNet(self, action_dim, pooled_width)
+        return UNet1DNet(self, sizes, head)
 
 
 class UNet1DNet(nn.Module):
-    def __init__(self, c: UNet1D, action_dim: int, pooled_width: int) -> None:
+    def __init__(self, c: UNet1D, sizes: Sizes, head: Head) -> None:
         super().__init__()
-        self.time = TimeEmbedding(c.time_width, c.two_times)
-        condition = c.time_width + pooled_width
+        action_dim = sizes.action_dim
+        self.time = TimeEmbedding(c.time_width, head.times == 2)
+        condition = c.time_width + sizes.pooled_width
 
         def block(inputs: int, outputs: int) -> ResidualBlock:
             return ResidualBlock(inputs, outputs, condition, c.kernel, c.groups)

@@ -1,39 +1,92 @@
-"""Temporal context: what the backbone sees of the past, made of the encodings of the observation steps. Each
-way to make it has a file of its own beside this one.
+"""Temporal context: what the backbone sees of the past and of the conditions, made of the encodings of the
+observation steps. Each way to make it has a file of its own beside this one.
 
-Legend: B batch, T = n_obs_steps, S tokens, D width.
+Legend: B batch, T = n_obs_steps, K tokens of one frame, C condition tokens, S all tokens, D width, G pooled
+width, M memory width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is asked for, beside what is seen: words, goals, labels, prompts. tokens `(B, C, D)`, mask `(B,
+    C)` bool (False: no token), pooled `(B, n·D)`, one mean for each of the n conditions."""
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
 
 
 @dataclass(frozen=True)
 class Context:
-    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM."""
+    """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM.
+
+    mask: `(B, S)` bool, False where there is no token; None: all are. frame: `(S,)` int, which observation
+    step each token is of, -1 for those of all times, such as conditions; None: token j is of step j. memory:
+    `(B, M)`, to be carried to the next decision of the episode; None where nothing is."""
 
     tokens: Tensor
     pooled: Tensor
+    mask: Tensor | None = None
+    frame: Tensor | None = None
+    memory: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
-        if n == 1:
-            return self
+        return self if n == 1 else self._map(lambda v: v.repeat_interleave(n, dim=0))
+
+    def take(self, rows: Tensor) -> Context:
+        """Those `rows` `(b,)` only, indices or bool."""
+        return self._map(lambda v: v[rows])
+
+    @staticmethod
+    def cat(parts: Sequence[Context]) -> Context:
+        """The rows of several contexts of one kind, end to end; their memory is left out."""
+        if len(parts) == 1:
+            return parts[0]
+        masks = [p.mask for p in parts if p.mask is not None]
         return Context(
-            self.tokens.repeat_interleave(n, dim=0),
-            self.pooled.repeat_interleave(n, dim=0),
+            torch.cat([p.tokens for p in parts]),
+            torch.cat([p.pooled for p in parts]),
+            torch.cat(masks) if masks else None,
+            parts[0].frame,
         )
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Context:
+        mask = None if self.mask is None else f(self.mask)
+        memory = None if self.memory is None else f(self.memory)
+        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory)
+
+
+class ContextNet(nn.Module):
+    """What a context part builds: called with z `(B, T, K, D)`, conditions or None, memory `(B, M)` or None,
+    and fresh `(B,)` bool, True where an episode begins and the memory is to be forgotten (None: where there
+    is no memory, all; else nobody)."""
+
+    token_width: int
+    """Last dimension of `Context.tokens`."""
+    tokens: int
+    """Most tokens that a context can have."""
+    pooled_width: int
+    """Last dimension of `Context.pooled`."""
+    memory_width: int = 0
+    """Last dimension of `Context.memory`; 0: none."""
 
 
 class ContextPart(Protocol):
     """A frozen dataclass that makes the context of a policy from the encodings of its observations."""
 
-    def pooled_width(self, width: int, n_obs_steps: int) -> int:
-        """Last dimension of `Context.pooled` for encodings of `width`."""
+    def build(
+        self, width: int, tokens_per_frame: int, n_obs_steps: int, conditions: int, condition_tokens: int
+    ) -> ContextNet:
+        """width: D of encodings and condition tokens. conditions: how many there are, condition_tokens: how
+        many tokens they have together."""
         ...
-
-    def __call__(self, z_BTD: Tensor) -> Context: ...

@@ -15,6 +15,15 @@ from torch import Tensor, nn
 from ...datasets.features import Feature, image_keys, state_keys
 
 
+class EncoderPart(Protocol):
+    """A frozen dataclass: the encoder of whole observations."""
+
+    def build(self, features: dict[str, Feature]) -> nn.Module:
+        """A network from normalised observations `{key: (B, T, *shape)}` to `(B, T, width)`, or with
+        `tokens_per_frame` K to `(B, T, K, width)`; it has the attribute `width`."""
+        ...
+
+
 class StateEncoder(Protocol):
     """A frozen dataclass: the encoder of all vectors of an observation, side by side."""
 

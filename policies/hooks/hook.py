@@ -1,69 +1,70 @@
 """The contract of hooks: where a test-time method enters the sampler, so that it composes with any policy.
 Each method has a file of its own beside this one.
 
-Of the nine seams of the design (H0 to H8) four live inside the sampler and are here:
+Of the nine seams of the design (H0 to H8) six live inside the sampler and are here:
 
-    H1 initialise   the starting chunk, the level to start at, the number of candidates
-    H2 transform    the prediction at every step (guidance)
+    H0 condition    what the network is told, for every candidate
+    H1 initialise   the starting chunk and the level to start at
+    H2 guide        what the network is taken to believe, at every evaluation (guidance)
     H3 project      the chunk after every step (inpainting, constraints)
-    H5 score        candidates; the best survives
+    H4 refine       the clean chunk, perhaps by sampling again from a noisier level
+    H5 score        candidates; the best survives. And how much of it to execute
 
-A hook overrides what it needs; the rest is the identity. Hooks hold no state between calls. Each draws from a
-random stream of its own, so that adding one never changes another's draws nor the base sampler's. Legend: B
-observations, N candidates each, H horizon, A action dimensions. Chunks are normalised to [-1, 1]."""
+A hook is a part: a frozen dataclass derived from `Hook`, which overrides what it needs; the rest is the
+identity. It holds no state between decisions. What it must know of a decision, such as the actions sent
+before, `field.request` has. Each draws from a random stream of its own, so that adding one never changes
+another's draws nor the base sampler's. Legend: B observations, N candidates each, H horizon, A action
+dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..contexts.context import Context
-from ..objectives.objective import Path
-from ..pred import Pred
-
-
-@dataclass(frozen=True)
-class Start:
-    """a `(B·N, H, A)`: the chunk at level `level`, candidates of one observation in a row. noise: the
-    standard normal draw behind it, same shape. candidates: N."""
-
-    a: Tensor
-    noise: Tensor
-    level: int = 0
-    candidates: int = 1
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where the sampler is: from level `i` to `i + 1` of `path`; `start` is what it began from."""
-
-    i: int
-    path: Path
-    start: Start
-
-    @property
-    def last(self) -> bool:
-        return self.i == len(self.path) - 1
+from ..field import Field, Start
 
 
 class Hook:
     """The identity at every seam."""
 
-    def initialise(self, start: Start, path: Path, rng: torch.Generator) -> Start:
+    @property
+    def wants_candidates(self) -> int:
+        """How many candidates it wants of each observation. Hooks share them: the sampler draws as many as
+        the one that wants most; the first candidate is what would be drawn without hooks."""
+        return 1
+
+    @property
+    def needs_past(self) -> bool:
+        """Whether requests must bring the actions sent before now."""
+        return False
+
+    def condition(self, field: Field, rng: torch.Generator) -> Context:
+        """H0. The context of all rows, `field.context` as it is."""
+        return field.context
+
+    def initialise(self, start: Start, field: Field, rng: torch.Generator) -> Start:
         """H1. May not call critics."""
         return start
 
-    def transform(self, pred: Pred, step: Step, context: Context, rng: torch.Generator) -> Pred:
-        """H2. May not change the number of candidates."""
-        return pred
+    def guide(self, field: Field, rng: torch.Generator) -> Field:
+        """H2. `field.with_belief(...)`, where the belief asks `field` as often as it wants. The hook after
+        this one guides what this one gives."""
+        return field
 
-    def project(self, a: Tensor, step: Step, rng: torch.Generator) -> Tensor:
-        """H3. `a` is at level `step.i + 1`."""
+    def project(self, a: Tensor, i: int, field: Field, rng: torch.Generator) -> Tensor:
+        """H3. `a` has arrived at level i."""
         return a
 
-    def score(self, chunks_BNHA: Tensor, context: Context) -> Tensor | None:
-        """H5. `(B, N)`, higher is better, -inf rules a candidate out; None to abstain. `context` is not
-        repeated."""
+    def refine(self, a: Tensor, field: Field, rng: torch.Generator) -> Tensor:
+        """H4. Of clean chunks `(B·N, H, A)`."""
+        return a
+
+    def score(self, chunks_BNHA: Tensor, field: Field) -> Tensor | None:
+        """H5. `(B, N)`, higher is better, -inf rules a candidate out; None to abstain."""
+        return None
+
+    def execute(self, chunk_BHA: Tensor, field: Field) -> Tensor | None:
+        """How many actions of the chosen chunk, from now on, to execute before asking again: `(B,)` int, at
+        least 1; None to abstain. The least of the hooks' counts."""
         return None

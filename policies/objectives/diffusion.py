@@ -1,7 +1,8 @@
-"""Denoising diffusion (Ho et al. 2020, arXiv 2006.11239; DDIM: Song et al. 2021, arXiv 2010.02502)."""
+"""Denoising diffusion (Ho et al. 2020, arXiv 2006.11239)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -9,83 +10,63 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..backbones.backbone import Head, outputs
 from ..contexts.context import Context
 from ..pred import Pred
-from .objective import Path, full, masked_mean
+from .objective import Draw, Level, Losses, Path, compare, full
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Denoising diffusion, the network gives eps; schedules and steps are diffusers' own schedulers.
+    """Denoising diffusion, the network gives eps; the noise schedules are diffusers' own.
 
-    sampler: `ddpm` (ancestral; as many steps as in training in the paper) or `ddim` (deterministic, few
-    steps). Source: Ho et al. 2020, Song et al. 2021, with Diffusion Policy's settings (Chi et al. 2023)."""
+    Sampled by `DDIM(eta=0)` in few steps or by `DDIM(eta=1)`, the ancestral sampler of the paper, in as many
+    as in training. Source: Ho et al. 2020, with Diffusion Policy's settings (Chi et al. 2023)."""
 
     train_steps: int = 100
     """Levels of noise; sampling_steps may not be more."""
     schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
     """How the noise grows over the levels, by diffusers' names."""
-    sampler: Literal["ddpm", "ddim"] = "ddim"
-    """Ancestral (ddpm; wants as many steps as train_steps) or deterministic (ddim; few steps do)."""
-    clip: float = 1.0
-    """Bound of the clean chunk's elements at every step, normalised; 0: none."""
 
-    def _scheduler(self, steps: int) -> Any:
-        return _scheduler(self.sampler, self.train_steps, self.schedule, self.clip, steps)
+    @property
+    def needs(self) -> Head:
+        return Head()
 
-    def path(self, steps: int, device: torch.device) -> Path:
+    def path(self, steps: int) -> Path:
+        """Evenly spaced timesteps, the noisiest first whatever their number ("trailing", Lin et al. 2024,
+        arXiv 2305.08891)."""
         if not 1 <= steps <= self.train_steps:
             raise ValueError(f"sampling steps must lie in 1..{self.train_steps} (train_steps), not {steps}")
-        scheduler = self._scheduler(steps)
-        native = tuple(int(k) for k in scheduler.timesteps)
-        alpha_bar = scheduler.alphas_cumprod[list(native)].to(device)
-        one, zero = torch.ones(1, device=device), torch.zeros(1, device=device)
-        return Path(torch.cat([alpha_bar.sqrt(), one]), torch.cat([(1 - alpha_bar).sqrt(), zero]), native)
+        alpha_bar = _alpha_bar(self.schedule, self.train_steps)
+        stride = self.train_steps / steps
+        levels = [float(alpha_bar[round(self.train_steps - i * stride) - 1]) for i in range(steps)]
+        alpha, sigma = [math.sqrt(v) for v in levels], [math.sqrt(1 - v) for v in levels]
+        return Path.of([*alpha, 1.0], [*sigma, 0.0])
 
-    def start(self, noise_BHA: Tensor) -> Tensor:
-        return noise_BHA
+    def draw(self, a_BHA: Tensor, progress: float, rng: torch.Generator | None) -> Draw:
+        k = torch.randint(0, self.train_steps, (len(a_BHA),), device=a_BHA.device, generator=rng)
+        noise = torch.randn(a_BHA.shape, dtype=a_BHA.dtype, device=a_BHA.device, generator=rng)
+        alpha_bar = _alpha_bar(self.schedule, self.train_steps).to(a_BHA.device)[k]
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        return Draw(noise, alpha / (alpha + sigma), {"alpha": alpha, "sigma": sigma})
 
-    def loss(self, net: nn.Module, a_BHA: Tensor, context: Context, mask_BH: Tensor) -> Tensor:
-        alpha_bar = self._scheduler(self.train_steps).alphas_cumprod.to(a_BHA.device)
-        k = torch.randint(0, self.train_steps, (len(a_BHA),), device=a_BHA.device)
-        alpha, sigma = alpha_bar[k].sqrt(), (1 - alpha_bar[k]).sqrt()
-        eps = torch.randn_like(a_BHA)
-        tau = alpha / (alpha + sigma)
-        output = net(alpha[:, None, None] * a_BHA + sigma[:, None, None] * eps, tau, tau, context)
-        return masked_mean((output.float() - eps) ** 2, mask_BH)
+    def losses(
+        self, net: nn.Module, a_BHA: Tensor, context: Context, draw: Draw, teacher: Any = None
+    ) -> Losses:
+        alpha, sigma = (draw.more[k][:, None, None] for k in ("alpha", "sigma"))
+        noisy = alpha * a_BHA + sigma * draw.noise
+        target = draw.noise if teacher is None else teacher(noisy, draw.tau, draw.tau, context).float()
+        output = outputs(net, noisy, draw.tau, draw.tau, context)
+        return compare(output, lambda chunk: (chunk.float() - target) ** 2)
 
-    def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
-        alpha, sigma = path.alpha[i], path.sigma[i]
-        tau = full(alpha / (alpha + sigma), a_BHA)
-        return Pred.from_eps(a_BHA, alpha, sigma, net(a_BHA, tau, tau, context).float())
-
-    def step(self, pred: Pred, path: Path, i: int, rng: torch.Generator) -> Tensor:
-        scheduler = self._scheduler(len(path.native))
-        # DDIM must take eps anew from the clipped x, or a clipped guidance pushes the wrong way: x stops at
-        # the clip while eps goes on, against it
-        consistent = {"use_clipped_model_output": True} if self.sampler == "ddim" else {}
-        return scheduler.step(pred.eps, path.native[i], pred.a, generator=rng, **consistent).prev_sample
+    def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
+        tau = full(level.tau, a_BHA)
+        return Pred.from_eps(a_BHA, level.alpha, level.sigma, net(a_BHA, tau, tau, context).float())
 
 
-@lru_cache(maxsize=32)
-def _scheduler(sampler: str, train_steps: int, schedule: str, clip: float, steps: int) -> Any:
-    """A diffusers scheduler set to `steps`. Their DDPM and DDIM keep no state from step to step, so one may
-    be shared."""
+@lru_cache(maxsize=8)
+def _alpha_bar(schedule: str, train_steps: int) -> Tensor:
+    """`(train_steps,)` float32, the share of the signal's variance at each level, as diffusers has it."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    common: dict[str, Any] = {
-        "num_train_timesteps": train_steps,
-        "beta_schedule": schedule,
-        "clip_sample": clip > 0,
-        "clip_sample_range": clip,
-        "prediction_type": "epsilon",
-    }
-    if sampler == "ddim":
-        # trailing: the first step starts at the noisiest level, whatever the number of steps (Lin et al.
-        # 2024)
-        scheduler = DDIMScheduler(**common, set_alpha_to_one=True, timestep_spacing="trailing")
-    else:
-        scheduler = DDPMScheduler(**common, variance_type="fixed_small")
-    scheduler.set_timesteps(steps)
-    return scheduler
+    return DDIMScheduler(num_train_timesteps=train_steps, beta_schedule=schedule).alphas_cumprod

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..backbones.backbone import Head, outputs
 from ..contexts.context import Context
 from ..pred import Pred
-from .objective import Path, full, masked_mean
+from .objective import Draw, Level, Losses, Path, compare, full
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Conditional flow matching on the straight path, integrated by Euler steps; the loss is the velocity's.
+    """Conditional flow matching on the straight path; the loss is the velocity's.
 
     time: `beta` draws 1 - tau from 0.999·Beta(1.5, 1) + 0.001 (pi0: more weight on the noisy end), `uniform`
     U(0, 1). predict: the network's output is the velocity x - eps, or the clean chunk `x`, from which the
@@ -28,32 +29,39 @@ class Flow:
     predict: Literal["velocity", "x"] = "velocity"
     """What the network gives: the velocity from noise to data, or x, the clean chunk."""
 
-    def path(self, steps: int, device: torch.device) -> Path:
-        tau = torch.linspace(0, 1, steps + 1, device=device)
-        return Path(tau, 1 - tau)
+    @property
+    def needs(self) -> Head:
+        return Head()
 
-    def start(self, noise_BHA: Tensor) -> Tensor:
-        return noise_BHA
+    def path(self, steps: int) -> Path:
+        return Path.linear([i / steps for i in range(steps + 1)])
 
-    def loss(self, net: nn.Module, a_BHA: Tensor, context: Context, mask_BH: Tensor) -> Tensor:
-        tau = torch.rand(len(a_BHA), device=a_BHA.device)
+    def draw(self, a_BHA: Tensor, progress: float, rng: torch.Generator | None) -> Draw:
+        tau = torch.rand(len(a_BHA), device=a_BHA.device, generator=rng)
         if self.time == "beta":  # Beta(1.5, 1) has the distribution function u^1.5
             tau = 1 - (0.999 * tau ** (1 / 1.5) + 0.001)
-        eps = torch.randn_like(a_BHA)
-        t = tau[:, None, None]
-        noisy = (1 - t) * eps + t * a_BHA
-        v = self._velocity(net(noisy, tau, tau, context).float(), noisy, t)
-        return masked_mean((v - (a_BHA - eps)) ** 2, mask_BH)
+        noise = torch.randn(a_BHA.shape, dtype=a_BHA.dtype, device=a_BHA.device, generator=rng)
+        return Draw(noise, tau)
 
-    def _velocity(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+    def losses(
+        self, net: nn.Module, a_BHA: Tensor, context: Context, draw: Draw, teacher: Any = None
+    ) -> Losses:
+        t = draw.tau[:, None, None]
+        noisy = (1 - t) * draw.noise + t * a_BHA
+        target = a_BHA - draw.noise
+        if teacher is not None:
+            target = self._velocity(teacher(noisy, draw.tau, draw.tau, context).float(), noisy, t)
+        output = outputs(net, noisy, draw.tau, draw.tau, context)
+        return compare(output, lambda chunk: (self._velocity(chunk.float(), noisy, t) - target) ** 2)
+
+    def _velocity(self, output: Tensor, noisy: Tensor, t: Tensor | float) -> Tensor:
         if self.predict == "velocity":
             return output
-        return (output - noisy) / (1 - t).clamp(min=0.05)  # else the loss would have no bound at tau = 1
+        # else the loss would have no bound at tau = 1
+        left = (1 - t).clamp(min=0.05) if isinstance(t, Tensor) else max(1 - t, 0.05)
+        return (output - noisy) / left
 
-    def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
-        tau = full(path.alpha[i], a_BHA)
+    def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
+        tau = full(level.tau, a_BHA)
         output = net(a_BHA, tau, tau, context).float()
-        return Pred.from_velocity(a_BHA, path.alpha[i], self._velocity(output, a_BHA, path.alpha[i]))
-
-    def step(self, pred: Pred, path: Path, i: int, rng: torch.Generator) -> Tensor:
-        return pred.a + (path.alpha[i + 1] - path.alpha[i]) * pred.velocity
+        return Pred.from_velocity(a_BHA, level.tau, self._velocity(output, a_BHA, level.tau))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..backbones.backbone import Head, outputs
 from ..contexts.context import Context
 from ..pred import Pred
-from .objective import Path, full, masked_mean
+from .objective import Draw, Level, Losses, Path, compare, full
 
 
 @dataclass(frozen=True)
@@ -21,23 +22,32 @@ class Regression:
     norm: Literal["l1", "l2"] = "l1"
     """Of the error: absolute (l1) or squared (l2)."""
 
-    def path(self, steps: int, device: torch.device) -> Path:
+    @property
+    def needs(self) -> Head:
+        return Head()
+
+    def path(self, steps: int) -> Path:
         if steps != 1:
             raise ValueError(f"regression samples in one step, not {steps}")
-        return Path(torch.tensor([0.0, 1.0], device=device), torch.tensor([1.0, 0.0], device=device))
+        return Path((0.0, 1.0), (0.0, 1.0), (0.0, 0.0))
 
-    def start(self, noise_BHA: Tensor) -> Tensor:
-        return torch.zeros_like(noise_BHA)
+    def draw(self, a_BHA: Tensor, progress: float, rng: torch.Generator | None) -> Draw:
+        return Draw(torch.zeros_like(a_BHA), full(0.0, a_BHA))
 
-    def loss(self, net: nn.Module, a_BHA: Tensor, context: Context, mask_BH: Tensor) -> Tensor:
-        tau = full(0.0, a_BHA)
-        error = net(torch.zeros_like(a_BHA), tau, tau, context).float() - a_BHA
-        return masked_mean(error.abs() if self.norm == "l1" else error**2, mask_BH)
+    def losses(
+        self, net: nn.Module, a_BHA: Tensor, context: Context, draw: Draw, teacher: Any = None
+    ) -> Losses:
+        zero, tau = torch.zeros_like(a_BHA), draw.tau
+        target = a_BHA if teacher is None else teacher(zero, tau, tau, context).float()
+        output = outputs(net, zero, tau, tau, context)
 
-    def predict_at(self, net: nn.Module, a_BHA: Tensor, path: Path, i: int, context: Context) -> Pred:
+        def error(chunk: Tensor) -> Tensor:
+            difference = chunk.float() - target
+            return difference.abs() if self.norm == "l1" else difference**2
+
+        return compare(output, error)
+
+    def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
         tau = full(0.0, a_BHA)
         x = net(torch.zeros_like(a_BHA), tau, tau, context).float()
-        return Pred.from_x(a_BHA, path.alpha[0], path.sigma[0], x)
-
-    def step(self, pred: Pred, path: Path, i: int, rng: torch.Generator) -> Tensor:
-        return pred.x
+        return Pred(a_BHA, level.alpha, level.sigma, x, torch.zeros_like(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...datasets.features import Features
 from ..backbones.transformer import Transformer
+from ..codec import Absolute
 from ..encoders.vector import MLP, Encoder, ResNet18
 from ..objectives.regression import Regression
 from ..recipe import Recipe, Training
@@ -30,7 +31,7 @@ def act(features: Features) -> Recipe:
         n_action_steps=1,
         decoder="ensemble",
         normalise_state="meanstd",
-        normalise_action="meanstd",
+        codec=Absolute("meanstd"),
         mask_padding=True,
         training=Training(
             steps=10000, batch_size=64, learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=1e-4

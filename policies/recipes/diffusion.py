@@ -8,6 +8,7 @@ from ..backbones.unet1d import UNet1D
 from ..encoders.vector import MLP, Encoder, ResNet18
 from ..objectives.diffusion import Diffusion
 from ..recipe import Recipe, Training
+from ..solvers.ddim import DDIM
 
 PAPER = "Chi et al. 2023, Diffusion Policy (arXiv 2303.04137)"
 
@@ -17,8 +18,8 @@ def diffusion_unet(features: Features) -> Recipe:
 
     Faithful: UNet widths, kernel, FiLM, ResNet18-GN with spatial softmax, eps-prediction on the
     squared-cosine schedule with 100 steps, min-max normalisation, AdamW, EMA, horizons 2/16/8, the chunk
-    starting at the first observation. Not: sampled with 16 DDIM steps (100 DDPM steps: `--objective.sampler
-    ddpm --sampling-steps 100`); the time embedding takes tau instead of the step index; crop fraction 0.9
+    starting at the first observation. Not: sampled with 16 DDIM steps (100 DDPM steps: `--solver.eta 1
+    --sampling-steps 100`); the time embedding takes tau instead of the step index; crop fraction 0.9
     instead of 76 of 84 pixels."""
     images = bool(image_keys(features))
     return Recipe(
@@ -29,6 +30,7 @@ def diffusion_unet(features: Features) -> Recipe:
             widths=(512, 1024, 2048) if images else (256, 512, 1024), time_width=128 if images else 256
         ),
         objective=Diffusion(),
+        solver=DDIM(clip=1.0),
         sampling_steps=16,
         n_past_actions=1,
         training=Training(steps=20000, batch_size=64 if images else 256),
@@ -48,6 +50,7 @@ def diffusion_transformer(features: Features) -> Recipe:
         encoder=Encoder(state=MLP(depth=0), image=ResNet18()),
         backbone=Transformer(width=256, depth=8, heads=4, dropout=0.3, causal=True),
         objective=Diffusion(),
+        solver=DDIM(clip=1.0),
         sampling_steps=16,
         horizon=10,
         n_past_actions=1,

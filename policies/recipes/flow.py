@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...datasets.features import Features, image_keys
 from ..backbones.unet1d import UNet1D
+from ..codec import Absolute, Relative
 from ..encoders.vector import MLP, Encoder
 from ..objectives.flow import Flow
 from ..recipe import Recipe, Training
@@ -24,8 +25,7 @@ def flow(features: Features) -> Recipe:
         encoder=Encoder(state=MLP(128, 1)),
         backbone=UNet1D(widths=(64, 128, 256), time_width=64),
         objective=Flow(predict="x"),
-        action_space="relative" if images else "absolute",
-        normalise_action="quantile" if images else "minmax",
+        codec=Relative("quantile") if images else Absolute("minmax"),
         training=Training(
             steps=2500,
             batch_size=64 if images else 128,

@@ -1,61 +1,58 @@
 """A checkpoint that answers many questions with one inference, each as if it were asked alone.
 
-Legend: B questions, n actions ahead, A action dimensions."""
+Legend: B questions, n actions ahead, A action dimensions, M memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ...datasets.features import PAST
-from ..hooks.hook import Hook, Start
-from ..hooks.inpaint import Inpaint
-from ..objectives.objective import Objective, Path
-from ..sampler import stream
+from ..request import Request
 from .local import LocalPolicy
 
 
 @dataclass(frozen=True)
-class RowNoise(Hook):
-    """Start every row from the noise of its own seed, whatever rows stand beside it.
+class Answers:
+    """To B questions."""
 
-    A sampler that draws more noise at its steps (DDPM) still shares that among the rows."""
-
-    objective: Objective
-    seeds: tuple[int, ...]
-
-    def initialise(self, start: Start, path: Path, rng: torch.Generator) -> Start:
-        shape, device = start.noise.shape[1:], start.noise.device
-        rows = [
-            torch.randn((1, *shape), generator=stream(s, "sampler", device), device=device)
-            for s in self.seeds
-        ]
-        noise = torch.cat(rows)
-        return Start(self.objective.start(noise), noise)
+    chunks: np.ndarray
+    """`(B, n, A)` float32, the first action for now."""
+    nfe: np.ndarray
+    """`(B,)` int, network evaluations spent on each."""
+    memory: np.ndarray | None = None
+    """`(B, M)`, to be given back with the next question of the episode."""
+    execute: np.ndarray | None = None
+    """`(B,)` int, how many actions to use before asking again; None: as the recipe says."""
 
 
 class BatchPolicy:
-    """Wraps a `LocalPolicy`: its checkpoint, device, steps and hooks."""
+    """Wraps a `LocalPolicy`: its checkpoint, device, steps and hooks. Requests are trusted."""
 
     def __init__(self, local: LocalPolicy) -> None:
         self.local, self.metadata = local, local.metadata
 
-    def decide(self, observation: Mapping[str, np.ndarray], seeds: Sequence[int]) -> tuple[np.ndarray, int]:
-        """Chunks `(B, n, A)` float32, their first actions for now, and the network evaluations spent on each.
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        """One answer to each, from its own seed. Either all or none have a past, and so with a memory."""
+        policy, first = self.local.policy, requests[0]
 
-        observation: `(B, n_obs_steps, *shape)` by key, and where the policy needs them, `action.past`
-        `(B, n_past_actions, A)`. seeds: of the B draws."""
-        policy, hooks = self.local.policy, tuple(self.local.hooks)
-        keys = (*policy.observation_keys, *([PAST] if PAST in observation else []))
-        batch: dict[str, Tensor] = {
-            k: torch.from_numpy(np.ascontiguousarray(observation[k])).to(policy.device) for k in keys
-        }
-        if PAST in batch and policy.recipe.inpaint_past:
-            hooks = (*hooks, Inpaint(policy.normalise_past(batch[PAST], batch)))
-        hooks = (RowNoise(policy.recipe.objective, tuple(seeds)), *hooks)
-        draw = policy.sample(batch, int(seeds[0]), hooks, self.local.sampling_steps)
-        return draw.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy(), draw.nfe
+        def stack(arrays: Sequence[Any]) -> torch.Tensor:
+            return torch.from_numpy(np.stack(arrays)).to(policy.device)
+
+        batch = Request(
+            {k: stack([r.observation[k] for r in requests]) for k in first.observation},
+            [int(r.seed) for r in requests],
+            None if first.past is None else stack([r.past for r in requests]),
+            None if first.task is None else [r.task for r in requests],
+            memory=None if first.memory is None else stack([r.memory for r in requests]),
+        )
+        sampled = policy.sample(batch, self.local.hooks, self.local.sampling_steps)
+        return Answers(
+            sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy(),
+            sampled.nfe.numpy(),
+            None if sampled.memory is None else sampled.memory.float().cpu().numpy(),
+            None if sampled.execute is None else sampled.execute.cpu().numpy(),
+        )

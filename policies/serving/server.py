@@ -23,7 +23,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from .protocol import BadRequest, ProtocolError, pack, unpack
-from .request import Request, ServedPolicy
+from ..request import Request, ServedPolicy
 
 log = logging.getLogger("ulna.serving")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.episode import StoreError
-from ...datasets.features import ACTION, Features, rename, state_keys
+from ...datasets.features import ACTION, Features, image_keys, rename, state_keys
 from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
@@ -21,6 +21,10 @@ from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
+from ..recipe import Recipe
+from .error import TrainingError
+
+UNSEEN = ("workers", "cache", "cache_bytes", "cache_dir")  # options that change no batch
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,16 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class TrainingWindows:
+    """What the open datasets are for one policy."""
+
     features: Features
-    windows: WindowSource
+    train: WindowSource
     """To train on, those of the datasets end to end."""
-    validation_windows: WindowSource | None
+    validation: WindowSource | None
     """Of the episodes that are held out; None where none are."""
     cumulative: np.ndarray | None
     """Cumulative weights of the windows; None where all count alike."""
-    stores: list[EpisodeStore]
-    episodes: list[list[int]]
-    """Numbers of the episodes to train on, for each store."""
     identity: dict[str, Any]
     """What a resumed run must share."""
     notes: list[str]
@@ -73,97 +76,149 @@ class TrainingData:
     def indices(self, batch_size: int, seed: int, step: int) -> np.ndarray:
         """The windows `(batch_size,)` of batch `step`."""
         if self.cumulative is None:
-            return batch_indices(len(self.windows), batch_size, seed, step)
+            return batch_indices(len(self.train), batch_size, seed, step)
         return weighted_indices(self.cumulative, batch_size, seed, step)
 
     def stats(self) -> dict[str, Stats]:
         """Of the vectors, over all episodes that are trained on, however they count."""
         keys = [k for k in self.features if k in state_keys(self.features) or k == ACTION]
-        values = {k: self.windows.values(k) for k in keys}
+        values = {k: self.train.values(k) for k in keys}
         return {k: vector_stats(v.reshape(len(v), -1).astype(np.float64)) for k, v in values.items()}
 
 
-def open_data(
-    data: Sequence[str | Path],
-    keys: Sequence[str] | None,
-    spec_of: Callable[[Features], WindowSpec],
-    options: DataOptions,
-    select: Callable[[Features, Sequence[str] | None], Features],
-) -> TrainingData:
-    """Open the datasets and choose the windows to train on.
+@dataclass(frozen=True)
+class TrainingData:
+    """Datasets that are open, and the episodes chosen of them. A recipe is made for `features`; `windows` are
+    the episodes as its policy needs them."""
 
-    keys: the observations to use, all that the datasets share by default. spec_of: the window that the policy
-    needs of those features. select: of the shared features and `keys`, those that a policy uses. StoreError
-    or FeatureMismatch in one sentence (or a list of differences) where the datasets do not fit."""
-    stores = [EpisodeStore.open(d) for d in data]
+    paths: list[str]
+    """The datasets' folders, as they were given."""
+    stores: list[EpisodeStore]
+    features: Features
+    """The observations that are used, and the action."""
+    keys: list[str] | None
+    """The observations that were asked for; None: all that the datasets share."""
+    options: DataOptions
+    episodes: list[list[int]]
+    """Numbers of the episodes to train on, for each store."""
+    held_out: list[list[int]]
+    """Numbers of the episodes to validate on, for each store."""
+    notes: list[str]
+    """Sentences that whoever trains should read."""
+
+    def windows(self, spec: WindowSpec) -> TrainingWindows:
+        """The windows of every episode. StoreError in one sentence where an episode cannot be cut so, or the
+        weighting does not fit."""
+        options, features = self.options, self.features
+        train: list[Windows] = []
+        validation: list[Windows] = []
+        for store, training, held_out in zip(self.stores, self.episodes, self.held_out, strict=True):
+            keys = tuple(name_in(k, options.rename, store.features) for k in spec.keys)
+            store_spec = replace(spec, keys=keys, align=options.align, tolerance_s=options.tolerance_s)
+            room = options.cache_bytes // len(self.stores)
+            train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
+            if held_out:
+                validation.append(Windows(store, store_spec, held_out, "none"))
+        windows = _window_source(train, features, options.rename)
+        left_out = windows.left_out_sentence()
+        weights_of_windows = window_weights(train, self._episode_weights(), options.mix or None)
+        identity = {
+            "data": self._content(),
+            "frames": len(windows),
+            "options": batch_options(options),
+            "observation": list(spec.keys),
+            # labels are no part of an episode's content, and may have changed
+            "weighting": _digest(weights_of_windows),
+        }
+        return TrainingWindows(
+            features,
+            windows,
+            _window_source(validation, features, options.rename) if validation else None,
+            None if weights_of_windows is None else np.cumsum(weights_of_windows),
+            identity,
+            [*self.notes, *([left_out] if left_out else [])],
+        )
+
+    def _episode_weights(self) -> list[Any]:
+        """For each store the weights of its episodes to train on, on one scale for all; None where all count
+        alike."""
+        episodes = [
+            s.episodes[i] for s, numbers in zip(self.stores, self.episodes, strict=True) for i in numbers
+        ]
+        weights = episode_weights(episodes, self.options.weights, self.options.alpha)
+        ends = np.cumsum([len(numbers) for numbers in self.episodes])[:-1]
+        return [None] * len(self.stores) if weights is None else np.split(weights, ends)
+
+    def _content(self) -> str:
+        content = hashlib.sha256()
+        for store, numbers in zip(self.stores, self.episodes, strict=True):
+            for i in numbers:
+                content.update(store.episodes[i].content.encode())
+        return content.hexdigest()
+
+
+def open_data(
+    data: str | Path | Sequence[str | Path],
+    keys: Sequence[str] | None = None,
+    options: DataOptions | None = None,
+) -> TrainingData:
+    """Open one dataset, or several to mix, and choose the episodes to train on.
+
+    keys: the observations to use, all that the datasets share by default. StoreError, FeatureMismatch or
+    TrainingError in one sentence (or a list of differences) where the datasets do not fit."""
+    options = options or DataOptions()
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    stores = [EpisodeStore.open(d) for d in paths]
     if options.episodes is not None and len(stores) > 1:
         raise StoreError(
             "episodes can be chosen of one dataset, not of several: part them with `ulna data split`"
         )
-    features = select(features_of(stores, options.rename, keys), keys)
+    features = policy_features(features_of(stores, options.rename, keys), keys)
     everything = {k for s in stores for k in rename(s.features, options.rename, str(s.path))}
-    spec = spec_of(features)
     notes: list[str] = []
     if (missing := sorted(everything - set(features))) and len(stores) > 1 and keys is None:
         notes.append(f"not all datasets have {', '.join(missing)}: left out (--observe names what to use)")
-    train: list[Windows] = []
-    validation: list[Windows] = []
     episodes: list[list[int]] = []
+    validation: list[list[int]] = []
     for store in stores:
         training, held_out = _episodes_to_use(store, options, notes), []
         if options.validate:
             usable = [store.episodes[i] for i in training]
             parts = split_by_episode(usable, [1 - options.validate, options.validate], seed=0)
             training, held_out = ([usable[j].index for j in part] for part in parts)
-        store_keys = tuple(name_in(k, options.rename, store.features) for k in spec.keys)
-        store_spec = replace(spec, keys=store_keys, align=options.align, tolerance_s=options.tolerance_s)
-        room = options.cache_bytes // len(stores)
-        train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
-        if held_out:
-            validation.append(Windows(store, store_spec, held_out, "none"))
         episodes.append(training)
-    windows, validation_windows = (
-        _window_source(p, features, options.rename) if p else None for p in (train, validation)
-    )
-    assert windows is not None
-    if sentence := windows.left_out_sentence():
-        notes.append(sentence)
+        validation.append(held_out)
     if not any(episodes):
         raise StoreError(
             "there is no episode to train on: those that were cut off are used with --interrupted"
         )
-    all_episodes = [s.episodes[i] for s, numbers in zip(stores, episodes, strict=True) for i in numbers]
-    # on one scale for all datasets
-    joint_weights = episode_weights(all_episodes, options.weights, options.alpha)
-    ends = np.cumsum([len(numbers) for numbers in episodes])[:-1]
-    weights = [None] * len(stores) if joint_weights is None else np.split(joint_weights, ends)
-    content = hashlib.sha256()
-    for store, numbers in zip(stores, episodes, strict=True):
-        for i in numbers:
-            content.update(store.episodes[i].content.encode())
-    choices = {
-        k: v for k, v in asdict(options).items() if k not in ("workers", "cache", "cache_bytes", "cache_dir")
-    }
-    choices = {k: list(v) if isinstance(v, tuple) else v for k, v in choices.items()}
-    weights_of_windows = window_weights(train, weights, options.mix or None)
-    identity = {
-        "data": content.hexdigest(),
-        "frames": len(windows),
-        "options": choices,
-        "observation": list(spec.keys),
-        # labels are no part of an episode's content, and may have changed
-        "weighting": _digest(weights_of_windows),
-    }
-    return TrainingData(
-        features,
-        windows,
-        validation_windows,
-        None if weights_of_windows is None else np.cumsum(weights_of_windows),
-        stores,
-        episodes,
-        identity,
-        notes,
-    )
+    names = [str(p) for p in paths]
+    chosen = None if keys is None else list(keys)
+    return TrainingData(names, stores, features, chosen, options, episodes, validation, notes)
+
+
+def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
+    """The window of the data that the policy of `recipe` is trained on."""
+    keys = tuple(k for k in features if k != ACTION)
+    return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys)
+
+
+def policy_features(features: Features, keys: Sequence[str] | None = None) -> Features:
+    """The features a policy uses: the action and all observations, or those in `keys`."""
+    observations = [*state_keys(features), *image_keys(features)]
+    if keys is not None:
+        if unknown := sorted(set(keys) - set(observations)):
+            raise TrainingError(f"the data has no observation {unknown[0]}; it has {', '.join(observations)}")
+        observations = [k for k in observations if k in keys]
+    if ACTION not in features or not observations:
+        raise TrainingError(f"training needs {ACTION} and an observation; the data has {', '.join(features)}")
+    return {k: features[k] for k in (*observations, ACTION)}
+
+
+def batch_options(options: DataOptions) -> dict[str, Any]:
+    """Those of the options that decide what a batch holds, as JSON gives them back."""
+    values = {k: v for k, v in asdict(options).items() if k not in UNSEEN}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def features_of(

@@ -20,6 +20,8 @@ class TrainingRecord:
     options: dict[str, Any] = field(default_factory=dict)
     """The `DataOptions` that decide what is trained on."""
     augment: list[str] = field(default_factory=list)
+    start: str = ""
+    """Content hash of the checkpoint that training began from; empty where there was none."""
     validation_losses: dict[str, float] = field(default_factory=dict)
     """By optimiser step; empty without held-out episodes."""
     robot: str = ""

@@ -13,7 +13,7 @@ EXPECTED = {
     "ulna.drivers.arm": ("DeviceError",),
     "ulna.drivers.camera": ("StaleFrame",),
     "ulna.policies.checkpoint": ("CheckpointError",),
-    "ulna.policies.train.loop": ("TrainingError",),
+    "ulna.policies.train.error": ("TrainingError",),
     "ulna.policies.serving.client": ("PolicyServerError",),
     "ulna.policies.serving.server": ("ServerError",),
 }

@@ -25,12 +25,19 @@ def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
     description = f"{(module.__doc__ or '').strip()}\n\nexample:\n  {module.EXAMPLE}"
     # a command may take arguments of its own kind out first (`train`: the recipe's fields)
     rest, extra = module.prepare(list(argv)) if hasattr(module, "prepare") else (list(argv), {})
+    return parse_options(module, name, rest, extra, description)
+
+
+def parse_options(
+    module: ModuleType, name: str, rest: Sequence[str], extra: dict[str, Any], description: str = ""
+) -> Any:
+    """The module's `Args` of the words `rest`, with the fields `extra` besides; see `parse`."""
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
     outputs: list[str] = []
     try:
         with _collect(outputs):
             args = tyro.cli(
-                module.Args, args=rest, prog=f"ulna {name}", description=description, config=config
+                module.Args, args=list(rest), prog=f"ulna {name}", description=description, config=config
             )
         return replace(args, **extra)
     except SystemExit as stop:
@@ -161,7 +168,7 @@ def use_threads(n: int) -> None:
 
 
 def progress(description: str) -> Any:
-    """A progress bar on standard error; silent where that is no terminal."""
+    """A progress bar on standard error, as a context; plain lines where that is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -173,6 +180,10 @@ def progress(description: str) -> Any:
     )
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        from .lines import Lines
+
+        return Lines(description, console, lambda text: print(text, file=sys.stderr, flush=True))
     return Progress(
         TextColumn(description),
         BarColumn(),
@@ -182,5 +193,4 @@ def progress(description: str) -> Any:
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
     )

@@ -20,7 +20,7 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.features import ACTION, IMAGES, STATE, Feature
-    from ...policies.recipe import recipe_to_json
+    from ...policies.parts import recipe_to_json
     from ...policies.recipes.all import RECIPES, all_recipes
 
     features = {STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")}

@@ -1,19 +1,26 @@
 """Train a policy on a dataset. Any field of the recipe is an option, such as --horizon 32 --backbone.widths
-128 256; `ulna train RECIPE --help` lists them."""
+128 256; `ulna train RECIPE --help` lists them.
+
+A file, --config, has options and fields by the same names, and perhaps tables [[phase]], each a run that
+begins from the checkpoint of the one before. Every checkpoint holds the file that repeats it, config.toml."""
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import sys
-import textwrap
-from dataclasses import dataclass, field, is_dataclass
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from .choices import recipes
 from .errors import UsageError, unknown
-from .parsing import Output, episode_list, pairs, progress, require_device, unset, words
+from .parsing import Output, episode_list, pairs, parse_options, progress, require_device, unset, words
+from .recipe_fields import fields_help, with_changes
+from .run_file import PHASES_FILE, Layer, options_of, read_run, words_of
 
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
 CHOICES = {"recipe": recipes}
@@ -21,11 +28,11 @@ CHOICES = {"recipe": recipes}
 
 @dataclass
 class Args:
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[tyro.conf.Positional[str], unset("of --config")] = ""
     """Which policy; `ulna recipes` lists them."""
-    data: list[str]
+    data: Annotated[list[str], unset("of --config", "FOLDER")] = field(default_factory=list)
     """Folder of the dataset; several are mixed."""
-    out: str
+    out: Annotated[str, unset("of --config", "FOLDER")] = ""
     """Folder of the checkpoint."""
     episodes: Annotated[str, unset("all")] = ""
     """Train on these only, like 0-9,12."""
@@ -62,19 +69,29 @@ class Args:
     """Of the weights, the order of the data and the noise."""
     device: Annotated[str, unset("cuda where there is one, else cpu", "cpu|cuda|cuda:N")] = ""
     """Where to train."""
+    track: Annotated[str, unset("tensorboard", "NAMES")] = "tensorboard"
+    """Where the curves go, with commas: tensorboard (into --out), wandb, trackio; or none."""
+    config: Annotated[str, unset("none", "FILE.toml")] = ""
+    """A file of options and fields; those of the command line win."""
     resume: bool = False
-    """Go on with the unfinished training in --out."""
+    """Go on with the unfinished training in --out, which needs no other option."""
     overwrite: bool = False
     """Replace what --out holds."""
     json: bool = False
     """Print one JSON object."""
-    overrides: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+    layers: Annotated[list[Any], tyro.conf.Suppress] = field(default_factory=list)
+    phases: Annotated[list[Any], tyro.conf.Suppress] = field(default_factory=list)
+
+
+HIDDEN = ("layers", "phases")
+FLAGS = tuple(f.name for f in dataclasses.fields(Args) if f.type == "bool")
+OPTIONS = tuple(f.name for f in dataclasses.fields(Args) if f.name not in HIDDEN)
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     """(the options of `Args`, all other `--name value` as fields of the recipe)."""
-    own = {f"--{n.replace('_', '-')}" for n in Args.__dataclass_fields__} | {"--help", "-h"}
-    flags = {"--resume", "--overwrite", "--interrupted", "--json", "--help", "-h"}
+    own = {f"--{n.replace('_', '-')}" for n in OPTIONS} | {"--help", "-h"}
+    flags = {f"--{n}" for n in FLAGS} | {"--help", "-h"}
     rest: list[str] = []
     fields: dict[str, str] = {}
     i = 0
@@ -103,99 +120,94 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     rest, overrides = split_overrides(argv)
-    return rest, {"overrides": overrides}
+    return rest, {"layers": [Layer("", options_of(rest, FLAGS, ("data",)), overrides)]}
+
+
+def with_file(args: Args) -> Args:
+    """The command line with the options of a config file before its own, where it names one; see `run_file`.
+    UsageError where a recipe, data or a folder is missing."""
+    (given,) = args.layers
+    path = _config_file(given.options)
+    if path is not None:
+        file, phases = read_run(path, OPTIONS)
+        recipes = [layer.options["recipe"] for layer in (file, *phases) if "recipe" in layer.options]
+        if args.resume and recipes and args.recipe and args.recipe not in recipes:
+            raise UsageError(f"the recipe was {recipes[0]}, not {args.recipe}")
+        layers = words_of([file, *phases[:1], given])
+        args = _of_words(layers, {"layers": [file, given], "phases": phases})
+    elif args.resume and not args.recipe:
+        raise UsageError(f"{args.out} holds no unfinished training to resume")
+    if not args.recipe:
+        raise UsageError("name a recipe, such as `ulna train flow`; `ulna recipes` lists them")
+    if missing := [n for n in ("data", "out") if not getattr(args, n)]:
+        raise UsageError(f"`ulna train` needs --{missing[0]}, a folder")
+    return args
+
+
+def _of_words(line: list[str], changes: dict[str, Any]) -> Args:
+    return parse_options(sys.modules[__name__], "train", line, changes)
+
+
+def _config_file(options: Mapping[str, Any]) -> Path | None:
+    """Which config file the command line names; to resume, the one in --out."""
+    if "config" in options:
+        return Path("".join(options["config"]))
+    if "resume" not in options:
+        return None
+    if "out" not in options:
+        raise UsageError("--resume needs --out: the folder of the unfinished training")
+    from ...policies.train.config import CONFIG_FILE
+
+    out = Path("".join(options["out"]))
+    return next((out / f for f in (PHASES_FILE, CONFIG_FILE) if (out / f).is_file()), None)
 
 
 def more_help(argv: list[str]) -> str:
-    """The fields of the recipe that is named, where one is: each with its value, its choices and its help."""
-    from ...datasets.features import ACTION, STATE, Feature
-    from ...policies.recipe import settings
-    from ...policies.recipes.all import recipe_function, recipe_names
-
-    positional = [a for a in argv if not a.startswith("-")]
-    make = recipe_function(positional[0]) if positional else None
-    if make is None:
-        return f"recipes: {', '.join(recipe_names())}\n`ulna train RECIPE --help` lists the fields of one"
-    recipe = make({STATE: Feature((6,), "float32"), ACTION: Feature((6,), "float32")})
-    lines = [f"fields of {recipe.name}, where a name that is clear without its part may go without it:"]
-    for setting in settings(recipe):
-        value = setting.value
-        if is_dataclass(value):
-            text = type(value).__name__
-        else:
-            text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        choices = f"  {{{','.join(setting.choices)}}}" if len(setting.choices) > 1 else ""
-        lines.append(f"  --{setting.name.replace('_', '-')} {text}{choices}")
-        lines += textwrap.wrap(setting.help, 98, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    lines.append("a part as a whole is replaced by its name, such as --encoder.image ResNet18")
-    return "\n".join(lines)
-
-
-def with_changes(recipe: Any, changes: dict[str, str]) -> Any:
-    """`recipe` with the fields replaced that a command line names. Whole parts first, outer before inner:
-    which fields there are, and which short names are clear, is only known once the parts are chosen."""
-    from ...policies.recipe import override
-
-    rest = {}
-    for name in sorted(changes, key=lambda n: n.count(".")):
-        if is_dataclass(_at(recipe, name)):
-            recipe = override(recipe, {name: changes[name]})
-        else:
-            rest[name] = changes[name]
-    return override(recipe, full_names(recipe, rest))
-
-
-def _at(recipe: Any, name: str) -> Any:
-    for field_name in name.split("."):
-        recipe = getattr(recipe, field_name, None)
-    return recipe
-
-
-def full_names(recipe: Any, changes: dict[str, str]) -> dict[str, str]:
-    """Short names made long where only one field ends so: `steps` is `training.steps`."""
-    from ...policies.recipe import leaves
-
-    fields = leaves(recipe)
-    result = {}
-    for name, value in changes.items():
-        if name in fields:
-            result[name] = value
-            continue
-        ends = [n for n in fields if n.endswith(f".{name}")]
-        # the training's own field wins over a part's of the same name
-        ends = [n for n in ends if n.startswith("training.")] or ends
-        if len(ends) == 1:
-            result[ends[0]] = value
-            continue
-        suggestions = [
-            f"--{n.replace('_', '-')}"
-            for n in (ends or difflib.get_close_matches(name, _names(fields), 3, 0.5))
-        ]
-        hint = (
-            f"did you mean {' or '.join(suggestions)}?"
-            if suggestions
-            else "`ulna recipes --json` shows its fields"
-        )
-        raise UsageError(f"the recipe {recipe.name} has no field --{name.replace('_', '-')}: {hint}")
-    return result
-
-
-def _names(fields: dict[str, Any]) -> list[str]:
-    return sorted({*fields, *(n.rsplit(".", 1)[-1] for n in fields)})
+    """The fields of the recipe that is named, where one is."""
+    return fields_help(next((a for a in argv if not a.startswith("-")), ""))
 
 
 def run(args: Args, out: Output) -> int:
-    from ...datasets.store import EpisodeStore
+    args, opened = with_file(args), {}
+    if not args.phases:
+        run = plan(args, opened)
+        if not args.resume:
+            _leave_phases(Path(args.out), args.overwrite)
+        out.answer(*_answer(run, _train(run, "training")))
+        return 0
+    runs = [plan(a, opened) for a in phases(args)]  # all, before hours go into the first
+    results = list(_train_phases(runs, Path(args.out)))
+    answer, text = _answer(runs[-1], results[-1])
+    out.answer({**answer, "phases": [r.args.out for r in runs]}, text)
+    return 0
+
+
+@dataclass(frozen=True)
+class Run:
+    args: Args
+    recipe: Any
+    data: Any
+
+    def config(self) -> dict[str, Any]:
+        """As it will be written into the checkpoint."""
+        from ...policies.train.config import run_config
+
+        a = self.args
+        return run_config(
+            self.recipe, self.data, words(a.augment), a.seed, a.device, trackers(a.track), a.recipe
+        )
+
+
+def plan(args: Args, opened: dict[str, Any]) -> Run:
+    """The data that `args` name, open, and the recipe for them. opened: what is open already, to share."""
     from ...policies.recipes.all import recipe_function, recipe_names
-    from ...policies.train.data import DataOptions, features_of
-    from ...policies.train.loop import Progress, policy_features, train
+    from ...policies.train.data import DataOptions, open_data
 
     make_recipe = recipe_function(args.recipe)
     if make_recipe is None:
         raise unknown("recipe", args.recipe, recipe_names())
     if args.device:
         require_device(args.device)
-    keys = words(args.observe) or None
     options = DataOptions(
         episodes=tuple(episode_list(args.episodes)) if args.episodes else None,
         mix=tuple(_number("--mix", w) for w in words(args.mix)),
@@ -214,34 +226,130 @@ def run(args: Args, out: Output) -> int:
         raise UsageError("--validate lies in 0..1, --workers is at least 0, --alpha above 0")
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
         raise UsageError("--tolerance is a time in seconds, at least 0")
-    features = features_of([EpisodeStore.open(d) for d in args.data], options.rename, keys)
-    recipe = with_changes(make_recipe(policy_features(features, keys)), args.overrides)
-    with progress("training") as bar:
-        bar_task = bar.add_task("", total=recipe.training.steps, note="")
+    key = repr((args.data, args.observe, options))
+    if key not in opened:
+        opened[key] = open_data(args.data, words(args.observe) or None, options)
+    recipe = make_recipe(opened[key].features)
+    for layer in args.layers:
+        recipe = with_changes(recipe, layer.fields, layer.source, OPTIONS)
+    return Run(args, recipe, opened[key])
+
+
+def phases(args: Args) -> list[Args]:
+    """Each phase as a run of its own: it begins from the checkpoint of the one before, unless it says
+    otherwise, and the last one is what the folder --out holds."""
+    file, given = args.layers
+    runs = []
+    for i, phase in enumerate(args.phases):
+        layers = [file, phase, given]
+        if i and not {"start", "training.start"} & set(phase.fields):
+            layers.append(Layer("", {}, {"training.start": str(phase_folder(args.out, i))}))
+        folder = args.out if i == len(args.phases) - 1 else str(phase_folder(args.out, i + 1))
+        changes = {"out": folder, "layers": layers}
+        runs.append(_of_words(words_of(layers), changes))
+    return runs
+
+
+def phase_folder(out: str, number: int) -> Path:
+    return Path(out) / f"phase-{number}"
+
+
+def _train_phases(runs: Sequence[Run], out: Path) -> Iterator[Any]:
+    """One after the other; to resume, those that are complete are left as they are."""
+    from ...policies.train.state import STATE_FILE
+
+    first = runs[0].args
+    if not first.resume:
+        _begin_phases(runs, out, first.overwrite)
+    for i, run in enumerate(runs, 1):
+        folder, name = Path(run.args.out), f"phase {i} of {len(runs)}"
+        unfinished = (folder / STATE_FILE).exists()
+        if first.resume and (folder / "hash.json").exists() and not unfinished:
+            yield _complete(run, name)
+        else:
+            args = replace(run.args, resume=first.resume and unfinished)
+            yield _train(replace(run, args=args), name)
+
+
+def _begin_phases(runs: Sequence[Run], out: Path, overwrite: bool) -> None:
+    """Write the file that a resume reads, after looking that no phase discards another training."""
+    from ...policies.train.config import to_toml, write_atomically
+    from ...policies.train.state import require_unused
+
+    for run in runs:
+        if overwrite:  # else a resume would take an older checkpoint for a phase of this run
+            (Path(run.args.out) / "hash.json").unlink(missing_ok=True)
+        else:
+            require_unused(Path(run.args.out))
+    configs = [run.config() for run in runs]
+    for i, config in enumerate(configs[1:], 1):
+        if config["training"]["start"] == str(phase_folder(str(out), i)):
+            del config["training"]["start"]  # it follows from the order
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / PHASES_FILE, to_toml({"phase": configs}))
+
+
+def _complete(run: Run, name: str) -> Any:
+    """The result of a phase that was trained before. TrainingError where it was told otherwise."""
+    from ...policies.checkpoint import read_train, verify_checkpoint
+    from ...policies.train.config import CONFIG_FILE, changed, seen
+    from ...policies.train.error import TrainingError
+    from ...policies.train.loop import TrainResult
+
+    folder = Path(run.args.out)
+    was = seen(tomllib.loads((folder / CONFIG_FILE).read_text()))
+    if changes := changed(was, seen(run.config())):
+        raise TrainingError(f"{'; '.join(changes)}: {name} is complete, in {folder}")
+    r = read_train(folder)
+    return TrainResult(
+        folder, verify_checkpoint(folder), r.steps, r.losses, r.seconds, r.parameters, r.device
+    )
+
+
+def _leave_phases(out: Path, overwrite: bool) -> None:
+    """Where `out` holds a run of phases, a single run replaces it, or is refused."""
+    from ...policies.train.error import TrainingError
+
+    if (out / PHASES_FILE).exists() and not overwrite:
+        raise TrainingError(
+            f"{out} holds a training of several phases: go on with --resume, or discard it with --overwrite"
+        )
+    (out / PHASES_FILE).unlink(missing_ok=True)
+
+
+def _train(run: Run, name: str) -> Any:
+    from ...policies.train.loop import Progress, train
+
+    args = run.args
+    with progress(name) as bar:
+        bar_task = bar.add_task("", total=run.recipe.training.steps, note="")
 
         def report(p: Progress) -> None:
             bar.update(
                 bar_task, completed=p.step, note=f"loss {p.loss:.4f}, {p.examples_per_s:.0f} examples/s"
             )
 
-        result = train(
-            recipe,
-            args.data,
+        return train(
+            run.recipe,
+            run.data,
             args.out,
-            options=options,
             augment=words(args.augment),
-            keys=keys,
             seed=args.seed,
             device=args.device or None,
+            track=trackers(args.track),
+            called=args.recipe,
             resume=args.resume,
             overwrite=args.overwrite,
             report=report,
             say=lambda sentence: print(sentence, file=sys.stderr),
         )
+
+
+def _answer(run: Run, result: Any) -> tuple[dict[str, Any], str]:
     answer = {
         "checkpoint": str(result.checkpoint),
         "content_hash": result.content_hash,
-        "recipe": recipe.name,
+        "recipe": run.recipe.name,
         "steps": result.steps,
         "final_loss": sum(result.losses[-50:]) / len(result.losses[-50:]),
         "seconds": result.seconds,
@@ -249,12 +357,15 @@ def run(args: Args, out: Output) -> int:
         "device": result.device,
     }
     text = (
-        f"{result.checkpoint}: {recipe.name}, {result.parameters / 1e6:.2f} M parameters, "
+        f"{result.checkpoint}: {run.recipe.name}, {result.parameters / 1e6:.2f} M parameters, "
         f"{result.steps} steps in {result.seconds:.0f} s on {result.device}, "
         f"loss {answer['final_loss']:.4f}, {result.content_hash[:8]}"
     )
-    out.answer(answer, text)
-    return 0
+    return answer, text
+
+
+def trackers(text: str) -> list[str]:
+    return [w for w in words(text) if w != "none"]
 
 
 def _number(option: str, text: str) -> float:

@@ -4,7 +4,7 @@ another function in `RUNNERS`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,19 +43,20 @@ class RecipeRunner:
     """`recipe = "NAME"`: imitation of the demonstrations, as `ulna train` does it."""
 
     def check(self, arm: Arm, sharing: Sequence[Arm], features: Mapping[str, Any]) -> None:
-        from ...policies.recipe import override
+        from ..commands.recipe_fields import with_changes
 
         recipe = self._recipe(arm, features)
         for other in sharing:
             try:
-                override(recipe, dict(other.settings))
+                with_changes(recipe, other.settings)
             except ValueError as error:
                 raise StudyError(f"{other.name}, which shares its training: {error}") from None
 
     def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
         from ...datasets.store import EpisodeStore
         from ...policies.checkpoint import read_train, verify_checkpoint
-        from ...policies.train.loop import STATE_FILE, train
+        from ...policies.train.loop import train
+        from ...policies.train.state import STATE_FILE
 
         if not (out / "hash.json").is_file():
             recipe = self._recipe(arm, EpisodeStore.open(data).features)
@@ -68,12 +69,12 @@ class RecipeRunner:
         from ...policies.recipes.all import recipe_function, recipe_names
         from ...policies.train.loop import policy_features
         from ..commands.errors import unknown
-        from ..commands.train import with_changes
+        from ..commands.recipe_fields import with_changes
 
         make = recipe_function(arm.source)
         if make is None:
             raise unknown("recipe", arm.source, recipe_names())
-        return with_changes(make(policy_features(dict(features))), dict(arm.settings))
+        return with_changes(make(policy_features(dict(features))), arm.settings)
 
 
 RUNNERS: dict[str, Runner] = {"recipe": RecipeRunner()}
@@ -89,38 +90,28 @@ def decider(checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decid
     """The policy in `checkpoint`, run with `settings` (keys of `study.RUN_TIME`) in place of its own."""
     from ...policies.serving.batch import BatchPolicy
     from ...policies.serving.local import LocalPolicy
+    from ..commands.recipe_fields import with_changes
 
-    policy = BatchPolicy(LocalPolicy(checkpoint, device, settings.get("sampling_steps")))
-    executed = {k: v for k, v in settings.items() if k != "sampling_steps"}
-    policy.metadata = replace(policy.metadata, **executed)
-    return policy
+    return BatchPolicy(LocalPolicy(checkpoint, device, change=lambda recipe: with_changes(recipe, settings)))
 
 
 def task_maker(name: str, options: Mapping[str, Any]) -> Callable[[int], Any]:
     """What makes the vector environment of a task for so many episodes: of the planar ones, a PyBullet one,
     or `package.module:Name`. ValueError when there is none, or it does not take these options."""
     from ...drivers.plugins import REFERENCE, lookup
+    from ...sim.planar.all import TASKS
     from ...sim.tasks.all import task_names
     from ..commands.errors import unknown
 
-    planar = _planar()
-    if name in planar:
-        return partial(planar[name], **options)
+    if name in TASKS:
+        return partial(TASKS[name], **options)
     if REFERENCE.fullmatch(name):
         return partial(lookup("ulna.tasks", {}, name), **options)
     if name not in task_names():
-        raise unknown("task", name, [*planar, *task_names()])
+        raise unknown("task", name, [*TASKS, *task_names()])
     from ...sim.vector import vector_env
 
     def make(n: int) -> Any:
         return vector_env(name, num_envs=n, **options)
 
     return make
-
-
-def _planar() -> Mapping[str, Callable[..., Any]]:
-    try:
-        from ...sim.planar.all import TASKS
-    except ModuleNotFoundError:
-        return {}
-    return TASKS

@@ -53,7 +53,7 @@ from typing import Any
 from .expect import Expectation
 
 MAIN = "main"
-RUN_TIME = ("sampling_steps", "n_action_steps", "decoder", "ensemble_decay")
+RUN_TIME = ("sampling_steps", "n_action_steps", "decoder", "ensemble_decay", "solver", "steering")
 QUICK_EPISODES = 10
 
 
@@ -209,7 +209,8 @@ def _arm(name: str, table: Mapping[str, Any], where: str) -> Arm:
         )
     settings = dict(_flat({k: v for k, v in table.items() if k not in kinds}))
     if kinds == ["of"]:
-        _require_keys(settings, RUN_TIME, f"{where}: what an arm that shares a training can change is")
+        heads = {k.split(".")[0]: v for k, v in settings.items()}
+        _require_keys(heads, RUN_TIME, f"{where}: what an arm that shares a training can change is")
         return Arm(name, "", "", settings, str(table["of"]))
     return Arm(name, kinds[0], str(table[kinds[0]]), settings)
 

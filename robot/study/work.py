@@ -29,7 +29,7 @@ import numpy as np
 from ..report.report import commit, machine
 from ..rollout import Rollout, env_features, rollout
 from .arms import decider, runner, task_maker
-from .demonstrations import demonstrate, record_demonstrations
+from .demonstrations import record_demonstrations
 from .study import Arm, Study, StudyError, Variant, read_study
 
 ROWS = 100  # episodes at once in an evaluation
@@ -132,13 +132,15 @@ class Work:
         folder, d = self.folder / variant.name / "data", variant.demonstrations
         with self._alone(folder.parent / "data.lock"):
             if not folder.is_dir():
+                from ...sim.planar.demonstrations import demonstrations
+
                 make = task_maker(variant.task, variant.options)
                 env = make(1)
                 features, hz, name = env_features(env), float(env.control_hz), str(env.task_name)
                 env.close()
                 seeds = range(d.first_seed, d.first_seed + d.count)
                 record_demonstrations(
-                    demonstrate(make, seeds, d.noise, **d.mode), folder, features, hz, f"sim:{name}"
+                    demonstrations(make, seeds, d.noise, **d.mode), folder, features, hz, f"sim:{name}"
                 )
         return folder
 

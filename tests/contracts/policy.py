@@ -11,7 +11,7 @@ import numpy as np
 from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.serving.request import Request
+from ulna.policies.request import Request
 
 
 class Follow:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contracts.data import FEATURES
 
-from ulna.policies.recipe import Recipe, override
+from ulna.policies.parts import override
+from ulna.policies.recipe import Recipe
 from ulna.policies.recipes.all import RECIPES
 
 SMALL = {

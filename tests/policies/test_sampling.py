@@ -7,17 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ulna.policies.contexts.context import Context
-from ulna.policies.hooks.hook import Hook, Start, Step
+from ulna.policies.field import Field
+from ulna.policies.hooks.hook import Hook
 from ulna.policies.hooks.inpaint import Inpaint
 from ulna.policies.objectives.diffusion import Diffusion
 from ulna.policies.objectives.flow import Flow
-from ulna.policies.objectives.objective import Objective, Path
+from ulna.policies.objectives.objective import Objective
 from ulna.policies.objectives.regression import Regression
 from ulna.policies.pred import Pred
-from ulna.policies.sampler import sample
+from ulna.policies.request import Request
+from ulna.policies.sampler import Sampled
+from ulna.policies.sampler import sample as sample_with
+from ulna.policies.solvers.ddim import DDIM
+from ulna.policies.solvers.dpm import DPM
+from ulna.policies.solvers.heun import Heun
+from ulna.policies.solvers.solver import Solver
 
 MEANS, WIDTHS, WEIGHTS = torch.tensor([-0.6, 0.7]), torch.tensor([0.10, 0.15]), torch.tensor([0.3, 0.7])
 DOUBLE = torch.float64
@@ -54,12 +63,26 @@ class Ideal(nn.Module):
 
 
 CONTEXT = Context(torch.zeros(1, 1, 1), torch.zeros(1, 1))
-IDEALS: list[tuple[Objective, str, int]] = [
-    (Flow(), "velocity", 40),
-    (Flow(predict="x"), "x", 40),
-    (Diffusion(sampler="ddim"), "eps", 50),
-    (Diffusion(sampler="ddpm"), "eps", 100),
+EULER, DDIM1, DDPM = DDIM(), DDIM(clip=1.0), DDIM(eta=1.0, clip=1.0)
+IDEALS: list[tuple[Objective, Solver, str, int]] = [
+    (Flow(), EULER, "velocity", 40),
+    (Flow(predict="x"), EULER, "x", 40),
+    (Flow(), Heun(), "velocity", 20),
+    (Flow(), DPM(), "velocity", 20),
+    (Flow(), DDIM(eta=1.0), "velocity", 100),
+    (Diffusion(), DDIM1, "eps", 50),
+    (Diffusion(), Heun(), "eps", 20),
+    (Diffusion(), DPM(), "eps", 20),
+    (Diffusion(), DDPM, "eps", 100),
 ]
+EACH = pytest.mark.parametrize(("objective", "solver", "of", "steps"), IDEALS)
+
+
+def sample(
+    net: nn.Module, objective: Objective, solver: Solver, shape, steps: int, seed=0, hooks=(), **more
+) -> Sampled:  # type: ignore[no-untyped-def]
+    context = CONTEXT.repeat(shape[0])
+    return sample_with(net, objective, solver, context, shape, steps, seed, hooks, **more)
 
 
 @pytest.mark.parametrize("level", [0.02, 0.3, 0.5, 0.9])
@@ -95,12 +118,33 @@ def test_a_tilt_is_the_mixture_reweighted() -> None:
     torch.testing.assert_close(tilted.alpha * tilted.x + tilted.sigma * tilted.eps, a)
 
 
-@pytest.mark.parametrize(("objective", "of", "steps"), IDEALS)
-def test_sampling_with_the_ideal_network_gives_the_mixture(objective: Objective, of: str, steps: int) -> None:
+@given(st.floats(0, 1), st.floats(-3, 3))
+def test_guidance_is_finite_at_every_level_and_keeps_the_chunk(tau: float, push: float) -> None:
+    a = torch.linspace(-2, 2, 9, dtype=DOUBLE)
+    level = torch.tensor(tau, dtype=DOUBLE)
+    for pred in (
+        Pred.from_velocity(a, level, torch.sin(a)),
+        Pred.from_x(a, level, (1 - level**2).sqrt(), torch.cos(a)),
+    ):
+        moved = pred.push(torch.full_like(a, push))
+        assert torch.isfinite(moved.x).all()
+        assert torch.isfinite(moved.eps).all()
+        torch.testing.assert_close(moved.velocity, pred.velocity + push)
+        torch.testing.assert_close(
+            moved.alpha * moved.x + moved.sigma * moved.eps, pred.alpha * pred.x + pred.sigma * pred.eps
+        )
+        assert torch.isfinite(pred.tilt(torch.ones_like(a), push).x).all()
+
+
+@EACH
+def test_sampling_with_the_ideal_network_gives_the_mixture(
+    objective: Objective, solver: Solver, of: str, steps: int
+) -> None:
     net = Ideal(of)
-    draw = sample(net, objective, CONTEXT, (1, 64, 64), steps, seed=0)
-    x = draw.chunk.flatten()
-    assert draw.nfe == net.calls == steps
+    sampled = sample(net, objective, solver, (1, 64, 64), steps)
+    x = sampled.chunk.flatten()
+    assert sampled.nfe.tolist() == [net.calls]
+    assert net.calls == (2 * steps - 1 if isinstance(solver, Heun) else steps), "a Heun step asks twice"
     high = x > 0
     assert high.float().mean() == pytest.approx(0.7, abs=0.03)
     # few steps widen or narrow the modes a little; where they lie is what counts
@@ -110,55 +154,73 @@ def test_sampling_with_the_ideal_network_gives_the_mixture(objective: Objective,
 
 
 def test_regression_gives_the_mean_in_one_pass() -> None:
-    net = Ideal("x")
-    draw = sample(net, Regression(), CONTEXT, (1, 2, 3), 1, seed=0)
-    assert draw.nfe == 1
+    sampled = sample(Ideal("x"), Regression(), EULER, (1, 2, 3), 1)
+    assert sampled.nfe.tolist() == [1]
     torch.testing.assert_close(
-        draw.chunk, torch.full((1, 2, 3), float((MEANS * WEIGHTS).sum())), atol=1e-4, rtol=0
+        sampled.chunk, torch.full((1, 2, 3), float((MEANS * WEIGHTS).sum())), atol=1e-4, rtol=0
     )
 
 
-@pytest.mark.parametrize(("objective", "of", "steps"), IDEALS)
-def test_hooks_that_do_nothing_change_no_bit(objective: Objective, of: str, steps: int) -> None:
-    base = sample(Ideal(of), objective, CONTEXT, (3, 4, 2), steps, seed=5).chunk
-    assert torch.equal(
-        base, sample(Ideal(of), objective, CONTEXT, (3, 4, 2), steps, 5, [Hook(), Hook()]).chunk
-    )
-    assert not torch.equal(base, sample(Ideal(of), objective, CONTEXT, (3, 4, 2), steps, 6).chunk)
+@EACH
+def test_hooks_that_do_nothing_change_no_bit(
+    objective: Objective, solver: Solver, of: str, steps: int
+) -> None:
+    base = sample(Ideal(of), objective, solver, (3, 4, 2), steps, 5).chunk
+    same = sample(Ideal(of), objective, solver, (3, 4, 2), steps, 5, [Hook(), Hook()]).chunk
+    assert torch.equal(base, same)
+    assert not torch.equal(base, sample(Ideal(of), objective, solver, (3, 4, 2), steps, 6).chunk)
 
 
-@pytest.mark.parametrize(("objective", "of", "steps"), [*IDEALS, (Regression(), "x", 1)])
-def test_inpainting_ends_on_the_known_prefix(objective: Objective, of: str, steps: int) -> None:
-    prefix = torch.tensor([[0.7, -0.6], [0.7, -0.6]])
-    draw = sample(Ideal(of), objective, CONTEXT, (3, 8, 2), steps, 1, [Inpaint(prefix)]).chunk
-    torch.testing.assert_close(draw[:, :2], prefix.expand(3, 2, 2), atol=1e-6, rtol=0)
-    free = sample(Ideal(of), objective, CONTEXT, (3, 8, 2), steps, 1).chunk
-    assert torch.isfinite(draw).all()
-    if steps > 1:
-        assert not torch.allclose(free[:, :2], prefix.expand(3, 2, 2), atol=1e-3)
-    with pytest.raises(ValueError, match="prefix has 9"):
-        sample(Ideal(of), objective, CONTEXT, (1, 8, 2), steps, 1, [Inpaint(torch.zeros(9, 2))])
+@EACH
+def test_a_row_with_a_seed_of_its_own_does_not_depend_on_its_neighbours(
+    objective: Objective, solver: Solver, of: str, steps: int
+) -> None:
+    together = sample(Ideal(of), objective, solver, (3, 4, 2), steps, [7, 8, 9]).chunk
+    alone = [sample(Ideal(of), objective, solver, (1, 4, 2), steps, seed).chunk for seed in (7, 8, 9)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="2 seeds for 3 observations"):
+        sample(Ideal(of), objective, solver, (3, 4, 2), steps, [7, 8])
 
 
 @dataclass(frozen=True)
-class Candidates(Hook):
-    """H1: N candidates from the hook's own stream."""
+class Known:
+    """A policy whose actions are what the network sees."""
 
-    n: int
+    def normalise_past(self, past_BdA: Tensor, observation: object) -> Tensor:
+        return past_BdA
 
-    def initialise(self, start: Start, path: Path, rng: torch.Generator) -> Start:
-        more = torch.randn((len(start.a), self.n - 1, *start.a.shape[1:]), generator=rng)
-        noise = torch.cat([start.noise[:, None], more], dim=1).flatten(0, 1)
-        return Start(noise, noise, 0, self.n)
+
+@pytest.mark.parametrize(("objective", "solver", "of", "steps"), [*IDEALS, (Regression(), EULER, "x", 1)])
+def test_inpainting_ends_on_what_was_sent(objective: Objective, solver: Solver, of: str, steps: int) -> None:
+    sent = torch.tensor([[0.7, -0.6], [0.7, -0.6]]).expand(3, 2, 2)
+
+    def draw(past: Tensor | None) -> Tensor:
+        return sample(
+            Ideal(of), objective, solver, (3, 8, 2), steps, 1, [Inpaint()],
+            request=Request({}, past=past), policy=Known(),
+        ).chunk  # fmt: skip
+
+    held = draw(sent)
+    torch.testing.assert_close(held[:, :2], sent, atol=1e-6, rtol=0)
+    assert torch.isfinite(held).all()
+    free = sample(Ideal(of), objective, solver, (3, 8, 2), steps, 1).chunk
+    assert torch.equal(draw(None), free), "without a past the chunk is drawn freely"
+    with pytest.raises(ValueError, match="prefix has 9"):
+        draw(torch.zeros(3, 9, 2))
 
 
 @dataclass(frozen=True)
 class Nearest(Hook):
-    """H5: the candidate nearest to `to`; those on the wrong side of 0 are ruled out."""
+    """H5: the candidate nearest to `to` of n; those on the wrong side of 0 are ruled out."""
 
     to: float
+    n: int = 24
 
-    def score(self, chunks_BNHA: Tensor, context: Context) -> Tensor:
+    @property
+    def wants_candidates(self) -> int:
+        return self.n
+
+    def score(self, chunks_BNHA: Tensor, field: Field) -> Tensor:
         mean = chunks_BNHA.mean((2, 3))
         return torch.where(mean * self.to > 0, -(mean - self.to).abs(), -torch.inf)
 
@@ -169,22 +231,40 @@ class Guide(Hook):
 
     weight: float
 
-    def transform(self, pred: Pred, step: Step, context: Context, rng: torch.Generator) -> Pred:
-        return pred if step.i == 0 else pred.tilt(torch.ones_like(pred.a), self.weight)
+    def guide(self, field: Field, rng: torch.Generator) -> Field:
+        def belief(a: Tensor, i: int, context: Context, rows: Tensor | None) -> Pred:
+            return field(a, i, context, rows=rows).push(torch.full_like(a, self.weight))
+
+        return field.with_belief(belief)
 
 
 @pytest.mark.parametrize("to", [-0.6, 0.7])
 def test_the_best_candidate_is_chosen(to: float) -> None:
-    draw = sample(Ideal("velocity"), Flow(), CONTEXT, (5, 1, 1), 20, 0, [Candidates(24), Nearest(to)])
-    assert draw.nfe == 20 * 24
-    assert (draw.chunk - to).abs().max() < 0.25
+    sampled = sample(Ideal("velocity"), Flow(), EULER, (5, 1, 1), 20, 0, [Nearest(to)])
+    assert sampled.nfe.tolist() == [20 * 24] * 5
+    assert (sampled.chunk - to).abs().max() < 0.25
+    assert sampled.candidates.shape == (5, 24, 1, 1)
+    best = sampled.scores.argmax(1)  # type: ignore[union-attr]
+    assert torch.equal(sampled.candidates[torch.arange(5), best], sampled.chunk)
 
 
-@pytest.mark.parametrize(("objective", "of", "steps"), IDEALS)
-def test_guidance_moves_mass_to_the_better_mode(objective: Objective, of: str, steps: int) -> None:
-    shape = (1, 32, 32)
-    plain = (sample(Ideal(of), objective, CONTEXT, shape, steps, 0).chunk > 0).float().mean()
-    guided = (sample(Ideal(of), objective, CONTEXT, shape, steps, 0, [Guide(0.5)]).chunk > 0).float().mean()
+def test_hooks_share_candidates_and_the_first_is_what_would_be_drawn_alone() -> None:
+    alone = sample(Ideal("velocity"), Flow(), EULER, (2, 4, 1), 10, 3).chunk
+    few = sample(Ideal("velocity"), Flow(), EULER, (2, 4, 1), 10, 3, [Nearest(0.7, 4)])
+    both = sample(Ideal("velocity"), Flow(), EULER, (2, 4, 1), 10, 3, [Nearest(0.7, 4), Nearest(0.6, 9)])
+    assert both.candidates.shape[1] == 9
+    torch.testing.assert_close(few.candidates[:, 0], alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(both.candidates[:, 0], alone, atol=1e-6, rtol=0)
+
+
+@EACH
+def test_guidance_moves_mass_to_the_better_mode(
+    objective: Objective, solver: Solver, of: str, steps: int
+) -> None:
+    plain = (sample(Ideal(of), objective, solver, (1, 32, 32), steps).chunk > 0).float().mean()
+    guided = (
+        (sample(Ideal(of), objective, solver, (1, 32, 32), steps, 0, [Guide(0.5)]).chunk > 0).float().mean()
+    )
     assert guided > plain + 0.05
 
 
@@ -193,16 +273,91 @@ def test_a_hooks_stream_is_its_own() -> None:
 
     @dataclass(frozen=True)
     class Draws(Hook):
-        def project(self, a: Tensor, step: Step, rng: torch.Generator) -> Tensor:
+        def project(self, a: Tensor, i: int, field: Field, rng: torch.Generator) -> Tensor:
             draws.append(float(torch.rand((), generator=rng)))
             return a
 
-    base = sample(Ideal("eps"), Diffusion(sampler="ddpm"), CONTEXT, (1, 2, 2), 100, 3).chunk
-    again = sample(Ideal("eps"), Diffusion(sampler="ddpm"), CONTEXT, (1, 2, 2), 100, 3, [Draws()]).chunk
+    base = sample(Ideal("eps"), Diffusion(), DDPM, (1, 2, 2), 100, 3).chunk
+    again = sample(Ideal("eps"), Diffusion(), DDPM, (1, 2, 2), 100, 3, [Draws()]).chunk
     assert torch.equal(base, again), "what a hook draws never changes the base sampler's noise"
     assert len(np.unique(draws)) == 100
 
 
+def test_a_guide_asks_again_differentiates_and_is_counted() -> None:
+    slopes: list[float] = []
+
+    @dataclass(frozen=True)
+    class Differentiates(Hook):
+        def guide(self, field: Field, rng: torch.Generator) -> Field:
+            def belief(a: Tensor, i: int, context: Context, rows: Tensor | None) -> Pred:
+                with torch.enable_grad():
+                    at = a.detach().requires_grad_()
+                    pred = field(at, i, grad=True)
+                    (slope,) = torch.autograd.grad(pred.x.sum(), at)
+                slopes.append(float(slope.mean()))
+                return field(a, i, context, rows=rows)
+
+            return field.with_belief(belief)
+
+    net = Ideal("velocity")
+    sampled = sample(net, Flow(), EULER, (2, 4, 3), 10, 0, [Differentiates()])
+    assert net.calls == 20
+    assert sampled.nfe.tolist() == [20, 20]
+    assert len(slopes) == 10
+    assert max(map(abs, slopes)) > 0
+    base = sample(Ideal("velocity"), Flow(), EULER, (2, 4, 3), 10, 0).chunk
+    torch.testing.assert_close(sampled.chunk, base)
+
+
+def test_a_refinement_may_sample_again_from_a_noisier_level() -> None:
+    levels: list[int] = []
+
+    @dataclass(frozen=True)
+    class Again(Hook):
+        def refine(self, a: Tensor, field: Field, rng: torch.Generator) -> Tensor:
+            level = field.path[5]
+            noise = torch.randn(a.shape, generator=rng)
+            levels.append(5)
+            return field.sample_from(level.alpha * a + level.sigma * noise, 5)
+
+    sampled = sample(Ideal("velocity"), Flow(), EULER, (1, 32, 32), 10, 0, [Again()])
+    assert sampled.nfe.tolist() == [15]
+    assert levels == [5]
+    x = sampled.chunk
+    assert x[x > 0].mean() == pytest.approx(0.7, abs=0.05)
+
+
+def test_the_chain_replays_and_its_log_probabilities_are_the_gaussians() -> None:
+    sampled = sample(Ideal("eps"), Diffusion(), DDPM, (2, 3, 2), 20, 4, keep_chain=True)
+    assert len(sampled.chain) == 20
+    befores = [a for a, _ in sampled.chain] + [sampled.chunk]
+    for (_, move), after in zip(sampled.chain, befores[1:], strict=True):
+        if move.std:
+            expected = torch.distributions.Normal(move.mean, move.std).log_prob(after).flatten(1).sum(1)
+            torch.testing.assert_close(move.log_prob(after), expected)
+        else:
+            torch.testing.assert_close(move.mean, after)
+            with pytest.raises(ValueError, match="deterministic"):
+                move.log_prob(after)
+
+
+def test_gradients_pass_through_the_steps_on_request() -> None:
+    net = nn.Linear(1, 1)
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
+            return net(x)
+
+    chunk = sample(Net(), Flow(), EULER, (1, 4, 1), 5, grad=True).chunk
+    chunk.sum().backward()
+    assert net.weight.grad is not None
+    assert net.weight.grad.abs() > 0
+    assert not sample(Net(), Flow(), EULER, (1, 4, 1), 5).chunk.requires_grad
+
+
 def test_more_steps_than_trained_are_refused() -> None:
     with pytest.raises(ValueError, match=r"1\.\.100"):
-        sample(Ideal("eps"), Diffusion(), CONTEXT, (1, 1, 1), 101, 0)
+        sample(Ideal("eps"), Diffusion(), EULER, (1, 1, 1), 101)
+    for solver in (Heun(), DPM()):
+        with pytest.raises(ValueError, match="deterministic"):
+            sample(Ideal("x"), Regression(), solver, (1, 1, 1), 1)

@@ -19,12 +19,14 @@ import pytest
 from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.backbones.transformer import Transformer
-from ulna.policies.recipe import PARTS, field_help, settings
+from ulna.policies.parts import PARTS, field_help, settings
 from ulna.policies.recipes.all import RECIPES
-from ulna.policies.train.loop import STATE_FILE, Progress, train
+from ulna.policies.train.loop import Progress, train
+from ulna.policies.train.state import STATE_FILE
 from ulna.robot.cli import COMMANDS, SUBCOMMANDS, main, module_name
 from ulna.robot.commands.parsing import episode_list
-from ulna.robot.commands.train import split_overrides, with_changes
+from ulna.robot.commands.recipe_fields import with_changes
+from ulna.robot.commands.train import split_overrides
 
 COMMANDS_FOLDER = Path(__file__).parents[2] / "robot" / "commands"
 TINY = ["--steps", "3", "--batch-size", "8", "--backbone.widths", "16", "32"]
@@ -101,7 +103,7 @@ def test_choices_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--device cpu|cuda|cuda:N" in help_of("serve")
     assert "flow|diffusion_unet|diffusion_transformer|act" in help_of("train")
     text = help_of("train", "flow")
-    assert "--backbone UNet1D  {UNet1D,Transformer}" in text
+    assert "--backbone UNet1D  {UNet1D,Transformer," in text
     assert "--decoder slice  {slice,ensemble}" in text
     assert "Actions in the predicted chunk" in text
 
@@ -277,7 +279,7 @@ def test_a_disk_without_room_is_one_sentence_and_keeps_the_last_state(
     line = without_room()
     assert line.startswith(f"ulna: cannot write to {out}: File too large")
     assert line.endswith("train again")
-    assert [p.name for p in out.iterdir()] == ["tensorboard"], "nothing half-written"
+    assert {p.name for p in out.iterdir()} == {"config.toml", "tensorboard"}, "nothing half-written"
 
     recipe = RECIPES["flow"](EpisodeStore.open(run / "data").features)
     recipe = with_changes(

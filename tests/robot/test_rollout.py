@@ -15,7 +15,8 @@ from contracts.vector_env import STATE, XY, Go
 from ulna.datasets.features import ACTION, PAST, Feature, FeatureMismatch
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.policies.serving.batch import BatchPolicy
+from ulna.policies.request import Request
+from ulna.policies.serving.batch import Answers, BatchPolicy
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.train.loop import train
@@ -31,9 +32,13 @@ POINT = {k: Feature((2,), "float32", XY.names, XY.units) for k in (STATE, ACTION
 
 class Drawn:
     """A policy whose chunk is a function of all that it is told: history, past, task and seed. It moves
-    towards zero. `asked`: how many rows each inference had."""
+    towards zero. counts: it remembers how often it was asked, and says how much to execute by that. `asked`:
+    how many rows each inference had."""
 
-    def __init__(self, features: Mapping[str, Feature], decoder: str = "slice", past: int = 0) -> None:
+    def __init__(
+        self, features: Mapping[str, Feature], decoder: str = "slice", past: int = 0, counts: bool = False
+    ) -> None:
+        self.counts = counts
         self.metadata = Metadata(
             features={k: features[k] for k in (STATE, ACTION)},
             n_obs_steps=3,
@@ -49,21 +54,38 @@ class Drawn:
         history, past = request[STATE], request.get(PAST)
         noise = np.random.default_rng([request["_rt"]["seed"], len(request["task"])]).normal(size=(6, 1))
         far = history.mean(0) if past is None else 0.9 * past[-1]
-        return {"actions": (far * 0.8 + 0.02 * noise).astype(np.float32), "nfe": 3}
+        reply = {"actions": (far * 0.8 + 0.02 * noise).astype(np.float32), "nfe": 3}
+        if self.counts:
+            count = 1 + request["_rt"].get("memory", 0)
+            reply |= {"memory": count, "execute": 1 + count % 3}
+        return reply
 
-    def decide(self, observation: Mapping[str, Any], seeds: Sequence[int]) -> tuple[np.ndarray, int]:
-        self.asked.append(len(seeds))
-        rows = [{k: v[i] for k, v in observation.items()} for i in range(len(seeds))]
-        replies = [self.infer({**row, "_rt": {"seed": s}}) for row, s in zip(rows, seeds, strict=True)]
-        return np.stack([r["actions"] for r in replies]), 3
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        self.asked.append(len(requests))
+        assert len({(r.past is None, r.memory is None) for r in requests}) == 1
+        replies = [self.infer(r.to_wire()) for r in requests]
+        chunks, nfe = np.stack([r["actions"] for r in replies]), np.full(len(requests), 3)
+        if not self.counts:
+            return Answers(chunks, nfe)
+        memory, execute = ([r[k] for r in replies] for k in ("memory", "execute"))
+        return Answers(chunks, nfe, np.array(memory), np.array(execute))
 
 
-@pytest.mark.parametrize(("decoder", "past"), [("slice", 0), ("slice", 2), ("ensemble", 0), ("ensemble", 1)])
-def test_a_row_lives_the_episode_of_an_agent_of_its_own(decoder: str, past: int) -> None:
-    policy, seeds = Drawn(POINT, decoder, past), [7, 3, 11, 5, 2]
+@pytest.mark.parametrize(
+    ("decoder", "past", "counts"),
+    [
+        ("slice", 0, False),
+        ("slice", 2, True),
+        ("slice", 0, True),
+        ("ensemble", 0, False),
+        ("ensemble", 1, False),
+    ],
+)
+def test_a_row_lives_the_episode_of_an_agent_of_its_own(decoder: str, past: int, counts: bool) -> None:
+    policy, seeds = Drawn(POINT, decoder, past, counts), [7, 3, 11, 5, 2]
     many = rollout(policy, Go(3), seeds, traces=5)
     for seed, outcome, trace in zip(seeds, many.outcomes, many.traces, strict=True):
-        env, agent = Go(1), PolicyAgent(Drawn(POINT, decoder, past), POINT)
+        env, agent = Go(1), PolicyAgent(Drawn(POINT, decoder, past, counts), POINT)
         observation, info = env.reset(seed=[seed])
         agent.reset(str(info["task"][0]), seed)
         over, sent, states = False, [], []
@@ -152,13 +174,14 @@ def test_a_checkpoint_draws_for_a_row_what_it_draws_alone(tmp_path: Path) -> Non
         train(small("flow", features), tmp_path / "data", tmp_path / "flow")
         policy = LocalPolicy(tmp_path / "flow")
         vectors = {k: f for k, f in policy.metadata.features.items() if k != ACTION}
-        batch = {k: rng.normal(size=(4, 2, *f.shape)).astype(np.float32) for k, f in vectors.items()}
-        chunks, nfe = BatchPolicy(policy).decide(batch, [5, 6, 7, 5])
-        assert nfe == policy.sampling_steps
-        for i, seed in enumerate([5, 6, 7, 5]):
-            row = {k: v[i] for k, v in batch.items()}
-            alone = policy.infer({**row, "_rt": {"seed": seed}})["actions"]
-            np.testing.assert_allclose(chunks[i], alone, atol=1e-5)
+        requests = [
+            Request({k: rng.normal(size=(2, *f.shape)).astype(np.float32) for k, f in vectors.items()}, seed)
+            for seed in (5, 6, 7, 5)
+        ]
+        answers = BatchPolicy(policy).decide(requests)
+        assert answers.nfe.tolist() == [policy.sampling_steps] * 4
+        for request, chunk in zip(requests, answers.chunks, strict=True):
+            np.testing.assert_allclose(chunk, policy.infer(request.to_wire())["actions"], atol=1e-5)
 
         one = evaluate(rig, PolicyAgent(policy, features), 3)
         many = evaluate_at_once(rig, policy, 3, batch=2, video_dir=tmp_path / "film", videos=1)

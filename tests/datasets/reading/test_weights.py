@@ -19,11 +19,12 @@ from ulna.datasets.reading.weights import episode_weights, weighted_indices
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.policies.recipe import override
+from ulna.policies.parts import override
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.train.augment import augment_batch
-from ulna.policies.train.data import DataOptions, open_data
-from ulna.policies.train.loop import TrainingError, policy_features, train
+from ulna.policies.train.data import DataOptions, TrainingData, TrainingWindows, open_data, policy_features
+from ulna.policies.train.error import TrainingError
+from ulna.policies.train.loop import train
 
 
 def test_draws_follow_the_weights_and_only_the_step() -> None:
@@ -128,8 +129,8 @@ def test_a_mix_needs_a_positive_share_of_each(tmp_path: Path, shares: tuple[floa
         window_weights(parts, [None, None], shares)
 
 
-def spec_of(features: Any) -> WindowSpec:
-    return WindowSpec(1, 2, keys=tuple(k for k in features if k != ACTION))
+def short_windows(data: TrainingData) -> TrainingWindows:
+    return data.windows(WindowSpec(1, 2, keys=tuple(k for k in data.features if k != ACTION)))
 
 
 def small(steps: int, **changes: Any) -> Any:
@@ -147,11 +148,10 @@ def test_training_on_a_weighted_augmented_mixture_resumes_exactly(tmp_path: Path
     for name, lengths in (("a", (12, 9, 14, 8)), ("b", (10, 7, 9))):
         store = write_store(tmp_path / name, lengths, WITH_IMAGE)
         relabel(store, [0], {"weight": 3.0})
-    data = [tmp_path / "a", tmp_path / "b"]
     lines: list[str] = []
     options = DataOptions(mix=(0.3, 0.7), weights="stored", validate=0.3, workers=1, cache="none")
+    data = open_data([tmp_path / "a", tmp_path / "b"], options=options)
     common: dict[str, Any] = {
-        "options": options,
         "augment": ["crop", "color", "blur"],
         "device": "cpu",
         "say": lines.append,
@@ -173,7 +173,7 @@ def test_training_on_a_weighted_augmented_mixture_resumes_exactly(tmp_path: Path
     resumed_notes = json.loads((tmp_path / "cut" / "train.json").read_text())
     assert resumed_notes["validation_losses"] == whole_notes["validation_losses"]
     assert resumed.content_hash == whole.content_hash
-    plain = train(small(8), data, tmp_path / "plain", options=options, device="cpu")
+    plain = train(small(8), data, tmp_path / "plain", device="cpu")
     assert plain.losses != whole.losses
 
 
@@ -188,18 +188,21 @@ def test_a_resumed_run_must_see_and_draw_what_it_was_begun_with(tmp_path: Path) 
         if progress.step == 2:
             raise KeyboardInterrupt
 
-    common: dict[str, Any] = {"device": "cpu", "options": DataOptions(weights="stored")}
+    def run(camera: str, **how: Any) -> Any:
+        data = open_data(store.path, [STATE, camera], DataOptions(weights="stored"))
+        return train(recipe, data, tmp_path / "o", device="cpu", **how)
+
     for i in range(2):
         relabel(store, [i], {"weight": 1.0 + i})
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, report=stop)
-    with pytest.raises(TrainingError, match="was begun with another observation: resume"):
-        train(recipe, store.path, tmp_path / "o", keys=[STATE, wrist], **common, resume=True)
+        run(CAMERA, report=stop)
+    with pytest.raises(TrainingError, match=f"--observe was {STATE} {CAMERA}, not {STATE} {wrist}: "):
+        run(wrist, resume=True)
     relabel(store, [0], {"weight": 50.0})
-    with pytest.raises(TrainingError, match="was begun with another weighting: resume"):
-        train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, resume=True)
+    with pytest.raises(TrainingError, match="the weights of the episodes are not those that it began with"):
+        run(CAMERA, resume=True)
     relabel(store, [0], {"weight": 1.0})
-    assert train(recipe, store.path, tmp_path / "o", keys=[STATE, CAMERA], **common, resume=True).steps == 4
+    assert run(CAMERA, resume=True).steps == 4
 
 
 def test_alignment_and_tolerance_reach_the_windows(tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_alignment_and_tolerance_reach_the_windows(tmp_path: Path) -> None:
         writer.end({})
 
     def newest(**how: Any) -> list[int]:
-        windows = open_data([store.path], None, spec_of, DataOptions(**how), policy_features).windows
+        windows = short_windows(open_data(store.path, None, DataOptions(**how))).train
         return windows.batch(np.arange(len(windows)))[CAMERA][:, -1, 0, 0, 0].tolist()
 
     assert newest() == [0, 1, 2, 3, 4, 5, 6, 7], "at tick i the frame before was the newest there"
@@ -263,7 +266,7 @@ def test_weights_are_on_one_scale_over_all_datasets(tmp_path: Path) -> None:
 
     for weighting in ("return-rw", "success"):
         options = DataOptions(weights=weighting)  # type: ignore[arg-type]
-        data = open_data([tmp_path / "bad", tmp_path / "good"], None, spec_of, options, policy_features)
+        data = short_windows(open_data([tmp_path / "bad", tmp_path / "good"], None, options))
         draws = np.concatenate([data.indices(32, 0, s) for s in range(30)])
         assert (draws >= 30).mean() > 0.999
 

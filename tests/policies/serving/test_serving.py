@@ -22,7 +22,7 @@ from ulna.datasets.features import Feature
 from ulna.policies.serving.client import PolicyClient, PolicyServerError
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import ProtocolError, pack, unpack
-from ulna.policies.serving.request import Request
+from ulna.policies.request import Request
 from ulna.policies.serving.server import PolicyServer, ServerError
 
 arrays = hnp.arrays(

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ulna.policies.backbones.backbone import Head, Sizes, require_head
 from ulna.policies.contexts.context import Context
 
 
@@ -20,8 +21,9 @@ class WholeChunkMLP:
     depth: int = 2
     """Number of hidden layers, at least 1."""
 
-    def build(self, action_dim: int, horizon: int, token_width: int, pooled_width: int) -> nn.Module:
-        return _Net(self, action_dim * horizon, pooled_width)
+    def build(self, sizes: Sizes, head: Head) -> nn.Module:
+        require_head(self, head, Head("chunk", forward_mode=True, second_order=True))
+        return _Net(self, sizes.action_dim * sizes.horizon, sizes.pooled_width)
 
 
 class _Net(nn.Module):

@@ -1,0 +1,86 @@
+"""What a window holds: observations and actions, and what single methods need besides.
+
+Legend: B batch, T = n_obs_steps, H = horizon, F = len(future), P = prompts, L = prompt_length, K = chain,
+A action dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .align import Alignment
+
+Goal = Literal["none", "last", "future"]
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """Observations t-n_obs_steps+1 … t of `keys`; actions t-n_past_actions … t-n_past_actions+horizon-1. All
+    that comes after `tolerance_s` is off by default and then leaves no trace in a batch.
+
+    Raises ValueError where a number is out of its range."""
+
+    n_obs_steps: int
+    """Observations of a window, the current one included."""
+    horizon: int
+    """Actions of a window, past ones included."""
+    n_past_actions: int = 0
+    """Actions before the current tick."""
+    keys: tuple[str, ...] = ()
+    """The observations."""
+    align: Alignment = "seen"
+    """Which row of a stream of another rate belongs to a tick: the newest that was received by then ("seen",
+    what a policy will have), the one captured nearest, or for vectors a straight line between two."""
+    tolerance_s: float | None = None
+    """How old that row may be; None: two periods of the slower of stream and loop, plus the delay of the
+    stream from capture to receipt."""
+    task: bool = False
+    """`task` `(B,)` unicode: the instruction of the episode."""
+    next_after: int = 0
+    """Ticks n to the next window, 0: none. For temporal differences over chunks and for models of the world:
+    `next.<key>` `(B, T, *shape)` at tick t+n or the episode's last, `next.ticks` `(B,)` int64 how far ahead
+    that is, `reward` `(B, n)` float32 of the ticks t … t+n-1, 0 beyond the end, and `alive` `(B,)` float32.
+
+    alive is 0 where one of those n ticks was the last of an episode that succeeded: it terminated, and no
+    value follows its reward. One that was cut off or ran out of time goes on beyond its record: alive stays 1
+    and `next` is its last window, next.ticks < n ticks ahead (0 at the last itself). Its return is the sum of
+    the first next.ticks rewards and the value of `next`, discounted by next.ticks. The reward is the stream
+    `next.reward` of the store, else 1 at the last tick of an episode labelled a success and 0 elsewhere."""
+    goal: Goal = "none"
+    """`goal.<key>` `(B, *shape)`, the observation at the episode's last tick, or for hindsight relabelling
+    (Andrychowicz et al., arXiv:1707.01495) at one drawn uniformly from those after t ("future"; of the last
+    tick, itself), and `goal.ticks` `(B,)` int64, how far ahead that is. The links of a chain have one goal in
+    common: it is drawn from the ticks after the last of them."""
+    goal_keys: tuple[str, ...] = ()
+    """What `goal` holds; `keys` when empty. Ticks for which one of them has no row are left out, too."""
+    future: tuple[int, ...] = ()
+    """Ticks ahead: `future.<key>` `(B, F, *shape)`, the observations at these, and `future.mask` `(B, F)`
+    bool, False beyond the episode's end, where its last one repeats."""
+    prompts: int = 0
+    """Demonstrations in context (ICRT, arXiv:2408.15980): `prompt.<key>` `(B, P, L, *shape)`,
+    `prompt.action` `(B, P, L, A)`, `prompt.mask` `(B, P, L)` bool. Each is a whole episode of the same task
+    and dataset, drawn at random: the window's own only where there is no other, none twice before each was
+    drawn once."""
+    prompt_length: int = 0
+    """Ticks of a prompt: a longer episode is thinned evenly, first and last tick included; a shorter one is
+    padded with its last tick, where the mask is False."""
+    chain: int = 1
+    """Windows in a row for memory that is carried on. With more than one every key of a batch has a second
+    axis `(B, K, ...)`: the windows at ticks t, t+chain_stride, …. Links beyond the episode's end repeat its
+    last window with a `mask` all False; so is that of a link at a tick that is left out. `fresh` `(B, K)`
+    bool is True where the memory must be empty: at the first link, wherever in the episode the chain starts.
+    `index` `(B, K)` is the window of each link, or the last one before it that is not left out."""
+    chain_stride: int = 1
+    """Ticks from one link of a chain to the next."""
+
+    def __post_init__(self) -> None:
+        at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "chain": 1, "chain_stride": 1}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
+        if self.prompts and not self.prompt_length:
+            raise ValueError("prompts need a prompt_length of at least 1 tick, not 0")
+        if early := [ticks for ticks in self.future if ticks < 0]:
+            raise ValueError(f"future lies ahead: give it in ticks of at least 0, not {early[0]}")
+        if self.goal not in ("none", "last", "future"):
+            raise ValueError(f"goal is none, last or future, not {self.goal!r}")

@@ -1,0 +1,224 @@
+"""Action codecs: what an action is to the network. Targets as they are, differences to the state, or
+differences to the last command; normalised.
+
+Legend: B batch, T = n_obs_steps, H horizon, d actions before now, A action dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..datasets.features import ACTION, PAST, STATE, Features
+from ..datasets.normalise import affine
+from ..datasets.stats import Stats, vector_stats
+
+NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
+RELATIVE = "action.relative"  # key of the statistics of chunks as differences
+LAST = "observation.last_command"  # the newest action sent before now, as the encoder sees it
+
+
+class Affine(nn.Module):
+    """x·scale + offset and back, for one vector feature. Its numbers come from the statistics, not from
+    training."""
+
+    def __init__(self, scale: np.ndarray, offset: np.ndarray) -> None:
+        super().__init__()
+        self.scale: Tensor
+        self.offset: Tensor
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32), persistent=False)
+        self.register_buffer("offset", torch.as_tensor(offset, dtype=torch.float32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float() * self.scale + self.offset
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return (x - self.offset) / self.scale
+
+
+class Codec(nn.Module):
+    """What a codec part builds: actions normalised as differences to `origin`. `width` is A as the network
+    sees it. An observation is a map of tensors; `action.past` `(B, d, A)` in it are the actions sent before
+    now."""
+
+    def __init__(self, stats: Stats, normalise: NormaliseMode) -> None:
+        super().__init__()
+        self.width = stats.mean.shape[-1]
+        self.affine = Affine(*affine(stats, normalise))
+
+    def origin(self, observation: Mapping[str, Any]) -> Tensor | float:
+        """Where chunks are measured from, `(B, 1, A)`; ValueError where the observation does not say."""
+        return 0.0
+
+    def observe(self, observation: Mapping[str, Any], n_obs_steps: int) -> dict[str, Tensor]:
+        """What the encoder sees because of the codec, `(B, T, W)` by key."""
+        return {}
+
+    def encode(self, action: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        """A chunk `(B, H, A)` in the action's units as the network sees it."""
+        return self.affine(action - self.origin(observation))
+
+    def decode(self, x: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        """The inverse."""
+        return self.affine.inverse(x) + self.origin(observation)
+
+    def encode_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        """The actions sent before now as the network sees the first ones of a chunk."""
+        d = past_BdA.shape[1]
+        scale, offset = (v[:d] if v.ndim == 2 else v for v in (self.affine.scale, self.affine.offset))
+        return (past_BdA - self.origin(observation)) * scale + offset
+
+
+class ActionCodec(Protocol):
+    """A frozen dataclass: how actions are coded."""
+
+    @property
+    def needs_past(self) -> bool:
+        """Whether it must know the last command: the policy then has n_past_actions of at least 1."""
+        ...
+
+    def observes(self, features: Features) -> Features:
+        """Features that the encoder sees beside the observations."""
+        ...
+
+    def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
+        """The statistics that it needs beside those of the features, by key, from windows to train on
+        (`datasets.reading.loader.WindowSource`)."""
+        ...
+
+    def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec: ...
+
+
+@dataclass(frozen=True)
+class Absolute:
+    """Actions as they are: targets."""
+
+    normalise: NormaliseMode = "minmax"
+    """Scale actions to [-1, 1] by their range (minmax) or by their 1 % and 99 % quantiles, to mean 0 and
+    deviation 1 (meanstd), or not (none)."""
+
+    @property
+    def needs_past(self) -> bool:
+        return False
+
+    def observes(self, features: Features) -> Features:
+        return {}
+
+    def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
+        return {}
+
+    def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
+        return Codec(stats[ACTION], self.normalise)
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Differences to the state now, joint by joint (openpi's delta actions, UMI's relative trajectory). Each
+    step of the horizon has its own scale: near ones differ little from the state, far ones much, and with one
+    scale for all the near ones would drown in what the network leaves of the noise."""
+
+    normalise: NormaliseMode = "quantile"
+    """Scale differences to [-1, 1] by their range (minmax) or by their 1 % and 99 % quantiles, to mean 0 and
+    deviation 1 (meanstd), or not (none)."""
+
+    @property
+    def needs_past(self) -> bool:
+        return False
+
+    def observes(self, features: Features) -> Features:
+        return {}
+
+    def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
+        batch = _evenly(windows)
+        return {RELATIVE: _differences(batch[ACTION], batch[STATE][:, -1:, state_of_action(features)])}
+
+    def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
+        return _RelativeCodec(stats[RELATIVE], self.normalise, state_of_action(features))
+
+
+class _RelativeCodec(Codec):
+    def __init__(self, stats: Stats, normalise: NormaliseMode, base: list[int]) -> None:
+        super().__init__(stats, normalise)
+        self.base = base
+
+    def origin(self, observation: Mapping[str, Any]) -> Tensor:
+        return observation[STATE][:, -1:, self.base]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Differences to the last command, which the policy then also sees: a command leads the state by what the
+    arm lags and sags, and only the sender knows it. Needs n_past_actions of at least 1. Where the last
+    command is not given, at an episode's first tick, the state stands for it."""
+
+    normalise: NormaliseMode = "quantile"
+    """Scale differences to [-1, 1] by their range (minmax) or by their 1 % and 99 % quantiles, to mean 0 and
+    deviation 1 (meanstd), or not (none)."""
+    normalise_last: NormaliseMode = "minmax"
+    """The same of the last command, as the policy sees it."""
+
+    @property
+    def needs_past(self) -> bool:
+        return True
+
+    def observes(self, features: Features) -> Features:
+        return {LAST: features[ACTION]}
+
+    def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
+        chunk = _evenly(windows)[ACTION]
+        return {RELATIVE: _differences(chunk, chunk[:, n_past_actions - 1 : n_past_actions])}
+
+    def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
+        last = Affine(*affine(stats[ACTION], self.normalise_last))
+        base = state_of_action(features, required=False)
+        return _DeltaCodec(stats[RELATIVE], self.normalise, last, base, n_past_actions)
+
+
+class _DeltaCodec(Codec):
+    def __init__(
+        self, stats: Stats, normalise: NormaliseMode, last: Affine, base: list[int], n_past_actions: int
+    ) -> None:
+        super().__init__(stats, normalise)
+        self.last, self.base, self.n_past = last, base, n_past_actions
+
+    def origin(self, observation: Mapping[str, Any]) -> Tensor:
+        if PAST in observation:
+            return observation[PAST][:, -1:]
+        if ACTION in observation:  # a training batch: the chunk's newest action before now
+            return observation[ACTION][:, self.n_past - 1 : self.n_past]
+        if not self.base:
+            raise ValueError(f"the policy needs {PAST}: its actions are differences to the last command")
+        return observation[STATE][:, -1:, self.base]
+
+    def observe(self, observation: Mapping[str, Any], n_obs_steps: int) -> dict[str, Tensor]:
+        return {LAST: self.last(self.origin(observation)).expand(-1, n_obs_steps, -1)}
+
+
+def state_of_action(features: Features, required: bool = True) -> list[int]:
+    """For each action element the index of the state element of the same name, or of the same place where
+    neither side has names. When there is none: ValueError if `required`, else an empty list."""
+    state, action = features.get(STATE), features[ACTION]
+    if state is not None and action.names and set(action.names) <= set(state.names):
+        return [state.names.index(n) for n in action.names]
+    if state is not None and not action.names and not state.names and state.shape == action.shape:
+        return list(range(action.shape[0]))
+    if not required:
+        return []
+    raise ValueError(
+        "relative actions need every action to be an element of observation.state: use --codec Absolute"
+    )
+
+
+def _evenly(windows: Any, most: int = 8192) -> dict[str, np.ndarray]:
+    """Up to `most` evenly spaced windows, without their images."""
+    rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
+    return windows.vectors(rows)
+
+
+def _differences(chunk: np.ndarray, origin: np.ndarray) -> Stats:
+    """Statistics `(H, A)`."""
+    return vector_stats((chunk - origin).astype(np.float64))

@@ -1,0 +1,91 @@
+"""Which weights are trained and how: frozen ones, parameter groups, the learning rate, the moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..recipe import Training
+from .error import TrainingError, nearest
+
+
+def freeze(policy: nn.Module, t: Training) -> None:
+    """Let the weights that `t.freeze` matches take no gradient. TrainingError where a pattern of the training
+    matches nothing, or all is frozen."""
+    names = [n for n, _ in policy.named_parameters()]
+    for pattern in t.ema_skip:
+        matching(pattern, names, "ema_skip")
+    for pattern in t.freeze:
+        for name in matching(pattern, names, "freeze"):
+            policy.get_parameter(name).requires_grad_(False)
+    if not any(p.requires_grad for p in policy.parameters()):
+        raise TrainingError(f"freeze {' '.join(t.freeze)} leaves no weights to train")
+
+
+def adamw(policy: nn.Module, t: Training) -> torch.optim.AdamW:
+    """Of the weights that are not frozen. A group's key `factor` is its share of the learning rate."""
+    weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    rows: list[dict[str, Any]] = []
+    for group in t.groups:
+        names = [n for n in matching(group.pattern, [n for n, _ in policy.named_parameters()], "groups")]
+        own = [weights.pop(n) for n in names if n in weights]
+        if own:  # none where they are frozen or belong to an earlier group
+            decay = t.weight_decay if group.weight_decay is None else group.weight_decay
+            rows.append({"params": own, "factor": group.learning_rate, "weight_decay": decay})
+    if weights:
+        rows.insert(0, {"params": list(weights.values()), "factor": 1.0, "weight_decay": t.weight_decay})
+    return torch.optim.AdamW(rows, t.learning_rate, t.betas, fused=True)
+
+
+def set_learning_rate(optimizer: Any, value: float) -> None:
+    """`value` times each group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = value * group["factor"]
+
+
+def learning_rate(t: Training, step: int) -> float:
+    """Linear warm-up, then half a cosine to zero at the last step; a function of the step alone, so it
+    resumes."""
+    warm = (step + 1) / max(min(t.warmup, t.steps), 1)
+    progress = (step - t.warmup) / max(t.steps - t.warmup, 1)
+    return t.learning_rate * min(warm, 0.5 * (1 + math.cos(math.pi * max(progress, 0.0))))
+
+
+def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
+    """How an average of weights moves: its decay grows as 1 - (1 + n)^-power over the n steps averaged, up to
+    `most`.
+
+    As diffusers' `EMAModel`, whose import alone takes seconds.
+    """
+
+    @torch.no_grad()
+    def move(averages: Any, weights: Any, n: Any) -> None:
+        share = max((1 + float(n)) ** -power, 1 - most)
+        torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
+
+    return move
+
+
+def averaged(average: nn.Module, policy: nn.Module, t: Training) -> dict[str, Tensor]:
+    """The state to save: the moving average, but for the weights that `t.ema_skip` matches."""
+    trained = policy.state_dict()
+    return {
+        n: trained[n] if any(fnmatchcase(n, pattern) for pattern in t.ema_skip) else v
+        for n, v in average.state_dict().items()
+    }
+
+
+def matching(pattern: str, names: Sequence[str], option: str) -> list[str]:
+    """Those of `names` that `pattern` matches. TrainingError with the nearest where there is none."""
+    if chosen := [n for n in names if fnmatchcase(n, pattern)]:
+        return chosen
+    folders = {n.rsplit(".", k)[0] + ".*" for n in names for k in range(1, n.count(".") + 1)}
+    candidates = sorted(folders) if "*" in pattern else list(names)
+    raise TrainingError(
+        f"--training.{option.replace('_', '-')} {pattern} matches no weight: {nearest(pattern, candidates)}"
+    )

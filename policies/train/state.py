@@ -1,0 +1,126 @@
+"""The state of an unfinished training: all that a resumed run needs, in one file beside the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from ..policy import Policy
+from .config import differences
+from .error import TrainingError
+
+STATE_FILE = "training.safetensors"
+
+
+def prepare_folder(
+    out: Path, identity: dict[str, Any], resume: bool, overwrite: bool, main: bool
+) -> Path | None:
+    """Make `out` ready for a run of this identity; returns the state to resume from, if any. TrainingError
+    where another run would be overwritten or mixed with this one."""
+    state = out / STATE_FILE
+    if resume:
+        if not state.is_file():
+            raise TrainingError(f"{out} holds no unfinished training to resume")
+        if changes := differences(read_header(state)["identity"], identity):
+            raise TrainingError(
+                f"{'; '.join(changes)}: {out} resumes as it was begun, or begins anew elsewhere"
+            )
+        return state
+    if not overwrite:
+        require_unused(out)
+    elif main:
+        state.unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot make the folder {out}: {error.strerror}") from None
+    return None
+
+
+@contextlib.contextmanager
+def one_sentence(out: Path) -> Iterator[None]:
+    """A full disk and the like become one sentence, and no half-written file is left that fills it
+    further."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        (out / f".{STATE_FILE}").unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        state = out / STATE_FILE
+        then = "make room and go on with --resume" if state.exists() else "make room and train again"
+        raise TrainingError(f"cannot write to {out}: {reason}; {then}") from error
+
+
+def require_unused(out: Path) -> None:
+    """TrainingError where a run into `out` would discard another."""
+    if (out / STATE_FILE).exists():
+        raise TrainingError(
+            f"{out} holds an unfinished training: go on with --resume, or discard it with --overwrite"
+        )
+    if (out / "hash.json").exists():
+        raise TrainingError(
+            f"{out} holds a trained checkpoint: choose another --out, or replace it with --overwrite"
+        )
+
+
+def save_state(
+    out: Path,
+    identity: dict[str, Any],
+    policy: Policy,
+    optimizer: Any,
+    ema: AveragedModel,
+    losses: list[float],
+    validation: dict[str, float],
+) -> None:
+    """Everything a resume needs, in one safetensors file that arrives by one rename."""
+    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in policy.state_dict().items()}
+    for i, entry in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
+    tensors |= {f"ema/{i}": v for i, v in enumerate(ema.module.parameters())}
+    header = {
+        "identity": identity,
+        "losses": losses,
+        "ema_step": int(ema.n_averaged),
+        "validation": validation,
+    }
+    new = out / f".{STATE_FILE}"
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    save_file(contiguous, new, metadata={"ulna": json.dumps(header)})
+    with new.open("rb") as f:
+        os.fsync(f.fileno())
+    os.replace(new, out / STATE_FILE)
+
+
+def read_header(state: Path) -> dict[str, Any]:
+    try:
+        with safe_open(state, "pt") as f:
+            return json.loads((f.metadata() or {})["ulna"])
+    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise TrainingError(f"{state} is not a training state that can be resumed: {error}") from None
+
+
+def restore(state: Path, policy: Policy, optimizer: Any, ema: AveragedModel) -> list[float]:
+    """Load weights, optimiser and EMA; returns the losses so far, one per step."""
+    header = read_header(state)
+    with safe_open(state, "pt") as f:
+        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no dict)
+    policy.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
+    adam: dict[int, dict[str, Tensor]] = {}
+    for k, v in tensors.items():
+        if k.startswith("adam/"):
+            _, i, field = k.split("/")
+            adam.setdefault(int(i), {})[field] = v
+    optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
+    for i, average in enumerate(ema.module.parameters()):
+        average.data.copy_(tensors[f"ema/{i}"])
+    ema.n_averaged.fill_(int(header["ema_step"]))
+    return list(header["losses"])

@@ -1,0 +1,21 @@
+"""Every planar task by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .env import PlanarEnv
+from .fork import Fork
+from .maze import Maze
+from .peg import Peg
+from .twice import Twice
+from .words import Words
+
+TASKS: dict[str, Callable[..., PlanarEnv]] = {
+    "fork": Fork,
+    "twice": Twice,
+    "peg": Peg,
+    "maze": Maze,
+    "words": Words,
+}
+"""`TASKS[name](num_envs, **options)`; the options are those of the class."""

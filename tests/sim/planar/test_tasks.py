@@ -1,0 +1,307 @@
+"""What each planar task is made to show, and that its control takes it away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ulna.sim.planar.body import columns
+from ulna.sim.planar.demonstrations import demonstrations
+from ulna.sim.planar.env import ENVIRONMENT, GOAL, STATE, PlanarEnv
+from ulna.sim.planar.fork import Fork
+from ulna.sim.planar.maze import CELL, LAYOUTS, Maze
+from ulna.sim.planar.peg import DEPTH, Peg
+from ulna.sim.planar.twice import Twice
+from ulna.sim.planar.words import PAIRS, PUSH, Words
+
+
+def f32(rows: object) -> np.ndarray:
+    return np.asarray(rows, np.float32)
+
+
+def last_step(env: PlanarEnv, seeds: list[int], ways: np.ndarray) -> tuple[dict, np.ndarray, dict]:
+    """Observation, `terminated` and info after actions `(T, n, 2)`."""
+    observation, info = env.reset(seed=seeds)
+    terminated = np.zeros(env.num_envs, bool)
+    for actions in ways:
+        observation, _, terminated, _, info = env.step(actions)
+    return observation, terminated, info
+
+
+def test_fork_starts_on_the_axis_exactly() -> None:
+    for routes in (1, 2, 8):
+        observation, info = Fork(200, routes).reset(seed=0)
+        assert set(observation) == {STATE}
+        assert not observation[STATE][:, 1].any()
+        assert (info["route"] == -1).all()
+
+
+@pytest.mark.parametrize("routes", [2, 8])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1 << 31), data=st.integers(0, 1 << 31))
+def test_fork_mirrored_actions_have_a_mirrored_outcome(routes: int, seed: int, data: int) -> None:
+    rng = np.random.default_rng(data)
+    ways = np.cumsum(rng.normal([0.05, 0], [0.01, 0.04], (60, 1, 2)), axis=0).astype(np.float32)
+    ways = np.concatenate([ways, ways * f32([1, -1])], axis=1)
+    env = Fork(2, routes)
+    observation, _ = env.reset(seed=[seed, seed])
+    for actions in ways:
+        observation, reward, terminated, _, info = env.step(actions)
+        (x, y), (mirrored_x, mirrored_y) = observation[STATE]
+        assert (x, y) == (mirrored_x, -mirrored_y)
+        assert reward[0] == reward[1]
+        assert terminated[0] == terminated[1]
+        if info["route"][0] >= 0:
+            assert info["route"][0] + info["route"][1] == (1 if routes == 2 else 7)
+
+
+def test_fork_the_mean_of_both_routes_collides() -> None:
+    env = Fork(50)
+    seeds = list(range(50))
+    left, right = (demonstrations(Fork, seeds, route=r) for r in (0, 1))
+    ways = np.stack([(a.action[:15] + b.action[:15]) / 2 for a, b in zip(left, right, strict=True)], axis=1)
+    _, terminated, info = last_step(env, seeds, ways)
+    assert terminated.all()
+    assert not info["success"].any()
+    chunk = ways[:8].copy()  # the first chunk alone, even when a little off the axis
+    chunk[..., 1] += np.linspace(-0.02, 0.02, 50)
+    assert last_step(env, seeds, chunk)[1].all()
+
+
+@pytest.mark.parametrize("routes", [1, 2, 8])
+def test_fork_routes_are_balanced(routes: int) -> None:
+    env = Fork(80, routes)
+    observation, info = env.reset(seed=0)
+    script = env.expert(range(80), 0.005)
+    for _ in range(env.max_ticks):
+        observation, *_, info = env.step(script.act(observation))
+    counts = Counter(info["route"][info["success"]].tolist())
+    assert info["success"].all()
+    assert counts == {route: 80 // routes for route in range(routes)}
+
+
+def test_fork_nothing_is_jumped_over_and_progress_adds_up() -> None:
+    env = Fork(1, dense=True)
+    observation, _ = env.reset(seed=2)
+    script, total = env.expert([2], 0.01), 0.0
+    start = float(observation[STATE][0, 0])
+    for _ in range(env.max_ticks):
+        observation, reward, *_ = env.step(script.act(observation))
+        total += float(reward[0])
+    rest = np.hypot(*(observation[STATE][0] - [env.goal, 0]))
+    assert total == pytest.approx(1 + env.goal - start - rest, abs=1e-5)
+
+
+def test_twice_counts_visits_and_refuses_a_wrong_number() -> None:
+    home, a, away, b = (0, 0), (0.3, 0), (0.15, 0), (0.3, 0.4)
+    legs = {
+        "none": [b],
+        "once": [a, b],
+        "twice": [a, away, a, b],
+        "not left": [a, (0.3, 0.08), a, b],
+        "thrice": [a, home, a, home, a],
+    }
+    outcome = {}
+    for name, way in legs.items():
+        ways = np.repeat(f32(way), 10, axis=0)[:, None]
+        _, terminated, info = last_step(Twice(1), [0], ways)
+        outcome[name] = (bool(terminated[0]), bool(info["success"][0]), int(info["visits"][0]))
+    assert outcome == {
+        "none": (True, False, 0),
+        "once": (True, False, 1),
+        "twice": (True, True, 2),
+        "not left": (True, False, 1),
+        "thrice": (True, False, 3),
+    }
+
+
+def test_twice_hides_its_stage_from_two_observations_and_not_from_sixteen() -> None:
+    for episode in demonstrations(Twice, range(20)):
+        state, action = episode.observation[STATE], episode.action
+        at_a = np.flatnonzero(np.linalg.norm(state - [0.3, 0], axis=1) < 0.03)
+        first, second = at_a[0], at_a[-1]
+        assert np.linalg.norm(state[first - 1 : first + 1] - state[second - 1 : second + 1]) < 0.03
+        assert np.linalg.norm(action[first] - action[second]) > 0.05
+        assert second - first < 16
+
+
+def test_twice_markov_is_a_plain_reach() -> None:
+    straight = np.repeat(f32([(0.3, 0.4)]), 12, axis=0)[:, None]
+    assert last_step(Twice(1, markov=True), [0], straight)[2]["success"][0]
+    assert not last_step(Twice(1), [0], straight)[2]["success"][0]
+
+
+def test_peg_enters_only_where_it_fits() -> None:
+    offsets = np.array([-0.0095, -0.002, -0.0009, 0.0, 0.0009, 0.002, 0.0095])
+    for clearance in (0.001, 0.010):
+        env = Peg(7, clearance, drift=0.0)
+        observation, _ = env.reset(seed=[4] * 7)
+        x = observation[ENVIRONMENT][:, 0] + offsets
+        inside = np.abs(offsets) < clearance
+        ways = [np.stack([x, np.full(7, y)], axis=1) for y in [0.02] * 20 + [-0.005] * 5]
+        observation, terminated, _ = last_step(env, [4] * 7, f32(ways))
+        assert not terminated.any(), "probing is safe"
+        assert np.array_equal(observation[STATE][:, 1] < 0, inside)
+        ways += [np.stack([x, np.full(7, -0.03)], axis=1)] * 2
+        observation, terminated, info = last_step(env, [4] * 7, f32(ways))
+        assert terminated.all(), "in, or broken on the surface"
+        assert np.array_equal(info["success"], inside)
+        beside = ~inside
+        assert not observation[STATE][beside, 1].any(), "the surface holds it"
+        assert (observation[STATE][~beside, 1] <= -DEPTH).all()
+
+
+def test_peg_pressed_hard_sticks_and_pressed_lightly_slides() -> None:
+    env = Peg(2, drift=0.0)
+    observation, _ = env.reset(seed=[4, 4])
+    beside = float(observation[ENVIRONMENT][0, 0]) + 0.005
+    down = [np.full((2, 2), (beside, 0.02))] * 20 + [np.full((2, 2), (beside, 0.0))] * 2
+    back = [np.array([(beside - 0.002, -0.009), (beside - 0.002, -0.001)])] * 3
+    observation, terminated, _ = last_step(env, [4, 4], f32(down + back))
+    assert not terminated.any()
+    assert observation[STATE][:, 0] == pytest.approx([beside, beside - 0.002], abs=1e-6)
+
+
+def planned(env: PlanarEnv, ahead: int) -> float:
+    """Success rate of the expert's own plans of `ahead` ticks, made for the hole as it lay at their start."""
+    observation, info = env.reset(seed=0)
+    script = env.expert(range(env.num_envs))
+    over, plan = np.zeros(env.num_envs, bool), []
+    while not over.all():
+        if not plan:
+            imagined = dict(observation)
+            for _ in range(ahead):
+                plan.append(script.act(imagined))
+                imagined[STATE] = plan[-1]
+        observation, _, terminated, truncated, info = env.step(plan.pop(0))
+        over = terminated | truncated
+    return float(info["success"].mean())
+
+
+def test_peg_chunks_lose_to_the_drift_and_the_control_forgives() -> None:
+    assert planned(Peg(400), 1) > 0.95
+    assert planned(Peg(400), 8) < 0.6
+    assert planned(Peg(400, clearance=0.010), 8) > 0.99
+    assert planned(Peg(400, drift=0.0), 8) > 0.99
+
+
+def test_peg_detour_has_two_routes_and_a_post() -> None:
+    episodes = demonstrations(partial(Peg, detour=True), range(40), 0.005)
+    sides = [
+        np.sign(e.observation[STATE][np.abs(e.observation[STATE][:, 1] - 0.15).argmin(), 0]) for e in episodes
+    ]
+    assert Counter(sides) == {1: 20, -1: 20}
+    straight = np.repeat(f32([(0.0, 0.02)]), 15, axis=0)[:, None]
+    _, terminated, info = last_step(Peg(1, detour=True), [0], straight)
+    assert terminated[0]
+    assert not info["success"][0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_maze_ways_are_whole_and_far_goals_far(layout: str) -> None:
+    env = Maze(300, layout)
+    assert not np.concatenate([env.free[[0, -1]].ravel(), env.free[:, [0, -1]].ravel()]).any()
+    assert (env.steps >= 0).all(), "every free cell can be reached from every other"
+    assert np.array_equal(env.steps, env.steps.T)
+    observation, _ = env.reset(seed=0)
+    length = env.path_length(observation[STATE], observation[GOAL])
+    assert length.min() > 0.7 * CELL * env.steps.max()
+    assert length.max() < CELL * (env.steps.max() + 1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.integers(0, 1 << 31))
+def test_maze_walls_hold(data: int) -> None:
+    env, rng = Maze(20), np.random.default_rng(data)
+    observation, _ = env.reset(seed=data)
+    aims = rng.uniform(env.low, env.high, (4, 20, 2)).astype(np.float32)
+    for tick in range(60):
+        before = env.cell_of(*columns(observation[STATE]))
+        observation, *_ = env.step(aims[tick // 15])
+        cell = env.cell_of(*columns(observation[STATE]))
+        assert (cell >= 0).all()
+        assert (env.steps[before, cell] <= 2).all(), "no way through a wall"
+
+
+def test_maze_path_length_falls_along_the_shortest_way() -> None:
+    env = Maze(1, "long")
+    for episode in demonstrations(partial(Maze, layout="long"), range(4)):
+        length = env.path_length(episode.observation[STATE], episode.observation[GOAL])
+        assert (length[16:] < length[:-16]).all()
+        walked = 0.0125 * len(episode.action)
+        assert 0.85 * length[0] < walked <= length[0], "the expert cuts corners, a little"
+
+
+def test_maze_mixed_data_is_one_part_good_in_twenty() -> None:
+    make = partial(Maze, goals="any")
+    env = make(100)
+    assert env.expert(range(100), skill="mixed").good.sum() == 5  # type: ignore[attr-defined]
+    good, poor = (
+        np.array(
+            [e.reward.sum() / len(e.reward) for e in demonstrations(Maze, range(40), 0.005, skill=skill)]
+        )
+        for skill in ("good", "poor")
+    )
+    assert good.mean() > 5 * poor.mean()
+
+
+def test_words_instructions_are_balanced_and_held_out_apart() -> None:
+    tasks = {pairs: Counter(Words(96, pairs).reset(seed=0)[1]["task"].tolist()) for pairs in PAIRS}
+    assert {pairs: set(counts.values()) for pairs, counts in tasks.items()} == {
+        "all": {6},
+        "train": {8},
+        "held-out": {24},
+        "left": {24},
+    }
+    assert set(tasks["train"]) | set(tasks["held-out"]) == set(tasks["all"])
+    assert not set(tasks["train"]) & set(tasks["held-out"])
+    assert "push the red puck left" in tasks["left"]
+
+
+def test_words_the_scene_says_nothing_unless_it_is_the_control() -> None:
+    observation, info = Words(1600).reset(seed=0)
+    scene = observation[ENVIRONMENT]
+    features = np.concatenate([scene, np.sign(scene)], axis=1)
+    colour = np.array([task.split()[2] for task in info["task"]])
+    for name in np.unique(colour):
+        gap = features[colour == name].mean(axis=0) - features[colour != name].mean(axis=0)
+        assert (np.abs(gap) < 5 * features.std(axis=0) * np.sqrt(1 / 400 + 1 / 1200)).all()
+
+    observation, info = Words(160, scene_identifies=True).reset(seed=0)
+    scene = observation[ENVIRONMENT].reshape(-1, 4, 2)
+    there = (np.abs(scene) < 0.5).all(axis=2)
+    assert (there.sum(axis=1) == 1).all()
+    corners = np.sign(scene[there])
+    meaning: dict[tuple, set[str]] = {}
+    for puck, corner, task in zip(there.argmax(axis=1), corners, info["task"], strict=True):
+        meaning.setdefault((int(puck), *corner.tolist()), set()).add(str(task))
+    assert len(meaning) == 16
+    assert all(len(tasks) == 1 for tasks in meaning.values())
+
+
+def test_words_only_the_named_push_counts() -> None:
+    """Pushes as another instruction would have them succeed for that instruction alone."""
+    make = partial(Words, pairs="all")
+    env, seeds = make(16), list(range(16))
+    instructions = [env.pair(s) for s in seeds]
+    assert len(set(instructions)) == 16
+    for told in (0, 7):
+        observation, info = env.reset(seed=seeds)
+        script, terminated = env.expert([told] * 16), np.zeros(16, bool)
+        for _ in range(env.max_ticks):
+            observation, _, terminated, _, info = env.step(script.act(observation))
+        assert terminated.all()
+        assert np.flatnonzero(info["success"]).tolist() == [told]
+
+
+def test_words_goal_is_where_the_pucks_are_to_lie() -> None:
+    for episode in demonstrations(partial(Words, goal=True), range(16)):
+        goal, end = episode.last_observation[GOAL], episode.last_observation[ENVIRONMENT]
+        assert (episode.observation[GOAL] == goal).all()
+        assert np.abs(goal - end).max() < 0.035
+        assert np.abs(goal - episode.observation[ENVIRONMENT][0]).max() == pytest.approx(PUSH, abs=1e-6)

@@ -60,7 +60,7 @@ class RecipeRunner:
 
         if not (out / "hash.json").is_file():
             recipe = self._recipe(arm, EpisodeStore.open(data).features)
-            train(recipe, data, out, seed=seed, device=device, resume=(out / STATE_FILE).is_file())
+            train(recipe, data, out, seed=seed, device=device, track=(), resume=(out / STATE_FILE).is_file())
         record = read_train(out)
         tail = record.losses[-50:]
         return Trained(out, verify_checkpoint(out), record.parameters, record.seconds, sum(tail) / len(tail))

@@ -171,7 +171,7 @@ def test_a_checkpoint_draws_for_a_row_what_it_draws_alone(tmp_path: Path) -> Non
                 values = {k: rng.normal(size=f.shape).astype(np.float32) for k, f in features.items()}
                 writer.tick(values, dict.fromkeys(values, (t * 50_000_000, t * 50_000_000)))
             writer.end({"success": True})
-        train(small("flow", features), tmp_path / "data", tmp_path / "flow")
+        train(small("flow", features), tmp_path / "data", tmp_path / "flow", track=())
         policy = LocalPolicy(tmp_path / "flow")
         vectors = {k: f for k, f in policy.metadata.features.items() if k != ACTION}
         requests = [

@@ -98,11 +98,12 @@ def rollout(
     _require_fit(policy.metadata, env)
     began = time.monotonic()
     n = env.num_envs
+    reset: Callable[..., tuple[Any, dict[str, Any]]] = env.reset  # gymnasium's own type has one seed only
     space: Any = env.single_action_space
     waiting = deque(enumerate(int(s) for s in seeds))
     # rows beyond the number of episodes are reset, as the environment demands, and then left alone
     row_seeds = [int(seeds[i]) if i < len(seeds) else int(seeds[0]) for i in range(n)]
-    observation, info = env.reset(seed=row_seeds)
+    observation, info = reset(seed=row_seeds)
     running: dict[int, _Episode] = {}
 
     def admit(rows: Sequence[int]) -> None:
@@ -158,7 +159,7 @@ def rollout(
             mask[free] = True
             for row, (_, seed) in zip(free, waiting, strict=False):
                 row_seeds[row] = seed
-            observation, info = env.reset(seed=row_seeds, options={"reset_mask": mask})
+            observation, info = reset(seed=row_seeds, options={"reset_mask": mask})
             admit(free)
     return Rollout(
         [ends[i][0] for i in range(len(seeds))],

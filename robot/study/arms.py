@@ -67,7 +67,7 @@ class RecipeRunner:
 
     def _recipe(self, arm: Arm, features: Mapping[str, Any]) -> Any:
         from ...policies.recipes.all import recipe_function, recipe_names
-        from ...policies.train.loop import policy_features
+        from ...policies.train.data import policy_features
         from ..commands.errors import unknown
         from ..commands.recipe_fields import with_changes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...datasets.features import ACTION, PAST
 from ..checkpoint import load_checkpoint, read_train
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
+from ..recipe import Recipe
 from ..request import TASK, Request
 from .metadata import Metadata
 from .protocol import BadRequest
@@ -25,7 +26,8 @@ class LocalPolicy:
     """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
     the others. CheckpointError where the folder holds none.
 
-    sampling_steps: the recipe's by default. hooks: applied to every draw."""
+    sampling_steps: the recipe's by default. hooks: applied to every draw. change: gives
+    the recipe other values of what counts when a policy runs: solver, steering, decoder, n_action_steps."""
 
     def __init__(
         self,
@@ -33,8 +35,10 @@ class LocalPolicy:
         device: str = "cpu",
         sampling_steps: int | None = None,
         hooks: Sequence[Hook] = (),
+        change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> None:
         self.policy = load_checkpoint(folder, device)
+        self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (

@@ -25,6 +25,8 @@ from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .objectives.diffusion import Diffusion
 from .objectives.flow import Flow
+from .objectives.flow_map import FlowMap
+from .objectives.mip import MIP, TSD, StraightFlow
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
 from .recipe import ParamGroup, Recipe, Training
@@ -41,6 +43,7 @@ PARTS: dict[str, type] = {
         *(Stack,),
         *(UNet1D, Transformer, ResidualMLP),
         *(Flow, Diffusion, Regression),
+        *(MIP, StraightFlow, TSD, FlowMap),
         *(DDIM, Heun, DPM),
         *(Absolute, Relative, Delta),
         *(Inpaint,),

@@ -11,6 +11,8 @@ from ..recipe import Recipe
 from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
 from .flow import flow
+from .flow_map import flow_map
+from .mip import mip, regression_mlp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -18,6 +20,9 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
+    "mip": mip,
+    "regression_mlp": regression_mlp,
+    "flow_map": flow_map,
 }
 
 

@@ -13,6 +13,9 @@ SMALL = {
     "diffusion_unet": {"backbone.widths": (32, 64)},
     "diffusion_transformer": {"backbone.width": 32, "backbone.depth": 2},
     "act": {"backbone.width": 32, "backbone.depth": 2},
+    "mip": {"backbone.width": 64, "backbone.depth": 2},
+    "regression_mlp": {"backbone.width": 64, "backbone.depth": 2},
+    "flow_map": {"backbone.width": 64, "backbone.depth": 2},
 }
 
 

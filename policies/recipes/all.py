@@ -10,7 +10,9 @@ from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
 from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
+from .ebt import ebt
 from .flow import flow
+from .imc import imc
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -18,6 +20,8 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
+    "ebt": ebt,
+    "imc": imc,
 }
 
 

@@ -13,6 +13,8 @@ SMALL = {
     "diffusion_unet": {"backbone.widths": (32, 64)},
     "diffusion_transformer": {"backbone.width": 32, "backbone.depth": 2},
     "act": {"backbone.width": 32, "backbone.depth": 2},
+    "ebt": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "objective.steps": 2},
+    "imc": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "backbone.components": 3, "objective.rounds": 3},
 }
 
 

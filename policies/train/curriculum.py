@@ -46,7 +46,7 @@ def curriculum(objective: Objective) -> Curriculum | None:
     return cast(Curriculum, own) if keeps and own.rounds else None
 
 
-def due(rounds: int, step: int, steps: int) -> bool:
+def begins(rounds: int, step: int, steps: int) -> bool:
     """Whether a round begins before step `step`, counted from 0, of `steps`: a function of the step alone, so
     that a training resumes; two rounds in one step are one."""
     return step == 0 or step * rounds // steps > (step - 1) * rounds // steps

@@ -31,7 +31,7 @@ from ..parts import recipe_to_json
 from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
-from .curriculum import curriculum, due, refreshed
+from .curriculum import begins, curriculum, refreshed
 from .data import TrainingData, TrainingWindows, open_data, window_spec
 from .error import TrainingError
 from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
@@ -148,7 +148,7 @@ def train(
         for step, micro in _micro_batches(windows, data.options.workers, t, seed, first, accelerator):
             torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
             total = torch.zeros((), device=accelerator.device)
-            if lessons is not None and due(lessons.rounds, step, t.steps):
+            if lessons is not None and begins(lessons.rounds, step, t.steps):
                 table = refreshed(lessons, policy, windows.train, table)
             for i, batch in enumerate(micro):
                 if table is not None:

@@ -30,7 +30,7 @@ class EBT:
     (Sun et al. 2025, arXiv 2502.13129, say why it need not be).
 
     Not as published: the chunk is not normalised between the steps (RMSNorm over an action of two elements
-    erases how large it is), and `step_size` is in units in which the size of the chunk cancels (published:
+    erases how large it is), E is descended, not exp(E), which is stable with that norm only, and `step_size` is in units in which the size of the chunk cancels (published:
     alpha / tau_E, about 111, times the gradient of a mean over about as many elements).
 
     A prediction's x is where one undisturbed step leads, its eps the chunk itself, so that its velocity is
@@ -48,8 +48,9 @@ class EBT:
     """The size of a step in training is drawn from 1/this to this times as much, at least 1."""
     disturb: tuple[float, float] = (0.2, 0.002)
     """Standard deviation of the disturbance before the first and the last step of training, normalised."""
-    exponential: bool = True
-    """Descend exp(E) instead of E, which has a lower bound: steps are longer where the energy is high."""
+    exponential: bool = False
+    """Descend exp(E) instead of E, as published: steps are longer where the energy is high. Without a bound
+    on the chunk such steps run away where it is very high."""
     every_step: bool = False
     """Compare the chunk with the demonstration after each step; else after the last one."""
     start: Literal["noise", "path"] = "noise"

@@ -24,7 +24,7 @@ from ulna.policies.solvers.energy_descent import EnergyDescent
 from ulna.policies.solvers.solver import Solver
 
 DOUBLE = torch.float64
-PLAIN = EBT(exponential=False)
+PLAIN = EBT()
 SIZES = Sizes(action_dim=2, horizon=4, token_width=3, pooled_width=3)
 
 
@@ -113,7 +113,7 @@ def test_ddim_on_an_energy_is_plain_descent_and_guidance_adds_to_the_step() -> N
 
 
 @pytest.mark.parametrize("inner", [ResidualMLP(16, 1, 8), Transformer(width=16, depth=1, heads=2)])
-@pytest.mark.parametrize("settings", [{}, {"every_step": True, "start": "path"}])
+@pytest.mark.parametrize("settings", [{"exponential": True}, {"every_step": True, "start": "path"}])
 def test_the_gradient_of_the_loss_is_that_of_finite_differences(inner, settings) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     # one step, so that nothing is detached that the differences would see
@@ -162,19 +162,19 @@ def test_steps_are_detached_from_each_other_and_the_draw_replays() -> None:
 
 def test_training_digs_a_minimum_that_a_new_noise_falls_into() -> None:
     torch.manual_seed(0)
-    objective = EBT(steps=2, more_steps=1)
+    objective = EBT(steps=2, more_steps=1, momentum=0.5)
     net = Energy(ResidualMLP(32, 1, 8)).build(SIZES, objective.needs)
     pooled = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     target = torch.stack([torch.full((4, 2), 0.5), torch.full((4, 2), -0.5)])
     context = Context(pooled[:, None], pooled)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(300):
+    for _ in range(200):
         optimizer.zero_grad()
         draw = objective.draw(target.repeat(8, 1, 1), 0.0, None)
         many = Context(context.tokens.repeat(8, 1, 1), pooled.repeat(8, 1))
         objective.losses(net, target.repeat(8, 1, 1), many, draw).error.mean().backward()
         optimizer.step()
-    sampled = sample(net, objective, EnergyDescent(), context, (2, 4, 2), 20, 3)
+    sampled = sample(net, objective, EnergyDescent(momentum=0.5), context, (2, 4, 2), 20, 3)
     assert (sampled.chunk - target).abs().max() < 0.15
     low = objective.energy(net, target, context)
     assert bool((low < objective.energy(net, target.flip(0), context)).all())

@@ -15,6 +15,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+from .backbones.energy import Energy
+from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
@@ -23,15 +25,19 @@ from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
+from .hooks.lowest_energy import LowestEnergy
 from .objectives.diffusion import Diffusion
+from .objectives.ebt import EBT
 from .objectives.flow import Flow
 from .objectives.flow_map import FlowMap
 from .objectives.mip import MIP, TSD, StraightFlow
+from .objectives.imc import IMC
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
 from .recipe import ParamGroup, Recipe, Training
 from .solvers.ddim import DDIM
 from .solvers.dpm import DPM
+from .solvers.energy_descent import EnergyDescent
 from .solvers.heun import Heun
 from .upgrade import upgraded
 
@@ -41,12 +47,12 @@ PARTS: dict[str, type] = {
     for c in (
         *(Recipe, Training, ParamGroup, Encoder, MLP, ResNet18, SmallCNN),
         *(Stack,),
-        *(UNet1D, Transformer, ResidualMLP),
-        *(Flow, Diffusion, Regression),
+        *(UNet1D, Transformer, ResidualMLP, Energy, Mixture),
+        *(Flow, Diffusion, Regression, EBT, IMC),
         *(MIP, StraightFlow, TSD, FlowMap),
-        *(DDIM, Heun, DPM),
+        *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
-        *(Inpaint,),
+        *(Inpaint, LowestEnergy),
     )
 }
 

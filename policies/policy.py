@@ -121,9 +121,25 @@ class Policy(nn.Module):
         return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1))
 
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
-        """Scalar loss on windows: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real),
-        and where there is one `weight` `(B,)` of the rows. In chains every one has a second axis K, and
-        `fresh` `(B, K)` says where the memory is forgotten. progress: share of the training that is over."""
+        """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over.
+        `table` `(B, C)`, where there is one, is given to the objective."""
+        action, context, mask, weight = self.examples(batch)
+        objective = self.recipe.objective
+        draw = objective.draw(action, progress, None)
+        if "table" in batch:
+            table = batch["table"]
+            rows = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
+            draw = dataclasses.replace(draw, more={**draw.more, "table": rows})
+        losses = objective.losses(self.net, action, context, draw)
+        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+
+    def examples(self, batch: Mapping[str, Any]) -> tuple[Tensor, Context, Tensor, Tensor | None]:
+        """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their
+        actions count `(B, H)` bool, the weights of the rows `(B,)` or None).
+
+        batch: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real), and where there is
+        one `weight` `(B,)` of the rows. In chains every one has a second axis K, and `fresh` `(B, K)` says
+        where the memory is forgotten; their links are given one after the other."""
         chained = batch[ACTION].ndim == 4
         links = [
             {k: v[:, i] if isinstance(v, Tensor) and chained else v for k, v in batch.items()}
@@ -134,17 +150,13 @@ class Policy(nn.Module):
             actions.append(self.codec.encode(link[ACTION], link))
             contexts.append(self.encode(link, memory, link["fresh"] if chained else None))
             memory = contexts[-1].memory
-        action, context = torch.cat(actions), Context.cat(contexts)
         mask = torch.cat([link["mask"] for link in links])
         if not (self.recipe.mask_padding or chained):
             mask = torch.ones_like(mask)
         if not self.recipe.loss_on_past:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= self.recipe.n_past_actions)
         weight = torch.cat([link["weight"] for link in links]) if "weight" in batch else None
-        objective = self.recipe.objective
-        draw = objective.draw(action, progress, None)
-        losses = objective.losses(self.net, action, context, draw)
-        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+        return torch.cat(actions), Context.cat(contexts), mask, weight
 
     forward = loss  # so that wrappers for several GPUs, which intercept forward, see it
 

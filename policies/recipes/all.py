@@ -10,9 +10,11 @@ from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
 from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
+from .ebt import ebt
 from .flow import flow
 from .flow_map import flow_map
 from .mip import mip, regression_mlp
+from .imc import imc
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -23,6 +25,8 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "mip": mip,
     "regression_mlp": regression_mlp,
     "flow_map": flow_map,
+    "ebt": ebt,
+    "imc": imc,
 }
 
 

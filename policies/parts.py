@@ -23,6 +23,7 @@ from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
+from .hooks.past_verification import PastVerification
 from .objectives.diffusion import Diffusion
 from .objectives.flow import Flow
 from .objectives.regression import Regression
@@ -43,7 +44,7 @@ PARTS: dict[str, type] = {
         *(Flow, Diffusion, Regression),
         *(DDIM, Heun, DPM),
         *(Absolute, Relative, Delta),
-        *(Inpaint,),
+        *(Inpaint, PastVerification),
     )
 }
 

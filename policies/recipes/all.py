@@ -11,6 +11,7 @@ from ..recipe import Recipe
 from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
 from .flow import flow
+from .ptp import ptp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -18,6 +19,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
+    "ptp": ptp,
 }
 
 

@@ -25,7 +25,8 @@ class LocalPolicy:
     """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
     the others. CheckpointError where the folder holds none.
 
-    sampling_steps: the recipe's by default. hooks: applied to every draw."""
+    sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
+    this policy."""
 
     def __init__(
         self,
@@ -36,6 +37,8 @@ class LocalPolicy:
     ) -> None:
         self.policy = load_checkpoint(folder, device)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
+        for hook in self.hooks:
+            hook.require(recipe)
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
@@ -70,7 +73,8 @@ class LocalPolicy:
         batch: dict[str, Any] = {k: torch.from_numpy(v)[None].to(device) for k, v in arrays.items()}
         hooks, steps = self._options(question.options)
         past = None
-        if self.needs_past and question.past is not None:
+        asked = policy.recipe.n_past_actions > 0 and any(hook.needs_past for hook in hooks)
+        if question.past is not None and (self.needs_past or asked):
             past = torch.from_numpy(self._past(question.past))[None].to(device)
         previous = None
         if question.previous is not None:
@@ -128,7 +132,10 @@ class LocalPolicy:
             raise BadRequest(f"options has no {unknown[0]!r:.60}: there are steps and steering")
         try:
             self.policy.recipe.objective.path(steps)
-            return hooks_from_request(options.get("steering", [])), steps
+            hooks = hooks_from_request(options.get("steering", []))
+            for hook in hooks:
+                hook.require(self.policy.recipe)
+            return hooks, steps
         except ValueError as error:
             raise BadRequest(str(error)) from error
 
@@ -161,7 +168,9 @@ class LocalPolicy:
             )
         values = np.asarray(value["values"])
         if values.shape != (width,) or values.dtype.kind != "f" or not np.isfinite(values).all():
-            raise BadRequest(f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)")
+            raise BadRequest(
+                f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)"
+            )
         return torch.from_numpy(np.array(values, np.float32))[None].to(self.policy.device)
 
     def _condition_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:

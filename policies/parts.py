@@ -26,6 +26,7 @@ from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.lowest_energy import LowestEnergy
+from .hooks.past_verification import PastVerification
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
 from .objectives.flow import Flow
@@ -52,7 +53,7 @@ PARTS: dict[str, type] = {
         *(MIP, StraightFlow, TSD, FlowMap),
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
-        *(Inpaint, LowestEnergy),
+        *(Inpaint, LowestEnergy, PastVerification),
     )
 }
 

@@ -27,6 +27,9 @@ from .sampler import Sampled, sample
 from .solvers.solver import Solver
 
 
+ENCODING = "observation.encoding"  # what the encoder gave, in training batches
+
+
 class Policy(nn.Module):
     """A recipe made real for the features and statistics of one dataset.
 
@@ -88,10 +91,15 @@ class Policy(nn.Module):
 
         memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten. drop: tell
         the network none of its conditions."""
-        normal = self.normalised(observation)
-        z = self.encoder(normal | self.codec.observe(observation, self.recipe.n_obs_steps))
+        z = observation[ENCODING] if ENCODING in observation else self.encodings(observation)
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
         return self.context_net(z_BTKD, self._conditions(observation, drop), memory, fresh)
+
+    def encodings(self, observation: Mapping[str, Any]) -> Tensor:
+        """What the encoder makes of an observation, `(B, T, D)` or `(B, T, K, D)`. Where this was done
+        before, an observation may hold it as `ENCODING`, in the place of its images."""
+        steps = observation[self.observation_keys[0]].shape[1]
+        return self.encoder(self.normalised(observation) | self.codec.observe(observation, steps))
 
     def normalised(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The observations as the encoder sees them: vectors normalised, images as they are."""
@@ -220,6 +228,11 @@ class Policy(nn.Module):
 
     def normalise_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """The actions sent before now, in their units, as the network sees the first ones of a chunk."""
+        if past_BdA.shape[1] != self.recipe.n_past_actions:
+            raise ValueError(
+                f"the request brings {past_BdA.shape[1]} actions sent before now, the policy's "
+                f"n_past_actions is {self.recipe.n_past_actions}"
+            )
         return self.codec.encode_past(past_BdA, {PAST: past_BdA, **observation})
 
     def denormalise_action(self, chunk: Tensor, observation: Mapping[str, Any]) -> Tensor:

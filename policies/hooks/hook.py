@@ -18,11 +18,16 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field, Start
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
 
 
 class Hook:
@@ -38,6 +43,9 @@ class Hook:
     def needs_past(self) -> bool:
         """Whether requests must bring the actions sent before now."""
         return False
+
+    def require(self, recipe: Recipe) -> None:
+        """ValueError in one sentence where it cannot steer the policies of `recipe`."""
 
     def condition(self, field: Field, rng: torch.Generator) -> Context:
         """H0. The context of all rows, `field.context` as it is."""

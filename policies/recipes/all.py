@@ -15,6 +15,7 @@ from .flow import flow
 from .flow_map import flow_map
 from .mip import mip, regression_mlp
 from .imc import imc
+from .ptp import ptp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -27,6 +28,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "flow_map": flow_map,
     "ebt": ebt,
     "imc": imc,
+    "ptp": ptp,
 }
 
 

@@ -26,8 +26,9 @@ class LocalPolicy:
     """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
     the others. CheckpointError where the folder holds none.
 
-    sampling_steps: the recipe's by default. hooks: applied to every draw. change: gives
-    the recipe other values of what counts when a policy runs: solver, steering, decoder, n_action_steps."""
+    sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
+    this policy. change: gives the recipe other values of what counts when a policy runs: solver, steering,
+    decoder, n_action_steps."""
 
     def __init__(
         self,
@@ -40,6 +41,8 @@ class LocalPolicy:
         self.policy = load_checkpoint(folder, device)
         self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
+        for hook in self.hooks:
+            hook.require(recipe)
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
@@ -74,7 +77,8 @@ class LocalPolicy:
         batch: dict[str, Any] = {k: torch.from_numpy(v)[None].to(device) for k, v in arrays.items()}
         hooks, steps = self._options(question.options)
         past = None
-        if self.needs_past and question.past is not None:
+        asked = policy.recipe.n_past_actions > 0 and any(hook.needs_past for hook in hooks)
+        if question.past is not None and (self.needs_past or asked):
             past = torch.from_numpy(self._past(question.past))[None].to(device)
         previous = None
         if question.previous is not None:
@@ -132,7 +136,10 @@ class LocalPolicy:
             raise BadRequest(f"options has no {unknown[0]!r:.60}: there are steps and steering")
         try:
             self.policy.recipe.objective.path(steps)
-            return hooks_from_request(options.get("steering", [])), steps
+            hooks = hooks_from_request(options.get("steering", []))
+            for hook in hooks:
+                hook.require(self.policy.recipe)
+            return hooks, steps
         except ValueError as error:
             raise BadRequest(str(error)) from error
 

@@ -10,7 +10,7 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -31,6 +31,7 @@ from .augment import augment_batch, require_known
 from .config import run_config, write_config
 from .curriculum import begins, curriculum, refreshed
 from .data import TrainingData, TrainingWindows, open_data, window_spec
+from .encodings import EncodedWindows, require_cacheable
 from .error import TrainingError
 from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
 from .record import TrainingRecord
@@ -114,6 +115,8 @@ def train(
         take_weights(policy, start, say)
         del start
     freeze(policy, t)
+    if t.cache_encodings:
+        require_cacheable(policy, augment)
     optimizer = adamw(policy, t)
     parameters = sum(p.numel() for p in policy.parameters())
 
@@ -128,6 +131,9 @@ def train(
     ema = AveragedModel(policy, multi_avg_fn=warmed_up(t.ema_power, t.ema_max))
     if t.compile:
         model.compile()
+
+    if t.cache_encodings:
+        windows = replace(windows, train=EncodedWindows(windows.train, policy))
 
     losses: list[float] = []
     validation: dict[str, float] = {}

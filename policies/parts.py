@@ -19,11 +19,18 @@ from .backbones.mlp import ResidualMLP
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Relative
+from .conditions.goal import Goal
+from .conditions.label import Label
+from .conditions.prompt import Prompt
+from .conditions.words import Words
+from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
+from .hooks.guidance import CFG
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .objectives.diffusion import Diffusion
+from .objectives.edm import EDM
 from .objectives.flow import Flow
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
@@ -38,12 +45,13 @@ PARTS: dict[str, type] = {
     c.__name__: c
     for c in (
         *(Recipe, Training, ParamGroup, Encoder, MLP, ResNet18, SmallCNN),
-        *(Stack,),
+        *(Words, Goal, Label, Prompt),
+        *(Stack, Recurrent),
         *(UNet1D, Transformer, ResidualMLP),
-        *(Flow, Diffusion, Regression),
+        *(Flow, Diffusion, Regression, EDM),
         *(DDIM, Heun, DPM),
         *(Absolute, Relative, Delta),
-        *(Inpaint,),
+        *(Inpaint, CFG),
     )
 }
 

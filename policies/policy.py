@@ -19,7 +19,7 @@ from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
 from .codec import Affine
-from .conditions.condition import condition_features, feature_of
+from .conditions.condition import condition_features, feature_of, features_for
 from .contexts.context import Conditions, Context
 from .hooks.hook import Hook
 from .objectives.objective import masked_mean
@@ -40,24 +40,24 @@ class Policy(nn.Module):
         super().__init__()
         self.recipe, self.features, self.stats = recipe, dict(features), dict(stats)
         hidden = {k for c in recipe.conditions for k in c.hides(features)}
-        self.encoded_keys = tuple(k for k in (*state_keys(features), *image_keys(features)) if k not in hidden)
+        self.encoded_keys = tuple(
+            k for k in (*state_keys(features), *image_keys(features)) if k not in hidden
+        )
         if not self.encoded_keys:
             raise ValueError("the features hold no observation: a policy needs a state or an image")
-        self.condition_keys = tuple(dict.fromkeys(k for c in recipe.conditions for k in c.keys(features)))
+        of_part = [(c, features_for(c, recipe.conditions, self.features)) for c in recipe.conditions]
+        self.condition_keys = tuple(dict.fromkeys(k for c, of in of_part for k in c.keys(of)))
         labels = [k for k in self.condition_keys if k in features and k not in self.encoded_keys]
         self.observation_keys = (*self.encoded_keys, *labels)
         self.conditions_needed = condition_features(recipe.conditions, features)
         self.normalisers = nn.ModuleDict(
-            {
-                module_name(key): Affine(*affine(stats[key], recipe.normalise_state))
-                for key in self._vectors()
-            }
+            {module_name(key): Affine(*affine(stats[key], recipe.normalise_state)) for key in self._vectors()}
         )
         self.codec = recipe.codec.build(features, stats, recipe.n_past_actions)
         seen = {k: f for k, f in features.items() if k not in hidden}
         self.encoder = recipe.encoder.build(seen | recipe.codec.observes(features))
         width, per_frame = self.encoder.width, getattr(self.encoder, "tokens_per_frame", 1)
-        self.conditions = nn.ModuleList(c.build(features, self.encoder, width) for c in recipe.conditions)
+        self.conditions = nn.ModuleList(c.build(of, self.encoder, width) for c, of in of_part)
         for condition in self.conditions:
             condition.register_parameter("nothing", nn.Parameter(torch.zeros(width)))
         n_tokens = sum(int(c.n_tokens) for c in self.conditions)  # type: ignore[arg-type]

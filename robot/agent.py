@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from ..datasets.features import ACTION, STATE, Features, is_image, require_same
 from ..drivers.config import require_known
 from ..policies.decoders import decoder_for
-from ..policies.request import Request, ServedPolicy
+from ..policies.request import TASK, Request, ServedPolicy
 from .robot import Observation
 
 if TYPE_CHECKING:
@@ -113,10 +114,18 @@ class PolicyAgent:
 
     ValueError or FeatureMismatch, both sides shown, for a robot whose features or control rate are not the
     policy's; larger camera images are resized to the policy's by area. latencies_s and nfe grow by one entry
-    per decision over all episodes."""
+    per decision over all episodes.
+
+    The policy is told the task of the episode. goal: what its conditions need beside it and the robot does
+    not observe, such as `goal.observation.state` or a prompt, by key; ValueError where something lacks. What
+    the policy remembers goes from one reply to the next request, and is forgotten at `reset`."""
 
     def __init__(
-        self, policy: ServedPolicy, robot_features: Features, control_hz: float | None = None
+        self,
+        policy: ServedPolicy,
+        robot_features: Features,
+        control_hz: float | None = None,
+        goal: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.policy, self.metadata = policy, policy.metadata
         features, rate = self.metadata.features, self.metadata.control_hz
@@ -135,6 +144,16 @@ class PolicyAgent:
             offer = robot_features.get(key)
             if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
+        self._goal = dict(goal or {})
+        asked = {k: f for k, f in self.metadata.conditions.items() if k != TASK}
+        self._observed_goal = {k: f for k, f in asked.items() if k not in self._goal and k in robot_features}
+        require_same(robot_features, self._observed_goal, "the robot", "the policy")
+        if missing := sorted(set(asked) - set(self._goal) - set(self._observed_goal)):
+            feature = asked[missing[0]]
+            raise ValueError(
+                f"the policy must be told {missing[0]}, {feature.dtype} {feature.shape}, which the robot does "
+                "not observe: give it as the agent's goal"
+            )
         self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
         self.latencies_s: list[float] = []
         self.nfe: list[int] = []
@@ -145,6 +164,8 @@ class PolicyAgent:
         self._decisions = 0
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.metadata.n_obs_steps)
         self._past: deque[np.ndarray] = deque(maxlen=self.metadata.n_past_actions)
+        self._left: np.ndarray | None = None  # of the last reply's actions, the first for now
+        self._memory: Any = None
         self.decoder.reset()
 
     def act(self, observation: Observation) -> np.ndarray:
@@ -155,14 +176,25 @@ class PolicyAgent:
             self._history.append(latest)
         self._history.append(latest)
         if self.decoder.wants_chunk():
-            history = {k: np.stack([step[k] for step in self._history]) for k in features}
-            request = Request(history, self._decision_seed(), self._complete_past(), self.task)
+            request = Request(
+                {k: np.stack([step[k] for step in self._history]) for k in features}
+                | {k: observation.values[k] for k in self._observed_goal}
+                | self._goal,
+                self._decision_seed(),
+                self._complete_past(),
+                self.task,
+                self._left if self._left is not None and len(self._left) else None,
+                memory=self._memory,
+            )
             began = time.monotonic()
             reply = self.policy.infer(request.to_wire())
             self.latencies_s.append(time.monotonic() - began)
             self.nfe.append(int(reply.get("nfe", 0)))
             self._decisions += 1
-            self.decoder.push(np.asarray(reply["actions"]))
+            self._left, self._memory = np.asarray(reply["actions"]), reply.get("memory")
+            self.decoder.push(self._left)
+        if self._left is not None:
+            self._left = self._left[1:]
         return self.decoder.next()
 
     def sent(self, action: np.ndarray) -> None:

@@ -66,13 +66,19 @@ def feature_of(key: str) -> str:
     return key
 
 
+def features_for(part: ConditionPart, conditions: Sequence[ConditionPart], features: Features) -> Features:
+    """Those that `part` may be told of: all but what the other conditions hide."""
+    hidden = {k for other in conditions if other is not part for k in other.hides(features)}
+    return {k: f for k, f in features.items() if k not in hidden}
+
+
 def condition_features(conditions: Sequence[ConditionPart], features: Features) -> Features:
     """What a request must hold for the conditions, beside the observations, by key: `task` is text, goals
     have the shape of their feature, and prompts are of up to P demonstrations of up to L ticks each, `(P, L,
     *shape)`. Labels are among the observations."""
     result: Features = {}
     for part in conditions:
-        for key in part.keys(features):
+        for key in part.keys(features_for(part, conditions, features)):
             if key == TASK:
                 result[key] = Feature((), TEXT)
             elif key.startswith("goal."):

@@ -63,7 +63,7 @@ class KindNet(ConditionNet):
         self.table = nn.Embedding(numbers * part.kinds, width)
 
     def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        kind, kinds = observation[self.part.key][:, -1].long(), self.part.kinds
+        kind, kinds = _newest(observation[self.part.key]).long(), self.part.kinds
         if bool(((kind < 0) | (kind >= kinds)).any()):
             raise BadRequest(
                 f"{self.part.key} is {kind.flatten().tolist()[:8]}, and the policy knows the kinds 0 to {kinds - 1}"
@@ -81,5 +81,10 @@ class VectorNet(ConditionNet):
         self.net = nn.Sequential(nn.Linear(inputs, width), nn.Mish(), nn.Linear(width, width))
 
     def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        token = self.net(observation[self.key][:, -1])[:, None]
+        token = self.net(_newest(observation[self.key]))[:, None]
         return token, torch.ones(token.shape[:2], dtype=torch.bool, device=token.device)
+
+
+def _newest(value: Tensor) -> Tensor:
+    """Of `(B, T, n)`, or of `(B, n)` that stands for all steps."""
+    return value[:, -1] if value.ndim == 3 else value

@@ -45,7 +45,9 @@ class Prompt:
 
     def keys(self, features: Features) -> tuple[str, ...]:
         if not state_keys(features):
-            raise ValueError("prompts are of vectors, and the data has none: a policy of images alone takes none")
+            raise ValueError(
+                "prompts are of vectors, and the data has none: a policy of images alone takes none"
+            )
         return (*(PROMPT + k for k in state_keys(features)), PROMPT + ACTION, MASK)
 
     def hides(self, features: Features) -> tuple[str, ...]:
@@ -53,7 +55,9 @@ class Prompt:
 
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         keys = (*state_keys(features), ACTION)
-        return PromptNet(self, tuple(PROMPT + k for k in keys), sum(features[k].shape[0] for k in keys), width)
+        return PromptNet(
+            self, tuple(PROMPT + k for k in keys), sum(features[k].shape[0] for k in keys), width
+        )
 
 
 class PromptNet(ConditionNet):

@@ -86,5 +86,6 @@ class WordsNet(ConditionNet):
 def word_rows(word: str, rows: int, hashes: int) -> tuple[int, ...]:
     """Rows of the table for a word: the same on every machine and in every version."""
     return tuple(
-        int.from_bytes(hashlib.sha256(f"{i} {word}".encode()).digest()[:6], "big") % rows for i in range(hashes)
+        int.from_bytes(hashlib.sha256(f"{i} {word}".encode()).digest()[:6], "big") % rows
+        for i in range(hashes)
     )

@@ -33,7 +33,13 @@ class Recurrent:
 
 class RecurrentNet(ContextNet):
     def __init__(
-        self, part: Recurrent, width: int, per_frame: int, n_obs_steps: int, conditions: int, condition_tokens: int
+        self,
+        part: Recurrent,
+        width: int,
+        per_frame: int,
+        n_obs_steps: int,
+        conditions: int,
+        condition_tokens: int,
     ) -> None:
         super().__init__()
         frames = per_frame * n_obs_steps
@@ -60,7 +66,9 @@ class RecurrentNet(ContextNet):
         frame = base.frame
         if frame is None:
             frame = torch.arange(z_BTKD.shape[1], device=seen.device)
-        every = None if base.mask is None else torch.cat([torch.ones_like(base.mask[:, :1]), base.mask], dim=1)
+        every = (
+            None if base.mask is None else torch.cat([torch.ones_like(base.mask[:, :1]), base.mask], dim=1)
+        )
         return Context(
             torch.cat([self.token(memory)[:, None], base.tokens], dim=1),
             torch.cat([base.pooled, memory], dim=-1),

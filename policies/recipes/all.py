@@ -9,6 +9,7 @@ from ...datasets.features import Features
 from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
 from .act import act
+from .beso import beso
 from .diffusion import diffusion_transformer, diffusion_unet
 from .flow import flow
 
@@ -18,6 +19,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
+    "beso": beso,
 }
 
 

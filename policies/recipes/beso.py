@@ -39,5 +39,7 @@ def beso(features: Features) -> Recipe:
         horizon=4,
         n_past_actions=3,
         n_action_steps=1,
-        training=Training(steps=10000, batch_size=64 if images else 256, betas=(0.9, 0.95), weight_decay=1e-4),
+        training=Training(
+            steps=10000, batch_size=64 if images else 256, betas=(0.9, 0.95), weight_decay=1e-4
+        ),
     )

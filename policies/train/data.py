@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
+from ..conditions.condition import features_for
+from ..conditions.words import Words
 from ..recipe import Recipe
 from .error import TrainingError
 
@@ -140,6 +142,12 @@ class TrainingData:
             [*self.notes, *([left_out] if left_out else [])],
         )
 
+    @property
+    def tasks(self) -> list[str]:
+        """The instructions of all episodes that are used."""
+        each = zip(self.stores, self.episodes, self.held_out, strict=True)
+        return sorted({e.task for store, some, more in each for e in store.choose([*some, *more])})
+
     def _episode_weights(self) -> list[Any]:
         """For each store the weights of its episodes to train on, on one scale for all; None where all count
         alike."""
@@ -202,7 +210,7 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
     """The window of the data that the policy of `recipe` is trained on: with all that its conditions need,
     and for a context with a memory as many in a row as its `chain` says, as far apart as decisions are.
     TrainingError where two conditions do not go together."""
-    told = {k for c in recipe.conditions for k in c.keys(features)}
+    told = {k for c in recipe.conditions for k in c.keys(features_for(c, recipe.conditions, features))}
     unseen = {k for c in recipe.conditions for k in c.hides(features)} - told
     keys = tuple(k for k in features if k != ACTION and k not in unseen)
     needs = _union([c.needs() for c in recipe.conditions])
@@ -212,6 +220,14 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
         stride = 1 if recipe.decoder == "ensemble" else recipe.n_action_steps
         needs |= {"chain": chain, "chain_stride": stride}
     return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys, **needs)
+
+
+def require_readable(recipe: Recipe, tasks: Iterable[str]) -> None:
+    """ValueError in one sentence for an instruction that the policy of `recipe` could not be told."""
+    for part in recipe.conditions:
+        if isinstance(part, Words):
+            for task in tasks:
+                part.split(task)
 
 
 def _union(needs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

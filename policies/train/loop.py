@@ -31,7 +31,7 @@ from ..parts import recipe_to_json
 from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
-from .data import TrainingData, TrainingWindows, open_data, tensors, window_spec
+from .data import TrainingData, TrainingWindows, open_data, require_readable, tensors, window_spec
 from .error import TrainingError
 from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
 from .record import TrainingRecord
@@ -96,6 +96,7 @@ def train(
         raise TrainingError(f"{' and '.join(data.paths)} holds no windows to train on")
     for sentence in windows.notes:
         say(sentence)
+    require_readable(recipe, data.tasks)
     start = load_checkpoint(t.start) if t.start else None
 
     identity = {

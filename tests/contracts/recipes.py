@@ -13,6 +13,7 @@ SMALL = {
     "diffusion_unet": {"backbone.widths": (32, 64)},
     "diffusion_transformer": {"backbone.width": 32, "backbone.depth": 2},
     "act": {"backbone.width": 32, "backbone.depth": 2},
+    "beso": {"backbone.width": 36, "backbone.depth": 2},
 }
 
 

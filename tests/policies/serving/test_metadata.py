@@ -75,11 +75,11 @@ def test_metadata_that_does_not_fit_is_named(change: dict[str, Any], says: str) 
 
 def test_a_request_is_openpis_map_with_our_two_keys() -> None:
     past = np.ones((1, 2), np.float32)
-    wire = Request({STATE: np.zeros(2), "task": "lift"}, 7, past).to_wire()
+    wire = Request({STATE: np.zeros(2)}, 7, past, "lift").to_wire()
     assert list(wire) == [STATE, "task", "action.past", "_rt"]
     assert wire["_rt"] == {"seed": 7}
     back = Request.from_wire(wire)
-    assert (list(back.observation), back.seed) == ([STATE, "task"], 7)
+    assert (list(back.observation), back.task, back.seed) == ([STATE], "lift", 7)
     assert back.past is past
     assert Request.from_wire({STATE: 1}) == Request({STATE: 1})
     assert Request({STATE: 1}).to_wire() == {STATE: 1}

@@ -30,7 +30,7 @@ from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
 from ulna.policies.request import Request
-from ulna.policies.train.data import open_data
+from ulna.policies.train.data import open_data, tensors, window_spec
 from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import train
 from ulna.policies.train.state import STATE_FILE, read_header
@@ -46,12 +46,11 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
     changes: dict[str, object] = {"encoder.image": "SmallCNN"} if features is not FEATURES else {}
     recipe = override(small(name, features), changes)
     torch.manual_seed(0)
-    keys = tuple(k for k in features if k != ACTION)
-    windows = Windows(store, WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys))
+    windows = Windows(store, window_spec(recipe, features))
     stats = compute_stats(store, [k for k in features if k != CAMERA])
     stats |= recipe.codec.fit(windows, features, recipe.n_past_actions)
     policy = Policy(recipe, features, stats)
-    batch = {k: torch.from_numpy(v) for k, v in windows.batch(np.array([5, 9])).items()}
+    batch = tensors(windows.batch(np.array([5, 9])), "cpu")
 
     def loss() -> float:
         torch.manual_seed(1)  # the same noise before and after
@@ -65,7 +64,7 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
         optimizer.step()
     assert loss() < 0.7 * before
     policy.eval()
-    observation = {k: batch[k] for k in policy.observation_keys}
+    observation = {k: batch[k] for k in (*policy.observation_keys, *policy.condition_keys)}
     first = policy.sample(Request(observation, 1))
     assert first.chunk.shape == batch[ACTION].shape
     assert first.nfe.tolist() == [recipe.sampling_steps] * 2

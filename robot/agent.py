@@ -151,8 +151,8 @@ class PolicyAgent:
         if missing := sorted(set(asked) - set(self._goal) - set(self._observed_goal)):
             feature = asked[missing[0]]
             raise ValueError(
-                f"the policy must be told {missing[0]}, {feature.dtype} {feature.shape}, which the robot does "
-                "not observe: give it as the agent's goal"
+                f"the policy must be told {missing[0]}, {feature.dtype} {feature.shape}, which the robot "
+                "does not observe: give it as the agent's goal"
             )
         self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
         self.latencies_s: list[float] = []

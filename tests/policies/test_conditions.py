@@ -99,7 +99,9 @@ def test_words_keep_their_order_and_a_hash_of_their_letters() -> None:
 
 def test_a_task_too_long_is_refused_before_training_begins(tmp_path: Path) -> None:
     write_store(tmp_path / "d", meta={"task": "a b c d"})
-    with pytest.raises(ValueError, match="4 words, and the policy reads at most 3.*--conditions.Words.most 4"):
+    with pytest.raises(
+        ValueError, match="4 words, and the policy reads at most 3.*--conditions.Words.most 4"
+    ):
         train(recipe(Words(most=3)), tmp_path / "d", tmp_path / "p", device="cpu")
     assert not (tmp_path / "p").exists()
 
@@ -167,7 +169,9 @@ def test_a_goal_of_some_vectors_may_hide_their_present() -> None:
     spec = window_spec(p.recipe, FEATURES)
     assert (spec.keys, spec.goal_keys, spec.goal) == ((STATE,), (ENVIRONMENT,), "last")
     assert pooled(p, {STATE: observation()[STATE], "goal." + ENVIRONMENT: torch.zeros(2, 2)}).shape[0] == 2
-    with pytest.raises(ValueError, match="the goal is of observation.colour, and the vectors of the data are"):
+    with pytest.raises(
+        ValueError, match="the goal is of observation.colour, and the vectors of the data are"
+    ):
         policy(Goal(of=("observation.colour",)))
 
 
@@ -194,7 +198,9 @@ def test_a_label_is_seen_by_the_condition_only() -> None:
 def prompt(p: int, length: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
     shapes = {STATE: 3, ENVIRONMENT: 2, ACTION: 3}
-    values = {f"prompt.{k}": scale * rng.normal(size=(p, length, n)).astype(np.float32) for k, n in shapes.items()}
+    values = {
+        f"prompt.{k}": scale * rng.normal(size=(p, length, n)).astype(np.float32) for k, n in shapes.items()
+    }
     return {**values, "prompt.mask": np.ones((p, length), bool)}
 
 
@@ -251,9 +257,9 @@ def test_a_request_is_checked_and_a_short_prompt_padded(told_all: LocalPolicy) -
 
     def infer(shown: dict[str, np.ndarray], **more: Any) -> np.ndarray:
         asked = {**FLAT, **goal, **label, **shown, **more}
-        return told_all.infer(Request({k: v for k, v in asked.items() if v is not None}, 3, task="go").to_wire())[
-            "actions"
-        ]
+        return told_all.infer(
+            Request({k: v for k, v in asked.items() if v is not None}, 3, task="go").to_wire()
+        )["actions"]
 
     short = prompt(1, 3)
     padded = {k: np.pad(v, [(0, 0), (0, 2), *[(0, 0)] * (v.ndim - 2)]) for k, v in short.items()}
@@ -290,7 +296,9 @@ def test_goals_are_drawn_anew_at_every_step_and_by_the_seed(tmp_path: Path) -> N
     """So that two trainings differ, and one repeats."""
     write_store(tmp_path / "d", lengths=(30,))
     losses = [
-        train(recipe(Goal(mode="future"), **{"training.steps": 2}), tmp_path / "d", tmp_path / n, device="cpu").losses
+        train(
+            recipe(Goal(mode="future"), **{"training.steps": 2}), tmp_path / "d", tmp_path / n, device="cpu"
+        ).losses
         for n in ("a", "b")
     ]
     assert losses[0] == losses[1]
@@ -299,7 +307,10 @@ def test_goals_are_drawn_anew_at_every_step_and_by_the_seed(tmp_path: Path) -> N
     from ulna.datasets.reading.loader import batches, step_rng
 
     drawn = [
-        [b["goal.ticks"].tolist() for b in batches(windows.train, lambda _: np.arange(8), 0, 2, rng_of=step_rng(s))]
+        [
+            b["goal.ticks"].tolist()
+            for b in batches(windows.train, lambda _: np.arange(8), 0, 2, rng_of=step_rng(s))
+        ]
         for s in (0, 1)
     ]
     assert drawn[0][0] != drawn[0][1]

@@ -20,16 +20,16 @@ from safetensors.torch import load_file
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
-from ulna.datasets.reading.windows import Windows, WindowSpec
+from ulna.datasets.reading.windows import Windows
 from ulna.datasets.stats import compute_stats
 from ulna.policies.checkpoint import CheckpointError, load_checkpoint, read_train, save_checkpoint
-from ulna.policies.policy import Policy
 from ulna.policies.parts import leaves, override, recipe_from_json, recipe_to_json
+from ulna.policies.policy import Policy
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.request import Request
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.request import Request
 from ulna.policies.train.data import open_data, tensors, window_spec
 from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import train

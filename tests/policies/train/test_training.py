@@ -22,6 +22,7 @@ from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
 from ulna.datasets.reading.windows import Windows
 from ulna.datasets.stats import compute_stats
+from ulna.policies.backbones.backbone import Head, Sizes
 from ulna.policies.checkpoint import CheckpointError, load_checkpoint, read_train, save_checkpoint
 from ulna.policies.parts import leaves, override, recipe_from_json, recipe_to_json
 from ulna.policies.policy import Policy
@@ -97,7 +98,7 @@ def test_overrides_say_what_is_wrong() -> None:
             override(recipe, changes)
     bad = override(recipe, {"horizon": "18"})
     with pytest.raises(ValueError, match="--horizon 20"):
-        bad.backbone.build(3, bad.horizon, 8, 8)
+        bad.backbone.build(Sizes(3, bad.horizon, 8, 8), Head())
     assert override(recipe, {"backbone": "Transformer", "backbone.depth": "2"}).backbone.depth == 2  # type: ignore[union-attr]
 
 
@@ -168,7 +169,7 @@ def test_a_checkpoint_comes_back_the_same(trained: Path, tmp_path: Path) -> None
         k: torch.zeros(1, policy.recipe.n_obs_steps, *policy.features[k].shape)
         for k in policy.observation_keys
     }
-    assert torch.equal(policy.sample(o, 3).chunk, again.sample(o, 3).chunk)
+    assert torch.equal(policy.sample(Request(o, 3)).chunk, again.sample(Request(o, 3)).chunk)
     assert save_checkpoint(tmp_path / "again", policy, read_train(trained)) == policy.content_hash
     assert read_train(tmp_path / "again") == read_train(trained)
     names = {p.name for p in trained.iterdir()}

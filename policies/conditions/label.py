@@ -48,7 +48,8 @@ class Label:
         if np.dtype(feature.dtype).kind in "iub":
             if self.kinds < 1:
                 raise ValueError(
-                    f"{self.key} is of {feature.dtype}: say how many kinds there are (--conditions.Label.kinds)"
+                    f"{self.key} is of {feature.dtype}: say how many kinds there are "
+                    "(--conditions.Label.kinds)"
                 )
             return KindNet(self, feature.shape[0], width)
         return VectorNet(self.key, feature.shape[0], width)
@@ -66,7 +67,8 @@ class KindNet(ConditionNet):
         kind, kinds = _newest(observation[self.part.key]).long(), self.part.kinds
         if bool(((kind < 0) | (kind >= kinds)).any()):
             raise BadRequest(
-                f"{self.part.key} is {kind.flatten().tolist()[:8]}, and the policy knows the kinds 0 to {kinds - 1}"
+                f"{self.part.key} is {kind.flatten().tolist()[:8]}, and the policy knows the kinds 0 to "
+                f"{kinds - 1}"
             )
         tokens = self.table(kind + kinds * torch.arange(self.n_tokens, device=kind.device))
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

@@ -145,7 +145,7 @@ class LocalPolicy:
         return np.array(chunk, np.float32)
 
     def _memory(self, value: Any) -> torch.Tensor | None:
-        """`(1, M)` of what the last reply gave. BadRequest for one of another checkpoint, both sides shown."""
+        """`(1, M)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
         width = self.policy.context_net.memory_width
         if value is None:
             return None

@@ -240,8 +240,8 @@ def _union(needs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 union[name] = tuple(dict.fromkeys((*before, *value))) if before and value else ()
             elif before != value:
                 raise TrainingError(
-                    f"one condition needs windows with the {name} {before}, another with {value}: give them the "
-                    "same, or train with one of them"
+                    f"one condition needs windows with the {name} {before}, another with {value}: give them "
+                    "the same, or train with one of them"
                 )
     return union
 

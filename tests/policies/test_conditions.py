@@ -1,4 +1,5 @@
-"""Words, goals, labels and prompts: from the data through windows and training, over the wire, into the chunk."""
+"""Words, goals, labels and prompts: from the data through windows and training, over the wire, into a
+chunk."""
 
 from __future__ import annotations
 
@@ -100,7 +101,7 @@ def test_words_keep_their_order_and_a_hash_of_their_letters() -> None:
 def test_a_task_too_long_is_refused_before_training_begins(tmp_path: Path) -> None:
     write_store(tmp_path / "d", meta={"task": "a b c d"})
     with pytest.raises(
-        ValueError, match="4 words, and the policy reads at most 3.*--conditions.Words.most 4"
+        ValueError, match=r"4 words, and the policy reads at most 3.*--conditions.Words.most 4"
     ):
         train(recipe(Words(most=3)), tmp_path / "d", tmp_path / "p", device="cpu")
     assert not (tmp_path / "p").exists()
@@ -170,7 +171,7 @@ def test_a_goal_of_some_vectors_may_hide_their_present() -> None:
     assert (spec.keys, spec.goal_keys, spec.goal) == ((STATE,), (ENVIRONMENT,), "last")
     assert pooled(p, {STATE: observation()[STATE], "goal." + ENVIRONMENT: torch.zeros(2, 2)}).shape[0] == 2
     with pytest.raises(
-        ValueError, match="the goal is of observation.colour, and the vectors of the data are"
+        ValueError, match=r"the goal is of observation\.colour, and the vectors of the data are"
     ):
         policy(Goal(of=("observation.colour",)))
 
@@ -226,7 +227,7 @@ def _torch(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def told_all(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicy:
-    """Told by words, a goal drawn from the future, a label and a prompt, from two datasets under two names."""
+    """Told by words, a goal drawn from the future, a label and a prompt; two datasets, two names for a key."""
     folder = tmp_path_factory.mktemp("all")
     write_store(folder / "a", (12, 9), KINDS)
     other = {k.replace(STATE, "observation.joints"): f for k, f in KINDS.items()}

@@ -48,7 +48,7 @@ def trained(context: ContextPart, data: Path, seed: int = 0) -> LocalPolicy:
     recipe = Recipe(
         "toy", "none", Regression("l2"), ResidualMLP(32, 1), Encoder(MLP(16, 1)), context,
         sampling_steps=1, horizon=1, n_action_steps=1, mask_padding=True,
-        training=Training(steps=150, batch_size=32, learning_rate=3e-3, warmup=5, ema_max=0.9, betas=(0.9, 0.95)),
+        training=Training(150, 32, 3e-3, betas=(0.9, 0.95), warmup=5, ema_max=0.9),
     )  # fmt: skip
     out = data.parent / f"{type(context).__name__} {seed}"
     train(recipe, data, out, seed=seed, device="cpu")

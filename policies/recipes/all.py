@@ -9,6 +9,7 @@ from ...datasets.features import Features
 from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
 from .act import act
+from .beso import beso
 from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
 from .flow import flow
@@ -29,6 +30,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "ebt": ebt,
     "imc": imc,
     "ptp": ptp,
+    "beso": beso,
 }
 
 

@@ -19,6 +19,7 @@ SMALL = {
     "ebt": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "objective.steps": 2},
     "imc": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "backbone.components": 3, "objective.rounds": 3},
     "ptp": {"backbone.width": 32, "backbone.depth": 2},
+    "beso": {"backbone.width": 36, "backbone.depth": 2},
 }
 
 

@@ -21,6 +21,7 @@ from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Relative
 from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
+from .hooks.best_of_n import BestOfN
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .objectives.diffusion import Diffusion
@@ -43,7 +44,7 @@ PARTS: dict[str, type] = {
         *(Flow, Diffusion, Regression),
         *(DDIM, Heun, DPM),
         *(Absolute, Relative, Delta),
-        *(Inpaint,),
+        *(Inpaint, BestOfN),
     )
 }
 

@@ -18,6 +18,8 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,9 @@ from ..field import Field, Start
 
 class Hook:
     """The identity at every seam."""
+
+    by_request: ClassVar[bool] = True
+    """Whether a stranger's request may ask for it: not where its fields name files."""
 
     @property
     def wants_candidates(self) -> int:

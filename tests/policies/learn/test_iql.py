@@ -69,7 +69,7 @@ def chain_learner(expectile: float, **fields: object) -> IQLLearner:
     stats = {k: vector_stats(batch[k].reshape(6, -1).double().numpy()) for k in (STATE, ACTION)}
     r = override(recipe(), {"horizon": 1, "n_action_steps": 1})
     spec = replace(SMALL, chunk=1, expectile=expectile)
-    iql = IQL(spec, learning_rate=3e-3, target_rate=0.1, **fields)  # type: ignore[arg-type]
+    iql = IQL(spec, learning_rate=1e-2, target_rate=0.2, **fields)  # type: ignore[arg-type]
     return IQLLearner(iql, Policy(r, CHAIN, stats), Critic(spec, CHAIN, stats))
 
 
@@ -77,12 +77,12 @@ def chain_learner(expectile: float, **fields: object) -> IQLLearner:
 def test_values_on_a_chain(expectile: float) -> None:
     """Of two actions that are as frequent, the expectile τ is τ·higher + (1 - τ)·lower; so V(last) = τ +
     (1 - τ)·γ·V(last), and one before V = τ·γ·V(after) + (1 - τ)·γ·V. At 0.5 it is the behaviour's value."""
-    learner = chain_learner(expectile, critic_first=600)
+    learner = chain_learner(expectile, critic_first=250)
     batch, values, after = chain(), [], 1 / GAMMA
     for _ in range(3):
         after = expectile * GAMMA * after / (1 - (1 - expectile) * GAMMA)
         values.insert(0, after)
-    for step in range(600):
+    for step in range(250):
         learner.update(batch, step / learner.steps)
         move_targets(learner, step)
     with torch.no_grad():
@@ -96,11 +96,11 @@ def test_the_actor_prefers_what_the_critic_prefers() -> None:
     """Half of the data stay, half go on: a clone does either, the weighted one goes on."""
     chunks = {}
     for beta in (0.0, 30.0):
-        learner = chain_learner(0.9, beta=beta, critic_first=300)
-        t = override(learner.policy.recipe, {"training.steps": 400, "training.learning_rate": 3e-3})
+        learner = chain_learner(0.9, beta=beta, critic_first=80)
+        t = override(learner.policy.recipe, {"training.steps": 150, "training.learning_rate": 1e-2})
         learner = IQLLearner(learner.iql, Policy(t, CHAIN, learner.policy.stats), learner.critic)
-        batch = {k: torch.cat([v] * 8) for k, v in chain().items()}
-        for step in range(700):
+        batch = {k: torch.cat([v] * 4) for k, v in chain().items()}
+        for step in range(230):
             torch.manual_seed(step)
             learner.update(batch, step / learner.steps)
             move_targets(learner, step)
@@ -162,7 +162,7 @@ def test_targets_follow_by_name_and_nothing_else_does() -> None:
     assert all(torch.equal(v, before["q_target"][k]) for k, v in moved["q_target"].items())
     move_targets(learner, 0)
     for k, v in learner.target.state_dict().items():
-        torch.testing.assert_close(v, 0.9 * before["q_target"][k] + 0.1 * moved["q"][k])
+        torch.testing.assert_close(v, 0.8 * before["q_target"][k] + 0.2 * moved["q"][k])
     assert all(torch.equal(v, moved["v"][k]) for k, v in learner.critic.v_net.state_dict().items())
 
 

@@ -161,7 +161,9 @@ class LocalPolicy:
             )
         values = np.asarray(value["values"])
         if values.shape != (width,) or values.dtype.kind != "f" or not np.isfinite(values).all():
-            raise BadRequest(f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)")
+            raise BadRequest(
+                f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)"
+            )
         return torch.from_numpy(np.array(values, np.float32))[None].to(self.policy.device)
 
     def _condition_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ checkpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import tyro
 from .choices import robots, tasks
 from .errors import UsageError
 from .parsing import Output, episode_list, progress, require_device, unset, use_threads
+from .steering import split_hook_fields, steering
 
 if TYPE_CHECKING:
     from ...policies.serving.metadata import Metadata
@@ -22,6 +23,7 @@ EXAMPLE = (
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
 CHOICES = {"robot": robots, "task": tasks}
+prepare = split_hook_fields
 
 
 @dataclass
@@ -48,6 +50,9 @@ class Args:
     """Open loop: use every n-th tick."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler. Not with --server."""
+    steer: Annotated[str, unset("none", "NAMES")] = ""
+    """Hooks that act while sampling, with commas; their fields are options: --steer NAME --NAME.field value.
+    Not with --server."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
@@ -56,6 +61,7 @@ class Args:
     """Of the processor; more can be faster where nothing else runs."""
     json: bool = False
     """Print one JSON object."""
+    hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
 
 
 def run(args: Args, out: Output) -> int:
@@ -113,6 +119,8 @@ def run(args: Args, out: Output) -> int:
 
 def _served_policy(args: Args) -> Any:
     if args.server:
+        if args.steer or args.hook_fields:
+            raise UsageError("--steer acts where the policy runs: give it to `ulna serve`")
         from ...policies.serving.client import PolicyClient
 
         client = PolicyClient(args.server)
@@ -124,7 +132,8 @@ def _served_policy(args: Args) -> Any:
     from ...policies.serving.local import LocalPolicy
 
     use_threads(args.threads)
-    return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
+    hooks = steering(args.steer, args.hook_fields)
+    return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None, hooks)
 
 
 def _require_same_checkpoint(folder: str, metadata: Metadata, server: str) -> None:

@@ -1,5 +1,5 @@
-"""A study: one claim about methods, the arms that test it, and what is expected of them, in one TOML file that
-is written before the run. `ulna study FILE` runs it, see `study_run.py`.
+"""A study: one claim about methods, the arms that test it, and what is expected of them, in one TOML file
+that is written before the run. `ulna study FILE` runs it, see `study_run.py`.
 
 ```toml
 name = "mip_fork"                      # of the results: benchmarks/results/studies/mip_fork.json
@@ -9,18 +9,18 @@ expectation = "..."                    # in words, before the run: what we expec
 control_text = "..."                   # the negative control: where it should not help, and why
 task = "fork"                          # a planar task of `ulna.sim.planar.all`
 options = {routes = 2}                 # of the task; may be left out
-demonstrations = {count = 50, seeds_from = 0, noise = 0.005}   # and what the task's expert takes: skill = "mixed"
+demonstrations = {count = 50, seeds_from = 0, noise = 0.005}   # and what the task's expert takes: skill
 seeds = [0, 1, 2, 3, 4]                # of the trainings
 episodes = 100                         # for each training, of the seeds evaluation_seeds_from, +1, ...
 evaluation_seeds_from = 10000          # the default; lower ones are for development
 base = "regression"                    # the arm to which all are compared; the first by default
 
 [common]                               # overrides of every arm's recipe, named as on the command line of
-"backbone" = "ResidualMLP"             # `ulna train`: short names (steps) and long ones (training.steps), with
-"training.steps" = 2000                # or without quotes; lists for several values or several parts
+backbone = "ResidualMLP"               # `ulna train`: short names (steps) and long ones (training.steps),
+"training.steps" = 2000                # with or without quotes; lists for several values or parts
 
 [arms.regression]
-recipe = "regression_mlp"              # of `ulna recipes`; every other field is an override of it, which wins
+recipe = "regression_mlp"              # of `ulna recipes`; every other field is an override of it that wins
                                        # over [common], but for those listed below
 [arms.flow_10]
 recipe = "flow"
@@ -38,8 +38,8 @@ recipe = "consistency"
 # An arm may also have:
 # learner = "iql"                      # instead of recipe: trained by another way than `ulna train`
 # text = "..."                         # what it is, for the table
-# data = {weights = "success", observe = ["observation.state"]}   # fields of `DataOptions`, and observe: which
-#                                      # observations are used (all by default)
+# data = {weights = "success", observe = ["observation.state"]}   # fields of `DataOptions`, and observe:
+#                                      # which observations are used (all by default)
 # request = {steps = 4, steering = [{part = "Inpaint"}]}          # options of every request
 # given = {"label.quality" = [1.0]}    # arrays added to every request
 # delay = 2                            # control ticks that pass until a chunk can be used; the one before is
@@ -67,9 +67,9 @@ within = 0.1
 variant = "control"
 ```
 
-A condition `goal.<key>` of a policy is `observation.goal` of the environment; `prompt.*` are demonstrations of
-the same instruction; other conditions are what `given` says. Trainings that variants have in common are done
-once."""
+A condition `goal.<key>` of a policy is `observation.goal` of the environment; `prompt.*` are demonstrations
+of the same instruction; other conditions are what `given` says. Trainings that variants have in common are
+done once."""
 
 from __future__ import annotations
 
@@ -337,7 +337,8 @@ def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any]) -> Arm:
         if strange or "data" in table:
             raise StudyError(
                 f"arm {name} shares the training of {table['of']}, so it cannot change "
-                f"{(strange or ['data'])[0]}: what may differ is {', '.join(TEST_TIME)}, request, given, delay"
+                f"{(strange or ['data'])[0]}: what may differ is {', '.join(TEST_TIME)}, request, given and "
+                "delay"
             )
     return Arm(name, overrides=own, **{k: v for k, v in table.items() if k in ARM_FIELDS})
 

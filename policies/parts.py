@@ -29,6 +29,7 @@ from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.guidance import CFG
+from .hooks.best_of_n import BestOfN
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.lowest_energy import LowestEnergy
@@ -60,7 +61,7 @@ PARTS: dict[str, type] = {
         *(MIP, StraightFlow, TSD, FlowMap),
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
-        *(Inpaint, LowestEnergy, PastVerification, CFG),
+        *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN),
         *(Words, Goal, Label, Prompt),
     )
 }

@@ -18,7 +18,7 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 class Hook:
     """The identity at every seam."""
+
+    by_request: ClassVar[bool] = True
+    """Whether a stranger's request may ask for it: not where its fields name files."""
 
     @property
     def wants_candidates(self) -> int:

@@ -15,12 +15,15 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+from .backbones.horizons import Horizons
 from .backbones.mlp import ResidualMLP
+from .backbones.ndp import NeuralDynamics
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Relative
 from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
+from .hooks.consensus import Consensus
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .objectives.diffusion import Diffusion
@@ -40,10 +43,11 @@ PARTS: dict[str, type] = {
         *(Recipe, Training, ParamGroup, Encoder, MLP, ResNet18, SmallCNN),
         *(Stack,),
         *(UNet1D, Transformer, ResidualMLP),
+        *(NeuralDynamics, Horizons),
         *(Flow, Diffusion, Regression),
         *(DDIM, Heun, DPM),
         *(Absolute, Relative, Delta),
-        *(Inpaint,),
+        *(Inpaint, Consensus),
     )
 }
 

@@ -74,6 +74,10 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def n_past_actions(self) -> int:
+        return self.recipe.n_past_actions
+
     def encode(
         self,
         observation: Mapping[str, Any],
@@ -89,7 +93,8 @@ class Policy(nn.Module):
         normal = self.normalised(observation)
         z = self.encoder(normal | self.codec.observe(observation, self.recipe.n_obs_steps))
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
-        return self.context_net(z_BTKD, self._conditions(observation, drop), memory, fresh)
+        context = self.context_net(z_BTKD, self._conditions(observation, drop), memory, fresh)
+        return dataclasses.replace(context, present=self.codec.present(observation))
 
     def normalised(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The observations as the encoder sees them: vectors normalised, images as they are."""
@@ -174,6 +179,9 @@ class Policy(nn.Module):
                 keep_chain=keep_chain,
                 grad=grad,
             )
+            if sampled.execute is not None:
+                ahead = self.recipe.horizon - self.recipe.n_past_actions
+                sampled = dataclasses.replace(sampled, execute=sampled.execute.clamp(max=ahead))
             observation = self._known(request)
             chunk = self.codec.decode(sampled.chunk, observation)
             if (n := sampled.candidates.shape[1]) == 1:

@@ -162,7 +162,8 @@ class PolicyAgent:
             self.latencies_s.append(time.monotonic() - began)
             self.nfe.append(int(reply.get("nfe", 0)))
             self._decisions += 1
-            self.decoder.push(np.asarray(reply["actions"]))
+            execute = reply.get("execute")
+            self.decoder.push(np.asarray(reply["actions"]), None if execute is None else int(execute))
         return self.decoder.next()
 
     def sent(self, action: np.ndarray) -> None:

@@ -11,6 +11,8 @@ from ..recipe import Recipe
 from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
 from .flow import flow
+from .moh import moh
+from .ndp import ndp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -18,6 +20,8 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
+    "moh": moh,
+    "ndp": ndp,
 }
 
 

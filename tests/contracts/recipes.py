@@ -13,6 +13,8 @@ SMALL = {
     "diffusion_unet": {"backbone.widths": (32, 64)},
     "diffusion_transformer": {"backbone.width": 32, "backbone.depth": 2},
     "act": {"backbone.width": 32, "backbone.depth": 2},
+    "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
+    "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
 }
 
 

@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from .backbones.energy import Energy
 from .backbones.mixture import Mixture
+from .backbones.horizons import Horizons
 from .backbones.mlp import ResidualMLP
+from .backbones.ndp import NeuralDynamics
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Relative
@@ -30,6 +32,7 @@ from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.guidance import CFG
 from .hooks.best_of_n import BestOfN
+from .hooks.consensus import Consensus
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.lowest_energy import LowestEnergy
@@ -61,8 +64,9 @@ PARTS: dict[str, type] = {
         *(MIP, StraightFlow, TSD, FlowMap),
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
-        *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN),
+        *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN, Consensus),
         *(Words, Goal, Label, Prompt),
+        *(NeuralDynamics, Horizons),
     )
 }
 

@@ -82,6 +82,10 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def n_past_actions(self) -> int:
+        return self.recipe.n_past_actions
+
     def encode(
         self,
         observation: Mapping[str, Any],
@@ -97,7 +101,8 @@ class Policy(nn.Module):
         seen = {} if ENCODING in observation else self._seen(observation)
         z = self.encoder(seen) if seen else observation[ENCODING]
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
-        return self.context_net(z_BTKD, self._conditions(seen, observation, drop), memory, fresh)
+        context = self.context_net(z_BTKD, self._conditions(seen, observation, drop), memory, fresh)
+        return dataclasses.replace(context, present=self.codec.present(observation))
 
     def encodings(self, observation: Mapping[str, Any]) -> Tensor:
         """What the encoder makes of an observation, `(B, T, D)` or `(B, T, K, D)`. Where this was done
@@ -217,6 +222,9 @@ class Policy(nn.Module):
                 keep_chain=keep_chain,
                 grad=grad,
             )
+            if sampled.execute is not None:
+                ahead = self.recipe.horizon - self.recipe.n_past_actions
+                sampled = dataclasses.replace(sampled, execute=sampled.execute.clamp(max=ahead))
             observation = self._known(request)
             chunk = self.codec.decode(sampled.chunk, observation)
             if (n := sampled.candidates.shape[1]) == 1:

@@ -60,7 +60,7 @@ class Session:
         no more of its actions than this before it is asked again."""
         self.decisions += 1
         self._memory, self._left = memory, np.asarray(chunk_nA)
-        self._decoder.push(self._left[:execute])
+        self._decoder.push(self._left, execute)
 
     def next(self) -> np.ndarray:
         """The action `(A,)` of this tick."""

@@ -77,5 +77,6 @@ class Hook:
 
     def execute(self, chunk_BHA: Tensor, field: Field) -> Tensor | None:
         """How many actions of the chosen chunk, from now on, to execute before asking again: `(B,)` int, at
-        least 1; None to abstain. The least of the hooks' counts."""
+        least 1; None to abstain. The least of the hooks' counts, and at most what the
+        chunk has."""
         return None

@@ -17,6 +17,8 @@ from .flow_map import flow_map
 from .mip import mip, regression_mlp
 from .imc import imc
 from .ptp import ptp
+from .moh import moh
+from .ndp import ndp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -31,6 +33,8 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "imc": imc,
     "ptp": ptp,
     "beso": beso,
+    "moh": moh,
+    "ndp": ndp,
 }
 
 

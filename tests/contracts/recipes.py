@@ -20,6 +20,8 @@ SMALL = {
     "imc": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "backbone.components": 3, "objective.rounds": 3},
     "ptp": {"backbone.width": 32, "backbone.depth": 2},
     "beso": {"backbone.width": 36, "backbone.depth": 2},
+    "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
+    "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
 }
 
 

@@ -157,7 +157,9 @@ def test_steps_are_detached_from_each_other_and_the_draw_replays() -> None:
     torch.testing.assert_close(without, once.detach())
     assert not without.requires_grad
     half = Draw(draw.noise[:1], draw.tau[:1], {k: v[:1] for k, v in draw.more.items()})
-    torch.testing.assert_close(objective.losses(net, target[:1], context.take(torch.tensor([0])), half).error, once[:1])
+    torch.testing.assert_close(
+        objective.losses(net, target[:1], context.take(torch.tensor([0])), half).error, once[:1]
+    )
 
 
 def test_training_digs_a_minimum_that_a_new_noise_falls_into() -> None:

@@ -34,7 +34,9 @@ MLP, ATTENTION, UNET = ResidualMLP(16, 1), Transformer(16, 1, 2), UNet1D((8, 16)
 EACH = pytest.mark.parametrize("inner", [MLP, ATTENTION, UNET], ids=["mlp", "transformer", "unet"])
 
 
-def built(inner: Backbone = MLP, horizons: tuple[int, ...] = STEPS, sizes: Sizes = SIZES, gate: str = "learned"):  # type: ignore[no-untyped-def]
+def built(
+    inner: Backbone = MLP, horizons: tuple[int, ...] = STEPS, sizes: Sizes = SIZES, gate: str = "learned"
+):  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     net = Horizons(inner, horizons, gate).build(sizes, Head()).eval()  # type: ignore[arg-type]
     assert isinstance(net, HorizonsNet)
@@ -57,7 +59,9 @@ def test_views_are_about_their_own_actions_and_make_up_the_chunk(inner: Backbone
     torch.testing.assert_close(output.weights.sum(1), torch.ones(B, H))
     for (_, mask), gate in zip(output.views, output.weights.unbind(1), strict=True):
         assert (gate[:, mask == 0] == 0).all() and (gate[:, mask > 0] > 0).all()
-    mixed = sum(w[..., None] * chunk for (chunk, _), w in zip(output.views, output.weights.unbind(1), strict=True))
+    mixed = sum(
+        w[..., None] * chunk for (chunk, _), w in zip(output.views, output.weights.unbind(1), strict=True)
+    )
     torch.testing.assert_close(output.chunk, mixed)
     torch.testing.assert_close(net(*question()), output.chunk)
 
@@ -190,7 +194,12 @@ class Disagreeing(nn.Module):
 
 
 def decide(
-    net: nn.Module, hooks: list[Hook], b: int = B, objective: Objective | None = None, slope: float = 0.0, **settings
+    net: nn.Module,
+    hooks: list[Hook],
+    b: int = B,
+    objective: Objective | None = None,
+    slope: float = 0.0,
+    **settings,
 ) -> Sampled:  # type: ignore[no-untyped-def]
     objective = objective or Flow(predict="x")
     pooled = slope * torch.arange(b)[:, None].float()
@@ -232,7 +241,9 @@ def test_each_row_has_its_own_count_whatever_the_batch() -> None:
         assert alone.execute is not None and alone.execute[0] == together.execute[i]
 
 
-@given(st.integers(1, 12), st.integers(1, 3), st.floats(0, 3), st.lists(st.floats(0, 2), min_size=8, max_size=8))
+@given(
+    st.integers(1, 12), st.integers(1, 3), st.floats(0, 3), st.lists(st.floats(0, 2), min_size=8, max_size=8)
+)
 @settings(max_examples=30, deadline=None)
 def test_the_count_lies_between_the_least_and_the_chunk(
     least: int, active: int, ratio: float, values: list[float]

@@ -47,3 +47,18 @@ def bootstrap_mean(
     )
     low, high = result.confidence_interval
     return mean, float(low), float(high)
+
+
+def bootstrap_crossed(
+    values_SE: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mean, low, high) of the values of S trainings on the same E episodes, with its 95 % interval,
+    resampling trainings and episodes both: another training seed and other episodes might have come (two-way
+    percentile bootstrap, Owen and Eckles 2012, arXiv:1106.2125). Of one training only the episodes vary."""
+    s, e = values_SE.shape
+    rng = np.random.default_rng(seed)
+    row_weights = rng.multinomial(s, np.full(s, 1 / s), resamples) / s
+    column_weights = rng.multinomial(e, np.full(e, 1 / e), resamples) / e
+    means = np.einsum("rs,se,re->r", row_weights, values_SE.astype(np.float64), column_weights, optimize=True)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values_SE.mean()), float(low), float(high)

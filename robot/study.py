@@ -27,7 +27,7 @@ recipe = "flow"
 sampling_steps = 10
 
 [arms.flow_1]
-of = "flow_10"                         # the same trained policy; only fields that act at test time may differ:
+of = "flow_10"                         # the same trained policy; only what acts at test time may differ:
 sampling_steps = 1                     # sampling_steps, solver, solver.*, steering, steering.PART.*,
                                        # n_action_steps, decoder, ensemble_decay; and request, given, delay
 

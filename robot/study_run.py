@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -93,15 +94,17 @@ def run_study(
     source: str = "the file",
     processes: int = 2,
     restart: bool = False,
+    keep_changed: bool = False,
     progress: Callable[[int, int, str], None] = lambda finished, total, note: None,
 ) -> list[dict[str, Any]]:
     """The results of every (variant, arm, seed), in this order. source: the file's name, for errors.
-    processes: that train and evaluate; 1 is this one. progress: called with how many results there are, their
-    number, and what was finished last.
+    processes: that train and evaluate; 1 is this one. restart: discard what is there. keep_changed: where the
+    file has changed, go on with those trainings that are as they were. progress: called with how many results
+    there are, their number, and what was finished last.
 
     StudyError where the folder's results are of another file, or where an arm failed: the others are kept."""
     plan(study)
-    begin(study, folder, source, restart)
+    begin(study, folder, source, restart, keep_changed)
     trainings = trainings_of(study, folder)
     paths = [
         result_path(folder, v.name, a, s)
@@ -170,14 +173,18 @@ def env_features(env: PlanarEnv) -> Features:
     return features
 
 
-def begin(study: Study, folder: Path, source: str, restart: bool) -> None:
+def begin(study: Study, folder: Path, source: str, restart: bool, keep_changed: bool) -> None:
     """The folder of the results, which remembers the file that they are of. StudyError where that was
     another."""
     stamp = folder / STAMP
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
+    changed = stamp.exists() and json.loads(stamp.read_text()).get("content") != study.content
+    if changed and keep_changed:
+        shutil.rmtree(folder / "results", ignore_errors=True)
+        stamp.unlink()
     if stamp.exists():
-        if json.loads(stamp.read_text()).get("content") != study.content:
+        if changed:
             raise StudyError(
                 f"{source} is not as it was when the study {study.name} began, and an expectation is written "
                 f"before the run: put it back to go on, or discard the results in {folder} with --restart"
@@ -343,6 +350,7 @@ def work(training: Training) -> str:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "`log_with=", UserWarning)  # no tracker is wanted
     try:
         checkpoint = _checkpoint(training.folder, training.name)
         runner = runner_of(training.arm)
@@ -394,10 +402,10 @@ def evaluate(training: Training, checkpoint: Path, variant: Variant, arm: Arm) -
     )
 
 
-def write_whole(path: Path, value: Mapping[str, Any]) -> None:
+def write_whole(path: Path, value: Mapping[str, Any], indent: int | None = None) -> None:
     """As JSON, by a rename."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(json.dumps(value, allow_nan=False) + "\n")
+    new.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n")
     os.replace(new, path)
 
 

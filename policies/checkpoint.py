@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from ..datasets.features import features_from_json, features_to_json
 from ..datasets.stats import Stats
-from .policy import Policy
 from .parts import recipe_from_json, recipe_to_json
+from .policy import Policy
 from .recipe import Recipe
 from .train.record import TrainingRecord
 

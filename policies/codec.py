@@ -158,6 +158,8 @@ class Delta:
     normalise: NormaliseMode = "quantile"
     """Scale differences to [-1, 1] by their range (minmax) or by their 1 % and 99 % quantiles, to mean 0 and
     deviation 1 (meanstd), or not (none)."""
+    normalise_last: NormaliseMode = "minmax"
+    """The same of the last command, as the policy sees it."""
 
     @property
     def needs_past(self) -> bool:
@@ -171,7 +173,7 @@ class Delta:
         return {RELATIVE: _differences(chunk, chunk[:, n_past_actions - 1 : n_past_actions])}
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
-        last = Affine(*affine(stats[ACTION], self.normalise))
+        last = Affine(*affine(stats[ACTION], self.normalise_last))
         base = state_of_action(features, required=False)
         return _DeltaCodec(stats[RELATIVE], self.normalise, last, base, n_past_actions)
 

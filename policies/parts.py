@@ -294,9 +294,9 @@ def _replacement(value: Any, hint: Any, name: str) -> Any:
     """`value` for a field of type `hint`: a part by its name, several parts by theirs, or a plain value."""
     if not takes_parts(hint):
         return _coerce(value, hint, name)
-    if isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint):
-        if value is None or str(value).lower() in ("none", ""):
-            return None
+    may_be_none = isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
+    if may_be_none and (value is None or str(value).lower() in ("none", "")):
+        return None
     if typing.get_origin(hint) is tuple:
         words = value.replace(",", " ").split() if isinstance(value, str) else value
         kind = typing.get_args(hint)[0]

@@ -37,5 +37,7 @@ def _recipe(old: Mapping[str, Any]) -> dict[str, Any]:
     if space not in CODECS:
         raise ValueError(f"the recipe's action_space is {space!r}, which no version of Ulna had")
     new["codec"] = {"part": CODECS[space], "normalise": new.pop("normalise_action", "minmax")}
+    if space == "delta":
+        new["codec"]["normalise_last"] = old.get("normalise_state", "minmax")
     new["steering"] = [{"part": "Inpaint"}] if new.pop("inpaint_past", False) else []
     return new

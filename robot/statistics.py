@@ -49,16 +49,25 @@ def bootstrap_mean(
     return mean, float(low), float(high)
 
 
-def bootstrap_crossed(
-    values_SE: np.ndarray, resamples: int = 2000, seed: int = 0
+def paired_difference(
+    a_SE: np.ndarray, b_SE: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(mean, low, high) of the values of S trainings on the same E episodes, with its 95 % interval,
-    resampling trainings and episodes both: another training seed and other episodes might have come (two-way
-    percentile bootstrap, Owen and Eckles 2012, arXiv:1106.2125). Of one training only the episodes vary."""
-    s, e = values_SE.shape
+    """(mean, low, high) of a - b with its 95 % interval, for two methods with the same S training seeds and E
+    episodes. Seeds and episodes are both resampled (Owen 2007, the pigeonhole bootstrap, percentiles), since
+    the episodes of one policy share its luck, and the policies share the episodes."""
+    difference = np.asarray(a_SE, np.float64) - np.asarray(b_SE, np.float64)
+    n_seeds, n_episodes = difference.shape
     rng = np.random.default_rng(seed)
-    row_weights = rng.multinomial(s, np.full(s, 1 / s), resamples) / s
-    column_weights = rng.multinomial(e, np.full(e, 1 / e), resamples) / e
-    means = np.einsum("rs,se,re->r", row_weights, values_SE.astype(np.float64), column_weights, optimize=True)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values_SE.mean()), float(low), float(high)
+    by_seed = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples)
+    by_episode = rng.multinomial(n_episodes, np.full(n_episodes, 1 / n_episodes), resamples)
+    means = ((by_seed @ difference) * by_episode).sum(1) / difference.size
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p of the exact sign test, which for pairs of successes is McNemar's: of the pairs that
+    differ, `wins` are one method's and `losses` the other's."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

@@ -15,10 +15,11 @@ from contracts.data import FEATURES, WITH_IMAGE
 from ulna.datasets.episode import Episode
 from ulna.datasets.features import ACTION, is_frames
 from ulna.datasets.store import EpisodeStore
-from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.request import Request
+from ulna.policies.serving.local import LocalPolicy
 
 ARCHIVE = Path(__file__).parent / "data" / "written_at_2b94086.zip"
+TWENTY_STEPS = ARCHIVE.with_name("written_at_2b94086_20_steps.json")
 with zipfile.ZipFile(ARCHIVE) as _archive:
     EXPECTED = json.loads(_archive.read("expected.json"))
 
@@ -62,7 +63,13 @@ def test_a_checkpoint_written_before_gives_the_same_actions(name: str, before: P
         if key != ACTION
     }
     expected = EXPECTED["checkpoints"][name]
-    reply = LocalPolicy(before / name).infer(Request(observation, expected["seed"]).to_wire())
-    np.testing.assert_allclose(reply["actions"], expected["actions"], atol=2e-5)
+    steps, actions = None, expected["actions"]
+    if name.startswith("diffusion"):
+        # their 16 steps landed beside their levels then (see policies/test_golden.py); 20 did not
+        steps, actions = 20, json.loads(TWENTY_STEPS.read_text())[name]
+    reply = LocalPolicy(before / name, sampling_steps=steps).infer(
+        Request(observation, expected["seed"]).to_wire()
+    )
+    np.testing.assert_allclose(reply["actions"], actions, atol=2e-5)
     assert reply["checkpoint"] == expected["checkpoint"]
-    assert reply["nfe"] == expected["nfe"]
+    assert reply["nfe"] == (steps or expected["nfe"])

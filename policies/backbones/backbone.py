@@ -73,8 +73,10 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
     if needs.output != offers.output:
         wrapper = {"energy": "Energy", "mixture": "Mixture"}.get(needs.output)
         hint = f": wrap it, --backbone {wrapper}" if wrapper else ""
-        raise ValueError(f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
-                         f"{_a(offers.output)}{hint}")
+        raise ValueError(
+            f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
+            f"{_a(offers.output)}{hint}"
+        )
     if needs.times > offers.times:
         raise ValueError(f"the objective needs a backbone of two times, and {name} is told one")
     for what, word in (("forward_mode", "forward-mode"), ("second_order", "second-order")):

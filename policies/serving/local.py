@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...datasets.features import ACTION, PAST
 from ..checkpoint import load_checkpoint, read_train
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
+from ..recipe import Recipe
 from ..request import TASK, Request
 from .metadata import Metadata
 from .protocol import BadRequest
@@ -25,7 +26,8 @@ class LocalPolicy:
     """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
     the others. CheckpointError where the folder holds none.
 
-    sampling_steps: the recipe's by default. hooks: applied to every draw."""
+    sampling_steps: the recipe's by default. hooks: applied to every draw. change: gives
+    the recipe other values of what counts when a policy runs: solver, steering, decoder, n_action_steps."""
 
     def __init__(
         self,
@@ -33,8 +35,10 @@ class LocalPolicy:
         device: str = "cpu",
         sampling_steps: int | None = None,
         hooks: Sequence[Hook] = (),
+        change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> None:
         self.policy = load_checkpoint(folder, device)
+        self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (
@@ -148,7 +152,8 @@ class LocalPolicy:
         return np.array(chunk, np.float32)
 
     def _memory(self, value: Any) -> torch.Tensor | None:
-        """`(1, M)` of what the last reply gave. BadRequest for one of another checkpoint, both sides shown."""
+        """`(1, M)` of what the last reply gave. BadRequest for one of another checkpoint,
+        both sides shown."""
         width = self.policy.context_net.memory_width
         if value is None:
             return None
@@ -161,7 +166,9 @@ class LocalPolicy:
             )
         values = np.asarray(value["values"])
         if values.shape != (width,) or values.dtype.kind != "f" or not np.isfinite(values).all():
-            raise BadRequest(f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)")
+            raise BadRequest(
+                f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)"
+            )
         return torch.from_numpy(np.array(values, np.float32))[None].to(self.policy.device)
 
     def _condition_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -22,12 +22,10 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ...datasets.features import ACTION, STATE, Features
 from ...datasets.reading.loader import WindowSource, batches
-from ...datasets.stats import Stats, vector_stats
 from ..checkpoint import load_checkpoint, save_checkpoint
-from ..policy import Policy
 from ..parts import recipe_to_json
+from ..policy import Policy
 from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .config import run_config, write_config

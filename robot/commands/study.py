@@ -1,110 +1,68 @@
-"""Run a study: the arms of one TOML file on one task, several training seeds each, against what the file
-expects. A study that was cut off goes on where it was. `ulna.robot.study` says how the file is written."""
+"""Measure a claim: train every arm of a study on the same demonstrations, try all on the same unseen
+episodes, and say which expectations held. A study that was interrupted goes on where it was."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from .errors import UsageError
-from .parsing import Output, progress
+from .parsing import Output, progress, require_device, unset, use_threads
 
-EXAMPLE = "ulna study benchmarks/studies/mip_fork.toml"
+EXAMPLE = "ulna study benchmarks/studies/fork.toml --processes 2"
 
 
 @dataclass
 class Args:
     file: tyro.conf.Positional[str]
-    """The study."""
+    """The study, a TOML file: arms, task, seeds, and what is expected."""
+    out: Annotated[str, unset("benchmarks/results/studies/NAME.json beside benchmarks/studies")] = ""
+    """Where the result goes."""
+    work: str = "runs/studies"
+    """Where demonstrations, checkpoints and what was found so far are kept, in a folder of its name."""
+    processes: int = 1
+    """How many trainings run at once, each on one thread."""
     quick: bool = False
-    """One training seed and at most 50 episodes of development seeds, to see whether all is in range; the
-    numbers stay in --runs."""
-    processes: int = 2
-    """That train and evaluate, one processor thread each."""
+    """One seed and ten episodes, to try the file out; the result is marked, and stays in the work folder."""
     restart: bool = False
-    """Discard what was run of it before."""
-    runs: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = "runs/studies"
-    """Where demonstrations, checkpoints and unfinished results lie."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = "benchmarks/results/studies"
-    """Where the numbers go, as NAME.json."""
+    """Discard what an earlier run of this study has found."""
+    device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
+    """Where the policies are trained and run."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(args: Args, out: Output) -> int:
-    from datetime import UTC, datetime
-
-    from ..report.report import commit, machine
-    from ..study import read_study
-    from ..study_results import require_metrics, summary
-    from ..study_run import quick, run_study, write_whole
+    from ..study.result import result_path, save_result, summarise, text
+    from ..study.work import Job, Work, run_all
 
     if args.processes < 1:
         raise UsageError("--processes is at least 1")
-    study = read_study(args.file)
-    require_metrics(study)
+    device = require_device(args.device)
+    use_threads(1)
+    file = Path(args.file)
+    folder = Path(args.work) / (f"{file.stem}-quick" if args.quick else file.stem)
+    work = Work(file, folder, args.quick, device)
+    work.begin(args.restart)
+    total = len(work.study.variants) * len(work.study.arms) * work.study.seeds
+    with progress("studying") as bar:
+        bar_task = bar.add_task("", total=total, completed=len(work.results()), note="")
+
+        def report(job: Job, arm: str, successes: int, there: bool) -> None:
+            if not there:
+                note = f"{job.variant} {arm} seed {job.seed}: {successes} of {work.study.episodes}"
+                bar.update(bar_task, advance=1, note=note)
+                print(note, file=sys.stderr)
+
+        run_all(work, args.processes, report)
+    result = {**summarise(work.study, work.results()), "command": f"ulna study {args.file}"}
     if args.quick:
-        study = quick(study)
-    folder = Path(args.runs) / (f"{study.name}-quick" if args.quick else study.name)
-    with progress("running") as bar:
-        task = bar.add_task("", total=None, note="")
-
-        def report(finished: int, total: int, note: str) -> None:
-            bar.update(task, completed=finished, total=total, note=note)
-
-        results = run_study(
-            study,
-            folder,
-            source=args.file,
-            processes=args.processes,
-            restart=args.restart,
-            keep_changed=args.quick,
-            progress=report,
-        )
-    answer = {
-        **summary(study, results, args.quick),
-        "machine": machine(),
-        "commit": commit(),
-        "command": f"ulna study {_relative(args.file)}" + (" --quick" if args.quick else ""),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    path = folder / "numbers.json" if args.quick else Path(args.out) / f"{study.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, answer, indent=1)
-    print(f"ulna: the numbers are in {path}", file=sys.stderr)
-    out.answer(answer, text(answer))
+        result["quick"] = True
+    path = Path(args.out) if args.out else result_path(file, folder, args.quick)
+    save_result(path, result)
+    out.answer({**result, "result": str(path)}, f"{text(result)}\n{path}")
     return 0
-
-
-def text(answer: dict[str, Any]) -> str:
-    """What matters, for a terminal."""
-    lines = [f"{answer['study']}: {answer['claim']}"]
-    if answer.get("quick"):
-        lines.append("QUICK: one training seed on development seeds, no evidence")
-    for name, variant in answer["variants"].items():
-        lines.append(f"{name}:")
-        width = max(map(len, variant["arms"]))
-        for arm, row in variant["arms"].items():
-            low, high = row["wilson_95"]
-            by_seed = " ".join(map(str, row["successes"]))
-            nfe, parameters = (row["metrics"][m]["mean"] for m in ("nfe", "parameters"))
-            lines.append(
-                f"  {arm:{width}}  {100 * row['rate']:5.1f} % ({100 * low:.0f} to {100 * high:.0f})  "
-                f"{nfe:g} evaluations, {parameters / 1e3:.0f} k parameters, by seed {by_seed}"
-            )
-    for v in answer["verdicts"]:
-        value = "no value" if v["estimate"] is None else f"{v['estimate']:.3f}"
-        if v["interval_95"] is not None:
-            value += " ({:.3f} to {:.3f})".format(*v["interval_95"])
-        lines.append(f"{'held' if v['held'] else 'NOT HELD'}: {v['words']}: {value}")
-    return "\n".join(lines)
-
-
-def _relative(file: str) -> str:
-    """The file as it is named from here; only its name where it lies elsewhere."""
-    path = Path(file).resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name

@@ -78,7 +78,9 @@ IDEALS: list[tuple[Objective, Solver, str, int]] = [
 EACH = pytest.mark.parametrize(("objective", "solver", "of", "steps"), IDEALS)
 
 
-def sample(net: nn.Module, objective: Objective, solver: Solver, shape, steps: int, seed=0, hooks=(), **more) -> Sampled:  # type: ignore[no-untyped-def]
+def sample(
+    net: nn.Module, objective: Objective, solver: Solver, shape, steps: int, seed=0, hooks=(), **more
+) -> Sampled:  # type: ignore[no-untyped-def]
     context = CONTEXT.repeat(shape[0])
     return sample_with(net, objective, solver, context, shape, steps, seed, hooks, **more)
 
@@ -188,9 +190,7 @@ class Known:
         return past_BdA
 
 
-@pytest.mark.parametrize(
-    ("objective", "solver", "of", "steps"), [*IDEALS, (Regression(), EULER, "x", 1)]
-)
+@pytest.mark.parametrize(("objective", "solver", "of", "steps"), [*IDEALS, (Regression(), EULER, "x", 1)])
 def test_inpainting_ends_on_what_was_sent(objective: Objective, solver: Solver, of: str, steps: int) -> None:
     sent = torch.tensor([[0.7, -0.6], [0.7, -0.6]]).expand(3, 2, 2)
 

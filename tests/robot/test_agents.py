@@ -38,7 +38,7 @@ def test_a_policy_agent_stacks_history_and_seeds_each_decision() -> None:
         seeds = [r.seed for r in policy.requests]
         assert seeds[:2] == seeds[2:4] != seeds[4:]
         assert len(set(seeds[:2])) == 2
-        assert policy.requests[0].observation["task"] == "go"
+        assert policy.requests[0].task == "go"
         assert agent.nfe == [1] * 6
 
 

@@ -22,17 +22,18 @@ from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.stats import compute_stats
+from ulna.policies.backbones.backbone import Head, Sizes
 from ulna.policies.checkpoint import CheckpointError, load_checkpoint, read_train, save_checkpoint
-from ulna.policies.policy import RELATIVE, Policy
 from ulna.policies.parts import leaves, override, recipe_from_json, recipe_to_json
+from ulna.policies.policy import Policy
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.request import Request
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.request import Request
 from ulna.policies.train.data import open_data
 from ulna.policies.train.error import TrainingError
-from ulna.policies.train.loop import relative_stats, train
+from ulna.policies.train.loop import train
 from ulna.policies.train.state import STATE_FILE, read_header
 
 
@@ -49,8 +50,7 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
     keys = tuple(k for k in features if k != ACTION)
     windows = Windows(store, WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys))
     stats = compute_stats(store, [k for k in features if k != CAMERA])
-    if recipe.action_space != "absolute":
-        stats[RELATIVE] = relative_stats(windows, recipe, features)
+    stats |= recipe.codec.fit(windows, features, recipe.n_past_actions)
     policy = Policy(recipe, features, stats)
     batch = {k: torch.from_numpy(v) for k, v in windows.batch(np.array([5, 9])).items()}
 
@@ -67,10 +67,10 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
     assert loss() < 0.7 * before
     policy.eval()
     observation = {k: batch[k] for k in policy.observation_keys}
-    first = policy.sample(observation, seed=1)
+    first = policy.sample(Request(observation, 1))
     assert first.chunk.shape == batch[ACTION].shape
-    assert first.nfe == recipe.sampling_steps
-    assert torch.equal(first.chunk, policy.sample(observation, seed=1).chunk), "same seed, same action"
+    assert first.nfe.tolist() == [recipe.sampling_steps] * 2
+    assert torch.equal(first.chunk, policy.sample(Request(observation, 1)).chunk), "same seed, same action"
     error = (first.chunk - batch[ACTION]).abs().mean()
     assert error < (batch[ACTION] + batch[ACTION].mean()).abs().mean(), "in the action's own units"
 
@@ -99,7 +99,7 @@ def test_overrides_say_what_is_wrong() -> None:
             override(recipe, changes)
     bad = override(recipe, {"horizon": "18"})
     with pytest.raises(ValueError, match="--horizon 20"):
-        bad.backbone.build(3, bad.horizon, 8, 8)
+        bad.backbone.build(Sizes(3, bad.horizon, 8, 8), Head())
     assert override(recipe, {"backbone": "Transformer", "backbone.depth": "2"}).backbone.depth == 2  # type: ignore[union-attr]
 
 
@@ -170,7 +170,7 @@ def test_a_checkpoint_comes_back_the_same(trained: Path, tmp_path: Path) -> None
         k: torch.zeros(1, policy.recipe.n_obs_steps, *policy.features[k].shape)
         for k in policy.observation_keys
     }
-    assert torch.equal(policy.sample(o, 3).chunk, again.sample(o, 3).chunk)
+    assert torch.equal(policy.sample(Request(o, 3)).chunk, again.sample(Request(o, 3)).chunk)
     assert save_checkpoint(tmp_path / "again", policy, read_train(trained)) == policy.content_hash
     assert read_train(tmp_path / "again") == read_train(trained)
     names = {p.name for p in trained.iterdir()}
@@ -217,7 +217,7 @@ def test_a_local_policy_checks_what_it_is_given(trained: Path) -> None:
     actions = reply["actions"]
     assert actions.shape == (metadata.n_actions_ahead, 3)
     assert (metadata.horizon, metadata.n_past_actions) == (recipe.horizon, recipe.n_past_actions)
-    assert metadata.needs_past == recipe.inpaint_past
+    assert metadata.needs_past == recipe.needs_past
     assert (reply["nfe"], reply["checkpoint"]) == (10, metadata.checkpoint)
     repeated = policy.infer(Request({k: np.stack([v, v]) for k, v in good.items()}, 4).to_wire())
     np.testing.assert_array_equal(actions, repeated["actions"])
@@ -239,7 +239,7 @@ def test_normalised_actions_lie_in_the_unit_box(trained: Path) -> None:
     ends = np.stack([policy.stats[ACTION].min, policy.stats[ACTION].max]) * scale + offset
     np.testing.assert_allclose(ends, [[-1] * 3, [1] * 3], atol=1e-5)
     x = torch.rand(2, 5, 3)
-    torch.testing.assert_close(policy.normaliser(ACTION).inverse(policy.normaliser(ACTION)(x)), x)
+    torch.testing.assert_close(policy.codec.decode(policy.codec.encode(x, {}), {}), x)
 
 
 def actions(policy: LocalPolicy, observation: dict[str, np.ndarray], past: Any = None) -> np.ndarray:
@@ -247,14 +247,11 @@ def actions(policy: LocalPolicy, observation: dict[str, np.ndarray], past: Any =
 
 
 def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_path: Path) -> None:
-    from ulna.policies.hooks.inpaint import Inpaint
-
     write_store(tmp_path / "d")
     changes = {
-        "action_space": "relative",
+        "codec": "Relative",
         "n_past_actions": 2,
-        "inpaint_past": True,
-        "normalise_action": "quantile",
+        "steering": "Inpaint",
     }
     recipe = override(small("flow"), changes)
     train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
@@ -266,9 +263,9 @@ def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_p
     moved[STATE][:, -1] += 5.0
     past = torch.tensor([[[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]]])
     for observation in (o, moved):
-        chunk = policy.sample(observation, 0, [Inpaint(policy.normalise_past(past, observation))]).chunk
+        chunk = policy.sample(Request(observation, 0, past)).chunk
         torch.testing.assert_close(chunk[:, :2], past, atol=1e-4, rtol=0)
-    far = policy.sample(moved, 0).chunk.mean() - policy.sample(o, 0).chunk.mean()
+    far = policy.sample(Request(moved, 0)).chunk.mean() - policy.sample(Request(o, 0)).chunk.mean()
     assert far > 2.0, "the chunk moves with the state it is measured from"
 
     flat = {k: np.zeros(FEATURES[k].shape, np.float32) for k in policy.observation_keys}
@@ -281,15 +278,13 @@ def test_relative_chunks_start_from_the_state_and_go_on_from_what_was_sent(tmp_p
         actions(local, flat, np.zeros(3, np.float32))
 
     names = {**FEATURES, STATE: type(FEATURES[STATE])((3,), "float32", ("x", "y", "z"))}
-    with pytest.raises(ValueError, match="--action-space absolute"):
+    with pytest.raises(ValueError, match="--codec Absolute"):
         Policy(recipe, names, policy.stats)
 
 
 def test_deltas_are_measured_from_the_last_command(tmp_path: Path) -> None:
     write_store(tmp_path / "d")
-    recipe = override(
-        small("flow"), {"action_space": "delta", "n_past_actions": "1", "normalise_action": "quantile"}
-    )
+    recipe = override(small("flow"), {"codec": "Delta", "n_past_actions": "1"})
     train(recipe, tmp_path / "d", tmp_path / "out", device="cpu")
     local = LocalPolicy(tmp_path / "out")
     assert (local.metadata.needs_past, local.metadata.n_past_actions) == (True, 1)
@@ -299,4 +294,4 @@ def test_deltas_are_measured_from_the_last_command(tmp_path: Path) -> None:
     moved = {**flat, STATE: np.full(3, 5.0, np.float32)}
     assert (actions(local, moved) - actions(local, flat)).mean() > 2.0, "or, without one, with the state"
     with pytest.raises(ValueError, match="n_past_actions to at least 1"):
-        override(small("flow"), {"action_space": "delta"})
+        override(small("flow"), {"codec": "Delta"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,11 +25,18 @@ if TYPE_CHECKING:
 
     from ..policies.serving.batch import Answers
 
+GOAL = "observation.goal"  # of an environment: where it is to lead, in the coordinates of another observation
+
 
 class Decider(Protocol):
     """A policy that answers many questions at once."""
 
     metadata: Metadata
+
+    @property
+    def goal_keys(self) -> Sequence[str]:
+        """What requests are to say of the episode's goal, such as `goal.observation.state`."""
+        ...
 
     def decide(self, requests: Sequence[Request]) -> Answers:
         """One answer to each, which does not depend on the others. Either all or none have a past, and so
@@ -92,10 +99,13 @@ def rollout(
     info of `env`: `success` `(N,)`, `task` `(N,)`, and where it has them `score` and `sent`, the actions as
     the limits allowed them; else actions are cut to the action space. FeatureMismatch or ValueError where the
     environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
-    kept. progress: called with how many episodes have ended, how many of them succeeded, and their number."""
+    kept. Where the policy is told a goal `goal.KEY`, it is what the environment shows under this name, else
+    its `observation.goal`. progress: called with how many episodes have ended, how many of them succeeded,
+    and their number."""
     if not seeds:
         raise ValueError("roll out at least one episode")
     _require_fit(policy.metadata, env)
+    goals = _goal_sources(policy, env)
     began = time.monotonic()
     n = env.num_envs
     space: Any = env.single_action_space
@@ -119,7 +129,8 @@ def rollout(
         for row, episode in running.items():
             values = {k: v[row] for k, v in observation.items()}
             if (request := episode.session.request(values)) is not None:
-                asked[row] = request
+                told = {key: values[source] for key, source in goals.items()}
+                asked[row] = replace(request, observation={**request.observation, **told})
         # at its beginning an episode asks without a past, or without a memory: a batch of its own
         for kind in {(r.past is None, r.memory is None) for r in asked.values()}:
             rows = [row for row, r in asked.items() if (r.past is None, r.memory is None) == kind]
@@ -201,6 +212,20 @@ def _require_fit(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> None:
     rate, own = metadata.control_hz, getattr(env, "control_hz", None)
     if rate and own and abs(own - rate) > 0.01 * rate:
         raise ValueError(f"the policy was trained on {rate:g} Hz data and the environment runs at {own:g} Hz")
+
+
+def _goal_sources(policy: Decider, env: VectorEnv[Any, Any, Any]) -> dict[str, str]:
+    """By what the policy wants to be told, the observation that says it. ValueError where there is none of
+    its shape."""
+    offered, sources = env_features(env), {}
+    for key in policy.goal_keys:
+        sources[key] = key if key in offered else GOAL
+        feature = policy.metadata.features.get(key.removeprefix("goal."))
+        goal = offered.get(sources[key])
+        if goal is None or (feature is not None and feature.shape != goal.shape):
+            shown = "does not show" if goal is None else f"shows as {goal.shape} in {sources[key]}"
+            raise ValueError(f"the policy is to be told {key}, which the environment {shown}")
+    return sources
 
 
 def _plain(value: Any) -> Any:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..datasets.features import ACTION, Feature, Features
-from ..policies.request import Request
+from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 from .report.evaluation import EpisodeTrace, Outcome
 from .session import Session
@@ -32,11 +32,6 @@ class Decider(Protocol):
     """A policy that answers many questions at once."""
 
     metadata: Metadata
-
-    @property
-    def goal_keys(self) -> Sequence[str]:
-        """What requests are to say of the episode's goal, such as `goal.observation.state`."""
-        ...
 
     def decide(self, requests: Sequence[Request]) -> Answers:
         """One answer to each, which does not depend on the others. Either all or none have a past, and so
@@ -105,7 +100,7 @@ def rollout(
     if not seeds:
         raise ValueError("roll out at least one episode")
     _require_fit(policy.metadata, env)
-    goals = _goal_sources(policy, env)
+    goals = _goal_sources(policy.metadata, env)
     began = time.monotonic()
     n = env.num_envs
     space: Any = env.single_action_space
@@ -128,9 +123,9 @@ def rollout(
         asked: dict[int, Request] = {}
         for row, episode in running.items():
             values = {k: v[row] for k, v in observation.items()}
+            values |= {key: values[source] for key, source in goals.items()}
             if (request := episode.session.request(values)) is not None:
-                told = {key: values[source] for key, source in goals.items()}
-                asked[row] = replace(request, observation={**request.observation, **told})
+                asked[row] = request
         # at its beginning an episode asks without a past, or without a memory: a batch of its own
         for kind in {(r.past is None, r.memory is None) for r in asked.values()}:
             rows = [row for row, r in asked.items() if (r.past is None, r.memory is None) == kind]
@@ -214,17 +209,18 @@ def _require_fit(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> None:
         raise ValueError(f"the policy was trained on {rate:g} Hz data and the environment runs at {own:g} Hz")
 
 
-def _goal_sources(policy: Decider, env: VectorEnv[Any, Any, Any]) -> dict[str, str]:
-    """By what the policy wants to be told, the observation that says it. ValueError where there is none of
-    its shape."""
+def _goal_sources(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> dict[str, str]:
+    """By each condition that the policy is to be told, the observation that says it. ValueError where the
+    environment shows none of its shape."""
     offered, sources = env_features(env), {}
-    for key in policy.goal_keys:
-        sources[key] = key if key in offered else GOAL
-        feature = policy.metadata.features.get(key.removeprefix("goal."))
-        goal = offered.get(sources[key])
-        if goal is None or (feature is not None and feature.shape != goal.shape):
-            shown = "does not show" if goal is None else f"shows as {goal.shape} in {sources[key]}"
-            raise ValueError(f"the policy is to be told {key}, which the environment {shown}")
+    for key, feature in metadata.conditions.items():
+        if key == TASK:
+            continue
+        sources[key] = GOAL if key.startswith("goal.") and key not in offered else key
+        shown = offered.get(sources[key])
+        if shown is None or shown.shape != feature.shape:
+            what = "does not show" if shown is None else f"shows as {shown.shape} in {sources[key]}"
+            raise ValueError(f"the policy is to be told {key} {feature.shape}, which the environment {what}")
     return sources
 
 

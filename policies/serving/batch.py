@@ -35,11 +35,6 @@ class BatchPolicy:
     def __init__(self, local: LocalPolicy) -> None:
         self.local, self.metadata = local, local.metadata
 
-    @property
-    def goal_keys(self) -> tuple[str, ...]:
-        """What requests are to say of the goal, such as `goal.observation.state`."""
-        return tuple(k for k in self.local.policy.condition_keys if k.startswith("goal."))
-
     def decide(self, requests: Sequence[Request]) -> Answers:
         """One answer to each, from its own seed. Either all or none have a past, and so with a memory."""
         policy, first = self.local.policy, requests[0]

@@ -34,7 +34,7 @@ def record_demonstrations(
             for t, (action, reward) in enumerate(zip(demo.action, demo.reward, strict=True)):
                 now = round(t * 1e9 / control_hz)
                 values = {k: v[t] for k, v in demo.observation.items()}
-                values |= {ACTION: action, REWARD: np.float32([reward])}
+                values |= {ACTION: action, REWARD: np.array([reward], np.float32)}
                 writer.tick(values, dict.fromkeys(values, (now, now)))
             writer.end({"success": demo.success, "return": float(np.sum(demo.reward))})
     os.replace(staging, folder)

@@ -30,6 +30,8 @@ from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
 from .objectives.flow import Flow
 from .objectives.imc import IMC
+from .objectives.flow_map import FlowMap
+from .objectives.mip import MIP, TSD, StraightFlow
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
 from .recipe import ParamGroup, Recipe, Training
@@ -47,6 +49,7 @@ PARTS: dict[str, type] = {
         *(Stack,),
         *(UNet1D, Transformer, ResidualMLP, Energy, Mixture),
         *(Flow, Diffusion, Regression, EBT, IMC),
+        *(MIP, StraightFlow, TSD, FlowMap),
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
         *(Inpaint, LowestEnergy),

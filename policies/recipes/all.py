@@ -13,6 +13,8 @@ from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
 from .flow import flow
 from .imc import imc
+from .flow_map import flow_map
+from .mip import mip, regression_mlp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -22,6 +24,9 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "act": act,
     "ebt": ebt,
     "imc": imc,
+    "mip": mip,
+    "regression_mlp": regression_mlp,
+    "flow_map": flow_map,
 }
 
 

@@ -45,6 +45,7 @@ class RecipeRunner:
     def check(self, arm: Arm, sharing: Sequence[Arm], features: Mapping[str, Any]) -> None:
         from ..commands.recipe_fields import with_changes
 
+        data_options(arm)
         recipe = self._recipe(arm, features)
         for other in sharing:
             try:
@@ -53,28 +54,48 @@ class RecipeRunner:
                 raise StudyError(f"{other.name}, which shares its training: {error}") from None
 
     def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
-        from ...datasets.store import EpisodeStore
         from ...policies.checkpoint import read_train, verify_checkpoint
         from ...policies.train.loop import train
         from ...policies.train.state import STATE_FILE
 
         if not (out / "hash.json").is_file():
-            recipe = self._recipe(arm, EpisodeStore.open(data).features)
-            train(recipe, data, out, seed=seed, device=device, track=(), resume=(out / STATE_FILE).is_file())
+            opened = open_arm_data(arm, data)
+            recipe = self._recipe(arm, opened.features)
+            train(
+                recipe, opened, out, seed=seed, device=device, track=(), resume=(out / STATE_FILE).is_file()
+            )
         record = read_train(out)
         tail = record.losses[-50:]
         return Trained(out, verify_checkpoint(out), record.parameters, record.seconds, sum(tail) / len(tail))
 
     def _recipe(self, arm: Arm, features: Mapping[str, Any]) -> Any:
         from ...policies.recipes.all import recipe_function, recipe_names
-        from ...policies.train.loop import policy_features
+        from ...policies.train.data import policy_features
         from ..commands.errors import unknown
         from ..commands.recipe_fields import with_changes
 
         make = recipe_function(arm.source)
         if make is None:
             raise unknown("recipe", arm.source, recipe_names())
-        return with_changes(make(policy_features(dict(features))), arm.settings)
+        return with_changes(make(policy_features(dict(features), arm.data.get("observe"))), arm.settings)
+
+
+def data_options(arm: Arm) -> Any:
+    """The `DataOptions` of the arm; StudyError where `data` has another key."""
+    from ...policies.train.data import DataOptions
+
+    options = {k: v for k, v in arm.data.items() if k != "observe"}
+    try:
+        return DataOptions(**options)
+    except TypeError as error:
+        raise StudyError(f"data: {error}") from None
+
+
+def open_arm_data(arm: Arm, data: Path) -> Any:
+    """The demonstrations as the arm uses them, a `TrainingData`."""
+    from ...policies.train.data import open_data
+
+    return open_data(data, arm.data.get("observe"), data_options(arm))
 
 
 RUNNERS: dict[str, Runner] = {"recipe": RecipeRunner()}

@@ -28,20 +28,21 @@ def summarise(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, A
         name: {
             "task": variant.task,
             "options": dict(variant.options),
+            "evaluation": dict(variant.evaluation),
             "demonstrations": {
                 "count": variant.demonstrations.count,
                 "first_seed": variant.demonstrations.first_seed,
                 "noise": variant.demonstrations.noise,
                 "mode": dict(variant.demonstrations.mode),
             },
-            "arms": _arms(study, [r for r in results if r["variant"] == name]),
+            "arms": _arms(study, name, [r for r in results if r["variant"] == name]),
         }
         for name, variant in study.variants.items()
     }
     outcomes = {
         (name, arm): _outcomes([r for r in results if (r["variant"], r["arm"]) == (name, arm)])
         for name in study.variants
-        for arm in study.arms
+        for arm in (a.name for a in study.arms_of(name))
     }
 
     def difference(on: str) -> Any:
@@ -66,17 +67,18 @@ def summarise(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, A
     }
 
 
-def _arms(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _arms(study: Study, variant: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     base = _outcomes([r for r in results if r["arm"] == study.base])
     arms: dict[str, Any] = {}
-    for name, arm in study.arms.items():
+    for arm in study.arms_of(variant):
+        name = arm.name
         own = sorted((r for r in results if r["arm"] == name), key=lambda r: r["seed"])
         outcomes_SE = _outcomes(own)
         successes = [int(n) for n in outcomes_SE.sum(1)]
         rates = outcomes_SE.mean(1)
         arms[name] = {
             arm.kind or "of": arm.source or arm.of,
-            "settings": dict(arm.settings),
+            "settings": {**arm.settings, **({"data": dict(arm.data)} if arm.data else {})},
             "successes": successes,
             "success_rate": float(outcomes_SE.mean()),
             "wilson_95": list(wilson(sum(successes), outcomes_SE.size)),
@@ -90,7 +92,7 @@ def _arms(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "checkpoints": [r["checkpoint"] for r in own],
             "metrics": _means([r["metrics"] for r in own]),
         }
-        if name != study.base:
+        if name != study.base and len(base):
             mean, low, high = paired_difference(outcomes_SE, base)
             wins, losses = (int(((outcomes_SE - base) == sign).sum()) for sign in (1, -1))
             arms[name]["minus_base"] = {

@@ -18,6 +18,9 @@ routes = 2
 count = 50                        # of the seeds first_seed, first_seed + 1, ...
 noise = 0.005                     # of the expert, and its other options
 
+[common]                          # fields of every trained arm's recipe, where it does not say otherwise
+backbone = "ResidualMLP"
+
 [arms.flow]
 recipe = "flow"                   # and its fields, as `ulna train` has them
 steps = 2000
@@ -33,8 +36,14 @@ better = "flow"
 than = "once"
 by = 0.3
 
+[arms.best]
+recipe = "flow"
+data = {weights = "success"}      # fields of `DataOptions`; and observe: which observations are used
+
 [variants.control]                # the same arms again, on a task that was changed
 task = {routes = 1}
+evaluation = {}                   # options of the task that are changed where it is evaluated only
+arms = ["flow", "once"]           # which of them; all by default
 [[variants.control.expect]]
 same = "once"
 as = "flow"
@@ -46,7 +55,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +97,8 @@ class Arm:
     """Fields of the recipe, dotted or short."""
     of: str = ""
     """The arm whose training it shares; its settings are then those of `RUN_TIME`."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `policies.train.data.DataOptions`, and `observe`: names of observations."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,10 @@ class Variant:
     task: str
     options: Mapping[str, Any]
     demonstrations: Demonstrations
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the task that differ where it is evaluated."""
+    arms: tuple[str, ...] = ()
+    """The arms that are tried; none: all."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +134,21 @@ class Study:
     """Of the first episode of evaluation; all arms meet the same."""
     modes: str = ""
 
-    @property
-    def trainings(self) -> list[Arm]:
-        """The arms that are trained."""
-        return [a for a in self.arms.values() if not a.of]
+    def arms_of(self, variant: str) -> list[Arm]:
+        """The arms that are tried on the variant."""
+        chosen = self.variants[variant].arms or tuple(self.arms)
+        return [a for a in self.arms.values() if a.name in chosen]
 
-    def sharing(self, training: Arm) -> list[Arm]:
-        """The arms that run what `training` has learned, itself first."""
-        return [training, *(a for a in self.arms.values() if a.of == training.name)]
+    def trainings(self, variant: str) -> list[Arm]:
+        """The arms that are trained for the variant: those that are tried, and those whose training they
+        share."""
+        tried = self.arms_of(variant)
+        names = {a.of or a.name for a in tried}
+        return [a for a in self.arms.values() if a.name in names]
+
+    def sharing(self, training: Arm, variant: str) -> list[Arm]:
+        """The arms tried on the variant that run what `training` has learned."""
+        return [a for a in self.arms_of(variant) if training.name in (a.name, a.of)]
 
 
 def read_study(path: Path, quick: bool = False) -> Study:
@@ -140,11 +162,14 @@ def read_study(path: Path, quick: bool = False) -> Study:
         raise StudyError(f"the study {path} is not TOML: {error}") from None
     where = str(path)
     plain = [f.name for f in fields(Study) if f.name not in ("arms", "variants", "expect")]
-    _require_keys(table, [*plain, "arms", "variants", "expect", "task", "demonstrations"], where)
+    _require_keys(table, [*plain, "arms", "variants", "expect", "task", "demonstrations", "common"], where)
     for name in ("claim", "task", "demonstrations", "arms"):
         if not table.get(name):
             raise StudyError(f"{where} lacks {name}")
-    arms = {name: _arm(name, t, f"{where}, [arms.{name}]") for name, t in _tables(table, "arms", where)}
+    common = dict(_flat(table.get("common", {})))
+    arms = {
+        name: _arm(name, t, common, f"{where}, [arms.{name}]") for name, t in _tables(table, "arms", where)
+    }
     for arm in arms.values():
         if arm.of and (arm.of not in arms or arms[arm.of].of):
             raise StudyError(
@@ -158,13 +183,18 @@ def read_study(path: Path, quick: bool = False) -> Study:
     variants, rows = {MAIN: main}, [(row, MAIN) for row in table.get("expect", ())]
     for name, t in _tables(table, "variants", where):
         here = f"{where}, [variants.{name}]"
-        _require_keys(t, ("task", "demonstrations", "expect"), here)
+        _require_keys(t, ("task", "demonstrations", "expect", "evaluation", "arms"), here)
         if name == MAIN:
             raise StudyError(f"{here}: {MAIN} is what the study without changes is called")
         task = {**table["task"], **t.get("task", {})}
-        variants[name] = _variant(
-            name, task, {**table["demonstrations"], **t.get("demonstrations", {})}, here
+        demonstrations = {**table["demonstrations"], **t.get("demonstrations", {})}
+        variants[name] = replace(
+            _variant(name, task, demonstrations, here),
+            evaluation=t.get("evaluation", {}),
+            arms=tuple(t.get("arms", ())),
         )
+        if strange := [a for a in variants[name].arms if a not in arms]:
+            raise StudyError(f"{here}: there is no arm {strange[0]!r}, {_near(strange[0], arms)}")
         rows += [(row, name) for row in t.get("expect", ())]
     try:
         expect = tuple(Expectation.of({"on": on, **row}, arms, variants) for row, on in rows)
@@ -201,18 +231,22 @@ def _replaced(study: Study, **changes: Any) -> Study:
     return Study(**{**{f.name: getattr(study, f.name) for f in fields(Study)}, **changes})
 
 
-def _arm(name: str, table: Mapping[str, Any], where: str) -> Arm:
+def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Arm:
     kinds = [k for k in ("recipe", "learner", "of") if k in table]
     if len(kinds) != 1:
         raise StudyError(
             f"{where} must name one of recipe, learner or of, not {' and '.join(kinds) or 'none'}"
         )
-    settings = dict(_flat({k: v for k, v in table.items() if k not in kinds}))
+    data = table.get("data", {})
+    if not isinstance(data, Mapping):
+        raise StudyError(f'{where}: data is a table of options, such as {{weights = "success"}}')
+    settings = dict(_flat({k: v for k, v in table.items() if k not in (*kinds, "data")}))
     if kinds == ["of"]:
         heads = {k.split(".")[0]: v for k, v in settings.items()}
         _require_keys(heads, RUN_TIME, f"{where}: what an arm that shares a training can change is")
         return Arm(name, "", "", settings, str(table["of"]))
-    return Arm(name, kinds[0], str(table[kinds[0]]), settings)
+    shared = common if kinds == ["recipe"] else {}
+    return Arm(name, kinds[0], str(table[kinds[0]]), {**shared, **settings}, data=data)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -84,9 +84,10 @@ class Work:
             raise StudyError(f"{where}: {error}") from None
         try:
             features = env_features(env)
-            for arm in self.study.trainings:
+            for arm in self.study.trainings(variant.name):
+                others = [a for a in self.study.sharing(arm, variant.name) if a is not arm]
                 try:
-                    runner(arm).check(arm, self.study.sharing(arm)[1:], features)
+                    runner(arm).check(arm, others, features)
                 except ValueError as error:
                     raise StudyError(f"{self.file}, [arms.{arm.name}]: {error}") from None
         finally:
@@ -99,12 +100,12 @@ class Work:
             Job(variant, arm.name, seed)
             for seed in range(self.study.seeds)
             for variant in self.study.variants
-            for arm in self.study.trainings
+            for arm in self.study.trainings(variant)
         ]
 
     def evaluations(self, job: Job) -> list[Arm]:
         """The arms that are evaluated in `job`."""
-        return self.study.sharing(self.study.arms[job.arm])
+        return self.study.sharing(self.study.arms[job.arm], job.variant)
 
     def result_file(self, variant: str, arm: str, seed: int) -> Path:
         return self.folder / variant / arm / f"seed-{seed}.json"
@@ -184,7 +185,7 @@ class Work:
 
     def _evaluate(self, variant: Variant, arm: Arm, policy: Any) -> dict[str, Any]:
         study = self.study
-        env = task_maker(variant.task, variant.options)(min(ROWS, study.episodes))
+        env = task_maker(variant.task, {**variant.options, **variant.evaluation})(min(ROWS, study.episodes))
         try:
             first = study.evaluation_seed
             r = rollout(policy, env, range(first, first + study.episodes))

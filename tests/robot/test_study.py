@@ -246,7 +246,9 @@ def test_the_example_in_the_docs_is_a_study(tmp_path: Path) -> None:
     tomllib.loads(example)
     (tmp_path / "fork.toml").write_text(example)
     study = read_study(tmp_path / "fork.toml")
-    assert [a.name for a in study.sharing(study.arms["flow"])] == ["flow", "once"]
+    assert [a.name for a in study.sharing(study.arms["flow"], "control")] == ["flow", "once"]
+    assert study.arms["best"].data == {"weights": "success"}
+    assert study.arms["flow"].settings["backbone"] == "ResidualMLP"
     assert study.variants["control"].options == {"routes": 1}
     assert [e.text() for e in study.expect] == [
         "flow at least 0.9 (main)",

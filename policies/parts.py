@@ -29,8 +29,8 @@ from .hooks.lowest_energy import LowestEnergy
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
 from .objectives.flow import Flow
-from .objectives.imc import IMC
 from .objectives.flow_map import FlowMap
+from .objectives.imc import IMC
 from .objectives.mip import MIP, TSD, StraightFlow
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers

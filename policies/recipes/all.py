@@ -12,8 +12,8 @@ from .act import act
 from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
 from .flow import flow
-from .imc import imc
 from .flow_map import flow_map
+from .imc import imc
 from .mip import mip, regression_mlp
 
 GROUP = "ulna.recipes"

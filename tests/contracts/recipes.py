@@ -14,7 +14,7 @@ SMALL = {
     "diffusion_transformer": {"backbone.width": 32, "backbone.depth": 2},
     "act": {"backbone.width": 32, "backbone.depth": 2},
     "ebt": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "objective.steps": 2},
-    "imc": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "backbone.components": 3, "objective.rounds": 3},
+    "imc": {"backbone.inner.width": 32, "backbone.components": 3, "objective.rounds": 3},
     "mip": {"backbone.width": 64, "backbone.depth": 2},
     "regression_mlp": {"backbone.width": 64, "backbone.depth": 2},
     "flow_map": {"backbone.width": 64, "backbone.depth": 2},

@@ -16,18 +16,30 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from .backbones.energy import Energy
+from .backbones.horizons import Horizons
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
+from .backbones.ndp import NeuralDynamics
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Relative
+from .conditions.goal import Goal
+from .conditions.label import Label
+from .conditions.prompt import Prompt
+from .conditions.words import Words
+from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
+from .hooks.best_of_n import BestOfN
+from .hooks.consensus import Consensus
+from .hooks.guidance import CFG
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.lowest_energy import LowestEnergy
+from .hooks.past_verification import PastVerification
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
+from .objectives.edm import EDM
 from .objectives.flow import Flow
 from .objectives.flow_map import FlowMap
 from .objectives.imc import IMC
@@ -46,13 +58,15 @@ PARTS: dict[str, type] = {
     c.__name__: c
     for c in (
         *(Recipe, Training, ParamGroup, Encoder, MLP, ResNet18, SmallCNN),
-        *(Stack,),
+        *(Stack, Recurrent),
         *(UNet1D, Transformer, ResidualMLP, Energy, Mixture),
-        *(Flow, Diffusion, Regression, EBT, IMC),
+        *(Flow, Diffusion, Regression, EBT, IMC, EDM),
         *(MIP, StraightFlow, TSD, FlowMap),
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
-        *(Inpaint, LowestEnergy),
+        *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN, Consensus),
+        *(Words, Goal, Label, Prompt),
+        *(NeuralDynamics, Horizons),
     )
 }
 

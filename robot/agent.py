@@ -4,13 +4,14 @@ one episode loop records, evaluates and deploys."""
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..datasets.features import STATE, Features, is_image, require_same
 from ..drivers.config import require_known
-from ..policies.request import ServedPolicy
+from ..policies.request import TASK, ServedPolicy
 from .robot import Observation
 from .session import Session
 
@@ -111,16 +112,24 @@ class PolicyAgent:
 
     ValueError or FeatureMismatch, both sides shown, for a robot whose features or control rate are not the
     policy's; larger camera images are resized to the policy's by area. latencies_s and nfe grow by one entry
-    per decision over all episodes."""
+    per decision over all episodes.
+
+    The policy is told the task of the episode. goal: what its conditions need beside it and the robot does
+    not observe, such as `goal.observation.state` or a prompt, by key; ValueError where something lacks. What
+    the policy remembers goes from one reply to the next request, and is forgotten at `reset`."""
 
     def __init__(
-        self, policy: ServedPolicy, robot_features: Features, control_hz: float | None = None
+        self,
+        policy: ServedPolicy,
+        robot_features: Features,
+        control_hz: float | None = None,
+        goal: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.policy, self.metadata = policy, policy.metadata
         features, rate = self.metadata.features, self.metadata.control_hz
         if not features:
             raise ValueError("the server does not say what its policy needs: is it an Ulna server?")
-        self._session = Session(self.metadata)
+        self._session = Session(self.metadata, goal)
         if control_hz and rate and abs(control_hz - rate) > 0.01 * rate:
             raise ValueError(
                 f"the policy was trained on {rate:g} Hz data and the robot runs at {control_hz:g} Hz: "
@@ -133,6 +142,15 @@ class PolicyAgent:
             offer = robot_features.get(key)
             if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
+        asked = {k: f for k, f in self.metadata.conditions.items() if k not in (TASK, *(goal or {}))}
+        observed = {k: f for k, f in asked.items() if k in robot_features}
+        require_same(robot_features, observed, "the robot", "the policy")
+        if missing := sorted(set(asked) - set(observed)):
+            feature = asked[missing[0]]
+            raise ValueError(
+                f"the policy must be told {missing[0]}, {feature.dtype} {feature.shape}, which the robot "
+                "does not observe: give it as the agent's goal"
+            )
         self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
         self.latencies_s: list[float] = []
         self.nfe: list[int] = []

@@ -13,16 +13,19 @@ import numpy as np
 
 from ..datasets.features import ACTION
 from ..policies.decoders import decoder_for
-from ..policies.request import Request
+from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 
 
 class Session:
     """Every tick: `request`, where there is one `answer` it, `next`, and `sent`. Larger camera images are
-    resized to the policy's by area. ValueError for a decoder that does not exist."""
+    resized to the policy's by area. ValueError for a decoder that does not exist.
 
-    def __init__(self, metadata: Metadata) -> None:
-        self.metadata = metadata
+    goal: what the policy's conditions need beside the task and is not observed, by key."""
+
+    def __init__(self, metadata: Metadata, goal: Mapping[str, np.ndarray] | None = None) -> None:
+        self.metadata, self._goal = metadata, dict(goal or {})
+        self._observed_goal = [k for k in metadata.conditions if k != TASK and k not in self._goal]
         self._features = {k: f for k, f in metadata.features.items() if k != ACTION}
         self._decoder = decoder_for(metadata)
         self.reset("", 0)
@@ -33,6 +36,7 @@ class Session:
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.metadata.n_obs_steps)
         self._past: deque[np.ndarray] = deque(maxlen=self.metadata.n_past_actions)
         self._memory: Any = None
+        self._left: np.ndarray | None = None  # of the last answer's actions, the first for now
         self._decoder.reset()
 
     def request(self, values: Mapping[str, np.ndarray]) -> Request | None:
@@ -45,19 +49,23 @@ class Session:
         self._history.append(latest)
         if not self._decoder.wants_chunk():
             return None
-        history = {k: np.stack([step[k] for step in self._history]) for k in self._features}
+        known = {k: np.stack([step[k] for step in self._history]) for k in self._features}
+        known |= {k: values[k] for k in self._observed_goal} | self._goal
+        left = self._left if self._left is not None and len(self._left) else None
         seed, past = self._decision_seed(), self._complete_past()
-        return Request(history, seed, past, self.task, memory=self._memory)
+        return Request(known, seed, past, self.task, left, memory=self._memory)
 
     def answer(self, chunk_nA: np.ndarray, memory: Any = None, execute: int | None = None) -> None:
         """The policy's chunk; its first action is for this tick. memory: what it will want back. execute: use
         no more of its actions than this before it is asked again."""
         self.decisions += 1
-        self._memory = memory
-        self._decoder.push(np.asarray(chunk_nA)[:execute])
+        self._memory, self._left = memory, np.asarray(chunk_nA)
+        self._decoder.push(self._left, execute)
 
     def next(self) -> np.ndarray:
         """The action `(A,)` of this tick."""
+        if self._left is not None:
+            self._left = self._left[1:]
         return self._decoder.next()
 
     def sent(self, action: np.ndarray) -> None:

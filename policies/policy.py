@@ -30,6 +30,9 @@ from .serving.protocol import BadRequest
 from .solvers.solver import Solver
 
 
+ENCODING = "observation.encoding"  # what the encoder gave, in training batches
+
+
 class Policy(nn.Module):
     """A recipe made real for the features and statistics of one dataset.
 
@@ -79,6 +82,10 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def n_past_actions(self) -> int:
+        return self.recipe.n_past_actions
+
     def encode(
         self,
         observation: Mapping[str, Any],
@@ -91,10 +98,20 @@ class Policy(nn.Module):
 
         memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten. drop: tell
         the network none of its conditions."""
-        seen = self.normalised(observation) | self.codec.observe(observation, self.recipe.n_obs_steps)
-        z = self.encoder(seen)
+        seen = {} if ENCODING in observation else self._seen(observation)
+        z = self.encoder(seen) if seen else observation[ENCODING]
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
-        return self.context_net(z_BTKD, self._conditions(seen, observation, drop), memory, fresh)
+        context = self.context_net(z_BTKD, self._conditions(seen, observation, drop), memory, fresh)
+        return dataclasses.replace(context, present=self.codec.present(observation))
+
+    def encodings(self, observation: Mapping[str, Any]) -> Tensor:
+        """What the encoder makes of an observation, `(B, T, D)` or `(B, T, K, D)`. Where this was done
+        before, an observation may hold it as `ENCODING`, in the place of its images."""
+        return self.encoder(self._seen(observation))
+
+    def _seen(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        steps = observation[self.observation_keys[0]].shape[1]
+        return self.normalised(observation) | self.codec.observe(observation, steps)
 
     def normalised(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The observations as the encoder sees them: vectors normalised, images as they are."""
@@ -138,9 +155,25 @@ class Policy(nn.Module):
         return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1))
 
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
-        """Scalar loss on windows: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real),
-        and where there is one `weight` `(B,)` of the rows. In chains every one has a second axis K, and
-        `fresh` `(B, K)` says where the memory is forgotten. progress: share of the training that is over."""
+        """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over.
+        `table` `(B, C)`, where there is one, is given to the objective."""
+        action, context, mask, weight = self.examples(batch)
+        objective = self.recipe.objective
+        draw = objective.draw(action, progress, None)
+        if "table" in batch:
+            table = batch["table"]
+            rows = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
+            draw = dataclasses.replace(draw, more={**draw.more, "table": rows})
+        losses = objective.losses(self.net, action, context, draw)
+        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+
+    def examples(self, batch: Mapping[str, Any]) -> tuple[Tensor, Context, Tensor, Tensor | None]:
+        """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their
+        actions count `(B, H)` bool, the weights of the rows `(B,)` or None).
+
+        batch: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real), and where there is
+        one `weight` `(B,)` of the rows. In chains every one has a second axis K, and `fresh` `(B, K)` says
+        where the memory is forgotten; their links are given one after the other."""
         chained = batch[ACTION].ndim == 4
         links = [
             {k: v[:, i] if isinstance(v, Tensor) and chained else v for k, v in batch.items()}
@@ -151,17 +184,13 @@ class Policy(nn.Module):
             actions.append(self.codec.encode(link[ACTION], link))
             contexts.append(self.encode(link, memory, link["fresh"] if chained else None))
             memory = contexts[-1].memory
-        action, context = torch.cat(actions), Context.cat(contexts)
         mask = torch.cat([link["mask"] for link in links])
         if not (self.recipe.mask_padding or chained):
             mask = torch.ones_like(mask)
         if not self.recipe.loss_on_past:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= self.recipe.n_past_actions)
         weight = torch.cat([link["weight"] for link in links]) if "weight" in batch else None
-        objective = self.recipe.objective
-        draw = objective.draw(action, progress, None)
-        losses = objective.losses(self.net, action, context, draw)
-        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+        return torch.cat(actions), Context.cat(contexts), mask, weight
 
     forward = loss  # so that wrappers for several GPUs, which intercept forward, see it
 
@@ -193,6 +222,9 @@ class Policy(nn.Module):
                 keep_chain=keep_chain,
                 grad=grad,
             )
+            if sampled.execute is not None:
+                ahead = self.recipe.horizon - self.recipe.n_past_actions
+                sampled = dataclasses.replace(sampled, execute=sampled.execute.clamp(max=ahead))
             observation = self._known(request)
             chunk = self.codec.decode(sampled.chunk, observation)
             if (n := sampled.candidates.shape[1]) == 1:
@@ -235,6 +267,11 @@ class Policy(nn.Module):
 
     def normalise_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """The actions sent before now, in their units, as the network sees the first ones of a chunk."""
+        if past_BdA.shape[1] != self.recipe.n_past_actions:
+            raise ValueError(
+                f"the request brings {past_BdA.shape[1]} actions sent before now, the policy's "
+                f"n_past_actions is {self.recipe.n_past_actions}"
+            )
         return self.codec.encode_past(past_BdA, {PAST: past_BdA, **observation})
 
     def denormalise_action(self, chunk: Tensor, observation: Mapping[str, Any]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...datasets.features import ACTION, PAST, Feature
 from ..checkpoint import load_checkpoint, read_train
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
+from ..recipe import Recipe
 from ..request import TASK, Request
 from .metadata import Metadata
 from .protocol import BadRequest
@@ -25,7 +26,9 @@ class LocalPolicy:
     """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
     the others. CheckpointError where the folder holds none.
 
-    sampling_steps: the recipe's by default. hooks: applied to every draw."""
+    sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
+    this policy. change: gives the recipe other values of what counts when a policy runs: solver, steering,
+    decoder, n_action_steps."""
 
     def __init__(
         self,
@@ -33,9 +36,13 @@ class LocalPolicy:
         device: str = "cpu",
         sampling_steps: int | None = None,
         hooks: Sequence[Hook] = (),
+        change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> None:
         self.policy = load_checkpoint(folder, device)
+        self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
+        for hook in self.hooks:
+            hook.require(recipe)
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
@@ -71,7 +78,8 @@ class LocalPolicy:
         batch: dict[str, Any] = {k: torch.from_numpy(v)[None].to(device) for k, v in arrays.items()}
         hooks, steps = self._options(question.options)
         past = None
-        if self.needs_past and question.past is not None:
+        asked = policy.recipe.n_past_actions > 0 and any(hook.needs_past for hook in hooks)
+        if question.past is not None and (self.needs_past or asked):
             past = torch.from_numpy(self._past(question.past))[None].to(device)
         previous = None
         if question.previous is not None:
@@ -125,7 +133,10 @@ class LocalPolicy:
             raise BadRequest(f"options has no {unknown[0]!r:.60}: there are steps and steering")
         try:
             self.policy.recipe.objective.path(steps)
-            return hooks_from_request(options.get("steering", [])), steps
+            hooks = hooks_from_request(options.get("steering", []))
+            for hook in hooks:
+                hook.require(self.policy.recipe)
+            return hooks, steps
         except ValueError as error:
             raise BadRequest(str(error)) from error
 

@@ -10,7 +10,7 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -29,12 +29,14 @@ from ..policy import Policy
 from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
+from .curriculum import begins, curriculum, refreshed
 from .data import TrainingData, TrainingWindows, open_data, require_readable, tensors, window_spec
+from .encodings import EncodedWindows, require_cacheable
 from .error import TrainingError
 from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
 from .record import TrainingRecord
 from .start import take_stats, take_weights
-from .state import STATE_FILE, one_sentence, prepare_folder, read_header, restore, save_state
+from .state import STATE_FILE, one_sentence, prepare_folder, read_header, read_table, restore, save_state
 from .track import make_accelerator, require_trackers, tracking
 
 
@@ -114,6 +116,8 @@ def train(
         take_weights(policy, start, say)
         del start
     freeze(policy, t)
+    if t.cache_encodings:
+        require_cacheable(policy, augment)
     optimizer = adamw(policy, t)
     parameters = sum(p.numel() for p in policy.parameters())
 
@@ -129,10 +133,16 @@ def train(
     if t.compile:
         model.compile()
 
+    if t.cache_encodings:
+        windows = replace(windows, train=EncodedWindows(windows.train, policy))
+
     losses: list[float] = []
     validation: dict[str, float] = {}
+    lessons, table = curriculum(recipe.objective), None
     if state is not None:
         losses = restore(state, policy, optimizer, ema)
+        table = read_table(state)
+        table = None if table is None else table.to(accelerator.device)
         validation = read_header(state).get("validation", {})
     if t.steps <= len(losses):
         raise TrainingError(f"{out} has already trained {len(losses)} of {t.steps} steps: nothing to resume")
@@ -143,7 +153,11 @@ def train(
         for step, micro in _micro_batches(windows, data.options.workers, t, seed, first, accelerator):
             torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
             total = torch.zeros((), device=accelerator.device)
+            if lessons is not None and begins(lessons.rounds, step, t.steps):
+                table = refreshed(lessons, policy, windows.train, table)
             for i, batch in enumerate(micro):
+                if table is not None:
+                    batch["table"] = table[batch["index"]]
                 whole = i == len(micro) - 1
                 with (
                     contextlib.nullcontext() if whole else accelerator.no_sync(model),
@@ -177,7 +191,7 @@ def train(
                 accelerator.log({"validation loss": validation[str(count)]}, count)
             if due and count < t.steps:
                 with one_sentence(out):
-                    save_state(out, identity, policy, optimizer, ema, losses, validation)
+                    save_state(out, identity, policy, optimizer, ema, losses, validation, table)
     seconds = time.monotonic() - began
 
     policy.load_state_dict(averaged(ema.module, policy, t))

@@ -45,6 +45,26 @@ def test_a_policy_agent_stacks_history_and_seeds_each_decision() -> None:
         assert agent.nfe == [1] * 6
 
 
+def test_a_policy_agent_executes_as_much_of_a_chunk_as_the_policy_wants() -> None:
+    with load_robot("sim:so101", "reach") as rig:
+        policy = Follow(rig.robot.features)
+        agent = PolicyAgent(policy, rig.robot.features)
+        answer, wishes = policy.infer, [1, 6, 99, None]
+        policy.infer = lambda request: (
+            answer(request)
+            | (  # type: ignore[method-assign]
+                {} if (wish := wishes[len(policy.requests) - 1]) is None else {"execute": wish}
+            )
+        )
+        agent.reset("go", 0)
+        asked = []
+        for _ in range(19):
+            agent.act(rig.robot.observe())
+            asked.append(len(policy.requests))
+        # the chunk has 8 actions, of which 4 are executed where the policy does not say
+        assert asked == [1] + [2] * 6 + [3] * 8 + [4] * 4
+
+
 def test_a_policy_for_another_robot_is_refused_with_both_sides() -> None:
     with load_robot("sim:so101", "reach") as one, load_robot("sim:panda", "reach") as other:
         with pytest.raises(FeatureMismatch) as caught:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.policies.request import Request
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import ProtocolError, pack, unpack
-from ulna.policies.request import Request
 
 METADATA = Metadata(
     recipe="flow",

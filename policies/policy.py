@@ -37,7 +37,9 @@ class Policy(nn.Module):
         super().__init__()
         self.recipe, self.features, self.stats = recipe, dict(features), dict(stats)
         hidden = {k for c in recipe.conditions for k in c.hides(features)}
-        self.observation_keys = tuple(k for k in (*state_keys(features), *image_keys(features)) if k not in hidden)
+        self.observation_keys = tuple(
+            k for k in (*state_keys(features), *image_keys(features)) if k not in hidden
+        )
         self.condition_keys = tuple(dict.fromkeys(k for c in recipe.conditions for k in c.keys(features)))
         if not self.observation_keys:
             raise ValueError("the features hold no observation: a policy needs a state or an image")

@@ -48,8 +48,8 @@ class Sizes:
 class Output:
     """All that a network says at once, for training. chunk: `(B, H, A)`. views: other chunks that have the
     same target, each with the mask `(H,)` of the actions that it is about, as (chunk, mask). extras: losses
-    of the network's own, scalars by name, weighted. weights: `(B, V, H)`, how much of each view is in the chunk,
-    where it is their mixture; they sum to 1 over the views."""
+    of the network's own, scalars by name, weighted. weights: `(B, V, H)`, how much of each view is in the
+    chunk, where it is their mixture; they sum to 1 over the views."""
 
     chunk: Tensor
     views: tuple[tuple[Tensor, Tensor], ...] = ()
@@ -76,8 +76,10 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
     if needs.output != offers.output:
         wrapper = {"energy": "Energy", "mixture": "Mixture"}.get(needs.output)
         hint = f": wrap it, --backbone {wrapper}" if wrapper else ""
-        raise ValueError(f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
-                         f"{_a(offers.output)}{hint}")
+        raise ValueError(
+            f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
+            f"{_a(offers.output)}{hint}"
+        )
     if needs.times > offers.times:
         raise ValueError(f"the objective needs a backbone of two times, and {name} is told one")
     for what, word in (("forward_mode", "forward-mode"), ("second_order", "second-order")):

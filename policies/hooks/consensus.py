@@ -36,9 +36,9 @@ class Consensus(Hook):
 
     The disagreement on an action is summed over the steps of the sampler: how far each horizon alone would
     have the chunk arrive from where the mixture has it, in absolute elements, weighted by the gates. It costs
-    no evaluation of its own. Published for flow matching; here for any objective, by its own `believe`, in any
-    batch and for the candidate that is chosen (the released code is right for a batch of one). What it gives
-    takes the place of n_action_steps and may exceed it; a chunk that ends sooner is executed whole."""
+    no evaluation of its own. Published for flow matching; here for any objective, by its own `believe`, in
+    any batch and for the candidate that is chosen (the released code is right for a batch of one). What it
+    gives takes the place of n_action_steps and may exceed it; a chunk that ends sooner is executed whole."""
 
     ratio: float = 1.1
     """Of the disagreement on an action to that on the first ones, up to which it is executed; published: 1.1
@@ -50,7 +50,9 @@ class Consensus(Hook):
 
     def __post_init__(self) -> None:
         if self.least < 1 or self.active < 1 or self.ratio < 0:
-            raise ValueError("Consensus needs least and active of at least 1, and a ratio that is not negative")
+            raise ValueError(
+                "Consensus needs least and active of at least 1, and a ratio that is not negative"
+            )
 
     def guide(self, field: Field, rng: torch.Generator) -> Field:
         def belief(a: Tensor, i: int, context: Context, rows: Tensor | None) -> Pred:
@@ -79,7 +81,9 @@ class Consensus(Hook):
         self, field: Field, outputs: list[Output], a: Tensor, i: int, context: Context, rows: Tensor | None
     ) -> None:
         if not outputs or outputs[0].weights is None:
-            raise ValueError("Consensus asks where horizons agree: it needs the backbone Horizons, with several")
+            raise ValueError(
+                "Consensus asks where horizons agree: it needs the backbone Horizons, with several"
+            )
         level, after = field.path[i], field.path[min(i + 1, len(field.path))]
 
         def arrival(chunk_of: Callable[[Output], Tensor]) -> Tensor:

@@ -47,8 +47,11 @@ def test_a_policy_agent_executes_as_much_of_a_chunk_as_the_policy_wants() -> Non
         policy = Follow(rig.robot.features)
         agent = PolicyAgent(policy, rig.robot.features)
         answer, wishes = policy.infer, [1, 6, 99, None]
-        policy.infer = lambda request: answer(request) | (  # type: ignore[method-assign]
-            {} if (wish := wishes[len(policy.requests) - 1]) is None else {"execute": wish}
+        policy.infer = lambda request: (
+            answer(request)
+            | (  # type: ignore[method-assign]
+                {} if (wish := wishes[len(policy.requests) - 1]) is None else {"execute": wish}
+            )
         )
         agent.reset("go", 0)
         asked = []

@@ -159,13 +159,15 @@ def sentence(function, *arguments):
 
 
 assert "part of another kind" in sentence(override, recipe, {"context": "WholeChunkMLP"})
-assert "UNet1D, Transformer, WholeChunkMLP" in sentence(override, recipe, {"backbone": "Nope"})
+assert "WholeChunkMLP" in sentence(override, recipe, {"backbone": "Nope"})
 assert "is no part" in sentence(override, recipe, {"backbone": "ulna_example.mlp_flow:mlp_flow"})
 assert task_type("ulna_example.hover:Hover").name == "hover"
 assert "did you mean hover" in sentence(task_type, "hovr")
 assert "No module named" in sentence(task_type, "nowhere.at_all:Task")
-assert type(hook_named("ulna.policies.hooks.hook:Hook")).__name__ == "Hook"
-assert "cannot be made" in sentence(hook_named, "ulna.policies.hooks.inpaint:Inpaint")
+assert hook_named("Nudge", {"push": "0.25"}).push == 0.25
+assert "is no hook" in sentence(hook_named, "ulna.policies.objectives.flow:Flow")
+objective = override(recipe, {"objective": "CosineFlow"})
+assert recipe_from_json(recipe_to_json(objective)) == objective
 assert "there is no hook" in sentence(hook_named, "nope")
 
 import gymnasium

@@ -47,7 +47,9 @@ class Solver(Protocol):
         ...
 
 
-def clipped(a: Tensor, x: Tensor, eps: Tensor, alpha: float, sigma: float, clip: float) -> tuple[Tensor, Tensor]:
+def clipped(
+    a: Tensor, x: Tensor, eps: Tensor, alpha: float, sigma: float, clip: float
+) -> tuple[Tensor, Tensor]:
     """(x within ±clip, the noise that then explains `a`). The noise must be taken anew, or a clipped guidance
     pushes the wrong way: x stops at the clip while eps goes on, against it. clip 0: as they are."""
     if not clip:

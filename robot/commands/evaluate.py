@@ -4,7 +4,7 @@ checkpoint."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import tyro
 from .choices import robots, tasks
 from .errors import UsageError
 from .parsing import Output, episode_list, progress, require_device, unset, use_threads
+from .steering import split_hook_fields, steering
 
 if TYPE_CHECKING:
     from ...policies.serving.metadata import Metadata
@@ -22,6 +23,7 @@ EXAMPLE = (
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
 CHOICES = {"robot": robots, "task": tasks}
+prepare = split_hook_fields
 
 
 @dataclass
@@ -48,14 +50,23 @@ class Args:
     """Open loop: use every n-th tick."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler. Not with --server."""
+    steer: Annotated[str, unset("none", "NAMES")] = ""
+    """Hooks that act while sampling, with commas; their fields are options: --steer NAME --NAME.field value.
+    Not with --server."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder."""
+    batch: int = 1
+    """Run up to so many episodes at once, with one inference for all: much faster, the same episodes. Those
+    that are filmed still run one at a time. Simulated robots only, and not with --server."""
+    processes: int = 1
+    """With --batch: among how many processes their physics is shared."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
     """Where the policy runs."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""
     json: bool = False
     """Print one JSON object."""
+    hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
 
 
 def run(args: Args, out: Output) -> int:
@@ -63,21 +74,20 @@ def run(args: Args, out: Output) -> int:
         return _open_loop(args, out)
     from ..agent import PolicyAgent, make_agent
     from ..config import load_robot
-    from ..evaluate import evaluate, save_report
+    from ..evaluate import evaluate, evaluate_at_once, save_report
 
     try:
         episodes = int(args.episodes or 50)
     except ValueError:
         raise UsageError(f"--episodes is a number in closed loop, not {args.episodes!r}") from None
+    if args.batch < 1 or args.processes < 1:
+        raise UsageError("--batch and --processes are at least 1")
+    if args.batch > 1 and (args.agent or args.server):
+        raise UsageError("--batch is for a checkpoint that runs here: leave out --agent and --server")
     policy = None if args.agent else _served_policy(args)
     try:
         cameras = [] if policy is None else _cameras(policy.metadata)
         with load_robot(args.robot, args.task, cameras) as rig, progress("evaluating") as bar:
-            agent = (
-                make_agent(args.agent, rig)
-                if policy is None
-                else PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
-            )
             bar_task = bar.add_task("", total=episodes, note="")
 
             def report(count: int, successes: int, total: int) -> None:
@@ -86,7 +96,26 @@ def run(args: Args, out: Output) -> int:
             folder = Path(args.checkpoint) / "validation" if args.checkpoint else None
             name = f"{args.task}-{rig.robot.name.replace(':', '-')}"
             film = folder / name if folder and args.videos else None
-            result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
+            if args.batch > 1:
+                result = evaluate_at_once(
+                    rig,
+                    policy,
+                    episodes,
+                    args.seed,
+                    args.batch,
+                    args.processes,
+                    args.task,
+                    film,
+                    args.videos,
+                    report,
+                )
+            else:
+                agent = (
+                    make_agent(args.agent, rig)
+                    if policy is None
+                    else PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
+                )
+                result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
     finally:
         if args.server and policy is not None:
             policy.close()
@@ -100,6 +129,8 @@ def run(args: Args, out: Output) -> int:
         f"{result.agent} on {args.robot} {args.task}: {result.successes} of {episodes} succeeded "
         f"({100 * result.success_rate:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     )
+    if result.batch:
+        text += f"\n{result.batch} at once, {result.seconds:.0f} s"
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if (ms := result.latency_ms) is not None:
@@ -113,6 +144,8 @@ def run(args: Args, out: Output) -> int:
 
 def _served_policy(args: Args) -> Any:
     if args.server:
+        if args.steer or args.hook_fields:
+            raise UsageError("--steer acts where the policy runs: give it to `ulna serve`")
         from ...policies.serving.client import PolicyClient
 
         client = PolicyClient(args.server)
@@ -124,7 +157,8 @@ def _served_policy(args: Args) -> Any:
     from ...policies.serving.local import LocalPolicy
 
     use_threads(args.threads)
-    return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None)
+    hooks = steering(args.steer, args.hook_fields)
+    return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None, hooks)
 
 
 def _require_same_checkpoint(folder: str, metadata: Metadata, server: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections.abc import Collection, Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
 from .errors import UsageError
@@ -14,7 +13,7 @@ from .errors import UsageError
 def fields_help(name: str) -> str:
     """The fields of the recipe `name`, where there is one: each with its value, its choices and its help."""
     from ...datasets.features import ACTION, STATE, Feature
-    from ...policies.parts import settings
+    from ...policies.parts import settings, takes_parts
     from ...policies.recipes.all import recipe_function, recipe_names
 
     make = recipe_function(name) if name else None
@@ -24,8 +23,9 @@ def fields_help(name: str) -> str:
     lines = [f"fields of {recipe.name}, where a name that is clear without its part may go without it:"]
     for setting in settings(recipe):
         value = setting.value
-        if is_dataclass(value):
-            text = type(value).__name__
+        if takes_parts(setting.kind):
+            parts = value if isinstance(value, tuple) else (value,)
+            text = " ".join(type(p).__name__ for p in parts if p is not None) or "none"
         else:
             text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         choices = f"  {{{','.join(setting.choices)}}}" if len(setting.choices) > 1 else ""
@@ -41,12 +41,12 @@ def with_changes(
     """`recipe` with the fields replaced that a command line names, or the file `source`. Whole parts first,
     outer before inner: which fields there are, and which short names are clear, is only known once the parts
     are chosen. options: what else there is, to suggest."""
-    from ...policies.parts import override
+    from ...policies.parts import override, settings, takes_parts
 
     rest = {}
     try:
         for name in sorted(changes, key=lambda n: n.count(".")):
-            if is_dataclass(_at(recipe, name)):
+            if any(s.name == name and takes_parts(s.kind) for s in settings(recipe)):
                 recipe = override(recipe, {name: changes[name]})
             else:
                 rest[name] = changes[name]
@@ -55,12 +55,6 @@ def with_changes(
         if not source:
             raise
         raise UsageError(f"{source}: {error}") from error
-
-
-def _at(recipe: Any, name: str) -> Any:
-    for field_name in name.split("."):
-        recipe = getattr(recipe, field_name, None)
-    return recipe
 
 
 def full_names(

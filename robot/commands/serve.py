@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
-from .parsing import Output, require_device, unset, use_threads, words
+from .parsing import Output, require_device, unset, use_threads
+from .steering import split_hook_fields, steering
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
+prepare = split_hook_fields
 
 
 @dataclass
@@ -29,15 +31,16 @@ class Args:
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler."""
     steer: Annotated[str, unset("none", "NAMES")] = ""
-    """Hooks of installed packages that act while sampling, with commas; or package.module:Name."""
+    """Hooks that act while sampling, with commas: ours, an installed package's, or package.module:Name. Their
+    fields are options: --steer NAME --NAME.field value."""
     json: bool = False
     """Print one JSON object when the server is ready."""
+    hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
 
 
 def run(args: Args, out: Output) -> int:
     import logging
 
-    from ...policies.hooks.all import hook_named
     from ...policies.serving.local import LocalPolicy
     from ...policies.serving.server import PolicyServer
 
@@ -45,7 +48,7 @@ def run(args: Args, out: Output) -> int:
         raise ValueError(f"--port must lie in 0..65535, not {args.port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     use_threads(args.threads)
-    hooks = [hook_named(name) for name in words(args.steer)]
+    hooks = steering(args.steer, args.hook_fields)
     device = require_device(args.device)
     policy = LocalPolicy(args.checkpoint, device, args.sampling_steps or None, hooks)
     server = PolicyServer(policy, args.host, args.port)

@@ -13,8 +13,8 @@ REAL_STEPS = 1500
 # Teleoperated commands lead the measured joints by what the arm lags and sags, differently in every episode;
 # chunks of about a second, measured from the last command, do not have to guess that.
 REAL_OPTIONS = [
-    "--action-space",
-    "delta",
+    "--codec",
+    "Delta",
     "--n-past-actions",
     "1",
     "--horizon",

@@ -43,7 +43,7 @@ def demo_twin(
     words = ["train", "flow", "--data", data, "--observe", observe, "--out", policy, "--steps", str(steps)]
     # relative to the state: what the wrist camera sees says where to go from here, wherever on the table that
     # is
-    words += ["--action-space", "relative"]
+    words += ["--codec", "Relative", "--codec.normalise", "minmax"]
     p.run("train", *words, "--backbone.widths", *WIDTHS)  # with no twin beside it, for want of cores
     # half of the recipe's ten integration steps, for the same reason
     serve = ["serve", policy, "--port", str(free_port()), "--sampling-steps", "5"]

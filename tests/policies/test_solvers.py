@@ -57,9 +57,7 @@ def solve(objective: Objective, solver: Solver, of: str, steps: int) -> tuple[Te
     ("solver", "order"), [(DDIM(), 1), (Heun(), 2), (DPM(), 2)], ids=["DDIM", "Heun", "DPM"]
 )
 @pytest.mark.parametrize(("objective", "of"), [(Flow(), "velocity"), (Diffusion(1000), "eps")])
-def test_a_solver_converges_at_its_order(
-    solver: Solver, order: int, objective: Objective, of: str
-) -> None:
+def test_a_solver_converges_at_its_order(solver: Solver, order: int, objective: Objective, of: str) -> None:
     errors = []
     for steps in (40, 80, 160):
         chunk, exact = solve(objective, solver, of, steps)

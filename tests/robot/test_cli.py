@@ -103,7 +103,7 @@ def test_choices_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--device cpu|cuda|cuda:N" in help_of("serve")
     assert "flow|diffusion_unet|diffusion_transformer|act" in help_of("train")
     text = help_of("train", "flow")
-    assert "--backbone UNet1D  {UNet1D,Transformer}" in text
+    assert "--backbone UNet1D  {UNet1D,Transformer," in text
     assert "--decoder slice  {slice,ensemble}" in text
     assert "Actions in the predicted chunk" in text
 

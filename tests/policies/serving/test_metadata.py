@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.policies.request import Request
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import ProtocolError, pack, unpack
-from ulna.policies.request import Request
 
 METADATA = Metadata(
     recipe="flow",
@@ -34,6 +34,13 @@ def test_metadata_comes_back_the_same_over_the_wire() -> None:
         assert Metadata.from_json(unpack(pack(metadata.to_json()))) == metadata
         assert Metadata.from_json(json.loads(json.dumps(metadata.to_json()))) == metadata
     assert METADATA.n_actions_ahead == 15
+    asked = replace(
+        METADATA, conditions={"task": Feature((), "str"), f"goal.{STATE}": METADATA.features[STATE]}
+    )
+    assert Metadata.from_json(unpack(pack(asked.to_json()))) == asked
+    before = asked.to_json()
+    del before["conditions"]
+    assert Metadata.from_json(before) == METADATA, "a server from before conditions does not tell"
 
 
 def test_what_is_not_ulnas_is_passed_over() -> None:
@@ -60,6 +67,7 @@ def test_a_server_from_before_needs_past_is_understood() -> None:
         ({"needs_past": 1}, "its needs_past cannot be 1"),
         ({"features": {STATE: {"shape": [2], "dtype": "float32"}}}, "its features cannot be"),
         ({"features": {ACTION: {"shape": ["2"], "dtype": "float32"}}}, "its features cannot be"),
+        ({"conditions": {"task": "words"}}, "its conditions cannot be"),
         ({"n_past_actions": 16}, "leaves no action ahead"),
         ({"n_past_actions": 0}, "none of its chunk's actions are past"),
     ],
@@ -75,11 +83,12 @@ def test_metadata_that_does_not_fit_is_named(change: dict[str, Any], says: str) 
 
 def test_a_request_is_openpis_map_with_our_two_keys() -> None:
     past = np.ones((1, 2), np.float32)
-    wire = Request({STATE: np.zeros(2), "task": "lift"}, 7, past).to_wire()
+    wire = Request({STATE: np.zeros(2)}, 7, past, "lift").to_wire()
     assert list(wire) == [STATE, "task", "action.past", "_rt"]
     assert wire["_rt"] == {"seed": 7}
     back = Request.from_wire(wire)
-    assert (list(back.observation), back.seed) == ([STATE, "task"], 7)
+    assert (list(back.observation), back.seed, back.task) == ([STATE], 7, "lift")
+    assert Request.from_wire({STATE: 1, "prompt": "lift"}).task == "lift", "as openpi's clients say it"
     assert back.past is past
     assert Request.from_wire({STATE: 1}) == Request({STATE: 1})
     assert Request({STATE: 1}).to_wire() == {STATE: 1}
@@ -92,6 +101,9 @@ def test_a_request_is_openpis_map_with_our_two_keys() -> None:
         ({1: 2}, "keys are text, not 1"),
         ({"_rt": {"seed": -1}}, "seed must be a whole number"),
         ({"_rt": {"seed": 1 << 63}}, "seed must be a whole number"),
+        ({"_rt": {"delay": -2}}, "delay must be a whole number of ticks"),
+        ({"_rt": {"options": [1]}}, "options must be a map"),
+        ({"task": 3}, "task is the instruction in words, not a int"),
     ],
 )
 def test_a_request_that_no_policy_could_read_is_one_sentence(message: Any, says: str) -> None:

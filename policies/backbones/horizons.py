@@ -100,14 +100,8 @@ class HorizonsNet(nn.Module):
         """(chunks `(B, J, H, A)`, gates `(B, J, H)` that are 0 for horizons that do not reach so far,
         losses)."""
         b, count = len(x_BHA), len(self.seen)
-<<<<<<< HEAD
         x_BJHA = x_BHA[:, None] * self.seen[None, :, :, None]
         x = nn.functional.pad(x_BJHA, (0, 2 * self.learned)).flatten(0, 1)
-=======
-        x = nn.functional.pad(x_BHA[:, None] * self.seen[None, :, :, None], (0, 2 * self.learned)).flatten(
-            0, 1
-        )
->>>>>>> main
         which = torch.eye(count, dtype=context.pooled.dtype, device=x.device).repeat(b, 1)
         each = context.repeat(count)
         each = replace(each, pooled=torch.cat([each.pooled, which], dim=-1))

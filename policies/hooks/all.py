@@ -53,6 +53,8 @@ def hooks_from_request(value: Any) -> list[Hook]:
         name = item.get("part")
         if not isinstance(name, str) or name not in parts_for(Hook):
             raise ValueError(f"there is no hook {name!r:.60}: there are {', '.join(parts_for(Hook))}")
+        if not getattr(part_type(name), "by_request", True):
+            raise ValueError(f"the hook {name} names files, so it is chosen by who serves: --steer {name}")
         fields = {str(k): v for k, v in item.items() if k != "part"}
         if nested := [k for k, v in fields.items() if "." in k or isinstance(v, Mapping)]:
             raise ValueError(f"the hook {name} takes plain values in a request, and {nested[0]} is none")

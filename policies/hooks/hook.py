@@ -18,15 +18,23 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 import torch
 from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field, Start
 
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
 
 class Hook:
     """The identity at every seam."""
+
+    by_request: ClassVar[bool] = True
+    """Whether a stranger's request may ask for it: not where its fields name files."""
 
     @property
     def wants_candidates(self) -> int:
@@ -38,6 +46,9 @@ class Hook:
     def needs_past(self) -> bool:
         """Whether requests must bring the actions sent before now."""
         return False
+
+    def require(self, recipe: Recipe) -> None:
+        """ValueError in one sentence where it cannot steer the policies of `recipe`."""
 
     def condition(self, field: Field, rng: torch.Generator) -> Context:
         """H0. The context of all rows, `field.context` as it is."""
@@ -66,5 +77,6 @@ class Hook:
 
     def execute(self, chunk_BHA: Tensor, field: Field) -> Tensor | None:
         """How many actions of the chosen chunk, from now on, to execute before asking again: `(B,)` int, at
-        least 1; None to abstain. The least of the hooks' counts."""
+        least 1; None to abstain. The least of the hooks' counts, and at most what the
+        chunk has."""
         return None

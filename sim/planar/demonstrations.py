@@ -1,4 +1,4 @@
-"""Demonstrations of planar tasks, many episodes at once."""
+"""Demonstrations of planar tasks, and of other vector environments that have an `expert`, many at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .env import Observation, PlanarEnv
+from .env import Observation
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Demonstration:
 
 
 def demonstrations(
-    task: Callable[[int], PlanarEnv],
+    task: Callable[[int], Any],
     seeds: Sequence[int],
     noise: float = 0.0,
     batch: int = 256,
@@ -52,7 +52,7 @@ def demonstrations(
     return episodes
 
 
-def _roll_out(env: PlanarEnv, seeds: list[int], noise: float, mode: dict[str, Any]) -> list[Demonstration]:
+def _roll_out(env: Any, seeds: list[int], noise: float, mode: dict[str, Any]) -> list[Demonstration]:
     n = len(seeds)
     expert = env.expert(seeds, noise, **mode)
     observation, info = env.reset(seed=seeds)
@@ -66,7 +66,7 @@ def _roll_out(env: PlanarEnv, seeds: list[int], noise: float, mode: dict[str, An
         observation, reward, terminated, truncated, info = env.step(action)
         over = terminated | truncated
         observations.append(observation)
-        actions.append(action)
+        actions.append(np.asarray(info.get("sent", action), np.float32))
         rewards.append(reward.astype(np.float32))
     env.close()
     seen = {key: np.stack([o[key] for o in observations], axis=1) for key in observation}

@@ -25,7 +25,8 @@ class Decoder(Protocol):
 
     def push(self, chunk_nA: np.ndarray, execute: int | None = None) -> None:
         """Take a chunk whose first action is for this tick. execute: how many of its actions the policy wants
-        used; None: as many as the decoder uses. More than the chunk has: all. ValueError for less than one."""
+        used; None: as many as the decoder uses. More than the chunk has: all. ValueError for less than
+        one."""
         ...
 
     def next(self) -> np.ndarray:
@@ -60,8 +61,8 @@ class SliceDecoder:
 
 class TemporalEnsemble:
     """ACT's ensemble: a chunk every tick; the action is the mean of all predictions made for now, weighted
-    exp(-decay·i) with i = 0 the *oldest* (Zhao et al. 2023, m = 0.01). Actions beyond those that the policy wants
-    executed have no part in the mean."""
+    exp(-decay·i) with i = 0 the *oldest* (Zhao et al. 2023, m = 0.01). Actions beyond those that the policy
+    wants executed have no part in the mean."""
 
     def __init__(self, decay: float = 0.01) -> None:
         self.decay = decay

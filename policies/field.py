@@ -85,8 +85,8 @@ class _Counter(nn.Module):
 class Field:
     """Call it with chunks `(B·N, H, A)` at level i of `path` for the network's `Pred` there.
 
-    context: of those rows. request: the B questions being answered. candidates: N. start: what sampling
-    began from, once it has begun. chosen: `(B,)` which candidates survived, once that is settled. notes: what hooks
+    context: of those rows. request: the B questions being answered. candidates: N. start: what sampling began
+    from, once it has begun. chosen: `(B,)` which candidates survived, once that is settled. notes: what hooks
     keep for the length of this decision, each under itself."""
 
     def __init__(

@@ -29,7 +29,6 @@ from .sampler import Sampled, sample
 from .serving.protocol import BadRequest
 from .solvers.solver import Solver
 
-
 ENCODING = "observation.encoding"  # what the encoder gave, in training batches
 
 

@@ -155,7 +155,8 @@ def _execute(chunk_BHA: Tensor, field: Field, hooks: Sequence[Hook]) -> Tensor |
             continue
         if int(count.min()) < 1:
             raise ValueError(
-                f"{type(hook).__name__} wants {int(count.min())} actions executed: a decision is worth at least one"
+                f"{type(hook).__name__} wants {int(count.min())} actions executed: a decision is worth at "
+                "least one"
             )
         counts.append(count)
     return torch.stack(counts).amin(0) if counts else None

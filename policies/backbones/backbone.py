@@ -48,8 +48,8 @@ class Sizes:
 class Output:
     """All that a network says at once, for training. chunk: `(B, H, A)`. views: other chunks that have the
     same target, each with the mask `(H,)` of the actions that it is about, as (chunk, mask). extras: losses
-    of the network's own, scalars by name, weighted. weights: `(B, V, H)`, how much of each view is in the chunk,
-    where it is their mixture; they sum to 1 over the views."""
+    of the network's own, scalars by name, weighted. weights: `(B, V, H)`, how much of each view is in the
+    chunk, where it is their mixture; they sum to 1 over the views."""
 
     chunk: Tensor
     views: tuple[tuple[Tensor, Tensor], ...] = ()

@@ -22,8 +22,8 @@ LEAST_NOISE = 0.01  # of the gate's logits in training
 
 @dataclass(frozen=True)
 class Horizons:
-    """The `inner` network, shared, is run on the first h actions of the chunk for every horizon h. Of action i
-    the horizons that reach beyond it speak; a gate of softmax weights, for each horizon and action, mixes
+    """The `inner` network, shared, is run on the first h actions of the chunk for every horizon h. Of action
+    i the horizons that reach beyond it speak; a gate of softmax weights, for each horizon and action, mixes
     them. In training every horizon also has a loss of its own, on its own actions.
 
     Faithful with a Transformer that is not causal: actions beyond h are masked out of the attention, the gate
@@ -43,22 +43,22 @@ class Horizons:
 
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         require_head(self, Head(head.output), Head("chunk"))
-        if isinstance(self.inner, Horizons | NeuralDynamics):
+        if type(self.inner) in (Horizons, NeuralDynamics):
             raise ValueError(f"Horizons mixes chunks of a plain network, not of {type(self.inner).__name__}")
         ahead = sizes.horizon - sizes.n_past_actions
         steps = (0, *self.horizons)
         if len(steps) < 2 or any(a >= b for a, b in pairwise(steps)) or steps[-1] != ahead:
             raise ValueError(
-                f"horizons {self.horizons} must ascend from at least 1 to the {ahead} actions that the chunk has "
-                "from now on"
+                f"horizons {self.horizons} must ascend from at least 1 to the {ahead} actions that the chunk "
+                "has from now on"
             )
         return HorizonsNet(self, sizes, head)
 
 
 class HorizonsNet(nn.Module):
-    """One call counts as `evaluations` passes: it is J passes in one batch. Rows of one observation lie beside
-    each other, so any batch is right (the released sampler mixes the order of its axes, and is right for a
-    batch of one)."""
+    """One call counts as `evaluations` passes: it is J passes in one batch. Rows of one observation lie
+    beside each other, so any batch is right (the released sampler mixes the order of its axes, and is right
+    for a batch of one)."""
 
     def __init__(self, c: Horizons, sizes: Sizes, head: Head) -> None:
         super().__init__()
@@ -97,11 +97,11 @@ class HorizonsNet(nn.Module):
     def _speak(
         self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(chunks `(B, J, H, A)`, gates `(B, J, H)` that are 0 for horizons that do not reach so far, losses)."""
+        """(chunks `(B, J, H, A)`, gates `(B, J, H)` that are 0 for horizons that do not reach so far,
+        losses)."""
         b, count = len(x_BHA), len(self.seen)
-        x = nn.functional.pad(x_BHA[:, None] * self.seen[None, :, :, None], (0, 2 * self.learned)).flatten(
-            0, 1
-        )
+        x_BJHA = x_BHA[:, None] * self.seen[None, :, :, None]
+        x = nn.functional.pad(x_BJHA, (0, 2 * self.learned)).flatten(0, 1)
         which = torch.eye(count, dtype=context.pooled.dtype, device=x.device).repeat(b, 1)
         each = context.repeat(count)
         each = replace(each, pooled=torch.cat([each.pooled, which], dim=-1))
@@ -122,8 +122,8 @@ class HorizonsNet(nn.Module):
         return chunks, logits.masked_fill(~self.seen, -torch.inf).softmax(dim=1), extras
 
     def _unevenness(self, gates_BJH: Tensor) -> Tensor:
-        """Mean over the stretches of the chunk in which the same horizons speak, more than one, of the squared
-        coefficient of variation of their mean gates; 0 where all are used alike."""
+        """Mean over the stretches of the chunk in which the same horizons speak, more than one, of the
+        squared coefficient of variation of their mean gates; 0 where all are used alike."""
         terms, start = [], 0
         for j, end in enumerate(self.ends[:-1]):
             share = gates_BJH[:, j:, start:end].mean(dim=(0, 2))

@@ -29,25 +29,28 @@ class NeuralDynamics:
 
     with time 0 now and 1 at the end of the chunk. The start y_0 is the state now, or with relative actions 0
     (with `Relative("none")`: one whose steps have scales of their own bends the way). Faithful: the system,
-    its basis and explicit Euler, y moving by the old velocity. Not: the goal is not multiplied by the scale of
-    the weights, since chunks are normalised; the published velocity is measured, this one the network's, which
-    sees two observations; and the steps, which are linear in (y_0, y'_0, g, w), are taken once, when the
-    network is built, not in every pass. Study: benchmarks/ndp_strokes.py, benchmarks/studies/ndp_peg.toml."""
+    its basis and explicit Euler, y moving by the old velocity. Not: the goal is not multiplied by the scale
+    of the weights, since chunks are normalised; the published velocity is measured, this one the network's,
+    which sees two observations; and the steps, which are linear in (y_0, y'_0, g, w), are taken once, when
+    the network is built, not in every pass. Study: benchmarks/ndp_strokes.py,
+    benchmarks/studies/ndp_peg.toml."""
 
     inner: Backbone = ResidualMLP()
     """The network that gives weights, goal and velocity; it sees the noisy chunk, if there is one."""
     basis: int = 14
-    """N, basis functions of the forcing; up to horizon - 2 the inner network is as large as without dynamics."""
+    """N, basis functions of the forcing; up to horizon - 2 the inner network is as large as without
+    dynamics."""
     alpha: float = 25.0
-    """Damping, per chunk: the spring is at its goal after some 10/alpha of the chunk. Stable below 4·substeps·
-    horizon; from half of that on it rings."""
+    """Damping, per chunk: the spring is at its goal after some 10/alpha of the chunk. Stable below
+    4·substeps·horizon; from half of that on it rings."""
     substeps: int = 4
     """Euler steps for one action; they cost nothing."""
     forcing: Literal["scaled", "unscaled"] = "scaled"
     """Multiply the forcing by g - y_0, as published, or not: where the goal is the start, scaled forcing
     vanishes, and the chunk cannot leave and come back."""
     weight_scale: float = 100.0
-    """What the network's weights are multiplied by: a forcing must be of the size of alpha^2 / 4 to matter."""
+    """What the network's weights are multiplied by: a forcing must be of the size of alpha^2 / 4 to
+    matter."""
 
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         require_head(self, head, Head("chunk", 2, forward_mode=True, second_order=True))
@@ -87,8 +90,8 @@ class NeuralDynamicsNet(nn.Module):
     def _integrate(self, parameters_BRA: Tensor, context: Context) -> Tensor:
         if context.present is None:
             raise ValueError(
-                "NeuralDynamics begins where the robot is now, and the observation does not say: the state needs "
-                "an element for each element of the action, of the same name"
+                "NeuralDynamics begins where the robot is now, and the observation does not say: the state "
+                "needs an element for each element of the action, of the same name"
             )
         n, parameters = self.basis, parameters_BRA.float()
         weights, goal, velocity = parameters[:, :n], parameters[:, n], parameters[:, n + 1]

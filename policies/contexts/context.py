@@ -31,9 +31,9 @@ class Context:
 
     mask: `(B, S)` bool, False where there is no token; None: all are. frame: `(S,)` int, which observation
     step each token is of, -1 for those of all times, such as conditions; None: token j is of step j. memory:
-    `(B, M)`, to be carried to the next decision of the episode; None where nothing is. present: `(B, A)`, where
-    the robot is now, as the network would see it in the first action of a chunk; None where the observation does
-    not say."""
+    `(B, M)`, to be carried to the next decision of the episode; None where nothing is. present: `(B, A)`,
+    where the robot is now, as the network would see it in the first action of a chunk; None where the
+    observation does not say."""
 
     tokens: Tensor
     pooled: Tensor

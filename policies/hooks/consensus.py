@@ -36,9 +36,9 @@ class Consensus(Hook):
 
     The disagreement on an action is summed over the steps of the sampler: how far each horizon alone would
     have the chunk arrive from where the mixture has it, in absolute elements, weighted by the gates. It costs
-    no evaluation of its own. Published for flow matching; here for any objective, by its own `believe`, in any
-    batch and for the candidate that is chosen (the released code is right for a batch of one). What it gives
-    takes the place of n_action_steps and may exceed it; a chunk that ends sooner is executed whole."""
+    no evaluation of its own. Published for flow matching; here for any objective, by its own `believe`, in
+    any batch and for the candidate that is chosen (the released code is right for a batch of one). What it
+    gives takes the place of n_action_steps and may exceed it; a chunk that ends sooner is executed whole."""
 
     ratio: float = 1.1
     """Of the disagreement on an action to that on the first ones, up to which it is executed; published: 1.1

@@ -14,9 +14,9 @@ def ndp(features: Features) -> Recipe:
     """Neural Dynamic Policies, imitation: squared error of a chunk that a second-order system integrates.
 
     Faithful: the system and its numbers (alpha 25), the squared error on the whole chunk, replanned from the
-    state as it is. Not: a chunk is 64 Euler steps, four an action, where digits were 300; 14 basis functions, not 30;
-    a residual MLP; the velocity at the start is the network's own, from two observations. Actions must be
-    targets of state elements. Study: benchmarks/ndp_strokes.py, ndp_peg."""
+    state as it is. Not: a chunk is 64 Euler steps, four an action, where digits were 300; 14 basis functions,
+    not 30; a residual MLP; the velocity at the start is the network's own, from two observations. Actions
+    must be targets of state elements. Study: benchmarks/ndp_strokes.py, ndp_peg."""
     return Recipe(
         name="ndp",
         paper="Bahl et al. 2020, Neural Dynamic Policies (arXiv 2012.02788)",

@@ -58,7 +58,8 @@ def test_views_are_about_their_own_actions_and_make_up_the_chunk(inner: Backbone
     assert output.weights is not None
     torch.testing.assert_close(output.weights.sum(1), torch.ones(B, H))
     for (_, mask), gate in zip(output.views, output.weights.unbind(1), strict=True):
-        assert (gate[:, mask == 0] == 0).all() and (gate[:, mask > 0] > 0).all()
+        assert (gate[:, mask == 0] == 0).all()
+        assert (gate[:, mask > 0] > 0).all()
     mixed = sum(
         w[..., None] * chunk for (chunk, _), w in zip(output.views, output.weights.unbind(1), strict=True)
     )
@@ -83,7 +84,9 @@ def test_one_horizon_is_the_inner_network(inner: Backbone) -> None:
     plain = inner.build(SIZES, Head()).eval()
     assert torch.equal(net(*question()), plain(*question()))
     output = outputs(net, *question())
-    assert output.views == () and output.extras == {} and net.evaluations == 1
+    assert output.views == ()
+    assert output.extras == {}
+    assert net.evaluations == 1
 
 
 @EACH
@@ -134,10 +137,12 @@ def test_every_objective_learns_all_horizons_and_the_gate(objective: Objective) 
     _, _, _, context = question()
     target = torch.randn(B, H, A)
     losses = objective.losses(net, target, context, objective.draw(target, 0.0, None))
-    assert losses.error.shape == (B, H, A) and set(losses.extras) == {"balance"}
+    assert losses.error.shape == (B, H, A)
+    assert set(losses.extras) == {"balance"}
     (masked_mean(losses.error, torch.ones(B, H, dtype=torch.bool)) + losses.extras["balance"]).backward()
     weight = net.inner.out.weight.grad
-    assert weight is not None and (weight.abs().amax(1) > 0).all()  # both actions, the gate and its noise
+    assert weight is not None
+    assert (weight.abs().amax(1) > 0).all()
 
 
 def test_equal_horizons_share_the_loss_of_the_mixture() -> None:
@@ -221,24 +226,28 @@ def test_execution_goes_on_while_horizons_agree(objective: Objective) -> None:
     for third, fourth, expected in ((1.0, 1.0, 4), (1.0, 1.5, 3), (1.5, 1.0, 2), (0.0, 0.0, 4)):
         net = gaps(1.0, 1.0, third, fourth, 9.0, 9.0, 9.0, 9.0)
         sampled = decide(net, [Consensus(1.2, least=2)], objective=objective)
-        assert sampled.execute is not None and sampled.execute.tolist() == [expected] * B
+        assert sampled.execute is not None
+        assert sampled.execute.tolist() == [expected] * B
 
 
 def test_where_one_horizon_speaks_nothing_is_agreed() -> None:
     sampled = decide(FLAT, [Consensus(1.4, least=2)])
-    assert sampled.execute is not None and sampled.execute.tolist() == [4] * B
+    assert sampled.execute is not None
+    assert sampled.execute.tolist() == [4] * B
     assert decide(FLAT, [Consensus(1.4, least=2, active=2)]).execute.tolist() == [2] * B  # type: ignore[union-attr]
 
 
 def test_each_row_has_its_own_count_whatever_the_batch() -> None:
     hook = Consensus(1.3, least=2)
     together = decide(FLAT, [hook], b=6, slope=0.1)
-    assert together.execute is not None and len(set(together.execute.tolist())) > 1
+    assert together.execute is not None
+    assert len(set(together.execute.tolist())) > 1
     pooled = 0.1 * torch.arange(6)[:, None].float()
     for i in range(6):
         context = Context(pooled[i : i + 1, None], pooled[i : i + 1])
         alone = sample(FLAT, Flow(predict="x"), DDIM(), context, (1, H, A), 4, [i], [hook])
-        assert alone.execute is not None and alone.execute[0] == together.execute[i]
+        assert alone.execute is not None
+        assert alone.execute[0] == together.execute[i]
 
 
 @given(
@@ -259,8 +268,10 @@ def test_listening_changes_no_bit_and_costs_no_evaluation() -> None:
         for hooks in ([Consensus(least=2)], [Consensus(least=2), Consensus(1.4, least=3)]):
             free = _with_pooled(net, [], solver)
             heard = _with_pooled(net, hooks, solver)
-            assert torch.equal(free.chunk, heard.chunk) and torch.equal(free.nfe, heard.nfe)
-            assert free.execute is None and heard.execute is not None
+            assert torch.equal(free.chunk, heard.chunk)
+            assert torch.equal(free.nfe, heard.nfe)
+            assert free.execute is None
+            assert heard.execute is not None
 
 
 def _with_pooled(net: nn.Module, hooks: list[Hook], solver: DDIM | Heun) -> Sampled:
@@ -297,7 +308,8 @@ def test_the_count_is_of_the_candidate_that_is_chosen() -> None:
     net, hook = ByTheChunk(torch.ones(H)), Consensus(1.0, least=1)
     several = decide(net, [Last(), hook], b=8)
     first = decide(net, [hook], b=8)
-    assert several.execute is not None and first.execute is not None
+    assert several.execute is not None
+    assert first.execute is not None
     assert several.execute.tolist() != first.execute.tolist()
     assert torch.equal(several.chunk, several.candidates[:, 2])
 

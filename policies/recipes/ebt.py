@@ -18,9 +18,11 @@ def ebt(features: Features) -> Recipe:
     of several steps with Nesterov's momentum, disturbed less and less, by steps of drawn size along the
     gradient; squared error; at most 20 steps of sampling; horizons 2/16/8. Not: a residual MLP for
     the transformer (`--backbone.inner Transformer`), 2 or 3 steps in training (6 to 10), learning rate 1e-3
-    (3e-5), no RMSNorm between the steps and so E, not
-    exp(E), is descended, momentum 0.5 (0.9), and each row stops by its own gradient, not the batch by all
-    (see `EBT`). Shown by the study `ebt_fork`."""
+    (3e-5), no RMSNorm between the steps and so E, not exp(E), is descended, momentum 0.5 (0.9), and each row
+    stops by its own gradient, not the batch by all (see `EBT`).
+
+    Trained so it averages where there are several ways; `--objective.start path --objective.steps 1
+    --objective.more-steps 0 --solver.momentum 0` does not. Shown by the study `ebt_fork`."""
     return Recipe(
         name="ebt",
         paper="EBT-Policy, 2025 (arXiv 2510.27545)",

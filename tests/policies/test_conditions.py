@@ -227,7 +227,7 @@ def _torch(values: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def told_all(tmp_path_factory: pytest.TempPathFactory) -> LocalPolicy:
-    """Told by words, a goal drawn from the future, a label and a prompt; two datasets, two names for a key."""
+    """Told by words, a goal drawn from the future, a label and a prompt; two datasets, two names of a key."""
     folder = tmp_path_factory.mktemp("all")
     write_store(folder / "a", (12, 9), KINDS)
     other = {k.replace(STATE, "observation.joints"): f for k, f in KINDS.items()}

@@ -43,7 +43,7 @@ def study(s: Mapping[str, Any]) -> list[str]:
         lines += [
             f"**{name}**: {task}, {variant['demonstrations']['count']} demonstrations, {trials}.",
             "",
-            f"| arm | success | 95 % interval | over seeds | minus `{s['base']}` | NFE | parameters | trained |",
+            f"| arm | success | 95 % interval | seeds | minus `{s['base']}` | NFE | size | trained |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for arm, a in variant["arms"].items():

@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from .backbones.energy import Energy
-from .backbones.mixture import Mixture
 from .backbones.horizons import Horizons
+from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
 from .backbones.transformer import Transformer
@@ -30,9 +30,9 @@ from .conditions.words import Words
 from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
-from .hooks.guidance import CFG
 from .hooks.best_of_n import BestOfN
 from .hooks.consensus import Consensus
+from .hooks.guidance import CFG
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.lowest_energy import LowestEnergy
@@ -42,8 +42,8 @@ from .objectives.ebt import EBT
 from .objectives.edm import EDM
 from .objectives.flow import Flow
 from .objectives.flow_map import FlowMap
-from .objectives.mip import MIP, TSD, StraightFlow
 from .objectives.imc import IMC
+from .objectives.mip import MIP, TSD, StraightFlow
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
 from .recipe import ParamGroup, Recipe, Training

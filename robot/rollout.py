@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..datasets.features import ACTION, Feature, Features
-from ..policies.request import Request
+from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 from .report.evaluation import EpisodeTrace, Outcome
 from .session import Session
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
     from ..policies.serving.batch import Answers
+
+GOAL = "observation.goal"  # of an environment: where it is to lead, in the coordinates of another observation
 
 
 class Decider(Protocol):
@@ -92,17 +94,21 @@ def rollout(
     info of `env`: `success` `(N,)`, `task` `(N,)`, and where it has them `score` and `sent`, the actions as
     the limits allowed them; else actions are cut to the action space. FeatureMismatch or ValueError where the
     environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
-    kept. progress: called with how many episodes have ended, how many of them succeeded, and their number."""
+    kept. Where the policy is told a goal `goal.KEY`, it is what the environment shows under this name, else
+    its `observation.goal`. progress: called with how many episodes have ended, how many of them succeeded,
+    and their number."""
     if not seeds:
         raise ValueError("roll out at least one episode")
     _require_fit(policy.metadata, env)
+    goals = _goal_sources(policy.metadata, env)
     began = time.monotonic()
     n = env.num_envs
+    reset: Callable[..., tuple[Any, dict[str, Any]]] = env.reset  # gymnasium's own type has one seed only
     space: Any = env.single_action_space
     waiting = deque(enumerate(int(s) for s in seeds))
     # rows beyond the number of episodes are reset, as the environment demands, and then left alone
     row_seeds = [int(seeds[i]) if i < len(seeds) else int(seeds[0]) for i in range(n)]
-    observation, info = env.reset(seed=row_seeds)
+    observation, info = reset(seed=row_seeds)
     running: dict[int, _Episode] = {}
 
     def admit(rows: Sequence[int]) -> None:
@@ -118,6 +124,7 @@ def rollout(
         asked: dict[int, Request] = {}
         for row, episode in running.items():
             values = {k: v[row] for k, v in observation.items()}
+            values |= {key: values[source] for key, source in goals.items()}
             if (request := episode.session.request(values)) is not None:
                 asked[row] = request
         # at its beginning an episode asks without a past, or without a memory: a batch of its own
@@ -158,7 +165,7 @@ def rollout(
             mask[free] = True
             for row, (_, seed) in zip(free, waiting, strict=False):
                 row_seeds[row] = seed
-            observation, info = env.reset(seed=row_seeds, options={"reset_mask": mask})
+            observation, info = reset(seed=row_seeds, options={"reset_mask": mask})
             admit(free)
     return Rollout(
         [ends[i][0] for i in range(len(seeds))],
@@ -201,6 +208,21 @@ def _require_fit(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> None:
     rate, own = metadata.control_hz, getattr(env, "control_hz", None)
     if rate and own and abs(own - rate) > 0.01 * rate:
         raise ValueError(f"the policy was trained on {rate:g} Hz data and the environment runs at {own:g} Hz")
+
+
+def _goal_sources(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> dict[str, str]:
+    """By each condition that the policy is to be told, the observation that says it. ValueError where the
+    environment shows none of its shape."""
+    offered, sources = env_features(env), {}
+    for key, feature in metadata.conditions.items():
+        if key == TASK:
+            continue
+        sources[key] = GOAL if key.startswith("goal.") and key not in offered else key
+        shown = offered.get(sources[key])
+        if shown is None or shown.shape != feature.shape:
+            what = "does not show" if shown is None else f"shows as {shown.shape} in {sources[key]}"
+            raise ValueError(f"the policy is to be told {key} {feature.shape}, which the environment {what}")
+    return sources
 
 
 def _plain(value: Any) -> Any:

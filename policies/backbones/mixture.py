@@ -27,7 +27,7 @@ class Mixture:
     """C, at least 1."""
     spread: float = 0.5
     """Standard deviation of the first offsets, normalised: one for each element of the action."""
-    gate_width: int = 256
+    gate_width: int = 64
     """Of the gate's hidden layers."""
     gate_depth: int = 2
     """Number of the gate's hidden layers."""

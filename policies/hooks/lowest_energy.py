@@ -16,15 +16,15 @@ from .hook import Hook
 class LowestEnergy(Hook):
     """H5: of several chunks the one that the policy's own energy likes best; one evaluation a candidate."""
 
-    n: int = 8
-    """Candidates, at least 1."""
+    candidates: int = 8
+    """N, chunks drawn at every decision."""
     shuffled: bool = False
     """The control: score every candidate by the energy of another observation's, so that the energy says
     nothing."""
 
     @property
     def wants_candidates(self) -> int:
-        return self.n
+        return self.candidates
 
     def score(self, chunks_BNHA: Tensor, field: Field) -> Tensor:
         """Minus the energies `(B, N)`. ValueError for a policy without an energy."""

@@ -30,8 +30,9 @@ class EBT:
     (Sun et al. 2025, arXiv 2502.13129, say why it need not be).
 
     Not as published: the chunk is not normalised between the steps (RMSNorm over an action of two elements
-    erases how large it is), E is descended, not exp(E), which is stable with that norm only, and `step_size` is in units in which the size of the chunk cancels (published:
-    alpha / tau_E, about 111, times the gradient of a mean over about as many elements).
+    erases how large it is); E is descended, not exp(E), which is stable with that norm only; and `step_size`
+    is in units in which the size of the chunk cancels (published: alpha / tau_E, about 111, times the
+    gradient of a mean over about as many elements).
 
     A prediction's x is where one undisturbed step leads, its eps the chunk itself, so that its velocity is
     the step and guidance adds to it."""

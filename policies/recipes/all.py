@@ -14,11 +14,11 @@ from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
 from .flow import flow
 from .flow_map import flow_map
-from .mip import mip, regression_mlp
 from .imc import imc
-from .ptp import ptp
+from .mip import mip, regression_mlp
 from .moh import moh
 from .ndp import ndp
+from .ptp import ptp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {

@@ -96,7 +96,7 @@ def run(args: Args, out: Output) -> int:
             folder = Path(args.checkpoint) / "validation" if args.checkpoint else None
             name = f"{args.task}-{rig.robot.name.replace(':', '-')}"
             film = folder / name if folder and args.videos else None
-            if args.batch > 1:
+            if policy is not None and args.batch > 1:
                 result = evaluate_at_once(
                     rig,
                     policy,

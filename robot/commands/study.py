@@ -3,7 +3,6 @@ episodes, and say which expectations held. A study that was interrupted goes on 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +55,6 @@ def run(args: Args, out: Output) -> int:
             if not there:
                 note = f"{job.variant} {arm} seed {job.seed}: {successes} of {work.study.episodes}"
                 bar.update(bar_task, advance=1, note=note)
-                print(note, file=sys.stderr)
 
         run_all(work, args.processes, report)
     result = {**summarise(work.study, work.results()), "command": f"ulna study {args.file}"}

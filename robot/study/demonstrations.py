@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...datasets.features import ACTION, Features
+from ...datasets.features import ACTION, REWARD, Feature, Features
 from ...datasets.recording.writer import EpisodeWriter
 from ...datasets.store import EpisodeStore
 
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 def record_demonstrations(
     demos: Sequence[Demonstration], folder: Path, features: Features, control_hz: float, robot: str
 ) -> EpisodeStore:
-    """Write `demos` into the new store `folder`, which is there whole or not at all.
+    """Write `demos` into the new store `folder`, which is there whole or not at all, rewards included.
     Tick t has its exact time, t periods, for what was seen and what was sent."""
     staging = folder.with_name(f".{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    store = EpisodeStore.create(staging, features, control_hz, robot)
+    rewarded = {**features, REWARD: Feature((1,), "float32", ("reward",), ("",))}
+    store = EpisodeStore.create(staging, rewarded, control_hz, robot)
     with EpisodeWriter(store) as writer:
         for demo in demos:
             writer.start({"task": demo.task, "seed": demo.seed, "agent": "expert", "robot": robot})
-            for t, action in enumerate(demo.action):
+            for t, (action, reward) in enumerate(zip(demo.action, demo.reward, strict=True)):
                 now = round(t * 1e9 / control_hz)
-                values = {k: v[t] for k, v in demo.observation.items()} | {ACTION: action}
+                values = {k: v[t] for k, v in demo.observation.items()}
+                values |= {ACTION: action, REWARD: np.array([reward], np.float32)}
                 writer.tick(values, dict.fromkeys(values, (now, now)))
             writer.end({"success": demo.success, "return": float(np.sum(demo.reward))})
     os.replace(staging, folder)

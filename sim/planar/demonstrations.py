@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .env import Observation, PlanarEnv
+from .env import Observation
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Demonstration:
 
 
 def demonstrations(
-    task: Callable[[int], PlanarEnv],
+    task: Callable[[int], Any],
     seeds: Sequence[int],
     noise: float = 0.0,
     batch: int = 256,
@@ -52,7 +52,7 @@ def demonstrations(
     return episodes
 
 
-def _roll_out(env: PlanarEnv, seeds: list[int], noise: float, mode: dict[str, Any]) -> list[Demonstration]:
+def _roll_out(env: Any, seeds: list[int], noise: float, mode: dict[str, Any]) -> list[Demonstration]:
     n = len(seeds)
     expert = env.expert(seeds, noise, **mode)
     observation, info = env.reset(seed=seeds)

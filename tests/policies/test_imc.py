@@ -159,7 +159,7 @@ def test_any_network_of_chunks_becomes_a_mixture_and_others_are_refused() -> Non
     with pytest.raises(ValueError, match="one step, not 3"):
         IMC().path(3)
     for make in (lambda: IMC(eta=0.0), lambda: IMC(rounds=-1), lambda: Mixture(components=0)):
-        with pytest.raises(ValueError, match="eta|component"):
+        with pytest.raises(ValueError, match=r"eta|component"):
             make()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from contracts.recipes import small
 from contracts.vector_env import STATE, XY, Go
 
-from ulna.datasets.features import ACTION, PAST, Feature, FeatureMismatch
+from ulna.datasets.features import ACTION, PAST, REWARD, Feature, FeatureMismatch
+from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.request import Request
@@ -25,6 +27,11 @@ from ulna.robot.config import load_robot
 from ulna.robot.evaluate import evaluate, evaluate_at_once
 from ulna.robot.robot import Observation
 from ulna.robot.rollout import Rollout, env_features, rollout
+from ulna.robot.study.demonstrations import record_demonstrations
+from ulna.sim.planar.demonstrations import demonstrations
+from ulna.sim.planar.fork import Fork
+from ulna.sim.planar.maze import Maze
+from ulna.sim.planar.words import Words
 from ulna.sim.vector import vector_env
 
 POINT = {k: Feature((2,), "float32", XY.names, XY.units) for k in (STATE, ACTION)}
@@ -118,6 +125,42 @@ def test_rows_that_are_done_are_not_asked_and_the_next_seeds_take_their_place() 
     assert isinstance(fewer, Rollout)
     low, high = fewer.wilson_95
     assert low <= fewer.success_rate <= high
+
+
+class ToGoal(Drawn):
+    """Goes straight to the goal that it is told."""
+
+    def __init__(self, features: Mapping[str, Feature]) -> None:
+        super().__init__(features)
+        self.metadata = replace(self.metadata, conditions={f"goal.{STATE}": features[STATE]})
+
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        goals = np.stack([r.observation[f"goal.{STATE}"] for r in requests])
+        return Answers(np.repeat(goals[:, None], 6, axis=1), np.zeros(len(goals), int))
+
+
+def test_a_policy_is_told_the_goal_that_the_environment_shows() -> None:
+    policy = ToGoal(env_features(Maze(1)))
+    # straight on leads to the goals that share a corridor with the start, and not round the U
+    far = rollout(policy, Maze(6), range(500, 512))
+    near = rollout(policy, Maze(6, goals="any"), range(500, 512))
+    assert far.successes == 0 < near.successes
+    with pytest.raises(ValueError, match=r"goal\.observation\.state \(2,\), which the environment does not"):
+        rollout(ToGoal(env_features(Go(1))), Go(1), [1])
+    with pytest.raises(ValueError, match=r"shows as \(8,\) in observation\.goal"):
+        rollout(ToGoal(env_features(Words(1))), Words(2, goal=True), [1, 2])
+
+
+def test_demonstrations_are_recorded_with_their_rewards(tmp_path: Path) -> None:
+    env = Fork(1, dense=True)
+    demos = demonstrations(partial(Fork, dense=True), range(3), 0.005)
+    store = record_demonstrations(demos, tmp_path / "data", env_features(env), env.control_hz, "sim:fork")
+    for demo, episode in zip(demos, store.episodes, strict=True):
+        np.testing.assert_array_equal(episode.read(REWARD)[:, 0], demo.reward)
+        assert episode.attrs["success"] is demo.success
+    windows = Windows(store, WindowSpec(1, 4, keys=(STATE,), next_after=2), [0])
+    batch = windows.batch(np.arange(2))
+    np.testing.assert_allclose(batch["reward"], [demos[0].reward[0:2], demos[0].reward[1:3]])
 
 
 def test_what_does_not_fit_is_refused() -> None:

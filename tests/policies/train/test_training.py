@@ -68,7 +68,11 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
     observation = {k: batch[k] for k in (*policy.observation_keys, *policy.condition_keys)}
     first = policy.sample(Request(observation, 1))
     assert first.chunk.shape == batch[ACTION].shape
-    assert first.nfe.tolist() == [recipe.sampling_steps * getattr(policy.net, "evaluations", 1)] * 2
+    most = recipe.sampling_steps * getattr(policy.net, "evaluations", 1)
+    if name == "ebt":  # a row may be done before
+        assert 1 <= int(first.nfe.min()) <= int(first.nfe.max()) <= most
+    else:
+        assert first.nfe.tolist() == [most] * 2
     assert torch.equal(first.chunk, policy.sample(Request(observation, 1)).chunk), "same seed, same action"
     error = (first.chunk - batch[ACTION]).abs().mean()
     assert error < (batch[ACTION] + batch[ACTION].mean()).abs().mean(), "in the action's own units"

@@ -6,7 +6,7 @@ Legend: B questions, T observation steps, n actions ahead, A action dimensions."
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .study import Arm
 from .study_rollout import Decider, Decision, Needs
 
 if TYPE_CHECKING:
+    from ..policies.learn.iql import IQL
     from ..policies.policy import Policy
     from ..policies.recipe import Recipe
     from ..policies.request import Request
@@ -174,8 +175,45 @@ def _prompts(recipe: Recipe, features: Features) -> tuple[int, int]:
     return 0, 0
 
 
+def learner_of(arm: Arm) -> tuple[IQL, Arm]:
+    """The settings of an arm with `learner = "iql"`, its overrides `iql.<field>`, and an arm of the recipe that
+    acts, whose overrides are the others: `actor` is its name, flow by default. ValueError names what does not
+    fit."""
+    from ..policies.learn.iql import IQL
+    from .commands.errors import unknown
+    from .commands.recipe_fields import with_changes
+
+    if arm.learner not in LEARNERS:
+        raise unknown("learner", arm.learner, LEARNERS)
+    prefix = f"{arm.learner}."
+    own = {k.removeprefix(prefix): v for k, v in arm.overrides.items() if k.startswith(prefix)}
+    rest = {k: v for k, v in arm.overrides.items() if not k.startswith(prefix) and k != "actor"}
+    actor = replace(arm, learner="", recipe=str(arm.overrides.get("actor", "flow")), overrides=rest)
+    return with_changes(IQL(), own, f"arm {arm.name}"), actor
+
+
+def check_learner(arm: Arm, features: Features) -> None:
+    from ..policies.learn.iql import require_judges
+
+    iql, actor = learner_of(arm)
+    check_recipe(actor, features)
+    require_judges(iql.critic, recipe_of(actor, _used(actor, features)))
+
+
+def train_learner(arm: Arm, data_folder: Path, seed: int, out: Path) -> Path:
+    """The policy's checkpoint; the critic's lies in its folder `critic`."""
+    from ..policies.learn.iql import learn_iql
+    from ..policies.train.data import open_data
+
+    iql, actor = learner_of(arm)
+    data = open_data(data_folder, arm.data.get("observe"), _data_options(arm))
+    return learn_iql(iql, recipe_of(actor, data.features), data, out, seed=seed, overwrite=True).out
+
+
+LEARNERS = ("iql",)
 RUNNERS: dict[str, Runner] = {
     "recipe": Runner(check_recipe, train_recipe, trained_recipe, policy_of_recipe),
+    "learner": Runner(check_learner, train_learner, trained_recipe, policy_of_recipe),
 }
 """By the arm's field that names the way: `recipe`, `learner`."""
 

@@ -70,14 +70,15 @@ class Training:
             if not result_path(self.folder, v.name, a.name, self.seed).exists()
         ]
 
-    def resolved(self) -> Arm:
-        """The arm, other arms' checkpoints named by their folders."""
-        folders = {arm: str(_checkpoint(self.folder, f"{key}-{self.seed}")) for arm, key in self.needs}
+    def resolved(self, arm: Arm) -> Arm:
+        """The arm that is trained, or one that is evaluated with it, other arms' checkpoints named by their
+        folders."""
+        folders = {name: str(_checkpoint(self.folder, f"{key}-{self.seed}")) for name, key in self.needs}
         overrides = {
             k: CHECKPOINT.sub(lambda m: folders[m[1]], v) if isinstance(v, str) else v
-            for k, v in self.arm.overrides.items()
+            for k, v in arm.overrides.items()
         }
-        return replace(self.arm, overrides=overrides)
+        return replace(arm, overrides=overrides)
 
 
 def quick(study: Study) -> Study:
@@ -188,20 +189,20 @@ def begin(study: Study, folder: Path, source: str, restart: bool) -> None:
 
 
 def trainings_of(study: Study, folder: Path) -> list[Training]:
-    """Each one once, after those that it needs."""
+    """Each one once, after those that it or its evaluations need."""
     made: dict[str, Training] = {}
     for variant in study.variants.values():
         keys: dict[str, str] = {}
         wanted = [study.arms[name] for name in variant.arms]
-        for arm in _in_order(study, {study.trained(a.name).name for a in wanted}):
-            keys[arm.name] = f"{arm.name}-{_training_hash(study.task, variant, arm, keys)}"
-            evaluations = tuple((variant, a) for a in wanted if study.trained(a.name).name == arm.name)
-            needs = tuple((name, keys[name]) for name in arm.needs)
+        for arm, names in _in_order(study, wanted).items():
+            keys[arm] = f"{arm}-{_training_hash(study.task, variant, study.arms[arm], keys)}"
+            evaluations = tuple((variant, a) for a in wanted if study.trained(a.name).name == arm)
+            needs = tuple((name, keys[name]) for name in names)
             for seed in study.seeds:
                 training = Training(
                     folder,
-                    keys[arm.name],
-                    arm,
+                    keys[arm],
+                    study.arms[arm],
                     seed,
                     study.task,
                     variant,
@@ -211,23 +212,31 @@ def trainings_of(study: Study, folder: Path) -> list[Training]:
                 )
                 same = made.get(training.name)
                 if same is not None:
-                    training = replace(same, evaluations=same.evaluations + evaluations)
+                    both = tuple(dict.fromkeys(same.needs + needs))
+                    training = replace(same, evaluations=same.evaluations + evaluations, needs=both)
                 made[training.name] = training
     return list(made.values())
 
 
-def _in_order(study: Study, names: set[str]) -> list[Arm]:
-    """Those arms and the ones that they need, these first."""
-    order: dict[str, Arm] = {}
+def _in_order(study: Study, wanted: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
+    """The arms to train for `wanted`, each after the ones that it needs: for its own training, or for an arm
+    that is evaluated with it, such as a critic. StudyError where there is no such order."""
+    order: dict[str, tuple[str, ...]] = {}
 
-    def add(name: str) -> None:
-        for other in study.arms[name].needs:
-            add(other)
-        order.setdefault(name, study.arms[name])
+    def add(name: str, waiting: tuple[str, ...]) -> None:
+        if name in waiting:
+            raise StudyError(
+                f"the arms {', '.join(waiting)} need each other's checkpoints: train another arm for one of them"
+            )
+        with_it = [a for a in wanted if study.trained(a.name).name == name]
+        names = dict.fromkeys(n for a in (study.arms[name], *with_it) for n in a.needs)
+        for other in names:
+            add(other, (*waiting, name))
+        order.setdefault(name, tuple(names))
 
-    for name in (n for n in study.arms if n in names):
-        add(name)
-    return list(order.values())
+    for name in dict.fromkeys(study.trained(a.name).name for a in wanted):
+        add(name, ())
+    return order
 
 
 def _training_hash(task: str, variant: Variant, arm: Arm, keys: Mapping[str, str]) -> str:
@@ -350,7 +359,7 @@ def work(training: Training) -> str:
         if not where.exists():
             shutil.rmtree(checkpoint, ignore_errors=True)
             data = _data_folder(training.folder, training.task, training.variant)
-            result = runner.train(training.resolved(), data, training.seed, checkpoint)
+            result = runner.train(training.resolved(training.arm), data, training.seed, checkpoint)
             write_whole(where, {"checkpoint": str(result.relative_to(checkpoint))})
         result = checkpoint / json.loads(where.read_text())["checkpoint"]
         for variant, arm in training.missing:
@@ -367,7 +376,7 @@ def work(training: Training) -> str:
 def evaluate(training: Training, checkpoint: Path, variant: Variant, arm: Arm) -> None:
     """Write the result of one (variant, arm, seed), by a rename."""
     runner = runner_of(training.arm)
-    decider = runner.policy_of(checkpoint, arm)
+    decider = runner.policy_of(checkpoint, training.resolved(arm))
     seeds = training.episode_seeds
     env = make_env(training.task, variant.evaluation_options, len(seeds))
     prompted = any(k.startswith("prompt.") for k in decider.needs.condition_keys)

@@ -1,5 +1,5 @@
-"""Put the measured numbers into docs/measured.md, and the five that matter most into the README, each
-between its page's two markers, from benchmarks/results/ alone.
+"""Put the measured numbers into docs/measured.md, what studies found into docs/studies.md, and the five that
+matter most into the README, each between its page's two markers, from benchmarks/results/ alone.
 
 python benchmarks/tables.py                       rewrite the tables
 python benchmarks/tables.py --demo runs/demo      take in what a demo wrote, then rewrite (--real, --twin)
@@ -14,20 +14,31 @@ from typing import Any
 
 import device_tables
 import results
+import study_tables
 
 README = Path(__file__).parents[1] / "README.md"
 MEASURED = README.parent / "docs" / "measured.md"
+STUDIES = README.parent / "docs" / "studies.md"
 BEGIN, END = "<!-- numbers: written by benchmarks/tables.py -->", "<!-- /numbers -->"
 NAMES = (
     *("demo", "demo_twin", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
-    *("sim_steps", "train_throughput", "serving_latency", "servo_rates", "cameras", "faults", "soak"),
+    *(
+        "sim_steps",
+        "batched_evaluation",
+        "train_throughput",
+        "serving_latency",
+        "servo_rates",
+        "cameras",
+        "faults",
+        "soak",
+    ),
 )
 SECTIONS = {
     "The demos": ("demo", "demo_twin", "demo_real"),
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
     "Reading": ("reading", "lerobot_formats"),
-    "Speed": ("sim_steps", "train_throughput", "serving_latency"),
+    "Speed": ("sim_steps", "batched_evaluation", "train_throughput", "serving_latency"),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -120,6 +131,14 @@ def sim_steps(d: dict[str, Any]) -> list[str]:
         measure = f"`lift` from state, {robot}, environment steps/s"
         lines.append(f"| {measure} | {ours} | {physics} PyBullet's physics alone |")
     return [*lines, ""]
+
+
+def batched_evaluation(d: dict[str, Any]) -> list[str]:
+    ours, plain = (
+        f"{d[k]['seconds']:.0f} s ({d[k]['successes']} succeeded)" for k in ("at_once", "one_at_a_time")
+    )
+    measure = f"{d['episodes']} episodes of {d['task']}, `{d['recipe']}`, {d['batch']} at once"
+    return [*SPEED, f"| {measure} | {ours} | {plain} one at a time |", ""]
 
 
 def train_throughput(d: dict[str, Any]) -> list[str]:
@@ -235,6 +254,7 @@ TABLES = {
     "reading": reading,
     "lerobot_formats": lerobot_formats,
     "sim_steps": sim_steps,
+    "batched_evaluation": batched_evaluation,
     "train_throughput": train_throughput,
     "serving_latency": serving_latency,
     "servo_rates": device_tables.servo_rates,
@@ -313,3 +333,4 @@ if __name__ == "__main__":
     numbers = {name: result for name in NAMES if (result := load(name))}
     put(MEASURED, measured_page(numbers))
     put(README, readme_table(numbers))
+    put(STUDIES, study_tables.studies_page(study_tables.load_studies()))

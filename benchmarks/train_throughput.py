@@ -60,7 +60,6 @@ def make_data(root: Path) -> None:
 
 def ulna_steps(root: Path, steps: int) -> Iterator[int]:
     """Our own `train`; yields once per optimiser step (the parameters first)."""
-    from ulna.datasets.store import EpisodeStore
     from ulna.policies.parts import override
     from ulna.policies.recipes.all import RECIPES
     from ulna.policies.train.data import open_data

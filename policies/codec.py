@@ -5,7 +5,7 @@ Legend: B batch, T = n_obs_steps, H horizon, d actions before now, A action dime
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -43,11 +43,11 @@ class Affine(nn.Module):
 class Codec(nn.Module):
     """What a codec part builds: actions normalised as differences to `origin`. `width` is A as the network
     sees it. An observation is a map of tensors; `action.past` `(B, d, A)` in it are the actions sent before
-    now."""
+    now. state: for each action element the index of its element of the state, where there is one."""
 
-    def __init__(self, stats: Stats, normalise: NormaliseMode) -> None:
+    def __init__(self, stats: Stats, normalise: NormaliseMode, state: Sequence[int] = ()) -> None:
         super().__init__()
-        self.width = stats.mean.shape[-1]
+        self.width, self.state = stats.mean.shape[-1], list(state)
         self.affine = Affine(*affine(stats, normalise))
 
     def origin(self, observation: Mapping[str, Any]) -> Tensor | float:
@@ -65,6 +65,13 @@ class Codec(nn.Module):
     def decode(self, x: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """The inverse."""
         return self.affine.inverse(x) + self.origin(observation)
+
+    def present(self, observation: Mapping[str, Any]) -> Tensor | None:
+        """Where the robot is now, as the network would see it in the first action of a chunk, `(B, A)`; None
+        where the observation does not say."""
+        if not self.state or STATE not in observation:
+            return None
+        return self.affine(observation[STATE][:, -1, self.state])
 
     def encode_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """The actions sent before now as the network sees the first ones of a chunk."""
@@ -112,7 +119,7 @@ class Absolute:
         return {}
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
-        return Codec(stats[ACTION], self.normalise)
+        return Codec(stats[ACTION], self.normalise, state_of_action(features, required=False))
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,9 @@ class _RelativeCodec(Codec):
 
     def origin(self, observation: Mapping[str, Any]) -> Tensor:
         return observation[STATE][:, -1:, self.base]
+
+    def present(self, observation: Mapping[str, Any]) -> Tensor | None:
+        return _no_difference(self.affine, observation[STATE])
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,10 @@ class _DeltaCodec(Codec):
             raise ValueError(f"the policy needs {PAST}: its actions are differences to the last command")
         return observation[STATE][:, -1:, self.base]
 
+    def present(self, observation: Mapping[str, Any]) -> Tensor | None:
+        """The last command, from which the chunk goes on."""
+        return _no_difference(self.affine, self.origin(observation))
+
     def observe(self, observation: Mapping[str, Any], n_obs_steps: int) -> dict[str, Tensor]:
         return {LAST: self.last(self.origin(observation)).expand(-1, n_obs_steps, -1)}
 
@@ -211,6 +225,12 @@ def state_of_action(features: Features, required: bool = True) -> list[int]:
     raise ValueError(
         "relative actions need every action to be an element of observation.state: use --codec Absolute"
     )
+
+
+def _no_difference(affine: Affine, like: Tensor) -> Tensor:
+    """`(B, A)`: 0 in the scale of a chunk's first action, for as many rows as `like` has."""
+    offset = affine.offset if affine.offset.ndim == 1 else affine.offset[0]
+    return offset.expand(len(like), -1)
 
 
 def _evenly(windows: Any, most: int = 8192) -> dict[str, np.ndarray]:

@@ -23,8 +23,9 @@ class Decoder(Protocol):
         """Whether this tick's action needs a new chunk."""
         ...
 
-    def push(self, chunk_nA: np.ndarray) -> None:
-        """Take a chunk whose first action is for this tick."""
+    def push(self, chunk_nA: np.ndarray, execute: int | None = None) -> None:
+        """Take a chunk whose first action is for this tick. execute: how many of its actions the policy wants
+        used; None: as many as the decoder uses. More than the chunk has: all. ValueError for less than one."""
         ...
 
     def next(self) -> np.ndarray:
@@ -33,7 +34,8 @@ class Decoder(Protocol):
 
 
 class SliceDecoder:
-    """Receding horizon (Diffusion Policy): the first `n_action_steps` of a chunk, then a new one."""
+    """Receding horizon (Diffusion Policy): the first `n_action_steps` of a chunk, or as many as the policy
+    wants executed, be it more or fewer; then a new one."""
 
     def __init__(self, n_action_steps: int) -> None:
         if n_action_steps < 1:
@@ -47,8 +49,8 @@ class SliceDecoder:
     def wants_chunk(self) -> bool:
         return not self._remaining
 
-    def push(self, chunk_nA: np.ndarray) -> None:
-        self._remaining = deque(chunk_nA[: self.n_action_steps])
+    def push(self, chunk_nA: np.ndarray, execute: int | None = None) -> None:
+        self._remaining = deque(chunk_nA[: _count(execute, self.n_action_steps)])
 
     def next(self) -> np.ndarray:
         if not self._remaining:
@@ -58,7 +60,8 @@ class SliceDecoder:
 
 class TemporalEnsemble:
     """ACT's ensemble: a chunk every tick; the action is the mean of all predictions made for now, weighted
-    exp(-decay·i) with i = 0 the *oldest* (Zhao et al. 2023, m = 0.01)."""
+    exp(-decay·i) with i = 0 the *oldest* (Zhao et al. 2023, m = 0.01). Actions beyond those that the policy wants
+    executed have no part in the mean."""
 
     def __init__(self, decay: float = 0.01) -> None:
         self.decay = decay
@@ -71,8 +74,8 @@ class TemporalEnsemble:
     def wants_chunk(self) -> bool:
         return not self._fresh
 
-    def push(self, chunk_nA: np.ndarray) -> None:
-        self._chunks.append(np.asarray(chunk_nA))
+    def push(self, chunk_nA: np.ndarray, execute: int | None = None) -> None:
+        self._chunks.append(np.asarray(chunk_nA)[: _count(execute, len(chunk_nA))])
         self._fresh = True
 
     def next(self) -> np.ndarray:
@@ -83,6 +86,14 @@ class TemporalEnsemble:
         self._chunks = deque(c[1:] for c in self._chunks if len(c) > 1)
         self._fresh = False
         return (weights[:, None] * predictions).sum(0) / weights.sum()
+
+
+def _count(execute: int | None, usual: int) -> int:
+    if execute is None:
+        return usual
+    if execute < 1:
+        raise ValueError(f"the policy wants {execute} actions executed: a decision is worth at least one")
+    return execute
 
 
 def decoder_for(metadata: Metadata) -> Decoder:

@@ -6,13 +6,14 @@ Legend: B observations, N candidates each, H horizon, A action dimensions."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .backbones.backbone import Output, outputs
 from .contexts.context import Context
 from .objectives.objective import Objective, Path
 from .pred import Pred
@@ -35,6 +36,11 @@ class Start:
 class Asked(Protocol):
     """What hooks may ask of the policy that is sampled."""
 
+    @property
+    def n_past_actions(self) -> int:
+        """Leading actions of a chunk that lie before now."""
+        ...
+
     def context(self, request: Request, drop: bool = False) -> Context:
         """Of another request of as many rows; drop: told none of its conditions."""
         ...
@@ -53,29 +59,35 @@ class _Counter(nn.Module):
         super().__init__()
         self.net, self.nfe = net, torch.zeros(rows, dtype=torch.long)
         self.rows: Tensor | None = None
+        self.passes = int(getattr(net, "evaluations", 1))
+        self.heard: list[Output] | None = None
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, context: Context) -> Any:
+        if self.heard is not None:
+            return self.outputs(x, s, t, context).chunk
         self.count(x)
         return self.net(x, s, t, context)
 
-    def outputs(self, x: Tensor, s: Tensor, t: Tensor, context: Context) -> Any:
-        from .backbones.backbone import outputs
-
+    def outputs(self, x: Tensor, s: Tensor, t: Tensor, context: Context) -> Output:
         self.count(x)
-        return outputs(self.net, x, s, t, context)
+        output = outputs(self.net, x, s, t, context)
+        if self.heard is not None:
+            self.heard.append(output)
+        return output
 
     def count(self, x: Tensor) -> None:
         if self.rows is None:
-            self.nfe += len(x) // len(self.nfe)
+            self.nfe += len(x) // len(self.nfe) * self.passes
         else:
-            self.nfe[self.rows.cpu()] += 1
+            self.nfe[self.rows.cpu()] += self.passes
 
 
 class Field:
     """Call it with chunks `(B·N, H, A)` at level i of `path` for the network's `Pred` there.
 
     context: of those rows. request: the B questions being answered. candidates: N. start: what sampling
-    began from, once it has begun."""
+    began from, once it has begun. chosen: `(B,)` which candidates survived, once that is settled. notes: what hooks
+    keep for the length of this decision, each under itself."""
 
     def __init__(
         self,
@@ -90,6 +102,8 @@ class Field:
         self.path, self.context, self.request, self.candidates = path, context, request, candidates
         self.objective, self.policy = objective, policy
         self.start: Start | None = None
+        self.chosen: Tensor | None = None
+        self.notes: dict[Any, Any] = {}
         self.net = _Counter(net, len(context.pooled))
         self.resample: Callable[[Tensor, int], Tensor] | None = None
         self._belief: Belief = self._ask
@@ -113,6 +127,17 @@ class Field:
     def _ask(self, a: Tensor, i: int, context: Context, rows: Tensor | None) -> Pred:
         self.net.rows = rows
         return self.objective.believe(self.net, a, self.path[i], context)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[list[Output]]:
+        """A list of all that the network says at each evaluation within, views and all."""
+        before, self.net.heard = self.net.heard, []
+        try:
+            yield self.net.heard
+        finally:
+            if before is not None:  # someone listens without, too
+                before += self.net.heard
+            self.net.heard = before
 
     def with_belief(self, belief: Belief) -> Field:
         """This field, believing what `belief` says: what `Hook.guide` gives. It asks this one."""
@@ -148,6 +173,11 @@ class Field:
     def normalise(self, action: Tensor) -> Tensor:
         """The inverse."""
         return self._policy().normalise_action(action, self._observation())
+
+    @property
+    def n_past_actions(self) -> int:
+        """Leading actions of a chunk that lie before now."""
+        return 0 if self.policy is None else self.policy.n_past_actions
 
     def past(self) -> Tensor | None:
         """The actions sent before now, `(B·N, d, A)` as the network sees the first ones of a chunk; None

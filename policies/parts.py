@@ -15,22 +15,41 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+from .backbones.energy import Energy
+from .backbones.mixture import Mixture
+from .backbones.horizons import Horizons
 from .backbones.mlp import ResidualMLP
+from .backbones.ndp import NeuralDynamics
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Relative
+from .conditions.goal import Goal
+from .conditions.label import Label
+from .conditions.prompt import Prompt
+from .conditions.words import Words
+from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
+from .hooks.guidance import CFG
 from .hooks.best_of_n import BestOfN
+from .hooks.consensus import Consensus
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
+from .hooks.lowest_energy import LowestEnergy
+from .hooks.past_verification import PastVerification
 from .objectives.diffusion import Diffusion
+from .objectives.ebt import EBT
+from .objectives.edm import EDM
 from .objectives.flow import Flow
+from .objectives.flow_map import FlowMap
+from .objectives.mip import MIP, TSD, StraightFlow
+from .objectives.imc import IMC
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
 from .recipe import ParamGroup, Recipe, Training
 from .solvers.ddim import DDIM
 from .solvers.dpm import DPM
+from .solvers.energy_descent import EnergyDescent
 from .solvers.heun import Heun
 from .upgrade import upgraded
 
@@ -39,12 +58,15 @@ PARTS: dict[str, type] = {
     c.__name__: c
     for c in (
         *(Recipe, Training, ParamGroup, Encoder, MLP, ResNet18, SmallCNN),
-        *(Stack,),
-        *(UNet1D, Transformer, ResidualMLP),
-        *(Flow, Diffusion, Regression),
-        *(DDIM, Heun, DPM),
+        *(Stack, Recurrent),
+        *(UNet1D, Transformer, ResidualMLP, Energy, Mixture),
+        *(Flow, Diffusion, Regression, EBT, IMC, EDM),
+        *(MIP, StraightFlow, TSD, FlowMap),
+        *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
-        *(Inpaint, BestOfN),
+        *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN, Consensus),
+        *(Words, Goal, Label, Prompt),
+        *(NeuralDynamics, Horizons),
     )
 }
 
@@ -295,9 +317,9 @@ def _replacement(value: Any, hint: Any, name: str) -> Any:
     """`value` for a field of type `hint`: a part by its name, several parts by theirs, or a plain value."""
     if not takes_parts(hint):
         return _coerce(value, hint, name)
-    if isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint):
-        if value is None or str(value).lower() in ("none", ""):
-            return None
+    may_be_none = isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
+    if may_be_none and (value is None or str(value).lower() in ("none", "")):
+        return None
     if typing.get_origin(hint) is tuple:
         words = value.replace(",", " ").split() if isinstance(value, str) else value
         kind = typing.get_args(hint)[0]

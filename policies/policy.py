@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,13 +19,18 @@ from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
 from .codec import Affine
+from .conditions.condition import condition_features, feature_of, features_for
 from .contexts.context import Conditions, Context
 from .hooks.hook import Hook
 from .objectives.objective import masked_mean
 from .recipe import Recipe
 from .request import TASK, Request
 from .sampler import Sampled, sample
+from .serving.protocol import BadRequest
 from .solvers.solver import Solver
+
+
+ENCODING = "observation.encoding"  # what the encoder gave, in training batches
 
 
 class Policy(nn.Module):
@@ -37,24 +43,24 @@ class Policy(nn.Module):
         super().__init__()
         self.recipe, self.features, self.stats = recipe, dict(features), dict(stats)
         hidden = {k for c in recipe.conditions for k in c.hides(features)}
-        self.observation_keys = tuple(
+        self.encoded_keys = tuple(
             k for k in (*state_keys(features), *image_keys(features)) if k not in hidden
         )
-        self.condition_keys = tuple(dict.fromkeys(k for c in recipe.conditions for k in c.keys(features)))
-        if not self.observation_keys:
+        if not self.encoded_keys:
             raise ValueError("the features hold no observation: a policy needs a state or an image")
+        of_part = [(c, features_for(c, recipe.conditions, self.features)) for c in recipe.conditions]
+        self.condition_keys = tuple(dict.fromkeys(k for c, of in of_part for k in c.keys(of)))
+        labels = [k for k in self.condition_keys if k in features and k not in self.encoded_keys]
+        self.observation_keys = (*self.encoded_keys, *labels)
+        self.conditions_needed = condition_features(recipe.conditions, features)
         self.normalisers = nn.ModuleDict(
-            {
-                module_name(key): Affine(*affine(stats[key], recipe.normalise_state))
-                for key in state_keys(features)
-                if key not in hidden
-            }
+            {module_name(key): Affine(*affine(stats[key], recipe.normalise_state)) for key in self._vectors()}
         )
         self.codec = recipe.codec.build(features, stats, recipe.n_past_actions)
         seen = {k: f for k, f in features.items() if k not in hidden}
         self.encoder = recipe.encoder.build(seen | recipe.codec.observes(features))
         width, per_frame = self.encoder.width, getattr(self.encoder, "tokens_per_frame", 1)
-        self.conditions = nn.ModuleList(c.build(features, self.encoder, width) for c in recipe.conditions)
+        self.conditions = nn.ModuleList(c.build(of, self.encoder, width) for c, of in of_part)
         for condition in self.conditions:
             condition.register_parameter("nothing", nn.Parameter(torch.zeros(width)))
         n_tokens = sum(int(c.n_tokens) for c in self.conditions)  # type: ignore[arg-type]
@@ -76,6 +82,10 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def n_past_actions(self) -> int:
+        return self.recipe.n_past_actions
+
     def encode(
         self,
         observation: Mapping[str, Any],
@@ -88,27 +98,51 @@ class Policy(nn.Module):
 
         memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten. drop: tell
         the network none of its conditions."""
-        normal = self.normalised(observation)
-        z = self.encoder(normal | self.codec.observe(observation, self.recipe.n_obs_steps))
+        seen = {} if ENCODING in observation else self._seen(observation)
+        z = self.encoder(seen) if seen else observation[ENCODING]
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
-        return self.context_net(z_BTKD, self._conditions(observation, drop), memory, fresh)
+        context = self.context_net(z_BTKD, self._conditions(seen, observation, drop), memory, fresh)
+        return dataclasses.replace(context, present=self.codec.present(observation))
+
+    def encodings(self, observation: Mapping[str, Any]) -> Tensor:
+        """What the encoder makes of an observation, `(B, T, D)` or `(B, T, K, D)`. Where this was done
+        before, an observation may hold it as `ENCODING`, in the place of its images."""
+        return self.encoder(self._seen(observation))
+
+    def _seen(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        steps = observation[self.observation_keys[0]].shape[1]
+        return self.normalised(observation) | self.codec.observe(observation, steps)
 
     def normalised(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """The observations as the encoder sees them: vectors normalised, images as they are."""
-        return {
-            k: self.normaliser(k)(observation[k]) if module_name(k) in self.normalisers else observation[k]
-            for k in self.observation_keys
-        }
+        return {k: self._normal(k, observation[k]) for k in self.encoded_keys}
 
-    def _conditions(self, observation: Mapping[str, Any], drop: bool) -> Conditions | None:
+    def _normal(self, key: str, value: Any) -> Any:
+        return self.normaliser(key)(value) if module_name(key) in self.normalisers else value
+
+    def _vectors(self) -> list[str]:
+        """Those that are normalised here: what the encoder sees, and what conditions are told, unless it is
+        whole numbers."""
+        told = {feature_of(k) for k in self.condition_keys} - {TASK}
+        fractions = {k for k in told if k in self.features and np.dtype(self.features[k].dtype).kind == "f"}
+        return [k for k in (*state_keys(self.features), ACTION) if k in self.encoded_keys or k in fractions]
+
+    def _conditions(
+        self, seen: Mapping[str, Any], observation: Mapping[str, Any], drop: bool
+    ) -> Conditions | None:
+        """seen: what the encoder was shown, normalised. observation: all that is given."""
         if not len(self.conditions):
             return None
+        told = dict(seen)
+        for key in self.condition_keys:
+            told[key] = self._normal(feature_of(key), observation[key])
         all_tokens, masks, pooled = [], [], []
         for part, condition in zip(self.recipe.conditions, self.conditions, strict=True):
-            tokens, mask = condition(observation)
+            tokens, mask = condition(told)
             rows = torch.full((len(tokens),), drop, device=tokens.device)
             if self.training and part.drop and not drop:
                 rows = torch.rand(len(tokens), device=tokens.device) < part.drop
+            rows = rows | ~mask.any(1)
             # a row that is not told has one token, which says so
             nothing: Any = condition.nothing
             tokens = torch.where(rows[:, None, None], nothing.to(tokens.dtype), tokens)
@@ -121,9 +155,25 @@ class Policy(nn.Module):
         return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1))
 
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
-        """Scalar loss on windows: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real),
-        and where there is one `weight` `(B,)` of the rows. In chains every one has a second axis K, and
-        `fresh` `(B, K)` says where the memory is forgotten. progress: share of the training that is over."""
+        """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over.
+        `table` `(B, C)`, where there is one, is given to the objective."""
+        action, context, mask, weight = self.examples(batch)
+        objective = self.recipe.objective
+        draw = objective.draw(action, progress, None)
+        if "table" in batch:
+            table = batch["table"]
+            rows = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
+            draw = dataclasses.replace(draw, more={**draw.more, "table": rows})
+        losses = objective.losses(self.net, action, context, draw)
+        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+
+    def examples(self, batch: Mapping[str, Any]) -> tuple[Tensor, Context, Tensor, Tensor | None]:
+        """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their
+        actions count `(B, H)` bool, the weights of the rows `(B,)` or None).
+
+        batch: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real), and where there is
+        one `weight` `(B,)` of the rows. In chains every one has a second axis K, and `fresh` `(B, K)` says
+        where the memory is forgotten; their links are given one after the other."""
         chained = batch[ACTION].ndim == 4
         links = [
             {k: v[:, i] if isinstance(v, Tensor) and chained else v for k, v in batch.items()}
@@ -134,17 +184,13 @@ class Policy(nn.Module):
             actions.append(self.codec.encode(link[ACTION], link))
             contexts.append(self.encode(link, memory, link["fresh"] if chained else None))
             memory = contexts[-1].memory
-        action, context = torch.cat(actions), Context.cat(contexts)
         mask = torch.cat([link["mask"] for link in links])
         if not (self.recipe.mask_padding or chained):
             mask = torch.ones_like(mask)
         if not self.recipe.loss_on_past:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= self.recipe.n_past_actions)
         weight = torch.cat([link["weight"] for link in links]) if "weight" in batch else None
-        objective = self.recipe.objective
-        draw = objective.draw(action, progress, None)
-        losses = objective.losses(self.net, action, context, draw)
-        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+        return torch.cat(actions), Context.cat(contexts), mask, weight
 
     forward = loss  # so that wrappers for several GPUs, which intercept forward, see it
 
@@ -176,6 +222,9 @@ class Policy(nn.Module):
                 keep_chain=keep_chain,
                 grad=grad,
             )
+            if sampled.execute is not None:
+                ahead = self.recipe.horizon - self.recipe.n_past_actions
+                sampled = dataclasses.replace(sampled, execute=sampled.execute.clamp(max=ahead))
             observation = self._known(request)
             chunk = self.codec.decode(sampled.chunk, observation)
             if (n := sampled.candidates.shape[1]) == 1:
@@ -190,7 +239,17 @@ class Policy(nn.Module):
             )
 
     def context(self, request: Request, drop: bool = False) -> Context:
-        """What the network sees of B questions."""
+        """What the network sees of B questions. drop: ValueError for a policy that does not know how to act
+        without its conditions."""
+        conditions = self.recipe.conditions
+        if drop and not conditions:
+            raise BadRequest("the policy is not asked for anything: it has no condition to leave out")
+        if drop and (always := [c for c in conditions if not c.drop]):
+            name = type(always[0]).__name__
+            raise BadRequest(
+                f"the policy was always told its {name}, so nobody knows what it does without: train it with "
+                f"--conditions.{name}.drop 0.1"
+            )
         return self.encode(self._known(request), request.memory, drop=drop)
 
     def _known(self, request: Request) -> dict[str, Any]:
@@ -208,6 +267,11 @@ class Policy(nn.Module):
 
     def normalise_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """The actions sent before now, in their units, as the network sees the first ones of a chunk."""
+        if past_BdA.shape[1] != self.recipe.n_past_actions:
+            raise ValueError(
+                f"the request brings {past_BdA.shape[1]} actions sent before now, the policy's "
+                f"n_past_actions is {self.recipe.n_past_actions}"
+            )
         return self.codec.encode_past(past_BdA, {PAST: past_BdA, **observation})
 
     def denormalise_action(self, chunk: Tensor, observation: Mapping[str, Any]) -> Tensor:

@@ -91,6 +91,8 @@ class Training:
     """Weights with a learning rate of their own, as PATTERN:FACTOR or PATTERN:FACTOR:WEIGHT_DECAY."""
     ema_skip: tuple[str, ...] = ()
     """Patterns of the names of weights that are saved as trained, not as their moving average."""
+    cache_encodings: bool = False
+    """Let the encoder, which must be frozen, see every frame once, and train on what it gave."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ class Recipe:
                 f"n_action_steps is {self.n_action_steps}, but a chunk of horizon {self.horizon} with "
                 f"{self.n_past_actions} past actions has {ahead} actions ahead: choose 1..{ahead}"
             )
+        for hook in self.steering:
+            hook.require(self)
 
     @property
     def needs_past(self) -> bool:

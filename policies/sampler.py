@@ -110,7 +110,10 @@ def sample(
             a = hook.refine(a, field, rng)
         candidates = a.reshape(shape[0], n, *shape[1:])
         chunk, scores = select(candidates, field, hooks)
-        counts = [c for hook in hooks if (c := hook.execute(chunk, field)) is not None]
+        field.chosen = torch.zeros_like(candidates[:, 0, 0, 0], dtype=torch.long)
+        if scores is not None:
+            field.chosen = scores.argmax(1)
+        execute = _execute(chunk, field, hooks)
     return Sampled(
         chunk,
         field.nfe.reshape(shape[0], n).sum(1),
@@ -118,7 +121,7 @@ def sample(
         scores,
         tuple(chain),
         context.memory,
-        torch.stack(counts).amin(0) if counts else None,
+        execute,
     )
 
 
@@ -142,6 +145,20 @@ def select(chunks_BNHA: Tensor, field: Field, hooks: Sequence[Hook]) -> tuple[Te
         spread = (torch.where(finite, (values - mean) ** 2, 0.0).sum(1, keepdim=True) / count).sqrt()
         total = total + torch.where(finite, (values - mean) / spread.clamp(min=1e-8), -torch.inf)
     return chunks_BNHA[torch.arange(b, device=total.device), total.argmax(1)], total
+
+
+def _execute(chunk_BHA: Tensor, field: Field, hooks: Sequence[Hook]) -> Tensor | None:
+    """The least of the hooks' counts, `(B,)`; None where none has one."""
+    counts = []
+    for hook in hooks:
+        if (count := hook.execute(chunk_BHA, field)) is None:
+            continue
+        if int(count.min()) < 1:
+            raise ValueError(
+                f"{type(hook).__name__} wants {int(count.min())} actions executed: a decision is worth at least one"
+            )
+        counts.append(count)
+    return torch.stack(counts).amin(0) if counts else None
 
 
 class _Noise:

@@ -3,18 +3,17 @@ one episode loop records, evaluates and deploys."""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..datasets.features import ACTION, STATE, Features, is_image, require_same
+from ..datasets.features import STATE, Features, is_image, require_same
 from ..drivers.config import require_known
-from ..policies.decoders import decoder_for
-from ..policies.request import Request, ServedPolicy
+from ..policies.request import TASK, ServedPolicy
 from .robot import Observation
+from .session import Session
 
 if TYPE_CHECKING:
     from .config import Rig
@@ -113,16 +112,24 @@ class PolicyAgent:
 
     ValueError or FeatureMismatch, both sides shown, for a robot whose features or control rate are not the
     policy's; larger camera images are resized to the policy's by area. latencies_s and nfe grow by one entry
-    per decision over all episodes."""
+    per decision over all episodes.
+
+    The policy is told the task of the episode. goal: what its conditions need beside it and the robot does
+    not observe, such as `goal.observation.state` or a prompt, by key; ValueError where something lacks. What
+    the policy remembers goes from one reply to the next request, and is forgotten at `reset`."""
 
     def __init__(
-        self, policy: ServedPolicy, robot_features: Features, control_hz: float | None = None
+        self,
+        policy: ServedPolicy,
+        robot_features: Features,
+        control_hz: float | None = None,
+        goal: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.policy, self.metadata = policy, policy.metadata
         features, rate = self.metadata.features, self.metadata.control_hz
         if not features:
             raise ValueError("the server does not say what its policy needs: is it an Ulna server?")
-        self.decoder = decoder_for(self.metadata)
+        self._session = Session(self.metadata, goal)
         if control_hz and rate and abs(control_hz - rate) > 0.01 * rate:
             raise ValueError(
                 f"the policy was trained on {rate:g} Hz data and the robot runs at {control_hz:g} Hz: "
@@ -135,56 +142,31 @@ class PolicyAgent:
             offer = robot_features.get(key)
             if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
+        asked = {k: f for k, f in self.metadata.conditions.items() if k not in (TASK, *(goal or {}))}
+        observed = {k: f for k, f in asked.items() if k in robot_features}
+        require_same(robot_features, observed, "the robot", "the policy")
+        if missing := sorted(set(asked) - set(observed)):
+            feature = asked[missing[0]]
+            raise ValueError(
+                f"the policy must be told {missing[0]}, {feature.dtype} {feature.shape}, which the robot "
+                "does not observe: give it as the agent's goal"
+            )
         self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
         self.latencies_s: list[float] = []
         self.nfe: list[int] = []
-        self.reset("", 0)
 
     def reset(self, task: str, seed: int) -> None:
-        self.task, self.seed = task, seed
-        self._decisions = 0
-        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.metadata.n_obs_steps)
-        self._past: deque[np.ndarray] = deque(maxlen=self.metadata.n_past_actions)
-        self.decoder.reset()
+        self._session.reset(task, seed)
 
     def act(self, observation: Observation) -> np.ndarray:
-        features = {k: f for k, f in self.metadata.features.items() if k != ACTION}
-        latest = {k: _at_size(observation.values[k], f.shape) for k, f in features.items()}
-        # before the first tick the world stood still
-        while len(self._history) < self.metadata.n_obs_steps - 1:
-            self._history.append(latest)
-        self._history.append(latest)
-        if self.decoder.wants_chunk():
-            history = {k: np.stack([step[k] for step in self._history]) for k in features}
-            request = Request(history, self._decision_seed(), self._complete_past(), self.task)
+        request = self._session.request(observation.values)
+        if request is not None:
             began = time.monotonic()
             reply = self.policy.infer(request.to_wire())
             self.latencies_s.append(time.monotonic() - began)
             self.nfe.append(int(reply.get("nfe", 0)))
-            self._decisions += 1
-            self.decoder.push(np.asarray(reply["actions"]))
-        return self.decoder.next()
+            self._session.answer(reply["actions"], reply.get("memory"), reply.get("execute"))
+        return self._session.next()
 
     def sent(self, action: np.ndarray) -> None:
-        """What the robot made of the last action, limits applied: the past that the policy learned from."""
-        self._past.append(action)
-
-    def _complete_past(self) -> np.ndarray | None:
-        """`Request.past`, `(n_past_actions, A)` float32; None where the policy does not need it, or where the
-        episode has sent fewer actions so far."""
-        n = self.metadata.n_past_actions
-        if not self.metadata.needs_past or len(self._past) < n:
-            return None
-        return np.stack(self._past).astype(np.float32)
-
-    def _decision_seed(self) -> int:
-        digest = hashlib.sha256(f"{self.seed} {self._decisions}".encode()).digest()
-        return int.from_bytes(digest[:6], "big")
-
-
-def _at_size(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if value.ndim != 3 or value.shape == shape:
-        return value
-    import cv2
-
-    return cv2.resize(value, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+        self._session.sent(action)

@@ -22,6 +22,7 @@ COMMANDS = {
     "record": "record demonstrations into a dataset",
     "train": "train a policy on a dataset",
     "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
+    "study": "measure a claim: arms, seeds, controls and expectations in one file",
     "serve": "serve a trained policy over the network",
     "deploy": "run a served policy on a robot",
     "devices": "what is plugged in, by names that stay the same",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .config import Rig
 from .loop import run_episode
 from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome
 from .report.video import VideoRecorder
+
+if TYPE_CHECKING:
+    from ..policies.serving.local import LocalPolicy
 
 FIRST_SEED = 1000  # demonstrations count from 0
 
@@ -102,6 +105,84 @@ def evaluate(
         decisions=policy and len(policy.latencies_s),
         nfe_per_decision=policy and float(np.mean(policy.nfe)),
         latency_ms=policy and Latency.of(policy.latencies_s),
+    )
+
+
+def evaluate_at_once(
+    rig: Rig,
+    policy: LocalPolicy,
+    episodes: int,
+    seed: int = FIRST_SEED,
+    batch: int = 32,
+    processes: int = 1,
+    task: str = "",
+    video_dir: Path | None = None,
+    videos: int = 3,
+    progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
+) -> ClosedLoop:
+    """As `evaluate`, with up to `batch` episodes at once, whose physics `processes` processes share. The
+    episodes are the same; those that are filmed still run one at a time, and the latency is theirs. task:
+    what the rig's was called when it was loaded, where that is not its own name."""
+    from ..policies.serving.batch import BatchPolicy
+    from ..sim.vector import vector_env
+    from .rollout import rollout
+
+    if batch < 1:
+        raise ValueError(f"--batch is how many episodes run at once, not {batch}")
+    scene = rig.sim
+    if scene is None:
+        raise ValueError("only simulated robots can be many: leave out --batch, or evaluate on a sim: robot")
+    agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)  # refuses what does not fit
+    filmed = min(videos, episodes) if video_dir else 0
+    began = time.monotonic()
+    first = evaluate(rig, agent, filmed, seed, video_dir, filmed, progress) if filmed else None
+    if first is not None and filmed == episodes:
+        return first
+    before = first.successes if first else 0
+    sizes = [(c.height, c.width) for c in scene.cameras.values()]
+    env = vector_env(
+        task or scene.task.name,
+        rig.config["model"],
+        min(batch, episodes - filmed),
+        processes,
+        cameras=tuple(scene.cameras),
+        image_size=sizes[0] if sizes else (96, 96),
+        control_hz=rig.robot.control_hz,
+    )
+    try:
+        rest = rollout(
+            BatchPolicy(policy),
+            env,
+            range(seed + filmed, seed + episodes),
+            traces=0 if filmed else min(videos, episodes),
+            progress=lambda n, successes, _: progress(filmed + n, before + successes, episodes),
+        )
+    finally:
+        env.close()
+    decisions = rest.decisions + (first.decisions or 0 if first else 0)
+    evaluations = rest.nfe_per_decision * rest.decisions
+    if first is not None:
+        evaluations += (first.nfe_per_decision or 0.0) * (first.decisions or 0)
+    feature = rig.robot.action_features[ACTION]
+    return ClosedLoop(
+        task=scene.task.name,
+        robot=rig.robot.name,
+        agent=agent.tag,
+        joints=list(feature.names),
+        units=list(feature.units),
+        control_hz=rig.robot.control_hz,
+        outcomes=[*(first.outcomes if first else []), *rest.outcomes],
+        traces=first.traces if first else rest.traces,
+        videos=first.videos if first else [],
+        seconds=time.monotonic() - began,
+        versions={"ulna": version("ulna")},
+        checkpoint=policy.metadata.checkpoint,
+        recipe=policy.metadata.recipe,
+        decisions=decisions,
+        nfe_per_decision=evaluations / decisions,
+        latency_ms=first.latency_ms if first else None,
+        batch=env.num_envs,
+        processes=processes,
     )
 
 

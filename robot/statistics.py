@@ -47,3 +47,27 @@ def bootstrap_mean(
     )
     low, high = result.confidence_interval
     return mean, float(low), float(high)
+
+
+def paired_difference(
+    a_SE: np.ndarray, b_SE: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(mean, low, high) of a - b with its 95 % interval, for two methods with the same S training seeds and E
+    episodes. Seeds and episodes are both resampled (Owen 2007, the pigeonhole bootstrap, percentiles), since
+    the episodes of one policy share its luck, and the policies share the episodes."""
+    difference = np.asarray(a_SE, np.float64) - np.asarray(b_SE, np.float64)
+    n_seeds, n_episodes = difference.shape
+    rng = np.random.default_rng(seed)
+    by_seed = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples)
+    by_episode = rng.multinomial(n_episodes, np.full(n_episodes, 1 / n_episodes), resamples)
+    means = ((by_seed @ difference) * by_episode).sum(1) / difference.size
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p of the exact sign test, which for pairs of successes is McNemar's: of the pairs that
+    differ, `wins` are one method's and `losses` the other's."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

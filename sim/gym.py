@@ -20,7 +20,9 @@ class TaskEnv(gymnasium.Env):
 
     Observation: `observation.state` `(J,)`, `observation.environment_state`, and
     `observation.images.<camera>` uint8 HWC. The reward is the task's dense one; an episode terminates on
-    success and truncates after the task's `max_seconds`. info: `success`, `score`, `instruction`."""
+    success and truncates after the task's `max_seconds`. info: `success`, `score`, `instruction`, and after
+    a step `sent`, the action as the joints' limits allowed it. Same seed and actions, same episode as that of
+    a robot in the episode loop, bit for bit."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's own declaration)
 
@@ -32,9 +34,10 @@ class TaskEnv(gymnasium.Env):
         image_size: tuple[int, int] = (96, 96),
         randomisation: Mapping[str, float] | None = None,
         render_mode: str | None = None,
+        control_hz: float = 20.0,
     ) -> None:
         self.render_mode = render_mode
-        self.scene = SimScene(robot, task, cameras, image_size, randomisation=randomisation)
+        self.scene = SimScene(robot, task, cameras, image_size, control_hz, randomisation)
         self.arm = self.scene.arms["arm"]
         self.arm.enable()
         for camera in self.scene.cameras.values():
@@ -54,24 +57,25 @@ class TaskEnv(gymnasium.Env):
         for name in cameras:
             spaces[f"observation.images.{name}"] = gymnasium.spaces.Box(0, 255, (*image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(spaces)
-        self._ticks = 0
+        self._ticks, self._began_ns = 0, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         super().reset(seed=seed)
         self.scene.reset(seed if seed is not None else int(self.np_random.integers(1 << 31)))
-        self._ticks = 0
+        self._ticks, self._began_ns = 0, self.scene.clock.now_ns()
         return self._observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        clock = self.scene.clock
-        due = clock.now_ns() + round(1e9 / self.scene.control_hz)
-        self.arm.command(np.asarray(action), due)
-        clock.sleep_until(due)
+        clock, hz = self.scene.clock, self.scene.control_hz
+        period_ns = round(1e9 / hz)
+        sent = self.arm.command(np.asarray(action), clock.now_ns() + period_ns)
         self._ticks += 1
-        truncated = self._ticks >= self.scene.max_seconds * self.scene.control_hz
-        return self._observe(), self.scene.reward(), self.scene.success(), truncated, self._info()
+        clock.sleep_until(self._began_ns + self._ticks * period_ns)  # absolute: rounding does not add up
+        truncated = self._ticks >= round(self.scene.max_seconds * hz)
+        info = {**self._info(), "sent": sent.astype(np.float32)}
+        return self._observe(), self.scene.reward(), self.scene.success(), truncated, info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         return None if self._film is None else self._film.latest().data

@@ -39,16 +39,14 @@ def files_of(module: str) -> list[Path]:
 def lines_of(path: Path) -> int:
     """Lines of code: without blank lines, comments and docstrings."""
     source = path.read_text()
-    code = {
-        line for node in ast.walk(ast.parse(source)) if hasattr(node, "lineno") for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    }  # fmt: skip
+    code: set[int] = set()
+    texts: set[int] = set()
     for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        ):
-            code -= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        if isinstance(node, ast.stmt | ast.expr):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            is_text = isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
+            (texts if is_text else code).update(lines)
+    code -= texts
     text = source.splitlines()
     return sum(1 for n in code if text[n - 1].strip() and not text[n - 1].strip().startswith("#"))
 

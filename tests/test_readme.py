@@ -97,13 +97,16 @@ def test_the_tables_are_those_of_the_results() -> None:
     code = (
         "import json, tables;"
         "numbers = {n: r for n in tables.NAMES if (r := tables.load(n))};"
-        "print(json.dumps([tables.readme_table(numbers), tables.measured_page(numbers)]))"
+        "studies = tables.study_tables.studies_page(tables.study_tables.load_studies());"
+        "print(json.dumps([tables.readme_table(numbers), tables.measured_page(numbers), studies]))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
     )
     for path, lines in zip(
-        (ROOT / "README.md", ROOT / "docs" / "measured.md"), json.loads(run.stdout), strict=True
+        (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "studies.md"),
+        json.loads(run.stdout),
+        strict=True,
     ):
         assert "\n".join(lines) in path.read_text(), (
             f"run `python benchmarks/tables.py`: {path.name} is older"

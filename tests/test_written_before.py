@@ -15,8 +15,8 @@ from contracts.data import FEATURES, WITH_IMAGE
 from ulna.datasets.episode import Episode
 from ulna.datasets.features import ACTION, is_frames
 from ulna.datasets.store import EpisodeStore
-from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.request import Request
+from ulna.policies.serving.local import LocalPolicy
 
 ARCHIVE = Path(__file__).parent / "data" / "written_at_2b94086.zip"
 TWENTY_STEPS = ARCHIVE.with_name("written_at_2b94086_20_steps.json")

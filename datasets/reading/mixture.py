@@ -28,6 +28,7 @@ class Mixture:
                 "keys, goal_keys, align and tolerance_s may differ"
             )
         self._ends = np.cumsum([len(p) for p in parts])
+        self._tick_ends = np.cumsum([p.n_ticks for p in parts])
         self._order = [
             {
                 k: _order(p.features[name_in(k, renames, p.features)], f)
@@ -54,6 +55,34 @@ class Mixture:
             value = part.values(names[key])
             parts.append(value if orders[key] is None else value[..., orders[key]])
         return np.concatenate(parts)
+
+    @property
+    def n_ticks(self) -> int:
+        return int(self._tick_ends[-1]) if len(self._tick_ends) else 0
+
+    def observed_ticks(self, indices: np.ndarray) -> np.ndarray:
+        """`(B, T)` or `(B, K, T)`, counted through all parts."""
+        indices = np.asarray(indices, np.int64)
+        which = np.searchsorted(self._ends, indices, side="right")
+        ticks: dict[int, np.ndarray] = {}
+        for p in np.unique(which).tolist():
+            places = np.flatnonzero(which == p)
+            rows = self.parts[p].observed_ticks(indices[places] - (int(self._ends[p - 1]) if p else 0))
+            ticks |= zip(places.tolist(), rows + (int(self._tick_ends[p - 1]) if p else 0), strict=True)
+        return np.stack([ticks[i] for i in range(len(indices))])
+
+    def observations(self, ticks: np.ndarray) -> dict[str, np.ndarray]:
+        """What was observed at `ticks` `(...)`, in our words: each key `(..., *shape)`."""
+        which = np.searchsorted(self._tick_ends, ticks, side="right")
+        out: dict[str, np.ndarray] = {}
+        for p in np.unique(which).tolist():
+            places = which == p
+            start = int(self._tick_ends[p - 1]) if p else 0
+            for key, value in self._in_our_words(
+                p, self.parts[p].observations(ticks[places] - start)
+            ).items():
+                out.setdefault(key, np.empty((*ticks.shape, *value.shape[1:]), value.dtype))[places] = value
+        return out
 
     def left_out_sentence(self) -> str:
         return "; ".join(s for p in self.parts if (s := p.left_out_sentence()))

@@ -107,6 +107,23 @@ class Windows:
         fraction."""
         return self._vectors[key][self._rows[key]] if key in self._rows else self._vectors[key]
 
+    @property
+    def n_ticks(self) -> int:
+        """Control ticks of all episodes, those that are left out among them."""
+        return len(self._first)
+
+    def observed_ticks(self, indices: np.ndarray) -> np.ndarray:
+        """The ticks of the observations in the windows `indices` `(B,)`, counted over all episodes end to
+        end: `(B, T)`, in chains `(B, K, T)`."""
+        rows, links = self._rows_of(np.asarray(indices, np.int64)), self.spec.chain
+        ticks = window_ticks(rows.current, rows.first, self.spec.n_obs_steps)
+        return ticks if links == 1 else ticks.reshape(-1, links, ticks.shape[1])
+
+    def observations(self, ticks: np.ndarray) -> dict[str, np.ndarray]:
+        """What was observed at `ticks` `(...)`, as `observed_ticks` counts them: each key
+        `(..., *shape)`."""
+        return {key: self._read(key, ticks) for key in self.spec.keys}
+
     def left_out_sentence(self) -> str:
         """`left_out` as a sentence, "" when no tick was left out."""
         if not self.left_out:
@@ -127,13 +144,7 @@ class Windows:
             raise StoreError("there are no ticks to take windows from")
         indices = np.asarray(indices, np.int64)
         s, links = self.spec, self.spec.chain
-        start = self._current[indices]
-        rows = Rows(
-            (start[:, None] + s.chain_stride * np.arange(links)).reshape(-1),
-            np.repeat(self._first[start], links),
-            np.repeat(self._last[start], links),
-            np.repeat(self.episode[indices], links),
-        )
+        rows = self._rows_of(indices)
         current, first, last = rows.current, rows.first[:, None], rows.last[:, None]
         observed_ticks = window_ticks(current, rows.first, s.n_obs_steps)
         action_ticks = current[:, None] + np.arange(-s.n_past_actions, s.horizon - s.n_past_actions)
@@ -150,6 +161,16 @@ class Windows:
         rng = np.random.default_rng(0) if rng is None else rng
         out |= self._extras.batch(self._read, keys, goal_keys, rows, rng)
         return out if links == 1 else {k: v.reshape(-1, links, *v.shape[1:]) for k, v in out.items()}
+
+    def _rows_of(self, indices: np.ndarray) -> Rows:
+        """Every link of the windows `indices`, in a row."""
+        start, links = self._current[indices], self.spec.chain
+        return Rows(
+            (start[:, None] + self.spec.chain_stride * np.arange(links)).reshape(-1),
+            np.repeat(self._first[start], links),
+            np.repeat(self._last[start], links),
+            np.repeat(self.episode[indices], links),
+        )
 
     def _read(self, key: str, ticks: np.ndarray) -> np.ndarray:
         """`key` at `ticks` `(...)`, `(..., *shape)`."""

@@ -48,11 +48,13 @@ class Sizes:
 class Output:
     """All that a network says at once, for training. chunk: `(B, H, A)`. views: other chunks that have the
     same target, each with the mask `(H,)` of the actions that it is about, as (chunk, mask). extras: losses
-    of the network's own, scalars by name, weighted."""
+    of the network's own, scalars by name, weighted. weights: `(B, V, H)`, how much of each view is in the chunk,
+    where it is their mixture; they sum to 1 over the views."""
 
     chunk: Tensor
     views: tuple[tuple[Tensor, Tensor], ...] = ()
     extras: dict[str, Tensor] = field(default_factory=dict)
+    weights: Tensor | None = None
 
 
 class Backbone(Protocol):
@@ -61,7 +63,8 @@ class Backbone(Protocol):
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         """A network `(x (B, H, A), s (B,), t (B,), context: Context) -> (B, H, A)`, or what `head.output`
         says; s = t unless `head.times` is 2. It may also have `outputs`, with the same arguments, giving an
-        `Output`. ValueError says what does not fit, such as a horizon that the network cannot have, or a head
+        `Output`, and `evaluations`, how many passes through a whole network one call is, where it is not 1.
+        ValueError says what does not fit, such as a horizon that the network cannot have, or a head
         (see `require_head`)."""
         ...
 

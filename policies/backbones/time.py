@@ -31,5 +31,5 @@ class TimeEmbedding(nn.Module):
         return out
 
     def _sinusoids(self, t: Tensor) -> Tensor:
-        phase = t[:, None].float() * self.frequencies
+        phase = t[:, None].to(self.frequencies.dtype) * self.frequencies
         return torch.cat([phase.sin(), phase.cos()], dim=-1)

@@ -49,6 +49,8 @@ LEAST_CONTEXT_TOKENS = 64  # of the position table, which checkpoints from befor
 
 
 class TransformerNet(nn.Module):
+    masks_actions = True
+
     def __init__(self, c: Transformer, sizes: Sizes, head: Head) -> None:
         super().__init__()
         self.time = TimeEmbedding(c.width, head.times == 2)
@@ -75,7 +77,10 @@ class TransformerNet(nn.Module):
         # the fused kernels of attention know neither forward-mode nor second-order derivatives
         self.plain_attention = head.forward_mode or head.second_order
 
-    def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
+    def forward(
+        self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context, seen_BH: Tensor | None = None
+    ) -> Tensor:
+        """seen_BH: bool, the actions that others attend to; None: all. Each must be able to see one."""
         steps, h = context.tokens.shape[1], x_BHA.shape[1]
         tokens = self.tokens_in(context.tokens) + self.token_positions[:steps]
         memory_BSD = self.memory(torch.cat([self.time(s, t)[:, None], tokens], dim=1))
@@ -93,6 +98,7 @@ class TransformerNet(nn.Module):
                 memory_BSD,
                 tgt_mask=actions_mask,
                 memory_mask=memory_mask,
+                tgt_key_padding_mask=None if seen_BH is None else ~seen_BH,
                 memory_key_padding_mask=padding,
             )
         return self.out(decoded)

@@ -5,17 +5,23 @@ Legend: B batch, K tokens of the condition, D width."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ...datasets.features import Features
+from ...datasets.features import Feature, Features
+from ..request import TASK
+
+TEXT = "str"  # dtype of what is said in words
+PREFIXES = ("goal.", "prompt.")
 
 
 class ConditionNet(nn.Module):
-    """What a condition part builds: called with the observations (and tasks, goals, labels) of B rows, it
-    gives tokens `(B, K, D)` and their mask `(B, K)` bool."""
+    """What a condition part builds: called with the observations of B rows, and with tasks, goals, labels and
+    prompts, it gives tokens `(B, K, D)` and their mask `(B, K)` bool; a row with no token counts as not told.
+    Vectors come normalised, those of goals, labels and prompts, too; images as they are; tasks as a list of
+    text. BadRequest, a ValueError, says in one sentence what it cannot be told."""
 
     n_tokens: int
     """K."""
@@ -50,3 +56,36 @@ class ConditionPart(Protocol):
         normalised observations `{key: (B, T, *shape)}` to `(B, T, K, width)`; a condition may use it and must
         not own it."""
         ...
+
+
+def feature_of(key: str) -> str:
+    """The feature that a condition's key is about: `goal.observation.state` is about observation.state."""
+    for prefix in PREFIXES:
+        if key.startswith(prefix):
+            return key.removeprefix(prefix)
+    return key
+
+
+def features_for(part: ConditionPart, conditions: Sequence[ConditionPart], features: Features) -> Features:
+    """Those that `part` may be told of: all but what the other conditions hide."""
+    hidden = {k for other in conditions if other is not part for k in other.hides(features)}
+    return {k: f for k, f in features.items() if k not in hidden}
+
+
+def condition_features(conditions: Sequence[ConditionPart], features: Features) -> Features:
+    """What a request must hold for the conditions, beside the observations, by key: `task` is text, goals
+    have the shape of their feature, and prompts are of up to P demonstrations of up to L ticks each, `(P, L,
+    *shape)`. Labels are among the observations."""
+    result: Features = {}
+    for part in conditions:
+        for key in part.keys(features_for(part, conditions, features)):
+            if key == TASK:
+                result[key] = Feature((), TEXT)
+            elif key.startswith("goal."):
+                result[key] = features[feature_of(key)]
+            elif key.startswith("prompt."):
+                needs = part.needs()
+                size = (int(needs["prompts"]), int(needs["prompt_length"]))
+                of = features.get(feature_of(key), Feature((), "bool"))  # else it is the mask
+                result[key] = Feature((*size, *of.shape), of.dtype, of.names, of.units)
+    return result

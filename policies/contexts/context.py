@@ -31,13 +31,16 @@ class Context:
 
     mask: `(B, S)` bool, False where there is no token; None: all are. frame: `(S,)` int, which observation
     step each token is of, -1 for those of all times, such as conditions; None: token j is of step j. memory:
-    `(B, M)`, to be carried to the next decision of the episode; None where nothing is."""
+    `(B, M)`, to be carried to the next decision of the episode; None where nothing is. present: `(B, A)`, where
+    the robot is now, as the network would see it in the first action of a chunk; None where the observation does
+    not say."""
 
     tokens: Tensor
     pooled: Tensor
     mask: Tensor | None = None
     frame: Tensor | None = None
     memory: Tensor | None = None
+    present: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -53,17 +56,20 @@ class Context:
         if len(parts) == 1:
             return parts[0]
         masks = [p.mask for p in parts if p.mask is not None]
+        presents = [p.present for p in parts if p.present is not None]
         return Context(
             torch.cat([p.tokens for p in parts]),
             torch.cat([p.pooled for p in parts]),
             torch.cat(masks) if masks else None,
             parts[0].frame,
+            present=torch.cat(presents) if presents else None,
         )
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Context:
         mask = None if self.mask is None else f(self.mask)
         memory = None if self.memory is None else f(self.memory)
-        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory)
+        present = None if self.present is None else f(self.present)
+        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present)
 
 
 class ContextNet(nn.Module):

@@ -18,13 +18,16 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field, Start
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
 
 
 class Hook:
@@ -43,6 +46,9 @@ class Hook:
     def needs_past(self) -> bool:
         """Whether requests must bring the actions sent before now."""
         return False
+
+    def require(self, recipe: Recipe) -> None:
+        """ValueError in one sentence where it cannot steer the policies of `recipe`."""
 
     def condition(self, field: Field, rng: torch.Generator) -> Context:
         """H0. The context of all rows, `field.context` as it is."""
@@ -71,5 +77,6 @@ class Hook:
 
     def execute(self, chunk_BHA: Tensor, field: Field) -> Tensor | None:
         """How many actions of the chosen chunk, from now on, to execute before asking again: `(B,)` int, at
-        least 1; None to abstain. The least of the hooks' counts."""
+        least 1; None to abstain. The least of the hooks' counts, and at most what the
+        chunk has."""
         return None

@@ -168,7 +168,9 @@ class ValueMLP(nn.Module):
         return self.out(self.norm(x))[..., 0]
 
 
-def require_match(critic: Critic, features: Features, horizon: int, n_past_actions: int, n_obs_steps: int) -> None:
+def require_match(
+    critic: Critic, features: Features, horizon: int, n_past_actions: int, n_obs_steps: int
+) -> None:
     """Refuse to judge what a policy of these features and sizes does. FeatureMismatch or ValueError, with both
     sides."""
     require_same(features, critic.features, "the policy", "the critic")

@@ -132,7 +132,12 @@ class IQLLearner:
             self._optimizers[name].step()
         advantage = believed - value.detach()
         weight = torch.exp(self.iql.beta * advantage).clamp(max=self.iql.most)
-        metrics = {"q_loss": q_loss, "v_loss": v_loss, "value": value.mean(), "advantage": advantage.abs().mean()}
+        metrics = {
+            "q_loss": q_loss,
+            "v_loss": v_loss,
+            "value": value.mean(),
+            "advantage": advantage.abs().mean(),
+        }
         actor = self._actor(batch, weight, step - self.iql.critic_first)
         return {k: float(m.detach()) for k, m in metrics.items()} | actor
 
@@ -218,7 +223,9 @@ def learn_iql(
     torch.manual_seed(seed)
     of_policy = recipe.codec.fit(windows.train, data.features, recipe.n_past_actions)
     policy = Policy(recipe, data.features, stats | of_policy).to(device)
-    now = data.windows(replace(window_spec(recipe, data.features), horizon=iql.critic.chunk, n_past_actions=0))
+    now = data.windows(
+        replace(window_spec(recipe, data.features), horizon=iql.critic.chunk, n_past_actions=0)
+    )
     critic = Critic(iql.critic, data.features, stats | Critic.fit(iql.critic, now.train, data.features))
     learner = IQLLearner(iql, policy, critic.to(device))
     identity = {"learner": asdict(iql), "recipe": recipe_to_json(recipe), "method": "iql"}

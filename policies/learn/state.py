@@ -69,7 +69,9 @@ def restore(state: Path, learner: Learner) -> tuple[int, dict[str, list[float]]]
         tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no dict)
     for name, module in learner.modules.items():
         prefix = f"module/{name}/"
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
     for name, optimizer in learner.optimizers.items():
         prefix = f"optimizer/{name}/"
         entries: dict[int, dict[str, Tensor]] = {}
@@ -77,7 +79,5 @@ def restore(state: Path, learner: Learner) -> tuple[int, dict[str, list[float]]]
             if k.startswith(prefix):
                 i, field = k.removeprefix(prefix).split("/", 1)
                 entries.setdefault(int(i), {})[field] = v
-        optimizer.load_state_dict(
-            {"state": entries, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
+        optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(header["step"]), {k: list(v) for k, v in header["history"].items()}

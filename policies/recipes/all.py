@@ -9,8 +9,16 @@ from ...datasets.features import Features
 from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
 from .act import act
+from .beso import beso
 from .diffusion import diffusion_transformer, diffusion_unet
+from .ebt import ebt
 from .flow import flow
+from .flow_map import flow_map
+from .mip import mip, regression_mlp
+from .imc import imc
+from .ptp import ptp
+from .moh import moh
+from .ndp import ndp
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -18,6 +26,15 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
+    "mip": mip,
+    "regression_mlp": regression_mlp,
+    "flow_map": flow_map,
+    "ebt": ebt,
+    "imc": imc,
+    "ptp": ptp,
+    "beso": beso,
+    "moh": moh,
+    "ndp": ndp,
 }
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...datasets.features import ACTION, PAST
+from ...datasets.features import ACTION, PAST, Feature
 from ..checkpoint import load_checkpoint, read_train
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
+from ..recipe import Recipe
 from ..request import TASK, Request
 from .metadata import Metadata
 from .protocol import BadRequest
@@ -25,7 +26,9 @@ class LocalPolicy:
     """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
     the others. CheckpointError where the folder holds none.
 
-    sampling_steps: the recipe's by default. hooks: applied to every draw."""
+    sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
+    this policy. change: gives the recipe other values of what counts when a policy runs: solver, steering,
+    decoder, n_action_steps."""
 
     def __init__(
         self,
@@ -33,9 +36,13 @@ class LocalPolicy:
         device: str = "cpu",
         sampling_steps: int | None = None,
         hooks: Sequence[Hook] = (),
+        change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> None:
         self.policy = load_checkpoint(folder, device)
+        self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
+        for hook in self.hooks:
+            hook.require(recipe)
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
@@ -53,6 +60,7 @@ class LocalPolicy:
             control_hz=read_train(folder).control_hz,
             checkpoint=self.policy.content_hash,
             needs_past=self.needs_past,
+            conditions=self.policy.conditions_needed,
         )
         self.infer(self._blank().to_wire())
 
@@ -66,11 +74,12 @@ class LocalPolicy:
         question = Request.from_wire(request)
         policy, device = self.policy, self.policy.device
         arrays = {k: self._observation(k, question.observation) for k in policy.observation_keys}
-        arrays |= {k: self._condition(k, question.observation) for k in self._condition_arrays}
+        arrays |= self._conditions(question.observation)
         batch: dict[str, Any] = {k: torch.from_numpy(v)[None].to(device) for k, v in arrays.items()}
         hooks, steps = self._options(question.options)
         past = None
-        if self.needs_past and question.past is not None:
+        asked = policy.recipe.n_past_actions > 0 and any(hook.needs_past for hook in hooks)
+        if question.past is not None and (self.needs_past or asked):
             past = torch.from_numpy(self._past(question.past))[None].to(device)
         previous = None
         if question.previous is not None:
@@ -105,17 +114,13 @@ class LocalPolicy:
             reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
         return reply
 
-    @property
-    def _condition_arrays(self) -> tuple[str, ...]:
-        return tuple(k for k in self.policy.condition_keys if k != TASK)
-
     def _blank(self) -> Request:
         """A request that fits, of zeros."""
         p, recipe = self.policy, self.policy.recipe
         blank = {k: np.zeros(p.features[k].shape, p.features[k].dtype) for k in p.observation_keys}
-        for key in self._condition_arrays:
-            feature = p.features[feature_of(key)]
-            blank[key] = np.zeros(self._condition_shape(key, feature.shape), feature.dtype)
+        for key, feature in self.metadata.conditions.items():
+            if key != TASK:
+                blank[key] = np.zeros(feature.shape, feature.dtype)
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
         return Request(blank, 0, past if self.needs_past else None, "warm up")
 
@@ -128,7 +133,10 @@ class LocalPolicy:
             raise BadRequest(f"options has no {unknown[0]!r:.60}: there are steps and steering")
         try:
             self.policy.recipe.objective.path(steps)
-            return hooks_from_request(options.get("steering", [])), steps
+            hooks = hooks_from_request(options.get("steering", []))
+            for hook in hooks:
+                hook.require(self.policy.recipe)
+            return hooks, steps
         except ValueError as error:
             raise BadRequest(str(error)) from error
 
@@ -148,7 +156,7 @@ class LocalPolicy:
         return np.array(chunk, np.float32)
 
     def _memory(self, value: Any) -> torch.Tensor | None:
-        """`(1, M)` of what the last reply gave. BadRequest for one of another checkpoint, both sides shown."""
+        """`(1, M)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
         width = self.policy.context_net.memory_width
         if value is None:
             return None
@@ -166,22 +174,23 @@ class LocalPolicy:
             )
         return torch.from_numpy(np.array(values, np.float32))[None].to(self.policy.device)
 
-    def _condition_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of one condition array: a label or goal has the feature's shape; of prompts there are P episodes of
-        L ticks."""
-        for part in self.policy.recipe.conditions:
-            if key.startswith("prompt.") and key in part.keys(self.policy.features):
-                needs = part.needs()
-                return (needs["prompts"], needs["prompt_length"], *shape)
-        return shape
-
-    def _condition(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
-        feature = self.policy.features[feature_of(key)]
-        shape = self._condition_shape(key, feature.shape)
-        wants = f"{feature.dtype} {shape}"
-        if key not in observation:
-            raise BadRequest(f"the request lacks {key}: the policy wants {wants}")
-        return _fitting(key, observation[key], shape, feature.dtype, wants)
+    def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Goals and prompts, by key."""
+        arrays = {}
+        prompt: tuple[int, ...] | None = None  # (demonstrations, ticks) of the first prompt's
+        for key, feature in self.metadata.conditions.items():
+            if key == TASK:
+                continue
+            wants = f"{feature.dtype} {feature.shape}"
+            if key not in observation:
+                raise BadRequest(f"the request lacks {key}: the policy wants {wants}")
+            if not key.startswith("prompt."):
+                arrays[key] = _fitting(key, observation[key], feature.shape, feature.dtype, wants)
+                continue
+            value = _array(key, observation[key], wants)
+            prompt = prompt or value.shape[:2]
+            arrays[key] = _prompt(key, value, feature, prompt)
+        return arrays
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         """`(n_obs_steps, *shape)` of the feature `key`."""
@@ -195,12 +204,17 @@ class LocalPolicy:
         return _fitting(key, value, (n, *feature.shape), feature.dtype, wants)
 
 
-def feature_of(key: str) -> str:
-    """The feature that a condition's key is about: `goal.observation.state` is about observation.state."""
-    for prefix in ("goal.", "prompt."):
-        if key.startswith(prefix):
-            return key.removeprefix(prefix)
-    return key
+def _prompt(key: str, value: np.ndarray, feature: Feature, size: tuple[int, ...]) -> np.ndarray:
+    """Demonstrations `(P, L, *shape)`, padded to the policy's number and length. size: (P, L) of the other
+    arrays of the prompt."""
+    most, wants = feature.shape[:2], f"{feature.dtype} {feature.shape}"
+    if value.ndim >= 2 and any(n > m for n, m in zip(value.shape, most, strict=False)):
+        raise BadRequest(
+            f"the prompt is too long: {key} is of {value.shape[0]} demonstrations of {value.shape[1]} ticks, "
+            f"and the policy reads up to {most[0]} of {most[1]}: choose fewer, and thin them evenly"
+        )
+    fitting = _fitting(key, value, (*size, *feature.shape[2:]), feature.dtype, f"{wants} or less of it")
+    return np.pad(fitting, [(0, m - n) for n, m in zip(fitting.shape, feature.shape, strict=True)])
 
 
 def _array(key: str, value: Any, wants: str) -> np.ndarray:

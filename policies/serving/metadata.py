@@ -43,6 +43,10 @@ class Metadata:
     """Content hash of the checkpoint."""
     needs_past: bool = False
     """Whether requests are to hold `action.past`: the `n_past_actions` actions sent before now."""
+    conditions: Features = field(default_factory=dict)
+    """What requests are to hold beside the observations, so that the policy knows what to do: `task`, of the
+    dtype `str`, the instruction in words; `goal.<key>`; and `prompt.<key>` of up to so many demonstrations
+    and ticks. Empty for a policy that is not asked, and where a server does not tell."""
 
     @property
     def n_actions_ahead(self) -> int:
@@ -52,7 +56,8 @@ class Metadata:
     def to_json(self) -> dict[str, Any]:
         """JSON types only."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "features": features_to_json(self.features)}
+        both = {"features": self.features, "conditions": self.conditions}
+        return {**values, **{name: features_to_json(of) for name, of in both.items()}}
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Metadata:
@@ -67,7 +72,8 @@ class Metadata:
         for name, value in values.items():
             if not _fits(name, value):
                 raise ValueError(f"its {name} cannot be {value!r:.60}")
-        metadata = Metadata(**{**values, "features": features_from_json(d["features"])})
+        both = {name: features_from_json(d.get(name, {})) for name in ("features", "conditions")}
+        metadata = Metadata(**{**values, **both})
         if "needs_past" not in d:
             # a server from before this key: its horizon began now, and it gave n_past_actions only where it
             # needed them
@@ -84,6 +90,8 @@ def _fits(name: str, value: Any) -> bool:
     if name in LEAST:
         return type(value) is int and value >= LEAST[name]
     if name == "features":
+        return _are_features(value) and _has_action(features_from_json(value))
+    if name == "conditions":
         return _are_features(value)
     if name == "needs_past":
         return isinstance(value, bool)
@@ -98,8 +106,11 @@ def _are_features(value: Any) -> bool:
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
     shapes = [f.shape for f in features.values()]
-    are_sizes = all(type(n) is int and n >= 0 for shape in shapes for n in shape)
-    return are_sizes and ACTION in features and len(features[ACTION].shape) == 1
+    return all(type(n) is int and n >= 0 for shape in shapes for n in shape)
+
+
+def _has_action(features: Features) -> bool:
+    return ACTION in features and len(features[ACTION].shape) == 1
 
 
 def _is_number(value: Any) -> bool:

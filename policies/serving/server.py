@@ -22,8 +22,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
-from .protocol import BadRequest, ProtocolError, pack, unpack
 from ..request import Request, ServedPolicy
+from .protocol import BadRequest, ProtocolError, pack, unpack
 
 log = logging.getLogger("ulna.serving")
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...datasets.episode import StoreError
 from ...datasets.features import ACTION, Features, image_keys, rename, state_keys
 from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
-from ...datasets.reading.mixture import Mixture, common_features, name_in, window_weights
+from ...datasets.reading.mixture import Mixture, common_features, spec_in, window_weights
 from ...datasets.reading.weights import ALPHA, Weighting, episode_weights, weighted_indices
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
+from ..conditions.condition import features_for
+from ..conditions.words import Words
 from ..recipe import Recipe
 from .error import TrainingError
 
@@ -113,8 +116,8 @@ class TrainingData:
         train: list[Windows] = []
         validation: list[Windows] = []
         for store, training, held_out in zip(self.stores, self.episodes, self.held_out, strict=True):
-            keys = tuple(name_in(k, options.rename, store.features) for k in spec.keys)
-            store_spec = replace(spec, keys=keys, align=options.align, tolerance_s=options.tolerance_s)
+            of_store = spec_in(spec, options.rename, store.features)
+            store_spec = replace(of_store, align=options.align, tolerance_s=options.tolerance_s)
             room = options.cache_bytes // len(self.stores)
             train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
             if held_out:
@@ -138,6 +141,12 @@ class TrainingData:
             identity,
             [*self.notes, *([left_out] if left_out else [])],
         )
+
+    @property
+    def tasks(self) -> list[str]:
+        """The instructions of all episodes that are used."""
+        each = zip(self.stores, self.episodes, self.held_out, strict=True)
+        return sorted({e.task for store, some, more in each for e in store.choose([*some, *more])})
 
     def _episode_weights(self) -> list[Any]:
         """For each store the weights of its episodes to train on, on one scale for all; None where all count
@@ -198,9 +207,52 @@ def open_data(
 
 
 def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
-    """The window of the data that the policy of `recipe` is trained on."""
-    keys = tuple(k for k in features if k != ACTION)
-    return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys)
+    """The window of the data that the policy of `recipe` is trained on: with all that its conditions need,
+    and for a context with a memory as many in a row as its `chain` says, as far apart as decisions are.
+    TrainingError where two conditions do not go together."""
+    told = {k for c in recipe.conditions for k in c.keys(features_for(c, recipe.conditions, features))}
+    unseen = {k for c in recipe.conditions for k in c.hides(features)} - told
+    keys = tuple(k for k in features if k != ACTION and k not in unseen)
+    needs = _union([c.needs() for c in recipe.conditions])
+    if (goal_keys := needs.get("goal_keys")) is not None:
+        needs["goal_keys"] = goal_keys or tuple(k for k in keys if f"goal.{k}" in told)
+    if (chain := int(getattr(recipe.context, "chain", 1))) > 1:
+        stride = 1 if recipe.decoder == "ensemble" else recipe.n_action_steps
+        needs |= {"chain": chain, "chain_stride": stride}
+    return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys, **needs)
+
+
+def require_readable(recipe: Recipe, tasks: Iterable[str]) -> None:
+    """ValueError in one sentence for an instruction that the policy of `recipe` could not be told."""
+    for part in recipe.conditions:
+        if isinstance(part, Words):
+            for task in tasks:
+                part.split(task)
+
+
+def _union(needs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fields of a WindowSpec that serve all: lists are joined, and an empty one means everything."""
+    union: dict[str, Any] = {}
+    for fields in needs:
+        for name, value in fields.items():
+            before = union.setdefault(name, value)
+            if isinstance(value, tuple):
+                union[name] = tuple(dict.fromkeys((*before, *value))) if before and value else ()
+            elif before != value:
+                raise TrainingError(
+                    f"one condition needs windows with the {name} {before}, another with {value}: give them "
+                    "the same, or train with one of them"
+                )
+    return union
+
+
+def tensors(batch: Mapping[str, np.ndarray], device: Any) -> dict[str, Any]:
+    """A batch of windows as the policy takes it: text as a list, that of a chain's first link, since an
+    episode has one task."""
+    return {
+        k: (v if v.ndim == 1 else v[:, 0]).tolist() if v.dtype.kind == "U" else torch.from_numpy(v).to(device)
+        for k, v in batch.items()
+    }
 
 
 def policy_features(features: Features, keys: Sequence[str] | None = None) -> Features:

@@ -10,10 +10,10 @@ import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,21 +22,21 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ...datasets.features import ACTION, STATE, Features
-from ...datasets.reading.loader import WindowSource, batches
-from ...datasets.stats import Stats, vector_stats
+from ...datasets.reading.loader import WindowSource, batches, step_rng
 from ..checkpoint import load_checkpoint, save_checkpoint
-from ..policy import Policy
 from ..parts import recipe_to_json
+from ..policy import Policy
 from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
-from .data import TrainingData, TrainingWindows, open_data, window_spec
+from .curriculum import begins, curriculum, refreshed
+from .data import TrainingData, TrainingWindows, open_data, require_readable, tensors, window_spec
+from .encodings import EncodedWindows, require_cacheable
 from .error import TrainingError
 from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
 from .record import TrainingRecord
 from .start import take_stats, take_weights
-from .state import STATE_FILE, one_sentence, prepare_folder, read_header, restore, save_state
+from .state import STATE_FILE, one_sentence, prepare_folder, read_header, read_table, restore, save_state
 from .track import make_accelerator, require_trackers, tracking
 
 
@@ -96,6 +96,7 @@ def train(
         raise TrainingError(f"{' and '.join(data.paths)} holds no windows to train on")
     for sentence in windows.notes:
         say(sentence)
+    require_readable(recipe, data.tasks)
     start = load_checkpoint(t.start) if t.start else None
 
     identity = {
@@ -115,6 +116,8 @@ def train(
         take_weights(policy, start, say)
         del start
     freeze(policy, t)
+    if t.cache_encodings:
+        require_cacheable(policy, augment)
     optimizer = adamw(policy, t)
     parameters = sum(p.numel() for p in policy.parameters())
 
@@ -130,10 +133,16 @@ def train(
     if t.compile:
         model.compile()
 
+    if t.cache_encodings:
+        windows = replace(windows, train=EncodedWindows(windows.train, policy))
+
     losses: list[float] = []
     validation: dict[str, float] = {}
+    lessons, table = curriculum(recipe.objective), None
     if state is not None:
         losses = restore(state, policy, optimizer, ema)
+        table = read_table(state)
+        table = None if table is None else table.to(accelerator.device)
         validation = read_header(state).get("validation", {})
     if t.steps <= len(losses):
         raise TrainingError(f"{out} has already trained {len(losses)} of {t.steps} steps: nothing to resume")
@@ -144,7 +153,11 @@ def train(
         for step, micro in _micro_batches(windows, data.options.workers, t, seed, first, accelerator):
             torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
             total = torch.zeros((), device=accelerator.device)
+            if lessons is not None and begins(lessons.rounds, step, t.steps):
+                table = refreshed(lessons, policy, windows.train, table)
             for i, batch in enumerate(micro):
+                if table is not None:
+                    batch["table"] = table[batch["index"]]
                 whole = i == len(micro) - 1
                 with (
                     contextlib.nullcontext() if whole else accelerator.no_sync(model),
@@ -178,7 +191,7 @@ def train(
                 accelerator.log({"validation loss": validation[str(count)]}, count)
             if due and count < t.steps:
                 with one_sentence(out):
-                    save_state(out, identity, policy, optimizer, ema, losses, validation)
+                    save_state(out, identity, policy, optimizer, ema, losses, validation, table)
     seconds = time.monotonic() - began
 
     policy.load_state_dict(averaged(ema.module, policy, t))
@@ -216,7 +229,7 @@ def train(
 
 def _micro_batches(
     windows: TrainingWindows, workers: int, t: Training, seed: int, first: int, accelerator: Accelerator
-) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(step, its `accumulate` micro-batches), the next ones read while this one trains. Each process takes
     its share."""
     process, processes = accelerator.process_index, accelerator.num_processes
@@ -226,10 +239,11 @@ def _micro_batches(
     def rows(micro_step: int) -> np.ndarray:
         return windows.indices(t.batch_size, seed, micro_step)[process::processes]
 
-    reader = batches(windows.train, rows, first * t.accumulate, t.steps * t.accumulate, workers)
+    steps, rng_of = t.steps * t.accumulate, step_rng(seed, process)
+    reader = batches(windows.train, rows, first * t.accumulate, steps, workers, rng_of)
     for step in range(first, t.steps):
         micro = [next(reader) for _ in range(t.accumulate)]
-        yield step, [{k: torch.from_numpy(v).to(accelerator.device) for k, v in b.items()} for b in micro]
+        yield step, [tensors(b, accelerator.device) for b in micro]
 
 
 def _validation_loss(
@@ -243,7 +257,7 @@ def _validation_loss(
     total = 0.0
     with torch.no_grad():
         for part in np.array_split(rows, -(-len(rows) // 64)):
-            batch = {k: torch.from_numpy(v).to(accelerator.device) for k, v in windows.batch(part).items()}
+            batch = tensors(windows.batch(part), accelerator.device)
             total += float(policy.loss(batch)) * len(part)
     policy.train()
     return total / len(rows)

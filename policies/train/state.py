@@ -80,12 +80,16 @@ def save_state(
     ema: AveragedModel,
     losses: list[float],
     validation: dict[str, float],
+    table: Tensor | None = None,
 ) -> None:
-    """Everything a resume needs, in one safetensors file that arrives by one rename."""
+    """Everything a resume needs, in one safetensors file that arrives by one rename. table: of the
+    objective's curriculum, see `curriculum.py`."""
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in policy.state_dict().items()}
     for i, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
     tensors |= {f"ema/{i}": v for i, v in enumerate(ema.module.parameters())}
+    if table is not None:
+        tensors["table"] = table
     header = {
         "identity": identity,
         "losses": losses,
@@ -124,3 +128,9 @@ def restore(state: Path, policy: Policy, optimizer: Any, ema: AveragedModel) -> 
         average.data.copy_(tensors[f"ema/{i}"])
     ema.n_averaged.fill_(int(header["ema_step"]))
     return list(header["losses"])
+
+
+def read_table(state: Path) -> Tensor | None:
+    """The objective's table; None where it keeps none."""
+    with safe_open(state, "pt") as f:
+        return f.get_tensor("table") if "table" in f.keys() else None  # noqa: SIM118 (safe_open is no dict)

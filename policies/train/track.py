@@ -38,7 +38,7 @@ def make_accelerator(device: str | None, out: Path, track: Sequence[str]) -> Acc
     return Accelerator(
         cpu=not cuda,
         mixed_precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "no",
-        log_with=list(track),
+        log_with=list(track) or None,  # it warns of an empty list
         project_config=ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
     )
 

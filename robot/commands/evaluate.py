@@ -55,6 +55,11 @@ class Args:
     Not with --server."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder."""
+    batch: int = 1
+    """Run up to so many episodes at once, with one inference for all: much faster, the same episodes. Those
+    that are filmed still run one at a time. Simulated robots only, and not with --server."""
+    processes: int = 1
+    """With --batch: among how many processes their physics is shared."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
     """Where the policy runs."""
     threads: int = 1
@@ -69,21 +74,20 @@ def run(args: Args, out: Output) -> int:
         return _open_loop(args, out)
     from ..agent import PolicyAgent, make_agent
     from ..config import load_robot
-    from ..evaluate import evaluate, save_report
+    from ..evaluate import evaluate, evaluate_at_once, save_report
 
     try:
         episodes = int(args.episodes or 50)
     except ValueError:
         raise UsageError(f"--episodes is a number in closed loop, not {args.episodes!r}") from None
+    if args.batch < 1 or args.processes < 1:
+        raise UsageError("--batch and --processes are at least 1")
+    if args.batch > 1 and (args.agent or args.server):
+        raise UsageError("--batch is for a checkpoint that runs here: leave out --agent and --server")
     policy = None if args.agent else _served_policy(args)
     try:
         cameras = [] if policy is None else _cameras(policy.metadata)
         with load_robot(args.robot, args.task, cameras) as rig, progress("evaluating") as bar:
-            agent = (
-                make_agent(args.agent, rig)
-                if policy is None
-                else PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
-            )
             bar_task = bar.add_task("", total=episodes, note="")
 
             def report(count: int, successes: int, total: int) -> None:
@@ -92,7 +96,26 @@ def run(args: Args, out: Output) -> int:
             folder = Path(args.checkpoint) / "validation" if args.checkpoint else None
             name = f"{args.task}-{rig.robot.name.replace(':', '-')}"
             film = folder / name if folder and args.videos else None
-            result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
+            if args.batch > 1:
+                result = evaluate_at_once(
+                    rig,
+                    policy,
+                    episodes,
+                    args.seed,
+                    args.batch,
+                    args.processes,
+                    args.task,
+                    film,
+                    args.videos,
+                    report,
+                )
+            else:
+                agent = (
+                    make_agent(args.agent, rig)
+                    if policy is None
+                    else PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
+                )
+                result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
     finally:
         if args.server and policy is not None:
             policy.close()
@@ -106,6 +129,8 @@ def run(args: Args, out: Output) -> int:
         f"{result.agent} on {args.robot} {args.task}: {result.successes} of {episodes} succeeded "
         f"({100 * result.success_rate:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     )
+    if result.batch:
+        text += f"\n{result.batch} at once, {result.seconds:.0f} s"
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if (ms := result.latency_ms) is not None:

@@ -83,6 +83,10 @@ class ClosedLoop:
     """Address of the server that answered; None: the policy ran in this process."""
     late_ticks: int | None = None
     ticks: int | None = None
+    batch: int | None = None
+    """How many episodes ran at once, but for those that were filmed; None: one at a time."""
+    processes: int | None = None
+    """Among how many their physics was shared."""
 
     @property
     def episodes(self) -> int:

@@ -1,4 +1,4 @@
-"""Demonstrations of planar tasks, many episodes at once."""
+"""Demonstrations of planar tasks, and of other vector environments that have an `expert`, many at once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _roll_out(env: PlanarEnv, seeds: list[int], noise: float, mode: dict[str, An
         observation, reward, terminated, truncated, info = env.step(action)
         over = terminated | truncated
         observations.append(observation)
-        actions.append(action)
+        actions.append(np.asarray(info.get("sent", action), np.float32))
         rewards.append(reward.astype(np.float32))
     env.close()
     seen = {key: np.stack([o[key] for o in observations], axis=1) for key in observation}

@@ -32,6 +32,8 @@ BEHIND = REACH + 0.03  # m behind the puck's centre, where the expert begins to 
 ABSENT = 0.9  # m in x and y: where a puck lies that is not there
 PUCKS = metres(*(f"{c}.{axis}" for c in COLOURS for axis in "xy"))
 
+SHUFFLE = 17  # tells the draw of shuffled words from others of the same seed
+
 START, COLOUR, DIRECTION = 0, 8, 9  # columns of the constants: where the pucks began, and the instruction
 
 
@@ -41,18 +43,25 @@ class Words(PlanarEnv):
     pairs "left").
 
     pairs: which instructions: "all", "train" (12), "held-out" (the other 4), "left" (a colour to choose, the
-    direction is always left). scene_identifies: the control, where only the named puck is there, and lies in
-    the corner that tells the direction. goal: also observe, as `observation.goal`, where the pucks are to
-    lie at the end, for policies that are told by goals."""
+    direction is always left). goal: also observe, as `observation.goal`, where the pucks are to lie at the
+    end, for policies that are told by goals.
+
+    Controls. scene_identifies: only the named puck is there, and lies in the corner that tells the direction.
+    shuffled: the words are those of a pair drawn at random, whatever counts as success."""
 
     task_name = "words"
 
     def __init__(
-        self, num_envs: int, pairs: str = "all", scene_identifies: bool = False, goal: bool = False
+        self,
+        num_envs: int,
+        pairs: str = "all",
+        scene_identifies: bool = False,
+        goal: bool = False,
+        shuffled: bool = False,
     ) -> None:
         if pairs not in PAIRS:
             raise ValueError(f"there are no pairs {pairs!r}: choose from {', '.join(PAIRS)}")
-        self.pairs, self.scene_identifies = PAIRS[pairs], scene_identifies
+        self.pairs, self.scene_identifies, self.shuffled = PAIRS[pairs], scene_identifies, shuffled
         goals = {GOAL: metres(*(f"goal.{name}" for name in PUCKS.names))} if goal else {}
         self.observed = {STATE: XY, ENVIRONMENT: PUCKS, **goals}
         super().__init__(num_envs, 80, (-0.5, -0.5), (0.5, 0.5))
@@ -105,6 +114,8 @@ class Words(PlanarEnv):
 
     def instruction(self, seed: int) -> str:
         colour, direction = self.pair(seed)
+        if self.shuffled:
+            colour, direction = self.pairs[np.random.default_rng([seed, SHUFFLE]).integers(len(self.pairs))]
         return f"push the {COLOURS[colour]} puck {list(DIRECTIONS)[direction]}"
 
     def expert(self, seeds: Sequence[int], noise: float = 0.0, **mode: Any) -> Expert:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.policies.request import Request
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.request import Request
 
 
 class Follow:

@@ -13,6 +13,20 @@ SMALL = {
     "diffusion_unet": {"backbone.widths": (32, 64)},
     "diffusion_transformer": {"backbone.width": 32, "backbone.depth": 2},
     "act": {"backbone.width": 32, "backbone.depth": 2},
+    "mip": {"backbone.width": 64, "backbone.depth": 2},
+    "regression_mlp": {"backbone.width": 64, "backbone.depth": 2},
+    "flow_map": {"backbone.width": 64, "backbone.depth": 2},
+    "ebt": {"backbone.inner.width": 32, "backbone.inner.depth": 2, "objective.steps": 2},
+    "imc": {
+        "backbone.inner.width": 32,
+        "backbone.inner.depth": 2,
+        "backbone.components": 3,
+        "objective.rounds": 3,
+    },
+    "ptp": {"backbone.width": 32, "backbone.depth": 2},
+    "beso": {"backbone.width": 36, "backbone.depth": 2},
+    "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
+    "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
 }
 
 

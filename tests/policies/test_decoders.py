@@ -52,3 +52,33 @@ def test_the_metadata_chooses() -> None:
         decoder_for(Metadata(decoder="bogus", n_action_steps=3))
     with pytest.raises(ValueError, match="at least 1"):
         SliceDecoder(0)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_slice_executes_what_the_policy_wants_up_to_the_whole_chunk(
+    n: int, length: int, wishes: list[int]
+) -> None:
+    decoder = SliceDecoder(n)
+    for k, wish in enumerate(wishes):
+        assert decoder.wants_chunk()
+        decoder.push(np.arange(length)[:, None] + 100 * k, wish)
+        executed = []
+        while not decoder.wants_chunk():
+            executed.append(int(decoder.next()[0]))
+        assert executed == [100 * k + i for i in range(min(wish, length))]
+
+
+def test_the_ensemble_leaves_out_what_is_not_to_be_executed() -> None:
+    decoder = TemporalEnsemble(0.0)
+    decoder.push(np.array([[0.0], [10.0], [20.0]]), 1)
+    assert decoder.next() == 0
+    decoder.push(np.array([[1.0], [2.0]]), 5)
+    assert decoder.next() == 1
+    decoder.push(np.array([[4.0]]))
+    assert decoder.next() == 3  # of 2 and 4, not of 20
+
+
+def test_to_execute_nothing_is_refused() -> None:
+    for decoder in (SliceDecoder(2), TemporalEnsemble()):
+        with pytest.raises(ValueError, match="wants 0 actions"):
+            decoder.push(np.ones((3, 1)), 0)

@@ -22,8 +22,8 @@ from contracts.recipes import small
 
 from ulna.datasets.features import ACTION
 from ulna.policies.recipes.all import RECIPES
-from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.request import Request
+from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.train.loop import train
 
 FILE = Path(__file__).parents[1] / "data" / "golden.json"

@@ -16,6 +16,7 @@ from ulna.policies.field import Field
 from ulna.policies.hooks.hook import Hook
 from ulna.policies.hooks.inpaint import Inpaint
 from ulna.policies.objectives.diffusion import Diffusion
+from ulna.policies.objectives.edm import EDM
 from ulna.policies.objectives.flow import Flow
 from ulna.policies.objectives.objective import Objective
 from ulna.policies.objectives.regression import Regression
@@ -54,6 +55,12 @@ class Ideal(nn.Module):
     def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
         self.calls += 1
         tau = t[:, None, None].clamp(1e-6, 1 - 1e-6)
+        if self.of == "edm":  # with a deviation of 0.5, and the input scaled
+            sigma = (1 - tau) / tau
+            both = sigma**2 + 0.25
+            noisy = x_BHA * both.sqrt()
+            clean, _ = posterior(noisy, torch.ones_like(sigma), sigma)
+            return (clean - 0.25 / both * noisy) / (sigma * 0.5 / both.sqrt())
         if self.of == "eps":  # the variance-preserving path through the same tau
             c = 1 / (tau**2 + (1 - tau) ** 2).sqrt()
             clean, _ = posterior(x_BHA, c * tau, c * (1 - tau))
@@ -70,6 +77,8 @@ IDEALS: list[tuple[Objective, Solver, str, int]] = [
     (Flow(), Heun(), "velocity", 20),
     (Flow(), DPM(), "velocity", 20),
     (Flow(), DDIM(eta=1.0), "velocity", 100),
+    (EDM(sigma_min=0.02, sigma_max=20.0), EULER, "edm", 60),
+    (EDM(sigma_min=0.02, sigma_max=20.0), Heun(), "edm", 30),
     (Diffusion(), DDIM1, "eps", 50),
     (Diffusion(), Heun(), "eps", 20),
     (Diffusion(), DPM(), "eps", 20),
@@ -361,3 +370,29 @@ def test_more_steps_than_trained_are_refused() -> None:
     for solver in (Heun(), DPM()):
         with pytest.raises(ValueError, match="deterministic"):
             sample(Ideal("x"), Regression(), solver, (1, 1, 1), 1)
+
+
+def test_edms_noise_is_besos() -> None:
+    """Log-spaced from the most to the least, then none; drawn within the range, as often below the median as
+    above where the cut is even; and a clean chunk has no loss."""
+    edm = EDM(0.01, 1.0, middle=0.1)
+    path = edm.path(3)
+    assert path.sigma == pytest.approx((1.0, 0.1, 0.01, 0.0))
+    assert path.alpha == (1.0,) * 4
+    assert path.tau == pytest.approx((0.5, 1 / 1.1, 1 / 1.01, 1.0))
+    draw = edm.draw(torch.zeros(4000, 1, 1), 0.0, torch.Generator().manual_seed(0))
+    sigma = draw.more["sigma"]
+    assert sigma.min() >= 0.01
+    assert sigma.max() <= 1.0
+    assert (sigma < 0.1).float().mean() == pytest.approx(0.5, abs=0.03)
+    a = MEANS.repeat(2000)[:, None, None]
+    context = CONTEXT.repeat(len(a))
+    loss = edm.losses(Ideal("edm"), a, context, draw).error.mean()
+    assert loss < edm.losses(Constant(), a, context, draw).error.mean()
+    with pytest.raises(ValueError, match="below its sigma_max"):
+        EDM(2.0, 1.0)
+
+
+class Constant(nn.Module):
+    def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
+        return torch.zeros_like(x_BHA)

@@ -137,9 +137,11 @@ def test_the_draw_goes_from_the_best_to_any(tmp_path: Path) -> None:
     for temperature in (0.0, math.inf):
         sampled = p.sample(request, [BestOfN(str(tmp_path), 4, temperature)])
         each = sampled.candidates.flatten(0, 1)
-        value = load_critic(tmp_path).score(
-            {k: v.repeat_interleave(4, 0) for k, v in seen.items()}, each
-        ).reshape(400, 4)
+        value = (
+            load_critic(tmp_path)
+            .score({k: v.repeat_interleave(4, 0) for k, v in seen.items()}, each)
+            .reshape(400, 4)
+        )
         best = sampled.candidates[torch.arange(400), value.argmax(1)]
         shares[temperature] = float((sampled.chunk == best).flatten(1).all(1).float().mean())
         alone = p.sample(

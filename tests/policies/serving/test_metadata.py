@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.policies.request import Request
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import ProtocolError, pack, unpack
-from ulna.policies.request import Request
 
 METADATA = Metadata(
     recipe="flow",
@@ -34,6 +34,13 @@ def test_metadata_comes_back_the_same_over_the_wire() -> None:
         assert Metadata.from_json(unpack(pack(metadata.to_json()))) == metadata
         assert Metadata.from_json(json.loads(json.dumps(metadata.to_json()))) == metadata
     assert METADATA.n_actions_ahead == 15
+    asked = replace(
+        METADATA, conditions={"task": Feature((), "str"), f"goal.{STATE}": METADATA.features[STATE]}
+    )
+    assert Metadata.from_json(unpack(pack(asked.to_json()))) == asked
+    before = asked.to_json()
+    del before["conditions"]
+    assert Metadata.from_json(before) == METADATA, "a server from before conditions does not tell"
 
 
 def test_what_is_not_ulnas_is_passed_over() -> None:
@@ -60,6 +67,7 @@ def test_a_server_from_before_needs_past_is_understood() -> None:
         ({"needs_past": 1}, "its needs_past cannot be 1"),
         ({"features": {STATE: {"shape": [2], "dtype": "float32"}}}, "its features cannot be"),
         ({"features": {ACTION: {"shape": ["2"], "dtype": "float32"}}}, "its features cannot be"),
+        ({"conditions": {"task": "words"}}, "its conditions cannot be"),
         ({"n_past_actions": 16}, "leaves no action ahead"),
         ({"n_past_actions": 0}, "none of its chunk's actions are past"),
     ],

@@ -19,10 +19,10 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from ulna.datasets.features import Feature
+from ulna.policies.request import Request
 from ulna.policies.serving.client import PolicyClient, PolicyServerError
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import ProtocolError, pack, unpack
-from ulna.policies.request import Request
 from ulna.policies.serving.server import PolicyServer, ServerError
 
 arrays = hnp.arrays(

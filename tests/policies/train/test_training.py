@@ -20,18 +20,18 @@ from safetensors.torch import load_file
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
-from ulna.datasets.reading.windows import Windows, WindowSpec
+from ulna.datasets.reading.windows import Windows
 from ulna.datasets.stats import compute_stats
 from ulna.policies.backbones.backbone import Head, Sizes
 from ulna.policies.checkpoint import CheckpointError, load_checkpoint, read_train, save_checkpoint
-from ulna.policies.policy import Policy
 from ulna.policies.parts import leaves, override, recipe_from_json, recipe_to_json
+from ulna.policies.policy import Policy
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.request import Request
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.request import Request
-from ulna.policies.train.data import open_data
+from ulna.policies.train.data import open_data, tensors, window_spec
 from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import train
 from ulna.policies.train.state import STATE_FILE, read_header
@@ -47,12 +47,11 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
     changes: dict[str, object] = {"encoder.image": "SmallCNN"} if features is not FEATURES else {}
     recipe = override(small(name, features), changes)
     torch.manual_seed(0)
-    keys = tuple(k for k in features if k != ACTION)
-    windows = Windows(store, WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys))
+    windows = Windows(store, window_spec(recipe, features))
     stats = compute_stats(store, [k for k in features if k != CAMERA])
     stats |= recipe.codec.fit(windows, features, recipe.n_past_actions)
     policy = Policy(recipe, features, stats)
-    batch = {k: torch.from_numpy(v) for k, v in windows.batch(np.array([5, 9])).items()}
+    batch = tensors(windows.batch(np.array([5, 9])), "cpu")
 
     def loss() -> float:
         torch.manual_seed(1)  # the same noise before and after
@@ -66,10 +65,10 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
         optimizer.step()
     assert loss() < 0.7 * before
     policy.eval()
-    observation = {k: batch[k] for k in policy.observation_keys}
+    observation = {k: batch[k] for k in (*policy.observation_keys, *policy.condition_keys)}
     first = policy.sample(Request(observation, 1))
     assert first.chunk.shape == batch[ACTION].shape
-    assert first.nfe.tolist() == [recipe.sampling_steps] * 2
+    assert first.nfe.tolist() == [recipe.sampling_steps * getattr(policy.net, "evaluations", 1)] * 2
     assert torch.equal(first.chunk, policy.sample(Request(observation, 1)).chunk), "same seed, same action"
     error = (first.chunk - batch[ACTION]).abs().mean()
     assert error < (batch[ACTION] + batch[ACTION].mean()).abs().mean(), "in the action's own units"

@@ -284,6 +284,13 @@ def test_words_the_scene_says_nothing_unless_it_is_the_control() -> None:
     assert all(len(tasks) == 1 for tasks in meaning.values())
 
 
+def test_words_that_are_shuffled_say_nothing() -> None:
+    told, counts = (Words(400, "left", shuffled=s).reset(seed=0) for s in (True, False))
+    key = "observation.environment_state"
+    np.testing.assert_array_equal(told[0][key], counts[0][key])
+    assert 0.18 < (told[1]["task"] == counts[1]["task"]).mean() < 0.32
+
+
 def test_words_only_the_named_push_counts() -> None:
     """Pushes as another instruction would have them succeed for that instruction alone."""
     make = partial(Words, pairs="all")

@@ -1,0 +1,96 @@
+"""What the studies found, as docs/studies.md shows it, from benchmarks/results/studies/ alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import results
+
+FOLDER = results.RESULTS / "studies"
+
+
+def load_studies(folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """Results of `ulna study` in the order of their names."""
+    return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))]
+
+
+def studies_page(studies: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All studies; those that went against what was expected are among them."""
+    if not studies:
+        return ["No study has been run yet."]
+    lines = ["| study | claim | expectations held |", "|---|---|---|"]
+    for s in studies:
+        rows = s["expectations"]
+        held = sum(e["holds"] for e in rows)
+        lines.append(f"| [{s['name']}](#{s['name']}) | {cell(s['claim'])} | {held} of {len(rows)} |")
+    return [*lines, "", *(line for s in studies for line in study(s))]
+
+
+def study(s: Mapping[str, Any]) -> list[str]:
+    """One study: its arms, variant by variant, and its expectations."""
+    paper = f" Paper: {s['paper']}." if s["paper"] else ""
+    lines = [f"## {s['name']}", "", f"{s['claim'].strip()}{paper}", ""]
+    for word, text in (("Expected", s["expectation"]), ("Control", s["control"])):
+        if text:
+            lines += [f"{word}, written before the run: {text.strip()}", ""]
+    trials = f"{s['seeds']} training seeds × {s['episodes']} episodes"
+    for name, variant in s["variants"].items():
+        options = ", ".join(f"{k} {v}" for k, v in variant["options"].items())
+        task = f"`{variant['task']}`{f' ({options})' if options else ''}"
+        lines += [
+            f"**{name}**: {task}, {variant['demonstrations']['count']} demonstrations, {trials}.",
+            "",
+            f"| arm | success | 95 % interval | over seeds | minus `{s['base']}` | NFE | parameters | trained |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for arm, a in variant["arms"].items():
+            low, high = (f"{100 * v:.0f}" for v in a["wilson_95"])
+            spread = "–" if a["seed_deviation"] is None else f"{100 * a['seed_deviation']:.0f} %"
+            cells = [
+                arm,
+                f"{100 * a['success_rate']:.0f} %",
+                f"{low} to {high} %",
+                spread,
+                minus(a.get("minus_base")),
+                f"{a['nfe_per_decision']:g}",
+                f"{a['parameters'] / 1e3:.0f} k",
+                f"{a['training_seconds']:.0f} s" if a["training_seconds"] else f"with {a.get('of', '?')}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+        metrics = {k for a in variant["arms"].values() for k, v in a["metrics"].items() if number(v)}
+        for metric in sorted(metrics):
+            values = ", ".join(
+                f"{n} {a['metrics'][metric]:.2f}"
+                for n, a in variant["arms"].items()
+                if number(a["metrics"].get(metric))
+            )
+            lines += [f"{metric}: {values}.", ""]
+    if s["expectations"]:
+        lines += ["| expected | measured | held |", "|---|---|---|"]
+        for e in s["expectations"]:
+            measured = "–" if e["measured"] is None else f"{e['measured']:.3g}"
+            sure = ", within noise" if e["certain"] is False else ""
+            lines.append(f"| {cell(e['text'])} | {measured} | {'yes' if e['holds'] else '**no**'}{sure} |")
+        lines.append("")
+    commits, machines = ", ".join(s["commits"]), "; ".join(s["machines"])
+    return [*lines, f"`{s['command']}` at {commits}; {machines}.", ""]
+
+
+def minus(difference: Mapping[str, Any] | None) -> str:
+    if difference is None:
+        return "–"
+    low, high = (f"{100 * v:+.0f}" for v in difference["bootstrap_95"])
+    return f"{100 * difference['difference']:+.0f} ({low} to {high})"
+
+
+def number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def cell(text: str) -> str:
+    """In one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,212 @@
+"""Many episodes of a policy at once: one inference for all that need a new chunk. Each episode is the one
+that an agent of its own would have, whatever runs beside it.
+
+Legend: B questions asked at once, n actions ahead, A action dimensions."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..datasets.features import ACTION, Feature, Features
+from ..policies.request import Request
+from ..policies.serving.metadata import Metadata
+from .report.evaluation import EpisodeTrace, Outcome
+from .session import Session
+from .statistics import wilson
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+    from ..policies.serving.batch import Answers
+
+
+class Decider(Protocol):
+    """A policy that answers many questions at once."""
+
+    metadata: Metadata
+
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        """One answer to each, which does not depend on the others. Either all or none have a past, and so
+        with a memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What B episodes and their decisions came to."""
+
+    outcomes: list[Outcome]
+    """In the order of the seeds."""
+    infos: list[dict[str, Any]]
+    """By episode, what the environment's info said of it at its end."""
+    decisions: int
+    """Chunks that were drawn, over all episodes."""
+    inferences: int
+    """Calls of the policy that drew them."""
+    nfe_per_decision: float
+    seconds: float
+    traces: list[EpisodeTrace] = field(default_factory=list)
+    """Of the first episodes, as many as were asked for."""
+
+    @property
+    def successes(self) -> int:
+        return sum(o.success for o in self.outcomes)
+
+    @property
+    def success_rate(self) -> float:
+        return self.successes / len(self.outcomes)
+
+    @property
+    def wilson_95(self) -> tuple[float, float]:
+        """95 % interval of the success rate."""
+        return wilson(self.successes, len(self.outcomes))
+
+
+class _Episode:
+    """One that is running in a row of the environment."""
+
+    def __init__(self, number: int, seed: int, task: str, metadata: Metadata) -> None:
+        self.number, self.seed, self.ticks = number, seed, 0
+        self.session = Session(metadata)
+        self.session.reset(task, seed)
+        self.trace: list[tuple[np.ndarray, np.ndarray]] = []
+
+
+def rollout(
+    policy: Decider,
+    env: VectorEnv[Any, Any, Any],
+    seeds: Sequence[int],
+    *,
+    traces: int = 0,
+    progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
+) -> Rollout:
+    """One episode of each seed in `env`, whose environments must not reset themselves
+    (`AutoresetMode.DISABLED`); a row that is done takes the next seed.
+
+    info of `env`: `success` `(N,)`, `task` `(N,)`, and where it has them `score` and `sent`, the actions as
+    the limits allowed them; else actions are cut to the action space. FeatureMismatch or ValueError where the
+    environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
+    kept. progress: called with how many episodes have ended, how many of them succeeded, and their number."""
+    if not seeds:
+        raise ValueError("roll out at least one episode")
+    _require_fit(policy.metadata, env)
+    began = time.monotonic()
+    n = env.num_envs
+    space: Any = env.single_action_space
+    waiting = deque(enumerate(int(s) for s in seeds))
+    # rows beyond the number of episodes are reset, as the environment demands, and then left alone
+    row_seeds = [int(seeds[i]) if i < len(seeds) else int(seeds[0]) for i in range(n)]
+    observation, info = env.reset(seed=row_seeds)
+    running: dict[int, _Episode] = {}
+
+    def admit(rows: Sequence[int]) -> None:
+        for row in rows:
+            number, seed = waiting.popleft()
+            running[row] = _Episode(number, seed, str(info["task"][row]), policy.metadata)
+
+    admit(range(min(n, len(seeds))))
+    actions = np.tile(np.clip(np.zeros(space.shape), space.low, space.high), (n, 1))
+    ends: dict[int, tuple[Outcome, dict[str, Any], list[tuple[np.ndarray, np.ndarray]]]] = {}
+    decisions, inferences, evaluations, successes = 0, 0, 0, 0
+    while running:
+        asked: dict[int, Request] = {}
+        for row, episode in running.items():
+            values = {k: v[row] for k, v in observation.items()}
+            if (request := episode.session.request(values)) is not None:
+                asked[row] = request
+        # at its beginning an episode asks without a past, or without a memory: a batch of its own
+        for kind in {(r.past is None, r.memory is None) for r in asked.values()}:
+            rows = [row for row, r in asked.items() if (r.past is None, r.memory is None) == kind]
+            answers = policy.decide([asked[row] for row in rows])
+            memory, execute = answers.memory, answers.execute
+            for i, row in enumerate(rows):
+                running[row].session.answer(
+                    answers.chunks[i],
+                    None if memory is None else memory[i],
+                    None if execute is None else int(execute[i]),
+                )
+            decisions, inferences = decisions + len(rows), inferences + 1
+            evaluations += int(answers.nfe.sum())
+        for row, episode in running.items():
+            actions[row] = episode.session.next()
+        state = observation.get("observation.state")
+        observation, _, terminated, truncated, info = env.step(actions)
+        sent = info["sent"] if "sent" in info else np.clip(actions, space.low, space.high)
+        for row, episode in list(running.items()):
+            episode.session.sent(np.asarray(sent[row], np.float32))
+            episode.ticks += 1
+            if episode.number < traces and state is not None:
+                episode.trace.append((np.array(sent[row]), np.array(state[row])))
+            if terminated[row] or truncated[row]:
+                del running[row]
+                final = {k: _plain(v[row]) for k, v in info.items() if not k.startswith("_")}
+                success = bool(final["success"])
+                score = float(final.get("score", success))
+                outcome = Outcome(episode.seed, success, episode.ticks, score)
+                ends[episode.number] = outcome, final, episode.trace
+                successes += success
+                progress(len(ends), successes, len(seeds))
+        free = [row for row in range(n) if row not in running][: len(waiting)]
+        if free and waiting:
+            mask = np.zeros(n, bool)
+            mask[free] = True
+            for row, (_, seed) in zip(free, waiting, strict=False):
+                row_seeds[row] = seed
+            observation, info = env.reset(seed=row_seeds, options={"reset_mask": mask})
+            admit(free)
+    return Rollout(
+        [ends[i][0] for i in range(len(seeds))],
+        [ends[i][1] for i in range(len(seeds))],
+        decisions,
+        inferences,
+        evaluations / decisions,
+        time.monotonic() - began,
+        [_trace(ends[i][0].seed, ends[i][2]) for i in range(min(traces, len(seeds)))],
+    )
+
+
+def env_features(env: VectorEnv[Any, Any, Any]) -> Features:
+    """What is observed and commanded in `env`, with the names and units that it gives: `observed[key]` and
+    `action`, each with `names` and `units`."""
+    observed: Mapping[str, Any] = getattr(env, "observed", {})
+    space: Any = env.single_observation_space
+    features = {
+        k: _feature(tuple(s.shape), str(np.dtype(s.dtype)), observed.get(k)) for k, s in space.spaces.items()
+    }
+    action: Any = env.single_action_space
+    features[ACTION] = _feature(tuple(action.shape), "float32", getattr(env, "action", None))
+    return features
+
+
+def _feature(shape: tuple[int, ...], dtype: str, elements: Any) -> Feature:
+    if elements is None:
+        return Feature(shape, dtype)
+    return Feature(shape, dtype, tuple(elements.names), tuple(elements.units))
+
+
+def _require_fit(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> None:
+    from ..datasets.features import is_image, require_same
+
+    offered = env_features(env)
+    vectors = {k: f for k, f in metadata.features.items() if not is_image(k)}
+    require_same(offered, vectors, "the environment", "the policy")
+    if missing := [k for k in metadata.features if k not in offered]:
+        raise ValueError(f"the policy needs {missing[0]}, which the environment does not show")
+    rate, own = metadata.control_hz, getattr(env, "control_hz", None)
+    if rate and own and abs(own - rate) > 0.01 * rate:
+        raise ValueError(f"the policy was trained on {rate:g} Hz data and the environment runs at {own:g} Hz")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _trace(seed: int, rows: list[tuple[np.ndarray, np.ndarray]]) -> EpisodeTrace:
+    action, state = (np.stack(column).round(5).tolist() for column in zip(*rows, strict=True))
+    return EpisodeTrace(seed, action, state)

@@ -1,0 +1,138 @@
+"""The kinds of arms of a study. Each is one function: from demonstrations to a checkpoint. Another kind is
+another function in `RUNNERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .study import Arm, StudyError, Variant
+
+if TYPE_CHECKING:
+    from ..rollout import Decider
+
+
+@dataclass(frozen=True)
+class Trained:
+    """checkpoint: its folder. seconds: of training, with those before an interruption left out."""
+
+    checkpoint: Path
+    content_hash: str
+    parameters: int
+    seconds: float
+    final_loss: float
+
+
+class Runner(Protocol):
+    """A kind of arm."""
+
+    def check(self, arm: Arm, sharing: Sequence[Arm], features: Mapping[str, Any]) -> None:
+        """ValueError where the settings of the arm do not fit, or those of the arms that share its
+        training."""
+        ...
+
+    def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
+        """Train, go on with what was interrupted, or take what is trained already, in the folder `out`."""
+        ...
+
+
+class RecipeRunner:
+    """`recipe = "NAME"`: imitation of the demonstrations, as `ulna train` does it."""
+
+    def check(self, arm: Arm, sharing: Sequence[Arm], features: Mapping[str, Any]) -> None:
+        from ..commands.recipe_fields import with_changes
+
+        data_options(arm)
+        recipe = self._recipe(arm, features)
+        for other in sharing:
+            try:
+                with_changes(recipe, other.settings)
+            except ValueError as error:
+                raise StudyError(f"{other.name}, which shares its training: {error}") from None
+
+    def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
+        from ...policies.checkpoint import read_train, verify_checkpoint
+        from ...policies.train.loop import train
+        from ...policies.train.state import STATE_FILE
+
+        if not (out / "hash.json").is_file():
+            opened = open_arm_data(arm, data)
+            recipe = self._recipe(arm, opened.features)
+            train(
+                recipe, opened, out, seed=seed, device=device, track=(), resume=(out / STATE_FILE).is_file()
+            )
+        record = read_train(out)
+        tail = record.losses[-50:]
+        return Trained(out, verify_checkpoint(out), record.parameters, record.seconds, sum(tail) / len(tail))
+
+    def _recipe(self, arm: Arm, features: Mapping[str, Any]) -> Any:
+        from ...policies.recipes.all import recipe_function, recipe_names
+        from ...policies.train.data import policy_features
+        from ..commands.errors import unknown
+        from ..commands.recipe_fields import with_changes
+
+        make = recipe_function(arm.source)
+        if make is None:
+            raise unknown("recipe", arm.source, recipe_names())
+        return with_changes(make(policy_features(dict(features), arm.data.get("observe"))), arm.settings)
+
+
+def data_options(arm: Arm) -> Any:
+    """The `DataOptions` of the arm; StudyError where `data` has another key."""
+    from ...policies.train.data import DataOptions
+
+    options = {k: v for k, v in arm.data.items() if k != "observe"}
+    try:
+        return DataOptions(**options)
+    except TypeError as error:
+        raise StudyError(f"data: {error}") from None
+
+
+def open_arm_data(arm: Arm, data: Path) -> Any:
+    """The demonstrations as the arm uses them, a `TrainingData`."""
+    from ...policies.train.data import open_data
+
+    return open_data(data, arm.data.get("observe"), data_options(arm))
+
+
+RUNNERS: dict[str, Runner] = {"recipe": RecipeRunner()}
+
+
+def runner(arm: Arm) -> Runner:
+    if arm.kind not in RUNNERS:
+        raise StudyError(f"the arm {arm.name} is a {arm.kind}: there is {', '.join(RUNNERS)}")
+    return RUNNERS[arm.kind]
+
+
+def decider(checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decider:
+    """The policy in `checkpoint`, run with `settings` (keys of `study.RUN_TIME`) in place of its own."""
+    from ...policies.serving.batch import BatchPolicy
+    from ...policies.serving.local import LocalPolicy
+    from ..commands.recipe_fields import with_changes
+
+    return BatchPolicy(LocalPolicy(checkpoint, device, change=lambda recipe: with_changes(recipe, settings)))
+
+
+def task_maker(name: str, options: Mapping[str, Any]) -> Callable[[int], Any]:
+    """What makes the vector environment of a task for so many episodes: of the planar ones, a PyBullet one,
+    or `package.module:Name`. ValueError when there is none, or it does not take these options."""
+    from ...drivers.plugins import REFERENCE, lookup
+    from ...sim.planar.all import TASKS
+    from ...sim.tasks.all import task_names
+    from ..commands.errors import unknown
+
+    if name in TASKS:
+        return partial(TASKS[name], **options)
+    if REFERENCE.fullmatch(name):
+        return partial(lookup("ulna.tasks", {}, name), **options)
+    if name not in task_names():
+        raise unknown("task", name, [*TASKS, *task_names()])
+    from ...sim.vector import vector_env
+
+    def make(n: int) -> Any:
+        return vector_env(name, num_envs=n, **options)
+
+    return make

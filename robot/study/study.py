@@ -1,0 +1,289 @@
+"""A study: one claim, measured. Read from one TOML file, and checked as a whole before anything runs.
+
+```toml
+claim = "one evaluation of a flow network averages the two ways round, ten do not"
+paper = "Lipman et al. 2023 (arXiv 2210.02747)"
+expectation = "in words, before the run"
+control = "where the method should not help, in words"
+base = "flow"                     # what the other arms are compared with; the first by default
+seeds = 5                         # of training
+episodes = 100                    # for each of them, the same for all arms
+modes = "route"                   # the key of the environment's info that says which way an episode went
+
+[task]
+name = "fork"                     # and options of the task
+routes = 2
+
+[demonstrations]
+count = 50                        # of the seeds first_seed, first_seed + 1, ...
+noise = 0.005                     # of the expert, and its other options
+
+[common]                          # fields of every trained arm's recipe, where it does not say otherwise
+backbone = "ResidualMLP"
+
+[arms.flow]
+recipe = "flow"                   # and its fields, as `ulna train` has them
+steps = 2000
+[arms.once]
+of = "flow"                       # the same training, and other settings when it runs
+sampling_steps = 1
+
+[[expect]]
+arm = "flow"
+at_least = 0.9
+[[expect]]
+better = "flow"
+than = "once"
+by = 0.3
+
+[arms.best]
+recipe = "flow"
+data = {weights = "success"}      # fields of `DataOptions`; and observe: which observations are used
+
+[variants.control]                # the same arms again, on a task that was changed
+task = {routes = 1}
+evaluation = {}                   # options of the task that are changed where it is evaluated only
+arms = ["flow", "once"]           # which of them; all by default
+[[variants.control.expect]]
+same = "once"
+as = "flow"
+within = 0.1
+```"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .expect import Expectation
+
+MAIN = "main"
+RUN_TIME = ("sampling_steps", "n_action_steps", "decoder", "ensemble_decay", "solver", "steering")
+QUICK_EPISODES = 10
+
+
+class StudyError(ValueError):
+    """The file does not fit; one sentence says where and how."""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """What every arm learns from."""
+
+    count: int
+    """How many, failures included."""
+    first_seed: int = 0
+    """They have this seed and those that follow it."""
+    noise: float = 0.0
+    """Standard deviation of the disturbance on the expert's targets, in their unit."""
+    mode: Mapping[str, Any] = field(default_factory=dict)
+    """The expert's other options."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to do it."""
+
+    name: str
+    kind: str
+    """How it is trained: a key of `arms.RUNNERS`."""
+    source: str
+    """The recipe's or the learner's name."""
+    settings: Mapping[str, Any]
+    """Fields of the recipe, dotted or short."""
+    of: str = ""
+    """The arm whose training it shares; its settings are then those of `RUN_TIME`."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `policies.train.data.DataOptions`, and `observe`: names of observations."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A task and its demonstrations: the study's own, called main, or with changes."""
+
+    name: str
+    task: str
+    options: Mapping[str, Any]
+    demonstrations: Demonstrations
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the task that differ where it is evaluated."""
+    arms: tuple[str, ...] = ()
+    """The arms that are tried; none: all."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Seeds of training count from 0."""
+
+    name: str
+    claim: str
+    arms: Mapping[str, Arm]
+    variants: Mapping[str, Variant]
+    expect: tuple[Expectation, ...]
+    base: str
+    paper: str = ""
+    expectation: str = ""
+    control: str = ""
+    seeds: int = 5
+    episodes: int = 100
+    evaluation_seed: int = 10_000
+    """Of the first episode of evaluation; all arms meet the same."""
+    modes: str = ""
+
+    def arms_of(self, variant: str) -> list[Arm]:
+        """The arms that are tried on the variant."""
+        chosen = self.variants[variant].arms or tuple(self.arms)
+        return [a for a in self.arms.values() if a.name in chosen]
+
+    def trainings(self, variant: str) -> list[Arm]:
+        """The arms that are trained for the variant: those that are tried, and those whose training they
+        share."""
+        tried = self.arms_of(variant)
+        names = {a.of or a.name for a in tried}
+        return [a for a in self.arms.values() if a.name in names]
+
+    def sharing(self, training: Arm, variant: str) -> list[Arm]:
+        """The arms tried on the variant that run what `training` has learned."""
+        return [a for a in self.arms_of(variant) if training.name in (a.name, a.of)]
+
+
+def read_study(path: Path, quick: bool = False) -> Study:
+    """The study in `path`; its name is the file's. quick: one seed and few episodes, to try it out.
+    StudyError."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise StudyError(f"cannot read the study {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise StudyError(f"the study {path} is not TOML: {error}") from None
+    where = str(path)
+    plain = [f.name for f in fields(Study) if f.name not in ("arms", "variants", "expect")]
+    _require_keys(table, [*plain, "arms", "variants", "expect", "task", "demonstrations", "common"], where)
+    for name in ("claim", "task", "demonstrations", "arms"):
+        if not table.get(name):
+            raise StudyError(f"{where} lacks {name}")
+    common = dict(_flat(table.get("common", {})))
+    arms = {
+        name: _arm(name, t, common, f"{where}, [arms.{name}]") for name, t in _tables(table, "arms", where)
+    }
+    for arm in arms.values():
+        if arm.of and (arm.of not in arms or arms[arm.of].of):
+            raise StudyError(
+                f"{where}, [arms.{arm.name}]: of must name an arm that is trained, not {arm.of!r}"
+            )
+    if not any(not a.of for a in arms.values()):
+        raise StudyError(f"{where} has no arm that is trained")
+    if table.get("name", path.stem) != path.stem:
+        raise StudyError(f"{where} is called {table['name']!r} within: name it as its file, {path.stem!r}")
+    main = _variant(MAIN, table["task"], table["demonstrations"], where)
+    variants, rows = {MAIN: main}, [(row, MAIN) for row in table.get("expect", ())]
+    for name, t in _tables(table, "variants", where):
+        here = f"{where}, [variants.{name}]"
+        _require_keys(t, ("task", "demonstrations", "expect", "evaluation", "arms"), here)
+        if name == MAIN:
+            raise StudyError(f"{here}: {MAIN} is what the study without changes is called")
+        task = {**table["task"], **t.get("task", {})}
+        demonstrations = {**table["demonstrations"], **t.get("demonstrations", {})}
+        variants[name] = replace(
+            _variant(name, task, demonstrations, here),
+            evaluation=t.get("evaluation", {}),
+            arms=tuple(t.get("arms", ())),
+        )
+        if strange := [a for a in variants[name].arms if a not in arms]:
+            raise StudyError(f"{here}: there is no arm {strange[0]!r}, {_near(strange[0], arms)}")
+        rows += [(row, name) for row in t.get("expect", ())]
+    try:
+        expect = tuple(Expectation.of({"on": on, **row}, arms, variants) for row, on in rows)
+    except ValueError as error:
+        raise StudyError(f"{where}, [[expect]]: {error}") from None
+    settings = {k: v for k, v in table.items() if k in plain}
+    study = Study(
+        **{**settings, "name": path.stem, "base": settings.get("base", next(iter(arms)))},
+        arms=arms,
+        variants=variants,
+        expect=expect,
+    )
+    if study.base not in arms:
+        raise StudyError(f"{where}: base is {study.base!r}, {_near(study.base, arms)}")
+    for name in ("seeds", "episodes", "evaluation_seed"):
+        if type(getattr(study, name)) is not int or getattr(study, name) < (name != "evaluation_seed"):
+            raise StudyError(f"{where}: {name} must be a whole number, not {getattr(study, name)!r}")
+    for variant in variants.values():
+        d = variant.demonstrations
+        if (
+            d.first_seed < study.evaluation_seed + study.episodes
+            and study.evaluation_seed < d.first_seed + d.count
+        ):
+            raise StudyError(
+                f"{where}: the demonstrations of {variant.name} and the evaluation share seeds: move "
+                "first_seed or evaluation_seed"
+            )
+    if quick:
+        return _replaced(study, seeds=1, episodes=min(study.episodes, QUICK_EPISODES))
+    return study
+
+
+def _replaced(study: Study, **changes: Any) -> Study:
+    return Study(**{**{f.name: getattr(study, f.name) for f in fields(Study)}, **changes})
+
+
+def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Arm:
+    kinds = [k for k in ("recipe", "learner", "of") if k in table]
+    if len(kinds) != 1:
+        raise StudyError(
+            f"{where} must name one of recipe, learner or of, not {' and '.join(kinds) or 'none'}"
+        )
+    data = table.get("data", {})
+    if not isinstance(data, Mapping):
+        raise StudyError(f'{where}: data is a table of options, such as {{weights = "success"}}')
+    settings = dict(_flat({k: v for k, v in table.items() if k not in (*kinds, "data")}))
+    if kinds == ["of"]:
+        heads = {k.split(".")[0]: v for k, v in settings.items()}
+        _require_keys(heads, RUN_TIME, f"{where}: what an arm that shares a training can change is")
+        return Arm(name, "", "", settings, str(table["of"]))
+    shared = common if kinds == ["recipe"] else {}
+    return Arm(name, kinds[0], str(table[kinds[0]]), {**shared, **settings}, data=data)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Tables in tables as dotted names: `backbone.width = 3` and `"backbone.width" = 3` are one."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _variant(name: str, task: Any, demonstrations: Any, where: str) -> Variant:
+    if not isinstance(task, Mapping) or "name" not in task:
+        raise StudyError(f'{where}, [task] lacks name, such as name = "reach"')
+    options = {k: v for k, v in task.items() if k != "name"}
+    known = {f.name for f in fields(Demonstrations)} - {"mode"}
+    plain = {k: v for k, v in demonstrations.items() if k in known}
+    if type(plain.get("count")) is not int or plain["count"] < 1:
+        raise StudyError(f"{where}, [demonstrations]: count must be a number from 1")
+    mode = {k: v for k, v in demonstrations.items() if k not in known}
+    return Variant(name, str(task["name"]), options, Demonstrations(**plain, mode=mode))
+
+
+def _tables(table: Mapping[str, Any], key: str, where: str) -> list[tuple[str, Mapping[str, Any]]]:
+    tables = table.get(key, {})
+    if not isinstance(tables, Mapping) or not all(isinstance(t, Mapping) for t in tables.values()):
+        raise StudyError(f"{where}: {key} must be tables like [{key}.NAME]")
+    return list(tables.items())
+
+
+def _require_keys(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    for key in table:
+        if key not in (keys := list(keys)):
+            raise StudyError(f"{where}: there is no key {key!r}, {_near(key, keys)}")
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    names = list(names)
+    near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(names)}"

@@ -1,0 +1,301 @@
+"""What a study does, one training and its evaluations at a time. All that is finished is a file in the
+study's work folder, so that a study goes on where it was killed:
+
+study.toml                   the file, as it was when the study began
+VARIANT/data/                its demonstrations, an episode store
+VARIANT/ARM/seed-K/          checkpoint
+VARIANT/ARM/seed-K.json      what an evaluation found
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import secrets
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..report.report import commit, machine
+from ..rollout import Rollout, env_features, rollout
+from .arms import decider, runner, task_maker
+from .demonstrations import record_demonstrations
+from .study import Arm, Study, StudyError, Variant, read_study
+
+ROWS = 100  # episodes at once in an evaluation
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, and the evaluation of all arms that share it."""
+
+    variant: str
+    arm: str
+    seed: int
+
+
+class Work:
+    """The work folder of a study that is in `file`."""
+
+    def __init__(self, file: Path, folder: Path, quick: bool = False, device: str = "cpu") -> None:
+        self.file, self.folder, self.quick, self.device = file, folder, quick, device
+        self.study: Study = read_study(file, quick)
+
+    def begin(self, restart: bool = False) -> None:
+        """Make the folder ready, and check that every arm fits the task before any is trained. StudyError
+        where the file is not the one that the study began with; restart: discard what it found."""
+        copy = self.folder / "study.toml"
+        if restart and copy.is_file():  # only what a study has made
+            import shutil
+
+            shutil.rmtree(self.folder)
+        if copy.is_file() and copy.read_bytes() != self.file.read_bytes():
+            raise StudyError(
+                f"{self.file} has changed since this study began: put it back as it was, or --restart "
+                f"discards what {self.folder} holds"
+            )
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not copy.is_file():
+            raise StudyError(f"{self.folder} holds something else: choose another --work")
+        for variant in self.study.variants.values():
+            self._check(variant)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not copy.is_file():
+            new = self.folder / f".study.{secrets.token_hex(4)}"
+            new.write_bytes(self.file.read_bytes())
+            os.replace(new, copy)
+
+    def _check(self, variant: Variant) -> None:
+        where = f"{self.file}, [task]" if len(self.study.variants) == 1 else f"{self.file}, {variant.name}"
+        try:
+            env = task_maker(variant.task, variant.options)(1)
+        except TypeError as error:
+            raise StudyError(f"{where}: {variant.task} does not take these options: {error}") from None
+        except ValueError as error:
+            raise StudyError(f"{where}: {error}") from None
+        try:
+            features = env_features(env)
+            for arm in self.study.trainings(variant.name):
+                others = [a for a in self.study.sharing(arm, variant.name) if a is not arm]
+                try:
+                    runner(arm).check(arm, others, features)
+                except ValueError as error:
+                    raise StudyError(f"{self.file}, [arms.{arm.name}]: {error}") from None
+        finally:
+            env.close()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All of them; every seed's before the next, so that a study that is cut short has all arms."""
+        return [
+            Job(variant, arm.name, seed)
+            for seed in range(self.study.seeds)
+            for variant in self.study.variants
+            for arm in self.study.trainings(variant)
+        ]
+
+    def evaluations(self, job: Job) -> list[Arm]:
+        """The arms that are evaluated in `job`."""
+        return self.study.sharing(self.study.arms[job.arm], job.variant)
+
+    def result_file(self, variant: str, arm: str, seed: int) -> Path:
+        return self.folder / variant / arm / f"seed-{seed}.json"
+
+    def open_jobs(self) -> list[Job]:
+        """Those of which some evaluation is missing."""
+        return [
+            j
+            for j in self.jobs
+            if not all(self.result_file(j.variant, a.name, j.seed).is_file() for a in self.evaluations(j))
+        ]
+
+    def results(self) -> list[dict[str, Any]]:
+        """What has been found so far."""
+        files = [
+            self.result_file(v, a, s)
+            for v in self.study.variants
+            for a in self.study.arms
+            for s in range(self.study.seeds)
+        ]
+        return [json.loads(f.read_text()) for f in files if f.is_file()]
+
+    def record(self, variant: Variant) -> Path:
+        """The demonstrations of a variant, recorded where they are not there yet."""
+        folder, d = self.folder / variant.name / "data", variant.demonstrations
+        with self._alone(folder.parent / "data.lock"):
+            if not folder.is_dir():
+                from ...sim.planar.demonstrations import demonstrations
+
+                make = task_maker(variant.task, variant.options)
+                env = make(1)
+                features, hz, name = env_features(env), float(env.control_hz), str(env.task_name)
+                env.close()
+                seeds = range(d.first_seed, d.first_seed + d.count)
+                record_demonstrations(
+                    demonstrations(make, seeds, d.noise, **d.mode), folder, features, hz, f"sim:{name}"
+                )
+        return folder
+
+    def run(self, job: Job, report: Callable[[str, int, bool], None]) -> None:
+        """Train and evaluate what is missing of `job`. report: called after each evaluation with the arm, its
+        successes, and whether it was there already."""
+        variant, training = self.study.variants[job.variant], self.study.arms[job.arm]
+        data = self.record(variant)
+        out = self.folder / job.variant / job.arm / f"seed-{job.seed}"
+        # what was killed may still run in another process, which then finishes it
+        with self._alone(out.with_suffix(".lock")):
+            trained = None
+            for arm in self.evaluations(job):
+                file = self.result_file(job.variant, arm.name, job.seed)
+                there = file.is_file()
+                if not there:
+                    if trained is None:
+                        make = runner(training).train
+                        trained = make(training, variant, data, out, job.seed, self.device)
+                    result = self._evaluate(variant, arm, decider(out, self._settings(arm), self.device))
+                    self._write(
+                        file,
+                        {
+                            "variant": job.variant,
+                            "arm": arm.name,
+                            "seed": job.seed,
+                            **result,
+                            "parameters": trained.parameters,
+                            "training_seconds": 0.0 if arm.of else round(trained.seconds, 2),
+                            "final_loss": trained.final_loss,
+                            "checkpoint": trained.content_hash,
+                            "machine": machine(),
+                            "commit": commit(),
+                            "date": datetime.now(UTC).date().isoformat(),
+                        },
+                    )
+                report(arm.name, sum(json.loads(file.read_text())["outcomes"]), there)
+
+    def _settings(self, arm: Arm) -> Mapping[str, Any]:
+        return arm.settings if arm.of else {}  # of one that is trained, its checkpoint knows them
+
+    def _evaluate(self, variant: Variant, arm: Arm, policy: Any) -> dict[str, Any]:
+        study = self.study
+        env = task_maker(variant.task, {**variant.options, **variant.evaluation})(min(ROWS, study.episodes))
+        try:
+            first = study.evaluation_seed
+            r = rollout(policy, env, range(first, first + study.episodes))
+        finally:
+            env.close()
+        return {
+            "outcomes": [int(o.success) for o in r.outcomes],
+            "mean_ticks": float(np.mean([o.ticks for o in r.outcomes])),
+            "decisions": r.decisions,
+            "nfe_per_decision": r.nfe_per_decision,
+            "evaluation_seconds": round(r.seconds, 2),
+            "metrics": metrics(r, study.modes),
+        }
+
+    @contextlib.contextmanager
+    def _alone(self, lock: Path) -> Iterator[None]:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            yield
+
+    def _write(self, file: Path, value: Mapping[str, Any]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+        new.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        os.replace(new, file)
+
+
+def metrics(r: Rollout, modes: str = "") -> dict[str, Any]:
+    """Means of the numbers that the environment's info has of its episodes' ends, and with `modes`, the key
+    that says which way an episode went, how often each way succeeded and their entropy in bits, 0 where all
+    successes went one way; None without success."""
+    skip = {"success", "score", "task", "sent", modes}
+    means = {
+        k: float(np.mean([i[k] for i in r.infos]))
+        for k, v in r.infos[0].items()
+        if k not in skip and type(v) in (int, float, bool)
+    }
+    if not modes:
+        return means
+    if modes not in r.infos[0]:
+        raise StudyError(f"modes is {modes!r}, but the task's info has {', '.join(r.infos[0])}")
+    ways = Counter(str(i[modes]) for i, o in zip(r.infos, r.outcomes, strict=True) if o.success)
+    shares = np.array(list(ways.values())) / max(sum(ways.values()), 1)
+    entropy = float(-(shares * np.log2(shares)).sum()) + 0.0 if len(shares) else None
+    return {**means, "mode_entropy": entropy, "modes": dict(sorted(ways.items()))}
+
+
+def run_all(
+    work: Work, processes: int, report: Callable[[Job, str, int, bool], None] = lambda *_: None
+) -> None:
+    """Run every job that is open, `processes` at once, each on one thread. report: as of `Work.run`."""
+    jobs = work.open_jobs()
+    processes = min(processes, len(jobs))
+    if processes <= 1:
+        for job in jobs:
+            work.run(job, lambda *what, job=job: report(job, *what))
+        return
+    # spawned: a fork would copy torch's threads, which are not there any more
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[Any, Job | None] = {}
+    workers = []
+    try:
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            worker = context.Process(target=_serve, args=(theirs, work))
+            worker.start()
+            theirs.close()
+            workers.append(worker)
+            pipes[ours] = jobs.pop(0)
+            ours.send(pipes[ours])
+        while any(job is not None for job in pipes.values()):
+            for pipe in wait([p for p, job in pipes.items() if job is not None]):
+                job = pipes[pipe]
+                assert isinstance(pipe, Connection)
+                assert job is not None
+                try:
+                    kind, what = pipe.recv()
+                except (EOFError, ConnectionError):
+                    raise RuntimeError(f"the process that ran {job} has died: run the study again") from None
+                if kind == "failed":
+                    raise what
+                if kind == "report":
+                    report(job, *what)
+                else:
+                    pipes[pipe] = jobs.pop(0) if jobs else None
+                    if pipes[pipe] is not None:
+                        pipe.send(pipes[pipe])
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        raise
+    finally:
+        for pipe in pipes:
+            pipe.close()  # they end on that
+        for worker in workers:
+            worker.join()
+
+
+def _serve(pipe: Connection, work: Work) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        while True:
+            work.run(pipe.recv(), lambda *what: pipe.send(("report", what)))
+            pipe.send(("done", None))
+    except (EOFError, ConnectionError, KeyboardInterrupt):
+        pass  # the other side has gone
+    except Exception as error:  # noqa: BLE001  (raised by the other side)
+        traceback.print_exc()
+        mendable = isinstance(error, OSError | ValueError)
+        pipe.send(("failed", (StudyError if mendable else RuntimeError)(f"{type(error).__name__}: {error}")))

@@ -1,0 +1,191 @@
+"""Many episodes at once are the episodes that run one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts.recipes import small
+from contracts.vector_env import STATE, XY, Go
+
+from ulna.datasets.features import ACTION, PAST, Feature, FeatureMismatch
+from ulna.datasets.recording.writer import EpisodeWriter
+from ulna.datasets.store import EpisodeStore
+from ulna.policies.request import Request
+from ulna.policies.serving.batch import Answers, BatchPolicy
+from ulna.policies.serving.local import LocalPolicy
+from ulna.policies.serving.metadata import Metadata
+from ulna.policies.train.loop import train
+from ulna.robot.agent import PolicyAgent
+from ulna.robot.config import load_robot
+from ulna.robot.evaluate import evaluate, evaluate_at_once
+from ulna.robot.robot import Observation
+from ulna.robot.rollout import Rollout, env_features, rollout
+from ulna.sim.vector import vector_env
+
+POINT = {k: Feature((2,), "float32", XY.names, XY.units) for k in (STATE, ACTION)}
+
+
+class Drawn:
+    """A policy whose chunk is a function of all that it is told: history, past, task and seed. It moves
+    towards zero. counts: it remembers how often it was asked, and says how much to execute by that. `asked`:
+    how many rows each inference had."""
+
+    def __init__(
+        self, features: Mapping[str, Feature], decoder: str = "slice", past: int = 0, counts: bool = False
+    ) -> None:
+        self.counts = counts
+        self.metadata = Metadata(
+            features={k: features[k] for k in (STATE, ACTION)},
+            n_obs_steps=3,
+            horizon=6 + past,
+            n_past_actions=past,
+            n_action_steps=4,
+            decoder=decoder,
+            needs_past=past > 0,
+        )
+        self.asked: list[int] = []
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        history, past = request[STATE], request.get(PAST)
+        noise = np.random.default_rng([request["_rt"]["seed"], len(request["task"])]).normal(size=(6, 1))
+        far = history.mean(0) if past is None else 0.9 * past[-1]
+        reply = {"actions": (far * 0.8 + 0.02 * noise).astype(np.float32), "nfe": 3}
+        if self.counts:
+            count = 1 + request["_rt"].get("memory", 0)
+            reply |= {"memory": count, "execute": 1 + count % 3}
+        return reply
+
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        self.asked.append(len(requests))
+        assert len({(r.past is None, r.memory is None) for r in requests}) == 1
+        replies = [self.infer(r.to_wire()) for r in requests]
+        chunks, nfe = np.stack([r["actions"] for r in replies]), np.full(len(requests), 3)
+        if not self.counts:
+            return Answers(chunks, nfe)
+        memory, execute = ([r[k] for r in replies] for k in ("memory", "execute"))
+        return Answers(chunks, nfe, np.array(memory), np.array(execute))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "past", "counts"),
+    [
+        ("slice", 0, False),
+        ("slice", 2, True),
+        ("slice", 0, True),
+        ("ensemble", 0, False),
+        ("ensemble", 1, False),
+    ],
+)
+def test_a_row_lives_the_episode_of_an_agent_of_its_own(decoder: str, past: int, counts: bool) -> None:
+    policy, seeds = Drawn(POINT, decoder, past, counts), [7, 3, 11, 5, 2]
+    many = rollout(policy, Go(3), seeds, traces=5)
+    for seed, outcome, trace in zip(seeds, many.outcomes, many.traces, strict=True):
+        env, agent = Go(1), PolicyAgent(Drawn(POINT, decoder, past, counts), POINT)
+        observation, info = env.reset(seed=[seed])
+        agent.reset(str(info["task"][0]), seed)
+        over, sent, states = False, [], []
+        while not over:
+            states.append(observation[STATE][0])
+            action = np.clip(agent.act(Observation({STATE: observation[STATE][0]}, {})), -1, 1)
+            observation, _, terminated, truncated, info = env.step(action[None])
+            agent.sent(action.astype(np.float32))
+            sent.append(action)
+            over = terminated[0] or truncated[0]
+        assert (outcome.seed, outcome.ticks, outcome.success) == (seed, len(sent), bool(info["success"][0]))
+        np.testing.assert_allclose(trace.action, sent, atol=1e-5)
+        np.testing.assert_allclose(trace.state, states, atol=1e-5)
+
+
+def test_rows_that_are_done_are_not_asked_and_the_next_seeds_take_their_place() -> None:
+    policy, progress = Drawn(POINT), []
+    result = rollout(policy, Go(4), range(10), progress=lambda *p: progress.append(p))
+    assert [o.seed for o in result.outcomes] == list(range(10))
+    assert result.decisions == sum(policy.asked)
+    assert result.inferences == len(policy.asked)
+    assert (max(policy.asked), result.nfe_per_decision) == (4, 3.0)
+    assert result.decisions == sum(-(-o.ticks // 4) for o in result.outcomes), "a chunk every fourth tick"
+    assert [p[0] for p in progress] == list(range(1, 11))
+    assert progress[-1] == (10, result.successes, 10)
+    assert {i["side"] for i in result.infos} == {-1, 1}
+    assert result.infos[0]["task"] == "go to the origin"
+    fewer = rollout(Drawn(POINT), Go(8), range(3))
+    assert fewer.outcomes == result.outcomes[:3]
+    assert isinstance(fewer, Rollout)
+    low, high = fewer.wilson_95
+    assert low <= fewer.success_rate <= high
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    other = {k: replace(f, names=("u", "v")) for k, f in POINT.items()}
+    with pytest.raises(FeatureMismatch, match="the environment"):
+        rollout(Drawn(other), Go(2), [1])
+    fast = Drawn(POINT)
+    fast.metadata = replace(fast.metadata, control_hz=50.0)
+    with pytest.raises(ValueError, match="50 Hz"):
+        rollout(fast, Go(2), [1])
+    with pytest.raises(ValueError, match="at least one"):
+        rollout(Drawn(POINT), Go(2), [])
+    with pytest.raises(ValueError, match="one at least"):
+        vector_env("reach", num_envs=0)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_pybullet_episodes_are_those_of_the_robot(processes: int) -> None:
+    """Bit for bit, physics and limits and success and all: with rows that are used again, and in other
+    processes."""
+    with load_robot("sim:so101", "reach") as rig:
+        policy = Drawn(rig.robot.features)
+        alone = evaluate(rig, PolicyAgent(policy, rig.robot.features), 3, seed=1000)
+    env = vector_env("reach", "so101", num_envs=2, processes=processes)
+    try:
+        many = rollout(Drawn(env_features(env)), env, range(1000, 1003), traces=3)
+    finally:
+        env.close()
+    assert many.outcomes == alone.outcomes
+    assert many.traces == alone.traces
+
+
+def test_a_failing_process_says_why() -> None:
+    env = vector_env("reach", num_envs=2, processes=2)
+    try:
+        env.reset(seed=0)
+        with pytest.raises(RuntimeError, match="not finite"):
+            env.step(np.full((2, 6), np.nan))
+    finally:
+        env.close()
+
+
+def test_a_checkpoint_draws_for_a_row_what_it_draws_alone(tmp_path: Path) -> None:
+    with load_robot("sim:so101", "reach") as rig:
+        features = rig.robot.features
+        store = EpisodeStore.create(tmp_path / "data", features, 20.0, "sim:so101")
+        rng = np.random.default_rng(0)
+        with EpisodeWriter(store) as writer:
+            writer.start({"task": "reach"})
+            for t in range(20):
+                values = {k: rng.normal(size=f.shape).astype(np.float32) for k, f in features.items()}
+                writer.tick(values, dict.fromkeys(values, (t * 50_000_000, t * 50_000_000)))
+            writer.end({"success": True})
+        train(small("flow", features), tmp_path / "data", tmp_path / "flow", track=())
+        policy = LocalPolicy(tmp_path / "flow")
+        vectors = {k: f for k, f in policy.metadata.features.items() if k != ACTION}
+        requests = [
+            Request({k: rng.normal(size=(2, *f.shape)).astype(np.float32) for k, f in vectors.items()}, seed)
+            for seed in (5, 6, 7, 5)
+        ]
+        answers = BatchPolicy(policy).decide(requests)
+        assert answers.nfe.tolist() == [policy.sampling_steps] * 4
+        for request, chunk in zip(requests, answers.chunks, strict=True):
+            np.testing.assert_allclose(chunk, policy.infer(request.to_wire())["actions"], atol=1e-5)
+
+        one = evaluate(rig, PolicyAgent(policy, features), 3)
+        many = evaluate_at_once(rig, policy, 3, batch=2, video_dir=tmp_path / "film", videos=1)
+        assert many.outcomes == one.outcomes
+        assert (many.decisions, many.nfe_per_decision) == (one.decisions, one.nfe_per_decision)
+        assert (many.batch, len(many.videos), len(many.traces)) == (2, 1, 1)
+        assert set(one.to_json()) - {"latency_ms"} <= set(many.to_json())

@@ -19,14 +19,13 @@ from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
 from .codec import Affine
-from .conditions.condition import condition_features, feature_of, features_for
+from .conditions.condition import condition_features, feature_of, features_for, require_dropped
 from .contexts.context import Conditions, Context
 from .hooks.hook import Hook
 from .objectives.objective import masked_mean
 from .recipe import Recipe
 from .request import TASK, Request
 from .sampler import Sampled, sample
-from .serving.protocol import BadRequest
 from .solvers.solver import Solver
 
 ENCODING = "observation.encoding"  # what the encoder gave, in training batches
@@ -240,15 +239,8 @@ class Policy(nn.Module):
     def context(self, request: Request, drop: bool = False) -> Context:
         """What the network sees of B questions. drop: ValueError for a policy that does not know how to act
         without its conditions."""
-        conditions = self.recipe.conditions
-        if drop and not conditions:
-            raise BadRequest("the policy is not asked for anything: it has no condition to leave out")
-        if drop and (always := [c for c in conditions if not c.drop]):
-            name = type(always[0]).__name__
-            raise BadRequest(
-                f"the policy was always told its {name}, so nobody knows what it does without: train it with "
-                f"--conditions.{name}.drop 0.1"
-            )
+        if drop:
+            require_dropped(self.recipe.conditions)
         return self.encode(self._known(request), request.memory, drop=drop)
 
     def _known(self, request: Request) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...datasets.features import Feature, Features
 from ..request import TASK
+from ..serving.protocol import BadRequest
 
 TEXT = "str"  # dtype of what is said in words
 PREFIXES = ("goal.", "prompt.")
@@ -89,3 +90,15 @@ def condition_features(conditions: Sequence[ConditionPart], features: Features) 
                 of = features.get(feature_of(key), Feature((), "bool"))  # else it is the mask
                 result[key] = Feature((*size, *of.shape), of.dtype, of.names, of.units)
     return result
+
+
+def require_dropped(conditions: Sequence[ConditionPart]) -> None:
+    """BadRequest unless policies with these conditions know how to act without them."""
+    if not conditions:
+        raise BadRequest("the policy is not asked for anything: it has no condition to leave out")
+    if always := [c for c in conditions if not c.drop]:
+        name = type(always[0]).__name__
+        raise BadRequest(
+            f"the policy was always told its {name}, so nobody knows what it does without: train it with "
+            f"--conditions.{name}.drop 0.1"
+        )

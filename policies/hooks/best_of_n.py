@@ -33,8 +33,8 @@ class BestOfN(Hook):
     candidates: int = 16
     """N, chunks drawn at every decision."""
     temperature: float = 0.0
-    """β of the draw in proportion to exp(Q/β), in units of reward; 0: the best one, inf: any of them, which is
-    the control."""
+    """β of the draw in proportion to exp(Q/β), in units of reward; 0: the best one, inf: any of them, which
+    is the control."""
 
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.temperature < 0:
@@ -48,7 +48,7 @@ class BestOfN(Hook):
         b, n = chunks_BNHA.shape[:2]
         policy = field.policy
         if not isinstance(policy, Policy):
-            raise ValueError("BestOfN needs the policy behind the chunks: sample through Policy.sample")
+            raise TypeError("BestOfN needs the policy behind the chunks: sample through Policy.sample")
         critic = self._critic(chunks_BNHA.device)
         recipe = policy.recipe
         require_match(critic, policy.features, recipe.horizon, recipe.n_past_actions, recipe.n_obs_steps)

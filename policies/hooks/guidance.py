@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..conditions.condition import require_dropped
 from ..contexts.context import Context
 from ..field import Field
 from ..pred import Pred
 from .hook import Hook
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class CFG(Hook):
 
     weight: float = 1.5
     """0: as if not told, 1: as told, more: beyond."""
+
+    def require(self, recipe: Recipe) -> None:
+        require_dropped(recipe.conditions)
 
     def guide(self, field: Field, rng: torch.Generator) -> Field:
         unconditional, w = field.unconditional(), self.weight

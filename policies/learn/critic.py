@@ -1,5 +1,5 @@
-"""A critic: how much reward a chunk of actions promises, Q(o, A), and an observation, V(o). A checkpoint of its
-own kind, so that one critic serves a learner and, at test time, any policy of the same robot.
+"""A critic: how much reward a chunk of actions promises, Q(o, A), and an observation, V(o). A checkpoint of
+its own kind, so that one critic serves a learner and, at test time, any policy of the same robot.
 
 model.safetensors   the weights (of the target networks, where the learner has such)
 critic.json         its kind and sizes, what was assumed of reward and time
@@ -171,19 +171,19 @@ class ValueMLP(nn.Module):
 def require_match(
     critic: Critic, features: Features, horizon: int, n_past_actions: int, n_obs_steps: int
 ) -> None:
-    """Refuse to judge what a policy of these features and sizes does. FeatureMismatch or ValueError, with both
-    sides."""
+    """Refuse to judge what a policy of these features and sizes does. FeatureMismatch or ValueError, with
+    both sides."""
     require_same(features, critic.features, "the policy", "the critic")
     ahead = horizon - n_past_actions
     if critic.spec.chunk > ahead:
         raise FeatureMismatch(
-            f"the policy and the critic differ in their chunks: the policy's has {ahead} actions from now on, "
-            f"the critic judges {critic.spec.chunk}"
+            f"the policy and the critic differ in their chunks: the policy's has {ahead} actions from now "
+            f"on, the critic judges {critic.spec.chunk}"
         )
     if critic.spec.n_obs_steps > n_obs_steps:
         raise FeatureMismatch(
-            f"the policy and the critic differ in what they see: the policy has {n_obs_steps} observations, the "
-            f"critic needs {critic.spec.n_obs_steps}"
+            f"the policy and the critic differ in what they see: the policy has {n_obs_steps} observations, "
+            f"the critic needs {critic.spec.n_obs_steps}"
         )
 
 

@@ -1,15 +1,15 @@
-"""Implicit Q-learning (Kostrikov, Nair, Levine 2021, arXiv 2110.06169) over chunks of actions, with any recipe
-as the actor.
+"""Implicit Q-learning (Kostrikov, Nair, Levine 2021, arXiv 2110.06169) over chunks of actions, with any
+recipe as the actor.
 
     V ← expectile of Q̄(o, A)          over the data's actions, so that none outside of them is ever asked for
     Q ← Σ γ^i r_i + γ^k V(o_{t+k})     after the k = chunk ticks that were played open loop (as QC, Li et al.
                                        2025, arXiv 2507.07969); k is less where the record ends
     π ← exp(β (Q̄ - V)) · its own loss  advantage-weighted behaviour cloning: a weight of the row
 
-Faithful: the three losses, clipped double Q with a Polyak target, the weights' bound of 100. Not: chunks in the
-place of single actions; the actor is a recipe, not a Gaussian; weights are divided by the batch's mean, so that
-the recipe's gradient clipping means the same; networks and numbers of updates are reduced. An episode that
-ended otherwise than by success counts as cut off (see `WindowSpec.next_after`).
+Faithful: the three losses, clipped double Q with a Polyak target, the weights' bound of 100. Not: chunks in
+the place of single actions; the actor is a recipe, not a Gaussian; weights are divided by the batch's mean,
+so that the recipe's gradient clipping means the same; networks and numbers of updates are reduced. An episode
+that ended otherwise than by success counts as cut off (see `WindowSpec.next_after`).
 
 Legend: B batch, H actions of a chunk, M members."""
 
@@ -61,7 +61,8 @@ class IQL:
 
 
 class IQLLearner:
-    """A `Learner`. Batches are windows of the actor's recipe with `next_after` equal to the critic's chunk."""
+    """A `Learner`. Batches are windows of the actor's recipe with `next_after` equal to the critic's
+    chunk."""
 
     def __init__(self, iql: IQL, policy: Policy, critic: Critic) -> None:
         require_judges(critic.spec, policy.recipe)
@@ -177,9 +178,9 @@ def td_target(
 ) -> Tensor:
     """`(B,)`: what a chunk earned and the value of where it led.
 
-    One that ended in success has only its rewards (alive is 0). One whose record ends within the chunk, because
-    it was cut off or the time ran out, goes on beyond it: it has the rewards before its last window, `ticks`
-    ahead, and the value of that, discounted by as many ticks."""
+    One that ended in success has only its rewards (alive is 0). One whose record ends within the chunk,
+    because it was cut off or the time ran out, goes on beyond it: it has the rewards before its last window,
+    `ticks` ahead, and the value of that, discounted by as many ticks."""
     h = reward_BH.shape[1]
     i = torch.arange(h, device=reward_BH.device)
     counts = (i < ticks_B[:, None]) | (alive_B[:, None] == 0)
@@ -192,8 +193,8 @@ def require_judges(spec: CriticSpec, recipe: Recipe) -> None:
     ahead = recipe.horizon - recipe.n_past_actions
     if spec.chunk > ahead or spec.n_obs_steps > recipe.n_obs_steps:
         raise TrainingError(
-            f"the critic judges {spec.chunk} actions after {spec.n_obs_steps} observations, and the windows of "
-            f"{recipe.name} have {ahead} after {recipe.n_obs_steps}"
+            f"the critic judges {spec.chunk} actions after {spec.n_obs_steps} observations, and the windows "
+            f"of {recipe.name} have {ahead} after {recipe.n_obs_steps}"
         )
 
 

@@ -34,8 +34,8 @@ class Target:
 
 
 class Learner(Protocol):
-    """Everything random in `update` comes from torch's global generator, which the loop seeds anew before each;
-    all that is to be resumed is in `modules` and `optimizers`."""
+    """Everything random in `update` comes from torch's global generator, which the loop seeds anew before
+    each; all that is to be resumed is in `modules` and `optimizers`."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

@@ -60,8 +60,8 @@ def learn(
     overwrite: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> LearnResult:
-    """Run `steps` updates of `learner`, whose modules are on `device` and were made from `seed`, and write its
-    checkpoints to `out`.
+    """Run `steps` updates of `learner`, whose modules are on `device` and were made from `seed`, and write
+    its checkpoints to `out`.
 
     windows: of `data`, as the learner needs them. identity: JSON; what a resumed run must share, beside data
     and seed. resume: go on from the last state in `out`. TrainingError in one sentence."""

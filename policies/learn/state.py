@@ -29,8 +29,8 @@ def prepare(out: Path, identity: Mapping[str, Any], resume: bool, overwrite: boo
         if changes := [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]:
             k = changes[0]
             raise TrainingError(
-                f"{k} was {was.get(k)!r:.60}, not {now.get(k)!r:.60}: {out} resumes as it was begun, or begins "
-                "anew elsewhere"
+                f"{k} was {was.get(k)!r:.60}, not {now.get(k)!r:.60}: {out} resumes as it was begun, or "
+                "begins anew elsewhere"
             )
         return state
     if not overwrite:

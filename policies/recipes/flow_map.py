@@ -25,7 +25,7 @@ def flow_map(features: Features) -> Recipe:
         paper="Boffi et al. 2025, flow maps by self-distillation (arXiv 2505.18825)",
         encoder=Encoder(state=MLP(128, 1)),
         backbone=ResidualMLP(),
-        objective=FlowMap(),
+        objective=FlowMap(predict="x"),
         sampling_steps=1,
         codec=Relative("quantile") if images else Absolute("minmax"),
         training=Training(

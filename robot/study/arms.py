@@ -4,7 +4,7 @@ another function in `RUNNERS`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,7 +54,6 @@ class RecipeRunner:
                 raise StudyError(f"{other.name}, which shares its training: {error}") from None
 
     def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
-        from ...policies.checkpoint import read_train, verify_checkpoint
         from ...policies.train.loop import train
         from ...policies.train.state import STATE_FILE
 
@@ -64,9 +63,7 @@ class RecipeRunner:
             train(
                 recipe, opened, out, seed=seed, device=device, track=(), resume=(out / STATE_FILE).is_file()
             )
-        record = read_train(out)
-        tail = record.losses[-50:]
-        return Trained(out, verify_checkpoint(out), record.parameters, record.seconds, sum(tail) / len(tail))
+        return trained(out)
 
     def _recipe(self, arm: Arm, features: Mapping[str, Any]) -> Any:
         from ...policies.recipes.all import recipe_function, recipe_names
@@ -78,6 +75,53 @@ class RecipeRunner:
         if make is None:
             raise unknown("recipe", arm.source, recipe_names())
         return with_changes(make(policy_features(dict(features), arm.data.get("observe"))), arm.settings)
+
+
+class LearnerRunner:
+    """`learner = "iql"`: by `policies.learn`. Fields of the learner are `iql.FIELD`; `actor` is the recipe
+    that acts, flow by default, and has the other settings. The critic's checkpoint is the folder `critic`
+    within the policy's."""
+
+    def check(self, arm: Arm, sharing: Sequence[Arm], features: Mapping[str, Any]) -> None:
+        from ...policies.learn.iql import require_judges
+
+        iql, actor = self._parts(arm)
+        RecipeRunner().check(actor, sharing, features)
+        require_judges(iql.critic, RecipeRunner()._recipe(actor, features))
+
+    def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
+        from ...policies.learn.iql import learn_iql
+        from ...policies.train.state import STATE_FILE
+
+        if not (out / "hash.json").is_file():
+            iql, actor = self._parts(arm)
+            opened = open_arm_data(arm, data)
+            recipe = RecipeRunner()._recipe(actor, opened.features)
+            resume = (out / STATE_FILE).is_file()
+            learn_iql(iql, recipe, opened, out, seed=seed, device=device, resume=resume)
+        return trained(out)
+
+    def _parts(self, arm: Arm) -> tuple[Any, Arm]:
+        """The learner's settings, and an arm of the recipe that acts."""
+        from ...policies.learn.iql import IQL
+        from ..commands.errors import unknown
+        from ..commands.recipe_fields import with_changes
+
+        if arm.source != "iql":
+            raise unknown("learner", arm.source, ("iql",))
+        own = {k.removeprefix("iql."): v for k, v in arm.settings.items() if k.startswith("iql.")}
+        rest = {k: v for k, v in arm.settings.items() if not k.startswith("iql.") and k != "actor"}
+        actor = str(arm.settings.get("actor", "flow"))
+        return with_changes(IQL(), own), replace(arm, kind="recipe", source=actor, settings=rest)
+
+
+def trained(out: Path) -> Trained:
+    """Of the checkpoint in the folder `out`."""
+    from ...policies.checkpoint import read_train, verify_checkpoint
+
+    record = read_train(out)
+    tail = record.losses[-50:]
+    return Trained(out, verify_checkpoint(out), record.parameters, record.seconds, sum(tail) / len(tail))
 
 
 def data_options(arm: Arm) -> Any:
@@ -98,7 +142,7 @@ def open_arm_data(arm: Arm, data: Path) -> Any:
     return open_data(data, arm.data.get("observe"), data_options(arm))
 
 
-RUNNERS: dict[str, Runner] = {"recipe": RecipeRunner()}
+RUNNERS: dict[str, Runner] = {"recipe": RecipeRunner(), "learner": LearnerRunner()}
 
 
 def runner(arm: Arm) -> Runner:

@@ -14,6 +14,8 @@ modes = "route"                   # the key of the environment's info that says 
 name = "fork"                     # and options of the task
 routes = 2
 
+[evaluation]                      # options of the task that are changed where it is evaluated only
+
 [demonstrations]
 count = 50                        # of the seeds first_seed, first_seed + 1, ...
 noise = 0.005                     # of the expert, and its other options
@@ -28,6 +30,13 @@ steps = 2000
 of = "flow"                       # the same training, and other settings when it runs
 sampling_steps = 1
 
+[arms.best]
+of = "flow"
+steering = "BestOfN"              # {ARM} is the folder of what that arm has learned from the same seed
+"steering.BestOfN.critic" = "{iql}/critic"
+[arms.iql]
+learner = "iql"                   # its fields are iql.FIELD; the others are of `actor`, the recipe
+
 [[expect]]
 arm = "flow"
 at_least = 0.9
@@ -36,7 +45,7 @@ better = "flow"
 than = "once"
 by = 0.3
 
-[arms.best]
+[arms.filtered]
 recipe = "flow"
 data = {weights = "success"}      # fields of `DataOptions`; and observe: which observations are used
 
@@ -53,6 +62,7 @@ within = 0.1
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -64,6 +74,7 @@ from .expect import Expectation
 MAIN = "main"
 RUN_TIME = ("sampling_steps", "n_action_steps", "decoder", "ensemble_decay", "solver", "steering")
 QUICK_EPISODES = 10
+CHECKPOINT = re.compile(r"\{([^{}]+)\}")
 
 
 class StudyError(ValueError):
@@ -99,6 +110,20 @@ class Arm:
     """The arm whose training it shares; its settings are then those of `RUN_TIME`."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `policies.train.data.DataOptions`, and `observe`: names of observations."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arms whose checkpoints its settings name, as `{ARM}`."""
+        texts = [v for v in self.settings.values() if isinstance(v, str)]
+        return tuple(dict.fromkeys(name for text in texts for name in CHECKPOINT.findall(text)))
+
+    def with_checkpoints(self, folders: Mapping[str, Path]) -> Arm:
+        """With the folders in the place of the names of the arms that it needs."""
+        settings = {
+            k: CHECKPOINT.sub(lambda m: str(folders[m[1]]), v) if isinstance(v, str) else v
+            for k, v in self.settings.items()
+        }
+        return replace(self, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -162,7 +187,8 @@ def read_study(path: Path, quick: bool = False) -> Study:
         raise StudyError(f"the study {path} is not TOML: {error}") from None
     where = str(path)
     plain = [f.name for f in fields(Study) if f.name not in ("arms", "variants", "expect")]
-    _require_keys(table, [*plain, "arms", "variants", "expect", "task", "demonstrations", "common"], where)
+    tables = ["arms", "variants", "expect", "task", "demonstrations", "common", "evaluation"]
+    _require_keys(table, [*plain, *tables], where)
     for name in ("claim", "task", "demonstrations", "arms"):
         if not table.get(name):
             raise StudyError(f"{where} lacks {name}")
@@ -175,11 +201,14 @@ def read_study(path: Path, quick: bool = False) -> Study:
             raise StudyError(
                 f"{where}, [arms.{arm.name}]: of must name an arm that is trained, not {arm.of!r}"
             )
+        _require_order(arm, arms, where)
     if not any(not a.of for a in arms.values()):
         raise StudyError(f"{where} has no arm that is trained")
     if table.get("name", path.stem) != path.stem:
         raise StudyError(f"{where} is called {table['name']!r} within: name it as its file, {path.stem!r}")
     main = _variant(MAIN, table["task"], table["demonstrations"], where)
+    evaluation = table.get("evaluation", {})
+    main = replace(main, evaluation=evaluation)
     variants, rows = {MAIN: main}, [(row, MAIN) for row in table.get("expect", ())]
     for name, t in _tables(table, "variants", where):
         here = f"{where}, [variants.{name}]"
@@ -190,7 +219,7 @@ def read_study(path: Path, quick: bool = False) -> Study:
         demonstrations = {**table["demonstrations"], **t.get("demonstrations", {})}
         variants[name] = replace(
             _variant(name, task, demonstrations, here),
-            evaluation=t.get("evaluation", {}),
+            evaluation={**evaluation, **t.get("evaluation", {})},
             arms=tuple(t.get("arms", ())),
         )
         if strange := [a for a in variants[name].arms if a not in arms]:
@@ -227,6 +256,16 @@ def read_study(path: Path, quick: bool = False) -> Study:
     return study
 
 
+def _require_order(arm: Arm, arms: Mapping[str, Arm], where: str, waiting: tuple[str, ...] = ()) -> None:
+    """StudyError where an arm needs the checkpoint of one that is not trained, or of itself in the end."""
+    for name in (arm.of, *arm.needs) if arm.of else arm.needs:
+        if name not in arms or (name != arm.of and arms[name].of) or name in (*waiting, arm.name):
+            raise StudyError(
+                f"{where}, [arms.{arm.name}]: {{{name}}} must name an arm that is trained before it"
+            )
+        _require_order(arms[name], arms, where, (*waiting, arm.name))
+
+
 def _replaced(study: Study, **changes: Any) -> Study:
     return Study(**{**{f.name: getattr(study, f.name) for f in fields(Study)}, **changes})
 
@@ -245,8 +284,7 @@ def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: 
         heads = {k.split(".")[0]: v for k, v in settings.items()}
         _require_keys(heads, RUN_TIME, f"{where}: what an arm that shares a training can change is")
         return Arm(name, "", "", settings, str(table["of"]))
-    shared = common if kinds == ["recipe"] else {}
-    return Arm(name, kinds[0], str(table[kinds[0]]), {**shared, **settings}, data=data)
+    return Arm(name, kinds[0], str(table[kinds[0]]), {**common, **settings}, data=data)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

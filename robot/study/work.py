@@ -28,7 +28,7 @@ import numpy as np
 
 from ..report.report import commit, machine
 from ..rollout import Rollout, env_features, rollout
-from .arms import decider, runner, task_maker
+from .arms import Trained, decider, runner, task_maker
 from .demonstrations import record_demonstrations
 from .study import Arm, Study, StudyError, Variant, read_study
 
@@ -148,9 +148,10 @@ class Work:
     def run(self, job: Job, report: Callable[[str, int, bool], None]) -> None:
         """Train and evaluate what is missing of `job`. report: called after each evaluation with the arm, its
         successes, and whether it was there already."""
-        variant, training = self.study.variants[job.variant], self.study.arms[job.arm]
-        data = self.record(variant)
-        out = self.folder / job.variant / job.arm / f"seed-{job.seed}"
+        variant, out = self.study.variants[job.variant], self._checkpoint(job)
+        for arm in (self.study.arms[job.arm], *self.evaluations(job)):
+            for name in arm.needs:
+                self.train(Job(job.variant, name, job.seed))
         # what was killed may still run in another process, which then finishes it
         with self._alone(out.with_suffix(".lock")):
             trained = None
@@ -159,9 +160,9 @@ class Work:
                 there = file.is_file()
                 if not there:
                     if trained is None:
-                        make = runner(training).train
-                        trained = make(training, variant, data, out, job.seed, self.device)
-                    result = self._evaluate(variant, arm, decider(out, self._settings(arm), self.device))
+                        trained = self._train(job)
+                    settings = self._resolved(arm, job).settings if arm.of else {}  # else the checkpoint's
+                    result = self._evaluate(variant, arm, decider(out, settings, self.device))
                     self._write(
                         file,
                         {
@@ -180,8 +181,24 @@ class Work:
                     )
                 report(arm.name, sum(json.loads(file.read_text())["outcomes"]), there)
 
-    def _settings(self, arm: Arm) -> Mapping[str, Any]:
-        return arm.settings if arm.of else {}  # of one that is trained, its checkpoint knows them
+    def train(self, job: Job) -> None:
+        """Train its arm, where it is not trained, and those that it needs."""
+        for name in self.study.arms[job.arm].needs:
+            self.train(Job(job.variant, name, job.seed))
+        with self._alone(self._checkpoint(job).with_suffix(".lock")):
+            self._train(job)
+
+    def _train(self, job: Job) -> Trained:
+        variant, arm = self.study.variants[job.variant], self._resolved(self.study.arms[job.arm], job)
+        out, data = self._checkpoint(job), self.record(variant)
+        return runner(arm).train(arm, variant, data, out, job.seed, self.device)
+
+    def _resolved(self, arm: Arm, job: Job) -> Arm:
+        folders = {n: self._checkpoint(Job(job.variant, n, job.seed)) for n in arm.needs}
+        return arm.with_checkpoints(folders)
+
+    def _checkpoint(self, job: Job) -> Path:
+        return self.folder / job.variant / job.arm / f"seed-{job.seed}"
 
     def _evaluate(self, variant: Variant, arm: Arm, policy: Any) -> dict[str, Any]:
         study = self.study

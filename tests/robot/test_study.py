@@ -220,7 +220,7 @@ def test_a_file_that_does_not_fit(write: Callable[[str], Path], old: str, new: s
     [
         ("backbone.widths =", "backbone.width =", r"\[arms.long\]: .*did you mean --backbone.widths"),
         ('recipe = "flow"', 'recipe = "flw"', r"no recipe 'flw': did you mean flow"),
-        ('recipe = "flow"', 'learner = "flow"', "the arm long is a learner: there is recipe"),
+        ('recipe = "flow"', 'learner = "flow"', "no learner 'flow': "),
         (
             "n_action_steps = 1",
             "n_action_steps = 99",
@@ -247,14 +247,57 @@ def test_the_example_in_the_docs_is_a_study(tmp_path: Path) -> None:
     (tmp_path / "fork.toml").write_text(example)
     study = read_study(tmp_path / "fork.toml")
     assert [a.name for a in study.sharing(study.arms["flow"], "control")] == ["flow", "once"]
-    assert study.arms["best"].data == {"weights": "success"}
+    assert study.arms["filtered"].data == {"weights": "success"}
     assert study.arms["flow"].settings["backbone"] == "ResidualMLP"
+    assert study.arms["best"].needs == ("iql",)
     assert study.variants["control"].options == {"routes": 1}
     assert [e.text() for e in study.expect] == [
         "flow at least 0.9 (main)",
         "flow better than once by 0.3 (main)",
         "once within 0.1 of flow (control)",
     ]
+
+
+LEARNER = """
+[arms.ranked]
+of = "long"
+steering = "BestOfN"
+"steering.BestOfN.critic" = "{values}/critic"
+"steering.BestOfN.candidates" = 3
+sampling_steps = 2
+[arms.values]
+learner = "iql"
+backbone = "ResidualMLP"
+steps = 2
+batch_size = 8
+"iql.critic_first" = 1
+"iql.critic.width" = 16
+[[expect]]
+arm = "short"
+"""
+
+
+def test_an_arm_is_evaluated_with_the_critic_of_another(write: Callable[[str], Path], tmp_path: Path) -> None:
+    """Whose training comes before that evaluation, though it stands later in the file."""
+    from ulna.policies.learn.critic import load_critic
+
+    work = Work(write(STUDY.replace('[[expect]]\narm = "short"\n', LEARNER, 1)), tmp_path / "work")
+    work.begin()
+    run_all(work, 1)
+    results = {r["arm"]: r for r in work.results() if r["variant"] == "main"}
+    assert results["ranked"]["nfe_per_decision"] == 3 * 2
+    assert results["values"]["checkpoint"] != results["long"]["checkpoint"]
+    assert load_critic(tmp_path / "work/main/values/seed-0/critic").spec.width == 16
+
+
+@pytest.mark.parametrize("name", ["nobody", "short", "long"])
+def test_a_critic_is_of_an_arm_that_is_trained_before(write: Callable[[str], Path], name: str) -> None:
+    text = STUDY.replace("n_action_steps = 1", f'n_action_steps = 1\nsteering = "{{{name}}}"', 1)
+    if name == "long":  # its own arm's checkpoint is there
+        assert read_study(write(text)).arms["short"].needs == ("long",)
+        return
+    with pytest.raises(StudyError, match=rf"\[arms.short\]: {{{name}}} must name an arm that is trained"):
+        read_study(write(text))
 
 
 def test_ways_are_counted_among_successes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_every_objective_learns_all_horizons_and_the_gate(objective: Objective) 
     assert losses.error.shape == (B, H, A)
     assert set(losses.extras) == {"balance"}
     (masked_mean(losses.error, torch.ones(B, H, dtype=torch.bool)) + losses.extras["balance"]).backward()
-    weight = net.inner.out.weight.grad
+    weight = dict(net.named_parameters())["inner.out.weight"].grad
     assert weight is not None
     assert (weight.abs().amax(1) > 0).all()
 
@@ -200,7 +201,7 @@ class Disagreeing(nn.Module):
 
 def decide(
     net: nn.Module,
-    hooks: list[Hook],
+    hooks: Sequence[Hook],
     b: int = B,
     objective: Objective | None = None,
     slope: float = 0.0,
@@ -274,7 +275,7 @@ def test_listening_changes_no_bit_and_costs_no_evaluation() -> None:
             assert heard.execute is not None
 
 
-def _with_pooled(net: nn.Module, hooks: list[Hook], solver: DDIM | Heun) -> Sampled:
+def _with_pooled(net: nn.Module, hooks: Sequence[Hook], solver: DDIM | Heun) -> Sampled:
     return sample(net, Flow(), solver, question()[3], (B, H, A), 4, 7, hooks)
 
 

@@ -129,7 +129,8 @@ def test_one_candidate_is_the_base_sampler(tmp_path: Path) -> None:
 
 
 def test_the_draw_goes_from_the_best_to_any(tmp_path: Path) -> None:
-    """At temperature inf every candidate is as likely; rows with seeds of their own are what they are alone."""
+    """At temperature inf every candidate is as likely; rows with seeds of their own are what they are
+    alone."""
     save_critic(tmp_path, critic(), TrainingRecord())
     p, seen = policy(), {k: v[:1].expand(400, *v.shape[1:]) for k, v in observation().items()}
     request = Request(seen, seed=list(range(400)))
@@ -169,7 +170,7 @@ def test_a_critic_of_another_robot_or_chunk_is_refused_with_both_sides(tmp_path:
 
 def test_best_of_n_by_name_and_not_by_a_strangers_request() -> None:
     assert hook_named("BestOfN", {"critic": "here", "candidates": "4"}) == BestOfN("here", 4)
-    with pytest.raises(ValueError, match="name its folder with --BestOfN.critic"):
+    with pytest.raises(ValueError, match=r"name its folder with --BestOfN\.critic"):
         policy().sample(Request(observation(), seed=0), [BestOfN()])
     with pytest.raises(ValueError, match="names files"):
         hooks_from_request([{"part": "BestOfN", "critic": "/etc"}])

@@ -1,4 +1,5 @@
-"""Implicit Q-learning on a chain whose values are known, on windows of real stores, and its run as a whole."""
+"""Implicit Q-learning on a chain whose values are known, on windows of real stores, and its run as a
+whole."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ class IQLLearner:
         }
         self.steps = iql.critic_first + t.steps
 
-    @cached_property
+    @property
     def modules(self) -> Mapping[str, nn.Module]:
         return {
             "q": self.critic.q_nets,
@@ -92,7 +91,7 @@ class IQLLearner:
     def optimizers(self) -> Mapping[str, Optimizer]:
         return self._optimizers
 
-    @cached_property
+    @property
     def targets(self) -> Mapping[str, Target]:
         t = self.policy.recipe.training
         follow = warmed_up(t.ema_power, t.ema_max)

@@ -143,7 +143,7 @@ def test_rewards_after_a_record_that_was_cut_off_do_not_count_twice() -> None:
 def test_an_update_is_deterministic() -> None:
     results = []
     for _ in range(2):
-        learner = chain_learner(0.7)
+        learner, metrics = chain_learner(0.7), {}
         for step in range(5):
             torch.manual_seed(step)
             metrics = learner.update(chain(), step / learner.steps)

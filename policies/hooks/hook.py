@@ -18,16 +18,30 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field, Start
+from ..objectives.objective import Objective
 
-if TYPE_CHECKING:
-    from ..recipe import Recipe
+
+class Steered(Protocol):
+    """What a hook may require of the recipe whose policies it steers; see `policies.recipe.Recipe`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def sampling_steps(self) -> int: ...
+
+    @property
+    def n_past_actions(self) -> int: ...
 
 
 class Hook:
@@ -47,7 +61,7 @@ class Hook:
         """Whether requests must bring the actions sent before now."""
         return False
 
-    def require(self, recipe: Recipe) -> None:
+    def require(self, recipe: Steered) -> None:
         """ValueError in one sentence where it cannot steer the policies of `recipe`."""
 
     def condition(self, field: Field, rng: torch.Generator) -> Context:

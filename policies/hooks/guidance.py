@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ..conditions.condition import require_dropped
 from ..contexts.context import Context
 from ..field import Field
 from ..pred import Pred
-from .hook import Hook
+from .hook import Hook, Steered
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class CFG(Hook):
     weight: float = 1.5
     """0: as if not told, 1: as told, more: beyond."""
 
-    def require(self, recipe: Any) -> None:
+    def require(self, recipe: Steered) -> None:
         require_dropped(recipe.conditions)
 
     def guide(self, field: Field, rng: torch.Generator) -> Field:

@@ -18,13 +18,33 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field, Start
+from ..objectives.objective import Objective
+
+
+class Steered(Protocol):
+    """What a hook may require of the recipe whose policies it steers; see `policies.recipe.Recipe`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def sampling_steps(self) -> int: ...
+
+    @property
+    def n_past_actions(self) -> int: ...
+
+    @property
+    def conditions(self) -> tuple[Any, ...]: ...
 
 
 class Hook:
@@ -44,8 +64,8 @@ class Hook:
         """Whether requests must bring the actions sent before now."""
         return False
 
-    def require(self, recipe: Any) -> None:
-        """ValueError in one sentence where it cannot steer the policies of `recipe`, a `policies.recipe.Recipe`."""
+    def require(self, recipe: Steered) -> None:
+        """ValueError in one sentence where it cannot steer the policies of `recipe`."""
 
     def condition(self, field: Field, rng: torch.Generator) -> Context:
         """H0. The context of all rows, `field.context` as it is."""

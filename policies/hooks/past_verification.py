@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from ..field import Field
-from .hook import Hook
+from .hook import Hook, Steered
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class PastVerification(Hook):
     def needs_past(self) -> bool:
         return True
 
-    def require(self, recipe: Any) -> None:
+    def require(self, recipe: Steered) -> None:
         if recipe.n_past_actions < 1:
             raise ValueError(
                 "PastVerification compares the past actions of a chunk with those that were sent, and the "

@@ -19,6 +19,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "UNet1D": {"widths": (8, 16), "time_width": 8},
     "Transformer": {"width": 16, "depth": 2},
     "ResidualMLP": {"width": 16, "depth": 2, "time_width": 8},
+    "Horizons": {"horizons": (2, 4)},
+    "NeuralDynamics": {"basis": 2},
 }
 DOUBLE = torch.float64
 CHUNKS = sorted(parts_for(Backbone))
@@ -51,7 +53,7 @@ def question() -> tuple[Tensor, Tensor, Tensor, Context]:
     rng = torch.Generator().manual_seed(1)
     x, tokens = (torch.randn(s, dtype=DOUBLE, generator=rng) for s in ((2, 4, 3), (2, 2, 5)))
     s, t = torch.tensor([0.1, 0.6], dtype=DOUBLE), torch.tensor([0.4, 0.9], dtype=DOUBLE)
-    return x, s, t, Context(tokens, tokens.flatten(1))
+    return x, s, t, Context(tokens, tokens.flatten(1), present=x[:, 0].clone())
 
 
 @pytest.mark.parametrize("name", CHUNKS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -56,18 +57,22 @@ def question() -> tuple[Tensor, Tensor, Tensor, Context]:
     return x, s, t, Context(tokens, tokens.flatten(1), present=x[:, 0].clone())
 
 
+def jvp(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    return cast("tuple[Tensor, Tensor]", torch.func.jvp(f, at, along))
+
+
 @pytest.mark.parametrize("name", CHUNKS)
 def test_forward_mode_agrees_with_central_differences(name: str) -> None:
     net = derivable(name, ASKS)
     x, s, t, context = question()
     v = torch.randn(x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
-    value, along = torch.func.jvp(lambda x, s: net(x, s, t, context), (x, s), (v, torch.ones_like(s)))
+    value, along = jvp(lambda x, s: net(x, s, t, context), (x, s), (v, torch.ones_like(s)))
     h = 1e-7
     differences = (net(x + h * v, s + h, t, context) - net(x - h * v, s - h, t, context)) / (2 * h)
     torch.testing.assert_close(value, net(x, s, t, context))
     assert float(differences.detach().abs().max()) > 1e-3
     torch.testing.assert_close(along, differences, rtol=1e-4, atol=1e-5)
-    _, of_time = torch.func.jvp(lambda s: net(x, s, t, context), (s,), (torch.ones_like(s),))
+    _, of_time = jvp(lambda s: net(x, s, t, context), (s,), (torch.ones_like(s),))
     assert float(of_time.detach().abs().max()) > 1e-6, "the first time counts"
 
 

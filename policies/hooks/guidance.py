@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from ..contexts.context import Context
 from ..field import Field
 from ..pred import Pred
 from .hook import Hook
-
-if TYPE_CHECKING:
-    from ..recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class CFG(Hook):
     weight: float = 1.5
     """0: as if not told, 1: as told, more: beyond."""
 
-    def require(self, recipe: Recipe) -> None:
+    def require(self, recipe: Any) -> None:
         require_dropped(recipe.conditions)
 
     def guide(self, field: Field, rng: torch.Generator) -> Field:

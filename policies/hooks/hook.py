@@ -18,16 +18,13 @@ dimensions. Chunks are normalised to [-1, 1]."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field, Start
-
-if TYPE_CHECKING:
-    from ..recipe import Recipe
 
 
 class Hook:
@@ -47,8 +44,8 @@ class Hook:
         """Whether requests must bring the actions sent before now."""
         return False
 
-    def require(self, recipe: Recipe) -> None:
-        """ValueError in one sentence where it cannot steer the policies of `recipe`."""
+    def require(self, recipe: Any) -> None:
+        """ValueError in one sentence where it cannot steer the policies of `recipe`, a `policies.recipe.Recipe`."""
 
     def condition(self, field: Field, rng: torch.Generator) -> Context:
         """H0. The context of all rows, `field.context` as it is."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
 from ..field import Field
 from .hook import Hook
-
-if TYPE_CHECKING:
-    from ..recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class PastVerification(Hook):
     def needs_past(self) -> bool:
         return True
 
-    def require(self, recipe: Recipe) -> None:
+    def require(self, recipe: Any) -> None:
         if recipe.n_past_actions < 1:
             raise ValueError(
                 "PastVerification compares the past actions of a chunk with those that were sent, and the "

@@ -93,7 +93,7 @@ class NeuralDynamicsNet(nn.Module):
                 "NeuralDynamics begins where the robot is now, and the observation does not say: the state "
                 "needs an element for each element of the action, of the same name"
             )
-        n, parameters = self.basis, parameters_BRA.float()
+        n, parameters = self.basis, parameters_BRA.to(self.response.dtype)
         weights, goal, velocity = parameters[:, :n], parameters[:, n], parameters[:, n + 1]
         start = context.present.to(parameters)
         forcing = self.weight_scale * weights

@@ -5,7 +5,7 @@ Legend: B batch, H horizon, A action dimensions."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,9 @@ class FlowMap:
         def average(a: Tensor, s: Tensor) -> Tensor:
             return self._velocity(net(a, s, t, context).float(), a, s)
 
-        u, derivative = torch.func.jvp(average, (at_s, s), (v, torch.ones_like(s)))
+        u, derivative = cast(
+            "tuple[Tensor, Tensor]", torch.func.jvp(average, (at_s, s), (v, torch.ones_like(s)))
+        )
         jump = v + (t - s)[:, None, None] * derivative.detach()
         return Losses(losses.error + (u - jump) ** 2, losses.extras)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "UNet1D": {"widths": (8, 16), "time_width": 8},
     "Transformer": {"width": 16, "depth": 2},
     "ResidualMLP": {"width": 16, "depth": 2, "time_width": 8},
+    "Horizons": {"horizons": (2, 4)},
+    "NeuralDynamics": {"basis": 2},
 }
 DOUBLE = torch.float64
 CHUNKS = sorted(parts_for(Backbone))
@@ -51,7 +54,11 @@ def question() -> tuple[Tensor, Tensor, Tensor, Context]:
     rng = torch.Generator().manual_seed(1)
     x, tokens = (torch.randn(s, dtype=DOUBLE, generator=rng) for s in ((2, 4, 3), (2, 2, 5)))
     s, t = torch.tensor([0.1, 0.6], dtype=DOUBLE), torch.tensor([0.4, 0.9], dtype=DOUBLE)
-    return x, s, t, Context(tokens, tokens.flatten(1))
+    return x, s, t, Context(tokens, tokens.flatten(1), present=x[:, 0].clone())
+
+
+def jvp(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    return cast("tuple[Tensor, Tensor]", torch.func.jvp(f, at, along))
 
 
 @pytest.mark.parametrize("name", CHUNKS)
@@ -59,13 +66,13 @@ def test_forward_mode_agrees_with_central_differences(name: str) -> None:
     net = derivable(name, ASKS)
     x, s, t, context = question()
     v = torch.randn(x.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
-    value, along = torch.func.jvp(lambda x, s: net(x, s, t, context), (x, s), (v, torch.ones_like(s)))
+    value, along = jvp(lambda x, s: net(x, s, t, context), (x, s), (v, torch.ones_like(s)))
     h = 1e-7
     differences = (net(x + h * v, s + h, t, context) - net(x - h * v, s - h, t, context)) / (2 * h)
     torch.testing.assert_close(value, net(x, s, t, context))
     assert float(differences.detach().abs().max()) > 1e-3
     torch.testing.assert_close(along, differences, rtol=1e-4, atol=1e-5)
-    _, of_time = torch.func.jvp(lambda s: net(x, s, t, context), (s,), (torch.ones_like(s),))
+    _, of_time = jvp(lambda s: net(x, s, t, context), (s,), (torch.ones_like(s),))
     assert float(of_time.detach().abs().max()) > 1e-6, "the first time counts"
 
 

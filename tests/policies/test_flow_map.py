@@ -90,7 +90,7 @@ def test_in_expectation_the_data_teach_the_same(predict: str) -> None:
 
     at_optimum = gradient()
     with torch.no_grad():
-        net.more += 0.3
+        net.more.add_(0.3)
     assert float(at_optimum.norm()) < 0.03 * float(gradient().norm())
 
 

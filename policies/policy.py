@@ -57,7 +57,8 @@ class Policy(nn.Module):
         self.codec = recipe.codec.build(features, stats, recipe.n_past_actions)
         seen = {k: f for k, f in features.items() if k not in hidden}
         self.encoder = recipe.encoder.build(seen | recipe.codec.observes(features))
-        width, per_frame = self.encoder.width, getattr(self.encoder, "tokens_per_frame", 1)
+        width: int = self.encoder.width  # type: ignore[assignment]
+        per_frame = getattr(self.encoder, "tokens_per_frame", 1)
         self.conditions = nn.ModuleList(c.build(of, self.encoder, width) for c, of in of_part)
         for condition in self.conditions:
             condition.register_parameter("nothing", nn.Parameter(torch.zeros(width)))

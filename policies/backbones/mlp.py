@@ -1,4 +1,4 @@
-"""A residual MLP over the whole chunk: on a CPU, thirteen times the speed of the smallest transformer or more.
+"""A residual MLP over the whole chunk: on a CPU at least thirteen times as fast as the smallest transformer.
 As in Much Ado About Noising (Pan et al. 2025), whose MLP reaches the success of larger nets on tasks from
 state. Legend: B batch, H horizon, A action dimensions, G pooled context, D width."""
 

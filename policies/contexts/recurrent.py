@@ -61,7 +61,7 @@ class RecurrentNet(ContextNet):
             memory = seen.new_zeros(len(seen), self.memory_width)
         elif fresh is not None:
             memory = torch.where(fresh[:, None], torch.zeros_like(memory), memory)
-        memory = self.cell(seen, memory)
+        now: Tensor = self.cell(seen, memory)
         base = stacked(z_BTKD, conditions)
         frame = base.frame
         if frame is None:
@@ -70,9 +70,9 @@ class RecurrentNet(ContextNet):
             None if base.mask is None else torch.cat([torch.ones_like(base.mask[:, :1]), base.mask], dim=1)
         )
         return Context(
-            torch.cat([self.token(memory)[:, None], base.tokens], dim=1),
-            torch.cat([base.pooled, memory], dim=-1),
+            torch.cat([self.token(now)[:, None], base.tokens], dim=1),
+            torch.cat([base.pooled, now], dim=-1),
             every,
             torch.cat([torch.full_like(frame[:1], -1), frame]),
-            memory,
+            now,
         )

@@ -266,7 +266,7 @@ def field_help(part: type) -> dict[str, str]:
     return texts
 
 
-def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def override[Part](recipe: Part, changes: dict[str, Any]) -> Part:
     """`recipe` with dotted fields replaced, e.g. `{"training.steps": 100, "backbone.widths": (64, 128)}`.
 
     A part as a whole is replaced by its name: `{"backbone": "Transformer"}` (with that part's defaults), be

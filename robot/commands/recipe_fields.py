@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import textwrap
 from collections.abc import Collection, Mapping
@@ -43,9 +44,12 @@ def with_changes(
     are chosen. options: what else there is, to suggest."""
     from ...policies.parts import override, settings, takes_parts
 
+    # the recipe's own fields at once, since they may only fit each other when all are set
+    own = {n: v for n, v in changes.items() if n in {f.name for f in dataclasses.fields(recipe)}}
     rest = {}
     try:
-        for name in sorted(changes, key=lambda n: n.count(".")):
+        recipe = override(recipe, own)
+        for name in sorted(set(changes) - set(own), key=lambda n: n.count(".")):
             if any(s.name == name and takes_parts(s.kind) for s in settings(recipe)):
                 recipe = override(recipe, {name: changes[name]})
             else:

@@ -78,7 +78,8 @@ def _arms(study: Study, variant: str, results: Sequence[Mapping[str, Any]]) -> d
         rates = outcomes_SE.mean(1)
         arms[name] = {
             arm.kind or "of": arm.source or arm.of,
-            "settings": {**arm.settings, **({"data": dict(arm.data)} if arm.data else {})},
+            "settings": {k: _json(v) for k, v in arm.settings.items()}
+            | ({"data": dict(arm.data)} if arm.data else {}),
             "successes": successes,
             "success_rate": float(outcomes_SE.mean()),
             "wilson_95": list(wilson(sum(successes), outcomes_SE.size)),
@@ -103,6 +104,11 @@ def _arms(study: Study, variant: str, results: Sequence[Mapping[str, Any]]) -> d
                 "sign_test_p": sign_test(wins, losses),
             }
     return arms
+
+
+def _json(value: Any) -> Any:
+    """A setting as JSON has it, which knows no infinity."""
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _outcomes(results: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -74,6 +74,7 @@ from .expect import Expectation
 MAIN = "main"
 RUN_TIME = ("sampling_steps", "n_action_steps", "decoder", "ensemble_decay", "solver", "steering")
 QUICK_EPISODES = 10
+QUICK_SEED = 5000  # tuning must not see the episodes that a study is judged by
 CHECKPOINT = re.compile(r"\{([^{}]+)\}")
 
 
@@ -177,7 +178,7 @@ class Study:
 
 
 def read_study(path: Path, quick: bool = False) -> Study:
-    """The study in `path`; its name is the file's. quick: one seed and few episodes, to try it out.
+    """The study in `path`; its name is the file's. quick: one seed, few and other episodes, to try it out.
     StudyError."""
     try:
         table = tomllib.loads(path.read_text())
@@ -252,7 +253,8 @@ def read_study(path: Path, quick: bool = False) -> Study:
                 "first_seed or evaluation_seed"
             )
     if quick:
-        return _replaced(study, seeds=1, episodes=min(study.episodes, QUICK_EPISODES))
+        episodes = min(study.episodes, QUICK_EPISODES)
+        return _replaced(study, seeds=1, episodes=episodes, evaluation_seed=QUICK_SEED)
     return study
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,8 +90,15 @@ EACH = pytest.mark.parametrize(("objective", "solver", "of", "steps"), IDEALS)
 
 
 def sample(
-    net: nn.Module, objective: Objective, solver: Solver, shape, steps: int, seed=0, hooks=(), **more
-) -> Sampled:  # type: ignore[no-untyped-def]
+    net: nn.Module,
+    objective: Objective,
+    solver: Solver,
+    shape: tuple[int, int, int],
+    steps: int,
+    seed: int | list[int] = 0,
+    hooks: Sequence[Hook] = (),
+    **more: Any,
+) -> Sampled:
     context = CONTEXT.repeat(shape[0])
     return sample_with(net, objective, solver, context, shape, steps, seed, hooks, **more)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_ddim_is_diffusers_ddim_and_with_eta_1_its_ddpm(eta: float, steps: int) 
         "clip_sample": True,
         "prediction_type": "epsilon",
     }
-    scheduler = (
+    scheduler: Any = (
         DDPMScheduler(**common, variance_type="fixed_small")
         if eta
         else DDIMScheduler(**common, set_alpha_to_one=True, timestep_spacing="trailing")
@@ -128,7 +129,7 @@ def test_ddim_is_diffusers_ddim_and_with_eta_1_its_ddpm(eta: float, steps: int) 
         move = solver.step(field, ours, i, None)
         rng = torch.Generator().manual_seed(i)
         pred = field(theirs, i)
-        extra = {} if eta else {"use_clipped_model_output": True}
+        extra: dict[str, Any] = {} if eta else {"use_clipped_model_output": True}
         theirs = scheduler.step(pred.eps, k, theirs, generator=rng, **extra).prev_sample
         noise = torch.randn(ours.shape, generator=torch.Generator().manual_seed(i))
         ours = move.draw(noise)

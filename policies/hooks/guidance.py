@@ -20,7 +20,8 @@ class CFG(Hook):
     weight, and the belief not told, times 1 - weight; BESO's lambda (Reuss et al. 2023, arXiv 2304.02532).
 
     Two evaluations where both have a share. For policies whose conditions were dropped in training, so that
-    they know what is done without; ValueError for others. Shown by the study beso_words."""
+    they know what is done without; ValueError for others. No study shows it yet: in beso_words no arm solves
+    the task."""
 
     weight: float = 1.5
     """0: as if not told, 1: as told, more: beyond."""

@@ -22,7 +22,8 @@ def ebt(features: Features) -> Recipe:
     stops by its own gradient, not the batch by all (see `EBT`).
 
     Trained so it averages where there are several ways; `--objective.start path --objective.steps 1
-    --objective.more-steps 0 --solver.momentum 0` does not. Shown by the study `ebt_fork`."""
+    --objective.more-steps 0 --solver.momentum 0` does not. Not shown yet: the study `ebt_fork`
+    is to be run."""
     return Recipe(
         name="ebt",
         paper="EBT-Policy, 2025 (arXiv 2510.27545)",

@@ -17,7 +17,8 @@ def imc(features: Features) -> Recipe:
     Faithful: the curricula, their compounding from round to round, eta 2, 50 rounds, unit Gaussians, the
     gate's soft cross-entropy. Not: chunks of 16 actions (single actions), 8 experts (50), a residual MLP
     3x256 (6x128) that is told the observation by FiLM, a gate of 2x64 (6x256) that learns beside the experts
-    (after them), and one learning rate. Shown by the study `imc_fork`."""
+    (after them), and one learning rate. Not shown yet: the study `imc_fork` is
+    to be run."""
     return Recipe(
         name="imc",
         paper="Blessing et al. 2023, Information Maximizing Curriculum (arXiv 2303.15349)",

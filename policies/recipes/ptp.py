@@ -22,7 +22,7 @@ def ptp(features: Features) -> Recipe:
     `--steer PastVerification` adds self-verification when acting. From images it trains in stages: a policy
     of short context first (`--n-obs-steps 2 --n-past-actions 1 --horizon 16`), then this one with
     `--training.start` at its checkpoint, `--training.freeze encoder.*` and `--training.cache-encodings true`.
-    Shown by benchmarks/studies/ptp_twice.toml."""
+    Not shown yet: the study `ptp_twice` is to be run."""
     return Recipe(
         name="ptp",
         paper="Torne et al. 2025, Learning Long-Context Diffusion Policies via Past-Token Prediction "

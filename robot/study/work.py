@@ -171,7 +171,7 @@ class Work:
                             "seed": job.seed,
                             **result,
                             "parameters": trained.parameters,
-                            "training_seconds": 0.0 if arm.of else round(trained.seconds, 2),
+                            "training_seconds": 0.0 if arm.of else round(trained.seconds, 4),
                             "final_loss": trained.final_loss,
                             "checkpoint": trained.content_hash,
                             "machine": machine(),
@@ -213,7 +213,7 @@ class Work:
             "mean_ticks": float(np.mean([o.ticks for o in r.outcomes])),
             "decisions": r.decisions,
             "nfe_per_decision": r.nfe_per_decision,
-            "evaluation_seconds": round(r.seconds, 2),
+            "evaluation_seconds": round(r.seconds, 4),
             "metrics": metrics(r, study.modes),
         }
 

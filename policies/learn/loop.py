@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...datasets.reading.loader import batches, step_rng
-from ..train.data import TrainingData, TrainingWindows
+from ..train.data import TrainingData, TrainingWindows, tensors
 from ..train.error import TrainingError
 from ..train.record import TrainingRecord
 from ..train.state import STATE_FILE, one_sentence
@@ -81,7 +81,7 @@ def learn(
     )
     began = time.monotonic()
     for step, arrays in zip(range(first, steps), reader, strict=True):
-        batch = {k: v if v.dtype.kind == "U" else torch.from_numpy(v).to(device) for k, v in arrays.items()}
+        batch = tensors(arrays, device)
         torch.manual_seed((seed * 1_000_003 + step) * 64)
         metrics = learner.update(batch, step / steps)
         move_targets(learner, step)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..train.config import flat
 from ..train.error import TrainingError
-from ..train.state import STATE_FILE, read_header, require_unused
+from ..train.state import STATE_FILE, read_header, require_unused, write_state
 from .learner import Learner
 
 
@@ -54,12 +52,7 @@ def save(
         for i, entry in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{name}/{i}/{k}": v for k, v in entry.items() if v is not None}
     header = {"identity": identity, "step": step, "history": history}
-    new = out / f".{STATE_FILE}"
-    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    save_file(contiguous, new, metadata={"ulna": json.dumps(header)})
-    with new.open("rb") as f:
-        os.fsync(f.fileno())
-    os.replace(new, out / STATE_FILE)
+    write_state(out, tensors, header)
 
 
 def restore(state: Path, learner: Learner) -> tuple[int, dict[str, list[float]]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ...datasets.features import Features, image_keys
 from ..backbones.unet1d import UNet1D
-from ..codec import Absolute, Relative
 from ..encoders.vector import MLP, Encoder
 from ..objectives.flow import Flow
-from ..recipe import Recipe, Training
+from ..recipe import Recipe
+from .minutes import codec_in_minutes, training_in_minutes
 
 
 def flow(features: Features) -> Recipe:
@@ -25,13 +25,6 @@ def flow(features: Features) -> Recipe:
         encoder=Encoder(state=MLP(128, 1)),
         backbone=UNet1D(widths=(64, 128, 256), time_width=64),
         objective=Flow(predict="x"),
-        codec=Relative("quantile") if images else Absolute("minmax"),
-        training=Training(
-            steps=2500,
-            batch_size=64 if images else 128,
-            learning_rate=1e-3,
-            betas=(0.9, 0.95),
-            weight_decay=1e-4,
-            warmup=100,
-        ),
+        codec=codec_in_minutes(images),
+        training=training_in_minutes(images),
     )

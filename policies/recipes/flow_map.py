@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ...datasets.features import Features, image_keys
 from ..backbones.mlp import ResidualMLP
-from ..codec import Absolute, Relative
 from ..encoders.vector import MLP, Encoder
 from ..objectives.flow_map import FlowMap
-from ..recipe import Recipe, Training
+from ..recipe import Recipe
+from .minutes import codec_in_minutes, training_in_minutes
 
 
 def flow_map(features: Features) -> Recipe:
@@ -27,13 +27,6 @@ def flow_map(features: Features) -> Recipe:
         backbone=ResidualMLP(),
         objective=FlowMap(predict="x"),
         sampling_steps=1,
-        codec=Relative("quantile") if images else Absolute("minmax"),
-        training=Training(
-            steps=2500,
-            batch_size=64 if images else 128,
-            learning_rate=1e-3,
-            betas=(0.9, 0.95),
-            weight_decay=1e-4,
-            warmup=100,
-        ),
+        codec=codec_in_minutes(images),
+        training=training_in_minutes(images),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ...datasets.features import Features, image_keys
 from ..backbones.mlp import ResidualMLP
-from ..codec import Absolute, Relative
 from ..encoders.vector import MLP, Encoder
 from ..objectives.mip import MIP
 from ..objectives.regression import Regression
-from ..recipe import Recipe, Training
+from ..recipe import Recipe
 
 PAPER = "Pan et al. 2025, Much Ado About Noising (arXiv 2512.01809)"
+from .minutes import codec_in_minutes, training_in_minutes
 
 
 def mip(features: Features) -> Recipe:
@@ -46,13 +46,6 @@ def _deterministic(
         backbone=ResidualMLP(),
         objective=objective,
         sampling_steps=steps,
-        codec=Relative("quantile") if images else Absolute("minmax"),
-        training=Training(
-            steps=2500,
-            batch_size=64 if images else 128,
-            learning_rate=1e-3,
-            betas=(0.9, 0.95),
-            weight_decay=1e-4,
-            warmup=100,
-        ),
+        codec=codec_in_minutes(images),
+        training=training_in_minutes(images),
     )

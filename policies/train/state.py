@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,11 @@ def save_state(
         "ema_step": int(ema.n_averaged),
         "validation": validation,
     }
+    write_state(out, tensors, header)
+
+
+def write_state(out: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """The state of a run in the folder `out`; it arrives by one rename. header: JSON, see `read_header`."""
     new = out / f".{STATE_FILE}"
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     save_file(contiguous, new, metadata={"ulna": json.dumps(header)})

@@ -1,0 +1,23 @@
+"""What recipes share that are sized to train in minutes on two CPU cores, so that they differ in their method
+alone."""
+
+from __future__ import annotations
+
+from ..codec import Absolute, ActionCodec, Relative
+from ..recipe import Training
+
+
+def codec_in_minutes(images: bool) -> ActionCodec:
+    """With images relative to the state and scaled by quantiles, as in openpi; from state alone absolute."""
+    return Relative("quantile") if images else Absolute("minmax")
+
+
+def training_in_minutes(images: bool) -> Training:
+    return Training(
+        steps=2500,
+        batch_size=64 if images else 128,
+        learning_rate=1e-3,
+        betas=(0.9, 0.95),
+        weight_decay=1e-4,
+        warmup=100,
+    )

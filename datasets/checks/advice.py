@@ -25,6 +25,7 @@ ADVICE = {
     "static": "delete it",
     "idle": "`ulna data trim` its ends",
     "clipped": "teleoperate more slowly or raise the limits; `action` holds what was sent",
+    "held-back": "nothing, where it held an object; else look what stood in the way",
     "black": "look at the camera; delete the episode",
     "overexposed": "fix exposure and light",
     "flat": "look at the camera; delete the episode",

@@ -31,6 +31,7 @@ COMMANDS = {
     "twin": "start the other end of a device: the bytes of a real one, with physics behind them",
     "recipes": "list the policies that can be trained",
     "data": "look at, check, edit, bring in and hand out datasets",
+    "completion": "what makes a shell complete these commands with the Tab key",
 }
 HELP = """ulna: from demonstrations to a served policy
 

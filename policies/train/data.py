@@ -126,7 +126,7 @@ class TrainingData:
         left_out = windows.left_out_sentence()
         weights_of_windows = window_weights(train, self._episode_weights(), options.mix or None)
         identity = {
-            "data": self._content(),
+            "data": self.content(),
             "frames": len(windows),
             "options": batch_options(options),
             "observation": list(spec.keys),
@@ -158,12 +158,28 @@ class TrainingData:
         ends = np.cumsum([len(numbers) for numbers in self.episodes])[:-1]
         return [None] * len(self.stores) if weights is None else np.split(weights, ends)
 
-    def _content(self) -> str:
+    def content(self) -> str:
+        """A digest of the episodes to train on."""
         content = hashlib.sha256()
         for store, numbers in zip(self.stores, self.episodes, strict=True):
             for i in numbers:
                 content.update(store.episodes[i].content.encode())
         return content.hexdigest()
+
+    @property
+    def counts(self) -> list[int]:
+        """How many episodes of each dataset are trained on."""
+        return [len(numbers) for numbers in self.episodes]
+
+    def first(self, counts: Sequence[int]) -> TrainingData:
+        """The same with the first `counts` episodes of each dataset only."""
+        episodes = [numbers[:n] for numbers, n in zip(self.episodes, counts, strict=True)]
+        return replace(self, episodes=episodes)
+
+    def has_grown(self, counts: Sequence[int], content: str) -> bool:
+        """Whether these are episodes of which `counts` had the digest `content`, and more."""
+        more = len(counts) == len(self.counts) and sum(self.counts) > sum(counts)
+        return more and self.first(counts).content() == content
 
 
 def open_data(

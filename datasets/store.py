@@ -33,14 +33,13 @@ class EpisodeStore:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
-        self.features: Features = features_from_json(header["features"])
+        self.features: Features = features_from_json(_table(header, "features"))
         _require_names(self.features)
         self.control_hz = _rate(header["fps"])
         self.robot = str(header.get("robot", ""))
-        self.provenance: dict[str, Any] = dict(header.get("provenance", {}))
-        self.storage: dict[str, dict[str, Any]] = {
-            key: dict(settings) for key, settings in dict(header.get("storage", {})).items()
-        }
+        self.provenance: dict[str, Any] = _table(header, "provenance")
+        storage = _table(header, "storage")
+        self.storage: dict[str, dict[str, Any]] = {key: _table(storage, key) for key in storage}
         self._episodes: list[Episode] | None = None
         self._guard = threading.Lock()
         self._lock: StoreLock | None = None
@@ -276,6 +275,12 @@ def _require_names(features: Features) -> None:
 
 class _LockFailed(OSError):
     """The file of the lock cannot be created."""
+
+
+def _table(header: Mapping[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(value := header.get(key) or {}, dict):
+        raise ValueError(f"its {key} is {str(value)[:40]!r}, no object")
+    return dict(value)
 
 
 def _rate(value: Any) -> float:

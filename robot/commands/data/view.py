@@ -37,7 +37,7 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
     selection = episode_list(args.episodes) if args.episodes else None
-    store = EpisodeStore.open(args.data, recover=not args.read_only)
+    store = EpisodeStore.open(args.data, recover=False)
     if args.rerun:
         return _write_rerun(store, selection, args, out)
 

@@ -1,7 +1,9 @@
-"""Reads zarr v3 arrays of a folder that may come from anyone, without zarr: no link is followed, sizes are
-compared with what the array says before memory is taken for them, and a codec can give no more bytes than its
-chunk has. The layouts are those that zarr-python writes for numbers and pictures: a regular grid of chunks, in
-shards or not, compressed with blosc, zstd or gzip, and JPEG (zarr v3 specification; sharding codec 1.0)."""
+"""Reads zarr v3 arrays of a folder that may come from anyone, without zarr.
+
+No link is followed, sizes are compared with what the array says before memory is taken for them, and a codec
+can give no more bytes than its chunk has. The layouts are those that zarr-python writes for numbers and
+pictures: a regular grid of chunks, in shards or not, compressed with blosc, zstd or gzip, and JPEG (zarr v3
+specification; sharding codec 1.0)."""
 
 from __future__ import annotations
 
@@ -120,8 +122,8 @@ class Layout:
 
 
 class ArrayReader:
-    """The array in `folder`, which lies in the folder `root`. Raises OSError or ValueError where its zarr.json
-    cannot be read."""
+    """The array in `folder`, which lies in the folder `root`. Raises OSError or ValueError where its
+    zarr.json cannot be read."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
@@ -143,7 +145,10 @@ class ArrayReader:
             out[...] = layout.fill
         if not out.size:
             return out
-        if self.shape[0] > 1 and prod(-(-n // m) for n, m in zip(self.shape, layout.shard, strict=True)) > MOST_FILES:
+        if (
+            self.shape[0] > 1
+            and prod(-(-n // m) for n, m in zip(self.shape, layout.shard, strict=True)) > MOST_FILES
+        ):
             raise ValueError(f"it lies in more than {MOST_FILES} files")
         shards = [range(start // layout.shard[0], -(-stop // layout.shard[0]))]
         shards += [range(-(-n // m)) for n, m in zip(self.shape[1:], layout.shard[1:], strict=True)]
@@ -166,7 +171,9 @@ class ArrayReader:
             else:
                 spans = _index(file, size, prod(layout.per_shard), "crc32c" in layout.index_codecs)
             for number, inner in enumerate(np.ndindex(*layout.per_shard)):
-                begin = [p * s + i * c for p, s, i, c in zip(place, layout.shard, inner, layout.chunk, strict=True)]
+                begin = [
+                    p * s + i * c for p, s, i, c in zip(place, layout.shard, inner, layout.chunk, strict=True)
+                ]
                 begin[0] -= start
                 target, source = [], []
                 for at, length, room in zip(begin, layout.chunk, out.shape, strict=True):
@@ -231,4 +238,3 @@ def _decompress(name: str, data: Any, size: int) -> bytes:
     if len(value) != size:
         raise ValueError("its bytes are not a chunk of this array")
     return value
-

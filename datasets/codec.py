@@ -69,8 +69,8 @@ def decode(raw: bytes, kind: Kind, has_crc: bool, frame: np.ndarray) -> None:
 
 
 def decompress_blosc(data: memoryview, size: int, out: np.ndarray | None = None) -> bytes:
-    """The `size` bytes that `data` was made of, written into `out` where given. ValueError or RuntimeError: it
-    was made of others."""
+    """The `size` bytes that `data` was made of, written into `out` where given. ValueError or RuntimeError:
+    it was made of others."""
     from numcodecs.blosc import decompress
 
     # blosc trusts its header (sizes in bytes 4-7 and 12-15), so it must agree with the sizes that are known

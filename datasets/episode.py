@@ -215,7 +215,7 @@ def attrs_of(folder: Path) -> dict[str, Any]:
         group = inside.read_json(store_of(folder), folder / "zarr.json")
         attrs = group["attributes"]
         if not isinstance(attrs, dict):
-            raise ValueError("its attributes are no object")
+            raise ValueError("its attributes are no object")  # noqa: TRY004  a file said it
         _require_attrs(attrs)
         return attrs
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -239,13 +239,13 @@ def _require_attrs(attrs: Mapping[str, Any]) -> None:
             raise ValueError(f"its {key} is {str(value)[:40]!r}, no number")
     for key in ("dropped", "streams", "limits"):
         if not isinstance(attrs.get(key) or {}, dict):
-            raise ValueError(f"its {key} is no object")
+            raise ValueError(f"its {key} is no object")  # noqa: TRY004
     for stream, rows in (attrs.get("dropped") or {}).items():
         count_of(rows, f"the count of lost rows of {stream}")
     for stream, facts in (attrs.get("streams") or {}).items():
         if not isinstance(facts, dict):
-            raise ValueError(f"what it says of {stream} is no object")
+            raise ValueError(f"what it says of {stream} is no object")  # noqa: TRY004
         if "rows" in facts:
             count_of(facts["rows"], f"the count of rows of {stream}")
     if not isinstance(attrs.get("notes") or [], list):
-        raise ValueError("its notes are no list")
+        raise ValueError("its notes are no list")  # noqa: TRY004

@@ -79,8 +79,8 @@ def is_file(root: Path, path: Path) -> bool:
 
 
 def require_own(root: Path, folder: Path) -> None:
-    """Raise OSError that names the first thing in the tree `folder`, or on the way to it from `root`, which is
-    neither a folder nor a regular file. A folder that is missing is none."""
+    """Raise OSError that names the first thing in the tree `folder`, or on the way to it from `root`, which
+    is neither a folder nor a regular file. A folder that is missing is none."""
     try:
         entries = scan(root, folder)
     except FileNotFoundError:

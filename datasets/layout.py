@@ -46,8 +46,8 @@ def to_trash(store: Path, folder: Path, name: str) -> Path:
 
 
 def require_own(store: Path) -> None:
-    """Raise StoreError unless the folders of `store`, where they exist, are its own, and not links to those of
-    another: before anything is written, moved or removed in one of them."""
+    """Raise StoreError unless the folders of `store`, where they exist, are its own, and not links to those
+    of another: before anything is written, moved or removed in one of them."""
     for name in (EPISODES, IN_PROGRESS, DAMAGED, TRASH):
         folder = store / name
         if folder.exists(follow_symlinks=False) and not inside.is_folder(store, folder):

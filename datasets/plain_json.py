@@ -10,8 +10,8 @@ MOST_DEPTH = 64
 
 
 def loads(text: str | bytes) -> Any:
-    """The value of JSON `text`. ValueError: it is no JSON, a number of it is not finite (NaN, `1e999`) or does
-    not fit into 64 bits, or it is nested more than 64 deep."""
+    """The value of JSON `text`. ValueError: it is no JSON, a number of it is not finite (NaN, `1e999`) or
+    does not fit into 64 bits, or it is nested more than 64 deep."""
     try:
         value = json.loads(text, parse_float=_float, parse_int=_int, parse_constant=_constant)
     except RecursionError:

@@ -182,7 +182,9 @@ class EpisodeStore:
 
     def _in_progress(self) -> list[Path]:
         try:
-            return [self.path / IN_PROGRESS / name for name in inside.scan(self.path, self.path / IN_PROGRESS)]
+            return [
+                self.path / IN_PROGRESS / name for name in inside.scan(self.path, self.path / IN_PROGRESS)
+            ]
         except OSError:
             return []
 
@@ -279,7 +281,7 @@ class _LockFailed(OSError):
 
 def _table(header: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value := header.get(key) or {}, dict):
-        raise ValueError(f"its {key} is {str(value)[:40]!r}, no object")
+        raise ValueError(f"its {key} is {str(value)[:40]!r}, no object")  # noqa: TRY004
     return dict(value)
 
 

@@ -1,5 +1,5 @@
-"""Files in `/dev/shm` that processes share. One lives until it is removed; whoever has it open holds a lock on
-it, so that the next one of its kind can remove what a killed process left."""
+"""Files in `/dev/shm` that processes share. One lives until it is removed; whoever has it open holds a lock
+on it, so that the next one of its kind can remove what a killed process left."""
 
 from __future__ import annotations
 

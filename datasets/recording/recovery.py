@@ -31,10 +31,11 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
     try:
         inside.require_own(store, folder)
     except OSError as error:
-        return episodes, [
+        problems.append(
             f"{folder} holds what no recorder makes: {error.strerror}; nothing of it is touched: look at "
             f"{error.filename}, and remove it"
-        ]
+        )
+        return episodes, problems
     for path in folder.glob(f"{mending.PREFIX}*"):
         try:
             mending.conclude(path)

@@ -265,9 +265,9 @@ def _point_to(path: Path, in_progress: Path) -> None:
 
 
 def ring_of(in_progress: Path) -> Ring | None:
-    """The ring that a killed recorder left; None when the recorder closed properly, was killed before the ring
-    was made, or the machine was restarted since. Raises OSError or ValueError when there is a ring that cannot
-    be read; it stays."""
+    """The ring that a killed recorder left; None when the recorder closed properly, was killed before the
+    ring was made, or the machine was restarted since. Raises OSError or ValueError when there is a ring that
+    cannot be read; it stays."""
     try:
         path, boot = _named(in_progress)
     except FileNotFoundError:
@@ -289,8 +289,8 @@ def remove_ring(in_progress: Path) -> None:
 
 def sweep(folder: Path = SHARED) -> list[Path]:
     """Remove the rings in shared memory that no process has open and no store will ever recover: their
-    recorder was killed before it filled them, or their store was removed. They would stay until the machine is
-    switched off. A ring whose store is only out of reach (a disk that was unplugged) stays, too."""
+    recorder was killed before it filled them, or their store was removed. They would stay until the machine
+    is switched off. A ring whose store is only out of reach (a disk that was unplugged) stays, too."""
     removed = []
     for path in sorted(folder.glob("ulna-ring-*")):
         with contextlib.suppress(OSError):

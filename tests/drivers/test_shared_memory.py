@@ -1,4 +1,5 @@
-"""What a killed process left in shared memory goes when the next of its kind is made; what is in use stays."""
+"""What a killed process left in shared memory goes when the next of its kind is made; what is in use
+stays."""
 
 from __future__ import annotations
 

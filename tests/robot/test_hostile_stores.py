@@ -1,5 +1,6 @@
-"""Stores from an enemy: whatever lies in one, the commands that look at it answer in one sentence or leave the
-damage out, soon, in little memory, without reading, writing, moving or removing anything outside of it."""
+"""Stores from an enemy: whatever lies in one, the commands that look at it answer in one sentence or leave
+the damage out, soon, in little memory, without reading, writing, moving or removing anything outside of
+it."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 from ulna.robot.viewer.findings import Findings
-from ulna.robot.viewer.guard import Access
+from ulna.robot.viewer.guard import ViewerAccess
 from ulna.robot.viewer.library import Library
 from ulna.robot.viewer.server import application
 from ulna.robot.viewer.video import VideoCache
@@ -67,7 +68,7 @@ def cut_off(store: EpisodeStore) -> None:
 
 
 def first(store: Path, folder: str = "episodes") -> Path:
-    return sorted(p for p in (store / folder).iterdir() if not p.name.startswith("."))[0]
+    return min(p for p in (store / folder).iterdir() if not p.name.startswith("."))
 
 
 # what can be in the place of a file or folder
@@ -256,7 +257,16 @@ def harms() -> Iterator[tuple[str, Harm]]:
     }
     for name, (place, target) in places.items():
         yield f"a link as {name}", link(place, target)
-    for name in ("episodes", "an episode", "the header", "attributes", "an array", "a chunk", "a shard", "trash"):
+    for name in (
+        "episodes",
+        "an episode",
+        "the header",
+        "attributes",
+        "an array",
+        "a chunk",
+        "a shard",
+        "trash",
+    ):
         place = places[name][0]
         yield f"a pipe as {name}", special(place, os.mkfifo)
         yield f"a socket as {name}", special(place, socket_at)
@@ -304,20 +314,32 @@ def harms() -> Iterator[tuple[str, Harm]]:
     for stream in (STATE, CAMERA):
         rest = [3] if stream == STATE else [24, 32, 3]
         for where, values in {
-            "shape": ([HUGE, *rest], [4, *[1 << 30] * len(rest)], [-4, *rest], [], [4], ["4", *rest], [0, *rest]),
+            "shape": (
+                [HUGE, *rest],
+                [4, *[1 << 30] * len(rest)],
+                [-4, *rest],
+                [],
+                [4],
+                ["4", *rest],
+                [0, *rest],
+            ),
             grid: ([0, *rest], [HUGE, *rest], [-1, *rest], [1], [1, *[1] * len(rest)]),
             "data_type": ("object", "float999", "float64", "string", 7),
             "codecs": ([], [{"name": "pickle"}], [{"name": "zstd"}], [7], {"a": 1}),
             "fill_value": ("NaN", "x", [1]),
-            "chunk_key_encoding": ({"name": "v2"}, {"name": "default", "configuration": {"separator": "/../"}}),
+            "chunk_key_encoding": (
+                {"name": "v2"},
+                {"name": "default", "configuration": {"separator": "/../"}},
+            ),
             "node_type": ("group",),
         }.items():
             for value in values:
                 yield f"{where} of {stream} {str(value)[:20]}", changed(array(stream), where, value)
     for stream, dims in ((STATE, 2), (CAMERA, 4)):
         yield f"an empty chunk of {stream}", text(chunk(stream, dims=dims), b"")
-        yield f"noise in a chunk of {stream}", text(
-            chunk(stream, dims=dims), np.random.default_rng(0).bytes(5000)
+        yield (
+            f"noise in a chunk of {stream}",
+            text(chunk(stream, dims=dims), np.random.default_rng(0).bytes(5000)),
         )
     yield "times that are fractions", changed(array(ACTION, "t_capture_ns"), "data_type", "float64")
     yield "times in two dimensions", changed(array(ACTION, "t_capture_ns"), "shape", [2, 2])
@@ -355,7 +377,14 @@ def forget_reads(folder: Path) -> None:
 async def ask(app: Any, path: str) -> tuple[int, bytes]:
     """The viewer's answer to a GET, without a server."""
     query = b""
-    scope = {"type": "http", "method": "GET", "path": path, "query_string": query, "root_path": "", "scheme": "http"}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": query,
+        "root_path": "",
+        "scheme": "http",
+    }
     scope |= {"headers": [(b"host", b"localhost")], "server": ("localhost", 80), "client": ("127.0.0.1", 1)}
     messages: list[Any] = []
 
@@ -373,7 +402,7 @@ def look_with_the_viewer(store: Path, cache: Path) -> str:
     """What the page is told of every episode. AssertionError: an answer is neither right nor a sentence."""
     library = Library(EpisodeStore.open(store, recover=False))
     findings, videos = Findings(library), VideoCache(cache)
-    app = application(library, videos, findings, Access("token", True, True))
+    app = application(library, videos, findings, ViewerAccess("viewer", "token", True, True))
 
     async def all_of_it() -> str:
         bodies = []

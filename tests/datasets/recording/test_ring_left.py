@@ -1,4 +1,5 @@
-"""A recorder that is killed before its writing process runs leaves no ring in shared memory that nobody finds."""
+"""A recorder that is killed before its writing process runs leaves no ring in shared memory that nobody
+finds."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ def kill_at(point: tuple[str, str], store: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("point", POINTS, ids=" ".join)
-def test_whoever_opens_the_store_next_removes_what_a_kill_left(tmp_path: Path, point: tuple[str, str]) -> None:
+def test_whoever_opens_the_store_next_removes_what_a_kill_left(
+    tmp_path: Path, point: tuple[str, str]
+) -> None:
     path = write_store(tmp_path / "d", (3,)).path
     left = kill_at(point, path)
     assert len(left) == (not point[0].startswith("ring."))

@@ -22,6 +22,9 @@ PAST = "action.past"  # commands sent before now, oldest first; in requests and 
 REQUESTED = "action.requested"  # before limits changed it; in no schema, its feature is that of `action`
 
 
+WORDS = "str"  # dtype of what is told in words; in no dataset
+
+
 class FeatureMismatch(ValueError):
     """Two schemas that must agree do not; the message shows both sides."""
 
@@ -47,8 +50,10 @@ class Feature:
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Feature:
         """Raises ValueError where shape, type, names or units are none that an array can have."""
-        shape, dtype = shape_of(d["shape"]), dtype_of(d["dtype"])
-        require_row(shape, dtype)
+        shape = shape_of(d["shape"])
+        dtype = WORDS if d["dtype"] == WORDS else dtype_of(d["dtype"])
+        if dtype != WORDS:
+            require_row(shape, dtype)
         return Feature(shape, dtype, _words_of(d.get("names")), _words_of(d.get("units")))
 
 

@@ -17,7 +17,7 @@ from . import inside
 from .codec import CodecError, kind_for
 from .durable import sync_folders, sync_tree
 from .episode import Episode, StoreError, attrs_of, episode_of, version_of
-from .features import ACTION, Features, features_from_json, features_to_json, is_frames, require_name
+from .features import ACTION, WORDS, Features, features_from_json, features_to_json, is_frames, require_name
 from .layout import EPISODES, HEADER, IN_PROGRESS, require_new, require_own
 from .lock import Locked, StoreLock
 from .recording.recovery import recover
@@ -269,8 +269,10 @@ class EpisodeStore:
 
 def _require_names(features: Features) -> None:
     try:
-        for key in features:
+        for key, feature in features.items():
             require_name(key)
+            if feature.dtype == WORDS:
+                raise ValueError(f"the feature {key} holds words: a dataset holds numbers and pictures")
     except ValueError as error:
         raise StoreError(str(error)) from None
 

@@ -1,5 +1,6 @@
 """The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename. See
-layout.py for what lies where. Opening a store recovers what a killed recorder left in it."""
+layout.py for what lies where. Opening a store recovers what a killed recorder left in it, unless it is only
+looked at. A store may come from anyone: nothing in it is followed out of it (see inside.py)."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     except ValueError as reason:
         raise BadBody(f"the body is no JSON that can be used: {reason}") from None
     if not isinstance(value, dict):
-        raise BadBody("the body must be one JSON object")
+        raise BadBody("the body must be a JSON object")
     layer: list[Any] = [value]
     for _ in range(MOST_DEPTH):
         layer = [v for part in layer for v in _parts(part)]

@@ -90,7 +90,7 @@ def answer(client: socket.socket) -> tuple[int, str]:
         ('{"a": Infinity}', "Infinity is not finite"),
         ('{"a": 1' + "0" * 5000 + "}", "has more than 64 bits"),
         ("{", "no JSON that can be used"),
-        ("[1]", "must be one JSON object"),
+        ("[1]", "must be a JSON object"),
         ('"\\ud800', "no JSON that can be used"),
         ("\x00", "no JSON that can be used"),
     ],

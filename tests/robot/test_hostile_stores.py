@@ -492,3 +492,37 @@ def test_a_read_outside_would_be_seen(written: Path, tmp_path: Path) -> None:
     header(tmp_path / "outside").read_bytes()
     if state_of(tmp_path / "outside") == before:
         pytest.skip("this disk notes no times of access")
+
+
+LINKS = [name for name in HARMS if name.startswith("a link as ")]
+
+
+def stray(store: Path, outside: Path) -> None:
+    """A link that no stream has a use for, and that a copy of the folder would follow."""
+    (first(store) / STATE / "value" / "stray").symlink_to(header(outside))
+
+
+@pytest.mark.parametrize("name", [*LINKS, "a stray link"])
+def test_commands_that_change_a_hostile_store_stay_inside(
+    name: str, written: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], alarm: None
+) -> None:
+    shutil.copytree(written, tmp_path / "t", symlinks=True)
+    store, outside = tmp_path / "t" / "store", tmp_path / "t" / "outside"
+    (HARMS | {"a stray link": stray})[name](store, outside)
+    forget_reads(outside)
+    before, data, out = state_of(outside), str(store), tmp_path / "out"
+    for words in (
+        ["merge", data, data, "--same-twice", "--out", str(out / "merged")],
+        ["split", data, "--parts", "a=0", "b=1", "--out", str(out)],
+        ["relabel", data, "--episodes", "0", "--task", "changed"],
+        ["trim", data, "--episode", "0", "--start", "0.05"],
+        ["delete", data, "--episodes", "0"],
+        ["restore", data],
+        ["restore", data, "--empty", "--yes"],
+        ["recover", data],
+    ):
+        assert main(["data", *words]) in (0, 1), words
+        assert "Traceback" not in capfd.readouterr().err, words
+    assert state_of(outside) == before
+    copied = [p for p in out.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+    assert not copied

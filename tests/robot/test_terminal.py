@@ -107,8 +107,8 @@ def test_logs_prints_and_tracebacks_are_cleaned(capfd: pytest.CaptureFixture[str
         sys.stderr.writelines([EVIL, "\n"])
         try:
             raise ValueError(EVIL)
-        except ValueError:
-            sys.excepthook(*sys.exc_info())
+        except ValueError as error:
+            sys.excepthook(ValueError, error, error.__traceback__)
     out, err = capfd.readouterr()
     assert not UNSAFE.search(out + err), repr(out + err)
     assert err.count("owned") >= 4

@@ -49,6 +49,8 @@ def test_edits_need_the_key_and_the_page_itself(client: Client, store: EpisodeSt
     assert client.ask("/api/edits", "POST", key, too_long)[0] == 413
     assert client.ask("/api/edits", "POST", key, "{")[0] == 400
     assert client.ask("/api/edits", "POST", key, "[1]")[0] == 400
+    for text in ("[" * 20_000 + "]" * 20_000, '{"do": "trim", "episode": "0", "start_s": 1e999}'):
+        assert client.ask("/api/edits", "POST", key, text)[0] == 400
     assert client.ask("/api/edits", "GET", key)[0] == 405
     assert (
         client.ask("/api/edits", "POST", {**key, "Origin": here, "Sec-Fetch-Site": "same-origin"}, edit)[0]

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .sizes import dtype_of, require_row, shape_of
+
 STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 IMAGES = "observation.images."
@@ -18,6 +20,9 @@ ACTION = "action"  # the command that was sent
 REWARD = "next.reward"  # what the command of the same row earned, one number
 PAST = "action.past"  # commands sent before now, oldest first; in requests and batches, in no schema
 REQUESTED = "action.requested"  # before limits changed it; in no schema, its feature is that of `action`
+
+
+WORDS = "str"  # dtype of what is told in words; in no dataset
 
 
 class FeatureMismatch(ValueError):
@@ -44,10 +49,21 @@ class Feature:
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Feature:
-        return Feature(tuple(d["shape"]), d["dtype"], tuple(d.get("names", ())), tuple(d.get("units", ())))
+        """Raises ValueError where shape, type, names or units are none that an array can have."""
+        shape = shape_of(d["shape"])
+        dtype = WORDS if d["dtype"] == WORDS else dtype_of(d["dtype"])
+        if dtype != WORDS:
+            require_row(shape, dtype)
+        return Feature(shape, dtype, _words_of(d.get("names")), _words_of(d.get("units")))
 
 
 Features = dict[str, Feature]
+
+
+def _words_of(value: Any) -> tuple[str, ...]:
+    if not isinstance(value or [], list | tuple) or not all(isinstance(v, str) for v in value or ()):
+        raise ValueError(f"names and units are lists of words, not {str(value)[:60]}")
+    return tuple(value or ())
 
 
 def unit_of_depth(scale_m: float) -> str:
@@ -70,7 +86,15 @@ def features_to_json(features: Mapping[str, Feature]) -> dict[str, Any]:
 
 
 def features_from_json(d: Mapping[str, Any]) -> Features:
-    return {key: Feature.from_json(value) for key, value in d.items()}
+    """Raises ValueError that names the feature which is none."""
+    features = {}
+    for key, value in d.items():
+        try:
+            features[key] = Feature.from_json(value)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            why = str(error) if isinstance(error, ValueError) else f"{error!r}"
+            raise ValueError(f"the feature {key!r}: {why}") from None
+    return features
 
 
 def is_image(key: str) -> bool:

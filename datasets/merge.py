@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import inside
 from .edit import write_attrs
-from .episode import Episode, StoreError
+from .episode import Episode, StoreError, store_of
 from .features import FeatureMismatch, is_frames, require_same
 from .layout import EPISODES, require_new
 from .making import making
@@ -102,8 +103,15 @@ def copy_episodes(
 
 
 def _require_whole(e: Episode) -> None:
-    """Raise StoreError unless every array can be read and every checksum is right."""
+    """Raise StoreError unless every array can be read, every checksum is right, and nothing lies in the
+    episode's folder but folders and files of its own, which are copied as they are."""
     e.require_readable()
+    try:
+        inside.require_own(store_of(e.path), e.path)
+    except OSError as error:
+        raise StoreError(
+            f"episode {e.path.name} cannot be copied: {error.strerror} ({error.filename})"
+        ) from None
     for key in e.streams:
         e.times_ns(key)
         e.flags(key)

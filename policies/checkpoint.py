@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from ..datasets.features import features_from_json, features_to_json
 from ..datasets.stats import Stats
-from .hashed import WEIGHTS, CheckpointError, read_json, save_hashed, verify_hashed
+from .hashed import WEIGHTS, CheckpointError, read_json, require_finite, save_hashed, verify_hashed
 from .parts import recipe_from_json, recipe_to_json
 from .policy import Policy
 from .recipe import Recipe
@@ -60,6 +60,7 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Policy:
         raise CheckpointError(
             f"{folder} holds a checkpoint that this version cannot load: {reason}"
         ) from error
+    require_finite(folder, policy.state_dict())
     policy.content_hash = content_hash
     return policy.eval().requires_grad_(False).to(device)
 
@@ -74,4 +75,8 @@ def verify_checkpoint(folder: str | Path) -> str:
 
 def read_train(folder: str | Path) -> TrainingRecord:
     """CheckpointError in one sentence where the folder has no `train.json` that can be read."""
-    return TrainingRecord.from_json(read_json(Path(folder) / "train.json"))
+    path = Path(folder) / "train.json"
+    try:
+        return TrainingRecord.from_json(read_json(path))
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from None

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..drivers.plugins import PluginError, lookup, offers
 from .commands.errors import UsageError, is_expected, unknown
+from .commands.terminal import clean_streams
 
 COMMANDS = {
     "teleoperate": "move a robot by a leader arm, a gamepad, a browser, ...",
@@ -69,6 +70,11 @@ SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    with clean_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]

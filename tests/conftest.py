@@ -38,6 +38,7 @@ SLOW = (
     "robot/test_cli.py::test_serving_and_deploying",
     "robot/test_evaluate.py::test_deploying_through_a_server",
     "robot/test_evaluate.py::test_people_watch",
+    "robot/test_hostile_stores.py",
     "robot/test_loop.py",
     "robot/test_own_rate.py::test_every_frame",
     "robot/test_record.py",

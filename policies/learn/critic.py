@@ -39,7 +39,7 @@ from ...datasets.normalise import affine
 from ...datasets.stats import Stats
 from ..backbones.mlp import ResidualBlock
 from ..codec import Absolute, Affine, NormaliseMode, Relative
-from ..hashed import WEIGHTS, CheckpointError, read_json, save_hashed, verify_hashed
+from ..hashed import WEIGHTS, CheckpointError, read_json, require_finite, save_hashed, verify_hashed
 from ..train.record import TrainingRecord
 
 HASHED = (WEIGHTS, "critic.json", "features.json", "stats.json")
@@ -215,6 +215,7 @@ def load_critic(folder: str | Path, device: str | torch.device = "cpu") -> Criti
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder} holds a critic that this version cannot load: {reason}") from error
+    require_finite(folder, critic.state_dict())
     critic.content_hash = content_hash
     return critic.eval().requires_grad_(False).to(device)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from .errors import UsageError
 from .parsing import Output, unset
+from .terminal import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -173,17 +174,16 @@ def _sweep(calibrator: Calibrator) -> None:
     """Show the joints until Enter (or the end of standard input)."""
     import time
 
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True)
-    console.print(
+    screen = console()
+    screen.print(
         "The torque is off. Move each joint slowly from one end of its travel to the other, "
         "a few times; then press Enter."
     )
     notes: list[str] = []
     progress = calibrator.look()
-    with Live(_joint_table(calibrator, progress, notes), console=console, refresh_per_second=10) as live:
+    with Live(_joint_table(calibrator, progress, notes), console=screen, refresh_per_second=10) as live:
         while not select.select([sys.stdin], [], [], 0)[0]:
             due = time.monotonic() + 1 / LOOKS_HZ
             progress = calibrator.look()

@@ -24,7 +24,7 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.info import describe
     from ....datasets.store import EpisodeStore
 
-    d = describe(EpisodeStore.open(args.data))
+    d = describe(EpisodeStore.open(args.data, recover=False))
     out.answer(d, text_of(d))
     return 0
 
@@ -62,7 +62,10 @@ def text_of(d: dict[str, Any]) -> str:
     if d["trash"]:
         lines.append(f"in the trash: {d['trash']} episodes (ulna data restore {d['path']} --list)")
     if d["interrupted"]:
-        lines.append(f"interrupted and not part of the data: {', '.join(d['interrupted'])}")
+        lines.append(
+            f"being recorded or cut off, and not part of the data: {', '.join(d['interrupted'])} "
+            f"(ulna data recover {d['path']})"
+        )
     if d["provenance"]:
         lines.append("provenance:")
         lines += [f"  {key}: {_in_words(value)}" for key, value in d["provenance"].items() if value]

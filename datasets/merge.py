@@ -10,7 +10,8 @@ from typing import Any
 
 from .edit import write_attrs
 from .episode import Episode, StoreError
-from .features import FeatureMismatch, is_frames, require_same
+from .features import FeatureMismatch, is_frames
+from .features import differences as feature_differences
 from .layout import EPISODES, require_new
 from .making import making
 from .store import EpisodeStore
@@ -36,16 +37,11 @@ def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = F
 
 def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
     names = str(a.path), str(b.path)
-    differences: list[str] = []
-    keys: set[str] = set()
-    for have, want, have_is, want_is in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
-        try:
-            require_same(have.features, want.features, have_is, want_is)
-        except FeatureMismatch as error:
-            for line in str(error).splitlines()[1:]:
-                if (key := line.split(":")[0]) not in keys:
-                    keys.add(key)
-                    differences.append(line)
+    lines = [
+        *feature_differences(b.features, a.features, names[1], names[0]),
+        *feature_differences(a.features, b.features, names[0], names[1]),
+    ]
+    differences = list({line.split(":")[0]: line for line in reversed(lines)}.values())[::-1]
     if a.control_hz != b.control_hz:
         differences.append(f"  control_hz: {names[1]} has {b.control_hz:g}; {names[0]} has {a.control_hz:g}")
     if a.storage != b.storage:

@@ -8,11 +8,23 @@ from dataclasses import replace
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, FeatureMismatch, Features, is_frames, rename
+from ..features import (
+    ACTION,
+    STATE_THEM,
+    Feature,
+    FeatureMismatch,
+    Features,
+    is_frames,
+    moves_an_arm,
+    rename,
+    units_of,
+)
 from ..store import EpisodeStore
 from .extras import PLAIN, PREFIXES
 from .spec import WindowSpec
 from .windows import Windows
+
+SILENT = "an unknown unit"
 
 
 class Mixture:
@@ -135,7 +147,7 @@ def common_features(
         for key in shared:
             if key not in features:
                 differences.append(f"  {key}: {store.path} has none; it has {', '.join(features)}")
-            elif key in first and (problem := _difference(features[key], first[key])):
+            elif key in first and (problem := _difference(key, features[key], first[key])):
                 differences.append(f"  {key}: {store.path} {problem} in {stores[0].path}")
         if store.control_hz != stores[0].control_hz:
             differences.append(
@@ -143,7 +155,9 @@ def common_features(
                 f"{stores[0].control_hz:g}"
             )
     if differences:
-        raise FeatureMismatch("the datasets cannot be mixed:\n" + "\n".join(differences))
+        silent = any(word in d for word in (" state its ", " states its ", SILENT) for d in differences)
+        lines = [*differences, STATE_THEM] if silent else differences
+        raise FeatureMismatch("the datasets cannot be mixed:\n" + "\n".join(lines))
     return {k: first[k] for k in shared}
 
 
@@ -185,17 +199,32 @@ def _order(source: Feature, target: Feature) -> list[int] | None:
     return [source.names.index(n) for n in target.names]
 
 
-def _difference(source: Feature, target: Feature) -> str:
+def _difference(key: str, source: Feature, target: Feature) -> str:
+    """How a feature of one dataset differs from the first's, in words; "" where it does not, but for the
+    order of its elements. What moves an arm must be stated by all or by none, see `require_same`."""
     if source.dtype != target.dtype:
         return f"has {source.dtype}, it is {target.dtype}"
+    strict = moves_an_arm(key)
+    if strict and bool(source.names) != bool(target.names):
+        return _silent("names", bool(source.names))
+    if source.names and target.names:
+        if missing := [n for n in target.names if n not in source.names]:
+            return f"has no {missing[0]} among {', '.join(source.names)}, which it has"
+        if extra := [n for n in source.names if n not in target.names]:
+            return f"has {extra[0]}, which is not among {', '.join(target.names)}"
+    elif source.shape != target.shape:
+        return f"has the shape {source.shape}, it has {target.shape}"
+    own, other = units_of(source), units_of(target)
+    if bool(own) != bool(other):
+        return _silent("units", bool(own)) if strict else ""
     if not (source.names and target.names):
-        return "" if source.shape == target.shape else f"has the shape {source.shape}, it has {target.shape}"
-    if missing := [n for n in target.names if n not in source.names]:
-        return f"has no {missing[0]} among {', '.join(source.names)}, which it has"
-    if extra := [n for n in source.names if n not in target.names]:
-        return f"has {extra[0]}, which is not among {', '.join(target.names)}"
-    units = dict(zip(source.names, source.units, strict=False))
-    for name, unit in zip(target.names, target.units, strict=False):
-        if units.get(name, unit) != unit:
-            return f"has {name} in {units[name]}, it is in {unit}"
+        return "" if own == other else f"is in {', '.join(own)}, it is in {', '.join(other)}"
+    units = dict(zip(source.names, own, strict=False))
+    for name, unit in zip(target.names, other, strict=False):
+        if (mine := units[name]) != unit and (strict or (mine and unit)):
+            return f"has {name} in {mine or SILENT}, it is in {unit or SILENT}"
     return ""
+
+
+def _silent(what: str, source_says: bool) -> str:
+    return f"{'states' if source_says else 'does not state'} its {what}, unlike what is"

@@ -22,6 +22,7 @@ from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
+from ...datasets.units import resolutions
 from ..conditions.condition import features_for
 from ..conditions.words import Words
 from ..recipe import Recipe
@@ -85,8 +86,13 @@ class TrainingWindows:
     def stats(self) -> dict[str, Stats]:
         """Of the vectors, over all episodes that are trained on, however they count."""
         keys = [k for k in self.features if k in state_keys(self.features) or k == ACTION]
-        values = {k: self.train.values(k) for k in keys}
-        return {k: vector_stats(v.reshape(len(v), -1).astype(np.float64)) for k, v in values.items()}
+        stats = {}
+        for key in keys:
+            rows = self.train.values(key)
+            of_key = vector_stats(rows.reshape(len(rows), -1).astype(np.float64))
+            size = np.maximum(np.abs(of_key.min), np.abs(of_key.max))
+            stats[key] = replace(of_key, resolution=resolutions(self.features[key], size))
+        return stats
 
 
 @dataclass(frozen=True)

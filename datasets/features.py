@@ -6,6 +6,7 @@ Keys are LeRobot's: `observation.state`, `observation.environment_state`, `obser
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ DEPTH = "observation.depth."  # uint16 (H, W); the unit of one step is in `units
 ACTION = "action"  # the command that was sent
 REWARD = "next.reward"  # what the command of the same row earned, one number
 PAST = "action.past"  # commands sent before now, oldest first; in requests and batches, in no schema
+POSITION = ".pos"  # what LeRobot's names of joints end in
 REQUESTED = "action.requested"  # before limits changed it; in no schema, its feature is that of `action`
 
 
@@ -117,7 +119,7 @@ def differences(
         if offer is None or (offer.shape, offer.dtype) != (feature.shape, feature.dtype):
             same = False
         else:
-            both = ((offer.names, feature.names), (units_of(offer), units_of(feature)))
+            both = ((bare(offer.names), bare(feature.names)), (units_of(offer), units_of(feature)))
             different = [(a, b) for a, b in both if a != b and (strict or (a and b))]
             same = not different
             silent |= any(not (a and b) or "" in (*a, *b) for a, b in different)
@@ -135,6 +137,13 @@ STATE_THEM = (
 def moves_an_arm(key: str) -> bool:
     """Whether a feature is the arm's state or command, also as a goal or in a prompt."""
     return key.endswith((STATE, ACTION)) or key == REQUESTED
+
+
+def bare(names: tuple[str, ...]) -> tuple[str, ...]:
+    """`names` without LeRobot's `.pos`, where they stay distinct: it is only another spelling."""
+    short = [n.removesuffix(POSITION) for n in names]
+    counts = Counter(short)
+    return tuple(s if s and counts[s] == 1 else n for s, n in zip(short, names, strict=True))
 
 
 def units_of(f: Feature) -> tuple[str, ...]:

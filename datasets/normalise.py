@@ -1,5 +1,5 @@
-"""Normalisation. Every mode is affine, so a normaliser is two arrays: `x_norm = x·scale + offset`. What enters a
-network through one is clipped softly besides."""
+"""Normalisation. Every mode is affine, so a normaliser is two arrays: `x_norm = x·scale + offset`. What
+enters a network through one is clipped softly besides."""
 
 from __future__ import annotations
 

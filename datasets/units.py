@@ -1,18 +1,15 @@
-"""Units of vectors: what the smallest and the largest number of each is, and vectors restated in other names and
-units."""
+"""Units of vectors: what the smallest and the largest number of each is, and vectors restated in other
+names and units."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .episode import StoreError
-from .features import ACTION, REQUESTED, STATE, Feature, Features
-
-SUFFIX = ".pos"  # of LeRobot's names of joints; what a motor's other quantities end in differs
+from .features import ACTION, POSITION, REQUESTED, STATE, Feature, Features, bare
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,10 @@ class Element:
     scale: float = 1.0
     offset: float = 0.0
 
+    @property
+    def converts(self) -> bool:
+        return (self.scale, self.offset) != (1.0, 0.0)
+
 
 @dataclass(frozen=True)
 class Restated:
@@ -78,30 +79,36 @@ class Restated:
         for key, elements in self.elements.items():
             names, units = tuple(e.name for e in elements), tuple(e.unit for e in elements)
             result[key] = replace(
-                result[key], names=names if all(names) else (), units=units if any(units) else ()
+                result[key],
+                dtype=_dtype(elements, result[key].dtype),
+                names=names if all(names) else (),
+                units=units if any(units) else (),
             )
         return result
 
     def values(self, key: str, rows: np.ndarray) -> np.ndarray:
-        """`rows` `(T, *shape)` of the feature `key` (or of `action.requested`) as they are to be, in their
-        dtype."""
+        """`rows` `(T, *shape)` of the feature `key` (or of `action.requested`) as they are to be."""
         if key == REQUESTED:
             key = ACTION
         if key == ACTION and self.first_of_chunk and rows.ndim == 3:
             rows = rows[:, 0]
         elements = self.elements.get(key, ())
-        if all((e.scale, e.offset) == (1.0, 0.0) for e in elements):
+        if not any(e.converts for e in elements):
             return rows
         scale, offset = (np.array([getattr(e, name) for e in elements]) for name in ("scale", "offset"))
         with np.errstate(over="ignore"):
-            return (rows * scale + offset).astype(rows.dtype)
+            return (rows * scale + offset).astype(_dtype(elements, rows.dtype.name))
 
     @property
     def converts(self) -> bool:
         """Whether numbers change, and not only what they are called."""
-        return self.first_of_chunk or any(
-            (e.scale, e.offset) != (1.0, 0.0) for elements in self.elements.values() for e in elements
-        )
+        return self.first_of_chunk or any(e.converts for es in self.elements.values() for e in es)
+
+
+def _dtype(elements: tuple[Element, ...], dtype: str) -> str:
+    """Whole degrees are no whole radians."""
+    whole = np.dtype(dtype).kind != "f" and any(e.converts for e in elements)
+    return "float32" if whole else dtype
 
 
 Restate = Callable[[Features, str], Restated]  # from a source's features and the robot that it names
@@ -112,26 +119,19 @@ def plain(features: Features, robot: str = "") -> Restated:
     elements = {}
     for key in (STATE, ACTION):
         f = features.get(key)
-        if f is not None and any(n.endswith(SUFFIX) for n in f.names):
+        if f is not None and any(n.endswith(POSITION) for n in f.names):
             units = f.units or ("",) * len(f.names)
             elements[key] = tuple(Element(n, u) for n, u in zip(bare(f.names), units, strict=True))
     return Restated(elements)
 
 
-def bare(names: tuple[str, ...]) -> tuple[str, ...]:
-    """`names` without LeRobot's `.pos`, where they stay distinct."""
-    short = [n.removesuffix(SUFFIX) for n in names]
-    counts = Counter(short)
-    return tuple(s if s and counts[s] == 1 else n for s, n in zip(short, names, strict=True))
-
-
 def require_action(features: Features, first_of_chunk: bool = False) -> None:
-    """Raise StoreError unless `action` is a vector: a chunk in each row is nothing that an arm can be sent."""
+    """Raise StoreError unless `action` is a vector: a chunk in each row is nothing an arm can be sent."""
     shape = features[ACTION].shape
     if len(shape) == 2 and not first_of_chunk:
         raise StoreError(
-            f"each row of {ACTION} is a chunk {shape} of {shape[0]} actions, and a dataset holds the one that "
-            "was sent: take the first of each with --first-of-chunk"
+            f"each row of {ACTION} is a chunk {shape} of {shape[0]} actions, and a dataset holds the one "
+            "that was sent: take the first of each with --first-of-chunk"
         )
     if len(shape) != 1:
         raise StoreError(f"each row of {ACTION} has the shape {shape}, and an action is a vector")

@@ -154,9 +154,11 @@ class Relative:
 
     def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
         batch = _evenly(windows)
-        return {RELATIVE: _differences(
+        return {
+            RELATIVE: _differences(
                 batch[ACTION], batch[STATE][:, -1:, state_of_action(features)], features[ACTION]
-            )}
+            )
+        }
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
         return _RelativeCodec(stats[RELATIVE], self.normalise, state_of_action(features))
@@ -195,9 +197,9 @@ class Delta:
 
     def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
         chunk = _evenly(windows)[ACTION]
-        return {RELATIVE: _differences(
-                chunk, chunk[:, n_past_actions - 1 : n_past_actions], features[ACTION]
-            )}
+        return {
+            RELATIVE: _differences(chunk, chunk[:, n_past_actions - 1 : n_past_actions], features[ACTION])
+        }
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
         last = input_normaliser(stats[ACTION], self.normalise_last)

@@ -14,6 +14,7 @@ from ..features import (
     Feature,
     FeatureMismatch,
     Features,
+    bare,
     is_frames,
     moves_an_arm,
     rename,
@@ -194,9 +195,8 @@ def name_in(key: str, renames: Mapping[str, str], features: Features) -> str:
 
 
 def _order(source: Feature, target: Feature) -> list[int] | None:
-    if source.names == target.names or not target.names or not source.names:
-        return None
-    return [source.names.index(n) for n in target.names]
+    names, order = bare(source.names), bare(target.names)
+    return [names.index(n) for n in order] if names and order and names != order else None
 
 
 def _difference(key: str, source: Feature, target: Feature) -> str:
@@ -204,23 +204,23 @@ def _difference(key: str, source: Feature, target: Feature) -> str:
     order of its elements. What moves an arm must be stated by all or by none, see `require_same`."""
     if source.dtype != target.dtype:
         return f"has {source.dtype}, it is {target.dtype}"
-    strict = moves_an_arm(key)
-    if strict and bool(source.names) != bool(target.names):
-        return _silent("names", bool(source.names))
-    if source.names and target.names:
-        if missing := [n for n in target.names if n not in source.names]:
-            return f"has no {missing[0]} among {', '.join(source.names)}, which it has"
-        if extra := [n for n in source.names if n not in target.names]:
-            return f"has {extra[0]}, which is not among {', '.join(target.names)}"
+    strict, own_names, names = moves_an_arm(key), bare(source.names), bare(target.names)
+    if strict and bool(own_names) != bool(names):
+        return _silent("names", bool(own_names))
+    if own_names and names:
+        if missing := [n for n in names if n not in own_names]:
+            return f"has no {missing[0]} among {', '.join(own_names)}, which it has"
+        if extra := [n for n in own_names if n not in names]:
+            return f"has {extra[0]}, which is not among {', '.join(names)}"
     elif source.shape != target.shape:
         return f"has the shape {source.shape}, it has {target.shape}"
     own, other = units_of(source), units_of(target)
     if bool(own) != bool(other):
         return _silent("units", bool(own)) if strict else ""
-    if not (source.names and target.names):
+    if not (own_names and names):
         return "" if own == other else f"is in {', '.join(own)}, it is in {', '.join(other)}"
-    units = dict(zip(source.names, own, strict=False))
-    for name, unit in zip(target.names, other, strict=False):
+    units = dict(zip(own_names, own, strict=False))
+    for name, unit in zip(names, other, strict=False):
         if (mine := units[name]) != unit and (strict or (mine and unit)):
             return f"has {name} in {mine or SILENT}, it is in {unit or SILENT}"
     return ""

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ...datasets.episode import StoreError
-from ...datasets.features import ACTION, Features, image_keys, rename, state_keys
+from ...datasets.features import ACTION, STATE, Features, image_keys, is_frames, rename, state_keys, units_of
+from ...datasets.normalise import STILL, still
 from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
@@ -95,6 +96,39 @@ class TrainingWindows:
         return stats
 
 
+def still_elements(features: Features, stats: Mapping[str, Stats], recipe: Recipe) -> list[str]:
+    """A sentence for each vector of which elements never move: the policy cannot learn what they do."""
+    sentences = []
+    for key in (k for k in features if k in stats):
+        mode = getattr(recipe.codec, "normalise", "minmax") if key == ACTION else recipe.normalise_state
+        f, resolution = features[key], stats[key].resolution
+        if mode == "none" or resolution is None or not (at_rest := still(stats[key], mode)).any():
+            continue
+        names = f.names or tuple(f"element {i}" for i in range(len(at_rest)))
+        units = f.units if len(f.units) == len(at_rest) else ("",) * len(at_rest)
+        words = [
+            f"{names[i]} (moves less than {STILL * resolution[i]:.2g}{units[i] and ' ' + units[i]})"
+            for i in np.flatnonzero(at_rest)
+        ]
+        more = f" and {len(words) - 6} more" if len(words) > 6 else ""
+        sentences.append(
+            f"of {key} {', '.join(words[:6])}{more} stood still in training: scaled as if it moved by its "
+            "resolution, not to its own noise"
+        )
+    return sentences
+
+
+def unstated(features: Features) -> list[str]:
+    """A sentence where what moves an arm does not say its names or units."""
+    some = {k: features[k] for k in (STATE, ACTION) if k in features}
+    silent = [k for k, f in some.items() if not (f.names and units_of(f))]
+    sentence = (
+        f"the data do not state names and units of {' and '.join(silent)}: no robot takes this policy before "
+        "they are stated (ulna data units)"
+    )
+    return [sentence] if silent else []
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Datasets that are open, and the episodes chosen of them. A recipe is made for `features`; `windows` are
@@ -145,7 +179,7 @@ class TrainingData:
             _window_source(validation, features, options.rename) if validation else None,
             None if weights_of_windows is None else np.cumsum(weights_of_windows),
             identity,
-            [*self.notes, *([left_out] if left_out else [])],
+            [*self.notes, *unstated(features), *([left_out] if left_out else [])],
         )
 
     @property
@@ -270,6 +304,17 @@ def policy_features(features: Features, keys: Sequence[str] | None = None) -> Fe
         observations = [k for k in observations if k in keys]
     if ACTION not in features or not observations:
         raise TrainingError(f"training needs {ACTION} and an observation; the data has {', '.join(features)}")
+    if len(shape := features[ACTION].shape) != 1:
+        raise TrainingError(
+            f"each row of {ACTION} has the shape {shape}, and a policy is trained on one action a row: "
+            "import the data anew with --first-of-chunk"
+        )
+    if odd := [k for k in observations if not is_frames(k) and len(features[k].shape) != 1]:
+        others = ",".join(k for k in observations if k not in odd)
+        raise TrainingError(
+            f"{odd[0]} has rows of {features[odd[0]].shape}, and a policy sees vectors and images: leave it "
+            f"out with --observe {others or 'NAMES'}"
+        )
     return {k: features[k] for k in (*observations, ACTION)}
 
 

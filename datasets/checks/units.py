@@ -1,4 +1,4 @@
-"""Numbers that cannot be in the unit that is stated, and commands that stand apart from the joints they command."""
+"""Numbers that cannot be in the unit that is stated, and commands that stand apart from their joints."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _too_fast(r: Recording, stream: Stream) -> Iterator[Finding]:
         fast = float(np.quantile(speed[:, column], 0.9))
         if fast > FASTEST and np.abs(stream.values[:, column]).max() <= TURN:
             text = (
-                f"{stream.name_of(column)} moves at {fast:.3g} rad/s in a tenth of the rows, and no arm does: "
+                f"{stream.name_of(column)} moves at {fast:.3g} rad/s in a tenth of the rows, as no arm does: "
                 "degrees taken for radians?"
             )
             yield r.finding("units", "severe", text, stream.key, value=fast, threshold=FASTEST)
@@ -84,9 +84,9 @@ def check_stated(features: Features) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Apart:
-    """Of one episode, for the joints that are both commanded and measured: the sums of a line `command - state
-    = offset + delay · speed`. names, units: of those joints. sums: `(6, J)`: n, Σv, Σv², Σd, Σvd, Σd².
-    travel: `(J,)`."""
+    """Of one episode, for the joints that are both commanded and measured: the sums of a line `d =
+    command - state = offset + delay · v`. names, units: of those joints. sums: `(8, J)`: n, Σv, Σv², Σd, Σvd,
+    Σd², Σs, Σs² of the state s. travel: `(J,)`."""
 
     names: tuple[str, ...]
     units: tuple[str, ...]
@@ -113,9 +113,8 @@ def apart(r: Recording) -> Apart | None:
     here, v = (np.stack([np.interp(action.t_s, state.t_s, x) for x in t.T], 1) for t in (measured, speeds))
     d = commands - here
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = np.stack(
-            [np.full(len(pairs), float(len(d))), *(x.sum(0) for x in (v, v * v, d, v * d, d * d))]
-        )
+        parts = (np.ones_like(d), v, v * v, d, v * d, d * d, here, here * here)
+        sums = np.stack([x.sum(0) for x in parts])
     names = tuple(state.name_of(j) for j in columns)
     return Apart(names, tuple(_unit(state, j) for j in columns), sums, np.ptp(measured, axis=0))
 
@@ -146,7 +145,7 @@ def check_apart(every: Sequence[Apart]) -> Iterator[Finding]:
         return
     first = every[0]
     group = [a for a in every if (a.names, a.units) == (first.names, first.units)]
-    n, v, vv, d, vd, dd = np.sum([a.sums for a in group], axis=0)
+    n, v, vv, d, vd, dd, s, ss = np.sum([a.sums for a in group], axis=0)
     travel = np.max([a.travel for a in group], axis=0)
     with np.errstate(all="ignore"):
         var_v = np.maximum(vv / n - (v / n) ** 2, 0.0)
@@ -155,6 +154,9 @@ def check_apart(every: Sequence[Apart]) -> Iterator[Finding]:
         offset = d / n - delay * v / n
         spread = np.sqrt(np.maximum(dd / n - (d / n) ** 2 - delay * cov, 0.0))
         error = spread * np.sqrt((1 + np.where(var_v > 1e-12, (v / n) ** 2 / var_v, 0.0)) / (n / TOGETHER))
+        moved = np.sqrt(np.maximum(ss / n - (s / n) ** 2, 0.0))
+    if not spread[most := int(np.argmax(travel))] < moved[most] / 2:
+        return  # the joint that moves most does not follow its commands: they are no targets, or differences
     for j, name in enumerate(first.names):
         unit, size = first.units[j], abs(float(offset[j]))
         least = APART.get(unit, APART_SHARE * float(travel.max()))

@@ -13,7 +13,7 @@ import torch
 
 from ...datasets.episode import StoreError
 from ...datasets.features import ACTION, STATE, Features, image_keys, is_frames, rename, state_keys, units_of
-from ...datasets.normalise import STILL, still
+from ...datasets.normalise import STILL, Mode, still
 from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
@@ -100,7 +100,9 @@ def still_elements(features: Features, stats: Mapping[str, Stats], recipe: Recip
     """A sentence for each vector of which elements never move: the policy cannot learn what they do."""
     sentences = []
     for key in (k for k in features if k in stats):
-        mode = getattr(recipe.codec, "normalise", "minmax") if key == ACTION else recipe.normalise_state
+        mode: Mode = recipe.normalise_state
+        if key == ACTION:
+            mode = getattr(recipe.codec, "normalise", mode)
         f, resolution = features[key], stats[key].resolution
         if mode == "none" or resolution is None or not (at_rest := still(stats[key], mode)).any():
             continue

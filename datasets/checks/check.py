@@ -77,7 +77,8 @@ def check(
     findings += [f for s in checks for f in s.findings]
     findings += check_outliers([s.traits for s in checks])
     findings += _misalignments(checks)
-    findings += check_apart([c.apart for c in checks if c.apart is not None])
+    if not any((f.check, f.severity) == ("units", "severe") for f in findings):
+        findings += check_apart([c.apart for c in checks if c.apart is not None])
     findings += check_stated(store.features)
     return sorted(_worst_first(findings), key=lambda f: f.episode)
 

@@ -125,8 +125,8 @@ def unstated(features: Features) -> list[str]:
     some = {k: features[k] for k in (STATE, ACTION) if k in features}
     silent = [k for k, f in some.items() if not (f.names and units_of(f))]
     sentence = (
-        f"the data do not state the names or units of {' and '.join(silent)}: no robot takes this policy before "
-        "they are stated (ulna data units)"
+        f"the data do not state the names or units of {' and '.join(silent)}: no robot takes this policy "
+        "before they are stated (ulna data units)"
     )
     return [sentence] if silent else []
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.contracts.servo_arm import HOME, bench, go, running, until
+from contracts.servo_arm import HOME, bench, go, running, until
 
 from ulna.datasets.checks.check import check
 from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch

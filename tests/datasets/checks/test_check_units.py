@@ -45,10 +45,6 @@ def findings(store: EpisodeStore) -> list[Finding]:
     return [f for f in check(store) if f.check in ("units", "offset")]
 
 
-def apart(by: float) -> Change:
-    return lambda command, state: (command, state - [0, 0, by, 0])
-
-
 def in_degrees(command: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.degrees(command), np.degrees(state)
 
@@ -111,6 +107,6 @@ def test_no_joint_is_at_1e38(tmp_path: Path, unit: str) -> None:
 
 
 def test_what_is_not_stated_is_said(tmp_path: Path) -> None:
-    (f,) = findings(store_of(tmp_path / "d", lambda command, state: (command, state), "", ()))
-    assert (f.severity, f.episode) == ("info", -1)
-    assert "ulna data units" in f.message
+    every = findings(store_of(tmp_path / "d", lambda command, state: (command, state), "", ()))
+    assert {(f.severity, f.episode) for f in every} == {("info", -1)}
+    assert any("ulna data units" in f.message for f in every)

@@ -120,12 +120,19 @@ def differences(
             same = False
         else:
             both = ((bare(offer.names), bare(feature.names)), (units_of(offer), units_of(feature)))
-            different = [(a, b) for a, b in both if a != b and (strict or (a and b))]
+            different = [(a, b) for a, b in both if not _agree(a, b, strict)]
             same = not different
             silent |= any(not (a and b) or "" in (*a, *b) for a, b in different)
         if not same:
             lines.append(f"  {key}: {have_is} {_describe(key, offer)}; {want_is} {_describe(key, feature)}")
     return [*lines, STATE_THEM] if silent else lines
+
+
+def _agree(a: tuple[str, ...], b: tuple[str, ...], strict: bool) -> bool:
+    """Whether names or units are the same; unless `strict`, what one side does not state agrees."""
+    if strict or not (a and b):
+        return a == b or not strict
+    return len(a) == len(b) and all(x == y or not (x and y) for x, y in zip(a, b, strict=True))
 
 
 STATE_THEM = (

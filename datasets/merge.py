@@ -11,7 +11,17 @@ from typing import Any
 
 from .edit import write_attrs
 from .episode import Episode, StoreError
-from .features import IMAGES, POSITION, STATE_THEM, FeatureMismatch, Features, is_frames, is_image, rename
+from .features import (
+    IMAGES,
+    POSITION,
+    STATE_THEM,
+    FeatureMismatch,
+    Features,
+    bare,
+    is_frames,
+    is_image,
+    rename,
+)
 from .features import differences as feature_differences
 from .layout import EPISODES, require_new
 from .making import making
@@ -32,7 +42,11 @@ def merge(
     renames: a feature of a store, or an element of its state or action, → what it is called in the result.
     LeRobot's `.pos` is dropped from names in any case."""
     renames = dict(renames or {})
-    known = {n for s in sources for n in (*s.features, *(n for f in s.features.values() for n in f.names))}
+    known = {
+        n
+        for s in sources
+        for n in (*s.features, *(n for f in s.features.values() for n in (*f.names, *bare(f.names))))
+    }
     if unknown := [n for n in renames if n not in known]:
         raise StoreError(
             f"no dataset has a feature or element {unknown[0]} to rename; there is "
@@ -136,13 +150,16 @@ def _renamed(store: EpisodeStore, renames: Mapping[str, str]) -> Features:
     features = rename(store.features, renames, str(store.path))
     result = {}
     for key, f in plain(features).features(features).items():
-        names = [
-            renames.get(n, renames.get(old, n)) for n, old in zip(f.names, features[key].names, strict=True)
-        ]
+        names = [_called(old, n, renames) for n, old in zip(f.names, features[key].names, strict=True)]
         if twice := [n for n in names if names.count(n) > 1]:
             raise FeatureMismatch(f"{store.path}: two elements of {key} would be called {twice[0]}")
         result[key] = replace(f, names=tuple(names))
     return result
+
+
+def _called(name: str, short: str, renames: Mapping[str, str]) -> str:
+    """What the element `name` is called, which is `short` without its `.pos`."""
+    return renames.get(short, renames.get(name, short))
 
 
 def _rename_streams(e: Episode, folder: Path, renames: Mapping[str, str]) -> dict[str, Any]:
@@ -155,7 +172,7 @@ def _rename_streams(e: Episode, folder: Path, renames: Mapping[str, str]) -> dic
     cameras = {
         old.removeprefix(IMAGES): new.removeprefix(IMAGES) for old, new in renames.items() if is_image(old)
     }
-    joints = {n: renames.get(n, n.removesuffix(POSITION)) for n in e.attrs.get("limits") or ()}
+    joints = {n: _called(n, n.removesuffix(POSITION), renames) for n in e.attrs.get("limits") or ()}
     tables = {"streams": renames, "dropped": renames, "cameras": cameras, "limits": joints}
     return {
         name: {table.get(k, k): v for k, v in e.attrs[name].items()}

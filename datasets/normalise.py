@@ -36,13 +36,12 @@ def affine(stats: Stats, mode: Mode, target: bool = False) -> tuple[np.ndarray, 
 
 
 def still(stats: Stats, mode: Mode) -> np.ndarray:
-    """Which elements `(D,)` bool move so little that it means nothing: their range (of meanstd: deviation) is
-    under four times the resolution."""
+    """Which elements `(D,)` bool move so little that it means nothing: their range (of meanstd: twice the
+    deviation) is under four times the resolution."""
     _, half = _spread(stats, mode)
-    spread = half if mode == "meanstd" else 2 * half
     if stats.resolution is None:
-        return spread < DEGENERATE
-    return spread < (STILL / 4 if mode == "meanstd" else STILL) * stats.resolution
+        return (half if mode == "meanstd" else 2 * half) < DEGENERATE
+    return 2 * half < STILL * stats.resolution
 
 
 def clip(stats: Stats) -> float:

@@ -30,7 +30,7 @@ UNITS = {
     "1": Unit(2.5e-5, 1e6),
 }
 LARGEST = 1e6  # in any unit
-RELATIVE = 2.5e-4  # of an element's size: its resolution where its unit is not known
+RELATIVE = 5e-4  # of an element's size: its resolution where its unit is not known
 
 
 def resolutions(feature: Feature, size: np.ndarray) -> np.ndarray:

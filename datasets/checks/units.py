@@ -16,7 +16,7 @@ FASTEST = 25.0  # rad/s; the joints of fast arms reach 10
 # a leader or a calibration that is off; what gravity makes a small arm sag is less
 APART = {"rad": 0.12, "deg": 7.0, "%": 5.0}
 APART_SEVERE = {"rad": 0.25, "deg": 14.0, "%": 12.0}
-APART_SHARE, APART_SHARE_SEVERE = 0.08, 0.16  # of the largest joint's travel, where no unit is stated
+APART_SHARE, APART_SHARE_SEVERE = 0.08, 0.2  # of the largest joint's travel, where no unit is stated
 TOGETHER = 20  # neighbouring ticks say nearly the same
 GRIPPERS = ("grip", "finger", "jaw", "claw", "hand")  # what they hold keeps them from where they are sent
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .edit import write_attrs
 from .episode import Episode, StoreError
 from .features import (
@@ -26,7 +28,7 @@ from .features import differences as feature_differences
 from .layout import EPISODES, require_new
 from .making import making
 from .store import EpisodeStore
-from .units import plain
+from .units import plain, require_alike, unstated_keys
 
 
 def merge(
@@ -64,11 +66,19 @@ def merge(
                 f"{e.path} is the same episode as {twin.path}: leave one out, or allow it with --same-twice"
             )
     about: dict[str, Any] = {"merged_from": [str(s.path) for s in sources]}
+    for key in unstated_keys(schemas[0]):
+        require_alike(key, {str(s.path): _rows(s, key) for s in sources})
+        about["units"] = "not stated by any, and taken to be the same"
     if renames:
         about["renamed"] = renames
     return copy_episodes(
         sources[0], episodes, out, about, schemas[0], lambda e, folder: _rename_streams(e, folder, renames)
     )
+
+
+def _rows(store: EpisodeStore, key: str) -> np.ndarray:
+    parts = [e.read(key) for e in store.episodes if key in e.streams]
+    return np.concatenate(parts) if parts else np.zeros((0, 1))
 
 
 def require_mergeable(a: EpisodeStore, b: EpisodeStore, features_a: Features, features_b: Features) -> None:

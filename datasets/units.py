@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .episode import StoreError
-from .features import ACTION, POSITION, REQUESTED, STATE, Feature, Features, bare
+from .features import ACTION, POSITION, REQUESTED, STATE, Feature, FeatureMismatch, Features, bare, units_of
 
 
 @dataclass(frozen=True)
@@ -135,3 +135,31 @@ def require_action(features: Features, first_of_chunk: bool = False) -> None:
         )
     if len(shape) != 1:
         raise StoreError(f"each row of {ACTION} has the shape {shape}, and an action is a vector")
+
+
+def unstated_keys(features: Features) -> list[str]:
+    """What moves an arm and does not state its units."""
+    return [k for k in (STATE, ACTION) if k in features and not units_of(features[k])]
+
+
+UNLIKE = 15.0  # times: a radian is 57 degrees
+
+
+def require_alike(key: str, values: Mapping[str, np.ndarray]) -> None:
+    """Raise FeatureMismatch where datasets that do not state their units can hardly share one. values: of
+    each dataset by its path, `(N, D)`."""
+    sizes = {
+        path: np.maximum(np.quantile(np.abs(rows.astype(np.float64)), 0.99, axis=0), 1e-6)
+        for path, rows in values.items()
+        if len(rows)
+    }
+    for path, size in list(sizes.items())[1:]:
+        first = next(iter(sizes))
+        ratio = float(np.median(size / sizes[first]))
+        if not 1 / UNLIKE < ratio < UNLIKE:
+            factor = ratio if ratio > 1 else 1 / ratio
+            raise FeatureMismatch(
+                f"{key} of {path} is {factor:.0f} times as {'large' if ratio > 1 else 'small'} as that of "
+                f"{first}, and neither states its unit, as if one were in degrees: state them with `ulna "
+                "data units FOLDER --units radians|degrees|percent`"
+            )

@@ -52,6 +52,7 @@ class Statement:
     def applied(self, features: Features, robot: str, convert: bool = True) -> Restated:
         """As `restate`; without `convert` the units are written down as they are stated."""
         default, single = self._units()
+        _require_silence(features, default)
         elements, notes = {}, {}
         named = False
         for key in (STATE, ACTION):
@@ -187,6 +188,17 @@ class Statement:
         if joint == GRIPPER:
             return Element(name, "rad", span / 100, middle - span / 2)
         return Element(name, "rad", span / 200, middle)
+
+
+def _require_silence(features: Features, default: str) -> None:
+    """ValueError where the source states its units, and they are others."""
+    for key in (STATE, ACTION):
+        units = features[key].units if key in features else ()
+        if default and units and all(units) and default not in units:
+            raise ValueError(
+                f"{key} states its units already, {', '.join(dict.fromkeys(units))}: state single elements "
+                "with --units NAME=UNIT"
+            )
 
 
 def _arm_and_joint(name: str) -> tuple[str, str]:

@@ -17,13 +17,13 @@ from ...datasets.normalise import STILL, Mode, still
 from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
-from ...datasets.reading.mixture import Mixture, common_features, spec_in, window_weights
+from ...datasets.reading.mixture import Mixture, common_features, name_in, spec_in, window_weights
 from ...datasets.reading.weights import ALPHA, Weighting, episode_weights, weighted_indices
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
-from ...datasets.units import resolutions
+from ...datasets.units import require_alike, resolutions, unstated_keys
 from ..conditions.condition import features_for
 from ..conditions.words import Words
 from ..recipe import Recipe
@@ -114,8 +114,8 @@ def still_elements(features: Features, stats: Mapping[str, Stats], recipe: Recip
         ]
         more = f" and {len(words) - 6} more" if len(words) > 6 else ""
         sentences.append(
-            f"of {key} {', '.join(words[:6])}{more} stood still in training: scaled as if it moved by its "
-            "resolution, not to its own noise"
+            f"of {key} {', '.join(words[:6])}{more} stood still in training, and is not scaled to its own "
+            "noise"
         )
     return sentences
 
@@ -126,7 +126,7 @@ def unstated(features: Features) -> list[str]:
     silent = [k for k, f in some.items() if not (f.names and units_of(f))]
     sentence = (
         f"the data do not state the names or units of {' and '.join(silent)}: no robot takes this policy "
-        "before they are stated (ulna data units)"
+        "before they are stated (ulna data units), and several datasets are taken to share theirs"
     )
     return [sentence] if silent else []
 
@@ -164,6 +164,16 @@ class TrainingData:
             train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
             if held_out:
                 validation.append(Windows(store, store_spec, held_out, "none"))
+        if len(train) > 1:
+            for key in unstated_keys(features):
+                require_alike(
+                    key,
+                    {
+                        str(s.path): w.values(name_in(key, options.rename, w.features))
+                        for s, w in zip(self.stores, train, strict=True)
+                        if key == ACTION or key in spec.keys
+                    },
+                )
         windows = _window_source(train, features, options.rename)
         left_out = windows.left_out_sentence()
         weights_of_windows = window_weights(train, self._episode_weights(), options.mix or None)

@@ -14,8 +14,12 @@ from ulna.datasets.features import ACTION, ENVIRONMENT, STATE, Feature, FeatureM
 from ulna.datasets.merge import merge
 from ulna.datasets.normalise import affine, clip, still
 from ulna.datasets.reading.mixture import common_features
+from ulna.datasets.reading.spec import WindowSpec
+from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.stats import Stats, vector_stats
+from ulna.datasets.store import EpisodeStore
 from ulna.datasets.units import resolutions
+from ulna.policies.train.data import open_data
 from ulna.robot.cli import main
 
 STATED = Feature((2,), "float32", ("a", "b"), ("rad", "rad"))
@@ -93,6 +97,26 @@ def test_a_merge_renames_cameras_and_joints(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(FeatureMismatch, match=r"two elements of .* would be called grip"):
         merge([a], tmp_path / "no", renames={"a": "grip"})
     assert not (tmp_path / "no").exists()
+
+
+def test_two_that_say_nothing_and_differ_by_a_unit_are_not_joined(tmp_path: Path) -> None:
+    silent = {k: replace(f, units=()) for k, f in FEATURES.items()}
+    a, b = (write_store(tmp_path / name, (9,), silent) for name in "ab")
+    words = ["data", "units", str(b.path), "--units", "radians,grip=1"]
+    assert main(words) == 0
+    assert main([*words[:2], str(b.path), "--undo"]) == 0
+    assert "units" in merge([a, EpisodeStore.open(b.path)], tmp_path / "ab", same_twice=True).provenance
+    wide = EpisodeStore.create(tmp_path / "wide", silent, 20.0)
+    with EpisodeWriter(wide) as writer:
+        writer.start({})
+        for t, rows in enumerate(zip(*(a.episodes[0].read(k) for k in silent), strict=True)):
+            values = {k: np.float32(60) * row for k, row in zip(silent, rows, strict=True)}
+            writer.tick(values, dict.fromkeys(values, (t * 50_000_000,) * 2))
+        writer.end({})
+    with pytest.raises(FeatureMismatch, match=r"60 times as large .* neither states its unit"):
+        merge([a, wide], tmp_path / "no")
+    with pytest.raises(FeatureMismatch, match=r"60 times as large .* neither states its unit"):
+        open_data([a.path, wide.path]).windows(WindowSpec(1, 4, keys=(STATE,)))
 
 
 def of(x: np.ndarray, *units: str) -> Stats:

@@ -266,6 +266,20 @@ def test_radians_are_stated_in_place_and_taken_back(tmp_path: Path) -> None:
     assert ulna(*words, "--undo") == 1
 
 
+def test_an_export_names_its_units_and_brings_them_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = lerobot_folder(tmp_path / "lerobot", np.ones((30, 6), np.float32))
+    assert ulna("data", "import", source, "--out", tmp_path / "a", "--units", "degrees") == 0
+    assert ulna("data", "export", tmp_path / "a", "--out", tmp_path / "out") == 0
+    info = json.loads((tmp_path / "out" / "meta" / "info.json").read_text())
+    assert info["features"][ACTION]["info"] == {"units": ["rad"] * 6}
+    assert ulna("data", "import", tmp_path / "out", "--out", tmp_path / "b") == 0
+    assert EpisodeStore.open(tmp_path / "b").features == EpisodeStore.open(tmp_path / "a").features
+    assert ulna("data", "import", tmp_path / "out", "--out", tmp_path / "c", "--units", "degrees") == 1
+    assert "states its units already, rad" in capsys.readouterr().err
+
+
 # chunks
 
 

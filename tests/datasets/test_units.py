@@ -12,7 +12,7 @@ from contracts.data import CAMERA, FEATURES, WITH_IMAGE, write_store
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, ENVIRONMENT, STATE, Feature, FeatureMismatch, require_same
 from ulna.datasets.merge import merge
-from ulna.datasets.normalise import affine, clip, still
+from ulna.datasets.normalise import Mode, affine, clip, still
 from ulna.datasets.reading.mixture import common_features
 from ulna.datasets.reading.spec import WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
@@ -111,7 +111,7 @@ def test_two_that_say_nothing_and_differ_by_a_unit_are_not_joined(tmp_path: Path
         writer.start({})
         for t, rows in enumerate(zip(*(a.episodes[0].read(k) for k in silent), strict=True)):
             values = {k: np.float32(60) * row for k, row in zip(silent, rows, strict=True)}
-            writer.tick(values, dict.fromkeys(values, (t * 50_000_000,) * 2))
+            writer.tick(values, dict.fromkeys(values, (t * 50_000_000, t * 50_000_000)))
         writer.end({})
     with pytest.raises(FeatureMismatch, match=r"60 times as large .* neither states its unit"):
         merge([a, wide], tmp_path / "no")
@@ -136,7 +136,7 @@ WAVERS = COUNT * RNG.integers(0, 2, 4000)[:, None]  # an encoder between two cou
 @pytest.mark.parametrize(
     ("unit", "factor"), [("rad", 1.0), ("deg", 180 / np.pi), ("", 1.0), ("", 180 / np.pi)]
 )
-def test_an_encoder_at_rest_is_not_blown_up(mode: str, unit: str, factor: float) -> None:
+def test_an_encoder_at_rest_is_not_blown_up(mode: Mode, unit: str, factor: float) -> None:
     stats = of((1.5 + WAVERS) * factor, unit)
     scale, offset = affine(stats, mode)
     assert still(stats, mode).all()

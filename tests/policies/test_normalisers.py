@@ -45,7 +45,7 @@ def resting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
         writer.start({"task": "rest"})
         for t in range(40):
             row = np.array([np.sin(t / 5), 0.7 + 0.0015 * rng.integers(0, 2), np.cos(t / 7)], np.float32)
-            writer.tick({STATE: row, ACTION: row}, dict.fromkeys(features, (t * 50_000_000,) * 2))
+            writer.tick({STATE: row, ACTION: row}, dict.fromkeys(features, (t * 50_000_000, t * 50_000_000)))
         writer.end({})
     said: list[str] = []
     train(
@@ -89,7 +89,7 @@ def test_data_that_float32_cannot_hold_are_refused(tmp_path: Path) -> None:
         writer.start({})
         for t in range(20):
             row = np.array([1e308 if t == 7 else 0.1 * t])
-            writer.tick({STATE: row, ACTION: row}, dict.fromkeys(features, (t * 50_000_000,) * 2))
+            writer.tick({STATE: row, ACTION: row}, dict.fromkeys(features, (t * 50_000_000, t * 50_000_000)))
         writer.end({})
     with pytest.raises(ValueError, match=r"episode 0: .* is not finite in row 7"):
         train(small("flow", features), tmp_path / "data", tmp_path / "policy", device="cpu", track=())

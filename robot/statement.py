@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,15 @@ SI = {
 DEGREES_A_COUNT = 360 / 4095  # as LeRobot has it; a turn is 4096 counts
 ARMS = {"so101": so101.JOINTS, "koch": koch.JOINTS}
 GRIPPER = so101.NAMES[-1]
+HANDS = ("grip", "finger", "thumb", "hand", "jaw", "claw")  # which are often not in what the joints are in
 
 
 @dataclass(frozen=True)
 class Statement:
     """units: radians, degrees or percent for all joints, then `NAME=UNIT` for single ones, with commas; ""
-    says nothing. names: of the elements of state and action. calibrations: LeRobot's files by the arm's
-    prefix in the names (`left`; "" for all). arm: `so101` or `koch`, where the source does not say."""
+    says nothing; NAME may be a pattern. names: of the elements of state and action. calibrations: LeRobot's
+    files by the arm's prefix in the names (`left`; "" for all). arm: `so101` or `koch`, where the source does
+    not say."""
 
     units: str = ""
     names: tuple[str, ...] = ()
@@ -72,8 +75,8 @@ class Statement:
                 f"--names gives {len(self.names)} names, and the vectors have "
                 f"{' and '.join(map(str, widths))} elements"
             )
-        everything = {n for es in elements.values() for e in es for n in (e.name, e.name + POSITION)}
-        if unknown := [n for n in single if n not in everything]:
+        everything = {e.name for es in elements.values() for e in es}
+        if unknown := [p for p in single if not any(_matches(p, n, n + POSITION) for n in everything)]:
             raise ValueError(
                 f"--units names {unknown[0]}, and there is "
                 f"{', '.join(e.name for e in next(iter(elements.values()), ()))}"
@@ -120,15 +123,15 @@ class Statement:
         elements = []
         for i, name in enumerate(short):
             full = names[i] if names else ""
-            unit = single.get(name) or single.get(full) or units[i]
+            unit = next((u for p, u in single.items() if _matches(p, name, full)), units[i])
             prefix, joint = _arm_and_joint(name)
             of_arm = prefix in arms
             if not unit and default and (not suffixed or full.endswith(POSITION) or "." not in full):
                 if of_arm:
                     unit = "%" if joint == GRIPPER and default == "deg" else default
-                elif "grip" in name.lower():
+                elif any(word in name.lower() for word in HANDS):
                     raise ValueError(
-                        f"say what {name} is in, which is a gripper: --units {self.units},{name}=UNIT with "
+                        f"say what {name} is in, which is of a hand: --units {self.units},{name}=UNIT with "
                         f"one of {', '.join(STATED)}"
                     )
                 elif default == "%" and convert:
@@ -188,6 +191,11 @@ class Statement:
         if joint == GRIPPER:
             return Element(name, "rad", span / 100, middle - span / 2)
         return Element(name, "rad", span / 200, middle)
+
+
+def _matches(pattern: str, *names: str) -> bool:
+    """`gripper`, or of many `*Hand*`."""
+    return any(fnmatchcase(n, pattern) for n in names if n)
 
 
 def _require_silence(features: Features, default: str) -> None:

@@ -175,7 +175,7 @@ def test_single_elements_are_stated_beside_the_rest(tmp_path: Path) -> None:
     names = ("j1", "j2", "rail", "gripper")
     rows = np.array([[90, 180, 500, 50]] * 2, np.float32)
     source = lerobot_folder(tmp_path / "lerobot", rows, names, "mine")
-    words = ("--units", "degrees,rail=mm,gripper=percent")
+    words = ("--units", "degrees,ra*=mm,gripper=percent")
     assert ulna("data", "import", source, "--out", tmp_path / "data", *words) == 0
     store = EpisodeStore.open(tmp_path / "data")
     assert store.features[STATE].units == ("rad", "rad", "m", "1")

@@ -141,7 +141,7 @@ class Statement:
                     )
                 else:
                     unit = default
-            if not convert or unit == units[i] or not unit:
+            if not convert or not unit or not (self.units or unit != units[i]):
                 elements.append(Element(name, unit))
             elif of_arm and unit in ("deg", "%"):
                 elements.append(self._servo(name, prefix, joint, unit, arms[prefix]))

@@ -18,6 +18,7 @@ APART = {"rad": 0.12, "deg": 7.0, "%": 5.0}
 APART_SEVERE = {"rad": 0.25, "deg": 14.0, "%": 12.0}
 APART_SHARE, APART_SHARE_SEVERE = 0.08, 0.2  # of the largest joint's travel, where no unit is stated
 TOGETHER = 20  # neighbouring ticks say nearly the same
+FEWEST = 4  # rows of an episode that tell a speed
 GRIPPERS = ("grip", "finger", "jaw", "claw", "hand")  # what they hold keeps them from where they are sent
 
 
@@ -101,7 +102,7 @@ def apart(r: Recording) -> Apart | None:
     if action is None or state is None or action.values is None or state.values is None:
         return None
     pairs = _pairs(action, state)
-    if not pairs or min(len(action.t_s), len(state.t_s)) < TOGETHER or state.period_s <= 0:
+    if not pairs or min(len(action.t_s), len(state.t_s)) < FEWEST or state.period_s <= 0:
         return None
     if not (np.isfinite(action.values).all() and np.isfinite(state.values).all()):
         return None

@@ -119,6 +119,19 @@ def test_two_that_say_nothing_and_differ_by_a_unit_are_not_joined(tmp_path: Path
         open_data([a.path, wide.path]).windows(WindowSpec(1, 4, keys=(STATE,)))
 
 
+def test_stated_degrees_are_converted_too(tmp_path: Path) -> None:
+    stated = {k: replace(f, units=("deg",) * 3) if k in (STATE, ACTION) else f for k, f in FEATURES.items()}
+    a = write_store(tmp_path / "a", (5,), stated, {"limits": {"a": [-90, 90]}})
+    words = ["data", "units", str(a.path), "--units", "degrees", "--out", str(tmp_path / "b")]
+    assert main(words) == 0
+    b = EpisodeStore.open(tmp_path / "b")
+    assert b.features == FEATURES
+    np.testing.assert_allclose(b.episodes[0].read(ACTION), np.radians(a.episodes[0].read(ACTION)), rtol=1e-6)
+    assert b.episodes[0].attrs["limits"]["a"] == pytest.approx([-np.pi / 2, np.pi / 2])
+    np.testing.assert_array_equal(b.episodes[0].read(ENVIRONMENT), a.episodes[0].read(ENVIRONMENT))
+    assert main(words) == 1  # it is there already
+
+
 def of(x: np.ndarray, *units: str) -> Stats:
     stats = vector_stats(x)
     feature = Feature((x.shape[1],), "float32", (), units)

@@ -237,6 +237,7 @@ def test_a_checkpoint_is_told_its_units_and_forgets_them(degrees: Path, tmp_path
     assert ulna("data", "units", folder, "--units", "radians") == 0
     PolicyAgent(LocalPolicy(folder), robot)
     assert ulna("data", "units", folder, "--units", "radians") == 1  # it says so already
+    assert ulna("data", "units", folder, "--units", "degrees", "--out", tmp_path / "x") == 1
 
 
 def test_a_dataset_is_converted_into_a_new_one(

@@ -46,7 +46,10 @@ def run(args: Args, out: Output) -> int:
         raise ValueError("say --units or --names, or --undo what was stated last")
     statement = Statement(args.units, tuple(words(args.names)), calibration_files(args.calibration), args.arm)
     folder = Path(args.data)
-    if (folder / "hash.json").is_file():
+    is_checkpoint = (folder / "hash.json").is_file()
+    if args.out and (is_checkpoint or args.undo):
+        raise ValueError("--out is for a dataset that is converted, not for a checkpoint, nor with --undo")
+    if is_checkpoint:
         features = _checkpoint(folder, None if args.undo else statement)
     elif args.undo:
         features = unstate_features(EpisodeStore.open(folder))

@@ -31,6 +31,7 @@ SI = {
 DEGREES_A_COUNT = 360 / 4095  # as LeRobot has it; a turn is 4096 counts
 ARMS = {"so101": so101.JOINTS, "koch": koch.JOINTS}
 GRIPPER = so101.NAMES[-1]
+ASSUMED = "taken as LeRobot's since May 2025: 0 in the middle of a joint's range, grippers in percent"
 HANDS = ("grip", "finger", "thumb", "hand", "jaw", "claw")  # which are often not in what the joints are in
 
 
@@ -84,6 +85,8 @@ class Statement:
         if self.units:
             by = ", ".join(p.name for p in self.calibrations.values())
             notes["units"] = f"stated: {self.units}" + (f", by the calibration {by}" if by else "")
+            if any(_servo_arms([e.name for e in es], "") for es in elements.values()) and default == "deg":
+                notes["units"] += f"; {ASSUMED}"
         if self.names:
             notes["names"] = f"stated: {','.join(self.names)}"
         if self.first_of_chunk:

@@ -137,7 +137,9 @@ def test_numbers_become_what_our_drivers_count(tmp_path: Path, units: str, robot
         np.testing.assert_allclose(
             store.episodes[0].read(key), np.stack([of_servos.radians(c) for c in counts]), atol=2e-6
         )
-    assert store.provenance["units"] == f"stated: {units}, by the calibration arm.json"
+    said = store.provenance["units"]
+    assert said.startswith(f"stated: {units}, by the calibration arm.json")
+    assert ("since May 2025" in said) == (units == "degrees")
 
 
 def test_degrees_of_a_known_arm_need_no_calibration(tmp_path: Path) -> None:

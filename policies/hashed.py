@@ -76,6 +76,12 @@ def verify_hashed(folder: Path, kind: str, hashed: Sequence[str]) -> str:
     return str(stamp["sha256"])
 
 
+def stamp_hashed(folder: Path, hashed: Sequence[str]) -> None:
+    """Bind the files of a checkpoint together as they are now."""
+    write_json(folder / f".{STAMP}", {"format": FORMAT, "sha256": _hash(folder, hashed)})
+    os.replace(folder / f".{STAMP}", folder / STAMP)
+
+
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 

@@ -56,6 +56,7 @@ SUBCOMMANDS = {
         "import": "bring in a LeRobot, Diffusion-Policy or HDF5 dataset",
         "export": "hand out as a LeRobot dataset",
         "merge": "join datasets of equal features",
+        "units": "state what its numbers are called and measured in, or convert them to SI",
         "split": "part it by episodes",
         "trim": "cut the ends off an episode",
         "delete": "move episodes to the trash",

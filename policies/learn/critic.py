@@ -35,10 +35,9 @@ from ...datasets.features import (
     require_same,
     state_keys,
 )
-from ...datasets.normalise import affine
 from ...datasets.stats import Stats
 from ..backbones.mlp import ResidualBlock
-from ..codec import Absolute, Affine, NormaliseMode, Relative
+from ..codec import Absolute, NormaliseMode, Relative, input_normaliser
 from ..hashed import WEIGHTS, CheckpointError, read_json, require_finite, save_hashed, verify_hashed
 from ..train.record import TrainingRecord
 
@@ -100,7 +99,7 @@ class Critic(nn.Module):
             )
         self.spec, self.stats = spec, dict(stats)
         self.features = {k: features[k] for k in (*self.keys, ACTION)}
-        self.normalisers = nn.ModuleList(Affine(*affine(stats[k], spec.normalise_state)) for k in self.keys)
+        self.normalisers = nn.ModuleList(input_normaliser(stats[k], spec.normalise_state) for k in self.keys)
         codec = CODECS[spec.codec](spec.normalise_action)
         self.codec = codec.build(self.features, stats, 0)
         seen = spec.n_obs_steps * sum(int(torch.Size(features[k].shape).numel()) for k in self.keys)

@@ -157,18 +157,15 @@ class LocalPolicy:
     def _past(self, value: Any) -> np.ndarray:
         shape = (self.metadata.n_past_actions, *self.policy.features[ACTION].shape)
         past = np.asarray(value)
-        if past.shape != shape or past.dtype.kind != "f" or not np.isfinite(_cast(past, "float32")).all():
+        if past.shape != shape or past.dtype.kind != "f":
             raise BadRequest(f"{PAST} is {past.dtype} {past.shape}, the policy wants finite float {shape}")
-        return _cast(past, "float32")
+        return _finite(PAST, past, "float32")
 
     def _chunk(self, name: str, value: Any) -> np.ndarray:
         chunk, width = np.asarray(value), self.policy.features[ACTION].shape[0]
         if chunk.ndim != 2 or chunk.shape[1] != width or chunk.dtype.kind != "f":
             raise BadRequest(f"{name} is {chunk.dtype} {chunk.shape}, the policy wants float (n, {width})")
-        chunk = _cast(chunk, "float32")
-        if not np.isfinite(chunk).all():
-            raise BadRequest(f"{name} holds a value that is not finite")
-        return chunk
+        return _finite(name, chunk, "float32")
 
     def _memory(self, value: Any) -> torch.Tensor | None:
         """`(1, M)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
@@ -183,12 +180,11 @@ class LocalPolicy:
                 f"{self.metadata.checkpoint[:8]}: begin the episode anew, without a memory"
             )
         values = np.asarray(value["values"])
-        is_one = values.shape == (width,) and values.dtype.kind == "f"
-        if not is_one or not np.isfinite(_cast(values, "float32")).all():
+        if values.shape != (width,) or values.dtype.kind != "f":
             raise BadRequest(
                 f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)"
             )
-        return torch.from_numpy(_cast(values, "float32"))[None].to(self.policy.device)
+        return torch.from_numpy(_finite("memory", values, "float32"))[None].to(self.policy.device)
 
     def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Goals and prompts, by key."""
@@ -245,13 +241,13 @@ def _fitting(key: str, value: Any, shape: tuple[int, ...], dtype: str, wants: st
     array = _array(key, value, wants)
     if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
         raise BadRequest(f"{key} is {array.dtype} {array.shape}, the policy wants {wants}")
-    array = _cast(array, dtype)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequest(f"{key} holds a value that is not finite as {dtype}")
-    return array
+    return _finite(key, array, dtype)
 
 
-def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
-    """A copy; what is too large for `dtype` becomes infinite, so look at it after this."""
+def _finite(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """A copy as `dtype`; BadRequest for what is not finite in it, as 1e308 is not in float32."""
     with np.errstate(over="ignore"):
-        return np.array(array, dtype=dtype)
+        copy = np.array(array, dtype=dtype)
+    if copy.dtype.kind == "f" and not np.isfinite(copy).all():
+        raise BadRequest(f"{key} holds a value that is not finite in {dtype}")
+    return copy

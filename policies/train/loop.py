@@ -30,7 +30,15 @@ from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
 from .curriculum import begins, curriculum, refreshed
-from .data import TrainingData, TrainingWindows, open_data, require_readable, tensors, window_spec
+from .data import (
+    TrainingData,
+    TrainingWindows,
+    open_data,
+    require_readable,
+    still_elements,
+    tensors,
+    window_spec,
+)
 from .encodings import EncodedWindows, require_cacheable
 from .error import TrainingError
 from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
@@ -132,6 +140,8 @@ def train(
         stats = take_stats(stats, start, say)
     if before is not None and before.finished:
         stats = take_stats(stats, load_checkpoint(out), say)
+    for sentence in still_elements(features, stats, recipe):
+        say(sentence)
     policy = Policy(recipe, features, stats)
     if start is not None:
         take_weights(policy, start, say)

@@ -136,7 +136,7 @@ def test_requests_are_looked_at_after_the_cast(saved: Path) -> None:
     for key, array in good.items():
         for value in (1e308, np.nan, -np.inf):
             bad = {**good, key: np.full(array.shape, value, np.float64)}
-            with pytest.raises(BadRequest, match=f"{key} holds a value that is not finite as float32"):
+            with pytest.raises(BadRequest, match=f"{key} holds a value that is not finite in float32"):
                 policy.infer(Request(bad, 0).to_wire())
 
 

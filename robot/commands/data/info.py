@@ -52,6 +52,7 @@ def text_of(d: dict[str, Any]) -> str:
         lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {rate_text}{codec}")
         if feature["names"]:
             lines.append(f"    {', '.join(feature['names'])}")
+        lines += _of_units(key, feature, d["path"])
     if d["cut_off"]:
         lines.append(f"cut off and recovered: episodes {', '.join(map(str, d['cut_off']))}")
     if d["damaged"]:
@@ -72,6 +73,19 @@ def text_of(d: dict[str, Any]) -> str:
     for note, episodes in d["notes"].items():
         lines.append(f"{note}: episodes {', '.join(map(str, episodes))}")
     return "\n".join(lines)
+
+
+def _of_units(key: str, feature: dict[str, Any], path: str) -> list[str]:
+    """The units of a vector, or that what moves an arm states none."""
+    from ....datasets.features import moves_an_arm
+
+    if any(feature["units"]) and len(feature["shape"]) == 1:
+        return [f"    in {', '.join(u or 'an unknown unit' for u in dict.fromkeys(feature['units']))}"]
+    if not moves_an_arm(key):
+        return []
+    names = "" if feature["names"] else " [--names …]"
+    state = f"ulna data units {path} --units radians|degrees|percent{names}"
+    return [f"    its unit is not stated, and no robot takes a policy of it before: {state}"]
 
 
 def _in_words(value: Any) -> str:

@@ -28,9 +28,11 @@ from ...drivers.config import require_known
 from ...drivers.devices import runtime_folder
 from ...drivers.servos.bus import COUNTS_PER_TURN
 from ...drivers.servos.calibration import Calibration, JointCalibration, save
+from ...drivers.servos.group import DYNAMIXEL, FEETECH
 from ...drivers.twins.faults import BusFaults, CameraFaults, set_faults
 from ...drivers.twins.ur_controller import URFaults
 from .control import Order, serve
+from .hand import Hand
 
 # raw encoder counts between a servo's zero and its joint's zero: as of servos mounted without care
 MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
@@ -49,6 +51,7 @@ class Kind:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+FAMILIES = {family.protocol: family for family in (FEETECH, DYNAMIXEL)}
 # Half of what the driver allows a gripper: PyBullet's fingers squeeze a light cube out of their grip when
 # they push with all of it.
 LIGHT_GRIP = {"gripper_torque": 250}
@@ -91,6 +94,9 @@ class StationConfig:
     """Of the faults' dice."""
     faults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By device, from the start: fields of `BusFaults` or `CameraFaults`."""
+    factory_new: bool = False
+    """Its servos are as they come out of their boxes (id 1, the factory's speed, no calibration), and none is
+    plugged onto the bus yet."""
 
 
 def devices(config: StationConfig) -> tuple[str, ...]:
@@ -106,6 +112,9 @@ def devices(config: StationConfig) -> tuple[str, ...]:
     if config.hand or alone:
         faults_by_device["leader"] = BusFaults()
     faults_by_device |= {camera: CameraFaults() for camera in config.cameras}
+    if config.factory_new and not kind.models:
+        with_servos = " and ".join(name for name, other in KINDS.items() if other.models)
+        raise DeviceError(f"the twin {config.kind} has no servos to be factory-new: {with_servos} have some")
     for device, faults in config.faults.items():
         require_known("device of this twin:", device, faults_by_device)
         set_faults(faults_by_device[device], faults)
@@ -240,6 +249,7 @@ class Station:
                 self.set_faults(device, faults)
 
         return {
+            **self._hand.orders(),
             "reset": lambda body: self.world.reset(int(body["seed"])),
             "begin": lambda _: self.world.begin(),
             "rest": lambda _: self.world.rest(),
@@ -298,7 +308,14 @@ class Station:
             ring.close()
         if config.cameras and config.task == "lift":  # its cube is blue
             tables["trackers.cube"] = {"driver": "colour", "cameras": list(config.cameras)}
-        self._control, info["control"] = serve({"state": lambda _: self.world.state()}, self._orders())
+        plants = {"arm": plant} if "arm" in self.devices else {}
+        if self.world.hand is not None:
+            plants["leader"] = self.world.hand.plant
+        joints = range(0 if config.factory_new else len(self.kind.models))
+        buses = {device: joints for device in plants if self.kind.models}
+        self._hand = Hand(self.world, plants, buses, lambda device, order: self.children[device].ask(order))
+        questions = {"state": lambda _: self.world.state(), "joints": self._hand.joints}
+        self._control, info["control"] = serve(questions, self._orders())
         tables["scene"] = {"driver": "twin", "url": info["control"]}
         info["toml"] = str(self._write_toml(tables))
         self.info = info
@@ -314,7 +331,7 @@ class Station:
         tables: dict[str, dict[str, Any]],
         table: str,
     ) -> None:
-        kind, joints = KINDS[driver], self.world.arm.joints
+        kind, joints, new = KINDS[driver], self.world.arm.joints, self.config.factory_new
         servos, calibration = [], Calibration()
         for j, (joint, model) in enumerate(zip(joints.names, kind.models, strict=True)):
             zero, offset = COUNTS_PER_TURN // 2, MOUNTING[j]
@@ -327,9 +344,8 @@ class Station:
             registers = {"homing_offset": register}
             if kind.protocol == "feetech":
                 registers |= {"min_position_limit": low, "max_position_limit": high}
-            servos.append(
-                {"id": j + 1, "model": model, "joint": j, "zero_count": zero + offset, "registers": registers}
-            )
+            servo = {"model": model, "joint": j, "zero_count": zero + offset}
+            servos.append(servo | ({"id": 1} if new else {"id": j + 1, "registers": registers}))
         link = self.folder / device
         child = self._child(
             device,
@@ -338,13 +354,15 @@ class Station:
                 "protocol": kind.protocol,
                 "plant": str(plant),
                 "servos": servos,
-                "baud": 1_000_000,
+                "baud": FAMILIES[kind.protocol].factory_baud if new else 1_000_000,
                 "link": str(link),
                 "seed": self.config.seed,
+                "plugged": [] if new else None,
             },
         )
         path = self.folder / f"{device}-calibration.json"
-        save(path, calibration)
+        if not new:  # else `ulna calibrate` makes it
+            save(path, calibration)
         info["ports"][device] = port = child.info["port"]
         tables[table] = {"driver": driver, "port": port, "calibration": str(path), **kind.settings}
 

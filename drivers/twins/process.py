@@ -68,8 +68,8 @@ def _obey(twin: Twin, line: str) -> Mapping[str, Any]:
             set_faults(twin.faults, order["faults"])
         elif order.get("reset"):
             twin.power_cycle()
-        elif "plug" in order and hasattr(twin, "plug"):
-            twin.plug([int(joint) for joint in order["plug"]])
+        elif "plug" in order and (plug := getattr(twin, "plug", None)) is not None:
+            plug([int(joint) for joint in order["plug"]])
         else:
             raise DeviceError(
                 f"a twin understands faults and reset, and one of servos plug, not {line.strip()!r}"

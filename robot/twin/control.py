@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from ...drivers import web
 from ...drivers.arm import DeviceError
 
 MAX_ORDER_BYTES = 1 << 16
+PAGE, ASSETS = "twin.html", web.assets(Path(__file__).parent / "assets")
 
 # takes the JSON object of the request, returns the one to answer with, or None
 Order = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -28,7 +30,7 @@ Order = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[web.Server, str]:
     """(The server of the channel, which runs until it is closed; its URL). Requests are `GET URL/question`
-    and `POST URL/order`.
+    and `POST URL/order`; the URL itself is a page with a hand at the arm.
 
     KeyError, DeviceError, ValueError, TypeError and TimeoutError of an order are answered as a sentence with
     status 400. The token in the URL keeps web pages that know the port from moving anything."""
@@ -42,6 +44,8 @@ def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[
         name = request.path_params["name"]
         if not web.is_token(request.path_params["token"], token):
             return web.error("no such thing", 404)
+        if request.method == "GET" and (name or PAGE) in ASSETS:
+            return web.asset(ASSETS[name or PAGE])
         act = (orders if request.method == "POST" else questions).get(name)
         if act is None:
             return web.error(f"there is no {name!r}: {overview}", 404)

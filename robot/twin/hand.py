@@ -1,5 +1,5 @@
-"""What a person's hands do at a twin's arms: move joints, and plug servos onto the bus. They are orders of the
-control channel."""
+"""What a person's hands do at a twin's arms: move joints, and plug servos onto the bus. These are orders of
+the control channel."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ SWEEP: tuple[dict[str, float], ...] = (
     {"shoulder_pan": 0.0, "wrist_roll": 0.0, "gripper": 0.6, "wrist_flex": HIGH},
     {"elbow_flex": LOW, "wrist_flex": LOW},
     {"shoulder_lift": HIGH},
+    {"shoulder_lift": -1.0},
+    {"elbow_flex": 0.5, "wrist_flex": 0.0},
     {"shoulder_lift": LOW},
     {"shoulder_lift": -1.0, "elbow_flex": HIGH},
     {"shoulder_lift": -0.6, "elbow_flex": 0.7, "wrist_flex": 1.2},
@@ -54,7 +56,7 @@ class Hand:
 
     def joints(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """By device and joint: position_rad, lower and upper (rad), whether it has torque, and whether its
-        servo is on the bus."""
+        servo is on the bus (None: it has none)."""
         limits = self._limits
         return {
             device: {
@@ -63,7 +65,7 @@ class Hand:
                     "lower": float(limits.lower[j]),
                     "upper": float(limits.upper[j]),
                     "torque": bool(plant.torque[j]),
-                    "plugged": j in self._plugged.get(device, range(len(limits.names))),
+                    "plugged": j in self._plugged[device] if device in self._plugged else None,
                 }
                 for j, name in enumerate(limits.names)
             }

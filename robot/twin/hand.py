@@ -18,6 +18,7 @@ from .control import Order
 
 CLOSE_RAD = 0.02  # a joint is where the hand wanted it
 STUCK_S, LONGEST_S = 0.5, 8.0  # without progress, and in all: then something is in the way
+REST_S = 0.25  # at each waypoint of a sweep, so that whoever looks now and then sees the ends
 # Waypoints (rad, by joint; -inf and inf are its ends) that bring every joint of an SO-101 to both its ends
 # without a table, or its own links, in the way: found in the simulation.
 LOW, HIGH = -math.inf, math.inf
@@ -109,6 +110,7 @@ class Hand:
             answer = self._take(device, dict(zip(joints, places.tolist(), strict=True)), wait=True)
             if answer["resists"]:
                 break
+            time.sleep(REST_S)
         self._release(body)
         return answer
 

@@ -18,7 +18,7 @@ FACTORY_ID = 1  # Feetech's STS3215 table; Robotis e-Manual
 LIKELY_IDS = range(8)  # asked by themselves when there is silence: not every firmware answers a broadcast
 FEW_IDS = range(31)  # arms count from 1; a broadcast ping of a Dynamixel takes 3 ms an id
 ALL_IDS = range(253)
-READS, MOST_GARBLED = 4, 1  # a line drops an answer now and then; two servos at once spoil nearly all
+READS, MOST_GARBLED = 4, 1  # a line garbles an answer now and then; two servos at once garble nearly all
 APPEAR_S = 1.0  # within which a servo must answer at its new id or speed
 UNEVEN_V = 0.8  # between servos of one kind: more is lost in a bad plug or a thin cable
 LOW_V = 6.0  # below it a servo of 7.4 V is on a supply of 5 V
@@ -79,10 +79,10 @@ def _scan(bus: ServoBus, ids: Sequence[int]) -> tuple[dict[int, int], bool]:
 
 def _answers_garbled(bus: ServoBus, servo: int) -> bool:
     """Whether several servos answer as `servo`. Their models may be equal; where they stand is not."""
-    replies = [
-        bus.read(["present_position", "present_temperature"], [servo], retries=0) for _ in range(READS)
-    ]
-    return sum(not reply.valid[0] for reply in replies) > MOST_GARBLED
+    corrupt = bus.stats.corrupt
+    for _ in range(READS):
+        bus.read(["present_position", "present_temperature"], [servo], retries=0)
+    return bus.stats.corrupt - corrupt > MOST_GARBLED
 
 
 def assign(bus: ServoBus, family: Family, present: Answer, servo: int, baud: int) -> None:

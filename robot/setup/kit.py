@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...drivers.config import parse
+from ...drivers.servos.dynamixel import DynamixelBus
+from ...drivers.servos.feetech import FeetechBus
 from ...drivers.servos.group import ServoGroup
+from ...drivers.servos.probe import SLACK_S
 from ..config import driver_module
 
 KITS = ("so101", "koch")
@@ -34,7 +37,10 @@ class KitArm:
         fields = {k: v for k, v in table.items() if k != "driver"}
         fields |= {"port": port, "calibration": str(calibration)}
         config = parse(module.Config, fields, f"[{self.table}]")
-        return module.make(self.title, config).group
+        group: ServoGroup = module.make(self.title, config).group
+        bus = FeetechBus if group.family.protocol == "feetech" else DynamixelBus
+        group.bus = bus(port, group.bus.baud, slack_s=SLACK_S)  # nothing here is in a hurry
+        return group
 
     def drive_modes(self) -> Mapping[str, int]:
         """1 for joints that count backwards."""

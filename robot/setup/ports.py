@@ -71,13 +71,21 @@ def _by_pulling(guide: Guide, arm: str, free: Callable[[], Sequence[Candidate]])
         f"Now pull the USB cable of the {arm}'s adapter out (where it is not in yet: in, then out).{names}"
     )
 
+    last: list[str] = []
+    several = False
+
     def one_gone() -> str | None:
+        nonlocal last, several
         now = {c.name: c for c in free()}
         before.update(now)  # what is plugged in meanwhile may be pulled as well
         gone = [name for name in before if name not in now]
-        if len(gone) > 1:
-            guide.say(f"{len(gone)} ports went away: put them back, and pull the {arm}'s alone.")
-        return gone[0] if len(gone) == 1 else None
+        last, was_gone = gone, last
+        # until all are back: whichever comes back last is not the one that was meant
+        several = len(gone) > 1 or (several and bool(gone))
+        if several:
+            guide.say(f"Several ports went away: put them back, and pull the {arm}'s alone.")
+        # twice the same: of a hub that is pulled, one port may go before the others
+        return gone[0] if len(gone) == 1 and gone == was_gone and not several else None
 
     name = guide.wait(one_gone, f"the {arm}'s cable to be pulled")
     guide.say(f"It is {name}. Put it back in.")

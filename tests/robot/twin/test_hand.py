@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -113,8 +114,6 @@ def test_a_joint_with_torque_does_not_give_way(new: dict[str, Any]) -> None:
 
 
 def test_a_sweep_brings_every_joint_to_both_its_ends(new: dict[str, Any]) -> None:
-    import threading
-
     limits, seen = so101.JOINTS, []
     sweep = threading.Thread(target=ask, args=(new, "sweep", {}))
     sweep.start()

@@ -34,8 +34,8 @@ BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 class TwinArm(SimArm):
     """Joints that do what the plant's `goal`, `torque`, `max_effort` and `stuck` say, and tell it where they
     are. hand: where a person's hand takes joints and keeps them, rad by number; a joint with torque does not
-    give way, and the hand lets go of it. A reset of the scene leaves the arm where it is: nobody carries a real
-    one home."""
+    give way, and the hand lets go of it. A reset of the scene leaves the arm where it is: nobody carries a
+    real one home."""
 
     def __init__(self, world: World, clock: SimClock, robot: SimRobot) -> None:
         super().__init__(world, clock, robot)

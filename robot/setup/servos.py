@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...drivers.arm import DeviceError
 from ...drivers.servos.group import ServoGroup
 from ...drivers.servos.identity import FACTORY_ID, Answer, assign, check_supply, look
 from ..undisturbed import undisturbed
 from .guide import Guide
 
+SAME_SUPPLY_V = 2.0
 THOROUGH_AFTER = 3  # looks in vain at the usual speeds, before all speeds and ids are tried
 
 
@@ -22,8 +25,8 @@ def set_ids(guide: Guide, group: ServoGroup) -> bool:
         return False
     n = len(group.ids)
     guide.say(
-        f"Each of the {n} servos gets its own id, alone on the cable. Power on; let each of them hang at the "
-        "adapter by itself, with no other servo behind it, when you are asked for it."
+        f"Each of the {n} servos gets its own id. Switch the power on. When a servo is asked for, connect it "
+        "to the adapter by itself, with no other servo behind it: it is seen at once."
     )
     done: dict[int, str] = {}
     for j in reversed(range(n)):  # from the gripper: so the factory's id 1 is free until the last has it
@@ -116,7 +119,19 @@ def check_chain(guide: Guide, group: ServoGroup) -> list[float]:
     group.bus.open()
     group.check_models()
     volts, remark = check_supply(group)
-    low, high = float(volts.min()), float(volts.max())
-    span = f"{low:.1f} V" if high - low < 0.15 else f"{low:.1f} to {high:.1f} V"
-    guide.say(f"All {len(volts)} servos answer; they measure {span}{f': {remark}' if remark else ''}.")
+    guide.say(
+        f"All {len(volts)} servos answer; they measure {_spans(volts)}{f': {remark}' if remark else ''}."
+    )
     return volts.tolist()
+
+
+def _spans(volts: np.ndarray) -> str:
+    """`5.0 V and 11.9 to 12.1 V`: a Koch has two supplies."""
+    supplies: list[list[float]] = []
+    for v in sorted(volts.tolist()):
+        if supplies and v - supplies[-1][0] < SAME_SUPPLY_V:
+            supplies[-1].append(v)
+        else:
+            supplies.append([v])
+    spans = (f"{s[0]:.1f}" if s[-1] - s[0] < 0.05 else f"{s[0]:.1f} to {s[-1]:.1f}" for s in supplies)
+    return " and ".join(f"{span} V" for span in spans)

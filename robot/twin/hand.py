@@ -6,15 +6,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...drivers.arm import DeviceError, Joints
 from ...drivers.config import require_known
 from ...drivers.twins.plant import Plant
-from ...sim.twin import TwinWorld
 from .control import Order
+
+if TYPE_CHECKING:
+    from ...sim.twin import TwinWorld
 
 CLOSE_RAD = 0.02  # a joint is where the hand wanted it
 STUCK_S, LONGEST_S = 0.5, 8.0  # without progress, and in all: then something is in the way

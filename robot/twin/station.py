@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +26,7 @@ from ...drivers.arm import DeviceError
 from ...drivers.cameras.frame_ring import FrameRing
 from ...drivers.config import require_known
 from ...drivers.devices import runtime_folder
+from ...drivers.servos import koch_leader
 from ...drivers.servos.bus import COUNTS_PER_TURN
 from ...drivers.servos.calibration import Calibration, JointCalibration, save
 from ...drivers.servos.group import DYNAMIXEL, FEETECH
@@ -42,13 +43,15 @@ MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
 class Kind:
     """protocol: name of the module in `drivers.twins`. robot: name of the model in `sim.robots`. models:
     model numbers of the servos, base to gripper. leader: kind of its leader arm, empty when there is none.
-    settings: fields of the arm's driver to write into the robot's file."""
+    settings: fields of the arm's driver to write into the robot's file. reversed: joints whose servos are
+    mounted the other way round, where nobody has set them up yet."""
 
     protocol: str
     robot: str
     models: tuple[int, ...] = ()
     leader: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    reversed: Collection[str] = ()
 
 
 FAMILIES = {family.protocol: family for family in (FEETECH, DYNAMIXEL)}
@@ -61,7 +64,7 @@ KINDS = {
     "koch": Kind(
         "dynamixel", "so101", (1060, 1060, 1200, 1200, 1200, 1200), "koch-leader", {"model": "so101"}
     ),
-    "koch-leader": Kind("dynamixel", "so101", (1190,) * 6),
+    "koch-leader": Kind("dynamixel", "so101", (1190,) * 6, reversed=koch_leader.DRIVE_MODES),
     "ur5e": Kind("ur", "ur5e"),
     "camera": Kind("", "so101"),
     "realsense": Kind("", "so101"),
@@ -345,6 +348,8 @@ class Station:
             if kind.protocol == "feetech":
                 registers |= {"min_position_limit": low, "max_position_limit": high}
             servo = {"model": model, "joint": j, "zero_count": zero + offset}
+            if new and joint in kind.reversed:
+                servo["direction"] = -1
             servos.append(servo | ({"id": 1} if new else {"id": j + 1, "registers": registers}))
         link = self.folder / device
         child = self._child(

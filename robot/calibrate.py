@@ -73,11 +73,13 @@ def _half_turn[T: (int, np.ndarray)](counts: T) -> T:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """now, low, high: counts `(J,)` from the middle of each joint's travel so far: where it is, and the ends.
-    enough: `(J,)` bool, swept far enough for a calibration. notes: what happened at this reading."""
+    place: `(J,)` counts, where it is by a count of its own that no sweep shifts. enough: `(J,)` bool, swept
+    far enough for a calibration. notes: what happened at this reading."""
 
     now: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    place: np.ndarray
     enough: np.ndarray
     notes: tuple[str, ...]
 
@@ -134,7 +136,8 @@ class Calibrator:
         ]
         middle = (sweep.low + sweep.high) // 2
         enough = sweep.high - sweep.low >= SHORTEST
-        return Progress(sweep.now - middle, sweep.low - middle, sweep.high - middle, enough, tuple(notes))
+        now, low, high = (counts - middle for counts in (sweep.now, sweep.low, sweep.high))
+        return Progress(now, low, high, sweep.now, enough, tuple(notes))
 
     def finish(self) -> Calibration:
         """Work out the offsets, write them into the servos, and see that they took them. DeviceError: a joint

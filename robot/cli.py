@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": "serve a trained policy over the network",
     "deploy": "run a served policy on a robot",
     "devices": "what is plugged in, by names that stay the same",
+    "setup": "bring a new arm up: port, ids of its servos, robot file, calibration",
     "calibrate": "measure where an arm's joints are and how far they go",
     "doctor": "what on this computer would disturb a robot, and how to mend it",
     "twin": "start the other end of a device: the bytes of a real one, with physics behind them",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -27,16 +27,20 @@ STIFFNESS = 12.0
 STUCK_GAIN = 1.0
 SET_OUT_S = 0.5
 TREMOR_MEMORY = 0.5  # of `Expert.memory`: a hand trembles faster than it corrects itself
+HAND_NM, HAND_RAD_S = 6.0, 3.5  # of a person who moves a joint that has no torque
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
 
 class TwinArm(SimArm):
     """Joints that do what the plant's `goal`, `torque`, `max_effort` and `stuck` say, and tell it where they
-    are. A reset of the scene leaves the arm where it is: nobody carries a real one home."""
+    are. hand: where a person's hand takes joints and keeps them, rad by number; a joint with torque does not
+    give way, and the hand lets go of it. A reset of the scene leaves the arm where it is: nobody carries a
+    real one home."""
 
     def __init__(self, world: World, clock: SimClock, robot: SimRobot) -> None:
         super().__init__(world, clock, robot)
         self.plant = Plant.create(robot.joints.names, robot.home, robot.joints.max_effort)
+        self.hand: dict[int, float] = {}
         world.after_step.append(self._update_plant)
 
     def build(self, q: np.ndarray) -> None:
@@ -67,6 +71,7 @@ class TwinArm(SimArm):
                 continue
             self._stuck_at.pop(joint, None)
             if plant.torque[joint]:
+                self.hand.pop(joint, None)
                 effort = float(plant.max_effort[joint])
                 if joint == len(plant.names) - 1:  # the gripper, last
                     error = abs(float(plant.goal[joint] - plant.position[joint]))
@@ -79,6 +84,17 @@ class TwinArm(SimArm):
                     force=effort,
                     positionGain=POSITION_GAIN,
                     maxVelocity=float(self.joints.max_velocity[joint]),
+                    physicsClientId=c,
+                )
+            elif (held_at := self.hand.get(joint)) is not None:
+                p.setJointMotorControl2(
+                    self.body,
+                    i,
+                    p.POSITION_CONTROL,
+                    held_at,
+                    force=HAND_NM,
+                    positionGain=POSITION_GAIN,
+                    maxVelocity=HAND_RAD_S,
                     physicsClientId=c,
                 )
             else:
@@ -103,19 +119,22 @@ class TwinArm(SimArm):
 
 class ScriptedHand:
     """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast as a
-    hand does. While it rests it keeps the leader where the follower is."""
+    hand does. While it rests it keeps the leader where the follower is, but for the joints in `held` (rad by
+    number), which it takes there."""
 
     def __init__(self, scene: SimScene, noise: float, speed: float = 4.0) -> None:
         self.scene, self.noise, self.speed = scene, noise, speed
         robot = scene.arms["arm"].robot
         self.plant = Plant.create(robot.joints.names, robot.home, robot.joints.max_effort)
         self._steps = max(1, round(PHYSICS_HZ / scene.control_hz))
+        self.held: dict[int, float] = {}
         self._goal, self._count = self.plant.position.copy(), 0
         self._expert: Expert | None = None
         self._begun = PHYSICS_HZ
 
     def begin(self, seed: int) -> None:
         self._expert = self.scene.expert(self.noise)
+        self.held.clear()
         self._expert.memory = TREMOR_MEMORY
         self._expert.reset(seed)
         self._begun = 0
@@ -128,8 +147,10 @@ class ScriptedHand:
         """Once a physics step."""
         if self._count % self._steps == 0:
             expert = self._expert
-            self._goal = self.scene.arms["arm"].read().data if expert is None else expert.act()
+            self._goal = np.array(self.scene.arms["arm"].read().data if expert is None else expert.act())
         self._count += 1
+        for joint, position in self.held.items():
+            self._goal[joint] = position
         # a hand sets out slowly: whoever watches the leader has half a second to begin
         self._begun += 1
         reach = self.speed / PHYSICS_HZ * min(1.0, (self._begun / PHYSICS_HZ / SET_OUT_S) ** 2)
@@ -191,6 +212,17 @@ class TwinWorld:
     def state(self) -> dict[str, Any]:
         """Ground truth (JSON types), which no device gives."""
         return self._ask(self._state)
+
+    def move(self, leader: bool, targets: Mapping[int, float]) -> None:
+        """A person's hand takes joints (rad by number) of the follower or the leader there, and keeps them,
+        until `let_go`."""
+        self._ask(lambda: self._held(leader).update(targets))
+
+    def let_go(self, leader: bool) -> None:
+        self._ask(lambda: self._held(leader).clear())
+
+    def _held(self, leader: bool) -> dict[int, float]:
+        return self.hand.held if leader and self.hand is not None else self.arm.hand
 
     def stop(self) -> None:
         self._stopping.set()

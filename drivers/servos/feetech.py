@@ -11,6 +11,7 @@ from .bus import BusError, BusStats, Register, Replies, explain_silence
 from .feetech_protocol import (
     BAUDS,
     BROADCAST,
+    PING,
     READ,
     REGISTERS,
     STATUS,
@@ -26,6 +27,7 @@ from .feetech_protocol import (
 from .serial_port import LATE_NS, Reception, ReplySizes, SerialPort
 from .silence import Silence
 
+MOST_ASKED = 31  # ids that are asked one by one in a scan; more take a roll call
 PAUSE_S = 0.0005  # before a reply, at most: return_delay_time as servos leave the factory
 
 
@@ -73,12 +75,27 @@ class FeetechBus:
         return int(replies.values[0, 0]) if replies.valid[0] else None
 
     def scan(self, servos: Iterable[int] = range(253)) -> dict[int, int]:
+        """Model number by id of those that answer: each is asked by itself, or all by one broadcast ping when
+        there are many."""
         model, models = REGISTERS["model_number"], {}
-        for servo in servos:  # not by `read`: silence is expected here, and no reason to grow patient
+        ids = list(servos)
+        for servo in (
+            ids if len(ids) <= MOST_ASKED else self._roll_call(ids)
+        ):  # not by `read`: silence is expected here, and no reason to grow patient
             answers, _ = self._ask([_id(servo)], model.address, model.size)
             if servo in answers:
                 models[servo] = decode(model, answers[servo][1][: model.size])
         return models
+
+    def _roll_call(self, servos: Sequence[int]) -> list[int]:
+        """Those of `servos` that answer a broadcast ping. Answers that lie over each other count as
+        corrupt."""
+        self.stats.requests += 1
+        request, room = packet(BROADCAST, PING), 253 * STATUS_BYTES
+        reception = self._line.exchange(request, room, lambda _: False, PAUSE_S)
+        answers = [servo for servo, _, extra in packets(reception.data)[0] if not extra]
+        self.stats.corrupt += len(reception.data) > len(answers) * STATUS_BYTES
+        return sorted({servo for servo in answers if servo in servos})
 
     def explain_silence(self, servos: Sequence[int]) -> str:
         return explain_silence(self, servos, BAUDS)

@@ -43,17 +43,38 @@ class Servo:
 @dataclass(frozen=True)
 class Family:
     """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the
-    register with the motor's load or current. wakes: a goal switches the torque on, so a goal may be sent
-    only to a servo whose torque is known to be on."""
+    register with the motor's load or current. bauds: value of the register baud_rate by speed, bit/s.
+    factory_baud: at which a new servo answers, with the id 1. supply: registers with the lowest and highest
+    supply that it takes, 0.1 V. wakes: a goal switches the torque on, so a goal
+    may be sent only to a servo whose torque is known to be on."""
 
     protocol: str
     models: Mapping[int, str]
     load: str
+    bauds: Mapping[int, int]
+    factory_baud: int
+    supply: tuple[str, str]
     wakes: bool = False
 
 
-FEETECH = Family("feetech", feetech_protocol.MODELS, "present_load", wakes=True)
-DYNAMIXEL = Family("dynamixel", dynamixel_registers.MODELS, "present_current")
+# factory speeds: Feetech's STS3215 table; Robotis e-Manual, XL330-M288 and XL430-W250
+FEETECH = Family(
+    "feetech",
+    feetech_protocol.MODELS,
+    "present_load",
+    {baud: value for value, baud in enumerate(feetech_protocol.BAUDS)},
+    1_000_000,
+    ("min_voltage", "max_voltage"),
+    wakes=True,
+)
+DYNAMIXEL = Family(
+    "dynamixel",
+    dynamixel_registers.MODELS,
+    "present_current",
+    {baud: value for value, baud in dynamixel_registers.BAUD_RATES.items()},
+    57_600,
+    ("min_voltage_limit", "max_voltage_limit"),
+)
 
 
 @dataclass(frozen=True, slots=True)

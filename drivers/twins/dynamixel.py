@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..servos.dynamixel_packets import (
@@ -21,7 +21,7 @@ from ..servos.dynamixel_registers import INSTRUCTION_ERROR
 from .dynamixel_servo import OVERLOAD, XServo
 from .faults import BusFaults
 from .plant import Plant
-from .serial_twin import Reply, SerialTwin, TwinServo
+from .serial_twin import Reply, SerialTwin, TwinServo, overlaid
 
 FAST_SYNC_READ_SINCE = 45  # firmware; older servos do not know the instruction
 REBOOT_S = 0.3  # silent while it restarts
@@ -39,8 +39,9 @@ class DynamixelTwin(SerialTwin):
         faults: BusFaults | None = None,
         link: Path | None = None,
         seed: int = 0,
+        plugged: Collection[int] | None = None,
     ) -> None:
-        super().__init__(plant, servos, baud, faults, link, seed)
+        super().__init__(plant, servos, baud, faults, link, seed, plugged)
         self._all = [XServo(plant, servo, baud) for servo in servos]
         self._overloaded: tuple[int, ...] = ()
         self._starting: dict[XServo, float] = {}  # until when, monotonic seconds
@@ -66,18 +67,20 @@ class DynamixelTwin(SerialTwin):
             if servo.get("id") in self._overloaded and servo.get("id") not in overloaded:
                 servo.latch(OVERLOAD)
 
-    def lose_power(self) -> None:
+    def lose_power(self, joints: Collection[int]) -> None:
         for servo in self._all:
-            servo.power_on()
+            if servo.joint in joints:
+                servo.power_on()
 
     def answer(self, request: bytes, speed: int) -> list[Reply]:
         packet, _ = cut_packet(bytearray(request))
         now = time.monotonic()
-        hearing = {
-            servo.get("id"): servo
+        hearing = [
+            servo
             for servo in self._all
-            if now >= self._starting.get(servo, 0.0) and self.hears(servo.get("id"), servo.baud, speed)
-        }
+            if now >= self._starting.get(servo, 0.0)
+            and self.hears(servo.joint, servo.get("id"), servo.baud, speed)
+        ]
         if packet is None:
             return []
         if packet.instruction in (Instruction.SYNC_READ, Instruction.FAST_SYNC_READ):
@@ -85,12 +88,12 @@ class DynamixelTwin(SerialTwin):
         if packet.instruction == Instruction.SYNC_WRITE:
             address, size = struct.unpack_from("<HH", packet.parameters)
             for at in range(4, len(packet.parameters) - size, size + 1):
-                if (servo := hearing.get(packet.parameters[at])) is not None:
+                for servo in _with_id(hearing, packet.parameters[at]):
                     servo.write(address, packet.parameters[at + 1 : at + 1 + size])
             return []
-        receivers = sorted(hearing) if packet.id == BROADCAST else [packet.id]
-        replies = [self._answer_one(packet, i, hearing[i]) for i in receivers if i in hearing]
-        return [reply for reply in replies if reply is not None]
+        receivers = sorted(hearing, key=_id) if packet.id == BROADCAST else _with_id(hearing, packet.id)
+        replies = [self._answer_one(packet, _id(servo), servo) for servo in receivers]
+        return overlaid([reply for reply in replies if reply is not None])
 
     def _volts(self, servo: XServo) -> float:
         return servo.model.volts if self.faults.voltage is None else self.faults.voltage
@@ -117,7 +120,7 @@ class DynamixelTwin(SerialTwin):
         delay_s = servo.get("return_delay_time") * 2e-6
         return Reply(servo_id, encode(servo_id, Instruction.STATUS, bytes((error,)) + data), delay_s)
 
-    def _answer_sync_read(self, packet: Packet, hearing: dict[int, XServo]) -> list[Reply]:
+    def _answer_sync_read(self, packet: Packet, hearing: Sequence[XServo]) -> list[Reply]:
         """Each servo answers after the one before it, so all behind the first silent one are silent, too
         (DynamixelSDK issue 364)."""
         address, size = struct.unpack_from("<HH", packet.parameters)
@@ -125,18 +128,28 @@ class DynamixelTwin(SerialTwin):
         ids = packet.parameters[4:]
         replies: list[Reply] = []
         chain = chain_head(len(ids), size)
-        delay_s = 0.0
         for servo_id in ids:
-            servo = hearing.get(servo_id)
-            if servo is None or servo.get("status_return_level") < 1:
+            same = [s for s in _with_id(hearing, servo_id) if s.get("status_return_level") >= 1]
+            if not same:
                 break
-            if fast and servo.get("firmware_version") < FAST_SYNC_READ_SINCE:
+            if fast and (len(same) > 1 or same[0].get("firmware_version") < FAST_SYNC_READ_SINCE):
                 break
-            error, data = servo.read(address, size, self._volts(servo))
-            delay_s = servo.get("return_delay_time") * 2e-6
-            status = encode(servo_id, Instruction.STATUS, bytes((error,)) + data)
-            replies.append(Reply(servo_id, status, delay_s))
-            chain += chain_part(chain, servo_id, error, data)
+            statuses: list[Reply] = []
+            for servo in same:
+                error, data = servo.read(address, size, self._volts(servo))
+                status = encode(servo_id, Instruction.STATUS, bytes((error,)) + data)
+                statuses.append(Reply(servo_id, status, servo.get("return_delay_time") * 2e-6))
+                if fast:
+                    chain += chain_part(chain, servo_id, error, data)
+            replies += overlaid(statuses)
         if not fast or not replies:
             return replies
         return [Reply(replies[0].servo, chain, replies[0].delay_s)]
+
+
+def _id(servo: XServo) -> int:
+    return servo.get("id")
+
+
+def _with_id(servos: Sequence[XServo], servo_id: int) -> list[XServo]:
+    return [servo for servo in servos if _id(servo) == servo_id]

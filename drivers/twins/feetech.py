@@ -4,7 +4,7 @@ servo."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..arm import DeviceError
@@ -24,7 +24,7 @@ from ..servos.feetech_protocol import (
 from .faults import BusFaults
 from .feetech_servo import OVERLOAD, FeetechServo
 from .plant import Plant
-from .serial_twin import STEP_S, Reply, SerialTwin, TwinServo
+from .serial_twin import STEP_S, Reply, SerialTwin, TwinServo, overlaid
 
 REG_WRITE, ACTION = 0x04, 0x05
 
@@ -41,8 +41,9 @@ class FeetechTwin(SerialTwin):
         faults: BusFaults | None = None,
         link: Path | None = None,
         seed: int = 0,
+        plugged: Collection[int] | None = None,
     ) -> None:
-        super().__init__(plant, servos, baud, faults, link, seed)
+        super().__init__(plant, servos, baud, faults, link, seed, plugged)
         if baud not in BAUDS:
             raise DeviceError(f"a Feetech servo goes at {', '.join(map(str, BAUDS))} baud, not at {baud}")
         self._all = [FeetechServo(servo, self, BAUDS.index(baud)) for servo in self.servos]
@@ -59,7 +60,7 @@ class FeetechTwin(SerialTwin):
     def answer(self, request: bytes, speed: int) -> list[Reply]:
         receiver, instruction, parameters = request[2], request[4], request[5:-1]
         now = time.monotonic()
-        hearing = {s.id: s for s in self._all if now >= s.ready_s and self.hears(s.id, s.baud, speed)}
+        hearing = [s for s in self._all if now >= s.ready_s and self.hears(s.joint, s.id, s.baud, speed)]
         if instruction in (SYNC_READ, SYNC_WRITE):
             if len(parameters) < 2:
                 return []
@@ -69,35 +70,30 @@ class FeetechTwin(SerialTwin):
                     hearing, address, size, parameters[2:], (STATUS_BYTES + size) * 10 / speed
                 )
             for at in range(2, len(parameters) - size, size + 1):
-                if parameters[at] in hearing:
-                    hearing[parameters[at]].write(address, parameters[at + 1 : at + 1 + size])
+                for servo in hearing:
+                    if servo.id == parameters[at]:
+                        servo.write(address, parameters[at + 1 : at + 1 + size])
             return []
         if instruction == ACTION:
-            for servo in hearing.values():
+            for servo in hearing:
                 servo.act()
             return []
-        receivers = (
-            [hearing[i] for i in sorted(hearing)]
-            if receiver == BROADCAST
-            else [hearing[receiver]]
-            if receiver in hearing
-            else []
-        )
+        receivers = sorted((s for s in hearing if receiver in (BROADCAST, s.id)), key=lambda s: s.id)
         replies = [r for s in receivers if (r := _reply_of(s, instruction, parameters)) is not None]
-        return replies if receiver != BROADCAST or instruction == PING else []
+        return overlaid(replies) if receiver != BROADCAST or instruction == PING else []
 
     def _sync_read(
-        self, hearing: dict[int, FeetechServo], address: int, size: int, ids: bytes, slot_s: float
+        self, hearing: Sequence[FeetechServo], address: int, size: int, ids: bytes, slot_s: float
     ) -> list[Reply]:
         replies: list[Reply] = []
         wait_s = 0.0
         for servo in ids:
-            if servo not in hearing:
+            same = [s for s in hearing if s.id == servo]
+            if not same:
                 wait_s += slot_s  # the next servo waits for the turn of a silent one
                 continue
-            s = hearing[servo]
-            data = s.read(address, size)
-            replies.append(Reply(servo, packet(servo, s.status, data), s.delay_s + wait_s))
+            answers = [packet(servo, s.status, s.read(address, size)) for s in same]
+            replies += overlaid([Reply(servo, a, same[0].delay_s + wait_s) for a in answers])
             wait_s = 0.0
         return replies
 
@@ -113,9 +109,11 @@ class FeetechTwin(SerialTwin):
             servo.step(self._since_s)
         self._since_s = 0.0
 
-    def lose_power(self) -> None:
-        self.faults.overload = self._forced = ()
-        for servo in self._all:
+    def lose_power(self, joints: Collection[int]) -> None:
+        restarting = [servo for servo in self._all if servo.joint in joints]
+        ids = {servo.id for servo in restarting}
+        self.faults.overload = self._forced = tuple(i for i in self.faults.overload if i not in ids)
+        for servo in restarting:
             servo.restart()
 
 

@@ -1,8 +1,8 @@
 """A twin in a process of its own, which takes orders in lines of JSON on stdin.
 
-The first line describes the twin; the answer says where it is. Then come lines `{"faults": {…}}` and
-`{"reset": true}` (power off and on again), each answered by `{"ok": true}` or `{"error": …}`, until stdin
-ends."""
+The first line describes the twin; the answer says where it is. Then come lines `{"faults": {…}}`,
+`{"reset": true}` (power off and on again) and, of servos, `{"plug": [joint, …]}` (only these are on the bus),
+each answered by `{"ok": true}` or `{"error": …}`, until stdin ends."""
 
 from __future__ import annotations
 
@@ -68,8 +68,12 @@ def _obey(twin: Twin, line: str) -> Mapping[str, Any]:
             set_faults(twin.faults, order["faults"])
         elif order.get("reset"):
             twin.power_cycle()
+        elif "plug" in order and (plug := getattr(twin, "plug", None)) is not None:
+            plug([int(joint) for joint in order["plug"]])
         else:
-            raise DeviceError(f"a twin understands faults and reset, not {line.strip()!r}")
+            raise DeviceError(
+                f"a twin understands faults and reset, and one of servos plug, not {line.strip()!r}"
+            )
     except WRONG as error:
         return {"error": str(error)}
     return {"ok": True}

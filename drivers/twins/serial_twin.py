@@ -12,6 +12,7 @@ import errno
 import fcntl
 import heapq
 import importlib
+import itertools
 import os
 import random
 import select
@@ -21,7 +22,7 @@ import threading
 import time
 import tty
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -60,9 +61,24 @@ class Reply:
     delay_s: float = 0.0
 
 
+def overlaid(replies: Sequence[Reply]) -> list[Reply]:
+    """`replies` as they reach the other end. Those of servos with one id start at once and lie over each
+    other: a bit is low on the line when any of them pulls it low."""
+    by_servo: dict[int, Reply] = {}
+    for reply in replies:
+        if (other := by_servo.get(reply.servo)) is not None:
+            pairs = itertools.zip_longest(other.packet, reply.packet, fillvalue=0xFF)
+            reply = Reply(reply.servo, bytes(a & b for a, b in pairs), min(other.delay_s, reply.delay_s))
+        by_servo[reply.servo] = reply
+    return list(by_servo.values())
+
+
 class SerialTwin(ABC):
     """Servos on a pty. A subclass cuts packets (`take`), answers them (`answer`), moves the servos on
     (`step`) and does a loss of power (`lose_power`); one thread at a time calls these.
+
+    A servo that is not in `plugged` (numbers of joints) is off the bus and has no power. Servos of one id all
+    do what that id is told, and their replies lie over each other (`overlaid`).
 
     Requests and replies take their bytes' time at the line's speed (10 bits a byte). The subclass handles
     `faults.dead` and a wrong speed with `hears`, since a servo that does not hear must not move either, and
@@ -76,9 +92,11 @@ class SerialTwin(ABC):
         faults: BusFaults | None = None,
         link: Path | None = None,
         seed: int = 0,
+        plugged: Collection[int] | None = None,
     ) -> None:
         self.plant, self.servos, self.baud, self.link = plant, tuple(servos), baud, link
         self.faults = faults if faults is not None else BusFaults()
+        self.plugged = frozenset(s.joint for s in servos) if plugged is None else frozenset(plugged)
         self.requests = 0  # since the start, for tests
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -107,8 +125,9 @@ class SerialTwin(ABC):
         """Do what servos do by themselves for `dt_s`: profiles, protections, temperatures."""
 
     @abstractmethod
-    def lose_power(self) -> None:
-        """Set registers in RAM and latched faults as they are after power comes back; torque off."""
+    def lose_power(self, joints: Collection[int]) -> None:
+        """In the servos of `joints`: set registers in RAM and latched faults as they are after power comes
+        back; torque off."""
 
     @property
     def port(self) -> str:
@@ -116,9 +135,10 @@ class SerialTwin(ABC):
         unplugged without a link."""
         return str(self.link) if self.link else self._pty
 
-    def hears(self, servo: int, servo_baud: int, speed: int) -> bool:
-        """Whether a servo understands what comes at `speed` (0: the line's mode is not set yet)."""
-        return servo not in self.faults.dead and servo_baud == speed
+    def hears(self, joint: int, servo: int, servo_baud: int, speed: int) -> bool:
+        """Whether the servo with the id `servo` at `joint` understands what comes at `speed` (0: the line's
+        mode is not set yet)."""
+        return joint in self.plugged and servo not in self.faults.dead and servo_baud == speed
 
     def start(self) -> None:
         self._wake, self._waker = os.pipe()
@@ -150,7 +170,14 @@ class SerialTwin(ABC):
     def power_cycle(self) -> None:
         """Power off and on again. The adapter hangs on USB and stays."""
         with self._lock:
-            self.lose_power()
+            self.lose_power(self.plugged)
+
+    def plug(self, joints: Collection[int]) -> None:
+        """Leave the servos of `joints` alone on the bus."""
+        with self._lock:
+            moved = self.plugged ^ frozenset(joints)
+            self.plugged = frozenset(joints)
+            self.lose_power(moved)
 
     # the line
 
@@ -278,7 +305,8 @@ TWINS = {"feetech": "FeetechTwin", "dynamixel": "DynamixelTwin"}
 
 
 def from_json(description: Mapping[str, Any]) -> SerialTwin:
-    """A twin, not started, of `{"protocol", "plant", "servos", "baud", "link", "seed", "faults"}`.
+    """A twin, not started, of `{"protocol", "plant", "servos", "baud", "link", "seed", "faults",
+    "plugged"}`.
     DeviceError: which is wrong."""
     try:
         protocol = description["protocol"]
@@ -293,6 +321,7 @@ def from_json(description: Mapping[str, Any]) -> SerialTwin:
             faults=faults,
             link=Path(link) if link else None,
             seed=description.get("seed", 0),
+            plugged=description.get("plugged"),
         )
     except KeyError as error:
         raise DeviceError(f"a twin of a servo bus is described without a known {error}") from None

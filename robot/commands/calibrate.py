@@ -36,6 +36,8 @@ LEROBOT = {
     "koch-leader": "teleoperators/koch_leader",
 }
 LOOKS_HZ = 50.0
+STILL_S = 5.0  # for which a hand that has moved all joints holds still, where nobody is to press Enter
+STILL_COUNTS = 8  # 0.7 degrees
 
 
 @dataclass
@@ -54,23 +56,15 @@ class Args:
     """File to write."""
     id: Annotated[str, unset("none; --out says where", "NAME")] = ""
     """Instead of --out: the arm's name in LeRobot, to write where LeRobot looks for it."""
+    until_still: Annotated[float, unset("Enter ends it", "SECONDS")] = 0.0
+    """For scripts: end when every joint was moved and all have stood still for that long."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(args: Args, out: Output) -> int:
-    from ..calibrate import Calibrator
-
     group, path, drive_modes = _target(args)
-    _require_writable(path)  # the servos are rewritten at the end, and are of no use without their file
-    calibrator = Calibrator(group, drive_modes)
-    try:
-        calibrator.start()
-        _sweep(calibrator)
-        calibration = calibrator.finish()
-    finally:
-        calibrator.close()
-    backup_note = _save(path, calibration)
+    calibration, backup_note = measure(group, path, drive_modes, args.until_still)
     joints = {name: asdict(c) for name, c in calibration.items()}
     lines = [
         f"{n}: {c['range_min']}..{c['range_max']}, offset {c['homing_offset']}" for n, c in joints.items()
@@ -80,6 +74,27 @@ def run(args: Args, out: Output) -> int:
     )
     out.answer({"path": str(path), "joints": joints}, text)
     return 0
+
+
+def measure(
+    group: ServoGroup, path: Path, drive_modes: Mapping[str, int], until_still_s: float = 0.0
+) -> tuple[Calibration, str]:
+    """Calibrate the arm of `group` while a hand moves it, and write the file. Returns the calibration, and a
+    note on the file that was there before. until_still_s: end when all joints were moved and stand still for
+    so long; 0: at Enter. DeviceError: a servo or the file is not as it must be."""
+    from ..calibrate import Calibrator
+    from ..undisturbed import undisturbed
+
+    _require_writable(path)  # the servos are rewritten at the end, and are of no use without their file
+    calibrator = Calibrator(group, drive_modes)
+    try:
+        calibrator.start()
+        _sweep(calibrator, until_still_s)
+        with undisturbed():  # else some servos had their new offsets, and no file would say so
+            calibration = calibrator.finish()
+            return calibration, _save(path, calibration)
+    finally:
+        calibrator.close()
 
 
 def _require_writable(path: Path) -> None:
@@ -170,8 +185,8 @@ def _table(args: Args) -> tuple[str, dict[str, Any]]:
     return f"{args.robot}, {name}", arms[name]
 
 
-def _sweep(calibrator: Calibrator) -> None:
-    """Show the joints until Enter (or the end of standard input)."""
+def _sweep(calibrator: Calibrator, until_still_s: float) -> None:
+    """Show the joints until Enter (or the end of standard input), or until all were moved and stand still."""
     import time
 
     from rich.live import Live
@@ -179,18 +194,26 @@ def _sweep(calibrator: Calibrator) -> None:
     screen = console()
     screen.print(
         "The torque is off. Move each joint slowly from one end of its travel to the other, "
-        "a few times; then press Enter."
+        + ("a few times; then let it rest." if until_still_s else "a few times; then press Enter.")
     )
     notes: list[str] = []
     progress = calibrator.look()
     with Live(_joint_table(calibrator, progress, notes), console=screen, refresh_per_second=10) as live:
-        while not select.select([sys.stdin], [], [], 0)[0]:
+        still = progress.place, time.monotonic()
+        while True:
+            if until_still_s:
+                if not progress.enough.all() or abs(progress.place - still[0]).max() > STILL_COUNTS:
+                    still = progress.place, time.monotonic()
+                elif time.monotonic() - still[1] > until_still_s:
+                    return
+            elif select.select([sys.stdin], [], [], 0)[0]:
+                sys.stdin.readline()
+                return
             due = time.monotonic() + 1 / LOOKS_HZ
             progress = calibrator.look()
             notes = [*notes, *(n for n in progress.notes if n not in notes)][-4:]
             live.update(_joint_table(calibrator, progress, notes))
             time.sleep(max(0.0, due - time.monotonic()))
-        sys.stdin.readline()
 
 
 def _joint_table(calibrator: Calibrator, progress: Progress, notes: list[str]) -> Table:

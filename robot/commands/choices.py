@@ -40,6 +40,12 @@ def recipes() -> list[str]:
     return recipe_names()
 
 
+def kits() -> list[str]:
+    from ..setup.kit import KITS
+
+    return list(KITS)
+
+
 def twins() -> list[str]:
     from ..twin.station import KINDS
 

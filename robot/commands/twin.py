@@ -41,6 +41,9 @@ class Args:
     it runs."""
     seed: int = 0
     """Of the faults' dice."""
+    factory_new: bool = False
+    """Its servos are as they come out of their boxes, and none is on the bus yet: to rehearse `ulna setup`.
+    The control channel, and its page, plug them in and move the joints by hand."""
     json: bool = False
     """Print one JSON object, then go on running."""
 
@@ -78,6 +81,7 @@ def run(args: Args, out: Output) -> int:
         args.noise,
         args.seed,
         faults,
+        args.factory_new,
     )
     with Station(config) as station:
         for number in (signal.SIGINT, signal.SIGTERM):

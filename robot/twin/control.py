@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from ...drivers import web
 from ...drivers.arm import DeviceError
 from ...drivers.web_access import Access
 
+PAGE, ASSETS = "twin.html", web.assets(Path(__file__).parent / "assets")
 # what an order raises that asks for what cannot be done
 REFUSALS = (DeviceError, ValueError, TypeError, TimeoutError, ArithmeticError, LookupError, AttributeError)
 
@@ -27,7 +29,7 @@ Order = Callable[[dict[str, Any]], Mapping[str, Any] | None]
 
 def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[web.Server, str]:
     """(The server of the channel, which runs until it is closed; its URL). Requests are `GET URL/question`
-    and `POST URL/order`.
+    and `POST URL/order`; the URL itself is a page with a hand at the arm.
 
     KeyError, DeviceError, ValueError, TypeError and TimeoutError of an order are answered as a sentence with
     status 400. The token in the URL keeps web pages that know the port from moving anything."""
@@ -38,6 +40,8 @@ def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[
         name = request.path_params["name"]
         if not web.is_token(request.path_params["token"], token):
             return web.error("no such thing", 404)
+        if request.method == "GET" and (name or PAGE) in ASSETS:
+            return web.asset(ASSETS[name or PAGE])
         act = (orders if request.method == "POST" else questions).get(name)
         if act is None:
             return web.error(f"there is no {name!r}: {overview}", 404)

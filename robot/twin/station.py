@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -26,11 +26,14 @@ from ...drivers.arm import DeviceError
 from ...drivers.cameras.frame_ring import FrameRing
 from ...drivers.config import require_known
 from ...drivers.devices import runtime_folder
+from ...drivers.servos import koch_leader
 from ...drivers.servos.bus import COUNTS_PER_TURN
 from ...drivers.servos.calibration import Calibration, JointCalibration, save
+from ...drivers.servos.group import DYNAMIXEL, FEETECH
 from ...drivers.twins.faults import BusFaults, CameraFaults, set_faults
 from ...drivers.twins.ur_controller import URFaults
 from .control import Order, serve
+from .hand import Hand
 
 # raw encoder counts between a servo's zero and its joint's zero: as of servos mounted without care
 MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
@@ -40,15 +43,18 @@ MOUNTING = (317, -221, 145, -402, 88, 260, -77, 19)
 class Kind:
     """protocol: name of the module in `drivers.twins`. robot: name of the model in `sim.robots`. models:
     model numbers of the servos, base to gripper. leader: kind of its leader arm, empty when there is none.
-    settings: fields of the arm's driver to write into the robot's file."""
+    settings: fields of the arm's driver to write into the robot's file. reversed: joints whose servos are
+    mounted the other way round, where nobody has set them up yet."""
 
     protocol: str
     robot: str
     models: tuple[int, ...] = ()
     leader: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    reversed: Collection[str] = ()
 
 
+FAMILIES = {family.protocol: family for family in (FEETECH, DYNAMIXEL)}
 # Half of what the driver allows a gripper: PyBullet's fingers squeeze a light cube out of their grip when
 # they push with all of it.
 LIGHT_GRIP = {"gripper_torque": 250}
@@ -58,7 +64,7 @@ KINDS = {
     "koch": Kind(
         "dynamixel", "so101", (1060, 1060, 1200, 1200, 1200, 1200), "koch-leader", {"model": "so101"}
     ),
-    "koch-leader": Kind("dynamixel", "so101", (1190,) * 6),
+    "koch-leader": Kind("dynamixel", "so101", (1190,) * 6, reversed=koch_leader.DRIVE_MODES),
     "ur5e": Kind("ur", "ur5e"),
     "camera": Kind("", "so101"),
     "realsense": Kind("", "so101"),
@@ -91,6 +97,9 @@ class StationConfig:
     """Of the faults' dice."""
     faults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By device, from the start: fields of `BusFaults` or `CameraFaults`."""
+    factory_new: bool = False
+    """Its servos are as they come out of their boxes (id 1, the factory's speed, no calibration), and none is
+    plugged onto the bus yet."""
 
 
 def devices(config: StationConfig) -> tuple[str, ...]:
@@ -106,6 +115,9 @@ def devices(config: StationConfig) -> tuple[str, ...]:
     if config.hand or alone:
         faults_by_device["leader"] = BusFaults()
     faults_by_device |= {camera: CameraFaults() for camera in config.cameras}
+    if config.factory_new and not kind.models:
+        with_servos = " and ".join(name for name, other in KINDS.items() if other.models)
+        raise DeviceError(f"the twin {config.kind} has no servos to be factory-new: {with_servos} have some")
     for device, faults in config.faults.items():
         require_known("device of this twin:", device, faults_by_device)
         set_faults(faults_by_device[device], faults)
@@ -240,6 +252,7 @@ class Station:
                 self.set_faults(device, faults)
 
         return {
+            **self._hand.orders(),
             "reset": lambda body: self.world.reset(int(body["seed"])),
             "begin": lambda _: self.world.begin(),
             "rest": lambda _: self.world.rest(),
@@ -298,7 +311,14 @@ class Station:
             ring.close()
         if config.cameras and config.task == "lift":  # its cube is blue
             tables["trackers.cube"] = {"driver": "colour", "cameras": list(config.cameras)}
-        self._control, info["control"] = serve({"state": lambda _: self.world.state()}, self._orders())
+        plants = {"arm": plant} if "arm" in self.devices else {}
+        if self.world.hand is not None:
+            plants["leader"] = self.world.hand.plant
+        joints = range(0 if config.factory_new else len(self.kind.models))
+        buses = {device: joints for device in plants if self.kind.models}
+        self._hand = Hand(self.world, plants, buses, lambda device, order: self.children[device].ask(order))
+        questions = {"state": lambda _: self.world.state(), "joints": self._hand.joints}
+        self._control, info["control"] = serve(questions, self._orders())
         tables["scene"] = {"driver": "twin", "url": info["control"]}
         info["toml"] = str(self._write_toml(tables))
         self.info = info
@@ -314,7 +334,7 @@ class Station:
         tables: dict[str, dict[str, Any]],
         table: str,
     ) -> None:
-        kind, joints = KINDS[driver], self.world.arm.joints
+        kind, joints, new = KINDS[driver], self.world.arm.joints, self.config.factory_new
         servos, calibration = [], Calibration()
         for j, (joint, model) in enumerate(zip(joints.names, kind.models, strict=True)):
             zero, offset = COUNTS_PER_TURN // 2, MOUNTING[j]
@@ -327,9 +347,10 @@ class Station:
             registers = {"homing_offset": register}
             if kind.protocol == "feetech":
                 registers |= {"min_position_limit": low, "max_position_limit": high}
-            servos.append(
-                {"id": j + 1, "model": model, "joint": j, "zero_count": zero + offset, "registers": registers}
-            )
+            servo = {"model": model, "joint": j, "zero_count": zero + offset}
+            if new and joint in kind.reversed:
+                servo["direction"] = -1
+            servos.append(servo | ({"id": 1} if new else {"id": j + 1, "registers": registers}))
         link = self.folder / device
         child = self._child(
             device,
@@ -338,13 +359,15 @@ class Station:
                 "protocol": kind.protocol,
                 "plant": str(plant),
                 "servos": servos,
-                "baud": 1_000_000,
+                "baud": FAMILIES[kind.protocol].factory_baud if new else 1_000_000,
                 "link": str(link),
                 "seed": self.config.seed,
+                "plugged": [] if new else None,
             },
         )
         path = self.folder / f"{device}-calibration.json"
-        save(path, calibration)
+        if not new:  # else `ulna calibrate` makes it
+            save(path, calibration)
         info["ports"][device] = port = child.info["port"]
         tables[table] = {"driver": driver, "port": port, "calibration": str(path), **kind.settings}
 

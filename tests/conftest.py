@@ -23,6 +23,7 @@ SLOW = (
     "datasets/reading/test_weights.py::test_training_on_a_weighted",
     "datasets/recording/",
     "datasets/test_edit.py::test_an_edit_that_is_killed",
+    "drivers/cameras/test_http_mjpeg.py::test_the_message_names",
     "policies/serving/test_openpi_client.py",
     "policies/train/",
     "robot/demos/",

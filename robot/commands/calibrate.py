@@ -53,20 +53,35 @@ class Args:
     """File to write."""
     id: Annotated[str, unset("none; --out says where", "NAME")] = ""
     """Instead of --out: the arm's name in LeRobot, to write where LeRobot looks for it."""
+    convert: Annotated[str, unset("none; the joints are moved by hand", "FILE")] = ""
+    """Instead of moving joints: a calibration of this arm in LeRobot's format before May 2025."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(args: Args, out: Output) -> int:
+    from ...drivers.servos import old_calibration as old
     from ..calibrate import Calibrator
 
     group, path, drive_modes = _target(args)
     _require_writable(path)  # the servos are rewritten at the end, and are of no use without their file
     calibrator = Calibrator(group, drive_modes)
+    assumed: tuple[str, ...] = ()
     try:
+        if args.convert:
+            old.read_old(args.convert)  # before the torque goes off
         calibrator.start()
-        _sweep(calibrator)
-        calibration = calibrator.finish()
+        if args.convert:
+            assumed = old.ASSUMED
+            backwards = [name for name, mode in calibrator.drive_modes.items() if mode]
+            ids = dict(zip(group.joints.names, group.ids, strict=True))
+            calibration = old.convert(
+                args.convert, ids, group.model_joints, group.family.protocol, backwards, group.ends
+            )
+            calibrator.adopt(calibration)
+        else:
+            _sweep(calibrator)
+            calibration = calibrator.finish()
     finally:
         calibrator.close()
     backup_note = _save(path, calibration)
@@ -74,10 +89,18 @@ def run(args: Args, out: Output) -> int:
     lines = [
         f"{n}: {c['range_min']}..{c['range_max']}, offset {c['homing_offset']}" for n, c in joints.items()
     ]
+    if assumed:
+        lines += [
+            "converted from LeRobot's format before May 2025; assumed is that",
+            *(f"- {a}" for a in assumed),
+        ]
+        lines.append(
+            "move the arm a little at first, and calibrate it by hand where it does not go as it should"
+        )
     text = "\n".join(
         [*lines, f"written to {path}{backup_note}: in the robot's file, calibration = {str(path)!r}"]
     )
-    out.answer({"path": str(path), "joints": joints}, text)
+    out.answer({"path": str(path), "joints": joints, "assumed": list(assumed)}, text)
     return 0
 
 

@@ -27,6 +27,7 @@ SLOW = (
     "policies/serving/test_openpi_client.py",
     "policies/train/",
     "robot/demos/",
+    "robot/test_lost.py",
     "robot/test_rollout.py::test_a_checkpoint_draws",
     "robot/test_study.py::test_a_study_by",
     "robot/test_study.py::test_the_same_results",

@@ -241,12 +241,12 @@ def test_pictures_are_found_however_they_are_framed(framing: str, picture: str) 
             stream.close()
 
 
-def test_the_cameras_clock_is_read_however_lines_end() -> None:
+def test_the_cameras_clock_is_read_however_lines_end(monkeypatch: pytest.MonkeyPatch) -> None:
     head = MULTIPART.replace("\r", "").encode()
     with _server([head, b"--y\nx-timestamp: 77.25\n\n" + _jpeg(50)]) as url:
         stream = HttpMjpeg(url, 0.01, 5.0)
         stamps: list[int] = []
-        stream._clock.capture_ns = lambda stamp_ns, receive_ns: stamps.append(stamp_ns) or receive_ns
+        monkeypatch.setattr(stream._clock, "capture_ns", lambda ns, now_ns: stamps.append(ns) or now_ns)
         try:
             stream.open()
             assert stream.read(PATIENCE_S) is not None

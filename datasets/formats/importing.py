@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, Features, is_image
+from ..features import Feature, Features, is_image
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
@@ -68,18 +68,6 @@ def build(
                 writer.end({})
                 progress(index + 1, total)
     return EpisodeStore.open(dst)
-
-
-def key_for(key: str, renames: Mapping[str, str], images: bool) -> str:
-    """The key of a foreign array here: as `renames` says, else under `observation.`. images: it holds
-    images."""
-    if key in renames:
-        return renames[key]
-    if key in ("action", "actions"):
-        return ACTION
-    if images:
-        return f"observation.images.{key}"
-    return key if key.startswith("observation.") else f"observation.{key}"
 
 
 def as_image(rows: np.ndarray, what: str) -> np.ndarray:

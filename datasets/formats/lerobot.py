@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from ..episode import StoreError, require_finite
-from ..features import ACTION, IMAGES, REQUESTED, Feature, Features, is_image
+from ..features import ACTION, REQUESTED, Feature, Features, is_image
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
 from ..video import resize, still_frames, video_frames
 from .lerobot_export import ATTRIBUTES, FLAGS, REQUEST, TIMES
+from .naming import Kind, Naming, Placement, join_rows, joined, place
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,13 @@ class _EpisodeSource:
 
 @dataclass(frozen=True)
 class _Schema:
-    """features: ours. lerobot_names: our key → name in LeRobot. videos: those names that are videos.
-    left_out: names that are not imported. timed_names: the streams whose times our own export carries."""
+    """features: ours. placement: our key → names in LeRobot. columns: by such a name the feature that it is.
+    videos: those names that are videos. timed_names: the streams whose times our own export carries."""
 
     features: Features
-    lerobot_names: dict[str, str]
+    placement: Placement
+    columns: Features
     videos: tuple[str, ...]
-    left_out: tuple[str, ...]
     timed_names: tuple[str, ...] = ()
 
 
@@ -57,6 +59,7 @@ def import_lerobot(
     image_size: tuple[int, int] | None = None,
     episodes: Sequence[int] | None = None,
     progress: Callable[[int, int], None] = lambda count, total: None,
+    naming: Naming | None = None,
 ) -> EpisodeStore:
     """Bring the LeRobot folder `src` into a new store at `dst`, which appears whole or not at all.
 
@@ -67,7 +70,7 @@ def import_lerobot(
     StoreError."""
     src, dst = Path(src), Path(dst)
     info = _info(src)
-    schema = _schema(info, image_size)
+    schema = _schema(info, naming or Naming(), image_size, src)
     sources = _sources(src, info, schema.videos)
     if episodes is not None:
         if unknown := sorted(set(episodes) - {s.index for s in sources}):
@@ -81,8 +84,7 @@ def import_lerobot(
     provenance = {
         "imported_from": str(src),
         "format": f"lerobot {info['codebase_version']}",
-        "renamed": {t: k for k, t in schema.lerobot_names.items() if t != k},
-        "left_out": list(schema.left_out),
+        **schema.placement.notes,
     }
     with making(dst) as work:
         store = EpisodeStore.create(
@@ -115,14 +117,16 @@ def _import_episode(
     vectors: dict[str, np.ndarray] = {}
     images: dict[str, Generator[np.ndarray]] = {}
     for key, feature in schema.features.items():
-        name = schema.lerobot_names[key]
+        names = schema.placement.parts[key]
+        name = names[0]
         if name in schema.videos:
             path, start, stop = source.videos[name]
             images[key] = video_frames(path, start + times, stop, fps, place)
         elif is_image(key):
             images[key] = still_frames(table[name], place)
         else:
-            vectors[key] = _vector(table, name, feature, place)
+            blocks = [_vector(table, n, schema.columns[n], place) for n in names]
+            vectors[key] = join_rows(blocks, feature)
     columns = set(table.column_names)
     wordings = []  # of its tasks, in order
     if "task_index" in columns:
@@ -180,7 +184,7 @@ class _UlnaColumns:
 
 
 def _ulna_columns(table: Any, schema: _Schema, place: str) -> _UlnaColumns:
-    keys_by_name = {name: key for key, name in schema.lerobot_names.items()}
+    keys_by_name = {name: key for key, names in schema.placement.parts.items() for name in names}
     keys = [keys_by_name.get(k, k) for k in schema.timed_names]
     count = len(keys)
     requests = (
@@ -211,8 +215,8 @@ def _info(src: Path) -> dict[str, Any]:
             f"{src} has LeRobot format {version}; v2.1 and v3.0 can be read: convert it with LeRobot's own "
             "converter first"
         )
-    if ACTION not in features:
-        raise StoreError(f"{src} has no feature {ACTION!r}; it has {', '.join(features) or 'none'}")
+    if not features:
+        raise StoreError(f"{path} names no feature")
     if not 0 < fps < math.inf:
         raise StoreError(f"{path} cannot be used: fps is {fps}")
     return info
@@ -220,53 +224,53 @@ def _info(src: Path) -> dict[str, Any]:
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.success")
 ULNA_COLUMNS = (TIMES, FLAGS, REQUEST)  # of our own export
+# numbers that no robot observes, as LeRobot, DROID and GR00T name them
+NOT_OBSERVED = re.compile(
+    r"(next|annotation|annotations|meta|camera_(in|ex)trinsics|language)[._].*|is_(first|last|terminal)|rewards?"
+    r"|discount|dones?|success|terminat(ed|ion)s?|truncat(ed|ion)s?|timestamps?|language_.*|.*_index|index|task"
+)
 
 
-def _schema(info: dict[str, Any], image_size: tuple[int, int] | None) -> _Schema:
-    features: Features = {}
-    lerobot_names: dict[str, str] = {}
-    left_out = []
+def _schema(info: dict[str, Any], naming: Naming, image_size: tuple[int, int] | None, src: Path) -> _Schema:
+    columns: Features = {}
+    kinds: dict[str, Kind] = {}
+    named = any(n.startswith("observation") for n in info["features"])
     try:
         for name, f in info["features"].items():
-            key, feature = _feature(name, f, image_size)
-            if feature is not None and key in features:
-                raise StoreError(
-                    f"the features {lerobot_names[key]} and {name} would both be {key}: rename one"
-                )
-            if feature is not None:
-                features[key], lerobot_names[key] = feature, name
-            elif name not in (*BOOKKEEPING, *ULNA_COLUMNS):
-                left_out.append(name)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if name in (*BOOKKEEPING, *ULNA_COLUMNS):
+                continue
+            kinds[name], columns[name] = _column(name, f, image_size)
+            is_observed = not named or name.startswith(("observation", ACTION))
+            if kinds[name] == "vector" and not (is_observed and not NOT_OBSERVED.fullmatch(name)):
+                kinds[name] = "aside"
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"a feature in meta/info.json cannot be understood: {error!r}") from None
-    videos = tuple(t for t in lerobot_names.values() if info["features"][t]["dtype"] == "video")
+    placement = place(kinds, naming, str(src))
+    features = {k: joined({n: columns[n] for n in names}) for k, names in placement.parts.items()}
+    used = [n for names in placement.parts.values() for n in names]
+    videos = tuple(n for n in used if info["features"][n]["dtype"] == "video")
     timed_names = _flat((info["features"].get(FLAGS) or {}).get("names"))
-    return _Schema(features, lerobot_names, videos, tuple(left_out), tuple(timed_names))
+    return _Schema(features, placement, columns, videos, tuple(timed_names))
 
 
-def _feature(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -> tuple[str, Feature | None]:
-    """(our key, our feature). The feature is None for what a store cannot hold: text, rewards, depth as
-    video."""
-    if not (name.startswith("observation.") or name == ACTION):
-        return name, None
+def _column(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -> tuple[Kind, Feature]:
+    """What a feature of LeRobot is, and as which feature it is read here."""
     shape, names = tuple(int(n) for n in f["shape"]), _flat(f.get("names"))
     if f["dtype"] in ("video", "image"):
         video_info = {**(f.get("video_info") or {}), **(f.get("info") or {})}
         if video_info.get("is_depth_map") or video_info.get("video.is_depth_map"):
-            return name, None
+            return "other", Feature(shape, "uint16")
         channels_first = names[0].startswith("channel") if names else shape[0] == 3 and shape[-1] != 3
         height, width = shape[1:] if channels_first else shape[:2]
-        key = name if is_image(name) else IMAGES + name.rsplit(".", 1)[-1]
-        return key, Feature((*(image_size or (height, width)), 3), "uint8")
+        return "image", Feature((*(image_size or (height, width)), 3), "uint8")
     try:
         numeric = np.dtype(f["dtype"]).kind in "fiub"
     except TypeError:
         numeric = False
-    if not numeric or is_image(name):
-        return name, None
-    return name, Feature(shape, f["dtype"], tuple(names) if len(names) == math.prod(shape) else ())
+    own_names = tuple(names) if len(names) == math.prod(shape) else ()
+    return ("vector" if numeric else "other"), Feature(shape, str(f["dtype"]), own_names)
 
 
 def _flat(names: Any) -> list[str]:
@@ -340,7 +344,7 @@ def _tasks(src: Path, info: dict[str, Any]) -> dict[int, str]:
 def _rows(source: _EpisodeSource, schema: _Schema, place: str) -> Any:
     """The episode's rows, of the columns that are used."""
     available = _columns(source.table)
-    names = [t for t in schema.lerobot_names.values() if t not in schema.videos]
+    names = [n for v in schema.placement.parts.values() for n in v if n not in schema.videos]
     if missing := [k for k in (*names, "timestamp") if k not in available]:
         raise StoreError(f"{place} has no column {missing[0]}")
     columns = [c for c in available if c in (*names, *BOOKKEEPING, *ULNA_COLUMNS)]

@@ -275,13 +275,13 @@ AT_MOST_8 = json.dumps({"episode_index": 1, "tasks": [], "length": 8})
         ),
         (lambda s: edit_info(s, fps=0), "fps is 0"),
         (lambda s: edit_info(s, video_path=None), "list of episodes in .* cannot be used"),
-        (lambda s: edit_info(s, features={STATE: {}}), "no feature 'action'; it has observation.state"),
+        (lambda s: edit_info(s, features={STATE: A2}), "has no action; it has observation.state"),
         (lambda s: edit_info(s, features={ACTION: {}}), "feature in meta/info.json cannot be understood"),
         (
             lambda s: edit_info(
                 s, features={ACTION: {"dtype": "float32", "shape": [2]}, "observation.a/../b": A2}
             ),
-            "'observation.a/../b' cannot be a folder's",
+            "has no column observation.a/../b",
         ),
     ],
 )

@@ -22,6 +22,7 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, ENVIRONMENT, STATE, Feature, Features, is_image
 from ..store import EpisodeStore
+from .foreign_files import without_litter
 from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, require_control_hz
 from .naming import Kind, Naming, join_rows, joined, place
 
@@ -49,7 +50,8 @@ def is_aloha(path: Path) -> bool:
 
 def aloha_files(path: Path) -> list[Path]:
     """The files of the episodes in the folder `path` (or `path` itself if it is a file), by their numbers."""
-    files = [path] if path.is_file() else [*path.glob("*.hdf5"), *path.glob("*.h5")]
+    found = (*path.glob("*.hdf5"), *path.glob("*.h5"))
+    files = [path] if path.is_file() else without_litter(path, found)
     return sorted(files, key=lambda p: (int((re.findall(r"\d+", p.stem) or ["0"])[-1]), p.name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..episode import StoreError
 from ..features import Feature, Features, is_image
+from ..layout import HEADER
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
@@ -68,6 +70,15 @@ def build(
                 writer.end({})
                 progress(index + 1, total)
     return EpisodeStore.open(dst)
+
+
+def add_provenance(store: Path, notes: Mapping[str, Any]) -> None:
+    """Write more into the provenance of a store that is being made, and that nobody else has open."""
+    header = json.loads((store / HEADER).read_text())
+    header["provenance"] |= notes
+    new = store / f".{HEADER}"
+    new.write_text(json.dumps(header, indent=1) + "\n")
+    new.replace(store / HEADER)
 
 
 def as_image(rows: np.ndarray, what: str) -> np.ndarray:

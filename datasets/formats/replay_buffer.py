@@ -12,6 +12,7 @@ import json
 import math
 import operator
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, STATE, Feature, Features, is_image
 from ..store import EpisodeStore
+from .foreign_files import is_litter
 from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, require_control_hz
 from .naming import Kind, Naming, join_rows, joined, place
 
@@ -46,7 +48,7 @@ def is_replay_buffer(path: Path) -> bool:
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:
-        return any(n.startswith("meta/episode_ends/") for n in file.namelist())
+        return _top(file.namelist()) is not None
 
 
 def import_replay_buffer(
@@ -72,11 +74,14 @@ def import_replay_buffer(
     register_codecs(verbose=False)
     store: Any = ZipStore(src, read_only=True) if src.is_file() else str(src)
     try:
-        group: Any = zarr.open_group(store, mode="r", use_consolidated=False)
+        top = _top_of(src)
+        group: Any = zarr.open_group(store, mode="r", use_consolidated=False, path=top.rstrip("/") or None)
         if group["meta/episode_ends"].shape[0] > MOST_EPISODES:
             raise StoreError(f"{src}: it says it has {group['meta/episode_ends'].shape[0]} episodes")
         ends = np.asarray(group["meta/episode_ends"][:]).astype(np.int64).ravel()
-        arrays = {k: a for k, a in group["data"].arrays()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of litter beside the arrays
+            arrays = {k: a for k, a in group["data"].arrays()}
     except StoreError:
         raise
     except Exception as error:  # zarr raises whatever its codecs raise
@@ -96,7 +101,7 @@ def import_replay_buffer(
     gap_notes: dict[int, list[str]] = {}
     # zarr may leave out chunks of zeros, so a missing chunk may be lost, or all zeros
     for key, array in sorted(arrays.items()):
-        for i in _with_gaps(array, _file_names(src, f"data/{key}"), bounds):
+        for i in _with_gaps(array, _file_names(src, f"{top}data/{key}"), bounds):
             gap_notes.setdefault(i, []).append(
                 f"chunks of {key} are not in the source and read as {array.fill_value}"
             )
@@ -209,6 +214,21 @@ def _span(read: Rows, start: int, stop: int, src: Path, key: str) -> Read:
     return rows
 
 
+def _top_of(src: Path) -> str:
+    if src.is_dir():
+        return ""
+    with zipfile.ZipFile(src) as file:
+        return _top(file.namelist()) or ""
+
+
+def _top(names: Iterable[str]) -> str | None:
+    """The folder in a zip that holds the buffer, "" or like `buffer.zarr/`; None where none does."""
+    tops = [
+        n[: n.index("meta/episode_ends/")] for n in names if "meta/episode_ends/" in n and not is_litter(n)
+    ]
+    return min(tops, key=len, default=None)
+
+
 def _file_names(src: Path, folder: str) -> list[str]:
     """The files under `folder`, relative to it."""
     if src.is_dir():
@@ -292,7 +312,7 @@ def _descriptions(src: Path) -> Iterator[tuple[str, str]]:
         for info in file.infolist():
             if info.file_size > MOST_BYTES:
                 raise StoreError(f"{src}: {info.filename} would unpack to {info.file_size} bytes: refused")
-            if info.filename.endswith((".zarray", "zarr.json")):
+            if info.filename.endswith((".zarray", "zarr.json")) and not is_litter(info.filename):
                 yield info.filename, file.read(info).decode()
 
 

@@ -1,5 +1,5 @@
-"""Bring a dataset of another project in: LeRobot (v2.1, v3.0), Diffusion Policy or UMI zarr, robomimic or
-ALOHA HDF5."""
+"""Bring a dataset of another project in: LeRobot (v2.0, v2.1, v3.0), Diffusion Policy or UMI zarr, robomimic
+or ALOHA HDF5."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class Args:
     """Resize images to this many pixels square, by area; 0 keeps them as recorded."""
     episodes: Annotated[str, unset("all")] = ""
     """Only these, like 0-9,12 (LeRobot)."""
+    skip_broken: bool = False
+    """Leave out episodes that cannot be imported, by name, and bring in the rest (LeRobot)."""
     json: bool = False
     """Print one JSON object."""
 
@@ -88,7 +90,9 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
         if args.fps or args.task:
             raise UsageError("--fps and --task are for sources other than LeRobot, which says these itself")
         selection = episode_list(args.episodes) if args.episodes else None
-        return import_lerobot(args.source, args.out, size, selection, report, naming)
+        return import_lerobot(args.source, args.out, size, selection, report, naming, args.skip_broken)
+    if args.skip_broken:
+        raise UsageError("--skip-broken is for LeRobot sources")
     if args.episodes:
         raise UsageError("--episodes is for LeRobot sources: part others with `ulna data split` afterwards")
     from ....datasets.formats.hdf5 import import_aloha, import_robomimic
@@ -99,12 +103,17 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
 
 
 def _kind(source: Path) -> str:
-    from ....datasets.formats.hdf5 import is_aloha, is_robomimic
+    from ....datasets.formats.foreign_files import require_content
+    from ....datasets.formats.hdf5 import aloha_files, is_aloha, is_robomimic
     from ....datasets.formats.replay_buffer import is_replay_buffer
 
+    if (source / "meta" / "info.json").exists():
+        return "lerobot"
     if is_replay_buffer(source):
         return "diffusion-policy"
-    if source.is_file() or any(source.glob("*.hdf5")) or any(source.glob("*.h5")):
+    if source.is_file() or (source.is_dir() and aloha_files(source)):
+        for path in [source] if source.is_file() else aloha_files(source):
+            require_content(path)
         if is_robomimic(source):
             return "robomimic"
         if is_aloha(source):

@@ -13,16 +13,18 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
+from ..features import ACTION, ENVIRONMENT, STATE, Feature, Features, is_image
 from ..store import EpisodeStore
-from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, key_for, require_control_hz
+from .foreign_files import without_litter
+from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, require_control_hz
+from .naming import Kind, Naming, join_rows, joined, place
 
 ALOHA_HZ = 50.0
 ALOHA_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
@@ -48,7 +50,8 @@ def is_aloha(path: Path) -> bool:
 
 def aloha_files(path: Path) -> list[Path]:
     """The files of the episodes in the folder `path` (or `path` itself if it is a file), by their numbers."""
-    files = [path] if path.is_file() else [*path.glob("*.hdf5"), *path.glob("*.h5")]
+    found = (*path.glob("*.hdf5"), *path.glob("*.h5"))
+    files = [path] if path.is_file() else without_litter(path, found)
     return sorted(files, key=lambda p: (int((re.findall(r"\d+", p.stem) or ["0"])[-1]), p.name))
 
 
@@ -57,7 +60,7 @@ def import_robomimic(
     dst: str | Path,
     control_hz: float | None = None,
     task: str = "",
-    renames: Mapping[str, str] | None = None,
+    naming: Naming | None = None,
     image_size: tuple[int, int] | None = None,
     progress: Progress = lambda count, total: None,
 ) -> EpisodeStore:
@@ -67,7 +70,7 @@ def import_robomimic(
     observation.environment_state, the rest observation.<key>. Actions stay as robomimic has them: for its
     usual controller, end effector motions scaled to -1..1. success: whether a sparse reward of 1 came;
     unknown where rewards are shaped (`dones` mark ends, not successes)."""
-    src, dst, renames = Path(src), Path(dst), dict(renames or {})
+    src, dst = Path(src), Path(dst)
     with _open(src) as file:
         data = _group(file, "data", src)
         demos = sorted(
@@ -76,7 +79,7 @@ def import_robomimic(
         if not demos:
             raise StoreError(f"{src} has no group data/demo_0: it is no robomimic dataset")
         first = _group(data, demos[0], src)
-        features, sources = _robomimic_features(first, renames, src)
+        features, sources, notes = _robomimic_features(first, naming or Naming(), src)
         left_out = [k for k in file if k != "data"] + [k for k in first if k not in ("actions", "obs")]
         environment = _env_args(data)
         kwargs = environment.get("env_kwargs")
@@ -86,7 +89,7 @@ def import_robomimic(
         def episodes() -> Iterator[ForeignEpisode]:
             for name in demos:
                 demo = _group(data, name, src)
-                actions = _dataset(demo, "actions", src)
+                actions = _dataset(demo, sources[ACTION][0], src)
                 columns = {k: _rows(demo, parts, features[k], src) for k, parts in sources.items()}
                 for k, parts in sources.items():
                     if any(len(_dataset(demo, p, src)) != len(actions) for p in parts):
@@ -104,7 +107,8 @@ def import_robomimic(
             "imported_from": str(src),
             "format": "robomimic",
             "environment": str(environment.get("env_name", "")),
-            "left_out": left_out,
+            **notes,
+            "left_out": left_out + notes["left_out"],
             "action": "as in the file; robosuite's operational space controller takes motions scaled to "
             "-1..1",
         }
@@ -117,7 +121,7 @@ def import_aloha(
     dst: str | Path,
     control_hz: float | None = None,
     task: str = "",
-    renames: Mapping[str, str] | None = None,
+    naming: Naming | None = None,
     image_size: tuple[int, int] | None = None,
     progress: Progress = lambda count, total: None,
 ) -> EpisodeStore:
@@ -125,29 +129,27 @@ def import_aloha(
 
     observation.state is qpos (rad; grippers 0..1), qvel and effort are kept beside it. Images keep the order
     of their channels. Without `control_hz` it is 50, at which ALOHA records."""
-    src, dst, renames = Path(src), Path(dst), dict(renames or {})
+    src, dst = Path(src), Path(dst)
     files = aloha_files(src)
     if not files:
         raise StoreError(f"{src} holds no .hdf5 file")
     with _open(files[0]) as file:
-        features, sources, left_out = _aloha_features(file, renames, files[0])
+        features, sources, notes = _aloha_features(file, naming or Naming(), files[0])
 
     def episodes() -> Iterator[ForeignEpisode]:
         for path in files:
             with _open(path) as file:
-                actions = _dataset(file, "action", path)
+                actions = _dataset(file, sources[ACTION][0], path)
                 columns: dict[str, Read] = {}
-                for key, name in sources.items():
-                    dataset = _dataset(file, name, path)
-                    if len(dataset) != len(actions):
-                        raise StoreError(
-                            f"{path} has {len(actions)} actions but {len(dataset)} rows of {name}"
-                        )
-                    is_jpeg = key.startswith(IMAGES) and dataset.ndim == 2
+                for key, names in sources.items():
+                    for name in names:
+                        if (rows := len(_dataset(file, name, path))) != len(actions):
+                            raise StoreError(f"{path} has {len(actions)} actions but {rows} rows of {name}")
+                    is_jpeg = is_image(key) and _dataset(file, names[0], path).ndim == 2
                     columns[key] = (
-                        _jpeg_frames(dataset, path, features[key].shape)
+                        _jpeg_frames(_dataset(file, names[0], path), path, features[key].shape)
                         if is_jpeg
-                        else _rows(file, [name], features[key], path)
+                        else _rows(file, names, features[key], path)
                     )
                 is_simulated = bool(file.attrs.get("sim", False))
                 yield ForeignEpisode(
@@ -159,88 +161,82 @@ def import_aloha(
     provenance = {
         "imported_from": str(src),
         "format": "aloha",
-        "left_out": left_out,
+        **notes,
         "rate": "50 Hz, as ALOHA records" if control_hz is None else "as given",
     }
-    if unknown := [
-        k
-        for k in renames
-        if k != "qpos"
-        and f"observations/{k}" not in sources.values()
-        and f"observations/images/{k}" not in sources.values()
-    ]:
-        raise StoreError(
-            f"{files[0]} has no array {unknown[0]} to rename; it has {', '.join(sources.values())}"
-        )
     rate = require_control_hz(control_hz, ALOHA_HZ, src)
     return build(dst, features, rate, "aloha", provenance, episodes(), image_size, progress, len(files))
 
 
-def _robomimic_features(
-    demo: Any, renames: Mapping[str, str], src: Path
-) -> tuple[Features, dict[str, list[str]]]:
+Sources = dict[str, list[str]]  # our key → datasets that are joined
+
+
+def _robomimic_features(demo: Any, naming: Naming, src: Path) -> tuple[Features, Sources, dict[str, Any]]:
     observations = _group(demo, "obs", src)
-    sources: dict[str, list[str]] = {ACTION: ["actions"]}
-    state = [k for k in ROBOMIMIC_STATE if k in observations and k not in renames]
-    if state:
-        sources[STATE] = [f"obs/{k}" for k in state]
-    for key in observations:
-        if key in state:
-            continue
-        dataset = _dataset(observations, key, src)
-        image = dataset.ndim == 4 and dataset.shape[-1] == 3
-        name = ENVIRONMENT if key == "object" and key not in renames else key_for(key, renames, image)
-        if name in sources:
-            raise StoreError(f"{src}: two arrays would be called {name}: rename one with --map")
-        sources[name] = [f"obs/{key}"]
-    if unknown := [k for k in renames if k not in observations]:
-        raise StoreError(f"{src} has no observation {unknown[0]}; it has {', '.join(observations)}")
-    return {k: _feature([_dataset(demo, p, src) for p in parts]) for k, parts in sources.items()}, sources
+    places = {"actions": "actions"}
+    places |= {(f"obs/{k}" if k in places else k): f"obs/{k}" for k in observations}
+    arrays: dict[str, Kind] = {}
+    for name, at in places.items():
+        arrays[name] = _kind(_dataset(demo, at, src))
+    known = {ACTION: ["actions"], STATE: ROBOMIMIC_STATE, ENVIRONMENT: ["object"]}
+    placement = place(arrays, naming, str(src), known)
+    features = {
+        k: joined({n: _feature(_dataset(demo, places[n], src)) for n in names})
+        for k, names in placement.parts.items()
+    }
+    sources = {k: [places[n] for n in names] for k, names in placement.parts.items()}
+    return features, sources, placement.notes
 
 
 def _success(rewards: np.ndarray) -> bool | None:
     return bool((rewards == 1).any()) if np.isin(rewards, (0, 1)).all() else None
 
 
-def _aloha_features(
-    file: Any, renames: Mapping[str, str], path: Path
-) -> tuple[Features, dict[str, str], list[str]]:
+def _aloha_features(file: Any, naming: Naming, path: Path) -> tuple[Features, Sources, dict[str, Any]]:
     observations = _group(file, "observations", path)
-    sources = {ACTION: "action", renames.get("qpos", STATE): "observations/qpos"}
-    left_out = [k for k in file if k not in ("action", "observations", "compress_len")]
+    places = {k: k for k in file if k not in ("observations", "compress_len")}
     for key in observations:
-        if key in ("qvel", "effort"):
-            sources[key_for(key, renames, False)] = f"observations/{key}"
-        elif key not in ("qpos", "images"):
-            left_out.append(f"observations/{key}")
-    cameras = _group(observations, "images", path) if "images" in observations else {}
-    for camera in cameras:
-        if key_for(camera, renames, True) in sources:
-            raise StoreError(
-                f"{path}: two arrays would be called {key_for(camera, renames, True)}: rename one with --map"
-            )
-        sources[key_for(camera, renames, True)] = f"observations/images/{camera}"
+        at = f"observations/{key}"
+        places |= {(key if key in ("qpos", "qvel", "effort") else at): at} if key != "images" else {}
+    cameras = list(_group(observations, "images", path)) if "images" in observations else []
+    places |= {c: f"observations/images/{c}" for c in cameras}
+    arrays: dict[str, Kind] = {}
+    for name, at in places.items():
+        if name in ("action", "qpos", "qvel", "effort", *cameras):
+            arrays[name] = "image" if name in cameras else _kind(_dataset(file, at, path))
+        else:
+            arrays[name] = "aside" if _is_numeric(file, at) else "other"
+    placement = place(arrays, naming, str(path), {STATE: ["qpos"]})
     features = {}
-    for key, name in sources.items():
-        dataset = _dataset(file, name, path)
-        if key.startswith(IMAGES) and dataset.ndim == 2:
-            features[key] = Feature(_jpeg_frames(dataset, path)(0, 1).shape[1:], "uint8")
+    for key, names in placement.parts.items():
+        datasets = {n: _dataset(file, places[n], path) for n in names}
+        first = datasets[names[0]]
+        if is_image(key) and first.ndim == 2:
+            features[key] = Feature(_jpeg_frames(first, path)(0, 1).shape[1:], "uint8")
             continue
-        feature = _feature([dataset])
-        if feature.shape == (2 * len(ALOHA_JOINTS),):
-            names = tuple(f"{side}_{j}" for side in ("left", "right") for j in ALOHA_JOINTS)
-            feature = Feature(feature.shape, feature.dtype, names)
+        feature = joined({n: _feature(d) for n, d in datasets.items()})
+        if feature.shape == (2 * len(ALOHA_JOINTS),) and len(names) == 1:
+            joints = tuple(f"{side}_{j}" for side in ("left", "right") for j in ALOHA_JOINTS)
+            feature = Feature(feature.shape, feature.dtype, joints)
         features[key] = feature
-    return features, sources, left_out
+    return features, {k: [places[n] for n in v] for k, v in placement.parts.items()}, placement.notes
 
 
-def _feature(parts: list[Any]) -> Feature:
-    first = parts[0]
-    if first.ndim == 4 and first.shape[-1] == 3:
-        return Feature(tuple(first.shape[1:]), "uint8")
-    if len(parts) == 1:
-        return Feature(tuple(first.shape[1:]) or (1,), first.dtype.newbyteorder("=").name)
-    return Feature((sum(math.prod(p.shape[1:]) for p in parts),), "float32")
+def _kind(dataset: Any) -> Kind:
+    return "image" if dataset.ndim == 4 and dataset.shape[-1] == 3 else "vector"
+
+
+def _is_numeric(file: Any, name: str) -> bool:
+    import h5py
+
+    own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+    return own and file.get(name, getclass=True) is h5py.Dataset and file[name].dtype.kind in "fiub"
+
+
+def _feature(dataset: Any) -> Feature:
+    if _kind(dataset) == "image":
+        return Feature(tuple(dataset.shape[1:]), "uint8")
+    return Feature(tuple(dataset.shape[1:]) or (1,), dataset.dtype.newbyteorder("=").name)
 
 
 def _rows(group: Any, parts: list[str], feature: Feature, src: Path) -> Read:
@@ -261,7 +257,7 @@ def _rows(group: Any, parts: list[str], feature: Feature, src: Path) -> Read:
             raise StoreError(f"{src}: rows {start} to {stop} of {parts[0]} cannot be read: {error}") from None
         if len(blocks) == 1:
             return blocks[0].reshape(-1, *feature.shape)
-        return np.concatenate([f.reshape(len(f), -1) for f in blocks], 1)
+        return join_rows(blocks, feature)
 
     return read
 

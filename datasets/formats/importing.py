@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, Features, is_image
+from ..features import Feature, Features, is_image
+from ..layout import HEADER
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
@@ -70,16 +72,13 @@ def build(
     return EpisodeStore.open(dst)
 
 
-def key_for(key: str, renames: Mapping[str, str], images: bool) -> str:
-    """The key of a foreign array here: as `renames` says, else under `observation.`. images: it holds
-    images."""
-    if key in renames:
-        return renames[key]
-    if key in ("action", "actions"):
-        return ACTION
-    if images:
-        return f"observation.images.{key}"
-    return key if key.startswith("observation.") else f"observation.{key}"
+def add_provenance(store: Path, notes: Mapping[str, Any]) -> None:
+    """Write more into the provenance of a store that is being made, and that nobody else has open."""
+    header = json.loads((store / HEADER).read_text())
+    header["provenance"] |= notes
+    new = store / f".{HEADER}"
+    new.write_text(json.dumps(header, indent=1) + "\n")
+    new.replace(store / HEADER)
 
 
 def as_image(rows: np.ndarray, what: str) -> np.ndarray:

@@ -239,7 +239,8 @@ def test_nothing_is_unpickled_unpacked_or_believed(tmp_path: Path, monkeypatch: 
     next(p for p in (broken / "data" / "action").iterdir() if p.name[0].isdigit()).write_bytes(b"\x00" * 8)
     refused(broken, "rows 0 to 10 of action cannot be read")
     refused(
-        buffer(tmp_path / "x.zarr", {"other": np.zeros((3, 1))}, [3]), "has no array action; it has other"
+        buffer(tmp_path / "x.zarr", {"other": np.zeros((3, 1))}, [3]),
+        "has no action; it has other: name it with --map NAME=action",
     )
     fractions = {**arrays, "img": np.full((10, 4, 4, 3), 0.5, np.float32)}
     refused(buffer(tmp_path / "f.zarr", fractions, [10]), "no whole numbers from 0 to 255")
@@ -379,7 +380,7 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path: Path, capfd: pytest.Captur
         assert main(
             ["data", "import", str(tmp_path / "good.hdf5"), "--out", str(tmp_path / "out"), "--map", pair]
         )
-        assert "--map is written array=feature, with commas" in capfd.readouterr().err
+        assert "--map is written NAME=FEATURE, with commas" in capfd.readouterr().err
     (tmp_path / "text.hdf5").write_text("no")
     refused(tmp_path / "text.hdf5", "is no dataset that is known here")
     with h5py.File(tmp_path / "empty.hdf5", "w") as f:

@@ -194,12 +194,15 @@ def still_picture(data: bytes | None, place: str) -> Picture:
         raise StoreError(f"{place} cannot be decoded{why}") from None
 
 
-def still_frames(column: Any, place: str, picture: Picture | None = None) -> Generator[np.ndarray]:
+def still_frames(
+    column: Any, place: str, picture: Picture | None = None, first: int = 0
+) -> Generator[np.ndarray]:
     """The images of a column of PNG or JPEG bytes: `(H, W, 3)` uint8 RGB, or `(H, W)` uint16 of depth.
-    Where `picture` is given, each must be like it. Raises StoreError, which begins with `place`."""
+    Where `picture` is given, each must be like it. first: number of the first row, for messages. Raises
+    StoreError, which begins with `place`."""
     import cv2
 
-    for row, value in enumerate(column):
+    for row, value in enumerate(column, first):
         where = f"{place}: the image of row {row}"
         data = still_bytes(value, where)
         own = still_picture(data, where)
@@ -219,7 +222,7 @@ def still_frames(column: Any, place: str, picture: Picture | None = None) -> Gen
 
 def still_bytes(value: Any, where: str) -> bytes:
     """The bytes of one entry of a column of images. Raises StoreError, which begins with `where`."""
-    d = None if value is None else value.as_py()
+    d = value.as_py() if hasattr(value, "as_py") else value
     data = d.get("bytes") if isinstance(d, dict) else d
     if not data and isinstance(d, dict) and d.get("path"):
         raise StoreError(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from ..video import resize
 PIECE = 32  # rows read at once
 MOST_BYTES = 1 << 30  # of one chunk of a foreign file
 MOST_ROW_BYTES, PIECE_BYTES = 1 << 27, 1 << 26
+LARGE_BYTES, MOST_RATIO = (
+    1 << 30,
+    200,
+)  # what is larger than the first may not compress better than the second
+ImageOrder = Literal["auto", "rgb", "bgr"]
 Read = Callable[[int, int], np.ndarray]  # rows [start, stop) of an episode
 
 
@@ -91,6 +96,13 @@ def as_image(rows: np.ndarray, what: str) -> np.ndarray:
             f"{what} holds {rows.dtype} that are no whole numbers from 0 to 255: convert them to uint8"
         )
     return whole
+
+
+def require_believable(size: int, stored: int, what: str) -> None:
+    """Raise StoreError where `stored` bytes would unfold to `size` as no recording does: the noise of sensors
+    does not compress that well."""
+    if size > LARGE_BYTES and size > MOST_RATIO * max(1, stored):
+        raise StoreError(f"{what} would unfold from {stored / 1e6:.1f} MB to {size / 1e9:.1f} GB: refused")
 
 
 def require_control_hz(given: float | None, stored: float | None, source: Path) -> float:

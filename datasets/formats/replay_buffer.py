@@ -24,7 +24,15 @@ from ..episode import StoreError
 from ..features import ACTION, STATE, Feature, Features, is_image
 from ..store import EpisodeStore
 from .foreign_files import is_litter
-from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, require_control_hz
+from .importing import (
+    MOST_BYTES,
+    ForeignEpisode,
+    ImageOrder,
+    Read,
+    as_image,
+    build,
+    require_control_hz,
+)
 from .naming import Kind, Naming, join_rows, joined, place
 
 CODECS = {
@@ -59,6 +67,7 @@ def import_replay_buffer(
     naming: Naming | None = None,
     image_size: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] = lambda count, total: None,
+    image_order: ImageOrder = "auto",
 ) -> EpisodeStore:
     """Bring the replay buffer `src` into a new store at `dst`. Raises StoreError.
 
@@ -94,7 +103,9 @@ def import_replay_buffer(
             f"{src}: its episode_ends must grow up to the {rows} rows of its data; they are "
             f"{_abbreviate(ends)}"
         )
-    features, columns, notes = _columns(arrays, naming or Naming(), src)
+    features, columns, notes = _columns(arrays, naming or Naming(), src, image_order == "bgr")
+    if image_order != "auto":
+        notes["image_order"] = f"{image_order}, as given"
     bounds = [(int(a), int(b)) for a, b in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True) if b > a]
     if not bounds:
         raise StoreError(f"{src} holds no episode with a row")
@@ -139,9 +150,10 @@ Rows = Callable[[int, int, int], np.ndarray]
 
 
 def _columns(
-    arrays: Mapping[str, Any], naming: Naming, src: Path
+    arrays: Mapping[str, Any], naming: Naming, src: Path, swapped: bool
 ) -> tuple[Features, dict[str, Rows], dict[str, Any]]:
-    """(our features, functions that read their rows, notes for the provenance)."""
+    """(our features, functions that read their rows, notes for the provenance). swapped: images are BGR."""
+    order = -1 if swapped else 1
     poses = [k for g in _grippers(arrays) for p in POSE_ELEMENTS if (k := g + p) in arrays]
     holds_action = ACTION in arrays or "actions" in arrays or ACTION in naming.renames.values()
     umi = bool(poses) and not holds_action
@@ -155,7 +167,7 @@ def _columns(
             features[key] = Feature(tuple(parts[0].shape[1:]), "uint8")
             columns[key] = lambda a, b, _, array=parts[0], name=names[0]: as_image(
                 np.asarray(array[a:b]), f"{src}: {name}"
-            )
+            )[..., ::order]
             continue
         own = {n: _feature(n, a) for n, a in zip(names, parts, strict=True)}
         features[key] = feature = joined(own)

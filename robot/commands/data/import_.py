@@ -33,6 +33,9 @@ class Args:
     feature are joined in the order of their names: action.*=action."""
     drop: Annotated[str, unset("none", "NAME,…")] = ""
     """Leave arrays or features out, with commas: observation.images.*."""
+    image_order: Literal["auto", "rgb", "bgr"] = "auto"
+    """Order of the colours in the source's pictures: bgr where red and blue are swapped. auto: rgb, but for
+    the encoded pictures of ALOHA's tools (not LeRobot)."""
     image_size: Annotated[int, unset("as recorded")] = 0
     """Resize images to this many pixels square, by area; 0 keeps them as recorded."""
     episodes: Annotated[str, unset("all")] = ""
@@ -87,6 +90,8 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
     if kind == "lerobot":
         from ....datasets.formats.lerobot import import_lerobot
 
+        if args.image_order != "auto":
+            raise UsageError("--image-order is for sources other than LeRobot, whose pictures are RGB")
         if args.fps or args.task:
             raise UsageError("--fps and --task are for sources other than LeRobot, which says these itself")
         selection = episode_list(args.episodes) if args.episodes else None
@@ -95,17 +100,19 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
         raise UsageError("--skip-broken is for LeRobot sources")
     if args.episodes:
         raise UsageError("--episodes is for LeRobot sources: part others with `ulna data split` afterwards")
-    from ....datasets.formats.hdf5 import import_aloha, import_robomimic
+    from ....datasets.formats.aloha import import_aloha
     from ....datasets.formats.replay_buffer import import_replay_buffer
+    from ....datasets.formats.robomimic import import_robomimic
 
     readers = {"diffusion-policy": import_replay_buffer, "robomimic": import_robomimic, "aloha": import_aloha}
-    return readers[kind](args.source, args.out, args.fps, args.task, naming, size, report)
+    return readers[kind](args.source, args.out, args.fps, args.task, naming, size, report, args.image_order)
 
 
 def _kind(source: Path) -> str:
+    from ....datasets.formats.aloha import aloha_files, is_aloha
     from ....datasets.formats.foreign_files import require_content
-    from ....datasets.formats.hdf5 import aloha_files, is_aloha, is_robomimic
     from ....datasets.formats.replay_buffer import is_replay_buffer
+    from ....datasets.formats.robomimic import is_robomimic
 
     if (source / "meta" / "info.json").exists():
         return "lerobot"

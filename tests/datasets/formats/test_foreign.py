@@ -23,8 +23,9 @@ from numcodecs import Blosc
 from ulna.datasets.checks.check import check
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE
-from ulna.datasets.formats.hdf5 import import_aloha, import_robomimic
+from ulna.datasets.formats.aloha import import_aloha
 from ulna.datasets.formats.replay_buffer import import_replay_buffer
+from ulna.datasets.formats.robomimic import import_robomimic
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 
@@ -305,7 +306,7 @@ def test_robomimic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_killed_import_leaves_nothing_for_long(tmp_path: Path) -> None:
     robomimic(tmp_path / "x.hdf5", 2)
     code = (
-        "import os, sys; from ulna.datasets.formats.hdf5 import import_robomimic\n"
+        "import os, sys; from ulna.datasets.formats.robomimic import import_robomimic\n"
         "import_robomimic(*sys.argv[1:], progress=lambda done, total: os.kill(os.getpid(), 9))"
     )
     run = [sys.executable, "-c", code, str(tmp_path / "x.hdf5"), str(tmp_path / "d")]
@@ -469,8 +470,8 @@ def test_aloha_with_images_of_two_sizes_or_no_rows(tmp_path: Path) -> None:
     aloha(folder / "episode_0.hdf5", [16] * 4)
     aloha(folder / "episode_1.hdf5", [16, 24, 16])
     says = (
-        "episode_1.hdf5: the image of row 1 of /observations/images/cam has 16×24 pixels, "
-        "the first image 16×16"
+        "episode_1.hdf5: /observations/images/cam: the image of row 1 is colour of 16×24 pixels, "
+        "not colour of 16×16"
     )
     for size in (None, (8, 8)):  # resizing hides nothing
         with pytest.raises(StoreError, match=says):

@@ -81,7 +81,7 @@ def require_frames(
     again = np.diff(nearest, prepend=-1) == 0
     if (far | again).any():
         row = int(np.flatnonzero(far | again)[0])
-        raise _no_frame(path, row, times_s, bool(far[row]), own[nearest[row]], own[-1], place)
+        raise _no_frame(path, row, times_s, bool(far[row]), float(own[nearest[row]]), float(own[-1]), place)
     return int(np.count_nonzero(own >= times_s[0] - half))
 
 

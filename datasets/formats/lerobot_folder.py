@@ -93,6 +93,8 @@ class LeRobotFolder:
             raise StoreError(f"{file} cannot be used: fps is {fps}")
         if not 0 < len(self.features) <= MOST_FEATURES:
             raise StoreError(f"{file} cannot be used: it names {len(self.features)} features")
+        if odd := [n for n, f in self.features.items() if not isinstance(f, dict)]:
+            raise StoreError(f"{file} cannot be used: its feature {odd[0]!r} is no JSON object")
         self.robot = str(self.info.get("robot_type") or "")
 
     def episodes(self, videos: Sequence[str]) -> list[EpisodeSource]:

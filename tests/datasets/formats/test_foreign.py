@@ -481,3 +481,55 @@ def test_aloha_with_images_of_two_sizes_or_no_rows(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=rf"{name}: /\S+ is empty"):
             import_aloha(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_litter_of_macos_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "aloha"
+    folder.mkdir()
+    with h5py.File(folder / "episode_0.hdf5", "w") as f:
+        f.create_dataset("action", data=np.ones((3, 14)))
+        f.create_dataset("observations/qpos", data=np.ones((3, 14)))
+    (folder / "._episode_0.hdf5").write_bytes(b"\x00\x05\x16\x07")
+    assert main(["data", "import", str(folder), "--out", str(tmp_path / "a")]) == 0
+    assert len(EpisodeStore.open(tmp_path / "a")) == 1
+
+
+@pytest.mark.parametrize("top", ["", "b.zarr/"])
+def test_a_zip_that_macos_made(tmp_path: Path, top: str) -> None:
+    arrays = {"action": np.ones((10, 2), np.float32), "img": np.full((10, 8, 8, 3), 7, np.uint8)}
+    source = buffer(tmp_path / "b.zarr", arrays, [4, 10])
+    (source / "data/._img").write_bytes(b"\x00")
+    path = tmp_path / "b.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for f in sorted(p for p in source.rglob("*") if p.is_file()):
+            name = f.relative_to(source)
+            file.write(f, f"{top}{name}")
+            file.writestr(f"__MACOSX/{top}{name.with_name('._' + name.name)}", b"\x00\x05\x16\x07\xff")
+        file.writestr(f"{top}data/action/._.zarray", b"\x00\x05\x16\x07\xff")
+    assert main(["data", "import", str(path), "--out", str(tmp_path / "d"), "--fps", "10"]) == 0
+    store = EpisodeStore.open(tmp_path / "d")
+    assert [e.length for e in store.episodes] == [4, 6]
+    assert [e.attrs.get("notes") for e in store.episodes] == [None, None]
+    assert len(import_replay_buffer(source, tmp_path / "f", control_hz=10)) == 2
+
+
+def test_arrays_are_joined_and_left_out_in_every_format(tmp_path: Path) -> None:
+    arrays = {k: RNG.normal(size=(6, 2)).astype(np.float32) for k in ("q_1", "q_2", "u_1", "u_2", "junk")}
+    source = buffer(tmp_path / "b.zarr", arrays, [6])
+    maps = ["--map", "q_*=observation.state", "--map", "u_*=action", "--drop", "observation.ju*"]
+    command = ["data", "import", str(source), "--out", str(tmp_path / "d"), "--fps", "10"]
+    assert main([*command, *maps]) == 0
+    store = EpisodeStore.open(tmp_path / "d")
+    assert set(store.features) == {STATE, ACTION}
+    joined = np.concatenate([arrays["u_1"], arrays["u_2"]], 1)
+    np.testing.assert_array_equal(store.episodes[0].read(ACTION), joined)
+    assert store.features[ACTION].names == ("u_1.0", "u_1.1", "u_2.0", "u_2.1")
+    robomimic(tmp_path / "r.hdf5", 2)
+    drops = ["--drop", "object,agentview_image", "--map", "robot0_joint_pos=observation.state"]
+    assert main(["data", "import", str(tmp_path / "r.hdf5"), "--out", str(tmp_path / "h"), *drops]) == 0
+    features = EpisodeStore.open(tmp_path / "h").features
+    assert features[STATE].shape == (7,)
+    assert set(features) == {
+        *(STATE, ACTION, "observation.robot0_eef_pos", "observation.robot0_eef_quat"),
+        "observation.robot0_gripper_qpos",
+    }

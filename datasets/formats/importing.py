@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..episode import StoreError
-from ..features import Feature, Features, is_image
+from ..features import Feature, Features, is_frames, is_image
 from ..layout import HEADER
 from ..making import making
 from ..recording.writer import EpisodeWriter
@@ -62,6 +63,7 @@ def build(
         store = EpisodeStore.create(work, features, control_hz, robot, {**provenance, "times": "row / fps"})
         with EpisodeWriter(store) as writer:
             for index, e in enumerate(episodes):
+                _require_room(work, features, e.length, index)
                 writer.start(e.meta)
                 for start in range(0, e.length, piece):
                     stop = min(start + piece, e.length)
@@ -103,6 +105,19 @@ def require_believable(size: int, stored: int, what: str) -> None:
     does not compress that well."""
     if size > LARGE_BYTES and size > MOST_RATIO * max(1, stored):
         raise StoreError(f"{what} would unfold from {stored / 1e6:.1f} MB to {size / 1e9:.1f} GB: refused")
+
+
+def _require_room(folder: Path, features: Features, rows: int, episode: int) -> None:
+    """Raise StoreError where the disk cannot hold an episode, however well its images compress."""
+    need = rows * sum(
+        math.prod(f.shape) * np.dtype(f.dtype).itemsize / (MOST_RATIO if is_frames(k) else 1)
+        for k, f in features.items()
+    )
+    if need > (free := shutil.disk_usage(folder).free):
+        raise StoreError(
+            f"episode {episode} of the source has {rows} rows and needs {need / 1e9:.1f} GB or more; the "
+            f"disk of {folder.parent} has {free / 1e9:.1f} GB free"
+        )
 
 
 def require_control_hz(given: float | None, stored: float | None, source: Path) -> float:

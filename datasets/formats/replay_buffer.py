@@ -3,12 +3,10 @@ v2 in a folder or a zip.
 
 The layout is that of diffusion_policy/common/replay_buffer.py (repository real-stanford/diffusion_policy);
 UMI's keys are those of real-stanford/universal_manipulation_interface. A zip is read where it is and never
-unpacked. Before zarr opens an array its description is checked: objects, which zarr would unpickle, codecs
-that are not known and absurd sizes are refused."""
+unpacked."""
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 import re
@@ -24,23 +22,18 @@ from ..episode import StoreError
 from ..features import ACTION, STATE, Feature, Features, is_image
 from ..store import EpisodeStore
 from .foreign_files import is_litter
+from .foreign_zarr import open_store, stored_bytes
 from .importing import (
-    MOST_BYTES,
     ForeignEpisode,
     ImageOrder,
     Read,
     as_image,
     build,
+    require_believable,
     require_control_hz,
 )
 from .naming import Kind, Naming, join_rows, joined, place
 
-CODECS = {
-    # not zlib, gzip, bz2, lzma: their chunks of some kilobytes could become gigabytes; these state their size
-    *("blosc", "zstd", "lz4", "delta", "shuffle", "crc32", "crc32c", "adler32"),
-    *("bytes", "transpose", "sharding_indexed", "fixedscaleoffset", "astype", "packbits"),
-    *(f"imagecodecs_{n}" for n in ("jpegxl", "jpeg2k", "jpeg", "jpegls", "jpegxr", "png", "webp", "delta")),
-}
 MOST_EPISODES = 1_000_000
 POSE_ELEMENTS = {  # UMI, of each robot<i>_
     "eef_pos": (("x", "y", "z"), "m"),
@@ -75,13 +68,11 @@ def import_replay_buffer(
     which stores no actions, observation.state is each gripper's position, rotation (axis-angle) and width,
     and the action of a row is the state of the next one. naming: of the arrays of `data/`."""
     src, dst = Path(src), Path(dst)
-    _require_safe(src)
+    store: Any = open_store(src)
     import zarr
     from imagecodecs.numcodecs import register_codecs
-    from zarr.storage import ZipStore
 
     register_codecs(verbose=False)
-    store: Any = ZipStore(src, read_only=True) if src.is_file() else str(src)
     try:
         top = _top_of(src)
         group: Any = zarr.open_group(store, mode="r", use_consolidated=False, path=top.rstrip("/") or None)
@@ -109,10 +100,15 @@ def import_replay_buffer(
     bounds = [(int(a), int(b)) for a, b in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True) if b > a]
     if not bounds:
         raise StoreError(f"{src} holds no episode with a row")
+    files = {k: stored_bytes(src, f"{top}data/{k}") for k in sorted(arrays)}
+    for key, array in arrays.items():
+        if key not in notes["left_out"]:
+            size = math.prod(array.shape) * array.dtype.itemsize
+            require_believable(size, sum(files[key].values()), f"{src}: {key}")
     gap_notes: dict[int, list[str]] = {}
     # zarr may leave out chunks of zeros, so a missing chunk may be lost, or all zeros
     for key, array in sorted(arrays.items()):
-        for i in _with_gaps(array, _file_names(src, f"{top}data/{key}"), bounds):
+        for i in _with_gaps(array, files[key], bounds):
             gap_notes.setdefault(i, []).append(
                 f"chunks of {key} are not in the source and read as {array.fill_value}"
             )
@@ -241,14 +237,6 @@ def _top(names: Iterable[str]) -> str | None:
     return min(tops, key=len, default=None)
 
 
-def _file_names(src: Path, folder: str) -> list[str]:
-    """The files under `folder`, relative to it."""
-    if src.is_dir():
-        return [p.relative_to(src / folder).as_posix() for p in (src / folder).rglob("*") if p.is_file()]
-    with zipfile.ZipFile(src) as file:
-        return [n.removeprefix(f"{folder}/") for n in file.namelist() if n.startswith(f"{folder}/")]
-
-
 def _with_gaps(array: Any, files: Iterable[str], bounds: Sequence[tuple[int, int]]) -> list[int]:
     """The indices of `bounds` (first row, row behind the last) of which a chunk (or shard) is missing among
     `files`."""
@@ -266,66 +254,6 @@ def _with_gaps(array: Any, files: Iterable[str], bounds: Sequence[tuple[int, int
         if b - a < (high - low) * side:
             indices.append(i)
     return indices
-
-
-def _require_safe(src: Path) -> None:
-    """Raise StoreError if it would be unsafe to open `src` with zarr."""
-    if not src.exists():
-        raise StoreError(f"there is no replay buffer at {src}")
-    try:
-        for name, text in _descriptions(src):
-            meta = json.loads(text)
-            if "shape" not in meta:
-                continue
-            kind = str(meta.get("dtype") or meta.get("data_type"))
-            codecs = {c.get("id") or c.get("name") for c in _all_codecs(meta) if c}
-            if "O" in kind or "object" in kind or "pickle" in codecs:
-                raise StoreError(
-                    f"{src}: {name} holds Python objects, which could run anything when they are read: "
-                    "refused"
-                )
-            if odd := codecs - CODECS:
-                raise StoreError(f"{src}: {name} is stored with {min(map(str, odd))}, which is not read here")
-            chunks = (
-                meta["chunks"] if "chunks" in meta else meta["chunk_grid"]["configuration"]["chunk_shape"]
-            )
-            if math.prod(chunks) * 8 > MOST_BYTES or math.prod(meta["shape"]) > 1 << 42:
-                raise StoreError(
-                    f"{src}: {name} has a shape of {meta['shape']} in chunks of {chunks}, which is no "
-                    "robot's "
-                    "data"
-                )
-    except StoreError:
-        raise
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise StoreError(f"{src} cannot be read as a replay buffer: {reason}") from None
-
-
-def _all_codecs(meta: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    codecs = [meta.get("compressor"), *(meta.get("filters") or [])]
-    for codec in meta.get("codecs") or []:
-        codecs.append(codec)
-        codecs += (codec.get("configuration") or {}).get("codecs", [])
-    return [c for c in codecs if c]
-
-
-def _descriptions(src: Path) -> Iterator[tuple[str, str]]:
-    """(array, its .zarray or zarr.json) of every array."""
-    if src.is_dir():
-        if links := [p for p in src.rglob("*") if p.is_symlink()]:
-            raise StoreError(
-                f"{src}: {links[0].relative_to(src)} is a link, which could lead out of the folder: refused"
-            )
-        for path in (*src.rglob(".zarray"), *src.rglob("zarr.json")):
-            yield str(path.parent.relative_to(src)), path.read_text()
-        return
-    with zipfile.ZipFile(src) as file:
-        for info in file.infolist():
-            if info.file_size > MOST_BYTES:
-                raise StoreError(f"{src}: {info.filename} would unpack to {info.file_size} bytes: refused")
-            if info.filename.endswith((".zarray", "zarr.json")) and not is_litter(info.filename):
-                yield info.filename, file.read(info).decode()
 
 
 def _abbreviate(ends: np.ndarray) -> str:

@@ -533,3 +533,82 @@ def test_arrays_are_joined_and_left_out_in_every_format(tmp_path: Path) -> None:
         *(STATE, ACTION, "observation.robot0_eef_pos", "observation.robot0_eef_quat"),
         "observation.robot0_gripper_qpos",
     }
+
+
+# what would unfold without end
+
+
+def test_a_chunk_that_says_it_is_huge_is_not_decoded(tmp_path: Path) -> None:
+    """Of a few bytes, by each codec's own header."""
+    import numcodecs
+    from imagecodecs import jpegxl_encode, png_encode
+    from imagecodecs.numcodecs import Jpegxl, Png, register_codecs
+
+    register_codecs(verbose=False)
+    frames = np.zeros((4, 16, 24, 3), np.uint8)
+    zeros = bytes(64 << 20)
+    wide = np.zeros((3000, 5000, 3), np.uint8)
+    bombs: dict[str, tuple[Any, bytes]] = {
+        "zstd": (numcodecs.Zstd(), numcodecs.Zstd(9).encode(zeros)),
+        "lz4": (numcodecs.LZ4(), (1 << 30).to_bytes(4, "little") + b"\x1f"),
+        "blosc": (Blosc("zstd"), Blosc("zstd", 9).encode(zeros)),
+        "jpegxl": (Jpegxl(), jpegxl_encode(wide, effort=1)),
+        "png": (Png(), png_encode(wide, 1)),
+    }
+    for name, (codec, chunk) in bombs.items():
+        group: Any = zarr.open_group(str(tmp_path / f"{name}.zarr"), mode="w", zarr_format=2)
+        group.create_array("data/img", data=frames, chunks=(1, 16, 24, 3), compressors=codec)
+        group.create_array("data/action", data=np.zeros((4, 2)), chunks=(4, 2))
+        group.create_array("meta/episode_ends", data=np.array([4]), compressors=None)
+        good = import_replay_buffer(tmp_path / f"{name}.zarr", tmp_path / f"{name} good", control_hz=10)
+        np.testing.assert_array_equal(good.episodes[0].read(IMAGES + "img"), frames)
+        (tmp_path / f"{name}.zarr/data/img/2.0.0.0").write_bytes(bytes(chunk))
+        for source in (tmp_path / f"{name}.zarr", zipped(tmp_path / f"{name}.zarr")):
+            with pytest.raises(StoreError, match=r"the chunk data/img/2.0.0.0 would unfold to \d{8,} bytes"):
+                import_replay_buffer(source, tmp_path / "out", control_hz=10)
+            assert not (tmp_path / "out").exists()
+
+
+def test_zips_and_arrays_that_unfold_to_more_than_they_can_be(tmp_path: Path) -> None:
+    source = buffer(tmp_path / "b.zarr", {"action": np.ones((10, 2), np.float32)}, [10])
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            file.write(path, path.relative_to(source))
+        for i in range(17):
+            file.writestr(f"data/action/{i + 7}.0", bytes(64 << 20))
+    with pytest.raises(StoreError, match=r"bomb.zip would unfold from 1.\d MB to 1.1 GB: refused"):
+        import_replay_buffer(tmp_path / "bomb.zip", tmp_path / "out", control_hz=10)
+    path = source / "data" / "action" / ".zarray"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, "shape": [1 << 30, 2]}))
+    (source / "meta/episode_ends/0").write_bytes(np.array([1 << 30], np.int64).tobytes())
+    with pytest.raises(StoreError, match=r"action would unfold from 0.0 MB to 8.6 GB: refused"):
+        import_replay_buffer(source, tmp_path / "out", control_hz=10)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"shape": ' + "[" * 100_000, "nested too deeply|absurd"),
+        ('{"shape": [1e999], "chunks": [1], "dtype": "<f4"}', "cannot be read|no robot's data|absurd"),
+        ('{"shape": [-5], "chunks": [1], "dtype": "<f4"}', "no robot's data"),
+        ('{"shape": "10", "chunks": [1], "dtype": "<f4"}', "cannot be read"),
+        ("[]", "JSON object|cannot be read"),
+        ("{" + " " * (2 << 20) + "}", "too long|would unpack"),
+    ],
+)
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_absurd_descriptions_are_one_sentence(tmp_path: Path, text: str, says: str, as_zip: bool) -> None:
+    source = buffer(tmp_path / "b.zarr", {"action": np.ones((10, 2), np.float32)}, [10])
+    (source / "data/action/.zarray").write_text(text)
+    with pytest.raises(StoreError, match=says):
+        import_replay_buffer(zipped(source) if as_zip else source, tmp_path / "out", control_hz=10)
+
+
+def test_a_pipe_in_a_buffer_is_not_waited_for(tmp_path: Path) -> None:
+    source = buffer(tmp_path / "b.zarr", {"action": np.ones((10, 2), np.float32)}, [10])
+    (source / "data/action/1.0").unlink()
+    os.mkfifo(source / "data/action/1.0")
+    with pytest.raises(StoreError, match=r"data/action/1.0 is no regular file"):
+        import_replay_buffer(source, tmp_path / "out", control_hz=10)

@@ -15,11 +15,12 @@ import numpy as np
 
 from ..drivers.arm import DeviceError
 from ..drivers.servos.bus import COUNTS_PER_TURN
-from ..drivers.servos.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration
+from ..drivers.servos.calibration import MIDDLE, SHORTEST, Calibration, JointCalibration, half_turn
 from ..drivers.servos.group import COUNTS_TURNS, POSITION_MODE, ServoGroup
 
 # a hand may turn a joint by half a turn in that time, and then nobody knows which way
 LONGEST_SILENCE_S = 0.5
+BESIDE = 136  # counts, 12 degrees: further outside its travel no joint can stand
 HELD_STILL = 60  # counts, 5 degrees: what a joint may move while its new offset is checked
 EXTENDED = 4  # Dynamixel: count turns, so that the whole homing offset counts
 
@@ -37,7 +38,7 @@ class Sweep:
         """Take a reading `(J,)`. Returns `(J,)` bool: joints that were silent for too long, whose sweep began
         anew."""
         # the short way: no joint does half a turn between two readings
-        step = _half_turn(counts - self.now)
+        step = half_turn(counts - self.now)
         self.now = np.where(valid, self.now + step, self.now)
         restarted = valid & (t_ns - self._t_ns > LONGEST_SILENCE_S * 1e9)
         self.low = np.where(restarted, self.now, np.minimum(self.low, self.now))
@@ -55,7 +56,7 @@ def centre(low: int, high: int, now: int, offset: int, protocol: str) -> tuple[i
     sign; a Dynamixel adds it."""
     sign = -1 if protocol == "feetech" else 1
     round_and_round = high - low >= COUNTS_PER_TURN - 1
-    new = _half_turn(offset + sign * (MIDDLE - (now if round_and_round else (low + high) // 2)))
+    new = half_turn(offset + sign * (MIDDLE - (now if round_and_round else (low + high) // 2)))
     if protocol == "feetech" and new == -COUNTS_PER_TURN // 2:
         new = 2047  # half a turn has no place in the register: one count beside the middle, then
     if round_and_round:
@@ -63,11 +64,6 @@ def centre(low: int, high: int, now: int, offset: int, protocol: str) -> tuple[i
     # the low end, as read with the new offset, is within the turn: that is what the middle is for
     at = (low + sign * (new - offset)) % COUNTS_PER_TURN
     return new, at, at + high - low
-
-
-def _half_turn[T: (int, np.ndarray)](counts: T) -> T:
-    """The same angle in -2048..2047."""
-    return (counts + COUNTS_PER_TURN // 2) % COUNTS_PER_TURN - COUNTS_PER_TURN // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +81,9 @@ class Progress:
 
 
 class Calibrator:
-    """One arm under calibration: `start`, `look` again and again while a hand moves it, `finish`. Before
-    `finish`, only the torque (off) and how positions are counted are written. drive_modes: 1 for joints that
-    count backwards."""
+    """One arm under calibration: `start`, `look` again and again while a hand moves it, `finish`; or `start`
+    and `adopt`. Before `finish` and `adopt`, only the torque (off) and how positions are counted are written.
+    drive_modes: 1 for joints that count backwards."""
 
     def __init__(self, group: ServoGroup, drive_modes: Mapping[str, int] | None = None) -> None:
         self.group = group
@@ -154,6 +150,25 @@ class Calibrator:
             low, high, now = int(sweep.low[j]), int(sweep.high[j]), int(sweep.now[j])
             offset, low, high = centre(low, high, now, int(self._offsets[j]), g.family.protocol)
             calibration[name] = JointCalibration(g.ids[j], self.drive_modes.get(name, 0), offset, low, high)
+        self._write_all(calibration)
+        return calibration
+
+    def adopt(self, calibration: Calibration) -> None:
+        """Instead of `finish`: write a calibration that was worked out elsewhere into the servos.
+        DeviceError: a joint stands where it could not by it (nothing is written then), or a servo does not
+        take its offset."""
+        sweep, g, sign = self._started(), self.group, self._sign
+        for j, c in enumerate(calibration.values()):
+            now = int(sweep.now[j]) + sign * (c.homing_offset - int(self._offsets[j]))
+            beyond = abs(half_turn(now - (c.range_min + c.range_max) // 2)) - (c.range_max - c.range_min) // 2
+            if beyond > BESIDE:
+                raise DeviceError(
+                    f"by this calibration {g.name(j)} stands {beyond * 360 / COUNTS_PER_TURN:.0f} degrees "
+                    "outside its travel: nothing was written; where it is this arm's, calibrate it by hand"
+                )
+        self._write_all(calibration)
+
+    def _write_all(self, calibration: Calibration) -> None:
         try:
             for j, c in enumerate(calibration.values()):
                 self._write(j, c)
@@ -161,10 +176,14 @@ class Calibrator:
             raise DeviceError(
                 f"{error}; some servos may be calibrated and others not: calibrate the arm again"
             ) from None
-        return calibration
+
+    @property
+    def _sign(self) -> int:
+        """Of the homing offset in what a servo reports."""
+        return -1 if self.group.family.protocol == "feetech" else 1
 
     def _write(self, j: int, c: JointCalibration) -> None:
-        g, sign = self.group, -1 if self.group.family.protocol == "feetech" else 1
+        g, sign = self.group, self._sign
         before = int(g.values("present_position", [j])[0])
         g.write_setting("homing_offset", j, c.homing_offset)
         g.write_setting("min_position_limit", j, c.range_min)
@@ -172,7 +191,7 @@ class Calibrator:
         # where it is now must be where it was, by the new count
         expected = before + sign * (c.homing_offset - int(self._offsets[j]))
         now = int(g.values("present_position", [j])[0])
-        if abs(_half_turn(now - expected)) > HELD_STILL:
+        if abs(half_turn(now - expected)) > HELD_STILL:
             raise DeviceError(
                 f"{g.name(j)} says {now % COUNTS_PER_TURN} with its new offset, and should say "
                 f"{expected % COUNTS_PER_TURN}: hold the arm still at the end"

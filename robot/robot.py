@@ -10,8 +10,8 @@ import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
 from ..datasets.flags import INVALID
-from ..drivers.arm import Arm
-from ..drivers.camera import Camera, depth_of
+from ..drivers.arm import Arm, ArmState, DeviceError
+from ..drivers.camera import Camera, CameraState, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
 
@@ -48,7 +48,8 @@ class Robot:
             raise ValueError(f"robot {name} has no arm")
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
-        self._eyes = (*self.cameras.values(), *tracker_cameras, *self.trackers.values())
+        self._watched = (*self.cameras.values(), *tracker_cameras)
+        self._eyes = (*self._watched, *self.trackers.values())
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
         self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
@@ -108,6 +109,23 @@ class Robot:
         with ExitStack() as stack:  # an arm that cannot hold does not keep the others from it
             for arm in self.arms.values():
                 stack.callback(arm.hold)
+
+    def troubles(self) -> dict[str, str]:
+        """Why devices give nothing new now, by name, in words; {} when all of them work. An arm without
+        torque works, as long as it is read. DeviceError: a camera that cannot come back."""
+        troubles: dict[str, str] = {}
+        for name, arm in self.arms.items():
+            health = arm.health()
+            gone = health.state in (ArmState.CLOSED, ArmState.RECONNECTING)
+            if gone or not np.all(arm.read().valid):
+                troubles[name] = health.message or "it does not answer"
+        for camera in self._watched:
+            health = camera.health()
+            if health.state is CameraState.FAILED:
+                raise DeviceError(f"the camera {camera.name} does not come back: {health.message}")
+            if health.state is not CameraState.STREAMING:
+                troubles[camera.name] = health.message or f"it is {health.state.value}"
+        return troubles
 
     def observe(self, task: str = "") -> Observation:
         values: dict[str, np.ndarray] = {}

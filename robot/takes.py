@@ -13,11 +13,14 @@ import numpy as np
 
 from ..datasets.edit import delete
 from ..datasets.recording.recorder import Recorder
+from ..drivers.arm import DeviceError
+from ..drivers.camera import StaleFrame
 from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
 from .agent import Agent, Buttons
 from .config import Rig
 from .keys import Keys
 from .loop import Subscriber, run_episode
+from .lost import AT_ONCE, is_loss, wait_until_back
 from .motion import go_to
 from .own_rate import OwnRate, own_rate
 
@@ -55,13 +58,16 @@ def take_episodes(
     report: Callable[[Sequence[TakeResult]], None] = lambda results: None,
 ) -> list[TakeResult]:
     """Until `episodes` count, or the operator quits. Each begins at the home pose, if there is one, in the
-    scene of its seed; where there is no scene people put things back before all but the first.
+    scene of its seed; where there is no scene people put things back before all but the first. One that a
+    lost device ends is kept as interrupted, but does not count; the next one begins when the device is back.
 
     task: the instruction; "" for the scene's own. max_seconds: None for the scene's own, 60 without one.
     meta: stored with each. report: called with those that count, whenever they change. RuntimeError: with
     `only_successes`, too few succeed."""
     robot, scene = rig.robot, rig.scene
     operator, results, takes, last_kept = Operator(keys, agent), list[TakeResult](), 0, False
+    places = list[int]()  # of the episodes that count, in the store
+    losses = at_once = 0
     own_rows = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
 
@@ -70,7 +76,7 @@ def take_episodes(
         nonlocal next_seed, last_kept
         if (word == DROP_LAST or last_kept) and results:
             if recorder is not None:
-                delete(recorder.store, [len(recorder.store) - 1])
+                delete(recorder.store, [places.pop()])
             last = results.pop()
             if word == AGAIN:
                 next_seed = last.seed
@@ -78,37 +84,53 @@ def take_episodes(
             report(results)
 
     while len(results) < episodes:
-        if next_seed - seed >= 10 * episodes + 100:
+        if next_seed - seed - losses >= 10 * episodes + 100:
             raise RuntimeError(
-                f"only {len(results)} of {next_seed - seed} episodes succeeded: "
+                f"only {len(results)} of {next_seed - seed - losses} episodes succeeded: "
                 "the agent does not solve the task"
             )
-        if rig.home is not None:
-            go_to(robot, rig.home)
-        if scene is not None:
-            scene.reset(next_seed)
-        prepared = next_seed
-        if not put_back(operator, reset_seconds if scene is None and takes else None, undo):
-            break
-        if scene is not None and next_seed != prepared:
-            continue  # the last one again: its scene must be set up
         take = Take(own_rows, operator, only_successes)
-        longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
-        result = run_episode(
-            robot,
-            agent,
-            [take, *others],
-            task=task or (scene.instruction if scene is not None else ""),
-            seed=next_seed,
-            max_ticks=round(longest * robot.control_hz),
-            success=scene.success if scene is not None else None,
-            meta=meta,
-            stop=take.stop,
-        )
-        takes += 1
+        try:
+            if rig.home is not None:
+                go_to(robot, rig.home)
+            if scene is not None:
+                scene.reset(next_seed)
+            prepared = next_seed
+            if not put_back(operator, reset_seconds if scene is None and takes else None, undo):
+                break
+            if scene is not None and next_seed != prepared:
+                continue  # the last one again: its scene must be set up
+            longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
+            result = run_episode(
+                robot,
+                agent,
+                [take, *others],
+                task=task or (scene.instruction if scene is not None else ""),
+                seed=next_seed,
+                max_ticks=round(longest * robot.control_hz),
+                success=scene.success if scene is not None else None,
+                meta=meta,
+                stop=take.stop,
+            )
+        except (DeviceError, StaleFrame) as error:
+            at_once = 0 if take.ticks else at_once + 1
+            if at_once >= AT_ONCE or not is_loss(error, robot):
+                raise
+            if rig.remote is not None:
+                rig.remote.ask("GET", "state")  # a twin that is gone itself does not come back
+            kept = ": what was recorded of it is kept, as interrupted" if take.ticks and recorder else ""
+            print(f"the episode broke off{kept} ({error})", file=sys.stderr)
+            if take.ticks:
+                takes, last_kept = takes + 1, False
+                next_seed, losses = next_seed + 1, losses + 1
+            asks = operator.at_terminal
+            if not wait_until_back(robot, operator.between, asks, reset_seconds, error):
+                break
+            continue
+        takes, at_once = takes + 1, 0
         if take.drop_last and results:
             if recorder is not None:
-                delete(recorder.store, [len(recorder.store) - 1 - take.kept])
+                delete(recorder.store, [places.pop()])
             results.pop()
         last_kept = take.kept
         if take.kept:
@@ -116,6 +138,7 @@ def take_episodes(
             results.append(
                 TakeResult(next_seed, result.ticks, result.late, take.success(result.success), dropped)
             )
+            places.append(0 if recorder is None else len(recorder.store) - 1)
         if take.verdict != AGAIN:
             next_seed += 1
         report(results)
@@ -156,6 +179,7 @@ class Take:
         self.recorder = None if own_rows is None else own_rows.recorder
         self.verdict: str | None = None  # the operator's last word on the episode
         self.drop_last = self.kept = False
+        self.ticks = 0
 
     def start(self, meta: Mapping[str, Any]) -> None:
         if self.own_rows is not None:
@@ -168,6 +192,7 @@ class Take:
         times_ns: Mapping[str, tuple[int, int]],
         flags: Mapping[str, int],
     ) -> None:
+        self.ticks += 1
         if self.own_rows is not None:
             self.own_rows.recorder.tick(values, times_ns, flags)
             self.own_rows.tick(values, times_ns, flags)

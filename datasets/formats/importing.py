@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, Features, is_image
+from ..features import Feature, Features, is_frames, is_image
+from ..layout import HEADER
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
@@ -21,6 +24,11 @@ from ..video import resize
 PIECE = 32  # rows read at once
 MOST_BYTES = 1 << 30  # of one chunk of a foreign file
 MOST_ROW_BYTES, PIECE_BYTES = 1 << 27, 1 << 26
+LARGE_BYTES, MOST_RATIO = (
+    1 << 30,
+    200,
+)  # what is larger than the first may not compress better than the second
+ImageOrder = Literal["auto", "rgb", "bgr"]
 Read = Callable[[int, int], np.ndarray]  # rows [start, stop) of an episode
 
 
@@ -60,6 +68,7 @@ def build(
         store = EpisodeStore.create(work, restated.features(features), control_hz, robot, about)
         with EpisodeWriter(store) as writer:
             for index, e in enumerate(episodes):
+                _require_room(work, features, e.length, index)
                 writer.start(e.meta)
                 for start in range(0, e.length, piece):
                     stop = min(start + piece, e.length)
@@ -75,16 +84,13 @@ def build(
     return EpisodeStore.open(dst)
 
 
-def key_for(key: str, renames: Mapping[str, str], images: bool) -> str:
-    """The key of a foreign array here: as `renames` says, else under `observation.`. images: it holds
-    images."""
-    if key in renames:
-        return renames[key]
-    if key in ("action", "actions"):
-        return ACTION
-    if images:
-        return f"observation.images.{key}"
-    return key if key.startswith("observation.") else f"observation.{key}"
+def add_provenance(store: Path, notes: Mapping[str, Any]) -> None:
+    """Write more into the provenance of a store that is being made, and that nobody else has open."""
+    header = json.loads((store / HEADER).read_text())
+    header["provenance"] |= notes
+    new = store / f".{HEADER}"
+    new.write_text(json.dumps(header, indent=1) + "\n")
+    new.replace(store / HEADER)
 
 
 def as_image(rows: np.ndarray, what: str) -> np.ndarray:
@@ -97,6 +103,26 @@ def as_image(rows: np.ndarray, what: str) -> np.ndarray:
             f"{what} holds {rows.dtype} that are no whole numbers from 0 to 255: convert them to uint8"
         )
     return whole
+
+
+def require_believable(size: int, stored: int, what: str) -> None:
+    """Raise StoreError where `stored` bytes would unfold to `size` as no recording does: the noise of sensors
+    does not compress that well."""
+    if size > LARGE_BYTES and size > MOST_RATIO * max(1, stored):
+        raise StoreError(f"{what} would unfold from {stored / 1e6:.1f} MB to {size / 1e9:.1f} GB: refused")
+
+
+def _require_room(folder: Path, features: Features, rows: int, episode: int) -> None:
+    """Raise StoreError where the disk cannot hold an episode, however well its images compress."""
+    need = rows * sum(
+        math.prod(f.shape) * np.dtype(f.dtype).itemsize / (MOST_RATIO if is_frames(k) else 1)
+        for k, f in features.items()
+    )
+    if need > (free := shutil.disk_usage(folder).free):
+        raise StoreError(
+            f"episode {episode} of the source has {rows} rows and needs {need / 1e9:.1f} GB or more; the "
+            f"disk of {folder.parent} has {free / 1e9:.1f} GB free"
+        )
 
 
 def require_control_hz(given: float | None, stored: float | None, source: Path) -> float:

@@ -1,55 +1,36 @@
-"""Imports LeRobot datasets: format v2.1 (one parquet and one video per episode) and v3.0 (many episodes per
-file).
+"""Imports LeRobot datasets: format v2.0 and v2.1 (one parquet and one video per episode) and v3.0 (many
+episodes per file).
 
 Reads the files with pyarrow and PyAV; LeRobot itself is not imported. Every row keeps its recorded timestamp,
-and has a video frame of its own, the one at its time; where that is impossible the import says so."""
+and has a video frame of its own, the one at its time; where that is impossible the import says so. All
+episodes are looked through before anything is written, so that all that is wrong is told at once."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..episode import StoreError, require_finite
-from ..features import ACTION, IMAGES, REQUESTED, Feature, Features, is_image
+from ..episode import StoreError
+from ..features import ACTION, REQUESTED, Feature, is_frames
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
 from ..units import Restate, Restated, plain
-from ..video import resize, still_frames, video_frames
-from .lerobot_export import ATTRIBUTES, FLAGS, REQUEST, TIMES, UNITS
+from ..video import Picture, require_frames, resize, still_frames, video_frames, video_header
+from .broken import Broken
+from .importing import add_provenance
+from .lerobot_export import FLAGS, REQUEST, TIMES
+from .lerobot_folder import EpisodeSource, LeRobotFolder
+from .lerobot_schema import BOOKKEEPING, TEXT_TASKS, ULNA_COLUMNS, Schema, require_size, schema_of
+from .naming import Naming, join_rows
+from .parquet import column_names, read, row_count, vector
 
-
-@dataclass(frozen=True)
-class _EpisodeSource:
-    """One episode. shared: its parquet file holds others too. length: rows it should have, where that is
-    recorded. videos: the feature's name in LeRobot → file, and from when to when the episode lasts in it, in
-    seconds."""
-
-    index: int
-    table: Path
-    shared: bool
-    length: int | None
-    videos: dict[str, tuple[Path, float, float]]
-    attrs: dict[str, Any] = field(default_factory=dict)  # from our own export
-
-
-@dataclass(frozen=True)
-class _Schema:
-    """features: ours. lerobot_names: our key → name in LeRobot. videos: those names that are videos.
-    left_out: names that are not imported. timed_names: the streams whose times our own export carries."""
-
-    features: Features
-    lerobot_names: dict[str, str]
-    videos: tuple[str, ...]
-    left_out: tuple[str, ...]
-    timed_names: tuple[str, ...] = ()
+SCALAR = Feature((), "float64")
+MOST_SECONDS = 9e9  # as int64 in nanoseconds
 
 
 def import_lerobot(
@@ -58,111 +39,212 @@ def import_lerobot(
     image_size: tuple[int, int] | None = None,
     episodes: Sequence[int] | None = None,
     progress: Callable[[int, int], None] = lambda count, total: None,
+    naming: Naming | None = None,
+    skip_broken: bool = False,
     restate: Restate = plain,
 ) -> EpisodeStore:
     """Bring the LeRobot folder `src` into a new store at `dst`, which appears whole or not at all.
 
     image_size: (height, width) to resize images to by area; as recorded by default. episodes: indices, all by
-    default. Kept: the numeric observations, images, actions, tasks, success where it is recorded;
-    t_capture_ns is the timestamp column (LeRobot writes frame_index / fps unless the recorder knew better).
-    restate: what its vectors are to be called and measured in; `.pos` drops from names in any case. Features
-    that are not kept, such as depth videos and rewards, are listed in the store's provenance. Raises
-    StoreError."""
+    default. naming: what its features become, and what stays out. skip_broken: leave episodes out that cannot
+    be imported, instead of failing. restate: what its vectors are to be called and measured in; `.pos` drops
+    from names in any case. Kept: the numeric observations, images, 16-bit depth, actions, tasks,
+    success where it is recorded; t_capture_ns is the timestamp column (LeRobot writes frame_index / fps
+    unless the recorder knew better). What is not kept, what was assumed and what stayed out is listed in the
+    store's provenance. Raises StoreError that tells everything that is wrong."""
     src, dst = Path(src), Path(dst)
-    info = _info(src)
-    schema = _schema(info, image_size)
-    sources = _sources(src, info, schema.videos)
+    folder = LeRobotFolder(src)
+    sources = folder.episodes([n for n, f in folder.features.items() if f.get("dtype") == "video"])
     if episodes is not None:
         if unknown := sorted(set(episodes) - {s.index for s in sources}):
             raise StoreError(f"{src} has no episode {unknown[0]}; it has {len(sources)}")
         sources = [s for s in sources if s.index in set(episodes)]
+    schema = schema_of(folder, sources, naming or Naming(), image_size)
+    restated = restate(schema.features, folder.robot)
+    features = restated.features(schema.features)
+    reader = _Reader(folder, schema, restated, folder.tasks(), image_size)
+    broken = Broken(len(sources), skip_broken)
     for source in sources:
-        for path in (source.table, *(p for p, _, _ in source.videos.values())):
-            if not path.is_file():
-                raise StoreError(f"episode {source.index}: the file {path} is missing")
-    tasks = _tasks(src, info)
-    robot = str(info.get("robot_type") or "")
-    restated = restate(schema.features, robot)
-    provenance = {
-        "imported_from": str(src),
-        "format": f"lerobot {info['codebase_version']}",
-        "renamed": {t: k for k, t in schema.lerobot_names.items() if t != k},
-        "left_out": list(schema.left_out),
-        **restated.notes,
-    }
+        try:
+            reader.require_whole(source)
+        except StoreError as error:
+            broken.add(source.index, error)
+    broken.require()
     with making(dst) as work:
-        store = EpisodeStore.create(
-            work, restated.features(schema.features), float(info["fps"]), robot, provenance
-        )
+        provenance = {
+            "imported_from": str(src),
+            "format": f"lerobot v{folder.version[0]}.{folder.version[1]}",
+            **schema.notes,
+            **restated.notes,
+        }
+        store = EpisodeStore.create(work, features, folder.fps, folder.robot, provenance)
         with EpisodeWriter(store) as writer:
             for index, source in enumerate(sources):
-                _import_episode(source, schema, restated, tasks, image_size, float(info["fps"]), writer)
+                try:
+                    if source.index not in broken.errors:
+                        reader.write(source, writer)
+                except StoreError as error:  # in what only decoding shows
+                    broken.add(source.index, error)
                 progress(index + 1, len(sources))
+        broken.require()
+        if broken.errors:
+            add_provenance(work, {"stayed_out": broken.stayed_out()})
     return EpisodeStore.open(dst)
 
 
-def _import_episode(
-    source: _EpisodeSource,
-    schema: _Schema,
-    restated: Restated,
-    tasks: dict[int, str],
-    image_size: tuple[int, int] | None,
-    fps: float,
-    writer: EpisodeWriter,
-) -> None:
-    place = f"episode {source.index} ({source.table.name})"
-    table = _rows(source, schema, place)
-    times = _vector(table, "timestamp", Feature((), "float64"), place)
-    if len(times) == 0:
-        raise StoreError(f"{place} has no rows")
-    if source.length is not None and len(times) != source.length:
-        raise StoreError(f"{place} has {len(times)} rows, but meta/ says {source.length}")
-    if len(late := np.flatnonzero(np.diff(times) <= 0)):
-        raise StoreError(f"{place}: the timestamp of row {late[0] + 1} is not after that of the row before")
-    vectors: dict[str, np.ndarray] = {}
-    images: dict[str, Generator[np.ndarray]] = {}
-    for key, feature in schema.features.items():
-        name = schema.lerobot_names[key]
-        if name in schema.videos:
-            path, start, stop = source.videos[name]
-            images[key] = video_frames(path, start + times, stop, fps, place)
-        elif is_image(key):
-            images[key] = still_frames(table[name], place)
-        else:
-            vectors[key] = restated.values(key, _vector(table, name, feature, place))
-    columns = set(table.column_names)
-    wordings = []  # of its tasks, in order
-    if "task_index" in columns:
-        indices = _vector(table, "task_index", Feature((), "int64"), place)
-        wordings = list(dict.fromkeys(tasks.get(i, "") for i in dict.fromkeys(indices.tolist())))
-    success = bool(np.any(table["next.success"].to_numpy())) if "next.success" in columns else None
-    times_ns = np.round(times * 1e9).astype(np.int64).tolist()
-    # LeRobot does not record who acted: mostly people, but also scripts and policies
-    extras = _ulna_columns(table, schema, restated, place) if TIMES in columns else None
-    attrs = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
-    if len(wordings) > 1:
-        others = ", ".join(map(repr, wordings[1:]))
-        attrs["notes"] = [
-            *(attrs.get("notes") or ()),
-            f"the task changes within the episode, and only the first is kept, not {others}",
-        ]
-    writer.start(
-        {"task": wordings[0] if wordings else "", "agent": "", **attrs, "source_episode": source.index}
-    )
-    try:
-        for row, t_ns in enumerate(times_ns):
-            values = {k: v[row] for k, v in vectors.items()}
-            for key, frames in images.items():
-                values[key] = resize(next(frames), image_size)
-            if extras is None:
-                writer.tick(values, dict.fromkeys(values, (t_ns, t_ns)))
+class _Reader:
+    """Reads episodes of one folder."""
+
+    def __init__(
+        self,
+        folder: LeRobotFolder,
+        schema: Schema,
+        restated: Restated,
+        tasks: dict[int, str],
+        image_size: tuple[int, int] | None,
+    ) -> None:
+        self.folder, self.schema, self.restated = folder, schema, restated
+        self.tasks, self.image_size = tasks, image_size
+        self._headers: dict[str, tuple[Path, Picture, np.ndarray | None]] = {}  # of each camera's last file
+
+    def require_whole(self, source: EpisodeSource) -> None:
+        """Raise StoreError unless everything of the episode is there and fits, as far as can be told without
+        decoding pictures."""
+        self.folder.require_files(source, self.schema.videos)
+        place = _place(source)
+        table = self._table(source, place, with_stills=False)
+        times = self._times(table, source, place)
+        self._vectors(table, place)
+        for name in self.schema.videos:
+            self._frame_count(source, name, times, place)
+
+    def write(self, source: EpisodeSource, writer: EpisodeWriter) -> None:
+        """Write the episode. After a StoreError it is not in the store."""
+        place, schema = _place(source), self.schema
+        table = self._table(source, place, with_stills=True)
+        times = self._times(table, source, place)
+        vectors = self._vectors(table, place)
+        notes = []
+        images: dict[str, Generator[np.ndarray]] = {}
+        for key in (k for k in schema.features if is_frames(k)):
+            (name,) = schema.parts[key]
+            # what is resized may differ from episode to episode
+            picture = schema.pictures[name]
+            if name in schema.videos:
+                path, start, stop = source.videos[name]
+                count = self._frame_count(source, name, times, place)
+                if count is not None and count > len(times):
+                    notes.append(
+                        f"the video of {name} has {count} frames for {len(times)} rows: others are lost"
+                    )
+                own = self._header(name, path, place)[0] if self.image_size else picture
+                images[key] = video_frames(path, start + times, stop, self.folder.fps, place, own)
             else:
-                writer.tick({**values, **extras.extra(row)}, extras.times(row), extras.flags(row))
-        writer.end({"success": source.attrs.get("success", success)})
-    finally:
-        writer.discard()
-        for frames in images.values():
-            frames.close()  # its video stays open otherwise
+                images[key] = still_frames(table[name], place, None if self.image_size else picture)
+        extras = _ulna_columns(table, schema, self.restated, place) if TIMES in table.column_names else None
+        attrs = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
+        wordings = self._wordings(table, place)
+        if len(wordings) > 1:
+            others = ", ".join(map(repr, wordings[1:]))
+            notes.append(f"the task changes within the episode, and only the first is kept, not {others}")
+        if notes:
+            attrs["notes"] = [*(attrs.get("notes") or ()), *notes]
+        # LeRobot does not record who acted: mostly people, but also scripts and policies
+        writer.start(
+            {"task": wordings[0] if wordings else "", "agent": "", **attrs, "source_episode": source.index}
+        )
+        try:
+            for row, t_ns in enumerate(np.round(times * 1e9).astype(np.int64).tolist()):
+                values = {k: v[row] for k, v in vectors.items()}
+                for key, frames in images.items():
+                    values[key] = resize(next(frames), self.image_size)
+                if extras is None:
+                    writer.tick(values, dict.fromkeys(values, (t_ns, t_ns)))
+                else:
+                    writer.tick({**values, **extras.extra(row)}, extras.times(row), extras.flags(row))
+            writer.end({"success": source.attrs.get("success", _success(table))})
+        finally:
+            writer.discard()
+            for frames in images.values():
+                frames.close()  # its video stays open otherwise
+
+    def _table(self, source: EpisodeSource, place: str, with_stills: bool) -> Any:
+        """The episode's rows, of the columns that are used."""
+        available = column_names(source.table)
+        stills = {n for n in self.schema.pictures if n not in self.schema.videos}
+        names = [n for v in self.schema.parts.values() for n in v if n not in self.schema.videos]
+        if missing := [k for k in (*names, "timestamp") if k not in available]:
+            raise StoreError(f"{place} has no column {missing[0]}")
+        if not source.shared:
+            _require_length(source, row_count(source.table), place)
+        used = (*names, *BOOKKEEPING, *ULNA_COLUMNS, *self.schema.task_columns, *TEXT_TASKS)
+        columns = [c for c in available if c in used and (with_stills or c not in stills)]
+        return read(source.table, columns, source.index if source.shared else None)
+
+    def _times(self, table: Any, source: EpisodeSource, place: str) -> np.ndarray:
+        times = vector(table, "timestamp", SCALAR, place)
+        _require_length(source, len(times), place)
+        if len(late := np.flatnonzero(np.diff(times) <= 0)):
+            raise StoreError(
+                f"{place}: the timestamp of row {late[0] + 1} is not after that of the row before"
+            )
+        if np.abs(times[[0, -1]]).max() > MOST_SECONDS:
+            raise StoreError(f"{place}: its timestamps reach {np.abs(times).max():g} s")
+        return times
+
+    def _vectors(self, table: Any, place: str) -> dict[str, np.ndarray]:
+        vectors = {}
+        for key, names in self.schema.parts.items():
+            if not is_frames(key):
+                blocks = [vector(table, n, self.schema.columns[n], place) for n in names]
+                vectors[key] = self.restated.values(key, join_rows(blocks, self.schema.features[key]))
+        return vectors
+
+    def _frame_count(self, source: EpisodeSource, name: str, times: np.ndarray, place: str) -> int | None:
+        """How many frames the episode has in the video of a feature, None where the video does not tell."""
+        path, start, stop = source.videos[name]
+        picture, frames_s = self._header(name, path, place)
+        require_size(place, name, picture, self.schema.pictures[name], bool(self.image_size))
+        if frames_s is None:
+            return None
+        return require_frames(path, frames_s, start + times, stop, self.folder.fps, place)
+
+    def _header(self, name: str, path: Path, place: str) -> tuple[Picture, np.ndarray | None]:
+        known = self._headers.get(name)
+        if known is None or known[0] != path:
+            self._headers[name] = known = (path, *video_header(path, place))
+        return known[1:]
+
+    def _wordings(self, table: Any, place: str) -> list[str]:
+        """The instructions of the episode, in the order of their rows."""
+        for name in (*self.schema.task_columns, "task_index", *TEXT_TASKS):
+            if name not in table.column_names:
+                continue
+            if name in TEXT_TASKS or self.schema.columns.get(name, SCALAR).dtype == "string":
+                words = [str(w) for w in table[name].to_pylist() if w]
+            else:
+                indices = vector(table, name, Feature((), "int64"), place).tolist()
+                words = [self.tasks.get(i, "") for i in dict.fromkeys(indices)]
+            if any(words):
+                return list(dict.fromkeys(words))
+        return []
+
+
+def _place(source: EpisodeSource) -> str:
+    return f"episode {source.index} ({source.table.name})"
+
+
+def _require_length(source: EpisodeSource, rows: int, place: str) -> None:
+    if rows == 0:
+        raise StoreError(f"{place} has no rows")
+    if source.length is not None and rows != source.length:
+        raise StoreError(f"{place} has {rows} rows, but meta/ says {source.length}")
+
+
+def _success(table: Any) -> bool | None:
+    if "next.success" not in table.column_names:
+        return None
+    return bool(np.any(table["next.success"].to_numpy()))
 
 
 @dataclass(frozen=True)
@@ -186,233 +268,16 @@ class _UlnaColumns:
         return {} if self.requests is None else {REQUESTED: self.requests[row]}
 
 
-def _ulna_columns(table: Any, schema: _Schema, restated: Restated, place: str) -> _UlnaColumns:
-    keys_by_name = {name: key for key, name in schema.lerobot_names.items()}
+def _ulna_columns(table: Any, schema: Schema, restated: Restated, place: str) -> _UlnaColumns:
+    keys_by_name = {name: key for key, names in schema.parts.items() for name in names}
     keys = [keys_by_name.get(k, k) for k in schema.timed_names]
     count = len(keys)
     requests = (
-        _vector(table, REQUEST, schema.features[ACTION], place) if REQUEST in table.column_names else None
+        vector(table, REQUEST, schema.features[ACTION], place) if REQUEST in table.column_names else None
     )
     return _UlnaColumns(
         keys,
-        _vector(table, TIMES, Feature((2 * count,), "int64"), place),
-        _vector(table, FLAGS, Feature((count,), "int64"), place),
+        vector(table, TIMES, Feature((2 * count,), "int64"), place),
+        vector(table, FLAGS, Feature((count,), "int64"), place),
         None if requests is None else restated.values(REQUESTED, requests),
     )
-
-
-def _info(src: Path) -> dict[str, Any]:
-    if not src.is_dir():
-        raise StoreError(f"there is no folder {src}")
-    path = src / "meta" / "info.json"
-    try:
-        info = json.loads(path.read_text())
-        version, fps, features = info["codebase_version"], float(info["fps"]), dict(info["features"])
-    except FileNotFoundError:
-        what = "is empty" if not any(src.iterdir()) else "is not a LeRobot dataset: it has no meta/info.json"
-        raise StoreError(f"{src} {what}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be used: {error!r}") from None
-    if version not in ("v2.1", "v3.0"):
-        raise StoreError(
-            f"{src} has LeRobot format {version}; v2.1 and v3.0 can be read: convert it with LeRobot's own "
-            "converter first"
-        )
-    if ACTION not in features:
-        raise StoreError(f"{src} has no feature {ACTION!r}; it has {', '.join(features) or 'none'}")
-    if not 0 < fps < math.inf:
-        raise StoreError(f"{path} cannot be used: fps is {fps}")
-    return info
-
-
-BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.success")
-ULNA_COLUMNS = (TIMES, FLAGS, REQUEST)  # of our own export
-
-
-def _schema(info: dict[str, Any], image_size: tuple[int, int] | None) -> _Schema:
-    features: Features = {}
-    lerobot_names: dict[str, str] = {}
-    left_out = []
-    try:
-        for name, f in info["features"].items():
-            key, feature = _feature(name, f, image_size)
-            if feature is not None and key in features:
-                raise StoreError(
-                    f"the features {lerobot_names[key]} and {name} would both be {key}: rename one"
-                )
-            if feature is not None:
-                features[key], lerobot_names[key] = feature, name
-            elif name not in (*BOOKKEEPING, *ULNA_COLUMNS):
-                left_out.append(name)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"a feature in meta/info.json cannot be understood: {error!r}") from None
-    videos = tuple(t for t in lerobot_names.values() if info["features"][t]["dtype"] == "video")
-    timed_names = _flat((info["features"].get(FLAGS) or {}).get("names"))
-    return _Schema(features, lerobot_names, videos, tuple(left_out), tuple(timed_names))
-
-
-def _feature(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -> tuple[str, Feature | None]:
-    """(our key, our feature). The feature is None for what a store cannot hold: text, rewards, depth as
-    video."""
-    if not (name.startswith("observation.") or name == ACTION):
-        return name, None
-    shape, names = tuple(int(n) for n in f["shape"]), _flat(f.get("names"))
-    if f["dtype"] in ("video", "image"):
-        video_info = {**(f.get("video_info") or {}), **(f.get("info") or {})}
-        if video_info.get("is_depth_map") or video_info.get("video.is_depth_map"):
-            return name, None
-        channels_first = names[0].startswith("channel") if names else shape[0] == 3 and shape[-1] != 3
-        height, width = shape[1:] if channels_first else shape[:2]
-        key = name if is_image(name) else IMAGES + name.rsplit(".", 1)[-1]
-        return key, Feature((*(image_size or (height, width)), 3), "uint8")
-    try:
-        numeric = np.dtype(f["dtype"]).kind in "fiub"
-    except TypeError:
-        numeric = False
-    if not numeric or is_image(name):
-        return name, None
-    size, units = math.prod(shape), tuple(map(str, (f.get("info") or {}).get(UNITS) or ()))
-    return name, Feature(
-        shape, f["dtype"], tuple(names) if len(names) == size else (), units if len(units) == size else ()
-    )
-
-
-def _flat(names: Any) -> list[str]:
-    """Names as a list; LeRobot has had them as a list, nested lists, a dict of lists, and a dict of
-    positions."""
-    if isinstance(names, dict):
-        if names and all(isinstance(v, int) for v in names.values()):
-            return sorted(names, key=lambda n: names[n])
-        return [n for v in names.values() for n in _flat(v)]
-    if isinstance(names, list):
-        return [n for v in names for n in _flat(v)]
-    return [] if names is None else [str(names)]
-
-
-def _sources(src: Path, info: dict[str, Any], videos: Sequence[str]) -> list[_EpisodeSource]:
-    reader = _sources_v21 if info["codebase_version"] == "v2.1" else _sources_v30
-    try:
-        sources = sorted(reader(src, info, videos), key=lambda s: s.index)
-    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"the list of episodes in {src / 'meta'} cannot be used: {error!r}") from None
-    if not sources:
-        raise StoreError(f"{src} holds no episode")
-    return sources
-
-
-def _sources_v21(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_EpisodeSource]:
-    path = src / "meta" / "episodes.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    lengths = {int(e["episode_index"]): int(e["length"]) for e in map(json.loads, filter(None, lines))}
-    for i in sorted(lengths) or range(int(info["total_episodes"])):
-        at = {"episode_chunk": i // int(info.get("chunks_size", 1000)), "episode_index": i}
-        paths = {k: (src / info["video_path"].format(video_key=k, **at), 0.0, math.inf) for k in videos}
-        yield _EpisodeSource(i, src / info["data_path"].format(**at), False, lengths.get(i), paths)
-
-
-def _sources_v30(src: Path, info: dict[str, Any], videos: Sequence[str]) -> Iterator[_EpisodeSource]:
-    for table in sorted((src / "meta" / "episodes").glob("**/*.parquet")):
-        names = [n for n in _columns(table) if not n.startswith("stats/")]
-        for e in _parquet(table, names).to_pylist():
-            paths = {}
-            for k in videos:
-                path = src / info["video_path"].format(
-                    video_key=k,
-                    chunk_index=e[f"videos/{k}/chunk_index"],
-                    file_index=e[f"videos/{k}/file_index"],
-                )
-                span = float(e[f"videos/{k}/from_timestamp"]), float(e[f"videos/{k}/to_timestamp"])
-                paths[k] = (path, *span)
-            at = {"chunk_index": e["data/chunk_index"], "file_index": e["data/file_index"]}
-            data = src / info["data_path"].format(**at)
-            attrs = json.loads(e.get(ATTRIBUTES) or "{}")
-            yield _EpisodeSource(int(e["episode_index"]), data, True, int(e["length"]), paths, attrs)
-
-
-def _tasks(src: Path, info: dict[str, Any]) -> dict[int, str]:
-    try:
-        if info["codebase_version"] == "v2.1":
-            lines = (src / "meta" / "tasks.jsonl").read_text().splitlines()
-            return {int(d["task_index"]): str(d["task"]) for d in map(json.loads, filter(None, lines))}
-        rows = _parquet(src / "meta" / "tasks.parquet").to_pylist()
-        # pandas keeps the task, which is the index, in a column of this name
-        return {int(d["task_index"]): str(d.get("task", d.get("__index_level_0__", ""))) for d in rows}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"the tasks of {src} cannot be read: {error!r}") from None
-
-
-def _rows(source: _EpisodeSource, schema: _Schema, place: str) -> Any:
-    """The episode's rows, of the columns that are used."""
-    available = _columns(source.table)
-    names = [t for t in schema.lerobot_names.values() if t not in schema.videos]
-    if missing := [k for k in (*names, "timestamp") if k not in available]:
-        raise StoreError(f"{place} has no column {missing[0]}")
-    columns = [c for c in available if c in (*names, *BOOKKEEPING, *ULNA_COLUMNS)]
-    return _parquet(source.table, columns, source.index if source.shared else None)
-
-
-def _columns(path: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
-    with _readable(path):
-        return pq.read_schema(path).names
-
-
-def _parquet(path: Path, columns: Sequence[str] | None = None, episode: int | None = None) -> Any:
-    """The table in `path`, or only its rows of one episode."""
-    import pyarrow.parquet as pq
-
-    only = None if episode is None else [("episode_index", "==", episode)]
-    with _readable(path):
-        return pq.read_table(path, columns=None if columns is None else list(columns), filters=only)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{path} is not a readable parquet file ({reason}): copy it again") from None
-
-
-def _vector(table: Any, name: str, feature: Feature, place: str) -> np.ndarray:
-    """A column as `(T, *shape)` in the feature's dtype. Raises StoreError if the conversion is not exact;
-    only floats may be rounded to the declared dtype."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    array = table[name].combine_chunks()
-    while not pa.types.is_primitive(array.type):
-        if isinstance(array, pa.ExtensionArray):
-            array = array.storage
-        elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-            if len(pc.unique(pc.list_value_length(array))) > 1:  # type: ignore[attr-defined]
-                raise StoreError(f"{place}: the rows of {name} differ in length, or some are missing")
-            array = array.flatten()
-        elif pa.types.is_fixed_size_list(array.type):
-            array = array.flatten()
-        else:
-            raise StoreError(f"{place}: {name} holds {array.type}, not numbers")
-    if array.null_count or len(array) != len(table) * math.prod(feature.shape):
-        raise StoreError(f"{place}: {name} has not {math.prod(feature.shape)} numbers in every row")
-    values = array.to_numpy(zero_copy_only=False).reshape(len(table), *feature.shape)
-    with np.errstate(all="ignore"):
-        cast = values.astype(feature.dtype, copy=False)
-        exact = np.array_equal(cast.astype(values.dtype), values)
-    if not exact and not values.dtype.kind == cast.dtype.kind == "f":
-        raise StoreError(
-            f"{place}: {name} holds {array.type}, which is not the {feature.dtype} of meta/info.json"
-        )
-    require_finite(place, name, cast)
-    return cast

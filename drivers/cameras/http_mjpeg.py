@@ -2,7 +2,8 @@
 apps send it.
 
 Unlike FFmpeg's reader this one reads `X-Timestamp`, the camera's own clock, drops damaged frames, and skips
-to the newest frame when decoding cannot keep up."""
+to the newest frame when decoding cannot keep up. As in browsers, pictures are found whatever the server says
+of boundaries and lengths, and however it ends its lines (`drivers.cameras.jpeg_stream`)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import contextlib
 import http.client
 import io
 import os
+import re
 import select
 import socket
 import ssl
@@ -23,14 +25,20 @@ import numpy as np
 from ..arm import DeviceError
 from ..clock_offset import ClockOffset
 from .capture import Refused
+from .jpeg_stream import JpegStream
 
 OPEN_TIMEOUT_S = 3.0
 LATEST_S = 1e11  # a later X-Timestamp is not one (nor are inf and nan)
-LARGEST = 64 << 20  # bytes of one JPEG; a larger length is an error
+MOST_HEADERS = 1 << 20  # bytes
+# the end of the response's headers: an empty line, or a picture where a server forgets that line
+HEADERS_END = re.compile(rb"\n\r?\n|(?=\xff\xd8\xff)")
+STAMP = re.compile(rb"^x-timestamp[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+# of a response that may hold JPEG pictures, whatever they are framed by; the empty one is not stated
+KINDS = re.compile(r"multipart/.*|image/.*|.*jpeg.*|application/octet-stream|text/plain|")
 
 
 class NotMultipart(DeviceError):
-    """The address answers, with something that is not a stream of JPEG parts."""
+    """The address answers, with something that is not a stream of JPEG pictures."""
 
 
 class HttpMjpeg:
@@ -43,11 +51,13 @@ class HttpMjpeg:
         # outlives a connection: a camera that greets with an old picture does not pass it off as new
         self._clock = ClockOffset(latency_s)
         self._socket: socket.socket | None = None
-        self._boundary, self._buffer = b"", bytearray()
+        self._jpegs = JpegStream()
+        self._newest: tuple[bytes, int, int, int] | None = None
         self._number = self._receive_ns = 0
+        self.received = False  # whether anything came after the response's headers
 
     def open(self) -> None:
-        """DeviceError: no camera answers. NotMultipart: something else than JPEG parts does. Refused: a
+        """DeviceError: no camera answers. NotMultipart: something else than JPEG pictures does. Refused: a
         password is missing or wrong, or the path does not exist."""
         p = self._parts
         port = p.port or (443 if p.scheme == "https" else 80)
@@ -82,30 +92,30 @@ class HttpMjpeg:
             raise NotMultipart(f"{self.name} sends us to {headers.get('Location')}: write that into device")
         if status != 200:
             raise DeviceError(f"{self.name} answers with the error {status}")
-        kind, chunked = headers.get_content_type(), "Transfer-Encoding" in headers
-        if not kind.startswith("multipart/") or chunked:
+        kind = headers.get_content_type() if "Content-Type" in headers else ""
+        chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+        if KINDS.fullmatch(kind) is None or chunked:
             raise NotMultipart(
-                f"{self.name} sends {kind}{' in chunks' if chunked else ''}, no multipart JPEG"
+                f"{self.name} sends {kind or 'something'}{' in chunks' if chunked else ''}, no multipart JPEG"
             )
-        boundary = str(headers.get_param("boundary") or "").removeprefix("--")
-        self._boundary, self._buffer = f"--{boundary}".encode(), bytearray(rest)
-        self._number, self._receive_ns = 0, time.monotonic_ns()
+        self._jpegs, self._newest, self._number, self.received = JpegStream(), None, 0, False
+        self._take(rest)
 
     @staticmethod
     def _answer(connection: socket.socket) -> tuple[int, Message, bytes]:
         """Status and headers of the response, and the part of its body that came with them. ValueError: this
         is not HTTP."""
         data, deadline = b"", time.monotonic() + OPEN_TIMEOUT_S
-        while (end := data.find(b"\r\n\r\n")) < 0:
+        while (end := HEADERS_END.search(data)) is None:
             chunk = connection.recv(65536)
             data += chunk
-            if not chunk or len(data) > 1 << 20 or time.monotonic() > deadline:
+            if not chunk or len(data) > MOST_HEADERS or time.monotonic() > deadline:
                 raise ValueError("it does not speak HTTP" if data else "it hung up")
-        first, _, headers = data[: end + 4].partition(b"\r\n")
+        first, _, headers = data[: end.end()].partition(b"\n")
         words = first.split()
         if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
             raise ValueError("it does not speak HTTP")
-        return int(words[1]), http.client.parse_headers(io.BytesIO(headers)), data[end + 4 :]
+        return int(words[1]), http.client.parse_headers(io.BytesIO(headers)), data[end.end() :]
 
     def close(self) -> None:
         if self._socket is not None:
@@ -113,52 +123,52 @@ class HttpMjpeg:
             self._socket = None
 
     def read(self, timeout_s: float) -> tuple[np.ndarray, int, int, int] | None:
-        """(RGB `(H, W, 3)` uint8, t_capture_ns, t_receive_ns, number of the part) of the newest part that was
-        not read before; None when none came, or it is not a whole JPEG. DeviceError: the stream ended or is
-        silent."""
+        """(RGB `(H, W, 3)` uint8, t_capture_ns, t_receive_ns, number of the picture) of the newest picture
+        that was not read before; None when none came, or it is not whole. DeviceError: the stream ended, is
+        silent, or holds no pictures."""
         deadline = time.monotonic() + timeout_s
-        while (newest := self._newest_part()) is None:
+        while self._newest is None:
             if self._wait(max(0.0, deadline - time.monotonic())):
                 self._drain_socket()
             elif time.monotonic_ns() - self._receive_ns > self._silence_s * 1e9:
                 raise DeviceError(f"{self.name} sent nothing for {self._silence_s:.1f} s")
-            elif time.monotonic() >= deadline:
+            if self._newest is None and time.monotonic() >= deadline:
                 return None
-        jpeg, capture_ns, receive_ns, number = newest
+        (jpeg, capture_ns, receive_ns, number), self._newest = self._newest, None
         color = decode(jpeg)
         return None if color is None else (color, capture_ns, receive_ns, number)
 
-    def _newest_part(self) -> tuple[bytes, int, int, int] | None:
-        """(JPEG, t_capture_ns, t_receive_ns, number) of the newest whole part in the buffer, None when there
-        is none. All whole parts are removed from the buffer."""
-        newest, receive_ns = None, self._receive_ns
+    def _take(self, data: bytes) -> None:
+        """Look for pictures in what came now, and keep the newest."""
+        self._receive_ns = receive_ns = time.monotonic_ns()
+        self.received = self.received or bool(data)
         try:
-            while (part := _first_part(self._buffer, self._boundary)) is not None:
-                jpeg, stamp_s, end = part
-                del self._buffer[:end]
-                if stamp_s is None:
+            pictures = self._jpegs.feed(data)
+        except ValueError as e:
+            raise DeviceError(f"{self.name} sends no stream of pictures ({e})") from None
+        for jpeg, head in pictures:
+            if jpeg:
+                if (stamp_s := _stamp_s(head)) is None:
                     capture_ns = receive_ns - round(self._latency_s * 1e9)
                 else:
                     capture_ns = self._clock.capture_ns(round(stamp_s * 1e9), receive_ns)
-                newest = (jpeg, capture_ns, receive_ns, self._number)
-                self._number += 1
-        except ValueError as e:
-            raise DeviceError(f"{self.name} sends no stream of pictures ({e})") from None
-        return newest
+                self._newest = jpeg, capture_ns, receive_ns, self._number
+            self._number += 1
 
     def _drain_socket(self) -> None:
-        """Read all that the socket holds, so that the last part in the buffer is the newest there is."""
+        """Read all that the socket holds, so that the picture kept is the newest there is."""
         assert self._socket is not None
         for _ in range(256):  # a server faster than we are must not keep us here
             try:
-                data = self._socket.recv(1 << 18)
+                data, end = self._socket.recv(1 << 18), "closed the connection"
             except OSError as e:
-                raise DeviceError(f"{self.name} broke off ({e or type(e).__name__})") from None
-            if not data:
-                raise DeviceError(f"{self.name} closed the connection")
-            self._buffer += data
-            self._receive_ns = time.monotonic_ns()
-            if not self._wait(0):
+                data, end = b"", f"broke off ({e or type(e).__name__})"
+            if data:
+                self._take(data)
+            elif self._newest is None:
+                only = " after one picture: is this the address of its stream?" if self._number == 1 else ""
+                raise DeviceError(f"{self.name} {end}{only}")
+            if not data or not self._wait(0):
                 return
 
     def _wait(self, timeout_s: float) -> bool:
@@ -168,36 +178,13 @@ class HttpMjpeg:
         return bool(select.select([self._socket], [], [], timeout_s)[0])
 
 
-def _first_part(buffer: bytearray, boundary: bytes) -> tuple[bytes, float | None, int] | None:
-    """The JPEG of the first whole part in `buffer`, its `X-Timestamp` in s or None, and the index behind it;
-    None when there is no whole part yet. ValueError: a part without an end, or with an impossible length."""
-    start = buffer.find(boundary)
-    head_end = buffer.find(b"\r\n\r\n", start)
-    if len(buffer) > LARGEST:
-        raise ValueError(f"{LARGEST} bytes without a whole frame")
-    if start < 0 or head_end < 0:
-        return None
-    begin, length, stamp_s = head_end + 4, None, None
-    for line in bytes(buffer[start:head_end]).lower().split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.strip() == b"content-length":
-            length = int(value)
-            if not 0 < length <= LARGEST:
-                raise ValueError(f"a part of {length} bytes")
-        elif name.strip() == b"x-timestamp":
-            with contextlib.suppress(ValueError):
-                clock_s = float(value)
-                stamp_s = clock_s if 0 <= clock_s < LATEST_S else None
-    if length is not None:
-        end = begin + length
-        return (bytes(buffer[begin:end]), stamp_s, end) if len(buffer) >= end else None
-    # a server that gives no length: up to the next boundary, or to a JPEG's end mark at the end of the buffer
-    end = buffer.find(b"\r\n" + boundary, begin)
-    if end < 0:
-        end = len(buffer.rstrip(b"\r\n"))
-        if not buffer.endswith(b"\xff\xd9", begin, end):
-            return None
-    return bytes(buffer[begin:end]), stamp_s, end
+def _stamp_s(head: bytes) -> float | None:
+    """`X-Timestamp` in the headers before a picture, s; None where there is none, or no time."""
+    stamps = STAMP.findall(head)
+    with contextlib.suppress(ValueError):
+        if stamps and 0 <= (clock_s := float(stamps[-1])) < LATEST_S:
+            return clock_s
+    return None
 
 
 def decode(jpeg: bytes) -> np.ndarray | None:

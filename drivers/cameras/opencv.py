@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,25 +86,31 @@ def source(config: Mapping[str, Any]) -> FrameSource:
 
 
 class HttpSource:
-    """Multipart JPEG read directly. A stream of another kind is left to FFmpeg, unless `reader` forbids
-    it."""
+    """Pictures of motion JPEG read directly. A stream of another kind is left to FFmpeg, unless `reader`
+    forbids it; so is one that shows no picture at its first opening."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._stream = HttpMjpeg(config.device, config.latency_s, max(1.5, 15 / config.fps))
         self._first: Frame | None = None
         self._fallback: OpenCvSource | None = None
+        self._has_streamed = False
 
     def open(self) -> SourceInfo:
-        config = self.config
         try:
             self._stream.open()
-        except NotMultipart:
-            if config.reader == "multipart":
-                raise
+            info = self._open_first()
+        except NotMultipart as why:
+            if self.config.reader == "multipart":
+                raise DeviceError(f'{why}; reader = "ffmpeg" reads other kinds of streams') from None
             self._stream.close()
-            self._fallback = OpenCvSource(config)
-            return self._fallback.open()
+            return self._open_ffmpeg(why)
+        self._has_streamed = True
+        return info
+
+    def _open_first(self) -> SourceInfo:
+        """NotMultipart: something came, but no picture, and none has come before."""
+        config, name = self.config, self._stream.name
         # the quickest of the frames of the first SETTLE_S relates the two clocks; the last of them is given
         # first
         first, deadline = None, time.monotonic() + 3 + 2 / config.fps
@@ -112,12 +118,24 @@ class HttpSource:
             if (frame := self.grab(0.05)) is not None:
                 deadline = min(deadline, time.monotonic() + SETTLE_S) if first is None else deadline
                 first = frame
+        if first is None and self._stream.received and not self._has_streamed:
+            raise NotMultipart(f'{name} answers but sends no picture that reader = "multipart" can find')
         if first is None:
-            raise DeviceError(f"{self._stream.name} answers but sends no picture")
+            raise DeviceError(f"{name} answers but sends no picture")
         self._first = first
         height, width = first.color.shape[:2]
-        _require_size(self._stream.name, config, height, width)
-        return SourceInfo(self._stream.name, height, width, config.fps, _intrinsics(config))
+        _require_size(name, config, height, width)
+        return SourceInfo(name, height, width, config.fps, _intrinsics(config))
+
+    def _open_ffmpeg(self, why: NotMultipart) -> SourceInfo:
+        self._fallback = OpenCvSource(self.config)
+        try:
+            info = self._fallback.open()
+        except Refused:
+            raise
+        except DeviceError as error:
+            raise DeviceError(f'{why}, nor does reader = "ffmpeg": {error}') from None
+        return replace(info, message='it is read by reader = "ffmpeg"')
 
     def grab(self, timeout_s: float) -> Frame | None:
         if self._fallback is not None:

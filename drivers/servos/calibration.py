@@ -2,7 +2,8 @@
 
 A file is `{joint: {"id", "drive_mode", "homing_offset", "range_min", "range_max"}}`, in counts of 1/4096
 turn. The servo holds the homing offset too: it subtracts it (Feetech) or adds it (Dynamixel) before it
-reports its position. The range is in reported counts."""
+reports its position. The range is in reported counts; those of a Dynamixel go on over several turns, and
+below 0. LeRobot's files of before May 2025 are of another form (`drivers.servos.old_calibration`)."""
 
 from __future__ import annotations
 
@@ -22,6 +23,9 @@ from .bus import COUNTS_PER_TURN
 MIDDLE = 2047  # counts: what a servo should report in the middle of its joint's travel; LeRobot's choice
 SHORTEST = 100  # counts, 9 degrees: a range below that was never swept
 MOST_OFFSET = {"feetech": 2047, "dynamixel": 1_044_479}  # registers: 11 bits and a sign; the e-manual's limit
+# counts a servo can report: one turn, or in extended mode 256 turns either way (e-Manual, operating mode)
+REPORTED = {"feetech": (0, COUNTS_PER_TURN - 1), "dynamixel": (-1_048_575, 1_048_575)}
+MOST_BYTES = 1 << 20  # of a file; longer is no calibration
 AGAIN = "calibrate it again: ulna calibrate"
 
 
@@ -55,18 +59,13 @@ def lerobot_path(device: str, name: str) -> Path:
 
 def load(path: str | Path, ids: Mapping[str, int], protocol: str) -> Calibration:
     """The calibration in `path` for an arm of these joints and servo ids, checked. protocol: feetech or
-    dynamixel."""
-    path = Path(path).expanduser()
-    try:
-        table = json.loads(path.read_text())
-    except FileNotFoundError:
+    dynamixel. DeviceError says what is wrong with it."""
+    table = read_table(path)
+    if is_old(table):
         raise DeviceError(
-            f"there is no calibration {path}: make it with `ulna calibrate --out {path}`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DeviceError(f"{path} cannot be read as a calibration: {error}") from None
-    if not isinstance(table, dict):
-        raise DeviceError(f"{path} is no calibration: it must be a JSON object of joints")
+            f"{path} is in LeRobot's format before May 2025, whose offsets no servo holds: convert it with "
+            f"`ulna calibrate --convert {path} --out NEW.json`, with the arm plugged in, or {AGAIN}"
+        )
     if set(table) != set(ids):
         raise DeviceError(
             f"{path} is the calibration of another arm: its joints are "
@@ -75,6 +74,34 @@ def load(path: str | Path, ids: Mapping[str, int], protocol: str) -> Calibration
     calibration = {name: _joint(table[name], f"{path}: {name}") for name in ids}
     check(calibration, ids, protocol, str(path))
     return calibration
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """The JSON object in the file `path`. DeviceError: there is none."""
+    path = Path(path).expanduser()
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("it is too long")
+        table = json.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise DeviceError(
+            f"there is no calibration {path}: make it with `ulna calibrate --out {path}`"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DeviceError(f"{path} cannot be read as a calibration: {error}") from None
+    if not isinstance(table, dict):
+        raise DeviceError(f"{path} is no calibration: it must be a JSON object of joints")
+    return table
+
+
+def is_old(table: Mapping[str, Any]) -> bool:
+    """Whether it is in LeRobot's format before May 2025 (`drivers.servos.old_calibration`)."""
+    return all(isinstance(table.get(field), list) for field in ("homing_offset", "drive_mode"))
+
+
+def half_turn[T: (int, np.ndarray)](counts: T) -> T:
+    """The same angle in -2048..2047."""
+    return (counts + COUNTS_PER_TURN // 2) % COUNTS_PER_TURN - COUNTS_PER_TURN // 2
 
 
 def save(path: str | Path, calibration: Calibration) -> None:
@@ -113,10 +140,17 @@ def check(calibration: Calibration, ids: Mapping[str, int], protocol: str, where
                 f"(Magnitude exceeds {limit}): the joint stood more than half a turn from its middle when "
                 f"it was homed; {AGAIN}"
             )
-        if not 0 <= c.range_min < COUNTS_PER_TURN or not 0 <= c.range_max < COUNTS_PER_TURN:
+        lowest, highest = REPORTED[protocol]
+        if c.range_min < lowest or c.range_max > highest:
+            wraps = ": the servo's count wraps inside the joint's travel" if protocol == "feetech" else ""
             raise DeviceError(
-                f"{where}: {name}: the range {c.range_min}..{c.range_max} leaves 0..{COUNTS_PER_TURN - 1}: "
-                f"the servo's count wraps inside the joint's travel; {AGAIN}"
+                f"{where}: {name}: the range {c.range_min}..{c.range_max} leaves {lowest}..{highest}{wraps}; "
+                f"{AGAIN}"
+            )
+        if c.range_max - c.range_min > COUNTS_PER_TURN:
+            raise DeviceError(
+                f"{where}: {name}: the range {c.range_min}..{c.range_max} is more than a turn, so that its "
+                f"angle would not be known after a power-up; {AGAIN}"
             )
         if c.range_max - c.range_min < SHORTEST:
             raise DeviceError(

@@ -58,21 +58,37 @@ class Args:
     """Instead of --out: the arm's name in LeRobot, to write where LeRobot looks for it."""
     until_still: Annotated[float, unset("Enter ends it", "SECONDS")] = 0.0
     """For scripts: end when every joint was moved and all have stood still for that long."""
+    convert: Annotated[str, unset("none; the joints are moved by hand", "FILE")] = ""
+    """Instead of moving joints: a calibration of this arm in LeRobot's format before May 2025."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(args: Args, out: Output) -> int:
     group, path, drive_modes = _target(args)
-    calibration, backup_note = measure(group, path, drive_modes, args.until_still)
+    assumed: tuple[str, ...] = ()
+    if args.convert:
+        from ...drivers.servos.old_calibration import ASSUMED as assumed
+
+        calibration, backup_note = convert(group, path, drive_modes, args.convert)
+    else:
+        calibration, backup_note = measure(group, path, drive_modes, args.until_still)
     joints = {name: asdict(c) for name, c in calibration.items()}
     lines = [
         f"{n}: {c['range_min']}..{c['range_max']}, offset {c['homing_offset']}" for n, c in joints.items()
     ]
+    if assumed:
+        lines += [
+            "converted from LeRobot's format before May 2025; assumed is that",
+            *(f"- {a}" for a in assumed),
+        ]
+        lines.append(
+            "move the arm a little at first, and calibrate it by hand where it does not go as it should"
+        )
     text = "\n".join(
         [*lines, f"written to {path}{backup_note}: in the robot's file, calibration = {str(path)!r}"]
     )
-    out.answer({"path": str(path), "joints": joints}, text)
+    out.answer({"path": str(path), "joints": joints, "assumed": list(assumed)}, text)
     return 0
 
 
@@ -92,6 +108,31 @@ def measure(
         _sweep(calibrator, until_still_s)
         with undisturbed():  # else some servos had their new offsets, and no file would say so
             calibration = calibrator.finish()
+            return calibration, _save(path, calibration)
+    finally:
+        calibrator.close()
+
+
+def convert(
+    group: ServoGroup, path: Path, drive_modes: Mapping[str, int], old_file: str
+) -> tuple[Calibration, str]:
+    """As `measure`, from a calibration of this arm in LeRobot's format before May 2025."""
+    from ...drivers.servos import old_calibration as old
+    from ..calibrate import Calibrator
+    from ..undisturbed import undisturbed
+
+    _require_writable(path)
+    old.read_old(old_file)  # before the torque goes off
+    calibrator = Calibrator(group, drive_modes)
+    try:
+        calibrator.start()
+        backwards = [name for name, mode in calibrator.drive_modes.items() if mode]
+        ids = dict(zip(group.joints.names, group.ids, strict=True))
+        calibration = old.convert(
+            old_file, ids, group.model_joints, group.family.protocol, backwards, group.ends
+        )
+        with undisturbed():
+            calibrator.adopt(calibration)
             return calibration, _save(path, calibration)
     finally:
         calibrator.close()

@@ -185,3 +185,23 @@ def test_kinematics_agree_with_the_physics_and_invert(name: str) -> None:
     q = chain.inverse(goal, robot.home, robot.joints.lower, robot.joints.upper)
     np.testing.assert_allclose(chain.forward(q).position, goal.position, atol=5e-4)
     scene.close()
+
+
+def test_the_so101_turns_as_the_manufacturers_model_does() -> None:
+    """Axes at zero of TheRobotStudio/SO-ARM100, Simulation/SO101/so101_new_calib.urdf, whose joints LeRobot's
+    kinematics moves by what its servos report; ahead, left and up are x, y and z."""
+    robot = ROBOTS["so101"]()
+    chain = Chain(robot.urdf, robot.tip, robot.joints.names)
+    zero = chain.forward(np.zeros(6)).rotation
+    axes = {}
+    for j, name in enumerate(robot.joints.names[:5]):
+        q = np.zeros(6)
+        q[j] = 0.1
+        axes[name] = (rotation_vector(chain.forward(q).rotation @ zero.T) / 0.1).round(6).tolist()
+    assert axes == {
+        "shoulder_pan": [0, 0, -1],
+        "shoulder_lift": [0, 1, 0],
+        "elbow_flex": [0, 1, 0],
+        "wrist_flex": [0, 1, 0],
+        "wrist_roll": [-1, 0, 0],
+    }

@@ -23,8 +23,9 @@ from numcodecs import Blosc
 from ulna.datasets.checks.check import check
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, ENVIRONMENT, IMAGES, STATE
-from ulna.datasets.formats.hdf5 import import_aloha, import_robomimic
+from ulna.datasets.formats.aloha import import_aloha
 from ulna.datasets.formats.replay_buffer import import_replay_buffer
+from ulna.datasets.formats.robomimic import import_robomimic
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 
@@ -239,7 +240,8 @@ def test_nothing_is_unpickled_unpacked_or_believed(tmp_path: Path, monkeypatch: 
     next(p for p in (broken / "data" / "action").iterdir() if p.name[0].isdigit()).write_bytes(b"\x00" * 8)
     refused(broken, "rows 0 to 10 of action cannot be read")
     refused(
-        buffer(tmp_path / "x.zarr", {"other": np.zeros((3, 1))}, [3]), "has no array action; it has other"
+        buffer(tmp_path / "x.zarr", {"other": np.zeros((3, 1))}, [3]),
+        "has no action; it has other: name it with --map NAME=action",
     )
     fractions = {**arrays, "img": np.full((10, 4, 4, 3), 0.5, np.float32)}
     refused(buffer(tmp_path / "f.zarr", fractions, [10]), "no whole numbers from 0 to 255")
@@ -304,7 +306,7 @@ def test_robomimic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_killed_import_leaves_nothing_for_long(tmp_path: Path) -> None:
     robomimic(tmp_path / "x.hdf5", 2)
     code = (
-        "import os, sys; from ulna.datasets.formats.hdf5 import import_robomimic\n"
+        "import os, sys; from ulna.datasets.formats.robomimic import import_robomimic\n"
         "import_robomimic(*sys.argv[1:], progress=lambda done, total: os.kill(os.getpid(), 9))"
     )
     run = [sys.executable, "-c", code, str(tmp_path / "x.hdf5"), str(tmp_path / "d")]
@@ -379,7 +381,7 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path: Path, capfd: pytest.Captur
         assert main(
             ["data", "import", str(tmp_path / "good.hdf5"), "--out", str(tmp_path / "out"), "--map", pair]
         )
-        assert "--map is written array=feature, with commas" in capfd.readouterr().err
+        assert "--map is written NAME=FEATURE, with commas" in capfd.readouterr().err
     (tmp_path / "text.hdf5").write_text("no")
     refused(tmp_path / "text.hdf5", "is no dataset that is known here")
     with h5py.File(tmp_path / "empty.hdf5", "w") as f:
@@ -468,8 +470,8 @@ def test_aloha_with_images_of_two_sizes_or_no_rows(tmp_path: Path) -> None:
     aloha(folder / "episode_0.hdf5", [16] * 4)
     aloha(folder / "episode_1.hdf5", [16, 24, 16])
     says = (
-        "episode_1.hdf5: the image of row 1 of /observations/images/cam has 16×24 pixels, "
-        "the first image 16×16"
+        "episode_1.hdf5: /observations/images/cam: the image of row 1 is colour of 16×24 pixels, "
+        "not colour of 16×16"
     )
     for size in (None, (8, 8)):  # resizing hides nothing
         with pytest.raises(StoreError, match=says):
@@ -479,3 +481,134 @@ def test_aloha_with_images_of_two_sizes_or_no_rows(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=rf"{name}: /\S+ is empty"):
             import_aloha(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_litter_of_macos_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "aloha"
+    folder.mkdir()
+    with h5py.File(folder / "episode_0.hdf5", "w") as f:
+        f.create_dataset("action", data=np.ones((3, 14)))
+        f.create_dataset("observations/qpos", data=np.ones((3, 14)))
+    (folder / "._episode_0.hdf5").write_bytes(b"\x00\x05\x16\x07")
+    assert main(["data", "import", str(folder), "--out", str(tmp_path / "a")]) == 0
+    assert len(EpisodeStore.open(tmp_path / "a")) == 1
+
+
+@pytest.mark.parametrize("top", ["", "b.zarr/"])
+def test_a_zip_that_macos_made(tmp_path: Path, top: str) -> None:
+    arrays = {"action": np.ones((10, 2), np.float32), "img": np.full((10, 8, 8, 3), 7, np.uint8)}
+    source = buffer(tmp_path / "b.zarr", arrays, [4, 10])
+    (source / "data/._img").write_bytes(b"\x00")
+    path = tmp_path / "b.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for f in sorted(p for p in source.rglob("*") if p.is_file()):
+            name = f.relative_to(source)
+            file.write(f, f"{top}{name}")
+            file.writestr(f"__MACOSX/{top}{name.with_name('._' + name.name)}", b"\x00\x05\x16\x07\xff")
+        file.writestr(f"{top}data/action/._.zarray", b"\x00\x05\x16\x07\xff")
+    assert main(["data", "import", str(path), "--out", str(tmp_path / "d"), "--fps", "10"]) == 0
+    store = EpisodeStore.open(tmp_path / "d")
+    assert [e.length for e in store.episodes] == [4, 6]
+    assert [e.attrs.get("notes") for e in store.episodes] == [None, None]
+    assert len(import_replay_buffer(source, tmp_path / "f", control_hz=10)) == 2
+
+
+def test_arrays_are_joined_and_left_out_in_every_format(tmp_path: Path) -> None:
+    arrays = {k: RNG.normal(size=(6, 2)).astype(np.float32) for k in ("q_1", "q_2", "u_1", "u_2", "junk")}
+    source = buffer(tmp_path / "b.zarr", arrays, [6])
+    maps = ["--map", "q_*=observation.state", "--map", "u_*=action", "--drop", "observation.ju*"]
+    command = ["data", "import", str(source), "--out", str(tmp_path / "d"), "--fps", "10"]
+    assert main([*command, *maps]) == 0
+    store = EpisodeStore.open(tmp_path / "d")
+    assert set(store.features) == {STATE, ACTION}
+    joined = np.concatenate([arrays["u_1"], arrays["u_2"]], 1)
+    np.testing.assert_array_equal(store.episodes[0].read(ACTION), joined)
+    assert store.features[ACTION].names == ("u_1.0", "u_1.1", "u_2.0", "u_2.1")
+    robomimic(tmp_path / "r.hdf5", 2)
+    drops = ["--drop", "object,agentview_image", "--map", "robot0_joint_pos=observation.state"]
+    assert main(["data", "import", str(tmp_path / "r.hdf5"), "--out", str(tmp_path / "h"), *drops]) == 0
+    features = EpisodeStore.open(tmp_path / "h").features
+    assert features[STATE].shape == (7,)
+    assert set(features) == {
+        *(STATE, ACTION, "observation.robot0_eef_pos", "observation.robot0_eef_quat"),
+        "observation.robot0_gripper_qpos",
+    }
+
+
+# what would unfold without end
+
+
+def test_a_chunk_that_says_it_is_huge_is_not_decoded(tmp_path: Path) -> None:
+    """Of a few bytes, by each codec's own header."""
+    import numcodecs
+    from imagecodecs import jpegxl_encode, png_encode
+    from imagecodecs.numcodecs import Jpegxl, Png, register_codecs
+
+    register_codecs(verbose=False)
+    frames = np.zeros((4, 16, 24, 3), np.uint8)
+    zeros = bytes(64 << 20)
+    wide = np.zeros((3000, 5000, 3), np.uint8)
+    bombs: dict[str, tuple[Any, Any]] = {
+        "zstd": (numcodecs.Zstd(), numcodecs.Zstd(9).encode(zeros)),
+        "lz4": (numcodecs.LZ4(), (1 << 30).to_bytes(4, "little") + b"\x1f"),
+        "blosc": (Blosc("zstd"), Blosc("zstd", 9).encode(zeros)),
+        "jpegxl": (Jpegxl(), jpegxl_encode(wide, effort=1)),
+        "png": (Png(), png_encode(wide, 1)),
+    }
+    for name, (codec, chunk) in bombs.items():
+        group: Any = zarr.open_group(str(tmp_path / f"{name}.zarr"), mode="w", zarr_format=2)
+        group.create_array("data/img", data=frames, chunks=(1, 16, 24, 3), compressors=codec)
+        group.create_array("data/action", data=np.zeros((4, 2)), chunks=(4, 2))
+        group.create_array("meta/episode_ends", data=np.array([4]), compressors=None)
+        good = import_replay_buffer(tmp_path / f"{name}.zarr", tmp_path / f"{name} good", control_hz=10)
+        np.testing.assert_array_equal(good.episodes[0].read(IMAGES + "img"), frames)
+        (tmp_path / f"{name}.zarr/data/img/2.0.0.0").write_bytes(bytes(chunk))
+        for source in (tmp_path / f"{name}.zarr", zipped(tmp_path / f"{name}.zarr")):
+            with pytest.raises(StoreError, match=r"the chunk data/img/2.0.0.0 would unfold to \d{8,} bytes"):
+                import_replay_buffer(source, tmp_path / "out", control_hz=10)
+            assert not (tmp_path / "out").exists()
+
+
+def test_zips_and_arrays_that_unfold_to_more_than_they_can_be(tmp_path: Path) -> None:
+    source = buffer(tmp_path / "b.zarr", {"action": np.ones((10, 2), np.float32)}, [10])
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            file.write(path, path.relative_to(source))
+        for i in range(17):
+            file.writestr(f"data/action/{i + 7}.0", bytes(64 << 20))
+    with pytest.raises(StoreError, match=r"bomb.zip would unfold from 1.\d MB to 1.1 GB: refused"):
+        import_replay_buffer(tmp_path / "bomb.zip", tmp_path / "out", control_hz=10)
+    path = source / "data" / "action" / ".zarray"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, "shape": [1 << 30, 2]}))
+    (source / "meta/episode_ends/0").write_bytes(np.array([1 << 30], np.int64).tobytes())
+    with pytest.raises(StoreError, match=r"action would unfold from 0.0 MB to 8.6 GB: refused"):
+        import_replay_buffer(source, tmp_path / "out", control_hz=10)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"shape": ' + "[" * 100_000, "nested too deeply|absurd"),
+        ('{"shape": [1e999], "chunks": [1], "dtype": "<f4"}', "cannot be read|no robot's data|absurd"),
+        ('{"shape": [-5], "chunks": [1], "dtype": "<f4"}', "no robot's data"),
+        ('{"shape": "10", "chunks": [1], "dtype": "<f4"}', "cannot be read"),
+        ("[]", "JSON object|cannot be read"),
+        ("{" + " " * (2 << 20) + "}", "too long|would unpack"),
+    ],
+)
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_absurd_descriptions_are_one_sentence(tmp_path: Path, text: str, says: str, as_zip: bool) -> None:
+    source = buffer(tmp_path / "b.zarr", {"action": np.ones((10, 2), np.float32)}, [10])
+    (source / "data/action/.zarray").write_text(text)
+    with pytest.raises(StoreError, match=says):
+        import_replay_buffer(zipped(source) if as_zip else source, tmp_path / "out", control_hz=10)
+
+
+def test_a_pipe_in_a_buffer_is_not_waited_for(tmp_path: Path) -> None:
+    source = buffer(tmp_path / "b.zarr", {"action": np.ones((10, 2), np.float32)}, [10])
+    (source / "data/action/1.0").unlink()
+    os.mkfifo(source / "data/action/1.0")
+    with pytest.raises(StoreError, match=r"data/action/1.0 is no regular file"):
+        import_replay_buffer(source, tmp_path / "out", control_hz=10)

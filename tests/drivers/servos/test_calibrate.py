@@ -20,12 +20,14 @@ from ulna.drivers.servos import koch, koch_leader, so101, so101_leader
 from ulna.drivers.servos.calibration import (
     Calibration,
     JointCalibration,
+    check,
     check_servos,
     lerobot_path,
     load,
     save,
     scale,
 )
+from ulna.drivers.servos.old_calibration import convert
 from ulna.drivers.twins.dynamixel import DynamixelTwin
 from ulna.drivers.twins.faults import BusFaults
 from ulna.drivers.twins.feetech import FeetechTwin
@@ -123,6 +125,94 @@ def test_servos_that_hold_other_offsets_are_refused() -> None:
         check_servos(GOOD, offsets | {"wrist_roll": 501}, None, "arm.json")
     with pytest.raises(DeviceError, match="other way round"):
         check_servos(GOOD, offsets, dict.fromkeys(GOOD, 1), "arm.json")
+
+
+@pytest.mark.parametrize(("low", "high"), [(-600, 2400), (1800, 5200), (-5000, -1500), (-2000, 2090)])
+def test_the_counts_of_a_dynamixel_go_on_over_turns(tmp_path: Path, low: int, high: int) -> None:
+    """Its servo counts signed turns; what it reads there are the angles of the range's place in one turn."""
+    path = write_file(tmp_path / "koch.json", GOOD, range_min=low, range_max=high)
+    calibration = load(path, IDS, "dynamixel")
+    s = scale(calibration, koch.JOINTS, inverted_in_servo=True)
+    counts = np.array([c.range_min for c in calibration.values()])
+    for turn in (0, 3, -2):  # of a servo that woke in another turn
+        seen = counts + 4096 * turn
+        angles = s.radians(seen - 4096 * s.turns(seen))
+        assert angles[2] == pytest.approx(-(high - low) / 2 * 2 * np.pi / 4096)
+    with pytest.raises(DeviceError, match="wraps inside"):
+        load(path, IDS, "feetech")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"range_min": -1000, "range_max": 3200}, "more than a turn"),
+        ({"range_max": 2_000_000}, "leaves -1048575"),
+    ],
+)
+def test_ranges_that_no_dynamixel_has(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    with pytest.raises(DeviceError, match=words):
+        load(write_file(tmp_path / "koch.json", GOOD, **change), IDS, "dynamixel")
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "arm.json", GOOD)
+    text = (tmp_path / "arm.json").read_text()
+    (tmp_path / "arm.json").write_text(text, encoding="utf-8-sig")
+    assert load(tmp_path / "arm.json", IDS, "feetech") == GOOD
+
+
+OLD = {  # counts of servos without offsets; each number is of one joint
+    "homing_offset": [-2048, 4, -1401, -3126, 2970, -1769],
+    "drive_mode": [0, 1, 0, 0, 1, 0],
+    "start_pos": [2085, 56, 1285, 3237, 3080, 1983],
+    "end_pos": [3169, 1020, 2425, 4150, 946, 2793],
+    "calib_mode": ["DEGREE"] * 5 + ["LINEAR"],
+    "motor_names": list(NAMES),
+}
+# the count of each servo where its joint stands in the middle of its travel
+OLD_MIDDLES = (2048, 4 - 1024, 1024 + 1401, 3126, 2970, (1983 + 2793) // 2)
+
+
+def test_a_file_of_before_may_2025_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "main_follower.json"
+    path.write_text(json.dumps(OLD))
+    with pytest.raises(DeviceError, match=r"before May 2025.*ulna calibrate --convert .*main_follower\.json"):
+        load(path, IDS, "feetech")
+
+
+@pytest.mark.parametrize("protocol", ["feetech", "dynamixel"])
+def test_a_file_of_before_may_2025_becomes_one_of_today(tmp_path: Path, protocol: str) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(OLD), encoding="utf-8-sig")
+    limits = so101.JOINTS if protocol == "feetech" else koch.JOINTS
+    calibration = convert(path, IDS, limits, protocol)
+    check(calibration, IDS, protocol, "the new one")
+    s = scale(calibration, limits, inverted_in_servo=protocol == "dynamixel")
+    sign = -1 if protocol == "feetech" else 1
+    reported = np.array(OLD_MIDDLES) + sign * np.array([c.homing_offset for c in calibration.values()])
+    angles = s.radians(reported - 4096 * s.turns(reported))
+    middle = (limits.lower + limits.upper) / 2
+    assert angles == pytest.approx(middle, abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"motor_names": ["a", "b", "c", "d", "e", "f"]}, "another arm: its joints are a, b"),
+        ({"motor_names": None}, "does not name its motors"),
+        ({"homing_offset": [1, 2]}, "homing_offset must be a list with one entry for each"),
+        ({"start_pos": ["x"] * 6}, "start_pos must be whole numbers"),
+        ({"end_pos": [float("inf")] * 6}, "end_pos must be whole numbers"),
+        ({"drive_mode": 0}, "is not in LeRobot's format before May 2025"),
+    ],
+)
+def test_an_old_file_that_is_wrong_is_explained(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(OLD | change))
+    with pytest.raises(DeviceError, match=words):
+        convert(path, IDS, so101.JOINTS, "feetech")
 
 
 # counts and radians
@@ -404,6 +494,38 @@ def test_the_command_takes_a_hand_and_an_enter(tmp_path: Path) -> None:
         assert answer["joints"]["gripper"]["range_max"] == calibration["gripper"].range_max
         assert (tmp_path / "arm.json.before").read_text() == "{}"
         check_angles("so101", out, plant, port)
+
+
+def test_the_command_converts_an_old_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On servos that stand in the middle of their travel by the old file."""
+    old, new = tmp_path / "main_follower.json", tmp_path / "arm.json"
+    old.write_text(json.dumps(OLD))
+    plant = Plant.create(NAMES, np.zeros(6), np.ones(6))
+    servos = [
+        TwinServo(i + 1, 777, i, OLD_MIDDLES[i] % 4096, 1, {"homing_offset": OFFSETS[i]}) for i in range(6)
+    ]
+    argv = ["calibrate", "--driver", "so101", "--port", str(tmp_path / "port"), "--out", str(new)]
+    try:
+        with FeetechTwin(plant, servos, 1_000_000, BusFaults(), tmp_path / "port", 1):
+            plant.position[3] = 2.5  # where the wrist cannot be
+            assert main([*argv, "--convert", str(old)]) == 1
+            assert "wrist_flex (servo 4) stands 48 degrees outside its travel" in capfd.readouterr().err
+            assert not new.exists()
+            plant.position[3] = 0.0
+            assert main([*argv, "--convert", str(old)]) == 0
+            printed = capfd.readouterr().out
+            assert "before May 2025" in printed
+            assert "assumed" in printed
+            arm = so101.make("arm", so101.Config(str(tmp_path / "port"), str(new)))
+            arm.open()
+            try:
+                assert arm.read().data[:5] == pytest.approx(np.zeros(5), abs=0.004)
+            finally:
+                arm.close()
+            assert main([*argv, "--convert", str(new)]) == 1
+            assert "needs no conversion" in capfd.readouterr().err
+    finally:
+        plant.remove()
 
 
 def test_nothing_is_begun_where_the_file_cannot_be_written(

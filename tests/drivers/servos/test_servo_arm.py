@@ -219,3 +219,12 @@ def test_threads_that_read_and_command_at_once(tmp_path: Path) -> None:
             for t in threads:
                 t.join()
         assert wrong == []
+
+
+@pytest.mark.parametrize("middle", [-700, 4500])
+def test_a_kochs_range_may_leave_one_turn(tmp_path: Path, middle: int) -> None:
+    """As in public calibrations: the counts of its servos go on over turns, and below 0."""
+    with bench("koch", tmp_path, middle=middle) as b, running(b.arm()) as arm:
+        go(arm, home_with(0, 0.3), 0.5)
+        until(lambda: abs(b.plant.position[0] - 0.3) < 0.02, "it is there")
+        assert arm.read().data[0] == pytest.approx(0.3, abs=0.02)

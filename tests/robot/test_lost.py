@@ -1,0 +1,146 @@
+"""Devices that are lost in an episode: it ends, what was recorded of it is kept, and the session goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts.servo_arm import bench, until
+
+from ulna.datasets.store import EpisodeStore
+from ulna.drivers.arm import ArmState, DeviceError
+from ulna.drivers.twins.mjpeg import MjpegTwin, wandering_bars
+from ulna.robot.agent import HoldAgent
+from ulna.robot.config import Rig, load_robot
+from ulna.robot.keys import Keys
+from ulna.robot.record import RecordResult, record
+
+pytestmark = pytest.mark.realtime
+
+SIZE = (120, 160)
+
+
+@contextlib.contextmanager
+def cell(tmp_path: Path) -> Iterator[tuple[Rig, object, MjpegTwin]]:
+    """An SO-101 and a camera, both twins: the open robot, the faults of its bus, the camera."""
+    with bench("so101", tmp_path) as b, MjpegTwin(wandering_bars(*SIZE), 20.0, SIZE) as camera:
+        (tmp_path / "robot.toml").write_text(
+            'name = "cell"\ncontrol_hz = 20.0\n'
+            f'[arms.arm]\ndriver = "so101"\nport = "{b.link}"\ncalibration = "{b.calibration}"\n'
+            "stale_s = 1.5\n"
+            f'[cameras.front]\ndriver = "opencv"\ndevice = "{camera.url}"\n'
+            f"height = {SIZE[0]}\nwidth = {SIZE[1]}\nfps = 20.0\n"
+        )
+        with load_robot(str(tmp_path / "robot.toml")) as rig:
+            yield rig, b.twin.faults, camera
+
+
+class Watched(HoldAgent):
+    """Tells at its tenth tick of the first episode. seeds: of the episodes."""
+
+    def __init__(self, at_ten: Callable[[], None]) -> None:
+        self.at_ten, self.seeds, self.ticks = at_ten, list[int](), 0
+
+    def reset(self, task: str, seed: int) -> None:
+        super().reset(task, seed)
+        self.seeds.append(seed)
+
+    def act(self, observation: object) -> np.ndarray:
+        self.ticks += 1
+        if self.ticks == 10:
+            self.at_ten()
+        return super().act(observation)  # type: ignore[arg-type]
+
+
+def take(rig: Rig, agent: Watched, out: Path, keys: Keys | None = None) -> RecordResult:
+    return record(rig, agent, out, 2, task="x", max_seconds=2.0, reset_seconds=0.1, keys=keys)
+
+
+def check(store: EpisodeStore, agent: Watched, words: str) -> None:
+    """The first of three episodes broke off, with what came until then."""
+    broken, *whole = store.episodes
+    assert words in broken.attrs["interrupted"]
+    assert broken.rows("action") >= 9
+    assert [e.interrupted for e in whole] == [False, False]
+    assert [e.rows("action") for e in whole] == [40, 40]
+    assert [e.attrs["seed"] for e in store.episodes] == agent.seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize("device", ["camera", "arm"])
+def test_the_session_outlives_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    name, screen = "front" if device == "camera" else "arm", io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with cell(tmp_path) as (rig, bus, camera):
+        faults = camera.faults if device == "camera" else bus
+
+        def plug_in_again() -> None:
+            until(lambda: f"waiting for {name} (" in screen.getvalue(), "it is said", 60)
+            faults.unplugged = False  # type: ignore[attr-defined]
+
+        helper = threading.Thread(target=plug_in_again)
+
+        def unplug() -> None:
+            faults.unplugged = True  # type: ignore[attr-defined]
+            helper.start()
+
+        agent = Watched(unplug)
+        result = take(rig, agent, tmp_path / "d")
+        helper.join()
+    assert result.episodes == 2
+    check(EpisodeStore.open(tmp_path / "d"), agent, name)
+    assert "the episode broke off: what was recorded of it is kept" in screen.getvalue()
+    assert f"{name} back" in screen.getvalue()
+    assert ("gets its torque again" in screen.getvalue()) is (device == "arm")
+
+
+def test_a_person_gives_the_torque_back_or_quits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    terminal, file = os.openpty()
+    with cell(tmp_path) as (rig, bus, _), Keys(file) as keys:
+        (arm,) = rig.robot.arms.values()
+        states: list[ArmState] = []
+
+        def person() -> None:
+            until(lambda: arm.health().state is ArmState.RECONNECTING, "it is noticed")
+            bus.unplugged = False  # type: ignore[attr-defined]
+            until(lambda: arm.health().state is not ArmState.RECONNECTING, "it is back")
+            time.sleep(0.3)
+            states.append(arm.health().state)
+            while arm.health().state is not ArmState.ACTIVE:
+                os.write(terminal, b"\n")
+                time.sleep(0.2)
+            until(lambda: len(agent.seeds) == 1, "the next one waits for a person, too")
+            os.write(terminal, b"q")
+
+        helper = threading.Thread(target=person)
+
+        def unplug() -> None:
+            bus.unplugged = True  # type: ignore[attr-defined]
+            helper.start()
+
+        agent = Watched(unplug)
+        result = take(rig, agent, tmp_path / "d", keys)
+        helper.join()
+    os.close(terminal)
+    os.close(file)
+    assert states != [ArmState.ACTIVE], "nobody had pressed enter yet"
+    assert "press enter to give arm torque again" in capfd.readouterr().err
+    assert result.episodes < 2
+    assert EpisodeStore.open(tmp_path / "d").episodes[0].interrupted
+
+
+def test_what_is_no_lost_device_ends_the_session(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise DeviceError("the leader is too far away")
+
+    with load_robot("sim:so101", "reach") as rig, pytest.raises(DeviceError, match="too far away"):
+        record(rig, Watched(refuse), tmp_path / "d", 2)
+    (episode,) = EpisodeStore.open(tmp_path / "d").episodes
+    assert "too far away" in episode.attrs["interrupted"]

@@ -16,7 +16,7 @@ from ..features import ACTION, Feature, Features
 from ..video import Picture, still_bytes, still_picture, video_header
 from .foreign_files import whole
 from .lerobot_export import FLAGS, REQUEST, TIMES
-from .lerobot_folder import MALFORMED, EpisodeSource, LeRobotFolder, Modality
+from .lerobot_folder import MALFORMED, EpisodeSource, LeRobotFolder, Modality, why
 from .naming import Kind, Naming, joined, place
 from .parquet import column_names, first_value
 
@@ -69,7 +69,9 @@ def schema_of(
         try:
             declared = _declared(name, said, modality)
         except MALFORMED as error:
-            raise StoreError(f"a feature in meta/info.json cannot be understood: {name}: {error}") from None
+            raise StoreError(
+                f"a feature in meta/info.json cannot be understood: {name}: {why(error)}"
+            ) from None
         if isinstance(declared, Feature):
             columns[name] = declared
             observed = not named or name.startswith(("observation", ACTION))
@@ -124,7 +126,7 @@ def _declared(name: str, said: Mapping[str, Any], modality: Modality) -> Feature
     """What meta/info.json says of a feature; None for what a store cannot hold, such as text."""
     dtype = str(said["dtype"])
     shape = tuple(whole(n, "a number of its shape") for n in said.get("shape") or (1,))
-    if math.prod(shape) > 1 << 40:
+    if not 0 < math.prod(shape) <= 1 << 40:
         raise StoreError(f"its shape is {shape}")
     names = _flat(said.get("names"))
     if dtype in ("video", "image"):

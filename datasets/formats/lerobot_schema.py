@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, Features
+from ..features import ACTION, Feature, Features, is_depth, is_image
 from ..video import Picture, still_bytes, still_picture, video_header
 from .foreign_files import whole
 from .lerobot_export import FLAGS, REQUEST, TIMES
@@ -75,7 +75,8 @@ def schema_of(
         if isinstance(declared, Feature):
             columns[name] = declared
             observed = not named or name.startswith(("observation", ACTION))
-            kinds[name] = "vector" if observed and not NOT_OBSERVED.fullmatch(name) else "aside"
+            spare = NOT_OBSERVED.fullmatch(name) or is_image(name) or is_depth(name)
+            kinds[name] = "vector" if observed and not spare else "aside"
         elif declared is not None:
             picture = _probe(folder, sources, name, said) or declared
             kinds[name], columns[name], remarks[name] = _picture_kind(said, picture, declared, image_size)

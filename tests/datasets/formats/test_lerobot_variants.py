@@ -155,7 +155,7 @@ def test_openpi_as_its_converter_for_libero_writes_it(
     assert (
         store.episodes[0].read(IMAGES + "wrist_image")[:, 3, 3] == [[0] * 3, [10] * 3, [20] * 3, [30] * 3]
     ).all()
-    assert "names: openpi (actions), openpi (state)" in capfd.readouterr().out
+    assert "names: openpi (actions, state)" in capfd.readouterr().out
 
 
 def test_actions_in_parts_and_cameras_of_one_last_name(tmp_path: Path) -> None:
@@ -277,6 +277,12 @@ def test_depth_keeps_its_sixteen_bits(tmp_path: Path, kind: str) -> None:
     assert set(np.unique(small.episodes[0].read(DEPTH + "top"))) == {300, 400, 500, 600}
 
 
+def test_arrays_that_are_called_like_pictures_stay_out(tmp_path: Path) -> None:
+    odd = {"observation.images.mask": vector(), "observation.depth.far": vector()}
+    store = import_lerobot(folder(tmp_path / "s", {**VECTORS, **odd}), tmp_path / "d")
+    assert store.provenance["left_out"] == list(odd)
+
+
 def test_depth_codes_of_unknown_steps_stay_out_and_are_told(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", episodes=1)
     path = source / f"videos/chunk-000/{CAMERA}/episode_000000.mp4"
@@ -349,7 +355,7 @@ def test_all_that_is_broken_is_told_at_once_and_may_stay_out(
     assert [line.split(":")[0] for line in store.provenance["stayed_out"]] == [
         f"episode {i}" for i in (1, 3, 4, 5)
     ]
-    assert "stayed_out: episode 1: the video" in told
+    assert "stayed_out: \n    episode 1: the video" in told
     assert f"the video of {CAMERA} has 6 frames for 4 rows: others are lost: episodes 1" in told
 
 

@@ -255,7 +255,10 @@ def _attributes(text: Any) -> dict[str, Any]:
     attrs = json.loads(text or "{}")
     if not isinstance(attrs, dict):
         raise StoreError(f"{ATTRIBUTES} must hold JSON objects")
-    return attrs
+    kinds = {"task": str, "agent": str, "notes": list, "success": bool | None}
+    if odd := [k for k, kind in kinds.items() if k in attrs and not isinstance(attrs[k], kind)]:
+        raise StoreError(f"{ATTRIBUTES}: {odd[0]} cannot be {str(attrs[odd[0]])[:40]!r}")
+    return {**attrs, "notes": [str(n) for n in attrs["notes"]]} if "notes" in attrs else attrs
 
 
 def _modality(said: Mapping[str, Any], features: Mapping[str, Mapping[str, Any]]) -> Modality:

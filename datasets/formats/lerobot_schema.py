@@ -17,7 +17,7 @@ from ..video import Picture, still_bytes, still_picture, video_header
 from .foreign_files import whole
 from .lerobot_export import FLAGS, REQUEST, TIMES
 from .lerobot_folder import MALFORMED, EpisodeSource, LeRobotFolder, Modality, why
-from .naming import Kind, Naming, joined, place
+from .naming import ACTION_PART, PREFIX, Kind, Naming, joined, place
 from .parquet import column_names, first_value
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.success")
@@ -27,6 +27,7 @@ TEXT_TASKS = ("task", "language_instruction")  # columns of words
 NOT_OBSERVED = re.compile(
     r"(next|annotation|annotations|meta|camera_(in|ex)trinsics|language)[._].*|is_(first|last|terminal)"
     r"|rewards?|discount|dones?|success|terminat(ed|ion)s?|truncat(ed|ion)s?|timestamps?|.*_index|index|task"
+    r"|actions?_.*"
 )
 MOST_PIXELS = 1 << 24  # of pictures that are not of the size that meta/info.json says
 MOST_DECLARED_PIXELS = 1 << 26
@@ -58,7 +59,7 @@ def schema_of(
 ) -> Schema:
     """The schema of `sources`. Raises StoreError."""
     modality = folder.modality() or Modality()
-    named = any(n.startswith("observation") for n in folder.features)
+    named = any(PREFIX.match(n) for n in folder.features)
     columns: Features = {}
     kinds: dict[str, Kind] = {}
     pictures: dict[str, Picture] = {}
@@ -74,7 +75,8 @@ def schema_of(
             ) from None
         if isinstance(declared, Feature):
             columns[name] = declared
-            observed = not named or name.startswith(("observation", ACTION))
+            is_action = name in (ACTION, "actions") or ACTION_PART.fullmatch(name)
+            observed = is_action or PREFIX.match(name) or not named
             spare = NOT_OBSERVED.fullmatch(name) or is_image(name) or is_depth(name)
             kinds[name] = "vector" if observed and not spare else "aside"
         elif declared is not None:

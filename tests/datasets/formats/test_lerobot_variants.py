@@ -279,6 +279,7 @@ def test_depth_keeps_its_sixteen_bits(tmp_path: Path, kind: str) -> None:
 
 def test_arrays_that_are_called_like_pictures_stay_out(tmp_path: Path) -> None:
     odd = {"observation.images.mask": vector(), "observation.depth.far": vector()}
+    odd |= {"action_is_pad": vector(width=1), "extra": vector()}  # nor what is neither observed nor done
     store = import_lerobot(folder(tmp_path / "s", {**VECTORS, **odd}), tmp_path / "d")
     assert store.provenance["left_out"] == list(odd)
 
@@ -571,6 +572,23 @@ def test_the_list_of_v30_is_not_believed(tmp_path: Path, column: str, value: int
     table = pq.read_table(path)
     pq.write_table(table.set_column(table.column_names.index(column), column, pa.array([value])), path)
     refused(source, says)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"notes": 5}', "ulna/attributes: notes cannot be '5'"),
+        ('{"success": "yes"}', "ulna/attributes: success cannot be 'yes'"),
+        ("[1]", "ulna/attributes must hold JSON objects"),
+        ("[" * 100_000, "list of episodes in"),
+        ('{"seed": 1e999}', "must be JSON"),
+    ],
+)
+def test_attributes_as_of_our_own_export_are_not_believed(tmp_path: Path, text: str, says: str) -> None:
+    source = as_v30(folder(tmp_path / "s", VECTORS, episodes=1))
+    path = source / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).append_column("ulna/attributes", pa.array([text])), path)
+    assert "\n" not in refused(source, says)
 
 
 def test_pictures_far_larger_than_declared_are_refused_before_they_are_decoded(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def schema_of(
     columns: Features = {}
     kinds: dict[str, Kind] = {}
     pictures: dict[str, Picture] = {}
+    sizes: dict[str, Picture] = {}  # as meta/info.json says
     remarks: dict[str, list[str]] = {}
     for name, said in folder.features.items():
         if name in (*BOOKKEEPING, *ULNA_COLUMNS):
@@ -82,14 +83,14 @@ def schema_of(
         elif declared is not None:
             picture = _probe(folder, sources, name, said) or declared
             kinds[name], columns[name], remarks[name] = _picture_kind(said, picture, declared, image_size)
-            pictures[name] = picture
+            pictures[name], sizes[name] = picture, declared
         else:
             kinds[name] = "other"
     placement = place(kinds, naming, str(folder.path), _joins(modality, kinds))
     used = [n for names in placement.parts.values() for n in names]
     for name in used:
         if name in pictures:
-            _require_bearable(name, pictures[name], folder)
+            _require_bearable(f"{folder.path}: the pictures of {name}", pictures[name], sizes[name])
     features = {k: joined({n: columns[n] for n in names}) for k, names in placement.parts.items()}
     notes = dict(placement.notes)
     if modality.slices:
@@ -97,10 +98,9 @@ def schema_of(
     task_columns = tuple(n for n in modality.task_columns if n != "task_index")
     if task_columns:
         notes["task"] = f"as {task_columns[0]} says"
-    if said_once := [
-        f"{n}: {r}" for n in kinds if n in used or kinds[n] == "other" for r in remarks.get(n, ())
-    ]:
-        notes["pictures"] = said_once
+    told = [n for n in remarks if n in used or kinds[n] == "other"]
+    if sentences := [f"{n}: {r}" for n in told for r in remarks[n]]:
+        notes["pictures"] = sentences
     return Schema(
         features,
         placement.parts,
@@ -223,18 +223,12 @@ def _picture_kind(
     return "depth", Feature(size, "uint16", (), (str(unit or "mm"),)), remarks
 
 
-def _require_bearable(name: str, picture: Picture, folder: LeRobotFolder) -> None:
-    pixels = picture.width * picture.height
-    declared = _declared_size(
-        tuple(whole(n, "shape") for n in folder.features[name].get("shape") or ()),
-        _flat(folder.features[name].get("names")),
-    )
-    if pixels > MOST_DECLARED_PIXELS or (
-        pixels > MOST_PIXELS and (picture.height, picture.width) != declared
-    ):
+def _require_bearable(what: str, own: Picture, declared: Picture) -> None:
+    is_declared = (own.height, own.width) == (declared.height, declared.width)
+    if own.width * own.height > (MOST_DECLARED_PIXELS if is_declared else MOST_PIXELS):
         raise StoreError(
-            f"{folder.path}: the pictures of {name} have {picture.width}×{picture.height} pixels, where "
-            f"meta/info.json says {declared[1]}×{declared[0]}: refused"
+            f"{what} have {own.width}×{own.height} pixels, where meta/info.json says "
+            f"{declared.width}×{declared.height}: refused"
         )
 
 

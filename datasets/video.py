@@ -40,8 +40,11 @@ def _video(path: Path, place: str) -> Iterator[tuple[Any, Any]]:
 
     try:
         options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-        with av.open(f"file:{path}", options=options) as container:
-            yield container, container.streams.video[0]
+        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise StoreError(f"{place}: the video {path} cannot be decoded (its codec is not known)")
+            yield container, stream
     except FFmpegError as error:
         raise StoreError(f"{place}: the video {path} cannot be decoded ({error.strerror})") from None
     except IndexError:

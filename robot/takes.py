@@ -68,6 +68,7 @@ def take_episodes(
     operator, results, takes, last_kept = Operator(keys, agent), list[TakeResult](), 0, False
     places = list[int]()  # of the episodes that count, in the store
     losses = at_once = 0
+    recovering = False  # after a loss the leader may be far from where the arm fell to: a person mends that
     own_rows = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
 
@@ -114,8 +115,9 @@ def take_episodes(
             )
         except (DeviceError, StaleFrame) as error:
             at_once = 0 if take.ticks else at_once + 1
-            if at_once >= AT_ONCE or not is_loss(error, robot):
+            if at_once >= AT_ONCE or not (recovering or is_loss(error, robot)):
                 raise
+            recovering = True
             if rig.remote is not None:
                 rig.remote.ask("GET", "state")  # a twin that is gone itself does not come back
             kept = ": what was recorded of it is kept, as interrupted" if take.ticks and recorder else ""
@@ -127,7 +129,7 @@ def take_episodes(
             if not wait_until_back(robot, operator.between, asks, reset_seconds, error):
                 break
             continue
-        takes, at_once = takes + 1, 0
+        takes, at_once, recovering = takes + 1, 0, False
         if take.drop_last and results:
             if recorder is not None:
                 delete(recorder.store, [places.pop()])

@@ -91,6 +91,7 @@ def import_aloha(
         "imported_from": str(src),
         "format": "aloha",
         **notes,
+        **arrays.notes,
         "rate": "50 Hz, as ALOHA records" if control_hz is None else "as given",
     }
     if arrays.pictures and image_order == "auto":

@@ -49,8 +49,8 @@ def json_values(path: Path) -> list[Any]:
 def json_objects(path: Path) -> list[dict[str, Any]]:
     """Like `json_values`, each a JSON object."""
     values = json_values(path)
-    if odd := next((v for v in values if not isinstance(v, dict)), None):
-        raise StoreError(f"{path} must hold JSON objects, not {str(odd)[:40]!r}")
+    if odd := [v for v in values if not isinstance(v, dict)]:
+        raise StoreError(f"{path} must hold JSON objects, not {str(odd[0])[:40]!r}")
     return values
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..episode import StoreError
 from ..video import still_picture
 from .foreign_files import is_litter, json_object
@@ -36,11 +38,13 @@ WIDEST = 16  # bytes of an element, whatever the filters make of it
 @dataclass(frozen=True)
 class Described:
     """An array by its description. codec: what its chunks are compressed with, "" for none. most: bytes that
-    a chunk may have, unfolded. sharded: it has chunks within chunks."""
+    a chunk may have, unfolded. shard: how many chunks lie in a file, 0 where each has its own. index: of the
+    bytes of a shard that say where they lie."""
 
     codec: str
     most: int
-    sharded: bool
+    shard: int
+    index: slice
 
 
 def open_store(src: Path) -> Any:
@@ -49,6 +53,9 @@ def open_store(src: Path) -> Any:
     from zarr.storage import LocalStore, ZipStore
 
     arrays = _described(src)
+    for name, array in arrays.items():
+        if array.shard:
+            _require_shards_fit(src, name, array)
 
     def require_fit(key: str, data: Any) -> Any:
         if data is not None:
@@ -124,7 +131,18 @@ def _array(meta: Mapping[str, Any], what: str) -> Described | None:
         (c for c in reversed(meta.get("codecs") or meta.get("filters") or []) if _name(c) not in CHECKSUMS),
         {},
     )
-    return Described(_name(last), WIDEST * math.prod(chunks) + 4096, "sharding_indexed" in names)
+    if _name(last) != "sharding_indexed":
+        return Described(_name(last), WIDEST * math.prod(chunks) + 4096, 0, slice(0))
+    inside = last["configuration"]
+    index_codecs = [_name(c) for c in inside.get("index_codecs", [])]
+    if "sharding_indexed" in names[names.index("sharding_indexed") + 1 :] or index_codecs[:1] != ["bytes"]:
+        raise StoreError(f"{what} has shards of a kind that is not read here")
+    count = math.prod(-(-a // b) for a, b in zip(chunks, inside["chunk_shape"], strict=True))
+    size = 16 * count + 4 * (len(index_codecs) - 1)
+    codecs = [c for c in inside["codecs"] if _name(c) not in CHECKSUMS]
+    index = slice(0, size) if inside.get("index_location") == "start" else slice(-size, None)
+    most = WIDEST * math.prod(inside["chunk_shape"]) + 4096
+    return Described(_name(codecs[-1]) if codecs else "", most, count, index)
 
 
 def _name(codec: Mapping[str, Any]) -> str:
@@ -176,14 +194,36 @@ def _require_fit(arrays: Mapping[str, Described], key: str, head: bytes, length:
     while name and name not in arrays:
         name = name.rpartition("/")[0]
     array = arrays.get(name)
-    if array is None or array.sharded or key.endswith((".zarray", ".zattrs", ".zgroup", "zarr.json")):
+    if array is None or array.shard or key.endswith((".zarray", ".zattrs", ".zgroup", "zarr.json")):
         return
-    if (size := _stated_size(head, array.codec)) is None:
-        raise StoreError(f"{src}: the chunk {key} does not say how large it is: refused")
-    if max(size, length if not array.codec or array.codec == "bytes" else 0) > array.most:
+    _require_size(f"{src}: the chunk {key}", array, head, length)
+
+
+def _require_shards_fit(src: Path, name: str, array: Described) -> None:
+    """The same for the chunks in each file of an array with shards."""
+    for key in stored_bytes(src, name):
+        if key.endswith("zarr.json") or is_litter(key):
+            continue
+        if src.is_dir():
+            data = np.memmap(src / name / key, np.uint8, "r") if (src / name / key).stat().st_size else b""
+        else:
+            with zipfile.ZipFile(src) as file:
+                data = file.read(f"{name}/{key}")
+        index = bytes(data[array.index])[: 16 * array.shard]
+        places = np.frombuffer(index[: len(index) // 16 * 16], "<u8").reshape(-1, 2)
+        for start, length in places.tolist():
+            if start < len(data):  # elsewhere, or nowhere, where it is all zeros: zarr says so
+                head = bytes(data[start : start + min(length, 4096)])
+                _require_size(f"{src}: a chunk in {name}/{key}", array, head, length)
+
+
+def _require_size(what: str, array: Described, head: bytes, length: int) -> None:
+    if (stated := _stated_size(head, array.codec)) is None:
+        raise StoreError(f"{what} does not say how large it is: refused")
+    size = length if array.codec in ("", "bytes") else stated
+    if size > array.most:
         raise StoreError(
-            f"{src}: the chunk {key} would unfold to {size} bytes, where the array has chunks of at most "
-            f"{array.most}: refused"
+            f"{what} would unfold to {size} bytes, more than the {array.most} of its array: refused"
         )
 
 

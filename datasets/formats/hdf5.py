@@ -36,6 +36,16 @@ class Arrays:
     parts: Mapping[str, Sequence[str]]
     pictures: Mapping[str, Picture]
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For the provenance: what was assumed of pictures that nothing in the file says."""
+        depths = [k for k in self.features if is_depth(k)]
+        return (
+            {"pictures": [f"{k}: 16 bits of grey are taken for depth in {DEPTH_UNIT}" for k in depths]}
+            if depths
+            else {}
+        )
+
     def columns(self, group: Any, src: Path, swapped: frozenset[str] = frozenset()) -> dict[str, Read]:
         """Readers of the rows of an episode in `group`. swapped: keys of images whose red and blue are
         swapped back. StoreError: an array is missing, or of another shape than in the first episode."""

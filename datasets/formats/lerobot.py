@@ -27,9 +27,10 @@ from .lerobot_export import FLAGS, REQUEST, TIMES
 from .lerobot_folder import EpisodeSource, LeRobotFolder
 from .lerobot_schema import BOOKKEEPING, TEXT_TASKS, ULNA_COLUMNS, Schema, require_size, schema_of
 from .naming import Naming, join_rows
-from .parquet import column_names, read, row_count, vector
+from .parquet import column_names, episode_rows, read, row_count, vector
 
 SCALAR = Feature((), "float64")
+MOST_SHARED_ROWS = 1_000_000
 MOST_SECONDS = 9e9  # as int64 in nanoseconds
 
 
@@ -106,6 +107,7 @@ class _Reader:
         self.folder, self.schema, self.restated = folder, schema, restated
         self.tasks, self.image_size = tasks, image_size
         self._headers: dict[str, tuple[Path, Picture, np.ndarray | None]] = {}  # of each camera's last file
+        self._shared: tuple[Path, Any] | None = None  # the last table of several episodes
 
     def require_whole(self, source: EpisodeSource) -> None:
         """Raise StoreError unless everything of the episode is there and fits, as far as can be told without
@@ -179,7 +181,13 @@ class _Reader:
             _require_length(source, row_count(source.table), place)
         used = (*names, *BOOKKEEPING, *ULNA_COLUMNS, *self.schema.task_columns, *TEXT_TASKS)
         columns = [c for c in available if c in used and (with_stills or c not in stills)]
-        return read(source.table, columns, source.index if source.shared else None)
+        if not source.shared:
+            return read(source.table, columns)
+        if stills.intersection(columns) or row_count(source.table) > MOST_SHARED_ROWS:
+            return read(source.table, columns, source.index)
+        if self._shared is None or self._shared[0] != source.table:  # its rows may lie in one group
+            self._shared = (source.table, read(source.table, columns))
+        return episode_rows(source.table, self._shared[1], source.index)
 
     def _times(self, table: Any, source: EpisodeSource, place: str) -> np.ndarray:
         times = vector(table, "timestamp", SCALAR, place)

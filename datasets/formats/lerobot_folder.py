@@ -81,7 +81,7 @@ class LeRobotFolder:
             self.features: dict[str, dict[str, Any]] = dict(features)
             self.fps = float(fps)
         except MALFORMED as error:
-            raise StoreError(f"{file} cannot be used: {error!r}") from None
+            raise StoreError(f"{file} cannot be used: {why(error)}") from None
         match = re.fullmatch(r"v?(\d+)\.(\d+)(?:\.\d+)?", str(said))
         self.version = (int(match[1]), int(match[2])) if match else (0, 0)
         if self.version not in ((2, 0), (2, 1), (3, 0)):
@@ -102,11 +102,11 @@ class LeRobotFolder:
         reader = self._episodes_v30 if self.version == (3, 0) else self._episodes_v2
         try:
             sources = sorted(reader(videos), key=lambda s: s.index)
-        except StoreError:
-            raise
         except (OSError, RecursionError, *MALFORMED) as error:
+            if str(self.path) in str(error):
+                raise StoreError(str(error)) from None
             raise StoreError(
-                f"the list of episodes in {self.path / 'meta'} cannot be used: {error!r}"
+                f"the list of episodes in {self.path / 'meta'} cannot be used: {why(error)}"
             ) from None
         if not sources:
             raise StoreError(f"{self.path} holds no episode")
@@ -132,8 +132,7 @@ class LeRobotFolder:
                 for r in rows
             }
         except (OSError, *MALFORMED) as error:
-            reason = error if isinstance(error, StoreError) else repr(error)
-            raise StoreError(f"the tasks of {self.path} cannot be read: {reason}") from None
+            raise StoreError(f"the tasks of {self.path} cannot be read: {why(error)}") from None
 
     def modality(self) -> Modality | None:
         """What `meta/modality.json` says, None where there is none."""
@@ -144,8 +143,7 @@ class LeRobotFolder:
         try:
             return _modality(json_object(file), self.features)
         except MALFORMED as error:
-            reason = error if isinstance(error, StoreError) else repr(error)
-            raise StoreError(f"{file} cannot be used: {reason}") from None
+            raise StoreError(f"{file} cannot be used: {why(error)}") from None
 
     def require_files(self, source: EpisodeSource, videos: Sequence[str]) -> None:
         """Raise StoreError unless the episode's files are there, inside the folder, and no pointers."""
@@ -248,11 +246,19 @@ class LeRobotFolder:
         return self.path / relative
 
 
+def why(error: Exception) -> str:
+    """What is wrong with a description that is not as it must be."""
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+
+
 def _attributes(text: Any) -> dict[str, Any]:
     attrs = json.loads(text or "{}")
     if not isinstance(attrs, dict):
         raise StoreError(f"{ATTRIBUTES} must hold JSON objects")
-    return attrs
+    kinds = {"task": str, "agent": str, "notes": list, "success": bool | None}
+    if odd := [k for k, kind in kinds.items() if k in attrs and not isinstance(attrs[k], kind)]:
+        raise StoreError(f"{ATTRIBUTES}: {odd[0]} cannot be {str(attrs[odd[0]])[:40]!r}")
+    return {**attrs, "notes": [str(n) for n in attrs["notes"]]} if "notes" in attrs else attrs
 
 
 def _modality(said: Mapping[str, Any], features: Mapping[str, Mapping[str, Any]]) -> Modality:

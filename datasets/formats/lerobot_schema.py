@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, Features
+from ..features import ACTION, Feature, Features, is_depth, is_image
 from ..video import Picture, still_bytes, still_picture, video_header
 from .foreign_files import whole
 from .lerobot_export import FLAGS, REQUEST, TIMES, UNITS
-from .lerobot_folder import MALFORMED, EpisodeSource, LeRobotFolder, Modality
-from .naming import Kind, Naming, joined, place
+from .lerobot_folder import MALFORMED, EpisodeSource, LeRobotFolder, Modality, why
+from .naming import ACTION_PART, PREFIX, Kind, Naming, joined, place
 from .parquet import column_names, first_value
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "next.success")
@@ -27,6 +27,7 @@ TEXT_TASKS = ("task", "language_instruction")  # columns of words
 NOT_OBSERVED = re.compile(
     r"(next|annotation|annotations|meta|camera_(in|ex)trinsics|language)[._].*|is_(first|last|terminal)"
     r"|rewards?|discount|dones?|success|terminat(ed|ion)s?|truncat(ed|ion)s?|timestamps?|.*_index|index|task"
+    r"|actions?_.*"
 )
 MOST_PIXELS = 1 << 24  # of pictures that are not of the size that meta/info.json says
 MOST_DECLARED_PIXELS = 1 << 26
@@ -58,10 +59,11 @@ def schema_of(
 ) -> Schema:
     """The schema of `sources`. Raises StoreError."""
     modality = folder.modality() or Modality()
-    named = any(n.startswith("observation") for n in folder.features)
+    named = any(PREFIX.match(n) for n in folder.features)
     columns: Features = {}
     kinds: dict[str, Kind] = {}
     pictures: dict[str, Picture] = {}
+    sizes: dict[str, Picture] = {}  # as meta/info.json says
     remarks: dict[str, list[str]] = {}
     for name, said in folder.features.items():
         if name in (*BOOKKEEPING, *ULNA_COLUMNS):
@@ -69,22 +71,26 @@ def schema_of(
         try:
             declared = _declared(name, said, modality)
         except MALFORMED as error:
-            raise StoreError(f"a feature in meta/info.json cannot be understood: {name}: {error}") from None
+            raise StoreError(
+                f"a feature in meta/info.json cannot be understood: {name}: {why(error)}"
+            ) from None
         if isinstance(declared, Feature):
             columns[name] = declared
-            observed = not named or name.startswith(("observation", ACTION))
-            kinds[name] = "vector" if observed and not NOT_OBSERVED.fullmatch(name) else "aside"
+            is_action = name in (ACTION, "actions") or ACTION_PART.fullmatch(name)
+            observed = is_action or PREFIX.match(name) or not named
+            spare = NOT_OBSERVED.fullmatch(name) or is_image(name) or is_depth(name)
+            kinds[name] = "vector" if observed and not spare else "aside"
         elif declared is not None:
             picture = _probe(folder, sources, name, said) or declared
             kinds[name], columns[name], remarks[name] = _picture_kind(said, picture, declared, image_size)
-            pictures[name] = picture
+            pictures[name], sizes[name] = picture, declared
         else:
             kinds[name] = "other"
     placement = place(kinds, naming, str(folder.path), _joins(modality, kinds))
     used = [n for names in placement.parts.values() for n in names]
     for name in used:
         if name in pictures:
-            _require_bearable(name, pictures[name], folder)
+            _require_bearable(f"{folder.path}: the pictures of {name}", pictures[name], sizes[name])
     features = {k: joined({n: columns[n] for n in names}) for k, names in placement.parts.items()}
     notes = dict(placement.notes)
     if modality.slices:
@@ -92,10 +98,9 @@ def schema_of(
     task_columns = tuple(n for n in modality.task_columns if n != "task_index")
     if task_columns:
         notes["task"] = f"as {task_columns[0]} says"
-    if said_once := [
-        f"{n}: {r}" for n in kinds if n in used or kinds[n] == "other" for r in remarks.get(n, ())
-    ]:
-        notes["pictures"] = said_once
+    told = [n for n in remarks if n in used or kinds[n] == "other"]
+    if sentences := [f"{n}: {r}" for n in told for r in remarks[n]]:
+        notes["pictures"] = sentences
     return Schema(
         features,
         placement.parts,
@@ -124,7 +129,7 @@ def _declared(name: str, said: Mapping[str, Any], modality: Modality) -> Feature
     """What meta/info.json says of a feature; None for what a store cannot hold, such as text."""
     dtype = str(said["dtype"])
     shape = tuple(whole(n, "a number of its shape") for n in said.get("shape") or (1,))
-    if math.prod(shape) > 1 << 40:
+    if not 0 < math.prod(shape) <= 1 << 40:
         raise StoreError(f"its shape is {shape}")
     names = _flat(said.get("names"))
     if dtype in ("video", "image"):
@@ -224,18 +229,12 @@ def _picture_kind(
     return "depth", Feature(size, "uint16", (), (str(unit or "mm"),)), remarks
 
 
-def _require_bearable(name: str, picture: Picture, folder: LeRobotFolder) -> None:
-    pixels = picture.width * picture.height
-    declared = _declared_size(
-        tuple(whole(n, "shape") for n in folder.features[name].get("shape") or ()),
-        _flat(folder.features[name].get("names")),
-    )
-    if pixels > MOST_DECLARED_PIXELS or (
-        pixels > MOST_PIXELS and (picture.height, picture.width) != declared
-    ):
+def _require_bearable(what: str, own: Picture, declared: Picture) -> None:
+    is_declared = (own.height, own.width) == (declared.height, declared.width)
+    if own.width * own.height > (MOST_DECLARED_PIXELS if is_declared else MOST_PIXELS):
         raise StoreError(
-            f"{folder.path}: the pictures of {name} have {picture.width}×{picture.height} pixels, where "
-            f"meta/info.json says {declared[1]}×{declared[0]}: refused"
+            f"{what} have {own.width}×{own.height} pixels, where meta/info.json says "
+            f"{declared.width}×{declared.height}: refused"
         )
 
 

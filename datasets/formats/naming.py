@@ -78,7 +78,7 @@ def place(
     mapped = _mapped(names, naming.renames, source, arrays, dropped)
     parts: dict[str, tuple[str, ...]] = {k: tuple(v) for k, v in mapped.items()}
     taken = {n for v in mapped.values() for n in v}
-    conventions = []
+    conventions: dict[str, list[str]] = {}
     known_names = [("", {k: tuple(v) for k, v in (known or {}).items()}), *CONVENTIONS]
     for convention, table in known_names:
         for key, candidates in table.items():
@@ -86,7 +86,7 @@ def place(
             if present and key not in parts and (not convention or key not in names):
                 parts[key] = present
                 taken.update(present)
-                conventions += [f"{convention} ({', '.join(present)})"] if convention else []
+                conventions.setdefault(convention, []).extend(present)
     rest = [n for n in names if n not in taken and arrays[n] not in ("aside", "other")]
     for key, halves in _halves(rest, parts, source).items():
         parts[key] = halves
@@ -117,7 +117,7 @@ def place(
     notes: dict[str, Any] = {
         "renamed": {v[0]: k for k, v in parts.items() if len(v) == 1 and v[0] != k},
         "joined": {k: " + ".join(v) for k, v in parts.items() if len(v) > 1},
-        "names": conventions,
+        "names": [f"{c} ({', '.join(names)})" for c, names in conventions.items() if c],
         "left_out": list(left_out),
     }
     return Placement(parts, left_out, notes)

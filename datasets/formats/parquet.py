@@ -40,6 +40,14 @@ def read(path: Path, columns: Sequence[str] | None = None, episode: int | None =
         return pq.read_table(path, columns=None if columns is None else list(columns), filters=only)
 
 
+def episode_rows(path: Path, table: Any, episode: int) -> Any:
+    """The rows of one episode of a `table` that was read from `path` for several. Raises StoreError."""
+    import pyarrow.compute as pc
+
+    with _readable(path):
+        return table.filter(pc.field("episode_index") == episode)
+
+
 def first_value(path: Path, column: str) -> Any:
     """The first entry of a column, as pyarrow has it; None where the file has no rows. Raises StoreError."""
     import pyarrow.parquet as pq

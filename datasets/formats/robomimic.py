@@ -90,6 +90,7 @@ def import_robomimic(
             "format": f"robomimic, by {ISAAC_LAB}" if by_isaac else "robomimic",
             "environment": str(environment.get("env_name", "")),
             **notes,
+            **arrays.notes,
             "left_out": [k for k in file if k != "data"] + notes["left_out"],
             "action": "as in the file"
             + (

@@ -17,6 +17,7 @@ from contracts.servo_arm import bench, until
 
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import ArmState, DeviceError
+from ulna.drivers.camera import StaleFrame
 from ulna.drivers.twins.mjpeg import MjpegTwin, wandering_bars
 from ulna.robot.agent import HoldAgent
 from ulna.robot.config import Rig, load_robot
@@ -144,3 +145,32 @@ def test_what_is_no_lost_device_ends_the_session(tmp_path: Path) -> None:
         record(rig, Watched(refuse), tmp_path / "d", 2)
     (episode,) = EpisodeStore.open(tmp_path / "d").episodes
     assert "too far away" in episode.attrs["interrupted"]
+
+
+def test_what_a_person_must_mend_after_a_loss_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that is far from where the arm fell to, say: told, and tried again, but not for ever."""
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    class FarAway(Watched):
+        refusals = 0
+
+        def act(self, observation: object) -> np.ndarray:
+            if self.ticks >= 10 and self.refusals < 2:
+                self.refusals += 1
+                raise DeviceError("bring the leader nearer")
+            return super().act(observation)
+
+    def lose() -> None:
+        raise StaleFrame("camera front has no frame")
+
+    agent = FarAway(lose)
+    with load_robot("sim:so101", "reach") as rig:
+        rig.sim.max_seconds = 0.5  # type: ignore[union-attr]
+        assert record(rig, agent, tmp_path / "d", 2).episodes == 2
+        assert screen.getvalue().count("bring the leader nearer") == 2
+        agent.ticks, agent.refusals = 0, -9
+        with pytest.raises(DeviceError, match="bring the leader nearer"):
+            record(rig, agent, tmp_path / "e", 2)

@@ -91,4 +91,6 @@ def _of_units(key: str, feature: dict[str, Any], path: str) -> list[str]:
 def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} → {v}" for k, v in value.items())
+    if isinstance(value, list) and len(value) > 1 and any(": " in str(v) for v in value):
+        return "".join(f"\n    {v}" for v in value)  # sentences
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -612,3 +612,34 @@ def test_a_pipe_in_a_buffer_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(source / "data/action/1.0")
     with pytest.raises(StoreError, match=r"data/action/1.0 is no regular file"):
         import_replay_buffer(source, tmp_path / "out", control_hz=10)
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_chunks_in_shards_are_measured_too(tmp_path: Path, location: Any) -> None:
+    from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
+
+    frames = np.arange(4 * 16 * 24 * 3, dtype=np.uint8).reshape(4, 16, 24, 3)
+    group: Any = zarr.open_group(str(tmp_path / "r.zarr"), mode="w", zarr_format=3)
+    inner: Any = [BytesCodec(), ZstdCodec()]
+    shards: Any = ShardingCodec(chunk_shape=(1, 16, 24, 3), codecs=inner, index_location=location)
+    img = group.create_array(
+        "data/img", shape=frames.shape, chunks=(4, 16, 24, 3), dtype="u1", serializer=shards, compressors=None
+    )
+    img[:] = frames
+    group.create_array("data/action", data=np.ones((4, 2)), chunks=(4, 2))
+    group.create_array("meta/episode_ends", data=np.array([4]))
+    store = import_replay_buffer(tmp_path / "r.zarr", tmp_path / "d", control_hz=10)
+    np.testing.assert_array_equal(store.episodes[0].read(IMAGES + "img"), frames)
+    assert len(import_replay_buffer(zipped(tmp_path / "r.zarr"), tmp_path / "z", control_hz=10)) == 1
+    shard = tmp_path / "r.zarr/data/img/c/0/0/0/0"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:37])
+    with pytest.raises(StoreError, match=r"img cannot be read"):
+        import_replay_buffer(tmp_path / "r.zarr", tmp_path / "out", control_hz=10)
+    data = bytearray(whole)
+    at = data.find(b"\x28\xb5\x2f\xfd")  # a frame that says it holds 4 GB
+    data[at + 4 : at + 9] = bytes([0xA0]) + (0xFFFFFFFF).to_bytes(4, "little")
+    shard.write_bytes(data)
+    for source in (tmp_path / "r.zarr", zipped(tmp_path / "r.zarr")):
+        with pytest.raises(StoreError, match=r"a chunk in data/img/c/0/0/0/0 would unfold to 4294967295"):
+            import_replay_buffer(source, tmp_path / "out", control_hz=10)

@@ -251,6 +251,7 @@ def test_depth_of_16_bits_stays_depth(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "episode_0.hdf5", "a") as f:
         f["observations/images/cam_low"] = np.stack([depth] * N)
     store = import_aloha(tmp_path / "episode_0.hdf5", tmp_path / "d")
+    assert store.provenance["pictures"][0].endswith("16 bits of grey are taken for depth in mm")
     for camera in ("cam_high", "cam_low"):
         assert store.features[f"observation.depth.{camera}"].units == ("mm",)
         np.testing.assert_array_equal(store.episodes[0].read(f"observation.depth.{camera}")[4], depth)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ulna.datasets.episode import StoreError
-from ulna.datasets.features import ACTION, IMAGES, STATE
+from ulna.datasets.features import ACTION, DEPTH, IMAGES, STATE
 from ulna.datasets.formats.lerobot import import_lerobot
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
@@ -419,3 +419,25 @@ def test_v30_with_images_in_its_tables(v30: Any, tmp_path: Path) -> None:
     small = import_lerobot(tmp_path / "src", tmp_path / "small", image_size=(12, 16), episodes=[1])
     half_size = images[1].reshape(4, 12, 2, 16, 2, 3).mean(axis=(2, 4))
     assert np.abs(small.episodes[0].read(CAMERA) - half_size).max() <= 0.5 + 1e-9
+
+
+def test_depth_images_by_lerobot_itself(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LeRobot's own
+        from lerobot.datasets import LeRobotDataset
+
+        depth = {"dtype": "image", "shape": (24, 32, 1), "names": ["height", "width", "channels"]}
+        features = {
+            ACTION: {"dtype": "float32", "shape": (1,), "names": ["x"]},
+            CAMERA: {**depth, "info": {"is_depth_map": True}},
+        }
+        lerobot_set = LeRobotDataset.create("test/deep", FPS, features, root=tmp_path / "s", use_videos=False)
+        for i in range(4):
+            picture = np.full((24, 32, 1), 300 + 500 * i, np.uint16)
+            lerobot_set.add_frame({ACTION: np.array([i], np.float32), CAMERA: picture, "task": "look"})
+        lerobot_set.save_episode()
+        lerobot_set.finalize()
+    store = import_lerobot(tmp_path / "s", tmp_path / "d")
+    assert store.features[DEPTH + "top"].units == ("mm",)
+    assert store.episodes[0].read(DEPTH + "top")[:, 0, 0].tolist() == [300, 800, 1300, 1800]
+    assert "pictures" not in store.provenance, "LeRobot says the unit itself"

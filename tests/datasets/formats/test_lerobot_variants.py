@@ -26,7 +26,6 @@ from ulna.robot.cli import main
 
 FPS, ROWS, SIZE = 10, 4, (24, 32)
 CAMERA = IMAGES + "top"
-Folder = dict[str, Any]  # what `folder` was given
 
 
 def video(
@@ -45,7 +44,7 @@ def video(
         for i in range(frames):
             deep = pixels.startswith("gray1")
             picture = np.full(size if deep else (*size, 3), 300 + 100 * i if deep else 20 * (i + 1))
-            frame = picture.astype(np.uint16 if deep else np.uint8)
+            frame: Any = picture.astype(np.uint16 if deep else np.uint8)
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray16le" if deep else "rgb24")))
         out.mux(stream.encode())
     return path
@@ -114,7 +113,7 @@ STILL = {"dtype": "image", "shape": [*SIZE, 3], "names": ["height", "width", "ch
 VECTORS = {STATE: vector(), ACTION: vector()}
 
 
-def run(*argv: str) -> int:
+def run(*argv: object) -> int:
     return main(["data", "import", *map(str, argv)])
 
 
@@ -131,17 +130,14 @@ def refused(source: Path, says: str, **options: Any) -> str:
 # -- versions and names ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["v2.0", "2.0", "v2.1.0"])
-def test_v20_has_its_statistics_elsewhere(tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize(("version", "noted"), [("v2.0", "v2.0"), ("2.0", "v2.0"), ("v2.1.0", "v2.1")])
+def test_v20_has_its_statistics_elsewhere(tmp_path: Path, version: str, noted: str) -> None:
     source = folder(tmp_path / "s", version=version)
     (source / "meta/stats.json").write_text('{"action": {"mean": [NaN, 1.0]}}')
     (source / "meta/episodes.jsonl").unlink()
     store = import_lerobot(source, tmp_path / "d")
     assert [e.length for e in store.episodes] == [ROWS, ROWS]
-    assert (
-        store.provenance["format"]
-        == f"lerobot {version.removesuffix('.0') if version[0] == 'v' and version.count('.') > 1 else 'v2.0'}"
-    )
+    assert store.provenance["format"] == f"lerobot {noted}"
 
 
 def test_openpi_as_its_converter_for_libero_writes_it(
@@ -155,7 +151,7 @@ def test_openpi_as_its_converter_for_libero_writes_it(
     assert (
         store.episodes[0].read(IMAGES + "wrist_image")[:, 3, 3] == [[0] * 3, [10] * 3, [20] * 3, [30] * 3]
     ).all()
-    assert "names: openpi (actions), openpi (state)" in capfd.readouterr().out
+    assert "names: openpi (actions, state)" in capfd.readouterr().out
 
 
 def test_actions_in_parts_and_cameras_of_one_last_name(tmp_path: Path) -> None:
@@ -198,6 +194,29 @@ def test_gr00t_names_its_slices_and_tasks(tmp_path: Path) -> None:
     assert store.provenance["task"] == f"as {note} says"
     (source / "meta/modality.json").write_text(json.dumps({"state": {"arm": {"start": 0, "end": 9}}}))
     refused(source, "state.arm is 0…9, but observation.state has 3 elements")
+
+
+def test_gr00t_names_other_columns(tmp_path: Path) -> None:
+    features = {"joints": vector(width=3), "hand": vector(width=1), "command": vector(width=2)}
+    source = folder(tmp_path / "s", features, version="v2.0")
+    state = {
+        "hand": {"start": 0, "end": 1, "original_key": "hand"},
+        "arm": {"start": 0, "end": 3, "original_key": "joints"},
+    }
+    action = {"arm": {"start": 0, "end": 2, "original_key": "command"}}
+    (source / "meta/modality.json").write_text(json.dumps({"state": state, "action": action}))
+    store = import_lerobot(source, tmp_path / "d")
+    assert store.features[STATE].names == ("hand", "arm.0", "arm.1", "arm.2")
+    np.testing.assert_array_equal(store.episodes[0].read(STATE)[1], [1, 3, 4, 5])
+    np.testing.assert_array_equal(store.episodes[0].read(ACTION)[1], [2, 3])
+
+
+def test_words_in_a_column_are_the_task_where_there_is_no_other(tmp_path: Path) -> None:
+    words = {"dtype": "string", "shape": [1], "names": None}
+    source = folder(tmp_path / "s", {**VECTORS, "language_instruction": words})
+    assert import_lerobot(source, tmp_path / "d").episodes[0].task == "do"
+    (source / "meta/tasks.jsonl").unlink()
+    assert import_lerobot(source, tmp_path / "e").episodes[0].task == "words"
 
 
 def test_map_and_drop_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -277,6 +296,13 @@ def test_depth_keeps_its_sixteen_bits(tmp_path: Path, kind: str) -> None:
     assert set(np.unique(small.episodes[0].read(DEPTH + "top"))) == {300, 400, 500, 600}
 
 
+def test_arrays_that_are_called_like_pictures_stay_out(tmp_path: Path) -> None:
+    odd = {"observation.images.mask": vector(), "observation.depth.far": vector()}
+    odd |= {"action_is_pad": vector(width=1), "extra": vector()}  # nor what is neither observed nor done
+    store = import_lerobot(folder(tmp_path / "s", {**VECTORS, **odd}), tmp_path / "d")
+    assert store.provenance["left_out"] == list(odd)
+
+
 def test_depth_codes_of_unknown_steps_stay_out_and_are_told(tmp_path: Path) -> None:
     source = folder(tmp_path / "s", episodes=1)
     path = source / f"videos/chunk-000/{CAMERA}/episode_000000.mp4"
@@ -349,7 +375,7 @@ def test_all_that_is_broken_is_told_at_once_and_may_stay_out(
     assert [line.split(":")[0] for line in store.provenance["stayed_out"]] == [
         f"episode {i}" for i in (1, 3, 4, 5)
     ]
-    assert "stayed_out: episode 1: the video" in told
+    assert "stayed_out: \n    episode 1: the video" in told
     assert f"the video of {CAMERA} has 6 frames for 4 rows: others are lost: episodes 1" in told
 
 
@@ -565,6 +591,23 @@ def test_the_list_of_v30_is_not_believed(tmp_path: Path, column: str, value: int
     table = pq.read_table(path)
     pq.write_table(table.set_column(table.column_names.index(column), column, pa.array([value])), path)
     refused(source, says)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"notes": 5}', "ulna/attributes: notes cannot be '5'"),
+        ('{"success": "yes"}', "ulna/attributes: success cannot be 'yes'"),
+        ("[1]", "ulna/attributes must hold JSON objects"),
+        ("[" * 100_000, "list of episodes in"),
+        ('{"seed": 1e999}', "must be JSON"),
+    ],
+)
+def test_attributes_as_of_our_own_export_are_not_believed(tmp_path: Path, text: str, says: str) -> None:
+    source = as_v30(folder(tmp_path / "s", VECTORS, episodes=1))
+    path = source / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).append_column("ulna/attributes", pa.array([text])), path)
+    assert "\n" not in refused(source, says)
 
 
 def test_pictures_far_larger_than_declared_are_refused_before_they_are_decoded(tmp_path: Path) -> None:

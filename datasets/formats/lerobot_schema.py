@@ -94,7 +94,7 @@ def schema_of(
     features = {k: joined({n: columns[n] for n in names}) for k, names in placement.parts.items()}
     notes = dict(placement.notes)
     if modality.slices:
-        notes["names"] = [*notes["names"], "GR00T (meta/modality.json)"]
+        notes["convention"] = [*notes["convention"], "GR00T (meta/modality.json)"]
     task_columns = tuple(n for n in modality.task_columns if n != "task_index")
     if task_columns:
         notes["task"] = f"as {task_columns[0]} says"

@@ -55,7 +55,7 @@ class Naming:
 @dataclass(frozen=True)
 class Placement:
     """parts: key here → names in the source, joined in this order. left_out: names that stay out, in their
-    order. notes: `renamed`, `joined`, `names`, `left_out` for the provenance."""
+    order. notes: `renamed`, `joined`, `convention`, `left_out` for the provenance."""
 
     parts: dict[str, tuple[str, ...]]
     left_out: tuple[str, ...]
@@ -117,7 +117,7 @@ def place(
     notes: dict[str, Any] = {
         "renamed": {v[0]: k for k, v in parts.items() if len(v) == 1 and v[0] != k},
         "joined": {k: " + ".join(v) for k, v in parts.items() if len(v) > 1},
-        "names": [f"{c} ({', '.join(names)})" for c, names in conventions.items() if c],
+        "convention": [f"{c} ({', '.join(names)})" for c, names in conventions.items() if c],
         "left_out": list(left_out),
     }
     return Placement(parts, left_out, notes)

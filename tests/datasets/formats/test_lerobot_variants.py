@@ -151,7 +151,7 @@ def test_openpi_as_its_converter_for_libero_writes_it(
     assert (
         store.episodes[0].read(IMAGES + "wrist_image")[:, 3, 3] == [[0] * 3, [10] * 3, [20] * 3, [30] * 3]
     ).all()
-    assert "names: openpi (actions, state)" in capfd.readouterr().out
+    assert "convention: openpi (actions, state)" in capfd.readouterr().out
 
 
 def test_actions_in_parts_and_cameras_of_one_last_name(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_gr00t_names_its_slices_and_tasks(tmp_path: Path) -> None:
     assert store.features[STATE].names == ("arm.0", "arm.1", "hand")
     assert store.features[ACTION].names == ("x", "y", "z"), "those that say something stay"
     assert store.episodes[0].task == "pick the pear"
-    assert store.provenance["names"] == ["GR00T (meta/modality.json)"]
+    assert store.provenance["convention"] == ["GR00T (meta/modality.json)"]
     assert store.provenance["task"] == f"as {note} says"
     (source / "meta/modality.json").write_text(json.dumps({"state": {"arm": {"start": 0, "end": 9}}}))
     refused(source, "state.arm is 0…9, but observation.state has 3 elements")

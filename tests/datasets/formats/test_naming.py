@@ -103,7 +103,7 @@ def test_conventions(arrays: str, parts: dict[str, str]) -> None:
 
 def test_the_convention_that_was_taken_is_noted() -> None:
     notes = place(kinds("image:image state actions reward:aside"), Naming(), "x").notes
-    assert notes["names"] == ["openpi (actions, state)"]
+    assert notes["convention"] == ["openpi (actions, state)"]
     assert notes["renamed"] == {"image": IMAGES + "image", "state": STATE, "actions": ACTION}
     assert notes["left_out"] == ["reward"]
     assert place(kinds("action.a action.b"), Naming(), "x").notes["joined"] == {ACTION: "action.a + action.b"}

@@ -35,7 +35,7 @@ def read_bytes(root: Path, path: Path, most: int) -> bytes:
         size = os.fstat(file).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it has {size} bytes, more than {most}", str(path))
-        return reader.read(most)
+        return reader.read(size)
 
 
 def read_json(root: Path, path: Path) -> Any:

@@ -27,6 +27,7 @@ SLOW = (
     "policies/train/",
     "robot/demos/",
     "robot/test_hostile_stores.py",
+    "robot/test_looking.py::test_looking_recovers",
     "robot/test_rollout.py::test_a_checkpoint_draws",
     "robot/test_study.py::test_a_study_by",
     "robot/test_study.py::test_the_same_results",

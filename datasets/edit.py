@@ -63,7 +63,13 @@ def trash(store: EpisodeStore) -> list[TrashItem]:
         raise StoreError(f"the trash of {store.path} cannot be read: {error.strerror}") from None
     for entry, status in entries.items():
         name, _, when = entry.rpartition(".")
-        if name and when.isdecimal() and len(when) < 20 and stat.S_ISDIR(status.st_mode):
+        if (
+            name
+            and not name.startswith(".")
+            and when.isdecimal()
+            and len(when) < 20
+            and stat.S_ISDIR(status.st_mode)
+        ):
             items.append(TrashItem(folder / entry, name, int(when) * 1e-9))
     return sorted(items, key=lambda t: t.deleted_s)
 
@@ -78,7 +84,11 @@ def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str
         items = trash(store)
         newest = {t.name: t for t in items}
         if names is not None:
-            by_number = {str(int(n.split("-")[0])): t for n, t in newest.items()}
+            by_number = {
+                str(int(number)): t
+                for n, t in newest.items()
+                if (number := n.split("-")[0]).isdecimal() and len(number) < 10
+            }
             by_name = {**by_number, **newest, **{t.path.name: t for t in items}}
             if unknown := [n for n in names if n not in by_name]:
                 contents = ", ".join(newest) or "nothing"

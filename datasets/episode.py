@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from . import inside
 from .arrays import ArrayReader
-from .features import ACTION, is_frames
+from .features import ACTION, Features, is_frames
 from .frames import DamagedFrames, FrameReader
 from .sizes import count_of
 
@@ -171,6 +171,23 @@ class Episode:
                 raise StoreError(
                     f"episode {self.path.name} was edited or deleted while it was in use: open the dataset "
                     "again, or bring back with `ulna data restore` what was there"
+                )
+
+    def require_fit(self, features: Features, keys: Iterable[str]) -> None:
+        """Raise StoreError unless it has as many actions as its `length`, and its streams `keys` hold what
+        `features` say: before memory is taken for as many rows of such a size."""
+        ticks = self.rows(ACTION)
+        if ticks != self.length:
+            raise StoreError(
+                f"episode {self.path.name} has {ticks} actions and says {self.length}: run `ulna data check`"
+            )
+        for key in keys:
+            reader, feature = self._reader(key), features[key]
+            shape, dtype = reader.shape[1:], reader.dtype.name
+            if (shape, dtype) != (feature.shape, feature.dtype):
+                raise StoreError(
+                    f"episode {self.path.name}: {key} holds {dtype} {shape}, the dataset's features say "
+                    f"{feature.dtype} {feature.shape}: run `ulna data check`"
                 )
 
     def require_readable(self) -> None:

@@ -35,7 +35,7 @@ def read_bytes(root: Path, path: Path, most: int) -> bytes:
         size = os.fstat(file).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"it has {size} bytes, more than {most}", str(path))
-        return reader.read(most)
+        return reader.read(size)
 
 
 def read_json(root: Path, path: Path) -> Any:
@@ -122,8 +122,8 @@ def _open(root: Path, path: Path, flags: int, is_wanted: Callable[[int], bool]) 
 
 
 def _below(root: Path, path: Path) -> str:
-    folder, place = os.fspath(root), os.fspath(path)
-    if place == folder:
+    folder, place = os.fspath(root).rstrip("/"), os.fspath(path)
+    if place.rstrip("/") == folder:
         return "."
     inner = place if folder == "." else place.removeprefix(f"{folder}/")
     if (inner == place and folder != ".") or ".." in inner.split("/"):

@@ -57,6 +57,8 @@ def compute_stats(
     selection = store.choose(episodes)
     if not selection:
         raise StoreError(f"{store.path} has no episode to take statistics from")
+    for e in selection:
+        e.require_fit(store.features, keys)
     result = {}
     for key in keys:
         if is_depth(key):

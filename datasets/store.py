@@ -36,6 +36,8 @@ class EpisodeStore:
         self.path = path
         self.features: Features = features_from_json(_table(header, "features"))
         _require_names(self.features)
+        if ACTION not in self.features:
+            raise ValueError(f"it has no feature {ACTION!r}")
         self.control_hz = _rate(header["fps"])
         self.robot = str(header.get("robot", ""))
         self.provenance: dict[str, Any] = _table(header, "provenance")
@@ -283,7 +285,7 @@ class _LockFailed(OSError):
 
 
 def _table(header: Mapping[str, Any], key: str) -> dict[str, Any]:
-    if not isinstance(value := header.get(key) or {}, dict):
+    if not isinstance(value := header.get(key, {}), dict):
         raise ValueError(f"its {key} is {str(value)[:40]!r}, no object")  # noqa: TRY004
     return dict(value)
 

@@ -46,6 +46,7 @@ SLOW = (
     "robot/test_evaluate.py::test_deploying_through_a_server",
     "robot/test_evaluate.py::test_people_watch",
     "robot/test_hostile_stores.py",
+    "robot/test_looking.py::test_looking_recovers",
     "robot/test_loop.py",
     "robot/test_lost.py",
     "robot/test_own_rate.py::test_every_frame",

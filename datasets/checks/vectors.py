@@ -61,6 +61,9 @@ def _whole(r: Recording, store: EpisodeStore) -> Iterator[Finding]:
             yield r.finding(
                 "damaged", "severe", f"{said} rows were written, {len(stream.t_s)} are there", key
             )
+    if ACTION in r.streams and len(r.streams[ACTION].t_s) != r.episode.length:
+        ticks = len(r.streams[ACTION].t_s)
+        yield r.finding("damaged", "severe", f"{r.episode.length} ticks were said, {ticks} are there", ACTION)
     if said := r.episode.attrs.get("damaged"):
         yield r.finding(
             "damaged",

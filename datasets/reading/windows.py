@@ -47,6 +47,8 @@ class Windows:
         if unknown := [k for k in (*streams, ACTION) if k not in store.features]:
             raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
         self.episodes = store.choose(episodes)
+        for e in self.episodes:
+            e.require_fit(store.features, (*streams, ACTION))
         lengths = np.array([e.length for e in self.episodes], np.int64)
         ends = np.cumsum(lengths)
         self._first = np.repeat(ends - lengths, lengths)  # per tick: its episode's first

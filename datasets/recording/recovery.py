@@ -16,7 +16,6 @@ from ..layout import EPISODES, IN_PROGRESS, to_trash
 from . import mending
 from .drain import Drain
 from .finishing import KILLED, finish_cut_off
-from .log import UnreadableLog
 from .ring import POINTER, remove_ring, ring_of
 
 
@@ -39,7 +38,7 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
     for path in folder.glob(f"{mending.PREFIX}*"):
         try:
             mending.conclude(path)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  files of anyone raise anything
             return episodes, [f"{path}, left by a recovery, cannot be put away: {_why(error)}"]
     try:
         ring = ring_of(folder)
@@ -56,7 +55,7 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
         try:
             episodes += drain.run_dry(KILLED)
             remove_ring(folder)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001
             problems.append(f"{store}: what a killed recorder still held cannot be written: {_why(error)}")
         finally:
             drain.close()
@@ -69,7 +68,7 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
         elif path.name.startswith(".edit-"):
             try:
                 conclude_edit(path)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001
                 problems.append(f"{path}, left by an edit, cannot be put away: {_why(error)}")
         elif path.is_dir() and not path.name.startswith("."):
             try:
@@ -78,7 +77,7 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
                 problems.append(
                     f"{path} has no log of a recording ({error.filename}): look at it, and remove it"
                 )
-            except (OSError, UnreadableLog) as error:
+            except Exception as error:  # noqa: BLE001
                 problems.append(f"{path} cannot be recovered: {_why(error)}")
     return episodes, problems
 
@@ -105,4 +104,4 @@ def conclude_edit(work: Path) -> None:
 
 
 def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)

@@ -194,6 +194,8 @@ class Ring:
         at, write_position = int(self._words[_FREED]), int(self._words[_WRITTEN])
         with self._fence:
             pass
+        if not at <= write_position <= at + self.capacity:
+            raise ValueError(f"{self.path} is damaged")
         stop = min(write_position, at + limit)
         first = True
         while at < write_position and (first or at < stop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ...datasets import inside
 from ...datasets.edit import trash
 from ...datasets.episode import Episode, StoreError
+from ...datasets.layout import EPISODES, TRASH
 from ...datasets.reading.align import period_ns
 from ...datasets.store import EpisodeStore
 
@@ -42,13 +45,19 @@ class Library:
     def revision(self) -> str:
         """A text that changes with every change of an episode, of its labels, or of the trash."""
         state = hashlib.sha256()
-        for folder, what in (("episodes", "zarr.json"), ("trash", "")):
-            for path in sorted((self.store.path / folder).glob("*")):
-                try:
-                    stat = (path / what).stat()
-                except OSError:
-                    continue  # it moved away meanwhile
-                state.update(f"{path.name} {stat.st_ino} {stat.st_mtime_ns}\n".encode())
+        for folder, what in ((EPISODES, "zarr.json"), (TRASH, "")):
+            path = self.store.path / folder
+            try:
+                entries = inside.scan(self.store.path, path)
+            except OSError:
+                continue  # there is no trash; what is wrong with the episodes is said when they are read
+            for name, status in entries.items():
+                if what and stat.S_ISDIR(status.st_mode):
+                    try:
+                        status = (path / name / what).lstat()
+                    except OSError:
+                        continue  # it moved away meanwhile
+                state.update(f"{name!r} {status.st_ino} {status.st_mtime_ns}\n".encode())
         return state.hexdigest()[:16]
 
     def episodes(self) -> list[Episode]:

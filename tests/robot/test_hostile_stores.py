@@ -23,6 +23,10 @@ from contracts.data import CAMERA, WITH_IMAGE, write_store
 from ulna.datasets.codec import with_crc
 from ulna.datasets.edit import delete
 from ulna.datasets.features import ACTION, STATE
+from ulna.datasets.recording.log import ENTRY as LOG_ENTRY
+from ulna.datasets.recording.log import HEADER, LOG, SAMPLES, Log, record
+from ulna.datasets.recording.ring import ENTRY, MAGIC, START, VERSION
+from ulna.datasets.recording.ring import SAMPLES as RING_SAMPLES
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
@@ -212,6 +216,40 @@ def pointer(ring: Callable[[Path], Path]) -> Harm:
     return harm
 
 
+def log(payload: str | None = None, samples: bytes | None = None) -> Harm:
+    """The log of what is in progress begins with the header `payload` and goes on with the rows `samples`."""
+
+    def harm(store: Path, outside: Path) -> None:
+        file = first(store, "in-progress") / LOG
+        whole = file.read_bytes()
+        header = record(HEADER, 0, payload.encode()) if payload else whole[: Log.read(file.parents[1]).end]
+        file.write_bytes(header + (whole if samples is None else record(SAMPLES, 1, samples)))
+
+    return harm
+
+
+def ring(written: int, freed: int, content: bytes) -> Harm:
+    """A ring beside the store, from byte `freed` to byte `written`, that holds `content`."""
+
+    def harm(store: Path, outside: Path) -> None:
+        words = np.zeros(512, np.uint64)
+        words[[0, 1, 2, 8, 16]] = (MAGIC, VERSION, 8192, written, freed)
+        path = store / "in-progress" / ".ulna-ring-0123456789abcdef"
+        path.write_bytes(words.tobytes() + content.ljust(8192, b"\0"))
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        (store / "in-progress" / ".ring.json").write_text(json.dumps({"ring": str(path), "boot": boot}))
+
+    return harm
+
+
+def entry(kind: int, payload: bytes, size: int | None = None) -> bytes:
+    return ENTRY.pack(len(payload) if size is None else size, kind, 1, 0, 7) + payload
+
+
+def made(*parts: str) -> Harm:
+    return lambda store, outside: store.joinpath(*parts).mkdir(parents=True)
+
+
 def harms() -> Iterator[tuple[str, Harm]]:
     places: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Path]]] = {
         "episodes": (lambda s: s / "episodes", lambda o: o / "episodes"),
@@ -345,6 +383,34 @@ def harms() -> Iterator[tuple[str, Harm]]:
     yield "times in two dimensions", changed(array(ACTION, "t_capture_ns"), "shape", [2, 2])
     yield "a bomb", bomb
     yield "a bomb of a JPEG", jpeg_bomb
+    begin = '{"format": "ulna-recording", "version": 1, "meta": {}, "streams": %s}'
+    stream = {"key": "action", "shape": [3], "dtype": "float32"}
+    yield "a log of deep JSON", log(begin % DEEP)
+    yield "a log of JSON that is none", log('{"format": "ulna-recording", "version": 1e999}')
+    for change in (
+        {"shape": "x"},
+        {"shape": [-1]},
+        {"shape": [HUGE]},
+        {"dtype": "object"},
+        {"odd": 1},
+        {"key": 7},
+    ):
+        yield f"a log of a stream {change}", log(begin % json.dumps([stream | change]))
+    yield "a log of rows that are noise", log(samples=np.random.default_rng(1).bytes(999))
+    yield "a log of rows of no stream", log(samples=LOG_ENTRY.pack(999, 0, 4, 0, 0) + b"1234")
+    yield "a log of short rows", log(samples=LOG_ENTRY.pack(0, 0, 4, 0, 0) + b"1234")
+    yield "a ring that has no end", ring(2**64 - 8, 0, b"")
+    yield "a ring that runs backwards", ring(8, 4096, b"")
+    yield "a ring of deep JSON", ring(8000, 0, entry(START, b"[" * 7000))
+    yield "a ring of noise", ring(8192, 0, np.random.default_rng(2).bytes(8192))
+    yield "a ring of rows of nothing", ring(64, 0, entry(RING_SAMPLES, b"x" * 40))
+    yield "a ring of an entry beyond it", ring(8192, 0, entry(START, b"", 2**32 - 1))
+    yield "an edit of nothing", made("in-progress", ".edit-")
+    yield "an edit of all", made("in-progress", ".edit-x-..")
+    yield "a mending of nothing", made("in-progress", ".mending-")
+    yield "trash that is the store", made("trash", "...123")
+    yield "trash of a strange number", made("trash", "²-x.123")
+    yield "an episode of a strange number", made("episodes", "²-x")
     yield "a ring outside", pointer(lambda o: o / "ulna-ring-0123456789abcdef")
     yield "a ring that is any file", pointer(lambda o: o / "ring" / "keep")
 
@@ -494,7 +560,16 @@ def test_a_read_outside_would_be_seen(written: Path, tmp_path: Path) -> None:
         pytest.skip("this disk notes no times of access")
 
 
-LINKS = [name for name in HARMS if name.startswith("a link as ")]
+# what only commands look at that recover and edit
+CHANGED = (
+    "a link as ",
+    "a log of ",
+    "a ring ",
+    "an edit of ",
+    "a mending of ",
+    "trash that ",
+    "an episode of ",
+)
 
 
 def stray(store: Path, outside: Path) -> None:
@@ -502,7 +577,7 @@ def stray(store: Path, outside: Path) -> None:
     (first(store) / STATE / "value" / "stray").symlink_to(header(outside))
 
 
-@pytest.mark.parametrize("name", [*LINKS, "a stray link"])
+@pytest.mark.parametrize("name", [*(name for name in HARMS if name.startswith(CHANGED)), "a stray link"])
 def test_commands_that_change_a_hostile_store_stay_inside(
     name: str, written: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], alarm: None
 ) -> None:
@@ -517,8 +592,9 @@ def test_commands_that_change_a_hostile_store_stay_inside(
         ["relabel", data, "--episodes", "0", "--task", "changed"],
         ["trim", data, "--episode", "0", "--start", "0.05"],
         ["delete", data, "--episodes", "0"],
-        ["restore", data],
+        ["restore", data, "--episodes", "0"],
         ["restore", data, "--empty", "--yes"],
+        ["recover", data],
         ["recover", data],
     ):
         assert main(["data", *words]) in (0, 1), words

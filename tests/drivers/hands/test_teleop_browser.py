@@ -257,6 +257,14 @@ def test_who_lacks_the_key_or_comes_from_another_site_is_refused() -> None:
         with WEB.open(device.url, timeout=SOON_S) as answer:
             assert b"teleop.js" in answer.read()
             assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+            cookie = answer.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        known = {"Cookie": cookie.split(";")[0]}
+        with WEB.open(urllib.request.Request(site, headers=known), timeout=SOON_S) as answer:
+            assert b"teleop.js" in answer.read(), "a page that is loaded again needs no key in its URL"
+        socket_url = site.replace("http", "ws") + "socket"
+        with connect(socket_url, additional_headers=known, origin=own, proxy=None) as connection:
+            assert json.loads(connection.recv(timeout=SOON_S))["kind"] == "state"
         stranger = BrowserTeleoperator("so101", Config(port=int(site.rsplit(":", 1)[1].strip("/"))))
         with pytest.raises(DeviceError, match="something else uses this port"):
             stranger.open()

@@ -8,6 +8,7 @@ shuffled. In zarr's words these are codecs of `imagecodecs`, so another zarr rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -56,29 +57,52 @@ def decode(raw: bytes, kind: Kind, has_crc: bool, frame: np.ndarray) -> None:
     of such a frame. has_crc: `raw` ends in a checksum."""
     data = without_crc(raw) if has_crc else memoryview(raw)
     if kind == "jpeg":
-        import imagecodecs
-
-        image = imagecodecs.jpeg_decode(data)
-        if image.nbytes != frame.nbytes:
-            raise ValueError(f"it is a JPEG of {image.shape}, not of {frame.shape}")
-        frame[...] = image.reshape(frame.shape)
+        frame[...] = decode_jpeg(data, frame.nbytes).reshape(frame.shape)
         return
-    from numcodecs.blosc import decompress
-
-    # blosc trusts its header (sizes in bytes 4-7 and 12-15), so it must agree with the sizes of `frame` and
-    # `data`
-    if len(data) < BLOSC_HEADER or (
-        int.from_bytes(data[4:8], "little"),
-        int.from_bytes(data[12:16], "little"),
-    ) != (frame.nbytes, len(data)):
-        raise ValueError("its bytes are not a frame of this stream")
     if kind == "delta":
         import imagecodecs
 
-        difference = np.frombuffer(decompress(data), frame.dtype).reshape(frame.shape)
+        difference = np.frombuffer(decompress_blosc(data, frame.nbytes), frame.dtype).reshape(frame.shape)
         imagecodecs.delta_decode(difference, axis=0, out=frame)
     else:
-        decompress(data, frame)
+        decompress_blosc(data, frame.nbytes, frame)
+
+
+def decompress_blosc(data: memoryview, size: int, out: np.ndarray | None = None) -> bytes:
+    """The `size` bytes that `data` was made of, written into `out` where given. ValueError or RuntimeError:
+    it was made of others."""
+    from numcodecs.blosc import decompress
+
+    # blosc trusts its header (sizes in bytes 4-7 and 12-15), so it must agree with the sizes that are known
+    if len(data) < BLOSC_HEADER or (
+        int.from_bytes(data[4:8], "little"),
+        int.from_bytes(data[12:16], "little"),
+    ) != (size, len(data)):
+        raise ValueError("its bytes are not a frame of this stream")
+    return decompress(data, out)
+
+
+def decode_jpeg(data: memoryview, size: int) -> np.ndarray:
+    """The picture of a JPEG, `(H, W[, C])` uint8. ValueError or RuntimeError: it would not have `size` bytes,
+    which is known before it is decoded."""
+    import imagecodecs
+
+    shape = _jpeg_shape(data)
+    if math.prod(shape) != size:
+        raise ValueError(f"it is a JPEG of {shape}, not of {size} bytes")
+    return imagecodecs.jpeg8_decode(data)
+
+
+def _jpeg_shape(data: memoryview) -> tuple[int, int, int]:
+    """(height, width, components) that the frame header of a JPEG says (ITU-T T.81, B.2.2)."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(data[i : i + 2], "big") for i in (at + 5, at + 7))
+            return height, width, data[at + 9]
+        at += 1 if marker == 0xFF else 2 + length
+    raise ValueError("it is no JPEG")
 
 
 def with_crc(data: bytes) -> bytes:

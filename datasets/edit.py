@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from . import inside
 from .durable import exchange
-from .episode import Episode, StoreError
+from .episode import Episode, StoreError, store_of
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
 from .layout import EPISODES, IN_PROGRESS, TRASH, to_trash
@@ -53,10 +55,16 @@ def delete(store: EpisodeStore, episodes: Sequence[int]) -> list[Path]:
 def trash(store: EpisodeStore) -> list[TrashItem]:
     """The contents of the trash, oldest deletion first."""
     folder, items = store.path / TRASH, []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        name, _, when = path.name.rpartition(".")
-        if name and when.isdigit():
-            items.append(TrashItem(path, name, int(when) * 1e-9))
+    try:
+        entries = inside.scan(store.path, folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"the trash of {store.path} cannot be read: {error.strerror}") from None
+    for entry, status in entries.items():
+        name, _, when = entry.rpartition(".")
+        if name and when.isdecimal() and len(when) < 20 and stat.S_ISDIR(status.st_mode):
+            items.append(TrashItem(folder / entry, name, int(when) * 1e-9))
     return sorted(items, key=lambda t: t.deleted_s)
 
 
@@ -165,7 +173,7 @@ def rows_between(e: Episode, first: int, last: int) -> dict[str, range]:
 
 def write_attrs(folder: Path, changes: Mapping[str, Any]) -> None:
     """Change attributes of the episode in `folder`; the new file appears by one rename."""
-    group = json.loads((folder / "zarr.json").read_text())
+    group = inside.read_json(store_of(folder), folder / "zarr.json")
     group["attributes"].update(changes)
     new = folder / f".zarr.json.{secrets.token_hex(4)}"
     try:
@@ -192,7 +200,7 @@ def _copy_rows(e: Episode, work: Path, token: str, rows: Mapping[str, range]) ->
                 stream_rows = rows[stream.key]
                 capture, receive = e.times_ns(stream.key)
                 flags = e.flags(stream.key)
-                reader = FrameReader(e.path / stream.key / "value") if stream.kind else None
+                reader = FrameReader(e.path / stream.key / "value", store_of(e.path)) if stream.kind else None
                 values = None if reader else e.read(stream.key)
                 for row in stream_rows:
                     data = reader.read_encoded([row])[0] if reader else values[row].tobytes()  # type: ignore[index]
@@ -211,7 +219,7 @@ def _stream_of(e: Episode, key: str) -> Stream:
     if not is_frames(key):
         values = e.read(key, 0, 0)
         return Stream(key, values.shape[1:], values.dtype.name, by_tick=e.by_tick(key))
-    reader = FrameReader(e.path / key / "value")
+    reader = FrameReader(e.path / key / "value", store_of(e.path))
     return Stream(key, reader.shape[1:], reader.dtype.name, reader.kind, reader.quality, e.by_tick(key))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from . import inside
+from .arrays import ArrayReader
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
+from .sizes import count_of
+
+MAY_BE_MISSING = 1 << 20  # rows of zeros
 
 
 class StoreError(ValueError):
@@ -47,22 +52,23 @@ class Episode:
         self._version = version or version_of(path)
         self.length = int(attrs["length"])
         self.task = str(attrs.get("task", ""))
+        self._root = store_of(path)
         self._readers: dict[str, FrameReader] = {}
 
     @cached_property
-    def _group(self) -> Any:
-        import zarr
-
-        try:
-            return zarr.open_group(str(self.path), mode="r")
-        except Exception as error:
-            raise StoreError(f"episode {self.path.name} cannot be opened: {error}") from error
-
-    @cached_property
     def streams(self) -> tuple[str, ...]:
+        """Its streams by name; a link in the place of one is named, too, and every read of it refuses."""
         if self.damage:
             return ()
-        return tuple(sorted(p.name for p in self.path.iterdir() if p.is_dir() and not p.name.startswith(".")))
+        try:
+            entries = inside.scan(self._root, self.path)
+        except OSError as error:
+            raise StoreError(f"episode {self.path.name} cannot be opened: {error.strerror}") from None
+        return tuple(
+            name
+            for name, status in entries.items()
+            if not name.startswith(".") and not stat.S_ISREG(status.st_mode)
+        )
 
     @property
     def interrupted(self) -> bool:
@@ -77,8 +83,8 @@ class Episode:
             return str(self.attrs["content"])
         if self.damage:
             return f"{self.path.name}-damaged"
-        stat = (self.path / "zarr.json").stat()
-        return f"{self.path.name}-{stat.st_size}-{stat.st_mtime_ns}"
+        status = (self.path / "zarr.json").lstat()
+        return f"{self.path.name}-{status.st_size}-{status.st_mtime_ns}"
 
     def rows(self, key: str) -> int:
         """How many rows a stream has."""
@@ -111,20 +117,29 @@ class Episode:
 
     def times_ns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(t_capture_ns, t_receive_ns), each `(T,)` int64."""
-        return self._read(key, "t_capture_ns", slice(None)), self._read(key, "t_receive_ns", slice(None))
+        return self._column(key, "t_capture_ns", "int64"), self._column(key, "t_receive_ns", "int64")
 
     def flags(self, key: str) -> np.ndarray:
         """The bits STALE, INTERPOLATED, … (see flags.py) of each row, `(T,)` uint8."""
         self._require_stream(key)
         with self._reading(key):
-            has_flags = (self.path / key / "flags").is_dir()
-        return self._read(key, "flags", slice(None)) if has_flags else np.zeros(self.rows(key), np.uint8)
+            has_flags = (self.path / key / "flags").exists(follow_symlinks=False)
+        return self._column(key, "flags", "uint8") if has_flags else np.zeros(self.rows(key), np.uint8)
+
+    def _column(self, key: str, part: str, dtype: str) -> np.ndarray:
+        values = self._read(key, part, slice(None))
+        if values.ndim != 1 or values.dtype.name != dtype:
+            raise StoreError(
+                f"episode {self.path.name}: stream {key} cannot be read: {part} is {values.dtype.name} "
+                f"{values.shape}, not one {dtype} a row"
+            )
+        return values
 
     def _reader(self, key: str) -> FrameReader:
         if key not in self._readers:
             self._require_stream(key)
             with self._reading(key):
-                reader = FrameReader(self.path / key / "value")
+                reader = FrameReader(self.path / key / "value", self._root)
             self._readers[key] = reader
         return self._readers[key]
 
@@ -132,16 +147,16 @@ class Episode:
         self._require_stream(key)
         with self._reading(key):
             try:
-                array = self._group[f"{key}/{part}"]
-                # zarr gives zeros for a missing chunk, as if it had never been written; our writer writes all
-                chunk = (self.path / key / part).joinpath("c", *("0" for _ in array.shape))
-                if "streams" in self.attrs and array.shape[0] and not chunk.is_file():
-                    raise FileNotFoundError(f"its file {chunk.relative_to(self.path)} is missing")
-                return np.asarray(array[rows])
-            except StoreError:
-                raise
-            except Exception as error:  # zarr raises whatever its codecs raise on a damaged chunk
-                raise StoreError(f"episode {self.path.name}: stream {key} cannot be read: {error}") from error
+                array = ArrayReader(self._root, self.path / key / part)
+                if not array.shape:
+                    raise ValueError(f"{part} has no rows")
+                # a missing chunk stands for zeros in zarr, as if it had never been written; our writer writes
+                # all, but did not always
+                written = "streams" in self.attrs or array.shape[0] > MAY_BE_MISSING
+                return array.read(*rows.indices(array.shape[0])[:2], require_all=written)
+            except Exception as error:  # codecs raise all kinds on damaged bytes
+                why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                raise StoreError(f"episode {self.path.name}: stream {key} cannot be read: {why}") from error
 
     @contextlib.contextmanager
     def _reading(self, key: str) -> Iterator[None]:
@@ -171,14 +186,19 @@ class Episode:
             )
 
 
+def store_of(episode: Path) -> Path:
+    """The folder of the store that the folder `episode` lies in, out of which nothing is followed."""
+    return episode.parent.parent
+
+
 def version_of(folder: Path) -> tuple[int, int]:
     """Differs between an episode's folder and one that replaces it; a change of labels makes no
     difference."""
     try:
-        stat = os.stat(folder / ACTION)
+        status = os.lstat(folder / ACTION)
     except OSError:
         return 0, 0
-    return stat.st_ino, stat.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def episode_of(folder: Path, index: int, version: tuple[int, int]) -> Episode:
@@ -189,12 +209,43 @@ def episode_of(folder: Path, index: int, version: tuple[int, int]) -> Episode:
 
 
 def attrs_of(folder: Path) -> dict[str, Any]:
+    """The attributes of the episode in `folder`. Raises StoreError where they cannot be read, or are not what
+    they should be."""
     try:
-        attrs = json.loads((folder / "zarr.json").read_text())["attributes"]
-        int(attrs["length"])
+        group = inside.read_json(store_of(folder), folder / "zarr.json")
+        attrs = group["attributes"]
+        if not isinstance(attrs, dict):
+            raise ValueError("its attributes are no object")  # noqa: TRY004  a file said it
+        _require_attrs(attrs)
         return attrs
     except (OSError, ValueError, KeyError, TypeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or (
+            str(error) if isinstance(error, ValueError) else repr(error)
+        )
         raise StoreError(
-            f"episode {folder.name} has no readable zarr.json ({error!r}): bring it back from a copy, or "
+            f"episode {folder.name} has no readable zarr.json ({why}): bring it back from a copy, or "
             "`ulna data delete` the episode"
         ) from None
+
+
+def _require_attrs(attrs: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what Ulna computes with is what it wrote."""
+    count_of(attrs["length"], "its length")
+    if attrs.get("success") not in (True, False, None):
+        raise ValueError(f"its success is {str(attrs['success'])[:40]!r}, not true, false or null")
+    for key in ("weight", "return"):
+        value = attrs.get(key, 0.0)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"its {key} is {str(value)[:40]!r}, no number")
+    for key in ("dropped", "streams", "limits"):
+        if not isinstance(attrs.get(key) or {}, dict):
+            raise ValueError(f"its {key} is no object")  # noqa: TRY004
+    for stream, rows in (attrs.get("dropped") or {}).items():
+        count_of(rows, f"the count of lost rows of {stream}")
+    for stream, facts in (attrs.get("streams") or {}).items():
+        if not isinstance(facts, dict):
+            raise ValueError(f"what it says of {stream} is no object")  # noqa: TRY004
+        if "rows" in facts:
+            count_of(facts["rows"], f"the count of rows of {stream}")
+    if not isinstance(attrs.get("notes") or [], list):
+        raise ValueError("its notes are no list")  # noqa: TRY004

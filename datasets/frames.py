@@ -2,11 +2,12 @@
 
 zarr spends about 0.7 ms of Python on every chunk it fetches, twenty times what decoding a 96×96 frame takes.
 The layout that our writer makes is plain enough to read directly: shard files that end in an index of their
-frames (zarr v3 specification, sharding codec 1.0). An array with any other layout is read through zarr."""
+frames (zarr v3 specification, sharding codec 1.0). An array with another layout is read by arrays.py."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from . import inside
+from .arrays import NEVER_WRITTEN, ArrayReader
 from .codec import CRC, Kind, decode, from_zarr, to_zarr, with_crc, without_crc
 
-NEVER_WRITTEN = 2**64 - 1  # in an index: the frame holds the fill value
 FRAMES_PER_SHARD = 64
 
 
@@ -26,22 +28,22 @@ class DamagedFrames(ValueError):
 
 class FrameReader:
     """`FrameReader(folder of a zarr array)`: `shape` `(T, H, W, C)`, `dtype`, `read(rows)`. Keeps no file
-    open."""
+    open. root: the folder out of which nothing is followed, by default the array's own."""
 
     kind: Kind
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        self.folder, self.root = folder, root or folder
         try:
-            meta = json.loads((folder / "zarr.json").read_text())
-            self.shape = tuple(int(n) for n in meta["shape"])
-            self.dtype = np.dtype(meta["data_type"])
-            self._per_shard, self.kind, self._has_crc = _plain_layout(meta)
-            self.quality = quality_of(meta)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedFrames(f"its zarr.json cannot be read ({error!r})") from None
+            self._array = ArrayReader(self.root, folder)
+            self.shape, self.dtype = self._array.shape, self._array.dtype
+            if not self.shape:
+                raise ValueError("it has no rows")
+            self._per_shard, self.kind, self._has_crc = _plain_layout(self._array.layout.meta)
+            self.quality = quality_of(self._array.layout.meta)
+        except (OSError, ValueError) as error:
+            raise DamagedFrames(f"its zarr.json cannot be read: {_why(error)}") from None
         self._indices: dict[int, np.ndarray] = {}
-        self._zarr: Any = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -52,6 +54,8 @@ class FrameReader:
         Raises IndexError beyond the stream, DamagedFrames where bytes are missing or
         a checksum is wrong.
         """
+        if len(self.shape) not in (3, 4) or not all(self.shape[1:]):
+            raise DamagedFrames(f"an array of {self.shape} holds no pictures")
         rows = np.asarray(rows, np.int64)
         if out is None:
             out = np.empty((len(rows), *self.shape[1:]), self.dtype)
@@ -60,7 +64,7 @@ class FrameReader:
         if rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a stream of {len(self)}")
         if self._per_shard == 0:
-            return self._read_with_zarr(rows, out)
+            return self._read_foreign(rows, out)
         shards, places = np.divmod(rows, self._per_shard)
         for shard in np.unique(shards).tolist():
             of_shard = np.flatnonzero(shards == shard)
@@ -77,14 +81,17 @@ class FrameReader:
         for row in np.asarray(rows, np.int64).tolist():
             shard, place = divmod(row, self._per_shard)
             try:
-                with open(self._path(shard), "rb") as file:
+                file = inside.open_file(self.root, self._path(shard))
+                try:
                     if shard not in self._indices:
-                        self._indices[shard] = self._index(file.fileno())
+                        self._indices[shard] = self._index(file)
                     start, size = self._indices[shard][place].tolist()
-                    frames.append(_exactly(file.fileno(), size, start))
+                    frames.append(self._stored(file, size, start))
                     without_crc(frames[-1])
+                finally:
+                    os.close(file)
             except (OSError, ValueError, OverflowError) as error:
-                raise DamagedFrames(f"frame {row} cannot be read: {error}") from error
+                raise DamagedFrames(f"frame {row} cannot be read: {_why(error)}") from error
         return frames
 
     def verify(self) -> None:
@@ -97,7 +104,7 @@ class FrameReader:
     def _read_shard(self, shard: int, places: np.ndarray, targets: np.ndarray, out: np.ndarray) -> None:
         row = shard * self._per_shard + int(places[0])
         try:
-            file = os.open(self._path(shard), os.O_RDONLY)
+            file = inside.open_file(self.root, self._path(shard))
             try:
                 if shard not in self._indices:
                     self._indices[shard] = self._index(file)
@@ -107,12 +114,11 @@ class FrameReader:
                     if start == NEVER_WRITTEN:
                         out[i] = 0
                     else:
-                        decode(_exactly(file, size, start), self.kind, self._has_crc, out[i])
+                        decode(self._stored(file, size, start), self.kind, self._has_crc, out[i])
             finally:
                 os.close(file)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise DamagedFrames(f"frame {row} cannot be read: {reason}") from error
+        except (OSError, ValueError, RuntimeError, OverflowError) as error:
+            raise DamagedFrames(f"frame {row} cannot be read: {_why(error)}") from error
 
     def _path(self, shard: int) -> Path:
         return shard_path(self.folder, shard, len(self.shape) - 1)
@@ -127,34 +133,30 @@ class FrameReader:
         raw = without_crc(os.pread(file, size, end - size))
         return np.frombuffer(raw, "<u8").reshape(self._per_shard, 2)
 
-    def _read_with_zarr(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
-        if self._zarr is None:
-            import zarr
+    def _stored(self, file: int, size: int, start: int) -> bytes:
+        """The bytes of one frame. ValueError: they are not all there, or more than any frame has."""
+        if size > self._most_bytes:
+            raise ValueError(f"it would have {size} bytes")
+        raw = os.pread(file, size, start)
+        if len(raw) != size:
+            raise ValueError("its file is cut short")
+        return raw
 
-            _register_codecs()
-            try:
-                self._zarr = zarr.open_array(str(self.folder), mode="r")
-            except Exception as error:  # zarr raises all kinds on a damaged zarr.json
-                raise DamagedFrames(f"its zarr.json cannot be read ({error!r})") from error
+    @property
+    def _most_bytes(self) -> int:
+        return 4096 + 2 * math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def _read_foreign(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         for i, row in enumerate(rows.tolist()):
             try:
-                out[i] = self._zarr[row]
-            except Exception as error:  # zarr raises whatever its codecs raise on a damaged chunk
-                raise DamagedFrames(f"frame {row} cannot be read: {error}") from error
+                out[i] = self._array.read(row, row + 1, require_all=True)[0]
+            except Exception as error:  # codecs raise all kinds on damaged bytes
+                raise DamagedFrames(f"frame {row} cannot be read: {_why(error)}") from error
         return out
 
 
-def _register_codecs() -> None:
-    from imagecodecs.zarr import register_codecs
-
-    register_codecs()
-
-
-def _exactly(file: int, size: int, start: int) -> bytes:
-    raw = os.pread(file, size, start)
-    if len(raw) != size:
-        raise ValueError("its file is cut short")
-    return raw
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, Kind, bool]:
@@ -178,7 +180,7 @@ def _plain_layout(meta: Mapping[str, Any]) -> tuple[int, Kind, bool]:
             and not meta["fill_value"]
             and not meta.get("storage_transformers")
         )
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError):
         return foreign
     if not plain or codec is None:
         return foreign

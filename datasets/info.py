@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from . import inside
 from .edit import trash
 from .features import features_to_json, is_frames
 from .store import EpisodeStore
@@ -50,7 +51,7 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
         "successes": sum(s is True for s in outcomes),
         "failures": sum(s is False for s in outcomes),
         "features": features_to_json(store.features),
-        "size_bytes": sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file()),
+        "size_bytes": inside.size_of(store.path, store.path),
         "interrupted": [p.name for p in store.interrupted_folders()],
         "cut_off": [e.index for e in store.episodes if e.interrupted],
         "damaged": [e.index for e in store.episodes if e.damage],

@@ -23,6 +23,7 @@ import os
 import time
 from pathlib import Path
 
+from . import inside
 from .episode import StoreError
 
 HEADER = "ulna.json"
@@ -44,13 +45,25 @@ def to_trash(store: Path, folder: Path, name: str) -> Path:
     return target
 
 
+def require_own(store: Path) -> None:
+    """Raise StoreError unless the folders of `store`, where they exist, are its own, and not links to those
+    of another: before anything is written, moved or removed in one of them."""
+    for name in (EPISODES, IN_PROGRESS, DAMAGED, TRASH):
+        folder = store / name
+        if folder.exists(follow_symlinks=False) and not inside.is_folder(store, folder):
+            raise StoreError(
+                f"{folder} is no folder of this dataset but a link or a file: nothing is written there; put "
+                "the folder itself in its place"
+            )
+
+
 def next_number(store: Path) -> int:
     """The number of the next episode: one more than the highest in use, those in the trash included."""
     numbers = [
-        int(p.name.split("-")[0])
+        int(number)
         for folder in (EPISODES, TRASH)
-        if (store / folder).is_dir()
-        for p in (store / folder).iterdir()
-        if p.name.split("-")[0].isdigit()
+        if inside.is_folder(store, store / folder)
+        for name in inside.scan(store, store / folder)
+        if (number := name.split("-")[0]).isdecimal() and len(number) < 10
     ]
     return max(numbers, default=-1) + 1

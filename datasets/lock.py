@@ -4,9 +4,11 @@ dead."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import stat
 import sys
 import time
 from pathlib import Path
@@ -27,8 +29,11 @@ class StoreLock:
     """
 
     def __init__(self, folder: Path, wait: bool = True) -> None:
-        self.fileno = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        self.fileno = os.open(folder / ".lock", flags, 0o666)
         try:
+            if not stat.S_ISREG(os.fstat(self.fileno).st_mode):
+                raise OSError(errno.EINVAL, f"{folder / '.lock'} is no file")
             self._acquire(folder, wait)
             owner = {"pid": os.getpid(), "command": _command(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
@@ -64,7 +69,7 @@ class StoreLock:
 def _owner(file: int) -> dict[str, object]:
     try:
         owner = json.loads(os.pread(file, 4096, 0))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 

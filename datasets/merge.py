@@ -4,25 +4,60 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from . import inside
 from .edit import write_attrs
-from .episode import Episode, StoreError
-from .features import FeatureMismatch, is_frames, require_same
+from .episode import Episode, StoreError, store_of
+from .features import (
+    IMAGES,
+    POSITION,
+    STATE_THEM,
+    FeatureMismatch,
+    Features,
+    bare,
+    is_frames,
+    is_image,
+    rename,
+)
+from .features import differences as feature_differences
 from .layout import EPISODES, require_new
 from .making import making
 from .store import EpisodeStore
+from .units import plain, require_alike, unstated_keys
 
 
-def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = False) -> EpisodeStore:
+def merge(
+    sources: Sequence[EpisodeStore],
+    out: str | Path,
+    same_twice: bool = False,
+    renames: Mapping[str, str] | None = None,
+) -> EpisodeStore:
     """A new store `out` with all episodes of `sources`, in order. They must agree in features, rate and
     storage, else FeatureMismatch lists every difference. An episode that comes twice raises StoreError,
-    unless `same_twice`."""
-    first = sources[0]
-    for other in sources[1:]:
-        require_mergeable(first, other)
+    unless `same_twice`.
+
+    renames: a feature of a store, or an element of its state or action, → what it is called in the result.
+    LeRobot's `.pos` is dropped from names in any case."""
+    renames = dict(renames or {})
+    known = {
+        n
+        for s in sources
+        for n in (*s.features, *(n for f in s.features.values() for n in (*f.names, *bare(f.names))))
+    }
+    if unknown := [n for n in renames if n not in known]:
+        raise StoreError(
+            f"no dataset has a feature or element {unknown[0]} to rename; there is "
+            f"{', '.join(sources[0].features)}"
+        )
+    schemas = [_renamed(s, renames) for s in sources]
+    for other, schema in zip(sources[1:], schemas[1:], strict=True):
+        require_mergeable(sources[0], other, schemas[0], schema)
     episodes = [e for s in sources for e in s.episodes]
     originals: dict[str, Episode] = {}
     for e in episodes:
@@ -31,24 +66,35 @@ def merge(sources: Sequence[EpisodeStore], out: str | Path, same_twice: bool = F
             raise StoreError(
                 f"{e.path} is the same episode as {twin.path}: leave one out, or allow it with --same-twice"
             )
-    return copy_episodes(first, episodes, out, {"merged_from": [str(s.path) for s in sources]})
+    about: dict[str, Any] = {"merged_from": [str(s.path) for s in sources]}
+    for key in unstated_keys(schemas[0]):
+        require_alike(key, {str(s.path): _rows(s, key) for s in sources})
+        about["units"] = "not stated by any, and taken to be the same"
+    if renames:
+        about["renamed"] = renames
+    return copy_episodes(
+        sources[0], episodes, out, about, schemas[0], lambda e, folder: _rename_streams(e, folder, renames)
+    )
 
 
-def require_mergeable(a: EpisodeStore, b: EpisodeStore) -> None:
+def _rows(store: EpisodeStore, key: str) -> np.ndarray:
+    parts = [e.read(key) for e in store.episodes if key in e.streams]
+    return np.concatenate(parts) if parts else np.zeros((0, 1))
+
+
+def require_mergeable(a: EpisodeStore, b: EpisodeStore, features_a: Features, features_b: Features) -> None:
+    """FeatureMismatch that lists every difference of two stores whose features are called so."""
     names = str(a.path), str(b.path)
-    differences: list[str] = []
-    keys: set[str] = set()
-    for have, want, have_is, want_is in ((b, a, names[1], names[0]), (a, b, names[0], names[1])):
-        try:
-            require_same(have.features, want.features, have_is, want_is)
-        except FeatureMismatch as error:
-            for line in str(error).splitlines()[1:]:
-                if (key := line.split(":")[0]) not in keys:
-                    keys.add(key)
-                    differences.append(line)
+    lines = [
+        *feature_differences(features_b, features_a, names[1], names[0]),
+        *feature_differences(features_a, features_b, names[0], names[1]),
+    ]
+    differences = list({line.split(":")[0]: line for line in reversed(lines)}.values())[::-1]
+    differences.sort(key=lambda line: line == STATE_THEM)
     if a.control_hz != b.control_hz:
         differences.append(f"  control_hz: {names[1]} has {b.control_hz:g}; {names[0]} has {a.control_hz:g}")
-    if a.storage != b.storage:
+    keys_a, keys_b = (dict(zip(s.features, f, strict=True)) for s, f in ((a, features_a), (b, features_b)))
+    if {keys_a[k]: v for k, v in a.storage.items()} != {keys_b[k]: v for k, v in b.storage.items()}:
         differences.append(
             f"  storage: {names[1]} has {b.storage or 'lossless'}; {names[0]} has {a.storage or 'lossless'}"
         )
@@ -78,18 +124,27 @@ def split(source: EpisodeStore, parts: Mapping[str | Path, Sequence[int]]) -> di
 
 
 def copy_episodes(
-    template: EpisodeStore, episodes: Sequence[Episode], out: str | Path, provenance: Mapping[str, Any]
+    template: EpisodeStore,
+    episodes: Sequence[Episode],
+    out: str | Path,
+    provenance: Mapping[str, Any],
+    features: Features | None = None,
+    change: Callable[[Episode, Path], Mapping[str, Any]] = lambda episode, folder: {},
 ) -> EpisodeStore:
-    """A new store `out` like `like`, built beside it and put in its place by one rename."""
-    out = Path(out)
+    """A new store `out` like `template`, built beside it and put in its place by one rename.
+
+    features: of the new store, the template's by default, in its order. change(episode, folder): changes the
+    copy in `folder` to fit them; the attributes that are then other ones."""
+    out, features = Path(out), template.features if features is None else features
+    renames = dict(zip(template.features, features, strict=True))
     with making(out) as work:
         EpisodeStore.create(
             work,
-            template.features,
+            features,
             template.control_hz,
             template.robot,
             {**template.provenance, **provenance},
-            template.storage,
+            {renames[k]: settings for k, settings in template.storage.items()},
         )
         for i, e in enumerate(episodes):
             _require_whole(e)
@@ -97,13 +152,56 @@ def copy_episodes(
             if target.exists():
                 target = target.with_name(f"{i:06d}-{secrets.token_hex(6)}")
             shutil.copytree(e.path, target)
-            write_attrs(target, {"source_episode": f"{e.path.parent.parent.name}/{e.path.name}"})
+            attrs = {"source_episode": f"{e.path.parent.parent.name}/{e.path.name}"}
+            write_attrs(target, {**attrs, **change(e, target)})
     return EpisodeStore.open(out)
 
 
+def _renamed(store: EpisodeStore, renames: Mapping[str, str]) -> Features:
+    features = rename(store.features, renames, str(store.path))
+    result = {}
+    for key, f in plain(features).features(features).items():
+        names = [_called(old, n, renames) for n, old in zip(f.names, features[key].names, strict=True)]
+        if twice := [n for n in names if names.count(n) > 1]:
+            raise FeatureMismatch(f"{store.path}: two elements of {key} would be called {twice[0]}")
+        result[key] = replace(f, names=tuple(names))
+    return result
+
+
+def _called(name: str, short: str, renames: Mapping[str, str]) -> str:
+    """What the element `name` is called, which is `short` without its `.pos`."""
+    return renames.get(short, renames.get(name, short))
+
+
+def _rename_streams(e: Episode, folder: Path, renames: Mapping[str, str]) -> dict[str, Any]:
+    """Rename the streams of the copy in `folder`; the attributes that name streams, cameras or joints."""
+    moves = {old: new for old, new in renames.items() if old in e.streams}
+    for old in moves:
+        (folder / old).rename(folder / f".{old}")  # first aside: two may swap their names
+    for old, new in moves.items():
+        (folder / f".{old}").rename(folder / new)
+    cameras = {
+        old.removeprefix(IMAGES): new.removeprefix(IMAGES) for old, new in renames.items() if is_image(old)
+    }
+    joints = {n: _called(n, n.removesuffix(POSITION), renames) for n in e.attrs.get("limits") or ()}
+    tables = {"streams": renames, "dropped": renames, "cameras": cameras, "limits": joints}
+    return {
+        name: {table.get(k, k): v for k, v in e.attrs[name].items()}
+        for name, table in tables.items()
+        if isinstance(e.attrs.get(name), dict)
+    }
+
+
 def _require_whole(e: Episode) -> None:
-    """Raise StoreError unless every array can be read and every checksum is right."""
+    """Raise StoreError unless every array can be read, every checksum is right, and nothing lies in the
+    episode's folder but folders and files of its own, which are copied as they are."""
     e.require_readable()
+    try:
+        inside.require_own(store_of(e.path), e.path)
+    except OSError as error:
+        raise StoreError(
+            f"episode {e.path.name} cannot be copied: {error.strerror} ({error.filename})"
+        ) from None
     for key in e.streams:
         e.times_ns(key)
         e.flags(key)

@@ -16,12 +16,15 @@ IMAGE_FRAMES_PER_EPISODE = 16
 MEMORY_BYTES = 256 << 20  # of a vector's rows; above it quantiles come from a histogram
 BINS = 1 << 16
 QUANTILES = (0.01, 0.99)
+ARRAYS = ("min", "max", "mean", "std", "q01", "q99")
 
 
 @dataclass(frozen=True)
 class Stats:
     """Statistics of one feature. Each array is `(D,)` float64, in the feature's unit; for images `(C,)` in
-    0..255, for depth `(1,)` in stored steps. q01, q99: quantiles. count: rows."""
+    0..255, for depth `(1,)` in stored steps. q01, q99: quantiles. count: rows. resolution: the smallest
+    difference that means something; None in checkpoints from before it was known, whose normalisers are those
+    that they were trained with (`datasets.normalise`)."""
 
     min: np.ndarray
     max: np.ndarray
@@ -30,15 +33,16 @@ class Stats:
     q01: np.ndarray
     q99: np.ndarray
     count: int
+    resolution: np.ndarray | None = None
 
     def to_json(self) -> dict[str, Any]:
-        arrays = {k: getattr(self, k).tolist() for k in ("min", "max", "mean", "std", "q01", "q99")}
-        return {**arrays, "count": self.count}
+        names = ARRAYS if self.resolution is None else (*ARRAYS, "resolution")
+        return {**{k: getattr(self, k).tolist() for k in names}, "count": self.count}
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Stats:
-        arrays = {k: np.asarray(d[k], np.float64) for k in ("min", "max", "mean", "std", "q01", "q99")}
-        return Stats(**arrays, count=int(d["count"]))
+        names = [*ARRAYS, *(["resolution"] if "resolution" in d else [])]
+        return Stats(**{k: np.asarray(d[k], np.float64) for k in names}, count=int(d["count"]))
 
 
 def compute_stats(

@@ -1,5 +1,6 @@
 """The episode store: a folder of finished episodes, each a zarr v3 group that arrived by one rename. See
-layout.py for what lies where. Opening a store recovers what a killed recorder left in it."""
+layout.py for what lies where. Opening a store recovers what a killed recorder left in it, unless it is only
+looked at. A store may come from anyone: nothing in it is followed out of it (see inside.py)."""
 
 from __future__ import annotations
 
@@ -7,20 +8,24 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import inside
 from .codec import CodecError, kind_for
 from .durable import sync_folders, sync_tree
 from .episode import Episode, StoreError, attrs_of, episode_of, version_of
-from .features import ACTION, Features, features_from_json, features_to_json, is_frames, require_name
-from .layout import EPISODES, HEADER, IN_PROGRESS, require_new
+from .features import ACTION, WORDS, Features, features_from_json, features_to_json, is_frames, require_name
+from .layout import EPISODES, HEADER, IN_PROGRESS, require_new, require_own
 from .lock import Locked, StoreLock
 from .recording.recovery import recover
+from .sizes import count_of
 
 FORMAT, VERSION = "ulna-episodes", 2
+MOST_HZ = 1e6
 log = logging.getLogger("ulna.datasets")
 
 
@@ -29,12 +34,13 @@ class EpisodeStore:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
-        self.features: Features = features_from_json(header["features"])
+        self.features: Features = features_from_json(_table(header, "features"))
         _require_names(self.features)
-        self.control_hz = float(header["fps"])
+        self.control_hz = _rate(header["fps"])
         self.robot = str(header.get("robot", ""))
-        self.provenance: dict[str, Any] = dict(header.get("provenance", {}))
-        self.storage: dict[str, dict[str, Any]] = dict(header.get("storage", {}))
+        self.provenance: dict[str, Any] = _table(header, "provenance")
+        storage = _table(header, "storage")
+        self.storage: dict[str, dict[str, Any]] = {key: _table(storage, key) for key in storage}
         self._episodes: list[Episode] | None = None
         self._guard = threading.Lock()
         self._lock: StoreLock | None = None
@@ -110,38 +116,45 @@ class EpisodeStore:
                 "`ulna data import`"
             )
         try:
-            header = json.loads((path / HEADER).read_text())
+            header = inside.read_json(path, path / HEADER)
         except FileNotFoundError:
             raise StoreError(f"{path} {_what_else(path)}") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise StoreError(f"{path / 'ulna.json'} cannot be read: {error}") from None
+        except NotADirectoryError:
+            raise StoreError(f"{path} is a file, not an episode store") from None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path / HEADER} cannot be read: {_why(error)}") from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise StoreError(f"{path} is not an Ulna episode store: its ulna.json has another format")
         try:
-            if int(header["version"]) > VERSION:
+            if count_of(header["version"], "its version") > VERSION:
                 raise StoreError(
                     f"{path} was written by a newer Ulna (store version {header['version']}, this one reads "
                     f"{VERSION}): update Ulna"
                 )
             store = EpisodeStore(path, header)
-            if recover and store._in_progress():
-                store.recover()
-            return store
         except StoreError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path / 'ulna.json'} is incomplete: {error!r}") from None
+            why = str(error) if type(error) is ValueError else repr(error)
+            raise StoreError(f"{path / HEADER} is incomplete: {why}") from None
+        if recover and store._in_progress():
+            store.recover()
+        return store
 
     @property
     def episodes(self) -> list[Episode]:
         """Finished episodes in the order they were recorded."""
         if self._episodes is None:
             try:
-                folders = sorted(
-                    p for p in (self.path / EPISODES).iterdir() if p.is_dir() and not p.name.startswith(".")
-                )
+                entries = inside.scan(self.path, self.path / EPISODES)
             except OSError as error:
                 raise StoreError(f"{self.path / 'episodes'} cannot be read: {error.strerror}") from None
+            # a link in the place of an episode is listed, and then found damaged: it is not followed
+            folders = [
+                self.path / EPISODES / name
+                for name, status in entries.items()
+                if not name.startswith(".") and not stat.S_ISREG(status.st_mode)
+            ]
             versions = [version_of(p) for p in folders]  # before their attributes are read
             self._episodes = [episode_of(p, i, versions[i]) for i, p in enumerate(folders)]
         return self._episodes
@@ -170,7 +183,9 @@ class EpisodeStore:
 
     def _in_progress(self) -> list[Path]:
         try:
-            return sorted((self.path / IN_PROGRESS).iterdir())
+            return [
+                self.path / IN_PROGRESS / name for name in inside.scan(self.path, self.path / IN_PROGRESS)
+            ]
         except OSError:
             return []
 
@@ -186,9 +201,11 @@ class EpisodeStore:
         try:
             with self._exclusive(wait):
                 episodes, problems = recover(self.path)
-        except OSError as error:
+        except (StoreError, OSError) as error:
             if wait:
                 raise StoreError(f"{self.path} cannot be recovered: {_why(error)}") from None
+            if isinstance(error, StoreError):
+                log.warning("%s", error)
             return []
         for problem in problems:
             log.warning("%s", problem)
@@ -226,6 +243,7 @@ class EpisodeStore:
 
     @contextlib.contextmanager
     def _exclusive(self, wait: bool) -> Iterator[StoreLock]:
+        require_own(self.path)
         with self._guard:
             if self._lock is None:
                 try:
@@ -252,8 +270,10 @@ class EpisodeStore:
 
 def _require_names(features: Features) -> None:
     try:
-        for key in features:
+        for key, feature in features.items():
             require_name(key)
+            if feature.dtype == WORDS:
+                raise ValueError(f"the feature {key} holds words: a dataset holds numbers and pictures")
     except ValueError as error:
         raise StoreError(str(error)) from None
 
@@ -262,8 +282,20 @@ class _LockFailed(OSError):
     """The file of the lock cannot be created."""
 
 
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)
+def _table(header: Mapping[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(value := header.get(key) or {}, dict):
+        raise ValueError(f"its {key} is {str(value)[:40]!r}, no object")  # noqa: TRY004
+    return dict(value)
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST_HZ:
+        raise ValueError(f"its fps is {str(value)[:40]!r}, not a number of ticks a second in 0..{MOST_HZ:g}")
+    return float(value)
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _what_else(path: Path) -> str:

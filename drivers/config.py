@@ -57,6 +57,11 @@ def _value(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> An
     else:
         names = " or ".join(getattr(k, "__name__", str(k)) for k in types if k is not type(None))
         raise DeviceError(f"{where} is {value!r}, it must be of type {names}")
+    if any(
+        isinstance(v, float) and not math.isfinite(v)
+        for v in (value if isinstance(value, tuple) else (value,))
+    ):
+        raise DeviceError(f"{where} is {value}, it must be finite")
     low, high = metadata.get("low"), metadata.get("high")
     if isinstance(value, int | float) and low is not None and high is not None and not low <= value <= high:
         unit = f" {metadata['unit']}" if metadata.get("unit") else ""

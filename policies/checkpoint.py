@@ -13,19 +13,33 @@ A critic's (`learn.critic`) has critic.json in the place of recipe.json.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..datasets.features import features_from_json, features_to_json
+from ..datasets.features import Features, features_from_json, features_to_json
 from ..datasets.stats import Stats
-from .hashed import WEIGHTS, CheckpointError, read_json, save_hashed, verify_hashed
+from ..datasets.units import Restated
+from .hashed import (
+    WEIGHTS,
+    CheckpointError,
+    read_json,
+    require_finite,
+    save_hashed,
+    stamp_hashed,
+    verify_hashed,
+    write_json,
+)
 from .parts import recipe_from_json, recipe_to_json
 from .policy import Policy
 from .recipe import Recipe
 from .train.record import TrainingRecord
 
+BEFORE = "features.before.json"  # what `restate_checkpoint` found
 HASHED = (WEIGHTS, "recipe.json", "features.json", "stats.json")
 
 
@@ -60,8 +74,40 @@ def load_checkpoint(folder: str | Path, device: str = "cpu") -> Policy:
         raise CheckpointError(
             f"{folder} holds a checkpoint that this version cannot load: {reason}"
         ) from error
+    require_finite(folder, policy.state_dict())
     policy.content_hash = content_hash
     return policy.eval().requires_grad_(False).to(device)
+
+
+def restate_checkpoint(folder: str | Path, restated: Callable[[Features, str], Restated]) -> Features:
+    """State what the numbers of a policy are called and measured in, where its data did not say; its features
+    then. The weights stay as they are, the content hash does not. CheckpointError in one sentence."""
+    folder = Path(folder)
+    before = {"features": read_json(folder / "features.json"), "sha256": verify_checkpoint(folder)}
+    features = features_from_json(before["features"])
+    after = restated(features, read_train(folder).robot).features(features)
+    if after == features:
+        raise CheckpointError(f"{folder} says so already")
+    write_json(folder / BEFORE, before)
+    _write_features(folder, features_to_json(after))
+    return after
+
+
+def undo_restated(folder: str | Path) -> Features:
+    """Take back what `restate_checkpoint` did last."""
+    folder = Path(folder)
+    if not (folder / BEFORE).is_file():
+        raise CheckpointError(f"nothing was stated of {folder}")
+    before = read_json(folder / BEFORE)
+    _write_features(folder, before["features"])
+    (folder / BEFORE).unlink()
+    return features_from_json(before["features"])
+
+
+def _write_features(folder: Path, features: Any) -> None:
+    write_json(folder / ".features.json", features)
+    os.replace(folder / ".features.json", folder / "features.json")
+    stamp_hashed(folder, HASHED)
 
 
 def verify_checkpoint(folder: str | Path) -> str:
@@ -74,4 +120,8 @@ def verify_checkpoint(folder: str | Path) -> str:
 
 def read_train(folder: str | Path) -> TrainingRecord:
     """CheckpointError in one sentence where the folder has no `train.json` that can be read."""
-    return TrainingRecord.from_json(read_json(Path(folder) / "train.json"))
+    path = Path(folder) / "train.json"
+    try:
+        return TrainingRecord.from_json(read_json(path))
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from None

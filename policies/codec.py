@@ -6,38 +6,51 @@ Legend: B batch, T = n_obs_steps, H horizon, d actions before now, A action dime
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.features import ACTION, PAST, STATE, Features
-from ..datasets.normalise import affine
+from ..datasets.features import ACTION, PAST, STATE, Feature, Features
+from ..datasets.normalise import Mode as NormaliseMode
+from ..datasets.normalise import affine, clip
 from ..datasets.stats import Stats, vector_stats
+from ..datasets.units import resolutions
 
-NormaliseMode = Literal["minmax", "meanstd", "quantile", "none"]
 RELATIVE = "action.relative"  # key of the statistics of chunks as differences
 LAST = "observation.last_command"  # the newest action sent before now, as the encoder sees it
 
 
 class Affine(nn.Module):
     """x·scale + offset and back, for one vector feature. Its numbers come from the statistics, not from
-    training."""
+    training. clip: how far from 0 the result is left as it is; what lies beyond is drawn in smoothly, to at
+    most twice that, so that a joint that never moved in training cannot drown the others."""
 
-    def __init__(self, scale: np.ndarray, offset: np.ndarray) -> None:
+    def __init__(self, scale: np.ndarray, offset: np.ndarray, clip: float | None = None) -> None:
         super().__init__()
+        self.clip = clip
         self.scale: Tensor
         self.offset: Tensor
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32), persistent=False)
         self.register_buffer("offset", torch.as_tensor(offset, dtype=torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.float() * self.scale + self.offset
+        y = x.float() * self.scale + self.offset
+        if self.clip is None:
+            return y
+        drawn_in = y.sign() * self.clip * (1 + torch.tanh(y.abs() / self.clip - 1))
+        return torch.where(y.abs() <= self.clip, y, drawn_in)
 
     def inverse(self, x: Tensor) -> Tensor:
+        """Of what is not clipped."""
         return (x - self.offset) / self.scale
+
+
+def input_normaliser(stats: Stats, normalise: NormaliseMode) -> Affine:
+    """Of a vector that a network sees."""
+    return Affine(*affine(stats, normalise), clip(stats))
 
 
 class Codec(nn.Module):
@@ -48,7 +61,7 @@ class Codec(nn.Module):
     def __init__(self, stats: Stats, normalise: NormaliseMode, state: Sequence[int] = ()) -> None:
         super().__init__()
         self.width, self.state = stats.mean.shape[-1], list(state)
-        self.affine = Affine(*affine(stats, normalise))
+        self.affine = Affine(*affine(stats, normalise, target=True))
 
     def origin(self, observation: Mapping[str, Any]) -> Tensor | float:
         """Where chunks are measured from, `(B, 1, A)`; ValueError where the observation does not say."""
@@ -141,7 +154,11 @@ class Relative:
 
     def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
         batch = _evenly(windows)
-        return {RELATIVE: _differences(batch[ACTION], batch[STATE][:, -1:, state_of_action(features)])}
+        return {
+            RELATIVE: _differences(
+                batch[ACTION], batch[STATE][:, -1:, state_of_action(features)], features[ACTION]
+            )
+        }
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
         return _RelativeCodec(stats[RELATIVE], self.normalise, state_of_action(features))
@@ -180,10 +197,12 @@ class Delta:
 
     def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
         chunk = _evenly(windows)[ACTION]
-        return {RELATIVE: _differences(chunk, chunk[:, n_past_actions - 1 : n_past_actions])}
+        return {
+            RELATIVE: _differences(chunk, chunk[:, n_past_actions - 1 : n_past_actions], features[ACTION])
+        }
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
-        last = Affine(*affine(stats[ACTION], self.normalise_last))
+        last = input_normaliser(stats[ACTION], self.normalise_last)
         base = state_of_action(features, required=False)
         return _DeltaCodec(stats[RELATIVE], self.normalise, last, base, n_past_actions)
 
@@ -239,6 +258,8 @@ def _evenly(windows: Any, most: int = 8192) -> dict[str, np.ndarray]:
     return windows.vectors(rows)
 
 
-def _differences(chunk: np.ndarray, origin: np.ndarray) -> Stats:
+def _differences(chunk: np.ndarray, origin: np.ndarray, feature: Feature) -> Stats:
     """Statistics `(H, A)`."""
-    return vector_stats((chunk - origin).astype(np.float64))
+    stats = vector_stats((chunk - origin).astype(np.float64))
+    size = np.abs(chunk).max((0, 1))
+    return replace(stats, resolution=np.broadcast_to(resolutions(feature, size), stats.mean.shape))

@@ -12,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ..datasets import plain_json
 
 WEIGHTS = "model.safetensors"
 STAMP = "hash.json"
@@ -73,18 +76,34 @@ def verify_hashed(folder: Path, kind: str, hashed: Sequence[str]) -> str:
     return str(stamp["sha256"])
 
 
+def stamp_hashed(folder: Path, hashed: Sequence[str]) -> None:
+    """Bind the files of a checkpoint together as they are now."""
+    write_json(folder / f".{STAMP}", {"format": FORMAT, "sha256": _hash(folder, hashed)})
+    os.replace(folder / f".{STAMP}", folder / STAMP)
+
+
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = plain_json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return value
+
+
+def require_finite(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError that names the first of the weights which holds NaN or infinity."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{folder} holds weights that are not finite ({name}): its training went wrong, or the file "
+                "was changed; take another checkpoint"
+            )
 
 
 def _hash(folder: Path, hashed: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 import types
 import typing
@@ -166,10 +167,33 @@ def recipe_from_json(value: Any) -> Any:
     settings = {k: v for k, v in upgraded(value).items() if k not in ("part", "package")}
     if unknown := sorted(set(settings) - {f.name for f in fields(part)}):
         raise ValueError(f"the recipe's {part.__name__} has unknown fields: {', '.join(unknown)}")
+    hints = typing.get_type_hints(part)
+    for name, plain in settings.items():
+        _require_plain(plain, hints[name], f"the recipe's {part.__name__}.{name}")
     try:
         return part(**{k: recipe_from_json(v) for k, v in settings.items()})
     except TypeError as error:
         raise ValueError(f"the recipe's {part.__name__} is incomplete: {error}") from None
+
+
+def _require_plain(value: Any, hint: Any, name: str) -> None:
+    """Raise ValueError where a field for a plain value, such as a number, holds another kind of value, or a
+    number that is not finite."""
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        for v in value:
+            _require_plain(v, typing.get_args(hint)[0], name)
+        return
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if not set(kinds) <= {bool, int, float, str, type(None)}:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, which is not finite")
+    if not (isinstance(value, kinds) or (number and (float in kinds or int in kinds))) or (
+        isinstance(value, bool) and bool not in kinds
+    ):
+        names = " or ".join("none" if k is type(None) else k.__name__ for k in kinds)
+        raise ValueError(f"{name} is {value!r:.60}, not {names}")
 
 
 def _part_from_json(value: dict[str, Any]) -> type:
@@ -375,6 +399,9 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
             if float(value) != int(float(value)):
                 raise ValueError
             return int(float(value))
-        return hint(value)
-    except (KeyError, ValueError, TypeError):
+        result = hint(value)
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise ValueError(f"{name} is a {hint.__name__}, not {value!r}") from None
+    if isinstance(result, float) and not math.isfinite(result):
+        raise ValueError(f"{name} is {value!r}: it must be finite")
+    return result

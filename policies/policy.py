@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.features import ACTION, PAST, Features, image_keys, state_keys
-from ..datasets.normalise import affine
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
-from .codec import Affine
+from .codec import Affine, input_normaliser
 from .conditions.condition import condition_features, feature_of, features_for, require_dropped
 from .contexts.context import Conditions, Context
 from .hooks.hook import Hook
@@ -52,7 +51,7 @@ class Policy(nn.Module):
         self.observation_keys = (*self.encoded_keys, *labels)
         self.conditions_needed = condition_features(recipe.conditions, features)
         self.normalisers = nn.ModuleDict(
-            {module_name(key): Affine(*affine(stats[key], recipe.normalise_state)) for key in self._vectors()}
+            {module_name(k): input_normaliser(stats[k], recipe.normalise_state) for k in self._vectors()}
         )
         self.codec = recipe.codec.build(features, stats, recipe.n_past_actions)
         seen = {k: f for k, f in features.items() if k not in hidden}

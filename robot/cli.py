@@ -16,6 +16,7 @@ from typing import Any
 
 from ..drivers.plugins import PluginError, lookup, offers
 from .commands.errors import UsageError, is_expected, unknown
+from .commands.terminal import clean_streams
 
 COMMANDS = {
     "teleoperate": "move a robot by a leader arm, a gamepad, a browser, ...",
@@ -32,6 +33,7 @@ COMMANDS = {
     "twin": "start the other end of a device: the bytes of a real one, with physics behind them",
     "recipes": "list the policies that can be trained",
     "data": "look at, check, edit, bring in and hand out datasets",
+    "completion": "what makes a shell complete these commands with the Tab key",
 }
 HELP = """ulna: from demonstrations to a served policy
 
@@ -55,6 +57,7 @@ SUBCOMMANDS = {
         "import": "bring in a LeRobot, Diffusion-Policy or HDF5 dataset",
         "export": "hand out as a LeRobot dataset",
         "merge": "join datasets of equal features",
+        "units": "state what its numbers are called and measured in, or convert them to SI",
         "split": "part it by episodes",
         "trim": "cut the ends off an episode",
         "delete": "move episodes to the trash",
@@ -69,6 +72,11 @@ SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    with clean_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]

@@ -8,6 +8,7 @@ from, and a `[scene]` where a twin stands in for the world."""
 from __future__ import annotations
 
 import importlib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
@@ -253,10 +254,13 @@ def read_config(name: str) -> dict[str, Any]:
         path = shipped[name]
     try:
         config = tomllib.loads(path.read_text())
+        _require_finite(config, str(path))
     except OSError as error:
         raise DeviceError(f"cannot read the robot file {path}: {error.strerror}") from None
     except ValueError as error:  # of TOML, of UTF-8, or a number of thousands of digits
         raise DeviceError(f"the robot file {path} is not TOML: {error}") from None
+    except RecursionError:
+        raise DeviceError(f"the robot file {path} is nested too deeply") from None
     if "driver" in config or "model" in config:
         _check(config, SIM_FIELDS, str(path), optional=("cameras",))
         require_known(
@@ -285,6 +289,15 @@ def read_config(name: str) -> dict[str, Any]:
     if not 1 <= config["control_hz"] <= 240:
         raise DeviceError(f"{path}: control_hz is {config['control_hz']}, it must lie in 1..240")
     return {**config, "control_hz": float(config["control_hz"])}
+
+
+def _require_finite(value: Any, where: str) -> None:
+    """Raise DeviceError that names a number in a robot file which is NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DeviceError(f"{where} is {value}, which is no number that a robot can have")
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _require_finite(part, f"{where}: {name}")
 
 
 def _require_own_ports(config: Mapping[str, Any], path: str) -> None:

@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ import numpy as np
 from ..datasets.features import ACTION, STATE
 from .agent import Agent, PolicyAgent
 from .config import Rig
-from .loop import run_episode
-from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome
+from .loop import Subscriber, run_episode
+from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome, worst_first
 from .report.video import VideoRecorder
 
 if TYPE_CHECKING:
@@ -62,33 +63,21 @@ def evaluate(
 ) -> ClosedLoop:
     """Run `episodes` episodes with seeds `seed`, `seed + 1`, … ValueError where no scene judges them.
 
-    The first `videos` episodes are filmed into `video_dir` and their joint traces kept. progress: called
-    after each episode with how many have run, how many of them succeeded, and `episodes`."""
+    Then `videos` of them are run again for the camera, failures first, into `video_dir`; their joint traces
+    are kept. progress: called after each episode with how many have run, how many of them succeeded, and
+    `episodes`."""
     robot, scene = rig.robot, rig.sim
     if scene is None:
         raise ValueError("success is judged by a simulated scene's ground truth: evaluate on a sim: robot")
     if episodes < 1:
         raise ValueError("evaluate at least one episode")
-    film = VideoRecorder(scene.film_camera(), video_dir, robot.control_hz) if video_dir else None
-    tracer = _Tracer()
     outcomes: list[Outcome] = []
     began = time.monotonic()
     for i in range(episodes):
-        scene.reset(seed + i)
-        subscribers = [tracer, *([film] if film else [])] if i < videos else []
-        result = run_episode(
-            robot,
-            agent,
-            subscribers,
-            task=scene.instruction,
-            seed=seed + i,
-            max_ticks=round(scene.max_seconds * robot.control_hz),
-            success=scene.success,
-        )
-        outcomes.append(Outcome(seed + i, bool(result.success), result.ticks, scene.score()))
+        outcomes.append(_run(rig, agent, seed + i))
         progress(i + 1, sum(o.success for o in outcomes), episodes)
     policy = agent if isinstance(agent, PolicyAgent) else None
-    return ClosedLoop(
+    report = ClosedLoop(
         task=scene.task.name,
         robot=robot.name,
         agent=agent.tag,
@@ -96,8 +85,6 @@ def evaluate(
         units=list(robot.action_features[ACTION].units),
         control_hz=robot.control_hz,
         outcomes=outcomes,
-        traces=tracer.traces,
-        videos=[str(f) for f in film.files] if film else [],
         seconds=time.monotonic() - began,
         versions={"ulna": version("ulna")},
         checkpoint=policy and policy.metadata.checkpoint,
@@ -106,6 +93,34 @@ def evaluate(
         nfe_per_decision=policy and float(np.mean(policy.nfe)),
         latency_ms=policy and Latency.of(policy.latencies_s),
     )
+    return _with_film(rig, agent, report, video_dir, videos)
+
+
+def _run(rig: Rig, agent: Agent, seed: int, subscribers: Sequence[Subscriber] = ()) -> Outcome:
+    scene = rig.sim
+    assert scene is not None
+    scene.reset(seed)
+    result = run_episode(
+        rig.robot,
+        agent,
+        subscribers,
+        task=scene.instruction,
+        seed=seed,
+        max_ticks=round(scene.max_seconds * rig.robot.control_hz),
+        success=scene.success,
+    )
+    return Outcome(seed, bool(result.success), result.ticks, scene.score())
+
+
+def _with_film(rig: Rig, agent: Agent, report: ClosedLoop, video_dir: Path | None, videos: int) -> ClosedLoop:
+    """`report` with films of `videos` of its episodes, which are run again. An episode follows from its seed,
+    but where a server's or a GPU's arithmetic is not the same twice; so what was filmed is judged anew."""
+    if rig.sim is None or video_dir is None or videos < 1:
+        return report
+    film, tracer = VideoRecorder(rig.sim.film_camera(), video_dir, rig.robot.control_hz), _Tracer()
+    chosen = worst_first(report.outcomes)[:videos]
+    filmed = [_run(rig, agent, o.seed, [tracer, film]) for o in chosen]
+    return replace(report, filmed=filmed, traces=tracer.traces, videos=[str(f) for f in film.files])
 
 
 def evaluate_at_once(
@@ -121,7 +136,7 @@ def evaluate_at_once(
     progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
 ) -> ClosedLoop:
     """As `evaluate`, with up to `batch` episodes at once, whose physics `processes` processes share. The
-    episodes are the same; those that are filmed still run one at a time, and the latency is theirs. task:
+    episodes are the same; those that are filmed are run again one at a time, and the latency is theirs. task:
     what the rig's was called when it was loaded, where that is not its own name."""
     from ..policies.serving.batch import BatchPolicy
     from ..sim.vector import vector_env
@@ -129,61 +144,47 @@ def evaluate_at_once(
 
     if batch < 1:
         raise ValueError(f"--batch is how many episodes run at once, not {batch}")
+    if episodes < 1:
+        raise ValueError("evaluate at least one episode")
     scene = rig.sim
     if scene is None:
         raise ValueError("only simulated robots can be many: leave out --batch, or evaluate on a sim: robot")
     agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)  # refuses what does not fit
-    filmed = min(videos, episodes) if video_dir else 0
     began = time.monotonic()
-    first = evaluate(rig, agent, filmed, seed, video_dir, filmed, progress) if filmed else None
-    if first is not None and filmed == episodes:
-        return first
-    before = first.successes if first else 0
     sizes = [(c.height, c.width) for c in scene.cameras.values()]
     env = vector_env(
         task or scene.task.name,
         rig.config["model"],
-        min(batch, episodes - filmed),
+        min(batch, episodes),
         processes,
         cameras=tuple(scene.cameras),
         image_size=sizes[0] if sizes else (96, 96),
         control_hz=rig.robot.control_hz,
     )
     try:
-        rest = rollout(
-            BatchPolicy(policy),
-            env,
-            range(seed + filmed, seed + episodes),
-            traces=0 if filmed else min(videos, episodes),
-            progress=lambda n, successes, _: progress(filmed + n, before + successes, episodes),
-        )
+        found = rollout(BatchPolicy(policy), env, range(seed, seed + episodes), progress=progress)
     finally:
         env.close()
-    decisions = rest.decisions + (first.decisions or 0 if first else 0)
-    evaluations = rest.nfe_per_decision * rest.decisions
-    if first is not None:
-        evaluations += (first.nfe_per_decision or 0.0) * (first.decisions or 0)
     feature = rig.robot.action_features[ACTION]
-    return ClosedLoop(
+    report = ClosedLoop(
         task=scene.task.name,
         robot=rig.robot.name,
         agent=agent.tag,
         joints=list(feature.names),
         units=list(feature.units),
         control_hz=rig.robot.control_hz,
-        outcomes=[*(first.outcomes if first else []), *rest.outcomes],
-        traces=first.traces if first else rest.traces,
-        videos=first.videos if first else [],
+        outcomes=found.outcomes,
         seconds=time.monotonic() - began,
         versions={"ulna": version("ulna")},
         checkpoint=policy.metadata.checkpoint,
         recipe=policy.metadata.recipe,
-        decisions=decisions,
-        nfe_per_decision=evaluations / decisions,
-        latency_ms=first.latency_ms if first else None,
+        decisions=found.decisions,
+        nfe_per_decision=found.nfe_per_decision,
         batch=env.num_envs,
         processes=processes,
     )
+    report = _with_film(rig, agent, report, video_dir, videos)
+    return replace(report, latency_ms=Latency.of(agent.latencies_s)) if agent.latencies_s else report
 
 
 def save_report(checkpoint: str | Path, name: str, report: ClosedLoop | OpenLoop) -> Path:

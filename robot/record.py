@@ -20,6 +20,7 @@ from ..drivers.arm import Calibrated
 from ..drivers.camera import Camera, depth_of
 from .agent import Agent
 from .config import Rig
+from .continued import differences, require_rate, require_storage, sentence
 from .keys import Keys
 from .own_rate import own_rate
 from .scene import Demonstration
@@ -54,6 +55,7 @@ def record(
     task: str = "",
     max_seconds: float | None = None,
     reset_seconds: float = RESET_S,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> RecordResult:
     """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same
     features; one that is continued goes on after its highest seed.
@@ -69,10 +71,15 @@ def record(
 
     Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an
     episode, and after each there are reset_seconds, or the wait for a key, to put things back. A robot with a
-    home pose goes there first."""
+    home pose goes there first. say: told what is not as it was in the last episode of a store that goes
+    on."""
     if rig.scene is None and not task:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
     store = open_store(rig, out, task, storage, image_size)
+    meta = episode_metadata(rig)
+    now = {**meta, "task": rig.scene.instruction if rig.scene is not None else task}
+    if changes := sentence(out, differences(store, rig.robot.name, now)):
+        say(changes)
     old_seeds = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
     # a dataset that is continued gets new episodes, not the same again
     seed = max([seed, *(s + 1 for s in old_seeds)])
@@ -91,7 +98,7 @@ def record(
             task=task,
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
-            meta=episode_metadata(rig),
+            meta=meta,
             others=[] if rig.remote is None else [Demonstration(rig.remote)],
             only_successes=only_successes,
             report=count,
@@ -134,8 +141,8 @@ def open_store(
     features = _features_at(robot.features, image_size)
     if (Path(out) / "ulna.json").exists():
         store = EpisodeStore.open(out)
-        if storage or image_size:
-            raise ValueError(f"{out} exists and keeps its images as it does: leave the storage options out")
+        require_storage(store, storage, image_size)
+        require_rate(store, robot.control_hz)
         features = _features_at(robot.features, _stored_size(store, robot.features))
         require_same(store.features, features, f"the dataset {out}", "the robot")
         require_same(features, store.features, "the robot", f"the dataset {out}")

@@ -202,7 +202,8 @@ def _require_fit(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> None:
 
     offered = env_features(env)
     vectors = {k: f for k, f in metadata.features.items() if not is_image(k)}
-    require_same(offered, vectors, "the environment", "the policy")
+    # environments of others give neither names nor units, and nothing moves but numbers
+    require_same(offered, vectors, "the environment", "the policy", stated=False)
     if missing := [k for k in metadata.features if k not in offered]:
         raise ValueError(f"the policy needs {missing[0]}, which the environment does not show")
     rate, own = metadata.control_hz, getattr(env, "control_hz", None)

@@ -10,24 +10,26 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """PyBullet's C code prints to file descriptor 1, where a command's JSON belongs."""
+def redirected(descriptors: tuple[int, ...], target: int) -> Iterator[None]:
+    """What C code prints to `descriptors` goes to the file descriptor `target`."""
     sys.stdout.flush()
+    sys.stderr.flush()
+    saved = {}
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # there is none
+            saved[descriptor] = os.dup(descriptor)
     try:
-        saved = os.dup(1)
-    except OSError:  # no stdout at all
-        yield
-        return
-    try:
-        os.dup2(2, 1)
+        for descriptor in saved:
+            os.dup2(target, descriptor)
         yield
     finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+        for descriptor, copy in saved.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
-with stdout_to_stderr():
-    import pybullet
+with open(os.devnull, "wb") as nowhere, redirected((1, 2), nowhere.fileno()):
+    import pybullet  # prints when it was built
 
 PHYSICS_HZ = 240
 
@@ -41,7 +43,7 @@ class World:
 
     def __init__(self) -> None:
         self.bullet = pybullet
-        with stdout_to_stderr():
+        with redirected((1,), 2):  # where a command's JSON belongs, PyBullet prints, too
             self.client = pybullet.connect(pybullet.DIRECT)
         self.steps = self.builds = 0
         self.before_step: list[Callable[[], None]] = []

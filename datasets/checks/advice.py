@@ -20,11 +20,16 @@ ADVICE = {
     "held": "know that these readings are late by up to that period",
     "invalid": "look at the device's faults; training leaves out actions that are marked so",
     "limits": "check calibration and the limits in the robot's configuration",
+    "units": "state what the numbers are with `ulna data units`, or convert them with --out; import anew "
+    "with --units where they were taken for another unit",
+    "offset": "compare leader and follower in the same pose, calibrate both again, and delete "
+    "or train without what was recorded so",
     "jump": "check wiring and calibration of that joint; delete the episode if the jump is large",
     "short": "delete it",
     "static": "delete it",
     "idle": "`ulna data trim` its ends",
     "clipped": "teleoperate more slowly or raise the limits; `action` holds what was sent",
+    "held-back": "nothing, where it held an object; else look what stood in the way",
     "black": "look at the camera; delete the episode",
     "overexposed": "fix exposure and light",
     "flat": "look at the camera; delete the episode",

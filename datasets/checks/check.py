@@ -17,6 +17,7 @@ from .frames import Scan, check_frames, frame_streams, scan_frames
 from .lag import LAGS_S, Lag, Pair, Sums, episode_lag, pair, pooled_lag, sums
 from .outliers import Traits, check_outliers, traits
 from .times import check_times
+from .units import Apart, apart, check_apart, check_stated, check_units
 from .vectors import check_vectors
 
 __all__ = ["SEVERITIES", "Finding", "check", "check_episode"]
@@ -34,6 +35,7 @@ class EpisodeCheck:
     findings: list[Finding]
     traits: Traits
     pairs: dict[str, Pair] = field(default_factory=dict)
+    apart: Apart | None = None
 
 
 def check_episode(store: EpisodeStore, episode: Episode, fast: bool = False) -> list[Finding]:
@@ -75,6 +77,9 @@ def check(
     findings += [f for s in checks for f in s.findings]
     findings += check_outliers([s.traits for s in checks])
     findings += _misalignments(checks)
+    if not any((f.check, f.severity) == ("units", "severe") for f in findings):
+        findings += check_apart([c.apart for c in checks if c.apart is not None])
+    findings += check_stated(store.features)
     return sorted(_worst_first(findings), key=lambda f: f.episode)
 
 
@@ -87,13 +92,13 @@ def _check_one(store: EpisodeStore, episode: Episode, fast: bool) -> EpisodeChec
         except DamagedFrames as error:
             r.read_errors[stream.key] = str(error)
             del r.streams[stream.key]
-    findings = [*check_vectors(r, store), *check_times(r)]
+    findings = [*check_vectors(r, store), *check_units(r), *check_times(r)]
     for scan in scans:
         findings += check_frames(r, scan)
     light = {
         s.key: float(np.nanmean(s.light)) for s in scans if is_image(s.key) and np.isfinite(s.light).any()
     }
-    result = EpisodeCheck(findings, traits(r, light))
+    result = EpisodeCheck(findings, traits(r, light), apart=apart(r))
     if r.joints is not None and not fast:
         for scan in scans:
             if is_image(scan.key) and (part := pair(scan, r.joints)) is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..codec import decode
+from ..episode import store_of
 from ..features import is_depth, is_frames
 from ..frames import DamagedFrames, FrameReader
 from .findings import Finding, Recording, Severity, Stream, runs
@@ -59,12 +60,12 @@ def scan_frames(r: Recording, stream: Stream, fast: bool = False) -> Scan:
     """Measure every frame, one at a time. fast: check all for checksums and repeats, but decode only
     FAST_FRAMES."""
     count = len(stream.t_s)
-    reader = FrameReader(r.episode.path / stream.key / "value")
+    reader = FrameReader(r.episode.path / stream.key / "value", store_of(r.episode.path))
     try:
         reader.read_encoded([])
         as_stored = True
     except DamagedFrames:
-        as_stored = False  # not written by us: decoded through zarr
+        as_stored = False  # not written by us: decoded by arrays.py
     sample_rows = set(np.linspace(0, count - 1, FAST_FRAMES).round().astype(int).tolist()) if fast else None
     depth = is_depth(stream.key)
     frame, frame_before = np.empty(reader.shape[1:], reader.dtype), np.empty(reader.shape[1:], reader.dtype)

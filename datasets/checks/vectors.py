@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +20,7 @@ STILL_OTHERWISE = 0.02
 CLIPPED_SHARE = 0.2  # of the ticks; limits on speed change the first ticks of every fast motion
 CLIPPED_SEVERE = 0.6
 DIFFERENT = 1e-3  # of a joint's range
+GRIPPER = re.compile("gripper|finger|jaw|hand", re.IGNORECASE)
 JUMP_SHARE = 0.2  # of the joint's range from one row to the next
 JUMP_ALONE = 4  # times the steps before and after in its direction
 
@@ -254,6 +257,23 @@ def _as_requested(r: Recording, command: Stream, request: Stream) -> Iterator[Fi
         return
     difference = np.abs(command.values - request.values)
     differs = difference > DIFFERENT * _scale(r, request)
+    held = differs & _held_back(r, command)
+    if held.any():
+        of_joint = held.mean(axis=0)
+        joints = [
+            f"{command.name_of(c)} {of_joint[c]:.0%}" for c in np.flatnonzero(held.any(axis=0)).tolist()
+        ]
+        rows = np.flatnonzero(held.any(axis=1))
+        yield r.finding(
+            "held-back",
+            "info",
+            f"{', '.join(joints[:6])} of the ticks asked for more than was sent, and it stood: as a gripper "
+            "that holds something does",
+            ACTION,
+            (float(command.t_s[rows[0]]), float(command.t_s[rows[-1]])),
+            len(rows) / len(held),
+        )
+    differs &= ~held
     rows = np.flatnonzero(differs.any(axis=1))
     if not len(rows):
         return
@@ -278,6 +298,24 @@ def _as_requested(r: Recording, command: Stream, request: Stream) -> Iterator[Fi
         share,
         CLIPPED_SHARE,
     )
+
+
+def _held_back(r: Recording, command: Stream) -> np.ndarray:
+    """Which commands `(T, D)`, of grippers, neither move nor stand at a limit. Where more is asked for, it
+    holds something, and its driver lets it push no harder; a limit on speed would let it move."""
+    assert command.values is not None
+    near = DIFFERENT * _scale(r, command)
+    stands = np.abs(np.diff(command.values, axis=0, prepend=command.values[:1])) <= 2 * near
+    limits = r.episode.attrs.get("limits") or {}
+    for column in range(command.values.shape[1]):
+        if not GRIPPER.search(command.name_of(column)):
+            stands[:, column] = False
+            continue
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            low, high = (float(v) for v in limits[command.name_of(column)])
+            at = command.values[:, column]
+            stands[:, column] &= (at > low + near[column]) & (at < high - near[column])
+    return stands
 
 
 def _scale(r: Recording, stream: Stream) -> np.ndarray:

@@ -22,10 +22,12 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, ENVIRONMENT, IMAGES, STATE, Feature, Features
 from ..store import EpisodeStore
+from ..units import Restate, plain
 from .importing import MOST_BYTES, MOST_ROW_BYTES, ForeignEpisode, Read, build, key_for, require_control_hz
 
 ALOHA_HZ = 50.0
 ALOHA_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+ALOHA_UNITS = (*("rad",) * 6, "1") * 2  # grippers 0 closed, 1 open
 # robomimic's own default for low-dimensional policies
 ROBOMIMIC_STATE = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 Progress = Callable[[int, int], None]
@@ -60,6 +62,7 @@ def import_robomimic(
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
     progress: Progress = lambda count, total: None,
+    restate: Restate = plain,
 ) -> EpisodeStore:
     """Bring a robomimic file into a new store at `dst`. Raises StoreError.
 
@@ -109,7 +112,9 @@ def import_robomimic(
             "-1..1",
         }
         rate = require_control_hz(control_hz, float(stored_hz) if stored_hz else None, src)
-        return build(dst, features, rate, "", provenance, episodes(), image_size, progress, len(demos))
+        return build(
+            dst, features, rate, "", provenance, episodes(), image_size, progress, len(demos), restate
+        )
 
 
 def import_aloha(
@@ -120,6 +125,7 @@ def import_aloha(
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
     progress: Progress = lambda count, total: None,
+    restate: Restate = plain,
 ) -> EpisodeStore:
     """Bring a folder of ALOHA episodes (or one file) into a new store at `dst`. Raises StoreError.
 
@@ -173,7 +179,9 @@ def import_aloha(
             f"{files[0]} has no array {unknown[0]} to rename; it has {', '.join(sources.values())}"
         )
     rate = require_control_hz(control_hz, ALOHA_HZ, src)
-    return build(dst, features, rate, "aloha", provenance, episodes(), image_size, progress, len(files))
+    return build(
+        dst, features, rate, "aloha", provenance, episodes(), image_size, progress, len(files), restate
+    )
 
 
 def _robomimic_features(
@@ -229,7 +237,8 @@ def _aloha_features(
         feature = _feature([dataset])
         if feature.shape == (2 * len(ALOHA_JOINTS),):
             names = tuple(f"{side}_{j}" for side in ("left", "right") for j in ALOHA_JOINTS)
-            feature = Feature(feature.shape, feature.dtype, names)
+            units = ALOHA_UNITS if name in ("action", "observations/qpos") else ()
+            feature = Feature(feature.shape, feature.dtype, names, units)
         features[key] = feature
     return features, sources, left_out
 

@@ -15,6 +15,7 @@ from ..features import ACTION, Feature, Features, is_image
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
+from ..units import Restate, plain
 from ..video import resize
 
 PIECE = 32  # rows read at once
@@ -42,8 +43,10 @@ def build(
     image_size: tuple[int, int] | None,
     progress: Callable[[int, int], None],
     total: int,
+    restate: Restate = plain,
 ) -> EpisodeStore:
-    """A store of `episodes` whose source has no times: row i is at i / control_hz, and the store says so."""
+    """A store of `episodes` whose source has no times: row i is at i / control_hz, and the store says so.
+    restate: what its vectors are to be called and measured in."""
     if image_size is not None:
         features = {
             k: Feature((*image_size, *f.shape[2:]), f.dtype) if is_image(k) else f
@@ -51,15 +54,17 @@ def build(
         }
     row = max(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in features.values())
     piece = max(1, min(PIECE, PIECE_BYTES // max(1, row)))
+    restated = restate(features, robot)
+    about = {**provenance, **restated.notes, "times": "row / fps"}
     with making(dst) as work:
-        store = EpisodeStore.create(work, features, control_hz, robot, {**provenance, "times": "row / fps"})
+        store = EpisodeStore.create(work, restated.features(features), control_hz, robot, about)
         with EpisodeWriter(store) as writer:
             for index, e in enumerate(episodes):
                 writer.start(e.meta)
                 for start in range(0, e.length, piece):
                     stop = min(start + piece, e.length)
                     rows = {
-                        k: _convert(read(start, stop), features[k], k, index, image_size)
+                        k: restated.values(k, _convert(read(start, stop), features[k], k, index, image_size))
                         for k, read in e.columns.items()
                     }
                     for i in range(stop - start):
@@ -110,4 +115,5 @@ def _convert(
     if feature.dtype == "uint8" and is_image(key):
         rows = as_image(rows, f"episode {episode}: {key}")
         return np.stack([resize(r, image_size) for r in rows]) if image_size else rows
-    return rows.astype(feature.dtype, copy=False)
+    with np.errstate(over="ignore"):  # the writer refuses what is then not finite
+        return rows.astype(feature.dtype, copy=False)

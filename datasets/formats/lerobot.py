@@ -21,8 +21,9 @@ from ..features import ACTION, IMAGES, REQUESTED, Feature, Features, is_image
 from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
+from ..units import Restate, Restated, plain
 from ..video import resize, still_frames, video_frames
-from .lerobot_export import ATTRIBUTES, FLAGS, REQUEST, TIMES
+from .lerobot_export import ATTRIBUTES, FLAGS, REQUEST, TIMES, UNITS
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,15 @@ def import_lerobot(
     image_size: tuple[int, int] | None = None,
     episodes: Sequence[int] | None = None,
     progress: Callable[[int, int], None] = lambda count, total: None,
+    restate: Restate = plain,
 ) -> EpisodeStore:
     """Bring the LeRobot folder `src` into a new store at `dst`, which appears whole or not at all.
 
     image_size: (height, width) to resize images to by area; as recorded by default. episodes: indices, all by
     default. Kept: the numeric observations, images, actions, tasks, success where it is recorded;
     t_capture_ns is the timestamp column (LeRobot writes frame_index / fps unless the recorder knew better).
-    Features that are not kept, such as depth videos and rewards, are listed in the store's provenance. Raises
+    restate: what its vectors are to be called and measured in; `.pos` drops from names in any case. Features
+    that are not kept, such as depth videos and rewards, are listed in the store's provenance. Raises
     StoreError."""
     src, dst = Path(src), Path(dst)
     info = _info(src)
@@ -78,19 +81,22 @@ def import_lerobot(
             if not path.is_file():
                 raise StoreError(f"episode {source.index}: the file {path} is missing")
     tasks = _tasks(src, info)
+    robot = str(info.get("robot_type") or "")
+    restated = restate(schema.features, robot)
     provenance = {
         "imported_from": str(src),
         "format": f"lerobot {info['codebase_version']}",
         "renamed": {t: k for k, t in schema.lerobot_names.items() if t != k},
         "left_out": list(schema.left_out),
+        **restated.notes,
     }
     with making(dst) as work:
         store = EpisodeStore.create(
-            work, schema.features, float(info["fps"]), str(info.get("robot_type") or ""), provenance
+            work, restated.features(schema.features), float(info["fps"]), robot, provenance
         )
         with EpisodeWriter(store) as writer:
             for index, source in enumerate(sources):
-                _import_episode(source, schema, tasks, image_size, float(info["fps"]), writer)
+                _import_episode(source, schema, restated, tasks, image_size, float(info["fps"]), writer)
                 progress(index + 1, len(sources))
     return EpisodeStore.open(dst)
 
@@ -98,6 +104,7 @@ def import_lerobot(
 def _import_episode(
     source: _EpisodeSource,
     schema: _Schema,
+    restated: Restated,
     tasks: dict[int, str],
     image_size: tuple[int, int] | None,
     fps: float,
@@ -122,7 +129,7 @@ def _import_episode(
         elif is_image(key):
             images[key] = still_frames(table[name], place)
         else:
-            vectors[key] = _vector(table, name, feature, place)
+            vectors[key] = restated.values(key, _vector(table, name, feature, place))
     columns = set(table.column_names)
     wordings = []  # of its tasks, in order
     if "task_index" in columns:
@@ -131,7 +138,7 @@ def _import_episode(
     success = bool(np.any(table["next.success"].to_numpy())) if "next.success" in columns else None
     times_ns = np.round(times * 1e9).astype(np.int64).tolist()
     # LeRobot does not record who acted: mostly people, but also scripts and policies
-    extras = _ulna_columns(table, schema, place) if TIMES in columns else None
+    extras = _ulna_columns(table, schema, restated, place) if TIMES in columns else None
     attrs = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
     if len(wordings) > 1:
         others = ", ".join(map(repr, wordings[1:]))
@@ -179,7 +186,7 @@ class _UlnaColumns:
         return {} if self.requests is None else {REQUESTED: self.requests[row]}
 
 
-def _ulna_columns(table: Any, schema: _Schema, place: str) -> _UlnaColumns:
+def _ulna_columns(table: Any, schema: _Schema, restated: Restated, place: str) -> _UlnaColumns:
     keys_by_name = {name: key for key, name in schema.lerobot_names.items()}
     keys = [keys_by_name.get(k, k) for k in schema.timed_names]
     count = len(keys)
@@ -190,7 +197,7 @@ def _ulna_columns(table: Any, schema: _Schema, place: str) -> _UlnaColumns:
         keys,
         _vector(table, TIMES, Feature((2 * count,), "int64"), place),
         _vector(table, FLAGS, Feature((count,), "int64"), place),
-        requests,
+        None if requests is None else restated.values(REQUESTED, requests),
     )
 
 
@@ -266,7 +273,10 @@ def _feature(name: str, f: dict[str, Any], image_size: tuple[int, int] | None) -
         numeric = False
     if not numeric or is_image(name):
         return name, None
-    return name, Feature(shape, f["dtype"], tuple(names) if len(names) == math.prod(shape) else ())
+    size, units = math.prod(shape), tuple(map(str, (f.get("info") or {}).get(UNITS) or ()))
+    return name, Feature(
+        shape, f["dtype"], tuple(names) if len(names) == size else (), units if len(units) == size else ()
+    )
 
 
 def _flat(names: Any) -> list[str]:

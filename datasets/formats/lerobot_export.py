@@ -25,6 +25,7 @@ from ..store import EpisodeStore
 from ..video import write_video
 
 TIMES, FLAGS, REQUEST, ATTRIBUTES = "ulna.times_ns", "ulna.flags", "ulna.action_requested", "ulna/attributes"
+UNITS = "units"  # in the `info` of a vector in meta/info.json: one per element
 FILES_PER_CHUNK, DATA_FILE_MB, VIDEO_FILE_MB = 1000, 100, 200
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 STATS_FRAMES = 64
@@ -222,21 +223,12 @@ class _Writer:
         features: dict[str, Any] = {}
         for key in self.keys:
             f = self.store.features[key]
-            features[key] = (
-                self._video_feature(f, fps)
-                if is_image(key)
-                else {"dtype": f.dtype, "shape": list(f.shape or (1,)), "names": list(f.names) or None}
-            )
+            features[key] = self._video_feature(f, fps) if is_image(key) else _vector_feature(f)
         both = [f"{k}.{which}" for k in self.keys for which in ("t_capture", "t_receive")]
         features[TIMES] = {"dtype": "int64", "shape": [len(both)], "names": both}
         features[FLAGS] = {"dtype": "int64", "shape": [len(self.keys)], "names": list(self.keys)}
         if REQUEST in self.columns:
-            action = self.store.features[ACTION]
-            features[REQUEST] = {
-                "dtype": action.dtype,
-                "shape": list(action.shape),
-                "names": list(action.names) or None,
-            }
+            features[REQUEST] = _vector_feature(self.store.features[ACTION])
         one = {"shape": [1], "names": None}
         features["timestamp"] = {"dtype": "float32", **one}
         for name in ("frame_index", "episode_index", "index", "task_index"):
@@ -345,6 +337,12 @@ class _Writer:
                 f"{prefix}/to_timestamp": length / self.store.control_hz,
             }
         return entries, stats
+
+
+def _vector_feature(f: Feature) -> dict[str, Any]:
+    """LeRobot's form has no unit; what it does not know of it keeps in `info`, as for videos."""
+    about = {"info": {UNITS: list(f.units)}} if any(f.units) else {}
+    return {"dtype": f.dtype, "shape": list(f.shape or (1,)), "names": list(f.names) or None, **about}
 
 
 def _vector_stats(x: np.ndarray) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 from ..episode import StoreError
 from ..features import ACTION, STATE, Feature, Features
 from ..store import EpisodeStore
+from ..units import Restate, plain
 from .importing import MOST_BYTES, ForeignEpisode, Read, as_image, build, key_for, require_control_hz
 
 CODECS = {
@@ -54,6 +55,7 @@ def import_replay_buffer(
     renames: Mapping[str, str] | None = None,
     image_size: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] = lambda count, total: None,
+    restate: Restate = plain,
 ) -> EpisodeStore:
     """Bring the replay buffer `src` into a new store at `dst`. Raises StoreError.
 
@@ -120,6 +122,7 @@ def import_replay_buffer(
             image_size,
             progress,
             len(bounds),
+            restate,
         )
     finally:
         if src.is_file():
@@ -192,7 +195,8 @@ def _concatenate(parts: list[Any], start: int | np.ndarray, stop: int | None = N
         blocks = [np.asarray(a[low : int(rows.max()) + 1])[rows - low] for a in parts]
     else:
         blocks = [np.asarray(a[start:stop]) for a in parts]
-    return np.concatenate([f.reshape(len(f), -1) for f in blocks], 1).astype(np.float32)
+    with np.errstate(over="ignore"):  # the writer refuses what is then not finite
+        return np.concatenate([f.reshape(len(f), -1) for f in blocks], 1).astype(np.float32)
 
 
 def _span(read: Rows, start: int, stop: int, src: Path, key: str) -> Read:

@@ -8,11 +8,24 @@ from dataclasses import replace
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, FeatureMismatch, Features, is_frames, rename
+from ..features import (
+    ACTION,
+    STATE_THEM,
+    Feature,
+    FeatureMismatch,
+    Features,
+    bare,
+    is_frames,
+    moves_an_arm,
+    rename,
+    units_of,
+)
 from ..store import EpisodeStore
 from .extras import PLAIN, PREFIXES
 from .spec import WindowSpec
 from .windows import Windows
+
+SILENT = "an unknown unit"
 
 
 class Mixture:
@@ -135,7 +148,7 @@ def common_features(
         for key in shared:
             if key not in features:
                 differences.append(f"  {key}: {store.path} has none; it has {', '.join(features)}")
-            elif key in first and (problem := _difference(features[key], first[key])):
+            elif key in first and (problem := _difference(key, features[key], first[key])):
                 differences.append(f"  {key}: {store.path} {problem} in {stores[0].path}")
         if store.control_hz != stores[0].control_hz:
             differences.append(
@@ -143,7 +156,9 @@ def common_features(
                 f"{stores[0].control_hz:g}"
             )
     if differences:
-        raise FeatureMismatch("the datasets cannot be mixed:\n" + "\n".join(differences))
+        silent = any(word in d for word in (" state its ", " states its ", SILENT) for d in differences)
+        lines = [*differences, STATE_THEM] if silent else differences
+        raise FeatureMismatch("the datasets cannot be mixed:\n" + "\n".join(lines))
     return {k: first[k] for k in shared}
 
 
@@ -180,22 +195,36 @@ def name_in(key: str, renames: Mapping[str, str], features: Features) -> str:
 
 
 def _order(source: Feature, target: Feature) -> list[int] | None:
-    if source.names == target.names or not target.names or not source.names:
-        return None
-    return [source.names.index(n) for n in target.names]
+    names, order = bare(source.names), bare(target.names)
+    return [names.index(n) for n in order] if names and order and names != order else None
 
 
-def _difference(source: Feature, target: Feature) -> str:
+def _difference(key: str, source: Feature, target: Feature) -> str:
+    """How a feature of one dataset differs from the first's, in words; "" where it does not, but for the
+    order of its elements. What moves an arm must be stated by all or by none, see `require_same`."""
     if source.dtype != target.dtype:
         return f"has {source.dtype}, it is {target.dtype}"
-    if not (source.names and target.names):
-        return "" if source.shape == target.shape else f"has the shape {source.shape}, it has {target.shape}"
-    if missing := [n for n in target.names if n not in source.names]:
-        return f"has no {missing[0]} among {', '.join(source.names)}, which it has"
-    if extra := [n for n in source.names if n not in target.names]:
-        return f"has {extra[0]}, which is not among {', '.join(target.names)}"
-    units = dict(zip(source.names, source.units, strict=False))
-    for name, unit in zip(target.names, target.units, strict=False):
-        if units.get(name, unit) != unit:
-            return f"has {name} in {units[name]}, it is in {unit}"
+    strict, own_names, names = moves_an_arm(key), bare(source.names), bare(target.names)
+    if strict and bool(own_names) != bool(names):
+        return _silent("names", bool(own_names))
+    if own_names and names:
+        if missing := [n for n in names if n not in own_names]:
+            return f"has no {missing[0]} among {', '.join(own_names)}, which it has"
+        if extra := [n for n in own_names if n not in names]:
+            return f"has {extra[0]}, which is not among {', '.join(names)}"
+    elif source.shape != target.shape:
+        return f"has the shape {source.shape}, it has {target.shape}"
+    own, other = units_of(source), units_of(target)
+    if bool(own) != bool(other):
+        return _silent("units", bool(own)) if strict else ""
+    if not (own_names and names):
+        return "" if own == other else f"is in {', '.join(own)}, it is in {', '.join(other)}"
+    units = dict(zip(own_names, own, strict=False))
+    for name, unit in zip(names, other, strict=False):
+        if (mine := units[name]) != unit and (strict or (mine and unit)):
+            return f"has {name} in {mine or SILENT}, it is in {unit or SILENT}"
     return ""
+
+
+def _silent(what: str, source_says: bool) -> str:
+    return f"{'states' if source_says else 'does not state'} its {what}, unlike what is"

@@ -231,10 +231,12 @@ def _fill_gaps(rows: np.ndarray, within: np.ndarray) -> np.ndarray:
 
 
 def _vectors(key: str, episodes: Sequence[Episode], rows: Sequence[np.ndarray]) -> np.ndarray:
+    narrowed = []
     for e, values in zip(episodes, rows, strict=True):
-        require_finite(f"episode {e.index}", key, values)
-    result = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
-    return result.astype(np.float32) if result.dtype.kind == "f" else result
+        with np.errstate(over="ignore"):  # a double may be beyond what float32 holds: it is infinite then
+            narrowed.append(values.astype(np.float32) if values.dtype.kind == "f" else values)
+        require_finite(f"episode {e.index}", key, narrowed[-1])
+    return np.concatenate(narrowed) if narrowed else np.zeros((0, 1), np.float32)
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:

@@ -32,7 +32,7 @@ from ..store import EpisodeStore
 from .drain import ROW
 from .intake import Intake, Row, require_json
 from .recovery import recover
-from .ring import CLOSE, DISCARD, END, MAX_STREAMS, POINTER, SAMPLES, START, Ring, point_to
+from .ring import CLOSE, DISCARD, END, MAX_STREAMS, POINTER, SAMPLES, START, Ring
 from .writer import Durability
 
 RING_BYTES = 128 << 20  # two seconds of two 640×480 cameras at 30 Hz
@@ -74,7 +74,6 @@ class Recorder:
                     raise StoreError(f"cannot record into {store.path} yet: {problems[0]}")
                 self._ring = Ring.create(ring_bytes, in_progress)
                 resources.callback(self._ring.close)
-                point_to(self._ring, in_progress)
             except OSError as error:
                 raise StoreError(f"cannot record into {store.path}: {error.strerror or error}") from error
             # a list, so that `_let_go` finds the process that was started last

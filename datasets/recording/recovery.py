@@ -7,11 +7,11 @@ that a second power cut cannot take what survived the first."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
+from .. import inside
 from ..layout import EPISODES, IN_PROGRESS, to_trash
 from . import mending
 from .drain import Drain
@@ -28,6 +28,14 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
     folder = store / IN_PROGRESS
     episodes: list[Path] = []
     problems: list[str] = []
+    try:
+        inside.require_own(store, folder)
+    except OSError as error:
+        problems.append(
+            f"{folder} holds what no recorder makes: {error.strerror}; nothing of it is touched: look at "
+            f"{error.filename}, and remove it"
+        )
+        return episodes, problems
     for path in folder.glob(f"{mending.PREFIX}*"):
         try:
             mending.conclude(path)
@@ -55,7 +63,7 @@ def recover(store: Path) -> tuple[list[Path], list[str]]:
             ring.close()
         if problems:
             return episodes, problems
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         if path.name.startswith(".discarded-"):
             shutil.rmtree(path, ignore_errors=True)
         elif path.name.startswith(".edit-"):
@@ -82,11 +90,11 @@ def conclude_edit(work: Path) -> None:
     _, token, name = work.name.removeprefix(".").split("-", 2)
     store = work.parent.parent
     try:
-        attrs = json.loads((work / "zarr.json").read_text())["attributes"]
+        attrs = dict(inside.read_json(store, work / "zarr.json")["attributes"])
     except FileNotFoundError:
         shutil.rmtree(work, ignore_errors=True)  # the new version was not finished, so the swap never came
         return
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         attrs = {}  # the edit did not write a version that cannot be read: keep it
     if attrs.get("edit") != token:
         to_trash(store, work, name)

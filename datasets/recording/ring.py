@@ -8,18 +8,23 @@ capacity it is a place in the memory."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
+import re
 import secrets
 import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from .. import inside
 
 MAGIC, VERSION = 0x31474E4952_414C55, 1  # "ULARING1"
 PAGE = 4096
@@ -27,7 +32,10 @@ ENTRY = struct.Struct("<IBB2xQQ")  # bytes of payload, kind, ready, sequence num
 READY = 5  # byte of an entry that says whether its payload is complete
 PAD, START, SAMPLES, END, DISCARD, CLOSE, ABANDONED = 0, 1, 2, 3, 4, 5, 6
 POINTER = ".ring.json"
+SHARED = Path("/dev/shm")
 MAX_STREAMS = 64
+OWNER = 1024  # byte of the first page at which JSON says whose ring it is
+UNBORN_S = 60.0  # within which a ring is completed
 # words of the first page
 _MAGIC, _VERSION, _CAPACITY, _WRITTEN, _FREED, _FAILED, _DROPPED = 0, 1, 2, 8, 16, 24, 64
 Part = bytes | np.ndarray
@@ -60,19 +68,25 @@ class Ring:
         self._open: dict[int, int] = {}  # thread -> position of the entry that it has reserved and not filled
 
     @staticmethod
-    def create(capacity: int, beside: Path) -> Ring:
-        """A ring of `capacity` bytes in shared memory or, if there is no room, in the folder `beside`. Raises
-        OSError when neither has room."""
+    def create(capacity: int, in_progress: Path) -> Ring:
+        """A ring of `capacity` bytes in shared memory or, if there is no room, in the folder `in_progress`,
+        where a file names it from before it is there: a kill at any moment leaves nothing that nobody finds.
+        Raises OSError when neither has room."""
+        sweep()
         capacity = -(-capacity // PAGE) * PAGE
         name = f"ulna-ring-{secrets.token_hex(8)}"
+        owner = {"in_progress": str(in_progress.resolve()), "device": in_progress.stat().st_dev}
         failure: OSError | None = None
-        for path in (Path("/dev/shm") / name, beside / f".{name}"):
+        for path in (SHARED / name, in_progress / f".{name}"):
+            _point_to(path, in_progress)
             try:
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 failure = error
                 continue
             try:
+                fcntl.flock(file, fcntl.LOCK_SH)  # held by the map, too, until it is closed
+                os.pwrite(file, json.dumps(owner).encode()[: PAGE - OWNER], OWNER)
                 os.posix_fallocate(file, 0, PAGE + capacity)
                 ring = Ring(path, file)
             except OSError as error:
@@ -83,6 +97,7 @@ class Ring:
                 os.close(file)
             ring._words[[_VERSION, _CAPACITY, _MAGIC]] = (VERSION, capacity, MAGIC)
             return ring
+        remove_ring(in_progress)
         assert failure is not None
         raise failure
 
@@ -95,6 +110,7 @@ class Ring:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size < 2 * PAGE:
                 raise ValueError(f"{path} is no ring of this user")
+            fcntl.flock(file, fcntl.LOCK_SH)
             ring = Ring(path, file)
         finally:
             os.close(file)
@@ -237,29 +253,28 @@ class Ring:
             self._map.close()
 
 
-def point_to(ring: Ring, in_progress: Path) -> None:
-    """Write a file into `in_progress` that names the ring, so that it can be recovered."""
+def _point_to(path: Path, in_progress: Path) -> None:
+    """Write a file into `in_progress` that names the ring `path`, so that it can be recovered."""
     new = in_progress / f"{POINTER}.new"
-    with new.open("w") as file:
-        file.write(json.dumps({"ring": str(ring.path), "boot": _boot()}))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(new, flags, 0o666), "w") as file:
+        file.write(json.dumps({"ring": str(path), "boot": _boot()}))
         file.flush()
         os.fsync(file.fileno())  # else a power cut may leave an empty file
     os.replace(new, in_progress / POINTER)
 
 
 def ring_of(in_progress: Path) -> Ring | None:
-    """The ring that a killed recorder left; None when the recorder closed properly or the machine was
-    restarted since. Raises OSError or ValueError when there is a ring that cannot be read; it stays."""
+    """The ring that a killed recorder left; None when the recorder closed properly, was killed before the
+    ring was made, or the machine was restarted since. Raises OSError or ValueError when there is a ring that
+    cannot be read; it stays."""
     try:
-        pointer = json.loads((in_progress / POINTER).read_text())
-        path, boot = Path(pointer["ring"]), pointer["boot"]
+        path, boot = _named(in_progress)
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{in_progress / POINTER} does not say where it is ({error!r})") from None
     # after a power cut the file of a ring beside the store may be there, but its pages were never synced in
     # order
-    if boot != _boot() or not path.name.lstrip(".").startswith("ulna-ring-") or not path.exists():
+    if boot != _boot() or not path.exists(follow_symlinks=False) or _is_unborn(path):
         remove_ring(in_progress)
         return None
     return Ring.open(path)
@@ -267,11 +282,63 @@ def ring_of(in_progress: Path) -> Ring | None:
 
 def remove_ring(in_progress: Path) -> None:
     """Remove the ring and the file that names it. Safe to repeat."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        path = Path(json.loads((in_progress / POINTER).read_text())["ring"])
-        if path.name.lstrip(".").startswith("ulna-ring-"):
-            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):
+        _named(in_progress)[0].unlink(missing_ok=True)
     (in_progress / POINTER).unlink(missing_ok=True)
+
+
+def sweep(folder: Path = SHARED) -> list[Path]:
+    """Remove the rings in shared memory that no process has open and no store will ever recover: their
+    recorder was killed before it filled them, or their store was removed. They would stay until the machine
+    is switched off. A ring whose store is only out of reach (a disk that was unplugged) stays, too."""
+    removed = []
+    for path in sorted(folder.glob("ulna-ring-*")):
+        with contextlib.suppress(OSError):
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file).st_uid == os.geteuid() and _is_stale(path, file):
+                    path.unlink()
+                    removed.append(path)
+            finally:
+                os.close(file)
+    return removed
+
+
+def _is_stale(path: Path, file: int) -> bool:
+    try:
+        owner = json.loads(os.pread(file, PAGE - OWNER, OWNER).rstrip(b"\0"))
+        in_progress, device = Path(owner["in_progress"]), owner["device"]
+    except (ValueError, KeyError, TypeError):
+        # made by an earlier version, or by a process that was killed before it said whose it is
+        return _is_unborn(path) and time.time() - os.fstat(file).st_mtime > UNBORN_S
+    try:
+        return _named(in_progress)[0] != path
+    except (OSError, ValueError):
+        nearest = next(p for p in (in_progress, *in_progress.parents) if p.exists())
+        return nearest.stat().st_dev == device
+
+
+def _named(in_progress: Path) -> tuple[Path, str]:
+    """(The ring that the file in `in_progress` names, the boot of the machine that it belongs to). Raises
+    OSError or ValueError, also where it names anything but a ring of this store."""
+    pointer = inside.read_json(in_progress, in_progress / POINTER)
+    try:
+        path, boot = Path(pointer["ring"]), str(pointer["boot"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{in_progress / POINTER} does not say where it is ({error!r})") from None
+    if re.fullmatch(r"\.?ulna-ring-[0-9a-f]{16}", path.name) is None:
+        raise ValueError(f"{in_progress / POINTER} names {str(path)[:80]!r}, which is no ring")
+    return (in_progress if path.name.startswith(".") else SHARED) / path.name, boot
+
+
+def _is_unborn(path: Path) -> bool:
+    """Whether the file of a ring was not completed: it holds nothing, because its maker was killed."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return stat.S_ISREG(os.fstat(file).st_mode) and not any(os.pread(file, 8, 8 * _MAGIC))
+    finally:
+        os.close(file)
 
 
 def _boot() -> str:

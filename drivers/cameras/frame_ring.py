@@ -12,7 +12,6 @@ import fcntl
 import json
 import mmap
 import os
-import secrets
 import struct
 import time
 import weakref
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import shared_memory
 from ..arm import DeviceError
 from ..fence import fence
 
@@ -67,6 +67,7 @@ class FrameRing:
         except FileNotFoundError:
             raise DeviceError(f"there is no frame ring {self.path}: its camera was closed") from None
         self._close = weakref.finalize(self, os.close, lock_file)
+        shared_memory.hold(lock_file)
         self._lock_file = lock_file
         if write:
             self._claim()
@@ -99,11 +100,10 @@ class FrameRing:
         DeviceError: no room in /dev/shm."""
         if height < 1 or width < 1 or slots < 3:
             raise ValueError(f"a ring of {slots} frames of {height} × {width}: it needs 3 or more, not empty")
-        path = Path("/dev/shm") / f"ulna-frames-{secrets.token_hex(8)}"
         shape = {"height": height, "width": width, "depth": depth, "slots": slots}
         words = np.zeros(8, np.int64)
         words[NEWEST] = -1
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        path, file = shared_memory.create("frames")
         try:
             os.write(file, json.dumps(shape).encode().ljust(SHAPE_BYTES, b"\0") + words.tobytes())
             size = HEADER_BYTES + slots * _slot_size(height, width, depth)[0]

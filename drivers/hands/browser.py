@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import secrets
-import socket
-import ssl
 import sys
 import threading
 import time
@@ -23,10 +21,10 @@ from ..arm import DeviceError
 from ..config import setting
 from ..teleoperator import Hand
 from .browser_session import Session
-from .certificate import state_dir, tls_context
 
 if TYPE_CHECKING:
     from .. import web
+    from ..web_site import Site
 
 
 @dataclass(frozen=True)
@@ -78,27 +76,19 @@ class BrowserTeleoperator:
     def open(self) -> None:
         if self._server is not None:
             return
-        from .. import web
         from . import browser_page
 
-        loopback = web.is_loopback(self.config.host)
-        address = self.config.host if self.config.host not in ("0.0.0.0", "::", "") else _own_address()
-        context, fingerprint = self._tls(loopback, address)
-        listening = _listen(self.config.host or "0.0.0.0", self.config.port)
-        port = listening.getsockname()[1]
-        site = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        self.url = f"{'https' if context else 'http'}://{site}/?token={self.token}"
+        site = self._site()
+        self.url = f"{site.url}?token={self.token}"
         self._session = self._fresh()
-        server = browser_page.server(
-            self.name, self._session, self._lock, self.token, listening, context, loopback
-        )
+        server = browser_page.server(self.name, self._session, self._lock, self.token, site)
         try:
             server.start(f"teleoperation page {self.name}")
         except Exception as error:
             self.url = ""
             raise DeviceError(f"the page of {self.name} could not be served: {error}") from error
         self._server = server
-        self._announce(_invitation(self.name, self.url, loopback, fingerprint))
+        self._announce(_invitation(self.name, self.url, site))
 
     def close(self) -> None:
         server, self._server = self._server, None
@@ -117,57 +107,28 @@ class BrowserTeleoperator:
         with self._lock:
             self._session.note = text[:200]
 
-    def _tls(self, loopback: bool, address: str) -> tuple[ssl.SSLContext | None, str]:
-        if self.config.certificate or self.config.key:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            try:
-                context.load_cert_chain(self.config.certificate, self.config.key or None)
-            except (OSError, ssl.SSLError) as error:
-                raise DeviceError(
-                    f"{self.name}: the certificate {self.config.certificate!r} with the key "
-                    f"{self.config.key!r} cannot be used: {error}"
-                ) from None
-            return context, ""
-        if loopback:
-            return None, ""  # browsers trust this machine's own address without a certificate
-        names = sorted({address, "localhost", "127.0.0.1"})
-        return tls_context(names, self._state or state_dir())
+    def _site(self) -> Site:
+        from ..web_site import open_site
 
-
-def _listen(host: str, port: int) -> socket.socket:
-    from .. import web
-
-    try:
-        return web.listen(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            why = "something else uses this port: choose another, or 0 for a free one"
-        else:
-            why = str(error.strerror or error)
-        raise DeviceError(f"the page cannot be served at {host}:{port}: {why}") from None
-
-
-def _own_address() -> str:
-    """The address by which others on the network reach this machine. Nothing is sent: connecting a UDP socket
-    only looks up the route."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        c = self.config
         try:
-            s.connect(("192.0.2.1", 9))
-            return str(s.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+            return open_site(c.host, c.port, c.certificate, c.key, self._state)
+        except DeviceError as error:
+            raise DeviceError(f"{self.name}: {error}") from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                why = "something else uses this port: choose another, or 0 for a free one"
+            else:
+                why = str(error.strerror or error)
+            raise DeviceError(f"the page cannot be served at {c.host}:{c.port}: {why}") from None
 
 
-def _invitation(name: str, url: str, loopback: bool, fingerprint: str) -> str:
-    if loopback:
+def _invitation(name: str, url: str, site: Site) -> str:
+    if site.loopback:
         return f"{name}: open {url}"
     import segno
 
     code = io.StringIO()
     segno.make(url, error="l", micro=False).terminal(out=code, border=2, compact=True)
     lines = [f"{name}: scan this with the phone, or open {url}", code.getvalue().rstrip("\n")]
-    if fingerprint:
-        lines.append(
-            "The certificate is this machine's own, so the browser warns once; its SHA-256 is " + fingerprint
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [site.warning])])

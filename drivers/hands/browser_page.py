@@ -8,13 +8,10 @@ import contextlib
 import itertools
 import json
 import re
-import socket
-import ssl
 import threading
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -26,6 +23,8 @@ from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .. import web
+from ..web_access import Access
+from ..web_site import Site
 from .browser_session import Session
 
 ASSETS = Path(__file__).parent / "assets"
@@ -34,30 +33,16 @@ MAX_PAGES = 8
 STATE_S = 0.5
 
 
-def server(
-    name: str,
-    session: Session,
-    lock: threading.Lock,
-    token: str,
-    listening: socket.socket,
-    tls: ssl.SSLContext | None,
-    loopback: bool,
-) -> web.Server:
-    """A server of the page, for clients that have the token. lock: guards the session. loopback: whether only
-    this machine can connect."""
-    page = _Page(name, session, lock)
+def server(name: str, session: Session, lock: threading.Lock, token: str, site: Site) -> web.Server:
+    """A server of the page at `site`, for clients that have the token. lock: guards the session."""
+    access = Access("teleoperation", token, site.loopback)
+    page = _Page(name, session, lock, access)
 
     def refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
-        if loopback and not web.is_for_this_machine(headers):
-            return 421, "This page answers to localhost only."
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        has_key = web.is_token(query.get("token", [""])[-1], token)
-        if scope["type"] == "websocket":
-            origin = headers.get("origin")
-            if origin is not None and origin != f"{'https' if tls else 'http'}://{headers.get('host', '')}":
-                return 403, "A page of another site may not drive this robot."
-            return None if has_key else (401, "Open the URL that was printed; it carries a key.")
-        if scope["path"] in ("/", "/teleop.html") and not has_key:
+        if (refusal := access.stranger(scope, headers)) is not None:
+            return refusal
+        needs_key = scope["type"] == "websocket" or scope["path"] in ("/", "/teleop.html")
+        if needs_key and not access.has_key(scope, headers):
             return 401, "Open the URL that was printed when the robot started; it carries a key."
         return None
 
@@ -71,8 +56,8 @@ def server(
     )
     return web.Server(
         app,
-        listening,
-        tls,
+        site.listening,
+        site.tls,
         log_level="critical",  # a stranger's wrong request is not worth a line
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE_BYTES,
@@ -85,14 +70,19 @@ def server(
 class _Page:
     """The endpoints. The session tells the open pages apart by their numbers."""
 
-    def __init__(self, name: str, session: Session, lock: threading.Lock) -> None:
-        self.name, self._session, self._lock = name, session, lock
+    def __init__(self, name: str, session: Session, lock: threading.Lock, access: Access) -> None:
+        self.name, self._session, self._lock, self._access = name, session, lock, access
         self._numbers = itertools.count()
         self._files = web.assets(ASSETS)
 
     def file(self, request: Request) -> Response:
         path = self._files.get(request.path_params.get("name", "teleop.html"))
-        return PlainTextResponse("There is nothing here.", 404) if path is None else web.asset(path)
+        if path is None:
+            return PlainTextResponse("There is nothing here.", 404)
+        response = web.asset(path)
+        if self._access.is_first_visit(request.scope):
+            response.headers.append("set-cookie", self._access.cookie(request.scope))
+        return response
 
     async def drive(self, connection: WebSocket) -> None:
         number = next(self._numbers)

@@ -10,13 +10,14 @@ import contextlib
 import json
 import mmap
 import os
-import secrets
 import threading
 import time
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+
+from .. import shared_memory
 
 FIELDS = ("position", "velocity", "effort", "goal", "torque", "max_effort", "stuck")
 HEADER = 4096
@@ -30,6 +31,7 @@ class Plant:
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("r+b") as file:
+            shared_memory.hold(file.fileno())  # as long as the map is open
             self._map = mmap.mmap(file.fileno(), 0)
         header = json.loads(self._map[: self._map.find(b"\0")])
         self.names: tuple[str, ...] = tuple(header["names"])
@@ -43,9 +45,8 @@ class Plant:
     @staticmethod
     def create(names: tuple[str, ...], position: np.ndarray, max_effort: np.ndarray) -> Plant:
         """A plant at rest at `position`, torque off. It lives until `remove`."""
-        path = Path("/dev/shm") / f"ulna-plant-{secrets.token_hex(8)}"
         header = json.dumps({"names": list(names)}).encode()
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        path, file = shared_memory.create("plant")
         try:
             os.write(file, header.ljust(HEADER, b"\0"))
             os.ftruncate(file, HEADER + 8 * len(FIELDS) * len(names))

@@ -35,11 +35,10 @@ from ...datasets.features import (
     require_same,
     state_keys,
 )
-from ...datasets.normalise import affine
 from ...datasets.stats import Stats
 from ..backbones.mlp import ResidualBlock
-from ..codec import Absolute, Affine, NormaliseMode, Relative
-from ..hashed import WEIGHTS, CheckpointError, read_json, save_hashed, verify_hashed
+from ..codec import Absolute, NormaliseMode, Relative, input_normaliser
+from ..hashed import WEIGHTS, CheckpointError, read_json, require_finite, save_hashed, verify_hashed
 from ..train.record import TrainingRecord
 
 HASHED = (WEIGHTS, "critic.json", "features.json", "stats.json")
@@ -100,7 +99,7 @@ class Critic(nn.Module):
             )
         self.spec, self.stats = spec, dict(stats)
         self.features = {k: features[k] for k in (*self.keys, ACTION)}
-        self.normalisers = nn.ModuleList(Affine(*affine(stats[k], spec.normalise_state)) for k in self.keys)
+        self.normalisers = nn.ModuleList(input_normaliser(stats[k], spec.normalise_state) for k in self.keys)
         codec = CODECS[spec.codec](spec.normalise_action)
         self.codec = codec.build(self.features, stats, 0)
         seen = spec.n_obs_steps * sum(int(torch.Size(features[k].shape).numel()) for k in self.keys)
@@ -215,6 +214,7 @@ def load_critic(folder: str | Path, device: str | torch.device = "cpu") -> Criti
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{folder} holds a critic that this version cannot load: {reason}") from error
+    require_finite(folder, critic.state_dict())
     critic.content_hash = content_hash
     return critic.eval().requires_grad_(False).to(device)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...datasets.features import ACTION, PAST, Feature
-from ..checkpoint import load_checkpoint, read_train
+from ..checkpoint import CheckpointError, load_checkpoint, read_train
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
 from ..recipe import Recipe
@@ -20,6 +20,10 @@ from .metadata import Metadata
 from .protocol import BadRequest
 
 MOST_STEPS = 1000  # of the sampler, that a request may ask for
+
+
+class NotFinite(BadRequest):
+    """The policy's answer is not finite."""
 
 
 class LocalPolicy:
@@ -62,7 +66,13 @@ class LocalPolicy:
             needs_past=self.needs_past,
             conditions=self.policy.conditions_needed,
         )
-        self.infer(self._blank().to_wire())
+        try:
+            self.infer(self._blank().to_wire())
+        except NotFinite:
+            raise CheckpointError(
+                f"{folder} gives actions that are not finite for an observation of zeros: its weights or its "
+                "statistics are broken; take another checkpoint"
+            ) from None
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`actions` `(metadata.n_actions_ahead, A)` float32, the first for now, `nfe` and `checkpoint`; and
@@ -101,9 +111,13 @@ class LocalPolicy:
             (*self.hooks, *hooks),
             steps,
         )
-        ahead = sampled.chunk[0, self.metadata.n_past_actions :]
+        ahead = sampled.chunk[0, self.metadata.n_past_actions :].float().cpu().numpy()
+        if not np.isfinite(ahead).all():
+            raise NotFinite(
+                "the policy gives no finite action for this observation: a value is far from all data"
+            )
         reply: dict[str, Any] = {
-            "actions": ahead.float().cpu().numpy(),
+            "actions": ahead,
             "nfe": int(sampled.nfe[0]),
             "checkpoint": self.metadata.checkpoint,
         }
@@ -143,17 +157,15 @@ class LocalPolicy:
     def _past(self, value: Any) -> np.ndarray:
         shape = (self.metadata.n_past_actions, *self.policy.features[ACTION].shape)
         past = np.asarray(value)
-        if past.shape != shape or past.dtype.kind != "f" or not np.isfinite(past).all():
+        if past.shape != shape or past.dtype.kind != "f":
             raise BadRequest(f"{PAST} is {past.dtype} {past.shape}, the policy wants finite float {shape}")
-        return np.array(past, np.float32)
+        return _finite(PAST, past, "float32")
 
     def _chunk(self, name: str, value: Any) -> np.ndarray:
         chunk, width = np.asarray(value), self.policy.features[ACTION].shape[0]
         if chunk.ndim != 2 or chunk.shape[1] != width or chunk.dtype.kind != "f":
             raise BadRequest(f"{name} is {chunk.dtype} {chunk.shape}, the policy wants float (n, {width})")
-        if not np.isfinite(chunk).all():
-            raise BadRequest(f"{name} holds a value that is not finite")
-        return np.array(chunk, np.float32)
+        return _finite(name, chunk, "float32")
 
     def _memory(self, value: Any) -> torch.Tensor | None:
         """`(1, M)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
@@ -168,11 +180,11 @@ class LocalPolicy:
                 f"{self.metadata.checkpoint[:8]}: begin the episode anew, without a memory"
             )
         values = np.asarray(value["values"])
-        if values.shape != (width,) or values.dtype.kind != "f" or not np.isfinite(values).all():
+        if values.shape != (width,) or values.dtype.kind != "f":
             raise BadRequest(
                 f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)"
             )
-        return torch.from_numpy(np.array(values, np.float32))[None].to(self.policy.device)
+        return torch.from_numpy(_finite("memory", values, "float32"))[None].to(self.policy.device)
 
     def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Goals and prompts, by key."""
@@ -229,6 +241,13 @@ def _fitting(key: str, value: Any, shape: tuple[int, ...], dtype: str, wants: st
     array = _array(key, value, wants)
     if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
         raise BadRequest(f"{key} is {array.dtype} {array.shape}, the policy wants {wants}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequest(f"{key} holds a value that is not finite")
-    return np.array(array, dtype=dtype)
+    return _finite(key, array, dtype)
+
+
+def _finite(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """A copy as `dtype`; BadRequest for what is not finite in it, as 1e308 is not in float32."""
+    with np.errstate(over="ignore"):
+        copy = np.array(array, dtype=dtype)
+    if copy.dtype.kind == "f" and not np.isfinite(copy).all():
+        raise BadRequest(f"{key} holds a value that is not finite in {dtype}")
+    return copy

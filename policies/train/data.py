@@ -12,16 +12,18 @@ import numpy as np
 import torch
 
 from ...datasets.episode import StoreError
-from ...datasets.features import ACTION, Features, image_keys, rename, state_keys
+from ...datasets.features import ACTION, STATE, Features, image_keys, is_frames, rename, state_keys, units_of
+from ...datasets.normalise import STILL, Mode, still
 from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
-from ...datasets.reading.mixture import Mixture, common_features, spec_in, window_weights
+from ...datasets.reading.mixture import Mixture, common_features, name_in, spec_in, window_weights
 from ...datasets.reading.weights import ALPHA, Weighting, episode_weights, weighted_indices
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
+from ...datasets.units import require_alike, resolutions, unstated_keys
 from ..conditions.condition import features_for
 from ..conditions.words import Words
 from ..recipe import Recipe
@@ -85,8 +87,48 @@ class TrainingWindows:
     def stats(self) -> dict[str, Stats]:
         """Of the vectors, over all episodes that are trained on, however they count."""
         keys = [k for k in self.features if k in state_keys(self.features) or k == ACTION]
-        values = {k: self.train.values(k) for k in keys}
-        return {k: vector_stats(v.reshape(len(v), -1).astype(np.float64)) for k, v in values.items()}
+        stats = {}
+        for key in keys:
+            rows = self.train.values(key)
+            of_key = vector_stats(rows.reshape(len(rows), -1).astype(np.float64))
+            size = np.maximum(np.abs(of_key.min), np.abs(of_key.max))
+            stats[key] = replace(of_key, resolution=resolutions(self.features[key], size))
+        return stats
+
+
+def still_elements(features: Features, stats: Mapping[str, Stats], recipe: Recipe) -> list[str]:
+    """A sentence for each vector of which elements never move: the policy cannot learn what they do."""
+    sentences = []
+    for key in (k for k in features if k in stats):
+        mode: Mode = recipe.normalise_state
+        if key == ACTION:
+            mode = getattr(recipe.codec, "normalise", mode)
+        f, resolution = features[key], stats[key].resolution
+        if mode == "none" or resolution is None or not (at_rest := still(stats[key], mode)).any():
+            continue
+        names = f.names or tuple(f"element {i}" for i in range(len(at_rest)))
+        units = f.units if len(f.units) == len(at_rest) else ("",) * len(at_rest)
+        words = [
+            f"{names[i]} (moves less than {STILL * resolution[i]:.2g}{units[i] and ' ' + units[i]})"
+            for i in np.flatnonzero(at_rest)
+        ]
+        more = f" and {len(words) - 6} more" if len(words) > 6 else ""
+        sentences.append(
+            f"of {key} {', '.join(words[:6])}{more} stood still in training, and is not scaled to its own "
+            "noise"
+        )
+    return sentences
+
+
+def unstated(features: Features) -> list[str]:
+    """A sentence where what moves an arm does not say its names or units."""
+    some = {k: features[k] for k in (STATE, ACTION) if k in features}
+    silent = [k for k, f in some.items() if not (f.names and units_of(f))]
+    sentence = (
+        f"the data do not state the names or units of {' and '.join(silent)}: no robot takes this policy "
+        "before they are stated (ulna data units), and several datasets are taken to share theirs"
+    )
+    return [sentence] if silent else []
 
 
 @dataclass(frozen=True)
@@ -122,11 +164,21 @@ class TrainingData:
             train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
             if held_out:
                 validation.append(Windows(store, store_spec, held_out, "none"))
+        if len(train) > 1:
+            for key in unstated_keys(features):
+                require_alike(
+                    key,
+                    {
+                        str(s.path): w.values(name_in(key, options.rename, w.features))
+                        for s, w in zip(self.stores, train, strict=True)
+                        if key == ACTION or key in spec.keys
+                    },
+                )
         windows = _window_source(train, features, options.rename)
         left_out = windows.left_out_sentence()
         weights_of_windows = window_weights(train, self._episode_weights(), options.mix or None)
         identity = {
-            "data": self._content(),
+            "data": self.content(),
             "frames": len(windows),
             "options": batch_options(options),
             "observation": list(spec.keys),
@@ -139,7 +191,7 @@ class TrainingData:
             _window_source(validation, features, options.rename) if validation else None,
             None if weights_of_windows is None else np.cumsum(weights_of_windows),
             identity,
-            [*self.notes, *([left_out] if left_out else [])],
+            [*self.notes, *unstated(features), *([left_out] if left_out else [])],
         )
 
     @property
@@ -158,12 +210,28 @@ class TrainingData:
         ends = np.cumsum([len(numbers) for numbers in self.episodes])[:-1]
         return [None] * len(self.stores) if weights is None else np.split(weights, ends)
 
-    def _content(self) -> str:
+    def content(self) -> str:
+        """A digest of the episodes to train on."""
         content = hashlib.sha256()
         for store, numbers in zip(self.stores, self.episodes, strict=True):
             for i in numbers:
                 content.update(store.episodes[i].content.encode())
         return content.hexdigest()
+
+    @property
+    def counts(self) -> list[int]:
+        """How many episodes of each dataset are trained on."""
+        return [len(numbers) for numbers in self.episodes]
+
+    def first(self, counts: Sequence[int]) -> TrainingData:
+        """The same with the first `counts` episodes of each dataset only."""
+        episodes = [numbers[:n] for numbers, n in zip(self.episodes, counts, strict=True)]
+        return replace(self, episodes=episodes)
+
+    def has_grown(self, counts: Sequence[int], content: str) -> bool:
+        """Whether these are episodes of which `counts` had the digest `content`, and more."""
+        more = len(counts) == len(self.counts) and sum(self.counts) > sum(counts)
+        return more and self.first(counts).content() == content
 
 
 def open_data(
@@ -264,6 +332,17 @@ def policy_features(features: Features, keys: Sequence[str] | None = None) -> Fe
         observations = [k for k in observations if k in keys]
     if ACTION not in features or not observations:
         raise TrainingError(f"training needs {ACTION} and an observation; the data has {', '.join(features)}")
+    if len(shape := features[ACTION].shape) != 1:
+        raise TrainingError(
+            f"each row of {ACTION} has the shape {shape}, and a policy is trained on one action a row: "
+            "import the data anew with --first-of-chunk"
+        )
+    if odd := [k for k in observations if not is_frames(k) and len(features[k].shape) != 1]:
+        others = ",".join(k for k in observations if k not in odd)
+        raise TrainingError(
+            f"{odd[0]} has rows of {features[odd[0]].shape}, and a policy sees vectors and images: leave it "
+            f"out with --observe {others or 'NAMES'}"
+        )
     return {k: features[k] for k in (*observations, ACTION)}
 
 

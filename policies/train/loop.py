@@ -30,13 +30,31 @@ from ..recipe import Recipe, Training
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
 from .curriculum import begins, curriculum, refreshed
-from .data import TrainingData, TrainingWindows, open_data, require_readable, tensors, window_spec
+from .data import (
+    TrainingData,
+    TrainingWindows,
+    open_data,
+    require_readable,
+    still_elements,
+    tensors,
+    window_spec,
+)
 from .encodings import EncodedWindows, require_cacheable
 from .error import TrainingError
 from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
 from .record import TrainingRecord
 from .start import take_stats, take_weights
-from .state import STATE_FILE, one_sentence, prepare_folder, read_header, read_table, restore, save_state
+from .state import (
+    STATE_FILE,
+    make_folder,
+    one_sentence,
+    read_before,
+    read_header,
+    read_table,
+    require_resumes,
+    restore,
+    save_state,
+)
 from .track import make_accelerator, require_trackers, tracking
 
 
@@ -90,6 +108,15 @@ def train(
     accelerator = make_accelerator(device, out, track)
     say = say if accelerator.is_main_process else lambda _: None
     data = data if isinstance(data, TrainingData) else open_data(data)
+    before = read_before(out) if resume else None
+    grown = before is not None and data.has_grown(before.counts, before.identity["data"])
+    if before is not None and grown:
+        more = f"the data have grown by {sum(data.counts) - sum(before.counts)} episodes since it was trained"
+        if before.finished:
+            say(f"{more}: it goes on with all {sum(data.counts)}")
+        else:
+            say(f"{more}: it ends without them, as it was begun, and may go on with more steps then")
+            data = data.first(before.counts)
     features, store = data.features, data.stores[0]
     windows = data.windows(window_spec(recipe, features))
     if not len(windows.train):
@@ -111,6 +138,10 @@ def train(
     stats |= recipe.codec.fit(windows.train, features, recipe.n_past_actions)
     if start is not None:
         stats = take_stats(stats, start, say)
+    if before is not None and before.finished:
+        stats = take_stats(stats, load_checkpoint(out), say)
+    for sentence in still_elements(features, stats, recipe):
+        say(sentence)
     policy = Policy(recipe, features, stats)
     if start is not None:
         take_weights(policy, start, say)
@@ -122,7 +153,10 @@ def train(
     parameters = sum(p.numel() for p in policy.parameters())
 
     # not before all is known to fit
-    state = prepare_folder(out, identity, resume, overwrite, accelerator.is_main_process)
+    if before is not None:
+        require_resumes(out, before, identity, grown)
+    else:
+        make_folder(out, overwrite, accelerator.is_main_process)
     config = run_config(recipe, data, augment, seed, device, track, called)
     if accelerator.is_main_process:
         with one_sentence(out):
@@ -139,13 +173,11 @@ def train(
     losses: list[float] = []
     validation: dict[str, float] = {}
     lessons, table = curriculum(recipe.objective), None
-    if state is not None:
-        losses = restore(state, policy, optimizer, ema)
-        table = read_table(state)
+    if before is not None:
+        losses = restore(before.path, policy, optimizer, ema)
+        table = read_table(before.path)
         table = None if table is None else table.to(accelerator.device)
-        validation = read_header(state).get("validation", {})
-    if t.steps <= len(losses):
-        raise TrainingError(f"{out} has already trained {len(losses)} of {t.steps} steps: nothing to resume")
+        validation = read_header(before.path).get("validation", {})
 
     model.train()
     began, first = time.monotonic(), len(losses)
@@ -191,9 +223,11 @@ def train(
                 accelerator.log({"validation loss": validation[str(count)]}, count)
             if due and count < t.steps:
                 with one_sentence(out):
-                    save_state(out, identity, policy, optimizer, ema, losses, validation, table)
+                    weights = policy.state_dict()
+                    save_state(out, identity, data.counts, weights, optimizer, ema, losses, validation, table)
     seconds = time.monotonic() - began
 
+    last = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
     policy.load_state_dict(averaged(ema.module, policy, t))
     content_hash = ""
     if accelerator.is_main_process:
@@ -222,7 +256,12 @@ def train(
         )
         with one_sentence(out):
             content_hash = save_checkpoint(out, policy, record)
-        (out / STATE_FILE).unlink(missing_ok=True)
+        try:
+            with one_sentence(out):
+                save_state(out, identity, data.counts, last, optimizer, ema, losses, validation, table, True)
+        except TrainingError as error:  # the checkpoint is whole
+            (out / STATE_FILE).unlink(missing_ok=True)
+            say(f"the policy is trained, but cannot go on with more steps later: {error}")
     accelerator.wait_for_everyone()
     return TrainResult(out, content_hash, t.steps, losses, seconds, parameters, str(accelerator.device))
 

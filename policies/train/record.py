@@ -55,10 +55,16 @@ class TrainingRecord:
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> TrainingRecord:
-        """The inverse; unknown keys are ignored."""
+        """The inverse; unknown keys are ignored. Raises ValueError where a value is none that training
+        writes."""
         names = {f.name: KEYS.get(f.name, f.name) for f in fields(TrainingRecord)}
         values = {name: d[key] for name, key in names.items() if key in d}
+        rate = values.get("control_hz")
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0):
+            raise ValueError(f"its fps is {rate!r:.60}, not a number of ticks a second")
         episodes = values.get("episodes", [])
+        if not isinstance(episodes, list):
+            raise ValueError(f"its episodes are {episodes!r:.60}, no list")  # noqa: TRY004  a file said it
         if episodes and not isinstance(episodes[0], list):
             episodes = [episodes]
         return TrainingRecord(**{**values, "episodes": episodes})

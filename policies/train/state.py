@@ -1,4 +1,5 @@
-"""The state of an unfinished training: all that a resumed run needs, in one file beside the checkpoint."""
+"""The state of a training: all that it needs to go on, in one file beside the checkpoint. A finished one
+keeps it, so that it can go on with more steps."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +23,60 @@ from .error import TrainingError
 STATE_FILE = "training.safetensors"
 
 
-def prepare_folder(
-    out: Path, identity: dict[str, Any], resume: bool, overwrite: bool, main: bool
-) -> Path | None:
-    """Make `out` ready for a run of this identity; returns the state to resume from, if any. TrainingError
-    where another run would be overwritten or mixed with this one."""
+@dataclass(frozen=True)
+class Before:
+    """What a run goes on from: the state of an unfinished training, or that of a finished one, which goes on
+    with more steps. steps: how many it has made. counts: how many episodes of each dataset it has seen."""
+
+    path: Path
+    identity: dict[str, Any]
+    steps: int
+    counts: list[int]
+    finished: bool
+
+
+def read_before(out: Path) -> Before:
+    """What lies in `out` to go on from. TrainingError where nothing does."""
     state = out / STATE_FILE
-    if resume:
-        if not state.is_file():
-            raise TrainingError(f"{out} holds no unfinished training to resume")
-        if changes := differences(read_header(state)["identity"], identity):
-            raise TrainingError(
-                f"{'; '.join(changes)}: {out} resumes as it was begun, or begins anew elsewhere"
-            )
-        return state
+    if not state.is_file():
+        why = "it holds a trained checkpoint, but not the state" if (out / "hash.json").is_file() else ""
+        raise TrainingError(f"{out} holds no unfinished training to resume{why and f': {why}'}")
+    header = read_header(state)
+    counts, finished = header.get("counts", []), header.get("finished", False)
+    return Before(state, header["identity"], len(header["losses"]), counts, finished)
+
+
+def is_unfinished(out: Path) -> bool:
+    state = out / STATE_FILE
+    return state.is_file() and not read_header(state).get("finished", False)
+
+
+def require_resumes(out: Path, before: Before, identity: Mapping[str, Any], grown: bool) -> None:
+    """TrainingError where a run of this identity does not go on with `before`. A finished one may go on for
+    more steps, and on data that have grown."""
+    was, steps = dict(before.identity), identity["recipe"]["training"]["steps"]
+    if steps <= before.steps:
+        raise TrainingError(
+            f"{out} has already trained {before.steps} of {steps} steps: more --steps make it go on"
+        )
+    if before.finished:
+        was["recipe"] = {**was["recipe"], "training": {**was["recipe"]["training"], "steps": steps}}
+        if grown:
+            was |= {k: identity[k] for k in ("data", "frames", "weighting")}
+    if changes := differences(was, identity):
+        raise TrainingError(f"{'; '.join(changes)}: {out} resumes as it was begun, or begins anew elsewhere")
+
+
+def make_folder(out: Path, overwrite: bool, main: bool) -> None:
+    """Make `out` ready for a new run. TrainingError where another would be overwritten."""
     if not overwrite:
         require_unused(out)
     elif main:
-        state.unlink(missing_ok=True)
+        (out / STATE_FILE).unlink(missing_ok=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"cannot make the folder {out}: {error.strerror}") from None
-    return None
 
 
 @contextlib.contextmanager
@@ -62,29 +95,32 @@ def one_sentence(out: Path) -> Iterator[None]:
 
 def require_unused(out: Path) -> None:
     """TrainingError where a run into `out` would discard another."""
-    if (out / STATE_FILE).exists():
+    if is_unfinished(out):
         raise TrainingError(
             f"{out} holds an unfinished training: go on with --resume, or discard it with --overwrite"
         )
     if (out / "hash.json").exists():
+        more = "go on with it by --resume --steps N, " if (out / STATE_FILE).exists() else ""
         raise TrainingError(
-            f"{out} holds a trained checkpoint: choose another --out, or replace it with --overwrite"
+            f"{out} holds a trained checkpoint: choose another --out, {more}or replace it with --overwrite"
         )
 
 
 def save_state(
     out: Path,
     identity: dict[str, Any],
-    policy: Policy,
+    counts: list[int],
+    weights: Mapping[str, Tensor],
     optimizer: Any,
     ema: AveragedModel,
     losses: list[float],
     validation: dict[str, float],
     table: Tensor | None = None,
+    finished: bool = False,
 ) -> None:
-    """Everything a resume needs, in one safetensors file that arrives by one rename. table: of the
-    objective's curriculum, see `curriculum.py`."""
-    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in policy.state_dict().items()}
+    """Everything a resume needs, in one safetensors file that arrives by one rename. counts: see `Before`.
+    weights: of the policy, not averaged. table: of the objective's curriculum, see `curriculum.py`."""
+    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in weights.items()}
     for i, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
     tensors |= {f"ema/{i}": v for i, v in enumerate(ema.module.parameters())}
@@ -92,6 +128,8 @@ def save_state(
         tensors["table"] = table
     header = {
         "identity": identity,
+        "counts": counts,
+        "finished": finished,
         "losses": losses,
         "ema_step": int(ema.n_averaged),
         "validation": validation,

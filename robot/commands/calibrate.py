@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from .errors import UsageError
 from .parsing import Output, unset
+from .terminal import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -188,17 +189,16 @@ def _sweep(calibrator: Calibrator, until_still_s: float) -> None:
     """Show the joints until Enter (or the end of standard input), or until all were moved and stand still."""
     import time
 
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True)
-    console.print(
+    screen = console()
+    screen.print(
         "The torque is off. Move each joint slowly from one end of its travel to the other, "
         + ("a few times; then let it rest." if until_still_s else "a few times; then press Enter.")
     )
     notes: list[str] = []
     progress = calibrator.look()
-    with Live(_joint_table(calibrator, progress, notes), console=console, refresh_per_second=10) as live:
+    with Live(_joint_table(calibrator, progress, notes), console=screen, refresh_per_second=10) as live:
         still = progress.place, time.monotonic()
         while True:
             if until_still_s:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import math
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Self, get_type_hints
 import tyro
 
 from .errors import UsageError
+from .terminal import clean, console
 
 
 def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
@@ -114,8 +116,25 @@ class Output:
 
     def answer(self, value: dict[str, Any], text: str) -> None:
         """Print the command's answer: `value` with --json, `text` without."""
-        line = json.dumps(value, allow_nan=False) if self.as_json else text
+        line = _json(value) if self.as_json else clean(text)
         os.write(self._saved, (line + "\n").encode())
+
+
+def _json(value: dict[str, Any]) -> str:
+    """One line of JSON, without control characters; what is not finite becomes null."""
+    try:
+        line = json.dumps(value, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_finite(value), allow_nan=False)
+    return line.replace("\x7f", "\\u007f")  # the only one that `json` leaves as it is
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def episode_list(text: str) -> list[int]:
@@ -169,7 +188,6 @@ def use_threads(n: int) -> None:
 
 def progress(description: str) -> Any:
     """A progress bar on standard error, as a context; plain lines where that is no terminal."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -179,11 +197,11 @@ def progress(description: str) -> Any:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    screen = console()
+    if not screen.is_terminal:
         from .lines import Lines
 
-        return Lines(description, console, lambda text: print(text, file=sys.stderr, flush=True))
+        return Lines(description, screen, lambda text: print(text, file=sys.stderr, flush=True))
     return Progress(
         TextColumn(description),
         BarColumn(),
@@ -192,5 +210,5 @@ def progress(description: str) -> Any:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
+        console=screen,
     )

@@ -98,6 +98,7 @@ def run(args: Args, out: Output) -> int:
             task=args.task if rig.sim is None else "",
             max_seconds=args.max_seconds or None,
             reset_seconds=args.reset_seconds,
+            say=lambda line: bar.console.print(line, markup=False, highlight=False),
         )
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"
     text += dropped_message(result.dropped)

@@ -33,7 +33,7 @@ def read_run(path: Path, own: Collection[str]) -> tuple[Layer, list[Layer]]:
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read the config file {path}: {error.strerror}") from None
-    except ValueError as error:  # of TOML, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, or of UTF-8
         raise UsageError(f"the config file {path} is not TOML: {error}") from None
     phases = values.pop("phase", [])
     if not isinstance(phases, list) or not all(isinstance(p, dict) for p in phases):

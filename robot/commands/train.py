@@ -74,7 +74,8 @@ class Args:
     config: Annotated[str, unset("none", "FILE.toml")] = ""
     """A file of options and fields; those of the command line win."""
     resume: bool = False
-    """Go on with the unfinished training in --out, which needs no other option."""
+    """Go on with the unfinished training in --out, which needs no other option; or with a finished one, for
+    more --steps."""
     overwrite: bool = False
     """Replace what --out holds."""
     json: bool = False
@@ -256,14 +257,14 @@ def phase_folder(out: str, number: int) -> Path:
 
 def _train_phases(runs: Sequence[Run], out: Path) -> Iterator[Any]:
     """One after the other; to resume, those that are complete are left as they are."""
-    from ...policies.train.state import STATE_FILE
+    from ...policies.train.state import is_unfinished
 
     first = runs[0].args
     if not first.resume:
         _begin_phases(runs, out, first.overwrite)
     for i, run in enumerate(runs, 1):
         folder, name = Path(run.args.out), f"phase {i} of {len(runs)}"
-        unfinished = (folder / STATE_FILE).exists()
+        unfinished = is_unfinished(folder)
         if first.resume and (folder / "hash.json").exists() and not unfinished:
             yield _complete(run, name)
         else:

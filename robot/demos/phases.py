@@ -150,19 +150,27 @@ def portable(command: str) -> str:
 
 
 def finish(
-    p: Phases, title: str, evaluation: ClosedLoop | OpenLoop, out: Path, notes: Sequence[str] = ()
+    p: Phases,
+    title: str,
+    evaluation: ClosedLoop | OpenLoop,
+    out: Path,
+    notes: Sequence[str] = (),
+    baselines: Sequence[ClosedLoop] = (),
 ) -> None:
-    """Write the report and print what matters of it."""
+    """Write the report and print what matters of it. baselines: of other agents on the same scenes."""
     from rich.console import Console
     from rich.table import Table
 
     from ...policies.train.record import TrainingRecord
 
     record = TrainingRecord.from_json(json.loads((out / "flow" / "train.json").read_text()))
+    notes = [f"{p.memory}.", *notes]
     report = write_report(
-        out / "report.html", title, evaluation, record, p.commands, p.seconds, [f"{p.memory}.", *notes]
+        out / "report.html", title, evaluation, record, p.commands, p.seconds, notes, baselines
     )
     results = {k: v for k, v in evaluation.to_json().items() if k not in NOT_IN_SUMMARY}
+    if baselines:
+        results["baselines"] = {b.agent: f"{b.successes} of {b.episodes}" for b in baselines}
     peak = round(p.memory.peak_bytes / 1024**3, 2)
     numbers = {
         **results,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..report.evaluation import ClosedLoop, EpisodeTrace, Latency, Outcome
+from ..report.evaluation import ClosedLoop, EpisodeTrace, Latency, Outcome, worst_first
 from .phases import Phases, finish, free_port, fresh, verdict
 
 CAMERAS = ("front", "wrist")
@@ -71,7 +71,9 @@ def as_evaluation(answer: dict[str, Any], out: Path) -> ClosedLoop:
         for e in answer["episodes"]
     ]
     traces, videos = [], []
-    for episode in store.episodes[:FILMED]:
+    filmed = [o.seed for o in worst_first(outcomes)[:FILMED]]
+    by_seed = {int(e.attrs["seed"]): e for e in store.episodes}
+    for episode in (by_seed[seed] for seed in filmed):
         seed, tick_ns = int(episode.attrs["seed"]), episode.times_ns(ACTION)[0]
         states = align(tick_ns, *episode.times_ns(STATE), WHOLE_EPISODE_NS)
         traces.append(EpisodeTrace(seed, episode.read(ACTION).tolist(), episode.read(STATE)[states].tolist()))

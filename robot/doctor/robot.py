@@ -29,7 +29,7 @@ def read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise DeviceError(f"cannot read the robot file {path}: {error.strerror}") from None
-    except ValueError as error:  # of TOML, of UTF-8, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or a number of thousands of digits
         raise DeviceError(f"the robot file {path} is not TOML: {error}") from None
 
 

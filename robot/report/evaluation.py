@@ -31,6 +31,11 @@ class Outcome:
     dropped: dict[str, int] | None = None
 
 
+def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Failures before successes, else in their order: what one looks at first."""
+    return sorted(outcomes, key=lambda o: o.success)
+
+
 @dataclass(frozen=True)
 class EpisodeTrace:
     """What a plot needs of one episode: by tick, the action sent and the state, in the robot's units."""
@@ -66,6 +71,9 @@ class ClosedLoop:
     control_hz: float
     outcomes: list[Outcome]
     """At least one, in the order of their seeds."""
+    filmed: list[Outcome] = field(default_factory=list)
+    """Episodes that were run again for the camera, failures first. Empty where those of `outcomes` were
+    filmed."""
     traces: list[EpisodeTrace] = field(default_factory=list)
     """Of the episodes that were filmed."""
     videos: list[str] = field(default_factory=list)
@@ -84,7 +92,7 @@ class ClosedLoop:
     late_ticks: int | None = None
     ticks: int | None = None
     batch: int | None = None
-    """How many episodes ran at once, but for those that were filmed; None: one at a time."""
+    """How many episodes ran at once; None: one at a time."""
     processes: int | None = None
     """Among how many their physics was shared."""
 
@@ -110,16 +118,19 @@ class ClosedLoop:
         return wilson(self.successes, self.episodes)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": "closed-loop",
-            "episodes": self.episodes,
-            "first_seed": self.first_seed,
-            "successes": self.successes,
-            "success_rate": self.success_rate,
-            "wilson_95": list(self.wilson_95),
-            **_without_none(asdict(self)),
-            "outcomes": [_without_none(asdict(o)) for o in self.outcomes],
-        }
+        return _without_none(
+            {
+                "kind": "closed-loop",
+                "episodes": self.episodes,
+                "first_seed": self.first_seed,
+                "successes": self.successes,
+                "success_rate": self.success_rate,
+                "wilson_95": list(self.wilson_95),
+                **_without_none(asdict(self)),
+                "outcomes": [_without_none(asdict(o)) for o in self.outcomes],
+                "filmed": [_without_none(asdict(o)) for o in self.filmed] or None,
+            }
+        )
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> ClosedLoop:
@@ -128,6 +139,7 @@ class ClosedLoop:
             latency = d.get("latency_ms")
             parts = {
                 "outcomes": [Outcome(**_own_fields(Outcome, o)) for o in d["outcomes"]],
+                "filmed": [Outcome(**_own_fields(Outcome, o)) for o in d.get("filmed", ())],
                 "traces": [EpisodeTrace(**_own_fields(EpisodeTrace, t)) for t in d.get("traces", ())],
                 "latency_ms": None if latency is None else Latency(**_own_fields(Latency, latency)),
             }

@@ -33,8 +33,10 @@ def write_report(
     commands: Sequence[str],
     phases: Sequence[tuple[str, float]] = (),
     notes: Sequence[str] = (),
+    baselines: Sequence[ClosedLoop] = (),
 ) -> Path:
-    """Write the page. commands: what was run, to be pasted. phases: (name, seconds). notes: paragraphs."""
+    """Write the page. commands: what was run, to be pasted. phases: (name, seconds). notes: paragraphs.
+    baselines: other agents on the same scenes, such as the expert, and one that holds still."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     templates = Environment(
@@ -48,6 +50,7 @@ def write_report(
         commands=commands,
         phases=phases,
         notes=notes,
+        baselines=baselines,
         machine=machine(),
         commit=commit(),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -80,8 +83,15 @@ def _closed(e: ClosedLoop) -> dict[str, Any]:
     for path in e.videos:
         data = base64.b64encode(Path(path).read_bytes()).decode()
         seed = int(Path(path).stem.split("-")[1])
-        outcome = next(o for o in e.outcomes if o.seed == seed)
-        videos.append({"seed": seed, "success": outcome.success, "ticks": outcome.ticks, "data": data})
+        judged, shown = (
+            next((o for o in outcomes if o.seed == seed), None) for outcomes in (e.outcomes, e.filmed)
+        )
+        shown = shown or judged
+        assert shown is not None
+        other = judged is not None and judged.success != shown.success
+        videos.append(
+            {"seed": seed, "success": shown.success, "ticks": shown.ticks, "other": other, "data": data}
+        )
     plots = []
     if e.traces:
         trace = e.traces[0]

@@ -184,7 +184,7 @@ def read_study(path: Path, quick: bool = False) -> Study:
         table = tomllib.loads(path.read_text())
     except OSError as error:
         raise StudyError(f"cannot read the study {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"the study {path} is not TOML: {error}") from None
     where = str(path)
     plain = [f.name for f in fields(Study) if f.name not in ("arms", "variants", "expect")]

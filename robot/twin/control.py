@@ -3,7 +3,6 @@ and gives the ground truth."""
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Scope
 
 from ...drivers import web
 from ...drivers.arm import DeviceError
+from ...drivers.web_access import Access
 
-MAX_ORDER_BYTES = 1 << 16
 PAGE, ASSETS = "twin.html", web.assets(Path(__file__).parent / "assets")
+# what an order raises that asks for what cannot be done
+REFUSALS = (DeviceError, ValueError, TypeError, TimeoutError, ArithmeticError, LookupError, AttributeError)
 
 # takes the JSON object of the request, returns the one to answer with, or None
 Order = Callable[[dict[str, Any]], Mapping[str, Any] | None]
@@ -38,9 +37,6 @@ def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[
     overview = f"GET {', '.join(questions)}; POST {', '.join(orders)}"
 
     async def answer(request: Request) -> Response:
-        payload = await web.read_body(request, MAX_ORDER_BYTES)
-        if payload is None:
-            return web.error(f"an order has at most {MAX_ORDER_BYTES} bytes", 413)
         name = request.path_params["name"]
         if not web.is_token(request.path_params["token"], token):
             return web.error("no such thing", 404)
@@ -50,21 +46,18 @@ def serve(questions: Mapping[str, Order], orders: Mapping[str, Order]) -> tuple[
         if act is None:
             return web.error(f"there is no {name!r}: {overview}", 404)
         try:
-            body = json.loads(payload or b"{}")
-            if not isinstance(body, dict):
-                raise TypeError("the body must be a JSON object")
+            body = await web.read_json(request)
             return JSONResponse(await run_in_threadpool(act, body) or {"ok": True})
+        except web.BadBody as error:
+            return web.error(str(error), error.status)
         except KeyError as error:
             return web.error(f"{name} needs {error}", 400)
-        except (DeviceError, ValueError, TypeError, TimeoutError) as error:
+        except REFUSALS as error:
             return web.error(str(error) or "the physics does not answer", 400)
-
-    def refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
-        return None if web.is_for_this_machine(headers) else (421, "This twin answers to localhost only.")
 
     app = Starlette(
         routes=[Route("/{token}/{name:path}", answer, methods=["GET", "POST"])],
-        middleware=[Middleware(web.Guard, refusal=refusal)],
+        middleware=[Middleware(web.Guard, refusal=Access("twin", token, loopback=True).stranger)],
     )
     listening = web.listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}/{token}"

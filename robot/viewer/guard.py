@@ -1,84 +1,38 @@
 """Which requests the viewer accepts.
 
-While the viewer listens on loopback, programs of this machine may read without a token; on any other address
-every request needs the token that is in the URL. Edits always need it, in a header, which no other site's
-page can send. Other sites' pages are refused by the `Host` header (a foreign name that was made to point
-here) and by `Origin` and `Sec-Fetch-Site`."""
+While the viewer listens on loopback, programs of this machine may read without the key; on any other address
+every request needs it. Edits always need it, in a header, which no other site's page can send. What all pages
+have in common is in `drivers.web_access`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from ...drivers import web
+from ...drivers.web_access import TOKEN_HEADER, Access
 
-TOKEN_HEADER = "x-ulna-token"
-COOKIE = "ulna-view"
 HEADERS = {**web.HEADERS, "Content-Security-Policy": f"{web.POLICY}; img-src 'self' blob: data:"}
 
 
 @dataclass(frozen=True)
-class Access:
-    """loopback: whether only this machine can connect."""
-
-    token: str
-    loopback: bool
+class ViewerAccess(Access):
     read_only: bool
-
-    def is_opened_with_token(self, scope: Scope) -> bool:
-        """Whether a request is for the page itself, with the token in its URL."""
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        return scope["path"] == "/" and self._is_token(query.get("token", [""])[-1])
-
-    def cookie(self, scope: Scope) -> str:
-        """The cookie with the token, for images and videos: the elements that request them can send no
-        header."""
-        port = (scope.get("server") or ("", 0))[1]
-        return f"{COOKIE}-{port}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
     def refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         """Status and sentence of the refusal of a request; None when it may pass."""
-        method, path, host = scope["method"], scope["path"], headers.get("host", "")
-        if self.loopback and not web.is_for_this_machine(headers):
-            return 421, f"This viewer answers to localhost, not to {host[:100]!r}."
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return 403, "A page of another site may not ask this."
-        is_navigation = path == "/" and method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_navigation:
-            return 403, "A page of another site may not ask this."
-        by_header = self._is_token(headers.get(TOKEN_HEADER, ""))
-        if method not in ("GET", "HEAD"):
+        if (refusal := self.stranger(scope, headers)) is not None:
+            return refusal
+        if scope["method"] not in ("GET", "HEAD"):
             if self.read_only:
                 return 403, "The viewer was started with --read-only: nothing can be changed."
-            if not by_header:
+            if not self.is_key(headers.get(TOKEN_HEADER, "")):
                 return (
                     403,
                     "To change anything, open the URL that `ulna data view` printed; it carries a key.",
                 )
-        elif not (
-            self.loopback
-            or by_header
-            or self.is_opened_with_token(scope)
-            or any(map(self._is_token, _cookies(headers)))
-        ):
+        elif not (self.loopback or self.has_key(scope, headers)):
             return 401, "Open the URL that `ulna data view` printed; it carries a key."
         return None
-
-    def _is_token(self, text: str) -> bool:
-        return web.is_token(text, self.token)
-
-
-def _cookies(headers: Mapping[str, str]) -> list[str]:
-    """Values of the viewer's cookies. Those of any port count: browsers send all cookies of a host, and
-    through a tunnel the viewer may have another port."""
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return []
-    return [m.value for name, m in cookies.items() if name.startswith(f"{COOKIE}-")]

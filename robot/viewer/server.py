@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,10 @@ from ...datasets.episode import Episode, StoreError
 from ...datasets.features import is_depth, is_frames
 from ...datasets.store import EpisodeStore
 from ...drivers import web
+from ...drivers.web_site import Site, open_site
 from .edits import Changed, Edits
 from .findings import Findings
-from .guard import HEADERS, Access
+from .guard import HEADERS, ViewerAccess
 from .library import Cache, Library, NotThere, cache_root, row
 from .pictures import depth_range, picture, thumbnail
 from .series import Timeline, describe, read_timeline, row_at, series, values_at
@@ -36,7 +35,6 @@ from .video import VideoCache
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_BINS = 4000
-MOST_BODY = 1 << 16
 FOREVER = {"cache-control": "private, max-age=31536000, immutable"}
 
 
@@ -49,7 +47,8 @@ class Viewer:
     viewer.background():`.
 
     only: numbers of the episodes to show, None for all. read_only: refuse edits. cache: folder for videos, by
-    default in the user's cache. `url` carries the token."""
+    default in the user's cache. `url` carries the token; on another address than this machine's own it is
+    HTTPS."""
 
     def __init__(
         self,
@@ -64,16 +63,14 @@ class Viewer:
         self.read_only = read_only
         self.token = secrets.token_urlsafe(24)
         self._cache = cache or cache_root() / "videos"
-        self._host = host
-        self._socket = _listen(host, port)
-        address, self.port = self._socket.getsockname()[:2]
-        self.loopback = web.is_loopback(address)
+        self.site = _open_site(host, port)
+        self.port = self.site.listening.getsockname()[1]
+        self.loopback = self.site.loopback
 
     @property
     def url(self) -> str:
-        host = f"[{self._host}]" if ":" in self._host else self._host
         key = "" if self.loopback and self.read_only else f"?token={self.token}"
-        return f"http://{host}:{self.port}/{key}"
+        return f"{self.site.url}{key}"
 
     def run(self, ready: Callable[[str], None] = lambda url: None) -> None:
         """Serve in this thread. ready(url): called once the page can be opened."""
@@ -93,16 +90,17 @@ class Viewer:
     @contextlib.contextmanager
     def _open_server(self) -> Iterator[web.Server]:
         videos, findings = VideoCache(self._cache), Findings(self.library)
-        access = Access(self.token, self.loopback, self.read_only)
+        access = ViewerAccess("viewer", self.token, self.loopback, self.read_only)
         try:
-            yield web.Server(application(self.library, videos, findings, access), self._socket)
+            app = application(self.library, videos, findings, access)
+            yield web.Server(app, self.site.listening, self.site.tls)
         finally:
             findings.close()
             videos.close()
-            self._socket.close()
+            self.site.listening.close()
 
 
-def application(library: Library, videos: VideoCache, findings: Findings, access: Access) -> Starlette:
+def application(library: Library, videos: VideoCache, findings: Findings, access: ViewerAccess) -> Starlette:
     """The page, and its interface under `/api`. Paths name episodes and streams, which are looked up; they
     never name files."""
     edits = Edits(library)
@@ -136,7 +134,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
 
     def page(request: Request) -> Response:
         response = asset("viewer.html")
-        if access.is_opened_with_token(request.scope):
+        if access.is_first_visit(request.scope):
             response.headers.append("set-cookie", access.cookie(request.scope))
         return response
 
@@ -243,15 +241,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
         return JSONResponse(findings.summary())
 
     async def post_edit(request: Request) -> Response:
-        body = await web.read_body(request, MOST_BODY)
-        if body is None:
-            return web.error("that is too long for an edit", 413)
-        try:
-            edit = json.loads(body)
-        except ValueError:
-            edit = None
-        if not isinstance(edit, dict):
-            return web.error("an edit is one JSON object", 400)
+        edit = await web.read_json(request)
         return JSONResponse(await run_in_threadpool(edits.do, edit))
 
     of = "/api/episodes/{episode}"
@@ -279,6 +269,7 @@ def application(library: Library, videos: VideoCache, findings: Findings, access
             NotThere: _answer(404),
             Changed: _answer(409),
             StoreError: _answer(409),
+            web.BadBody: _bad_body,
             ValueError: _answer(400),
             OSError: _answer(500),
             HTTPException: _http_error,
@@ -292,6 +283,11 @@ def _answer(status: int) -> Callable[[Request, Exception], Response]:
         return web.error(str(error) or repr(error), status)
 
     return handler
+
+
+def _bad_body(request: Request, error: Exception) -> Response:
+    assert isinstance(error, web.BadBody)
+    return web.error(str(error), error.status)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
@@ -319,9 +315,9 @@ def _number(request: Request, name: str, default: float) -> float:
     return value
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _open_site(host: str, port: int) -> Site:
     try:
-        return web.listen(host, port)
+        return open_site(host, port)
     except OSError as error:
         advice = "choose a --host and --port of this machine"
         if error.errno == errno.EADDRINUSE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ FEATURES: Features = {
     TOP: Feature((25, 33, 3), "uint8"),
     FAR: Feature((24, 32), "uint16", (), ("mm",)),
 }
+TRUSTING = ssl.create_default_context()
+TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE  # the certificate is this machine's own
 TICKS, FRAMES, MS = 60, 40, 1_000_000
 
 
@@ -72,13 +75,17 @@ class Client:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self.port = parts.port
+        self.port, self.tls = parts.port, parts.scheme == "https"
         self.token = parse_qs(parts.query).get("token", [""])[0]
 
     def ask(
         self, path: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None
     ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = (
+            http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=TRUSTING)
+            if self.tls
+            else http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        )
         connection.request(method, path, body, headers or {})
         reply = connection.getresponse()
         found = reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read()

@@ -346,3 +346,20 @@ def test_a_closed_pipe_is_no_error() -> None:
     )
     assert process.stdout == b"{"
     assert b"Traceback" not in process.stderr
+
+
+def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ulna.robot.cli", "completion", "bash"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    script = tmp_path / "completion"
+    script.write_text(done.stdout)
+    ask = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_ulna; echo "${COMPREPLY[@]}"'
+    lines = {"ulna tr": "train", "ulna data ch": "check", "ulna evaluate x --ba": "--batch"}
+    for line, word in lines.items():
+        words = ["bash", "-c", ask, "bash", str(script), *line.split(" ")]
+        answer = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert answer.stdout.split() == [word], (line, answer.stderr)

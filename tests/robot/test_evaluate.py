@@ -30,6 +30,7 @@ from ulna.robot.keys import Keys
 from ulna.robot.openloop import open_loop
 from ulna.robot.record import open_store, recorder_for
 from ulna.robot.report.evaluation import ClosedLoop, OpenLoop
+from ulna.robot.robot import Observation
 from ulna.robot.statistics import bootstrap_mean, wilson
 
 
@@ -50,9 +51,28 @@ def test_evaluation_reports_films_and_changes_nothing_by_filming(tmp_path: Path)
     assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
     assert sum(1 for _ in container.decode(stream)) == report.outcomes[0].ticks
     container.close()
+    assert [o.seed for o in report.filmed] == [t.seed for t in report.traces] == [1000, 1001]
     path = save_report(tmp_path / "checkpoint", "reach", report)
     assert json.loads(path.read_text()) == report.to_json()
     assert ClosedLoop.from_json(json.loads(path.read_text())) == report
+
+
+class ExpertOnEvenSeeds(ExpertAgent):
+    def reset(self, task: str, seed: int) -> None:
+        super().reset(task, seed)
+        self._still = seed % 2 == 1
+
+    def act(self, observation: Observation) -> np.ndarray:
+        action = super().act(observation)
+        return observation.values[STATE].astype(np.float64) if self._still else action
+
+
+def test_failures_are_filmed_first(tmp_path: Path) -> None:
+    with load_robot("sim:so101", "reach") as rig:
+        report = evaluate(rig, ExpertOnEvenSeeds(rig.sim), 4, 1000, video_dir=tmp_path, videos=3)
+    assert [o.success for o in report.outcomes] == [True, False, True, False]
+    assert [Path(v).name for v in report.videos] == ["seed-1001.mp4", "seed-1003.mp4", "seed-1000.mp4"]
+    assert report.filmed == [report.outcomes[i] for i in (1, 3, 0)]
 
 
 def test_deploying_through_a_server_and_its_death() -> None:

@@ -194,6 +194,28 @@ def test_recording_is_repeatable_continues_and_refuses_another_robot(tmp_path: P
     assert len(EpisodeStore.open(tmp_path / "a")) == 2
 
 
+def test_a_recording_that_goes_on_says_what_is_not_as_it_was(tmp_path: Path) -> None:
+    def again(rig: Rig, **options: Any) -> list[str]:
+        says: list[str] = []
+        record(rig, make_agent("expert", rig), tmp_path / "a", 1, say=says.append, **options)
+        return says
+
+    with load_robot("sim:so101", "reach") as rig:
+        assert again(rig) == again(rig) == []
+        joints = rig.robot.arms["arm"].joints
+        joints.upper[-1] -= 0.25
+        rig.config["note"] = "another table"
+        (line,) = again(rig)
+        assert "limits.gripper was -0.174533 to 1.74533, is -0.174533 to 1.49533" in line
+        assert "robot_config.note was not there, is another table" in line
+        with pytest.raises(ValueError, match="keeps raw images as they come, not codec jpeg"):
+            again(rig, storage={"codec": "jpeg"})
+        rig.robot.control_hz = 10.0
+        with pytest.raises(ValueError, match="recorded at 20 Hz, the robot runs at 10"):
+            again(rig)
+    assert len(EpisodeStore.open(tmp_path / "a")) == 3
+
+
 def test_failed_episodes_are_kept_and_marked_or_thrown_away(tmp_path: Path) -> None:
     with load_robot("sim:so101", "reach") as rig:
         assert rig.sim is not None

@@ -1,5 +1,9 @@
 // The WebSocket: opened again when it breaks, and never filled with what the network has not taken yet.
 
+// The key of this run comes in the URL and is then taken out of sight; from then on a cookie carries it.
+const key = new URLSearchParams(location.search).get("token") ?? "";
+if (key) history.replaceState(null, "", location.pathname);
+
 const RETRY_MS = [300, 600, 1200, 2500];
 const BACKLOG = 1500; // bytes; newer words are worth more than queued ones
 
@@ -21,8 +25,9 @@ export class Link {
 
   connect() {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const token = new URLSearchParams(location.search).get("token") ?? "";
-    this.socket = new WebSocket(`${scheme}://${location.host}/socket?token=${encodeURIComponent(token)}`);
+    // a browser that keeps no cookies is let in by the key
+    const query = key && this.tries % 2 ? `?token=${encodeURIComponent(key)}` : "";
+    this.socket = new WebSocket(`${scheme}://${location.host}/socket${query}`);
     this.socket.onopen = () => {
       this.tries = 0;
       this.send({ kind: "ping" });

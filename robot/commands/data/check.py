@@ -33,7 +33,7 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.checks.check import SEVERITIES, check
     from ....datasets.store import EpisodeStore
 
-    store = EpisodeStore.open(args.data)
+    store = EpisodeStore.open(args.data, recover=False)
     selection = episode_list(args.episodes) if args.episodes else None
     with progress("checking") as bar:
         bar_task = bar.add_task("", total=None, note="")

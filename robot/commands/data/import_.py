@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..errors import UsageError
-from ..parsing import Output, episode_list, pairs, progress, unset
+from ..parsing import Output, episode_list, pairs, progress, unset, words
 
 EXAMPLE = "ulna data import path/to/lerobot_folder --out runs/x/data --image-size 96"
 
@@ -34,17 +34,37 @@ class Args:
     """Resize images to this many pixels square, by area; 0 keeps them as recorded."""
     episodes: Annotated[str, unset("all")] = ""
     """Only these, like 0-9,12 (LeRobot)."""
+    units: Annotated[str, unset("as the source says", "UNITS")] = ""
+    """What joints are in: radians, degrees or percent, which become radians; single elements after it, with
+    commas: degrees,gripper=percent. A robot takes no policy of data that do not say."""
+    calibration: Annotated[str, unset("none", "FILE")] = ""
+    """LeRobot's calibration of the arm that was moved, which percent need; of several arms
+    left=FILE,right=FILE."""
+    arm: Annotated[Literal["", "so101", "koch"], unset("as the source says")] = ""
+    """Whose calibration it is."""
+    names: Annotated[str, unset("the source's", "NAMES")] = ""
+    """Names of the elements of state and action, with commas, where the source has none."""
+    first_of_chunk: bool = False
+    """Of actions that are chunks (rows of 30 × 7) take each row's first."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(args: Args, out: Output) -> int:
     from ....datasets.info import describe
+    from ...statement import Statement, calibration_files
     from .info import text_of
 
     if args.image_size and not 16 <= args.image_size <= 4096:
         raise ValueError(f"--image-size must lie in 16..4096, not {args.image_size}")
     size = (args.image_size, args.image_size) if args.image_size else None
+    statement = Statement(
+        args.units,
+        tuple(words(args.names)),
+        calibration_files(args.calibration),
+        args.arm,
+        args.first_of_chunk,
+    )
     kind = _kind(Path(args.source)) if args.format == "auto" else args.format
     with progress("importing") as bar:
         bar_task = bar.add_task("", total=None, note="")
@@ -52,13 +72,13 @@ def run(args: Args, out: Output) -> int:
         def report(count: int, total: int) -> None:
             bar.update(bar_task, completed=count, total=total)
 
-        store = _import(kind, args, size, report)
+        store = _import(kind, args, size, report, statement.restate)
     d = describe(store)
     out.answer(d, text_of(d))
     return 0
 
 
-def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) -> Any:
+def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any, restate: Any) -> Any:
     if kind == "lerobot":
         from ....datasets.formats.lerobot import import_lerobot
 
@@ -67,7 +87,7 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
                 "--fps, --task and --map are for sources other than LeRobot, which says these itself"
             )
         selection = episode_list(args.episodes) if args.episodes else None
-        return import_lerobot(args.source, args.out, size, selection, report)
+        return import_lerobot(args.source, args.out, size, selection, report, restate)
     if args.episodes:
         raise UsageError("--episodes is for LeRobot sources: part others with `ulna data split` afterwards")
     from ....datasets.formats.hdf5 import import_aloha, import_robomimic
@@ -75,7 +95,14 @@ def _import(kind: str, args: Args, size: tuple[int, int] | None, report: Any) ->
 
     readers = {"diffusion-policy": import_replay_buffer, "robomimic": import_robomimic, "aloha": import_aloha}
     return readers[kind](
-        args.source, args.out, args.fps, args.task, pairs("--map", args.map, "array=feature"), size, report
+        args.source,
+        args.out,
+        args.fps,
+        args.task,
+        pairs("--map", args.map, "array=feature"),
+        size,
+        report,
+        restate,
     )
 
 

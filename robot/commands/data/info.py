@@ -24,7 +24,7 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.info import describe
     from ....datasets.store import EpisodeStore
 
-    d = describe(EpisodeStore.open(args.data))
+    d = describe(EpisodeStore.open(args.data, recover=False))
     out.answer(d, text_of(d))
     return 0
 
@@ -52,6 +52,7 @@ def text_of(d: dict[str, Any]) -> str:
         lines.append(f"  {key}: {feature['dtype']} {tuple(feature['shape'])}, {rate_text}{codec}")
         if feature["names"]:
             lines.append(f"    {', '.join(feature['names'])}")
+        lines += _of_units(key, feature, d["path"])
     if d["cut_off"]:
         lines.append(f"cut off and recovered: episodes {', '.join(map(str, d['cut_off']))}")
     if d["damaged"]:
@@ -62,13 +63,29 @@ def text_of(d: dict[str, Any]) -> str:
     if d["trash"]:
         lines.append(f"in the trash: {d['trash']} episodes (ulna data restore {d['path']} --list)")
     if d["interrupted"]:
-        lines.append(f"interrupted and not part of the data: {', '.join(d['interrupted'])}")
+        lines.append(
+            f"being recorded or cut off, and not part of the data: {', '.join(d['interrupted'])} "
+            f"(ulna data recover {d['path']})"
+        )
     if d["provenance"]:
         lines.append("provenance:")
         lines += [f"  {key}: {_in_words(value)}" for key, value in d["provenance"].items() if value]
     for note, episodes in d["notes"].items():
         lines.append(f"{note}: episodes {', '.join(map(str, episodes))}")
     return "\n".join(lines)
+
+
+def _of_units(key: str, feature: dict[str, Any], path: str) -> list[str]:
+    """The units of a vector, or that what moves an arm states none."""
+    from ....datasets.features import moves_an_arm
+
+    if any(feature["units"]) and len(feature["shape"]) == 1:
+        return [f"    in {', '.join(u or 'an unknown unit' for u in dict.fromkeys(feature['units']))}"]
+    if not moves_an_arm(key):
+        return []
+    names = "" if feature["names"] else " [--names …]"
+    state = f"ulna data units {path} --units radians|degrees|percent{names}"
+    return [f"    its unit is not stated, and no robot takes a policy of it before: {state}"]
 
 
 def _in_words(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from ..parsing import Output, unset
+from ..parsing import Output, pairs, unset
 
 EXAMPLE = "ulna data merge runs/a/data runs/b/data --out runs/ab/data"
 
@@ -20,6 +20,9 @@ class Args:
     """Folder of the new dataset."""
     same_twice: bool = False
     """Allow an episode that is in several of them."""
+    rename: Annotated[str, unset("none", "OLD=NEW")] = ""
+    """Call features of a dataset, or elements of its state and action, otherwise, with commas:
+    observation.images.top=observation.images.front,joint1=shoulder_pan."""
     json: bool = False
     """Print one JSON object."""
 
@@ -30,7 +33,8 @@ def run(args: Args, out: Output) -> int:
 
     if len(args.data) < 2:
         raise ValueError("name at least two datasets to merge")
-    result = merge([EpisodeStore.open(d) for d in args.data], args.out, args.same_twice)
+    renames = pairs("--rename", args.rename, "old=new")
+    result = merge([EpisodeStore.open(d) for d in args.data], args.out, args.same_twice, renames)
     frames = sum(e.length for e in result.episodes)
     out.answer(
         {"out": args.out, "episodes": len(result), "frames": frames},

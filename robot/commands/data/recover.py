@@ -1,5 +1,5 @@
-"""Bring back episodes whose recording was cut off, and say which. Every command that opens a dataset brings
-them back, too."""
+"""Bring back episodes whose recording was cut off, and say which. Every command that adds to a dataset, edits
+it or trains on it brings them back, too; `info`, `check`, `stats` and `view` only look."""
 
 from __future__ import annotations
 

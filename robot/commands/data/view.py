@@ -20,7 +20,8 @@ class Args:
     episodes: Annotated[str, unset("all")] = ""
     """Show only these, like 0-9,12."""
     host: str = "127.0.0.1"
-    """Address to listen on. On any but this machine's own, the key in the URL is needed to see anything."""
+    """Address to listen on. On any but this machine's own, the page comes over HTTPS, and the key in the URL
+    is needed to see anything."""
     port: int = 0
     """0 picks a free one."""
     no_browser: bool = False
@@ -37,7 +38,7 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.store import EpisodeStore
 
     selection = episode_list(args.episodes) if args.episodes else None
-    store = EpisodeStore.open(args.data, recover=not args.read_only)
+    store = EpisodeStore.open(args.data, recover=False)
     if args.rerun:
         return _write_rerun(store, selection, args, out)
 
@@ -53,7 +54,8 @@ def run(args: Args, out: Output) -> int:
 
     def ready(url: str) -> None:
         value = {"url": url, "episodes": len(viewer.library.episodes()), "read_only": args.read_only}
-        out.answer(value, f"{args.data} is shown at {url} (Ctrl-C stops)")
+        lines = [f"{args.data} is shown at {url} (Ctrl-C stops)", viewer.site.warning]
+        out.answer(value, "\n".join(filter(None, lines)))
         if not (args.no_browser or args.json):
             open_in_browser(url)
 

@@ -219,6 +219,23 @@ FAULTS: list[tuple[Callable[[Rows], None], str, str, str, tuple[float, float], s
 ]  # fmt: skip
 
 
+def test_a_gripper_that_holds_something_is_no_limit(tmp_path: Path) -> None:
+    features = {key: Feature((2,), "float32", ("base", "gripper"), ("rad", "rad")) for key in (STATE, ACTION)}
+    store = EpisodeStore.create(tmp_path / "d", features, FPS)
+    with EpisodeWriter(store) as writer:
+        writer.start({"task": "grip", "limits": {"base": [-1.1, 1.1], "gripper": [0.0, 1.5]}})
+        for t in range(100):
+            asked = np.array([0.5 * np.sin(t / 8), max(0.0, 1.0 - t / 20)], np.float32)
+            sent = np.maximum(asked, np.array([-1.1, 0.4], np.float32))  # the cube is as wide as 0.4
+            values = {STATE: sent, ACTION: sent, REQUESTED: asked}
+            writer.tick(values, dict.fromkeys(values, (t * 40 * MS, t * 40 * MS)))
+        writer.end({"success": True})
+    assert found(store, "clipped") == []
+    (it,) = found(store, "held-back")
+    assert (it.severity, it.stream) == ("info", ACTION)
+    assert it.message.startswith("gripper 8")
+
+
 @pytest.mark.parametrize(("harm", "name", "severity", "stream", "span_s", "says"), FAULTS)
 def test_a_fault_is_found_where_it_is_and_in_no_other_episode(
     tmp_path: Path,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
 from ulna.policies.train.data import open_data, tensors, window_spec
 from ulna.policies.train.error import TrainingError
-from ulna.policies.train.loop import train
+from ulna.policies.train.loop import Progress, train
 from ulna.policies.train.state import STATE_FILE, read_header
 
 
@@ -137,8 +139,57 @@ def test_training_resumes_with_the_losses_of_an_unbroken_run(tmp_path: Path) -> 
     torch.testing.assert_close(
         *weights, rtol=1e-4, atol=1e-5
     )  # averages of all steps, those before the kill too
-    assert not state.exists()
+    assert _steps(state) == 14, "a finished training can go on with more steps"
     assert any((tmp_path / "cut" / "tensorboard").iterdir())
+
+
+def grow(data: Path) -> None:
+    """One more episode; those before stay as they are."""
+    shutil.rmtree(data)
+    write_store(data, (20, 13, 25))
+
+
+def test_a_finished_training_goes_on_with_more_steps_and_data_that_grew(tmp_path: Path) -> None:
+    data, out = tmp_path / "d", tmp_path / "p"
+    write_store(data)
+    resume = partial(train, data=data, out=out, device="cpu", track=(), resume=True)
+    first = train(small("flow", steps=4), data, out, device="cpu", track=())
+    with pytest.raises(TrainingError, match="already trained 4 of 4 steps: more --steps"):
+        resume(small("flow", steps=4))
+    with pytest.raises(TrainingError, match="go on with it by --resume --steps N"):
+        train(small("flow", steps=8), data, out, device="cpu")
+    with pytest.raises(TrainingError, match=r"--training\.batch-size was"):
+        resume(small("flow", steps=8, batch_size=2))
+    more = resume(small("flow", steps=8))
+    assert more.losses[:4] == first.losses
+    assert len(more.losses) == 8
+    assert read_train(out).steps == 8
+
+    scale, says = load_checkpoint(out).stats[STATE].mean, []
+    grow(data)
+    last = resume(small("flow", steps=10), say=says.append)
+    assert last.losses[:8] == more.losses
+    assert "the data have grown by 1 episodes since it was trained: it goes on with all 3" in says
+    assert np.array_equal(load_checkpoint(out).stats[STATE].mean, scale), "with the scales of its weights"
+
+
+def test_an_unfinished_training_ends_with_the_data_that_it_began_with(tmp_path: Path) -> None:
+    data, out = tmp_path / "d", tmp_path / "p"
+    write_store(data)
+    recipe = small("flow", steps=6, checkpoint_every=3)
+    whole = train(recipe, data, tmp_path / "whole", device="cpu", track=())
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data, out, device="cpu", track=(), report=stop)
+    grow(data)
+    says: list[str] = []
+    resumed = train(recipe, data, out, device="cpu", track=(), resume=True, say=says.append)
+    assert resumed.losses == pytest.approx(whole.losses, rel=1e-5)
+    assert any("it ends without them, as it was begun" in s for s in says)
 
 
 def _steps(state: Path) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -79,6 +81,17 @@ def opened(hold: list[float], extrapolate: list[float]) -> OpenLoop:
             "chunks": [{"at": 0, "actions": [[0.0], [0.1]]}, {"at": 2, "actions": [[0.3]]}],
         },
     })  # fmt: skip
+
+
+def test_baselines_and_what_a_film_shows_are_said(tmp_path: Path) -> None:
+    e = closed(tmp_path)
+    hold = replace(e, agent="hold", outcomes=[replace(o, success=False) for o in e.outcomes])
+    write = partial(write_report, tmp_path / "r.html", "Lift", train=RECORD, commands=[])
+    page = write(evaluation=e, baselines=[hold]).read_text()
+    assert "hold on the same seeds: 0 of 2 (0 to 66 %)" in page
+    assert "second run" not in page
+    again = replace(e, filmed=[replace(e.outcomes[0], success=False)])
+    assert "ended otherwise than the counted one" in write(evaluation=again).read_text()
 
 
 def test_a_closed_loop_report_stands_alone(tmp_path: Path) -> None:

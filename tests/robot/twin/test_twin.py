@@ -165,6 +165,8 @@ def test_the_control_channel_refuses_in_words(station: dict[str, Any]) -> None:
         ("power-cycle", {"device": "leadr"}, "did you mean leader"),
         ("begin", [1], "must be a JSON object"),
         ("begin", b"{bad", "Expecting property name"),
+        ("reset", b'{"seed": 1e999}', "1e999 is not finite"),
+        ("reset", b'{"seed": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", "nested more than 64 deep"),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             post(station, order, body)

@@ -26,7 +26,7 @@ def test_edits_need_the_key_and_the_page_itself(client: Client, store: EpisodeSt
     for headers, status, says in (
         ({}, 403, "open the URL that `ulna data view` printed"),
         ({"X-Ulna-Token": "guess"}, 403, "open the URL"),
-        ({"Cookie": f"ulna-view-{client.port}={client.token}"}, 403, "open the URL"),
+        ({"Cookie": f"ulna-viewer-{client.port}={client.token}"}, 403, "open the URL"),
         ({**key, "Origin": "http://evil.example"}, 403, "another site"),
         ({**key, "Origin": "null"}, 403, "another site"),
         ({**key, "Origin": f"http://localhost:{client.port}"}, 403, "another site"),
@@ -49,6 +49,8 @@ def test_edits_need_the_key_and_the_page_itself(client: Client, store: EpisodeSt
     assert client.ask("/api/edits", "POST", key, too_long)[0] == 413
     assert client.ask("/api/edits", "POST", key, "{")[0] == 400
     assert client.ask("/api/edits", "POST", key, "[1]")[0] == 400
+    for text in ("[" * 20_000 + "]" * 20_000, '{"do": "trim", "episode": "0", "start_s": 1e999}'):
+        assert client.ask("/api/edits", "POST", key, text)[0] == 400
     assert client.ask("/api/edits", "GET", key)[0] == 405
     assert (
         client.ask("/api/edits", "POST", {**key, "Origin": here, "Sec-Fetch-Site": "same-origin"}, edit)[0]
@@ -98,11 +100,15 @@ def test_read_only_changes_nothing_and_needs_no_key(store: EpisodeStore, cache: 
     assert len(EpisodeStore.open(store.path)) == 3
 
 
-def test_beyond_this_machine_everything_needs_the_key(store: EpisodeStore, cache: Path) -> None:
+def test_beyond_this_machine_everything_needs_the_key_and_comes_over_tls(
+    store: EpisodeStore, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for read_only in (False, True):
         with Viewer(store, "0.0.0.0", cache=cache, read_only=read_only).background() as url:
             client = Client(url)
             assert client.token
+            assert url.startswith("https://")
             for path in (
                 "/",
                 "/assets/viewer.js",
@@ -117,11 +123,12 @@ def test_beyond_this_machine_everything_needs_the_key(store: EpisodeStore, cache
             assert status == 200
             assert "HttpOnly" in cookie
             assert "SameSite=Strict" in cookie
-            for name in ("ulna-view-1=other; ", ""):  # a viewer on another port of that machine has one too
+            assert "Secure" in cookie
+            for name in ("ulna-viewer-1=other; ", ""):  # a viewer on another port of that machine has one too
                 cookies = {"Cookie": name + cookie.split(";")[0]}
                 assert client.ask("/api/episodes/0/thumbnail", headers=cookies)[0] == 200
             assert client.ask("/api/episodes", headers={"X-Ulna-Token": client.token})[0] == 200
-            assert client.ask("/api/episodes", headers={"Cookie": "ulna-view-1=guess"})[0] == 401
+            assert client.ask("/api/episodes", headers={"Cookie": "ulna-viewer-1=guess"})[0] == 401
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(store: EpisodeStore, cache: Path) -> None:

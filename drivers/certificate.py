@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arm import DeviceError
+from .arm import DeviceError
 
 
 def state_dir() -> Path:
@@ -76,7 +76,7 @@ def _make(names: Sequence[str]) -> bytes:
             return x509.DNSName(name)
 
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Ulna teleoperation")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Ulna")])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()

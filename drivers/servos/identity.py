@@ -48,9 +48,8 @@ class Look:
 
 def look(bus: ServoBus, family: Family, bauds: Collection[int], thorough: bool = False) -> Look:
     """Who answers at each of `bauds`; the speed is then as before. thorough: ask all ids where that takes
-    seconds, not those alone that are usual. The port is opened anew. Nothing is written. BusError with
-    `gone`: there is no port."""
-    bus.close()  # silence so far makes nobody patient
+    seconds, not those alone that are usual. The port is opened where it is not. Nothing is written.
+    BusError with `gone`: there is no port."""
     bus.open()
     ids = ALL_IDS if thorough or family.protocol == "feetech" else FEW_IDS
     before, answers, clash = bus.baud, list[Answer](), False
@@ -82,6 +81,10 @@ def _answers_garbled(bus: ServoBus, servo: int) -> bool:
     corrupt = bus.stats.corrupt
     for _ in range(READS):
         bus.read(["present_position", "present_temperature"], [servo], retries=0)
+    if bus.stats.corrupt == corrupt:
+        return False
+    bus.close()  # else the bus grows patient with who is no one servo
+    bus.open()
     return bus.stats.corrupt - corrupt > MOST_GARBLED
 
 

@@ -86,17 +86,18 @@ def _bring_up(
 ) -> dict[str, Any]:
     """All stages for one arm. Returns what the answer says of it."""
     from ...drivers import devices
-    from ..setup.ports import find
+    from ..setup.ports import find, lasting_name
     from ..setup.servos import check_chain, set_ids
 
     table = file.table(arm) or {}
     guide.begin(f"{arm.title}: its port")
-    if port and table and table.get("port") != port:
+    said, known = lasting_name(port) if port else "", str(table.get("port", ""))
+    if said and known and lasting_name(known) != said:
         raise UsageError(
-            f"{file.path} says that the {arm.title} is at {table.get('port')}, not at {port}: change that "
-            "line, or give another --out"
+            f"{file.path} says that the {arm.title} is at {known}, not at {port}: change that line, or give "
+            "another --out"
         )
-    port = port or str(table.get("port", "")) or find(guide, arm.title, taken)
+    port = known or said or find(guide, arm.title, taken)
     if port in taken:
         raise UsageError(f"follower and leader cannot both be at {port}")
     guide.say(f"The {arm.title} is at {port}.")

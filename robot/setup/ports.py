@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ def candidates(root: Path = ROOT) -> list[Candidate]:
             if isinstance(port, str) and port.startswith("/") and Path(port).is_char_device():
                 found.append(Candidate(port, f"the twin {twin.name}'s {device}"))
     return found
+
+
+def lasting_name(port: str, root: Path = ROOT) -> str:
+    """The name that stays of the port that was said as `port`; `port` itself where there is none."""
+    device = os.path.realpath(root / port.lstrip("/"))
+    names = (c.name for c in candidates(root))
+    return next((n for n in names if os.path.realpath(root / n.lstrip("/")) == device), port)
 
 
 def find(guide: Guide, arm: str, taken: Collection[str], root: Path = ROOT) -> str:

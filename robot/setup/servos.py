@@ -59,6 +59,11 @@ def _set_one(guide: Guide, group: ServoGroup, j: int, done: dict[int, str]) -> N
             guide.say(f"  {same} (id {ids or 'unclear'}): leave that of {name} alone on the cable.")
             return None
         if (answer := found.alone) is None:
+            if thorough:
+                guide.say(
+                    f"  No {family.protocol} servo answers at any speed: is the power on, and the cable in? "
+                    "(An SO-101 has Feetech servos, a Koch Dynamixel ones.)"
+                )
             refused = None  # another may come with the same id
             return None
         if answer.model != servo.model:

@@ -252,13 +252,13 @@ class Station:
                 self.set_faults(device, faults)
 
         return {
-            **self._hand.orders(),
             "reset": lambda body: self.world.reset(int(body["seed"])),
             "begin": lambda _: self.world.begin(),
             "rest": lambda _: self.world.rest(),
             "faults": set_all_faults,
             "power-cycle": lambda body: self.power_cycle(str(body["device"])),
             "stop": lambda _: self.stop(),
+            **self._hand.orders(),
         }
 
     def _require_device(self, device: str) -> None:

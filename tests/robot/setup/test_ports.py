@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import threading
 import time
@@ -13,7 +15,7 @@ from contracts.computer import Computer
 
 from ulna.drivers.arm import DeviceError
 from ulna.robot.setup.guide import Guide
-from ulna.robot.setup.ports import candidates, find
+from ulna.robot.setup.ports import candidates, find, lasting_name
 
 A, B = "usb-1a86_USB_Single_Serial_AAA-if00", "usb-1a86_USB_Single_Serial_BBB-if00"
 
@@ -141,3 +143,35 @@ def test_waiting_ends(computer: Computer) -> None:
     guide.patience_s = 0.2
     with pytest.raises(DeviceError, match=r"waited 0.2 s for a serial adapter of the follower; run the same"):
         find(guide, "follower", (), computer.root)
+
+
+def test_a_port_that_is_said_by_its_passing_name_gets_its_lasting_one(computer: Computer) -> None:
+    plug_in(computer, "ttyACM0", "1-2.1", A)
+    plug_in(computer, "ttyACM1", "1-2.2", B, "BBB")
+    assert lasting_name("/dev/ttyACM1", computer.root) == f"/dev/serial/by-id/{B}"
+    assert lasting_name(f"/dev/serial/by-id/{B}", computer.root) == f"/dev/serial/by-id/{B}"
+    assert lasting_name("/dev/ttyACM9", computer.root) == "/dev/ttyACM9"
+
+
+def test_the_buses_of_running_twins_are_candidates(computer: Computer, tmp_path: Path) -> None:
+    line, other_end = os.openpty()
+    link = tmp_path / "arm"
+    link.symlink_to(os.ttyname(other_end))
+    note = {
+        "name": "so101-1",
+        "pid": os.getpid(),
+        "ports": {"arm": str(link), "front": "http://127.0.0.1:1/x"},
+    }
+    folder = tmp_path / "run" / "ulna" / "twins"
+    folder.mkdir(parents=True, mode=0o700)
+    folder.parent.chmod(0o700)
+    (folder / "so101-1.json").write_text(json.dumps(note))
+    try:
+        (only,) = candidates(computer.root)
+        assert only.name == str(link)
+        assert only.title == "the twin so101-1's arm"
+        link.unlink()
+        assert candidates(computer.root) == [], "its cable is pulled"
+    finally:
+        os.close(line)
+        os.close(other_end)

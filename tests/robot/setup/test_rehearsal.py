@@ -52,13 +52,18 @@ def set_up(info: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], str]
     device, text, sweeps = "arm", "", list[threading.Thread]()
     with subprocess.Popen(
         [*ULNA, "setup", *words, "--json"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
+        if "--yes" not in words:  # the only question where the port is said: may the torque go off?
+            process.stdin.write("y\n")
+            process.stdin.flush()
         for line in process.stderr:
             text += line
             device = "leader" if "== leader" in line else device
@@ -67,7 +72,7 @@ def set_up(info: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], str]
             if "connect all servos" in line:
                 ask(info, "plug", device=device, servo="all")
             if "The torque is off" in line:
-                sweeps.append(threading.Thread(target=sweep, args=(info, device)))
+                sweeps.append(threading.Thread(target=sweep, args=(info, device, process)))
                 sweeps[-1].start()
         answer = process.stdout.read()
         for thread in sweeps:
@@ -76,9 +81,13 @@ def set_up(info: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], str]
     return json.loads(answer), text
 
 
-def sweep(info: dict[str, Any], device: str) -> None:
+def sweep(info: dict[str, Any], device: str, process: subprocess.Popen[str]) -> None:
     time.sleep(0.5)  # it begins to look
     ask(info, "sweep", device=device)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # with --yes it ends by itself
+        process.stdin.write("\n")
+        process.stdin.flush()
 
 
 def errors_of_angles(info: dict[str, Any], robot: Path) -> np.ndarray:
@@ -112,10 +121,10 @@ def test_a_newcomer_brings_an_so101_and_its_leader_up(tmp_path: Path) -> None:
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_a_newcomer_brings_a_koch_up(tmp_path: Path) -> None:
+def test_a_newcomer_brings_a_koch_up_by_answering_and_pressing_enter(tmp_path: Path) -> None:
     robot = tmp_path / "my-koch.toml"
     with new_twin("koch") as info:
-        words = ["koch", "--out", str(robot), "--arms", "follower", "--port", info["ports"]["arm"], "--yes"]
+        words = ["koch", "--out", str(robot), "--arms", "follower", "--port", info["ports"]["arm"]]
         answer, text = set_up(info, words)
         assert text.count("id 1 at 57600 baud: now id") == 6
         assert "XL430-W250, id 1" in text

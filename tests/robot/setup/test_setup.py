@@ -224,3 +224,17 @@ def test_nobody_at_the_keyboard_is_one_sentence(tmp_path: Path) -> None:
     assert "nobody answers" in run.stderr
     assert "--yes" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_silence_is_explained(tmp_path: Path) -> None:
+    with bench("feetech", tmp_path) as (_, twin):
+        group, person = group_of("so101", tmp_path / "port"), Person(twin, {"gripper": [()] * 9})
+        person.patience_s = 3.0
+        try:
+            with pytest.raises(
+                DeviceError, match="waited 3 s for the servo of gripper; run the same command"
+            ):
+                set_ids(person, group)
+        finally:
+            group.bus.close()
+    assert "No feetech servo answers at any speed: is the power on" in person.words

@@ -130,7 +130,7 @@ def test_a_sweep_brings_every_joint_to_both_its_ends(new: dict[str, Any]) -> Non
         ("move", {"joint": "elbow", "position_rad": 0.0}, "did you mean elbow_flex"),
         ("move", {"joint": "elbow_flex", "position_rad": 3.0}, "goes from -1.69 to 1.69 rad, not to 3"),
         ("move", {"joint": "elbow_flex", "position_rad": "far"}, "a number of radians"),
-        ("move", {"joint": "elbow_flex", "position_rad": float("nan")}, "not to nan"),
+        ("move", {"joint": "elbow_flex", "position_rad": float("nan")}, "is not finite"),
         ("move", {"joint": "elbow_flex"}, "needs 'position_rad'"),
         ("move", {"joints": ["elbow_flex"]}, "joints is an object"),
         ("move", {"joint": "elbow_flex", "position_rad": 0, "device": "leadr"}, "did you mean leader"),

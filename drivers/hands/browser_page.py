@@ -1,5 +1,5 @@
-"""The teleoperation page over HTTP: its files, and the WebSocket between the open pages and the
-`browser_session`. It loads starlette and uvicorn; import it when a page is to be served."""
+"""The teleoperation page over HTTP: its files, the cameras' pictures, and the WebSocket between the open
+pages and the `browser_session`. It loads starlette and uvicorn; import it when a page is to be served."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .. import web
+from .browser_pictures import Pictures
 from .browser_session import Session
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_MESSAGE_BYTES = 4096  # a message of the page has about 300
 MAX_PAGES = 8
 STATE_S = 0.5
+# pictures are fetched with a report of how they came, so the page makes their addresses itself
+HEADERS = {**web.HEADERS, "Content-Security-Policy": f"{web.POLICY}; img-src 'self' blob:"}
 
 
 def server(
@@ -45,7 +48,7 @@ def server(
 ) -> web.Server:
     """A server of the page, for clients that have the token. lock: guards the session. loopback: whether only
     this machine can connect."""
-    page = _Page(name, session, lock)
+    page, pictures = _Page(name, session, lock), Pictures(session.screen)
 
     def refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
         if loopback and not web.is_for_this_machine(headers):
@@ -57,17 +60,19 @@ def server(
             if origin is not None and origin != f"{'https' if tls else 'http'}://{headers.get('host', '')}":
                 return 403, "A page of another site may not drive this robot."
             return None if has_key else (401, "Open the URL that was printed; it carries a key.")
-        if scope["path"] in ("/", "/teleop.html") and not has_key:
+        is_secret = scope["path"] in ("/", "/teleop.html") or scope["path"].startswith("/camera/")
+        if is_secret and not has_key:
             return 401, "Open the URL that was printed when the robot started; it carries a key."
         return None
 
     app = Starlette(
         routes=[
             WebSocketRoute("/socket", page.drive),
+            Route("/camera/{camera:path}", pictures.newest),
             Route("/", page.file),
             Route("/{name}", page.file),
         ],
-        middleware=[Middleware(web.Guard, refusal=refusal, refuse=PlainTextResponse)],
+        middleware=[Middleware(web.Guard, refusal=refusal, refuse=PlainTextResponse, headers=HEADERS)],
     )
     return web.Server(
         app,
@@ -135,16 +140,23 @@ class _Page:
                     return
 
     async def _tell(self, connection: WebSocket, number: int) -> None:
-        """Send the page's state when it changes, and every `STATE_S` seconds."""
+        """Send what the robot has, and the page's state when it changes and every `STATE_S` seconds."""
         last: dict[str, Any] = {}
         last_s = 0.0
+        described = None
         while True:
+            if (description := self._session.screen.description) is not described:
+                described = description
+                name = description.robot or self.name
+                await connection.send_text(
+                    json.dumps({"kind": "robot", **description.to_json(), "name": name})
+                )
             with self._lock:
                 state = self._session.state(number, time.monotonic_ns())
             if state != last or time.monotonic() - last_s > STATE_S:
                 last, last_s = state, time.monotonic()
                 timeout_s = self._session.timeout_ns / 1e9
-                await connection.send_text(json.dumps({**state, "name": self.name, "timeout_s": timeout_s}))
+                await connection.send_text(json.dumps({**state, "timeout_s": timeout_s}))
             await asyncio.sleep(0.05)
 
 

@@ -41,7 +41,7 @@ class Args:
     only_successes: bool = False
     """Throw failed episodes away."""
     realtime: bool = False
-    """Run a simulated robot no faster than a real one."""
+    """Run a simulated robot no faster than a real one; always so where a person moves it."""
     codec: Literal["lossless", "jpeg"] = "lossless"
     """How images are kept: every pixel as it came (a third of its size), or JPEG (a tenth)."""
     jpeg_quality: int = 95
@@ -58,7 +58,8 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..keys import HELP, Keys
-    from ..people import agent_for
+    from ..onlooker import onlooker_for
+    from ..people import agent_for, people
     from ..record import dropped_message, record
 
     if args.episodes < 1:
@@ -66,10 +67,12 @@ def run(args: Args, out: Output) -> int:
     size = _size(args.image_size)
     storage = {"codec": "jpeg", "quality": args.jpeg_quality} if args.codec == "jpeg" else None
     cameras = [c.strip() for c in args.cameras.split(",") if c.strip()]
-    rig = load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime)
+    by_hand = args.agent in people()
+    rig = load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime or by_hand)
     with (
         # before the robot: it gets no torque where there is nobody to move it
         agent_for(args.agent, args.robot, rig, args.noise, args.mode or None) as agent,
+        onlooker_for(agent, rig) if by_hand else contextlib.nullcontext() as onlooker,
         rig,
         progress("recording") as bar,
         contextlib.ExitStack() as stack,
@@ -98,6 +101,7 @@ def run(args: Args, out: Output) -> int:
             task=args.task if rig.sim is None else "",
             max_seconds=args.max_seconds or None,
             reset_seconds=args.reset_seconds,
+            onlooker=onlooker,
         )
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"
     text += dropped_message(result.dropped)

@@ -42,7 +42,7 @@ def run(args: Args, out: Output) -> int:
     from ..loop import run_episode
     from ..motion import go_to
     from ..onlooker import onlooker_for
-    from ..people import agent_for, people
+    from ..people import agent_for, people, screen_of
     from ..scene import Demonstration
 
     require_known("agent", args.agent, people())
@@ -65,7 +65,8 @@ def run(args: Args, out: Output) -> int:
         if rig.scene is not None:
             rig.scene.reset(0)
         if onlooker is not None:
-            onlooker.say("free", f"Moved by {args.agent}. Nothing is recorded.")
+            by = "" if screen_of(agent) is not None else f"Moved by {args.agent}. "
+            onlooker.say("free", f"{by}Nothing is recorded.")
         print("moving; q or Ctrl-C stops", file=sys.stderr)
         buttons = agent if isinstance(agent, Buttons) else None
 

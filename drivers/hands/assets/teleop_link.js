@@ -1,5 +1,7 @@
 // The WebSocket: opened again when it breaks, and never filled with what the network has not taken yet.
 
+// what every request of this page carries
+export const KEY = `token=${encodeURIComponent(new URLSearchParams(location.search).get("token") ?? "")}`;
 const RETRY_MS = [300, 600, 1200, 2500];
 const BACKLOG = 1500; // bytes; newer words are worth more than queued ones
 
@@ -21,8 +23,7 @@ export class Link {
 
   connect() {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const token = new URLSearchParams(location.search).get("token") ?? "";
-    this.socket = new WebSocket(`${scheme}://${location.host}/socket?token=${encodeURIComponent(token)}`);
+    this.socket = new WebSocket(`${scheme}://${location.host}/socket?${KEY}`);
     this.socket.onopen = () => {
       this.tries = 0;
       this.send({ kind: "ping" });

@@ -141,6 +141,7 @@ def take_episodes(
         report(results)
         if take.verdict == QUIT:
             break
+    operator.say("busy", f"Done: {len(results)} of {episodes} episodes.")
     return results
 
 

@@ -4,13 +4,15 @@ period or two (50 to 100 ms of a processor), and the robot's loop must not wait 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -37,24 +39,32 @@ class Overview:
         self._offered_ns = 0
 
     def __enter__(self) -> Self:
-        # spawned: a fork would copy threads, which are not there any more
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_draw, args=(theirs, self.scene.built_from), name="overview", daemon=True
-        )
-        self._process.start()
-        theirs.close()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._connection = Connection(ours.detach())
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ulna.sim.overview", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # PyBullet has greeted already; errors come as messages
+                pass_fds=(theirs.fileno(),),
+            )
+        self._connection.send(self.scene.built_from)
         self._reader = threading.Thread(target=self._read, name="overview", daemon=True)
         self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_free = False
-        self._process.terminate()  # it has nothing to lose
-        self._process.join()
+        self._process.kill()  # it has nothing to lose
+        self._process.wait()
         self._reader.join()
         self._connection.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that draws."""
+        return self._process.pid
 
     def offer(self) -> None:
         """Have the scene drawn as it is now, unless a drawing is under way, or one was begun less than
@@ -81,18 +91,16 @@ class Overview:
             self.failure = "its process has ended"
 
 
-def _draw(connection: Connection, built_from: dict[str, Any]) -> None:
-    """The process: None when it is ready, then for each (seed, poses) a picture, until the other end is
-    closed; or a sentence on why it ends."""
+def main(file: int) -> None:
+    """The process. It is told what the scene is built from, answers None when it is ready, and then each
+    (seed, poses) with a picture, until the other end is closed; or says in a sentence why it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     os.nice(NICENESS)
-    silence = os.open(os.devnull, os.O_WRONLY)
-    for output in (1, 2):  # PyBullet has greeted already
-        os.dup2(silence, output)
+    connection = Connection(file)
     try:
         from .scene import SimScene
 
-        scene = SimScene(**built_from)
+        scene = SimScene(**connection.recv())
         camera = scene.film_camera()
         connection.send(None)
         while True:
@@ -105,3 +113,7 @@ def _draw(connection: Connection, built_from: dict[str, Any]) -> None:
         return  # nobody looks any more
     except Exception as error:  # noqa: BLE001  said where the robot runs
         connection.send(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

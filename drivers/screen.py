@@ -33,7 +33,8 @@ class Picture:
 @dataclass(frozen=True)
 class Description:
     """What stays the same. names, units, lower, upper: of the joints, all of the same length; a limit that is
-    not finite is none."""
+    not finite is none. stand: from where the first camera sees the robot, degrees: 0 behind it, 180 facing
+    it; who looks through it moves the robot from there, unless they say otherwise."""
 
     robot: str = ""
     names: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Description:
     lower: tuple[float, ...] = ()
     upper: tuple[float, ...] = ()
     cameras: tuple[str, ...] = ()
+    stand: Literal[0, 180] = 0
 
     def to_json(self) -> dict[str, Any]:
         limits = zip(_finite(self.lower), _finite(self.upper), strict=True)
@@ -48,7 +50,7 @@ class Description:
             {"name": name, "unit": unit, "lower": low, "upper": high}
             for name, unit, (low, high) in zip(self.names, self.units, limits, strict=True)
         ]
-        return {"name": self.robot, "joints": joints, "cameras": list(self.cameras)}
+        return {"name": self.robot, "joints": joints, "cameras": list(self.cameras), "stand": self.stand}
 
 
 @dataclass(frozen=True, slots=True)

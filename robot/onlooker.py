@@ -44,6 +44,7 @@ class Onlooker:
                 tuple(float(v) for j in joints for v in j.lower),
                 tuple(float(v) for j in joints for v in j.upper),
                 (*((OVERVIEW,) if overview is not None else ()), *self._robot.cameras),
+                0 if overview is None else 180,
             )
         )
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from .choices import persons, robots, tasks
-from .parsing import Output, unset, words
+from .parsing import Output, page_options, unset, words
 
 EXAMPLE = "ulna teleoperate --robot my-so101.toml --agent leader"
 CHOICES = {"robot": robots, "agent": persons, "task": tasks}
@@ -46,7 +46,7 @@ def run(args: Args, out: Output) -> int:
     from ..scene import Demonstration
 
     require_known("agent", args.agent, people())
-    options: dict[str, Any] = {"host": "0.0.0.0"} if args.phone and args.agent == "browser" else {}
+    options = page_options(args.agent, args.phone)
     hours = 24
     rig = load_robot(args.robot, args.task, words(args.cameras), realtime=True)
     with (

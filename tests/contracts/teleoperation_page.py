@@ -32,7 +32,7 @@ class Client:
     def say(self, message: dict[str, Any]) -> None:
         self.connection.send(json.dumps({"t": time.monotonic() * 1e3, **message}))
 
-    def next_message(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def next_message(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """The next message that meets `condition`."""
         deadline = time.monotonic() + SOON_S
         while time.monotonic() < deadline:

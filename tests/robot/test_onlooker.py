@@ -68,7 +68,9 @@ def test_teleoperate_with_nothing_said_shows_the_simulated_arm_as_it_moves(
 
     def does(url: str) -> None:
         with client(url) as page:
-            assert page.next_message(lambda m: m["kind"] == "robot")["cameras"] == [OVERVIEW]
+            robot = page.next_message(lambda m: m.get("cameras"))
+            assert (robot["name"], robot["cameras"]) == ("sim:so101", [OVERVIEW])
+            assert robot["stand"] == 180, "the overview faces the robot, and so does who looks through it"
             state = page.next_message(lambda m: m.get("joints") and m["phase"] == "free")
             assert (state["note"], state["buttons"]) == ("Nothing is recorded.", {})
             joints.append(state["joints"])
@@ -162,3 +164,11 @@ def test_recording_waits_for_the_person_who_begins_marks_and_repeats_on_the_page
     person.join()
     episodes = EpisodeStore.open(tmp_path / "data").episodes
     assert [e.attrs["success"] for e in episodes] == [True, False]
+
+
+@pytest.mark.parametrize("command", [["teleoperate"], ["record", "--out", "nowhere"]])
+def test_a_phone_is_let_in_only_where_there_is_a_page_for_it(
+    command: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--agent", "keyboard", "--phone"]) == 2
+    assert "--phone lets a phone open the page of --agent browser" in capfd.readouterr().err

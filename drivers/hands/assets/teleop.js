@@ -126,6 +126,10 @@ function told(message) {
     robot.name = message.name;
     joints.describe(message.joints);
     views.describe(message.cameras);
+    if (kept("stand", null) === null && $("stand").value !== String(message.stand)) {
+      letGo(); // or the hand would jump
+      $("stand").value = String(message.stand);
+    }
     document.querySelector(".joints").hidden = !message.joints.length;
     document.querySelector(".sight").hidden = !message.cameras.length;
     document.body.dataset.cameras = Math.min(message.cameras.length, 2);
@@ -148,10 +152,10 @@ function toast(text) {
 }
 
 function paint() {
-  const state = !link.open ? "off" : robot.held && wasActive ? "moving" : robot.role === "drives" && robot.robot ? "ready" : "idle";
+  const state = !link.open ? "off" : robot.held && wasActive ? "moving" : robot.role === "drives" && robot.robot ? "ready" : robot.role === "looks" ? "looking" : "idle";
   document.body.dataset.link = state;
   const ms = link.latencyMs === null ? "" : ` · ${link.latencyMs < 10 ? link.latencyMs.toFixed(1) : Math.round(link.latencyMs)} ms`;
-  const words = { off: "not connected", moving: "moving", ready: `ready${ms}`, idle: robot.role === "drives" ? "robot is not listening" : `watching${ms}` };
+  const words = { off: "not connected", moving: "moving", ready: `ready${ms}`, looking: `watching${ms}`, idle: robot.role === "drives" ? "robot is not listening" : "watching" };
   $("link-text").textContent = words[state];
 }
 

@@ -106,6 +106,10 @@ class Screen:
         return self._pictures.get(camera)
 
     @property
+    def phase(self) -> Phase:
+        return self._status.phase
+
+    @property
     def buttons(self) -> Mapping[str, str]:
         return self._status.buttons
 

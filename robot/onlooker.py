@@ -4,6 +4,7 @@ something else, on a page that is only looked at."""
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ class Onlooker:
 
     def __init__(self, screen: Screen, rig: Rig, overview: Overview | None = None) -> None:
         self.screen, self._robot, self._overview = screen, rig.robot, overview
+        self._has_complained = False
         joints = [arm.joints for arm in self._robot.arms.values()]
         feature = self._robot.observation_features[STATE]
         screen.describe(
@@ -77,12 +79,19 @@ class Onlooker:
         if self._overview is not None:
             if self.screen.is_watched(OVERVIEW):
                 self._overview.offer()
+                self._complain(self._overview.failure)
             if (newest := self._overview.newest) is not None:
                 pictures[OVERVIEW] = *newest, time.monotonic_ns() - newest[1]
         self.screen.show(values[STATE], flags.get(STATE, 0) & INVALID == 0, pictures)
 
+    def _complain(self, failure: str) -> None:
+        if failure and not self._has_complained:
+            self._has_complained = True
+            print(f"the overview on the page is not drawn any more: {failure}", file=sys.stderr)
+
     def end(self, meta: Mapping[str, Any]) -> None:
-        self.say("busy", "The episode is being saved.")
+        if self.screen.phase == "recording":
+            self.say("busy", "The episode is being saved.")
 
     def interrupt(self, reason: str) -> None:
         self.say("busy", f"The robot holds: {reason}.")

@@ -49,7 +49,8 @@ class Overview:
                 stderr=subprocess.DEVNULL,  # PyBullet has greeted already; errors come as messages
                 pass_fds=(theirs.fileno(),),
             )
-        self._connection.send(self.scene.built_from)
+        with contextlib.suppress(OSError):  # it is gone already; the reader says so
+            self._connection.send(self.scene.built_from)
         self._reader = threading.Thread(target=self._read, name="overview", daemon=True)
         self._reader.start()
         return self

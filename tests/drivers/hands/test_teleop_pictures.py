@@ -191,6 +191,37 @@ def test_chromium_shows_pictures_joints_and_the_buttons_that_count(tmp_path: Pat
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+def test_chromium_asks_for_smaller_pictures_where_the_way_is_slow(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    with page_of(("front",)) as device, browser(tmp_path / "profile") as page:
+        ended = threading.Event()
+
+        def film() -> None:
+            while not ended.wait(0.05):
+                show(device, noise, time.monotonic_ns())
+
+        filming = threading.Thread(target=film)
+        filming.start()
+        try:
+            page.size(1280, 800)
+            page.open(device.url)
+            width = "document.querySelector('#views img')?.naturalWidth"
+            page.wait(f"{width} === 640")
+            slow = {
+                "offline": False,
+                "latency": 20,
+                "downloadThroughput": 300_000,
+                "uploadThroughput": 300_000,
+            }
+            page.call("Network.emulateNetworkConditions", **slow)
+            page.wait(f"{width} < 480")
+            assert page.errors == []
+        finally:
+            ended.set()
+            filming.join()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 def test_chromium_offers_nothing_to_press_on_a_page_that_only_looks(tmp_path: Path) -> None:
     with page_of(("front",), drives=False) as device, browser(tmp_path / "profile") as page:
         show(device, grey(40), 1)

@@ -6,9 +6,11 @@ either."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from .screen import Screen
 
 # Meanings of a button, on any device: end the episode; end it as a success or as a failure; do it again; drop
 # the episode before it; record no more episodes. `drivers.hands.keyboard` maps keys to them.
@@ -50,3 +52,10 @@ class Teleoperator(Protocol):
     def close(self) -> None: ...
 
     def read(self) -> Hand: ...
+
+
+@runtime_checkable
+class HasScreen(Protocol):
+    """A teleoperator that shows its operator the robot, too."""
+
+    screen: Screen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .robot import Robot
@@ -12,10 +14,12 @@ LONGEST_S = 3.0  # one that does not rest is not waited for any longer
 RESTS = 0.01  # rad (m) that a resting joint may tremble by
 
 
-def go_to(robot: Robot, pose: np.ndarray, speed: float = HOMING_SPEED) -> None:
+def go_to(
+    robot: Robot, pose: np.ndarray, speed: float = HOMING_SPEED, look: Callable[[], object] = lambda: None
+) -> None:
     """From where the joints are to `pose` `(A,)`, on the robot's clock; returns when they have come to rest,
-    there or, against a load or a thing in the way, as near as they get. DeviceError as `command`; the arms
-    hold then."""
+    there or, against a load or a thing in the way, as near as they get. look: called after each command.
+    DeviceError as `command`; the arms hold then."""
     start, _ = _joints(robot)
     furthest = float(np.max(np.abs(pose - start)))
     steps = max(1, round(furthest / speed * robot.control_hz))
@@ -25,20 +29,22 @@ def go_to(robot: Robot, pose: np.ndarray, speed: float = HOMING_SPEED) -> None:
             # slow at both ends: a start with full speed is a jerk
             w = 0.5 - 0.5 * np.cos(np.pi * (i + 1) / steps)
             robot.command(start + w * (pose - start))
+            look()
             robot.clock.sleep_until(began + (i + 1) * robot.period_ns)
-        _rest(robot, pose)
+        _rest(robot, pose, look)
     except BaseException:
         robot.hold()
         raise
 
 
-def _rest(robot: Robot, pose: np.ndarray) -> None:
+def _rest(robot: Robot, pose: np.ndarray, look: Callable[[], object]) -> None:
     """Wait until the joints rest. `pose` is commanded all the while: else the arm's watchdog would hold a
     joint that lags behind where it is."""
     now = since = began = robot.clock.now_ns()
     resting_at, _ = _joints(robot)
     while now - since < SETTLE_S * 1e9 and now - began < LONGEST_S * 1e9:
         robot.command(pose)
+        look()
         robot.clock.sleep_until(now + robot.period_ns)
         now, (q, valid) = robot.clock.now_ns(), _joints(robot)
         if not valid or np.max(np.abs(q - resting_at)) > RESTS:

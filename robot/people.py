@@ -12,7 +12,8 @@ import numpy as np
 from ..datasets.features import STATE
 from ..drivers.arm import Arm, DeviceError, Sprung
 from ..drivers.config import require_known
-from ..drivers.teleoperator import Teleoperator
+from ..drivers.screen import Screen
+from ..drivers.teleoperator import FINISH, HasScreen, Teleoperator
 from .agent import AGENTS, Agent, make_agent
 from .config import Rig, driver_names, load_leaders, load_teleoperator
 from .kinematics import MODELS, UR_DH, Pose, rotation, rotation_vector, tip_chain
@@ -96,11 +97,12 @@ class TeleoperatorAgent:
     """The tip goes where the hand pushes it, through inverse kinematics within the joints' limits.
 
     Without the dead man's switch the arm stays where it was sent last; a switch that is held when an episode
-    begins counts after it was released. A hand that gives a pose moves the tip by as much as itself since the
-    switch closed; one that gives a speed moves it at that speed. model: of `kinematics.MODELS`; its gripper
-    may be absent. workspace: `(2, 3)` m, corners of the box, in the base frame, that the hand does not push
-    the tip out of; a tip that is outside stays there, or is pushed inwards. DeviceError: the arm lacks a
-    joint of the model."""
+    begins counts after it was released, unless pressing it began the episode (`idle`). A hand that gives a
+    pose moves the tip by as much as itself since the switch closed; one that gives a speed moves it at that
+    speed. screen: where the operator sees the robot, None where they have no such device. model: of
+    `kinematics.MODELS`; its gripper may be absent. workspace: `(2, 3)` m, corners of the box, in the base
+    frame, that the hand does not push the tip out of; a tip that is outside stays there, or is pushed
+    inwards. DeviceError: the arm lacks a joint of the model."""
 
     def __init__(
         self, teleoperator: Teleoperator, robot: Robot, model: str, workspace: np.ndarray | None = None
@@ -112,15 +114,20 @@ class TeleoperatorAgent:
         self._grips = len(self.arm.joints) - 1 not in self.chain.moving  # the last joint moves fingers only
         self.workspace = np.array([[-2, -2, LOWEST_M], [2, 2, 2.0]]) if workspace is None else workspace
         self._events: tuple[str, ...] = ()
+        self.screen = teleoperator.screen if isinstance(teleoperator, HasScreen) else None
+        self._begins = False
         self.reset("", 0)
 
     def reset(self, task: str, seed: int) -> None:
         self._q: np.ndarray | None = None
-        self._active = self._released = False
+        self._active = False
+        self._released, self._begins, self._rested = self._begins, False, False
 
     def act(self, observation: Observation) -> np.ndarray:
         hand = self.teleoperator.read()
         self._events += hand.events
+        if self.screen is not None:
+            self.screen.must_let_go = hand.active and not self._released
         q = self._q if self._q is not None else observation.values[STATE].astype(np.float64)
         self._q = q
         if not hand.active:
@@ -179,8 +186,15 @@ class TeleoperatorAgent:
         return events
 
     def idle(self) -> tuple[str, ...]:
-        """`events` between episodes, when nobody acts: the hand is read, and moves nothing."""
-        self._events += self.teleoperator.read().events
+        """`events` between episodes, when nobody acts: the hand is read, and moves nothing. Where the
+        operator is asked on a screen, the switch that closes after it was open says FINISH, which begins the
+        next episode."""
+        hand = self.teleoperator.read()
+        self._begins = self.screen is not None and hand.active and self._rested
+        self._rested = not hand.active
+        if self.screen is not None:
+            self.screen.must_let_go = hand.active and not self._begins
+        self._events += (*hand.events, *((FINISH,) if self._begins else ()))
         return self.events()
 
 
@@ -217,6 +231,11 @@ def agent_for(
         yield agent
     finally:
         teleoperator.close()
+
+
+def screen_of(agent: Agent) -> Screen | None:
+    """Where the person who is `agent` sees the robot, None where they have no such screen."""
+    return agent.screen if isinstance(agent, TeleoperatorAgent) else None
 
 
 def _require_way(name: str, rig: Rig) -> None:

@@ -22,6 +22,7 @@ from .agent import Agent
 from .config import Rig
 from .continued import differences, require_rate, require_storage, sentence
 from .keys import Keys
+from .onlooker import Onlooker
 from .own_rate import own_rate
 from .scene import Demonstration
 from .takes import RESET_S, TakeResult, take_episodes
@@ -56,6 +57,7 @@ def record(
     max_seconds: float | None = None,
     reset_seconds: float = RESET_S,
     say: Callable[[str], None] = lambda sentence: None,
+    onlooker: Onlooker | None = None,
 ) -> RecordResult:
     """Record `episodes` episodes with seeds `seed`, `seed + 1`, … into the store `out`, new or of the same
     features; one that is continued goes on after its highest seed.
@@ -71,8 +73,8 @@ def record(
 
     Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an
     episode, and after each there are reset_seconds, or the wait for a key, to put things back. A robot with a
-    home pose goes there first. say: told what is not as it was in the last episode of a store that goes
-    on."""
+    home pose goes there first. say: told what is not as it was in the last episode of a store that goes on.
+    onlooker: shows all that to the operator."""
     if rig.scene is None and not task:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
     store = open_store(rig, out, task, storage, image_size)
@@ -102,6 +104,7 @@ def record(
             others=[] if rig.remote is None else [Demonstration(rig.remote)],
             only_successes=only_successes,
             report=count,
+            onlooker=onlooker,
         )
     successes, frames = sum(t.success is True for t in results), sum(t.ticks for t in results)
     return RecordResult(Path(out), len(results), successes, frames, total_drops(results))

@@ -15,6 +15,7 @@ from ..datasets.edit import delete
 from ..datasets.recording.recorder import Recorder
 from ..drivers.arm import DeviceError
 from ..drivers.camera import StaleFrame
+from ..drivers.screen import Phase
 from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
 from .agent import Agent, Buttons
 from .config import Rig
@@ -22,7 +23,9 @@ from .keys import Keys
 from .loop import Subscriber, run_episode
 from .lost import AT_ONCE, is_loss, wait_until_back
 from .motion import go_to
+from .onlooker import BEGIN, OUTCOMES, UNDO, Onlooker
 from .own_rate import OwnRate, own_rate
+from .people import screen_of
 
 POLL_S = 0.05
 RESET_S = 5.0
@@ -56,24 +59,28 @@ def take_episodes(
     others: Sequence[Subscriber] = (),
     only_successes: bool = False,
     report: Callable[[Sequence[TakeResult]], None] = lambda results: None,
+    onlooker: Onlooker | None = None,
 ) -> list[TakeResult]:
     """Until `episodes` count, or the operator quits. Each begins at the home pose, if there is one, in the
-    scene of its seed; where there is no scene people put things back before all but the first. One that a
-    lost device ends is kept as interrupted, but does not count; the next one begins when the device is back.
+    scene of its seed; where there is no scene people put things back before all but the first. Each waits
+    for an operator at a page, who may have yet to open it, to begin. One that a lost device ends is kept as
+    interrupted, but does not count; the next one begins when the device is back.
 
     task: the instruction; "" for the scene's own. max_seconds: None for the scene's own, 60 without one.
     meta: stored with each. report: called with those that count, whenever they change. RuntimeError: with
-    `only_successes`, too few succeed."""
+    `only_successes`, too few succeed. onlooker: shows the operator the robot and what goes on."""
     robot, scene = rig.robot, rig.scene
-    operator, results, takes, last_kept = Operator(keys, agent), list[TakeResult](), 0, False
+    operator, results, takes, last_kept = Operator(keys, agent, onlooker), list[TakeResult](), 0, False
     places = list[int]()  # of the episodes that count, in the store
     losses = at_once = 0
     recovering = False  # after a loss the leader may be far from where the arm fell to: a person mends that
+    shown: Sequence[Subscriber] = () if onlooker is None else (onlooker,)
     own_rows = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
 
-    def undo(word: str) -> None:
-        """Between episodes: drop the last one, or have it done again."""
+    def undo(word: str) -> bool:
+        """Between episodes: drop the last one, or have it done again. Whether a scene must be set up for
+        that."""
         nonlocal next_seed, last_kept
         if (word == DROP_LAST or last_kept) and results:
             if recorder is not None:
@@ -83,6 +90,13 @@ def take_episodes(
                 next_seed = last.seed
             last_kept = False
             report(results)
+        return scene is not None and next_seed != prepared
+
+    def invite() -> None:
+        operator.invite(number(), by_people, UNDO if results else {}, wait_s)
+
+    def number() -> str:
+        return f"episode {len(results) + 1} of {episodes}"
 
     while len(results) < episodes:
         if next_seed - seed - losses >= 10 * episodes + 100:
@@ -93,20 +107,26 @@ def take_episodes(
         take = Take(own_rows, operator, only_successes)
         try:
             if rig.home is not None:
-                go_to(robot, rig.home)
+                operator.say("busy", "The arm goes to where episodes begin.")
+                go_to(robot, rig.home, look=operator.look)
             if scene is not None:
+                operator.say("busy", "The scene is being set up.")
                 scene.reset(next_seed)
-            prepared = next_seed
-            if not put_back(operator, reset_seconds if scene is None and takes else None, undo):
+            prepared, by_people = next_seed, scene is None and takes > 0
+            wait_s = reset_seconds if by_people or operator.is_at_page else None
+            if not put_back(operator, wait_s, undo, invite):
                 break
             if scene is not None and next_seed != prepared:
                 continue  # the last one again: its scene must be set up
             longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
+            instruction = task or (scene.instruction if scene is not None else "")
+            what = f"{number().capitalize()}, at most {longest:g} s"
+            operator.say("recording", f"{what}: {instruction}" if instruction else what, OUTCOMES)
             result = run_episode(
                 robot,
                 agent,
-                [take, *others],
-                task=task or (scene.instruction if scene is not None else ""),
+                [*shown, take, *others],
+                task=instruction,
                 seed=next_seed,
                 max_ticks=round(longest * robot.control_hz),
                 success=scene.success if scene is not None else None,
@@ -122,6 +142,7 @@ def take_episodes(
                 rig.remote.ask("GET", "state")  # a twin that is gone itself does not come back
             kept = ": what was recorded of it is kept, as interrupted" if take.ticks and recorder else ""
             print(f"the episode broke off{kept} ({error})", file=sys.stderr)
+            operator.say("busy", f"The episode broke off{kept}. It goes on when the device is back: {error}")
             if take.ticks:
                 takes, last_kept = takes + 1, False
                 next_seed, losses = next_seed + 1, losses + 1
@@ -146,17 +167,46 @@ def take_episodes(
         report(results)
         if take.verdict == QUIT:
             break
+    operator.say("busy", f"Done: {len(results)} of {episodes} episodes.")
     return results
 
 
 class Operator:
     """The person who watches: keys on the terminal, and the agent's buttons on a gamepad or in the browser,
-    which mean the same words."""
+    which mean the same words. What goes on is said on their page, if they have one."""
 
-    def __init__(self, keys: Keys | None, agent: Agent) -> None:
+    def __init__(self, keys: Keys | None, agent: Agent, onlooker: Onlooker | None = None) -> None:
         self.keys = keys
         self.at_terminal = keys is not None and keys.is_terminal
         self._buttons = agent if isinstance(agent, Buttons) else None
+        self._onlooker = onlooker
+        self.is_at_page = onlooker is not None and screen_of(agent) is not None
+        self.is_asked = self.at_terminal or self.is_at_page
+
+    def invite(self, number: str, by_people: bool, undo: Mapping[str, str], seconds: float | None) -> None:
+        """Ask for the begin of the episode `number`; or say that it comes after `seconds`, where nobody can
+        answer. by_people: whether the scene must be put back before. undo: buttons of the page beside
+        BEGIN."""
+        press = "Put everything back, then press" if by_people else "Press"
+        if self.is_at_page:
+            self.say("waiting", f"{press} and drag to begin {number}.", {**BEGIN, **undo})
+        elif self.at_terminal:
+            self.say("waiting", f"{press} enter at the terminal to begin {number}.")
+        else:
+            self.say("waiting", f"Put everything back: {number} begins after {seconds:g} s.")
+        if self.at_terminal:
+            page = ", or begin on the page" if self.is_at_page else ""
+            keys = "x drops the last episode, r has it done again, " if undo else ""
+            print(f"{press.lower()} enter to begin {number}{page}; {keys}q quits", file=sys.stderr)
+
+    def say(self, phase: Phase, note: str, buttons: Mapping[str, str] | None = None) -> None:
+        if self._onlooker is not None:
+            self._onlooker.say(phase, note, buttons)
+
+    def look(self) -> None:
+        """Outside of an episode: show the robot as it is."""
+        if self._onlooker is not None:
+            self._onlooker.look()
 
     def pressed(self) -> list[str]:
         """During an episode: the oldest key, and all buttons, that were pressed since the last call."""
@@ -225,30 +275,34 @@ class Take:
             self.recorder.discard()
 
 
-def put_back(operator: Operator, seconds: float | None, undo: Callable[[str], None]) -> bool:
-    """Wait while people set the scene up again: until "finish", where there is a terminal, or else for
-    `seconds`. None: no wait. Returns False where the operator quits.
+def put_back(
+    operator: Operator,
+    seconds: float | None,
+    undo: Callable[[str], bool],
+    invite: Callable[[], None] = lambda: None,
+) -> bool:
+    """Wait until the operator begins, and people have set the scene up again: until "finish", where there is
+    a terminal or a page of theirs, or else for `seconds`. None: no wait. Returns False where the operator
+    quits.
 
     Words pressed since the last episode concern that episode: DROP_LAST and AGAIN are passed to `undo`, and
     none is left over to end, or to mark, the next one. A "finish" from before people were asked does not
-    begin the next one either."""
+    begin the next one either. undo: whether the wait is over, since the scene must be set up. invite: asks
+    the operator; called again when an `undo` has changed what comes next."""
     until = time.monotonic() + (seconds or 0.0)
-    asks = operator.at_terminal and seconds is not None
     begin = seconds is None
     words = operator.between()
-    if asks:
-        print(
-            "put everything back, then press enter; x drops the last episode, r has it done again, q quits",
-            file=sys.stderr,
-        )
+    if not begin:
+        invite()
     while True:
-        for word in words:
-            if word in (DROP_LAST, AGAIN):
-                undo(word)
+        undone = [undo(word) for word in words if word in (DROP_LAST, AGAIN)]
         if QUIT in words:
             return False
-        if begin or (not asks and time.monotonic() >= until):
+        if begin or any(undone) or (not operator.is_asked and time.monotonic() >= until):
             return True
+        if undone:
+            invite()
+        operator.look()
         time.sleep(POLL_S)
         words = operator.between()
         begin = FINISH in words

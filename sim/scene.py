@@ -42,8 +42,9 @@ class TaskTracker:
 class SimScene:
     """Devices (`arms`, `cameras`, `trackers`, `clock`) plus `reset`, `success`, `score`, `reward`, `expert`.
 
-    randomisation overrides the task's ξ by name. Same seed, same episode, bit for bit, on one machine: a
-    reset throws the world away and builds it anew from `seed`."""
+    built_from, seed: what builds the same scene once more. randomisation overrides the task's ξ by name. Same
+    seed, same episode, bit for bit, on one machine: a reset throws the world away and builds it anew from
+    `seed`."""
 
     def __init__(
         self,
@@ -65,6 +66,12 @@ class SimScene:
         make_task = task_type(task)
         for name in cameras:
             _known("simulated camera", name, CAMERAS)
+        self.built_from = {
+            "robot": robot,
+            "task": task,
+            "control_hz": control_hz,
+            "randomisation": randomisation,
+        }
         self.world = World()
         self.clock = SimClock(self.world, realtime)
         arm = arm_type(self.world, self.clock, spec)
@@ -91,7 +98,7 @@ class SimScene:
 
     def reset(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        arm = self.arms["arm"]
+        arm, self.seed = self.arms["arm"], seed
         self.world.clear()
         arm.build(self.task.start_pose(rng, self.xi))
         self.task.reset(rng, self.xi)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 
 @contextlib.contextmanager
@@ -32,6 +32,7 @@ with open(os.devnull, "wb") as nowhere, redirected((1, 2), nowhere.fileno()):
     import pybullet  # prints when it was built
 
 PHYSICS_HZ = 240
+type Poses = list[tuple[Sequence[float], Sequence[float], list[float]]]  # position, quaternion, joints
 
 
 class World:
@@ -77,6 +78,28 @@ class World:
         self.steps += 1
         for call in self.after_step:
             call()
+
+    def poses(self) -> Poses:
+        """Where every body and joint is, in the order in which they were made."""
+        p, c = self.bullet, self.client
+        poses = []
+        for body in (
+            p.getBodyUniqueId(i, physicsClientId=c) for i in range(p.getNumBodies(physicsClientId=c))
+        ):
+            joints = range(p.getNumJoints(body, physicsClientId=c))
+            states = p.getJointStates(body, joints, physicsClientId=c) if joints else ()
+            place = p.getBasePositionAndOrientation(body, physicsClientId=c)
+            poses.append((*place, [state[0] for state in states]))
+        return poses
+
+    def place(self, poses: Poses) -> None:
+        """Put the bodies where those of another world are that was built alike."""
+        p, c = self.bullet, self.client
+        for i, (position, orientation, joints) in enumerate(poses):
+            body = p.getBodyUniqueId(i, physicsClientId=c)
+            p.resetBasePositionAndOrientation(body, position, orientation, physicsClientId=c)
+            for joint, q in enumerate(joints):
+                p.resetJointState(body, joint, q, physicsClientId=c)
 
     def close(self) -> None:
         if self.client >= 0:

@@ -1,4 +1,5 @@
-"""A web page as teleoperator: pointer, joystick, keys, a phone's tilt or WebXR move the tip.
+"""A web page as teleoperator: pointer, joystick, keys, a phone's tilt or WebXR move the tip, beside what the
+cameras see and where the joints are.
 
 The page is served by this process, in a thread of its own, so that `read` only looks. By default only this
 machine can open it; with `host = "0.0.0.0"` a phone can, over HTTPS, by the QR code that is printed. Driving
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..arm import DeviceError
 from ..config import setting
+from ..screen import Screen
 from ..teleoperator import Hand
 from .browser_session import Session
 
@@ -52,8 +54,9 @@ def make(name: str, config: Config) -> BrowserTeleoperator:
 
 
 class BrowserTeleoperator:
-    """`url` opens the page, once `open` was called; `say` shows a line on it. announce: called with the text
-    that says how to open the page."""
+    """`url` opens the page, once `open` was called; it shows what `screen` is told. announce: called with the
+    text that says how to open the page. drives: whether the page moves the robot; else it only shows it, and
+    `read` is never active."""
 
     def __init__(
         self,
@@ -61,8 +64,10 @@ class BrowserTeleoperator:
         config: Config,
         announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
         state: Path | None = None,
+        drives: bool = True,
     ) -> None:
-        self.name, self.config = name, config
+        self.name, self.config, self.drives = name, config, drives
+        self.screen = Screen()
         self.token = secrets.token_urlsafe(18)
         self.url = ""
         self._announce, self._state = announce, state
@@ -71,7 +76,8 @@ class BrowserTeleoperator:
         self._server: web.Server | None = None
 
     def _fresh(self) -> Session:
-        return Session(self.config.timeout_s, self.config.speed_m_s, self.config.turn_rad_s)
+        config = self.config
+        return Session(config.timeout_s, config.speed_m_s, config.turn_rad_s, self.screen, self.drives)
 
     def open(self) -> None:
         if self._server is not None:
@@ -88,7 +94,7 @@ class BrowserTeleoperator:
             self.url = ""
             raise DeviceError(f"the page of {self.name} could not be served: {error}") from error
         self._server = server
-        self._announce(_invitation(self.name, self.url, site))
+        self._announce(_invitation(self.name, self.url, site, self.drives))
 
     def close(self) -> None:
         server, self._server = self._server, None
@@ -101,11 +107,6 @@ class BrowserTeleoperator:
             return Hand(False)
         with self._lock:
             return self._session.read(time.monotonic_ns())
-
-    def say(self, text: str) -> None:
-        """A line for the operator, such as which episode runs."""
-        with self._lock:
-            self._session.note = text[:200]
 
     def _site(self) -> Site:
         from ..web_site import open_site
@@ -123,9 +124,9 @@ class BrowserTeleoperator:
             raise DeviceError(f"the page cannot be served at {c.host}:{c.port}: {why}") from None
 
 
-def _invitation(name: str, url: str, site: Site) -> str:
+def _invitation(name: str, url: str, site: Site, drives: bool) -> str:
     if site.loopback:
-        return f"{name}: open {url}"
+        return f"{name}: open {url}" if drives else f"{name}: look at it at {url}"
     import segno
 
     code = io.StringIO()

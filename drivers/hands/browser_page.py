@@ -1,5 +1,5 @@
-"""The teleoperation page over HTTP: its files, and the WebSocket between the open pages and the
-`browser_session`. It loads starlette and uvicorn; import it when a page is to be served."""
+"""The teleoperation page over HTTP: its files, the cameras' pictures, and the WebSocket between the open
+pages and the `browser_session`. It loads starlette and uvicorn; import it when a page is to be served."""
 
 from __future__ import annotations
 
@@ -25,34 +25,39 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from .. import web
 from ..web_access import Access
 from ..web_site import Site
+from .browser_pictures import Pictures
 from .browser_session import Session
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_MESSAGE_BYTES = 4096  # a message of the page has about 300
 MAX_PAGES = 8
 STATE_S = 0.5
+# pictures are fetched with a report of how they came, so the page makes their addresses itself
+HEADERS = {**web.HEADERS, "Content-Security-Policy": f"{web.POLICY}; img-src 'self' blob:"}
 
 
 def server(name: str, session: Session, lock: threading.Lock, token: str, site: Site) -> web.Server:
     """A server of the page at `site`, for clients that have the token. lock: guards the session."""
     access = Access("teleoperation", token, site.loopback)
-    page = _Page(name, session, lock, access)
+    page, pictures = _Page(name, session, lock, access), Pictures(session.screen)
 
     def refusal(scope: Scope, headers: Headers) -> tuple[int, str] | None:
         if (refusal := access.stranger(scope, headers)) is not None:
             return refusal
-        needs_key = scope["type"] == "websocket" or scope["path"] in ("/", "/teleop.html")
-        if needs_key and not access.has_key(scope, headers):
+        path = scope["path"]
+        is_secret = path in ("/", "/teleop.html") or path.startswith("/camera/")
+        if (scope["type"] == "websocket" or is_secret) and not access.has_key(scope, headers):
             return 401, "Open the URL that was printed when the robot started; it carries a key."
         return None
 
     app = Starlette(
         routes=[
             WebSocketRoute("/socket", page.drive),
+            Route("/camera/{camera:path}", pictures.newest),
             Route("/", page.file),
             Route("/{name}", page.file),
         ],
-        middleware=[Middleware(web.Guard, refusal=refusal, refuse=PlainTextResponse)],
+        middleware=[Middleware(web.Guard, refusal=refusal, refuse=PlainTextResponse, headers=HEADERS)],
     )
     return web.Server(
         app,
@@ -125,16 +130,23 @@ class _Page:
                     return
 
     async def _tell(self, connection: WebSocket, number: int) -> None:
-        """Send the page's state when it changes, and every `STATE_S` seconds."""
+        """Send what the robot has, and the page's state when it changes and every `STATE_S` seconds."""
         last: dict[str, Any] = {}
         last_s = 0.0
+        described = None
         while True:
+            if (description := self._session.screen.description) is not described:
+                described = description
+                name = description.robot or self.name
+                await connection.send_text(
+                    json.dumps({"kind": "robot", **description.to_json(), "name": name})
+                )
             with self._lock:
                 state = self._session.state(number, time.monotonic_ns())
             if state != last or time.monotonic() - last_s > STATE_S:
                 last, last_s = state, time.monotonic()
                 timeout_s = self._session.timeout_ns / 1e9
-                await connection.send_text(json.dumps({**state, "name": self.name, "timeout_s": timeout_s}))
+                await connection.send_text(json.dumps({**state, "timeout_s": timeout_s}))
             await asyncio.sleep(0.05)
 
 

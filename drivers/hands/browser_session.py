@@ -2,7 +2,8 @@
 output; `drivers.hands.browser` does.
 
 Messages are JSON objects. From the page: `hand` (what is pressed and how far it is moved), `event` (a button
-of the episode), `take` (drive in place of a page that holds nothing), `ping`. To the page: `state`."""
+of the episode), `take` (drive in place of a page that holds nothing), `ping`. To the page: `state`, and
+`robot`, which says what it has: joints and cameras."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..teleoperator import AGAIN, FAILURE, FINISH, SUCCESS, Hand
+from ..screen import Screen
+from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, SUCCESS, Hand
 
-EVENTS = (FINISH, SUCCESS, FAILURE, AGAIN)
+EVENTS = (FINISH, SUCCESS, FAILURE, AGAIN, DROP_LAST)
 FARTHEST_M = 2.0  # no hand reaches further from where it began
 LISTENING_NS = 1_000_000_000
 WINDOW_NS = 5_000_000_000
@@ -58,12 +60,21 @@ class Lateness:
 
 class Session:
     """The open pages by number. The first one drives; when it leaves, the page that has been open longest
-    does. Not for several threads at once."""
+    does. Not for several threads at once.
 
-    def __init__(self, timeout_s: float, speed_m_s: float, turn_rad_s: float) -> None:
+    screen: what the pages show. drives: whether a page can move the robot at all; else all of them look."""
+
+    def __init__(
+        self,
+        timeout_s: float,
+        speed_m_s: float,
+        turn_rad_s: float,
+        screen: Screen | None = None,
+        drives: bool = True,
+    ) -> None:
         self.timeout_ns = round(timeout_s * 1e9)
         self.speed_m_s, self.turn_rad_s = speed_m_s, turn_rad_s
-        self.note = ""
+        self.screen, self.drives = Screen() if screen is None else screen, drives
         self.pages: dict[int, str] = {}  # in the order they came
         self._driver: int | None = None
         self._events: list[str] = []
@@ -79,7 +90,7 @@ class Session:
 
     def join(self, page: int, who: str) -> None:
         self.pages[page] = who
-        if self._driver is None:
+        if self._driver is None and self.drives:
             self._drive(page)
 
     def leave(self, page: int) -> None:
@@ -102,7 +113,7 @@ class Session:
         if kind == "ping":
             return {**self.state(page, now_ns), "t": _number(message.get("t"), 0, 1e15)}
         if kind == "take":
-            if not self._is_held(now_ns):
+            if self.drives and not self._is_held(now_ns):
                 self._drive(page)
             return self.state(page, now_ns)
         if page != self._driver:
@@ -110,9 +121,12 @@ class Session:
         if kind == "event":
             if message.get("event") not in EVENTS:
                 raise ValueError(f"an event is one of {', '.join(EVENTS)}")
+            label = self.screen.buttons.get(message["event"])
+            if label is None:
+                return None  # the button went away while it was pressed
             self._events.append(message["event"])
             del self._events[:-16]
-            return {"kind": "event", "event": message["event"]}
+            return {"kind": "event", "event": message["event"], "label": label}
         if kind != "hand":
             raise ValueError("a message is of kind hand, event, take or ping")
         self._hear_hand(message, now_ns)
@@ -163,18 +177,19 @@ class Session:
         )
 
     def state(self, page: int, now_ns: int) -> dict[str, Any]:
-        """The `state` message. role: drives or watches. holder: who drives. held: whether the clutch is held.
-        lapsed: whether the present press no longer counts, so that the operator must press anew. robot:
-        whether a robot reads."""
+        """The `state` message: that of the screen, and these. role: drives, watches (and could drive) or
+        looks. holder: who drives. held: whether the clutch is held. lapsed: whether the present press no
+        longer counts, so that the operator must press anew. robot: whether a robot reads."""
         held = self._is_held(now_ns)
+        role = "looks" if not self.drives else "drives" if page == self._driver else "watches"
         return {
             "kind": "state",
-            "role": "drives" if page == self._driver else "watches",
+            "role": role,
             "holder": self.pages.get(self._driver, "") if self._driver is not None else "",
             "held": held,
             "lapsed": self._newest.active and self._newest.clutch == self._void,
             "robot": now_ns - self._listened_ns <= LISTENING_NS,
-            "note": self.note,
+            **self.screen.state(),
         }
 
 

@@ -162,6 +162,13 @@ def pairs(option: str, text: str, of: str) -> dict[str, str]:
     return {old.strip(): new.strip() for old, _, new in parts}
 
 
+def page_options(agent: str, phone: bool) -> dict[str, Any]:
+    """Fields of the browser teleoperator's `Config` for `--phone`. UsageError where the agent has no page."""
+    if phone and agent != "browser":
+        raise UsageError(f"--phone lets a phone open the page of --agent browser, and the agent is {agent}")
+    return {"host": "0.0.0.0"} if phone else {}
+
+
 def require_device(name: str) -> str:
     """`name`, where it is `cpu`, or a `cuda` or `cuda:N` that this machine has. Else UsageError or
     ValueError."""

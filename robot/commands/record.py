@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 from .choices import agents, robots, tasks_or_words
-from .parsing import Output, progress, unset
+from .parsing import Output, page_options, progress, unset
 
 EXAMPLE = "ulna record --robot sim:so101 --task lift --agent expert --episodes 100 --out runs/x/data"
 CHOICES = {"robot": robots, "task": tasks_or_words, "agent": agents}
@@ -41,7 +41,7 @@ class Args:
     only_successes: bool = False
     """Throw failed episodes away."""
     realtime: bool = False
-    """Run a simulated robot no faster than a real one."""
+    """Run a simulated robot no faster than a real one; always so where a person moves it."""
     codec: Literal["lossless", "jpeg"] = "lossless"
     """How images are kept: every pixel as it came (a third of its size), or JPEG (a tenth)."""
     jpeg_quality: int = 95
@@ -51,6 +51,8 @@ class Args:
     durability: Literal["process", "power"] = "process"
     """What a recording outlives: a killed process, or a power cut too (at most half a second is lost; needs a
     disk that keeps up)."""
+    phone: bool = False
+    """With --agent browser: let a phone in the same network open the page (HTTPS, by a QR code)."""
     json: bool = False
     """Print one JSON object."""
 
@@ -58,18 +60,21 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ..config import load_robot
     from ..keys import HELP, Keys
-    from ..people import agent_for
+    from ..onlooker import onlooker_for
+    from ..people import agent_for, people
     from ..record import dropped_message, record
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
-    size = _size(args.image_size)
+    size, options = _size(args.image_size), page_options(args.agent, args.phone)
     storage = {"codec": "jpeg", "quality": args.jpeg_quality} if args.codec == "jpeg" else None
     cameras = [c.strip() for c in args.cameras.split(",") if c.strip()]
-    rig = load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime)
+    by_hand = args.agent in people()
+    rig = load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime or by_hand)
     with (
         # before the robot: it gets no torque where there is nobody to move it
-        agent_for(args.agent, args.robot, rig, args.noise, args.mode or None) as agent,
+        agent_for(args.agent, args.robot, rig, args.noise, args.mode or None, **options) as agent,
+        onlooker_for(agent, rig) if by_hand else contextlib.nullcontext() as onlooker,
         rig,
         progress("recording") as bar,
         contextlib.ExitStack() as stack,
@@ -99,6 +104,7 @@ def run(args: Args, out: Output) -> int:
             max_seconds=args.max_seconds or None,
             reset_seconds=args.reset_seconds,
             say=lambda line: bar.console.print(line, markup=False, highlight=False),
+            onlooker=onlooker,
         )
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"
     text += dropped_message(result.dropped)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from .choices import persons, robots, tasks
-from .parsing import Output, unset, words
+from .parsing import Output, page_options, unset, words
 
 EXAMPLE = "ulna teleoperate --robot my-so101.toml --agent leader"
 CHOICES = {"robot": robots, "agent": persons, "task": tasks}
@@ -23,8 +23,8 @@ class Args:
     """By what a person moves it."""
     task: str = "lift"
     """Of a simulated robot: its scene."""
-    cameras: Annotated[str, unset("none of a simulated robot's, all of a real one's", "NAMES")] = ""
-    """Cameras to open, with commas."""
+    cameras: Annotated[str, unset("an overview of a simulated robot, all of a real one's", "NAMES")] = ""
+    """Cameras to open, with commas; the page shows them."""
     seconds: Annotated[float, unset("until q or Ctrl-C")] = 0.0
     """Stop after that long."""
     phone: bool = False
@@ -41,25 +41,32 @@ def run(args: Args, out: Output) -> int:
     from ..keys import Keys
     from ..loop import run_episode
     from ..motion import go_to
-    from ..people import agent_for, people
+    from ..onlooker import onlooker_for
+    from ..people import agent_for, people, screen_of
     from ..scene import Demonstration
 
     require_known("agent", args.agent, people())
-    options: dict[str, Any] = {"host": "0.0.0.0"} if args.phone and args.agent == "browser" else {}
+    options = page_options(args.agent, args.phone)
     hours = 24
     rig = load_robot(args.robot, args.task, words(args.cameras), realtime=True)
     with (
         # before the robot: it gets no torque where there is nobody to move it
         agent_for(args.agent, args.robot, rig, **options) as agent,
+        onlooker_for(agent, rig) as onlooker,
         rig,
         contextlib.ExitStack() as stack,
     ):
         # the keyboard as teleoperator reads the terminal itself
         keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
         if rig.home is not None:
-            go_to(rig.robot, rig.home)
+            if onlooker is not None:
+                onlooker.say("busy", "The arm goes to its home pose.")
+            go_to(rig.robot, rig.home, look=lambda: None if onlooker is None else onlooker.look())
         if rig.scene is not None:
             rig.scene.reset(0)
+        if onlooker is not None:
+            by = "" if screen_of(agent) is not None else f"Moved by {args.agent}. "
+            onlooker.say("free", f"{by}Nothing is recorded.")
         print("moving; q or Ctrl-C stops", file=sys.stderr)
         buttons = agent if isinstance(agent, Buttons) else None
 
@@ -72,7 +79,10 @@ def run(args: Args, out: Output) -> int:
         result = run_episode(
             rig.robot,
             agent,
-            [] if rig.remote is None else [Demonstration(rig.remote)],
+            [
+                *([] if onlooker is None else [onlooker]),
+                *([] if rig.remote is None else [Demonstration(rig.remote)]),
+            ],
             task="",
             seed=0,
             max_ticks=round(limit * rig.robot.control_hz),

@@ -1,20 +1,24 @@
 // One page that drives: everything pressed is put together 50 times a second and sent; the robot says what it makes of it.
 
-import { Keys } from "./teleop_keys.js";
+import { EVENTS, Keys } from "./teleop_keys.js";
+import { Joints } from "./teleop_joints.js";
 import { Link } from "./teleop_link.js";
 import { about, add, seenFrom, times, turn } from "./teleop_math.js";
 import { Space, Tilt } from "./teleop_motion.js";
 import { HoldButton, Pad, releaseAll } from "./teleop_pads.js";
+import { Views } from "./teleop_views.js";
 
 const METRES_PER_PIXEL = 0.0254 / 96;
 const $ = (id) => document.getElementById(id);
-const NAMES = { success: "Marked as worked", failure: "Marked as failed", again: "Once more", finish: "Finished" };
 
 let mode = "drag";
 let clutch = Math.floor(Math.random() * 1e9); // another number than that of the page that was here before
 let wasPosed = false;
 let wasActive = false;
-let robot = { role: "watches", holder: "", held: false, lapsed: false, robot: false, name: "Robot", note: "" };
+let robot = {
+  role: "watches", holder: "", held: false, lapsed: false, robot: false, must_let_go: false, // who moves it
+  name: "Robot", phase: "free", note: "", seconds: null, buttons: {}, old: {}, joints: null, doubtful: false, // what it does
+};
 let squeezing = null;
 let squeezeOpens = true;
 let retired = null; // what was moved so far when only one of the two drag pads is left
@@ -28,6 +32,8 @@ const shut = new HoldButton($("shut"), tick);
 const wide = new HoldButton($("wide"), tick);
 const keys = new Keys(tick, mark);
 const tilt = new Tilt();
+const joints = new Joints($("joints"));
+const views = new Views($("views"), () => link.open, kept("camera", ""), (name) => keep("camera", name));
 const space = new Space(tick, (down) => {
   if (down) squeezeOpens = !squeezeOpens;
   squeezing = down ? (squeezeOpens ? 1 : 0) : null;
@@ -116,10 +122,23 @@ function told(message) {
     robot = { ...robot, ...message };
     if (lost) letGo();
     show();
-  } else if (message.kind === "event") toast(NAMES[message.event]);
+  } else if (message.kind === "robot") {
+    robot.name = message.name;
+    joints.describe(message.joints);
+    views.describe(message.cameras);
+    if (kept("stand", null) === null && $("stand").value !== String(message.stand)) {
+      letGo(); // or the hand would jump
+      $("stand").value = String(message.stand);
+    }
+    document.querySelector(".joints").hidden = !message.joints.length;
+    document.querySelector(".sight").hidden = !message.cameras.length;
+    document.body.dataset.cameras = Math.min(message.cameras.length, 2);
+    show();
+  } else if (message.kind === "event") toast(message.label);
 }
 
 function mark(word) {
+  if (!(word in robot.buttons)) return;
   if (robot.role !== "drives" || !link.send({ kind: "event", event: word })) toast("Not connected");
 }
 
@@ -133,10 +152,10 @@ function toast(text) {
 }
 
 function paint() {
-  const state = !link.open ? "off" : robot.held && wasActive ? "moving" : robot.role === "drives" && robot.robot ? "ready" : "idle";
+  const state = !link.open ? "off" : robot.held && wasActive ? "moving" : robot.role === "drives" && robot.robot ? "ready" : robot.role === "looks" ? "looking" : "idle";
   document.body.dataset.link = state;
   const ms = link.latencyMs === null ? "" : ` · ${link.latencyMs < 10 ? link.latencyMs.toFixed(1) : Math.round(link.latencyMs)} ms`;
-  const words = { off: "not connected", moving: "moving", ready: `ready${ms}`, idle: robot.role === "drives" ? "robot is not listening" : "watching" };
+  const words = { off: "not connected", moving: "moving", ready: `ready${ms}`, looking: `watching${ms}`, idle: robot.role === "drives" ? "robot is not listening" : "watching" };
   $("link-text").textContent = words[state];
 }
 
@@ -144,15 +163,34 @@ function show() {
   paint();
   document.body.dataset.role = robot.role;
   document.title = $("name").textContent = robot.name;
-  $("note").textContent = robot.note;
+  showEpisode();
+  joints.show(robot.joints, robot.doubtful);
+  views.show(robot.old);
   let text = "";
   if (!link.open) text = link.refused ? `The robot closed the connection: ${link.refused}` : "No connection to the robot. Nothing moves.";
   else if (robot.role === "watches" && robot.holder) text = `${robot.holder} drives the robot.`;
   else if (robot.lapsed) text = "The connection stuttered, so the robot stopped. Let go and press again.";
+  else if (robot.must_let_go) text = "Let go and press again: what was pressed before does not count.";
   $("banner-text").textContent = text;
   $("banner").hidden = !text;
   $("take").hidden = !(link.open && robot.role === "watches");
   $("take").disabled = robot.held;
+}
+
+// what is recorded or waited for, and the buttons that count meanwhile
+function showEpisode() {
+  document.body.dataset.phase = robot.phase;
+  $("phase").hidden = !robot.note;
+  setText($("note"), robot.note);
+  setText($("clock"), robot.seconds === null ? "" : `${Math.floor(robot.seconds / 60)}:${String(robot.seconds % 60).padStart(2, "0")}`);
+  for (const button of document.querySelectorAll("[data-event]")) {
+    button.hidden = !(button.dataset.event in robot.buttons);
+    setText(button, robot.buttons[button.dataset.event] ?? "");
+  }
+  document.querySelector(".episode").hidden = !Object.keys(robot.buttons).length;
+  const counting = Object.entries(EVENTS).filter(([, word]) => word in robot.buttons);
+  $("episode-keys").hidden = !counting.length;
+  setText($("episode-keys"), counting.map(([key, word]) => `${key.length === 1 ? key.toUpperCase() : key}: ${robot.buttons[word]}`).join(" · "));
 }
 
 // ---- buttons and settings ----
@@ -198,6 +236,11 @@ $("tilt").addEventListener("change", async () => {
   box.checked = works;
   if (!works) toast("This phone does not tell its tilt");
 });
+
+// the same text again would be read aloud again, and would lose what is selected
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
 
 function keep(what, value) {
   try {

@@ -3,6 +3,8 @@
 // The key of this run comes in the URL and is then taken out of sight; from then on a cookie carries it.
 const key = new URLSearchParams(location.search).get("token") ?? "";
 if (key) history.replaceState(null, "", location.pathname);
+// of every request, for a browser that keeps no cookies
+export const KEY = key ? { "x-ulna-token": key } : {};
 
 const RETRY_MS = [300, 600, 1200, 2500];
 const BACKLOG = 1500; // bytes; newer words are worth more than queued ones

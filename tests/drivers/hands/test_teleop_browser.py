@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 from contracts.chromium import CHROMIUM, Page, browser
+from contracts.teleoperation_page import SOON_S, Client, client
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from ulna.drivers import web
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.hands.browser import BrowserTeleoperator, Config
 from ulna.drivers.hands.browser_session import Session
-from ulna.drivers.teleoperator import Hand
+from ulna.drivers.teleoperator import FAILURE, FINISH, SUCCESS, Hand
 
 pytestmark = pytest.mark.realtime
 
-SOON_S = 20.0
+OUTCOMES = {SUCCESS: "Worked", FAILURE: "Failed"}
 WEB = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -42,37 +43,6 @@ def teleoperator(tmp_path: Path | None = None, **config: Any) -> Iterator[Browse
         yield device
     finally:
         device.close()
-
-
-class Client:
-    """A page as the script of the real one speaks, without a browser."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection, self.clutch = connection, 1
-        self.state: dict[str, Any] = {}
-
-    def hand(self, active: bool, clutch: int | None = None, **more: Any) -> None:
-        message = {"kind": "hand", "active": active, "clutch": self.clutch if clutch is None else clutch}
-        self.say({**message, "linear": [0, 0, 0], "angular": [0, 0, 0], **more})
-
-    def say(self, message: dict[str, Any]) -> None:
-        self.connection.send(json.dumps({"t": time.monotonic() * 1e3, **message}))
-
-    def next_message(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next message that meets `condition`."""
-        deadline = time.monotonic() + SOON_S
-        while time.monotonic() < deadline:
-            message = json.loads(self.connection.recv(timeout=SOON_S))
-            if condition(message):
-                return message
-        raise AssertionError("no such message came")
-
-
-@contextlib.contextmanager
-def client(device: BrowserTeleoperator, **more: Any) -> Iterator[Client]:
-    url = device.url.replace("http", "ws", 1).replace("/?", "/socket?")
-    with connect(url, proxy=None, **more) as connection:
-        yield Client(connection)
 
 
 def until(
@@ -110,9 +80,25 @@ def test_a_hand_moves_while_it_is_held_and_stops_when_it_lets_go() -> None:
         )
         page.hand(False)
         until(device, lambda h: not h.active)
+        device.screen.say("recording", "episode 1", OUTCOMES)
         page.say({"kind": "event", "event": "success"})
         assert until(device, lambda h: h.events).events == ("success",)
-        assert page.next_message(lambda m: m["kind"] == "event")["event"] == "success"
+        assert page.next_message(lambda m: m["kind"] == "event")["label"] == "Worked"
+
+
+def test_a_button_counts_only_while_the_robot_offers_it() -> None:
+    with teleoperator(timeout_s=5.0) as device, client(device) as page:
+        for buttons in ({}, {FINISH: "Begin"}):
+            device.screen.say("waiting", "", buttons)
+            page.say({"kind": "event", "event": "success"})
+            page.say({"kind": "ping"})
+            assert page.next_message(lambda m: "t" in m)["buttons"] == buttons
+            assert device.read().events == ()
+        device.screen.say("recording", "Episode 1 of 2", OUTCOMES)
+        page.say({"kind": "event", "event": "failure"})
+        assert until(device, lambda h: h.events).events == ("failure",)
+        state = page.next_message(lambda m: m.get("phase") == "recording")
+        assert (state["note"], state["seconds"]) == ("Episode 1 of 2", 0)
 
 
 def test_a_hand_that_falls_silent_has_let_go_and_must_press_anew() -> None:
@@ -148,6 +134,7 @@ def test_a_second_operator_watches_and_takes_over_only_from_a_hand_at_rest() -> 
             until(device, lambda h: h.active, lambda: first.hand(True, linear=[1, 0, 0]))
             second.hand(True, linear=[-1, 0, 0])
             second.say({"kind": "take"})
+            device.screen.say("recording", "episode 1", OUTCOMES)
             second.say({"kind": "event", "event": "failure"})
             answer = second.next_message(lambda m: m["kind"] == "state" and m["held"])
             assert answer["role"] == "watches"
@@ -264,7 +251,7 @@ def test_who_lacks_the_key_or_comes_from_another_site_is_refused() -> None:
             assert b"teleop.js" in answer.read(), "a page that is loaded again needs no key in its URL"
         socket_url = site.replace("http", "ws") + "socket"
         with connect(socket_url, additional_headers=known, origin=own, proxy=None) as connection:
-            assert json.loads(connection.recv(timeout=SOON_S))["kind"] == "state"
+            assert json.loads(connection.recv(timeout=SOON_S))["kind"] in ("robot", "state")
         stranger = BrowserTeleoperator("so101", Config(port=int(site.rsplit(":", 1)[1].strip("/"))))
         with pytest.raises(DeviceError, match="something else uses this port"):
             stranger.open()
@@ -360,6 +347,11 @@ def test_a_pointer_in_chromium_drives_and_lets_go(tmp_path: Path) -> None:
         page.call("Input.dispatchKeyEvent", type="keyUp", key="a", code="KeyA", windowsVirtualKeyCode=65)
         until(device, lambda h: not h.active)
 
+        assert page.run("document.querySelector('.episode').hidden") is True, "nothing is recorded"
+        page.press("y")
+        device.screen.say("recording", "Episode 1 of 2", OUTCOMES)
+        page.wait("!document.querySelector('[data-event=success]').hidden")
+        assert device.read().events == (), "a key from before"
         page.click("[data-event=success]")
         assert until(device, lambda h: h.events).events == ("success",)
         assert page.errors == []

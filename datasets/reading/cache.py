@@ -1,8 +1,9 @@
 """The frames of one camera over many episodes: decoded when read, or kept decoded in memory or on disk.
 
 Files on disk are read with `pread`, not mapped: pages of a mapping count as this process's memory, of which a
-machine that trains is short first. A file is named by the episode's content, written under another name and
-renamed. Several processes and datasets can therefore share it, and an edited episode gets another file."""
+machine that trains is short first. A file is named by the episode's place and content, written under another
+name and renamed. Several processes can therefore share it, and an edited episode gets another file; another
+dataset that claims the same content does not: what a dataset from elsewhere claims need not be so."""
 
 from __future__ import annotations
 
@@ -59,9 +60,8 @@ class Frames:
         files: list[Path] = []
         new_files: list[Path] = []
         for i, e in enumerate(self.episodes):
-            name = hashlib.sha256(f"{e.content} {self.key} {self.shape} {self.dtype}".encode()).hexdigest()[
-                :32
-            ]
+            what = f"{e.path.resolve()} {e.content} {self.key} {self.shape} {self.dtype}"
+            name = hashlib.sha256(what.encode()).hexdigest()[:32]
             path = folder / name[:2] / f"{name}.raw"
             size = (int(self.ends[i]) - (int(self.ends[i - 1]) if i else 0)) * self.frame_bytes
             if not path.is_file() or path.stat().st_size != size:

@@ -145,6 +145,23 @@ def test_every_cache_gives_the_same_frames(slow_camera: EpisodeStore, tmp_path: 
     )
 
 
+def test_a_dataset_that_claims_another_s_content_leaves_its_cache_alone(tmp_path: Path) -> None:
+    spec, read = WindowSpec(1, 1, keys=(CAMERA,)), []
+    for name, lengths in (("a", (20,)), ("b", (13, 20))):
+        store = write_store(tmp_path / name, lengths, WITH_IMAGE)
+        if read:
+            file = store.episodes[1].path / "zarr.json"
+            file.write_text(file.read_text().replace(store.episodes[1].content, read[0].episodes[0].content))
+            store.refresh()
+        read.append(store)
+    a, b = read
+    assert a.episodes[0].content == b.episodes[1].content
+    for store, numbers in ((b, [1]), (a, [0])):  # the one that claims it comes first
+        cached = Windows(store, spec, numbers, cache="disk", cache_dir=tmp_path / "c").batch(np.arange(20))
+        plain = Windows(store, spec, numbers, cache="none").batch(np.arange(20))
+        np.testing.assert_array_equal(cached[CAMERA], plain[CAMERA])
+
+
 def test_a_cache_that_cannot_be_written_is_said_and_done_without(
     slow_camera: EpisodeStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -54,10 +54,10 @@ class Args:
     """Hooks that act while sampling, with commas; their fields are options: --steer NAME --NAME.field value.
     Not with --server."""
     videos: int = 3
-    """How many episodes to film, into the checkpoint's validation folder."""
+    """How many episodes to film, into the checkpoint's validation folder: failures first, run once more."""
     batch: int = 1
-    """Run up to so many episodes at once, with one inference for all: much faster, the same episodes. Those
-    that are filmed still run one at a time. Simulated robots only, and not with --server."""
+    """Run up to so many episodes at once, with one inference for all: much faster, the same episodes.
+    Simulated robots only, and not with --server."""
     processes: int = 1
     """With --batch: among how many processes their physics is shared."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"

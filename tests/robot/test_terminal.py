@@ -99,6 +99,7 @@ def test_logs_prints_and_tracebacks_are_cleaned(capfd: pytest.CaptureFixture[str
     with clean_streams():
         handler = logging.StreamHandler(sys.stderr)
         log = logging.getLogger("test.terminal")
+        log.propagate = False  # pytest would keep the raw text, which it cannot pass between processes
         log.addHandler(handler)
         log.error("%s", EVIL)
         log.removeHandler(handler)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.checkpoint import read_train
 from ulna.policies.train import loop
-from ulna.policies.train.state import STATE_FILE
+from ulna.policies.train.state import is_unfinished
 from ulna.robot.cli import main
 from ulna.robot.commands.lines import Lines
 
@@ -79,7 +79,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def cut(*args: Any) -> None:
         save(*args)
-        if after and len(args[5]) == after[0]:
+        if after and len(args[6]) == after[0]:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "save_state", cut)
@@ -143,7 +143,8 @@ def test_resuming_needs_no_option_and_names_one_that_differs(
     line = refusal(capfd, *resume, "--backbone", "Transformer")
     assert "--backbone was UNet1D, not Transformer: " in line, "and not each field of it"
     assert train(capfd, *resume, "--seed", "3")["content_hash"] == whole["content_hash"]
-    assert "no unfinished training" in refusal(capfd, *resume)
+    assert "already trained 4 of 4 steps: more --steps make it go on" in refusal(capfd, *resume)
+    assert "no unfinished training" in refusal(capfd, "--out", tmp_path / "none", "--resume")
     assert "--resume needs --out" in refusal(capfd, "--resume")
 
 
@@ -189,7 +190,7 @@ def test_phases_begin_where_the_one_before_ended(
         first_is_complete = words == ["--resume"]
         assert main(["train", *words, "--out", str(cut), "--device", "cpu"]) == 130
         assert (cut / "phase-1" / "hash.json").exists() == first_is_complete
-        assert (cut / "phase-1" / STATE_FILE).exists() != first_is_complete
+        assert is_unfinished(cut / "phase-1") != first_is_complete
     interrupted.clear()
     assert "--training.steps was 3, not 9: phase 1 of 2 is complete" in refusal(
         capfd, "--out", cut, "--resume", "--steps", "9"

@@ -62,11 +62,20 @@ def test_the_sim_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "0 of 1 succeeded" in output
     assert float(re.findall(r"together ([\d.]+) GiB", output.replace("\n", " "))[0]) > 0.1
     commands = [line[2:] for line in err.splitlines() if line.startswith("$ ")]
-    assert [c.split()[1] for c in commands] == ["record", "train", "serve", "evaluate"]
+    assert [c.split()[1] for c in commands] == [
+        "record",
+        "train",
+        "serve",
+        "evaluate",
+        "evaluate",
+        "evaluate",
+    ]
     report = (out / "report.html").read_text()
     assert all(c in report for c in commands)
     assert "data:video/mp4" in report
-    port = int(re.findall(r"ws://127\.0\.0\.1:(\d+)", commands[-1])[0])
+    assert "expert on the same seeds: 1 of 1" in report
+    assert "hold on the same seeds: 0 of 1" in report
+    port = int(re.findall(r"ws://127\.0\.0\.1:(\d+)", commands[3])[0])
     with socket.socket() as s:
         assert s.connect_ex(("127.0.0.1", port)) != 0, "the server is gone"
 

@@ -2,10 +2,10 @@
 
     python benchmarks/foreign_samples.py [--only gr00t ...]
 
-Each script in benchmarks/foreign/ runs in an environment of its own under runs/foreign/, which is made here from
-the package registry (1.5 GB in all; PyTorch and LeRobot 0.6 are this repository's). It writes samples, each with
-what its tool reads of it; `ulna data import`, `info` and `check` follow, and every number is compared.
-Rendering needs EGL.
+Each script in benchmarks/foreign/ runs in an environment of its own under runs/foreign/, which is made here
+from the package registry (1.5 GB in all; PyTorch and LeRobot 0.6 are this repository's). It writes samples,
+each with what its tool reads of it; `ulna data import`, `info` and `check` follow, and every number is
+compared. Rendering needs EGL.
 """
 
 from __future__ import annotations
@@ -121,8 +121,10 @@ def write(name: str, tool: Tool) -> list[Path]:
 
 
 def ulna(*argv: object, may_find: bool = False) -> str:
-    """What `ulna data …` prints. Raises RuntimeError if it fails; may_find: 1 says that it found something."""
-    done = subprocess.run([str(BIN / "ulna"), "data", *map(str, argv)], capture_output=True, text=True)
+    """What `ulna data …` prints. Raises RuntimeError if it fails; may_find: 1 only says that it found
+    something."""
+    command = [str(BIN / "ulna"), "data", *map(str, argv)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode > may_find:
         raise RuntimeError(done.stderr.strip() or done.stdout.strip())
     return done.stdout

@@ -90,9 +90,9 @@ def require_frames(
 
 
 def time_shift(frames_s: np.ndarray, times_s: np.ndarray, start_s: float, stop_s: float, fps: float) -> float:
-    """How much later rows at `times_s` are than their frames, in seconds. 0 unless an episode's part of a video
-    (`start_s` to `stop_s`) has as many frames as rows, and all rows are later (or earlier) by the same: GR00T's
-    demonstrations count their rows from one period on."""
+    """How much later rows at `times_s` are than their frames, in seconds. 0 unless an episode's part of a
+    video (`start_s` to `stop_s`) has as many frames as rows, and all rows are later (or earlier) by the same,
+    no more than MOST_SHIFT_S: GR00T's demonstrations count their rows from one period on."""
     half = 0.5 / fps
     own = frames_s[(frames_s >= start_s - half) & (frames_s < stop_s - half)]
     if len(own) != len(times_s):

@@ -1,8 +1,6 @@
 """Episodes of gym-aloha's simulated bimanual arm in HDF5, laid out as ALOHA's record scripts do: pixels as
-tonyzhaozh/act (record_sim_episodes.py), padded JPEG as MarkFzp/act-plus-plus. Those scripts are on no registry;
-simulation, h5py and OpenCV are theirs."""
-
-# pyright: reportMissingImports=false
+tonyzhaozh/act (record_sim_episodes.py), padded JPEG as MarkFzp/act-plus-plus. Those scripts are on no
+registry; simulation, h5py and OpenCV are theirs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """A LeRobot v2.1 folder with GR00T's meta/modality.json, written by a LeRobot of that time, and GR00T's own
 demonstrations (v2.0, in the package nvidia-gr00t-sdk); both read by GR00T's LeRobotSingleDataset."""
 
-# pyright: reportMissingImports=false, reportCallIssue=false
-
 from __future__ import annotations
 
 import json
@@ -25,8 +23,8 @@ STATE, ACTION = "observation.state", "action"
 
 def read(path: Path, states: list[str], camera: str, tasks: str, decoder: str) -> tuple[list[Any], list[str]]:
     """(rows by our features, task) of the first EPISODES episodes, by GR00T. Its dataset takes the frame that
-    is nearest to a row's timestamp, and those of its demonstrations are one period late: the pictures are read
-    by their number."""
+    is nearest to a row's timestamp, and those of its demonstrations are one period late: the pictures are
+    read by their number."""
     from gr00t.data.dataset import LeRobotSingleDataset, ModalityConfig
     from gr00t.utils.video import get_all_frames
 
@@ -72,7 +70,7 @@ def demonstrations() -> None:
         copy,
         episodes,
         ["nvidia-gr00t-sdk", "decord"],
-        f"GR00T's robot_sim.PickNPlace, LeRobot v2.0, as it lies in the package, its first {EPISODES} episodes",
+        f"GR00T's robot_sim.PickNPlace (LeRobot v2.0) from its package, {EPISODES} of its episodes",
         "GR00T's LeRobotSingleDataset and its reader of videos with decord",
         attributes={"task": tasks},
         notes=[STOOD_IN],

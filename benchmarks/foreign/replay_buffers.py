@@ -2,10 +2,9 @@
 Blosc, and a zip with UMI's keys and JPEG XL. Their own ReplayBuffer is on no registry; these are its calls of
 zarr (real-stanford/diffusion_policy, diffusion_policy/common/replay_buffer.py)."""
 
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
-
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,7 @@ def write(path: Path, data: dict[str, np.ndarray], codec: Any, zipped: bool) -> 
 def read(path: Path) -> list[dict[str, np.ndarray]]:
     root = zarr.open(str(path), "r")
     bounds = [0, *root["meta/episode_ends"][:].tolist()]
-    return [
-        {k: array[a:b] for k, array in root["data"].arrays()}
-        for a, b in zip(bounds, bounds[1:], strict=False)
-    ]
+    return [{k: array[a:b] for k, array in root["data"].arrays()} for a, b in itertools.pairwise(bounds)]
 
 
 def diffusion_policy() -> None:

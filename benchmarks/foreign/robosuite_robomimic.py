@@ -2,8 +2,6 @@
 script, then prepared by robomimic's scripts (convert_robosuite, dataset_states_to_obs) and read by its
 SequenceDataset. The hand that demonstrates is a few lines below: reach, close, lift."""
 
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 import json
@@ -21,15 +19,15 @@ from sample import EPISODES, ROWS, SIDE, folder, save
 # robomimic 0.3.0 imports mujoco_py for the type of one error, and egl_probe to choose among GPUs
 sys.modules["mujoco_py"] = types.ModuleType("mujoco_py")
 egl: Any = types.ModuleType("egl_probe")
-egl.get_available_devices = lambda: []
+egl.get_available_devices = list
 sys.modules["egl_probe"] = egl
 
-import robomimic.utils.obs_utils as obs_utils  # noqa: E402
-import robosuite  # noqa: E402
-from robomimic.utils.dataset import SequenceDataset  # noqa: E402
-from robosuite.controllers import load_composite_controller_config  # noqa: E402
-from robosuite.scripts.collect_human_demonstrations import gather_demonstrations_as_hdf5  # noqa: E402
-from robosuite.wrappers import DataCollectionWrapper  # noqa: E402
+import robosuite
+from robomimic.utils import obs_utils
+from robomimic.utils.dataset import SequenceDataset
+from robosuite.controllers import load_composite_controller_config
+from robosuite.scripts.collect_human_demonstrations import gather_demonstrations_as_hdf5
+from robosuite.wrappers import DataCollectionWrapper
 
 NAMES = {
     "agentview_image": "observation.images.agentview_image",

@@ -34,10 +34,10 @@ def save(
 ) -> None:
     """Beside a sample in `path`, what its import must give.
 
-    source: the dataset. episodes: feature in Ulna → rows, as the tool's own reader gives them. tools: packages
-    whose versions count. options: of the import. attributes: of episodes, one value each."""
+    source: the dataset. episodes: feature in Ulna → rows, as the tool's own reader gives them. tools:
+    packages whose versions count. options: of the import. attributes: of episodes, one value each."""
     arrays = {f"{i} {key}": np.asarray(rows) for i, e in enumerate(episodes) for key, rows in e.items()}
-    np.savez(path / "truth.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(path / "truth.npz", **arrays)
     about = {
         "source": str(source.relative_to(path)),
         "tools": {name: version(name) for name in tools},

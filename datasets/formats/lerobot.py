@@ -150,8 +150,8 @@ class _Reader:
                 shift = self._shift(source, name, times, place)
                 if shift:
                     notes.append(
-                        f"the timestamps are {shift:g} s later than the video of {name}; it has as many frames "
-                        "as there are rows, and each row gets the frame of its number"
+                        f"the timestamps are {shift:g} s later than the video of {name}; it has as many "
+                        "frames as there are rows, and each row gets the frame of its number"
                     )
                 own = self._header(name, path, place)[0] if self.image_size else picture
                 images[key] = video_frames(path, start + times - shift, stop, self.folder.fps, place, own)

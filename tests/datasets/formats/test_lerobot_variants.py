@@ -212,7 +212,7 @@ def test_gr00t_names_other_columns(tmp_path: Path) -> None:
 
 
 def test_a_camera_that_only_info_json_names_stays_out(tmp_path: Path) -> None:
-    """GR00T's demonstrations say `egoview` in info.json; modality.json and the files have `ego_view` alone."""
+    """GR00T's demonstrations say `egoview` in info.json; the others have `ego_view` alone."""
     camera = {"dtype": "video", "shape": [*SIZE, 3], "names": ["height", "width", "channel"]}
     source = folder(tmp_path / "s", {**VECTORS, CAMERA: camera, IMAGES + "old": camera}, version="v2.0")
     shutil.rmtree(source / f"videos/chunk-000/{IMAGES}old")

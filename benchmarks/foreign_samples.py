@@ -3,7 +3,7 @@
     python benchmarks/foreign_samples.py [--only gr00t ...]
 
 Each script in benchmarks/foreign/ runs in an environment of its own under runs/foreign/, which is made here
-from the package registry (1.5 GB in all; PyTorch and LeRobot 0.6 are this repository's). It writes samples,
+from the package registry (2 GB in all; PyTorch and LeRobot 0.6 are this repository's). It writes samples,
 each with what its tool reads of it; `ulna data import`, `info` and `check` follow, and every number is
 compared. Rendering needs EGL.
 """

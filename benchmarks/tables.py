@@ -250,7 +250,9 @@ def foreign_samples(d: dict[str, Any]) -> list[str]:
     for s in d["samples"].values():
         tools = ", ".join(f"{n} {v}" for n, v in s.get("tools", {}).items())
         off = [f"{k}: {v}" for k, v in s.get("equal", {}).items() if not v.startswith("equal")]
-        outcome = ("; ".join(off) or "all equal") if s.get("imported") else f"not imported: {s.get('why')}"
+        narrowed = [f", {k}{v.removeprefix('equal,')}" for k, v in s.get("equal", {}).items() if "as" in v]
+        outcome = "; ".join(off) or "all equal" + "".join(narrowed)
+        outcome = outcome if s.get("imported") else f"not imported: {s.get('why')}"
         rows.append(f"| {s.get('wrote', 'not written')} | {tools} | {s.get('read_by', '')} | {outcome} |")
     lacking = "; ".join(f"{name}: {why}" for name, why in d["not_to_be_had"].items())
     return [

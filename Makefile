@@ -68,7 +68,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-## bench      every benchmark that needs no dataset, with its baseline (checks and lerobot_formats take one); numbers go to benchmarks/results/
+## bench      every benchmark that needs no dataset, with its baseline (checks and lerobot_formats take one, foreign_samples makes environments); numbers go to benchmarks/results/
 bench: $(STAMP)
 	for b in experts recording kills reading servo_rates cameras faults soak sim_steps serving_latency train_throughput tables; do echo "== $$b" >&2; $(BIN)/python benchmarks/$$b.py; done
 

@@ -23,6 +23,7 @@ BEGIN, END = "<!-- numbers: written by benchmarks/tables.py -->", "<!-- /numbers
 NAMES = (
     *("demo", "demo_twin", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
     *(
+        "foreign_samples",
         "sim_steps",
         "batched_evaluation",
         "train_throughput",
@@ -37,7 +38,7 @@ SECTIONS = {
     "The demos": ("demo", "demo_twin", "demo_real"),
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
-    "Reading": ("reading", "lerobot_formats"),
+    "Reading": ("reading", "lerobot_formats", "foreign_samples"),
     "Speed": ("sim_steps", "batched_evaluation", "train_throughput", "serving_latency"),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
@@ -244,6 +245,29 @@ def lerobot_formats(d: dict[str, Any]) -> list[str]:
     ]
 
 
+def foreign_samples(d: dict[str, Any]) -> list[str]:
+    rows = []
+    for s in d["samples"].values():
+        tools = ", ".join(f"{n} {v}" for n, v in s.get("tools", {}).items())
+        off = [f"{k}: {v}" for k, v in s.get("equal", {}).items() if not v.startswith("equal")]
+        narrowed = [f", {k}{v.removeprefix('equal,')}" for k, v in s.get("equal", {}).items() if "as" in v]
+        outcome = "; ".join(off) or "all equal" + "".join(narrowed)
+        outcome = outcome if s.get("imported") else f"not imported: {s.get('why')}"
+        rows.append(f"| {s.get('wrote', 'not written')} | {tools} | {s.get('read_by', '')} | {outcome} |")
+    lacking = "; ".join(f"{name}: {why}" for name, why in d["not_to_be_had"].items())
+    return [
+        f"**Samples that other projects' own tools write**: {d['imported']} import, {d['equal_in_all']} with",
+        "every number, picture, task and outcome as the tool itself reads it:",
+        "",
+        "| written | by | compared with what is read by | imported |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        f"On no package registry, or not for this Python: {lacking}.",
+        "",
+    ]
+
+
 TABLES = {
     "demo": demo,
     "demo_twin": device_tables.demo_twin,
@@ -253,6 +277,7 @@ TABLES = {
     "kills": kills,
     "reading": reading,
     "lerobot_formats": lerobot_formats,
+    "foreign_samples": foreign_samples,
     "sim_steps": sim_steps,
     "batched_evaluation": batched_evaluation,
     "train_throughput": train_throughput,

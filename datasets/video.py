@@ -19,6 +19,7 @@ from .episode import StoreError
 # no playlists: they would open other files
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,ogg"
 DEEP_GREY = ("gray16le", "gray16be")
+MOST_SHIFT_S = 1.0  # from rows to their frames
 Kind = Literal["colour", "depth", "codes"]
 
 
@@ -86,6 +87,19 @@ def require_frames(
         row = int(np.flatnonzero(far | again)[0])
         raise _no_frame(path, row, times_s, bool(far[row]), float(own[nearest[row]]), float(own[-1]), place)
     return int(np.count_nonzero(own >= times_s[0] - half))
+
+
+def time_shift(frames_s: np.ndarray, times_s: np.ndarray, start_s: float, stop_s: float, fps: float) -> float:
+    """How much later rows at `times_s` are than their frames, in seconds. 0 unless an episode's part of a
+    video (`start_s` to `stop_s`) has as many frames as rows, and all rows are later (or earlier) by the same,
+    no more than MOST_SHIFT_S: GR00T's demonstrations count their rows from one period on."""
+    half = 0.5 / fps
+    own = frames_s[(frames_s >= start_s - half) & (frames_s < stop_s - half)]
+    if len(own) != len(times_s):
+        return 0.0
+    later = times_s - own
+    is_same = np.abs(later - later[0]).max() <= half
+    return float(later[0]) if is_same and half < abs(later[0]) <= MOST_SHIFT_S else 0.0
 
 
 def _no_frame(

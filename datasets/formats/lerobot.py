@@ -20,7 +20,15 @@ from ..making import making
 from ..recording.writer import EpisodeWriter
 from ..store import EpisodeStore
 from ..units import Restate, Restated, plain
-from ..video import Picture, require_frames, resize, still_frames, video_frames, video_header
+from ..video import (
+    Picture,
+    require_frames,
+    resize,
+    still_frames,
+    time_shift,
+    video_frames,
+    video_header,
+)
 from .broken import Broken
 from .importing import add_provenance
 from .lerobot_export import FLAGS, REQUEST, TIMES
@@ -139,8 +147,14 @@ class _Reader:
                     notes.append(
                         f"the video of {name} has {count} frames for {len(times)} rows: others are lost"
                     )
+                shift = self._shift(source, name, times, place)
+                if shift:
+                    notes.append(
+                        f"the timestamps are {shift:g} s later than the video of {name}; it has as many "
+                        "frames as there are rows, and each row gets the frame of its number"
+                    )
                 own = self._header(name, path, place)[0] if self.image_size else picture
-                images[key] = video_frames(path, start + times, stop, self.folder.fps, place, own)
+                images[key] = video_frames(path, start + times - shift, stop, self.folder.fps, place, own)
             else:
                 images[key] = still_frames(table[name], place, None if self.image_size else picture)
         extras = _ulna_columns(table, schema, self.restated, place) if TIMES in table.column_names else None
@@ -215,7 +229,14 @@ class _Reader:
         require_size(place, name, picture, self.schema.pictures[name], bool(self.image_size))
         if frames_s is None:
             return None
-        return require_frames(path, frames_s, start + times, stop, self.folder.fps, place)
+        at = start + times - self._shift(source, name, times, place)
+        return require_frames(path, frames_s, at, stop, self.folder.fps, place)
+
+    def _shift(self, source: EpisodeSource, name: str, times: np.ndarray, place: str) -> float:
+        """How much later the rows' times are than those of their frames, in seconds."""
+        path, start, stop = source.videos[name]
+        frames_s = self._header(name, path, place)[1]
+        return 0.0 if frames_s is None else time_shift(frames_s, start + times, start, stop, self.folder.fps)
 
     def _header(self, name: str, path: Path, place: str) -> tuple[Picture, np.ndarray | None]:
         known = self._headers.get(name)

@@ -3,7 +3,7 @@ episode) or v3.0 (many episodes a file). Nothing in it is believed: paths stay i
 bounded by the files that are there.
 
 GR00T's `meta/modality.json` (repository NVIDIA/Isaac-GR00T, "data preparation") names slices of state and
-action, and the columns that say the task."""
+action, the videos, and the columns that say the task."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ class EpisodeSource:
 @dataclass(frozen=True)
 class Modality:
     """GR00T's words. slices: column → (name, first element, the one behind the last). joins: our key →
-    columns that make it up. task_columns: those that say the task."""
+    columns that make it up. task_columns: those that say the task. videos: features that it names as such."""
 
     slices: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
     joins: dict[str, tuple[str, ...]] = field(default_factory=dict)
     task_columns: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
 
 
 class LeRobotFolder:
@@ -283,4 +284,6 @@ def _modality(said: Mapping[str, Any], features: Mapping[str, Mapping[str, Any]]
             "task_description" in column or "instruction" in column or column == "task_index"
         ):
             tasks.append(column)
-    return Modality(slices, {k: tuple(dict.fromkeys(v)) for k, v in joins.items()}, tuple(tasks))
+    named = dict(said.get("video") or {}).items()
+    videos = tuple(str((part or {}).get("original_key") or name) for name, part in named)
+    return Modality(slices, {k: tuple(dict.fromkeys(v)) for k, v in joins.items()}, tuple(tasks), videos)

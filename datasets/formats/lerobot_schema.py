@@ -4,6 +4,7 @@ the user says."""
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def schema_of(
             observed = is_action or PREFIX.match(name) or not named
             spare = NOT_OBSERVED.fullmatch(name) or is_image(name) or is_depth(name)
             kinds[name] = "vector" if observed and not spare else "aside"
+        elif declared is not None and _is_unused(name, said, modality, sources):
+            kinds[name], remarks[name] = "other", ["no video of it is there, nor in meta/modality.json"]
         elif declared is not None:
             picture = _probe(folder, sources, name, said) or declared
             kinds[name], columns[name], remarks[name] = _picture_kind(said, picture, declared, image_size)
@@ -176,6 +179,17 @@ def _sliced(names: Sequence[str], slices: Sequence[tuple[str, int, int]], width:
 def _joins(modality: Modality, kinds: Mapping[str, Kind]) -> dict[str, tuple[str, ...]]:
     """Of GR00T, features of other columns than the one of their name."""
     return {k: names for k, names in modality.joins.items() if k not in kinds}
+
+
+def _is_unused(
+    name: str, said: Mapping[str, Any], modality: Modality, sources: Sequence[EpisodeSource]
+) -> bool:
+    """Whether a video is a leftover of meta/info.json: GR00T's own demonstrations say `egoview` there, while
+    modality.json and the files only have `ego_view`. Where nothing names the videos, one that is missing was
+    lost."""
+    if said["dtype"] != "video" or not modality.videos or name in modality.videos:
+        return False
+    return not any(name in s.videos and os.path.lexists(s.videos[name][0]) for s in sources)
 
 
 def _probe(

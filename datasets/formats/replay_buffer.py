@@ -156,7 +156,7 @@ def _columns(
     poses = [k for g in _grippers(arrays) for p in POSE_ELEMENTS if (k := g + p) in arrays]
     holds_action = ACTION in arrays or "actions" in arrays or ACTION in naming.renames.values()
     umi = bool(poses) and not holds_action
-    known = {STATE: poses} if umi else {}
+    known = {STATE: poses} if umi else {STATE: ["state"]} if STATE not in arrays else {}
     placement = place({k: _kind(a) for k, a in arrays.items()}, naming, str(src), known, not umi)
     features: Features = {}
     columns: dict[str, Rows] = {}

@@ -211,6 +211,45 @@ def test_gr00t_names_other_columns(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.episodes[0].read(ACTION)[1], [2, 3])
 
 
+def test_a_camera_that_only_info_json_names_stays_out(tmp_path: Path) -> None:
+    """GR00T's demonstrations say `egoview` in info.json; the others have `ego_view` alone."""
+    camera = {"dtype": "video", "shape": [*SIZE, 3], "names": ["height", "width", "channel"]}
+    source = folder(tmp_path / "s", {**VECTORS, CAMERA: camera, IMAGES + "old": camera}, version="v2.0")
+    shutil.rmtree(source / f"videos/chunk-000/{IMAGES}old")
+    refused(source, "is missing")  # where nothing else names the videos, it was lost
+    (source / "meta/modality.json").write_text(json.dumps({"video": {"top": {"original_key": CAMERA}}}))
+    store = import_lerobot(source, tmp_path / "d")
+    assert set(store.features) == {STATE, ACTION, CAMERA}
+    assert f"{IMAGES}old: no video of it is there" in store.provenance["pictures"][0]
+    assert store.provenance["left_out"] == [f"{IMAGES}old"]
+    (source / f"videos/chunk-000/{CAMERA}/episode_000000.mp4").unlink()
+    refused(source, "is missing")
+    (source / "meta/modality.json").write_text(json.dumps({"video": {CAMERA: {}, f"{IMAGES}old": {}}}))
+    refused(source, "is missing")
+
+
+@pytest.mark.parametrize("first_s", [1 / FPS, -3 / FPS])
+def test_rows_that_count_from_another_second_than_their_video(tmp_path: Path, first_s: float) -> None:
+    """GR00T's demonstrations count rows from one period on."""
+    at = first_s + np.arange(ROWS) / FPS
+    store = import_lerobot(folder(tmp_path / "s", columns={"timestamp": at}), tmp_path / "d")
+    for episode in store.episodes:
+        colours = episode.read(CAMERA).mean(axis=(1, 2, 3))
+        np.testing.assert_allclose(colours, 20 * np.arange(1, ROWS + 1), atol=2)
+        np.testing.assert_allclose(episode.times_ns(ACTION)[0], at * 1e9, atol=1)
+        assert "each row gets the frame of its number" in episode.attrs["notes"][0]
+
+
+def test_rows_whose_times_only_begin_elsewhere_do_not_fit_another_number_of_frames(tmp_path: Path) -> None:
+    source = folder(tmp_path / "s", columns={"timestamp": (1 + np.arange(ROWS)) / FPS})
+    video(source / f"videos/chunk-000/{CAMERA}/episode_000000.mp4", frames=ROWS - 1)
+    store = import_lerobot(source, tmp_path / "d", skip_broken=True)
+    assert len(store.episodes) == 1
+    video(source / f"videos/chunk-000/{CAMERA}/episode_000000.mp4", frames=ROWS + 1)  # these times do
+    episode = import_lerobot(source, tmp_path / "e").episodes[0]
+    assert episode.read(CAMERA)[0].mean() == pytest.approx(40, abs=2)
+
+
 def test_words_in_a_column_are_the_task_where_there_is_no_other(tmp_path: Path) -> None:
     words = {"dtype": "string", "shape": [1], "names": None}
     source = folder(tmp_path / "s", {**VECTORS, "language_instruction": words})

@@ -363,3 +363,14 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
         words = ["bash", "-c", ask, "bash", str(script), *line.split(" ")]
         answer = subprocess.run(words, capture_output=True, text=True, check=True)
         assert answer.stdout.split() == [word], (line, answer.stderr)
+
+
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise() -> None:
+    code = (
+        "import os; from ulna.robot.cli import main; main(['recipes']); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    for given, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
+        assert done.stdout.split()[-1] == policy

@@ -32,12 +32,17 @@ def people() -> tuple[str, ...]:
     return ("leader", *driver_names("teleoperators"))
 
 
+class LeaderFar(DeviceError):
+    """At the first reading of an episode a leader is too far from its follower, which would jump."""
+
+
 class LeaderAgent:
     """Each arm goes where its leader's joints are. While a leader's reading is not valid, its follower stays
     where it was sent last.
 
-    leaders: by name of the robot's arms. DeviceError: a leader's joints differ from its follower's; or, at
-    its first reading in an episode, it is further from its follower than that arm's `max_first_step`."""
+    leaders: by name of the robot's arms. DeviceError: a leader's joints differ from its follower's.
+    LeaderFar: at its first reading in an episode it is further from its follower than that arm's
+    `max_first_step`."""
 
     tag = "human leader"
 
@@ -86,7 +91,7 @@ class LeaderAgent:
     def _require_near(self, name: str, follower: Arm, away: np.ndarray) -> None:
         worst = int(np.argmax(np.abs(away)))
         if abs(away[worst]) > follower.max_first_step:
-            raise DeviceError(
+            raise LeaderFar(
                 f"the leader of {name} is {abs(away[worst]):.2f} {follower.joints.units[worst]} from its "
                 f"follower at joint {follower.joints.names[worst]} (at most {follower.max_first_step:g}): "
                 "bring the leader nearer"

@@ -25,7 +25,7 @@ from .lost import AT_ONCE, is_loss, wait_until_back
 from .motion import go_to
 from .onlooker import BEGIN, OUTCOMES, UNDO, Onlooker
 from .own_rate import OwnRate, own_rate
-from .people import screen_of
+from .people import LeaderFar, screen_of
 
 POLL_S = 0.05
 RESET_S = 5.0
@@ -135,7 +135,15 @@ def take_episodes(
             )
         except (DeviceError, StaleFrame) as error:
             at_once = 0 if take.ticks else at_once + 1
-            if at_once >= AT_ONCE or not (recovering or is_loss(error, robot)):
+            far = isinstance(error, LeaderFar)
+            if far and not take.ticks and (at_once < AT_ONCE or operator.at_terminal):
+                print(f"the episode does not begin: {error}", file=sys.stderr)
+                operator.say("busy", f"The episode does not begin: {error}")
+                wait_s = reset_seconds
+                if not put_back(operator, wait_s, undo, invite):
+                    break
+                continue
+            if at_once >= AT_ONCE or not (far or recovering or is_loss(error, robot)):
                 raise
             recovering = True
             if rig.remote is not None:

@@ -22,6 +22,7 @@ from ulna.drivers.twins.mjpeg import MjpegTwin, wandering_bars
 from ulna.robot.agent import HoldAgent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.keys import Keys
+from ulna.robot.people import LeaderFar
 from ulna.robot.record import RecordResult, record
 
 pytestmark = pytest.mark.realtime
@@ -174,3 +175,31 @@ def test_what_a_person_must_mend_after_a_loss_is_tried_again(
         agent.ticks, agent.refusals = 0, -9
         with pytest.raises(DeviceError, match="bring the leader nearer"):
             record(rig, agent, tmp_path / "e", 2)
+
+
+def test_a_leader_that_is_too_far_is_waited_for_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scripted hand of a twin, or a person, may be further on when the loop reads it first."""
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    class LedFromFar(HoldAgent):
+        refusals = 0
+
+        def act(self, observation: object) -> np.ndarray:
+            if self.refusals > 0:
+                self.refusals -= 1
+                raise LeaderFar("bring the leader nearer")
+            return super().act(observation)  # type: ignore[arg-type]
+
+    agent = LedFromFar()
+    with load_robot("sim:so101", "reach") as rig:
+        rig.sim.max_seconds = 0.2  # type: ignore[union-attr]
+        agent.refusals = 2
+        assert record(rig, agent, tmp_path / "d", 2, reset_seconds=0.01).episodes == 2
+        assert screen.getvalue().count("the episode does not begin: bring the leader nearer") == 2
+        agent.refusals = 99
+        with pytest.raises(LeaderFar):
+            record(rig, agent, tmp_path / "d", 1, reset_seconds=0.01)
+    assert [e.attrs["seed"] for e in EpisodeStore.open(tmp_path / "d").episodes] == [0, 1]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ sys.path.insert(0, str(TESTS))
 
 # the networks of the tests are tiny: threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a shell without job control starts what it puts into the background with Ctrl-C ignored, for good
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What takes most of the suite's processor time: trainings, encodings, browsers, wheels, kills in bulk. By
 # folder, file or name, so that a new test beside them is slow, too; `make test-fast` leaves these out, and

@@ -184,14 +184,14 @@ def test_pybullet_episodes_are_those_of_the_robot(processes: int, tmp_path: Path
     with load_robot("sim:so101", "reach") as rig:
         policy = Drawn(rig.robot.features)
         agent = PolicyAgent(policy, rig.robot.features)
-        alone = evaluate(rig, agent, 3, seed=1000, video_dir=tmp_path)
+        alone = evaluate(rig, agent, 3, seed=1000, video_dir=tmp_path, videos=1)
     env = vector_env("reach", "so101", num_envs=2, processes=processes)
     try:
         many = rollout(Drawn(env_features(env)), env, range(1000, 1003), traces=3)
     finally:
         env.close()
     assert many.outcomes == alone.outcomes
-    assert sorted(alone.traces, key=lambda t: t.seed) == many.traces
+    assert alone.traces[0] in many.traces
 
 
 def test_a_failing_process_says_why() -> None:

@@ -73,10 +73,12 @@ SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    # Threads of torch that wait for each other sleep. By default they spin, and where other work shares the
-    # cores they hold up the thread that they wait for: a small network then trains a tenth as fast. It is
-    # read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads of torch that wait for each other soon sleep. By default they spin for milliseconds, and where
+    # other work shares the cores they hold up the thread that they wait for: a small network then trains a
+    # tenth as fast. It is read when torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # none at all costs a quarter on a quiet machine
     with clean_streams():
         return _main(argv)
 

@@ -47,7 +47,7 @@ test: $(STAMP)
 
 ## test-fast  the tests of logic, a minute or so: leaves out what a clock judges (realtime), and the slow: training, LeRobot, Chromium, wheels, kills in bulk
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not realtime and not slow" --timeout 60
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not realtime and not slow" --timeout 60
 
 ## docs       the pages with their menu, into build/site (open build/site/index.html); nothing is fetched
 docs: $(STAMP)

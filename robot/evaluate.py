@@ -66,8 +66,7 @@ def evaluate(
     Then `videos` of them are run again for the camera, failures first, into `video_dir`; their joint traces
     are kept. progress: called after each episode with how many have run, how many of them succeeded, and
     `episodes`."""
-    robot, scene = rig.robot, rig.sim
-    if scene is None:
+    if rig.sim is None:
         raise ValueError("success is judged by a simulated scene's ground truth: evaluate on a sim: robot")
     if episodes < 1:
         raise ValueError("evaluate at least one episode")
@@ -76,23 +75,14 @@ def evaluate(
     for i in range(episodes):
         outcomes.append(_run(rig, agent, seed + i))
         progress(i + 1, sum(o.success for o in outcomes), episodes)
-    policy = agent if isinstance(agent, PolicyAgent) else None
-    report = ClosedLoop(
-        task=scene.task.name,
-        robot=robot.name,
-        agent=agent.tag,
-        joints=list(robot.action_features[ACTION].names),
-        units=list(robot.action_features[ACTION].units),
-        control_hz=robot.control_hz,
-        outcomes=outcomes,
-        seconds=time.monotonic() - began,
-        versions={"ulna": version("ulna")},
-        checkpoint=policy and policy.metadata.checkpoint,
-        recipe=policy and policy.metadata.recipe,
-        decisions=policy and len(policy.latencies_s),
-        nfe_per_decision=policy and float(np.mean(policy.nfe)),
-        latency_ms=policy and Latency.of(policy.latencies_s),
-    )
+    report = _report(rig, agent, outcomes, began)
+    if isinstance(agent, PolicyAgent):
+        report = replace(
+            report,
+            decisions=len(agent.latencies_s),
+            nfe_per_decision=float(np.mean(agent.nfe)),
+            latency_ms=Latency.of(agent.latencies_s),
+        )
     return _with_film(rig, agent, report, video_dir, videos)
 
 
@@ -110,6 +100,26 @@ def _run(rig: Rig, agent: Agent, seed: int, subscribers: Sequence[Subscriber] = 
         success=scene.success,
     )
     return Outcome(seed, bool(result.success), result.ticks, scene.score())
+
+
+def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> ClosedLoop:
+    """What is known of every evaluation in simulation. began_s: when it did, by `time.monotonic`."""
+    assert rig.sim is not None
+    feature = rig.robot.action_features[ACTION]
+    policy = agent.metadata if isinstance(agent, PolicyAgent) else None
+    return ClosedLoop(
+        task=rig.sim.task.name,
+        robot=rig.robot.name,
+        agent=agent.tag,
+        joints=list(feature.names),
+        units=list(feature.units),
+        control_hz=rig.robot.control_hz,
+        outcomes=outcomes,
+        seconds=time.monotonic() - began_s,
+        versions={"ulna": version("ulna")},
+        checkpoint=policy and policy.checkpoint,
+        recipe=policy and policy.recipe,
+    )
 
 
 def _with_film(rig: Rig, agent: Agent, report: ClosedLoop, video_dir: Path | None, videos: int) -> ClosedLoop:
@@ -165,19 +175,8 @@ def evaluate_at_once(
         found = rollout(BatchPolicy(policy), env, range(seed, seed + episodes), progress=progress)
     finally:
         env.close()
-    feature = rig.robot.action_features[ACTION]
-    report = ClosedLoop(
-        task=scene.task.name,
-        robot=rig.robot.name,
-        agent=agent.tag,
-        joints=list(feature.names),
-        units=list(feature.units),
-        control_hz=rig.robot.control_hz,
-        outcomes=found.outcomes,
-        seconds=time.monotonic() - began,
-        versions={"ulna": version("ulna")},
-        checkpoint=policy.metadata.checkpoint,
-        recipe=policy.metadata.recipe,
+    report = replace(
+        _report(rig, agent, found.outcomes, began),
         decisions=found.decisions,
         nfe_per_decision=found.nfe_per_decision,
         batch=env.num_envs,

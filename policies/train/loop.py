@@ -49,7 +49,6 @@ from .state import (
     make_folder,
     one_sentence,
     read_before,
-    read_header,
     read_table,
     require_resumes,
     restore,
@@ -177,7 +176,7 @@ def train(
         losses = restore(before.path, policy, optimizer, ema)
         table = read_table(before.path)
         table = None if table is None else table.to(accelerator.device)
-        validation = read_header(before.path).get("validation", {})
+        validation = dict(before.validation)
 
     model.train()
     began, first = time.monotonic(), len(losses)

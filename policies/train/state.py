@@ -26,12 +26,14 @@ STATE_FILE = "training.safetensors"
 @dataclass(frozen=True)
 class Before:
     """What a run goes on from: the state of an unfinished training, or that of a finished one, which goes on
-    with more steps. steps: how many it has made. counts: how many episodes of each dataset it has seen."""
+    with more steps. steps: how many it has made. counts: how many episodes of each dataset it has seen.
+    validation: losses on the held-out episodes, by step."""
 
     path: Path
     identity: dict[str, Any]
     steps: int
     counts: list[int]
+    validation: dict[str, float]
     finished: bool
 
 
@@ -42,8 +44,14 @@ def read_before(out: Path) -> Before:
         why = "it holds a trained checkpoint, but not the state" if (out / "hash.json").is_file() else ""
         raise TrainingError(f"{out} holds no unfinished training to resume{why and f': {why}'}")
     header = read_header(state)
-    counts, finished = header.get("counts", []), header.get("finished", False)
-    return Before(state, header["identity"], len(header["losses"]), counts, finished)
+    return Before(
+        state,
+        header["identity"],
+        len(header["losses"]),
+        header.get("counts", []),
+        header.get("validation", {}),
+        header.get("finished", False),
+    )
 
 
 def is_unfinished(out: Path) -> bool:

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from contracts.twin import ENVIRONMENT, ask, twin
 
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
@@ -25,26 +23,6 @@ from ulna.robot.config import load_robot
 
 pytestmark = pytest.mark.realtime
 ULNA = [sys.executable, "-m", "ulna.robot.cli"]
-ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-
-
-@contextlib.contextmanager
-def new_twin(*words: str) -> Iterator[dict[str, Any]]:
-    command = [*ULNA, "twin", *words, "--factory-new", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def ask(info: dict[str, Any], name: str, **body: Any) -> dict[str, Any]:
-    data = json.dumps(body).encode() if body else None
-    request = urllib.request.Request(f"{info['control']}/{name}", data)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as reply:
-        return json.loads(reply.read())
 
 
 def set_up(info: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], str]:
@@ -68,9 +46,9 @@ def set_up(info: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], str]
             text += line
             device = "leader" if "== leader" in line else device
             if asked := re.match(r"Connect the servo of (\w+)", line):
-                ask(info, "plug", device=device, servo=asked[1])
+                ask(info, "plug", {"device": device, "servo": asked[1]})
             if "connect all servos" in line:
-                ask(info, "plug", device=device, servo="all")
+                ask(info, "plug", {"device": device, "servo": "all"})
             if "The torque is off" in line:
                 sweeps.append(threading.Thread(target=sweep, args=(info, device, process)))
                 sweeps[-1].start()
@@ -83,7 +61,7 @@ def set_up(info: dict[str, Any], words: list[str]) -> tuple[dict[str, Any], str]
 
 def sweep(info: dict[str, Any], device: str, process: subprocess.Popen[str]) -> None:
     time.sleep(0.5)  # it begins to look
-    ask(info, "sweep", device=device)
+    ask(info, "sweep", {"device": device})
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # with --yes it ends by itself
         process.stdin.write("\n")
@@ -101,7 +79,7 @@ def errors_of_angles(info: dict[str, Any], robot: Path) -> np.ndarray:
 
 def test_a_newcomer_brings_an_so101_and_its_leader_up(tmp_path: Path) -> None:
     robot = tmp_path / "my-so101.toml"
-    with new_twin("so101", "--leader") as info:
+    with twin("so101", "--leader", "--factory-new") as info:
         ports = ["--port", info["ports"]["arm"], "--leader-port", info["ports"]["leader"]]
         answer, text = set_up(info, ["so101", "--out", str(robot), *ports, "--yes"])
         assert text.count("id 1 at 1000000 baud: now id") == 10, "the first joint's servo has its id already"
@@ -123,7 +101,7 @@ def test_a_newcomer_brings_an_so101_and_its_leader_up(tmp_path: Path) -> None:
 
 def test_a_newcomer_brings_a_koch_up_by_answering_and_pressing_enter(tmp_path: Path) -> None:
     robot = tmp_path / "my-koch.toml"
-    with new_twin("koch") as info:
+    with twin("koch", "--factory-new") as info:
         words = ["koch", "--out", str(robot), "--arms", "follower", "--port", info["ports"]["arm"]]
         answer, text = set_up(info, words)
         assert text.count("id 1 at 57600 baud: now id") == 6

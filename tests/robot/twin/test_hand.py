@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -16,6 +13,7 @@ from typing import Any
 
 import pytest
 from contracts.chromium import CHROMIUM, browser
+from contracts.twin import ask, twin
 
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.servos import so101
@@ -28,22 +26,8 @@ pytestmark = pytest.mark.realtime
 @pytest.fixture(scope="module")
 def new() -> Iterator[dict[str, Any]]:
     """A factory-new SO-101 with its leader, as users start it; what it says of itself."""
-    command = [sys.executable, "-m", "ulna.robot.cli", "twin", "so101", "--leader", "--factory-new", "--json"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def ask(info: dict[str, Any], name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{info['control']}/{name}", data)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as reply:
-        return json.loads(reply.read())
+    with twin("so101", "--leader", "--factory-new") as info:
+        yield info
 
 
 def refusal(info: dict[str, Any], name: str, body: dict[str, Any]) -> str:

@@ -3,12 +3,7 @@ real drivers in between."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -19,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contracts.twin import ask, twin
 
 from ulna.datasets.reading.align import align
 from ulna.datasets.store import EpisodeStore
@@ -39,21 +35,6 @@ from ulna.sim.world import PHYSICS_HZ
 pytestmark = pytest.mark.realtime
 
 
-@contextlib.contextmanager
-def twin(*words: str) -> Iterator[dict[str, Any]]:
-    """`ulna twin` as users start it; what it says of itself."""
-    command = [sys.executable, "-m", "ulna.robot.cli", "twin", *words, "--json"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"}
-    ) as p:
-        try:
-            assert p.stdout is not None
-            yield json.loads(p.stdout.readline())
-        finally:
-            p.terminate()
-            p.wait(20)
-
-
 @pytest.fixture(scope="module")
 def station() -> Iterator[dict[str, Any]]:
     with twin("so101", "--scene", "lift", "--leader", "--cameras", "front", "--fps", "10") as info:
@@ -64,10 +45,7 @@ def station() -> Iterator[dict[str, Any]]:
 
 
 def post(info: dict[str, Any], order: str, body: Any = None) -> dict[str, Any]:
-    data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
-    request = urllib.request.Request(f"{info['control']}/{order}", data)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
-        return json.loads(reply.read())
+    return ask(info, order, body if isinstance(body, bytes) else body or {}, timeout_s=10)
 
 
 def test_an_episode_is_teleoperated_through_the_real_drivers(station: dict[str, Any], tmp_path: Path) -> None:

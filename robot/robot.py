@@ -10,10 +10,12 @@ import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
 from ..datasets.flags import INVALID
-from ..drivers.arm import Arm, ArmState, DeviceError
+from ..drivers.arm import Arm, ArmState, DeviceError, Joints
 from ..drivers.camera import Camera, CameraState, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
+from .safety.filter import Filter
+from .safety.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Robot:
     """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the
     order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; its
     unit is known once the camera is open. tracker_cameras: those that only trackers look through; their
-    frames are not observed. The constructor opens and enables no device."""
+    frames are not observed. The constructor opens and enables no device.
+
+    filter: what each command goes through first, where there is one. command_flags: of the last command, bits
+    of `datasets.flags`; tally: what the filter did since it was cleared."""
 
     def __init__(
         self,
@@ -48,6 +53,9 @@ class Robot:
             raise ValueError(f"robot {name} has no arm")
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
+        self.filter: Filter | None = None
+        self.command_flags, self.tally = 0, Tally()
+        self._filter_stands = False  # whether the filter knows where the arms are
         self._watched = (*self.cameras.values(), *tracker_cameras)
         self._eyes = (*self._watched, *self.trackers.values())
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
@@ -77,6 +85,19 @@ class Robot:
         return self.observation_features | self.action_features
 
     @property
+    def joints(self) -> Joints:
+        """Of all arms, named as in `action_features`."""
+        feature, arms = self.action_features[ACTION], [arm.joints for arm in self.arms.values()]
+        return Joints(
+            feature.names,
+            feature.units,
+            np.concatenate([j.lower for j in arms]),
+            np.concatenate([j.upper for j in arms]),
+            np.concatenate([j.max_velocity for j in arms]),
+            np.concatenate([j.max_effort for j in arms]),
+        )
+
+    @property
     def period_ns(self) -> int:
         return round(1e9 / self.control_hz)
 
@@ -102,10 +123,16 @@ class Robot:
                 stack.callback(device.close)
 
     def enable(self) -> None:
+        self.moved()
         for arm in self.arms.values():
             arm.enable()
 
+    def moved(self) -> None:
+        """The arms are, or may be, elsewhere than they were commanded."""
+        self._filter_stands = False
+
     def hold(self) -> None:
+        self.moved()
         with ExitStack() as stack:  # an arm that cannot hold does not keep the others from it
             for arm in self.arms.values():
                 stack.callback(arm.hold)
@@ -153,9 +180,9 @@ class Robot:
         return Observation(values, times, task, flags)
 
     def command(self, action: np.ndarray) -> np.ndarray:
-        """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent,
-        `(A,)` float32. A wrong shape or a value that is not finite raises ValueError and nothing is sent to
-        any arm."""
+        """Send `action` `(A,)`, to be reached one control period from now, as far as the filter lets it;
+        returns what was really sent, `(A,)` float32. A wrong shape or a value that is not finite raises
+        ValueError and nothing is sent to any arm."""
         action = np.asarray(action, np.float64)
         feature = self.action_features[ACTION]
         if action.shape != feature.shape:
@@ -165,6 +192,8 @@ class Robot:
         if not np.isfinite(action).all():
             bad = feature.names[int(np.flatnonzero(~np.isfinite(action))[0])]
             raise ValueError(f"the action for joint {bad} is not finite; nothing was sent")
+        if self.filter is not None:
+            action = self._filtered(self.filter, action)
         due = self.clock.now_ns() + self.period_ns
         commands, at = [], 0
         for arm in self.arms.values():
@@ -172,3 +201,12 @@ class Robot:
             commands.append(arm.command(action[at : at + n], due))
             at += n
         return np.concatenate(commands).astype(np.float32)
+
+    def _filtered(self, safety_filter: Filter, action: np.ndarray) -> np.ndarray:
+        if not self._filter_stands:
+            safety_filter.reset(np.concatenate([arm.read().data for arm in self.arms.values()]))
+            self._filter_stands = True
+        step = safety_filter.step(action, 1 / self.control_hz)
+        self.command_flags = step.flags
+        self.tally.count(step.flags, step.reasons)
+        return step.command

@@ -27,7 +27,8 @@ class Body:
     corners of the box that the tip stays in. self_distance, table_distance: what counts as touching; a
     self_distance that is negative leaves self-collision out.
 
-    reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the shoulder's
+    tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
+    each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the shoulder's
     height. lever `(J,)`: what a joint moves any part of the arm by, at
     most, m per rad or m."""
 
@@ -78,7 +79,7 @@ class Body:
         self._checks = geometry.createData()
         for request, margin in zip(self._checks.collisionRequests, self._margins, strict=True):
             request.security_margin = margin
-        self._tight: set[int] = set()  # pairs that touched when it began, and do still
+        self.tight: set[int] = set()
         self.lever = self._levers()
         second = moving[1] if len(moving) > 1 else moving[0]
         self.reach = float(self.lever[self._columns[second - 1]])
@@ -91,14 +92,14 @@ class Body:
         does not go down any further. Returns what touches, in words."""
         pin = self._pin
         checks, texts = self._checks, []
-        self._tight.clear()
+        self.tight.clear()
         pin.updateGeometryPlacements(self.model, self._data, self._geometry, checks, self._position(q))
         for k, margin in enumerate(self._margins):
             checks.activateCollisionPair(k)
             checks.collisionRequests[k].security_margin = margin
             if not pin.computeCollision(self._geometry, checks, k):
                 continue
-            self._tight.add(k)
+            self.tight.add(k)
             texts.append(self._text(k))
             if k < self._n_self:
                 checks.deactivateCollisionPair(k)
@@ -109,16 +110,14 @@ class Body:
 
     def settle(self, q: Sequence[float]) -> None:
         """The arm was sent to `q`: what touched when it began and is apart now counts from here on."""
-        if not self._tight:
-            return
         pin, checks = self._pin, self._checks
         pin.updateGeometryPlacements(self.model, self._data, self._geometry, checks, self._position(q))
-        for k in tuple(self._tight):
+        for k in tuple(self.tight):
             active = checks.collisionRequests[k].security_margin
             checks.collisionRequests[k].security_margin = self._margins[k]
             checks.activateCollisionPair(k)
             if not pin.computeCollision(self._geometry, checks, k):
-                self._tight.discard(k)
+                self.tight.discard(k)
             elif k < self._n_self:
                 checks.deactivateCollisionPair(k)
             else:

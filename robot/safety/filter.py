@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from operator import le, sub
+from operator import is_, le, sub, truediv
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,8 +64,7 @@ class State(Enum):
     STOP = "stop"  # at rest until `reset`
 
 
-@dataclass(frozen=True, slots=True)
-class Filtered:
+class Filtered(NamedTuple):
     """command, velocity: `(A,)` float64, to be reached one tick from now. flags: LIMITED, HELD, or 0.
     reasons: of `REASONS`, or why it was tripped."""
 
@@ -89,13 +88,18 @@ class _Part:
             speed_within(OVERSHOOT[joints.units[j]], a, jerk)
             for j, a, jerk in zip(columns, m.acceleration, m.jerk, strict=True)
         ]
+        self.fast = [0.98 * v for v in m.speed]
+        self.jump_limits = [1.001 * v for v in m.speed]
         self.levers = [0.0] * len(columns)  # m per rad or m
-        self.reset([0.0] * len(columns))
+        self.same = min(SAME[joints.units[j]] for j in columns)
+        self._rest = [0.0] * len(columns)
+        self._dt, self._keep = 0.0, 1.0
+        self.reset(self._rest)
 
     def reset(self, q: list[float]) -> None:
         self.mover.reset(q)
         self.stop = Motion(list(q))
-        self.asked, self.asked_before, self.passing = list(q), list(q), [0.0] * len(q)
+        self.asked, self.asked_before, self.passing, self.clipped = list(q), list(q), self._rest, False
         # a joint that stands outside its limits comes back in, and goes no further out
         self.low, self.high = [-math.inf] * len(q), [math.inf] * len(q)
         self._come_in()
@@ -113,32 +117,36 @@ class _Part:
 
     def ask(self, target: Sequence[float]) -> None:
         self.asked_before = self.asked
-        self.asked = [
-            min(max(target[j], low), high)
-            for j, low, high in zip(self.columns, self.lower, self.upper, strict=True)
-        ]
+        q = [target[j] for j in self.columns]
+        self.asked = list(map(min, map(max, q, self.lower), self.upper))
+        self.clipped = q != self.asked and max(map(abs, map(sub, q, self.asked))) > self.same
 
     def plan(self, dt: float) -> Motion:
         """Towards what was asked, which moves on with the speed of the requests, as far as that can be
         stopped within OVERSHOOT; a jump has no speed."""
-        speeds = [(new - old) / dt for new, old in zip(self.asked, self.asked_before, strict=True)]
-        if any(abs(v) > 1.001 * most for v, most in zip(speeds, self.mover.speed, strict=True)):
-            speeds = [0.0] * len(speeds)
-        keep = math.exp(-dt / SETTLES_S)
-        passing = self.passing = [
-            v + keep * (before - v) for v, before in zip(speeds, self.passing, strict=True)
-        ]
+        if dt != self._dt:
+            self._dt, self._keep = dt, math.exp(-dt / SETTLES_S)
+        asked, keep = self.asked, self._keep
+        if asked == self.asked_before:
+            passing = [keep * before for before in self.passing]
+        else:
+            speeds = [(new - old) / dt for new, old in zip(asked, self.asked_before, strict=True)]
+            if not all(map(le, map(abs, speeds), self.jump_limits)):
+                speeds = self._rest
+            passing = [v + keep * (before - v) for v, before in zip(speeds, self.passing, strict=True)]
+        self.passing = passing
         if max(map(abs, passing)) < RESTS:
-            q = self.mover.state.q
-            if self.mover.rests and max(map(abs, map(sub, self.asked, q))) < ROUNDING:
+            self.passing = self._rest if asked == self.asked_before else passing
+            mover = self.mover
+            if mover.rests and max(map(abs, map(sub, asked, mover.state.q))) < ROUNDING:
                 return self.stop
-            return self.mover.plan(self.asked, None, dt, dt) or self.stop
-        share = max([abs(v) / limit for v, limit in zip(passing, self.passing_limits, strict=True)])
+            return mover.plan(asked, None, dt, dt) or self.stop
+        share = max(map(truediv, map(abs, passing), self.passing_limits))
         if share > 1:
             passing = [v / share for v in passing]
-        ahead = [goal + v * LOOKAHEAD_S for goal, v in zip(self.asked, passing, strict=True)]
+        ahead = [goal + v * LOOKAHEAD_S for goal, v in zip(asked, passing, strict=True)]
         if not (all(map(le, self.lower, ahead)) and all(map(le, ahead, self.upper))):
-            return self.mover.plan(self.asked, None, dt, dt) or self.stop
+            return self.mover.plan(asked, None, dt, dt) or self.stop
         return self.mover.plan(ahead, passing, dt, dt + LOOKAHEAD_S) or self.stop
 
     def within(self, q: list[float]) -> bool:
@@ -160,6 +168,8 @@ class _ArmFilter:
         arm = [j for j in columns if j not in grippers]
         self.parts = [_Part(joints, safety, group) for group in (arm, *([g] for g in grippers)) if group]
         self.places = [[j - first for j in part.columns] for part in self.parts]
+        order = [i for places in self.places for i in places]
+        self._in_order, self._order = order == sorted(order), [order.index(i) for i in range(self.n)]
         if body is not None:
             for part, places in zip(self.parts, self.places, strict=True):
                 part.levers = body.lever[places].tolist()
@@ -179,6 +189,8 @@ class _ArmFilter:
             part.ask(target)
         stops = [part.stop for part in self.parts]
         wanted = [part.plan(dt) for part in self.parts]
+        if all(map(is_, wanted, stops)) and all(part.mover.rests for part in self.parts):
+            return True, ""  # each is where it should be
         why = self._fault(wanted, dt)
         if not why:
             self._take(wanted, dt)
@@ -201,17 +213,12 @@ class _ArmFilter:
     def _take(self, motions: Sequence[Motion], dt: float) -> None:
         for part, motion in zip(self.parts, motions, strict=True):
             part.take(motion, dt)
-        if self.body is not None:
+        if self.body is not None and self.body.tight:
             self.body.settle(self._pose([part.mover.state.q for part in self.parts]))
 
     def _pose(self, by_part: Sequence[list[float]]) -> list[float]:
-        if len(by_part) == 1:
-            return by_part[0]
-        pose = [0.0] * self.n
-        for places, q in zip(self.places, by_part, strict=True):
-            for i, x in zip(places, q, strict=True):
-                pose[i] = x
-        return pose
+        pose = [x for q in by_part for x in q]
+        return pose if self._in_order else [pose[i] for i in self._order]
 
     def _fault(self, motions: Sequence[Motion], dt: float) -> str:
         """Why the arm must not go along `motions` for a tick, or ""."""
@@ -280,10 +287,9 @@ class Filter:
             for arm, (columns, grippers) in groups(joints).items()
         ]
         self._parts = [part for arm in self._arms for part in arm.parts]
-        self._speed, self._same = safety.speed.tolist(), [SAME[unit] for unit in joints.units]
         self._why = ""
         self.state = State.STOP
-        self._stands: list[float] | None = None
+        self._stands = False  # whether it knows where the arms are
 
     def reset(self, q: np.ndarray) -> tuple[str, ...]:
         """The arms stand at `q` `(A,)`; whatever tripped the filter is over. Returns what touches there, in
@@ -292,7 +298,7 @@ class Filter:
         if q.shape != (len(self.joints),) or not np.isfinite(q).all():
             raise ValueError(f"the filter needs where each of {', '.join(self.joints.names)} is, not {q}")
         texts = [text for arm in self._arms for text in arm.reset(q.tolist())]
-        self._stands, self._why, self.state = q.tolist(), "", State.RUN
+        self._stands, self._why, self.state = True, "", State.RUN
         return tuple(texts)
 
     def trip(self, reason: str) -> None:
@@ -303,12 +309,12 @@ class Filter:
     def step(self, target: np.ndarray | None, dt_s: float) -> Filtered:
         """The command for `dt_s` seconds from now, given that `target` `(A,)` is asked for then. None, or a
         number that is not finite: the arms slow down and hold."""
-        if self._stands is None:
+        if not self._stands:
             raise ValueError("the filter does not know where the arms are: reset it first")
         asked: list[float] | None = None
         if target is not None:
             target = np.asarray(target, np.float64)
-            if target.shape != (len(self._stands),):
+            if target.shape != (len(self.joints),):
                 raise ValueError(
                     f"a target has shape {target.shape}, but there are joints {', '.join(self.joints.names)}"
                 )
@@ -335,23 +341,21 @@ class Filter:
             flags |= HELD
             if self.state is State.DECEL and all(part.stop.duration == 0 for part in self._parts):
                 self.state = State.STOP
-        return self._filtered(asked, flags, reasons, dt)
+        return self._filtered(flags, reasons)
 
-    def _filtered(self, asked: list[float] | None, flags: int, reasons: list[str], dt: float) -> Filtered:
+    def _filtered(self, flags: int, reasons: list[str]) -> Filtered:
         n = len(self.joints)
         command, velocity = [0.0] * n, [0.0] * n
+        outside = late = fast = False
         for part in self._parts:
             state = part.mover.state
             for j, q, v in zip(part.columns, state.q, state.v, strict=True):
                 command[j], velocity[j] = q, v
-        if asked is not None and self.state is State.RUN:
-            outside = fast = late = False
-            for part in self._parts:
-                for j, goal in zip(part.columns, part.asked, strict=True):
-                    outside = outside or abs(asked[j] - goal) > self._same[j]
-                    if abs(goal - command[j]) > self._same[j]:
-                        late = True
-                        fast = fast or abs(velocity[j]) > 0.98 * self._speed[j]
+            outside = outside or part.clipped
+            if max(map(abs, map(sub, part.asked, state.q))) > part.same:
+                late = True
+                fast = fast or any(map(le, part.fast, map(abs, state.v)))
+        if self.state is State.RUN:
             if outside and POSITION not in reasons:
                 reasons.append(POSITION)
             if late and not flags:

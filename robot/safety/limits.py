@@ -15,7 +15,7 @@ from ...drivers.config import parse, require_known, setting
 
 GRIPPER = "gripper"
 # speed, acceleration, jerk where the file says nothing, by kind of joint: (rad or m)/s, /s², /s³
-ARM, RAD_GRIPPER, SLIDE = (1.5, 10.0, 200.0), (3.0, 30.0, 600.0), (0.2, 2.0, 40.0)
+ARM, RAD_GRIPPER, SLIDE = (1.5, 10.0, 500.0), (3.0, 30.0, 1500.0), (0.2, 2.0, 100.0)
 QUANTITIES = ("speed", "acceleration", "jerk")
 LONGEST_STOP_S = 2.0
 NO_WORKSPACE = "give its corners as [[x, y, z], [x, y, z]], in m, the lower one first"

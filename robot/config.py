@@ -25,6 +25,7 @@ from ..drivers.config import parse, require_known
 from ..drivers.plugins import REFERENCE, PluginError, lookup, lookup_plugin, offers
 from ..drivers.teleoperator import Teleoperator
 from .robot import Robot
+from .safety.limits import Safety
 from .scene import RemoteScene, Scene
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
     tracker_cameras = [camera for c, camera in all_cameras.items() if c in for_trackers]
     clock, control_hz = MonotonicClock(), config["control_hz"]
     robot = Robot(config["name"], arms, observed, trackers, clock, control_hz, tracker_cameras)
+    Safety.of(config, robot.joints, f"{name}, [safety]")
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names

@@ -218,6 +218,6 @@ def _rest(rest: Sequence[Any], joints: Joints, where: str) -> np.ndarray:
         j = int(np.argmax(outside))
         raise DeviceError(
             f"{where}: rest has {joints.names[j]} at {q[j]:g} {joints.units[j]}, outside its limits "
-            f"{joints.lower[j]:g} to {joints.upper[j]:g}"
+            f"{joints.lower[j]:.3g} to {joints.upper[j]:.3g}"
         )
     return q

@@ -222,7 +222,7 @@ class Conversation:
             results[i] = result
             left -= 1
             if not left:
-                errors = [r for r in results if isinstance(r, Exception)]
+                errors = [r for r in results if isinstance(r, BadRequest | ProtocolError)]
                 self._answer(slot, errors[0] if errors else _stacked(results))
 
         for i, (message, request) in enumerate(zip(messages, requests, strict=True)):

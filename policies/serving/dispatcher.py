@@ -269,6 +269,7 @@ class Dispatcher:
         """What is computed next, in one inference."""
         ordered = sorted(self._waiting.values(), key=_Job.order)
         chosen: list[_Job] = []
+        most = 1
         first: tuple[int, Hashable] | None = None
         for job in ordered:
             policy = job.policy = self._policy(job)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..request import ServedPolicy
-from .metadata import Metadata
+from .metadata import Metadata, difference
 from .protocol import BadRequest
 
 log = logging.getLogger("ulna.serving")
@@ -89,10 +89,10 @@ class Models:
                 sentence = str(error) or type(error).__name__
                 raise Refused(f"{name} was not loaded: {sentence}") from error
             before = self._entries.get(name)
-            if before is not None and (reason := _difference(before.policy.metadata, policy.metadata)):
+            if before is not None and (changed := difference(before.policy.metadata, policy.metadata)):
                 raise Refused(
-                    f"{folder} cannot take the place of {name}, whose clients would not understand it: "
-                    f"{reason}; serve it under a name of its own"
+                    f"{folder} cannot take the place of {name}, whose clients were told {changed[0]}: it has "
+                    f"{changed[1]}; serve it under a name of its own"
                 )
             self._entries[name] = _Entry(policy, folder, seen)
         return policy.metadata
@@ -123,20 +123,6 @@ def require_name(name: str) -> None:
             f"{name!r:.80} cannot be the name of a model: use letters, digits, dots, dashes and underscores, "
             f"and none of {', '.join(RESERVED)}"
         )
-
-
-def _difference(before: Metadata, after: Metadata) -> str:
-    """What clients know of a policy and would find changed, both sides shown; empty where nothing is."""
-    told, tells = before.to_json(), after.to_json()
-    for name in told:
-        # which policy it is, and how long it thinks, may change
-        if name not in ("recipe", "checkpoint", "sampling_steps") and told[name] != tells[name]:
-            old, new = told[name], tells[name]
-            if isinstance(old, dict):
-                key = next(k for k in [*old, *new] if old.get(k) != new.get(k))
-                name, old, new = f"{name}.{key}", old.get(key), new.get(key)
-            return f"its {name} is {new!r:.200}, and what is served has {old!r:.200}"
-    return ""
 
 
 def _contents(folder: str) -> Contents:

@@ -1,5 +1,5 @@
-"""Round trip of a request to a policy that costs nothing: Ulna's server and openpi's own, each asked by Ulna's
-client and by openpi's stock client, in turns, each in a process of its own.
+"""Round trip of a request to a policy that costs nothing: Ulna's server and openpi's own, each asked by
+Ulna's client and by openpi's stock client, in turns, each in a process of its own.
 
 python benchmarks/serving_latency.py --openpi CLONE
 
@@ -91,13 +91,12 @@ def asked(python: Path, script: str, port: int, images: bool) -> list[float]:
     """Milliseconds of each round trip."""
     words = [python, "-c", script, str(port), str(REQUESTS), str(WARM), str(int(images))]
     environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
-    for _ in range(50):  # openpi's server says nothing when it listens
+    while True:
         process = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
         if process.returncode == 0:
             return json.loads(process.stdout)
-        if "ConnectionRefused" not in process.stderr:
-            break
-    raise SystemExit(process.stderr)
+        if "ConnectionRefused" not in process.stderr:  # openpi's server does not say when it listens
+            raise SystemExit(process.stderr)
 
 
 def row(ms: list[float]) -> dict[str, float]:

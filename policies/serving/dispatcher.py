@@ -16,6 +16,7 @@ import contextlib
 import logging
 import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -52,6 +53,8 @@ class _Session:
     answered: float = -math.inf
     quick: bool = True
     """Whether it asked again at once after its last answer."""
+    failed: bool = False
+    """Whether the policy failed on a request of it; the log is told once."""
     remembering: ServedPolicy | None = None
     """The policy whose memory it carries: it goes on with this one after a swap."""
 
@@ -327,6 +330,9 @@ class Dispatcher:
             session.answered = now
             if isinstance(result, BadRequest | ProtocolError):
                 self.metrics.error("failed" if isinstance(result, Failed) else "bad request")
+                if isinstance(result, Failed) and not session.failed:
+                    session.failed = True
+                    log.error("the policy failed", exc_info=result.__cause__)
                 job.done(result)
                 continue
             session.remembering = policy if "memory" in result else None
@@ -368,22 +374,26 @@ class Failed(BadRequest):
 def answers(policy: Any, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
     """A reply or an error to each, computed together where that is possible. One that the policy fails on
     does not cost the others theirs."""
+    failure: BaseException | None = None
     if len(requests) > 1:
         try:
             return list(policy.infer_many(requests))
         except (BadRequest, ProtocolError):
             pass  # of one of them; which one, it says when it is alone
-        except Exception:
-            log.exception("a batch of %d failed, and is computed one by one", len(requests))
+        except Exception:  # is it one of them? That one will fail alone, too
+            failure = sys.exc_info()[1]
     results: list[Any] = []
     for request in requests:
         try:
             results.append(policy.infer(request))
         except (BadRequest, ProtocolError) as error:
             results.append(error)
-        except Exception:
-            log.exception("the policy failed")
-            results.append(Failed(FAILED))
+        except Exception as error:
+            failed = Failed(FAILED)
+            failed.__cause__ = error
+            results.append(failed)
+    if failure is not None and not any(isinstance(r, Failed) for r in results):
+        log.error("%d requests failed together, and none alone", len(requests), exc_info=failure)
     return results
 
 

@@ -222,7 +222,9 @@ class Connection(asyncio.BufferedProtocol):
         return self._head is None
 
     def abort(self, reason: str) -> None:
+        """End it without a word."""
         self._reason = reason
+        self.room.connections.discard(self)
         self._transport.abort()
 
     def send(self, data: bytes | str) -> None:

@@ -82,6 +82,10 @@ class Channel:
             self._socket.close()
             raise
 
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
     def send(self, data: bytes | memoryview, deadline: float) -> None:
         """One message. Late, where the other side takes none of it."""
         self._look()

@@ -16,7 +16,6 @@ import contextlib
 import logging
 import math
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -380,15 +379,15 @@ def answers(policy: Any, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
             return list(policy.infer_many(requests))
         except (BadRequest, ProtocolError):
             pass  # of one of them; which one, it says when it is alone
-        except Exception:  # is it one of them? That one will fail alone, too
-            failure = sys.exc_info()[1]
+        except Exception as error:  # noqa: BLE001  is it one of them? That one will fail alone, too
+            failure = error
     results: list[Any] = []
     for request in requests:
         try:
             results.append(policy.infer(request))
         except (BadRequest, ProtocolError) as error:
             results.append(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  it is logged where the session is known
             failed = Failed(FAILED)
             failed.__cause__ = error
             results.append(failed)

@@ -1,7 +1,8 @@
-"""What a sender that means harm can make the server spend: counted values, held bytes, connections, seconds."""
+"""What a sender that means harm can make the server spend: values, bytes, connections, seconds."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -229,7 +230,7 @@ def test_a_reader_of_no_replies_is_ended(server: PolicyServer, monkeypatch: pyte
     connection = raw(server)
     connection.settimeout(0.5)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    with pytest.raises(OSError):  # noqa: PT011  either it blocks or it is reset
+    with contextlib.suppress(OSError):  # either it blocks or it is reset
         for _ in range(10_000):
             connection.sendall(frame(pack({"_rt": {"seed": bytes(1000)}})) * 100)  # its error is as long
     until(lambda: not server.room.connections)
@@ -329,9 +330,7 @@ def test_more_connections_than_there_may_be_are_refused(server: PolicyServer) ->
         (HANDSHAKE.replace(b"AAAA", b"?"), 426),
     ],
 )
-def test_what_is_no_websocket_gets_an_http_answer(
-    server: PolicyServer, request_: bytes, status: int
-) -> None:
+def test_what_is_no_websocket_gets_an_http_answer(server: PolicyServer, request_: bytes, status: int) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(request_)
         assert connection.recv(100).startswith(b"HTTP/1.1 %d" % status)

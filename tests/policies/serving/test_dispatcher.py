@@ -36,8 +36,7 @@ def dispatched(policy: Any, work: Callable[[Dispatcher], Awaitable[Any]]) -> Any
     try:
         return asyncio.run(asyncio.wait_for(main(), 30))
     finally:
-        for p in [policy] if hasattr(policy, "gate") else []:
-            p.gate.set()
+        getattr(policy, "gate", threading.Event()).set()
         dispatcher.close()
 
 
@@ -107,7 +106,9 @@ def test_seeds_and_values_do_not_part_requests_and_options_do() -> None:
 
 def test_a_policy_that_cannot_batch_runs_one_at_a_time() -> None:
     async def work(dispatcher: Dispatcher) -> list[Any]:
-        return await asyncio.gather(*(dispatcher.submit(str(i), {"observation.state": STATE}) for i in range(5)))
+        return await asyncio.gather(
+            *(dispatcher.submit(str(i), {"observation.state": STATE}) for i in range(5))
+        )
 
     replies = dispatched(Linear(), work)
     assert [r["policy_timing"]["batch"] for r in replies] == [1] * 5

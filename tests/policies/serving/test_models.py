@@ -96,23 +96,26 @@ def test_a_swap_under_load_drops_no_request(tmp_path: Path) -> None:
             while not stop.is_set():
                 replies.append(client.infer(STATE)["checkpoint"])
 
+    def more(n: int) -> None:
+        goal = len(replies) + n
+        until(lambda: len(replies) > goal)
+
     with PolicyServer(Models.loaded({"m": folder}, load), port=0).background() as server:
         threads = [threading.Thread(target=ask, args=(server.url,)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for version in ("v1", "v2", "v3"):
-            until(lambda n=len(replies): len(replies) > n + 20)
+            more(20)
             folder_of(tmp_path / "m", version)
             status, answer = http(server, "/models", {"name": "m", "path": folder})
             assert (status, json.loads(answer)["checkpoint"]) == (200, version)
-        until(lambda n=len(replies): len(replies) > n + 20)
+        more(20)
         stop.set()
         for thread in threads:
             thread.join(20)
             assert not thread.is_alive()
         errors = server.metrics.text({}).decode()
-    assert sorted(replies, key=lambda v: v) == sorted(replies)
-    assert list(dict.fromkeys(replies)) == ["v0", "v1", "v2", "v3"], "each after the other, and none came back"
+    assert list(dict.fromkeys(replies)) == ["v0", "v1", "v2", "v3"], "one after the other"
     assert "ulna_errors_total{" not in errors
 
 

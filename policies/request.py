@@ -56,6 +56,9 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of this decision only: `steps`, of the sampler; `steering`, a list of hooks `{"part": name, field:
     value}`, after the policy's own."""
+    deadline_ms: float | None = None
+    """How long a reply is of use, from the request's arrival at the server; later it is not computed. A
+    duration, so that clocks need not agree."""
 
     def to_wire(self) -> dict[str, Any]:
         request = dict(self.observation)
@@ -64,7 +67,7 @@ class Request:
         if self.past is not None:
             request[PAST] = self.past
         extension: dict[str, Any] = {} if self.seed is None else {"seed": int(self.seed)}
-        for name in ("previous", "delay", "memory"):
+        for name in ("previous", "delay", "memory", "deadline_ms"):
             if (value := getattr(self, name)) is not None:
                 extension[name] = value
         if self.options:
@@ -88,9 +91,18 @@ class Request:
             raise ProtocolError(f"{EXTENSION}.delay must be a whole number of ticks, not {delay!r:.60}")
         if not isinstance(options, Mapping) or not all(isinstance(k, str) for k in options):
             raise ProtocolError(f"{EXTENSION}.options must be a map from names, not {options!r:.60}")
+        deadline = extension.get("deadline_ms")
+        if deadline is not None and not (_is_number(deadline) and 0 < deadline < 1e9):
+            raise ProtocolError(
+                f"{EXTENSION}.deadline_ms must be milliseconds from now, not {deadline!r:.60}"
+            )
         task = message.get(TASK, message.get(PROMPT))
         if task is not None and not isinstance(task, str):
             raise ProtocolError(f"{TASK} is the instruction in words, not a {type(task).__name__}")
         observation = {k: v for k, v in message.items() if k not in (PAST, EXTENSION, TASK, PROMPT)}
         past, previous, memory = message.get(PAST), extension.get("previous"), extension.get("memory")
-        return Request(observation, seed, past, task, previous, delay, memory, options)
+        return Request(observation, seed, past, task, previous, delay, memory, options, deadline)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

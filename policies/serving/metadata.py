@@ -86,6 +86,28 @@ class Metadata:
         return metadata
 
 
+def difference(before: Metadata, after: Metadata) -> tuple[str, str] | None:
+    """Both sides of the first thing that a client of `before` would find otherwise with `after`; None where
+    there is none. Which checkpoint it is, and how long it thinks, may change."""
+    old, new = before.to_json(), after.to_json()
+    for name in old:
+        if name in ("recipe", "checkpoint", "sampling_steps") or old[name] == new[name]:
+            continue
+        if not isinstance(old[name], dict):
+            return f"{name} {old[name]!r:.200}", f"{name} {new[name]!r:.200}"
+        key = next(k for k in (*old[name], *new[name]) if old[name].get(k) != new[name].get(k))
+        return tuple(f"{key} {_shown(of[name].get(key))}" for of in (old, new))  # type: ignore[return-value]
+    return None
+
+
+def _shown(feature: Mapping[str, Any] | None) -> str:
+    """Of JSON."""
+    if feature is None:
+        return "not at all"
+    names = ", ".join(feature["names"])
+    return f"as {feature['dtype']} {tuple(feature['shape'])}" + (f" of {names:.200}" if names else "")
+
+
 def _fits(name: str, value: Any) -> bool:
     if name in LEAST:
         return type(value) is int and value >= LEAST[name]

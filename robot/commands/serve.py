@@ -1,15 +1,23 @@
-"""Serve a trained policy over WebSocket, in openpi's protocol."""
+"""Serve trained policies over WebSocket, in openpi's protocol."""
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from .errors import UsageError
 from .parsing import Output, require_device, unset, use_threads
 from .steering import split_hook_fields, steering
+
+if TYPE_CHECKING:
+    import ssl
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 prepare = split_hook_fields
@@ -17,15 +25,27 @@ prepare = split_hook_fields
 
 @dataclass
 class Args:
-    checkpoint: tyro.conf.Positional[str]
-    """The trained policy."""
+    checkpoints: Annotated[tyro.conf.Positional[list[str]], unset("none; name at least one")]
+    """The trained policies, each a FOLDER or NAME=FOLDER. Clients ask for one by ws://HOST:PORT/NAME, and for
+    the first without a name; a folder's own name is the default."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for other machines. There is no key check yet: use it on a network you
-    trust."""
+    """Address to listen on; 0.0.0.0 for other machines, which wants --key-file."""
     port: int = 8000
     """0 picks a free one."""
+    key_file: Annotated[str, unset("no key is asked for", "FILE")] = ""
+    """Keys of those who may ask, one a line; where there is no such file, it is made with a new key."""
+    open: bool = False
+    """Let other machines ask without a key, on a network that you trust."""
+    tls: bool = False
+    """Encrypt, with a certificate of our own, which clients know by the fingerprint that is shown."""
+    tls_cert: Annotated[str, unset("our own", "FILE")] = ""
+    """Encrypt with this certificate, PEM, those that signed it after it."""
+    tls_key: Annotated[str, unset("in the same file", "FILE")] = ""
+    """Its private key, PEM."""
+    watch: bool = False
+    """Load a checkpoint again when its folder changes; until it is ready the old one answers."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
-    """Where the policy runs."""
+    """Where the policies run."""
     threads: int = 1
     """Of the processor; more can be faster where nothing else runs."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
@@ -41,28 +61,127 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import logging
 
+    from ...policies.serving.batch import BatchPolicy
     from ...policies.serving.local import LocalPolicy
+    from ...policies.serving.models import Models
     from ...policies.serving.server import PolicyServer
 
     if not 0 <= args.port <= 65535:
         raise ValueError(f"--port must lie in 0..65535, not {args.port}")
+    folders = named(args.checkpoints)
+    access = _access(args)
+    tls, fingerprint = _tls(args)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("ulna.serving").setLevel(logging.INFO)
     use_threads(args.threads)
     hooks = steering(args.steer, args.hook_fields)
     device = require_device(args.device)
-    policy = LocalPolicy(args.checkpoint, device, args.sampling_steps or None, hooks)
-    server = PolicyServer(policy, args.host, args.port)
+
+    def load(folder: str) -> BatchPolicy:
+        return BatchPolicy(LocalPolicy(folder, device, args.sampling_steps or None, hooks))
+
+    models = Models.loaded(folders, load)
+    server = PolicyServer(models, args.host, args.port, access=access, tls=tls, watch=args.watch)
 
     def ready(url: str) -> None:
-        value = {
+        served = models.metadata()
+        value: dict[str, Any] = {
             "url": url,
-            "health": url.replace("ws://", "http://") + "/healthz",
-            **policy.metadata.to_json(),
+            "health": url.replace("ws", "http", 1) + "/healthz",
+            "models": {name: metadata.checkpoint for name, metadata in served.items()},
+            **served[models.default].to_json(),
         }
-        out.answer(
-            value,
-            f"serving {policy.metadata.recipe} {policy.metadata.checkpoint[:8]} at {url} (Ctrl-C stops)",
-        )
+        lines = [
+            f"serving {m.recipe} {m.checkpoint[:8]} at {url}" + (f"/{name}" if len(served) > 1 else "")
+            for name, m in served.items()
+        ]
+        if fingerprint:
+            value["fingerprint"] = fingerprint
+            lines.append(f"clients name its certificate: --server {url}#{fingerprint}")
+        out.answer(value, "\n".join(lines) + " (Ctrl-C stops)")
 
     server.run(ready)
     return 0
+
+
+def named(checkpoints: Sequence[str]) -> dict[str, str]:
+    """The folders by the models' names. UsageError where two have the same."""
+    from ...policies.serving.models import require_name
+
+    if not checkpoints:
+        raise UsageError("name a checkpoint: ulna serve FOLDER")
+    folders: dict[str, str] = {}
+    for text in checkpoints:
+        name, equals, folder = text.partition("=")
+        if not equals or Path(text).is_dir():
+            name, folder = Path(text).resolve().name, text
+            # one model needs no name, so an odd folder is none's trouble
+            name = name if len(checkpoints) > 1 else "policy"
+        require_name(name)
+        if name in folders:
+            raise UsageError(
+                f"{folders[name]} and {folder} would both be called {name}: give them names, as in "
+                f"one={folders[name]} other={folder}"
+            )
+        folders[name] = folder
+    return folders
+
+
+def _access(args: Args) -> Any:
+    from ...policies.serving.access import Access, is_loopback, make_key_file, read_keys
+
+    alone = is_loopback(args.host)
+    if not args.key_file:
+        if not alone and not args.open:
+            raise UsageError(
+                f"--host {args.host} lets other machines ask, and no key is asked for: add --key-file FILE "
+                "(made where there is none), or --open on a network that you trust"
+            )
+        if not alone:
+            _say(f"whoever reaches {args.host} may ask, without a key (--open)")
+        return Access()
+    if args.open:
+        raise UsageError("--open asks for no key, and --key-file for one: leave one of them out")
+    file = Path(args.key_file)
+    if not file.exists():
+        make_key_file(file)
+        _say(
+            f"made a key in {file}: copy the file to the robot's computer, and name it there in ULNA_KEY_FILE"
+        )
+    keys = read_keys(file)
+    if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH) and os.name == "posix":
+        _say(f"others of this machine can read the keys in {file}: chmod 600 {file}")
+    if not alone and not (args.tls or args.tls_cert):
+        _say("without --tls whoever listens on the network can read the key")
+    return Access(keys)
+
+
+def _tls(args: Args) -> tuple[ssl.SSLContext | None, str]:
+    """(Of the certificate to show, the fingerprint of one of our own)."""
+    import socket
+    import ssl
+
+    from ...drivers.certificate import state_dir, tls_context
+
+    if args.tls_key and not args.tls_cert:
+        raise UsageError("--tls-key is of a certificate: name it by --tls-cert")
+    if args.tls_cert:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(args.tls_cert, args.tls_key or None)
+        except (OSError, ssl.SSLError) as error:
+            files = args.tls_cert + (f" and {args.tls_key}" if args.tls_key else "")
+            reason = error.strerror if type(error) is not ssl.SSLError else "they do not belong together"
+            raise UsageError(f"{files} cannot be used as certificate and key: {reason or error}") from None
+        return context, ""
+    if not args.tls:
+        return None, ""
+    names = {"localhost", "127.0.0.1", socket.gethostname()}
+    if args.host not in ("0.0.0.0", "::", ""):
+        names.add(args.host)
+    return tls_context(sorted(names), state_dir() / "serve")
+
+
+def _say(sentence: str) -> None:
+    print(f"ulna: {sentence}", file=sys.stderr)

@@ -20,9 +20,11 @@ import numpy as np
 from ..drivers.arm import Arm, DeviceError
 from ..drivers.camera import Camera
 from ..drivers.clock import MonotonicClock
-from ..drivers.config import parse, require_known
+from ..drivers.config import parse, require_known, setting
 from ..drivers.plugins import REFERENCE, PluginError, lookup, lookup_plugin, offers
 from ..drivers.teleoperator import Teleoperator
+from .control.arm import controlled
+from .control.host import Host
 from .robot import Robot
 from .scene import RemoteScene, Scene
 
@@ -38,6 +40,7 @@ DRIVERS: dict[str, dict[str, str]] = {
     "trackers": {"colour": "cameras.colour_tracker"},
     "teleoperators": {n: f"hands.{n}" for n in ("gamepad", "spacemouse", "keyboard", "browser")},
 }
+RATE_HZ = 100.0  # of the control process, where nothing else is said
 PLUGINS = "ulna.drivers"  # entry points of installed packages, called TABLE.DRIVER: cameras.test-pattern
 
 
@@ -119,12 +122,13 @@ def _simulated(
 
 
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
-    arms: dict[str, Arm] = _devices(name, config, "arms")
-    all_cameras: dict[str, Camera] = _devices(name, config, "cameras")
-    _devices(name, config, "leaders")  # what this run does not use must be right, too
+    drivers: dict[str, Arm] = make_devices(name, config, "arms")
+    arms = controlled(Host(name, config, drivers, control_rate(name, config), {}))
+    all_cameras: dict[str, Camera] = make_devices(name, config, "cameras")
+    make_devices(name, config, "leaders")  # what this run does not use must be right, too
     for driver, table in config.get("teleoperators", {}).items():
         _teleoperator(name, driver, table)
-    trackers = _devices(name, config, "trackers", cameras=all_cameras)
+    trackers = make_devices(name, config, "trackers", cameras=all_cameras)
     observed = {c: camera for c, camera in all_cameras.items() if not cameras or c in cameras}
     trackers = trackers if tracking else {}
     for_trackers = {c for tracker in trackers for c in config["trackers"][tracker]["cameras"]} - {*observed}
@@ -147,6 +151,36 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
     return Rig(robot, None, config, True, RemoteScene(scene["url"]) if scene else None, home)
 
 
+@dataclass(frozen=True)
+class ControlConfig:
+    """The fields of `[control]`."""
+
+    rate: float | None = setting(None, 20, 500, "Hz")
+    """At which the control process sends the arms where they are to be; None: `RATE_HZ`, or what the slowest
+    arm's driver can do."""
+
+
+def control_rate(name: str, config: Mapping[str, Any]) -> float:
+    """The rate of the control process of the robot file `name`, Hz. DeviceError: more than an arm's driver can
+    do."""
+    rate = parse(ControlConfig, config.get("control", {}), f"{name}, [control]").rate
+    most, slowest = math.inf, ""
+    for arm, table in config["arms"].items():
+        module = driver_module("arms", str(table["driver"]), f"driver for {name}, [arms.{arm}]:")
+        fields = {k: v for k, v in table.items() if k != "driver"}
+        settings = parse(module.Config, fields, f"{name}, [arms.{arm}]")
+        for field_name in ("bus_hz", "hz"):  # the drivers' own names for it
+            hz = getattr(settings, field_name, math.inf)
+            if hz < most:
+                most, slowest = hz, f"[arms.{arm}] {field_name}"
+    if rate is not None and rate > most:
+        raise DeviceError(
+            f"{name}, [control]: rate is {rate:g} Hz, more than {slowest} = {most:g} can send: lower it, or "
+            "raise that"
+        )
+    return min(RATE_HZ, most) if rate is None else rate
+
+
 def load_leaders(name: str) -> dict[str, Arm]:
     """The leader arms of the robot file `name`, by the arm that each leads. DeviceError when it names
     none."""
@@ -155,7 +189,7 @@ def load_leaders(name: str) -> dict[str, Arm]:
         raise DeviceError(
             f"{name} names no leader arm: add a table [leaders.{next(iter(config.get('arms', {'arm': 0})))}]"
         )
-    return _devices(name, config, "leaders")
+    return make_devices(name, config, "leaders")
 
 
 def load_teleoperator(name: str, driver: str, **options: Any) -> Teleoperator:
@@ -173,12 +207,14 @@ def _teleoperator(name: str, driver: str, table: Any, **options: Any) -> Teleope
     return module.make(driver, parse(module.Config, {**table, **options}, where))
 
 
-def _devices(
+def make_devices(
     name: str,
     config: Mapping[str, Any],
     group: str,
     **others: Any,
 ) -> dict[str, Any]:
+    """The devices of the tables `[GROUP.NAME]` in `config`, the contents of the robot file `name`; none is
+    opened. others: what their drivers are given beside. DeviceError names the table that is wrong."""
     devices: dict[str, Any] = {}
     for device, table in config.get(group, {}).items():
         where = f"{name}, [{group}.{device}]"
@@ -240,6 +276,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "leaders": dict,
     "teleoperators": dict,
     "scene": dict,
+    "control": dict,
 }
 SCENE_FIELDS: dict[str, type | tuple[type, ...]] = {"driver": str, "url": str}
 
@@ -276,7 +313,10 @@ def read_config(name: str) -> dict[str, Any]:
                     )
     else:
         _check(
-            config, FIELDS, str(path), ("home", "cameras", "trackers", "leaders", "teleoperators", "scene")
+            config,
+            FIELDS,
+            str(path),
+            ("home", "cameras", "trackers", "leaders", "teleoperators", "scene", "control"),
         )
         if not config["arms"]:
             raise DeviceError(f"{path}: [arms] is empty: a robot has at least one arm, like [arms.arm]")

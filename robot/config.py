@@ -7,6 +7,7 @@ from, and a `[scene]` where a twin stands in for the world."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import tomllib
@@ -25,6 +26,7 @@ from ..drivers.plugins import REFERENCE, PluginError, lookup, lookup_plugin, off
 from ..drivers.teleoperator import Teleoperator
 from .control.arm import controlled
 from .control.host import Host
+from .ends import asked_to_end, hurried_by_signals
 from .robot import Robot
 from .scene import RemoteScene, Scene
 
@@ -56,26 +58,39 @@ class Rig:
     realtime: bool = True  # time does not wait for us
     remote: RemoteScene | None = None
     home: np.ndarray | None = None
+    _signals: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     @property
     def scene(self) -> Scene | None:
         return self.sim if self.sim is not None else self.remote
 
     def __enter__(self) -> Self:
-        self.robot.open()
+        if self.robot.host is not None:
+            self._signals.enter_context(asked_to_end())
         try:
-            self.robot.enable()
+            self.robot.open()
+            try:
+                self.robot.enable()
+            except BaseException:
+                self._close_robot()
+                raise
         except BaseException:
-            self.robot.close()
+            self._signals.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.robot.close()
+            self._close_robot()
         finally:
+            self._signals.close()
             if self.scene is not None:
                 self.scene.close()
+
+    def _close_robot(self) -> None:
+        host = self.robot.host
+        with contextlib.nullcontext() if host is None else hurried_by_signals(host.hurry):
+            self.robot.close()
 
 
 def load_robot(
@@ -123,7 +138,8 @@ def _simulated(
 
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
     drivers: dict[str, Arm] = make_devices(name, config, "arms")
-    arms = controlled(Host(name, config, drivers, control_rate(name, config), {}))
+    host = Host(name, config, drivers, control_rate(name, config), {})
+    arms = controlled(host)
     all_cameras: dict[str, Camera] = make_devices(name, config, "cameras")
     make_devices(name, config, "leaders")  # what this run does not use must be right, too
     for driver, table in config.get("teleoperators", {}).items():
@@ -135,6 +151,7 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
     tracker_cameras = [camera for c, camera in all_cameras.items() if c in for_trackers]
     clock, control_hz = MonotonicClock(), config["control_hz"]
     robot = Robot(config["name"], arms, observed, trackers, clock, control_hz, tracker_cameras)
+    robot.host = host
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names

@@ -14,6 +14,7 @@ from ..drivers.arm import Arm, ArmState, DeviceError
 from ..drivers.camera import Camera, CameraState, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
+from .control.host import Host
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Robot:
     """Features are fixed by its devices: `observation.state` and `action` are the joints of all arms, in the
     order of the arms; with several arms a joint is named `arm.joint`. Depth is as its camera gives it; its
     unit is known once the camera is open. tracker_cameras: those that only trackers look through; their
-    frames are not observed. The constructor opens and enables no device."""
+    frames are not observed. The constructor opens and enables no device.
+
+    host: the control process that the arms of a real robot live in; None where they live here.
+    command_flags: of the last command, bits of `datasets.flags`."""
 
     def __init__(
         self,
@@ -48,6 +52,8 @@ class Robot:
             raise ValueError(f"robot {name} has no arm")
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
+        self.host: Host | None = None
+        self.command_flags = 0
         self._watched = (*self.cameras.values(), *tracker_cameras)
         self._eyes = (*self._watched, *self.trackers.values())
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
@@ -94,8 +100,14 @@ class Robot:
                     self.observation_features[DEPTH + name] = feature
             opened.pop_all()
 
+    def park(self) -> None:
+        """Put down what would fall without torque, and switch it off there; say of each arm that cannot be put
+        down that it keeps its torque. The arms take no command before they are enabled again."""
+        if self.host is not None:
+            self.host.put_down()
+
     def close(self) -> None:
-        """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
+        """The arms of a real robot are put down (`park`) unless they were. The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
         torque on. What is raised comes after all were closed."""
         with ExitStack() as stack:  # closes the last one first
             for device in (*self._eyes, *self.arms.values()):
@@ -152,10 +164,10 @@ class Robot:
                     flags[DEPTH + name] = INVALID
         return Observation(values, times, task, flags)
 
-    def command(self, action: np.ndarray) -> np.ndarray:
+    def command(self, action: np.ndarray, ahead: np.ndarray | None = None) -> np.ndarray:
         """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent,
-        `(A,)` float32. A wrong shape or a value that is not finite raises ValueError and nothing is sent to
-        any arm."""
+        `(A,)` float32. ahead `(n, A)`: the actions that follow, one a period, where they are known. A wrong
+        shape or a value that is not finite raises ValueError and nothing is sent to any arm."""
         action = np.asarray(action, np.float64)
         feature = self.action_features[ACTION]
         if action.shape != feature.shape:
@@ -165,6 +177,8 @@ class Robot:
         if not np.isfinite(action).all():
             bad = feature.names[int(np.flatnonzero(~np.isfinite(action))[0])]
             raise ValueError(f"the action for joint {bad} is not finite; nothing was sent")
+        if self.host is not None:
+            return self._hosted(self.host, action, ahead)
         due = self.clock.now_ns() + self.period_ns
         commands, at = [], 0
         for arm in self.arms.values():
@@ -172,3 +186,16 @@ class Robot:
             commands.append(arm.command(action[at : at + n], due))
             at += n
         return np.concatenate(commands).astype(np.float32)
+
+    def _hosted(self, host: Host, action: np.ndarray, ahead: np.ndarray | None) -> np.ndarray:
+        following = np.zeros((0, len(action))) if ahead is None else np.asarray(ahead, np.float64)
+        if following.shape[1:] != action.shape or not np.isfinite(following).all():
+            following = following[:0].reshape(0, len(action))  # they were announced, not asked for
+        targets, follow, at = {}, {}, 0
+        for name, arm in self.arms.items():
+            n = len(arm.joints)
+            targets[name], follow[name] = action[at : at + n], following[:, at : at + n]
+            at += n
+        due = self.clock.now_ns() + self.period_ns
+        sent, self.command_flags = host.command(targets, due, follow, self.period_ns)
+        return np.concatenate([sent[name] for name in self.arms]).astype(np.float32)

@@ -64,7 +64,8 @@ class Host:
         self._child: Child | None = None
         self._open: list[str] = []
         self._enabled: set[str] = set()
-        self._began: dict[str, list[float]] = {}
+        self._began: dict[str, list[float]] = {}  # where each arm got its torque first
+        self._lay: set[str] = set()  # those of them that had none before
         self._asking = threading.Lock()
         self._number = 0
         self._watcher: threading.Thread | None = None
@@ -94,8 +95,7 @@ class Host:
                 return
             try:
                 if arm in self._enabled:
-                    for note in self.park():
-                        say(note)
+                    self.put_down()
                 if self._child is not None:
                     self._child.ask("close", ORDER_S, arm=arm)
             finally:
@@ -107,6 +107,8 @@ class Host:
         with self._life:
             info = self._require().ask("enable", ORDER_S, arm=arm)
             self._began[arm] = info["began"]
+            if info["lay"]:
+                self._lay.add(arm)
             self._enabled.add(arm)
 
     def disable(self, arm: str) -> None:
@@ -127,8 +129,16 @@ class Host:
         self._enabled.clear()
         return notes
 
+    def put_down(self) -> None:
+        """`park`, which is said, with what could not be done."""
+        if not self._enabled:
+            return
+        say("the arms are put down; Ctrl-C makes it faster")
+        for note in self.park():
+            say(note)
+
     def hurry(self) -> None:
-        """Put the arms down faster. For a handler of signals: it waits for nothing."""
+        """Put the arms down faster. It waits for nothing."""
         child = self._child
         if child is not None:
             child.tell("hurry")
@@ -233,6 +243,7 @@ class Host:
             "rate_hz": self.rate_hz,
             "rests": self._rests,
             "began": self._began,
+            "lay": sorted(self._lay),
             "path": sys.path,
         }
 
@@ -249,6 +260,7 @@ class Host:
             self.memory.close()
         self._enabled.clear()
         self._began.clear()
+        self._lay.clear()
         self.down = ""
 
     def _watch(self) -> None:

@@ -45,20 +45,19 @@ class Control:
         for i, (name, driver) in enumerate(drivers.items()):
             n = len(driver.joints)
             memory.arms[i].mend()
-            newest = memory.arms[i].sample()
             plan = Plan(np.zeros(n), 0, round(driver.watchdog_s * 1e9))
-            limb = Limb(name, driver, memory.arms[i], slice(at, at + n), plan)
-            limb.offset = 0 if newest is None else newest.seq + 1
-            limbs.append(limb)
+            limbs.append(Limb(name, driver, memory.arms[i], slice(at, at + n), plan))
             at += n
         memory.answer.mend()
         self.limbs = {limb.name: limb for limb in limbs}
         self.ticker = Ticker(limbs, memory, 1 / setup["rate_hz"], lambda joints, free: Straight())
         self.rests = {n: np.array(q) for n, q in setup["rests"].items()}
         self.began = {n: np.array(q) for n, q in setup["began"].items()}  # where each got its torque first
+        self._lay = set(setup["lay"])  # those of them that had none before
         self.hurry = threading.Event()
         self._parking = threading.Lock()
         self._ours: set[str] = set()  # arms that got their torque from us
+        self._kept: set[str] = set()  # arms that could not be put down
         self._stopped: set[str] = set()  # by a person, who then wants them to stay
 
     # orders
@@ -68,6 +67,8 @@ class Control:
         taken over as it stands."""
         limb = self.limbs[arm]
         limb.driver.open()
+        newest = limb.memory.sample()
+        limb.offset = 0 if newest is None else newest.seq + 1
         limb.is_open, limb.last_seq = True, -1
         self.ticker.forget_filter()
         if adopt and limb.driver.health().state is ArmState.STOPPED:
@@ -87,17 +88,19 @@ class Control:
 
     def enable(self, arm: str) -> dict[str, Any]:
         limb = self.limbs[arm]
-        before = limb.driver.read().data if limb.is_open else None
+        if limb.is_open and arm not in self.began:
+            self.began[arm] = limb.driver.read().data
+            if limb.driver.health().state is ArmState.TORQUE_OFF:
+                self._lay.add(arm)
         self.ticker.drop(limb)
         limb.driver.enable()
-        if before is not None:
-            self.began.setdefault(arm, before)
         limb.first = True
         self._stopped.discard(arm)
+        self._kept.discard(arm)
         self._ours.add(arm)
         self.ticker.start_at(limb)
         self.ticker.publish_health(limb)
-        return {"began": self.began[arm].tolist()}
+        return {"began": self.began[arm].tolist(), "lay": arm in self._lay}
 
     def disable(self, arm: str) -> dict[str, Any]:
         limb = self.limbs[arm]
@@ -110,11 +113,13 @@ class Control:
         return {}
 
     def close(self, arm: str) -> dict[str, Any]:
-        """As its driver closes it: the torque goes."""
+        """As its driver closes it: the torque goes. That of an arm that could not be put down stays, until
+        somebody cuts its power."""
         limb = self.limbs[arm]
         self.ticker.drop(limb)
         try:
-            limb.driver.close()
+            if arm not in self._kept:
+                limb.driver.close()
         finally:
             limb.is_open = False
             self.ticker.publish_health(limb)
@@ -130,6 +135,8 @@ class Control:
             for name in names:
                 limb = self.limbs[name]
                 phase = phases.get(name)
+                if phase is not Phase.DOWN:
+                    self._kept.add(name)
                 if phase is Phase.DOWN:
                     self._let_go(limb, notes)
                 elif phase is Phase.STUCK:
@@ -156,11 +163,13 @@ class Control:
             with contextlib.suppress(DeviceError):  # what it stopped for may be over
                 self.enable(limb.name)
         if driver.health().state is not ArmState.ACTIVE:
+            self._kept.add(limb.name)
             notes.append(f"{limb.name} could not be put down: {self._why(limb)}")
             return False
         if not limb.active:
             self.ticker.start_at(limb)
         limb.rest = self.rests.get(limb.name, self.began.get(limb.name))
+        limb.lay_there = limb.name not in self.rests and limb.name in self._lay
         return True
 
     def _why(self, limb: Limb) -> str:

@@ -54,7 +54,7 @@ class Filtered(Protocol):
 @dataclass
 class Limb:
     """One arm as the ticker sees it. offset: of its readings' numbers, since those of an earlier control
-    process go on. rest: where it is parked, None: where it lies down from where it is. active: it takes
+    process go on. rest: where it is parked, None: it goes down from where it is. lay_there: it lay there. active: it takes
     commands. first: its next command is its first."""
 
     name: str
@@ -66,6 +66,7 @@ class Limb:
     active: bool = False
     first: bool = False
     rest: np.ndarray | None = None
+    lay_there: bool = False
     offset: int = 0
     last_seq: int = -1
     asked: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -367,6 +368,7 @@ class Ticker:
                         joints.upper,
                         time.monotonic(),
                         FAST if fast else GENTLE,
+                        limb.lay_there,
                     )
         sinks = False
         while True:

@@ -16,8 +16,10 @@ class Plan:
         self._patience_ns = patience_ns
         self.hold(q, t_ns)
 
-    def hold(self, q: np.ndarray, t_ns: int) -> None:
-        """Go to `q`, where the arm is or comes to rest, and stay there."""
+    def hold(self, q: np.ndarray, t_ns: int, brakes: bool = False) -> None:
+        """Go to `q`, where the arm is or about where it comes to rest, and stay there. brakes: it has yet to
+        come to rest, as soon as it can."""
+        self.brakes = brakes
         self._times, self._poses = [t_ns], [q]
         self.commanded_ns: int | None = None  # None: it holds
         self.lapsed_ns: int | None = None  # since when it holds because no command came
@@ -36,7 +38,7 @@ class Plan:
         arrival_ns = max(t_target_ns, t_start_ns + 1)
         self._times = [t_start_ns, *(arrival_ns + i * period_ns for i in range(len(ahead) + 1))]
         self._poses = [start, target, *ahead]
-        self.commanded_ns, self.lapsed_ns = now_ns, None
+        self.commanded_ns, self.lapsed_ns, self.brakes = now_ns, None, False
 
     def is_over(self, t_ns: int) -> bool:
         """Whether the next command is missing at `t_ns`."""

@@ -19,7 +19,9 @@ class Straight:
     def reset(self, q_A: np.ndarray) -> None:
         self._q = q_A.copy()
 
-    def step(self, target_A: np.ndarray, dt_s: float) -> Filtered:
+    def step(self, target_A: np.ndarray | None, dt_s: float) -> Filtered:
+        if target_A is None:
+            return Filtered(self._q.copy(), np.zeros(len(self._q)))
         velocity = (target_A - self._q) / dt_s
         self._q = target_A.copy()
         return Filtered(target_A.copy(), velocity)

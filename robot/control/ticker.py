@@ -41,7 +41,7 @@ class Filter(Protocol):
 
     def reset(self, q_A: np.ndarray) -> None: ...
 
-    def step(self, target_A: np.ndarray, dt_s: float) -> Filtered: ...
+    def step(self, target_A: np.ndarray | None, dt_s: float) -> Filtered: ...
 
 
 class Filtered(Protocol):
@@ -174,11 +174,17 @@ class Ticker:
         assert self._filter is not None
         assert self._last is not None
         wanted = self._last.command.copy()
-        for limb in self.limbs:
-            if limb.active:
-                wanted[limb.joints] = self._wanted(limb, t_ns)
+        movers = [limb for limb in self.limbs if limb.active]
+        for limb in movers:
+            wanted[limb.joints] = self._wanted(limb, t_ns)
         dt_s = min(max((t_ns - self._last.t_ns) * 1e-9, 1e-4), 3 * self.period_ns * 1e-9)
-        out = self._filter.step(wanted, dt_s)
+        brakes = bool(movers) and all(limb.plan.brakes for limb in movers)
+        out = self._filter.step(None if brakes else wanted, dt_s)
+        if brakes:
+            wanted = out.command
+            if np.abs(out.velocity).max() < SETTLED:
+                for limb in movers:
+                    limb.plan.hold(out.command[limb.joints].copy(), t_ns)
         self._last = Entry(t_ns, wanted, out.command, out.velocity, out.flags, out.reasons)
         self._entries.append(self._last)
         return self._last
@@ -203,7 +209,8 @@ class Ticker:
         joints = limb.driver.joints
         ahead = np.clip(v, -joints.max_velocity, joints.max_velocity)
         rest = np.clip(q + ahead * np.abs(ahead) / (2 * BRAKING), joints.lower, joints.upper)
-        limb.plan.hold(rest if np.abs(v).max() > SETTLED else q.copy(), self._last.t_ns)
+        moves = bool(np.abs(v).max() > SETTLED)
+        limb.plan.hold(rest if moves else q.copy(), self._last.t_ns, brakes=moves)
 
     def publish(self, limb: Limb) -> None:
         """Its newest reading, and now and then its health."""

@@ -5,3 +5,7 @@ INTERPOLATED = 2  # computed from its neighbours; our recorders and imports make
 AFTER_DROP = 4  # rows were lost just before this one
 INVALID = 8  # the device itself doubts the value
 INTERVENTION = 16  # a human overrode the policy
+LIMITED = 32  # of an action: the safety filter changed what was asked for
+HELD = (
+    64  # of an action: the safety filter slowed down to rest, or stood still, instead of what was asked for
+)

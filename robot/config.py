@@ -3,7 +3,8 @@
 A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the
 `driver` that it is for and that driver's own fields (its `Config`), and may have `[trackers.NAME]`,
 `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a pose `home` to begin episodes
-from, and a `[scene]` where a twin stands in for the world."""
+from, and a `[scene]` where a twin stands in for the world. Both may have `[safety]`
+(`robot.safety.limits`)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from ..drivers.teleoperator import Teleoperator
 from .control.arm import controlled
 from .control.host import Host
 from .ends import asked_to_end, hurried_by_signals
-from .robot import Robot
+from .robot import Robot, joints_of
+from .safety.limits import Safety
 from .scene import RemoteScene, Scene
 
 if TYPE_CHECKING:
@@ -133,12 +135,22 @@ def _simulated(
     hz = config["control_hz"]
     scene = SimScene(config["model"], task, cameras, size, hz, realtime=realtime)
     robot = Robot(config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, hz)
+    if "safety" in config:
+        from .safety.arms import filter_for
+
+        try:
+            robot.filter, _ = filter_for(config, robot.joints, f"{name}, [safety]")
+        except BaseException:
+            scene.close()
+            raise
+        scene.after_reset.append(robot.moved)
     return Rig(robot, scene, config, realtime)
 
 
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
     drivers: dict[str, Arm] = make_devices(name, config, "arms")
-    host = Host(name, config, drivers, control_rate(name, config), {})
+    rest = Safety.of(config, joints_of(drivers), f"{name}, [safety]").rest
+    host = Host(name, config, drivers, control_rate(name, config), rest)
     arms = controlled(host)
     all_cameras: dict[str, Camera] = make_devices(name, config, "cameras")
     make_devices(name, config, "leaders")  # what this run does not use must be right, too
@@ -281,6 +293,7 @@ SIM_FIELDS: dict[str, type | tuple[type, ...]] = {
     "model": str,
     "control_hz": (int, float),
     "cameras": dict,
+    "safety": dict,
 }
 CAMERA_FIELDS: dict[str, type | tuple[type, ...]] = {"height": int, "width": int}
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -293,6 +306,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "leaders": dict,
     "teleoperators": dict,
     "scene": dict,
+    "safety": dict,
     "control": dict,
 }
 SCENE_FIELDS: dict[str, type | tuple[type, ...]] = {"driver": str, "url": str}
@@ -316,7 +330,7 @@ def read_config(name: str) -> dict[str, Any]:
     except RecursionError:
         raise DeviceError(f"the robot file {path} is nested too deeply") from None
     if "driver" in config or "model" in config:
-        _check(config, SIM_FIELDS, str(path), optional=("cameras",))
+        _check(config, SIM_FIELDS, str(path), optional=("cameras", "safety"))
         require_known(
             f"driver in {path}:", config["driver"], ("sim",), "; a real robot has tables [arms.NAME]"
         )
@@ -333,7 +347,7 @@ def read_config(name: str) -> dict[str, Any]:
             config,
             FIELDS,
             str(path),
-            ("home", "cameras", "trackers", "leaders", "teleoperators", "scene", "control"),
+            ("home", "cameras", "trackers", "leaders", "teleoperators", "scene", "safety", "control"),
         )
         if not config["arms"]:
             raise DeviceError(f"{path}: [arms] is empty: a robot has at least one arm, like [arms.arm]")

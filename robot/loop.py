@@ -42,11 +42,12 @@ class Subscriber(Protocol):
 @dataclass(frozen=True)
 class EpisodeResult:
     """ticks: how many ran. late: how many of them were not finished when the next one was due. success: None
-    where nobody can tell."""
+    where nobody can tell. safety: what the filter did, in words, "" where it did nothing."""
 
     ticks: int
     late: int
     success: bool | None
+    safety: str = ""
 
 
 def run_episode(
@@ -70,6 +71,7 @@ def run_episode(
     started: list[Subscriber] = []
     try:
         agent.reset(task, seed)
+        robot.tally.clear()
         listener = agent if isinstance(agent, HearsSent) else None
         overrider = agent if isinstance(agent, Intervenes) else None
         for subscriber in subscribers:
@@ -81,15 +83,16 @@ def run_episode(
             # the tick's own time: what had come by then is what the agent knows
             t_observed = robot.clock.now_ns()
             requested = np.asarray(agent.act(observation))
-            command = robot.command(requested)  # a safety filter will stand before this line
+            command = robot.command(requested)
             if listener is not None:
                 listener.sent(command)
             t_sent = robot.clock.now_ns()
             values = {**observation.values, ACTION: command, REQUESTED: requested.astype(np.float32)}
             times = {**observation.times_ns, ACTION: (t_observed, t_sent), REQUESTED: (t_observed, t_sent)}
-            flags = observation.flags
+            action_flags = robot.command_flags
             if overrider is not None and overrider.intervening:
-                flags = {**flags, ACTION: INTERVENTION}
+                action_flags |= INTERVENTION
+            flags = {**observation.flags, ACTION: action_flags} if action_flags else observation.flags
             for subscriber in started:
                 subscriber.tick(values, times, flags)
             ticks += 1
@@ -97,9 +100,12 @@ def run_episode(
             late += robot.clock.now_ns() > due
             robot.clock.sleep_until(due)
             finished = (success is not None and success()) or (stop is not None and stop())
-        result = EpisodeResult(ticks, late, None if success is None else success())
+        result = EpisodeResult(ticks, late, None if success is None else success(), str(robot.tally))
+        end = {"success": result.success, "late_ticks": late}
+        if numbers := robot.tally.numbers():
+            end["safety"] = numbers
         for subscriber in started:
-            subscriber.end({"success": result.success, "late_ticks": late})
+            subscriber.end(end)
         return result
     except BaseException as error:
         # a failure in here must neither keep other subscribers from hearing of it nor hide the first error

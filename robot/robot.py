@@ -10,11 +10,13 @@ import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
 from ..datasets.flags import INVALID
-from ..drivers.arm import Arm, ArmState, DeviceError
+from ..drivers.arm import Arm, ArmState, DeviceError, Joints
 from ..drivers.camera import Camera, CameraState, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
 from .control.host import Host
+from .safety.filter import Filter
+from .safety.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Robot:
     unit is known once the camera is open. tracker_cameras: those that only trackers look through; their
     frames are not observed. The constructor opens and enables no device.
 
-    host: the control process that the arms of a real robot live in; None where they live here.
-    command_flags: of the last command, bits of `datasets.flags`."""
+    host: the control process that the arms of a real robot live in, with their filter; None where they live
+    here. filter: what each command goes through first, where they live here and there is one. command_flags:
+    of the last command, bits of `datasets.flags`; tally: what the filter did since it was cleared."""
 
     def __init__(
         self,
@@ -53,17 +56,15 @@ class Robot:
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
         self.host: Host | None = None
-        self.command_flags = 0
+        self.filter: Filter | None = None
+        self.command_flags, self.tally = 0, Tally()
+        self._filter_stands = False  # whether the filter knows where the arms are
         self._watched = (*self.cameras.values(), *tracker_cameras)
         self._eyes = (*self._watched, *self.trackers.values())
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
         self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
-        def joint_name(arm: str, joint: str) -> str:
-            return joint if len(self.arms) == 1 else f"{arm}.{joint}"
-
-        names = tuple(joint_name(a, j) for a, arm in self.arms.items() for j in arm.joints.names)
-        units = tuple(u for arm in self.arms.values() for u in arm.joints.units)
+        names, units = self.joints.names, self.joints.units
         self.action_features: Features = {ACTION: Feature((len(names),), "float32", names, units)}
         self.observation_features: Features = {STATE: Feature((len(names),), "float32", names, units)}
         if self.trackers:
@@ -81,6 +82,11 @@ class Robot:
     @property
     def features(self) -> Features:
         return self.observation_features | self.action_features
+
+    @property
+    def joints(self) -> Joints:
+        """Of all arms, named as in `action_features`."""
+        return joints_of(self.arms)
 
     @property
     def period_ns(self) -> int:
@@ -114,10 +120,16 @@ class Robot:
                 stack.callback(device.close)
 
     def enable(self) -> None:
+        self.moved()
         for arm in self.arms.values():
             arm.enable()
 
+    def moved(self) -> None:
+        """The arms are, or may be, elsewhere than they were commanded."""
+        self._filter_stands = False
+
     def hold(self) -> None:
+        self.moved()
         with ExitStack() as stack:  # an arm that cannot hold does not keep the others from it
             for arm in self.arms.values():
                 stack.callback(arm.hold)
@@ -165,9 +177,10 @@ class Robot:
         return Observation(values, times, task, flags)
 
     def command(self, action: np.ndarray, ahead: np.ndarray | None = None) -> np.ndarray:
-        """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent,
-        `(A,)` float32. ahead `(n, A)`: the actions that follow, one a period, where they are known. A wrong
-        shape or a value that is not finite raises ValueError and nothing is sent to any arm."""
+        """Send `action` `(A,)`, to be reached one control period from now, as far as the filter lets it;
+        returns what was really sent, `(A,)` float32. ahead `(n, A)`: the actions that follow, one a period,
+        where they are known. A wrong shape or a value that is not finite raises ValueError and nothing is
+        sent to any arm."""
         action = np.asarray(action, np.float64)
         feature = self.action_features[ACTION]
         if action.shape != feature.shape:
@@ -179,6 +192,8 @@ class Robot:
             raise ValueError(f"the action for joint {bad} is not finite; nothing was sent")
         if self.host is not None:
             return self._hosted(self.host, action, ahead)
+        if self.filter is not None:
+            action = self._filtered(self.filter, action)
         due = self.clock.now_ns() + self.period_ns
         commands, at = [], 0
         for arm in self.arms.values():
@@ -197,5 +212,28 @@ class Robot:
             targets[name], follow[name] = action[at : at + n], following[:, at : at + n]
             at += n
         due = self.clock.now_ns() + self.period_ns
-        sent, self.command_flags = host.command(targets, due, follow, self.period_ns)
+        sent, self.command_flags, reasons = host.command(targets, due, follow, self.period_ns)
+        self.tally.count(self.command_flags, reasons)
         return np.concatenate([sent[name] for name in self.arms]).astype(np.float32)
+
+    def _filtered(self, safety_filter: Filter, action: np.ndarray) -> np.ndarray:
+        if not self._filter_stands:
+            safety_filter.reset(np.concatenate([arm.read().data for arm in self.arms.values()]))
+            self._filter_stands = True
+        step = safety_filter.step(action, 1 / self.control_hz)
+        self.command_flags = step.flags
+        self.tally.count(step.flags, step.reasons)
+        return step.command
+
+
+def joints_of(arms: Mapping[str, Arm]) -> Joints:
+    """The joints of all arms, one arm after the other; with several arms a joint is named `arm.joint`."""
+    joints = [arm.joints for arm in arms.values()]
+    return Joints(
+        tuple(n if len(arms) == 1 else f"{a}.{n}" for a, arm in arms.items() for n in arm.joints.names),
+        tuple(unit for j in joints for unit in j.units),
+        np.concatenate([j.lower for j in joints]),
+        np.concatenate([j.upper for j in joints]),
+        np.concatenate([j.max_velocity for j in joints]),
+        np.concatenate([j.max_effort for j in joints]),
+    )

@@ -35,13 +35,14 @@ LONGEST_S = 60.0  # of an episode where no scene says
 @dataclass(frozen=True)
 class TakeResult:
     """An episode that counts. ticks: all of them; late: those that were late. success: None where nobody can
-    tell. dropped: rows of each recorded stream that were lost."""
+    tell. dropped: rows of each recorded stream that were lost. safety: what the filter did, in words."""
 
     seed: int
     ticks: int
     late: int
     success: bool | None
     dropped: dict[str, int] = field(default_factory=dict)
+    safety: str = ""
 
 
 def take_episodes(
@@ -167,7 +168,14 @@ def take_episodes(
         if take.kept:
             dropped = recorder.dropped if recorder is not None else {}
             results.append(
-                TakeResult(next_seed, result.ticks, result.late, take.success(result.success), dropped)
+                TakeResult(
+                    next_seed,
+                    result.ticks,
+                    result.late,
+                    take.success(result.success),
+                    dropped,
+                    result.safety,
+                )
             )
             places.append(0 if recorder is None else len(recorder.store) - 1)
         if take.verdict != AGAIN:

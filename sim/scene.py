@@ -88,6 +88,7 @@ class SimScene:
         for key, value in (randomisation or {}).items():
             self.xi[_known(f"randomisation of {task}", key, self.xi)] = value
         self._control_steps = max(1, round(PHYSICS_HZ / control_hz))
+        self.after_reset: list[Callable[[], None]] = []
         self.world.after_step.append(self._judge)
         self.instruction = ""
         self.reset(0)
@@ -105,6 +106,8 @@ class SimScene:
         self.instruction = str(rng.choice(self.task.instructions))
         self._since_reset = self._achieved_for = 0
         self._success = False
+        for call in self.after_reset:
+            call()
 
     def success(self) -> bool:
         """Whether the goal was met for `hold_s` without a break, at some time since the reset."""

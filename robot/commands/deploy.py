@@ -64,7 +64,8 @@ def run(args: Args, out: Output) -> int:
         if len(takes) > n_reported:
             e = takes[-1]
             outcome = {True: "success", False: "no success", None: "done"}[e.success]
-            print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
+            line = f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late"
+            print(line + (f"; {e.safety}" if e.safety else ""), file=sys.stderr)
         n_reported = len(takes)
 
     with (

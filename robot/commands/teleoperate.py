@@ -95,5 +95,6 @@ def run(args: Args, out: Output) -> int:
         "late": result.late,
         "retries": {n: h.retries for n, h in health.items()},
     }
-    out.answer(answer, f"{result.ticks} ticks, {result.late} late")
+    text = f"{result.ticks} ticks, {result.late} late"
+    out.answer(answer, text + (f"; {result.safety}" if result.safety else ""))
     return 0

@@ -62,7 +62,7 @@ class ControlledArm:
 
     def command(self, target: np.ndarray, t_target_ns: int) -> np.ndarray:
         target = check_target(target, self.joints)
-        sent, _ = self.host.command({self.name: target}, t_target_ns)
+        sent, _, _ = self.host.command({self.name: target}, t_target_ns)
         return sent[self.name]
 
     def hold(self) -> None:

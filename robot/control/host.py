@@ -38,7 +38,8 @@ def say(text: str) -> None:
 
 class Host:
     """The control process of one robot. robot: its file. config: what that says. drivers: of its arms, never
-    opened here: they only tell what the arms are. rests: by arm, its rest pose `(J,)`, where it has one."""
+    opened here: they only tell what the arms are. rest: `(A,)`, where they are to lie, None where the file says
+    nothing."""
 
     def __init__(
         self,
@@ -46,20 +47,21 @@ class Host:
         config: Mapping[str, Any],
         drivers: Mapping[str, Arm],
         rate_hz: float,
-        rests: Mapping[str, np.ndarray],
+        rest: np.ndarray | None,
     ) -> None:
         self.robot, self.rate_hz = robot, rate_hz
         self.drivers = dict(drivers)
         self.memory: Memory | None = None
         self.down = ""  # why there is no control process at the moment
         self.held_ns = 0  # for how long the arms held before the last command, because it came late
-        self._config, self._rests = dict(config), {n: q.tolist() for n, q in rests.items()}
+        self._config = dict(config)
         at = 0
         self._parts: dict[str, slice] = {}
         for name, driver in self.drivers.items():
             self._parts[name] = slice(at, at + len(driver.joints))
             at += len(driver.joints)
         self._n_joints = at
+        self._rests = {} if rest is None else {n: rest[part].tolist() for n, part in self._parts.items()}
         self._life = threading.RLock()  # of the process, and of which arms are open and enabled
         self._child: Child | None = None
         self._open: list[str] = []
@@ -109,6 +111,8 @@ class Host:
             self._began[arm] = info["began"]
             if info["lay"]:
                 self._lay.add(arm)
+            for text in info["texts"]:
+                say(text)
             self._enabled.add(arm)
 
     def disable(self, arm: str) -> None:
@@ -168,9 +172,9 @@ class Host:
         t_target_ns: int,
         ahead: Mapping[str, np.ndarray] = NO_AHEAD,
         period_ns: int = 0,
-    ) -> tuple[dict[str, np.ndarray], int]:
+    ) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:
         """Send arms to `targets`, by name `(J,)`, to be there at `t_target_ns`, then through `ahead`, by name
-        `(n, J)`, one each `period_ns`. Returns (what will be sent then, by name; the filter's flags).
+        `(n, J)`, one each `period_ns`. Returns (what will be sent then, by name; the filter's flags; its reasons).
         DeviceError in the words of the driver: nothing was sent."""
         target, follow = np.zeros(self._n_joints), np.zeros((MOST_AHEAD, self._n_joints))
         n_ahead = min([MOST_AHEAD, *(len(ahead.get(name, ())) for name in targets)])
@@ -189,7 +193,7 @@ class Host:
         )
         self.held_ns = int(answer["held_ns"])
         sent = {name: np.array(answer["sent"][self._parts[name]]) for name in targets}
-        return sent, int(answer["flags"])
+        return sent, int(answer["flags"]), tuple(filter(None, text_of(answer["text"]).split("\n")))
 
     def hold(self, arms: Sequence[str]) -> None:
         self._request(HOLD, arms)
@@ -299,7 +303,9 @@ class Host:
                     child.end()
                     raise
             except DeviceError as error:
-                self.down = f"the control process of {self.robot} ended ({how}), and the next one fails: {error}"
+                self.down = (
+                    f"the control process of {self.robot} ended ({how}), and the next one fails: {error}"
+                )
                 continue
             self._child, self.down = child, ""
             say("another control process holds the arms")
@@ -359,7 +365,9 @@ class Child:
             number = self._n
             self._answers[number] = answer
             try:
-                self.process.stdin.write(json.dumps({"number": number, "order": order, **values}).encode() + b"\n")
+                self.process.stdin.write(
+                    json.dumps({"number": number, "order": order, **values}).encode() + b"\n"
+                )
                 self.process.stdin.flush()
             except (OSError, ValueError):
                 self._answers.pop(number, None)

@@ -17,16 +17,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from ...drivers.arm import Arm, ArmState, Calibrated, DeviceError, falls
+from ...drivers.arm import Arm, ArmState, Calibrated, DeviceError, Joints, falls
 from ..config import make_devices
+from ..robot import joints_of
+from ..safety.arms import bodies_of
+from ..safety.filter import Filter
+from ..safety.limits import Safety
 from .memory import COMMAND, DEVICE_ERROR, HOLD, SENT, STOP, VALUE_ERROR, Memory, Words, utf8
 from .parking import Phase
 from .plan import Plan
-from .straight import Straight
 from .ticker import Limb, Ticker
 
 ABANDONED_S = 3.0  # the arms hold for so long after the main process died, and are then put down
@@ -50,7 +54,12 @@ class Control:
             at += n
         memory.answer.mend()
         self.limbs = {limb.name: limb for limb in limbs}
-        self.ticker = Ticker(limbs, memory, 1 / setup["rate_hz"], lambda joints, free: Straight())
+        self.ticker = Ticker(limbs, memory, 1 / setup["rate_hz"], self._filter)
+        self._robot, self._config = setup["robot"], setup["config"]
+        self._shapes = Future[tuple[dict[str, Any], tuple[str, ...]]]()
+        self._texts: tuple[str, ...] = ()  # to be said once
+        self._told = False
+        threading.Thread(target=self._learn_shapes, daemon=True).start()  # takes a second
         self.rests = {n: np.array(q) for n, q in setup["rests"].items()}
         self.began = {n: np.array(q) for n, q in setup["began"].items()}  # where each got its torque first
         self._lay = set(setup["lay"])  # those of them that had none before
@@ -59,6 +68,22 @@ class Control:
         self._ours: set[str] = set()  # arms that got their torque from us
         self._kept: set[str] = set()  # arms that could not be put down
         self._stopped: set[str] = set()  # by a person, who then wants them to stay
+
+    def _learn_shapes(self) -> None:
+        joints = joints_of({name: limb.driver for name, limb in self.limbs.items()})
+        try:
+            safety = Safety.of(self._config, joints, self._where)
+            self._shapes.set_result(bodies_of(self._config, joints, safety, self._where))
+        except Exception as error:  # noqa: BLE001  raised where the shapes are asked for
+            self._shapes.set_exception(error)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._robot}, [safety]"
+
+    def _filter(self, joints: Joints, free: bool) -> Filter:
+        safety = Safety.of(self._config, joints, self._where)
+        return Filter(joints, safety, None if free else self._shapes.result()[0])
 
     # orders
 
@@ -92,6 +117,9 @@ class Control:
             self.began[arm] = limb.driver.read().data
             if limb.driver.health().state is ArmState.TORQUE_OFF:
                 self._lay.add(arm)
+        shapes_texts = self._shapes.result()[1]  # a wrong table [safety] is told before there is torque
+        if not self._told:
+            self._told, self._texts = True, shapes_texts
         self.ticker.drop(limb)
         limb.driver.enable()
         limb.first = True
@@ -100,7 +128,8 @@ class Control:
         self._ours.add(arm)
         self.ticker.start_at(limb)
         self.ticker.publish_health(limb)
-        return {"began": self.began[arm].tolist(), "lay": arm in self._lay}
+        texts, self._texts = self._texts, ()
+        return {"began": self.began[arm].tolist(), "lay": arm in self._lay, "texts": texts}
 
     def disable(self, arm: str) -> dict[str, Any]:
         limb = self.limbs[arm]
@@ -220,7 +249,7 @@ class Control:
         elif what == COMMAND:
             parts = {n: self.limbs[n].joints for n in names}
             ahead = request["ahead"][: int(request["n_ahead"])]
-            sent, flags, _, held_ns = self.ticker.command(
+            sent, flags, reasons, held_ns = self.ticker.command(
                 {n: request["target"][part] for n, part in parts.items()},
                 int(request["t_target_ns"]),
                 {n: ahead[:, part] for n, part in parts.items()},
@@ -229,7 +258,8 @@ class Control:
             together = np.zeros(len(request["target"]))
             for n, part in parts.items():
                 together[part] = sent[n]
-            self.memory.reply(number, how=SENT, flags=flags, held_ns=held_ns, sent=together)
+            text = utf8("\n".join(reasons))
+            self.memory.reply(number, how=SENT, flags=flags, held_ns=held_ns, sent=together, text=text)
 
 
 def main() -> None:

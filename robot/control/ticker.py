@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +23,8 @@ from ...drivers.arm import (
     limit_target,
 )
 from ...drivers.sample import Backlog, Sample
+from ..robot import joints_of
+from ..safety.filter import Filter
 from .memory import ArmMemory, Memory, Words
 from .parking import FAST, GENTLE, Parking, Phase
 from .plan import Plan
@@ -34,21 +35,6 @@ HEALTH_S = 0.05  # between two looks at what the arms say of their health
 BRAKING = 10.0  # rad/s², for the guess of where a moving arm comes to rest
 SETTLED = 0.02  # rad/s (m/s): an arm that is sent no faster stands
 SETTLE_S = 1.5  # for which a moving arm is given time to stand before it is parked
-
-
-class Filter(Protocol):
-    """See `robot.safety.filter`."""
-
-    def reset(self, q_A: np.ndarray) -> None: ...
-
-    def step(self, target_A: np.ndarray | None, dt_s: float) -> Filtered: ...
-
-
-class Filtered(Protocol):
-    command: np.ndarray
-    velocity: np.ndarray
-    flags: int
-    reasons: tuple[str, ...]
 
 
 @dataclass
@@ -115,7 +101,6 @@ class Ticker:
         self._last: Entry | None = None  # the newest that the filter gave
         self._parkings: dict[str, Parking] = {}
         self._stopping = threading.Event()
-        self._n_joints = sum(len(limb.driver.joints) for limb in limbs)
 
     # the thread
 
@@ -235,9 +220,8 @@ class Ticker:
         """The arm `limb` takes commands from now on, and begins where it is."""
         with self._lock:
             now = time.monotonic_ns()
-            joints = [each.driver.joints for each in self.limbs]
             if self._filter is None:
-                self._filter = self._make_filter(concatenated(joints), False)
+                self._filter = self._make_filter(self._joints(), False)
             at = [
                 self._last.command[each.joints]
                 if each.active and each is not limb and self._last is not None
@@ -254,6 +238,9 @@ class Ticker:
         self._filter.reset(q)
         self._entries.clear()
         self._last = Entry(now_ns, q, q.copy(), np.zeros(len(q)), 0, ())
+
+    def _joints(self) -> Joints:
+        return joints_of({limb.name: limb.driver for limb in self.limbs})
 
     def _last_command(self, limb: Limb) -> np.ndarray:
         assert self._last is not None
@@ -328,7 +315,9 @@ class Ticker:
 
     def _require_active(self, limb: Limb, now_ns: int) -> None:
         if limb.name in self._parkings:
-            raise DeviceError(f"{limb.name} is being put down: it takes no command before it is enabled again")
+            raise DeviceError(
+                f"{limb.name} is being put down: it takes no command before it is enabled again"
+            )
         if limb.active:
             return
         if refusal := limb.refusal(_position(limb), now_ns + self.period_ns):
@@ -395,7 +384,7 @@ class Ticker:
     def _leave_the_table_to_the_arms(self) -> None:
         """From now on what the arms are to lie on does not keep them off."""
         assert self._last is not None
-        self._filter = self._make_filter(concatenated([limb.driver.joints for limb in self.limbs]), True)
+        self._filter = self._make_filter(self._joints(), True)
         self._begin(self._last.command, time.monotonic_ns())
 
     def parked(self, name: str) -> None:
@@ -410,18 +399,6 @@ class Ticker:
     def _is_moving(self) -> bool:
         with self._lock:
             return self._last is not None and float(np.abs(self._last.velocity).max()) > SETTLED
-
-
-def concatenated(joints: Sequence[Joints]) -> Joints:
-    """The joints of several arms, one after the other."""
-    return Joints(
-        tuple(name for j in joints for name in j.names),
-        tuple(unit for j in joints for unit in j.units),
-        *(
-            np.concatenate([getattr(j, field) for j in joints])
-            for field in ("lower", "upper", "max_velocity", "max_effort")
-        ),
-    )
 
 
 def _position(limb: Limb) -> np.ndarray:

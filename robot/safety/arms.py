@@ -1,0 +1,89 @@
+"""The filter for a robot, from its file: which of its arms have a known shape, and what of `[safety]`
+contradicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ...drivers.arm import DeviceError, Joints
+from ..kinematics import MODELS, UR_DH
+from .body import Body
+from .filter import Filter
+from .limits import Safety, groups
+
+
+def filter_for(
+    config: Mapping[str, Any], joints: Joints, where: str = "[safety]"
+) -> tuple[Filter, tuple[str, ...]]:
+    """The filter for the robot of the file `config`, and what is to be said on the screen once. joints: of
+    all its arms. where: the file and table, for messages. DeviceError: `[safety]` is wrong, or contradicts
+    the robot."""
+    safety = Safety.of(config, joints, where)
+    bodies, texts = bodies_of(config, joints, safety, where)
+    if not safety.given:
+        texts = (f"no table [safety] in the robot's file: its arms keep to {safety.summary()}", *texts)
+    return Filter(joints, safety, bodies), texts
+
+
+def bodies_of(
+    config: Mapping[str, Any], joints: Joints, safety: Safety, where: str = "[safety]"
+) -> tuple[dict[str, Body], tuple[str, ...]]:
+    """The bodies by arm, "" where the robot has one, and what is to be said of those without. DeviceError:
+    `[safety]` contradicts a body. Takes a second, which is Pinocchio's."""
+    bodies: dict[str, Body] = {}
+    texts: list[str] = []
+    for arm, (columns, _) in groups(joints).items():
+        names = [joints.names[j].rpartition(".")[2] for j in columns]
+        model, simulated = _model(config, arm)
+        if not simulated and model not in MODELS:
+            hint = f'; say which UR it is, like model = "{next(iter(UR_DH))}"' if model == "ur" else ""
+            texts.append(
+                f"the shape of {f'the arm {arm}' if arm else 'this arm'} ({model}) is not known: neither "
+                f"table nor workspace nor self-collision is checked{hint}"
+            )
+            continue
+        body = Body(
+            model,
+            names,
+            simulated,
+            safety.table.get(arm),
+            safety.workspace.get(arm),
+            safety.self_distance,
+            safety.table_distance,
+        )
+        _require_possible(body, arm, columns, safety, where)
+        bodies[arm] = body
+    return bodies, tuple(texts)
+
+
+def _model(config: Mapping[str, Any], arm: str) -> tuple[str, bool]:
+    if "arms" not in config:
+        return str(config["model"]), True
+    tables = config["arms"]
+    table = tables[arm] if arm else next(iter(tables.values()))
+    return str(table.get("model") or table["driver"]), False
+
+
+def _require_possible(body: Body, arm: str, columns: list[int], safety: Safety, where: str) -> None:
+    whose = f" of {arm}" if arm else ""
+    if body.table is not None and body.table > body.foot + 1e-9:
+        raise DeviceError(
+            f"{where}: the table{whose} is {body.table:g} m above the arm's base, and its second joint is at "
+            f"{body.foot:.3g} m: give the table's height in the base frame"
+        )
+    if body.workspace is not None:
+        nearest = np.clip(body.shoulder, *body.workspace)
+        if (gap := float(np.linalg.norm(nearest - body.shoulder))) > body.reach:
+            raise DeviceError(
+                f"{where}: the workspace{whose} begins {gap:.2f} m from the arm's shoulder, and the arm "
+                f"reaches {body.reach:.2f} m"
+            )
+    if safety.rest is not None:
+        q = safety.rest[columns].tolist()
+        if touching := body.touching(q):
+            raise DeviceError(f"{where}: at rest{whose} is {touching[0]}: choose a rest pose that is clear")
+        if body.fault(q):
+            raise DeviceError(f"{where}: rest{whose} has the tip outside the workspace")

@@ -1,0 +1,268 @@
+"""Where the parts of an arm are, and what they would touch.
+
+Of an arm whose description is made of boxes these are the parts; of others a capsule is laid from each joint
+to the next. Pinocchio and Coal do the arithmetic. All is in the arm's base frame, in metres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ...drivers.arm import DeviceError
+from ..kinematics import MODELS
+
+# Radius of the capsules, m: the thickest part between two joints, its cables included.
+RADIUS = {"koch": 0.02, "panda": 0.06, "ur3e": 0.045, "ur5e": 0.055, "ur10e": 0.065}
+OTHER_RADIUS = 0.075
+SELF, TABLE, WORKSPACE = "self-collision", "table", "workspace"
+
+
+class Body:
+    """One arm. names: of its joints, in command order.
+
+    table: height that every part after the second joint stays above, None: no table. workspace: `(2, 3)`
+    corners of the box that the tip stays in. self_distance, table_distance: what counts as touching; a
+    self_distance that is negative leaves self-collision out.
+
+    tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
+    each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the shoulder's
+    height. lever `(J,)`: what a joint moves any part of the arm by, at
+    most, m per rad or m."""
+
+    def __init__(
+        self,
+        model: str,
+        names: Sequence[str],
+        simulated: bool,
+        table: float | None,
+        workspace: np.ndarray | None,
+        self_distance: float,
+        table_distance: float,
+    ) -> None:
+        pin, coal = _libraries()
+        self.names, self.table, self.workspace = tuple(names), table, workspace
+        self._corners = [[-np.inf] * 3, [np.inf] * 3] if workspace is None else workspace.tolist()
+        self.title, self._pin = model, pin
+        self.model, tip, geometry, driven = _described(model, simulated)
+        self._data, self._tip = self.model.createData(), tip
+        index = {name: i for i, name in enumerate(names)}
+        by_joint = {b: index[ours] for ours, group in driven.items() for b in group if ours in index}
+        columns = [by_joint.get(name, -1) for name in self.model.names[1:]]
+        moving = self.model.supports[self.model.frames[tip].parentJoint][1:]
+        if lacking := [self.model.names[j] for j in moving if columns[j - 1] < 0]:
+            raise DeviceError(
+                f"a {model} has a joint {lacking[0]}, and this arm's joints are {', '.join(names)}: give the "
+                "`model` that the arm is"
+            )
+        self._columns = np.array([max(c, 0) for c in columns])
+        self._present = np.array([c >= 0 for c in columns], float)
+        self._as_they_are = columns == list(range(len(names)))
+        first = 2  # the pan joint, which turns about the vertical, and the base never touch the table
+        self._geometry = geometry
+        objects = geometry.geometryObjects
+        shapes = len(objects)
+        pairs: list[tuple[int, int]] = []
+        if self_distance >= 0:
+            pairs = [(a, b) for b in range(shapes) for a in range(b) if not self._joined(objects, a, b)]
+        n_self = len(pairs)
+        if table is not None:
+            plane = coal.Halfspace(np.array([0.0, 0.0, 1.0]), float(table))
+            geometry.addGeometryObject(pin.GeometryObject("table", 0, pin.SE3.Identity(), plane))
+            pairs += [(a, shapes) for a in range(shapes) if objects[a].parentJoint >= first]
+        for pair in pairs:
+            geometry.addCollisionPair(pin.CollisionPair(*pair))
+        self._margins = [self_distance] * n_self + [table_distance] * (len(pairs) - n_self)
+        self._n_self = n_self
+        self._checks = geometry.createData()
+        for request, margin in zip(self._checks.collisionRequests, self._margins, strict=True):
+            request.security_margin = margin
+        self.tight: set[int] = set()
+        self.lever = self._levers()
+        second = moving[1] if len(moving) > 1 else moving[0]
+        self.reach = float(self.lever[self._columns[second - 1]])
+        pin.forwardKinematics(self.model, self._data, pin.neutral(self.model))
+        self.shoulder = self._data.oMi[second].translation.copy()
+        self.foot = float(self.shoulder[2])
+
+    def begin(self, q: Sequence[float]) -> tuple[str, ...]:
+        """The arm stands at `q` `(J,)`. What touches there does not count until it is apart; of the table, it
+        does not go down any further. Returns what touches, in words."""
+        pin = self._pin
+        checks, texts = self._checks, []
+        self.tight.clear()
+        pin.updateGeometryPlacements(self.model, self._data, self._geometry, checks, self._position(q))
+        for k, margin in enumerate(self._margins):
+            checks.activateCollisionPair(k)
+            checks.collisionRequests[k].security_margin = margin
+            if not pin.computeCollision(self._geometry, checks, k):
+                continue
+            self.tight.add(k)
+            texts.append(self._text(k))
+            if k < self._n_self:
+                checks.deactivateCollisionPair(k)
+            else:
+                depth = pin.computeDistance(self._geometry, checks, k).min_distance
+                checks.collisionRequests[k].security_margin = min(margin, depth - 1e-4)
+        return tuple(texts)
+
+    def settle(self, q: Sequence[float]) -> None:
+        """The arm was sent to `q`: what touched when it began and is apart now counts from here on."""
+        pin, checks = self._pin, self._checks
+        pin.updateGeometryPlacements(self.model, self._data, self._geometry, checks, self._position(q))
+        for k in tuple(self.tight):
+            active = checks.collisionRequests[k].security_margin
+            checks.collisionRequests[k].security_margin = self._margins[k]
+            checks.activateCollisionPair(k)
+            if not pin.computeCollision(self._geometry, checks, k):
+                self.tight.discard(k)
+            elif k < self._n_self:
+                checks.deactivateCollisionPair(k)
+            else:
+                checks.collisionRequests[k].security_margin = active
+
+    def fault(self, q: Sequence[float]) -> str:
+        """What is wrong with the arm at `q` `(J,)`: TABLE, SELF, WORKSPACE, or nothing, ""."""
+        pin, position = self._pin, self._position(q)
+        if self._margins and pin.computeCollisions(
+            self.model, self._data, self._geometry, self._checks, position, True
+        ):
+            return self._touching()
+        if self.workspace is not None:
+            pin.framesForwardKinematics(self.model, self._data, position)
+            x, y, z = self._data.oMf[self._tip].translation.tolist()
+            (x0, y0, z0), (x1, y1, z1) = self._corners
+            if not (x0 <= x <= x1 and y0 <= y <= y1 and z0 <= z <= z1):
+                return WORKSPACE
+        return ""
+
+    def touching(self, q: Sequence[float]) -> tuple[str, ...]:
+        """What touches at `q`, in words."""
+        self._pin.computeCollisions(
+            self.model, self._data, self._geometry, self._checks, self._position(q), False
+        )
+        return tuple(self._text(k) for k, r in enumerate(self._checks.collisionResults) if r.isCollision())
+
+    def tip(self, q: Sequence[float]) -> np.ndarray:
+        """`(3,)` m."""
+        pin = self._pin
+        pin.framesForwardKinematics(self.model, self._data, self._position(q))
+        return self._data.oMf[self._tip].translation.copy()
+
+    def _position(self, q: Sequence[float]) -> np.ndarray:
+        position = np.asarray(q, np.float64)
+        return position if self._as_they_are else position[self._columns] * self._present
+
+    def _touching(self) -> str:
+        results = self._checks.collisionResults
+        for k in range(len(self._margins) - 1, -1, -1):
+            if results[k].isCollision():
+                return TABLE if k >= self._n_self else SELF
+        return SELF
+
+    def _text(self, k: int) -> str:
+        objects, pair = self._geometry.geometryObjects, self._geometry.collisionPairs[k]
+        first, second = (objects[i].name.rpartition("_")[0] for i in (pair.first, pair.second))
+        return f"{first} in the table" if k >= self._n_self else f"{first} in {second}"
+
+    def _joined(self, objects: Any, a: int, b: int) -> bool:
+        """Whether the shapes `a` and `b` are on neighbouring links, or fingers of one hand, or of capsules so
+        near to each other along the arm that they overlap in any pose."""
+        parents, i, j = self.model.parents, objects[a].parentJoint, objects[b].parentJoint
+        if i == j or parents[j] == i or parents[i] == j or (parents[i] == parents[j] and i != 0):
+            return True
+        if not isinstance(objects[a].geometry, _libraries()[1].Capsule):
+            return False
+        thick = 2 * objects[a].geometry.radius
+        between = sum(2 * objects[k].geometry.halfLength + thick / 2 for k in range(a + 1, b))
+        return between < 1.5 * thick
+
+    def _levers(self) -> np.ndarray:
+        """From each joint along the chain to the furthest point that it moves."""
+        objects, model = self._geometry.geometryObjects, self.model
+        extent = [0.0] * model.njoints
+        for o in objects:
+            if o.name != "table":
+                size = float(np.linalg.norm(o.placement.translation)) + _radius(o.geometry)
+                extent[o.parentJoint] = max(extent[o.parentJoint], size)
+        frame = model.frames[self._tip]
+        extent[frame.parentJoint] = max(
+            extent[frame.parentJoint], float(np.linalg.norm(frame.placement.translation))
+        )
+        for j in range(model.njoints - 1, 0, -1):
+            up = model.parents[j]
+            travel = 0.0
+            if model.joints[j].shortname().startswith("JointModelP"):
+                travel = float(
+                    max(abs(model.lowerPositionLimit[j - 1]), abs(model.upperPositionLimit[j - 1]))
+                )
+            length = float(np.linalg.norm(model.jointPlacements[j].translation))
+            extent[up] = max(extent[up], length + extent[j] + travel)
+        levers = np.zeros(len(self.names))
+        for j in range(1, model.njoints):
+            if self._present[j - 1]:
+                straight = model.joints[j].shortname().startswith("JointModelP")
+                column = int(self._columns[j - 1])
+                levers[column] = max(levers[column], 1.0 if straight else extent[j])
+        return levers
+
+
+def _described(model: str, simulated: bool) -> tuple[Any, int, Any, dict[str, tuple[str, ...]]]:
+    """The model, the id of its tip's frame, the shapes of its parts, and by joint of the arm those of the
+    model that it drives."""
+    pin, _ = _libraries()
+    if simulated or model == "so101":
+        from ...sim.robots import ROBOTS
+
+        robot = ROBOTS[model]()
+        chain = pin.buildModelFromUrdf(str(robot.urdf))
+        tip = chain.getFrameId(robot.tip, pin.BODY)
+        driven = dict(zip(robot.joints.names, robot.bullet, strict=True))
+        if b"<mesh" not in robot.urdf.read_bytes():
+            shapes = pin.buildGeomFromUrdf(chain, str(robot.urdf), pin.GeometryType.COLLISION)
+            return chain, tip, shapes, driven
+        return chain, tip, _capsules(chain, tip, RADIUS.get(model, OTHER_RADIUS)), driven
+    chain, tip = MODELS[model]()
+    shapes = _capsules(chain, tip, RADIUS.get(model, OTHER_RADIUS))
+    return chain, tip, shapes, {name: (name,) for name in chain.names[1:]}
+
+
+def _capsules(model: Any, tip: int, radius: float) -> Any:
+    """A capsule from each joint on the way to the tip to the next, where they are further apart than it is
+    thick."""
+    pin, coal = _libraries()
+    frame = model.frames[tip]
+    path = list(model.supports[frame.parentJoint])
+    geometry = pin.GeometryModel()
+    ends = [
+        (a, model.jointPlacements[b].translation, model.names[a])
+        for a, b in pairwise(path)
+        if a != 0  # the base stands where it stands
+    ]
+    for joint, to, name in (*ends, (path[-1], frame.placement.translation, "hand")):
+        length = float(np.linalg.norm(to))
+        if length > radius:
+            turn = pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), np.asarray(to) / length)
+            placement = pin.SE3(turn.matrix(), np.asarray(to) / 2)
+            shape = coal.Capsule(radius, max(length - radius, 1e-3))
+            geometry.addGeometryObject(pin.GeometryObject(f"{name}_0", joint, placement, shape))
+    return geometry
+
+
+def _radius(shape: Any) -> float:
+    """Of the ball around a shape's middle."""
+    if hasattr(shape, "halfSide"):
+        return float(np.linalg.norm(shape.halfSide))
+    if hasattr(shape, "halfLength"):
+        return float(shape.radius + shape.halfLength)
+    shape.computeLocalAABB()
+    return float(shape.aabb_radius)
+
+
+def _libraries() -> tuple[Any, Any]:
+    import coal  # pyright: ignore[reportMissingImports]
+    import pinocchio  # pyright: ignore[reportMissingImports]
+
+    return pinocchio, coal

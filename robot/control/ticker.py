@@ -281,7 +281,8 @@ class Ticker:
             for limb in limbs:
                 limb.first = False
                 held_ns = max(held_ns, limb.plan.silence_ns(now))
-                start, joints = self._last_command(limb), limb.driver.joints
+                # from what was asked for last, not from where the filter let it go: the path is the asker's
+                start, joints = self._last.wanted[limb.joints], limb.driver.joints
                 span_s = (t_target_ns - self._last.t_ns) * 1e-9
                 goal = limit_target(targets[limb.name], start, span_s, joints)
                 next_ones = np.clip(ahead[limb.name], joints.lower, joints.upper)

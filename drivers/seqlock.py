@@ -1,7 +1,7 @@
 """A record in memory that two processes share: one writes it, the others read it, and nobody waits.
 
-The first word, a version, is odd while the record is written. A reader that finds it odd, or changed after its
-copy, reads again, so that a reading is never half old and half new."""
+The first word, a version, is odd while the record is written. A reader that finds it odd, or changed after
+its copy, reads again, so that a reading is never half old and half new."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 129 and 143 ended by SIGHUP or SIGTERM."""
+    """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 129 and 143 ended by SIGHUP or
+    SIGTERM."""
     # Threads of torch that wait for each other soon sleep. By default they spin for milliseconds, and where
     # other work shares the cores they hold up the thread that they wait for: a small network then trains a
     # tenth as fast. It is read when torch is loaded.

@@ -190,8 +190,8 @@ class ControlConfig:
 
 
 def control_rate(name: str, config: Mapping[str, Any]) -> float:
-    """The rate of the control process of the robot file `name`, Hz. DeviceError: more than an arm's driver can
-    do."""
+    """The rate of the control process of the robot file `name`, Hz. DeviceError: more than an arm's driver
+    can do."""
     rate = parse(ControlConfig, config.get("control", {}), f"{name}, [control]").rate
     most, slowest = math.inf, ""
     for arm, table in config["arms"].items():

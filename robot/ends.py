@@ -1,5 +1,5 @@
-"""The moments at which a run of a real robot may be ended from outside: signals that ask for an orderly end, and
-what they mean while the arms are being put down."""
+"""The moments at which a run of a real robot may be ended from outside: signals that ask for an orderly end,
+and what they mean while the arms are being put down."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def asked_to_end() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hurried_by_signals(hurry: Callable[[], None]) -> Iterator[None]:
-    """In a `with` block Ctrl-C, SIGTERM and SIGHUP end nothing: each calls `hurry`, on a thread of its own."""
+    """In a `with` block Ctrl-C, SIGTERM and SIGHUP end nothing: each calls `hurry`, on a thread of its
+    own."""
     with _handled(ALL, lambda *_: threading.Thread(target=hurry, daemon=True).start()):
         yield
 

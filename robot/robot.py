@@ -9,14 +9,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
-from ..datasets.flags import INVALID
+from ..datasets.flags import HELD, INVALID
 from ..drivers.arm import Arm, ArmState, DeviceError, Joints
 from ..drivers.camera import Camera, CameraState, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
-from .control.host import Host
+from .control.host import Host, say
 from .safety.filter import Filter
 from .safety.tally import Tally
+
+SAID_HELD_NS = 1_000_000_000  # a shorter wait for the next command is not told
+LATE = "no command in time"
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,15 @@ class Robot:
             opened.pop_all()
 
     def park(self) -> None:
-        """Put down what would fall without torque, and switch it off there; say of each arm that cannot be put
-        down that it keeps its torque. The arms take no command before they are enabled again."""
+        """Put down what would fall without torque, and switch it off there; say of each arm that cannot be
+        put down that it keeps its torque. The arms take no command before they are enabled again."""
         if self.host is not None:
             self.host.put_down()
 
     def close(self) -> None:
-        """The arms of a real robot are put down (`park`) unless they were. The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
-        torque on. What is raised comes after all were closed."""
+        """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
+        torque on; those of a real robot are put down (`park`), unless they were. What is raised comes after
+        all were closed."""
         with ExitStack() as stack:  # closes the last one first
             for device in (*self._eyes, *self.arms.values()):
                 stack.callback(device.close)
@@ -213,6 +217,11 @@ class Robot:
             at += n
         due = self.clock.now_ns() + self.period_ns
         sent, self.command_flags, reasons = host.command(targets, due, follow, self.period_ns)
+        if self.tally.ticks and host.held_ns > SAID_HELD_NS:
+            text = f"no command came for {host.held_ns * 1e-9:.1f} s, in which the arms held"
+            say(f"{text}: what decides, its server or this computer is late")
+            self.command_flags |= HELD
+            reasons = (*reasons, LATE)
         self.tally.count(self.command_flags, reasons)
         return np.concatenate([sent[name] for name in self.arms]).astype(np.float32)
 

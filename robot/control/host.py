@@ -1,5 +1,5 @@
-"""The main process's side of a robot's control process: starts it, gives it orders and commands, and when it dies
-starts another one, which takes the arms over as they stand."""
+"""The main process's side of a robot's control process: starts it, gives it orders and commands, and when it
+dies starts another one, which takes the arms over as they stand."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def say(text: str) -> None:
 
 class Host:
     """The control process of one robot. robot: its file. config: what that says. drivers: of its arms, never
-    opened here: they only tell what the arms are. rest: `(A,)`, where they are to lie, None where the file says
-    nothing."""
+    opened here: they only tell what the arms are. rest: `(A,)`, where they are to lie, None where the file
+    says nothing."""
 
     def __init__(
         self,
@@ -174,8 +174,8 @@ class Host:
         period_ns: int = 0,
     ) -> tuple[dict[str, np.ndarray], int, tuple[str, ...]]:
         """Send arms to `targets`, by name `(J,)`, to be there at `t_target_ns`, then through `ahead`, by name
-        `(n, J)`, one each `period_ns`. Returns (what will be sent then, by name; the filter's flags; its reasons).
-        DeviceError in the words of the driver: nothing was sent."""
+        `(n, J)`, one each `period_ns`. Returns (what will be sent then, by name; the filter's flags; its
+        reasons). DeviceError in the words of the driver: nothing was sent."""
         target, follow = np.zeros(self._n_joints), np.zeros((MOST_AHEAD, self._n_joints))
         n_ahead = min([MOST_AHEAD, *(len(ahead.get(name, ())) for name in targets)])
         for name, q in targets.items():
@@ -271,8 +271,14 @@ class Host:
         """Show that the main process lives, and replace a control process that does not."""
         memory = self.memory
         assert memory is not None
+        said = ["" for _ in memory.arms]
         while not self._closing.wait(BEAT_S):
             memory.beat(Words.MAIN)
+            for i, (name, arm) in enumerate(zip(self.drivers, memory.arms, strict=True)):
+                kind = _without_numbers(note := arm.note())
+                if kind != said[i]:
+                    said[i] = kind
+                    say(f"{name}: {note}" if note else f"{name} is as usual again")
             child = self._child
             if child is None:
                 continue
@@ -285,8 +291,8 @@ class Host:
         number = -(dead.process.returncode or 0)
         how = signal.Signals(number).name if number > 0 else f"exit {dead.process.returncode}"
         self.down = (
-            f"the control process of {self.robot} ended ({how}): its motors hold the arm where it is; another "
-            "one is being started"
+            f"the control process of {self.robot} ended ({how}): its motors hold the arm where it is; "
+            "another one is being started"
         )
         say(self.down)
         dead.end()
@@ -398,3 +404,8 @@ class Child:
         for answer in list(self._answers.values()):
             if not answer.done():
                 answer.set_result({"error": "the control process ended meanwhile"})
+
+
+def _without_numbers(text: str) -> str:
+    """What stays the same in `text` while the number in it changes."""
+    return "".join(c for c in text if not c.isdigit())

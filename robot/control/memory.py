@@ -35,6 +35,7 @@ HEALTH = np.dtype(
         ("retries", "i8"),
         ("reconnects", "i8"),
         ("message", TEXT),
+        ("note", TEXT),  # of the guard
         ("faults", LIST),  # JSON: a list of sentences
     ]
 )
@@ -195,7 +196,7 @@ class ArmMemory:
     def write_sent(self, q: np.ndarray, t_ns: int, flags: int) -> None:
         self._sent.write(q=q, t_ns=t_ns, flags=flags)
 
-    def write_health(self, health: ArmHealth, faults: Sequence[str]) -> None:
+    def write_health(self, health: ArmHealth, faults: Sequence[str], note: str = "") -> None:
         while len(text := json.dumps(list(faults)).encode()) > 4000:
             faults = faults[:-1] if len(faults) > 1 else (faults[0][: len(faults[0]) // 2],)
         self._health.write(
@@ -204,6 +205,7 @@ class ArmMemory:
             retries=health.retries,
             reconnects=health.reconnects,
             message=utf8(health.message),
+            note=utf8(note),
             faults=text,
         )
 
@@ -234,6 +236,10 @@ class ArmMemory:
         """(What was last sent to the driver `(J,)`, when, its flags)."""
         s = self._sent.read()
         return np.array(s["q"]), int(s["t_ns"]), int(s["flags"])
+
+    def note(self) -> str:
+        """What is to be said of the arm at the moment, "" where that is nothing."""
+        return text_of(self._health.read()["note"])
 
     def health(self) -> tuple[ArmHealth, tuple[str, ...]]:
         """(Its health, its faults), of a tenth of a second ago at most."""

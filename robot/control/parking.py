@@ -1,8 +1,8 @@
 """How an arm is put down before its torque goes: at rest first, then to its rest pose, and then down until it
 lies on something.
 
-The way down needs no model of the arm. A joint that its motor must hold up gives way, slowly, to what pulls at
-it, until something else carries it: so the arm goes where it would have fallen to."""
+The way down needs no model of the arm. A joint that its motor must hold up gives way, slowly, to what pulls
+at it, until something else carries it: so the arm goes where it would have fallen to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ LIGHT = 0.07
 SAG = 0.02  # rad (m) that a joint without a reading of its load lags by, when something pulls at it
 SMOOTH_S = 0.1  # over which loads are averaged
 CALM_S = 0.4  # an arm whose joints are all light for so long lies
-# rad (m), s: an arm that met something and then goes down by less lies on it, though loads change with every step
+# rad (m), s: an arm that met something and then goes down by less lies on it, though loads change with every
+# step
 STILL, STILL_S = 0.015, 0.8
 ARRIVED = 0.03  # rad (m) between where an arm is sent and its rest pose
 LAGS, LAGS_S = 0.25, 0.7  # rad (m), s: an arm that lags more for longer than that is in the way of something
@@ -33,8 +34,9 @@ class Phase(Enum):
 
 
 class Parking:
-    """One arm's way down. command: `(J,)`, where it is sent now, at rest. rest: `(J,)`, None where there is no
-    pose to go to; lay_there: it lay there without torque before. lower, upper: `(J,)`, how far joints may be sent."""
+    """One arm's way down. command: `(J,)`, where it is sent now, at rest. rest: `(J,)`, None where there is
+    no pose to go to; lay_there: it lay there without torque before. lower, upper: `(J,)`, how far joints may
+    be sent."""
 
     def __init__(
         self,

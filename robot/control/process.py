@@ -1,10 +1,10 @@
-"""The process that moves the arms of one real robot: `python -m ulna.robot.control.process DESCRIPTORS`, started
-by `robot.control.host`.
+"""The process that moves the arms of one real robot: `python -m ulna.robot.control.process DESCRIPTORS`,
+started by `robot.control.host`.
 
-stdin: lines of JSON `{"number", "order", …}`, first `setup`; each is answered on stdout by `{"to": number, …}`
-when it is done, with `error` when it failed. Commands come through `memory.Memory`, not here. The end of stdin
-means that the main process is gone, in whatever way: the arms hold, are put down after `ABANDONED_S`, and this
-process ends. Ctrl-C and a closed terminal do not reach it; SIGTERM puts the arms down."""
+stdin: lines of JSON `{"number", "order", …}`, first `setup`; each is answered on stdout by `{"to": number,
+…}` when it is done, with `error` when it failed. Commands come through `memory.Memory`, not here. The end of
+stdin means that the main process is gone, in whatever way: the arms hold, are put down after `ABANDONED_S`,
+and this process ends. Ctrl-C and a closed terminal do not reach it; SIGTERM puts the arms down."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def main() -> None:
     first = json.loads(sys.stdin.readline())
     sys.path += [path for path in first["path"] if path not in sys.path]
     sys.setswitchinterval(SWITCH_S)
-    _hurry()
+    hurry()
 
     def answer(number: int, **values: Any) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more
@@ -336,7 +336,7 @@ def _end(control: Control) -> None:
     os._exit(0)
 
 
-def _hurry() -> None:
+def hurry() -> None:
     """Run before other work, and where there is a choice on a processor of its own; without the permission to
     that, as everything else."""
     with contextlib.suppress(OSError):

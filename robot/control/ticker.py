@@ -1,8 +1,8 @@
-"""The thread that moves the arms of a robot: every tick it sends each of them where the plan and the filter say,
-and publishes what they say of themselves. It waits for nobody.
+"""The thread that moves the arms of a robot: every tick it sends each of them where the plan and the filter
+say, and publishes what they say of themselves. It waits for nobody.
 
-The filter runs ahead of time, up to the time for which the last command asked for its pose. So the answer to a
-command is what will be sent at that time, and not a guess."""
+The filter runs ahead of time, up to the time for which the last command asked for its pose. So the answer to
+a command is what will be sent at that time, and not a guess."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ...drivers.arm import (
 from ...drivers.sample import Backlog, Sample
 from ..robot import joints_of
 from ..safety.filter import Filter
+from .guard import SLOW, Guard
 from .memory import ArmMemory, Memory, Words
 from .parking import FAST, GENTLE, Parking, Phase
 from .plan import Plan
@@ -40,8 +41,8 @@ SETTLE_S = 1.5  # for which a moving arm is given time to stand before it is par
 @dataclass
 class Limb:
     """One arm as the ticker sees it. offset: of its readings' numbers, since those of an earlier control
-    process go on. rest: where it is parked, None: it goes down from where it is. lay_there: it lay there. active: it takes
-    commands. first: its next command is its first."""
+    process go on. rest: where it is parked, None: it goes down from where it is. lay_there: it lay there.
+    active: it takes commands. first: its next command is its first."""
 
     name: str
     driver: Arm
@@ -58,6 +59,9 @@ class Limb:
     asked: np.ndarray = field(default_factory=lambda: np.zeros(0))
     sent: np.ndarray = field(default_factory=lambda: np.zeros(0))
     health_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.driver.joints.names)
 
     def refusal(self, q: np.ndarray, t_ns: int) -> str:
         """Why it takes no command, in the words of its driver; "" where it takes this one."""
@@ -108,14 +112,10 @@ class Ticker:
         due = time.monotonic_ns()
         while not self._stopping.is_set():
             due += self.period_ns
-            now = time.monotonic_ns()
-            if due < now:  # it was kept from its work for longer than a tick
-                due = now
-            if (sleep_ns := due - SPIN_NS - now) > 0:
-                time.sleep(sleep_ns * 1e-9)
-            while (now := time.monotonic_ns()) < due:
-                pass
+            now = wait_until(due)
             self.lateness_ns.append(now - due)
+            if now - due > self.period_ns:  # it was kept from its work: what it missed is not made up for
+                due = now
             self.tick(due)
 
     def stop(self) -> None:
@@ -184,7 +184,12 @@ class Ticker:
         if limb.plan.is_over(t_ns):
             self._hold(limb)
             limb.plan.lapsed_ns = t_ns
-        return limb.plan.at(t_ns)
+        wanted = limb.plan.at(t_ns)
+        if limb.guard.slow:
+            before = self._last.wanted[limb.joints]
+            step = SLOW * self.period_ns * 1e-9
+            wanted = before + np.clip(wanted - before, -step, step)
+        return wanted
 
     def _hold(self, limb: Limb) -> None:
         """Come to rest as soon as the limits let it. Caller holds the lock."""
@@ -212,7 +217,13 @@ class Ticker:
     def publish_health(self, limb: Limb) -> None:
         with self._lock:
             limb.health_s = time.monotonic()
-            limb.memory.write_health(limb.driver.health(), limb.driver.faults())
+            driver, guard = limb.driver, limb.guard
+            if isinstance(driver, Strained) and limb.active:
+                guard.step(driver.strain(), limb.health_s)
+                if guard.refusal and limb.name not in self._parkings and limb.plan.commanded_ns is not None:
+                    self._hold(limb)
+            faults = (*driver.faults(), *((guard.note,) if guard.note else ()))
+            limb.memory.write_health(driver.health(), faults, guard.note)
 
     # what other threads ask for
 
@@ -319,6 +330,8 @@ class Ticker:
             raise DeviceError(
                 f"{limb.name} is being put down: it takes no command before it is enabled again"
             )
+        if limb.active and limb.guard.refusal:
+            raise DeviceError(f"{limb.name} takes no command: {limb.guard.refusal}")
         if limb.active:
             return
         if refusal := limb.refusal(_position(limb), now_ns + self.period_ns):
@@ -344,8 +357,8 @@ class Ticker:
     # parking
 
     def park(self, names: Sequence[str], is_fast: Callable[[], bool]) -> dict[str, Phase]:
-        """Put the arms down; returns when all lie or cannot. By name, the phase that each ended in; an arm that
-        stopped taking commands on its way is left out."""
+        """Put the arms down; returns when all lie or cannot. By name, the phase that each ended in; an arm
+        that stopped taking commands on its way is left out."""
         with self._lock:
             limbs = [limb for limb in self.limbs if limb.name in names and limb.active]
             for limb in limbs:
@@ -400,6 +413,15 @@ class Ticker:
     def _is_moving(self) -> bool:
         with self._lock:
             return self._last is not None and float(np.abs(self._last.velocity).max()) > SETTLED
+
+
+def wait_until(due_ns: int) -> int:
+    """Returns at `due_ns`, or at once when that has passed, and what time it is then."""
+    if (sleep_ns := due_ns - SPIN_NS - time.monotonic_ns()) > 0:
+        time.sleep(sleep_ns * 1e-9)
+    while (now := time.monotonic_ns()) < due_ns:
+        pass
+    return now
 
 
 def _position(limb: Limb) -> np.ndarray:

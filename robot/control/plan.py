@@ -50,7 +50,7 @@ class Plan:
 
     def at(self, t_ns: int) -> np.ndarray:
         times, poses = self._times, self._poses
-        if t_ns >= times[-1]:
+        if len(times) == 1 or t_ns >= times[-1]:
             return poses[-1]
         while len(times) > 2 and t_ns >= times[1]:  # passed for good: times only rise
             del times[0], poses[0]

@@ -8,6 +8,7 @@ import errno
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -214,14 +215,21 @@ class Run:
             [*command, "--max-seconds", "60", *words], env=ENVIRONMENT, pass_fds=(slave,)
         )
         os.close(slave)
-        self.said = b""
+        self.said, self.leaving = b"", threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):
-            while data := os.read(self.terminal, 4096):
-                self.said += data
+            while not self.leaving.is_set():
+                if select.select([self.terminal], [], [], 0.05)[0]:
+                    self.said += os.read(self.terminal, 4096)
+
+    def hang_up(self) -> None:
+        """Close the terminal, as whoever closes its window."""
+        self.leaving.set()
+        self._reader.join()
+        os.close(self.terminal)
 
     @property
     def control(self) -> int:
@@ -233,8 +241,8 @@ class Run:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(60)
-        with contextlib.suppress(OSError):
-            os.close(self.terminal)
+        if not self.leaving.is_set():
+            self.hang_up()
 
 
 @contextlib.contextmanager
@@ -248,10 +256,6 @@ def running(info: dict[str, Any], tmp_path: Path, fall: Fall, *words: str) -> It
         yield it
     finally:
         it.end()
-
-
-def hang_up(it: Run) -> None:
-    os.close(it.terminal)
 
 
 def twice(it: Run) -> None:
@@ -272,7 +276,7 @@ SIGNALS: dict[str, tuple[Callable[[Run], Any], int]] = {
     "Ctrl-C": (lambda it: os.write(it.terminal, b"\x03"), 130),
     "Ctrl-C twice": (twice, 130),
     "SIGTERM": (lambda it: it.process.send_signal(signal.SIGTERM), 143),
-    "SIGHUP": (hang_up, 129),
+    "SIGHUP": (Run.hang_up, 129),
     "q": (lambda it: os.write(it.terminal, b"q"), 0),
     "SIGKILL": (lambda it: it.process.kill(), -9),
     "SIGSTOP": (stop_and_go_on, 143),

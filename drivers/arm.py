@@ -142,6 +142,28 @@ class Sprung(Protocol):
     sprung: bool
 
 
+@dataclass(frozen=True)
+class Strain:
+    """load: `(J,)`, with which the motors push, signed, 1 is the full load. temperature_c: `(J,)` °C, nan
+    before the first reading. limit_c: `(J,)` °C, where the motors switch themselves off."""
+
+    load: np.ndarray
+    temperature_c: np.ndarray
+    limit_c: np.ndarray
+
+
+@runtime_checkable
+class Strained(Protocol):
+    """An arm whose motors tell how hard they push and how hot they are."""
+
+    def strain(self) -> Strain: ...
+
+
+def falls(arm: Arm) -> bool:
+    """Whether closing `arm` takes away what holds it up. An arm that stays says so by `falls = False`."""
+    return getattr(arm, "falls", True)
+
+
 def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:
     """`target` as float64 `(J,)`. ValueError names the first wrong joint. Drivers call it before sending."""
     target = np.asarray(target, np.float64)

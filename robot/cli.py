@@ -6,9 +6,11 @@ group `ulna.commands`, with `Args` (a dataclass that tyro parses), `EXAMPLE` and
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import keyword
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -72,7 +74,8 @@ SUBCOMMAND_EXAMPLE = {"data": "ulna data info runs/x/data"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 129 and 143 ended by SIGHUP or
+    SIGTERM."""
     # Threads of torch that wait for each other soon sleep. By default they spin for milliseconds, and where
     # other work shares the cores they hold up the thread that they wait for: a small network then trains a
     # tenth as fast. It is read when torch is loaded.
@@ -95,9 +98,10 @@ def _main(argv: Sequence[str] | None) -> int:
             print(f"ulna {version('ulna')}")
             return 0
         return _run(argv)
-    except KeyboardInterrupt:
-        print("ulna: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):  # a terminal that was closed
+            print(f"ulna: {error or 'interrupted'}; what was finished is kept", file=sys.stderr)
+        return 128 + getattr(error, "number", signal.SIGINT)
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001  the last line of defence: said in one sentence

@@ -8,6 +8,7 @@ from, and a `[scene]` where a twin stands in for the world. Both may have `[safe
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import tomllib
@@ -21,10 +22,13 @@ import numpy as np
 from ..drivers.arm import Arm, DeviceError
 from ..drivers.camera import Camera
 from ..drivers.clock import MonotonicClock
-from ..drivers.config import parse, require_known
+from ..drivers.config import parse, require_known, setting
 from ..drivers.plugins import REFERENCE, PluginError, lookup, lookup_plugin, offers
 from ..drivers.teleoperator import Teleoperator
-from .robot import Robot
+from .control.arm import controlled
+from .control.host import Host
+from .ends import asked_to_end, hurried_by_signals
+from .robot import Robot, joints_of
 from .safety.limits import Safety
 from .scene import RemoteScene, Scene
 
@@ -40,6 +44,7 @@ DRIVERS: dict[str, dict[str, str]] = {
     "trackers": {"colour": "cameras.colour_tracker"},
     "teleoperators": {n: f"hands.{n}" for n in ("gamepad", "spacemouse", "keyboard", "browser")},
 }
+RATE_HZ = 100.0  # of the control process, where nothing else is said
 PLUGINS = "ulna.drivers"  # entry points of installed packages, called TABLE.DRIVER: cameras.test-pattern
 
 
@@ -55,26 +60,39 @@ class Rig:
     realtime: bool = True  # time does not wait for us
     remote: RemoteScene | None = None
     home: np.ndarray | None = None
+    _signals: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     @property
     def scene(self) -> Scene | None:
         return self.sim if self.sim is not None else self.remote
 
     def __enter__(self) -> Self:
-        self.robot.open()
+        if self.robot.host is not None:
+            self._signals.enter_context(asked_to_end())
         try:
-            self.robot.enable()
+            self.robot.open()
+            try:
+                self.robot.enable()
+            except BaseException:
+                self._close_robot()
+                raise
         except BaseException:
-            self.robot.close()
+            self._signals.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.robot.close()
+            self._close_robot()
         finally:
+            self._signals.close()
             if self.scene is not None:
                 self.scene.close()
+
+    def _close_robot(self) -> None:
+        host = self.robot.host
+        with contextlib.nullcontext() if host is None else hurried_by_signals(host.hurry):
+            self.robot.close()
 
 
 def load_robot(
@@ -130,12 +148,15 @@ def _simulated(
 
 
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
-    arms: dict[str, Arm] = _devices(name, config, "arms")
-    all_cameras: dict[str, Camera] = _devices(name, config, "cameras")
-    _devices(name, config, "leaders")  # what this run does not use must be right, too
+    drivers: dict[str, Arm] = make_devices(name, config, "arms")
+    rest = Safety.of(config, joints_of(drivers), f"{name}, [safety]").rest
+    host = Host(name, config, drivers, control_rate(name, config), rest)
+    arms = controlled(host)
+    all_cameras: dict[str, Camera] = make_devices(name, config, "cameras")
+    make_devices(name, config, "leaders")  # what this run does not use must be right, too
     for driver, table in config.get("teleoperators", {}).items():
         _teleoperator(name, driver, table)
-    trackers = _devices(name, config, "trackers", cameras=all_cameras)
+    trackers = make_devices(name, config, "trackers", cameras=all_cameras)
     observed = {c: camera for c, camera in all_cameras.items() if not cameras or c in cameras}
     trackers = trackers if tracking else {}
     for_trackers = {c for tracker in trackers for c in config["trackers"][tracker]["cameras"]} - {*observed}
@@ -143,6 +164,7 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
     clock, control_hz = MonotonicClock(), config["control_hz"]
     robot = Robot(config["name"], arms, observed, trackers, clock, control_hz, tracker_cameras)
     Safety.of(config, robot.joints, f"{name}, [safety]")
+    robot.host = host
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names
@@ -159,6 +181,36 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
     return Rig(robot, None, config, True, RemoteScene(scene["url"]) if scene else None, home)
 
 
+@dataclass(frozen=True)
+class ControlConfig:
+    """The fields of `[control]`."""
+
+    rate: float | None = setting(None, 20, 500, "Hz")
+    """At which the control process sends the arms where they are to be; None: `RATE_HZ`, or what the slowest
+    arm's driver can do."""
+
+
+def control_rate(name: str, config: Mapping[str, Any]) -> float:
+    """The rate of the control process of the robot file `name`, Hz. DeviceError: more than an arm's driver
+    can do."""
+    rate = parse(ControlConfig, config.get("control", {}), f"{name}, [control]").rate
+    most, slowest = math.inf, ""
+    for arm, table in config["arms"].items():
+        module = driver_module("arms", str(table["driver"]), f"driver for {name}, [arms.{arm}]:")
+        fields = {k: v for k, v in table.items() if k != "driver"}
+        settings = parse(module.Config, fields, f"{name}, [arms.{arm}]")
+        for field_name in ("bus_hz", "hz"):  # the drivers' own names for it
+            hz = getattr(settings, field_name, math.inf)
+            if hz < most:
+                most, slowest = hz, f"[arms.{arm}] {field_name}"
+    if rate is not None and rate > most:
+        raise DeviceError(
+            f"{name}, [control]: rate is {rate:g} Hz, more than {slowest} = {most:g} can send: lower it, or "
+            "raise that"
+        )
+    return min(RATE_HZ, most) if rate is None else rate
+
+
 def load_leaders(name: str) -> dict[str, Arm]:
     """The leader arms of the robot file `name`, by the arm that each leads. DeviceError when it names
     none."""
@@ -167,7 +219,7 @@ def load_leaders(name: str) -> dict[str, Arm]:
         raise DeviceError(
             f"{name} names no leader arm: add a table [leaders.{next(iter(config.get('arms', {'arm': 0})))}]"
         )
-    return _devices(name, config, "leaders")
+    return make_devices(name, config, "leaders")
 
 
 def load_teleoperator(name: str, driver: str, **options: Any) -> Teleoperator:
@@ -185,12 +237,14 @@ def _teleoperator(name: str, driver: str, table: Any, **options: Any) -> Teleope
     return module.make(driver, parse(module.Config, {**table, **options}, where))
 
 
-def _devices(
+def make_devices(
     name: str,
     config: Mapping[str, Any],
     group: str,
     **others: Any,
 ) -> dict[str, Any]:
+    """The devices of the tables `[GROUP.NAME]` in `config`, the contents of the robot file `name`; none is
+    opened. others: what their drivers are given beside. DeviceError names the table that is wrong."""
     devices: dict[str, Any] = {}
     for device, table in config.get(group, {}).items():
         where = f"{name}, [{group}.{device}]"
@@ -254,6 +308,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "teleoperators": dict,
     "scene": dict,
     "safety": dict,
+    "control": dict,
 }
 SCENE_FIELDS: dict[str, type | tuple[type, ...]] = {"driver": str, "url": str}
 
@@ -293,7 +348,7 @@ def read_config(name: str) -> dict[str, Any]:
             config,
             FIELDS,
             str(path),
-            ("home", "cameras", "trackers", "leaders", "teleoperators", "scene", "safety"),
+            ("home", "cameras", "trackers", "leaders", "teleoperators", "scene", "safety", "control"),
         )
         if not config["arms"]:
             raise DeviceError(f"{path}: [arms] is empty: a robot has at least one arm, like [arms.arm]")

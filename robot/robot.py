@@ -9,13 +9,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
-from ..datasets.flags import INVALID
+from ..datasets.flags import HELD, INVALID
 from ..drivers.arm import Arm, ArmState, DeviceError, Joints
 from ..drivers.camera import Camera, CameraState, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
+from .control.host import Host, say
 from .safety.filter import Filter
 from .safety.tally import Tally
+
+SAID_HELD_NS = 1_000_000_000  # a shorter wait for the next command is not told
+LATE = "no command in time"
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class Robot:
     unit is known once the camera is open. tracker_cameras: those that only trackers look through; their
     frames are not observed. The constructor opens and enables no device.
 
-    filter: what each command goes through first, where there is one. command_flags: of the last command, bits
-    of `datasets.flags`; tally: what the filter did since it was cleared."""
+    host: the control process that the arms of a real robot live in, with their filter; None where they live
+    here. filter: what each command goes through first, where they live here and there is one. command_flags:
+    of the last command, bits of `datasets.flags`; tally: what the filter did since it was cleared."""
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class Robot:
             raise ValueError(f"robot {name} has no arm")
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
+        self.host: Host | None = None
         self.filter: Filter | None = None
         self.command_flags, self.tally = 0, Tally()
         self._filter_stands = False  # whether the filter knows where the arms are
@@ -61,11 +67,7 @@ class Robot:
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
         self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
-        def joint_name(arm: str, joint: str) -> str:
-            return joint if len(self.arms) == 1 else f"{arm}.{joint}"
-
-        names = tuple(joint_name(a, j) for a, arm in self.arms.items() for j in arm.joints.names)
-        units = tuple(u for arm in self.arms.values() for u in arm.joints.units)
+        names, units = self.joints.names, self.joints.units
         self.action_features: Features = {ACTION: Feature((len(names),), "float32", names, units)}
         self.observation_features: Features = {STATE: Feature((len(names),), "float32", names, units)}
         if self.trackers:
@@ -87,15 +89,7 @@ class Robot:
     @property
     def joints(self) -> Joints:
         """Of all arms, named as in `action_features`."""
-        feature, arms = self.action_features[ACTION], [arm.joints for arm in self.arms.values()]
-        return Joints(
-            feature.names,
-            feature.units,
-            np.concatenate([j.lower for j in arms]),
-            np.concatenate([j.upper for j in arms]),
-            np.concatenate([j.max_velocity for j in arms]),
-            np.concatenate([j.max_effort for j in arms]),
-        )
+        return joints_of(self.arms)
 
     @property
     def period_ns(self) -> int:
@@ -115,9 +109,16 @@ class Robot:
                     self.observation_features[DEPTH + name] = feature
             opened.pop_all()
 
+    def park(self) -> None:
+        """Put down what would fall without torque, and switch it off there; say of each arm that cannot be
+        put down that it keeps its torque. The arms take no command before they are enabled again."""
+        if self.host is not None:
+            self.host.put_down()
+
     def close(self) -> None:
         """The arms first: a camera that cannot be closed, or a Ctrl-C meanwhile, leaves none of them with
-        torque on. What is raised comes after all were closed."""
+        torque on; those of a real robot are put down (`park`), unless they were. What is raised comes after
+        all were closed."""
         with ExitStack() as stack:  # closes the last one first
             for device in (*self._eyes, *self.arms.values()):
                 stack.callback(device.close)
@@ -179,10 +180,11 @@ class Robot:
                     flags[DEPTH + name] = INVALID
         return Observation(values, times, task, flags)
 
-    def command(self, action: np.ndarray) -> np.ndarray:
+    def command(self, action: np.ndarray, ahead: np.ndarray | None = None) -> np.ndarray:
         """Send `action` `(A,)`, to be reached one control period from now, as far as the filter lets it;
-        returns what was really sent, `(A,)` float32. A wrong shape or a value that is not finite raises
-        ValueError and nothing is sent to any arm."""
+        returns what was really sent, `(A,)` float32. ahead `(n, A)`: the actions that follow, one a period,
+        where they are known. A wrong shape or a value that is not finite raises ValueError and nothing is
+        sent to any arm."""
         action = np.asarray(action, np.float64)
         feature = self.action_features[ACTION]
         if action.shape != feature.shape:
@@ -192,6 +194,8 @@ class Robot:
         if not np.isfinite(action).all():
             bad = feature.names[int(np.flatnonzero(~np.isfinite(action))[0])]
             raise ValueError(f"the action for joint {bad} is not finite; nothing was sent")
+        if self.host is not None:
+            return self._hosted(self.host, action, ahead)
         if self.filter is not None:
             action = self._filtered(self.filter, action)
         due = self.clock.now_ns() + self.period_ns
@@ -202,6 +206,25 @@ class Robot:
             at += n
         return np.concatenate(commands).astype(np.float32)
 
+    def _hosted(self, host: Host, action: np.ndarray, ahead: np.ndarray | None) -> np.ndarray:
+        following = np.zeros((0, len(action))) if ahead is None else np.asarray(ahead, np.float64)
+        if following.shape[1:] != action.shape or not np.isfinite(following).all():
+            following = following[:0].reshape(0, len(action))  # they were announced, not asked for
+        targets, follow, at = {}, {}, 0
+        for name, arm in self.arms.items():
+            n = len(arm.joints)
+            targets[name], follow[name] = action[at : at + n], following[:, at : at + n]
+            at += n
+        due = self.clock.now_ns() + self.period_ns
+        sent, self.command_flags, reasons = host.command(targets, due, follow, self.period_ns)
+        if self.tally.ticks and host.held_ns > SAID_HELD_NS:
+            text = f"no command came for {host.held_ns * 1e-9:.1f} s, in which the arms held"
+            say(f"{text}: what decides, its server or this computer is late")
+            self.command_flags |= HELD
+            reasons = (*reasons, LATE)
+        self.tally.count(self.command_flags, reasons)
+        return np.concatenate([sent[name] for name in self.arms]).astype(np.float32)
+
     def _filtered(self, safety_filter: Filter, action: np.ndarray) -> np.ndarray:
         if not self._filter_stands:
             safety_filter.reset(np.concatenate([arm.read().data for arm in self.arms.values()]))
@@ -210,3 +233,16 @@ class Robot:
         self.command_flags = step.flags
         self.tally.count(step.flags, step.reasons)
         return step.command
+
+
+def joints_of(arms: Mapping[str, Arm]) -> Joints:
+    """The joints of all arms, one arm after the other; with several arms a joint is named `arm.joint`."""
+    joints = [arm.joints for arm in arms.values()]
+    return Joints(
+        tuple(n if len(arms) == 1 else f"{a}.{n}" for a, arm in arms.items() for n in arm.joints.names),
+        tuple(unit for j in joints for unit in j.units),
+        np.concatenate([j.lower for j in joints]),
+        np.concatenate([j.upper for j in joints]),
+        np.concatenate([j.max_velocity for j in joints]),
+        np.concatenate([j.max_effort for j in joints]),
+    )

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-ENDS = (signal.SIGINT, signal.SIGTERM)
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,8 @@ class Family:
     """What differs between makes. protocol: feetech or dynamixel. models: names by model number. load: the
     register with the motor's load or current. bauds: value of the register baud_rate by speed, bit/s.
     factory_baud: at which a new servo answers, with the id 1. supply: registers with the lowest and highest
-    supply that it takes, 0.1 V. wakes: a goal switches the torque on, so a goal
+    supply that it takes, 0.1 V. hottest: the register with the temperature, °C, at which it switches itself
+    off. wakes: a goal switches the torque on, so a goal
     may be sent only to a servo whose torque is known to be on."""
 
     protocol: str
@@ -54,6 +55,7 @@ class Family:
     bauds: Mapping[int, int]
     factory_baud: int
     supply: tuple[str, str]
+    hottest: str
     wakes: bool = False
 
 
@@ -65,6 +67,7 @@ FEETECH = Family(
     {baud: value for value, baud in enumerate(feetech_protocol.BAUDS)},
     1_000_000,
     ("min_voltage", "max_voltage"),
+    "max_temperature",
     wakes=True,
 )
 DYNAMIXEL = Family(
@@ -74,6 +77,7 @@ DYNAMIXEL = Family(
     {baud: value for value, baud in dynamixel_registers.BAUD_RATES.items()},
     57_600,
     ("min_voltage_limit", "max_voltage_limit"),
+    "temperature_limit",
 )
 
 
@@ -248,6 +252,11 @@ class ServoGroup:
             replies.t_request_ns,
             replies.t_receive_ns,
         )
+
+    def temperatures(self) -> tuple[np.ndarray, np.ndarray]:
+        """(°C `(J,)`; which joints answered `(J,)` bool), from one exchange without retries."""
+        replies = self.bus.read(["present_temperature"], self.ids, retries=0)
+        return replies.values[:, 0].astype(np.float64), replies.valid
 
     def send(self, goal: np.ndarray, which: np.ndarray) -> None:
         """Send `goal` `(J,)` rad to the joints where `which` `(J,)` is true. No servo confirms it."""

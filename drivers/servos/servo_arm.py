@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from ..arm import ArmHealth, ArmState, DeviceError, Joints, check_first, check_target
+from ..arm import ArmHealth, ArmState, DeviceError, Joints, Strain, check_first, check_target
 from ..sample import Sample
 from ..setpoint import Setpoint
 from .bus_jobs import ANSWER_S, Jobs
@@ -24,6 +24,7 @@ from .obstacles import Obstacles
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0  # between attempts to reopen
 REPEATED = 3  # times in a row that a servo must report a fault before it counts
+HEAT_POLL_S = 1.0  # how often the temperatures are read
 TORQUE_POLL_S = 0.1  # how often the torque is read by itself, where readings do not hold it
 # A goal is sent within this time after the reading that it was computed from, or not at all: a servo that
 # lost its power meanwhile, and is back, would take it, and some switch their torque on with a goal.
@@ -61,6 +62,7 @@ class ServoArm:
         self._period_s, self._stale_ns = 1 / bus_hz, round(stale_s * 1e9)
         self._fresh_ns = min(self._stale_ns, round(max(FRESH_S, FRESH_CYCLES / bus_hz) * 1e9))
         self._off_on_close, self._commanded = torque_off_on_close, commanded
+        self.falls = torque_off_on_close  # when it is closed
         self._driven = list(range(len(group.ids))) if commanded else list(sprung)
         self._spring_to = spring_to
         self._life = threading.Lock()
@@ -87,7 +89,8 @@ class ServoArm:
         self._captures: deque[int] = deque(maxlen=51)
         self._obstacles = Obstacles(n)
         self._last_goal = np.zeros(n)
-        self._last_goal_ns = self._poll_ns = 0
+        self._last_goal_ns = self._poll_ns = self._heat_ns = 0
+        self._load, self._heat_c, self._hottest_c = np.zeros(n), np.full(n, np.nan), np.full(n, np.nan)
         self._setpoint = Setpoint(np.zeros(n), time.monotonic_ns())
 
     @property
@@ -108,11 +111,13 @@ class ServoArm:
             try:
                 retries_at_open = self.group.bus.stats.retries
                 reading = self.group.read_all()
+                hottest_c = self.group.values(self.group.family.hottest).astype(np.float64)
             except BaseException:
                 self.group.bus.close()
                 raise
             self._take(reading)
             with self._lock:
+                self._hottest_c = hottest_c
                 self._retries_at_open = retries_at_open
                 self._live = _torque_of(reading)
                 self._open = True
@@ -171,6 +176,10 @@ class ServoArm:
         with self._lock:
             fresh = [s for s in self._history if s.seq > after_seq]
         return [replace(s, data=s.data.copy()) for s in fresh]
+
+    def strain(self) -> Strain:
+        with self._lock:
+            return Strain(self._load.copy(), self._heat_c.copy(), self._hottest_c.copy())
 
     def command(self, target: np.ndarray, t_target_ns: int) -> np.ndarray:
         target = check_target(target, self.joints)
@@ -357,6 +366,7 @@ class ServoArm:
         elif not self._errors.any():
             self._explained_errors = self._errors
         self._watch_torque(reading)
+        self._watch_heat()
         with self._lock:
             goal, which = self._next_goal(reading)
         if which.any():
@@ -378,6 +388,7 @@ class ServoArm:
             self._history.append(self._sample)
             self._captures.append(middle)
             self._answer_ns[is_new] = middle
+            self._load = np.where(is_new, reading.load, self._load)
             self._errors = np.where(is_new, reading.errors, self._errors)
             self._error_counts = np.where(
                 is_new & (reading.errors != 0), self._error_counts + is_new, self._error_counts * ~is_new
@@ -422,6 +433,15 @@ class ServoArm:
                     "(overload, heat, or a loss of power): take the load off, cycle the arm's power if it "
                     "says overload, and enable the arm again",
                 )
+
+    def _watch_heat(self) -> None:
+        now = time.monotonic_ns()
+        if now - self._heat_ns < HEAT_POLL_S * 1e9:
+            return
+        self._heat_ns = now
+        heat_c, answered = self.group.temperatures()
+        with self._lock:
+            self._heat_c = np.where(answered, heat_c, self._heat_c)
 
     def _next_goal(self, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
         """The goal `(J,)` rad to send now, and the joints `(J,)` bool to send it to: those that answered just

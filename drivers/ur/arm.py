@@ -113,6 +113,8 @@ def make(name: str, config: Config) -> UR:
 class UR:
     """A UR arm; keeps the contract of `drivers.arm.Arm`."""
 
+    falls = False  # its controller holds it
+
     def __init__(self, name: str, config: Config) -> None:
         self.name, self.config = name, config
         self.watchdog_s, self.max_first_step = config.watchdog_s, config.max_first_step

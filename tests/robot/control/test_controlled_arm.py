@@ -1,0 +1,205 @@
+"""Arms whose drivers live in a control process: the contract, and what the two processes do when one of them
+is late or gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts.arm import check_arm
+from contracts.paper_arm import robot_file, sent, tell
+from contracts.servo_arm import bench, until
+
+from ulna.drivers.arm import ArmState, Calibrated, DeviceError
+from ulna.drivers.clock import MonotonicClock
+from ulna.drivers.sample import Backlog
+from ulna.robot.config import Rig, load_robot
+
+pytestmark = pytest.mark.realtime
+
+
+@pytest.mark.parametrize("kind", ["so101", "koch"])
+def test_the_contract(kind: str, tmp_path: Path) -> None:
+    with bench(kind, tmp_path) as b:
+        file = tmp_path / "robot.toml"
+        model = 'model = "so101"\n' if kind == "koch" else ""
+        file.write_text(
+            f'name = "cell"\ncontrol_hz = 20.0\n[arms.arm]\ndriver = "{kind}"\nport = "{b.link}"\n'
+            f'calibration = "{b.calibration}"\nstale_s = 1.5\n{model}'
+        )
+        (arm,) = load_robot(str(file)).robot.arms.values()
+        assert isinstance(arm, Backlog)
+        assert isinstance(arm, Calibrated)
+        check_arm(arm, MonotonicClock())
+        assert set(arm.calibration) == set(arm.joints.names)
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Iterator[Rig]:
+    with load_robot(str(robot_file(tmp_path, "arm"))) as rig:
+        yield rig
+
+
+def poses(folder: Path, arm: str = "arm") -> np.ndarray:
+    """All that was sent, `(n, 4)`: time in s, and three joints."""
+    rows = [[t * 1e-9, *q] for t, q in sent(folder, arm) if isinstance(q, list)]
+    return np.array(rows).reshape(-1, 4)
+
+
+def test_commands_are_sent_on_the_way_at_the_control_rate_and_what_is_sent_is_answered(
+    paper: Rig, tmp_path: Path
+) -> None:
+    robot = paper.robot
+    clock, answers = robot.clock, []
+    due = clock.now_ns()
+    for i in range(20):
+        answers.append((due + robot.period_ns, robot.command(np.array([0.3 + 0.01 * i, 0.3, 0.3]))))
+        due += robot.period_ns
+        clock.sleep_until(due)
+    rows = poses(tmp_path)
+    rows = rows[(rows[:, 0] > answers[0][0] * 1e-9) & (rows[:, 0] < due * 1e-9)]
+    assert len(rows) > 3 * len(answers), "more often than it was commanded"
+    assert np.abs(np.diff(rows[:, 1])).max() < 0.02, "in small steps"
+    asked = np.array([0.3 + 0.01 * i for i in range(20)])
+    told = np.array([q[0] for _, q in answers])
+    assert np.abs(told - asked).max() < 0.03, "what is answered is what will be sent"
+    at = np.interp([t * 1e-9 for t, _ in answers[:-2]], rows[:, 0], rows[:, 1])
+    assert np.abs(at - told[:-2]).max() < 0.02
+
+
+def test_the_arm_goes_on_along_what_was_announced_and_then_holds(paper: Rig, tmp_path: Path) -> None:
+    robot = paper.robot
+    ahead = np.array([[0.3 + 0.02 * i, 0.3, 0.3] for i in range(1, 7)])
+    for _ in range(3):
+        robot.command(np.array([0.3, 0.3, 0.3]))
+        time.sleep(0.05)
+    robot.command(np.array([0.3, 0.3, 0.3]), ahead)
+    time.sleep(1.2)  # nobody commands: a policy that thinks for long
+    rows = poses(tmp_path)
+    assert rows[-1, 1] == pytest.approx(0.42, abs=0.02)
+    assert np.abs(np.diff(rows[:, 1])).max() < 0.02
+    pauses = np.diff(rows[:, 0])
+    assert np.median(pauses) < 0.02, "it was sent all the while"
+
+
+def test_a_late_command_is_told(paper: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+    q = np.array([0.3, 0.3, 0.3])
+    paper.robot.command(q)
+    time.sleep(1.8)
+    paper.robot.command(q)
+    assert "no command came for 1." in capfd.readouterr().err
+    assert paper.robot.command_flags
+    paper.robot.command(q)
+    assert not paper.robot.command_flags
+
+
+def test_several_arms_are_moved_together_and_refused_together(tmp_path: Path) -> None:
+    with load_robot(str(robot_file(tmp_path, "left", "right"))) as rig:
+        robot = rig.robot
+        q = np.full(6, 0.3)
+        for i in range(10):
+            answer = robot.command(q + 0.01 * i)
+            time.sleep(0.05)
+        assert answer.shape == (6,)
+        for arm in ("left", "right"):
+            assert poses(tmp_path, arm)[-1, 1] > 0.35
+        robot.arms["right"].stop()
+        n = len(poses(tmp_path, "left"))
+        with pytest.raises(DeviceError, match=r"right is stopped.*enable"):
+            robot.command(q)
+        robot.hold()
+        time.sleep(0.1)
+        left = poses(tmp_path, "left")[n:]
+        assert np.abs(np.diff(left[:, 1])).max(initial=0.0) < 0.02, "the other one holds"
+
+
+def test_a_first_command_that_is_far_is_refused(paper: Rig, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="nothing was sent"):
+        paper.robot.command(np.array([1.5, 0.3, 0.3]))
+    paper.robot.command(np.array([0.4, 0.3, 0.3]))
+
+
+def test_what_a_driver_refuses_is_said_in_its_words(tmp_path: Path) -> None:
+    tell(tmp_path, "arm", broken=1)
+    with pytest.raises(DeviceError, match="arm is torn"), load_robot(str(robot_file(tmp_path, "arm"))):
+        pass
+    for text, words in (
+        ("[control]\nrate = 5\n", "20..500 Hz"),
+        ("[control]\nrat = 5\n", "did you mean rate"),
+        ("[safety]\nrest = [9.0, 0.0, 0.0]\n", "outside its limits"),
+    ):
+        with pytest.raises(DeviceError, match=words):
+            load_robot(str(robot_file(tmp_path, "arm", more=text)))
+
+
+def test_a_rate_that_the_bus_cannot_do_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "robot.toml"
+    arm = '[arms.arm]\ndriver = "so101"\nport = "/dev/ttyNONE"\ncalibration = "c.json"\n'
+    path.write_text(f'name = "x"\ncontrol_hz = 20.0\n{arm}[control]\nrate = 200\n')
+    with pytest.raises(DeviceError, match=r"rate is 200 Hz, more than \[arms.arm\] bus_hz = 100"):
+        load_robot(str(path))
+
+
+def test_a_killed_control_process_is_replaced_and_readings_count_on(
+    paper: Rig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (arm,) = paper.robot.arms.values()
+    host = paper.robot.host
+    assert host is not None
+    before, dead = arm.read(), host.pid
+    assert dead is not None
+    os.kill(dead, signal.SIGKILL)
+    until(lambda: host.pid not in (None, dead) and not host.down, "there is another one", 60)
+    until(lambda: bool(np.all(arm.read().valid)) and arm.read().seq > before.seq, "it is read", 60)
+    said = capfd.readouterr().err
+    assert "SIGKILL" in said
+    assert "another control process holds the arms" in said
+    arm.enable()
+    paper.robot.command(arm.read().data)
+
+
+def test_a_hot_arm_goes_slowly_and_a_hotter_one_stops(
+    paper: Rig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (arm,) = paper.robot.arms.values()
+    tell(tmp_path, "arm", heat_c=62.0)
+    until(lambda: bool(arm.faults()), "it is told")
+    assert "62 °C" in arm.faults()[0]
+    start = time.monotonic()
+    while (t := time.monotonic() - start) < 1.0:
+        paper.robot.command(np.array([0.3 + 1.0 * t, 0.3, 0.3]))
+        time.sleep(0.05)
+    assert poses(tmp_path)[-1, 1] - 0.3 < 0.45
+    tell(tmp_path, "arm", heat_c=68.0)
+    until(lambda: "68 °C" in " ".join(arm.faults()), "it is told")
+    with pytest.raises(DeviceError, match=r"68 °C.*holds"):
+        paper.robot.command(np.array([0.5, 0.3, 0.3]))
+    until(lambda: "goes slowly" in capfd.readouterr().err, "it is said")
+
+
+def test_closing_puts_an_arm_down_where_it_got_its_torque(tmp_path: Path) -> None:
+    with load_robot(str(robot_file(tmp_path, "arm"))) as rig:
+        for i in range(10):
+            rig.robot.command(np.array([0.3 + 0.03 * i, 0.3, 0.3]))
+            time.sleep(0.05)
+        assert poses(tmp_path)[-1, 1] > 0.5
+    *_, before, (_, last), (_, end) = sent(tmp_path, "arm")
+    assert (last, end) == ("limp", "closed")
+    assert np.abs(np.array(before[1]) - 0.3).max() < 0.05  # type: ignore[arg-type]
+
+
+def test_an_arm_that_a_person_stopped_is_not_moved_and_keeps_its_torque(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with load_robot(str(robot_file(tmp_path, "arm"))) as rig:
+        (arm,) = rig.robot.arms.values()
+        arm.stop()
+        assert arm.health().state is ArmState.STOPPED
+        n = len(sent(tmp_path, "arm"))
+    assert sent(tmp_path, "arm")[n:] == []
+    assert "could not be put down" in capfd.readouterr().err

@@ -39,6 +39,7 @@ SLOW = (
     "drivers/servos/test_identity.py::test_two_servos",
     "policies/backbones/test_horizons.py::test_every_objective",
     "policies/learn/test_iql.py::test_the_actor_prefers",
+    "policies/serving/test_lerobot_wire.py::test_the_stock_client",
     "policies/serving/test_openpi_client.py",
     "policies/test_golden.py",
     "policies/test_memory.py",

@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
@@ -24,19 +24,15 @@ from websockets.http11 import Response
 
 from ..request import Request, ServedPolicy
 from .protocol import BadRequest, ProtocolError, pack, unpack
+from .wire import MAX_ERROR_CHARACTERS, MAX_MESSAGE_BYTES, ServerError, Wire
 
 log = logging.getLogger("ulna.serving")
 
-MAX_MESSAGE_BYTES = 64 << 20  # a dozen raw 1280×960 images
-MAX_ERROR_CHARACTERS = 1000  # errors may quote what the client sent
-
-
-class ServerError(OSError):
-    """The server cannot start; the message says why and what to do."""
-
 
 class PolicyServer:
-    """Serves one policy at `ws://host:port`. Port 0 picks a free one; `port` tells which once it runs."""
+    """Serves one policy at `ws://host:port`. Port 0 picks a free one; `port` tells which once it runs.
+
+    wires: other projects' protocols, served beside."""
 
     def __init__(
         self,
@@ -44,9 +40,10 @@ class PolicyServer:
         host: str = "127.0.0.1",
         port: int = 8000,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        wires: Sequence[Wire] = (),
     ) -> None:
         self.policy, self.host, self.port = policy, host, port
-        self.max_message_bytes = max_message_bytes
+        self.max_message_bytes, self.wires = max_message_bytes, wires
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
     @property
@@ -61,7 +58,7 @@ class PolicyServer:
             loop = asyncio.get_running_loop()
             for s in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(s, stopped.set)
-            async with await self._start():
+            async with self._running():
                 ready(self.url)
                 await stopped.wait()
 
@@ -80,14 +77,12 @@ class PolicyServer:
 
         async def main() -> None:
             try:
-                server = await self._start()
+                async with self._running():
+                    started.set()
+                    await stop.wait()
             except BaseException as error:  # noqa: BLE001  handed to the caller's thread
                 failures.append(error)
                 started.set()
-                return
-            async with server:
-                started.set()
-                await stop.wait()
 
         def thread() -> None:
             asyncio.set_event_loop(loop)
@@ -106,6 +101,28 @@ class PolicyServer:
             loop.call_soon_threadsafe(stop.set)
             runner.join()
             self._worker.shutdown(wait=True, cancel_futures=True)
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(await self._start())
+            for wire in self.wires:
+                await stack.enter_async_context(wire.running(self.submit))
+            yield
+
+    async def submit(
+        self,
+        session: str,
+        request: Mapping[str, Any],
+        *,
+        model: str = "",
+        deadline_s: float | None = None,
+    ) -> Mapping[str, Any]:
+        """A wire's `Submit`."""
+        Request.from_wire(request)
+        loop = asyncio.get_running_loop()
+        reply, _ = await loop.run_in_executor(self._worker, self._infer, dict(request))
+        return reply
 
     async def _start(self) -> Server:
         try:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from .parsing import Output, require_device, unset, use_threads
 from .steering import split_hook_fields, steering
+
+if TYPE_CHECKING:
+    from ...policies.serving.metadata import Metadata
+    from ...policies.serving.wire import Wire
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 prepare = split_hook_fields
@@ -33,6 +37,19 @@ class Args:
     steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks that act while sampling, with commas: ours, an installed package's, or package.module:Name. Their
     fields are options: --steer NAME --NAME.field value."""
+    lerobot_port: Annotated[int, unset("off")] = 0
+    """Serve LeRobot's async clients there, too; theirs is 8080."""
+    lerobot_units: Annotated[str, unset("as the policy's", "UNITS")] = ""
+    """What the robot of a LeRobot client measures joints in, for a policy in radians: degrees, percent or
+    radians; single joints after it, with commas: degrees,gripper=percent."""
+    lerobot_calibration: Annotated[str, unset("none", "FILE")] = ""
+    """LeRobot's calibration of that robot, which percent need; of several arms left=FILE,right=FILE."""
+    lerobot_arm: Literal["", "so101", "koch"] = ""
+    """Whose calibration it is, where that matters."""
+    groot_port: Annotated[int, unset("off")] = 0
+    """Serve GR00T's clients there, too; theirs is 5555."""
+    groot_modality: Annotated[str, unset("by the names of the joints", "FILE")] = ""
+    """GR00T's modality.json: what it calls the parts of the state and the action, and the cameras."""
     json: bool = False
     """Print one JSON object when the server is ready."""
     hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
@@ -44,25 +61,40 @@ def run(args: Args, out: Output) -> int:
     from ...policies.serving.local import LocalPolicy
     from ...policies.serving.server import PolicyServer
 
-    if not 0 <= args.port <= 65535:
-        raise ValueError(f"--port must lie in 0..65535, not {args.port}")
+    for option in ("port", "lerobot_port", "groot_port"):
+        if not 0 <= (port := getattr(args, option)) <= 65535:
+            raise ValueError(f"--{option.replace('_', '-')} must lie in 0..65535, not {port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     use_threads(args.threads)
     hooks = steering(args.steer, args.hook_fields)
     device = require_device(args.device)
     policy = LocalPolicy(args.checkpoint, device, args.sampling_steps or None, hooks)
-    server = PolicyServer(policy, args.host, args.port)
+    server = PolicyServer(policy, args.host, args.port, wires=_wires(args, policy.metadata))
 
     def ready(url: str) -> None:
         value = {
             "url": url,
             "health": url.replace("ws://", "http://") + "/healthz",
+            "wires": [wire.url for wire in server.wires],
             **policy.metadata.to_json(),
         }
         out.answer(
             value,
-            f"serving {policy.metadata.recipe} {policy.metadata.checkpoint[:8]} at {url} (Ctrl-C stops)",
+            f"serving {policy.metadata.recipe} {policy.metadata.checkpoint[:8]} at "
+            f"{', '.join([url, *value['wires']])} (Ctrl-C stops)",
         )
 
     server.run(ready)
     return 0
+
+
+def _wires(args: Args, metadata: Metadata) -> list[Wire]:
+    from ..wires import groot_wire, lerobot_wire
+
+    wires = []
+    if args.lerobot_port:
+        said = (args.lerobot_units, args.lerobot_calibration, args.lerobot_arm)
+        wires.append(lerobot_wire(metadata, args.host, args.lerobot_port, *said))
+    if args.groot_port:
+        wires.append(groot_wire(metadata, args.host, args.groot_port, args.groot_modality))
+    return wires

@@ -276,7 +276,8 @@ def _tasks(flat: Mapping[str, Any], b: int) -> list[str]:
         value = value[0]
     if isinstance(value, str):
         return [str(value)] * b
-    rows = [v[0] if isinstance(v, list | tuple) and v else v for v in value] if len(value) == b else []
+    rows = list(value) if isinstance(value, list | tuple | np.ndarray) else []
+    rows = [v[0] if isinstance(v, list | tuple) and v else v for v in rows]
     if len(rows) != b or not all(isinstance(v, str) for v in rows):
         raise BadRequest("the instruction is text, or one for each row of the batch")
     return [str(v) for v in rows]

@@ -1,5 +1,5 @@
-"""What LeRobot's async client sends, without LeRobot, which takes many seconds to import. That the stock client
-sends the same is held by `test_the_stock_client`, which runs it."""
+"""What LeRobot's async client sends, without LeRobot, which takes many seconds to import. That the stock
+client sends the same is held by `test_the_stock_client`, which runs it."""
 
 from __future__ import annotations
 

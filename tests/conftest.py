@@ -38,6 +38,7 @@ SLOW = (
     "drivers/servos/test_identity.py::test_a_new_servo",
     "drivers/servos/test_identity.py::test_two_servos",
     "policies/backbones/test_horizons.py::test_every_objective",
+    "policies/export/",
     "policies/learn/test_iql.py::test_the_actor_prefers",
     "policies/serving/test_lerobot_wire.py::test_the_stock_client",
     "policies/serving/test_openpi_client.py",

@@ -12,6 +12,7 @@ from .parsing import Output, require_device, unset, use_threads
 from .steering import split_hook_fields, steering
 
 if TYPE_CHECKING:
+    from ...policies.request import ServedPolicy
     from ...policies.serving.metadata import Metadata
     from ...policies.serving.wire import Wire
 
@@ -22,7 +23,7 @@ prepare = split_hook_fields
 @dataclass
 class Args:
     checkpoint: tyro.conf.Positional[str]
-    """The trained policy."""
+    """The trained policy, or one that `ulna export` wrote as FILE.onnx."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for other machines. There is no key check yet: use it on a network you
     trust."""
@@ -58,17 +59,13 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import logging
 
-    from ...policies.serving.local import LocalPolicy
     from ...policies.serving.server import PolicyServer
 
     for option in ("port", "lerobot_port", "groot_port"):
         if not 0 <= (port := getattr(args, option)) <= 65535:
             raise ValueError(f"--{option.replace('_', '-')} must lie in 0..65535, not {port}")
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    use_threads(args.threads)
-    hooks = steering(args.steer, args.hook_fields)
-    device = require_device(args.device)
-    policy = LocalPolicy(args.checkpoint, device, args.sampling_steps or None, hooks)
+    policy = _policy(args)
     server = PolicyServer(policy, args.host, args.port, wires=_wires(args, policy.metadata))
 
     def ready(url: str) -> None:
@@ -86,6 +83,25 @@ def run(args: Args, out: Output) -> int:
 
     server.run(ready)
     return 0
+
+
+def _policy(args: Args) -> ServedPolicy:
+    if args.checkpoint.endswith(".onnx"):
+        from ...policies.serving.onnx_policy import OnnxPolicy
+
+        if args.steer or args.sampling_steps or args.device != "cpu":
+            raise ValueError(
+                "an exported policy runs on the processor as it was exported: leave --steer, "
+                "--sampling-steps and --device out, or serve its checkpoint"
+            )
+        if args.threads < 1:
+            raise ValueError(f"--threads must be at least 1, not {args.threads}")
+        return OnnxPolicy(args.checkpoint, args.threads)
+    from ...policies.serving.local import LocalPolicy
+
+    use_threads(args.threads)
+    hooks = steering(args.steer, args.hook_fields)
+    return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None, hooks)
 
 
 def _wires(args: Args, metadata: Metadata) -> list[Wire]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
     "study": "measure a claim: arms, seeds, controls and expectations in one file",
     "serve": "serve a trained policy over the network",
+    "export": "write a trained policy as one ONNX file",
     "deploy": "run a served policy on a robot",
     "devices": "what is plugged in, by names that stay the same",
     "setup": "bring a new arm up: port, ids of its servos, robot file, calibration",

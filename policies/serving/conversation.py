@@ -21,10 +21,10 @@ from .metrics import Metrics
 from .models import Models, NoModel, Refused
 from .protocol import BadRequest, ProtocolError, TooManyElements, pack, unpack
 from .websocket import Answer, Connection, Head
+from .wire import MAX_ERROR_CHARACTERS
 
 log = logging.getLogger("ulna.serving")
 
-MAX_ERROR_CHARACTERS = 1000  # errors may quote what the client sent
 AT_ONCE = 512  # values of a message that the event loop itself reads; more are read beside it
 PIPELINE = 8  # requests of one connection that are not answered yet
 BATCH = "batch"  # the one key of a request that is many

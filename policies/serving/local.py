@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...datasets.features import ACTION, PAST, Feature
+from ...datasets.features import ACTION, PAST
 from ..checkpoint import CheckpointError, load_checkpoint, read_train
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
 from ..recipe import Recipe
 from ..request import TASK, Request
 from ..sampler import Sampled
+from .fitting import finite, fit_conditions, fit_observation
 from .metadata import Metadata
 from .protocol import BadRequest
 
@@ -167,13 +168,13 @@ class LocalPolicy:
         past = np.asarray(value)
         if past.shape != shape or past.dtype.kind != "f":
             raise BadRequest(f"{PAST} is {past.dtype} {past.shape}, the policy wants finite float {shape}")
-        return _finite(PAST, past, "float32")
+        return finite(PAST, past, "float32")
 
     def _chunk(self, name: str, value: Any) -> np.ndarray:
         chunk, width = np.asarray(value), self.policy.features[ACTION].shape[0]
         if chunk.ndim != 2 or chunk.shape[1] != width or chunk.dtype.kind != "f":
             raise BadRequest(f"{name} is {chunk.dtype} {chunk.shape}, the policy wants float (n, {width})")
-        return _finite(name, chunk, "float32")
+        return finite(name, chunk, "float32")
 
     def _memory(self, value: Any) -> np.ndarray | None:
         """`(M,)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
@@ -192,36 +193,13 @@ class LocalPolicy:
             raise BadRequest(
                 f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)"
             )
-        return _finite("memory", values, "float32")
+        return finite("memory", values, "float32")
 
     def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Goals and prompts, by key."""
-        arrays = {}
-        prompt: tuple[int, ...] | None = None  # (demonstrations, ticks) of the first prompt's
-        for key, feature in self.metadata.conditions.items():
-            if key == TASK:
-                continue
-            wants = f"{feature.dtype} {feature.shape}"
-            if key not in observation:
-                raise BadRequest(f"the request lacks {key}: the policy wants {wants}")
-            if not key.startswith("prompt."):
-                arrays[key] = _fitting(key, observation[key], feature.shape, feature.dtype, wants)
-                continue
-            value = _array(key, observation[key], wants)
-            prompt = prompt or value.shape[:2]
-            arrays[key] = _prompt(key, value, feature, prompt)
-        return arrays
+        return fit_conditions(observation, self.metadata.conditions)
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
-        """`(n_obs_steps, *shape)` of the feature `key`."""
-        feature, n = self.policy.features[key], self.metadata.n_obs_steps
-        wants = f"{feature.dtype} {feature.shape}, or ({n}, ...) with {n} observation steps"
-        if key not in observation:
-            raise BadRequest(f"the observation lacks {key}: the policy wants {wants}")
-        value = _array(key, observation[key], wants)
-        if value.shape == feature.shape:
-            value = np.repeat(value[None], n, axis=0)
-        return _fitting(key, value, (n, *feature.shape), feature.dtype, wants)
+        return fit_observation(key, observation, self.policy.features[key], self.metadata.n_obs_steps)
 
 
 def stacked(requests: Sequence[Request], device: torch.device) -> Request:
@@ -241,40 +219,3 @@ def stacked(requests: Sequence[Request], device: torch.device) -> Request:
         stack([r.memory for r in requests]),
         first.options,
     )
-
-
-def _prompt(key: str, value: np.ndarray, feature: Feature, size: tuple[int, ...]) -> np.ndarray:
-    """Demonstrations `(P, L, *shape)`, padded to the policy's number and length. size: (P, L) of the other
-    arrays of the prompt."""
-    most, wants = feature.shape[:2], f"{feature.dtype} {feature.shape}"
-    if value.ndim >= 2 and any(n > m for n, m in zip(value.shape, most, strict=False)):
-        raise BadRequest(
-            f"the prompt is too long: {key} is of {value.shape[0]} demonstrations of {value.shape[1]} ticks, "
-            f"and the policy reads up to {most[0]} of {most[1]}: choose fewer, and thin them evenly"
-        )
-    fitting = _fitting(key, value, (*size, *feature.shape[2:]), feature.dtype, f"{wants} or less of it")
-    return np.pad(fitting, [(0, m - n) for n, m in zip(fitting.shape, feature.shape, strict=True)])
-
-
-def _array(key: str, value: Any, wants: str) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError:
-        raise BadRequest(f"{key} is not an array: the policy wants {wants}") from None
-
-
-def _fitting(key: str, value: Any, shape: tuple[int, ...], dtype: str, wants: str) -> np.ndarray:
-    """A copy as `dtype` (decoded arrays are read-only views)."""
-    array = _array(key, value, wants)
-    if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise BadRequest(f"{key} is {array.dtype} {array.shape}, the policy wants {wants}")
-    return _finite(key, array, dtype)
-
-
-def _finite(key: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    """A copy as `dtype`; BadRequest for what is not finite in it, as 1e308 is not in float32."""
-    with np.errstate(over="ignore"):
-        copy = np.array(array, dtype=dtype)
-    if copy.dtype.kind == "f" and not np.isfinite(copy).all():
-        raise BadRequest(f"{key} holds a value that is not finite in {dtype}")
-    return copy

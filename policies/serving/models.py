@@ -126,9 +126,13 @@ def require_name(name: str) -> None:
 
 
 def _contents(folder: str) -> Contents:
-    """Of the files in it; none of a folder that is not there, or is being replaced."""
+    """Of the files in it, or of an exported policy, which is one file; none of what is not there, or is being
+    replaced."""
     try:
-        files = sorted(p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith("."))
+        if Path(folder).is_file():
+            files = [Path(folder)]
+        else:
+            files = sorted(p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith("."))
         return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in files)
     except OSError:
         return ()

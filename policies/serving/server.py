@@ -14,7 +14,7 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,10 +25,10 @@ from .dispatcher import Dispatcher
 from .metrics import Metrics
 from .models import Models, Refused
 from .websocket import Connection, Room
+from .wire import MAX_MESSAGE_BYTES, ServerError, Wire
 
 log = logging.getLogger("ulna.serving")
 
-MAX_MESSAGE_BYTES = 64 << 20  # a dozen raw 1280×960 images
 MAX_HELD_BYTES = 256 << 20  # of all messages that are read or not answered yet
 MAX_CONNECTIONS = 256
 DRAIN_S = 30.0  # for what was accepted before the server was told to stop
@@ -36,16 +36,12 @@ WATCH_S = 1.0
 SWITCH_S = 0.0005  # how long a thread may keep the interpreter while the loop wants it
 
 
-class ServerError(OSError):
-    """The server cannot start; the message says why and what to do."""
-
-
 class PolicyServer:
     """Serves policies at `ws://host:port/NAME`, the first of them at every name's absence. Port 0 picks a
     free one; `port` tells which once it runs.
 
     access: who is let in. tls: of the certificate to show; without it messages and keys can be read on the
-    way. watch: load a model again when its folder changes."""
+    way. watch: load a model again when its folder changes. wires: other projects' protocols, served beside."""
 
     def __init__(
         self,
@@ -59,11 +55,12 @@ class PolicyServer:
         access: Access | None = None,
         tls: ssl.SSLContext | None = None,
         watch: bool = False,
+        wires: Sequence[Wire] = (),
     ) -> None:
         self.models = policy if isinstance(policy, Models) else Models({"policy": policy})
         self.host, self.port = host, port
         self.max_message_bytes, self.watch = max_message_bytes, watch
-        self.access, self.tls = access or Access(), tls
+        self.access, self.tls, self.wires = access or Access(), tls, wires
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(self.models, self.metrics)
         self.room = Room(max_held_bytes, max_connections)
@@ -192,7 +189,10 @@ class PolicyServer:
         if self.watch:
             tasks.append(loop.create_task(self._watch()))
         try:
-            yield
+            async with contextlib.AsyncExitStack() as stack:
+                for wire in self.wires:
+                    await stack.enter_async_context(wire.running(self.dispatcher.submit))
+                yield
         finally:
             listener.close()
             for task in tasks:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -19,6 +19,10 @@ from .steering import split_hook_fields, steering
 if TYPE_CHECKING:
     import ssl
 
+    from ...policies.request import ServedPolicy
+    from ...policies.serving.metadata import Metadata
+    from ...policies.serving.wire import Wire
+
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
 prepare = split_hook_fields
 
@@ -26,8 +30,8 @@ prepare = split_hook_fields
 @dataclass
 class Args:
     checkpoints: Annotated[tyro.conf.Positional[list[str]], unset("none; name at least one")]
-    """The trained policies, each a FOLDER or NAME=FOLDER. Clients ask for one by ws://HOST:PORT/NAME, and for
-    the first without a name; a folder's own name is the default."""
+    """The trained policies, each a FOLDER or NAME=FOLDER, or FILE.onnx that `ulna export` wrote. Clients ask for
+    one by ws://HOST:PORT/NAME, and for the first without a name; a folder's own name is the default."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for other machines, which wants --key-file."""
     port: int = 8000
@@ -53,6 +57,19 @@ class Args:
     steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks that act while sampling, with commas: ours, an installed package's, or package.module:Name. Their
     fields are options: --steer NAME --NAME.field value."""
+    lerobot_port: Annotated[int, unset("off")] = 0
+    """Serve LeRobot's async clients there, too; theirs is 8080."""
+    lerobot_units: Annotated[str, unset("as the policy's", "UNITS")] = ""
+    """What the robot of a LeRobot client measures joints in, for a policy in radians: degrees, percent or
+    radians; single joints after it, with commas: degrees,gripper=percent."""
+    lerobot_calibration: Annotated[str, unset("none", "FILE")] = ""
+    """LeRobot's calibration of that robot, which percent need; of several arms left=FILE,right=FILE."""
+    lerobot_arm: Literal["", "so101", "koch"] = ""
+    """Whose calibration it is, where that matters."""
+    groot_port: Annotated[int, unset("off")] = 0
+    """Serve GR00T's clients there, too; theirs is 5555."""
+    groot_modality: Annotated[str, unset("by the names of the joints", "FILE")] = ""
+    """GR00T's modality.json: what it calls the parts of the state and the action, and the cameras."""
     json: bool = False
     """Print one JSON object when the server is ready."""
     hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
@@ -61,27 +78,20 @@ class Args:
 def run(args: Args, out: Output) -> int:
     import logging
 
-    from ...policies.serving.batch import BatchPolicy
-    from ...policies.serving.local import LocalPolicy
     from ...policies.serving.models import Models
     from ...policies.serving.server import PolicyServer
 
-    if not 0 <= args.port <= 65535:
-        raise ValueError(f"--port must lie in 0..65535, not {args.port}")
+    for option in ("port", "lerobot_port", "groot_port"):
+        if not 0 <= (port := getattr(args, option)) <= 65535:
+            raise UsageError(f"--{option.replace('_', '-')} must lie in 0..65535, not {port}")
     folders = named(args.checkpoints)
     access = _access(args)
     tls, fingerprint = _tls(args)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("ulna.serving").setLevel(logging.INFO)
-    use_threads(args.threads)
-    hooks = steering(args.steer, args.hook_fields)
-    device = require_device(args.device)
-
-    def load(folder: str) -> BatchPolicy:
-        return BatchPolicy(LocalPolicy(folder, device, args.sampling_steps or None, hooks))
-
-    models = Models.loaded(folders, load)
-    server = PolicyServer(models, args.host, args.port, access=access, tls=tls, watch=args.watch)
+    models = Models.loaded(folders, _loader(args, folders.values()))
+    wires = _wires(args, models.metadata()[models.default])
+    server = PolicyServer(models, args.host, args.port, access=access, tls=tls, watch=args.watch, wires=wires)
 
     def ready(url: str) -> None:
         served = models.metadata()
@@ -89,12 +99,14 @@ def run(args: Args, out: Output) -> int:
             "url": url,
             "health": url.replace("ws", "http", 1) + "/healthz",
             "models": {name: metadata.checkpoint for name, metadata in served.items()},
+            "wires": [wire.url for wire in wires],
             **served[models.default].to_json(),
         }
         lines = [
             f"serving {m.recipe} {m.checkpoint[:8]} at {url}" + (f"/{name}" if len(served) > 1 else "")
             for name, m in served.items()
         ]
+        lines += [f"and at {wire.url}" for wire in wires]
         if fingerprint:
             value["fingerprint"] = fingerprint
             lines.append(f"clients name its certificate: --server {url}#{fingerprint}")
@@ -185,3 +197,53 @@ def _tls(args: Args) -> tuple[ssl.SSLContext | None, str]:
 
 def _say(sentence: str) -> None:
     print(f"ulna: {sentence}", file=sys.stderr)
+
+
+def _loader(args: Args, sources: Iterable[str]) -> Callable[[str], ServedPolicy]:
+    """What makes a policy of a folder, or of a file that was exported. Without a folder, and so on a computer
+    that only serves what was exported, nothing asks for torch."""
+    exported = [source for source in sources if _is_exported(source)]
+    if exported and (args.steer or args.sampling_steps or args.device != "cpu"):
+        raise UsageError(
+            "an exported policy runs on the processor as it was exported: leave --steer, --sampling-steps "
+            "and --device out, or serve its checkpoint"
+        )
+    if args.threads < 1:
+        raise UsageError(f"--threads must be at least 1, not {args.threads}")
+
+    def load(source: str) -> ServedPolicy:
+        if _is_exported(source):
+            from ...policies.serving.onnx_policy import OnnxPolicy
+
+            return OnnxPolicy(source, args.threads)
+        from ...policies.serving.batch import BatchPolicy
+        from ...policies.serving.local import LocalPolicy
+
+        use_threads(args.threads)
+        hooks = steering(args.steer, args.hook_fields)
+        device = require_device(args.device)
+        return BatchPolicy(LocalPolicy(source, device, args.sampling_steps or None, hooks))
+
+    return load
+
+
+def _is_exported(source: str) -> bool:
+    return source.endswith(".onnx")
+
+
+def _wires(args: Args, metadata: Metadata) -> list[Wire]:
+    from ...policies.serving.access import is_loopback
+    from ..wires import groot_wire, lerobot_wire
+
+    if (args.lerobot_port or args.groot_port) and not is_loopback(args.host) and not args.open:
+        raise UsageError(
+            "clients of LeRobot and GR00T send no key: serve them at 127.0.0.1 (through an SSH tunnel from "
+            "elsewhere), or add --open on a network that you trust"
+        )
+    wires: list[Wire] = []
+    if args.lerobot_port:
+        said = (args.lerobot_units, args.lerobot_calibration, args.lerobot_arm)
+        wires.append(lerobot_wire(metadata, args.host, args.lerobot_port, *said))
+    if args.groot_port:
+        wires.append(groot_wire(metadata, args.host, args.groot_port, args.groot_modality))
+    return wires

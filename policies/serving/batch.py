@@ -36,8 +36,10 @@ class BatchPolicy:
         self.local, self.metadata = local, local.metadata
 
     def decide(self, requests: Sequence[Request]) -> Answers:
-        """One answer to each, from its own seed. Either all or none have a past, and so with a memory."""
+        """One answer to each, from its own seed. All are of one `Request.kind`, and have the options of the
+        first. BadRequest where the options do not fit."""
         policy, first = self.local.policy, requests[0]
+        hooks, steps = self.local.of_options(first.options)
 
         def stack(arrays: Sequence[Any]) -> torch.Tensor:
             return torch.from_numpy(np.stack(arrays)).to(policy.device)
@@ -47,9 +49,12 @@ class BatchPolicy:
             [int(r.seed) for r in requests],
             None if first.past is None else stack([r.past for r in requests]),
             None if first.task is None else [r.task for r in requests],
-            memory=None if first.memory is None else stack([r.memory for r in requests]),
+            None if first.previous is None else stack([np.float32(r.previous) for r in requests]),
+            first.delay,
+            None if first.memory is None else stack([r.memory for r in requests]),
+            first.options,
         )
-        sampled = policy.sample(batch, self.local.hooks, self.local.sampling_steps)
+        sampled = policy.sample(batch, (*self.local.hooks, *hooks), steps)
         return Answers(
             sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy(),
             sampled.nfe.numpy(),

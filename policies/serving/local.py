@@ -86,7 +86,7 @@ class LocalPolicy:
         arrays = {k: self._observation(k, question.observation) for k in policy.observation_keys}
         arrays |= self._conditions(question.observation)
         batch: dict[str, Any] = {k: torch.from_numpy(v)[None].to(device) for k, v in arrays.items()}
-        hooks, steps = self._options(question.options)
+        hooks, steps = self.of_options(question.options)
         past = None
         asked = policy.recipe.n_past_actions > 0 and any(hook.needs_past for hook in hooks)
         if question.past is not None and (self.needs_past or asked):
@@ -138,8 +138,8 @@ class LocalPolicy:
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
         return Request(blank, 0, past if self.needs_past else None, "warm up")
 
-    def _options(self, options: Mapping[str, Any]) -> tuple[list[Hook], int]:
-        """(hooks, sampler steps) of one request."""
+    def of_options(self, options: Mapping[str, Any]) -> tuple[list[Hook], int]:
+        """(hooks, sampler steps) that one request asks for. BadRequest where they do not fit the policy."""
         steps = options.get("steps", self.sampling_steps)
         if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
             raise BadRequest(f"options.steps is a whole number from 1 to {MOST_STEPS}, not {steps!r:.60}")

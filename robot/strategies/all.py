@@ -83,6 +83,5 @@ def _value(value: Any, hint: Any, name: str) -> Any:
             raise ValueError
         return number
     except (KeyError, ValueError, TypeError, OverflowError):
-        raise ValueError(
-            f"{name} is a {'whole number' if hint is int else hint.__name__}, not {value!r}"
-        ) from None
+        kinds = {int: "a whole number", bool: "true or false"}
+        raise ValueError(f"{name} is {kinds.get(hint, 'a number')}, not {value!r}") from None

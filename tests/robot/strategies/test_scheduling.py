@@ -277,7 +277,7 @@ def test_strategies_by_name() -> None:
     ]:
         with pytest.raises(ValueError, match=says):
             strategy_named("rtc", {field: value})
-    with pytest.raises(ValueError, match="whole number, not '2.5'"):
+    with pytest.raises(ValueError, match=r"whole number, not '2\.5'"):
         strategy_named("rti", {"steps": "2.5"})
     with pytest.raises(ValueError, match="at least 1"):
         strategy_named("rti", {"every": 0})

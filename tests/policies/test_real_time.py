@@ -105,8 +105,10 @@ def smooth_chunks(seed: int) -> Tensor:
     return torch.einsum("ij,bja->bia", torch.linalg.cholesky(SMOOTH), noise).float()
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("level", [0, 4, 9])
+# where diffusion begins there is next to no signal, of which float32 leaves no difference to be measured
+@pytest.mark.parametrize(
+    ("model", "level"), [("flow", 0), ("flow", 4), ("flow", 9), ("diffusion", 2), ("diffusion", 9)]
+)
 def test_the_push_is_the_vector_jacobian_product(model: str, level: int) -> None:
     request, d = Request({}, previous=smooth_chunks(7)[:, 3:], delay=2), 2
     field = field_of(model, request)

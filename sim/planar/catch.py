@@ -13,8 +13,8 @@ from .env import ENVIRONMENT, STATE, Observation, Outcome, PlanarEnv, Vector
 from .expert import Expert
 
 STEP = 0.03  # m a tick, 0.6 m/s
-SPEED = 0.012  # m a tick, 0.24 m/s: of the target
-TURNS = 0.05  # probability a tick that it flies on in another direction
+SPEED = 0.008  # m a tick, 0.16 m/s: of the target
+TURNS = 0.03  # probability a tick that it flies on in another direction
 FIELD = 0.3  # m: it turns back at the walls of a square of twice this
 REACH = 0.03  # m: how near the target must be when the hand has closed
 GRIP_STEP = 0.5  # share of its way that the hand goes in a tick
@@ -52,7 +52,7 @@ class Catch(PlanarEnv):
                 f"speed {speed} must lie in 0..{0.5 * STEP}, half of the hand's, and turns {turns} in 0..1"
             )
         self.speed, self.turns = speed, turns
-        super().__init__(num_envs, 60, (-0.4, -0.4, 0.0), (0.4, 0.4, 1.0))
+        super().__init__(num_envs, 80, (-0.4, -0.4, 0.0), (0.4, 0.4, 1.0))
 
     def place(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)

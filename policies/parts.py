@@ -21,6 +21,7 @@ from .backbones.horizons import Horizons
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
+from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Relative
@@ -38,6 +39,9 @@ from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.lowest_energy import LowestEnergy
 from .hooks.past_verification import PastVerification
+from .hooks.prefix import Prefix
+from .hooks.rtc import RTC
+from .hooks.rti import RTI
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
 from .objectives.edm import EDM
@@ -45,6 +49,7 @@ from .objectives.flow import Flow
 from .objectives.flow_map import FlowMap
 from .objectives.imc import IMC
 from .objectives.mip import MIP, TSD, StraightFlow
+from .objectives.prefixed import Prefixed
 from .objectives.regression import Regression
 from .plugins import PluginError, everything, load, lookup, offers
 from .recipe import ParamGroup, Recipe, Training
@@ -68,6 +73,7 @@ PARTS: dict[str, type] = {
         *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN, Consensus),
         *(Words, Goal, Label, Prompt),
         *(NeuralDynamics, Horizons),
+        *(RTC, RTI, Prefix, Prefixed, TokenTimes),
     )
 }
 

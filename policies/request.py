@@ -3,7 +3,7 @@ a flat map of observations, as openpi's clients send it, answered by a map with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,6 +59,13 @@ class Request:
     deadline_ms: float | None = None
     """How long a reply is of use, from the request's arrival at the server; later it is not computed. A
     duration, so that clocks need not agree."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Questions of one kind can be answered together: they have a past and a memory or have none, the
+        same delay, and as much left of the last chunk. Their options are the caller's to compare."""
+        left = 0 if self.previous is None else len(self.previous)
+        return self.past is None, self.memory is None, self.delay, left
 
     def to_wire(self) -> dict[str, Any]:
         request = dict(self.observation)

@@ -3,6 +3,7 @@ one episode loop records, evaluates and deploys."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -11,12 +12,16 @@ import numpy as np
 
 from ..datasets.features import STATE, Features, is_image, require_same
 from ..drivers.config import require_known
-from ..policies.request import TASK, ServedPolicy
+from ..policies.request import TASK, Request, ServedPolicy
+from ..policies.serving.client import PolicyServerError
+from .asking import Answered, Asker
 from .robot import Observation
-from .session import Session
+from .session import Session, can_stand
 
 if TYPE_CHECKING:
+    from .charge import Charge
     from .config import Rig
+    from .strategies.strategy import Strategy
 
 AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `robot.people`
 
@@ -108,7 +113,15 @@ def make_agent(name: str, rig: Rig, noise: float = 0.0, mode: str | None = None)
 
 
 class PolicyAgent:
-    """Runs a policy: keeps the last `n_obs_steps` observations, requests a chunk when the decoder wants one.
+    """Runs a policy: keeps the last `n_obs_steps` observations, asks for a chunk when the strategy wants one,
+    and executes it as the strategy says.
+
+    strategy: by default that of the policy's decoder, with which each tick waits for the chunk that it needs.
+    One that does not wait asks from a thread of its own, which then has the policy to itself; where no chunk
+    has an action for a tick, the last one is repeated (`starved` counts how often), and PolicyServerError
+    ends a stand of more than the strategy's `patience_s`. charge: the world stands still while the policy
+    thinks, so what its answer costs is charged in ticks instead, without a thread; nobody then gives up.
+    Where the robot's state does not say how to stand still, the first answer of an episode is free.
 
     ValueError or FeatureMismatch, both sides shown, for a robot whose features or control rate are not the
     policy's; larger camera images are resized to the policy's by area. latencies_s and nfe grow by one entry
@@ -124,12 +137,14 @@ class PolicyAgent:
         robot_features: Features,
         control_hz: float | None = None,
         goal: Mapping[str, np.ndarray] | None = None,
+        strategy: Strategy | None = None,
+        charge: Charge | None = None,
     ) -> None:
         self.policy, self.metadata = policy, policy.metadata
         features, rate = self.metadata.features, self.metadata.control_hz
         if not features:
             raise ValueError("the server does not say what its policy needs: is it an Ulna server?")
-        self._session = Session(self.metadata, goal)
+        self._session = Session(self.metadata, goal, strategy, robot_features)
         if control_hz and rate and abs(control_hz - rate) > 0.01 * rate:
             raise ValueError(
                 f"the policy was trained on {rate:g} Hz data and the robot runs at {control_hz:g} Hz: "
@@ -152,21 +167,103 @@ class PolicyAgent:
                 "does not observe: give it as the agent's goal"
             )
         self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
+        self.strategy, self.charge = self._session.strategy, charge
+        self._control_hz = control_hz or rate
+        if charge is not None and charge.ms != 0 and not self._control_hz:
+            raise ValueError("a latency is charged in control ticks: say at what rate the robot runs")
+        self._asker = None if self.strategy.waits or charge is not None else Asker(policy)
+        if self._asker is not None and not can_stand(robot_features):
+            raise ValueError(
+                "the robot's state does not say by which action it stands still until the first answer is "
+                "there: use the strategy receding"
+            )
+        self._standing_since: float | None = None
+        self._starved_before = self._too_late_before = 0
         self.latencies_s: list[float] = []
         self.nfe: list[int] = []
+        self.delays: list[int] = []
+
+    @property
+    def starved(self) -> int:
+        """Ticks of all episodes for which no chunk had an action."""
+        return self._starved_before + self._session.starved
+
+    @property
+    def too_late(self) -> int:
+        """Answers of all episodes that came when all their actions were for ticks that were over."""
+        return self._too_late_before + self._session.too_late
+
+    @property
+    def switches(self) -> list[int]:
+        """Ticks of this episode at which another chunk took over."""
+        return self._session.switches
 
     def reset(self, task: str, seed: int) -> None:
+        if self._asker is not None:
+            self._asker.forget()
+        self._starved_before, self._too_late_before = self.starved, self.too_late
         self._session.reset(task, seed)
 
     def act(self, observation: Observation) -> np.ndarray:
-        request = self._session.request(observation.values)
-        if request is not None:
-            began = time.monotonic()
-            reply = self.policy.infer(request.to_wire())
-            self.latencies_s.append(time.monotonic() - began)
-            self.nfe.append(int(reply.get("nfe", 0)))
-            self._session.answer(reply["actions"], reply.get("memory"), reply.get("execute"))
-        return self._session.next()
+        session, asker = self._session, self._asker
+        if asker is not None and (came := asker.answer()) is not None:
+            self._answer(came)
+        session.observe(observation.values)
+        if asker is None or not asker.busy:
+            request = session.ask()
+            if request is not None:
+                self._ask(session.tick, request)
+        action = session.next()
+        if asker is not None:
+            self._require_patience()
+        return action
+
+    def ahead(self) -> np.ndarray | None:
+        """`(n, A)`: the actions that are planned after the one that `act` gave last, at the control period;
+        None where nothing is."""
+        return self._session.ahead()
 
     def sent(self, action: np.ndarray) -> None:
         self._session.sent(action)
+
+    def close(self) -> None:
+        """No more questions will be asked. Does not close the policy."""
+        if self._asker is not None:
+            self._asker.close()
+
+    def _ask(self, tick: int, request: Request) -> None:
+        if self._asker is not None:
+            self._asker.ask(tick, request.to_wire())
+            return
+        began = time.monotonic()
+        reply = self.policy.infer(request.to_wire())
+        self._answer(Answered(tick, reply, time.monotonic() - began))
+
+    def _answer(self, came: Answered) -> None:
+        reply, nfe = came.reply, int(came.reply.get("nfe", 0))
+        self.latencies_s.append(came.seconds)
+        self.nfe.append(nfe)
+        delay = 0
+        if self.charge is not None and self._control_hz and self._session.can_wait:
+            delay = self.charge.ticks(came.seconds, nfe, self._control_hz)
+        memory, execute = reply.get("memory"), reply.get("execute")
+        self._session.answer(reply["actions"], memory, execute, asked=came.asked, delay=delay)
+        self.delays.append(delay if self._asker is None else self._session.tick - came.asked)
+
+    def _require_patience(self) -> None:
+        """PolicyServerError where the robot has stood still for too long."""
+        if not self._session.starving:
+            self._standing_since = None
+            return
+        now = time.monotonic()
+        self._standing_since = self._standing_since or now
+        patience_s: float = getattr(self.strategy, "patience_s", math.inf)
+        if now - self._standing_since < patience_s:
+            return
+        ahead = self.metadata.n_actions_ahead
+        reason = "it does not answer" if not self.delays else f"its answers take {self.delays[-1]} ticks"
+        if self._session.too_late:
+            reason += f", and its chunks have only {ahead} actions"
+        raise PolicyServerError(
+            f"the policy has given no action for {patience_s:g} s: {reason}; the arm stands still"
+        )

@@ -16,10 +16,13 @@ import numpy as np
 
 from ..datasets.features import ACTION, STATE
 from .agent import Agent, PolicyAgent
+from .charge import FREE, Charge
 from .config import Rig
 from .loop import Subscriber, run_episode
 from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome, worst_first
 from .report.video import VideoRecorder
+from .strategies.all import description, usual_strategy
+from .strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from ..policies.serving.local import LocalPolicy
@@ -82,6 +85,7 @@ def evaluate(
             decisions=len(agent.latencies_s),
             nfe_per_decision=float(np.mean(agent.nfe)),
             latency_ms=Latency.of(agent.latencies_s),
+            starved=agent.starved or None,
         )
     return _with_film(rig, agent, report, video_dir, videos)
 
@@ -119,7 +123,20 @@ def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> 
         versions={"ulna": version("ulna")},
         checkpoint=policy and policy.checkpoint,
         recipe=policy and policy.recipe,
+        **_execution(agent),
     )
+
+
+def _execution(agent: Agent) -> dict[str, Any]:
+    """What a report says of it, where it is not the usual one."""
+    if not isinstance(agent, PolicyAgent):
+        return {}
+    usual = agent.strategy == usual_strategy(agent.metadata)
+    charge = agent.charge
+    return {
+        "strategy": None if usual else description(agent.strategy),
+        "charged": None if charge is None or charge.ms == 0 else str(charge),
+    }
 
 
 def _with_film(rig: Rig, agent: Agent, report: ClosedLoop, video_dir: Path | None, videos: int) -> ClosedLoop:
@@ -144,10 +161,13 @@ def evaluate_at_once(
     video_dir: Path | None = None,
     videos: int = 3,
     progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
+    strategy: Strategy | None = None,
+    charge: Charge = FREE,
 ) -> ClosedLoop:
     """As `evaluate`, with up to `batch` episodes at once, whose physics `processes` processes share. The
     episodes are the same; those that are filmed are run again one at a time, and the latency is theirs. task:
-    what the rig's was called when it was loaded, where that is not its own name."""
+    what the rig's was called when it was loaded, where that is not its own name. strategy, charge: as of
+    `PolicyAgent`."""
     from ..policies.serving.batch import BatchPolicy
     from ..sim.vector import vector_env
     from .rollout import rollout
@@ -159,7 +179,8 @@ def evaluate_at_once(
     scene = rig.sim
     if scene is None:
         raise ValueError("only simulated robots can be many: leave out --batch, or evaluate on a sim: robot")
-    agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)  # refuses what does not fit
+    # refuses what does not fit
+    agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge)
     began = time.monotonic()
     sizes = [(c.height, c.width) for c in scene.cameras.values()]
     env = vector_env(
@@ -172,7 +193,8 @@ def evaluate_at_once(
         control_hz=rig.robot.control_hz,
     )
     try:
-        found = rollout(BatchPolicy(policy), env, range(seed, seed + episodes), progress=progress)
+        seeds = range(seed, seed + episodes)
+        found = rollout(BatchPolicy(policy), env, seeds, progress=progress, strategy=strategy, charge=charge)
     finally:
         env.close()
     report = replace(
@@ -181,6 +203,7 @@ def evaluate_at_once(
         nfe_per_decision=found.nfe_per_decision,
         batch=env.num_envs,
         processes=processes,
+        starved=found.starved or None,
     )
     report = _with_film(rig, agent, report, video_dir, videos)
     return replace(report, latency_ms=Latency.of(agent.latencies_s)) if agent.latencies_s else report

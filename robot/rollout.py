@@ -16,6 +16,7 @@ import numpy as np
 from ..datasets.features import ACTION, Feature, Features
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
+from .charge import FREE, Charge
 from .report.evaluation import EpisodeTrace, Outcome
 from .session import Session
 from .statistics import wilson
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
     from ..policies.serving.batch import Answers
+    from .strategies.strategy import Strategy
 
 GOAL = "observation.goal"  # of an environment: where it is to lead, in the coordinates of another observation
 
@@ -34,8 +36,7 @@ class Decider(Protocol):
     metadata: Metadata
 
     def decide(self, requests: Sequence[Request]) -> Answers:
-        """One answer to each, which does not depend on the others. Either all or none have a past, and so
-        with a memory."""
+        """One answer to each, which does not depend on the others. All are of one `Request.kind`."""
         ...
 
 
@@ -55,6 +56,10 @@ class Rollout:
     seconds: float
     traces: list[EpisodeTrace] = field(default_factory=list)
     """Of the first episodes, as many as were asked for."""
+    starved: int = 0
+    """Ticks, over all episodes, for which no chunk had an action, so that the last one was repeated."""
+    too_late: int = 0
+    """Answers all of whose actions were for ticks that were over."""
 
     @property
     def successes(self) -> int:
@@ -73,9 +78,9 @@ class Rollout:
 class _Episode:
     """One that is running in a row of the environment."""
 
-    def __init__(self, number: int, seed: int, task: str, metadata: Metadata) -> None:
+    def __init__(self, number: int, seed: int, task: str, session: Session) -> None:
         self.number, self.seed, self.ticks = number, seed, 0
-        self.session = Session(metadata)
+        self.session = session
         self.session.reset(task, seed)
         self.trace: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -87,6 +92,8 @@ def rollout(
     *,
     traces: int = 0,
     progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
+    strategy: Strategy | None = None,
+    charge: Charge = FREE,
 ) -> Rollout:
     """One episode of each seed in `env`, whose environments must not reset themselves
     (`AutoresetMode.DISABLED`); a row that is done takes the next seed.
@@ -96,11 +103,20 @@ def rollout(
     environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
     kept. Where the policy is told a goal `goal.KEY`, it is what the environment shows under this name, else
     its `observation.goal`. progress: called with how many episodes have ended, how many of them succeeded,
-    and their number."""
+    and their number.
+
+    strategy: how chunks are asked for and executed, by default as the policy's decoder says. charge: what a
+    decision costs in simulated time; ValueError for what has to be measured, one decision at a time, and
+    where nobody says at what rate the environment runs."""
     if not seeds:
         raise ValueError("roll out at least one episode")
     _require_fit(policy.metadata, env)
-    goals = _goal_sources(policy.metadata, env)
+    if charge.ms is None:
+        raise ValueError("how long a decision takes is measured one at a time: charge milliseconds instead")
+    hz = float(getattr(env, "control_hz", None) or policy.metadata.control_hz or 0.0)
+    if charge.ms and not hz:
+        raise ValueError("a latency is charged in control ticks, and nobody says at what rate they come")
+    goals, features = _goal_sources(policy.metadata, env), env_features(env)
     began = time.monotonic()
     n = env.num_envs
     reset: Callable[..., tuple[Any, dict[str, Any]]] = env.reset  # gymnasium's own type has one seed only
@@ -114,29 +130,34 @@ def rollout(
     def admit(rows: Sequence[int]) -> None:
         for row in rows:
             number, seed = waiting.popleft()
-            running[row] = _Episode(number, seed, str(info["task"][row]), policy.metadata)
+            session = Session(policy.metadata, strategy=strategy, robot_features=features)
+            running[row] = _Episode(number, seed, str(info["task"][row]), session)
 
     admit(range(min(n, len(seeds))))
     actions = np.tile(np.clip(np.zeros(space.shape), space.low, space.high), (n, 1))
     ends: dict[int, tuple[Outcome, dict[str, Any], list[tuple[np.ndarray, np.ndarray]]]] = {}
-    decisions, inferences, evaluations, successes = 0, 0, 0, 0
+    decisions, inferences, evaluations, successes, starved, too_late = 0, 0, 0, 0, 0, 0
     while running:
         asked: dict[int, Request] = {}
         for row, episode in running.items():
             values = {k: v[row] for k, v in observation.items()}
             values |= {key: values[source] for key, source in goals.items()}
-            if (request := episode.session.request(values)) is not None:
+            episode.session.observe(values)
+            if (request := episode.session.ask()) is not None:
                 asked[row] = request
-        # at its beginning an episode asks without a past, or without a memory: a batch of its own
-        for kind in {(r.past is None, r.memory is None) for r in asked.values()}:
-            rows = [row for row, r in asked.items() if (r.past is None, r.memory is None) == kind]
+        # at its beginning an episode asks without a past, without a memory, ...: a batch of its own
+        for kind in {r.kind for r in asked.values()}:
+            rows = [row for row, r in asked.items() if r.kind == kind]
             answers = policy.decide([asked[row] for row in rows])
             memory, execute = answers.memory, answers.execute
             for i, row in enumerate(rows):
-                running[row].session.answer(
+                session = running[row].session
+                delay = charge.ticks(0.0, int(answers.nfe[i]), hz) if session.can_wait else 0
+                session.answer(
                     answers.chunks[i],
                     None if memory is None else memory[i],
                     None if execute is None else int(execute[i]),
+                    delay=delay,
                 )
             decisions, inferences = decisions + len(rows), inferences + 1
             evaluations += int(answers.nfe.sum())
@@ -158,6 +179,7 @@ def rollout(
                 outcome = Outcome(episode.seed, success, episode.ticks, score)
                 ends[episode.number] = outcome, final, episode.trace
                 successes += success
+                starved, too_late = starved + episode.session.starved, too_late + episode.session.too_late
                 progress(len(ends), successes, len(seeds))
         free = [row for row in range(n) if row not in running][: len(waiting)]
         if free and waiting:
@@ -175,6 +197,8 @@ def rollout(
         evaluations / decisions,
         time.monotonic() - began,
         [_trace(ends[i][0].seed, ends[i][2]) for i in range(min(traces, len(seeds)))],
+        starved,
+        too_late,
     )
 
 

@@ -23,7 +23,6 @@ MAY_IMPORT = {
 # what `robot` may import of `policies` and `sim` when it is loaded; the rest only inside a function, when
 # asked for
 CONTROL_SIDE = {
-    "policies.decoders",
     "policies.serving.client",
     "policies.serving.metadata",
     "policies.request",
@@ -136,7 +135,6 @@ LIGHT = [
     "ulna.policies.serving.client",
     "ulna.policies.serving.metadata",
     "ulna.policies.request",
-    "ulna.policies.decoders",
     "ulna.robot.robot",
     "ulna.robot.agent",
     "ulna.robot.loop",

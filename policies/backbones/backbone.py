@@ -24,6 +24,8 @@ class Head:
     """Derivatives along a direction (`torch.func.jvp`)."""
     second_order: bool = False
     """Derivatives of derivatives, as training through a gradient needs."""
+    token_times: bool = False
+    """A time for each action of the chunk, t `(B, H)`."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
     for what, word in (("forward_mode", "forward-mode"), ("second_order", "second-order")):
         if getattr(needs, what) and not getattr(offers, what):
             raise ValueError(f"the objective needs {word} derivatives of the network, and {name} has none")
+    if needs.token_times and not offers.token_times:
+        raise ValueError(
+            f"the objective needs a backbone that is told a time for each action, and {name} is told one for "
+            "all: wrap it, --backbone TokenTimes"
+        )
 
 
 def outputs(net: nn.Module, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Output:

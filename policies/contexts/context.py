@@ -33,7 +33,8 @@ class Context:
     step each token is of, -1 for those of all times, such as conditions; None: token j is of step j. memory:
     `(B, M)`, to be carried to the next decision of the episode; None where nothing is. present: `(B, A)`,
     where the robot is now, as the network would see it in the first action of a chunk; None where the
-    observation does not say."""
+    observation does not say. prefix: `(B, n, A)`, the first actions of the chunk, where they are given to a
+    policy that goes on from them (`Prefixed`)."""
 
     tokens: Tensor
     pooled: Tensor
@@ -41,6 +42,7 @@ class Context:
     frame: Tensor | None = None
     memory: Tensor | None = None
     present: Tensor | None = None
+    prefix: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -69,7 +71,8 @@ class Context:
         mask = None if self.mask is None else f(self.mask)
         memory = None if self.memory is None else f(self.memory)
         present = None if self.present is None else f(self.present)
-        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present)
+        prefix = None if self.prefix is None else f(self.prefix)
+        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix)
 
 
 class ContextNet(nn.Module):

@@ -19,6 +19,7 @@ from .mip import mip, regression_mlp
 from .moh import moh
 from .ndp import ndp
 from .ptp import ptp
+from .rtc_flow import rtc_flow
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -35,6 +36,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "beso": beso,
     "moh": moh,
     "ndp": ndp,
+    "rtc_flow": rtc_flow,
 }
 
 

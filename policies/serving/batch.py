@@ -36,8 +36,8 @@ class BatchPolicy:
         self.local, self.metadata = local, local.metadata
 
     def decide(self, requests: Sequence[Request]) -> Answers:
-        """One answer to each, from its own seed. They are trusted, and all have the options of the first;
-        either all or none have a past, and so with a memory."""
+        """One answer to each, from its own seed. They are trusted, of one `Request.kind`, and all have the
+        options of the first. BadRequest where the options do not fit."""
         policy = self.local.policy
         hooks, steps = self.local.of_options(requests[0].options)
         sampled = policy.sample(stacked(requests, policy.device), (*self.local.hooks, *hooks), steps)

@@ -32,7 +32,8 @@ class Metadata:
     n_action_steps: int = 1
     """Actions to execute of each chunk (slice decoder)."""
     decoder: str = "slice"
-    """`slice` or `ensemble`, see `policies.decoders`."""
+    """How it is run where nobody chooses: `slice`, the first n_action_steps of each chunk, or `ensemble`, the
+    mean of all chunks that reach a tick (`robot.strategies`)."""
     ensemble_decay: float = 0.01
     """Of the weights of `ensemble`."""
     sampling_steps: int = 1

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from .choices import robots, tasks_or_words
+from .execution import split_strategy_fields, strategies, strategies_help, strategy_of
 from .parsing import Output, unset
 
 if TYPE_CHECKING:
     from ..takes import TakeResult
 
 EXAMPLE = "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5"
-CHOICES = {"robot": robots, "task": tasks_or_words}
+CHOICES = {"robot": robots, "task": tasks_or_words, "strategy": strategies}
+prepare, more_help = split_strategy_fields, strategies_help
 
 
 @dataclass
@@ -32,6 +36,9 @@ class Args:
     """Of the first scene, where one can be set up by its seed."""
     max_seconds: Annotated[float, unset("the scene's own, 60 s where it has none")] = 0.0
     """Longest episode, seconds."""
+    strategy: Annotated[str, unset("receding; ensemble, each tick waiting, where the recipe says so")] = ""
+    """How chunks are asked for and executed. All but receding ask while the last chunk is executed; a
+    simulated robot without --realtime is charged the time that the policy took."""
     realtime: bool = False
     """Run a simulated robot no faster than a real one."""
     reset_seconds: float = 5.0
@@ -40,6 +47,7 @@ class Args:
     """Record what happens into this dataset."""
     json: bool = False
     """Print one JSON object."""
+    strategy_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
 
 
 def run(args: Args, out: Output) -> int:
@@ -53,6 +61,7 @@ def run(args: Args, out: Output) -> int:
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
+    strategy = strategy_of(args.strategy, args.strategy_fields)
     with PolicyClient(args.server) as client:
         cameras = _cameras(client.metadata)
         tracking = ENVIRONMENT in client.metadata.features
@@ -92,6 +101,7 @@ def run(args: Args, out: Output) -> int:
             report,
             keys=keys,
             reset_seconds=args.reset_seconds,
+            strategy=strategy,
         )
     episodes = result["episodes"]
     successes = sum(e["success"] is True for e in episodes)
@@ -99,6 +109,15 @@ def run(args: Args, out: Output) -> int:
     out.answer(
         result,
         f"{successes} of {len(episodes)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+        + starved_message(result)
         + dropped_message(result["dropped"]),
     )
     return 0
+
+
+def starved_message(result: Mapping[str, Any]) -> str:
+    """What to say of ticks without an action; "" where there were none."""
+    if not result["starved"]:
+        return ""
+    too_late = f", {result['too_late']} answers came too late" if result["too_late"] else ""
+    return f"\n{result['starved']} ticks had no action and repeated the last one{too_late}"

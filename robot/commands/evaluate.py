@@ -12,6 +12,7 @@ import tyro
 
 from .choices import robots, tasks
 from .errors import UsageError
+from .execution import split_strategy_fields, strategies, strategies_help, strategy_of
 from .parsing import Output, episode_list, progress, require_device, unset, use_threads
 from .steering import split_hook_fields, steering
 
@@ -22,8 +23,15 @@ EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
-CHOICES = {"robot": robots, "task": tasks}
-prepare = split_hook_fields
+CHOICES = {"robot": robots, "task": tasks, "strategy": strategies}
+more_help = strategies_help
+
+
+def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The fields of hooks and of the strategy."""
+    rest, hook_fields = split_hook_fields(argv)
+    rest, strategy_fields = split_strategy_fields(rest)
+    return rest, hook_fields | strategy_fields
 
 
 @dataclass
@@ -53,6 +61,11 @@ class Args:
     steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks that act while sampling, with commas; their fields are options: --steer NAME --NAME.field value.
     Not with --server."""
+    strategy: Annotated[str, unset("receding; ensemble, each tick waiting, where the recipe says so")] = ""
+    """How chunks are asked for and executed, as in `ulna deploy`."""
+    latency: Annotated[str, unset("none; the world waits for the policy", "MS|MS/nfe|measured")] = ""
+    """Charge a decision's time in simulation: its answer is there so much later. Milliseconds, for the whole
+    or each network evaluation; or as long as it took. The report has its own name."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder: failures first, run once more."""
     batch: int = 1
@@ -67,12 +80,16 @@ class Args:
     json: bool = False
     """Print one JSON object."""
     hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
+    strategy_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
 
 
 def run(args: Args, out: Output) -> int:
     if args.open_loop:
+        if args.strategy or args.latency:
+            raise UsageError("--strategy and --latency are of the closed loop: leave out --open-loop")
         return _open_loop(args, out)
     from ..agent import PolicyAgent, make_agent
+    from ..charge import Charge
     from ..config import load_robot
     from ..evaluate import evaluate, evaluate_at_once, save_report
 
@@ -84,6 +101,14 @@ def run(args: Args, out: Output) -> int:
         raise UsageError("--batch and --processes are at least 1")
     if args.batch > 1 and (args.agent or args.server):
         raise UsageError("--batch is for a checkpoint that runs here: leave out --agent and --server")
+    if args.agent and (args.strategy or args.latency):
+        raise UsageError("--strategy and --latency concern a policy: leave out --agent")
+    strategy = strategy_of(args.strategy, args.strategy_fields)
+    charge = Charge.of(args.latency) if args.latency else Charge()
+    if args.batch > 1 and charge.ms is None:
+        raise UsageError(
+            "--latency measured is measured one at a time: leave out --batch, or name milliseconds"
+        )
     policy = None if args.agent else _served_policy(args)
     try:
         cameras = [] if policy is None else _cameras(policy.metadata)
@@ -94,7 +119,8 @@ def run(args: Args, out: Output) -> int:
                 bar.update(bar_task, completed=count, note=f"{successes} succeeded")
 
             folder = Path(args.checkpoint) / "validation" if args.checkpoint else None
-            name = f"{args.task}-{rig.robot.name.replace(':', '-')}"
+            how = [w for w in (args.strategy, args.latency.replace("/", "-")) if w]
+            name = "-".join([args.task, rig.robot.name.replace(":", "-"), *how])
             film = folder / name if folder and args.videos else None
             if policy is not None and args.batch > 1:
                 result = evaluate_at_once(
@@ -108,12 +134,16 @@ def run(args: Args, out: Output) -> int:
                     film,
                     args.videos,
                     report,
+                    strategy,
+                    charge,
                 )
             else:
                 agent = (
                     make_agent(args.agent, rig)
                     if policy is None
-                    else PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
+                    else PolicyAgent(
+                        policy, rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge
+                    )
                 )
                 result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
     finally:
@@ -131,6 +161,8 @@ def run(args: Args, out: Output) -> int:
     )
     if result.batch:
         text += f"\n{result.batch} at once, {result.seconds:.0f} s"
+    if result.starved:
+        text += f"\n{result.starved} ticks had no action and repeated the last one"
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if (ms := result.latency_ms) is not None:

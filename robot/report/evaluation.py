@@ -95,6 +95,12 @@ class ClosedLoop:
     """How many episodes ran at once; None: one at a time."""
     processes: int | None = None
     """Among how many their physics was shared."""
+    strategy: dict[str, Any] | None = None
+    """How chunks were asked for and executed, where that was chosen: its name and fields."""
+    charged: str | None = None
+    """What a decision cost in simulated time; None: nothing."""
+    starved: int | None = None
+    """Ticks for which no chunk had an action; None: there were none."""
 
     @property
     def episodes(self) -> int:

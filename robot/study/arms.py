@@ -9,7 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .study import Arm, StudyError, Variant
+from ...drivers.arm import DeviceError
+from ..charge import Charge
+from ..strategies.all import strategy_named
+from ..strategies.strategy import Strategy
+from .study import EXECUTION, Arm, StudyError, Variant
 
 if TYPE_CHECKING:
     from ..rollout import Decider
@@ -47,9 +51,10 @@ class RecipeRunner:
 
         data_options(arm)
         recipe = self._recipe(arm, features)
+        execution(arm.settings)
         for other in sharing:
             try:
-                with_changes(recipe, other.settings)
+                with_changes(recipe, execution(other.settings)[0])
             except ValueError as error:
                 raise StudyError(f"{other.name}, which shares its training: {error}") from None
 
@@ -74,7 +79,8 @@ class RecipeRunner:
         make = recipe_function(arm.source)
         if make is None:
             raise unknown("recipe", arm.source, recipe_names())
-        return with_changes(make(policy_features(dict(features), arm.data.get("observe"))), arm.settings)
+        recipe = make(policy_features(dict(features), arm.data.get("observe")))
+        return with_changes(recipe, execution(arm.settings)[0])
 
 
 class LearnerRunner:
@@ -142,6 +148,26 @@ def open_arm_data(arm: Arm, data: Path) -> Any:
     return open_data(data, arm.data.get("observe"), data_options(arm))
 
 
+def execution(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Strategy | None, Charge]:
+    """(the settings of an arm that are its recipe's, its strategy, what a decision costs). ValueError where
+    `strategy`, its fields or `latency` do not fit."""
+    own = {k: v for k, v in settings.items() if k.split(".")[0] in EXECUTION}
+    rest = {k: v for k, v in settings.items() if k not in own}
+    latency, name = own.pop("latency", 0), own.pop("strategy", None)
+    charge = Charge.of(str(latency))
+    if charge.ms is None:
+        raise StudyError("latency: what is measured differs between runs: name milliseconds, or MS/nfe")
+    fields = {k.partition(".")[2]: v for k, v in own.items()}
+    if name is None:
+        if fields:
+            raise StudyError(f"strategy.{next(iter(fields))} belongs to no strategy: name one")
+        return rest, None, charge
+    try:
+        return rest, strategy_named(str(name), fields), charge
+    except DeviceError as error:
+        raise StudyError(str(error)) from None
+
+
 RUNNERS: dict[str, Runner] = {"recipe": RecipeRunner(), "learner": LearnerRunner()}
 
 
@@ -157,7 +183,8 @@ def decider(checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decid
     from ...policies.serving.local import LocalPolicy
     from ..commands.recipe_fields import with_changes
 
-    return BatchPolicy(LocalPolicy(checkpoint, device, change=lambda recipe: with_changes(recipe, settings)))
+    own = execution(settings)[0]
+    return BatchPolicy(LocalPolicy(checkpoint, device, change=lambda recipe: with_changes(recipe, own)))
 
 
 def task_maker(name: str, options: Mapping[str, Any]) -> Callable[[int], Any]:

@@ -29,6 +29,10 @@ steps = 2000
 [arms.once]
 of = "flow"                       # the same training, and other settings when it runs
 sampling_steps = 1
+[arms.late]
+of = "flow"
+strategy = "rtc"                  # how chunks are asked for and executed; its fields are "strategy.FIELD"
+latency = 150                     # ms that a decision costs in simulated time, or "10/nfe"
 
 [arms.best]
 of = "flow"
@@ -72,7 +76,12 @@ from typing import Any
 from .expect import Expectation
 
 MAIN = "main"
-RUN_TIME = ("sampling_steps", "n_action_steps", "decoder", "ensemble_decay", "solver", "steering")
+EXECUTION = ("strategy", "latency")
+"""What an arm says of how its policy is run, which no recipe knows: see `arms.execution`."""
+RUN_TIME = (
+    *("sampling_steps", "n_action_steps", "decoder", "ensemble_decay", "solver", "steering"),
+    *EXECUTION,
+)
 QUICK_EPISODES = 10
 QUICK_SEED = 5000  # tuning must not see the episodes that a study is judged by
 CHECKPOINT = re.compile(r"\{([^{}]+)\}")

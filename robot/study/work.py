@@ -28,7 +28,7 @@ import numpy as np
 
 from ..report.report import commit, machine
 from ..rollout import Rollout, env_features, rollout
-from .arms import Trained, decider, runner, task_maker
+from .arms import Trained, decider, execution, runner, task_maker
 from .demonstrations import record_demonstrations
 from .study import Arm, Study, StudyError, Variant, read_study
 
@@ -205,16 +205,19 @@ class Work:
         env = task_maker(variant.task, {**variant.options, **variant.evaluation})(min(ROWS, study.episodes))
         try:
             first = study.evaluation_seed
-            r = rollout(policy, env, range(first, first + study.episodes))
+            _, strategy, charge = execution(arm.settings)
+            seeds = range(first, first + study.episodes)
+            r = rollout(policy, env, seeds, strategy=strategy, charge=charge)
         finally:
             env.close()
+        starved = {"starved": r.starved / study.episodes} if charge.ms else {}
         return {
             "outcomes": [int(o.success) for o in r.outcomes],
             "mean_ticks": float(np.mean([o.ticks for o in r.outcomes])),
             "decisions": r.decisions,
             "nfe_per_decision": r.nfe_per_decision,
             "evaluation_seconds": round(r.seconds, 4),
-            "metrics": metrics(r, study.modes),
+            "metrics": metrics(r, study.modes) | starved,
         }
 
     @contextlib.contextmanager

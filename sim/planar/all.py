@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .catch import Catch
 from .env import PlanarEnv
 from .fork import Fork
 from .maze import Maze
@@ -17,5 +18,6 @@ TASKS: dict[str, Callable[..., PlanarEnv]] = {
     "peg": Peg,
     "maze": Maze,
     "words": Words,
+    "catch": Catch,
 }
 """`TASKS[name](num_envs, **options)`; the options are those of the class."""

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from contracts.vector_env import XY
 
-from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.datasets.features import ACTION, PAST, STATE, Feature
 from ulna.policies.request import Request
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
+
+if TYPE_CHECKING:
+    from ulna.policies.serving.batch import Answers
 
 
 class Follow:
@@ -94,3 +98,49 @@ class Batched:
             else wrong
             for r in requests
         ]
+
+
+POINT = {k: Feature((2,), "float32", XY.names, XY.units) for k in (STATE, ACTION)}
+
+
+class Drawn:
+    """A policy whose chunk is a function of all that it is told: history, past, task and seed. It moves
+    towards zero. counts: it remembers how often it was asked, and says how much to execute by that. `asked`:
+    how many rows each inference had."""
+
+    def __init__(
+        self, features: Mapping[str, Feature], decoder: str = "slice", past: int = 0, counts: bool = False
+    ) -> None:
+        self.counts = counts
+        self.metadata = Metadata(
+            features={k: features[k] for k in (STATE, ACTION)},
+            n_obs_steps=3,
+            horizon=6 + past,
+            n_past_actions=past,
+            n_action_steps=4,
+            decoder=decoder,
+            needs_past=past > 0,
+        )
+        self.asked: list[int] = []
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        history, past = request[STATE], request.get(PAST)
+        noise = np.random.default_rng([request["_rt"]["seed"], len(request["task"])]).normal(size=(6, 1))
+        far = history.mean(0) if past is None else 0.9 * past[-1]
+        reply = {"actions": (far * 0.8 + 0.02 * noise).astype(np.float32), "nfe": 3}
+        if self.counts:
+            count = 1 + request["_rt"].get("memory", 0)
+            reply |= {"memory": count, "execute": 1 + count % 3}
+        return reply
+
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        from ulna.policies.serving.batch import Answers  # loads torch
+
+        self.asked.append(len(requests))
+        assert len({(r.past is None, r.memory is None) for r in requests}) == 1
+        replies = [self.infer(r.to_wire()) for r in requests]
+        chunks, nfe = np.stack([r["actions"] for r in replies]), np.full(len(requests), 3)
+        if not self.counts:
+            return Answers(chunks, nfe)
+        memory, execute = ([r[k] for r in replies] for k in ("memory", "execute"))
+        return Answers(chunks, nfe, np.array(memory), np.array(execute))

@@ -27,6 +27,7 @@ SMALL = {
     "beso": {"backbone.width": 36, "backbone.depth": 2},
     "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
+    "rtc_flow": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
 }
 
 

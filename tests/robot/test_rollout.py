@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from contracts.policy import POINT, Drawn
 from contracts.recipes import small
-from contracts.vector_env import STATE, XY, Go
+from contracts.vector_env import STATE, Go
 
-from ulna.datasets.features import ACTION, PAST, REWARD, Feature, FeatureMismatch
+from ulna.datasets.features import ACTION, REWARD, Feature, FeatureMismatch
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.request import Request
 from ulna.policies.serving.batch import Answers, BatchPolicy
 from ulna.policies.serving.local import LocalPolicy
-from ulna.policies.serving.metadata import Metadata
 from ulna.policies.train.loop import train
 from ulna.robot.agent import PolicyAgent
 from ulna.robot.config import load_robot
@@ -33,49 +32,6 @@ from ulna.sim.planar.fork import Fork
 from ulna.sim.planar.maze import Maze
 from ulna.sim.planar.words import Words
 from ulna.sim.vector import vector_env
-
-POINT = {k: Feature((2,), "float32", XY.names, XY.units) for k in (STATE, ACTION)}
-
-
-class Drawn:
-    """A policy whose chunk is a function of all that it is told: history, past, task and seed. It moves
-    towards zero. counts: it remembers how often it was asked, and says how much to execute by that. `asked`:
-    how many rows each inference had."""
-
-    def __init__(
-        self, features: Mapping[str, Feature], decoder: str = "slice", past: int = 0, counts: bool = False
-    ) -> None:
-        self.counts = counts
-        self.metadata = Metadata(
-            features={k: features[k] for k in (STATE, ACTION)},
-            n_obs_steps=3,
-            horizon=6 + past,
-            n_past_actions=past,
-            n_action_steps=4,
-            decoder=decoder,
-            needs_past=past > 0,
-        )
-        self.asked: list[int] = []
-
-    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        history, past = request[STATE], request.get(PAST)
-        noise = np.random.default_rng([request["_rt"]["seed"], len(request["task"])]).normal(size=(6, 1))
-        far = history.mean(0) if past is None else 0.9 * past[-1]
-        reply = {"actions": (far * 0.8 + 0.02 * noise).astype(np.float32), "nfe": 3}
-        if self.counts:
-            count = 1 + request["_rt"].get("memory", 0)
-            reply |= {"memory": count, "execute": 1 + count % 3}
-        return reply
-
-    def decide(self, requests: Sequence[Request]) -> Answers:
-        self.asked.append(len(requests))
-        assert len({(r.past is None, r.memory is None) for r in requests}) == 1
-        replies = [self.infer(r.to_wire()) for r in requests]
-        chunks, nfe = np.stack([r["actions"] for r in replies]), np.full(len(requests), 3)
-        if not self.counts:
-            return Answers(chunks, nfe)
-        memory, execute = ([r[k] for r in replies] for k in ("memory", "execute"))
-        return Answers(chunks, nfe, np.array(memory), np.array(execute))
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,30 @@ def test_a_study_by_the_command(
     assert "FAILED: short better than long by 1.5 (main)" in text
 
 
+def test_arms_that_are_late(write: Callable[[str], Path], tmp_path: Path) -> None:
+    """One training, run by two strategies, and charged for its decisions."""
+    late = """
+[arms.late]
+of = "long"
+strategy = "rtc"
+"strategy.beta" = 2.0
+latency = "50/nfe"
+sampling_steps = 4
+
+[[expect]]
+arm = "short"
+at_most"""
+    work = Work(write(STUDY.replace('[[expect]]\narm = "short"\nat_most', late, 1)), tmp_path / "work")
+    work.begin()
+    run_all(work, 1)
+    found = {r["arm"]: r for r in work.results() if r["variant"] == "main"}
+    # four evaluations of 50 ms are two ticks, in which the last action is repeated
+    assert found["late"]["metrics"]["starved"] >= 2
+    assert "starved" not in found["long"]["metrics"]
+    assert found["late"]["nfe_per_decision"] == 4
+    assert found["late"]["checkpoint"] == found["long"]["checkpoint"]
+
+
 def test_a_killed_study_goes_on(write: Callable[[str], Path], tmp_path: Path) -> None:
     file = write(STUDY)
     work = Work(file, tmp_path / "work")
@@ -226,6 +250,14 @@ def test_a_file_that_does_not_fit(write: Callable[[str], Path], old: str, new: s
             "n_action_steps = 99",
             "short, which shares its training: n_action_steps is 99",
         ),
+        (
+            "n_action_steps = 1",
+            'strategy = "rct"',
+            "short, which shares its training: there is no strategy 'rct'",
+        ),
+        ("n_action_steps = 1", '"strategy.beta" = 1', "belongs to no strategy"),
+        ("n_action_steps = 1", 'latency = "measured"', "name milliseconds"),
+        ("n_action_steps = 1", 'latency = "soon"', "a latency is milliseconds"),
         ("radius = 0.06", "radios = 0.06", "does not take these options"),
         ("contracts.vector_env:Go", "reech", "no task 'reech': did you mean reach"),
     ],

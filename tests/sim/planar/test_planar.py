@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulna.sim.planar.all import TASKS
+from ulna.sim.planar.catch import Catch
 from ulna.sim.planar.demonstrations import Demonstration, demonstrations
 from ulna.sim.planar.env import PlanarEnv
 from ulna.sim.planar.expert import expert
@@ -28,6 +29,7 @@ VARIANTS: dict[str, Make] = {
     "fork, one route": partial(Fork, routes=1),
     "fork, eight routes": partial(Fork, routes=8, dense=True),
     "twice, markov": partial(Twice, markov=True),
+    "catch, still": partial(Catch, speed=0.0),
     "peg, loose": partial(Peg, clearance=0.010),
     "peg, detour": partial(Peg, detour=True),
     "maze, any goals": partial(Maze, goals="any"),

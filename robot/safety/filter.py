@@ -50,8 +50,9 @@ ROUNDING = 1e-9  # rad or m
 RESTS = 1e-3  # rad/s or m/s of requests that rest
 APART_M = 0.02  # between two poses that are checked for touching no part moves further
 MOST_CHECKS = 12  # poses of one motion
+TICKS_BLOCKED = 20  # until it is tried again whether a line is still blocked: fingers may have closed
 TICKS_BETWEEN = 5  # two looks for a clear space around the arm
-FURTHEST = 24  # poses ahead that are looked at for what blocks a line
+FURTHEST = 12  # poses ahead that are looked at for what blocks a line
 HALVINGS = 5
 SHORTEST_S, LONGEST_S = 1e-4, 0.1  # of a tick; a longer one is gone for as long as this
 
@@ -173,11 +174,13 @@ class _ArmFilter:
         order = [i for places in self.places for i in places]
         self._in_order, self._order = order == sorted(order), [order.index(i) for i in range(self.n)]
         self._clear, self._clear_at, self._not_again = 0.0, [0.0] * self.n, 0
+        self._blocked: tuple[list[float], str] | None = None  # how far it may go to what was asked, and why
+        self._since_blocked = 0
 
     def reset(self, q: list[float]) -> tuple[str, ...]:
         for part in self.parts:
             part.reset([q[j] for j in part.columns])
-        self._clear, self._not_again = 0.0, 0
+        self._clear, self._not_again, self._blocked = 0.0, 0, None
         return () if self.body is None else self.body.begin(q[self.first : self.first + self.n])
 
     def halt(self, dt: float) -> None:
@@ -185,29 +188,44 @@ class _ArmFilter:
         self._take([part.stop for part in self.parts], dt)
 
     def step(self, target: Sequence[float], dt: float) -> tuple[bool, str]:
-        """Whether it got nearer to what was asked by a new motion, and what blocks it, or "" ."""
+        """Whether the arm moves on towards what was asked, and what blocks it, or ""."""
+        arm = self.parts[0]
+        same = True
         for part in self.parts:
             part.ask(target)
+            same = same and part.asked == part.asked_before
         stops = [part.stop for part in self.parts]
-        wanted = [part.plan(dt) for part in self.parts]
+        fingers = [part.plan(dt) for part in self.parts[1:]]
+        if same and self._blocked is not None and self._since_blocked < TICKS_BLOCKED:
+            self._since_blocked += 1
+            goal, why = self._blocked
+            rests = arm.mover.rests and arm.stop.end == goal
+            motion = arm.stop if rests else arm.mover.plan(goal, None, dt, dt)
+            motions = [motion, *fingers]
+            if motion is not None and (all(map(is_, motions, stops)) or not self._fault(motions, dt)):
+                self._take(motions, dt)
+                return not rests, why
+        self._blocked = None
+        wanted = [arm.plan(dt), *fingers]
         if all(map(is_, wanted, stops)) and all(part.mover.rests for part in self.parts):
             return True, ""  # each is where it should be
         why = self._fault(wanted, dt)
         if not why:
             self._take(wanted, dt)
             return True, ""
-        arm, *fingers = wanted
-        if fingers and not self._fault([arm, *stops[1:]], dt):
-            self._take([arm, *stops[1:]], dt)
+        still = [wanted[0], *stops[1:]]
+        if not all(map(is_, fingers, stops[1:])) and not self._fault(still, dt):
+            self._take(still, dt)
             return True, why
         # the arm comes to rest before what blocks it; on the way there its stop is on the line, too
-        part = self.parts[0]
         goal, blocked = self._free_goal(stops)
-        arm = part.mover.plan(goal, None, dt, dt) or part.stop
-        for motions in ([arm, *fingers], [arm, *stops[1:]], [stops[0], *fingers]):
+        nearer = arm.mover.plan(goal, None, dt, dt) or arm.stop
+        for motions in ([nearer, *fingers], [nearer, *stops[1:]], [stops[0], *fingers]):
             if not self._fault(motions, dt):
                 self._take(motions, dt)
-                return any(abs(v) > 1e-6 for v in part.mover.state.v), blocked or why
+                if blocked and motions[0] is nearer:
+                    self._blocked, self._since_blocked = (goal, blocked), 0
+                return any(abs(v) > 1e-6 for v in arm.mover.state.v), blocked or why
         self._take(stops, dt)
         return False, blocked or why
 

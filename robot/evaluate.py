@@ -179,6 +179,11 @@ def evaluate_at_once(
     scene = rig.sim
     if scene is None:
         raise ValueError("only simulated robots can be many: leave out --batch, or evaluate on a sim: robot")
+    if rig.robot.filter is not None:
+        raise ValueError(
+            f"episodes that run at once go through no safety filter, and {rig.robot.name} has a table "
+            "[safety]: leave out --batch"
+        )
     # refuses what does not fit
     agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge)
     began = time.monotonic()

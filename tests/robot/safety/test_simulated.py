@@ -11,6 +11,7 @@ import pytest
 from ulna.datasets.features import ACTION, REQUESTED
 from ulna.datasets.flags import HELD, INTERVENTION, LIMITED
 from ulna.robot.config import Rig, load_robot
+from ulna.robot.evaluate import evaluate_at_once
 from ulna.robot.loop import run_episode
 from ulna.robot.safety.tally import Tally
 
@@ -114,6 +115,12 @@ def test_after_a_hold_it_goes_on_from_where_the_arm_is(rig: Rig) -> None:
 def test_what_is_not_finite_is_refused_as_ever(rig: Rig) -> None:
     with pytest.raises(ValueError, match="not finite"):
         rig.robot.command(np.array([0, 0, np.nan, 0, 0, 0]))
+
+
+def test_episodes_at_once_do_not_pass_it_by(rig: Rig) -> None:
+    nobody: Any = None
+    with pytest.raises(ValueError, match=r"go through no safety filter.*leave out --batch"):
+        evaluate_at_once(rig, nobody, 2)
 
 
 def test_a_tally_says_what_was_done() -> None:

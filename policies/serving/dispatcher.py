@@ -7,7 +7,8 @@ ask. A request whose deadline has passed is answered so, and never computed.
 
 When the worker is free, the first request is computed together with all that are alike: of the same policy,
 with the same shapes and options. Sessions that asked again at once after their last answer are waited for, up
-to 2 ms: without it clients that ask in a loop would fall into two halves that wait for each other."""
+to 2 ms: without it clients that ask in a loop would fall into two halves that wait for each other. Nobody is
+waited for where one waits that asks seldom, as a robot does."""
 
 from __future__ import annotations
 
@@ -50,8 +51,8 @@ class _Session:
     turn: int = -1
     """The round in which it is next."""
     answered: float = -math.inf
-    quick: bool = True
-    """Whether it asked again at once after its last answer."""
+    pause: float = 0.0
+    """From its last answer to its next request, s."""
     failed: bool = False
     """Whether the policy failed on a request of it; the log is told once."""
     remembering: ServedPolicy | None = None
@@ -67,6 +68,8 @@ class _Job:
     arrived: float
     deadline: float
     done: Done
+    seldom: bool = False
+    """Whether its session let more time go by than computing takes."""
     timer: asyncio.TimerHandle | None = None
     policy: ServedPolicy | None = None
     """Chosen when it is computed, so that a swap acts at once."""
@@ -102,6 +105,7 @@ class Dispatcher:
         self._running: Sequence[_Job] = ()
         self._awaited: set[_Session] = set()
         self._free_since = -math.inf
+        self._took = 0.0  # the last inference, s
         self._timer: asyncio.TimerHandle | None = None
         self._paces: dict[int, tuple[ServedPolicy, _Pace]] = {}
         self._idle = asyncio.Event()
@@ -164,8 +168,7 @@ class Dispatcher:
         if known is None:
             self._forget_the_silent(now)
             known = self._sessions[session] = _Session(session)
-        else:
-            known.quick = now - known.answered <= QUICK_S
+        known.pause = now - known.answered
         self._awaited.discard(known)
         before = self._waiting.pop(known, None)
         # one that had no turn in this round comes before all that had
@@ -173,6 +176,7 @@ class Dispatcher:
         job = _Job(
             known, request, model, turn, now, math.inf if deadline_s is None else now + deadline_s, done
         )
+        job.seldom = known.pause > max(QUICK_S, 2 * self._took)
         if before is not None:
             self._drop(before, Unavailable("a newer request of this session took its place"), "superseded")
         if deadline_s is not None:
@@ -318,11 +322,13 @@ class Dispatcher:
 
     def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], seconds: float) -> None:
         now = self._loop.time()
-        self._running = ()
+        self._running, self._took = (), seconds
         policy = jobs[0].policy
         assert policy is not None
         if hasattr(policy, "infer_many"):
             self._pace(policy).ran(len(jobs), seconds)
+        if any(job.seldom for job in self._waiting.values()):
+            self._launch()  # before the answers, which take time where they are many
         self.metrics.batch(len(jobs), seconds)
         for job, result in zip(jobs, results, strict=True):
             session = job.session
@@ -349,7 +355,9 @@ class Dispatcher:
         self._awaited = {
             job.session
             for job in jobs
-            if job.session.quick and job.session not in self._waiting and job.session.name in self._sessions
+            if job.session.pause <= QUICK_S
+            and job.session not in self._waiting
+            and job.session.name in self._sessions
         }
         if len(jobs) == 1 and not self._waiting:
             self._awaited.clear()  # it was alone
@@ -399,23 +407,23 @@ def answers(policy: Any, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
 def alike(request: Mapping[str, Any]) -> Hashable:
     """What requests that are computed together have in common: keys, shapes, types and options; not their
     values nor their seeds."""
-    keys = tuple(sorted((k, _shape(v)) for k, v in request.items() if k != EXTENSION))
+    keys = tuple((k, _shape(v)) for k, v in request.items() if k != EXTENSION)
     extension = request.get(EXTENSION)
     if not isinstance(extension, Mapping):
-        return keys
-    parts = [(k, _shape(v)) for k, v in extension.items() if k in ("previous", "memory")]
+        return keys, (), b""
+    parts = tuple((k, _shape(v)) for k, v in extension.items() if k in ("previous", "memory"))
     options = {k: extension[k] for k in ("delay", "options") if k in extension}
     try:
-        return keys, tuple(sorted(parts)), pack(options)
+        return keys, parts, pack(options) if options else b""
     except (TypeError, ValueError, OverflowError):
         return keys, id(request)
 
 
-def _shape(value: Any) -> str:
+def _shape(value: Any) -> Hashable:
     if isinstance(value, np.ndarray):
-        return f"{value.dtype.str}{value.shape}"
+        return value.dtype, value.shape
     if isinstance(value, Mapping):
-        return str(sorted((str(k), _shape(v)) for k, v in value.items()))
+        return tuple((k, _shape(v)) for k, v in value.items())
     if isinstance(value, list):
-        return str(np.shape(value)) if len(value) < 4096 else f"list {id(value)}"
-    return type(value).__name__
+        return len(value), _shape(value[0]) if value else None
+    return type(value)

@@ -92,7 +92,7 @@ def test_only_what_is_alike_is_computed_together() -> None:
         ("d", request(2, _rt={"seed": 3}), None),
         ("e", request(3), None),
     )
-    assert policy.batches == [["first"], [0, 3], [9], [1], [2]]
+    assert policy.batches == [["first"], [0, 2, 3], [9], [1]]
 
 
 def test_seeds_and_values_do_not_part_requests_and_options_do() -> None:

@@ -192,7 +192,7 @@ def server_load(d: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"Resident memory of the server: {memory['at rest']} MB at rest, {memory[worst]} MB at most ({worst}),",
+        f"Resident memory of the server: {memory['at rest']} MB at rest, {memory[worst]} at most ({worst}),",
         f"{memory['afterwards']} MB afterwards.",
         "",
     ]

@@ -23,12 +23,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..request import EXTENSION, ServedPolicy
 from .metrics import Metrics
 from .models import Models
-from .protocol import BadRequest, Expired, ProtocolError, Unavailable, pack
+from .protocol import BadRequest, Expired, ProtocolError, Unavailable
+from .together import Failed, alike, answers
 
 log = logging.getLogger("ulna.serving")
 
@@ -39,7 +38,6 @@ STRETCH = 2.0  # a batch may take so many times what the fastest takes
 FORGET_S = 60.0  # a session that nobody ends is forgotten after so long
 MANY_SESSIONS = 1024
 STOPPING = "the server is stopping and takes no new requests: ask another, or this one when it is back"
-FAILED = "the policy failed on this observation; the server's log says why"
 
 Reply = Mapping[str, Any]
 Done = Callable[[Reply | BadRequest | ProtocolError], None]
@@ -372,58 +370,3 @@ class Dispatcher:
             if session in self._waiting or session in running or now - session.answered < FORGET_S:
                 continue
             del self._sessions[name]
-
-
-class Failed(BadRequest):
-    """The policy raised what is no fault of the request's; the log has it."""
-
-
-def answers(policy: Any, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """A reply or an error to each, computed together where that is possible. One that the policy fails on
-    does not cost the others theirs."""
-    failure: BaseException | None = None
-    if len(requests) > 1:
-        try:
-            return list(policy.infer_many(requests))
-        except (BadRequest, ProtocolError):
-            pass  # of one of them; which one, it says when it is alone
-        except Exception as error:  # noqa: BLE001  is it one of them? That one will fail alone, too
-            failure = error
-    results: list[Any] = []
-    for request in requests:
-        try:
-            results.append(policy.infer(request))
-        except (BadRequest, ProtocolError) as error:
-            results.append(error)
-        except Exception as error:  # noqa: BLE001  it is logged where the session is known
-            failed = Failed(FAILED)
-            failed.__cause__ = error
-            results.append(failed)
-    if failure is not None and not any(isinstance(r, Failed) for r in results):
-        log.error("%d requests failed together, and none alone", len(requests), exc_info=failure)
-    return results
-
-
-def alike(request: Mapping[str, Any]) -> Hashable:
-    """What requests that are computed together have in common: keys, shapes, types and options; not their
-    values nor their seeds."""
-    keys = tuple((k, _shape(v)) for k, v in request.items() if k != EXTENSION)
-    extension = request.get(EXTENSION)
-    if not isinstance(extension, Mapping):
-        return keys, (), b""
-    parts = tuple((k, _shape(v)) for k, v in extension.items() if k in ("previous", "memory"))
-    options = {k: extension[k] for k in ("delay", "options") if k in extension}
-    try:
-        return keys, parts, pack(options) if options else b""
-    except (TypeError, ValueError, OverflowError):
-        return keys, id(request)
-
-
-def _shape(value: Any) -> Hashable:
-    if isinstance(value, np.ndarray):
-        return value.dtype, value.shape
-    if isinstance(value, Mapping):
-        return tuple((k, _shape(v)) for k, v in value.items())
-    if isinstance(value, list):
-        return len(value), _shape(value[0]) if value else None
-    return type(value)

@@ -14,9 +14,10 @@ from contracts.policy import Batched, Linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulna.policies.serving.dispatcher import Dispatcher, alike
+from ulna.policies.serving.dispatcher import Dispatcher
 from ulna.policies.serving.models import Models, NoModel
 from ulna.policies.serving.protocol import BadRequest, Expired, Unavailable
+from ulna.policies.serving.together import alike
 
 STATE = np.array([1, 2], np.float32)
 

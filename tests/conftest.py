@@ -59,6 +59,7 @@ SLOW = (
     "robot/test_cli.py::test_ctrl_c",
     "robot/test_cli.py::test_every_answer",
     "robot/test_cli.py::test_serving_and_deploying",
+    "robot/test_cli.py::test_serving_two",
     "robot/test_cli.py::test_threads_that_wait",
     "robot/test_evaluate.py::test_deploying_through_a_server",
     "robot/test_evaluate.py::test_evaluation_reports_films",

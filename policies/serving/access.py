@@ -72,7 +72,7 @@ class Access:
 def read_keys(file: str | Path) -> list[str]:
     """The keys of `file`, one a line; what follows a # is a note. ValueError says what is wrong with it."""
     try:
-        lines = Path(file).read_text().splitlines()
+        lines = Path(file).expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ValueError(f"the key file {file} cannot be read: {reason}") from None

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..request import Request
 from .local import LocalPolicy, stacked
+from .metadata import Metadata
 from .protocol import BadRequest, ProtocolError
 
 
@@ -33,7 +34,11 @@ class BatchPolicy:
     """Wraps a `LocalPolicy`: its checkpoint, device, steps and hooks. A `ServedPolicy`."""
 
     def __init__(self, local: LocalPolicy) -> None:
-        self.local, self.metadata = local, local.metadata
+        self.local = local
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.local.metadata
 
     def decide(self, requests: Sequence[Request]) -> Answers:
         """One answer to each, from its own seed. They are trusted, of one `Request.kind`, and all have the

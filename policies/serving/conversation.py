@@ -17,10 +17,11 @@ import numpy as np
 from ..request import Request
 from .access import Access, is_loopback
 from .dispatcher import MAX_BATCH, STOPPING, Dispatcher
+from .http_messages import Answer, Head
 from .metrics import Metrics
 from .models import Models, NoModel, Refused
 from .protocol import BadRequest, ProtocolError, TooManyElements, pack, unpack
-from .websocket import Answer, Connection, Head
+from .websocket import Connection
 from .wire import MAX_ERROR_CHARACTERS
 
 log = logging.getLogger("ulna.serving")

@@ -7,7 +7,8 @@ ask. A request whose deadline has passed is answered so, and never computed.
 
 When the worker is free, the first request is computed together with all that are alike: of the same policy,
 with the same shapes and options. Sessions that asked again at once after their last answer are waited for, up
-to 2 ms: without it clients that ask in a loop would fall into two halves that wait for each other."""
+to 2 ms: without it clients that ask in a loop would fall into two halves that wait for each other. Nobody is
+waited for where one waits that asks seldom, as a robot does."""
 
 from __future__ import annotations
 
@@ -22,12 +23,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..request import EXTENSION, ServedPolicy
 from .metrics import Metrics
 from .models import Models
-from .protocol import BadRequest, Expired, ProtocolError, Unavailable, pack
+from .protocol import BadRequest, Expired, ProtocolError, Unavailable
+from .together import Failed, alike, answers
 
 log = logging.getLogger("ulna.serving")
 
@@ -38,7 +38,6 @@ STRETCH = 2.0  # a batch may take so many times what the fastest takes
 FORGET_S = 60.0  # a session that nobody ends is forgotten after so long
 MANY_SESSIONS = 1024
 STOPPING = "the server is stopping and takes no new requests: ask another, or this one when it is back"
-FAILED = "the policy failed on this observation; the server's log says why"
 
 Reply = Mapping[str, Any]
 Done = Callable[[Reply | BadRequest | ProtocolError], None]
@@ -50,8 +49,8 @@ class _Session:
     turn: int = -1
     """The round in which it is next."""
     answered: float = -math.inf
-    quick: bool = True
-    """Whether it asked again at once after its last answer."""
+    pause: float = 0.0
+    """From its last answer to its next request, s."""
     failed: bool = False
     """Whether the policy failed on a request of it; the log is told once."""
     remembering: ServedPolicy | None = None
@@ -67,6 +66,8 @@ class _Job:
     arrived: float
     deadline: float
     done: Done
+    seldom: bool = False
+    """Whether its session let more time go by than computing takes."""
     timer: asyncio.TimerHandle | None = None
     policy: ServedPolicy | None = None
     """Chosen when it is computed, so that a swap acts at once."""
@@ -102,6 +103,7 @@ class Dispatcher:
         self._running: Sequence[_Job] = ()
         self._awaited: set[_Session] = set()
         self._free_since = -math.inf
+        self._took = 0.0  # the last inference, s
         self._timer: asyncio.TimerHandle | None = None
         self._paces: dict[int, tuple[ServedPolicy, _Pace]] = {}
         self._idle = asyncio.Event()
@@ -164,8 +166,7 @@ class Dispatcher:
         if known is None:
             self._forget_the_silent(now)
             known = self._sessions[session] = _Session(session)
-        else:
-            known.quick = now - known.answered <= QUICK_S
+        known.pause = now - known.answered
         self._awaited.discard(known)
         before = self._waiting.pop(known, None)
         # one that had no turn in this round comes before all that had
@@ -173,6 +174,7 @@ class Dispatcher:
         job = _Job(
             known, request, model, turn, now, math.inf if deadline_s is None else now + deadline_s, done
         )
+        job.seldom = known.pause > max(QUICK_S, 2 * self._took)
         if before is not None:
             self._drop(before, Unavailable("a newer request of this session took its place"), "superseded")
         if deadline_s is not None:
@@ -318,11 +320,13 @@ class Dispatcher:
 
     def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], seconds: float) -> None:
         now = self._loop.time()
-        self._running = ()
+        self._running, self._took = (), seconds
         policy = jobs[0].policy
         assert policy is not None
         if hasattr(policy, "infer_many"):
             self._pace(policy).ran(len(jobs), seconds)
+        if any(job.seldom for job in self._waiting.values()):
+            self._launch()  # before the answers, which take time where they are many
         self.metrics.batch(len(jobs), seconds)
         for job, result in zip(jobs, results, strict=True):
             session = job.session
@@ -349,7 +353,9 @@ class Dispatcher:
         self._awaited = {
             job.session
             for job in jobs
-            if job.session.quick and job.session not in self._waiting and job.session.name in self._sessions
+            if job.session.pause <= QUICK_S
+            and job.session not in self._waiting
+            and job.session.name in self._sessions
         }
         if len(jobs) == 1 and not self._waiting:
             self._awaited.clear()  # it was alone
@@ -364,58 +370,3 @@ class Dispatcher:
             if session in self._waiting or session in running or now - session.answered < FORGET_S:
                 continue
             del self._sessions[name]
-
-
-class Failed(BadRequest):
-    """The policy raised what is no fault of the request's; the log has it."""
-
-
-def answers(policy: Any, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """A reply or an error to each, computed together where that is possible. One that the policy fails on
-    does not cost the others theirs."""
-    failure: BaseException | None = None
-    if len(requests) > 1:
-        try:
-            return list(policy.infer_many(requests))
-        except (BadRequest, ProtocolError):
-            pass  # of one of them; which one, it says when it is alone
-        except Exception as error:  # noqa: BLE001  is it one of them? That one will fail alone, too
-            failure = error
-    results: list[Any] = []
-    for request in requests:
-        try:
-            results.append(policy.infer(request))
-        except (BadRequest, ProtocolError) as error:
-            results.append(error)
-        except Exception as error:  # noqa: BLE001  it is logged where the session is known
-            failed = Failed(FAILED)
-            failed.__cause__ = error
-            results.append(failed)
-    if failure is not None and not any(isinstance(r, Failed) for r in results):
-        log.error("%d requests failed together, and none alone", len(requests), exc_info=failure)
-    return results
-
-
-def alike(request: Mapping[str, Any]) -> Hashable:
-    """What requests that are computed together have in common: keys, shapes, types and options; not their
-    values nor their seeds."""
-    keys = tuple(sorted((k, _shape(v)) for k, v in request.items() if k != EXTENSION))
-    extension = request.get(EXTENSION)
-    if not isinstance(extension, Mapping):
-        return keys
-    parts = [(k, _shape(v)) for k, v in extension.items() if k in ("previous", "memory")]
-    options = {k: extension[k] for k in ("delay", "options") if k in extension}
-    try:
-        return keys, tuple(sorted(parts)), pack(options)
-    except (TypeError, ValueError, OverflowError):
-        return keys, id(request)
-
-
-def _shape(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype.str}{value.shape}"
-    if isinstance(value, Mapping):
-        return str(sorted((str(k), _shape(v)) for k, v in value.items()))
-    if isinstance(value, list):
-        return str(np.shape(value)) if len(value) < 4096 else f"list {id(value)}"
-    return type(value).__name__

@@ -11,6 +11,11 @@ from typing import Any
 from ...datasets.features import ACTION, Features, features_from_json, features_to_json
 
 REQUIRED = ("n_obs_steps", "horizon", "n_action_steps")  # where `features` are named
+# what clients act upon; which checkpoint it is, and how long it thinks, may change
+RELIED_ON = (
+    *("features", "conditions", "n_obs_steps", "horizon", "n_past_actions", "n_action_steps", "needs_past"),
+    *("decoder", "ensemble_decay", "control_hz"),
+)
 LEAST = {"n_obs_steps": 1, "horizon": 1, "n_past_actions": 0, "n_action_steps": 1, "sampling_steps": 1}
 
 
@@ -88,11 +93,11 @@ class Metadata:
 
 
 def difference(before: Metadata, after: Metadata) -> tuple[str, str] | None:
-    """Both sides of the first thing that a client of `before` would find otherwise with `after`; None where
-    there is none. Which checkpoint it is, and how long it thinks, may change."""
+    """Both sides of the first thing that a client of `before` relies on and `after` has otherwise; None where
+    there is none."""
     old, new = before.to_json(), after.to_json()
-    for name in old:
-        if name in ("recipe", "checkpoint", "sampling_steps") or old[name] == new[name]:
+    for name in RELIED_ON:
+        if old[name] == new[name]:
             continue
         if not isinstance(old[name], dict):
             return f"{name} {old[name]!r:.200}", f"{name} {new[name]!r:.200}"

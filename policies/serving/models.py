@@ -126,13 +126,11 @@ def require_name(name: str) -> None:
 
 
 def _contents(folder: str) -> Contents:
-    """Of the files in it, or of an exported policy, which is one file; none of what is not there, or is being
-    replaced."""
+    """Of the files in it, or of the one file that it is; none of what is not there, or is being replaced."""
+    path = Path(folder)
     try:
-        if Path(folder).is_file():
-            files = [Path(folder)]
-        else:
-            files = sorted(p for p in Path(folder).iterdir() if p.is_file() and not p.name.startswith("."))
+        inside = [path] if path.is_file() else path.iterdir()
+        files = sorted(p for p in inside if p.is_file() and not p.name.startswith("."))
         return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in files)
     except OSError:
         return ()

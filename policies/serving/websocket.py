@@ -11,13 +11,13 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Protocol
 
 import numpy as np
+
+from .frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame_head, unmask
+from .http_messages import Answer, Head, head_of
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SCRATCH = 1 << 14  # bytes of heads and small messages; also the longest HTTP head
@@ -28,31 +28,6 @@ CONTROLS = 64  # pings and pongs a second
 GRACE_S = 10.0  # for a head or a message to arrive whole
 LEAST_RATE = 256 << 10  # bytes/s, of messages that take longer than that
 LEAVE_S = 2.0  # for the other side to close after us
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-@dataclass(frozen=True)
-class Head:
-    """Of an HTTP request."""
-
-    method: str
-    path: str
-    """Without its query."""
-    headers: dict[str, str]
-    """By their names in small letters; of one that is given twice, the last."""
-
-    @property
-    def is_upgrade(self) -> bool:
-        return self.headers.get("upgrade", "").lower() == "websocket"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """To an HTTP request; the connection is closed after it."""
-
-    status: int
-    body: bytes
-    kind: str = "text/plain; charset=utf-8"
 
 
 class Peer(Protocol):
@@ -232,7 +207,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._leaving is not None or self._transport.is_closing():
             return
         opcode, body = (TEXT, data.encode()) if isinstance(data, str) else (BINARY, data)
-        head = _frame_head(opcode, len(body))
+        head = frame_head(opcode, len(body))
         if len(body) < SCRATCH:
             self._transport.write(head + body)
         else:
@@ -240,22 +215,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def respond(self, answer: Answer) -> None:
         """Answer an HTTP request, and close."""
-        try:
-            phrase = HTTPStatus(answer.status).phrase
-        except ValueError:
-            phrase = "Error"
-        head = (
-            f"HTTP/1.1 {answer.status} {phrase}\r\nContent-Type: {answer.kind}\r\n"
-            f"Content-Length: {len(answer.body)}\r\nConnection: close\r\n"
-            f"{'Retry-After: 2' + chr(13) + chr(10) if answer.status in (429, 503) else ''}\r\n"
-        )
-        self._transport.write(head.encode() + answer.body)
+        self._transport.write(answer.encoded())
         self._leave(f"HTTP {answer.status}")
 
     def fail(self, code: int, reason: str) -> None:
         """Say why, and close."""
         if self._leaving is None:
-            self._transport.write(_close_frame(code, reason))
+            self._transport.write(close_frame(code, reason))
             self._leave(reason)
 
     def release(self, size: int) -> None:
@@ -321,7 +287,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._end - self._start >= SCRATCH:
                 self.respond(Answer(431, b"the head of the request is too long"))
             return False
-        head = _head(bytes(self._scratch[self._start : end]))
+        head = head_of(bytes(self._scratch[self._start : end]))
         self._start = end + 4
         if head is None:
             self.respond(Answer(400, b"this is no HTTP request: connect to ws://HOST:PORT"))
@@ -381,7 +347,7 @@ class Connection(asyncio.BufferedProtocol):
             return False
         self._payload = None
         last, opcode, mask = self._frame
-        _unmask(payload, mask)
+        unmask(payload, mask)
         if opcode >= CLOSE:
             self._since = None if not self._parts else self._since
             self._drop_control(len(payload))
@@ -448,50 +414,9 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(1008, "too many pings")
             return False
         if opcode == PING:
-            self._transport.write(_frame_head(PONG, len(payload)) + payload)
+            self._transport.write(frame_head(PONG, len(payload)) + payload)
         elif opcode == CLOSE:
-            self._transport.write(_frame_head(CLOSE, len(payload[:2])) + payload[:2])
+            self._transport.write(frame_head(CLOSE, len(payload[:2])) + payload[:2])
             self._leave("closed by the client")
             return False
         return True
-
-
-def _head(data: bytes) -> Head | None:
-    try:
-        first, *lines = data.decode("latin-1").split("\r\n")
-        method, target, version = first.split(" ")
-        headers = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip():
-                return None
-            headers[name.lower()] = value.strip()
-    except ValueError:
-        return None
-    if not version.startswith("HTTP/1.") or not target.startswith("/") or not method.isalpha():
-        return None
-    return Head(method, target.partition("?")[0], headers)
-
-
-def _frame_head(opcode: int, length: int) -> bytes:
-    if length < 126:
-        return struct.pack("!BB", 0x80 | opcode, length)
-    if length < 1 << 16:
-        return struct.pack("!BBH", 0x80 | opcode, 126, length)
-    return struct.pack("!BBQ", 0x80 | opcode, 127, length)
-
-
-def _close_frame(code: int, reason: str) -> bytes:
-    body = struct.pack("!H", code) + reason.encode()[:123]
-    return _frame_head(CLOSE, len(body)) + body
-
-
-def _unmask(payload: np.ndarray, mask: bytes) -> None:
-    """In place: four bytes at a time, then the rest."""
-    whole = len(payload) & ~3
-    key = np.frombuffer(mask, np.uint8)
-    if whole:
-        words = payload[:whole].view(np.uint32)
-        words ^= key.view(np.uint32)
-    if whole < len(payload):
-        payload[whole:] ^= key[: len(payload) - whole]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -85,12 +84,13 @@ def run(args: Args, out: Output) -> int:
         if not 0 <= (port := getattr(args, option)) <= 65535:
             raise UsageError(f"--{option.replace('_', '-')} must lie in 0..65535, not {port}")
     folders = named(args.checkpoints)
-    access = _access(args)
-    tls, fingerprint = _tls(args)
+    _require_access(args)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("ulna.serving").setLevel(logging.INFO)
     models = Models.loaded(folders, _loader(args, folders.values()))
     wires = _wires(args, models.metadata()[models.default])
+    tls, fingerprint = _tls(args)
+    access = _access(args)
     server = PolicyServer(models, args.host, args.port, access=access, tls=tls, watch=args.watch, wires=wires)
 
     def ready(url: str) -> None:
@@ -139,31 +139,37 @@ def named(checkpoints: Sequence[str]) -> dict[str, str]:
     return folders
 
 
+def _require_access(args: Args) -> None:
+    """UsageError where it is not said who may ask."""
+    from ...policies.serving.access import is_loopback
+
+    if args.key_file and args.open:
+        raise UsageError("--open asks for no key, and --key-file for one: leave one of them out")
+    if not (args.key_file or args.open or is_loopback(args.host)):
+        raise UsageError(
+            f"--host {args.host} lets other machines ask, and no key is asked for: add --key-file FILE (made "
+            "where there is none), or --open on a network that you trust"
+        )
+    if args.tls_key and not args.tls_cert:
+        raise UsageError("--tls-key is of a certificate: name it by --tls-cert")
+
+
 def _access(args: Args) -> Any:
     from ...policies.serving.access import Access, is_loopback, make_key_file, read_keys
 
     alone = is_loopback(args.host)
     if not args.key_file:
-        if not alone and not args.open:
-            raise UsageError(
-                f"--host {args.host} lets other machines ask, and no key is asked for: add --key-file FILE "
-                "(made where there is none), or --open on a network that you trust"
-            )
         if not alone:
             _say(f"whoever reaches {args.host} may ask, without a key (--open)")
         return Access()
-    if args.open:
-        raise UsageError("--open asks for no key, and --key-file for one: leave one of them out")
-    file = Path(args.key_file)
+    file = Path(args.key_file).expanduser()
     if not file.exists():
         make_key_file(file)
-        _say(
-            f"made a key in {file}: copy the file to the robot's computer, and name it there in ULNA_KEY_FILE"
-        )
+        _say(f"made a key in {file}: copy it to the robot's computer, and name it there in ULNA_KEY_FILE")
     keys = read_keys(file)
-    if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH) and os.name == "posix":
+    if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         _say(f"others of this machine can read the keys in {file}: chmod 600 {file}")
-    if not alone and not (args.tls or args.tls_cert):
+    if not (alone or args.tls or args.tls_cert):
         _say("without --tls whoever listens on the network can read the key")
     return Access(keys)
 
@@ -175,8 +181,6 @@ def _tls(args: Args) -> tuple[ssl.SSLContext | None, str]:
 
     from ...drivers.certificate import state_dir, tls_context
 
-    if args.tls_key and not args.tls_cert:
-        raise UsageError("--tls-key is of a certificate: name it by --tls-cert")
     if args.tls_cert:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2

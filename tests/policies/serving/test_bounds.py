@@ -188,12 +188,12 @@ def test_partial_messages_share_one_memory(server: PolicyServer) -> None:
     with PolicyClient(server.url) as good:
         holders = [raw(server) for _ in range(8)]
         for i, holder in enumerate(holders):
-            holder.sendall(frame(bytes(900_000 + i), length=1 << 20))
-            until(lambda n=900_000 + i: n in [c.unfinished for c in list(server.room.connections)])
+            holder.sendall(frame(bytes(900_000 - i), length=1 << 20))
+            until(lambda n=900_000 - i: n in [c.unfinished for c in list(server.room.connections)])
             assert server.room.held <= 4 << 20
         assert len(good.infer(STATE)["actions"]) == 4
         assert sum(c.unfinished > 0 for c in list(server.room.connections)) == 4
-        code, reason = end(holders[3])
+        code, reason = end(holders[0])
         assert (code, "memory for messages is full" in reason) == (1013, True)
         for holder in holders:
             holder.close()

@@ -74,7 +74,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one() -> None:
             client.infer({**STATE, "slow": True})
         policy.gate.set()
         np.testing.assert_array_equal(
-            client.infer({"observation.state": np.float32([5, 5])})["actions"][0], 5
+            client.infer({"observation.state": np.array([5, 5], np.float32)})["actions"][0], 5
         )
 
 

@@ -14,9 +14,10 @@ from contracts.policy import Batched, Linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulna.policies.serving.dispatcher import Dispatcher, alike
+from ulna.policies.serving.dispatcher import Dispatcher
 from ulna.policies.serving.models import Models, NoModel
 from ulna.policies.serving.protocol import BadRequest, Expired, Unavailable
+from ulna.policies.serving.together import alike
 
 STATE = np.array([1, 2], np.float32)
 
@@ -92,7 +93,7 @@ def test_only_what_is_alike_is_computed_together() -> None:
         ("d", request(2, _rt={"seed": 3}), None),
         ("e", request(3), None),
     )
-    assert policy.batches == [["first"], [0, 3], [9], [1], [2]]
+    assert policy.batches == [["first"], [0, 2, 3], [9], [1]]
 
 
 def test_seeds_and_values_do_not_part_requests_and_options_do() -> None:

@@ -137,6 +137,7 @@ LIGHT = [
     "ulna.policies.serving.metadata",
     "ulna.policies.request",
     "ulna.policies.decoders",
+    "ulna.robot.control.process",
     "ulna.robot.robot",
     "ulna.robot.agent",
     "ulna.robot.loop",

@@ -17,6 +17,7 @@ from ..kinematics import MODELS
 # Radius of the capsules, m: the thickest part between two joints, its cables included.
 RADIUS = {"koch": 0.02, "panda": 0.06, "ur3e": 0.045, "ur5e": 0.055, "ur10e": 0.065}
 OTHER_RADIUS = 0.075
+FINGERS = 0.02  # of the capsule from the last joint to the tip, which it ends half of this beyond
 SELF, TABLE, WORKSPACE = "self-collision", "table", "workspace"
 
 
@@ -28,9 +29,8 @@ class Body:
     self_distance that is negative leaves self-collision out.
 
     tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
-    each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the shoulder's
-    height. lever `(J,)`: what a joint moves any part of the arm by, at
-    most, m per rad or m."""
+    each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the
+    shoulder's height. lever `(J,)`: what a joint moves any part of the arm by, at most, m per rad or m."""
 
     def __init__(
         self,
@@ -176,7 +176,10 @@ class Body:
         if not isinstance(objects[a].geometry, _libraries()[1].Capsule):
             return False
         thick = 2 * objects[a].geometry.radius
-        between = sum(2 * objects[k].geometry.halfLength + thick / 2 for k in range(a + 1, b))
+        lengths = [
+            2 * o.geometry.halfLength + thick / 2 for o in list(objects)[a + 1 : b] if o.parentJoint != j
+        ]
+        between = sum(lengths)
         return between < 1.5 * thick
 
     def _levers(self) -> np.ndarray:
@@ -237,16 +240,18 @@ def _capsules(model: Any, tip: int, radius: float) -> Any:
     path = list(model.supports[frame.parentJoint])
     geometry = pin.GeometryModel()
     ends = [
-        (a, model.jointPlacements[b].translation, model.names[a])
+        (a, model.jointPlacements[b].translation, model.names[a], radius)
         for a, b in pairwise(path)
         if a != 0  # the base stands where it stands
     ]
-    for joint, to, name in (*ends, (path[-1], frame.placement.translation, "hand")):
+    tip_at = frame.placement.translation
+    ends += [(path[-1], 0.5 * tip_at, "hand", radius), (path[-1], tip_at, "fingers", FINGERS)]
+    for joint, to, name, thick in ends:
         length = float(np.linalg.norm(to))
-        if length > radius:
+        if length > thick:
             turn = pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), np.asarray(to) / length)
             placement = pin.SE3(turn.matrix(), np.asarray(to) / 2)
-            shape = coal.Capsule(radius, max(length - radius, 1e-3))
+            shape = coal.Capsule(thick, max(length - thick, 1e-3))
             geometry.addGeometryObject(pin.GeometryObject(f"{name}_0", joint, placement, shape))
     return geometry
 

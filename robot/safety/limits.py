@@ -15,7 +15,7 @@ from ...drivers.config import parse, require_known, setting
 
 GRIPPER = "gripper"
 # speed, acceleration, jerk where the file says nothing, by kind of joint: (rad or m)/s, /s², /s³
-ARM, RAD_GRIPPER, SLIDE = (1.5, 10.0, 200.0), (3.0, 30.0, 600.0), (0.2, 2.0, 40.0)
+ARM, RAD_GRIPPER, SLIDE = (1.5, 10.0, 500.0), (3.0, 30.0, 1500.0), (0.2, 2.0, 100.0)
 QUANTITIES = ("speed", "acceleration", "jerk")
 LONGEST_STOP_S = 2.0
 NO_WORKSPACE = "give its corners as [[x, y, z], [x, y, z]], in m, the lower one first"
@@ -218,6 +218,6 @@ def _rest(rest: Sequence[Any], joints: Joints, where: str) -> np.ndarray:
         j = int(np.argmax(outside))
         raise DeviceError(
             f"{where}: rest has {joints.names[j]} at {q[j]:g} {joints.units[j]}, outside its limits "
-            f"{joints.lower[j]:g} to {joints.upper[j]:g}"
+            f"{joints.lower[j]:.3g} to {joints.upper[j]:.3g}"
         )
     return q

@@ -102,10 +102,11 @@ def test_several_arms_are_moved_together_and_refused_together(tmp_path: Path) ->
     with load_robot(str(robot_file(tmp_path, "left", "right"))) as rig:
         robot = rig.robot
         q = np.full(6, 0.3)
+        answers = []
         for i in range(10):
-            answer = robot.command(q + 0.01 * i)
+            answers.append(robot.command(q + 0.01 * i))
             time.sleep(0.05)
-        assert answer.shape == (6,)
+        assert answers[-1].shape == (6,)
         for arm in ("left", "right"):
             assert poses(tmp_path, arm)[-1, 1] > 0.35
         robot.arms["right"].stop()

@@ -13,11 +13,13 @@ import numpy as np
 
 from ...drivers.arm import DeviceError
 from ..kinematics import MODELS
+from .sweep import levers_of, radius_of, relative, rows, turns_about_vertical
 
 # Radius of the capsules, m: the thickest part between two joints, its cables included.
 RADIUS = {"koch": 0.02, "panda": 0.06, "ur3e": 0.045, "ur5e": 0.055, "ur10e": 0.065}
 OTHER_RADIUS = 0.075
 FINGERS = 0.02  # of the capsule from the last joint to the tip, which it ends half of this beyond
+CLEAR = (0.15, 0.05)  # rad (m) by which every joint may move, that are looked for
 SELF, TABLE, WORKSPACE = "self-collision", "table", "workspace"
 
 
@@ -30,7 +32,8 @@ class Body:
 
     tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
     each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the
-    shoulder's height. lever `(J,)`: what a joint moves any part of the arm by, at most, m per rad or m."""
+    shoulder's height. sweep `(K, J)`: K things that must not come together, and how each joint brings them
+    nearer at most, m per rad or m; lists."""
 
     def __init__(
         self,
@@ -80,9 +83,34 @@ class Body:
         for request, margin in zip(self._checks.collisionRequests, self._margins, strict=True):
             request.security_margin = margin
         self.tight: set[int] = set()
-        self.lever = self._levers()
+        things = [
+            levers_of(self.model, o.parentJoint, o.placement.translation, radius_of(o.geometry))
+            for o in list(objects)[:shapes]
+        ]
+        frame = self.model.frames[tip]
+        to_tip = levers_of(self.model, frame.parentJoint, frame.placement.translation, 0.0)
+        upright = {j for j in range(1, self.model.njoints) if turns_about_vertical(self.model, pin, j)}
+        by_pair = [
+            relative(things[a], things[b])
+            if b < shapes
+            else {j: x for j, x in things[a].items() if j not in upright}
+            for a, b in pairs
+        ]
+        if workspace is not None:
+            by_pair.append(to_tip)
+        every, most = rows(by_pair, columns, len(names))
+        self.sweep = most.tolist()
+        self._wide = {}
+        for radius in CLEAR:
+            self._wide[radius] = geometry.createData()
+            moved = radius * every.sum(1)
+            for request, margin, more in zip(
+                self._wide[radius].collisionRequests, self._margins, moved, strict=False
+            ):
+                request.security_margin = margin + more
+        self._tip_moves = float(sum(to_tip.values()))
         second = moving[1] if len(moving) > 1 else moving[0]
-        self.reach = float(self.lever[self._columns[second - 1]])
+        self.reach = max(levers[second] for levers in (to_tip, *things) if second in levers)
         pin.forwardKinematics(self.model, self._data, pin.neutral(self.model))
         self.shoulder = self._data.oMi[second].translation.copy()
         self.foot = float(self.shoulder[2])
@@ -125,18 +153,26 @@ class Body:
 
     def fault(self, q: Sequence[float]) -> str:
         """What is wrong with the arm at `q` `(J,)`: TABLE, SELF, WORKSPACE, or nothing, ""."""
-        pin, position = self._pin, self._position(q)
-        if self._margins and pin.computeCollisions(
+        position = self._position(q)
+        if self._margins and self._pin.computeCollisions(
             self.model, self._data, self._geometry, self._checks, position, True
         ):
             return self._touching()
-        if self.workspace is not None:
-            pin.framesForwardKinematics(self.model, self._data, position)
-            x, y, z = self._data.oMf[self._tip].translation.tolist()
-            (x0, y0, z0), (x1, y1, z1) = self._corners
-            if not (x0 <= x <= x1 and y0 <= y <= y1 and z0 <= z <= z1):
-                return WORKSPACE
-        return ""
+        return "" if self._tip_is_inside(position, 0.0) else WORKSPACE
+
+    def clear(self, q: Sequence[float]) -> float:
+        """How far every joint may move from `q` and nothing touches: of CLEAR, or 0."""
+        if self.tight:
+            return 0.0
+        position = self._position(q)
+        for radius, checks in self._wide.items():
+            if self._margins and self._pin.computeCollisions(
+                self.model, self._data, self._geometry, checks, position, True
+            ):
+                continue
+            if self._tip_is_inside(position, radius * self._tip_moves):
+                return radius
+        return 0.0
 
     def touching(self, q: Sequence[float]) -> tuple[str, ...]:
         """What touches at `q`, in words."""
@@ -154,6 +190,15 @@ class Body:
     def _position(self, q: Sequence[float]) -> np.ndarray:
         position = np.asarray(q, np.float64)
         return position if self._as_they_are else position[self._columns] * self._present
+
+    def _tip_is_inside(self, position: np.ndarray, by: float) -> bool:
+        if self.workspace is None:
+            return True
+        self._pin.framesForwardKinematics(self.model, self._data, position)
+        x, y, z = self._data.oMf[self._tip].translation.tolist()
+        (x0, y0, z0), (x1, y1, z1) = self._corners
+        inside = x0 + by <= x <= x1 - by and y0 + by <= y <= y1 - by and z0 + by <= z <= z1 - by
+        return bool(inside)
 
     def _touching(self) -> str:
         results = self._checks.collisionResults
@@ -181,35 +226,6 @@ class Body:
         ]
         between = sum(lengths)
         return between < 1.5 * thick
-
-    def _levers(self) -> np.ndarray:
-        """From each joint along the chain to the furthest point that it moves."""
-        objects, model = self._geometry.geometryObjects, self.model
-        extent = [0.0] * model.njoints
-        for o in objects:
-            if o.name != "table":
-                size = float(np.linalg.norm(o.placement.translation)) + _radius(o.geometry)
-                extent[o.parentJoint] = max(extent[o.parentJoint], size)
-        frame = model.frames[self._tip]
-        extent[frame.parentJoint] = max(
-            extent[frame.parentJoint], float(np.linalg.norm(frame.placement.translation))
-        )
-        for j in range(model.njoints - 1, 0, -1):
-            up = model.parents[j]
-            travel = 0.0
-            if model.joints[j].shortname().startswith("JointModelP"):
-                travel = float(
-                    max(abs(model.lowerPositionLimit[j - 1]), abs(model.upperPositionLimit[j - 1]))
-                )
-            length = float(np.linalg.norm(model.jointPlacements[j].translation))
-            extent[up] = max(extent[up], length + extent[j] + travel)
-        levers = np.zeros(len(self.names))
-        for j in range(1, model.njoints):
-            if self._present[j - 1]:
-                straight = model.joints[j].shortname().startswith("JointModelP")
-                column = int(self._columns[j - 1])
-                levers[column] = max(levers[column], 1.0 if straight else extent[j])
-        return levers
 
 
 def _described(model: str, simulated: bool) -> tuple[Any, int, Any, dict[str, tuple[str, ...]]]:
@@ -254,16 +270,6 @@ def _capsules(model: Any, tip: int, radius: float) -> Any:
             shape = coal.Capsule(thick, max(length - thick, 1e-3))
             geometry.addGeometryObject(pin.GeometryObject(f"{name}_0", joint, placement, shape))
     return geometry
-
-
-def _radius(shape: Any) -> float:
-    """Of the ball around a shape's middle."""
-    if hasattr(shape, "halfSide"):
-        return float(np.linalg.norm(shape.halfSide))
-    if hasattr(shape, "halfLength"):
-        return float(shape.radius + shape.halfLength)
-    shape.computeLocalAABB()
-    return float(shape.aabb_radius)
 
 
 def _libraries() -> tuple[Any, Any]:

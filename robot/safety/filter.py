@@ -16,14 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from operator import is_, le, sub, truediv
+from operator import add, is_, le, mul, sub, truediv
 from typing import NamedTuple
 
 import numpy as np
 
 from ...datasets.flags import HELD, LIMITED
 from ...drivers.arm import Joints
-from .body import SELF, TABLE, WORKSPACE, Body
+from .body import CLEAR, SELF, TABLE, WORKSPACE, Body
 from .limits import Safety, groups
 from .mover import Motion, Mover, speed_within
 
@@ -50,6 +50,7 @@ ROUNDING = 1e-9  # rad or m
 RESTS = 1e-3  # rad/s or m/s of requests that rest
 APART_M = 0.02  # between two poses that are checked for touching no part moves further
 MOST_CHECKS = 12  # poses of one motion
+TICKS_BETWEEN = 5  # two looks for a clear space around the arm
 FURTHEST = 24  # poses ahead that are looked at for what blocks a line
 HALVINGS = 5
 SHORTEST_S, LONGEST_S = 1e-4, 0.1  # of a tick; a longer one is gone for as long as this
@@ -81,6 +82,8 @@ class _Part:
     def __init__(self, joints: Joints, safety: Safety, columns: Sequence[int]) -> None:
         self.columns = list(columns)
         c = np.array(columns, int)
+        in_a_row = self.columns == list(range(self.columns[0], self.columns[-1] + 1))
+        self.where = slice(self.columns[0], self.columns[-1] + 1) if in_a_row else c
         self.lower, self.upper = joints.lower[c].tolist(), joints.upper[c].tolist()
         self.mover = Mover(safety.speed[c].tolist(), safety.acceleration[c].tolist(), safety.jerk[c].tolist())
         m = self.mover
@@ -90,7 +93,6 @@ class _Part:
         ]
         self.fast = [0.98 * v for v in m.speed]
         self.jump_limits = [1.001 * v for v in m.speed]
-        self.levers = [0.0] * len(columns)  # m per rad or m
         self.same = min(SAME[joints.units[j]] for j in columns)
         self._rest = [0.0] * len(columns)
         self._dt, self._keep = 0.0, 1.0
@@ -170,13 +172,12 @@ class _ArmFilter:
         self.places = [[j - first for j in part.columns] for part in self.parts]
         order = [i for places in self.places for i in places]
         self._in_order, self._order = order == sorted(order), [order.index(i) for i in range(self.n)]
-        if body is not None:
-            for part, places in zip(self.parts, self.places, strict=True):
-                part.levers = body.lever[places].tolist()
+        self._clear, self._clear_at, self._not_again = 0.0, [0.0] * self.n, 0
 
     def reset(self, q: list[float]) -> tuple[str, ...]:
         for part in self.parts:
             part.reset([q[j] for j in part.columns])
+        self._clear, self._not_again = 0.0, 0
         return () if self.body is None else self.body.begin(q[self.first : self.first + self.n])
 
     def halt(self, dt: float) -> None:
@@ -229,17 +230,32 @@ class _ArmFilter:
         body = self.body
         if body is None:
             return ""
-        distance = longest = 0.0
-        for part, motion, q in zip(self.parts, motions, nexts, strict=True):
-            longest = max(longest, motion.duration)
-            for lever, now, then, end in zip(part.levers, part.mover.state.q, q, motion.end, strict=True):
-                distance += lever * (abs(then - now) + abs(end - then))
-        n = min(MOST_CHECKS, 1 + int(distance / APART_M))
+        now = self._pose([part.mover.state.q for part in self.parts])
+        then, end = self._pose(nexts), self._pose([motion.end for motion in motions])
+        ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end, strict=True)]
+        if self._is_clear(body, now, ways):
+            return ""
+        longest = max([motion.duration for motion in motions])
+        n = min(MOST_CHECKS, 1 + int(_sweep(body, ways) / APART_M))
         for k in range(n, 0, -1):  # the end is the most likely to be in something
             t = longest * k / n
             if why := body.fault(self._pose([motion.at(t) for motion in motions])):
                 return why
-        return body.fault(self._pose(nexts)) if longest > dt * n else ""
+        return body.fault(then) if longest > dt * n else ""
+
+    def _is_clear(self, body: Body, now: list[float], ways: list[float]) -> bool:
+        """Whether nothing is so near that joints which go `ways` from `now` could touch it."""
+        if self._clear and max(map(add, ways, map(abs, map(sub, now, self._clear_at)))) <= self._clear:
+            return True
+        furthest = max(ways)
+        if furthest > CLEAR[0]:
+            return False
+        if self._not_again:  # it was not, just now
+            self._not_again -= 1
+            return False
+        self._clear, self._clear_at = body.clear(now), now
+        self._not_again = 0 if furthest <= self._clear else TICKS_BETWEEN
+        return furthest <= self._clear
 
     def _free_goal(self, stops: Sequence[Motion]) -> tuple[list[float], str]:
         """How far the arm may go on the line from where its checked stop ends to what was asked, and what
@@ -249,7 +265,10 @@ class _ArmFilter:
         if body is None:
             return goal, ""
         away = [g - s for g, s in zip(goal, start, strict=True)]
-        distance = sum(lever * abs(x) for lever, x in zip(part.levers, away, strict=True))
+        ways = [0.0] * self.n
+        for i, x in zip(self.places[0], away, strict=True):
+            ways[i] = abs(x)
+        distance = _sweep(body, ways)
         n = max(1, math.ceil(distance / APART_M))
         others = [motion.end for motion in stops[1:]]
 
@@ -272,6 +291,11 @@ class _ArmFilter:
         if why and free * distance < APART_M / 2**HALVINGS:  # it is there
             return start, why
         return [s + free * x for s, x in zip(start, away, strict=True)], why
+
+
+def _sweep(body: Body, ways: list[float]) -> float:
+    """By how much things that must not come together may come nearer, m, when joints go `ways`."""
+    return max([sum(map(mul, row, ways)) for row in body.sweep], default=0.0)
 
 
 class Filter:
@@ -344,13 +368,11 @@ class Filter:
         return self._filtered(flags, reasons)
 
     def _filtered(self, flags: int, reasons: list[str]) -> Filtered:
-        n = len(self.joints)
-        command, velocity = [0.0] * n, [0.0] * n
+        command, velocity = np.empty(len(self.joints)), np.empty(len(self.joints))
         outside = late = fast = False
         for part in self._parts:
             state = part.mover.state
-            for j, q, v in zip(part.columns, state.q, state.v, strict=True):
-                command[j], velocity[j] = q, v
+            command[part.where], velocity[part.where] = state.q, state.v
             outside = outside or part.clipped
             if max(map(abs, map(sub, part.asked, state.q))) > part.same:
                 late = True
@@ -362,7 +384,4 @@ class Filter:
                 reasons.append(SPEED if fast else ACCELERATION)
         if reasons:
             flags |= LIMITED
-        self._stands = command
-        return Filtered(
-            np.array(command), np.array(velocity), flags, tuple(dict.fromkeys(reasons)), self.state
-        )
+        return Filtered(command, velocity, flags, tuple(dict.fromkeys(reasons)), self.state)

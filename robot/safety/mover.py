@@ -69,7 +69,7 @@ class Line:
 class Motion:
     """`go` for `dt` seconds, then `halt`, of which `since` seconds are over already. Without `go` it is the
     stop alone, without `halt` it rests at `end`. line: that it stays on; the trajectories then have one
-    number.
+    number. then: position, velocity and acceleration where `go` ends, as the trajectories have them.
 
     Plain, not frozen: two are made a tick, and each frozen one takes microseconds."""
 
@@ -80,6 +80,7 @@ class Motion:
     halt: Any = None
     dt: float = 0.0
     since: float = 0.0
+    then: Any = None
 
     def at(self, t: float) -> list[float]:
         """Positions `t` seconds from now."""
@@ -91,6 +92,8 @@ class Motion:
     def raw(self, t: float) -> tuple[list[float], list[float], list[float]]:
         """Position, velocity, acceleration `t` seconds from now, as its trajectories have them; before it
         rests."""
+        if t == self.dt and self.then is not None:
+            return self.then
         return self.go.at_time(t) if t <= self.dt else self.halt.at_time(t - self.dt + self.since)
 
     def after(self, t: float) -> Motion:
@@ -165,12 +168,14 @@ class Mover:
             go.synchronization = Synchronization.Time
             if not found:
                 return None
-        halt.current_position, halt.current_velocity, halt.current_acceleration = ahead.at_time(dt)
+        then = ahead.at_time(dt)
+        halt.current_position, halt.current_velocity, halt.current_acceleration = then
         if not _calculated(ruckig, halt, stop):
             return None
         duration = stop.duration
         end, _, _ = stop.at_time(duration)
-        return Motion(end if line is None else line.at(end[0]), dt + duration, line, ahead, stop, dt)
+        at_rest = end if line is None else line.at(end[0])
+        return Motion(at_rest, dt + duration, line, ahead, stop, dt, 0.0, then)
 
     def take(self, motion: Motion, dt: float) -> Motion:
         """Go along `motion` for `dt` seconds. The stop that remains."""

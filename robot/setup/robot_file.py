@@ -22,6 +22,11 @@ control_hz = 20.0                             # decisions a second
 # home = [0.0, -0.6, 0.7, 1.2, 0.0, 0.6]      # rad; where episodes begin; without it: wherever the arm is
 """
 COMMENTS = {"arms.arm": "the follower", "leaders.arm": "leads the arm of the same name"}
+SAFETY = """
+[safety]                                      # docs/safety.md has every field
+speed = 1.5                                   # rad/s
+table = 0.0                                   # m, its height in the arm's base frame; false: there is none
+"""
 NO_CAMERA = """
 # No camera was plugged in. One looks like this; `ulna devices` lists them:
 # [cameras.front]
@@ -82,7 +87,7 @@ class RobotFile:
                 )
                 if self.kit != "so101":  # its pose is another's
                     head = "".join(line for line in head.splitlines(True) if not line.startswith("# home"))
-                text = head + table + camera_tables(cameras, depth)
+                text = head + table + SAFETY + camera_tables(cameras, depth)
             _require_toml(text, self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             new = self.path.with_name(f"{self.path.name}.new")

@@ -13,7 +13,7 @@ from ...datasets.checks.findings import runs, zero_ns
 from ...datasets.checks.times import GAP_PERIODS
 from ...datasets.episode import Episode, StoreError
 from ...datasets.features import ACTION, REQUESTED, STATE, Feature, Features, is_depth, is_frames
-from ...datasets.flags import INTERVENTION
+from ...datasets.flags import INTERVENTION, LIMITED
 from ...datasets.reading.align import period
 from .library import NotThere
 
@@ -36,13 +36,15 @@ class Vector:
 @dataclass(frozen=True)
 class Timeline:
     """times: stream → seconds `(T,)` float64, ascending. damage: stream → why it cannot be read.
-    interventions: (start, end) of each, s. start_s, end_s: first and last capture of any stream; start_s is
+    interventions: (start, end) of each, s, when a human overrode the policy; limited: when the safety filter
+    changed what was asked for. start_s, end_s: first and last capture of any stream; start_s is
     at most 0, because cameras may begin before the control loop."""
 
     times: dict[str, np.ndarray]
     vectors: dict[str, Vector]
     damage: dict[str, str]
     interventions: list[tuple[float, float]]
+    limited: list[tuple[float, float]]
     start_s: float
     end_s: float
 
@@ -79,7 +81,8 @@ def read_timeline(e: Episode, features: Features) -> Timeline:
         times,
         vectors,
         damage,
-        _interventions(e, times),
+        _flagged(e, times, INTERVENTION),
+        _flagged(e, times, LIMITED),
         min([0.0, *(float(t[0]) for t in ends)]),
         max([0.0, *(float(t[-1]) for t in ends)]),
     )
@@ -112,6 +115,7 @@ def describe(timeline: Timeline, e: Episode, features: Features) -> dict[str, An
         "streams": streams,
         "panels": panels(timeline.vectors),
         "interventions": timeline.interventions,
+        "limited": timeline.limited,
         "attrs": {k: v for k, v in e.attrs.items() if k not in ("streams", "content")},
     }
 
@@ -241,8 +245,8 @@ def numbers(values: np.ndarray) -> list[float | None]:
     return [v if ok else None for v, ok in zip(rounded, finite.tolist(), strict=True)]
 
 
-def _interventions(e: Episode, times: dict[str, np.ndarray]) -> list[tuple[float, float]]:
-    """(Start, end) in seconds of each intervention, when a human overrode the policy."""
+def _flagged(e: Episode, times: dict[str, np.ndarray], bit: int) -> list[tuple[float, float]]:
+    """(Start, end) in seconds of each time when actions had this flag."""
     if ACTION not in times:
         return []
     try:
@@ -250,4 +254,4 @@ def _interventions(e: Episode, times: dict[str, np.ndarray]) -> list[tuple[float
     except StoreError:
         return []
     t_s = times[ACTION]
-    return [(float(t_s[first]), float(t_s[last])) for first, last in runs((flags & INTERVENTION) > 0)]
+    return [(float(t_s[first]), float(t_s[last])) for first, last in runs((flags & bit) > 0)]

@@ -15,7 +15,7 @@ import numpy as np
 from contracts.data import CAMERA
 
 from ulna.datasets.features import ACTION, DEPTH, REQUESTED, STATE, Feature, Features
-from ulna.datasets.flags import INTERVENTION
+from ulna.datasets.flags import INTERVENTION, LIMITED
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 
@@ -59,7 +59,7 @@ def record_episodes(path: Path) -> Path:
                 row = {STATE: q, ACTION: q + np.float32(0.1), REQUESTED: q + np.float32(0.3)}
                 row["observation.force"] = np.array([1.0, 2.0, 3.0, rng.normal()])
                 at = t * 50 * MS
-                flags = {ACTION: INTERVENTION if 10 <= t < 20 else 0}
+                flags = {ACTION: INTERVENTION if 10 <= t < 20 else LIMITED if 30 <= t < 40 else 0}
                 writer.tick(row, dict.fromkeys(row, (at, at + MS)), flags)
             for row, at in enumerate(frame_times_ns().tolist()):
                 writer.append(TOP, picture_of(row), at, at + MS)

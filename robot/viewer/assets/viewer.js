@@ -139,7 +139,7 @@ async function open(name) {
       });
       return camera;
     });
-  timeline.load(found.start_s, found.end_s, found.interventions);
+  timeline.load(found.start_s, found.end_s, found.interventions, found.limited);
   setFindings([], "Looking…");
   player.load(found.start_s, found.end_s, cameras, t);
   $("cameras").replaceChildren(...cameras.map((c) => c.element));

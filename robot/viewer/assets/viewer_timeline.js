@@ -31,11 +31,11 @@ export class Timeline {
     for (const part of [this.ruler, this.track]) this.drag(part, (t) => this.on.seek(t));
     zoomable(element, () => this, (start, end) => this.on.view(start, end));
     new ResizeObserver(() => this.draw()).observe(element);
-    this.load(0, 1, []);
+    this.load(0, 1, [], []);
   }
 
-  load(start, end, interventions) {
-    Object.assign(this, { start, end, from: start, to: end, interventions, findings: [], t: start, in: null, out: null });
+  load(start, end, interventions, limited) {
+    Object.assign(this, { start, end, from: start, to: end, interventions, limited, findings: [], t: start, in: null, out: null });
     this.draw();
   }
 
@@ -112,16 +112,21 @@ export class Timeline {
       this.handles[i].hidden = at < 0 || at > 100;
       this.handles[i].style.left = `${at}%`;
     });
-    for (const old of this.track.querySelectorAll(".human")) old.remove();
-    for (const [start, end] of this.interventions) {
-      const human = make("div", { class: "human" });
-      human.style.left = `${this.place(start)}%`;
-      human.style.width = `${Math.max(0.2, this.place(end) - this.place(start))}%`;
-      tooltip(human, () => `A human took over from ${start.toFixed(2)} to ${end.toFixed(2)} s`);
-      this.track.append(human);
-    }
+    this.drawFlagged("limited", this.limited, "The safety filter limited actions");
+    this.drawFlagged("human", this.interventions, "A human took over");
     this.drawFindings();
     this.setTime(this.t);
+  }
+
+  drawFlagged(name, times, what) {
+    for (const old of this.track.querySelectorAll(`.${name}`)) old.remove();
+    for (const [start, end] of times) {
+      const part = make("div", { class: name });
+      part.style.left = `${this.place(start)}%`;
+      part.style.width = `${Math.max(0.2, this.place(end) - this.place(start))}%`;
+      tooltip(part, () => `${what} from ${start.toFixed(2)} to ${end.toFixed(2)} s`);
+      this.track.append(part);
+    }
   }
 
   drawFindings() {

@@ -92,6 +92,7 @@ def test_an_episode_is_described_on_its_own_time_line(reader: Client) -> None:
     )
     assert e["last_tick_s"] == pytest.approx((TICKS - 1) * 0.05)
     assert e["interventions"] == [[pytest.approx(0.5), pytest.approx(0.95)]]
+    assert e["limited"] == [[pytest.approx(1.5), pytest.approx(1.95)]]
     streams = {s["key"]: s for s in e["streams"]}
     assert (streams[TOP]["rows"], streams[TOP]["kind"], streams[FAR]["kind"]) == (FRAMES, "image", "depth")
     assert streams[FAR]["unit"] == "mm"

@@ -183,6 +183,21 @@ def test_a_hot_arm_goes_slowly_and_a_hotter_one_stops(
     until(lambda: "goes slowly" in capfd.readouterr().err, "it is said")
 
 
+def test_an_arm_that_does_not_follow_is_stopped(paper: Rig, tmp_path: Path) -> None:
+    tell(tmp_path, "arm", stuck=1)
+    q = np.array([0.3, 0.3, 0.3])
+
+    def refused() -> bool:
+        q[0] = min(q[0] + 0.05, 1.2)
+        try:
+            paper.robot.command(q)
+        except DeviceError as error:
+            return "from where it was sent" in str(error)
+        return False
+
+    until(refused, "it is noticed")
+
+
 def test_closing_puts_an_arm_down_where_it_got_its_torque(tmp_path: Path) -> None:
     with load_robot(str(robot_file(tmp_path, "arm"))) as rig:
         for i in range(10):

@@ -1,6 +1,6 @@
-"""How late the ticks of a control process are at 100 Hz beside loaded cores: of ours, of a bare spinner that does
-nothing but wait, and of a loop in the process that also reads the bus, as ours was before. And whether ticks
-wait for a policy that thinks for two seconds.
+"""How late the ticks of a control process are at 100 Hz beside loaded cores: of ours, of a bare spinner that
+does nothing but wait, and of a loop in the process that also reads the bus, as ours was before. And whether
+ticks wait for a policy that thinks for two seconds.
 
 The arm is a twin in another process, on a pty whose bytes take their time at 1 Mbaud.
 
@@ -45,17 +45,15 @@ def arm_file() -> Iterator[str]:
     """The file of a robot whose arm another process plays."""
     names = so101.JOINTS.names
     plant = Plant.create(names, HOME, so101.JOINTS.max_effort)
-    servos = [
-        TwinServo(i + 1, so101.STS3215, i, 2048, registers={"min_position_limit": 0, "max_position_limit": 4095})
-        for i in range(6)
-    ]
+    servos: list[TwinServo] = []
     with tempfile.TemporaryDirectory() as folder, SimpleMechanics(plant):
         counts = COUNTS_PER_TURN / (2 * np.pi)
         calibration = Calibration()
         for i, name in enumerate(names):
             low, high = (round(2048 + q[i] * counts) for q in (so101.JOINTS.lower, so101.JOINTS.upper))
             calibration[name] = JointCalibration(i + 1, 0, 0, low, high)
-            servos[i].registers.update(min_position_limit=low, max_position_limit=high)  # type: ignore[attr-defined]
+            registers = {"min_position_limit": low, "max_position_limit": high}
+            servos.append(TwinServo(i + 1, so101.STS3215, i, 2048, registers=registers))
         path = Path(folder) / "calibration.json"
         save(path, calibration)
         description = {
@@ -150,7 +148,9 @@ def summary(late_ns: list[np.ndarray]) -> dict[str, float]:
 
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
-    burners = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(max(1, (os.cpu_count() or 2) // 2))]
+    burners = [
+        subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(max(1, (os.cpu_count() or 2) // 2))
+    ]
     late: dict[str, list[np.ndarray]] = {"spinner": [], "control process": [], "in one process": []}
     longest: list[float] = []
     try:

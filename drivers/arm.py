@@ -79,7 +79,8 @@ class Arm(Protocol):
 
     A driver that reads its arm at a rate of its own may keep a `drivers.sample.Backlog`: the recording then
     holds every reading. Of an arm without one it holds one row per control tick. An arm may also be
-    `Calibrated`, and a leader `Sprung`."""
+    `Calibrated` and `Strained`, and a leader `Sprung`; one that stays up when it is closed has `falls`
+    false."""
 
     joints: Joints
     watchdog_s: float

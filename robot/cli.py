@@ -100,16 +100,28 @@ def _main(argv: Sequence[str] | None) -> int:
             return 0
         return _run(argv)
     except KeyboardInterrupt as error:
-        with contextlib.suppress(OSError):  # a terminal that was closed
-            print(f"ulna: {error or 'interrupted'}; what was finished is kept", file=sys.stderr)
-        return 128 + getattr(error, "number", signal.SIGINT)
+        return _interrupted(error)
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001  the last line of defence: said in one sentence
+        first: BaseException | None = error
+        while isinstance(
+            first, OSError
+        ):  # the terminal was closed, and what was said at the end went nowhere
+            first = first.__context__
+        if isinstance(first, KeyboardInterrupt):
+            return _interrupted(first)
         if debug or not is_expected(error):
             traceback.print_exc()
-        print("\n".join([f"ulna: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print("\n".join([f"ulna: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _interrupted(error: KeyboardInterrupt) -> int:
+    with contextlib.suppress(OSError):  # a terminal that was closed
+        print(f"ulna: {str(error) or 'interrupted'}; what was finished is kept", file=sys.stderr)
+    return 128 + getattr(error, "number", signal.SIGINT)
 
 
 def _help() -> str:

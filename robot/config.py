@@ -150,7 +150,8 @@ def _simulated(
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
     drivers: dict[str, Arm] = make_devices(name, config, "arms")
     rest = Safety.of(config, joints_of(drivers), f"{name}, [safety]").rest
-    host = Host(name, config, drivers, control_rate(name, config), rest)
+    park_after_s = control_config(name, config).park_after
+    host = Host(name, config, drivers, control_rate(name, config), rest, park_after_s)
     arms = controlled(host)
     all_cameras: dict[str, Camera] = make_devices(name, config, "cameras")
     make_devices(name, config, "leaders")  # what this run does not use must be right, too
@@ -163,7 +164,6 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
     tracker_cameras = [camera for c, camera in all_cameras.items() if c in for_trackers]
     clock, control_hz = MonotonicClock(), config["control_hz"]
     robot = Robot(config["name"], arms, observed, trackers, clock, control_hz, tracker_cameras)
-    Safety.of(config, robot.joints, f"{name}, [safety]")
     robot.host = host
     home = config.get("home")
     if home is not None:
@@ -188,12 +188,19 @@ class ControlConfig:
     rate: float | None = setting(None, 20, 500, "Hz")
     """At which the control process sends the arms where they are to be; None: `RATE_HZ`, or what the slowest
     arm's driver can do."""
+    park_after: float = setting(3.0, 0, 600, "s")
+    """For so long the arms hold after the program died, before they are put down."""
+
+
+def control_config(name: str, config: Mapping[str, Any]) -> ControlConfig:
+    """`[control]` of the robot file `name`."""
+    return parse(ControlConfig, config.get("control", {}), f"{name}, [control]")
 
 
 def control_rate(name: str, config: Mapping[str, Any]) -> float:
     """The rate of the control process of the robot file `name`, Hz. DeviceError: more than an arm's driver
     can do."""
-    rate = parse(ControlConfig, config.get("control", {}), f"{name}, [control]").rate
+    rate = control_config(name, config).rate
     most, slowest = math.inf, ""
     for arm, table in config["arms"].items():
         module = driver_module("arms", str(table["driver"]), f"driver for {name}, [arms.{arm}]:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import termios
@@ -29,7 +30,8 @@ class Keys:
 
     def __exit__(self, *_: object) -> None:
         if self.is_terminal:
-            termios.tcsetattr(self._file, termios.TCSADRAIN, self._saved)
+            with contextlib.suppress(termios.error):  # it was closed
+                termios.tcsetattr(self._file, termios.TCSADRAIN, self._saved)
 
     def pressed(self) -> str | None:
         """The word of the oldest key pressed since the last call; keys without a meaning are skipped. None:

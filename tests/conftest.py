@@ -48,6 +48,8 @@ SLOW = (
     "policies/test_sampling.py::test_sampling_with_the_ideal",
     "policies/test_solvers.py::test_a_solver_converges",
     "policies/train/",
+    "robot/control/test_controlled_arm.py",
+    "robot/control/test_ends.py",
     "robot/demos/",
     "robot/doctor/test_doctor.py::test_the_command",
     "robot/report/test_report.py::test_a_closed_loop_report",

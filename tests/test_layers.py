@@ -135,6 +135,7 @@ LIGHT = [
     "ulna.policies.serving.client",
     "ulna.policies.serving.metadata",
     "ulna.policies.request",
+    "ulna.robot.control.process",
     "ulna.robot.robot",
     "ulna.robot.agent",
     "ulna.robot.loop",

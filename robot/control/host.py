@@ -48,8 +48,9 @@ class Host:
         drivers: Mapping[str, Arm],
         rate_hz: float,
         rest: np.ndarray | None,
+        park_after_s: float,
     ) -> None:
-        self.robot, self.rate_hz = robot, rate_hz
+        self.robot, self.rate_hz, self.park_after_s = robot, rate_hz, park_after_s
         self.drivers = dict(drivers)
         self.memory: Memory | None = None
         self.down = ""  # why there is no control process at the moment
@@ -245,6 +246,7 @@ class Host:
             "sizes": memory.sizes,
             "descriptors": memory.descriptors,
             "rate_hz": self.rate_hz,
+            "park_after_s": self.park_after_s,
             "rests": self._rests,
             "began": self._began,
             "lay": sorted(self._lay),

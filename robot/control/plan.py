@@ -13,7 +13,7 @@ class Plan:
     `patience_ns` after it came; then `is_over`."""
 
     def __init__(self, q: np.ndarray, t_ns: int, patience_ns: int) -> None:
-        self._patience_ns = patience_ns
+        self.patience_ns = patience_ns
         self.hold(q, t_ns)
 
     def hold(self, q: np.ndarray, t_ns: int, brakes: bool = False) -> None:
@@ -42,7 +42,7 @@ class Plan:
 
     def is_over(self, t_ns: int) -> bool:
         """Whether the next command is missing at `t_ns`."""
-        return self.commanded_ns is not None and t_ns > self.commanded_ns + self._patience_ns
+        return self.commanded_ns is not None and t_ns > self.commanded_ns + self.patience_ns
 
     def silence_ns(self, now_ns: int) -> int:
         """For how long the arm has been holding because no command came."""

@@ -3,7 +3,7 @@ started by `robot.control.host`.
 
 stdin: lines of JSON `{"number", "order", …}`, first `setup`; each is answered on stdout by `{"to": number,
 …}` when it is done, with `error` when it failed. Commands come through `memory.Memory`, not here. The end of
-stdin means that the main process is gone, in whatever way: the arms hold, are put down after `ABANDONED_S`,
+stdin means that the main process is gone, in whatever way: the arms hold, are put down after `park_after`,
 and this process ends. Ctrl-C and a closed terminal do not reach it; SIGTERM puts the arms down."""
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from .parking import Phase
 from .plan import Plan
 from .ticker import Limb, Ticker
 
-ABANDONED_S = 3.0  # the arms hold for so long after the main process died, and are then put down
-STOPPED_S = 60.0  # the same, where it lives but was stopped (Ctrl-Z)
+STOPPED_S = 60.0  # the arms hold for so long after the main process was stopped (Ctrl-Z)
 PRIORITY = 10  # of SCHED_FIFO
 SWITCH_S = 0.0002  # between threads of this process
 
@@ -291,7 +290,7 @@ def main() -> None:
     for line in sys.stdin:
         _obey(control, json.loads(line), answer)
     control.ticker.hold(list(control.limbs))
-    time.sleep(ABANDONED_S if _has_torque(control) else 0.0)
+    time.sleep(first["park_after_s"] if _has_torque(control) else 0.0)
     _end(control)
 
 

@@ -25,6 +25,7 @@ from ...drivers.arm import (
 from ...drivers.sample import Backlog, Sample
 from ..robot import joints_of
 from ..safety.filter import Filter
+from ..safety.limits import GRIPPER
 from .guard import SLOW, Guard
 from .memory import ArmMemory, Memory, Words
 from .parking import FAST, GENTLE, Parking, Phase
@@ -59,9 +60,13 @@ class Limb:
     asked: np.ndarray = field(default_factory=lambda: np.zeros(0))
     sent: np.ndarray = field(default_factory=lambda: np.zeros(0))
     health_s: float = 0.0
+    captured_ns: int = 0  # of its newest reading
 
     def __post_init__(self) -> None:
-        self.guard = Guard(self.driver.joints.names)
+        joints = self.driver.joints
+        self.guard = Guard(joints.names)
+        pairs = zip(joints.names, joints.units, strict=True)
+        self.grips = np.array([name == GRIPPER or unit == "m" for name, unit in pairs])
 
     def refusal(self, q: np.ndarray, t_ns: int) -> str:
         """Why it takes no command, in the words of its driver; "" where it takes this one."""
@@ -104,6 +109,7 @@ class Ticker:
         self._entries: deque[Entry] = deque()
         self._last: Entry | None = None  # the newest that the filter gave
         self._parkings: dict[str, Parking] = {}
+        self._stale_ns = 0
         self._stopping = threading.Event()
 
     # the thread
@@ -181,7 +187,9 @@ class Ticker:
             load = driver.strain().load if isinstance(driver, Strained) else None
             command = self._last.command[limb.joints]
             return parking.step(t_ns * 1e-9, command, driver.read().data, load)
-        if limb.plan.is_over(t_ns):
+        if limb.plan.is_over(t_ns) or (
+            limb.plan.commanded_ns is not None and t_ns - limb.captured_ns > self._stale_ns
+        ):
             self._hold(limb)
             limb.plan.lapsed_ns = t_ns
         wanted = limb.plan.at(t_ns)
@@ -210,6 +218,7 @@ class Ticker:
             if isinstance(driver, Backlog) and sample.seq > limb.last_seq:
                 memory.keep([_numbered(s, limb.offset) for s in driver.since(limb.last_seq)])
             limb.last_seq = max(limb.last_seq, sample.seq)
+            limb.captured_ns = sample.t_capture_ns
             memory.write_sample(_numbered(sample, limb.offset))
             if time.monotonic() - limb.health_s > HEALTH_S:
                 self.publish_health(limb)
@@ -218,8 +227,11 @@ class Ticker:
         with self._lock:
             limb.health_s = time.monotonic()
             driver, guard = limb.driver, limb.guard
-            if isinstance(driver, Strained) and limb.active:
-                guard.step(driver.strain(), limb.health_s)
+            if limb.active and self._filter is not None:
+                if isinstance(driver, Strained):
+                    guard.step(driver.strain(), limb.health_s)
+                lag = np.where(limb.grips, 0.0, driver.read().data - limb.sent)
+                guard.follows(lag, self._filter.safety.tracking_error, limb.health_s)
                 if guard.refusal and limb.name not in self._parkings and limb.plan.commanded_ns is not None:
                     self._hold(limb)
             faults = (*driver.faults(), *((guard.note,) if guard.note else ()))
@@ -240,6 +252,9 @@ class Ticker:
                 for each in self.limbs
             ]
             self._begin(np.concatenate(at), now)
+            stale_s = self._filter.safety.stale_s
+            self._stale_ns = round(stale_s * 1e9)
+            limb.plan.patience_ns = round(min(limb.driver.watchdog_s, stale_s) * 1e9)
             limb.plan.hold(self._last_command(limb), now)
             limb.asked = limb.sent = self._last_command(limb)
             limb.active = True

@@ -33,7 +33,7 @@ class Config:
     """The fields of `[arms.NAME]` with this driver."""
 
     file: str
-    """JSON: `heat_c`, `load`, `broken` of an arm; a line is added for each command that it gets."""
+    """JSON: `heat_c`, `load`, `broken`, `stuck` of an arm; a line is added for each command that it gets."""
     watchdog_s: float = 0.5
     """s"""
 
@@ -66,9 +66,11 @@ class PaperArm:
         if self._first:
             check_first(target, self._q, self.max_first_step, self.joints)
             self._first = False
-        self._q = limit_target(target, self._q, 1.0, self.joints)
-        self._write(self._q.tolist())
-        return self._q.copy()
+        sent = limit_target(target, self._q, 1.0, self.joints)
+        if not self._told().get("stuck"):
+            self._q = sent
+        self._write(sent.tolist())
+        return sent
 
     def hold(self) -> None: ...
 

@@ -102,10 +102,11 @@ def test_several_arms_are_moved_together_and_refused_together(tmp_path: Path) ->
     with load_robot(str(robot_file(tmp_path, "left", "right"))) as rig:
         robot = rig.robot
         q = np.full(6, 0.3)
+        answers = []
         for i in range(10):
-            answer = robot.command(q + 0.01 * i)
+            answers.append(robot.command(q + 0.01 * i))
             time.sleep(0.05)
-        assert answer.shape == (6,)
+        assert answers[-1].shape == (6,)
         for arm in ("left", "right"):
             assert poses(tmp_path, arm)[-1, 1] > 0.35
         robot.arms["right"].stop()
@@ -180,6 +181,21 @@ def test_a_hot_arm_goes_slowly_and_a_hotter_one_stops(
     with pytest.raises(DeviceError, match=r"68 °C.*holds"):
         paper.robot.command(np.array([0.5, 0.3, 0.3]))
     until(lambda: "goes slowly" in capfd.readouterr().err, "it is said")
+
+
+def test_an_arm_that_does_not_follow_is_stopped(paper: Rig, tmp_path: Path) -> None:
+    tell(tmp_path, "arm", stuck=1)
+    q = np.array([0.3, 0.3, 0.3])
+
+    def refused() -> bool:
+        q[0] = min(q[0] + 0.05, 1.2)
+        try:
+            paper.robot.command(q)
+        except DeviceError as error:
+            return "from where it was sent" in str(error)
+        return False
+
+    until(refused, "it is noticed")
 
 
 def test_closing_puts_an_arm_down_where_it_got_its_torque(tmp_path: Path) -> None:

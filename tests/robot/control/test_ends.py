@@ -341,6 +341,34 @@ def test_an_arm_that_cannot_be_put_down_keeps_its_torque_and_that_is_said(
     assert not fall.has_torque()
 
 
+def test_an_overloaded_servo_leaves_the_others_their_torque(
+    station: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with load_robot(station["toml"]) as rig:
+        (arm,) = rig.robot.arms.values()
+        assert rig.home is not None
+        go_to(rig.robot, rig.home)
+        ask(station, "faults", {"arm": {"overload": [5]}})  # the wrist's roll
+        until(lambda: arm.health().state is ArmState.STOPPED, "it is noticed")
+        with pytest.raises(DeviceError, match="overload"):
+            run(rig)
+    assert "could not be put down" in capfd.readouterr().err
+    assert ask(station, "state")["torque"] == [True, True, True, True, False, True]
+    ask(station, "faults", {"arm": {"overload": []}})
+    ask(station, "power-cycle", {"device": "arm"})  # as it was told
+    until(lambda: not any(ask(station, "state")["torque"]), "its power was cut")
+
+
+def test_a_twin_that_is_gone_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    with twin("so101", "--scene", "lift") as info, load_robot(info["toml"]) as rig:
+        scene = rig.scene
+        assert scene is not None
+        ask(info, "stop", {})
+        with pytest.raises(DeviceError):
+            run(rig, success=scene.success)
+    assert "could not be put down" in capfd.readouterr().err
+
+
 def test_signals_that_ask_for_an_end_are_heard_where_a_robot_is_open() -> None:
     from ulna.robot.ends import asked_to_end, hurried_by_signals
 

@@ -49,3 +49,17 @@ def test_an_arm_that_does_not_tell_its_heat_is_not_hot() -> None:
     guard = Guard(("lift", "elbow"))
     guard.step(Strain(np.zeros(2), np.full(2, np.nan), np.full(2, np.nan)), 0.0)
     assert (guard.slow, guard.refusal, guard.note) == (False, "", "")
+
+
+def test_an_arm_that_is_elsewhere_than_it_was_sent_is_stopped_but_not_for_a_moment_of_it() -> None:
+    guard = Guard(("lift", "elbow"))
+    away = np.array([0.0, 0.7])
+    for t, lag in ((0.0, 0 * away), (0.5, away), (0.9, away), (0.95, 0 * away), (1.5, away)):
+        guard.follows(lag, 0.5, t)
+        assert not guard.refusal
+    guard.follows(away, 0.5, 2.1)
+    assert "elbow is 0.70 from where it was sent (at most 0.5)" in guard.refusal
+    guard.step(strain(61.0), 2.7)
+    assert "elbow is 0.70" in guard.note, "what stops it is told first"
+    guard.follows(0 * away, 0.5, 3.0)
+    assert (guard.slow, guard.refusal) == (True, "")

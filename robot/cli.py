@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..drivers.plugins import PluginError, lookup, offers
-from .commands.errors import UsageError, is_expected, unknown
+from .commands.errors import UsageError, is_expected, missing_package, unknown
 from .commands.terminal import clean_streams
 
 COMMANDS = {
@@ -102,9 +102,10 @@ def _main(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001  the last line of defence: said in one sentence
-        if debug or not is_expected(error):
+        missing = missing_package(error)
+        if debug or not (missing or is_expected(error)):
             traceback.print_exc()
-        print("\n".join([f"ulna: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        print("\n".join([f"ulna: {missing or error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..drivers.plugins import PluginError, lookup, offers
-from .commands.errors import UsageError, is_expected, unknown
+from .commands.errors import UsageError, is_expected, missing_package, unknown
 from .commands.terminal import clean_streams
 
 COMMANDS = {
@@ -105,16 +105,16 @@ def _main(argv: Sequence[str] | None) -> int:
         return 1
     except Exception as error:  # noqa: BLE001  the last line of defence: said in one sentence
         first: BaseException | None = error
-        while isinstance(
-            first, OSError
-        ):  # the terminal was closed, and what was said at the end went nowhere
+        # the terminal was closed, and what was said at the end went nowhere
+        while isinstance(first, OSError):
             first = first.__context__
         if isinstance(first, KeyboardInterrupt):
             return _interrupted(first)
-        if debug or not is_expected(error):
+        missing = missing_package(error)
+        if debug or not (missing or is_expected(error)):
             traceback.print_exc()
         with contextlib.suppress(OSError):
-            print("\n".join([f"ulna: {error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+            print("\n".join([f"ulna: {missing or error}", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

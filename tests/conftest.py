@@ -87,6 +87,7 @@ SLOW = (
     "test_packaging.py",
     "test_plugins.py",
     "test_readme.py",
+    "test_robot_computer.py",
     "test_soak.py",
     "test_written_before.py",
 )

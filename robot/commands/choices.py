@@ -11,8 +11,11 @@ def robots() -> list[str]:
 
 
 def tasks() -> list[str]:
-    from ...sim.tasks.all import task_names
-
+    """None where there is no simulator, as on a robot's computer."""
+    try:
+        from ...sim.tasks.all import task_names
+    except ModuleNotFoundError:
+        return []
     return task_names()
 
 

@@ -41,3 +41,15 @@ def is_expected(error: BaseException) -> bool:
         if loaded_module is not None and isinstance(error, tuple(getattr(loaded_module, n) for n in names)):
             return True
     return False
+
+
+def missing_package(error: BaseException) -> str:
+    """The sentence on a package that is not installed, as on a robot's computer many are not; "" for any
+    other error."""
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    if not name or name.partition(".")[0] == "ulna":
+        return ""
+    return (
+        f"this needs the package {name}, which is not installed on this computer: run it where all of Ulna is, "
+        "or install the package (docs/remote.md says what a robot's computer has)"
+    )

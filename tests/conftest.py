@@ -72,6 +72,7 @@ SLOW = (
     "robot/test_rollout.py::test_a_checkpoint_draws",
     "robot/test_rollout.py::test_pybullet",
     "robot/test_statement.py",
+    "robot/strategies/test_commands.py",
     "robot/test_study.py",
     "robot/test_train.py",
     "robot/twin/",

@@ -216,7 +216,9 @@ def test_overlap_merges_as_lerobot_does(merge: str, delay: int) -> None:
         assert (of.ask() is not None) == (t == 5), "half of the chunk is left"
     of.answer(np.ones((10, 1)), asked=5)
     shared = 10 - 5 - delay
-    np.testing.assert_allclose(of.ahead(), [[new]] * shared + [[1.0]] * (10 - delay - shared))
+    ahead = of.ahead()
+    assert ahead is not None
+    np.testing.assert_allclose(ahead, [[new]] * shared + [[1.0]] * (10 - delay - shared))
 
 
 @given(st.integers(1, 6), st.floats(-1, 1), st.integers(1, 15), st.integers(0, 10_000))

@@ -3,7 +3,9 @@ planned, and the question that is open. The agent of one robot has one, a batch 
 so that both ask the same questions and execute the answers alike.
 
 It counts control ticks from the episode's beginning and knows no clock: how late an answer is, is told by the
-tick at which it is given. Legend: n actions ahead, A action dimensions."""
+tick at which it is given. What is planned is indexed by the actions that were consumed: a tick at which the
+robot stood still, because no chunk had an action, does not count, so that it then goes on where it stopped.
+Legend: n actions ahead, A action dimensions."""
 
 from __future__ import annotations
 
@@ -75,11 +77,13 @@ class Session:
         open is forgotten. What is known of delays stays."""
         self.task, self.seed, self.decisions = task, seed, 0
         self.tick, self.starved, self.starving, self.too_late = 0, 0, 0, 0
+        self._consumed = 0
         self.switches: list[int] = []
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.metadata.n_obs_steps)
         self._past: deque[np.ndarray] = deque(maxlen=self.metadata.n_past_actions)
         self._memory: Any = None
         self._open: int | None = None  # tick of the observation of the question that is open
+        self._open_at = 0  # what had been consumed then
         self._coming: tuple[int, Reply] | None = None  # an answer, and from which tick on it is there
         self._last: np.ndarray | None = None
         self._plan.reset()
@@ -101,18 +105,18 @@ class Session:
         """What to ask the policy with the observation of this tick; None where a question is open, or nothing
         has to be asked. Its observations are `(n_obs_steps, *shape)`."""
         forecast = self.delays.forecast
-        if self._open is not None or not self._plan.due(self.tick, forecast):
+        if self._open is not None or not self._plan.due(self._consumed, forecast):
             return None
-        self._open = self.tick
+        self._open, self._open_at = self.tick, self._consumed
         known = {k: np.stack([step[k] for step in self._history]) for k in self._features} | self._told
-        left = self._plan.ahead(self.tick)
+        left = self._plan.ahead(self._consumed)
         return Request(
             known,
             self._decision_seed(),
             self._complete_past(),
             self.task,
             left if len(left) else None,
-            forecast if self.strategy.foretells else None,
+            min(forecast, len(left)) if self.strategy.foretells else None,
             self._memory,
             self._options,
         )
@@ -142,7 +146,7 @@ class Session:
         another than the one that is open is not used. delay: ticks from now on until it is there."""
         if self._open is None or self._coming is not None or (asked is not None and asked != self._open):
             return
-        reply = Reply(self._open, np.asarray(chunk_nA), execute)
+        reply = Reply(self._open_at, np.asarray(chunk_nA), execute)
         self.decisions += 1
         self._memory = memory
         if delay > 0:
@@ -153,20 +157,20 @@ class Session:
     def next(self) -> np.ndarray:
         """The action `(A,)` of this tick, and on to the next tick. LookupError where there is none, neither
         planned nor to be repeated."""
-        action = self._plan.action(self.tick)
+        action = self._plan.action(self._consumed)
         if action is None:
             if self._last is None:
                 raise LookupError("no chunk has an action for this tick, and none was sent before")
             self.starved, self.starving = self.starved + 1, self.starving + 1
             action = self._last
         else:
-            self.starving = 0
+            self.starving, self._consumed = 0, self._consumed + 1
         self.tick, self._last = self.tick + 1, action
         return action
 
     def ahead(self) -> np.ndarray | None:
         """`(n, A)`: what is planned after the action that `next` gave last; None where nothing is."""
-        ahead = self._plan.ahead(self.tick)
+        ahead = self._plan.ahead(self._consumed)
         return ahead if len(ahead) else None
 
     def sent(self, action: np.ndarray) -> None:
@@ -174,9 +178,10 @@ class Session:
         self._past.append(action)
 
     def _take(self, reply: Reply) -> None:
+        assert self._open is not None
+        self.delays.add(self.tick - self._open)
         self._open = self._coming = None
-        self.delays.add(self.tick - reply.asked)
-        if self._plan.take(reply, self.tick):
+        if self._plan.take(reply, self._consumed):
             self.switches.append(self.tick)
         else:
             self.too_late += 1

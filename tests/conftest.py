@@ -78,6 +78,7 @@ SLOW = (
     "robot/test_rollout.py::test_pybullet",
     "robot/safety/test_twin.py",
     "robot/test_statement.py",
+    "robot/strategies/test_commands.py",
     "robot/test_study.py",
     "robot/test_train.py",
     "robot/twin/",

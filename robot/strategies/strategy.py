@@ -4,7 +4,8 @@ one. numpy only, without clocks and threads: a strategy counts control ticks, so
 and one on a real arm are the same arithmetic.
 
 A chunk is indexed by the tick of the observation that it answers: its first action is for that tick, however
-late the reply comes. Legend: n actions ahead, A action dimensions."""
+late the reply comes. Ticks are those at which an action was consumed; where the robot stood still because
+there was none, nothing moved on. Legend: n actions ahead, A action dimensions."""
 
 from __future__ import annotations
 

@@ -74,7 +74,11 @@ class Plain:
     def normalise_action(self, action: Tensor, observation: Any) -> Tensor:
         return action
 
-    normalise_past = denormalise_action = normalise_action
+    def normalise_past(self, past_BdA: Tensor, observation: Any) -> Tensor:
+        return past_BdA
+
+    def denormalise_action(self, chunk: Tensor, observation: Any) -> Tensor:
+        return chunk
 
 
 MODELS: dict[str, tuple[Objective, nn.Module]] = {

@@ -68,7 +68,7 @@ def measure(case: str) -> dict[str, Any]:
         for _ in range(23):
             state = rng.normal(size=2).astype(np.float32)
             actions.append(np.asarray(agent.act(Observation({STATE: state}, {}))).tolist())
-            agent.sent(np.float32(actions[-1]) * np.float32(0.9))
+            agent.sent(np.array(actions[-1], np.float32) * np.float32(0.9))
     return {"asked": policy.asked, "actions": actions}
 
 

@@ -150,6 +150,11 @@ def evaluate_at_once(
     """As `evaluate`, with up to `batch` episodes at once, whose physics `processes` processes share. The
     episodes are the same; those that are filmed are run again one at a time, and the latency is theirs. task:
     what the rig's was called when it was loaded, where that is not its own name."""
+    if rig.robot.filter is not None:
+        raise ValueError(
+            f"episodes that run at once go through no safety filter, and {rig.robot.name} has a table "
+            "[safety]: leave out --batch"
+        )
     from ..policies.serving.batch import BatchPolicy
     from ..sim.vector import vector_env
     from .rollout import rollout
@@ -161,11 +166,6 @@ def evaluate_at_once(
     scene = rig.sim
     if scene is None:
         raise ValueError("only simulated robots can be many: leave out --batch, or evaluate on a sim: robot")
-    if rig.robot.filter is not None:
-        raise ValueError(
-            f"episodes that run at once go through no safety filter, and {rig.robot.name} has a table "
-            "[safety]: leave out --batch"
-        )
     agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)  # refuses what does not fit
     began = time.monotonic()
     sizes = [(c.height, c.width) for c in scene.cameras.values()]

@@ -84,8 +84,6 @@ class _Part:
     def __init__(self, joints: Joints, safety: Safety, columns: Sequence[int]) -> None:
         self.columns = list(columns)
         c = np.array(columns, int)
-        in_a_row = self.columns == list(range(self.columns[0], self.columns[-1] + 1))
-        self.where = slice(self.columns[0], self.columns[-1] + 1) if in_a_row else c
         self.lower, self.upper = joints.lower[c].tolist(), joints.upper[c].tolist()
         self.mover = Mover(safety.speed[c].tolist(), safety.acceleration[c].tolist(), safety.jerk[c].tolist())
         m = self.mover
@@ -233,7 +231,8 @@ class _ArmFilter:
             return True, why
         # the arm comes to rest before what blocks it; on the way there its stop is on the line, too
         goal, blocked = self._free_goal(stops)
-        nearer = arm.mover.plan(goal, None, dt, dt) or arm.stop
+        stays = arm.mover.rests and goal is arm.stop.end
+        nearer = arm.stop if stays else arm.mover.plan(goal, None, dt, dt) or arm.stop
         for motions in ([nearer, *fingers], [nearer, *stops[1:]], [stops[0], *fingers]):
             if not self._fault(motions, dt):
                 self._take(motions, dt)
@@ -347,6 +346,9 @@ class _ArmFilter:
         for k in range(1, min(n, FURTHEST) + 1):
             if why := fault(k / n):
                 taken = k / n
+                # mostly, when something is in the way, the arm is there already
+                if k == 1 and fault(taken / 2**HALVINGS):
+                    return start, why
                 for _ in range(HALVINGS):
                     middle = 0.5 * (free + taken)
                     if fault(middle):
@@ -355,8 +357,6 @@ class _ArmFilter:
                         free = middle
                 break
             free = k / n
-        if why and free * distance < APART_M / 2**HALVINGS:  # it is there
-            return start, why
         return [s + free * x for s, x in zip(start, away, strict=True)], why
 
 
@@ -378,6 +378,9 @@ class Filter:
             for arm, (columns, grippers) in groups(joints).items()
         ]
         self._parts = [part for arm in self._arms for part in arm.parts]
+        columns = [j for part in self._parts for j in part.columns]
+        in_order = columns == sorted(columns)
+        self._order = None if in_order else [columns.index(j) for j in range(len(joints))]
         self._why = ""
         self.state = State.STOP
         self._stands = False  # whether it knows where the arms are
@@ -435,11 +438,13 @@ class Filter:
         return self._filtered(flags, reasons)
 
     def _filtered(self, flags: int, reasons: list[str]) -> Filtered:
-        command, velocity = np.empty(len(self.joints)), np.empty(len(self.joints))
+        command: list[float] = []
+        velocity: list[float] = []
         outside = late = fast = False
         for part in self._parts:
             state = part.mover.state
-            command[part.where], velocity[part.where] = state.q, state.v
+            command += state.q
+            velocity += state.v
             outside = outside or part.clipped
             if max(map(abs, map(sub, part.asked, state.q))) > part.same:
                 late = True
@@ -451,4 +456,7 @@ class Filter:
                 reasons.append(SPEED if fast else ACCELERATION)
         if reasons:
             flags |= LIMITED
-        return Filtered(command, velocity, flags, tuple(dict.fromkeys(reasons)), self.state)
+        if self._order is not None:
+            command, velocity = [command[i] for i in self._order], [velocity[i] for i in self._order]
+        said = tuple(dict.fromkeys(reasons)) if len(reasons) > 1 else tuple(reasons)
+        return Filtered(np.array(command), np.array(velocity), flags, said, self.state)

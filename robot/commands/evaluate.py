@@ -163,6 +163,8 @@ def run(args: Args, out: Output) -> int:
         text += f"\n{result.batch} at once, {result.seconds:.0f} s"
     if result.starved:
         text += f"\n{result.starved} ticks had no action and repeated the last one"
+    if result.safety:
+        text += f"\n{result.safety}"
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if (ms := result.latency_ms) is not None:

@@ -101,6 +101,8 @@ class ClosedLoop:
     """What a decision cost in simulated time; None: nothing."""
     starved: int | None = None
     """Ticks for which no chunk had an action; None: there were none."""
+    safety: str | None = None
+    """What the safety filter did in them, in words."""
 
     @property
     def episodes(self) -> int:

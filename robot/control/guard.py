@@ -31,18 +31,21 @@ class Guard:
         self._warm = self._hot = np.zeros(len(names), bool)
         self._free_s: np.ndarray | None = None  # when each joint last pushed less
 
-    def follows(self, lag: np.ndarray, most: float, t_s: float) -> None:
+    def follows(self, lag: np.ndarray, most: float, t_s: float) -> bool:
         """Take by how much each joint `(J,)` is away from where it was sent; a gripper's is 0, since what it
-        holds is in its way. most: rad or m."""
+        holds is in its way. most: rad or m. Returns whether the arm is found astray just now, which stays
+        until there is a new guard."""
         if self._near_s is None or np.abs(lag).max() <= most:
-            self._near_s, self._astray = t_s, ""
-        elif t_s - self._near_s > LONGEST_LAG_S:
-            j = int(np.argmax(np.abs(lag)))
-            self._astray = (
-                f"{self.names[j]} is {abs(lag[j]):.2f} from where it was sent (at most {most:g}): the arm "
-                "holds; look what keeps it"
-            )
+            self._near_s = t_s
+        if self._astray or t_s - self._near_s <= LONGEST_LAG_S:
+            return False
+        j = int(np.argmax(np.abs(lag)))
+        self._astray = (
+            f"{self.names[j]} was {abs(lag[j]):.2f} from where it was sent (at most {most:g}): the arm "
+            "holds; look what keeps it, and enable it again"
+        )
         self._tell("")
+        return True
 
     def step(self, strain: Strain, t_s: float) -> None:
         """Take what the arm told of its motors at `t_s`."""

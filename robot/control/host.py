@@ -4,23 +4,19 @@ dies starts another one, which takes the arms over as they stand."""
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as Late
 from typing import Any
 
 import numpy as np
 
-from ...drivers.arm import Arm, DeviceError
+from ...drivers.arm import Arm, DeviceError, falls
+from .child import START_S, Child
 from .memory import COMMAND, DEVICE_ERROR, HOLD, MOST_AHEAD, STOP, VALUE_ERROR, Memory, Words, text_of
 
-START_S = 30.0
 ORDER_S = 60.0  # a driver may take long to enable an arm on a bad line
 ANSWER_S = 2.0  # for a command; a computer that is short of everything gives no answer sooner
 PARK_S = 120.0
@@ -136,7 +132,7 @@ class Host:
 
     def put_down(self) -> None:
         """`park`, which is said, with what could not be done."""
-        if not self._enabled:
+        if not any(falls(self.drivers[arm]) or arm in self._rests for arm in self._enabled):
             return
         say("the arms are put down; Ctrl-C makes it faster")
         for note in self.park():
@@ -326,86 +322,6 @@ class Host:
             if not self.down and self._child.process.poll() is None:
                 return
             time.sleep(0.02)
-
-
-class Child:
-    """One control process. Any thread may ask."""
-
-    def __init__(self, setup: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-        """Start it, and wait until it has made its arms. DeviceError: it cannot."""
-        self.is_set_up = False
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "ulna.robot.control.process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=tuple(descriptors),
-            start_new_session=True,  # what a terminal sends to its programs is not for it
-        )
-        self._writing = threading.Lock()
-        self._n, self._answers = 0, dict[int, Future[dict[str, Any]]]()
-        self._reader = threading.Thread(target=self._read, name="control answers", daemon=True)
-        self._reader.start()
-        try:
-            self.ask("setup", START_S, **setup)
-        except DeviceError:
-            self.process.kill()
-            self.end()
-            raise
-        self.is_set_up = True
-
-    def ask(self, order: str, timeout_s: float, **values: Any) -> dict[str, Any]:
-        """The answer to an order. DeviceError: it failed, with the words of the process."""
-        answer = self.tell(order, **values)
-        try:
-            reply = answer.result(timeout_s)
-        except Late:
-            raise DeviceError(f"the control process did not {order} within {timeout_s:.0f} s") from None
-        if "error" in reply:
-            raise DeviceError(reply["error"])
-        return reply
-
-    def tell(self, order: str, **values: Any) -> Future[dict[str, Any]]:
-        """Give an order, and wait for nothing."""
-        assert self.process.stdin is not None
-        answer = Future[dict[str, Any]]()
-        with self._writing:
-            self._n += 1
-            number = self._n
-            self._answers[number] = answer
-            try:
-                self.process.stdin.write(
-                    json.dumps({"number": number, "order": order, **values}).encode() + b"\n"
-                )
-                self.process.stdin.flush()
-            except (OSError, ValueError):
-                self._answers.pop(number, None)
-                answer.set_result({"error": "the control process has ended"})
-        return answer
-
-    def end(self) -> None:
-        """Close its stdin, at which it puts down what still has torque, closes its arms and ends."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(PARK_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(5.0)
-        self.process.stdout.close()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):
-            for line in self.process.stdout:
-                reply = json.loads(line)
-                if (answer := self._answers.pop(reply["to"], None)) is not None:
-                    answer.set_result(reply)
-        for answer in list(self._answers.values()):
-            if not answer.done():
-                answer.set_result({"error": "the control process ended meanwhile"})
 
 
 def _without_numbers(text: str) -> str:

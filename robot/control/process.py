@@ -28,10 +28,12 @@ from ..robot import joints_of
 from ..safety.arms import bodies_of
 from ..safety.filter import Filter
 from ..safety.limits import Safety
+from .guard import Guard
+from .limb import Limb
 from .memory import COMMAND, DEVICE_ERROR, HOLD, SENT, STOP, VALUE_ERROR, Memory, Words, utf8
 from .parking import Phase
 from .plan import Plan
-from .ticker import Limb, Ticker
+from .ticker import Ticker
 
 STOPPED_S = 60.0  # the arms hold for so long after the main process was stopped (Ctrl-Z)
 PRIORITY = 10  # of SCHED_FIFO
@@ -121,7 +123,7 @@ class Control:
             self._told, self._texts = True, shapes_texts
         self.ticker.drop(limb)
         limb.driver.enable()
-        limb.first = True
+        limb.first, limb.guard, self.ticker.failure = True, Guard(limb.driver.joints.names), ""
         self._stopped.discard(arm)
         self._kept.discard(arm)
         self._ours.add(arm)
@@ -144,12 +146,11 @@ class Control:
         """As its driver closes it: the torque goes. That of an arm that could not be put down stays, until
         somebody cuts its power."""
         limb = self.limbs[arm]
-        self.ticker.drop(limb)
+        self.ticker.leave(limb)
         try:
             if arm not in self._kept:
                 limb.driver.close()
         finally:
-            limb.is_open = False
             self.ticker.publish_health(limb)
         return {}
 
@@ -285,6 +286,7 @@ def main() -> None:
         threading.Thread(target=job, name=job.__name__, daemon=True).start()
     gc.collect()
     gc.freeze()  # what lives for ever is not looked through again
+    control.memory.beat(Words.CONTROL)
     answer(first["number"])
     threading.Thread(target=_watch, args=(control,), daemon=True).start()
     for line in sys.stdin:

@@ -8,28 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ...drivers.arm import (
-    Arm,
-    DeviceError,
-    Joints,
-    Strained,
-    check_first,
-    limit_target,
-)
-from ...drivers.sample import Backlog, Sample
+from ...drivers.arm import DeviceError, Joints, Strained, check_first, limit_target
+from ...drivers.sample import Backlog
 from ..robot import joints_of
 from ..safety.filter import Filter
-from ..safety.limits import GRIPPER
-from .guard import SLOW, Guard
-from .memory import ArmMemory, Memory, Words
+from .guard import SLOW
+from .limb import Entry, Limb
+from .memory import Memory, Words
 from .parking import FAST, GENTLE, Parking, Phase
-from .plan import Plan
 
 SPIN_NS = 150_000  # before a deadline the thread does not sleep: sleeps end late
 LEAD_S = 0.25  # the filter runs no further ahead than this
@@ -37,56 +29,6 @@ HEALTH_S = 0.05  # between two looks at what the arms say of their health
 BRAKING = 10.0  # rad/s², for the guess of where a moving arm comes to rest
 SETTLED = 0.02  # rad/s (m/s): an arm that is sent no faster stands
 SETTLE_S = 1.5  # for which a moving arm is given time to stand before it is parked
-
-
-@dataclass
-class Limb:
-    """One arm as the ticker sees it. offset: of its readings' numbers, since those of an earlier control
-    process go on. rest: where it is parked, None: it goes down from where it is. lay_there: it lay there.
-    active: it takes commands. first: its next command is its first."""
-
-    name: str
-    driver: Arm
-    memory: ArmMemory
-    joints: slice
-    plan: Plan
-    is_open: bool = False
-    active: bool = False
-    first: bool = False
-    rest: np.ndarray | None = None
-    lay_there: bool = False
-    offset: int = 0
-    last_seq: int = -1
-    asked: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    sent: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    health_s: float = 0.0
-    captured_ns: int = 0  # of its newest reading
-
-    def __post_init__(self) -> None:
-        joints = self.driver.joints
-        self.guard = Guard(joints.names)
-        pairs = zip(joints.names, joints.units, strict=True)
-        self.grips = np.array([name == GRIPPER or unit == "m" for name, unit in pairs])
-
-    def refusal(self, q: np.ndarray, t_ns: int) -> str:
-        """Why it takes no command, in the words of its driver; "" where it takes this one."""
-        try:
-            self.driver.command(q, t_ns)
-        except DeviceError as error:
-            return str(error)
-        return ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is to be sent for a time. wanted: before the filter."""
-
-    t_ns: int
-    wanted: np.ndarray
-    command: np.ndarray
-    velocity: np.ndarray
-    flags: int
-    reasons: tuple[str, ...]
 
 
 class Ticker:
@@ -103,6 +45,7 @@ class Ticker:
         self.limbs, self.memory = list(limbs), memory
         self.period_ns = round(period_s * 1e9)
         self.lateness_ns: deque[int] = deque(maxlen=4096)
+        self.failure = ""  # why no arm takes commands, until one is enabled again
         self._make_filter = make_filter
         self._filter: Filter | None = None
         self._lock = threading.RLock()  # of all below, held for microseconds
@@ -122,7 +65,13 @@ class Ticker:
             self.lateness_ns.append(now - due)
             if now - due > self.period_ns:  # it was kept from its work: what it missed is not made up for
                 due = now
-            self.tick(due)
+            try:
+                self.tick(due)
+            except Exception:  # noqa: BLE001  a defect stops the arms, not the thread
+                self.failure = "a defect of the control process, which standard error tells: the arm holds"
+                traceback.print_exc()
+                for limb in self.limbs:
+                    self.drop(limb)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -216,10 +165,10 @@ class Ticker:
         with self._lock:  # one thread writes at a time
             sample = driver.read()
             if isinstance(driver, Backlog) and sample.seq > limb.last_seq:
-                memory.keep([_numbered(s, limb.offset) for s in driver.since(limb.last_seq)])
+                memory.keep([limb.numbered(s) for s in driver.since(limb.last_seq)])
             limb.last_seq = max(limb.last_seq, sample.seq)
             limb.captured_ns = sample.t_capture_ns
-            memory.write_sample(_numbered(sample, limb.offset))
+            memory.write_sample(limb.numbered(sample))
             if time.monotonic() - limb.health_s > HEALTH_S:
                 self.publish_health(limb)
 
@@ -231,7 +180,8 @@ class Ticker:
                 if isinstance(driver, Strained):
                     guard.step(driver.strain(), limb.health_s)
                 lag = np.where(limb.grips, 0.0, driver.read().data - limb.sent)
-                guard.follows(lag, self._filter.safety.tracking_error, limb.health_s)
+                if guard.follows(lag, self._filter.safety.tracking_error, limb.health_s):
+                    self.start_at(limb)  # it holds where it is
                 if guard.refusal and limb.name not in self._parkings and limb.plan.commanded_ns is not None:
                     self._hold(limb)
             faults = (*driver.faults(), *((guard.note,) if guard.note else ()))
@@ -248,7 +198,7 @@ class Ticker:
             at = [
                 self._last.command[each.joints]
                 if each.active and each is not limb and self._last is not None
-                else _position(each)
+                else each.position()
                 for each in self.limbs
             ]
             self._begin(np.concatenate(at), now)
@@ -280,8 +230,15 @@ class Ticker:
                 self._entries.clear()
 
     def drop(self, limb: Limb) -> None:
+        """It takes no commands any more."""
         with self._lock:
             self._drop(limb)
+
+    def leave(self, limb: Limb) -> None:
+        """It is about to be closed: it is not read any more either."""
+        with self._lock:
+            self._drop(limb)
+            limb.is_open = False
 
     def command(
         self,
@@ -300,7 +257,7 @@ class Ticker:
             self._require_active(limb, now)
             if limb.first:
                 joints = limb.driver.joints
-                check_first(targets[limb.name], _position(limb), limb.driver.max_first_step, joints)
+                check_first(targets[limb.name], limb.position(), limb.driver.max_first_step, joints)
         with self._lock:
             assert self._last is not None
             held_ns, wanted = 0, {}
@@ -349,7 +306,9 @@ class Ticker:
             raise DeviceError(f"{limb.name} takes no command: {limb.guard.refusal}")
         if limb.active:
             return
-        if refusal := limb.refusal(_position(limb), now_ns + self.period_ns):
+        if self.failure and limb.is_open:
+            raise DeviceError(f"{limb.name} takes no command: {self.failure}; enable it again")
+        if refusal := limb.refusal(limb.position(), now_ns + self.period_ns):
             raise DeviceError(refusal)
         self.start_at(limb)  # what kept it from taking commands is over
 
@@ -437,11 +396,3 @@ def wait_until(due_ns: int) -> int:
     while (now := time.monotonic_ns()) < due_ns:
         pass
     return now
-
-
-def _position(limb: Limb) -> np.ndarray:
-    return limb.driver.read().data if limb.is_open else np.zeros(len(limb.driver.joints))
-
-
-def _numbered(sample: Sample, offset: int) -> Sample:
-    return replace(sample, seq=sample.seq + offset) if offset else sample

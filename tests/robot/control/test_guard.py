@@ -55,11 +55,11 @@ def test_an_arm_that_is_elsewhere_than_it_was_sent_is_stopped_but_not_for_a_mome
     guard = Guard(("lift", "elbow"))
     away = np.array([0.0, 0.7])
     for t, lag in ((0.0, 0 * away), (0.5, away), (0.9, away), (0.95, 0 * away), (1.5, away)):
-        guard.follows(lag, 0.5, t)
+        assert not guard.follows(lag, 0.5, t)
         assert not guard.refusal
-    guard.follows(away, 0.5, 2.1)
-    assert "elbow is 0.70 from where it was sent (at most 0.5)" in guard.refusal
+    assert guard.follows(away, 0.5, 2.1)
+    assert "elbow was 0.70 from where it was sent (at most 0.5)" in guard.refusal
     guard.step(strain(61.0), 2.7)
-    assert "elbow is 0.70" in guard.note, "what stops it is told first"
-    guard.follows(0 * away, 0.5, 3.0)
-    assert (guard.slow, guard.refusal) == (True, "")
+    assert "elbow was 0.70" in guard.note, "what stops it is told first"
+    assert not guard.follows(0 * away, 0.5, 3.0), "it is told once"
+    assert guard.refusal, "and stays until the arm is enabled again"

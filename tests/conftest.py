@@ -86,6 +86,7 @@ SLOW = (
     "robot/viewer/",
     "sim/test_sim.py",
     "sim/test_t_block.py::test_overlap",
+    "test_deploy_files.py::test_a_robot_is_reached",
     "test_packaging.py",
     "test_plugins.py",
     "test_readme.py",

@@ -50,6 +50,6 @@ def missing_package(error: BaseException) -> str:
     if not name or name.partition(".")[0] == "ulna":
         return ""
     return (
-        f"this needs the package {name}, which is not installed on this computer: run it where all of Ulna is, "
-        "or install the package (docs/remote.md says what a robot's computer has)"
+        f"this needs the package {name}, which is not installed on this computer: run it where all of Ulna "
+        "is, or install the package (docs/remote.md says what a robot's computer has)"
     )

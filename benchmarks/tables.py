@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import device_tables
+import execution_tables
 import results
 import study_tables
 
@@ -33,6 +34,7 @@ NAMES = (
         "cameras",
         "faults",
         "soak",
+        "chunk_boundary",
     ),
 )
 SECTIONS = {
@@ -42,6 +44,7 @@ SECTIONS = {
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
     "Speed": ("sim_steps", "batched_evaluation", "train_throughput"),
     "Serving": ("serving_latency", "server_load"),
+    "How chunks are executed": ("chunk_boundary",),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -327,6 +330,7 @@ TABLES = {
     "cameras": device_tables.cameras,
     "faults": device_tables.faults,
     "soak": device_tables.soak,
+    "chunk_boundary": execution_tables.chunk_boundary,
 }
 
 

@@ -223,6 +223,12 @@ class PolicyAgent:
         None where nothing is."""
         return self._session.ahead()
 
+    def watch(self, observation: Observation) -> None:
+        """Instead of `act`: somebody else acts in this tick. What was planned is dropped."""
+        if self._asker is not None:
+            self._asker.forget()
+        self._session.watch(observation.values)
+
     def sent(self, action: np.ndarray) -> None:
         self._session.sent(action)
 

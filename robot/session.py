@@ -86,6 +86,7 @@ class Session:
         self._open_at = 0  # what had been consumed then
         self._coming: tuple[int, Reply] | None = None  # an answer, and from which tick on it is there
         self._last: np.ndarray | None = None
+        self._watches = False
         self._plan.reset()
 
     def observe(self, values: Mapping[str, np.ndarray]) -> None:
@@ -173,9 +174,19 @@ class Session:
         ahead = self._plan.ahead(self._consumed)
         return ahead if len(ahead) else None
 
+    def watch(self, values: Mapping[str, np.ndarray]) -> None:
+        """The observation of a tick in which somebody else acts, instead of `observe` to `next`. What was
+        planned and asked is dropped, and it goes on from what they have sent."""
+        self.observe(values)
+        self._open = self._coming = None
+        self._plan.reset()
+        self.tick, self.starving, self._watches = self.tick + 1, 0, True
+
     def sent(self, action: np.ndarray) -> None:
         """What the robot made of the last action, limits applied: the past that the policy learned from."""
         self._past.append(action)
+        if self._watches:
+            self._last, self._watches = action, False
 
     def _take(self, reply: Reply) -> None:
         assert self._open is not None

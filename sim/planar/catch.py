@@ -12,6 +12,11 @@ from .body import columns, distance, towards
 from .env import ENVIRONMENT, STATE, Observation, Outcome, PlanarEnv, Vector
 from .expert import Expert
 
+# Tuned on seeds 0 to 999, so that a decision that is late costs much and one in time little. A flow MLP
+# (residual, 3x128, 1500 steps of 128, 10 evaluations) on 100 demonstrations (noise 0.005), chunks of 16 of
+# which 8 are executed, 100 episodes of seeds 500 to 599, one training seed: at delays of 0, 50, 150 and 300
+# ms 88, 80, 37 and 9 % where each chunk is waited for, and 88, 86, 71 and 31 % where it is asked for while
+# the last one is executed.
 STEP = 0.03  # m a tick, 0.6 m/s
 SPEED = 0.008  # m a tick, 0.16 m/s: of the target
 TURNS = 0.03  # probability a tick that it flies on in another direction

@@ -106,16 +106,40 @@ def test_an_answer_of_the_last_episode_is_not_executed(served: tuple[Thinking, P
     agent.close()
 
 
+def test_after_another_has_acted_it_goes_on_from_there(served: tuple[Thinking, PolicyClient]) -> None:
+    policy, client = served
+    policy.gate.set()
+    agent = PolicyAgent(client, POINT, 20.0, strategy=strategy_named("async", {"patience_s": 60}))
+    agent.reset("go", 1)
+    until(lambda a: a and a[-1] > 3, agent, 0)
+    policy.gate.clear()
+    for x in (50.0, 60.0):
+        agent.watch(at(x))
+        agent.sent(np.full(2, x + 1, np.float32))
+    assert agent.ahead() is None
+    assert agent.act(at(61))[0] == 61.0, "it stands where it was left, until there is an answer"
+    policy.gate.set()
+    assert until(lambda a: a and a[-1] != 61.0, agent, 61)[-1] == 62.0
+    charged = PolicyAgent(policy, POINT, 20.0, charge=Charge())
+    charged.reset("go", 1)
+    assert charged.act(at(0))[0] == 1
+    charged.watch(at(7))
+    charged.sent(np.full(2, 8, np.float32))
+    assert charged.act(at(8))[0] == 9, "a new chunk"
+    assert "previous" not in policy.extensions[-1]
+    agent.close()
+
+
 def test_the_request_says_what_is_executed_meanwhile(served: tuple[Thinking, PolicyClient]) -> None:
     policy, client = served
     policy.gate.set()
     agent = PolicyAgent(client, POINT, 20.0, strategy=strategy_named("rtc", {"beta": 3}))
     agent.reset("go", 1)
     until(lambda a: policy.asked >= 3, agent, 0)
-    first, second = policy.extensions[0], policy.extensions[-1]
+    first, second = policy.extensions[0], policy.extensions[2]
     assert ("previous" in first, first["delay"]) == (False, 0)
     assert second["previous"].shape[1] == 2
-    assert second["delay"] == max(agent.delays[:-1][-10:])
+    assert second["delay"] == min(agent.delays[1], len(second["previous"])), "the first is not counted"
     hook = {"part": "RTC", "beta": 3.0, "jacobian": "true"}
     assert first["options"] == second["options"] == {"steering": [hook]}
     agent.close()

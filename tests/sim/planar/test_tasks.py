@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulna.sim.planar.body import columns
+from ulna.sim.planar.catch import CLOSED, REACH, SPEED, Catch
 from ulna.sim.planar.demonstrations import demonstrations
 from ulna.sim.planar.env import ENVIRONMENT, GOAL, STATE, PlanarEnv
 from ulna.sim.planar.fork import Fork
@@ -312,3 +313,63 @@ def test_words_goal_is_where_the_pucks_are_to_lie() -> None:
         assert (episode.observation[GOAL] == goal).all()
         assert np.abs(goal - end).max() < 0.035
         assert np.abs(goal - episode.observation[ENVIRONMENT][0]).max() == pytest.approx(PUSH, abs=1e-6)
+
+
+def late(env: Catch, delay: int) -> float:
+    """Success of the expert's rule, shown what was seen `delay` ticks ago: on seeds 500 to 599."""
+    n = env.num_envs
+    observation, info = env.reset(seed=list(range(500, 500 + n)))
+    rule, seen, over = env.expert(list(range(n))), [observation], np.zeros(n, bool)
+    while not over.all():
+        now = seen[max(len(seen) - 1 - delay, 0)]
+        # the hand is where it is now: what is late is the sight of the target
+        known = {STATE: seen[-1][STATE], ENVIRONMENT: now[ENVIRONMENT]}
+        observation, _, terminated, truncated, info = env.step(rule.act(known))
+        seen.append(observation)
+        over = terminated | truncated
+    return float(info["success"].mean())
+
+
+def test_catch_is_lost_to_delay_and_the_control_forgives() -> None:
+    assert late(Catch(100), 0) > 0.99
+    assert late(Catch(100), 6) < 0.5
+    assert late(Catch(100, speed=0.0), 6) > 0.99
+
+
+def test_catch_is_to_close_the_hand_with_the_target_in_reach() -> None:
+    env = Catch(2, speed=0.0)
+    observation, _ = env.reset(seed=[1, 2])
+    target = observation[ENVIRONMENT][:, :2]
+    there = np.concatenate([target + f32([[0.5 * REACH, 0], [1.5 * REACH, 0]]), f32([[0], [0]])], axis=1)
+    closed = there + f32([0, 0, 1])
+    ways = [*[there] * 40, closed, closed]
+    _, terminated, info = last_step(env, [1, 2], np.stack(ways))
+    assert info["success"].tolist() == [True, False]
+    assert terminated.tolist() == [True, False], "who misses may open the hand and try again"
+    # a hand that is closed already catches nothing by passing over the target
+    observation, terminated, info = last_step(env, [1, 2], np.stack([closed] * 70))
+    assert observation[STATE][1, 2] >= CLOSED
+    assert not info["success"].any()
+    nearer = closed - f32([REACH, 0, 0])
+    assert not last_step(env, [1, 2], np.stack([closed] * 40 + [nearer] * 20))[2]["success"].any()
+    opened = nearer - f32([0, 0, 1])
+    ways = [*[closed] * 40, *[opened] * 4, *[nearer] * 2]
+    assert last_step(env, [1, 2], np.stack(ways))[2]["success"][1]
+    with pytest.raises(ValueError, match="half of the hand's"):
+        Catch(1, speed=1.0)
+    with pytest.raises(ValueError, match="turns"):
+        Catch(1, turns=2.0)
+
+
+def test_catch_the_target_keeps_its_speed_and_stays_in_the_field() -> None:
+    env = Catch(50)
+    observation, _ = env.reset(seed=0)
+    turned = 0
+    for _ in range(env.max_ticks):
+        before = observation[ENVIRONMENT]
+        observation, *_ = env.step(np.zeros((50, 3), np.float32))
+        np.testing.assert_allclose(np.hypot(*before[:, 2:].T), SPEED, rtol=1e-5)
+        np.testing.assert_allclose(observation[ENVIRONMENT][:, :2], before[:, :2] + before[:, 2:], atol=1e-6)
+        turned += int((np.abs(observation[ENVIRONMENT][:, 2:] - before[:, 2:]).max(1) > 1e-6).sum())
+    assert np.abs(observation[ENVIRONMENT][:, :2]).max() <= 0.3 + 1e-6
+    assert 0.02 < turned / (50 * env.max_ticks) < 0.07

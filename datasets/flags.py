@@ -5,3 +5,4 @@ INTERPOLATED = 2  # computed from its neighbours; our recorders and imports make
 AFTER_DROP = 4  # rows were lost just before this one
 INVALID = 8  # the device itself doubts the value
 INTERVENTION = 16  # a human overrode the policy
+DIRECTED = 128  # neither policy nor person moved the robot, but a director, such as on its way to a new try

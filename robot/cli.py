@@ -23,6 +23,7 @@ COMMANDS = {
     "teleoperate": "move a robot by a leader arm, a gamepad, a browser, ...",
     "record": "record demonstrations into a dataset",
     "train": "train a policy on a dataset",
+    "detector": "learn from the outcomes of episodes when a task is done",
     "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
     "study": "measure a claim: arms, seeds, controls and expectations in one file",
     "serve": "serve a trained policy over the network",

@@ -3,7 +3,8 @@
 A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the
 `driver` that it is for and that driver's own fields (its `Config`), and may have `[trackers.NAME]`,
 `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a pose `home` to begin episodes
-from, and a `[scene]` where a twin stands in for the world."""
+from, a `[scene]` where a twin stands in for the world, and in `[validation]` what a policy must have shown
+before it moves the robot (`robot.gate`)."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from ..drivers.clock import MonotonicClock
 from ..drivers.config import parse, require_known
 from ..drivers.plugins import REFERENCE, PluginError, lookup, lookup_plugin, offers
 from ..drivers.teleoperator import Teleoperator
+from .gate import bar_of
 from .robot import Robot
 from .scene import RemoteScene, Scene
 
@@ -240,6 +242,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "leaders": dict,
     "teleoperators": dict,
     "scene": dict,
+    "validation": dict,
 }
 SCENE_FIELDS: dict[str, type | tuple[type, ...]] = {"driver": str, "url": str}
 
@@ -276,8 +279,12 @@ def read_config(name: str) -> dict[str, Any]:
                     )
     else:
         _check(
-            config, FIELDS, str(path), ("home", "cameras", "trackers", "leaders", "teleoperators", "scene")
+            config,
+            FIELDS,
+            str(path),
+            ("home", "cameras", "trackers", "leaders", "teleoperators", "scene", "validation"),
         )
+        bar_of(config, str(path))
         if not config["arms"]:
             raise DeviceError(f"{path}: [arms] is empty: a robot has at least one arm, like [arms.arm]")
         if "scene" in config:

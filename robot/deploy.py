@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,12 +13,20 @@ import numpy as np
 
 from ..datasets.recording.recorder import Recorder
 from ..policies.serving.client import PolicyClient
-from .agent import PolicyAgent
+from .agent import Agent, PolicyAgent
 from .config import Rig
+from .directors.directed import Directed
+from .directors.director import Director
 from .keys import Keys
+from .loop import Subscriber
+from .onlooker import Onlooker
 from .record import episode_metadata, total_drops
 from .report.evaluation import Latency
+from .scene import Correction
+from .takeover import Person, Takeover
 from .takes import RESET_S, TakeResult, take_episodes
+
+STALL_S = 0.5  # between two ticks, beyond the control period: then it is said
 
 
 def deploy(
@@ -30,16 +41,31 @@ def deploy(
     *,
     keys: Keys | None = None,
     reset_seconds: float = RESET_S,
+    person: Person | None = None,
+    directors: Sequence[Director] = (),
+    meta: Mapping[str, Any] | None = None,
+    onlooker: Onlooker | None = None,
 ) -> dict[str, Any]:
     """Run `episodes` episodes of the policy at `server`; returns what happened (JSON types only).
 
     When the server dies or answers with garbage the arm holds where it is, and PolicyServerError is raised.
     task: the instruction in words; a simulated scene brings its own. max_seconds: for one episode, 60 without
     a scene. report: called with the episodes so far whenever one has ended. keys and reset_seconds: as for
-    `record`; whoever quits before the last episode gets the result of those before."""
+    `record`; whoever quits before the last episode gets the result of those before. person: who may take the
+    robot over. directors: see `directors.director`. meta: stored with each episode, beside what is known of
+    the robot. onlooker: shows all that to the person."""
     robot, scene = rig.robot, rig.scene
-    with PolicyClient(server) as client:
-        agent = PolicyAgent(client, robot.features, robot.control_hz)
+    with PolicyClient(server) as client, contextlib.ExitStack() as stack:
+        policy = PolicyAgent(client, robot.features, robot.control_hz)
+        agent: Agent = policy
+        if directors:
+            agent = stack.enter_context(Directed(agent, directors, rig))
+        takeover = None
+        if person is not None:
+            agent = takeover = Takeover(agent, person)
+        others: list[Subscriber] = [Stalls(robot.period_ns * 1e-9)] if rig.realtime else []
+        if takeover is not None and rig.remote is not None:
+            others.append(Correction(rig.remote))
         takes = take_episodes(
             rig,
             agent,
@@ -50,8 +76,10 @@ def deploy(
             task=task or "",
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
-            meta=episode_metadata(rig),
+            meta={**episode_metadata(rig), **(meta or {})},
+            others=others,
             report=report,
+            onlooker=onlooker,
         )
         return {
             "robot": robot.name,
@@ -59,9 +87,39 @@ def deploy(
             "agent": agent.tag,
             "server": server,
             "checkpoint": client.metadata.checkpoint,
-            "decisions": len(agent.latencies_s),
-            "nfe_per_decision": float(np.mean(agent.nfe or [0])),
+            "decisions": len(policy.latencies_s),
+            "nfe_per_decision": float(np.mean(policy.nfe or [0])),
             "episodes": [asdict(t) for t in takes],
             "dropped": total_drops(takes),
-            "latency_ms": asdict(Latency.of(agent.latencies_s or [0.0])),
+            "latency_ms": asdict(Latency.of(policy.latencies_s or [0.0])),
+            **({} if takeover is None else {"takeovers": takeover.taken}),
         }
+
+
+class Stalls:
+    """A subscriber that says when a tick came late by more than `STALL_S`: the arm held meanwhile, most often
+    because the server did not answer. period_s: of control."""
+
+    def __init__(
+        self,
+        period_s: float,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._period_s, self._say, self._now = period_s, say, now
+        self._last: float | None = None
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        self._last = None
+
+    def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
+        now = self._now()
+        if self._last is not None and (gap := now - self._last) > STALL_S + self._period_s:
+            self._say(f"no new action came for {gap:.1f} s; the arm held meanwhile, and goes on")
+        self._last = now
+
+    def end(self, meta: Mapping[str, Any]) -> None:
+        pass
+
+    def interrupt(self, reason: str) -> None:
+        pass

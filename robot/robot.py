@@ -50,6 +50,7 @@ class Robot:
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
         self._watched = (*self.cameras.values(), *tracker_cameras)
         self._eyes = (*self._watched, *self.trackers.values())
+        self.command_flags = 0  # of `datasets.flags`, of the last command
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
         self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 
@@ -152,10 +153,10 @@ class Robot:
                     flags[DEPTH + name] = INVALID
         return Observation(values, times, task, flags)
 
-    def command(self, action: np.ndarray) -> np.ndarray:
+    def command(self, action: np.ndarray, ahead: np.ndarray | None = None) -> np.ndarray:
         """Send `action` `(A,)`, to be reached one control period from now; returns what was really sent,
-        `(A,)` float32. A wrong shape or a value that is not finite raises ValueError and nothing is sent to
-        any arm."""
+        `(A,)` float32. ahead `(n, A)`: the actions that follow, one a period, where they are known. A wrong
+        shape or a value that is not finite raises ValueError and nothing is sent to any arm."""
         action = np.asarray(action, np.float64)
         feature = self.action_features[ACTION]
         if action.shape != feature.shape:

@@ -42,11 +42,7 @@ class Session:
     def request(self, values: Mapping[str, np.ndarray]) -> Request | None:
         """Take the observation of this tick, by key. What to ask the policy, where a new chunk is needed: its
         observations are `(n_obs_steps, *shape)`."""
-        latest = {k: _at_size(values[k], f.shape) for k, f in self._features.items()}
-        # before the first tick the world stood still
-        while len(self._history) < self.metadata.n_obs_steps - 1:
-            self._history.append(latest)
-        self._history.append(latest)
+        self._see(values)
         if not self._decoder.wants_chunk():
             return None
         known = {k: np.stack([step[k] for step in self._history]) for k in self._features}
@@ -68,9 +64,23 @@ class Session:
             self._left = self._left[1:]
         return self._decoder.next()
 
+    def watch(self, values: Mapping[str, np.ndarray]) -> None:
+        """Take the observation of a tick in which somebody else acts. What is left of the chunk is
+        dropped."""
+        self._see(values)
+        self._left = None
+        self._decoder.reset()
+
     def sent(self, action: np.ndarray) -> None:
         """What the robot made of the last action, limits applied: the past that the policy learned from."""
         self._past.append(action)
+
+    def _see(self, values: Mapping[str, np.ndarray]) -> None:
+        latest = {k: _at_size(values[k], f.shape) for k, f in self._features.items()}
+        # before the first tick the world stood still
+        while len(self._history) < self.metadata.n_obs_steps - 1:
+            self._history.append(latest)
+        self._history.append(latest)
 
     def _complete_past(self) -> np.ndarray | None:
         """`Request.past`, `(n_past_actions, A)` float32; None where the policy does not need it, or where the

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from ..recipe import Recipe
 from ..request import TASK, Request
 from .metadata import Metadata
 from .protocol import BadRequest
+from .validations import FOLDER as VALIDATIONS
+from .validations import read_validations
 
 MOST_STEPS = 1000  # of the sampler, that a request may ask for
 
@@ -43,6 +47,7 @@ class LocalPolicy:
         change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> None:
         self.policy = load_checkpoint(folder, device)
+        self._folder, self._validated_ns = Path(folder), 0  # as of that change of its validations
         self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
         for hook in self.hooks:
@@ -51,7 +56,7 @@ class LocalPolicy:
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
         )
-        self.metadata = Metadata(
+        self._metadata = Metadata(
             recipe=recipe.name,
             features={k: self.policy.features[k] for k in (*self.policy.observation_keys, ACTION)},
             n_obs_steps=recipe.n_obs_steps,
@@ -73,6 +78,18 @@ class LocalPolicy:
                 f"{folder} gives actions that are not finite for an observation of zeros: its weights or its "
                 "statistics are broken; take another checkpoint"
             ) from None
+
+    @property
+    def metadata(self) -> Metadata:
+        """With the validations that the checkpoint's folder holds by now."""
+        try:
+            changed_ns = os.stat(self._folder / VALIDATIONS).st_mtime_ns
+        except OSError:
+            return self._metadata
+        if changed_ns != self._validated_ns:
+            found = read_validations(self._folder, self._metadata.checkpoint)
+            self._metadata, self._validated_ns = replace(self._metadata, validations=found), changed_ns
+        return self._metadata
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`actions` `(metadata.n_actions_ahead, A)` float32, the first for now, `nfe` and `checkpoint`; and
@@ -111,7 +128,7 @@ class LocalPolicy:
             (*self.hooks, *hooks),
             steps,
         )
-        ahead = sampled.chunk[0, self.metadata.n_past_actions :].float().cpu().numpy()
+        ahead = sampled.chunk[0, self._metadata.n_past_actions :].float().cpu().numpy()
         if not np.isfinite(ahead).all():
             raise NotFinite(
                 "the policy gives no finite action for this observation: a value is far from all data"
@@ -119,20 +136,20 @@ class LocalPolicy:
         reply: dict[str, Any] = {
             "actions": ahead,
             "nfe": int(sampled.nfe[0]),
-            "checkpoint": self.metadata.checkpoint,
+            "checkpoint": self._metadata.checkpoint,
         }
         if sampled.execute is not None:
             reply["execute"] = int(sampled.execute[0])
         if sampled.memory is not None:
             values = sampled.memory[0].float().cpu().numpy()
-            reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
+            reply["memory"] = {"checkpoint": self._metadata.checkpoint, "values": values}
         return reply
 
     def _blank(self) -> Request:
         """A request that fits, of zeros."""
         p, recipe = self.policy, self.policy.recipe
         blank = {k: np.zeros(p.features[k].shape, p.features[k].dtype) for k in p.observation_keys}
-        for key, feature in self.metadata.conditions.items():
+        for key, feature in self._metadata.conditions.items():
             if key != TASK:
                 blank[key] = np.zeros(feature.shape, feature.dtype)
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
@@ -155,7 +172,7 @@ class LocalPolicy:
             raise BadRequest(str(error)) from error
 
     def _past(self, value: Any) -> np.ndarray:
-        shape = (self.metadata.n_past_actions, *self.policy.features[ACTION].shape)
+        shape = (self._metadata.n_past_actions, *self.policy.features[ACTION].shape)
         past = np.asarray(value)
         if past.shape != shape or past.dtype.kind != "f":
             raise BadRequest(f"{PAST} is {past.dtype} {past.shape}, the policy wants finite float {shape}")
@@ -174,10 +191,10 @@ class LocalPolicy:
             return None
         if not isinstance(value, Mapping) or set(value) != {"checkpoint", "values"}:
             raise BadRequest("memory is what the last reply gave under this name, unchanged")
-        if value["checkpoint"] != self.metadata.checkpoint:
+        if value["checkpoint"] != self._metadata.checkpoint:
             raise BadRequest(
                 f"the memory is of the checkpoint {str(value['checkpoint'])[:8]}, and this is "
-                f"{self.metadata.checkpoint[:8]}: begin the episode anew, without a memory"
+                f"{self._metadata.checkpoint[:8]}: begin the episode anew, without a memory"
             )
         values = np.asarray(value["values"])
         if values.shape != (width,) or values.dtype.kind != "f":
@@ -190,7 +207,7 @@ class LocalPolicy:
         """Goals and prompts, by key."""
         arrays = {}
         prompt: tuple[int, ...] | None = None  # (demonstrations, ticks) of the first prompt's
-        for key, feature in self.metadata.conditions.items():
+        for key, feature in self._metadata.conditions.items():
             if key == TASK:
                 continue
             wants = f"{feature.dtype} {feature.shape}"
@@ -206,7 +223,7 @@ class LocalPolicy:
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         """`(n_obs_steps, *shape)` of the feature `key`."""
-        feature, n = self.policy.features[key], self.metadata.n_obs_steps
+        feature, n = self.policy.features[key], self._metadata.n_obs_steps
         wants = f"{feature.dtype} {feature.shape}, or ({n}, ...) with {n} observation steps"
         if key not in observation:
             raise BadRequest(f"the observation lacks {key}: the policy wants {wants}")

@@ -34,6 +34,12 @@ def persons() -> list[str]:
     return list(people())
 
 
+def directors() -> list[str]:
+    from ..directors.all import DIRECTORS
+
+    return list(DIRECTORS)
+
+
 def recipes() -> list[str]:
     from ...policies.recipes.all import recipe_names
 

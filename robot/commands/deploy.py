@@ -1,21 +1,29 @@
-"""Run a served policy on a robot."""
+"""Run a served policy on a robot. A person may take over from it, and directors may stand above it. A real
+robot's policy must have passed a validation."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from .choices import robots, tasks_or_words
-from .parsing import Output, unset
+import tyro
+
+from .choices import directors, persons, robots, tasks_or_words
+from .parsing import Output, page_options, unset, words
+from .steering import split_hook_fields
 
 if TYPE_CHECKING:
     from ..takes import TakeResult
 
-EXAMPLE = "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5"
-CHOICES = {"robot": robots, "task": tasks_or_words}
+EXAMPLE = (
+    "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5\n"
+    "  ulna deploy --robot my-so101.toml --takeover leader --out runs/r/corrected"
+)
+CHOICES = {"robot": robots, "task": tasks_or_words, "takeover": persons, "director": directors}
+prepare = split_hook_fields
 
 
 @dataclass
@@ -38,24 +46,47 @@ class Args:
     """Where no twin resets the scene and no keyboard is there: time between episodes to put things back."""
     out: Annotated[str, unset("nothing is recorded", "FOLDER")] = ""
     """Record what happens into this dataset."""
+    takeover: Annotated[str, unset("nobody")] = ""
+    """By what a person may take the arm from the policy, and give it back: the key t, Y of a gamepad, a
+    button of the page, or the dead man's switch of a hand. s and f say how the attempt went."""
+    phone: bool = False
+    """With --takeover browser: let a phone in the same network open the page (HTTPS, by a QR code)."""
+    director: Annotated[str, unset("none")] = ""
+    """Who stands above the policy, with commas: ours, an installed package's, or package.module:Name. Their
+    fields are options: --director NAME --NAME.field value."""
+    unvalidated: Annotated[str, unset("a real robot's policy must have passed", "REASON")] = ""
+    """Let a policy without a passing validation move a real robot; the reason is stored with the
+    recording."""
     json: bool = False
     """Print one JSON object."""
+    hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
 
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.features import ENVIRONMENT
+    from ...drivers.config import require_known
     from ...policies.serving.client import PolicyClient
     from ..config import load_robot
     from ..deploy import deploy
-    from ..keys import HELP, Keys
+    from ..directors.all import directors_named
+    from ..gate import require_validated
+    from ..keys import HELP, TAKE_HELP, Keys
+    from ..onlooker import onlooker_for
+    from ..people import agent_for, people
     from ..record import dropped_message, open_store, recorder_for
+    from ..takeover import Person
     from .evaluate import _cameras
 
+    options = page_options(args.takeover, args.phone)
+    if args.takeover:
+        require_known("way to take over:", args.takeover, people())
+    above = directors_named(words(args.director), args.hook_fields)
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
     with PolicyClient(args.server) as client:
         cameras = _cameras(client.metadata)
         tracking = ENVIRONMENT in client.metadata.features
+        metadata = client.metadata
 
     n_reported = 0
 
@@ -67,30 +98,45 @@ def run(args: Args, out: Output) -> int:
             print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
         n_reported = len(takes)
 
-    with (
-        load_robot(
-            args.robot, args.task or "lift", cameras, realtime=args.realtime, trackers=tracking
-        ) as rig,
-        contextlib.ExitStack() as stack,
-    ):
-        words = args.task if rig.sim is None else ""
+    realtime = args.realtime or bool(args.takeover)  # a person cannot drive a robot that outruns time
+    rig = load_robot(args.robot, args.task or "lift", cameras, realtime=realtime, trackers=tracking)
+    meta = {}
+    if rig.scene is None:
+        meta = require_validated(rig.config, args.robot, metadata, args.unvalidated)
+        said = meta.get("validation", {}).get("says")
+        print(f"validated: {said}" if said else f"not validated: {args.unvalidated}", file=sys.stderr)
+    with contextlib.ExitStack() as stack:
+        person = onlooker = None
+        if args.takeover:  # before the robot: it gets no torque where there is nobody to take it over
+            agent = stack.enter_context(agent_for(args.takeover, args.robot, rig, **options))
+            assert isinstance(agent, Person)
+            person, onlooker = agent, stack.enter_context(onlooker_for(agent, rig))
+        stack.enter_context(rig)
+        instruction = args.task if rig.sim is None else ""
         recorder = None
         if args.out:
-            recorder = stack.enter_context(recorder_for(rig, open_store(rig, args.out, words)))
-        keys = stack.enter_context(Keys())
-        if keys.is_terminal and rig.realtime:
+            recorder = stack.enter_context(recorder_for(rig, open_store(rig, args.out, instruction)))
+        # the keyboard as teleoperator reads the terminal itself, episode keys and all
+        keys = None if args.takeover == "keyboard" else stack.enter_context(Keys())
+        if keys is not None and keys.is_terminal and rig.realtime:
             print(HELP, file=sys.stderr)
+        if person is not None:
+            print(TAKE_HELP, file=sys.stderr)
         result = deploy(
             rig,
             args.server,
             args.episodes,
             args.seed,
-            words or None,
+            instruction or None,
             args.max_seconds or None,
             recorder,
             report,
             keys=keys,
             reset_seconds=args.reset_seconds,
+            person=person,
+            directors=above,
+            meta=meta,
+            onlooker=onlooker,
         )
     episodes = result["episodes"]
     successes = sum(e["success"] is True for e in episodes)
@@ -98,6 +144,7 @@ def run(args: Args, out: Output) -> int:
     out.answer(
         result,
         f"{successes} of {len(episodes)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+        + (f", {result['takeovers']} takeovers" if person is not None else "")
         + dropped_message(result["dropped"]),
     )
     return 0

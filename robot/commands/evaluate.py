@@ -4,15 +4,16 @@ checkpoint."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .choices import robots, tasks
+from .choices import directors, robots, tasks
 from .errors import UsageError
-from .parsing import Output, episode_list, progress, require_device, unset, use_threads
+from .parsing import Output, episode_list, progress, require_device, unset, use_threads, words
 from .steering import split_hook_fields, steering
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
-CHOICES = {"robot": robots, "task": tasks}
+CHOICES = {"robot": robots, "task": tasks, "director": directors}
 prepare = split_hook_fields
 
 
@@ -33,7 +34,8 @@ class Args:
     episodes: Annotated[str, unset("50 in closed loop")] = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
-    """A simulated one, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file: then its own twin is started, and the real drivers move it.
+    What is found counts for `ulna deploy` on that robot."""
     task: str = "lift"
     """The scene."""
     seed: int = 1000
@@ -53,6 +55,8 @@ class Args:
     steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks that act while sampling, with commas; their fields are options: --steer NAME --NAME.field value.
     Not with --server."""
+    director: Annotated[str, unset("none")] = ""
+    """Who stands above the policy, with commas, as in `ulna deploy`."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder: failures first, run once more."""
     batch: int = 1
@@ -74,6 +78,8 @@ def run(args: Args, out: Output) -> int:
         return _open_loop(args, out)
     from ..agent import PolicyAgent, make_agent
     from ..config import load_robot
+    from ..directors.all import directors_named
+    from ..directors.directed import Directed
     from ..evaluate import evaluate, evaluate_at_once, save_report
 
     try:
@@ -84,10 +90,17 @@ def run(args: Args, out: Output) -> int:
         raise UsageError("--batch and --processes are at least 1")
     if args.batch > 1 and (args.agent or args.server):
         raise UsageError("--batch is for a checkpoint that runs here: leave out --agent and --server")
+    if args.batch > 1 and args.director:
+        raise UsageError("--director is for episodes one at a time: leave out --batch")
+    above = directors_named(words(args.director), _fields(args, args.director))
     policy = None if args.agent else _served_policy(args)
     try:
         cameras = [] if policy is None else _cameras(policy.metadata)
-        with load_robot(args.robot, args.task, cameras) as rig, progress("evaluating") as bar:
+        with (
+            contextlib.ExitStack() as stack,
+            load_robot(_twin_of(args, cameras, stack), args.task, cameras) as rig,
+            progress("evaluating") as bar,
+        ):
             bar_task = bar.add_task("", total=episodes, note="")
 
             def report(count: int, successes: int, total: int) -> None:
@@ -115,6 +128,8 @@ def run(args: Args, out: Output) -> int:
                     if policy is None
                     else PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
                 )
+                if above:
+                    agent = stack.enter_context(Directed(agent, above, rig))
                 result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
     finally:
         if args.server and policy is not None:
@@ -131,6 +146,8 @@ def run(args: Args, out: Output) -> int:
     )
     if result.batch:
         text += f"\n{result.batch} at once, {result.seconds:.0f} s"
+    if broken := [o for o in result.outcomes if o.reason]:
+        text += f"\nbroken off by the policy: {len(broken)}, first seed {broken[0].seed}: {broken[0].reason}"
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if (ms := result.latency_ms) is not None:
@@ -142,9 +159,28 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
+def _fields(args: Args, names: str) -> dict[str, str]:
+    """The options `--NAME.field` of those that `names` lists."""
+    listed = words(names)
+    return {k: v for k, v in args.hook_fields.items() if k.partition(".")[0] in listed}
+
+
+def _twin_of(args: Args, cameras: list[str], stack: contextlib.ExitStack) -> str:
+    """The robot to evaluate on: of a real one that has no scene its twin's file, for the length of
+    `stack`."""
+    from ..config import read_config
+
+    config = read_config(args.robot)
+    if "arms" not in config or "scene" in config:
+        return args.robot
+    from ..twin.own import own_twin
+
+    return stack.enter_context(own_twin(args.robot, args.task, cameras))
+
+
 def _served_policy(args: Args) -> Any:
     if args.server:
-        if args.steer or args.hook_fields:
+        if args.steer or len(_fields(args, args.director)) < len(args.hook_fields):
             raise UsageError("--steer acts where the policy runs: give it to `ulna serve`")
         from ...policies.serving.client import PolicyClient
 
@@ -157,7 +193,8 @@ def _served_policy(args: Args) -> Any:
     from ...policies.serving.local import LocalPolicy
 
     use_threads(args.threads)
-    hooks = steering(args.steer, args.hook_fields)
+    of_directors = _fields(args, args.director)
+    hooks = steering(args.steer, {k: v for k, v in args.hook_fields.items() if k not in of_directors})
     return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None, hooks)
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "study": "measure a claim: arms, seeds, controls and expectations in one file",
     "serve": "serve a trained policy over the network",
     "deploy": "run a served policy on a robot",
+    "collect": "improve a policy by a person's corrections, in rounds",
     "replay": "send a recorded episode's actions once more, and report how well the joints followed",
     "devices": "what is plugged in, by names that stay the same",
     "setup": "bring a new arm up: port, ids of its servos, robot file, calibration",

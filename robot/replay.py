@@ -163,8 +163,8 @@ def replay(
 
 
 def actions_for(rig: Rig, store: EpisodeStore, number: int, speed: float = 1.0) -> np.ndarray:
-    """What was sent in episode `number`, `(T, A)` float64, after looking that this robot, which may be closed,
-    can be sent it; errors as `replay`."""
+    """What was sent in episode `number`, `(T, A)` float64, after looking that this robot, which may be
+    closed, can be sent it; errors as `replay`."""
     robot, (episode,) = rig.robot, store.choose([number])
     if not SLOWEST <= speed <= FASTEST:
         raise ValueError(
@@ -177,8 +177,8 @@ def actions_for(rig: Rig, store: EpisodeStore, number: int, speed: float = 1.0) 
     require_same(wanted, robot.action_features, f"the dataset {store.path}", f"the robot {robot.name}")
     if abs(store.control_hz - robot.control_hz) > 0.01 * store.control_hz:
         raise FeatureMismatch(
-            f"the dataset {store.path} was recorded at {store.control_hz:g} Hz and the robot {robot.name} runs "
-            f"at {robot.control_hz:g} Hz: set control_hz in the robot's file to the recording's"
+            f"the dataset {store.path} was recorded at {store.control_hz:g} Hz and the robot "
+            f"{robot.name} runs at {robot.control_hz:g} Hz: set control_hz in its file to the recording's"
         )
     actions = episode.read(ACTION).astype(np.float64)
     if not len(actions):

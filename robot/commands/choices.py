@@ -34,6 +34,14 @@ def persons() -> list[str]:
     return list(people())
 
 
+EXPERT = "expert"  # of a simulated scene: a script in the place of a person
+
+
+def takers() -> list[str]:
+    """Who may take over from a policy."""
+    return [*persons(), EXPERT]
+
+
 def directors() -> list[str]:
     from ..directors.all import DIRECTORS
 

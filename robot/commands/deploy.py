@@ -7,11 +7,11 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .choices import directors, persons, robots, tasks_or_words
+from .choices import EXPERT, directors, robots, takers, tasks_or_words
 from .parsing import Output, page_options, unset, words
 from .steering import split_hook_fields
 
@@ -22,7 +22,7 @@ EXAMPLE = (
     "ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5\n"
     "  ulna deploy --robot my-so101.toml --takeover leader --out runs/r/corrected"
 )
-CHOICES = {"robot": robots, "task": tasks_or_words, "takeover": persons, "director": directors}
+CHOICES = {"robot": robots, "task": tasks_or_words, "takeover": takers, "director": directors}
 prepare = split_hook_fields
 
 
@@ -63,6 +63,24 @@ class Args:
 
 
 def run(args: Args, out: Output) -> int:
+    from ..record import dropped_message
+
+    result = deployed(args)
+    episodes, ms = result["episodes"], result["latency_ms"]
+    successes = sum(e["success"] is True for e in episodes)
+    taken = f", {result['takeovers']} takeovers" if args.takeover else ""
+    out.answer(
+        result,
+        f"{successes} of {len(episodes)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
+        + taken
+        + dropped_message(result["dropped"]),
+    )
+    return 0
+
+
+def deployed(args: Args) -> dict[str, Any]:
+    """What `robot.deploy.deploy` returns of a run by these options. UsageError, ValueError or DeviceError in
+    one sentence."""
     from ...datasets.features import ENVIRONMENT
     from ...drivers.config import require_known
     from ...policies.serving.client import PolicyClient
@@ -73,13 +91,14 @@ def run(args: Args, out: Output) -> int:
     from ..keys import HELP, TAKE_HELP, Keys
     from ..onlooker import onlooker_for
     from ..people import agent_for, people
-    from ..record import dropped_message, open_store, recorder_for
+    from ..record import open_store, recorder_for
+    from ..rehearsal import ExpertPerson
     from ..takeover import Person
     from .evaluate import _cameras
 
     options = page_options(args.takeover, args.phone)
     if args.takeover:
-        require_known("way to take over:", args.takeover, people())
+        require_known("way to take over:", args.takeover, (*people(), EXPERT))
     above = directors_named(words(args.director), args.hook_fields)
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
@@ -98,7 +117,8 @@ def run(args: Args, out: Output) -> int:
             print(f"episode {e.seed}: {outcome} after {e.ticks} ticks, {e.late} late", file=sys.stderr)
         n_reported = len(takes)
 
-    realtime = args.realtime or bool(args.takeover)  # a person cannot drive a robot that outruns time
+    by_person = args.takeover not in ("", EXPERT)
+    realtime = args.realtime or by_person  # nobody can drive a robot that outruns time
     rig = load_robot(args.robot, args.task or "lift", cameras, realtime=realtime, trackers=tracking)
     meta = {}
     if rig.scene is None:
@@ -107,7 +127,13 @@ def run(args: Args, out: Output) -> int:
         print(f"validated: {said}" if said else f"not validated: {args.unvalidated}", file=sys.stderr)
     with contextlib.ExitStack() as stack:
         person = onlooker = None
-        if args.takeover:  # before the robot: it gets no torque where there is nobody to take it over
+        if args.takeover == EXPERT:
+            if rig.sim is None:
+                raise ValueError(
+                    f"--takeover {EXPERT} knows simulated scenes only: use {', '.join(people())}"
+                )
+            person = ExpertPerson(rig.sim, rig.robot.control_hz)
+        elif args.takeover:  # before the robot: it gets no torque where there is nobody to take it over
             agent = stack.enter_context(agent_for(args.takeover, args.robot, rig, **options))
             assert isinstance(agent, Person)
             person, onlooker = agent, stack.enter_context(onlooker_for(agent, rig))
@@ -120,9 +146,9 @@ def run(args: Args, out: Output) -> int:
         keys = None if args.takeover == "keyboard" else stack.enter_context(Keys())
         if keys is not None and keys.is_terminal and rig.realtime:
             print(HELP, file=sys.stderr)
-        if person is not None:
+        if by_person:
             print(TAKE_HELP, file=sys.stderr)
-        result = deploy(
+        return deploy(
             rig,
             args.server,
             args.episodes,
@@ -138,13 +164,3 @@ def run(args: Args, out: Output) -> int:
             meta=meta,
             onlooker=onlooker,
         )
-    episodes = result["episodes"]
-    successes = sum(e["success"] is True for e in episodes)
-    ms = result["latency_ms"]
-    out.answer(
-        result,
-        f"{successes} of {len(episodes)} succeeded, latency p50 {ms['p50']:.1f} ms, p99 {ms['p99']:.1f} ms"
-        + (f", {result['takeovers']} takeovers" if person is not None else "")
-        + dropped_message(result["dropped"]),
-    )
-    return 0

@@ -75,9 +75,9 @@ def run(args: Args, out: Output) -> int:
 
 def _text(result: Replay) -> str:
     outcome = {True: ", a success", False: ", no success", None: ""}[result.success]
+    ran = f"{result.ticks} ticks, {result.late} late{outcome}"
     lines = [
-        f"episode {result.episode} of {result.data} on {result.robot}: {result.ticks} ticks, "
-        f"{result.late} late{outcome}",
+        f"episode {result.episode} of {result.data} on {result.robot}: {ran}",
         "  joint            off by: rms     most   when recorded   changed by limits",
     ]
     for t in result.tracking:

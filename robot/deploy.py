@@ -62,7 +62,7 @@ def deploy(
             agent = stack.enter_context(Directed(agent, directors, rig))
         takeover = None
         if person is not None:
-            agent = takeover = Takeover(agent, person)
+            agent = takeover = Takeover(agent, person, robot.control_hz)
         others: list[Subscriber] = [Stalls(robot.period_ns * 1e-9)] if rig.realtime else []
         if takeover is not None and rig.remote is not None:
             others.append(Correction(rig.remote))

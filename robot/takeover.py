@@ -3,7 +3,8 @@
 Each tick has one owner. While the policy acts the person's device is only looked at; while the person acts
 the policy still sees every observation and what was sent, and what it had planned is dropped (HG-DAgger,
 Kelly et al. 2019). What comes after a change of hands begins where the robot was sent last: its steps grow
-from `FIRST_STEP` on."""
+from
+`FIRST_STEP` on."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ from ..datasets.features import STATE
 from ..datasets.flags import INTERVENTION
 from ..drivers.screen import Screen
 from .agent import Agent, Buttons, Ends, Foresees, HearsSent, Intervenes, Watches
+from .people import SYNC_SPEED
 from .robot import Observation
 
-FIRST_STEP = 0.02  # rad (m): the most that a joint moves in the tick of a change; twice that in the next, …
+FIRST_STEP = 0.02  # rad (m): the most that a joint is sent in the tick of a change; twice that in the next, …
 
 
 @runtime_checkable
@@ -44,10 +46,14 @@ class Person(Protocol):
 class Takeover:
     """The agent `policy`, until the person asks for the robot or somebody calls `toggle`, and again after the
     next `toggle`. Each episode begins with the policy. taken: how often a person took over, since this was
-    made."""
+    made.
 
-    def __init__(self, policy: Agent, person: Person) -> None:
+    After a change the arm goes to where its new owner wants it at up to `SYNC_SPEED`; as soon as it is there,
+    it moves as they do."""
+
+    def __init__(self, policy: Agent, person: Person, control_hz: float) -> None:
         self.policy, self.person = policy, person
+        self._fastest = max(FIRST_STEP, SYNC_SPEED / control_hz)
         self.tag = f"{policy.tag} with {person.tag}"
         self.taken = 0
         self.reset("", 0)
@@ -86,7 +92,7 @@ class Takeover:
         if self._step is None or self._sent is None or not np.isfinite(wish).all():
             return wish
         most, away = self._step, wish - self._sent
-        self._step = None if np.abs(away).max() <= most else most + FIRST_STEP
+        self._step = None if np.abs(away).max() <= most else min(most + FIRST_STEP, self._fastest)
         return self._sent + np.clip(away, -most, most)
 
     def ahead(self) -> np.ndarray | None:

@@ -85,7 +85,7 @@ def test_the_scripted_person_helps_where_nothing_gets_on_and_only_there() -> Non
     with load_robot("sim:so101", "reach") as rig:
         assert rig.sim is not None
         for agent, helped in ((HoldAgent(), True), (ExpertPerson(rig.sim, 20.0), False)):
-            shared = Takeover(agent, ExpertPerson(rig.sim, rig.robot.control_hz))
+            shared = Takeover(agent, ExpertPerson(rig.sim, 20.0), 20.0)
             rig.sim.reset(3)
             result = run_episode(rig.robot, shared, task="", seed=3, max_ticks=200, success=rig.sim.success)
             assert result.success is True

@@ -3,6 +3,7 @@ on from what it saw meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from contracts.agent import check_agent
 from contracts.policy import Follow
+from contracts.teleoperation_page import client as page
 from contracts.twin import ask, twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,9 +31,10 @@ from ulna.robot.config import Rig, load_robot
 from ulna.robot.deploy import Stalls, deploy
 from ulna.robot.keys import Keys
 from ulna.robot.loop import run_episode
-from ulna.robot.people import LeaderAgent, TeleoperatorAgent, agent_for
+from ulna.robot.onlooker import onlooker_for
+from ulna.robot.people import SYNC_SPEED, LeaderAgent, TeleoperatorAgent, agent_for
 from ulna.robot.record import open_store, recorder_for
-from ulna.robot.takeover import FIRST_STEP, Takeover
+from ulna.robot.takeover import FIRST_STEP, Person, Takeover
 
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -112,7 +115,7 @@ def by_leader(rig: Rig, away: float, policy: Follow | None = None) -> tuple[Take
     ((name, follower),) = rig.robot.arms.items()
     leader = Leader(follower, follower.read().data + away)
     agent = PolicyAgent(policy or Wave(rig.robot.features), rig.robot.features)
-    return Takeover(agent, LeaderAgent({name: leader}, rig.robot)), leader  # type: ignore[dict-item]
+    return Takeover(agent, LeaderAgent({name: leader}, rig.robot), 20.0), leader  # type: ignore[dict-item]
 
 
 def test_a_leader_far_away_takes_over_without_a_jump_and_gives_back_without_one(rig: Rig) -> None:
@@ -145,6 +148,8 @@ def test_whenever_hands_change_the_first_step_is_small(scene: Rig, turns: list[i
     run_episode(scene.robot, agent, [log], task="", seed=0, max_ticks=ticks[-1] + 5)
     changes = np.flatnonzero(np.diff([0, *log.flags]))
     assert len(changes) == len(turns)
+    for i in changes:
+        assert log.steps[i : i + 3].max() <= SYNC_SPEED / 20 + 1e-6, "and the next ones are slow"
     assert log.steps[changes].max() <= FIRST_STEP + 1e-6
 
 
@@ -179,7 +184,7 @@ def test_a_closed_switch_takes_over_and_a_button_gives_back(rig: Rig) -> None:
     device = Told()
     device.says = Hand(True)  # it is held as the episode begins: that asks for nothing
     person = TeleoperatorAgent(device, rig.robot, "so101")
-    agent = Takeover(PolicyAgent(Follow(rig.robot.features), rig.robot.features), person)
+    agent = Takeover(PolicyAgent(Follow(rig.robot.features), rig.robot.features), person, 20.0)
 
     def says(hand: Hand) -> Callable[[], None]:
         return lambda: setattr(device, "says", hand)
@@ -255,51 +260,101 @@ def test_a_stall_is_said() -> None:
     assert said == ["no new action came for 2.0 s; the arm held meanwhile, and goes on"] or len(said) == 1
 
 
+class Calls(Follow):
+    """A policy that rests, and calls somebody at its decision `at`."""
+
+    def __init__(self, features: Any, at: int, somebody: Callable[[], None]) -> None:
+        super().__init__(features)
+        self.at, self.somebody = at, threading.Thread(target=somebody, daemon=True)
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        reply = super().infer(request)
+        if len(self.requests) == self.at:
+            self.somebody.start()
+        return reply
+
+
+@pytest.mark.realtime
+def test_a_page_takes_over_drives_and_gives_back(tmp_path: Path) -> None:
+    """The page begins the episode; its button says what it will do."""
+    rig = load_robot("sim:so101", "reach", realtime=True)
+    with contextlib.ExitStack() as stack:
+        person = stack.enter_context(agent_for("browser", "sim:so101", rig))
+        assert isinstance(person, TeleoperatorAgent)
+        onlooker = stack.enter_context(onlooker_for(person, rig))
+        stack.enter_context(rig)
+        labels: list[str] = []
+
+        def operate() -> None:
+            with page(person.teleoperator) as client:  # type: ignore[arg-type]
+
+                def wait_for(button: str, label: str | None = None) -> None:
+                    state = client.next_message(
+                        lambda m: button in m.get("buttons", {}) and label in (None, m["buttons"][button])
+                    )
+                    labels.append(state["buttons"][button])
+
+                def press(button: str) -> None:
+                    client.say({"kind": "event", "event": button})
+
+                wait_for("finish", "Begin")
+                press("finish")
+                wait_for("take over", "Take over")
+                press("take over")
+                wait_for("take over", "Give back")
+                for _ in range(12):
+                    client.hand(True, linear=[0, 0, 1])
+                    time.sleep(0.05)
+                client.hand(False)
+                press("take over")
+                wait_for("take over", "Take over")
+                press("success")
+
+        bare = Rig(rig.robot, None, rig.config)
+        with PolicyServer(Follow(rig.robot.features), port=0).background() as server:
+            operator = threading.Thread(target=operate, daemon=True)
+            operator.start()
+            with recorder_for(bare, open_store(bare, tmp_path / "d", "x")) as recorder:
+                result = deploy(bare, server.url, 1, 5, "x", 30.0, recorder, person=person, onlooker=onlooker)
+            operator.join(20)
+    assert labels == ["Begin", "Take over", "Give back", "Take over"]
+    assert result["takeovers"] == 1
+    (episode,) = EpisodeStore.open(tmp_path / "d").episodes
+    by_person = episode.flags(ACTION) == INTERVENTION
+    tips = [person.chain.forward(q.astype(float)).position[2] for q in episode.read(ACTION)[by_person]]
+    assert max(tips) - tips[0] > 0.01
+    assert episode.attrs["success"] is True
+
+
 @pytest.mark.realtime
 def test_the_scripted_hand_takes_a_twin_over_without_a_jump(tmp_path: Path) -> None:
     """The whole path: the policy's server, the leader's and the follower's drivers, bytes on two ptys. The
     leader stands elsewhere than the follower; the hand lifts the cube that the policy never would."""
     typed, file = os.openpty()
-    with twin("so101", "--scene", "lift", "--leader") as info:
-        try:
+
+    def operator() -> None:
+        ask(info, "move", {"device": "leader", "joints": {"shoulder_pan": 0.4}})
+        os.write(typed, b"t")
+
+    try:
+        with twin("so101", "--scene", "lift", "--leader") as info, Keys(file) as keys:
+            rig = load_robot(info["toml"])
+            policy = Calls(rig.robot.features, 10, operator)
             with (
-                Keys(file) as keys,
-                load_robot(info["toml"]) as probe,
-                PolicyServer(Follow(probe.robot.features), port=0).background() as server,
+                PolicyServer(policy, port=0).background() as server,
+                agent_for("leader", info["toml"], rig) as person,
+                rig,
+                recorder_for(rig, open_store(rig, tmp_path / "d")) as recorder,
             ):
-                probe.robot.close()
-                rig = load_robot(info["toml"])
-                with agent_for("leader", info["toml"], rig) as person, rig:
-                    store = open_store(rig, tmp_path / "d")
-
-                    def operator() -> None:
-                        time.sleep(1.0)
-                        ask(
-                            info, "move", {"device": "leader", "joints": {"shoulder_pan": 0.4}, "wait": False}
-                        )
-                        time.sleep(0.7)
-                        os.write(typed, b"t")
-
-                    threading.Timer(6.0, operator).start()
-                    os.write(typed, b"\n")
-                    with recorder_for(rig, store) as recorder:
-                        result = deploy(
-                            rig,
-                            server.url,
-                            1,
-                            3,
-                            None,
-                            25.0,
-                            recorder,
-                            keys=keys,
-                            person=person,  # type: ignore[arg-type]
-                        )
-        finally:
-            os.close(typed)
-            os.close(file)
+                assert isinstance(person, Person)
+                os.write(typed, b"\n")
+                result = deploy(rig, server.url, 1, 3, None, 25.0, recorder, keys=keys, person=person)
+    finally:
+        os.close(typed)
+        os.close(file)
     assert result["takeovers"] == 1
     (episode,) = EpisodeStore.open(tmp_path / "d").episodes
     flags, sent = episode.flags(ACTION), episode.read(ACTION)
     (change,) = np.flatnonzero(np.diff(flags & INTERVENTION))
-    assert np.abs(sent[change + 1] - sent[change]).max() <= 0.02 + 1e-6
+    assert np.abs(sent[change + 1] - sent[change]).max() <= FIRST_STEP + 1e-6
     assert episode.attrs["success"] is True

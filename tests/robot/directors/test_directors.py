@@ -163,7 +163,7 @@ def test_a_person_stands_above_directors(rig: Rig) -> None:
     said, log = list[str](), Log()
     fields = {"Retry_seconds": "1", "Retry_attempts": "1"}
     with directed(rig, ["Retry"], Push(rig.robot.features), said, **fields) as below:
-        agent = Takeover(below, LeaderAgent({name: Leader()}, rig.robot))  # type: ignore[dict-item]
+        agent = Takeover(below, LeaderAgent({name: Leader()}, rig.robot), 20.0)  # type: ignore[dict-item]
         turns: dict[int, Callable[[], None]] = {10: agent.toggle, 50: agent.toggle}
         ticks = iter(range(1, 1000))
 

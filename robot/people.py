@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..datasets.features import STATE
-from ..drivers.arm import Arm, DeviceError, Sprung
+from ..drivers.arm import Arm, DeviceError, Follows, Sprung
 from ..drivers.config import require_known
 from ..drivers.sample import Sample
 from ..drivers.screen import Screen
 from ..drivers.teleoperator import FINISH, HasScreen, Teleoperator
 from .agent import AGENTS, Agent, make_agent
 from .config import Rig, driver_names, load_leaders, load_teleoperator
+from .following import Following
 from .kinematics import MODELS, UR_DH, Pose, rotation, rotation_vector, tip_chain
 from .robot import Observation, Robot
 
@@ -53,6 +54,11 @@ class LeaderAgent:
 
     def __init__(self, leaders: Mapping[str, Arm], robot: Robot) -> None:
         self.leaders, self.robot = dict(leaders), robot
+        self._following = [
+            Following(name, leader, robot.control_hz)
+            for name, leader in leaders.items()
+            if isinstance(leader, Follows) and leader.follows
+        ]
         for name, follower in robot.arms.items():
             leader = self.leaders[name].joints
             if leader.names != follower.joints.names or leader.units != follower.joints.units:
@@ -63,17 +69,25 @@ class LeaderAgent:
         self.reset("", 0)
 
     def reset(self, task: str, seed: int) -> None:
+        self._let_go()
         self._sent: np.ndarray | None = None
         self._synced = dict.fromkeys(self.leaders, False)
         self._met: set[str] = set()
         self._clutch: dict[str, tuple[np.ndarray, np.ndarray] | None] | None = None
 
+    def _let_go(self) -> None:
+        for following in self._following:
+            following.let_go()
+
     def asks(self) -> bool:
-        """False: a leader has no button."""
+        """False: a leader has no button. One that its user asked to follow does."""
+        for following in self._following:
+            following.step(self.robot.arms[following.name].read().data)
         return False
 
     def take(self, sent: np.ndarray) -> None:
-        """Begin from `sent` `(A,)`, wherever the leaders are."""
+        """Begin from `sent` `(A,)`, wherever the leaders are. Those that followed have no torque any more."""
+        self._let_go()
         self._sent = sent.astype(np.float64)
         self._clutch = dict.fromkeys(self.leaders)
 

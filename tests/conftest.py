@@ -66,6 +66,7 @@ SLOW = (
     "robot/test_evaluate.py::test_evaluation_reports_films",
     "robot/test_evaluate.py::test_failures_are_filmed",
     "robot/test_evaluate.py::test_people_watch",
+    "robot/test_following.py",
     "robot/test_gate.py::test_a_real_robot",
     "robot/test_gate.py::test_reports_of",
     "robot/test_gate.py::test_the_gate_stands",

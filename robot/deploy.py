@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -97,29 +98,41 @@ def deploy(
 
 
 class Stalls:
-    """A subscriber that says when a tick came late by more than `STALL_S`: the arm held meanwhile, most often
-    because the server did not answer. period_s: of control."""
+    """A subscriber that says when no tick comes for more than `STALL_S`, while that lasts and once it is
+    over: the arm holds meanwhile, most often because the server does not answer. period_s: of control."""
 
     def __init__(
-        self,
-        period_s: float,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-        now: Callable[[], float] = time.monotonic,
+        self, period_s: float, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
     ) -> None:
-        self._period_s, self._say, self._now = period_s, say, now
+        self._longest_s, self._say = STALL_S + period_s, say
+        self._lock = threading.Lock()
         self._last: float | None = None
+        self._is_said = False
+        self._over = threading.Event()
 
     def start(self, meta: Mapping[str, Any]) -> None:
-        self._last = None
+        self._last, self._is_said, self._over = None, False, threading.Event()
+        threading.Thread(target=self._watch, args=(self._over,), name="stalls", daemon=True).start()
 
     def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
-        now = self._now()
-        if self._last is not None and (gap := now - self._last) > STALL_S + self._period_s:
-            self._say(f"no new action came for {gap:.1f} s; the arm held meanwhile, and goes on")
-        self._last = now
+        now = time.monotonic()
+        with self._lock:
+            last, self._last, was_said = self._last, now, self._is_said
+            self._is_said = False
+        if last is not None and (was_said or now - last > self._longest_s):
+            self._say(f"it goes on, after {now - last:.1f} s")
 
     def end(self, meta: Mapping[str, Any]) -> None:
-        pass
+        self._over.set()
 
     def interrupt(self, reason: str) -> None:
-        pass
+        self._over.set()
+
+    def _watch(self, over: threading.Event) -> None:
+        while not over.wait(0.1):
+            with self._lock:
+                waited = 0.0 if self._last is None else time.monotonic() - self._last
+                stalls = waited > self._longest_s and not self._is_said
+                self._is_said = self._is_said or stalls
+            if stalls:
+                self._say(f"no new action for {waited:.1f} s (is the server slow?): the arm holds")

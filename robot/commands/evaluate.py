@@ -98,7 +98,7 @@ def run(args: Args, out: Output) -> int:
         cameras = [] if policy is None else _cameras(policy.metadata)
         with (
             contextlib.ExitStack() as stack,
-            load_robot(_twin_of(args, cameras, stack), args.task, cameras) as rig,
+            load_robot(_twin_of(args, policy, stack), args.task, cameras) as rig,
             progress("evaluating") as bar,
         ):
             bar_task = bar.add_task("", total=episodes, note="")
@@ -165,9 +165,10 @@ def _fields(args: Args, names: str) -> dict[str, str]:
     return {k: v for k, v in args.hook_fields.items() if k.partition(".")[0] in listed}
 
 
-def _twin_of(args: Args, cameras: list[str], stack: contextlib.ExitStack) -> str:
+def _twin_of(args: Args, policy: Any, stack: contextlib.ExitStack) -> str:
     """The robot to evaluate on: of a real one that has no scene its twin's file, for the length of
     `stack`."""
+    from ...datasets.features import ENVIRONMENT
     from ..config import read_config
 
     config = read_config(args.robot)
@@ -175,7 +176,10 @@ def _twin_of(args: Args, cameras: list[str], stack: contextlib.ExitStack) -> str
         return args.robot
     from ..twin.own import own_twin
 
-    return stack.enter_context(own_twin(args.robot, args.task, cameras))
+    needed: list[str] | None = [] if policy is None else _cameras(policy.metadata)
+    if policy is not None and ENVIRONMENT in policy.metadata.features:
+        needed = None  # what trackers see
+    return stack.enter_context(own_twin(args.robot, args.task, needed))
 
 
 def _served_policy(args: Args) -> Any:

@@ -22,16 +22,16 @@ NOT_OURS = ("arms", "leaders", "teleoperators", "cameras", "scene", "validation"
 
 
 @contextlib.contextmanager
-def own_twin(robot_file: str, task: str, cameras: Sequence[str] = ()) -> Iterator[str]:
+def own_twin(robot_file: str, task: str, cameras: Sequence[str] | None = None) -> Iterator[str]:
     """A twin of the robot `robot_file`, at `task`, for the length of a `with` block; yields the path of a
     robot file for it, which is the robot's own but for its ports: the same name, rate, home pose, limits and
     cameras.
 
-    cameras: names of those that are needed; empty: all that the file has. DeviceError in one sentence:
-    nothing stands in for such a robot."""
+    cameras: names of those that are needed; None: all that the file has, and its trackers, which look through
+    them. DeviceError in one sentence: nothing stands in for such a robot."""
     config = read_config(robot_file)
     kind, arm, table = _arm(robot_file, config)
-    tables = {n: t for n, t in config.get("cameras", {}).items() if not cameras or n in cameras}
+    tables = {n: t for n, t in config.get("cameras", {}).items() if cameras is None or n in cameras}
     words = [
         kind,
         "--scene",
@@ -50,7 +50,8 @@ def own_twin(robot_file: str, task: str, cameras: Sequence[str] = ()) -> Iterato
         if not line:
             raise DeviceError(f"the twin of {robot_file} did not start: its own words are above")
         twin = tomllib.loads(Path(json.loads(line)["toml"]).read_text())
-        own = {k: v for k, v in config.items() if k not in NOT_OURS}
+        left_out = NOT_OURS if cameras is None else (*NOT_OURS, "trackers")
+        own = {k: v for k, v in config.items() if k not in left_out}
         own["arms"] = {arm: {**table, **twin["arms"]["arm"]}}
         own |= {k: twin[k] for k in ("cameras", "scene") if k in twin}
         own.setdefault("home", twin["home"])

@@ -250,14 +250,23 @@ def test_keys_take_over_and_judge_and_whole_attempts_are_stored(tmp_path: Path) 
     assert np.abs(np.diff(sent, axis=0))[changes].max() <= FIRST_STEP + 1e-6
 
 
-def test_a_stall_is_said() -> None:
+@pytest.mark.realtime
+def test_a_stall_is_said_while_it_lasts_and_when_it_is_over() -> None:
     said: list[str] = []
-    times = iter([0.0, 0.05, 2.1, 2.15])
-    log = Stalls(0.05, said.append, lambda: next(times))
+    log = Stalls(0.05, said.append)
     log.start({})
-    for _ in range(4):
-        log.tick({}, {}, {})
-    assert said == ["no new action came for 2.0 s; the arm held meanwhile, and goes on"] or len(said) == 1
+    log.tick({}, {}, {})
+    log.tick({}, {}, {})
+    assert said == []
+    end = time.monotonic() + 20
+    while not said and time.monotonic() < end:
+        time.sleep(0.02)
+    log.tick({}, {}, {})
+    log.tick({}, {}, {})
+    log.end({})
+    assert "the arm holds" in said[0]
+    assert said[1].startswith("it goes on, after ")
+    assert len(said) == 2
 
 
 class Calls(Follow):

@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/takeover.py [--seeds 5] [--episodes 100] [--steps 1500] [--skip-twin]
 
 A weakened policy (`flow` from state on `lift`, SO-101, 15 demonstrations) is deployed for 10 attempts; a
-script, the scene's expert, takes over where it has made no progress for 2 s, and finishes. Three policies
-begin from the weak one and learn for the same number of steps: from the 10 attempts (weighting iwr) beside
-the old demonstrations, from 10 more plain demonstrations beside them, and from the old demonstrations alone.
-Each is evaluated on the same episodes, of development seeds, 5000 and on.
+script, the scene's expert, takes over where it has made no progress for 2 s, and finishes. Four policies
+begin from the weak one and learn for the same number of steps: two from the 10 attempts (weighting iwr, and
+again hg-dagger) beside the old demonstrations, from 10 more plain demonstrations beside them, and from the
+old demonstrations alone. Each is evaluated on the same episodes, of development seeds, 5000 and on.
 
 Written before the run: corrections raise success by 0.1 or more over the weak policy, with a paired interval
 above zero, and no less than the plain demonstrations do, though the person moves the arm for a smaller share
@@ -103,6 +103,7 @@ def one_seed(
     policies = {
         "weak": weak,
         "corrections": learned([demos, corrected], folder / "a", seed, steps, weak, "iwr"),
+        "corrections, hg-dagger": learned([demos, corrected], folder / "d", seed, steps, weak, "hg-dagger"),
         "demonstrations": learned([demos, more], folder / "b", seed, steps, weak, "uniform"),
         "more steps": learned([demos], folder / "c", seed, steps, weak, "uniform"),
     }
@@ -150,6 +151,7 @@ if __name__ == "__main__":
             for name, a in arms.items()
         },
         "corrections - weak": compare(arms, "corrections", "weak"),
+        "corrections, hg-dagger - weak": compare(arms, "corrections, hg-dagger", "weak"),
         "corrections - demonstrations": compare(arms, "corrections", "demonstrations"),
         "corrections - more steps": compare(arms, "corrections", "more steps"),
         "rounds": facts,

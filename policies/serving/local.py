@@ -85,7 +85,7 @@ class LocalPolicy:
         try:
             changed_ns = os.stat(self._folder / VALIDATIONS).st_mtime_ns
         except OSError:
-            return self._metadata
+            changed_ns = 0
         if changed_ns != self._validated_ns:
             found = read_validations(self._folder, self._metadata.checkpoint)
             self._metadata, self._validated_ns = replace(self._metadata, validations=found), changed_ns

@@ -5,21 +5,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contracts.data import FEATURES, write_store
 from contracts.policy import Follow
+from contracts.recipes import small
 from contracts.servo_arm import bench
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ulna.datasets.stats import compute_stats
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import DeviceError
+from ulna.policies.checkpoint import save_checkpoint
+from ulna.policies.policy import Policy
+from ulna.policies.serving.client import PolicyClient
+from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.server import PolicyServer
 from ulna.policies.serving.validations import MOST, Validation, read_validations
+from ulna.policies.train.record import TrainingRecord
 from ulna.robot.agent import HoldAgent
 from ulna.robot.cli import main
 from ulna.robot.config import load_robot, read_config
@@ -91,6 +100,29 @@ def test_reports_of_this_checkpoint_are_told_newest_first(tmp_path: Path) -> Non
         save_report(tmp_path, f"many{i}", replace(report, checkpoint="a" * 64))
     assert len(read_validations(tmp_path, "a" * 64)) == MOST
     assert read_validations(tmp_path / "nowhere", "a") == ()
+
+
+def test_a_server_tells_validations_that_came_while_it_runs(tmp_path: Path) -> None:
+    """Also where they were taken away again."""
+    stats = compute_stats(write_store(tmp_path / "data"), list(FEATURES))
+    folder = tmp_path / "flow"
+    save_checkpoint(folder, Policy(small("flow"), FEATURES, stats), TrainingRecord())
+    policy = LocalPolicy(folder, sampling_steps=1)
+    with load_robot("sim:so101", "reach") as rig:
+        report = evaluate(rig, HoldAgent(), 1, videos=0)
+    with PolicyServer(policy, port=0).background() as server:
+
+        def told() -> list[str]:
+            with PolicyClient(server.url) as client:
+                return [v.task for v in client.metadata.validations]
+
+        assert told() == []
+        save_report(folder, "r", replace(report, checkpoint=policy.metadata.checkpoint))
+        assert told() == ["reach"]
+        save_report(folder, "other", replace(report, checkpoint="a" * 64, task="push_t"))
+        assert told() == ["reach"]
+        shutil.rmtree(folder / "validation")
+        assert told() == []
 
 
 @pytest.mark.parametrize(

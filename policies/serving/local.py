@@ -56,7 +56,7 @@ class LocalPolicy:
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
         )
-        self._metadata = Metadata(
+        self.metadata = Metadata(
             recipe=recipe.name,
             features={k: self.policy.features[k] for k in (*self.policy.observation_keys, ACTION)},
             n_obs_steps=recipe.n_obs_steps,
@@ -90,6 +90,10 @@ class LocalPolicy:
             found = read_validations(self._folder, self._metadata.checkpoint)
             self._metadata, self._validated_ns = replace(self._metadata, validations=found), changed_ns
         return self._metadata
+
+    @metadata.setter
+    def metadata(self, value: Metadata) -> None:
+        self._metadata = value
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`actions` `(metadata.n_actions_ahead, A)` float32, the first for now, `nfe` and `checkpoint`; and
@@ -128,7 +132,7 @@ class LocalPolicy:
             (*self.hooks, *hooks),
             steps,
         )
-        ahead = sampled.chunk[0, self._metadata.n_past_actions :].float().cpu().numpy()
+        ahead = sampled.chunk[0, self.metadata.n_past_actions :].float().cpu().numpy()
         if not np.isfinite(ahead).all():
             raise NotFinite(
                 "the policy gives no finite action for this observation: a value is far from all data"
@@ -136,20 +140,20 @@ class LocalPolicy:
         reply: dict[str, Any] = {
             "actions": ahead,
             "nfe": int(sampled.nfe[0]),
-            "checkpoint": self._metadata.checkpoint,
+            "checkpoint": self.metadata.checkpoint,
         }
         if sampled.execute is not None:
             reply["execute"] = int(sampled.execute[0])
         if sampled.memory is not None:
             values = sampled.memory[0].float().cpu().numpy()
-            reply["memory"] = {"checkpoint": self._metadata.checkpoint, "values": values}
+            reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
         return reply
 
     def _blank(self) -> Request:
         """A request that fits, of zeros."""
         p, recipe = self.policy, self.policy.recipe
         blank = {k: np.zeros(p.features[k].shape, p.features[k].dtype) for k in p.observation_keys}
-        for key, feature in self._metadata.conditions.items():
+        for key, feature in self.metadata.conditions.items():
             if key != TASK:
                 blank[key] = np.zeros(feature.shape, feature.dtype)
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
@@ -172,7 +176,7 @@ class LocalPolicy:
             raise BadRequest(str(error)) from error
 
     def _past(self, value: Any) -> np.ndarray:
-        shape = (self._metadata.n_past_actions, *self.policy.features[ACTION].shape)
+        shape = (self.metadata.n_past_actions, *self.policy.features[ACTION].shape)
         past = np.asarray(value)
         if past.shape != shape or past.dtype.kind != "f":
             raise BadRequest(f"{PAST} is {past.dtype} {past.shape}, the policy wants finite float {shape}")
@@ -191,10 +195,10 @@ class LocalPolicy:
             return None
         if not isinstance(value, Mapping) or set(value) != {"checkpoint", "values"}:
             raise BadRequest("memory is what the last reply gave under this name, unchanged")
-        if value["checkpoint"] != self._metadata.checkpoint:
+        if value["checkpoint"] != self.metadata.checkpoint:
             raise BadRequest(
                 f"the memory is of the checkpoint {str(value['checkpoint'])[:8]}, and this is "
-                f"{self._metadata.checkpoint[:8]}: begin the episode anew, without a memory"
+                f"{self.metadata.checkpoint[:8]}: begin the episode anew, without a memory"
             )
         values = np.asarray(value["values"])
         if values.shape != (width,) or values.dtype.kind != "f":
@@ -207,7 +211,7 @@ class LocalPolicy:
         """Goals and prompts, by key."""
         arrays = {}
         prompt: tuple[int, ...] | None = None  # (demonstrations, ticks) of the first prompt's
-        for key, feature in self._metadata.conditions.items():
+        for key, feature in self.metadata.conditions.items():
             if key == TASK:
                 continue
             wants = f"{feature.dtype} {feature.shape}"
@@ -223,7 +227,7 @@ class LocalPolicy:
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         """`(n_obs_steps, *shape)` of the feature `key`."""
-        feature, n = self.policy.features[key], self._metadata.n_obs_steps
+        feature, n = self.policy.features[key], self.metadata.n_obs_steps
         wants = f"{feature.dtype} {feature.shape}, or ({n}, ...) with {n} observation steps"
         if key not in observation:
             raise BadRequest(f"the observation lacks {key}: the policy wants {wants}")

@@ -48,7 +48,8 @@ class Args:
     """Record what happens into this dataset."""
     takeover: Annotated[str, unset("nobody")] = ""
     """By what a person may take the arm from the policy, and give it back: the key t, Y of a gamepad, a
-    button of the page, or the dead man's switch of a hand. s and f say how the attempt went."""
+    button of the page, or the dead man's switch of a hand. s and f say how the attempt went. expert: in
+    simulation, a script that helps where nothing gets on."""
     phone: bool = False
     """With --takeover browser: let a phone in the same network open the page (HTTPS, by a QR code)."""
     director: Annotated[str, unset("none")] = ""

@@ -9,3 +9,4 @@ LIMITED = 32  # of an action: the safety filter changed what was asked for
 HELD = (
     64  # of an action: the safety filter slowed down to rest, or stood still, instead of what was asked for
 )
+DIRECTED = 128  # neither policy nor person moved the robot, but a director, such as on its way to a new try

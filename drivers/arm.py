@@ -79,8 +79,8 @@ class Arm(Protocol):
 
     A driver that reads its arm at a rate of its own may keep a `drivers.sample.Backlog`: the recording then
     holds every reading. Of an arm without one it holds one row per control tick. An arm may also be
-    `Calibrated` and `Strained`, and a leader `Sprung`; one that stays up when it is closed has `falls`
-    false."""
+    `Calibrated` and `Strained`, and a leader `Sprung` or one that `Follows`; one that stays up when it is
+    closed has `falls` false."""
 
     joints: Joints
     watchdog_s: float
@@ -141,6 +141,14 @@ class Sprung(Protocol):
     gripper."""
 
     sprung: bool
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A leader arm that may have torque. follows: whether its user asked for that, so that it goes where its
+    follower is while nobody leads."""
+
+    follows: bool
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,10 @@ class Screen:
         """phase: `recording` an episode, `waiting` for the operator, `busy` with something else than the
         operator, or `free` to be moved without being recorded. buttons: what an event of
         `drivers.teleoperator` is called on the page now; no other is taken."""
-        self._status = _Status(phase, note[:200], dict(buttons or {}), time.monotonic_ns())
+        before = self._status
+        goes_on = phase == before.phase == "recording"
+        since = before.since_ns if goes_on else time.monotonic_ns()
+        self._status = _Status(phase, note[:200], dict(buttons or {}), since)
 
     def show(
         self, joints: np.ndarray, are_valid: bool, pictures: Mapping[str, tuple[np.ndarray, int, int]]

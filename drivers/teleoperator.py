@@ -13,9 +13,11 @@ import numpy as np
 from .screen import Screen
 
 # Meanings of a button, on any device: end the episode; end it as a success or as a failure; do it again; drop
-# the episode before it; record no more episodes. `drivers.hands.keyboard` maps keys to them.
+# the episode before it; record no more episodes; change who drives. `drivers.hands.keyboard` maps keys to
+# them.
 FINISH, SUCCESS, FAILURE, AGAIN = "finish", "success", "failure", "again"
 DROP_LAST, QUIT = "drop last", "quit"
+TAKE = "take over"  # from the policy, or give the robot back to it
 
 
 @dataclass(frozen=True, slots=True)

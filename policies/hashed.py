@@ -1,5 +1,5 @@
-"""A folder of safetensors and JSON bound together by a content hash: what checkpoints of policies and of
-critics have in common. No pickle."""
+"""A folder of safetensors and JSON bound together by a content hash: what checkpoints of policies, of critics
+and of detectors have in common. No pickle, and no torch but where weights are written or checked."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..datasets import plain_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 STAMP = "hash.json"
 FORMAT = 1
-KINDS = {"recipe.json": "policy", "critic.json": "critic"}  # the file that only that kind has
+KINDS = {
+    "recipe.json": "policy",
+    "critic.json": "critic",
+    "detector.json": "detector",
+}  # the file that only that kind has
 
 
 class CheckpointError(ValueError):
@@ -37,6 +40,8 @@ def save_hashed(
     """Write the weights and the JSON documents by their file names, and return the content hash of the files
     `hashed`. An older checkpoint is replaced in one rename; its `validation/` is not kept (other weights were
     validated) and whatever else lies in the folder is."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
         new = Path(staging)
@@ -98,6 +103,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def require_finite(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError that names the first of the weights which holds NaN or infinity."""
+    import torch
+
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(

@@ -29,7 +29,7 @@ AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `rob
 class Agent(Protocol):
     """tag: who acted, as stored with the episode (`expert`, `human`, `policy flow 1a2b3c4d`).
 
-    An agent may also be a `HearsSent`, an `Intervenes` or have `Buttons`."""
+    An agent may also be a `HearsSent`, `Foresees`, `Watches`, `Intervenes`, `Ends`, or have `Buttons`."""
 
     tag: str
 
@@ -52,11 +52,41 @@ class HearsSent(Protocol):
 
 
 @runtime_checkable
+class Foresees(Protocol):
+    """An agent that knows what it will do next."""
+
+    def ahead(self) -> np.ndarray | None:
+        """After `act`: the actions `(n, A)` that are to follow, one a control period."""
+        ...
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """An agent in whose place another may act for a while."""
+
+    def watch(self, observation: Observation) -> None:
+        """Instead of `act`: somebody else acts in this tick. What was planned is dropped."""
+        ...
+
+
+@runtime_checkable
 class Intervenes(Protocol):
-    """An agent that may be a person's override of a policy. intervening: the last `act` was one."""
+    """An agent in which not only a policy acts. flags: of the last `act`, of `datasets.flags`: INTERVENTION
+    where it was a person's override, DIRECTED where a director moved the robot."""
 
     @property
-    def intervening(self) -> bool: ...
+    def flags(self) -> int: ...
+
+
+@runtime_checkable
+class Ends(Protocol):
+    """An agent that may end its episode. outcome: whether the task was done, as far as it can tell."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def outcome(self) -> bool | None: ...
 
 
 @runtime_checkable

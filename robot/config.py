@@ -3,8 +3,8 @@
 A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the
 `driver` that it is for and that driver's own fields (its `Config`), and may have `[trackers.NAME]`,
 `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a pose `home` to begin episodes
-from, and a `[scene]` where a twin stands in for the world. Both may have `[safety]`
-(`robot.safety.limits`)."""
+from, a `[scene]` where a twin stands in for the world, and in `[validation]` what a policy must have shown
+before it moves the robot (`robot.gate`). Both may have `[safety]` (`robot.safety.limits`)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from ..drivers.teleoperator import Teleoperator
 from .control.arm import controlled
 from .control.host import Host
 from .ends import asked_to_end, hurried_by_signals
+from .gate import bar_of
 from .robot import Robot, joints_of
 from .safety.limits import Safety
 from .scene import RemoteScene, Scene
@@ -316,6 +317,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "scene": dict,
     "safety": dict,
     "control": dict,
+    "validation": dict,
 }
 SCENE_FIELDS: dict[str, type | tuple[type, ...]] = {"driver": str, "url": str}
 
@@ -355,8 +357,19 @@ def read_config(name: str) -> dict[str, Any]:
             config,
             FIELDS,
             str(path),
-            ("home", "cameras", "trackers", "leaders", "teleoperators", "scene", "safety", "control"),
+            (
+                "home",
+                "cameras",
+                "trackers",
+                "leaders",
+                "teleoperators",
+                "scene",
+                "safety",
+                "control",
+                "validation",
+            ),
         )
+        bar_of(config, str(path))
         if not config["arms"]:
             raise DeviceError(f"{path}: [arms] is empty: a robot has at least one arm, like [arms.arm]")
         if "scene" in config:

@@ -1,4 +1,5 @@
-"""Closed-loop evaluation in simulation: a success rate over fixed seeds, with its interval."""
+"""Closed-loop evaluation in a scene that judges, a simulated one or a twin's: a success rate over fixed
+seeds, with its interval."""
 
 from __future__ import annotations
 
@@ -15,10 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..datasets.features import ACTION, STATE
+from ..drivers.arm import DeviceError
+from ..drivers.camera import StaleFrame
+from ..policies.serving.client import PolicyServerError
 from .agent import Agent, PolicyAgent
 from .charge import FREE, Charge
 from .config import Rig
+from .directors.directed import Directed
 from .loop import Subscriber, run_episode
+from .motion import go_to
 from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome, worst_first
 from .report.video import VideoRecorder
 from .safety.tally import Tally
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from ..policies.serving.local import LocalPolicy
 
 FIRST_SEED = 1000  # demonstrations count from 0
+BROKEN_IN_A_ROW = 5  # episodes that the policy failed in: then it measures nothing
 
 
 class _Tracer:
@@ -67,54 +74,101 @@ def evaluate(
 ) -> ClosedLoop:
     """Run `episodes` episodes with seeds `seed`, `seed + 1`, … ValueError where no scene judges them.
 
+    An episode in which the policy fails (it raises, or gives what is no action) has failed, for that reason,
+    and the next one begins; what is raised goes on where all did, or `BROKEN_IN_A_ROW`. A lost device ends
+    the evaluation.
+
     Then `videos` of them are run again for the camera, failures first, into `video_dir`; their joint traces
     are kept. progress: called after each episode with how many have run, how many of them succeeded, and
     `episodes`."""
-    if rig.sim is None:
-        raise ValueError("success is judged by a simulated scene's ground truth: evaluate on a sim: robot")
+    if rig.scene is None:
+        raise ValueError(
+            "success is judged by a scene's ground truth: evaluate on a sim: robot, or on a twin of this one"
+        )
     if episodes < 1:
         raise ValueError("evaluate at least one episode")
     outcomes: list[Outcome] = []
-    began, limited = time.monotonic(), Tally()
+    began, limited, in_a_row = time.monotonic(), Tally(), 0
     for i in range(episodes):
-        outcomes.append(_run(rig, agent, seed + i))
+        outcome, error = _run(rig, agent, seed + i)
+        outcomes.append(outcome)
         limited.add(rig.robot.tally)
+        in_a_row = 0 if error is None else in_a_row + 1
+        if error is not None and in_a_row in (episodes, BROKEN_IN_A_ROW):
+            raise error
         progress(i + 1, sum(o.success for o in outcomes), episodes)
     report = replace(_report(rig, agent, outcomes, began), safety=str(limited) or None)
-    if isinstance(agent, PolicyAgent):
+    policy = _policy_of(agent)
+    if policy is not None and policy.latencies_s:
         report = replace(
             report,
-            decisions=len(agent.latencies_s),
-            nfe_per_decision=float(np.mean(agent.nfe)),
-            latency_ms=Latency.of(agent.latencies_s),
-            starved=agent.starved or None,
+            decisions=len(policy.latencies_s),
+            nfe_per_decision=float(np.mean(policy.nfe)),
+            latency_ms=Latency.of(policy.latencies_s),
+            starved=policy.starved or None,
         )
     return _with_film(rig, agent, report, video_dir, videos)
 
 
-def _run(rig: Rig, agent: Agent, seed: int, subscribers: Sequence[Subscriber] = ()) -> Outcome:
-    scene = rig.sim
+def _policy_of(agent: Agent) -> PolicyAgent | None:
+    if isinstance(agent, Directed):
+        return _policy_of(agent.policy)
+    return agent if isinstance(agent, PolicyAgent) else None
+
+
+class _Count:
+    """A subscriber that counts ticks."""
+
+    ticks = 0
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        pass
+
+    def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
+        self.ticks += 1
+
+    def end(self, meta: Mapping[str, Any]) -> None:
+        pass
+
+    def interrupt(self, reason: str) -> None:
+        pass
+
+
+def _run(
+    rig: Rig, agent: Agent, seed: int, subscribers: Sequence[Subscriber] = ()
+) -> tuple[Outcome, Exception | None]:
+    """One episode, and what the policy broke it off by."""
+    scene, count = rig.scene, _Count()
     assert scene is not None
+    if rig.home is not None:
+        go_to(rig.robot, rig.home)
     scene.reset(seed)
-    result = run_episode(
-        rig.robot,
-        agent,
-        subscribers,
-        task=scene.instruction,
-        seed=seed,
-        max_ticks=round(scene.max_seconds * rig.robot.control_hz),
-        success=scene.success,
-    )
-    return Outcome(seed, bool(result.success), result.ticks, scene.score())
+    try:
+        result = run_episode(
+            rig.robot,
+            agent,
+            [*subscribers, count],
+            task=scene.instruction,
+            seed=seed,
+            max_ticks=round(scene.max_seconds * rig.robot.control_hz),
+            success=scene.success,
+        )
+    except Exception as error:
+        others = isinstance(error, DeviceError | StaleFrame | OSError)
+        if others and not isinstance(error, PolicyServerError):
+            raise
+        reason = str(error) or type(error).__name__
+        return Outcome(seed, False, count.ticks, scene.score(), reason=reason), error
+    return Outcome(seed, bool(result.success), result.ticks, scene.score()), None
 
 
 def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> ClosedLoop:
     """What is known of every evaluation in simulation. began_s: when it did, by `time.monotonic`."""
-    assert rig.sim is not None
+    assert rig.scene is not None
     feature = rig.robot.action_features[ACTION]
-    policy = agent.metadata if isinstance(agent, PolicyAgent) else None
+    policy = None if (runs := _policy_of(agent)) is None else runs.metadata
     return ClosedLoop(
-        task=rig.sim.task.name,
+        task=rig.scene.task_name,
         robot=rig.robot.name,
         agent=agent.tag,
         joints=list(feature.names),
@@ -148,7 +202,7 @@ def _with_film(rig: Rig, agent: Agent, report: ClosedLoop, video_dir: Path | Non
         return report
     film, tracer = VideoRecorder(rig.sim.film_camera(), video_dir, rig.robot.control_hz), _Tracer()
     chosen = worst_first(report.outcomes)[:videos]
-    filmed = [_run(rig, agent, o.seed, [tracer, film]) for o in chosen]
+    filmed = [_run(rig, agent, o.seed, [tracer, film])[0] for o in chosen]
     return replace(report, filmed=filmed, traces=tracer.traces, videos=[str(f) for f in film.files])
 
 

@@ -13,6 +13,7 @@ from ..drivers.hands.keyboard import EVENTS, SEQUENCES
 
 KEYS = {key.encode(): word for key, word in (EVENTS | SEQUENCES).items()}
 HELP = "keys: enter finish · s succeeded · f failed · r again · x drop the last one · q quit"
+TAKE_HELP = "t takes over from the policy, and gives the arm back"
 
 
 class Keys:

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..datasets.features import ACTION, REQUESTED
-from ..datasets.flags import INTERVENTION
-from .agent import Agent, HearsSent, Intervenes
+from .agent import Agent, Ends, Foresees, HearsSent, Intervenes
 from .robot import Robot
 
 
@@ -62,7 +61,8 @@ def run_episode(
     meta: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> EpisodeResult:
-    """One episode: until `success()` or `stop()` is true, or `max_ticks`.
+    """One episode: until `success()` or `stop()` is true, the agent has ended it, or `max_ticks`. Where
+    `success` cannot tell the outcome, an agent that ends episodes does.
 
     Deadlines are absolute on the robot's clock, so lateness does not add up. Whatever is raised (by a device,
     an agent, a subscriber, Ctrl-C), the arms hold, every subscriber's `interrupt` is called, and the error
@@ -74,6 +74,8 @@ def run_episode(
         robot.tally.clear()
         listener = agent if isinstance(agent, HearsSent) else None
         overrider = agent if isinstance(agent, Intervenes) else None
+        seer = agent if isinstance(agent, Foresees) else None
+        ender = agent if isinstance(agent, Ends) else None
         for subscriber in subscribers:
             started.append(subscriber)
             subscriber.start(header)
@@ -83,24 +85,28 @@ def run_episode(
             # the tick's own time: what had come by then is what the agent knows
             t_observed = robot.clock.now_ns()
             requested = np.asarray(agent.act(observation))
-            command = robot.command(requested)
+            command = robot.command(requested, None if seer is None else seer.ahead())
             if listener is not None:
                 listener.sent(command)
             t_sent = robot.clock.now_ns()
             values = {**observation.values, ACTION: command, REQUESTED: requested.astype(np.float32)}
             times = {**observation.times_ns, ACTION: (t_observed, t_sent), REQUESTED: (t_observed, t_sent)}
-            action_flags = robot.command_flags
-            if overrider is not None and overrider.intervening:
-                action_flags |= INTERVENTION
-            flags = {**observation.flags, ACTION: action_flags} if action_flags else observation.flags
+            flags = observation.flags
+            if marks := robot.command_flags | (0 if overrider is None else overrider.flags):
+                flags = {**flags, ACTION: marks}
             for subscriber in started:
                 subscriber.tick(values, times, flags)
             ticks += 1
             due = began + ticks * robot.period_ns
             late += robot.clock.now_ns() > due
             robot.clock.sleep_until(due)
-            finished = (success is not None and success()) or (stop is not None and stop())
-        result = EpisodeResult(ticks, late, None if success is None else success(), str(robot.tally))
+            finished = (
+                (success is not None and success())
+                or (stop is not None and stop())
+                or (ender is not None and ender.ended)
+            )
+        outcome = success() if success is not None else None if ender is None else ender.outcome
+        result = EpisodeResult(ticks, late, outcome, str(robot.tally))
         end = {"success": result.success, "late_ticks": late}
         if numbers := robot.tally.numbers():
             end["safety"] = numbers

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..datasets.features import STATE
-from ..drivers.arm import Arm, DeviceError, Sprung
+from ..drivers.arm import Arm, DeviceError, Follows, Sprung
 from ..drivers.config import require_known
+from ..drivers.sample import Sample
 from ..drivers.screen import Screen
 from ..drivers.teleoperator import FINISH, HasScreen, Teleoperator
 from .agent import AGENTS, Agent, make_agent
 from .config import Rig, driver_names, load_leaders, load_teleoperator
+from .following import Following
 from .kinematics import MODELS, UR_DH, Pose, rotation, rotation_vector, tip_chain
 from .robot import Observation, Robot
 
@@ -24,6 +26,7 @@ SYNCED = 0.05  # rad (m): a follower this near to its leader follows as fast as 
 TIP_SPEED, TIP_TURN = 0.5, 3.0  # m/s, rad/s: the most that a hand's jump moves the tip
 LOWEST_M = 0.002  # above the plane that the arm stands on
 ROTATION_WEIGHT = 0.03  # metres a radian: an arm of five joints gives up orientation rather than position
+CLUTCH_DECAY = 0.5  # share of the leader's own motion by which its distance to the follower may shrink
 REACHED_M = 0.02  # a goal further from the tip than this cannot be reached, and is not pushed further away
 
 
@@ -40,6 +43,9 @@ class LeaderAgent:
     """Each arm goes where its leader's joints are. While a leader's reading is not valid, its follower stays
     where it was sent last.
 
+    Where it takes over from a policy (`take`), each follower moves by as much as its leader: the distance
+    between them is clutched out, and shrinks only while the leader moves, to nothing after a few moves.
+
     leaders: by name of the robot's arms. DeviceError: a leader's joints differ from its follower's.
     LeaderFar: at its first reading in an episode it is further from its follower than that arm's
     `max_first_step`."""
@@ -48,6 +54,11 @@ class LeaderAgent:
 
     def __init__(self, leaders: Mapping[str, Arm], robot: Robot) -> None:
         self.leaders, self.robot = dict(leaders), robot
+        self._following = [
+            Following(name, leader, robot.control_hz)
+            for name, leader in leaders.items()
+            if isinstance(leader, Follows) and leader.follows
+        ]
         for name, follower in robot.arms.items():
             leader = self.leaders[name].joints
             if leader.names != follower.joints.names or leader.units != follower.joints.units:
@@ -58,9 +69,27 @@ class LeaderAgent:
         self.reset("", 0)
 
     def reset(self, task: str, seed: int) -> None:
+        self._let_go()
         self._sent: np.ndarray | None = None
         self._synced = dict.fromkeys(self.leaders, False)
         self._met: set[str] = set()
+        self._clutch: dict[str, tuple[np.ndarray, np.ndarray] | None] | None = None
+
+    def _let_go(self) -> None:
+        for following in self._following:
+            following.let_go()
+
+    def asks(self) -> bool:
+        """False: a leader has no button. One that its user asked to follow does."""
+        for following in self._following:
+            following.step(self.robot.arms[following.name].read().data)
+        return False
+
+    def take(self, sent: np.ndarray) -> None:
+        """Begin from `sent` `(A,)`, wherever the leaders are. Those that followed have no torque any more."""
+        self._let_go()
+        self._sent = sent.astype(np.float64)
+        self._clutch = dict.fromkeys(self.leaders)
 
     def act(self, observation: Observation) -> np.ndarray:
         before = self._sent if self._sent is not None else observation.values[STATE].astype(np.float64)
@@ -69,7 +98,10 @@ class LeaderAgent:
             n = len(follower.joints)
             here = before[at : at + n]
             sample = self.leaders[name].read()
-            if np.all(sample.valid):
+            if self._clutch is not None:
+                self._clutch[name] = clutch = _clutched(self._clutch[name], sample, here)
+                target[at : at + n] = here if clutch is None else clutch[0] + clutch[1]
+            elif np.all(sample.valid):
                 away = sample.data - here
                 if name not in self._met:
                     self._require_near(name, follower, away)
@@ -96,6 +128,20 @@ class LeaderAgent:
                 f"follower at joint {follower.joints.names[worst]} (at most {follower.max_first_step:g}): "
                 "bring the leader nearer"
             )
+
+
+def _clutched(
+    before: tuple[np.ndarray, np.ndarray] | None, sample: Sample, here: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(The leader's joints, the follower's distance from them), each `(J,)`, after `before`; None while the
+    leader cannot be read: it may have gone far when it can be again. here: where the follower is."""
+    if not np.all(sample.valid):
+        return None
+    if before is None:
+        return sample.data, here - sample.data
+    last, distance = before
+    most = CLUTCH_DECAY * float(np.abs(sample.data - last).max())
+    return sample.data, distance - np.clip(distance, -most, most)
 
 
 class TeleoperatorAgent:
@@ -127,6 +173,22 @@ class TeleoperatorAgent:
         self._q: np.ndarray | None = None
         self._active = False
         self._released, self._begins, self._rested = self._begins, False, False
+        self._open = False  # whether the switch was seen open since somebody else acts
+
+    def asks(self) -> bool:
+        """While somebody else acts, the hand is read and moves nothing: whether its switch closes, after it
+        was open."""
+        hand = self.teleoperator.read()
+        self._events += hand.events
+        asks, self._open = hand.active and self._open, not hand.active
+        if self.screen is not None:
+            self.screen.must_let_go = hand.active and not asks
+        return asks
+
+    def take(self, sent: np.ndarray) -> None:
+        """Begin from `sent` `(A,)`; a switch that is closed counts."""
+        self.sent(sent)
+        self._active, self._released = False, True
 
     def act(self, observation: Observation) -> np.ndarray:
         hand = self.teleoperator.read()
@@ -134,7 +196,7 @@ class TeleoperatorAgent:
         if self.screen is not None:
             self.screen.must_let_go = hand.active and not self._released
         q = self._q if self._q is not None else observation.values[STATE].astype(np.float64)
-        self._q = q
+        self._q, self._open = q, False
         if not hand.active:
             self._active, self._released = False, True
             return q
@@ -240,7 +302,7 @@ def agent_for(
 
 def screen_of(agent: Agent) -> Screen | None:
     """Where the person who is `agent` sees the robot, None where they have no such screen."""
-    return agent.screen if isinstance(agent, TeleoperatorAgent) else None
+    return agent.screen if isinstance(agent, HasScreen) else None
 
 
 def _require_way(name: str, rig: Rig) -> None:

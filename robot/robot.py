@@ -64,6 +64,7 @@ class Robot:
         self._filter_stands = False  # whether the filter knows where the arms are
         self._watched = (*self.cameras.values(), *tracker_cameras)
         self._eyes = (*self._watched, *self.trackers.values())
+        self.command_flags = 0  # of `datasets.flags`, of the last command
         depths = {name: depth_of(camera) for name, camera in self.cameras.items()}
         self._depths = {name: depth for name, depth in depths.items() if depth is not None}
 

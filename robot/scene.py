@@ -13,6 +13,8 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from ..datasets.features import ACTION
+from ..datasets.flags import INTERVENTION
 from ..drivers.arm import DeviceError
 
 POLL_S = 0.03
@@ -35,6 +37,10 @@ class Scene(Protocol):
 
     def success(self) -> bool:
         """Whether the task was done at some time since the reset. Never blocks."""
+        ...
+
+    def score(self) -> float:
+        """How much of it is done now, 0 to 1. Never blocks."""
         ...
 
     def close(self) -> None: ...
@@ -85,6 +91,9 @@ class RemoteScene:
             raise DeviceError(self._failed)
         return bool(self._state["success"])
 
+    def score(self) -> float:
+        return float(self._state["score"])
+
     def close(self) -> None:
         self._stopping.set()
 
@@ -117,6 +126,29 @@ class RemoteScene:
             with self._lock:
                 if self._state is before:  # else a reset came between question and answer
                     self._state = state
+
+
+class Correction:
+    """A subscriber of the episode loop that makes the scripted hand at a twin's leader begin where a person
+    takes over from a policy, and rest where they give back."""
+
+    def __init__(self, scene: RemoteScene) -> None:
+        self.scene, self._acts = scene, False
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        self._acts = False
+
+    def tick(self, values: Any, times_ns: Any, flags: Mapping[str, int]) -> None:
+        acts = bool(flags.get(ACTION, 0) & INTERVENTION)
+        if acts != self._acts:
+            self._acts = acts
+            self.scene.begin() if acts else self.scene.rest()
+
+    def end(self, meta: Mapping[str, Any]) -> None:
+        self.scene.rest()
+
+    def interrupt(self, reason: str) -> None:
+        self.scene.rest()
 
 
 class Demonstration:

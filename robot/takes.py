@@ -16,7 +16,7 @@ from ..datasets.recording.recorder import Recorder
 from ..drivers.arm import DeviceError
 from ..drivers.camera import StaleFrame
 from ..drivers.screen import Phase
-from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS
+from ..drivers.teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, TAKE
 from .agent import Agent, Buttons
 from .config import Rig
 from .keys import Keys
@@ -26,6 +26,7 @@ from .motion import go_to
 from .onlooker import BEGIN, OUTCOMES, UNDO, Onlooker
 from .own_rate import OwnRate, own_rate
 from .people import LeaderFar, screen_of
+from .takeover import Takeover
 
 POLL_S = 0.05
 RESET_S = 5.0
@@ -122,7 +123,7 @@ def take_episodes(
             longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
             instruction = task or (scene.instruction if scene is not None else "")
             what = f"{number().capitalize()}, at most {longest:g} s"
-            operator.say("recording", f"{what}: {instruction}" if instruction else what, OUTCOMES)
+            operator.begin(f"{what}: {instruction}" if instruction else what)
             result = run_episode(
                 robot,
                 agent,
@@ -198,6 +199,8 @@ class Operator:
         self._onlooker = onlooker
         self.is_at_page = onlooker is not None and screen_of(agent) is not None
         self.is_asked = self.at_terminal or self.is_at_page
+        self._shared = agent if isinstance(agent, Takeover) else None
+        self._drives, self._note = False, ""
 
     def invite(self, number: str, by_people: bool, undo: Mapping[str, str], seconds: float | None) -> None:
         """Ask for the begin of the episode `number`; or say that it comes after `seconds`, where nobody can
@@ -219,16 +222,36 @@ class Operator:
         if self._onlooker is not None:
             self._onlooker.say(phase, note, buttons)
 
+    def begin(self, note: str) -> None:
+        """An episode begins, of which `note` says what it is."""
+        self._drives, self._note = False, note
+        self._show()
+
+    def _show(self) -> None:
+        buttons = OUTCOMES
+        if self._shared is not None:
+            buttons = {TAKE: "Give back" if self._drives else "Take over", **OUTCOMES}
+        self.say("recording", f"You have the arm. {self._note}" if self._drives else self._note, buttons)
+
     def look(self) -> None:
         """Outside of an episode: show the robot as it is."""
         if self._onlooker is not None:
             self._onlooker.look()
 
     def pressed(self) -> list[str]:
-        """During an episode: the oldest key, and all buttons, that were pressed since the last call."""
+        """During an episode: the oldest key, and all buttons, that were pressed since the last call. TAKE is
+        not among them: it changes who drives, where a person can."""
         word = self.keys.pressed() if self.keys is not None else None
         events = () if self._buttons is None else self._buttons.events()
-        return [*events, *([] if word is None else [word])]
+        words = [*events, *([] if word is None else [word])]
+        if self._shared is not None:
+            for _ in range(words.count(TAKE)):
+                self._shared.toggle()
+            if self._shared.intervening != self._drives:
+                self._drives = self._shared.intervening
+                print("you have the arm" if self._drives else "the policy has the arm", file=sys.stderr)
+                self._show()
+        return [w for w in words if w != TAKE]
 
     def between(self) -> list[str]:
         """Between episodes: everything that was pressed since the last call."""

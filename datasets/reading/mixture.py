@@ -163,11 +163,15 @@ def common_features(
 
 
 def window_weights(
-    parts: Sequence[Windows], per_episode: Sequence[np.ndarray | None], shares: Sequence[float] | None
+    parts: Sequence[Windows],
+    per_episode: Sequence[np.ndarray | None],
+    shares: Sequence[float] | None,
+    per_window: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray | None:
     """The weight `(len,)` of every window of `parts` end to end, None where all are equal. per_episode: the
-    weights of the episodes of each part. shares: of each part in the whole; by their windows where None."""
-    if shares is None and all(w is None for w in per_episode):
+    weights of the episodes of each part. shares: of each part in the whole; by their windows where None.
+    per_window: weights of the windows of each part, in the place of their episodes'."""
+    if shares is None and per_window is None and all(w is None for w in per_episode):
         return None
     if shares is not None and (len(shares) != len(parts) or not all(0 < s < np.inf for s in shares)):
         raise StoreError(f"a mix of {len(parts)} datasets needs as many positive shares, not {list(shares)}")
@@ -175,6 +179,7 @@ def window_weights(
     for i, part in enumerate(parts):
         weights = per_episode[i]
         w = np.ones(len(part)) if weights is None else weights[part.episode].astype(np.float64)
+        w = w if per_window is None else per_window[i]
         if shares is not None and w.sum() <= 0:
             raise StoreError("a dataset of the mix has no window that can be drawn")
         result.append(w if shares is None else w / w.sum() * shares[i])

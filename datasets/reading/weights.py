@@ -1,17 +1,22 @@
-"""Weights: how often the windows of each episode are drawn. The draws depend on the seed and the step
-alone."""
+"""Weights: how often the windows of each episode, or each window, are drawn. The draws depend on the seed and
+the step alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from ..episode import Episode, StoreError
 from ..features import STATE
+from ..flags import DIRECTED, INTERVENTION
 
-Weighting = Literal["uniform", "stored", "success", "return-rw", "return-aw"]
+if TYPE_CHECKING:
+    from .windows import Windows
+
+Weighting = Literal["uniform", "stored", "success", "return-rw", "return-aw", "iwr", "hg-dagger"]
+BY_TICK = ("iwr", "hg-dagger")  # those of corrections, that weigh each window by itself
 ALPHA = 0.1
 
 
@@ -28,16 +33,14 @@ def episode_weights(
     failure. As in the paper, this is the weight of a step: a long episode gets more draws than a short one of
     the same return.
     """
-    if weighting == "uniform":
+    if weighting == "uniform" or weighting in BY_TICK:
         return None
     if weighting == "stored":
         return _usable(np.array([float(e.attrs.get("weight", 1.0)) for e in episodes]), "weight")
     if weighting == "success":
         return _usable(np.array([float(e.attrs.get("success") is True) for e in episodes]), "success")
     if weighting not in ("return-rw", "return-aw"):
-        raise StoreError(
-            f"there is no weighting {weighting!r}: there is uniform, stored, success, return-rw, return-aw"
-        )
+        raise StoreError(f"there is no weighting {weighting!r}: there is {', '.join(get_args(Weighting))}")
     raw = returns = np.array([_return(e) for e in episodes])
     if weighting == "return-aw":
         firsts = np.stack([np.ravel(e.read(STATE, 0, 1)) for e in episodes]).astype(np.float64)
@@ -54,6 +57,36 @@ def episode_weights(
     )  # what rounding leaves of returns that are all explained
     scores = (returns - returns.min()) / span if span > epsilon else np.zeros(len(returns))
     return np.exp((scores - 1) / alpha)
+
+
+def correction_weights(parts: Sequence[Windows], weighting: Weighting) -> list[np.ndarray]:
+    """The weight of every window of each part, `(len,)`, by who acted in its tick.
+
+    Recordings of a policy that a person corrected hold three kinds of ticks: the person's (INTERVENTION), the
+    policy's, and those of a director (DIRECTED), which never count. Episodes without a policy are
+    demonstrations.
+
+    hg-dagger: the person's ticks and demonstrations count alike, the policy's not at all (Kelly et al., "HG-
+    DAgger: Interactive Imitation Learning with Human Experts", ICRA 2019). iwr: half of the draws are the
+    person's, the other half demonstrations and what the policy did in episodes that succeeded (intervention
+    weighted regression, Mandlekar et al., "Human-in-the-Loop Imitation Learning using Remote Teleoperation",
+    2020, which balances the two likewise; that the policy's own failures are left out is ours). StoreError:
+    nobody corrected anything."""
+    persons, others = [], []
+    for part in parts:
+        by_policy = np.array([str(e.attrs.get("agent", "")).startswith("policy") for e in part.episodes])
+        succeeded = np.array([e.attrs.get("success") is True for e in part.episodes])
+        persons.append(part.flags & INTERVENTION != 0)
+        counts = ~by_policy if weighting == "hg-dagger" else ~by_policy | succeeded
+        others.append(counts[part.episode] & ~persons[-1] & (part.flags & DIRECTED == 0))
+    if not (n_person := sum(int(p.sum()) for p in persons)):
+        raise StoreError(
+            f"--weights {weighting} counts corrections, and nobody took over in these episodes: record some "
+            "with `ulna deploy --takeover`, or use another weighting"
+        )
+    n_others = max(1, sum(int(o.sum()) for o in others))
+    of_person, of_other = (0.5 / n_person, 0.5 / n_others) if weighting == "iwr" else (1.0, 1.0)
+    return [of_person * p + of_other * o for p, o in zip(persons, others, strict=True)]
 
 
 def weighted_indices(cumulative: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:

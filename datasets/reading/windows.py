@@ -31,7 +31,8 @@ class Windows:
     Ticks for which a stream has no row within the tolerance are left out, and counted in `left_out` by
     (episode, key). Actions that their device marked as invalid are masked. Vectors are kept in memory; images
     as `cache` says (see cache.py), so that memory stays bounded for datasets of any size. episode `(len,)`:
-    the place in `episodes` of each window's episode; tick `(len,)`: the window's tick within it."""
+    the place in `episodes` of each window's episode; tick `(len,)`: the window's tick within it;
+    flags `(len,)`: of the action of that tick."""
 
     def __init__(
         self,
@@ -62,8 +63,10 @@ class Windows:
         self._usable = usable
         self._vectors[ACTION] = _vectors(ACTION, self.episodes, [e.read(ACTION) for e in self.episodes])
         flags = [e.flags(ACTION) for e in self.episodes]
-        self._valid = np.concatenate(flags) & INVALID == 0 if flags else np.zeros(0, bool)
+        marks = np.concatenate(flags) if flags else np.zeros(0, np.uint8)
+        self._valid = marks & INVALID == 0
         self._current = np.flatnonzero(usable)
+        self.flags = marks[self._current]
         self.episode = np.repeat(np.arange(len(lengths)), lengths)[self._current]
         self.tick = self._current - self._first[self._current]
         self._extras = Extras(spec, self.episodes, REWARD in store.features)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..screen import Screen
-from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, SUCCESS, Hand
+from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, SUCCESS, TAKE, Hand
 
-EVENTS = (FINISH, SUCCESS, FAILURE, AGAIN, DROP_LAST)
+EVENTS = (FINISH, SUCCESS, FAILURE, AGAIN, DROP_LAST, TAKE)
 FARTHEST_M = 2.0  # no hand reaches further from where it began
 LISTENING_NS = 1_000_000_000
 WINDOW_NS = 5_000_000_000

@@ -2,8 +2,9 @@
 
 While a bumper is held: left stick ahead, back, left, right; right stick up, down, and turning; cross tilts
 and rolls; right trigger closes the gripper as far as it is pulled, left trigger opens it. A success, B
-failure, X again, Start finish, Back drops the last episode, Guide quits. A pad sends nothing
-while nothing changes, so there is no timeout; the kernel notices a pad that goes away."""
+failure, X again, Y takes over from a policy and gives back, Start finish, Back drops the last episode, Guide
+quits. A pad sends nothing while nothing changes, so there is no timeout; the kernel notices a pad that goes
+away."""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ import numpy as np
 
 from ..arm import DeviceError
 from ..config import setting
-from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, Hand
+from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, TAKE, Hand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # numbers of SDL_GameControllerButton and SDL_GameControllerAxis, and what they mean
-EVENTS = {0: SUCCESS, 1: FAILURE, 2: AGAIN, 4: DROP_LAST, 5: QUIT, 6: FINISH}
+EVENTS = {0: SUCCESS, 1: FAILURE, 2: AGAIN, 3: TAKE, 4: DROP_LAST, 5: QUIT, 6: FINISH}
 BUMPERS = {"left": (9,), "right": (10,), "either": (9, 10)}
 UP, DOWN, LEFT, RIGHT = 11, 12, 13, 14
 AXES, BUTTONS = 6, 15

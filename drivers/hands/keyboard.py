@@ -23,7 +23,7 @@ import numpy as np
 
 from ..arm import DeviceError
 from ..config import setting
-from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, Hand
+from ..teleoperator import AGAIN, DROP_LAST, FAILURE, FINISH, QUIT, SUCCESS, TAKE, Hand
 
 # key -> axis and sign. A small letter moves along the axis, its capital turns about one: I tilts the hand
 # down, J turns it left, U rolls it
@@ -32,7 +32,16 @@ MOVES = {
     "I": (1, 1), "K": (1, -1), "J": (2, 1), "L": (2, -1), "U": (0, -1), "M": (0, 1),
 }  # fmt: skip
 # A key means the same for every teleoperator. Terminals send arrows in two spellings
-EVENTS = {"\r": FINISH, "\n": FINISH, "s": SUCCESS, "f": FAILURE, "r": AGAIN, "x": DROP_LAST, "q": QUIT}
+EVENTS = {
+    "\r": FINISH,
+    "\n": FINISH,
+    "s": SUCCESS,
+    "f": FAILURE,
+    "r": AGAIN,
+    "x": DROP_LAST,
+    "q": QUIT,
+    "t": TAKE,
+}
 SEQUENCES = {"\x1b[C": FINISH, "\x1bOC": FINISH, "\x1b[D": AGAIN, "\x1bOD": AGAIN, "\x1b": QUIT}
 GRIPPER = " "
 HELP = (

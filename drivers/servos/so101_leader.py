@@ -1,5 +1,5 @@
-"""The leader of an SO-101: moved by hand and read. Its torque is never switched on: it has other gears, and a
-hand is on it."""
+"""The leader of an SO-101: moved by hand and read. It has torque only where its user asks for that, so that
+it follows while a policy drives: it has other gears, and a hand is on it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,23 @@ class Config:
     """Readings of every joint a second."""
     stale_s: float = setting(0.5, 0.05, 5, "s")
     """A joint that is silent for longer counts as lost in `health`."""
+    follows: bool = False
+    """With `ulna deploy --takeover leader`: while the policy drives it goes, weakly and slowly, where the arm
+    is, so that a hand finds it there. It gets torque once it has rested, and loses it before a person takes
+    over."""
+    follow_torque: int = setting(200, 50, 500, "0.1 %")
+    """The most that it may push with then, of its stall torque: a hand is stronger."""
 
 
-def make(name: str, config: Config) -> ServoArm:
-    servos = [Servo(i, STS3215) for i in range(1, 7)]
+class SO101Leader(ServoArm):
+    follows = False
+
+
+def make(name: str, config: Config) -> SO101Leader:
+    setup = {"operating_mode": 0, "torque_limit": config.follow_torque} if config.follows else {}
+    load = config.follow_torque if config.follows else 1000
+    servos = [Servo(i, STS3215, load, setup) for i in range(1, 7)]
     group = ServoGroup(FeetechBus(config.port, config.baud), FEETECH, JOINTS, servos, config.calibration)
-    return ServoArm(name, group, bus_hz=config.bus_hz, stale_s=config.stale_s, commanded=False)
+    arm = SO101Leader(name, group, bus_hz=config.bus_hz, stale_s=config.stale_s, commanded=config.follows)
+    arm.follows = config.follows
+    return arm

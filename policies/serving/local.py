@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from ..sampler import Sampled
 from .fitting import finite, fit_conditions, fit_observation
 from .metadata import Metadata
 from .protocol import BadRequest
+from .validations import FOLDER as VALIDATIONS
+from .validations import read_validations
 
 MOST_STEPS = 1000  # of the sampler, that a request may ask for
 
@@ -46,6 +49,7 @@ class LocalPolicy:
         change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> None:
         self.policy = load_checkpoint(folder, device)
+        self._folder, self._validated_ns = Path(folder), 0  # as of that change of its validations
         self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
         for hook in self.hooks:
@@ -76,6 +80,22 @@ class LocalPolicy:
                 f"{folder} gives actions that are not finite for an observation of zeros: its weights or its "
                 "statistics are broken; take another checkpoint"
             ) from None
+
+    @property
+    def metadata(self) -> Metadata:
+        """With the validations that the checkpoint's folder holds by now."""
+        try:
+            changed_ns = os.stat(self._folder / VALIDATIONS).st_mtime_ns
+        except OSError:
+            changed_ns = 0
+        if changed_ns != self._validated_ns:
+            found = read_validations(self._folder, self._metadata.checkpoint)
+            self._metadata, self._validated_ns = replace(self._metadata, validations=found), changed_ns
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, value: Metadata) -> None:
+        self._metadata = value
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`actions` `(metadata.n_actions_ahead, A)` float32, the first for now, `nfe` and `checkpoint`; and

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ...datasets.features import ACTION, Features, features_from_json, features_to_json
+from .validations import Validation, validations_from_json, validations_to_json
 
 REQUIRED = ("n_obs_steps", "horizon", "n_action_steps")  # where `features` are named
 # what clients act upon; which checkpoint it is, and how long it thinks, may change
@@ -53,6 +54,8 @@ class Metadata:
     """What requests are to hold beside the observations, so that the policy knows what to do: `task`, of the
     dtype `str`, the instruction in words; `goal.<key>`; and `prompt.<key>` of up to so many demonstrations
     and ticks. Empty for a policy that is not asked, and where a server does not tell."""
+    validations: tuple[Validation, ...] = ()
+    """What evaluation has found of the checkpoint; `ulna deploy` asks a real robot's policy for one."""
 
     @property
     def n_actions_ahead(self) -> int:
@@ -63,7 +66,8 @@ class Metadata:
         """JSON types only."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         both = {"features": self.features, "conditions": self.conditions}
-        return {**values, **{name: features_to_json(of) for name, of in both.items()}}
+        documents = {name: features_to_json(of) for name, of in both.items()}
+        return {**values, **documents, "validations": validations_to_json(self.validations)}
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Metadata:
@@ -79,7 +83,8 @@ class Metadata:
             if not _fits(name, value):
                 raise ValueError(f"its {name} cannot be {value!r:.60}")
         both = {name: features_from_json(d.get(name, {})) for name in ("features", "conditions")}
-        metadata = Metadata(**{**values, **both})
+        validations = validations_from_json(d.get("validations", ()))
+        metadata = Metadata(**{**values, **both, "validations": validations})
         if "needs_past" not in d:
             # a server from before this key: its horizon began now, and it gave n_past_actions only where it
             # needed them
@@ -115,6 +120,8 @@ def _shown(feature: Mapping[str, Any] | None) -> str:
 
 
 def _fits(name: str, value: Any) -> bool:
+    if name == "validations":
+        return isinstance(value, list | tuple)
     if name in LEAST:
         return type(value) is int and value >= LEAST[name]
     if name == "features":

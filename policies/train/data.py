@@ -18,7 +18,14 @@ from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
 from ...datasets.reading.mixture import Mixture, common_features, name_in, spec_in, window_weights
-from ...datasets.reading.weights import ALPHA, Weighting, episode_weights, weighted_indices
+from ...datasets.reading.weights import (
+    ALPHA,
+    BY_TICK,
+    Weighting,
+    correction_weights,
+    episode_weights,
+    weighted_indices,
+)
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
@@ -176,7 +183,10 @@ class TrainingData:
                 )
         windows = _window_source(train, features, options.rename)
         left_out = windows.left_out_sentence()
-        weights_of_windows = window_weights(train, self._episode_weights(), options.mix or None)
+        of_corrections = correction_weights(train, options.weights) if options.weights in BY_TICK else None
+        weights_of_windows = window_weights(
+            train, self._episode_weights(), options.mix or None, of_corrections
+        )
         identity = {
             "data": self.content(),
             "frames": len(windows),

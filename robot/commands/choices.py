@@ -37,6 +37,20 @@ def persons() -> list[str]:
     return list(people())
 
 
+EXPERT = "expert"  # of a simulated scene: a script in the place of a person
+
+
+def takers() -> list[str]:
+    """Who may take over from a policy."""
+    return [*persons(), EXPERT]
+
+
+def directors() -> list[str]:
+    from ..directors.all import DIRECTORS
+
+    return list(DIRECTORS)
+
+
 def recipes() -> list[str]:
     from ...policies.recipes.all import recipe_names
 

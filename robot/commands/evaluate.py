@@ -4,17 +4,18 @@ checkpoint."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .choices import robots, tasks
+from .choices import directors, robots, tasks
 from .errors import UsageError
-from .execution import split_strategy_fields, strategies, strategies_help, strategy_of
-from .parsing import Output, episode_list, progress, require_device, unset, use_threads
-from .steering import split_hook_fields, steering
+from .execution import split_all_fields, strategies, strategies_help, strategy_of
+from .parsing import Output, episode_list, progress, require_device, unset, use_threads, words
+from .steering import steering
 
 if TYPE_CHECKING:
     from ...policies.serving.metadata import Metadata
@@ -23,15 +24,8 @@ EXAMPLE = (
     "ulna evaluate runs/x/flow --task lift --episodes 50 --seed 1000 [--server ws://127.0.0.1:8000]\n"
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
-CHOICES = {"robot": robots, "task": tasks, "strategy": strategies}
-more_help = strategies_help
-
-
-def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The fields of hooks and of the strategy."""
-    rest, hook_fields = split_hook_fields(argv)
-    rest, strategy_fields = split_strategy_fields(rest)
-    return rest, hook_fields | strategy_fields
+CHOICES = {"robot": robots, "task": tasks, "strategy": strategies, "director": directors}
+prepare, more_help = split_all_fields, strategies_help
 
 
 @dataclass
@@ -41,7 +35,8 @@ class Args:
     episodes: Annotated[str, unset("50 in closed loop")] = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
-    """A simulated one, or a robot's TOML file."""
+    """A simulated one, or a robot's TOML file: then its own twin is started, and the real drivers move it.
+    What is found counts for `ulna deploy` on that robot."""
     task: str = "lift"
     """The scene."""
     seed: int = 1000
@@ -66,6 +61,8 @@ class Args:
     latency: Annotated[str, unset("none; the world waits for the policy", "MS|MS/nfe|measured")] = ""
     """Charge a decision's time in simulation: its answer is there so much later. Milliseconds, for the whole
     or each network evaluation; or as long as it took. The report has its own name."""
+    director: Annotated[str, unset("none")] = ""
+    """Who stands above the policy, with commas, as in `ulna deploy`."""
     videos: int = 3
     """How many episodes to film, into the checkpoint's validation folder: failures first, run once more."""
     batch: int = 1
@@ -91,6 +88,8 @@ def run(args: Args, out: Output) -> int:
     from ..agent import PolicyAgent, make_agent
     from ..charge import Charge
     from ..config import load_robot
+    from ..directors.all import directors_named
+    from ..directors.directed import Directed
     from ..evaluate import evaluate, evaluate_at_once, save_report
 
     try:
@@ -109,10 +108,17 @@ def run(args: Args, out: Output) -> int:
         raise UsageError(
             "--latency measured is measured one at a time: leave out --batch, or name milliseconds"
         )
+    if args.batch > 1 and args.director:
+        raise UsageError("--director is for episodes one at a time: leave out --batch")
+    above = directors_named(words(args.director), _fields(args, args.director))
     policy = None if args.agent else _served_policy(args)
     try:
         cameras = [] if policy is None else _cameras(policy.metadata)
-        with load_robot(args.robot, args.task, cameras) as rig, progress("evaluating") as bar:
+        with (
+            contextlib.ExitStack() as stack,
+            load_robot(_twin_of(args, policy, stack), args.task, cameras) as rig,
+            progress("evaluating") as bar,
+        ):
             bar_task = bar.add_task("", total=episodes, note="")
 
             def report(count: int, successes: int, total: int) -> None:
@@ -145,6 +151,8 @@ def run(args: Args, out: Output) -> int:
                         policy, rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge
                     )
                 )
+                if above:
+                    agent = stack.enter_context(Directed(agent, above, rig))
                 result = evaluate(rig, agent, episodes, args.seed, film, args.videos, report)
     finally:
         if args.server and policy is not None:
@@ -165,6 +173,8 @@ def run(args: Args, out: Output) -> int:
         text += f"\n{result.starved} ticks had no action and repeated the last one"
     if result.safety:
         text += f"\n{result.safety}"
+    if broken := [o for o in result.outcomes if o.reason]:
+        text += f"\nbroken off by the policy: {len(broken)}, first seed {broken[0].seed}: {broken[0].reason}"
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if (ms := result.latency_ms) is not None:
@@ -176,9 +186,32 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
+def _fields(args: Args, names: str) -> dict[str, str]:
+    """The options `--NAME.field` of those that `names` lists."""
+    listed = words(names)
+    return {k: v for k, v in args.hook_fields.items() if k.partition(".")[0] in listed}
+
+
+def _twin_of(args: Args, policy: Any, stack: contextlib.ExitStack) -> str:
+    """The robot to evaluate on: of a real one that has no scene its twin's file, for the length of
+    `stack`."""
+    from ...datasets.features import ENVIRONMENT
+    from ..config import read_config
+
+    config = read_config(args.robot)
+    if "arms" not in config or "scene" in config:
+        return args.robot
+    from ..twin.own import own_twin
+
+    needed: list[str] | None = [] if policy is None else _cameras(policy.metadata)
+    if policy is not None and ENVIRONMENT in policy.metadata.features:
+        needed = None  # what trackers see
+    return stack.enter_context(own_twin(args.robot, args.task, needed))
+
+
 def _served_policy(args: Args) -> Any:
     if args.server:
-        if args.steer or args.hook_fields:
+        if args.steer or len(_fields(args, args.director)) < len(args.hook_fields):
             raise UsageError("--steer acts where the policy runs: give it to `ulna serve`")
         from ...policies.serving.client import PolicyClient
 
@@ -191,7 +224,8 @@ def _served_policy(args: Args) -> Any:
     from ...policies.serving.local import LocalPolicy
 
     use_threads(args.threads)
-    hooks = steering(args.steer, args.hook_fields)
+    of_directors = _fields(args, args.director)
+    hooks = steering(args.steer, {k: v for k, v in args.hook_fields.items() if k not in of_directors})
     return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None, hooks)
 
 

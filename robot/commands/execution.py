@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, unknown
-from .steering import split_fields
+from .steering import split_fields, split_hook_fields
 
 if TYPE_CHECKING:
     from ..strategies.strategy import Strategy
@@ -23,11 +23,12 @@ def strategies() -> list[str]:
     return list(STRATEGIES)
 
 
-def split_strategy_fields(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """(the rest, `{"strategy_fields": {FIELD: value}}`) of `--strategy.FIELD value`; may be a command's
-    `prepare`."""
-    rest, values = split_fields(argv, lambda name: name.startswith(PREFIX))
-    return rest, {"strategy_fields": {k.removeprefix(PREFIX): v for k, v in values.items()}}
+def split_all_fields(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """(the rest, `strategy_fields` of `--strategy.FIELD value` by FIELD, and `hook_fields` of hooks and
+    directors); may be a command's `prepare`."""
+    rest, hook_fields = split_hook_fields(argv)
+    rest, values = split_fields(rest, lambda name: name.startswith(PREFIX))
+    return rest, hook_fields | {"strategy_fields": {k.removeprefix(PREFIX): v for k, v in values.items()}}
 
 
 def strategy_of(name: str, strategy_fields: Mapping[str, str]) -> Strategy | None:

@@ -42,9 +42,10 @@ class Args:
     """Share of each dataset in a batch, with commas: 0.7,0.3."""
     rename: Annotated[str, unset("none", "OLD=NEW")] = ""
     """Call features of a dataset otherwise, with commas: observation.images.top=observation.images.front."""
-    weights: Literal["uniform", "stored", "success", "return-rw", "return-aw"] = "uniform"
-    """How episodes count: all alike; by the label `weight`; successes only; or by their return, itself or
-    beyond what their first state promises."""
+    weights: Literal["uniform", "stored", "success", "return-rw", "return-aw", "iwr", "hg-dagger"] = "uniform"
+    """How episodes count: all alike; by the label `weight`; successes only; by their return, itself or beyond
+    what their first state promises; or, of those in which a person corrected a policy, half the draws the
+    person's ticks (iwr), or only those and demonstrations (hg-dagger)."""
     alpha: float = 0.1
     """Temperature of the weighting by return: small, the best episodes only."""
     validate: float = 0.0

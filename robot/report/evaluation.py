@@ -21,7 +21,8 @@ KEYS = {"n_ticks": "frames", "n_actions_ahead": "horizon", "control_hz": "fps"} 
 @dataclass(frozen=True)
 class Outcome:
     """One episode in closed loop. ticks: how long it took. score: the scene's, 0 to 1. late: ticks that were
-    not done in time. dropped: rows that a recording lost, by stream."""
+    not done in time. dropped: rows that a recording lost, by stream. reason: why the episode broke off, where
+    the policy failed in it."""
 
     seed: int
     success: bool
@@ -29,6 +30,7 @@ class Outcome:
     score: float
     late: int | None = None
     dropped: dict[str, int] | None = None
+    reason: str | None = None
 
 
 def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:

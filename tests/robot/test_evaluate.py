@@ -22,7 +22,7 @@ from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.serving.client import PolicyServerError
 from ulna.policies.serving.server import PolicyServer
-from ulna.robot.agent import ExpertAgent, HoldAgent
+from ulna.robot.agent import ExpertAgent, HoldAgent, PolicyAgent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.deploy import deploy
 from ulna.robot.evaluate import evaluate, save_report
@@ -73,6 +73,48 @@ def test_failures_are_filmed_first(tmp_path: Path) -> None:
     assert [o.success for o in report.outcomes] == [True, False, True, False]
     assert [Path(v).name for v in report.videos] == ["seed-1001.mp4", "seed-1003.mp4", "seed-1000.mp4"]
     assert report.filmed == [report.outcomes[i] for i in (1, 3, 0)]
+
+
+class FailsOnce(Follow):
+    """Its third decision raises, or gives no number."""
+
+    def __init__(self, rig: Rig, how: str) -> None:
+        super().__init__(rig.robot.features)
+        self.how = how
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        reply = super().infer(request)
+        if len(self.requests) != 3:
+            return reply
+        if self.how == "raises":
+            raise RuntimeError("it fell over")
+        return {**reply, "actions": reply["actions"] * np.nan}
+
+
+@pytest.mark.parametrize(("how", "words"), [("raises", "it fell over"), ("nan", "is not finite")])
+def test_an_episode_that_the_policy_breaks_off_has_failed_and_the_next_one_begins(
+    how: str, words: str
+) -> None:
+    with load_robot("sim:so101", "reach") as rig:
+        agent = PolicyAgent(FailsOnce(rig, how), rig.robot.features)
+        report = evaluate(rig, agent, 3, videos=0)
+    broken, *others = report.outcomes
+    assert (broken.success, broken.ticks) == (False, 8)
+    assert words in (broken.reason or "")
+    assert [o.reason for o in others] == [None, None]
+    assert report.episodes == 3
+    assert ClosedLoop.from_json(report.to_json()) == report
+    assert "reason" not in report.to_json()["outcomes"][1]
+
+
+def test_a_policy_that_fails_every_time_measures_nothing() -> None:
+    with load_robot("sim:so101", "reach") as rig:
+        for episodes in (2, 30):
+            policy = Follow(rig.robot.features)
+            policy.die_after = 0
+            with pytest.raises(RuntimeError, match="died"):
+                evaluate(rig, PolicyAgent(policy, rig.robot.features), episodes, videos=0)
+            assert len(policy.requests) == min(episodes, 5)
 
 
 def test_deploying_through_a_server_and_its_death() -> None:

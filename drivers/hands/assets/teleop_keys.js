@@ -6,7 +6,7 @@ const MOVES = {
 const TURNS = {
   ArrowUp: [0, -1, 0], ArrowDown: [0, 1, 0], ArrowLeft: [0, 0, 1], ArrowRight: [0, 0, -1], KeyZ: [-1, 0, 0], KeyC: [1, 0, 0],
 };
-export const EVENTS = { y: "success", n: "failure", Enter: "finish", t: "again" };
+export const EVENTS = { y: "success", n: "failure", Enter: "finish", t: "again", g: "take over" };
 
 export class Keys {
   // changed(): a key went down or up; pressed(word): a key of the episode

@@ -14,8 +14,9 @@ from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
 from ulna.datasets.edit import relabel
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch
+from ulna.datasets.flags import DIRECTED, INTERVENTION
 from ulna.datasets.reading.mixture import Mixture, common_features, window_weights
-from ulna.datasets.reading.weights import episode_weights, weighted_indices
+from ulna.datasets.reading.weights import correction_weights, episode_weights, weighted_indices
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
@@ -58,6 +59,51 @@ def test_weights_of_episodes(tmp_path: Path) -> None:
     relabel(without_labels, [0], {"success": None})
     with pytest.raises(StoreError, match="neither a return nor an outcome"):
         episode_weights(without_labels.episodes, "return-rw")
+
+
+def corrected(path: Path, agent: str, flags: list[int], success: bool | None) -> EpisodeStore:
+    """A recording with one more episode of these flags of `action`, a tick each."""
+    new = not (path / "ulna.json").exists()
+    store = EpisodeStore.create(path, FEATURES, 20.0) if new else EpisodeStore.open(path)
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(store) as writer:
+        writer.start({"agent": agent})
+        for i, bits in enumerate(flags):
+            times = dict.fromkeys(FEATURES, (i, i))
+            writer.tick(frame(rng, FEATURES, i), times, {ACTION: bits} if bits else {})
+        writer.end({"success": success})
+    return EpisodeStore.open(path)
+
+
+PERSON, DIRECTOR = INTERVENTION, DIRECTED
+
+
+def test_corrections_weigh_each_tick_by_who_acted(tmp_path: Path) -> None:
+    corrected(tmp_path / "d", "policy flow 1a2b with human leader", [0, 0, PERSON, PERSON, 0, DIRECTOR], True)
+    corrected(tmp_path / "d", "policy flow 1a2b", [0, 0], False)
+    store = corrected(tmp_path / "d", "human leader", [0, 0, 0], True)
+    spec = WindowSpec(1, 2, 0, (STATE,))
+    parts = [Windows(store, spec)]
+    (iwr,) = correction_weights(parts, "iwr")
+    assert iwr[[2, 3]].tolist() == [0.25, 0.25], "half of the draws are the person's"
+    assert iwr[[0, 1, 4, 8, 9, 10]] == pytest.approx([0.5 / 6] * 6)
+    assert iwr[[5, 6, 7]].tolist() == [0, 0, 0], "a director's, and a failed policy's"
+    (hg,) = correction_weights(parts, "hg-dagger")
+    assert hg.tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1]
+    data = open_data(store.path, [STATE], DataOptions(weights="iwr")).windows(spec)
+    drawn = np.concatenate([data.indices(12, 0, step) for step in range(20)])
+    assert np.isin(drawn, [2, 3]).mean() == 0.5
+
+
+def test_corrections_balance_over_several_datasets_and_need_somebody_who_corrected(tmp_path: Path) -> None:
+    demos = corrected(tmp_path / "demos", "expert", [0] * 8, True)
+    rollouts = corrected(tmp_path / "rollouts", "policy x", [0, PERSON], True)
+    spec = WindowSpec(1, 2, 0, (STATE,))
+    of_demos, of_rollouts = correction_weights([Windows(demos, spec), Windows(rollouts, spec)], "iwr")
+    assert of_demos == pytest.approx([0.5 / 9] * 8)
+    assert of_rollouts == pytest.approx([0.5 / 9, 0.5])
+    with pytest.raises(StoreError, match="nobody took over"):
+        open_data(demos.path, [STATE], DataOptions(weights="hg-dagger")).windows(spec)
 
 
 def test_advantage_weighting_forgives_a_bad_start(tmp_path: Path) -> None:

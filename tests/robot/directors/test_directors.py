@@ -1,0 +1,228 @@
+"""Directors above a policy, in the episode loop: they end an episode, have it begun again, instruct,
+replace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from contracts.agent import check_agent
+from contracts.policy import Follow
+
+from ulna.datasets.features import ACTION, STATE
+from ulna.datasets.flags import DIRECTED, INTERVENTION
+from ulna.drivers.arm import DeviceError
+from ulna.drivers.sample import Sample
+from ulna.policies.serving.server import PolicyServer
+from ulna.robot.agent import PolicyAgent
+from ulna.robot.config import Rig, load_robot
+from ulna.robot.directors.all import DIRECTORS, directors_named
+from ulna.robot.directors.directed import Directed
+from ulna.robot.evaluate import evaluate
+from ulna.robot.loop import run_episode
+from ulna.robot.people import LeaderAgent
+from ulna.robot.takeover import Takeover
+
+
+class Push(Follow):
+    """A policy that turns the first joint on and on."""
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        reply = super().infer(request)
+        ramp = np.zeros((8, 6), np.float32)
+        ramp[:, 0] = 0.03 * np.arange(1, 9)
+        return {**reply, "actions": reply["actions"] + ramp}
+
+
+class Log:
+    def __init__(self) -> None:
+        self.sent, self.flags = list[np.ndarray](), list[int]()
+
+    def start(self, meta: Mapping[str, Any]) -> None:
+        self.meta = meta
+
+    def tick(self, values: Any, times_ns: Any, flags: Mapping[str, int]) -> None:
+        self.sent.append(values[ACTION].astype(float))
+        self.flags.append(flags.get(ACTION, 0))
+
+    def end(self, meta: Mapping[str, Any]) -> None: ...
+
+    def interrupt(self, reason: str) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Rig]:
+    with load_robot("sim:so101", "reach") as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(scene: Rig) -> Rig:
+    assert scene.sim is not None
+    scene.sim.reset(0)
+    return scene
+
+
+def directed(rig: Rig, names: list[str], policy: Follow, said: list[str], **fields: str) -> Directed:
+    agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
+    return Directed(
+        agent, directors_named(names, {k.replace("_", "."): v for k, v in fields.items()}), rig, said.append
+    )
+
+
+def test_a_failed_attempt_goes_home_slowly_and_begins_again(rig: Rig) -> None:
+    policy, said, log = Push(rig.robot.features), list[str](), Log()
+    rig.robot.observe()
+    begin = rig.robot.observe().values[STATE].astype(float)
+    fields = {"Retry_attempts": "2", "Retry_seconds": "1"}
+    with directed(rig, ["Retry"], policy, said, **fields) as agent:
+        result = run_episode(rig.robot, agent, [log], task="", seed=0, max_ticks=200)
+    assert result.success is False
+    assert [s.split(":")[0] for s in said] == ["attempt 1 of 2 failed", "attempt 2 of 2 failed"]
+    way = np.flatnonzero(log.flags)
+    assert set(np.array(log.flags)[way]) == {DIRECTED}
+    assert log.sent[way[-2]] == pytest.approx(begin, abs=0.02), "the last one is the tick of the end"
+    steps = np.abs(np.diff(log.sent, axis=0)).max(1)
+    assert steps[way[0] - 1 : way[-2]].max() < 1.7 / rig.robot.control_hz, "no faster than an arm goes home"
+    assert result.ticks == 20 + (len(way) - 1) + 20 + 1
+    seeds = [r.seed for r in policy.requests]
+    assert len(set(seeds)) == len(seeds), "each attempt draws anew"
+    assert log.meta["agent"] == "policy follow ffffffff directed by Retry"
+
+
+def test_what_is_done_ends_the_episode_once_it_has_held(rig: Rig) -> None:
+    done = iter([False] * 5 + [True] * 3 + [False] + [True] * 50)
+    said: list[str] = []
+    agent = directed(rig, ["Done"], Follow(rig.robot.features), said, Done_hold="0.5")
+    with agent:
+        agent.directors[0]._is_done = lambda observation: next(done)  # type: ignore[attr-defined]
+        result = run_episode(rig.robot, agent, task="", seed=0, max_ticks=200)
+    assert (result.ticks, result.success) == (5 + 3 + 1 + 11, True)
+
+
+def test_steps_tell_the_policy_one_thing_after_another(rig: Rig) -> None:
+    policy, said = Follow(rig.robot.features), list[str]()
+    fields = {"Steps_tasks": "open the box; put the cube in", "Steps_seconds": "0.5"}
+    with directed(rig, ["Steps"], policy, said, **fields) as agent:
+        result = run_episode(rig.robot, agent, task="", seed=0, max_ticks=200)
+    assert said[:2] == ["step 1 of 2: open the box", "step 2 of 2: put the cube in"]
+    assert [r.task for r in policy.requests] == ["open the box"] * 3 + ["put the cube in"] * 3
+    assert result.success is None
+    assert result.ticks == 1 + 10 + 1 + 10 + 1
+
+
+@pytest.mark.parametrize("how", ["fails", "still", "after"])
+def test_a_backup_takes_over_and_the_next_episode_begins_with_the_first(rig: Rig, how: str) -> None:
+    class Dead(Follow):
+        def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+            if how == "fails" and len(self.requests) == 2:
+                raise ConnectionError("the server is gone")
+            return super().infer(request)
+
+    first, second, said = Dead(rig.robot.features), Follow(rig.robot.features), list[str]()
+    with PolicyServer(second, port=0).background() as server:
+        fields = {"Backup_server": server.url}
+        fields |= {"still": {"Backup_still": "0.4"}, "after": {"Backup_after": "0.4"}}.get(how, {})
+        with directed(rig, ["Backup"], first, said, **fields) as agent:
+            run_episode(rig.robot, agent, task="", seed=0, max_ticks=20)
+            assert [s.split(": ")[1] for s in said] == [
+                {
+                    "fails": "the server is gone",
+                    "still": "the arm has stood still for 0.4 s",
+                    "after": "not done after 0.4 s",
+                }[how]
+            ]
+            assert len(first.requests) == 2
+            assert len(second.requests) >= 2
+            first.requests.clear()
+            run_episode(rig.robot, agent, task="", seed=1, max_ticks=4)
+            assert len(first.requests) == 1
+
+
+def test_a_policy_that_fails_without_a_director_to_mend_it_fails_as_before(rig: Rig) -> None:
+    policy = Follow(rig.robot.features)
+    policy.die_after = 1
+    with directed(rig, ["Retry"], policy, []) as agent, pytest.raises(RuntimeError, match="died"):
+        run_episode(rig.robot, agent, task="", seed=0, max_ticks=20)
+
+
+def test_a_person_stands_above_directors(rig: Rig) -> None:
+    """Who has the arm is neither sent home nor stopped; the attempt's time begins anew when it is given
+    back."""
+    ((name, follower),) = rig.robot.arms.items()
+
+    class Leader:
+        joints = follower.joints
+
+        def read(self) -> Sample:
+            q = follower.read().data
+            return Sample(q, 0, 0, 0, np.ones(len(q), bool))
+
+    said, log = list[str](), Log()
+    fields = {"Retry_seconds": "1", "Retry_attempts": "1"}
+    with directed(rig, ["Retry"], Push(rig.robot.features), said, **fields) as below:
+        agent = Takeover(below, LeaderAgent({name: Leader()}, rig.robot), 20.0)  # type: ignore[dict-item]
+        turns: dict[int, Callable[[], None]] = {10: agent.toggle, 50: agent.toggle}
+        ticks = iter(range(1, 1000))
+
+        def stop() -> bool:
+            turns.get(next(ticks), lambda: None)()
+            return False
+
+        result = run_episode(rig.robot, agent, [log], task="", seed=0, max_ticks=200, stop=stop)
+    assert (np.array(log.flags) & INTERVENTION != 0).sum() == 40
+    assert result.ticks == 10 + 40 + 20 + 1
+    assert result.success is False
+
+
+def test_directed_agents_are_evaluated(rig: Rig) -> None:
+    policy = Push(rig.robot.features)
+    with directed(rig, ["Retry"], policy, [], Retry_seconds="0.3", Retry_attempts="2") as agent:
+        report = evaluate(rig, agent, 2, videos=0)
+        assert report.checkpoint == "f" * 64
+        assert report.decisions == len(policy.requests)
+        assert {o.ticks for o in report.outcomes} != {round(rig.sim.max_seconds * 20)}  # type: ignore[union-attr]
+        check_agent(agent, rig.robot.observe(), 6)
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "words"),
+    [
+        (["Retri"], {}, "did you mean Retry"),
+        (["Retry"], {"Retry.attempts": "many"}, "attempts is 'many', it must be of type int"),
+        (["Retry"], {"Retry.attempts": "0"}, "must lie in 1..100"),
+        (["Retry"], {"Retry.times": "3"}, "did you mean"),
+        (["Retry"], {"Done.hold": "3"}, "belongs to no director"),
+        (["ulna.robot.loop:run_episode"], {}, "is no director"),
+    ],
+)
+def test_directors_that_cannot_be_are_named(names: list[str], fields: dict[str, str], words: str) -> None:
+    with pytest.raises((ValueError, DeviceError), match=words):
+        directors_named(names, fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("Retry", {}, "no scene knows when sim:so101 is done"),
+        ("Done", {"Done.verifier": "nowhere"}, "there is no verifier 'nowhere'"),
+        ("Steps", {}, "needs instructions"),
+        ("Steps", {"Steps.tasks": "a; b"}, "must know when a step is over"),
+        ("Steps", {"Steps.tasks": "a; b", "Steps.verifiers": "x"}, "2 tasks and 1 verifiers"),
+        ("Backup", {}, "needs another policy"),
+    ],
+)
+def test_what_a_director_lacks_is_said_before_anything_moves(
+    rig: Rig, name: str, fields: dict[str, str], words: str
+) -> None:
+    bare = Rig(rig.robot, None, rig.config)
+    policy = PolicyAgent(Follow(rig.robot.features), rig.robot.features)
+    agent = Directed(policy, directors_named([name], fields), bare)
+    with pytest.raises((ValueError, DeviceError), match=words), agent:
+        pass
+
+
+def test_every_director_is_listed() -> None:
+    assert list(DIRECTORS) == ["Retry", "Done", "Steps", "Backup"]

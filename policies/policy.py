@@ -7,7 +7,7 @@ Legend: B batch, T = n_obs_steps, K links of a chain, H horizon, A action dimens
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,10 +200,11 @@ class Policy(nn.Module):
         solver: Solver | None = None,
         keep_chain: bool = False,
         grad: bool = False,
+        noise: Callable[[], Tensor] | None = None,
     ) -> Sampled:
         """One chunk for each of B questions, `Sampled.chunk` `(B, H, A)` and `candidates` in the action's
         units. `request.seed` must be given, one or B. steering: hooks after the recipe's own. steps, solver:
-        the recipe's by default. keep_chain, grad: see `sampler.sample`; the chain stays normalised."""
+        the recipe's by default. keep_chain, grad, noise: see `sampler.sample`; the chain stays normalised."""
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             context = self.context(request)
             sampled = sample(
@@ -219,6 +220,7 @@ class Policy(nn.Module):
                 policy=self,
                 keep_chain=keep_chain,
                 grad=grad,
+                noise=noise,
             )
             if sampled.execute is not None:
                 ahead = self.recipe.horizon - self.recipe.n_past_actions

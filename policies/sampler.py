@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,17 +57,21 @@ def sample(
     policy: Asked | None = None,
     keep_chain: bool = False,
     grad: bool = False,
+    noise: Callable[[], Tensor] | None = None,
 ) -> Sampled:
     """Draw one chunk per observation. `shape` is (B, H, A). The same seed gives the same chunk on one
     machine; with B seeds every row is what it would be alone.
 
     request, policy: what hooks may ask. keep_chain: give `Sampled.chain`. grad: let gradients pass through
-    the steps; else nothing is differentiated but what a hook asks for."""
+    the steps; else nothing is differentiated but what a hook asks for. noise: gives what `Noise.step` would,
+    and no hook may draw then."""
     device = context.pooled.device
     seeds = [seed] if isinstance(seed, int) else list(seed)
     n = max((hook.wants_candidates for hook in hooks), default=1)
-    draw = _Noise(seeds, shape, n, device)
-    rngs = [stream(seeds, f"{i} {type(hook).__name__}", device) for i, hook in enumerate(hooks)]
+    draw = noise or Noise(seeds, shape, n, device).step
+    # with noise from elsewhere nothing is drawn on the device, which a CUDA graph could not repeat
+    where = torch.device("cpu") if noise else device
+    rngs = [stream(seeds, f"{i} {type(hook).__name__}", where) for i, hook in enumerate(hooks)]
     each = list(zip(hooks, rngs, strict=True))
 
     with contextlib.nullcontext() if grad else torch.no_grad():
@@ -75,8 +79,8 @@ def sample(
         field = Field(net, objective, path, context.repeat(n), request or Request({}), n, policy)
         for hook, rng in each:
             field = field.with_context(hook.condition(field, rng))
-        noise = draw.step()
-        start = Start(path.sigma[0] * noise, noise)
+        first = draw()
+        start = Start(path.sigma[0] * first, first)
         for hook, rng in each:
             start = hook.initialise(start, field, rng)
         field.start = start
@@ -90,7 +94,7 @@ def sample(
             for i in range(level, len(path)):
                 before = a
                 move = solver.step(field, a, i, state)
-                a = move.draw(draw.step()) if move.std else move.mean
+                a = move.draw(draw()) if move.std else move.mean
                 for hook, rng in each:
                     a = hook.project(a, i + 1, field, rng)
                 if resting is not None:
@@ -162,7 +166,7 @@ def _execute(chunk_BHA: Tensor, field: Field, hooks: Sequence[Hook]) -> Tensor |
     return torch.stack(counts).amin(0) if counts else None
 
 
-class _Noise:
+class Noise:
     """The base sampler's own draws, in rows of B observations and N candidates. One seed gives one stream for
     all rows; B seeds give each row its own, so that a row does not depend on its neighbours."""
 

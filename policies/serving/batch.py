@@ -49,7 +49,7 @@ class BatchPolicy:
             None if first.task is None else [r.task for r in requests],
             memory=None if first.memory is None else stack([r.memory for r in requests]),
         )
-        sampled = policy.sample(batch, self.local.hooks, self.local.sampling_steps)
+        sampled = self.local.decide(batch, self.local.hooks, self.local.sampling_steps)
         return Answers(
             sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy(),
             sampled.nfe.numpy(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from ...datasets.features import ACTION, PAST, Feature
 from ..checkpoint import CheckpointError, load_checkpoint, read_train
+from ..fast.decisions import decisions
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
 from ..recipe import Recipe
@@ -27,8 +29,7 @@ class NotFinite(BadRequest):
 
 
 class LocalPolicy:
-    """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
-    the others. CheckpointError where the folder holds none.
+    """Loads the checkpoint and warms it up, so that the first request is no slower than the others. CheckpointError where the folder holds none.
 
     sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
     this policy. change: gives the recipe other values of what counts when a policy runs: solver, steering,
@@ -66,8 +67,9 @@ class LocalPolicy:
             needs_past=self.needs_past,
             conditions=self.policy.conditions_needed,
         )
+        self.decide = decisions(self.policy)
         try:
-            self.infer(self._blank().to_wire())
+            self._warm_up()
         except NotFinite:
             raise CheckpointError(
                 f"{folder} gives actions that are not finite for an observation of zeros: its weights or its "
@@ -97,7 +99,7 @@ class LocalPolicy:
         memory = self._memory(question.memory)
         if TASK in policy.condition_keys and question.task is None:
             raise BadRequest(f"the request lacks {TASK}: the policy is told what to do in words")
-        sampled = policy.sample(
+        sampled = self.decide(
             Request(
                 batch,
                 secrets.randbits(48) if question.seed is None else question.seed,
@@ -127,6 +129,18 @@ class LocalPolicy:
             values = sampled.memory[0].float().cpu().numpy()
             reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
         return reply
+
+    def _warm_up(self) -> None:
+        """Questions of each kind that an episode asks: its first one, and those that go on from another. On a
+        GPU a kind is fast from its third one on."""
+        blank = self._blank()
+        kinds = [blank] if blank.past is None else [blank, dataclasses.replace(blank, past=None)]
+        for kind in kinds if self.policy.device.type == "cuda" else kinds[:1]:
+            reply = self.infer(kind.to_wire())
+            if self.policy.device.type == "cuda":
+                more = dataclasses.replace(kind, memory=reply.get("memory"))
+                for request in (kind, kind, more, more, more):
+                    self.infer(request.to_wire())
 
     def _blank(self) -> Request:
         """A request that fits, of zeros."""

@@ -100,6 +100,7 @@ class TransformerNet(nn.Module):
                 memory_mask=memory_mask,
                 tgt_key_padding_mask=None if seen_BH is None else ~seen_BH,
                 memory_key_padding_mask=padding,
+                tgt_is_causal=False,  # else it is looked up in the mask, for which a GPU must stop
             )
         return self.out(decoded)
 

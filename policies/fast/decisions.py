@@ -92,8 +92,9 @@ class _Graph:
     def __init__(self, policy: Policy, request: Request, steering: Sequence[Hook], steps: int) -> None:
         self.policy, self.steering, self.steps = policy, tuple(steering), steps
         self.request = _mapped(request, lambda v: v.clone())
-        self.noise, self.graph = torch.empty(0), torch.cuda.CUDAGraph()
+        self.noise = torch.empty(0)
         self.sampled: Sampled | None = None
+        self.graph: Any = None  # once it is captured
         self.chunks, self.draws, self.candidates = (0, 0, 0), 0, 1
 
     def why_not(self) -> str:
@@ -114,6 +115,7 @@ class _Graph:
         with torch.cuda.stream(stream):
             self._sample()
         torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self.sampled = self._sample()
 

@@ -37,10 +37,11 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if not self.reason:
-            self.reason = self._reason(func, tree_leaves((args, kwargs)), tree_leaves(out))
+            self.reason = self._reason(func, args, kwargs or {}, tree_leaves(out))
         return out
 
-    def _reason(self, func: Any, given: list[Any], gives: list[Any]) -> str:
+    def _reason(self, func: Any, args: Any, kwargs: Any, gives: list[Any]) -> str:
+        given = tree_leaves((args, kwargs))
         tensors = [v for v in given if isinstance(v, Tensor)]
         there = {v.device.type == self.device.type for v in tensors}
         name = func.overloadpacket.__name__
@@ -49,7 +50,7 @@ class _Operations(TorchDispatchMode):
             return f"{name} reads a value" if masks or len(there) > 1 else ""
         if True in there and any(tag in func.tags for tag in READS):
             return f"{name} reads a value"
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and _chance(func, args, kwargs) > 0:
             generator = [v for v in given if isinstance(v, torch.Generator)]
             there = {v.device.type == self.device.type for v in gives if isinstance(v, Tensor)}
             if generator or not self.draws or False in there:
@@ -75,3 +76,12 @@ class _Calls(TorchFunctionMode):
         if not self.grad and func is torch._C._set_grad_enabled and args and args[0]:
             self.reason = self.reason or "a gradient is asked for"
         return out
+
+
+def _chance(func: Any, args: Any, kwargs: Any) -> float:
+    """Of the dropout within an attention; 1 for other operations that draw."""
+    names = [a.name for a in func._schema.arguments]
+    if "dropout_p" not in names:
+        return 1.0
+    at = names.index("dropout_p")
+    return float(args[at] if at < len(args) else kwargs.get("dropout_p", 0.0))

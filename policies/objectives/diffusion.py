@@ -37,11 +37,7 @@ class Diffusion:
         arXiv 2305.08891)."""
         if not 1 <= steps <= self.train_steps:
             raise ValueError(f"sampling steps must lie in 1..{self.train_steps} (train_steps), not {steps}")
-        alpha_bar = _alpha_bar(self.schedule, self.train_steps)
-        stride = self.train_steps / steps
-        levels = [float(alpha_bar[round(self.train_steps - i * stride) - 1]) for i in range(steps)]
-        alpha, sigma = [math.sqrt(v) for v in levels], [math.sqrt(1 - v) for v in levels]
-        return Path.of([*alpha, 1.0], [*sigma, 0.0])
+        return _path(self.schedule, self.train_steps, steps)
 
     def draw(self, a_BHA: Tensor, progress: float, rng: torch.Generator | None) -> Draw:
         k = torch.randint(0, self.train_steps, (len(a_BHA),), device=a_BHA.device, generator=rng)
@@ -62,6 +58,15 @@ class Diffusion:
     def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
         tau = full(level.tau, a_BHA)
         return Pred.from_eps(a_BHA, level.alpha, level.sigma, net(a_BHA, tau, tau, context).float())
+
+
+@lru_cache(maxsize=64)
+def _path(schedule: str, train_steps: int, steps: int) -> Path:
+    alpha_bar = _alpha_bar(schedule, train_steps)
+    stride = train_steps / steps
+    levels = [float(alpha_bar[round(train_steps - i * stride) - 1]) for i in range(steps)]
+    alpha, sigma = [math.sqrt(v) for v in levels], [math.sqrt(1 - v) for v in levels]
+    return Path.of([*alpha, 1.0], [*sigma, 0.0])
 
 
 @lru_cache(maxsize=16)

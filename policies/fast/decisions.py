@@ -69,9 +69,12 @@ class Decisions:
                 self.eager.put(kind, "")  # the next one of its kind is worth a graph
             return sampled
 
+    def _recorded(self, request: Request, steering: Sequence[Hook], steps: int) -> _Graph:
+        return _Graph(self.policy, request, steering, steps)
+
     def _graph(self, kind: Hashable, request: Request, steering: Sequence[Hook], steps: int) -> _Graph | None:
         pool = self.pool or torch.cuda.graph_pool_handle()
-        graph = _Graph(self.policy, request, steering, steps)
+        graph = self._recorded(request, steering, steps)
         try:
             if not (why := graph.why_not()):
                 graph.capture(pool)
@@ -106,18 +109,18 @@ class _Graph:
         drawn = Drawn(self._generator(self.request))
         policy.sample(self.request, self.steering, self.steps, noise=drawn)
         self.noise, self.draws = torch.stack(drawn.values), len(drawn.values)
-        _, why = watched(self._sample, policy.device, draws=False, grad=False)
+        _, why = watched(self.sample, policy.device, draws=False, grad=False)
         return why
 
     def capture(self, pool: Any) -> None:
         stream = torch.cuda.Stream(self.policy.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._sample()
+            self.sample()
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self.sampled = self._sample()
+            self.sampled = self.sample()
 
     def __call__(self, request: Request) -> Sampled:
         for mine, theirs in zip(_tensors(self.request), _tensors(request), strict=True):
@@ -134,7 +137,7 @@ class _Graph:
         }
         return dataclasses.replace(self.sampled, **copies)
 
-    def _sample(self) -> Sampled:
+    def sample(self) -> Sampled:
         noise = iter(self.noise)
         return self.policy.sample(self.request, self.steering, self.steps, noise=lambda: next(noise))
 

@@ -11,15 +11,15 @@ Legend: B batch, H actions of a chunk, R = B·H rows, C channels, S parts."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
 BLOCK = 64  # columns that are multiplied at a time
-PROGRAMS = 264  # blocks that a product is split into: two for each of an H100's processors
+PROGRAMS = 264  # blocks of a convolution: two for each of an H100's processors
+MOST_PARTS = 16
+DEEPEST = 1024  # columns that one block multiplies at once
 
 
 @triton.jit
@@ -38,7 +38,67 @@ def _activated(x, NAME: tl.constexpr):
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h_in", "h_out", "stride", "taps", "parts", "parts_skip"])
+def _convolve(
+    x,
+    w,
+    w_skip,
+    out,
+    rows,
+    n,
+    c,
+    h_in,
+    h_out,
+    stride,
+    taps,
+    parts,
+    parts_skip,
+    x_stride,
+    ALIGNED: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+    DEEP: tl.constexpr,
+):
+    at = tl.program_id(0) * WIDE + tl.arange(0, WIDE)
+    part = tl.program_id(1)
+    out += part * rows * n
+    pad = taps // 2
+    if part >= parts:  # of the other convolution, of one tap, whose parts come after
+        w = w_skip
+        part -= parts
+        parts = parts_skip
+        taps = 1
+        pad = 0
+    r = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    b = r // h_out
+    first = (r - b * h_out) * stride - pad
+    base = b * h_in
+    total = tl.zeros((WIDE, ROWS), tl.float32)
+    columns = c * taps
+    blocks = (columns + DEEP - 1) // DEEP
+    each = (blocks + parts - 1) // parts
+    for i in range(part * each, tl.minimum((part + 1) * each, blocks)):
+        k = i * DEEP + tl.arange(0, DEEP)
+        if ALIGNED:
+            tap = (i * DEEP) // c
+            channel = i * DEEP - tap * c + tl.arange(0, DEEP)
+            place = first[:, None] + tap + tl.zeros((1, DEEP), tl.int32)
+            ok = (place >= 0) & (place < h_in) & (r < rows)[:, None]
+            weight = tl.load(w + at[:, None] * columns + k[None, :], (at < n)[:, None], 0.0)
+        else:
+            each_tap = k // c
+            channel = k - each_tap * c
+            place = first[:, None] + each_tap[None, :]
+            ok = (place >= 0) & (place < h_in) & (r < rows)[:, None] & (k < columns)[None, :]
+            inside = (at < n)[:, None] & (k < columns)[None, :]
+            weight = tl.load(w + at[:, None] * columns + k[None, :], inside, 0.0)
+        value = tl.load(x + (base[:, None] + place) * x_stride + channel[None, :], ok, 0.0)
+        total = tl.dot(weight, tl.trans(value), total, input_precision="tf32x3")
+    inside = (at < n)[:, None] & (r < rows)[None, :]
+    tl.store(out + r[None, :] * n + at[:, None], total, inside)
+
+
+@triton.jit(do_not_specialize=["rows", "add_rows"])
 def _product(
     x,
     w,
@@ -50,79 +110,46 @@ def _product(
     rows,
     n,
     c,
-    h_in,
-    h_out,
-    stride,
-    pad,
+    eps,
     x_stride,
-    out_stride,
     add_stride,
     add_rows,
-    TAPS: tl.constexpr,
-    PARTS: tl.constexpr,
     BEFORE: tl.constexpr,
     AFTER: tl.constexpr,
     BIAS: tl.constexpr,
     ADD: tl.constexpr,
-    ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
+    SPLIT: tl.constexpr,
     DEEP: tl.constexpr,
 ):
     at = tl.program_id(0) * WIDE + tl.arange(0, WIDE)
-    part = tl.program_id(1)
-    r = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
-    b = r // h_out
-    first = (r - b * h_out) * stride - pad
-    base = b * h_in
-    mean = tl.zeros((ROWS,), tl.float32)
-    scale = tl.zeros((ROWS,), tl.float32)
-    if BEFORE == "norm":
-        for start in range(0, c, DEEP):
-            at_k = start + tl.arange(0, DEEP)
-            ok = (at_k < c)[None, :] & (r < rows)[:, None]
-            mean += tl.sum(tl.load(x + r[:, None] * x_stride + at_k[None, :], ok, 0.0), 1)
-        mean = mean / c
-        for start in range(0, c, DEEP):
-            at_k = start + tl.arange(0, DEEP)
-            ok = (at_k < c)[None, :] & (r < rows)[:, None]
-            d = tl.load(x + r[:, None] * x_stride + at_k[None, :], ok, 0.0) - mean[:, None]
-            scale += tl.sum(tl.where(ok, d * d, 0.0), 1)
-        scale = 1.0 / tl.sqrt(scale / c + 1e-5)
-    total = tl.zeros((WIDE, ROWS), tl.float32)
-    columns = c * TAPS
-    blocks = (columns + DEEP - 1) // DEEP
-    each = (blocks + PARTS - 1) // PARTS
-    for i in range(part * each, tl.minimum((part + 1) * each, blocks)):
-        k = i * DEEP + tl.arange(0, DEEP)
-        if ALIGNED:
-            tap = (i * DEEP) // c
-            channel = i * DEEP - tap * c + tl.arange(0, DEEP)
-            place = first[:, None] + tap + tl.zeros((1, DEEP), tl.int32)
-            ok = (place >= 0) & (place < h_in) & (r < rows)[:, None]
-            weight = tl.load(w + at[:, None] * columns + k[None, :], (at < n)[:, None], 0.0)
-        else:
-            taps = k // c
-            channel = k - taps * c
-            place = first[:, None] + taps[None, :]
-            ok = (place >= 0) & (place < h_in) & (r < rows)[:, None] & (k < columns)[None, :]
-            weight = tl.load(w + at[:, None] * columns + k[None, :], (at < n)[:, None] & (k < columns)[None, :], 0.0)
-        value = tl.load(x + (base[:, None] + place) * x_stride + channel[None, :], ok, 0.0)
-        if BEFORE == "mish":
-            value = _mish(value)
-        elif BEFORE == "norm":
-            g = tl.load(norm_weight + channel, channel < c, 0.0)
-            o = tl.load(norm_bias + channel, channel < c, 0.0)
-            value = (value - mean[:, None]) * scale[:, None] * g[None, :] + o[None, :]
-            value = tl.where(ok, value, 0.0)
-        total = tl.dot(weight, tl.trans(value), total, input_precision="tf32x3")
+    r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    split = tl.arange(0, SPLIT)[:, None, None] * DEEP
+    k = split + tl.arange(0, DEEP)[None, :, None]
+    ok = (k < c) & (r < rows)[None, None, :]
+    value = tl.load(x + r[None, None, :] * x_stride + k, ok, 0.0)  # (SPLIT, DEEP, ROWS)
+    k_w = split + tl.arange(0, DEEP)[None, None, :]
+    ok_w = (k_w < c) & (at < n)[None, :, None]
+    weight = tl.load(w + at[None, :, None] * c + k_w, ok_w, 0.0)  # (SPLIT, WIDE, DEEP)
+    if BEFORE == "mish":
+        value = _mish(value)
+    elif BEFORE == "norm":
+        mean = tl.sum(tl.sum(value, 1), 0) / c
+        d = tl.where(ok, value - mean[None, None, :], 0.0)
+        scale = 1.0 / tl.sqrt(tl.sum(tl.sum(d * d, 1), 0) / c + eps)
+        g = tl.load(norm_weight + k, k < c, 0.0)
+        o = tl.load(norm_bias + k, k < c, 0.0)
+        value = tl.where(ok, d * scale[None, None, :] * g + o, 0.0)
+    # each part of the columns has its own warps
+    total = tl.sum(tl.dot(weight, value, input_precision="tf32x3"), 0)
     inside = (at < n)[:, None] & (r < rows)[None, :]
     if BIAS:
         total += tl.load(bias + at, at < n, 0.0)[:, None]
     total = _activated(total, AFTER)
     if ADD:
         total += tl.load(add + (r % add_rows)[None, :] * add_stride + at[:, None], inside, 0.0)
-    tl.store(out + part * rows * n + r[None, :] * out_stride + at[:, None], total, inside)
+    tl.store(out + r[None, :] * n + at[:, None], total, inside)
 
 
 @triton.jit
@@ -142,6 +169,7 @@ def _finish(
     group,
     eps,
     film_stride,
+    told_stride,
     more_stride,
     out_stride,
     PARTS: tl.constexpr,
@@ -173,9 +201,10 @@ def _finish(
         y = y * tl.load(weight + c, ok_c, 0.0)[None, :] + tl.load(offset + c, ok_c, 0.0)[None, :]
         total = _mish(y)
     if FILM:
-        at = b * film_stride + c
-        scale = tl.load(film + at, ok_c, 0.0) + tl.load(told + at, ok_c, 0.0)
-        shift = tl.load(film + at + n, ok_c, 0.0) + tl.load(told + at + n, ok_c, 0.0)
+        film += b * film_stride + c
+        told += b * told_stride + c
+        scale = tl.load(film, ok_c, 0.0) + tl.load(told, ok_c, 0.0)
+        shift = tl.load(film + n, ok_c, 0.0) + tl.load(told + n, ok_c, 0.0)
         total = total * scale[None, :] + shift[None, :]
     for s in tl.static_range(MORE):
         total += tl.load(more + (s * rows + row)[:, None] * more_stride + c[None, :], ok, 0.0)
@@ -240,39 +269,100 @@ class Parts:
     """A sum that is not summed yet, `(S, R, C)`, and what is to be added to each row, `(C,)`."""
 
     values: Tensor
-    bias: Tensor | None
+    bias: Tensor
 
 
 def product(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Tensor,
     *,
-    length: int = 1,
-    taps: int = 1,
-    stride: int = 1,
-    before: tuple[Tensor, Tensor] | str = "",
+    before: nn.LayerNorm | str = "",
     after: str = "",
     add: Tensor | None = None,
 ) -> Tensor:
     """`(R, N)`: the rows `(R, C)` times the weights `(N, C)`, plus the bias `(N,)`.
 
-    before: "mish", or the weight and offset of a layer normalisation, of the rows. after: "mish" or "gelu",
-    of the result; then `add` `(R or H, N)`, again for every chunk where it has H rows."""
-    out = x.new_empty(len(x) // length * _steps(length, taps, stride), len(weight))
-    _multiply(x, weight, bias, out, 1, length, taps, stride, before, after, add)
+    before: a layer normalisation of the rows, or "mish". after: "mish" or "gelu", of the result; then `add` `(R
+    or H, N)` is added, again for every chunk where it has H rows. Of more than `DEEPEST` columns before must be
+    "" or "mish", after "" and add of R rows."""
+    (rows, c), n = x.shape, len(weight)
+    if c > DEEPEST:
+        x = nn.functional.mish(x) if before == "mish" else x
+        return finish(convolution(x, weight[:, None], bias, 1)[0], 1, add=add)
+    out = x.new_empty(rows, n)
+    block, wide = max(16, min(64, triton.next_power_of_2(rows))), 16
+    split = max(1, min(8, triton.next_power_of_2(c) // 32))
+    norm = before if isinstance(before, nn.LayerNorm) else None
+    _product[(-(-n // wide), -(-rows // block))](
+        x,
+        weight,
+        bias,
+        x if add is None else add,
+        x if norm is None else norm.weight,
+        x if norm is None else norm.bias,
+        out,
+        rows,
+        n,
+        c,
+        0.0 if norm is None else norm.eps,
+        x.stride(0),
+        0 if add is None else add.stride(0),
+        1 if add is None else len(add),
+        BEFORE=before if isinstance(before, str) else "norm",
+        AFTER=after,
+        BIAS=True,
+        ADD=add is not None,
+        ROWS=block,
+        WIDE=wide,
+        SPLIT=split,
+        DEEP=max(16, triton.next_power_of_2(c) // split),
+        num_warps=4 if c <= 256 else 8,
+    )
     return out
 
 
-def parts(x: Tensor, weight: Tensor, bias: Tensor | None, length: int, taps: int = 1, stride: int = 1) -> Parts:
-    """A convolution over chunks of `length` rows, padded by taps // 2 rows of zeros, for `finish` to sum. The
-    weights are `(N, taps, C)`."""
-    rows, n = len(x) // length * _steps(length, taps, stride), len(weight)
-    blocks = -(-weight[0].numel() // BLOCK)
-    count = max(1, min(PROGRAMS // max(1, -(-n // _wide(n))), blocks // 2, 16))
-    out = x.new_empty(count, rows, n)
-    _multiply(x, weight, None, out, count, length, taps, stride, "", "", None)
-    return Parts(out, bias)
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    length: int,
+    stride: int = 1,
+    skip: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Parts, Parts | None]:
+    """A convolution over chunks of `length` rows, padded by taps // 2 rows of zeros, for `finish` to sum; and
+    beside it another of one tap, from its weights `(N, 1, C)` and bias. The weights are `(N, taps, C)`."""
+    (n, taps, c), h_out = weight.shape, (length + 2 * (weight.shape[1] // 2) - weight.shape[1]) // stride + 1
+    rows, wide = len(x) // length * h_out, 64 if n >= 64 else 16
+    block = max(16, min(64, triton.next_power_of_2(rows)))
+    each = -(-taps * c // BLOCK)
+    share = max(1, min(PROGRAMS // -(-n // wide), each // 2, MOST_PARTS))
+    count = 1 << (share.bit_length() - 1)  # powers of 2: fewer kernels to compile
+    beside = 0 if skip is None else max(1, count // taps)
+    out = x.new_empty(count + beside, rows, n)
+    _convolve[(-(-n // wide), count + beside, -(-rows // block))](
+        x,
+        weight,
+        weight if skip is None else skip[0],
+        out,
+        rows,
+        n,
+        c,
+        length,
+        h_out,
+        stride,
+        taps,
+        count,
+        beside,
+        x.stride(0),
+        ALIGNED=c % BLOCK == 0,
+        ROWS=block,
+        WIDE=wide,
+        DEEP=BLOCK,
+        num_warps=4,
+        num_stages=4,
+    )
+    return Parts(out[:count], bias), None if skip is None else Parts(out[count:], skip[1])
 
 
 def finish(
@@ -285,13 +375,14 @@ def finish(
     fold: int = 1,
 ) -> Tensor:
     """`(R, C)`: the sum of the parts; norm: then its group normalisation over chunks of `length` rows (weight,
-    offset, epsilon, groups) and Mish; film: then times and plus the halves of the sum of both `(B, 2·C)`; add:
+    offset, epsilon, groups) and Mish; film: then times and plus the halves of the sum of both, `(B or 1, 2·C)` and `(B, 2·C)`; add:
     then plus another. Written to `out` where it is given, each row as `fold` rows."""
     values, n = of.values, of.values.shape[2]
     rows = values.shape[1]
     out = values.new_empty(rows * fold, n // fold) if out is None else out
     weight, offset, eps, groups = norm or (of.bias, of.bias, 0.0, max(1, n // 64))
     group = -(-n // groups)
+    more: Tensor | None
     more, more_bias, more_parts = None, None, 0
     if isinstance(add, Parts):
         more, more_bias, more_parts = add.values, add.bias, len(add.values)
@@ -311,7 +402,8 @@ def finish(
         length,
         group,
         eps,
-        film[0].stride(0) if film else 0,
+        film[0].stride(0) if film and len(film[0]) > 1 else 0,
+        film[1].stride(0) if film else 0,
         0 if more is None else more.stride(-2),
         out.stride(0),
         PARTS=len(values),
@@ -322,7 +414,7 @@ def finish(
         FOLD=fold,
         H=triton.next_power_of_2(length),
         GROUP=triton.next_power_of_2(group),
-        num_warps=8,
+        num_warps=4 if length * group <= 512 else 8,
     )
     return out
 
@@ -339,8 +431,7 @@ def attend(
     """`(R, D)`: attention of the rows of each chunk of `length` to the rows of `memory`, whose keys begin at
     element 0 and whose values at `value_at`. first: `(B, …)` likewise, a row before them in each chunk's
     memory. mask: `(B or 1, length, S)` uint8, 0 where an action does not see."""
-    batch = len(q) // length
-    width = q.shape[1] if q.is_contiguous() else q.shape[1]
+    batch, width = len(q) // length, q.shape[1]
     s = len(memory) // batch + (first is not None)
     out = q.new_empty(len(q), width)
     _attend[(batch, heads)](
@@ -353,7 +444,7 @@ def attend(
         s,
         (width // heads) ** -0.5,
         q.stride(0),
-        0 if first is None else first.stride(0),
+        0 if first is None or len(first) == 1 else first.stride(0),
         memory.stride(0),
         value_at,
         out.stride(0),
@@ -366,65 +457,3 @@ def attend(
         num_warps=4,
     )
     return out
-
-
-def _steps(length: int, taps: int, stride: int) -> int:
-    """Rows of a convolution's result, for each chunk of `length` rows."""
-    return (length + 2 * (taps // 2) - taps) // stride + 1
-
-
-def _wide(n: int) -> int:
-    """Outputs of one block."""
-    return 64 if n >= 1024 else 32 if n >= 32 else 16
-
-
-def _multiply(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    count: int,
-    length: int,
-    taps: int,
-    stride: int,
-    before: tuple[Tensor, Tensor] | str,
-    after: str,
-    add: Tensor | None,
-) -> None:
-    c, n = x.shape[1], len(weight)
-    steps = _steps(length, taps, stride)
-    rows = len(x) // length * steps
-    block = min(64, max(16, triton.next_power_of_2(rows)))
-    wide = _wide(n)
-    norm: Any = before if isinstance(before, tuple) else (x, x)
-    _product[(-(-n // wide), count, -(-rows // block))](
-        x,
-        weight,
-        x if bias is None else bias,
-        x if add is None else add,
-        *norm,
-        out,
-        rows,
-        n,
-        c,
-        length,
-        steps,
-        stride,
-        taps // 2,
-        x.stride(0),
-        out.stride(-2),
-        0 if add is None else add.stride(0),
-        1 if add is None else len(add),
-        TAPS=taps,
-        PARTS=count,
-        BEFORE=before if isinstance(before, str) else "norm",
-        AFTER=after,
-        BIAS=bias is not None,
-        ADD=add is not None,
-        ALIGNED=c % BLOCK == 0,
-        ROWS=block,
-        WIDE=wide,
-        DEEP=BLOCK,
-        num_warps=4,
-        num_stages=4,
-    )

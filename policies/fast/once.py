@@ -1,4 +1,4 @@
-"""What is made of a context once a decision, not at every step of the sampler."""
+"""What is made of a context once a decision, and of a time once for all, not at every step of the sampler."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from ..objectives.objective import known
 
 
 class Once:
@@ -25,3 +28,27 @@ class Once:
         answer = self.make(*of)
         self.kept.append((of, versions, answer))
         return answer
+
+
+MOST_TIMES = 1024
+
+
+class Times:
+    """Calls `make` with two times `(B,)`, and keeps its answer `(1, …)` for the times of a path, which are the
+    same in every decision. None is ever forgotten, since CUDA graphs read them."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.make = make
+        self.answers: dict[tuple[float, float], Tensor] = {}
+
+    def __call__(self, s: Tensor, t: Tensor) -> Tensor:
+        first, last = known(s), known(t)
+        if first is None or last is None:
+            return self.make(s, t)
+        if (first, last) not in self.answers:
+            one = self.make(s[:1], t[:1])
+            # what is made while a graph is captured exists only when it is replayed
+            if len(self.answers) >= MOST_TIMES or (s.is_cuda and torch.cuda.is_current_stream_capturing()):
+                return one.expand(len(s), -1)
+            self.answers[first, last] = one
+        return self.answers[first, last]

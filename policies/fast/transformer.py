@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..backbones.transformer import TransformerNet
 from ..contexts.context import Context
 from . import kernels
-from .once import Once
+from .once import Once, Times
 
 
 class TransformerRows:
@@ -27,43 +27,43 @@ class TransformerRows:
         attention = self.layers[0].multihead_attn
         self.width, self.heads = attention.embed_dim, attention.num_heads
         head = self.width // self.heads
-        if head < 16 or head & (head - 1):
-            raise ValueError(f"heads of width {head}: the kernels hold 16, 32, 64, ...")
+        if head < 16 or head & (head - 1) or self.width > kernels.DEEPEST:
+            raise ValueError(f"{self.heads} heads of width {head} do not fit the kernels")
         others = [layer.multihead_attn for layer in self.layers]
         self.weight = torch.cat([a.in_proj_weight.data[self.width :] for a in others])  # (L·2·D, D)
         self.bias = torch.cat([a.in_proj_bias.data[self.width :] for a in others])
-        self.told = Once(self._told)
+        self.told, self.times = Once(self._told), Times(self._time)
 
     def __call__(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
         net, d, (b, h, _) = self.net, self.width, x_BHA.shape
-        first, last = cast(nn.Linear, net.memory[0]), cast(nn.Linear, net.memory[2])
-        time = kernels.product(net.time(s, t), first.weight, first.bias, after="mish")
-        of_time = kernels.product(kernels.product(time, last.weight, last.bias), self.weight, self.bias)
+        of_time = self.times(s, t)
         of_tokens, seen, mask = self.told(context.tokens, context.mask, context.frame)
         x = kernels.product(
             x_BHA.reshape(b * h, -1),
             net.actions_in.weight,
             net.actions_in.bias,
-            length=h,
             add=net.action_positions[:h],
         )
         for i, layer in enumerate(self.layers):
             own, other = layer.self_attn, layer.multihead_attn
-            qkv = kernels.product(x, own.in_proj_weight, own.in_proj_bias, before=_norm(layer.norm1))
+            qkv = kernels.product(x, own.in_proj_weight, own.in_proj_bias, before=layer.norm1)
             a = kernels.attend(qkv[:, :d], qkv[:, d:], d, self.heads, h, mask=mask)
             x = kernels.product(a, own.out_proj.weight, own.out_proj.bias, add=x)
             q = kernels.product(
-                x, other.in_proj_weight[:d], other.in_proj_bias[:d], before=_norm(layer.norm2)
+                x, other.in_proj_weight[:d], other.in_proj_bias[:d], before=layer.norm2
             )
             keys = slice(2 * d * i, 2 * d * (i + 1))
             a = kernels.attend(q, of_tokens[:, keys], d, self.heads, h, of_time[:, keys], seen)
             x = kernels.product(a, other.out_proj.weight, other.out_proj.bias, add=x)
             wide = kernels.product(
-                x, layer.linear1.weight, layer.linear1.bias, before=_norm(layer.norm3), after="gelu"
+                x, layer.linear1.weight, layer.linear1.bias, before=layer.norm3, after="gelu"
             )
             x = kernels.product(wide, layer.linear2.weight, layer.linear2.bias, add=x)
-        norm = _norm(cast(nn.LayerNorm, net.decoder.norm))
+        norm = cast(nn.LayerNorm, net.decoder.norm)
         return kernels.product(x, net.out.weight, net.out.bias, before=norm).reshape(x_BHA.shape)
+
+    def _time(self, s: Tensor, t: Tensor) -> Tensor:
+        return nn.functional.linear(self.net.memory(self.net.time(s, t)), self.weight, self.bias)
 
     def _told(
         self, tokens: Tensor, padding: Tensor | None, frame: Tensor | None
@@ -82,7 +82,3 @@ class TransformerRows:
             there = torch.cat([torch.ones_like(padding[:, :1]), padding], dim=1)[:, None]
             seen = there.expand(-1, h, -1) if seen is None else seen & there
         return keys, None if seen is None else seen.to(torch.uint8).contiguous(), mask
-
-
-def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    return norm.weight, norm.bias

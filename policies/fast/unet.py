@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..backbones.unet1d import ConvBlock, ResidualBlock, UNet1DNet
 from ..contexts.context import Context
 from . import kernels
-from .once import Once
+from .once import Once, Times
 
 
 class UNetRows:
@@ -35,20 +35,20 @@ class UNetRows:
         ends = torch.tensor([len(f.weight) for f in films]).cumsum(0).tolist()
         self.film = dict(zip(self.blocks, zip([0, *ends[:-1]], ends, strict=True), strict=True))
         self.steps_up = [_doubled(cast(Any, level)[2]) for level in net.up]
-        self.told = Once(self._told)
+        self.told, self.times = Once(self._told), Times(self._time)
 
     def __call__(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
         net, (b, h, _) = self.net, x_BHA.shape
-        time_BF = kernels.product(net.time(s, t), self.of_time, before="mish")
-        film = (time_BF, self.told(context.pooled))
+        film = (self.times(s, t), self.told(context.pooled))
 
         def block(of: Any, x: Tensor, length: int, out: Tensor | None = None) -> Tensor:
             first, last = self.film[of]
             own = (film[0][:, first:last], film[1][:, first:last])
-            inner = kernels.finish(_convolved(of.first, x, length), length, _norm(of.first), own)
-            skip = x if isinstance(of.skip, nn.Identity) else _parts(of.skip, x, length)
-            second = _convolved(of.second, inner, length)
-            return kernels.finish(second, length, _norm(of.second), add=skip, out=out)
+            beside = None if isinstance(of.skip, nn.Identity) else of.skip
+            parts, skip = _convolution(of.first[0], x, length, beside)
+            inner = kernels.finish(parts, length, _norm(of.first), own)
+            parts, _ = _convolution(of.second[0], inner, length)
+            return kernels.finish(parts, length, _norm(of.second), add=skip or x, out=out)
 
         x, length, joined = x_BHA.reshape(b * h, -1), h, []
         for i, level in enumerate(net.down):
@@ -58,7 +58,7 @@ class UNetRows:
             x = block(two, block(one, x, length), length, join[:, c:])
             joined.append(join)
             if i < len(net.down) - 1:
-                x = kernels.finish(_parts(step, x, length), length // 2)
+                x = kernels.finish(_convolution(step, x, length)[0], length // 2)
                 length //= 2
         for i, middle in enumerate(net.middle):
             c = joined[-1].shape[1] // 2
@@ -66,26 +66,28 @@ class UNetRows:
         for level, (weight, bias) in zip(net.up, self.steps_up, strict=True):
             one, two, _ = cast(Any, level)
             x = block(two, block(one, joined.pop(), length), length)
-            step = kernels.parts(x, weight, bias, length, 3)
+            step, _ = kernels.convolution(x, weight, bias, length)
             c = joined[-1].shape[1] // 2
             out = joined[-1][:, :c] if len(joined) > 1 else None
             x = kernels.finish(step, length, out=out, fold=2)
             length *= 2
         last, out = cast(ConvBlock, net.out[0]), cast(nn.Conv1d, net.out[1])
-        x = kernels.finish(_convolved(last, x, length), length, _norm(last))
+        x = kernels.finish(_convolution(last[0], x, length)[0], length, _norm(last))
         return kernels.product(x, _channels_last(out.weight)[:, 0], out.bias).reshape(x_BHA.shape)
 
+    def _time(self, s: Tensor, t: Tensor) -> Tensor:
+        return kernels.product(self.net.time(s, t), self.of_time, self.film_bias, before="mish")
+
     def _told(self, pooled: Tensor) -> Tensor:
-        return kernels.product(pooled, self.of_context, self.film_bias, before="mish")
+        return kernels.product(pooled, self.of_context, torch.zeros_like(self.film_bias), before="mish")
 
 
-def _convolved(block: ConvBlock, x: Tensor, length: int) -> kernels.Parts:
-    return _parts(cast(nn.Conv1d, block[0]), x, length)
-
-
-def _parts(conv: nn.Conv1d, x: Tensor, length: int) -> kernels.Parts:
+def _convolution(
+    conv: Any, x: Tensor, length: int, skip: Any = None
+) -> tuple[kernels.Parts, kernels.Parts | None]:
+    beside = None if skip is None else (_channels_last(skip.weight), skip.bias)
     weight = _channels_last(conv.weight)  # as it lies in memory: nothing is copied
-    return kernels.parts(x, weight, conv.bias, length, conv.kernel_size[0], conv.stride[0])
+    return kernels.convolution(x, weight, conv.bias, length, conv.stride[0], beside)
 
 
 def _norm(block: ConvBlock) -> tuple[Tensor, Tensor, float, int]:

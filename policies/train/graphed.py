@@ -65,6 +65,8 @@ class Graphed:
         stream.wait_stream(here)
         try:
             with torch.cuda.stream(stream):
+                self._run()  # what is made once and kept is made here
+                self._forget()
                 _, self.why_not = watched(self._run, self.device, draws=True, grad=True)
                 self._forget()
             here.wait_stream(stream)

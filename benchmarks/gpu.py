@@ -1,17 +1,18 @@
-"""What a decision and a training step of Diffusion Policy take on a GPU: as launched kernel by kernel, as served
+"""What a decision and a training step of Diffusion Policy take on a GPU: launched kernel by kernel, as served
 and trained, and as LeRobot's own DiffusionPolicy of the same size does them on the same card.
 
     python benchmarks/gpu.py [--part decisions] [--part training]
 
-Decisions: batch 1, 16 steps of DDIM, two observation steps, a state of 7 and two cameras. `eager` is
-`Policy.sample`, `ulna` what `ulna serve` calls; the time is from tensors on the card to the chunk on the
-processor. `difference` is the largest, over fresh observations and seeds, of the norm of (ulna - exact) over that
-of exact, both normalised chunks, where exact is `Policy.sample` without TF32; `eager_difference` that of
-`Policy.sample` with torch's defaults, whose convolutions are of TF32. `ready_s` is from a loaded policy to the first fast decision, kernels compiled.
+Decisions: batch 1, 16 steps of DDIM, two observation steps, a state of 7 and two cameras of 96 by 96. `eager`
+is `Policy.sample`, `ulna` what `ulna serve` calls; the time is from tensors on the card to the chunk on the
+processor. `difference` is the largest, over fresh observations and seeds, of the norm of (ulna - exact) over
+that of exact, both normalised chunks, where exact is `Policy.sample` without TF32; `eager_difference` is that
+of `Policy.sample` with torch's defaults, whose convolutions are of TF32, as those of our image encoder are.
+`ready_s` is from a loaded policy to its first fast decision, kernels compiled where they were not before.
 
-Training: batch 64 (images) or 256 (state), ours by `train`, reading from memory included, in bf16 with EMA;
-LeRobot's by the loop of lerobot-train, with its settings (float32 with TF32, no EMA), the batch ready on the
-card."""
+Training: batch 64 (images) or 256 (state). Ours by `train`, reading from memory included, in bf16 with EMA;
+`eager` is the same launched kernel by kernel. LeRobot's by the loop of lerobot-train, with its settings
+(float32 with TF32, no EMA), its batch lying ready on the card."""
 
 from __future__ import annotations
 
@@ -34,13 +35,12 @@ from torch import Tensor
 from ulna.datasets.features import ACTION, STATE, Feature, Features
 from ulna.datasets.stats import Stats, vector_stats
 from ulna.policies.fast.decisions import Decisions
-from ulna.policies.parts import override
 from ulna.policies.policy import Policy
 from ulna.policies.recipe import Recipe
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.request import Request
+from ulna.policies.train import loop
 from ulna.policies.train.data import DataOptions, TrainingData, TrainingWindows
-from ulna.policies.train.loop import train
 
 JOINTS, CAMERAS, SIDE = 7, ("observation.images.front", "observation.images.wrist"), 96
 ROUNDS = 60
@@ -198,18 +198,19 @@ class RandomData(TrainingData):
         return TrainingWindows(self.features, source, None, None, identity, [])
 
 
-def ulna_training(images: bool, steps: int, changes: dict[str, Any]) -> dict[str, Any]:
+def ulna_training(images: bool, steps: int, eager: bool = False) -> dict[str, Any]:
     of = features(images)
     store: Any = SimpleNamespace(robot="", control_hz=20.0, episodes=[], choose=lambda numbers: [])
+    graphed, loop.Graphed = loop.Graphed, (lambda compute, *_: compute) if eager else loop.Graphed  # type: ignore[assignment,misc]
     data = RandomData(["random"], [store], of, None, DataOptions(), [[0]], [[]], [])
     recipe = RECIPES["diffusion_unet"](of)
     recipe = replace(recipe, training=replace(recipe.training, steps=steps, checkpoint_every=10**9))
-    recipe = override(recipe, changes)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as out:
-        result = train(
-            recipe, data, Path(out), device=None, track=(), report=lambda p: times.append(time.perf_counter())
+        result = loop.train(
+            recipe, data, Path(out), track=(), report=lambda p: times.append(time.perf_counter())
         )
+    loop.Graphed = graphed  # type: ignore[misc]
     row = step_times([b - a for a, b in itertools.pairwise(times[steps // 3 : -1])])
     return {"parameters": result.parameters, **row, "loss": round(result.losses[-1], 4)}
 
@@ -246,8 +247,16 @@ def step_times(seconds: list[float]) -> dict[str, Any]:
     return {"step_ms": round(statistics.median(ms), 2), "step_ms_quartiles": quartiles}
 
 
+class Rows(dict[str, Any]):
+    """By name, printed as they are measured."""
+
+    def __setitem__(self, name: str, row: Any) -> None:
+        super().__setitem__(name, row)
+        print(name, row, flush=True)
+
+
 def decisions() -> dict[str, Any]:
-    rows: dict[str, Any] = {}
+    rows = Rows()
     for name in ("diffusion_unet", "diffusion_transformer"):
         for images in (False, True):
             rows[f"{name}, {'images' if images else 'state'}"] = decision(name, images)
@@ -257,13 +266,18 @@ def decisions() -> dict[str, Any]:
     return rows
 
 
-def training(steps: int = 60) -> dict[str, Any]:
-    rows: dict[str, Any] = {}
+def training(steps: int = 36) -> dict[str, Any]:
+    rows = Rows()
     for images in (True, False):
         kind = "images, batch 64" if images else "state, batch 256"
-        ours, theirs = ulna_training(images, steps, {}), lerobot_training(images, steps)
+        ours, theirs = ulna_training(images, steps), lerobot_training(images, steps)
         ratio = round(theirs["step_ms"] / ours["step_ms"], 2)
-        rows[kind] = {"ulna": ours, "lerobot": theirs, "ratio": ratio}
+        rows[kind] = {
+            "eager": ulna_training(images, steps, eager=True),
+            "ulna": ours,
+            "lerobot": theirs,
+            "ratio": ratio,
+        }
     return rows
 
 

@@ -252,7 +252,8 @@ def _attend(
     seen = (j < s)[None, :] & (i < H)[:, None]
     if MASK:
         seen = seen & (
-            tl.load(mask + b * mask_b + i[:, None] * s + j[None, :], (i < h)[:, None] & (j < s)[None, :], 0) != 0
+            tl.load(mask + b * mask_b + i[:, None] * s + j[None, :], (i < h)[:, None] & (j < s)[None, :], 0)
+            != 0
         )
     score = tl.where(seen, score, -1e30)
     share = tl.where(seen, tl.exp(score - tl.max(score, 1)[:, None]), 0.0)

@@ -49,9 +49,7 @@ class TransformerRows:
             qkv = kernels.product(x, own.in_proj_weight, own.in_proj_bias, before=layer.norm1)
             a = kernels.attend(qkv[:, :d], qkv[:, d:], d, self.heads, h, mask=mask)
             x = kernels.product(a, own.out_proj.weight, own.out_proj.bias, add=x)
-            q = kernels.product(
-                x, other.in_proj_weight[:d], other.in_proj_bias[:d], before=layer.norm2
-            )
+            q = kernels.product(x, other.in_proj_weight[:d], other.in_proj_bias[:d], before=layer.norm2)
             keys = slice(2 * d * i, 2 * d * (i + 1))
             a = kernels.attend(q, of_tokens[:, keys], d, self.heads, h, of_time[:, keys], seen)
             x = kernels.product(a, other.out_proj.weight, other.out_proj.bias, add=x)

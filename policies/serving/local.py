@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -131,13 +132,16 @@ class LocalPolicy:
         return reply
 
     def _warm_up(self) -> None:
-        """Questions of each kind that an episode asks: its first one, and those that go on from another. On a
-        GPU a kind is fast from its third one on."""
+        """Ask what an episode asks: on a GPU its first question, and one that goes on from another, each until
+        it is fast (`decisions`)."""
         blank = self._blank()
-        kinds = [blank] if blank.past is None else [blank, dataclasses.replace(blank, past=None)]
-        for kind in kinds if self.policy.device.type == "cuda" else kinds[:1]:
-            reply = self.infer(kind.to_wire())
-            if self.policy.device.type == "cuda":
+        self.infer(blank.to_wire())
+        if self.policy.device.type != "cuda":
+            return
+        for kind in (blank, dataclasses.replace(blank, past=None)):
+            # the first question may be one that the policy refuses, as where deltas need the last command
+            with contextlib.suppress(ValueError):
+                reply = self.infer(kind.to_wire())
                 more = dataclasses.replace(kind, memory=reply.get("memory"))
                 for request in (kind, kind, more, more, more):
                     self.infer(request.to_wire())

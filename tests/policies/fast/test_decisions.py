@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from contracts.recipes import SMALL, small
 
 from ulna.datasets.features import ACTION
 from ulna.datasets.stats import vector_stats
+from ulna.policies.checkpoint import save_checkpoint
 from ulna.policies.fast.decisions import Decisions, Recent, decisions, kind_of
 from ulna.policies.fast.watch import watched
 from ulna.policies.hooks.hook import Hook
 from ulna.policies.hooks.inpaint import Inpaint
 from ulna.policies.policy import Policy
 from ulna.policies.request import Request
+from ulna.policies.serving.local import LocalPolicy
+from ulna.policies.train.record import TrainingRecord
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -178,3 +182,19 @@ def test_several_threads_may_ask() -> None:
     for t in threads:
         t.join()
     assert not errors
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["flow", "diffusion_unet", "diffusion_transformer", "ptp"])
+def test_a_served_policy_is_ready_when_it_is_loaded(tmp_path: Path, name: str) -> None:
+    save_checkpoint(tmp_path, policy(name), TrainingRecord())
+    local = LocalPolicy(tmp_path, "cuda")
+    decide = local.decide
+    assert isinstance(decide, Decisions)
+    assert decide.graphs.entries
+    graphs = dict(decide.graphs.entries)
+    state = {k: np.zeros(FEATURES[k].shape, np.float32) for k in FEATURES if k != ACTION}
+    first = local.infer(Request(state, 5).to_wire())
+    assert np.array_equal(first["actions"], local.infer(Request(state, 5).to_wire())["actions"])
+    assert not np.array_equal(first["actions"], local.infer(Request(state, 6).to_wire())["actions"])
+    assert dict(decide.graphs.entries) == graphs

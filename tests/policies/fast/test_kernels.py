@@ -46,9 +46,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     ("c", "n", "taps", "stride", "length"),
     [(64, 48, 5, 1, 8), (7, 32, 5, 1, 8), (64, 64, 3, 2, 8), (128, 5, 1, 1, 6), (64, 64, 5, 1, 1)],
 )
-def test_a_convolution_is_torchs(
-    c: int, n: int, taps: int, stride: int, length: int
-) -> None:
+def test_a_convolution_is_torchs(c: int, n: int, taps: int, stride: int, length: int) -> None:
     x, weight, bias = normal(2, c, length), normal(n, c, taps, seed=1) / c**0.5, normal(n, seed=2)
     rows = x.permute(0, 2, 1).reshape(2 * length, c).contiguous()
     parts, none = kernels.convolution(rows, weight.permute(0, 2, 1).contiguous(), bias, length, stride)
@@ -68,7 +66,12 @@ def test_a_block_ends_in_one_kernel(length: int) -> None:
     scale, offset = normal(n, seed=7), normal(n, seed=8)
     rows = x.permute(0, 2, 1).reshape(2 * length, c).contiguous()
     parts, beside = kernels.convolution(
-        rows, weight.permute(0, 2, 1).contiguous(), bias, length, 1, (skip.permute(0, 2, 1).contiguous(), skip_bias)
+        rows,
+        weight.permute(0, 2, 1).contiguous(),
+        bias,
+        length,
+        1,
+        (skip.permute(0, 2, 1).contiguous(), skip_bias),
     )
     room = torch.full((2 * length, 100), torch.nan, device=DEVICE)
     kernels.finish(parts, length, (scale, offset, 1e-5, 8), (of_time, told), beside, room[:, 10 : 10 + n])
@@ -95,7 +98,9 @@ def test_a_product_begins_and_ends_with_more() -> None:
     x, weight, bias, places = normal(10, 64), normal(40, 64, seed=1) / 8, normal(40, seed=2), normal(5, 40)
     ours = kernels.product(x, weight, bias, before=norm, after="gelu", add=places)
     cpu = [v.cpu() for v in (norm.weight, norm.bias, weight, bias, places)]
-    want = F.gelu(F.linear(F.layer_norm(x.cpu(), (64,), cpu[0], cpu[1]), cpu[2], cpu[3])) + cpu[4].repeat(2, 1)
+    want = F.gelu(F.linear(F.layer_norm(x.cpu(), (64,), cpu[0], cpu[1]), cpu[2], cpu[3])) + cpu[4].repeat(
+        2, 1
+    )
     close(ours.cpu(), want)
 
 

@@ -61,6 +61,8 @@ class Codec(nn.Module):
     def __init__(self, stats: Stats, normalise: NormaliseMode, state: Sequence[int] = ()) -> None:
         super().__init__()
         self.width, self.state = stats.mean.shape[-1], list(state)
+        self.joints: Tensor  # the same, where the state is: a list would be copied there at every use
+        self.register_buffer("joints", torch.tensor(self.state, dtype=torch.long), persistent=False)
         self.affine = Affine(*affine(stats, normalise, target=True))
 
     def origin(self, observation: Mapping[str, Any]) -> Tensor | float:
@@ -84,7 +86,7 @@ class Codec(nn.Module):
         where the observation does not say."""
         if not self.state or STATE not in observation:
             return None
-        return self.affine(observation[STATE][:, -1, self.state])
+        return self.affine(observation[STATE][:, -1].index_select(-1, self.joints))
 
     def encode_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """The actions sent before now as the network sees the first ones of a chunk."""
@@ -166,11 +168,10 @@ class Relative:
 
 class _RelativeCodec(Codec):
     def __init__(self, stats: Stats, normalise: NormaliseMode, base: list[int]) -> None:
-        super().__init__(stats, normalise)
-        self.base = base
+        super().__init__(stats, normalise, base)
 
     def origin(self, observation: Mapping[str, Any]) -> Tensor:
-        return observation[STATE][:, -1:, self.base]
+        return observation[STATE][:, -1:].index_select(-1, self.joints)
 
     def present(self, observation: Mapping[str, Any]) -> Tensor | None:
         return _no_difference(self.affine, observation[STATE])
@@ -211,17 +212,17 @@ class _DeltaCodec(Codec):
     def __init__(
         self, stats: Stats, normalise: NormaliseMode, last: Affine, base: list[int], n_past_actions: int
     ) -> None:
-        super().__init__(stats, normalise)
-        self.last, self.base, self.n_past = last, base, n_past_actions
+        super().__init__(stats, normalise, base)
+        self.last, self.n_past = last, n_past_actions
 
     def origin(self, observation: Mapping[str, Any]) -> Tensor:
         if PAST in observation:
             return observation[PAST][:, -1:]
         if ACTION in observation:  # a training batch: the chunk's newest action before now
             return observation[ACTION][:, self.n_past - 1 : self.n_past]
-        if not self.base:
+        if not self.state:
             raise ValueError(f"the policy needs {PAST}: its actions are differences to the last command")
-        return observation[STATE][:, -1:, self.base]
+        return observation[STATE][:, -1:].index_select(-1, self.joints)
 
     def present(self, observation: Mapping[str, Any]) -> Tensor | None:
         """The last command, from which the chunk goes on."""

@@ -35,7 +35,7 @@ class Pred:
     @staticmethod
     def from_x(a: Tensor, alpha: Tensor | float, sigma: Tensor | float, x: Tensor) -> Pred:
         """At sigma = 0 there is no noise to speak of: eps is 0 there."""
-        s = torch.as_tensor(sigma, dtype=a.dtype, device=a.device)
+        s = _scalar(sigma, a)
         eps = torch.where(s > 0, (a - alpha * x) / s.clamp(min=1e-12), torch.zeros_like(a))
         return Pred(a, alpha, sigma, x, eps)
 
@@ -61,9 +61,7 @@ class Pred:
     @property
     def tau(self) -> Tensor:
         """Time on the linear path with the same signal-to-noise ratio; 0 on a level without either."""
-        alpha, sigma = (
-            torch.as_tensor(v, dtype=self.a.dtype, device=self.a.device) for v in (self.alpha, self.sigma)
-        )
+        alpha, sigma = _scalar(self.alpha, self.a), _scalar(self.sigma, self.a)
         return torch.where(alpha + sigma > 0, alpha / (alpha + sigma).clamp(min=1e-12), 0.0)
 
     @property
@@ -89,9 +87,7 @@ class Pred:
         change of ((1-tau)/tau)·weight·g. A weight must never be moved between views without these factors.
         Pure noise (alpha = 0) says nothing of x, so there nothing is tilted.
         """
-        alpha, sigma = (
-            torch.as_tensor(v, dtype=self.a.dtype, device=self.a.device) for v in (self.alpha, self.sigma)
-        )
+        alpha, sigma = _scalar(self.alpha, self.a), _scalar(self.sigma, self.a)
         shift = weight * torch.where(alpha > 0, g, torch.zeros_like(g))
         return Pred(
             self.a,
@@ -100,3 +96,10 @@ class Pred:
             self.x + (sigma**2 / alpha.clamp(min=1e-12)) * shift,
             self.eps - sigma * shift,
         )
+
+
+def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
+    """A number is written by the device: copied to it, it would make the device wait for the processor."""
+    if isinstance(value, Tensor):
+        return value.to(like)
+    return torch.full((), value, dtype=like.dtype, device=like.device)

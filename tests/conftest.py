@@ -15,6 +15,9 @@ sys.path.insert(0, str(TESTS))
 # the networks of the tests are tiny: threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# without a GPU its kernels run in Triton's interpreter, which is chosen when Triton is imported
+os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidia0").exists() else "1")
+
 # a shell without job control starts what it puts into the background with Ctrl-C ignored, for good
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +42,7 @@ SLOW = (
     "drivers/servos/test_identity.py::test_two_servos",
     "policies/backbones/test_horizons.py::test_every_objective",
     "policies/export/",
+    "policies/fast/",
     "policies/learn/test_iql.py::test_the_actor_prefers",
     "policies/learn/test_success.py",
     "policies/serving/test_lerobot_wire.py::test_the_stock_client",

@@ -87,7 +87,7 @@ class TransformerNet(nn.Module):
         actions_BHD = self.actions_in(x_BHA) + self.action_positions[:h]
         actions_mask = memory_mask = padding = None
         if self.causal:
-            memory_mask = self._unseen(h, steps, context)
+            memory_mask = self.unseen(h, steps, context)
             actions_mask = torch.ones(h, h, dtype=torch.bool, device=x_BHA.device).triu(1)
         if context.mask is not None:
             padding = torch.cat([torch.zeros_like(context.mask[:, :1]), ~context.mask], dim=1)
@@ -104,7 +104,7 @@ class TransformerNet(nn.Module):
             )
         return self.out(decoded)
 
-    def _unseen(self, h: int, steps: int, context: Context) -> Tensor:
+    def unseen(self, h: int, steps: int, context: Context) -> Tensor:
         """`(H, 1 + S)` bool: action i does not see the observations after step i; it sees the time, and
         tokens of all times."""
         device = context.tokens.device

@@ -45,7 +45,7 @@ class UNet1D:
 class UNet1DNet(nn.Module):
     def __init__(self, c: UNet1D, sizes: Sizes, head: Head) -> None:
         super().__init__()
-        action_dim = sizes.action_dim
+        action_dim, self.pooled_width = sizes.action_dim, sizes.pooled_width
         self.time = TimeEmbedding(c.time_width, head.times == 2)
         condition = c.time_width + sizes.pooled_width
 

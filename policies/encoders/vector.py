@@ -171,6 +171,12 @@ class ObservationEncoder(nn.Module):
         if not self.training:
             top, left = (height - h) // 2, (width - w) // 2
             return pixels_BTCHW[..., top : top + h, left : left + w]
+        if (device := pixels_BTCHW.device).type == "cuda":  # the numbers stay there, for CUDA graphs
+            rows = torch.randint(0, height - h + 1, (b, 1), device=device) + torch.arange(h, device=device)
+            columns = torch.randint(0, width - w + 1, (b, 1), device=device) + torch.arange(w, device=device)
+            each = torch.arange(b, device=device)[:, None, None]
+            seen = pixels_BTCHW.permute(0, 3, 4, 1, 2)[each, rows[:, :, None], columns[:, None]]
+            return seen.permute(0, 3, 4, 1, 2)
         tops = torch.randint(0, height - h + 1, (b,)).tolist()
         lefts = torch.randint(0, width - w + 1, (b,)).tolist()
         return torch.stack(

@@ -37,16 +37,12 @@ class Diffusion:
         arXiv 2305.08891)."""
         if not 1 <= steps <= self.train_steps:
             raise ValueError(f"sampling steps must lie in 1..{self.train_steps} (train_steps), not {steps}")
-        alpha_bar = _alpha_bar(self.schedule, self.train_steps)
-        stride = self.train_steps / steps
-        levels = [float(alpha_bar[round(self.train_steps - i * stride) - 1]) for i in range(steps)]
-        alpha, sigma = [math.sqrt(v) for v in levels], [math.sqrt(1 - v) for v in levels]
-        return Path.of([*alpha, 1.0], [*sigma, 0.0])
+        return _path(self.schedule, self.train_steps, steps)
 
     def draw(self, a_BHA: Tensor, progress: float, rng: torch.Generator | None) -> Draw:
         k = torch.randint(0, self.train_steps, (len(a_BHA),), device=a_BHA.device, generator=rng)
         noise = torch.randn(a_BHA.shape, dtype=a_BHA.dtype, device=a_BHA.device, generator=rng)
-        alpha_bar = _alpha_bar(self.schedule, self.train_steps).to(a_BHA.device)[k]
+        alpha_bar = _alpha_bar(self.schedule, self.train_steps, str(a_BHA.device))[k]
         alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
         return Draw(noise, alpha / (alpha + sigma), {"alpha": alpha, "sigma": sigma})
 
@@ -64,9 +60,18 @@ class Diffusion:
         return Pred.from_eps(a_BHA, level.alpha, level.sigma, net(a_BHA, tau, tau, context).float())
 
 
-@lru_cache(maxsize=8)
-def _alpha_bar(schedule: str, train_steps: int) -> Tensor:
+@lru_cache(maxsize=64)
+def _path(schedule: str, train_steps: int, steps: int) -> Path:
+    alpha_bar = _alpha_bar(schedule, train_steps)
+    stride = train_steps / steps
+    levels = [float(alpha_bar[round(train_steps - i * stride) - 1]) for i in range(steps)]
+    alpha, sigma = [math.sqrt(v) for v in levels], [math.sqrt(1 - v) for v in levels]
+    return Path.of([*alpha, 1.0], [*sigma, 0.0])
+
+
+@lru_cache(maxsize=16)
+def _alpha_bar(schedule: str, train_steps: int, device: str = "cpu") -> Tensor:
     """`(train_steps,)` float32, the share of the signal's variance at each level, as diffusers has it."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-    return DDIMScheduler(num_train_timesteps=train_steps, beta_schedule=schedule).alphas_cumprod
+    return DDIMScheduler(num_train_timesteps=train_steps, beta_schedule=schedule).alphas_cumprod.to(device)

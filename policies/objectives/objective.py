@@ -126,7 +126,14 @@ def compare(output: Output, error: Callable[[Tensor], Tensor]) -> Losses:
 
 
 def full(value: float | Tensor, like_BHA: Tensor) -> Tensor:
-    """One time per row `(B,)`."""
+    """One time per row `(B,)`. Where it is a number, the tensor knows it, see `known`."""
     if isinstance(value, Tensor):
         return value.to(like_BHA.device, torch.float32).expand(like_BHA.shape[0])
-    return torch.full((like_BHA.shape[0],), value, dtype=torch.float32, device=like_BHA.device)
+    times = torch.full((like_BHA.shape[0],), value, dtype=torch.float32, device=like_BHA.device)
+    times.known = float(value)  # type: ignore[attr-defined]
+    return times
+
+
+def known(times_B: Tensor) -> float | None:
+    """The time of all rows, where the processor knows it without asking the device."""
+    return getattr(times_B, "known", None)

@@ -45,7 +45,7 @@ class BatchPolicy:
         options of the first. BadRequest where the options do not fit."""
         policy = self.local.policy
         hooks, steps = self.local.of_options(requests[0].options)
-        sampled = policy.sample(stacked(requests, policy.device), (*self.local.hooks, *hooks), steps)
+        sampled = self.local.decide(stacked(requests, policy.device), (*self.local.hooks, *hooks), steps)
         return Answers(
             sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy(),
             sampled.nfe.numpy(),
@@ -72,7 +72,7 @@ class BatchPolicy:
         if good:
             questions, hooks, steps = [q for q, _, _ in good], good[0][1], good[0][2]
             policy = self.local.policy
-            sampled = policy.sample(stacked(questions, policy.device), (*self.local.hooks, *hooks), steps)
+            sampled = self.local.decide(stacked(questions, policy.device), (*self.local.hooks, *hooks), steps)
             replies = iter(self.local.replies(sampled))
             results = [next(replies) if isinstance(r, tuple) else r for r in results]
         return results

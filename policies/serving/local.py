@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 
 from ...datasets.features import ACTION, PAST
 from ..checkpoint import CheckpointError, load_checkpoint, read_train
+from ..fast.decisions import decisions
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
 from ..recipe import Recipe
@@ -33,8 +35,7 @@ class NotFinite(BadRequest):
 
 
 class LocalPolicy:
-    """Loads the checkpoint and warms it up with one inference, so that the first request is no slower than
-    the others. CheckpointError where the folder holds none.
+    """Loads the checkpoint and warms it up, so that the first request is no slower than the others. CheckpointError where the folder holds none.
 
     sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
     this policy. change: gives the recipe other values of what counts when a policy runs: solver, steering,
@@ -73,8 +74,9 @@ class LocalPolicy:
             needs_past=self.needs_past,
             conditions=self.policy.conditions_needed,
         )
+        self.decide = decisions(self.policy)
         try:
-            self.infer(self._blank().to_wire())
+            self._warm_up()
         except NotFinite:
             raise CheckpointError(
                 f"{folder} gives actions that are not finite for an observation of zeros: its weights or its "
@@ -105,7 +107,7 @@ class LocalPolicy:
         BadRequest names the key that does not fit, both sides shown; ProtocolError a request that no policy
         could read."""
         question, hooks, steps = self.question(request)
-        sampled = self.policy.sample(stacked([question], self.policy.device), (*self.hooks, *hooks), steps)
+        sampled = self.decide(stacked([question], self.policy.device), (*self.hooks, *hooks), steps)
         reply = self.replies(sampled)[0]
         if isinstance(reply, NotFinite):
             raise reply
@@ -156,6 +158,21 @@ class LocalPolicy:
                 reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
             replies.append(reply)
         return replies
+
+    def _warm_up(self) -> None:
+        """Ask what an episode asks: on a GPU its first question, and one that goes on from another, each until
+        it is fast (`decisions`)."""
+        blank = self._blank()
+        self.infer(blank.to_wire())
+        if self.policy.device.type != "cuda":
+            return
+        for kind in (blank, replace(blank, past=None)):
+            # the first question may be one that the policy refuses, as where deltas need the last command
+            with contextlib.suppress(ValueError):
+                reply = self.infer(kind.to_wire())
+                more = replace(kind, memory=reply.get("memory"))
+                for request in (kind, kind, more, more, more):
+                    self.infer(request.to_wire())
 
     def _blank(self) -> Request:
         """A request that fits, of zeros."""

@@ -327,8 +327,15 @@ def _union(needs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def tensors(batch: Mapping[str, np.ndarray], device: Any) -> dict[str, Any]:
     """A batch of windows as the policy takes it: text as a list, that of a chain's first link, since an
     episode has one task."""
+    cuda = torch.device(device).type == "cuda"
+
+    def there(value: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(value)
+        # from memory that does not move the copy goes on beside what is computed
+        return tensor.pin_memory().to(device, non_blocking=True) if cuda else tensor.to(device)
+
     return {
-        k: (v if v.ndim == 1 else v[:, 0]).tolist() if v.dtype.kind == "U" else torch.from_numpy(v).to(device)
+        k: (v if v.ndim == 1 else v[:, 0]).tolist() if v.dtype.kind == "U" else there(v)
         for k, v in batch.items()
     }
 

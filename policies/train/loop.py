@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,8 @@ from .data import (
 )
 from .encodings import EncodedWindows, require_cacheable
 from .error import TrainingError
-from .optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
+from .graphed import Graphed, Late
+from .optimiser import adamw, averaged, follower, freeze, learning_rate, set_learning_rate, warmed_up
 from .record import TrainingRecord
 from .start import take_stats, take_weights
 from .state import (
@@ -162,12 +163,23 @@ def train(
             write_config(out, config)
 
     model, optimizer = accelerator.prepare(policy, optimizer)
-    ema = AveragedModel(policy, multi_avg_fn=warmed_up(t.ema_power, t.ema_max))
+    ema = AveragedModel(policy)
+    follow = follower(ema, policy, warmed_up(t.ema_power, t.ema_max))
     if t.compile:
         model.compile()
 
     if t.cache_encodings:
         windows = replace(windows, train=EncodedWindows(windows.train, policy))
+
+    def compute(batch: Mapping[str, Any], progress: Any) -> Tensor:
+        with accelerator.autocast():
+            loss = model(batch, progress=progress) / t.accumulate
+        accelerator.backward(loss)
+        return loss.detach()
+
+    alone = t.accumulate == accelerator.num_processes == 1 and not t.compile
+    if alone and accelerator.device.type == "cuda":
+        compute = Graphed(compute, policy, accelerator.device)
 
     losses: list[float] = []
     validation: dict[str, float] = {}
@@ -180,6 +192,7 @@ def train(
 
     model.train()
     began, first = time.monotonic(), len(losses)
+    late = Late(accelerator.device)
     with tracking(accelerator, out, config):
         for step, micro in _micro_batches(windows, data.options.workers, t, seed, first, accelerator):
             torch.manual_seed((seed * 1_000_003 + step) * 64 + accelerator.process_index)
@@ -190,33 +203,26 @@ def train(
                 if table is not None:
                     batch["table"] = table[batch["index"]]
                 whole = i == len(micro) - 1
-                with (
-                    contextlib.nullcontext() if whole else accelerator.no_sync(model),
-                    accelerator.autocast(),
-                ):
-                    loss = model(augment_batch(batch, augment), progress=step / t.steps) / len(micro)
-                accelerator.backward(loss)
-                total += loss.detach()
+                with contextlib.nullcontext() if whole else accelerator.no_sync(model):
+                    total += compute(augment_batch(batch, augment), step / t.steps)
             accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
             set_learning_rate(optimizer, learning_rate(t, step))
             optimizer.step()
             optimizer.zero_grad()
-            ema.update_parameters(policy)
+            follow()
 
-            value = float(cast(Tensor, accelerator.reduce(total, "mean")))
-            if not np.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} at step {step}: lower the learning rate, or look at the data"
-                )
-            losses.append(value)
+            late.put(cast(Tensor, accelerator.reduce(total, "mean")))
             count = step + 1
+            due = count % t.checkpoint_every == 0
+            for value in late.take(all=due or count == t.steps):
+                losses.append(_finite(value, len(losses)))
+                if accelerator.is_main_process:
+                    report(_progress(losses, t, first, began))
+                    if len(losses) % 10 == 0 or len(losses) == t.steps:
+                        rate = learning_rate(t, len(losses) - 1)
+                        accelerator.log({"loss": value, "learning_rate": rate}, len(losses))
             if not accelerator.is_main_process:
                 continue
-            rate = (count - first) * t.batch_size * t.accumulate / (time.monotonic() - began)
-            report(Progress(count, t.steps, value, learning_rate(t, step), rate))
-            if count % 10 == 0 or count == t.steps:
-                accelerator.log({"loss": value, "learning_rate": learning_rate(t, step)}, count)
-            due = count % t.checkpoint_every == 0
             if windows.validation is not None and (due or count == t.steps):
                 validation[str(count)] = _validation_loss(policy, windows.validation, accelerator)
                 accelerator.log({"validation loss": validation[str(count)]}, count)
@@ -263,6 +269,21 @@ def train(
             say(f"the policy is trained, but cannot go on with more steps later: {error}")
     accelerator.wait_for_everyone()
     return TrainResult(out, content_hash, t.steps, losses, seconds, parameters, str(accelerator.device))
+
+
+def _finite(value: float, step: int) -> float:
+    if not np.isfinite(value):
+        raise TrainingError(
+            f"the loss is {value} at step {step}: lower the learning rate, or look at the data"
+        )
+    return value
+
+
+def _progress(losses: Sequence[float], t: Training, first: int, began: float) -> Progress:
+    """After the newest of the losses. first: how many there were when the clock read `began`."""
+    count = len(losses)
+    rate = (count - first) * t.batch_size * t.accumulate / (time.monotonic() - began)
+    return Progress(count, t.steps, losses[-1], learning_rate(t, count - 1), rate)
 
 
 def _micro_batches(

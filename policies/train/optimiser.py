@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ..recipe import Training
 from .error import TrainingError, nearest
@@ -69,6 +70,28 @@ def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
         torch._foreach_lerp_(averages, weights, share)  # pyright: ignore[reportPrivateImportUsage]
 
     return move
+
+
+def follower(
+    average: AveragedModel, policy: nn.Module, move: Callable[[Any, Any, Any], None]
+) -> Callable[[], None]:
+    """What `average.update_parameters(policy)` does, without listing the weights anew and waiting for the device
+    at every step. Weights are changed in place only."""
+    averages, weights = ([p.detach() for p in m.parameters()] for m in (average.module, policy))
+    kept, buffers = (list(m.buffers()) for m in (average.module, policy))
+
+    @torch.no_grad()
+    def follow() -> None:
+        n = int(average.n_averaged)  # it stays on the processor
+        if n:
+            move(averages, weights, n)
+        else:
+            torch._foreach_copy_(averages, weights)  # pyright: ignore[reportPrivateImportUsage]
+        if kept:
+            torch._foreach_copy_(kept, buffers)  # pyright: ignore[reportPrivateImportUsage]
+        average.n_averaged += 1
+
+    return follow
 
 
 def averaged(average: nn.Module, policy: nn.Module, t: Training) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(autouse=True)
 def without_gradients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if DEVICE == "cpu":
-        monkeypatch.setattr(kernels, "PROGRAMS", 8)
+        monkeypatch.setattr(kernels, "PROGRAMS", 4)
     with torch.no_grad():
         yield
 
@@ -105,12 +105,12 @@ def test_a_product_begins_and_ends_with_more() -> None:
     close(ours.cpu(), want)
 
 
-SIZES = Sizes(5, 8, 12, 24, 8)
+SIZES = Sizes(5, 4, 12, 24, 8)
 
 
 def nets() -> list[tuple[str, Any]]:
     unet = UNet1D(widths=(8, 16), kernel=3, groups=4, time_width=16)
-    plain, causal = (Transformer(width=32, depth=2, heads=2, causal=causal) for causal in (False, True))
+    plain, causal = (Transformer(width=32, depth=1, heads=2, causal=causal) for causal in (False, True))
     return [("unet", unet), ("transformer", plain), ("causal", causal)]
 
 
@@ -119,7 +119,7 @@ def test_a_network_is_the_plain_one(name: str, backbone: Any) -> None:
     torch.manual_seed(0)
     net = backbone.build(SIZES, Head()).to(DEVICE).eval()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    x = normal(2, 8, 5)
+    x = normal(2, 4, 5)
     mask = torch.tensor([[True, False], [True, True]], device=DEVICE)
     contexts = [Context(normal(2, 2, 12, seed=i), normal(2, 24, seed=i)) for i in range(3)]
     if name != "unet":

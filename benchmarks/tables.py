@@ -158,8 +158,8 @@ def gpu(d: dict[str, Any]) -> list[str]:
             beside = f", {theirs} ms LeRobot's DiffusionPolicy" if name == f"diffusion_unet, {kind}" else ""
             measure = f"one decision of {name}, 16 steps, {d['card']}"
             lines.append(
-                f"| {measure}: p50 | {row['ulna']['p50_ms']} ms | {row['eager']['p50_ms']} ms kernel by kernel"
-                f"{beside} |"
+                f"| {measure}: p50 | {row['ulna']['p50_ms']} ms "
+                f"| {row['eager']['p50_ms']} ms kernel by kernel{beside} |"
             )
     for name, row in d["training"].items():
         ours, eager, theirs = (row[k]["step_ms"] for k in ("ulna", "eager", "lerobot"))

@@ -164,7 +164,7 @@ def lerobot_decision(images: bool, side: int = SIDE) -> dict[str, Any]:
 
 @dataclass
 class InMemory:
-    """Windows of random episodes, as those of data that fit into memory: each batch is gathered from arrays."""
+    """Windows of random episodes, as of data that fit into memory: each batch is gathered from arrays."""
 
     of: Features
     recipe: Recipe

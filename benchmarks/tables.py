@@ -28,6 +28,7 @@ NAMES = (
         "sim_steps",
         "batched_evaluation",
         "train_throughput",
+        "gpu",
         "serving_latency",
         "server_load",
         "servo_rates",
@@ -42,7 +43,7 @@ SECTIONS = {
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
-    "Speed": ("sim_steps", "batched_evaluation", "train_throughput"),
+    "Speed": ("sim_steps", "batched_evaluation", "train_throughput", "gpu"),
     "Serving": ("serving_latency", "server_load"),
     "How chunks are executed": ("chunk_boundary",),
     "Devices": ("servo_rates", "cameras"),
@@ -151,6 +152,26 @@ def train_throughput(d: dict[str, Any]) -> list[str]:
     measure = f"`diffusion_unet` training, steps/s at batch {d['batch']} (peak memory)"
     ours, theirs = (f"{d[s]['steps_per_s']} ({d[s]['peak_memory_gib']} GiB)" for s in ("ulna", "lerobot"))
     return [*SPEED, f"| {measure} | {ours} | {theirs} LeRobot's DiffusionPolicy |", ""]
+
+
+def gpu(d: dict[str, Any]) -> list[str]:
+    lines, rows = [*SPEED], d["decisions"]
+    for name, row in rows.items():
+        if "ulna" in row:
+            kind = "images" if "images" in name else "state"
+            theirs = rows[f"LeRobot DiffusionPolicy, {kind}"]["p50_ms"]
+            beside = f", {theirs} ms LeRobot's DiffusionPolicy" if name == f"diffusion_unet, {kind}" else ""
+            measure = f"one decision of {name}, 16 steps, {d['card']}"
+            lines.append(
+                f"| {measure}: p50 | {row['ulna']['p50_ms']} ms "
+                f"| {row['eager']['p50_ms']} ms kernel by kernel{beside} |"
+            )
+    for name, row in d["training"].items():
+        ours, eager, theirs = (row[k]["step_ms"] for k in ("ulna", "eager", "lerobot"))
+        measure = f"one training step of `diffusion_unet`, {name}, same card"
+        beside = f"{eager} ms kernel by kernel, {theirs} ms LeRobot's DiffusionPolicy"
+        lines.append(f"| {measure} | {ours} ms | {beside} |")
+    return [*lines, ""]
 
 
 def serving_latency(d: dict[str, Any]) -> list[str]:
@@ -324,6 +345,7 @@ TABLES = {
     "sim_steps": sim_steps,
     "batched_evaluation": batched_evaluation,
     "train_throughput": train_throughput,
+    "gpu": gpu,
     "serving_latency": serving_latency,
     "server_load": server_load,
     "servo_rates": device_tables.servo_rates,

@@ -1,10 +1,10 @@
-"""Decisions on a GPU as CUDA graphs: encoder, context, all steps of the sampler and decoding replayed with one
-call, where launching the kernels one by one takes several times as long as they run.
+"""Decisions on a GPU as CUDA graphs: encoder, context, all steps of the sampler and decoding replayed with
+one call, where launching the kernels one by one takes several times as long as they run.
 
-A graph repeats what was done, so there is one for each kind of question: the shapes, the steps, the hooks. What
-is drawn is drawn before it, from the same generators in the same order, so that seeds mean what they mean
-elsewhere. What a graph cannot repeat (a solver that rests, a hook that differentiates or draws) is found by
-watching one decision, and is decided as on a processor."""
+A graph repeats what was done, so there is one for each kind of question: the shapes, the steps, the hooks.
+What is drawn is drawn before it, from the same generators in the same order, so that seeds mean what they
+mean elsewhere. What a graph cannot repeat (a solver that rests, a hook that differentiates or draws) is found
+by watching one decision, and is decided as on a processor."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..hooks.hook import Hook
 from ..policy import Policy
-from ..request import Request
+from ..request import TASK, Request
 from ..sampler import Noise, Sampled
 from .networks import hasten
 from .watch import watched
@@ -30,8 +30,6 @@ log = logging.getLogger("ulna.fast")
 MOST_GRAPHS = 8  # that are kept, those used last; they share their memory
 MOST_KINDS = 64  # of questions that are remembered
 
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 Sampler = Callable[[Request, Sequence[Hook], int], Sampled]
 
 
@@ -57,6 +55,7 @@ class Decisions:
 
     @torch.no_grad()
     def __call__(self, request: Request, steering: Sequence[Hook], steps: int) -> Sampled:
+        request = heard(self.policy, request, steering)
         kind = kind_of(request, steering, steps)
         with self.lock:
             graph = None if kind is None else self.graphs.get(kind)
@@ -78,7 +77,7 @@ class Decisions:
         try:
             if not (why := graph.why_not()):
                 graph.capture(pool)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, there is a way without
             why = str(error)[:200] or type(error).__name__
             log.warning("decisions without a CUDA graph: %s", why)
         if why:
@@ -158,7 +157,7 @@ class Drawn:
         return self.values[-1]
 
 
-class Recent(Generic[K, V]):
+class Recent[K: Hashable, V]:
     """A map that keeps the `most` entries that were used last."""
 
     def __init__(self, most: int) -> None:
@@ -175,6 +174,15 @@ class Recent(Generic[K, V]):
         self.entries.move_to_end(key)
         while len(self.entries) > self.most:
             self.entries.popitem(last=False)
+
+
+def heard(policy: Policy, request: Request, steering: Sequence[Hook]) -> Request:
+    """The request without what nobody reads: only hooks see the last chunk, the delay and the options, and
+    only hooks and policies of words the task. Else every task and every delay would be a kind of its own."""
+    if steering or policy.recipe.steering:
+        return request
+    task = request.task if TASK in policy.condition_keys else None
+    return dataclasses.replace(request, task=task, previous=None, delay=None, options={})
 
 
 def kind_of(request: Request, steering: Sequence[Hook], steps: int) -> Hashable | None:

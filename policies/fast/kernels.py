@@ -7,6 +7,8 @@ parts are made by the kernel that follows, with bias, normalisation, activation,
 are of three TF32 parts, which is float32's accuracy. Activations are rows `(B·H, C)`, channels last.
 
 Legend: B batch, H actions of a chunk, R = B·H rows, C channels, S parts."""
+# how a kernel is launched has no types:
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
@@ -284,9 +286,9 @@ def product(
 ) -> Tensor:
     """`(R, N)`: the rows `(R, C)` times the weights `(N, C)`, plus the bias `(N,)`.
 
-    before: a layer normalisation of the rows, or "mish". after: "mish" or "gelu", of the result; then `add` `(R
-    or H, N)` is added, again for every chunk where it has H rows. Of more than `DEEPEST` columns before must be
-    "" or "mish", after "" and add of R rows."""
+    before: a layer normalisation of the rows, or "mish". after: "mish" or "gelu", of the result; then `add`
+    `(R or H, N)` is added, again for every chunk where it has H rows. Of more than `DEEPEST` columns before
+    must be "" or "mish", after "" and add of R rows."""
     (rows, c), n = x.shape, len(weight)
     if c > DEEPEST:
         x = nn.functional.mish(x) if before == "mish" else x
@@ -375,9 +377,11 @@ def finish(
     out: Tensor | None = None,
     fold: int = 1,
 ) -> Tensor:
-    """`(R, C)`: the sum of the parts; norm: then its group normalisation over chunks of `length` rows (weight,
-    offset, epsilon, groups) and Mish; film: then times and plus the halves of the sum of both, `(B or 1, 2·C)` and `(B, 2·C)`; add:
-    then plus another. Written to `out` where it is given, each row as `fold` rows."""
+    """`(R, C)`: the sum of the parts.
+
+    norm: then its group normalisation over chunks of `length` rows (weight, offset, epsilon, groups) and
+    Mish. film: then times and plus the halves of the sum of both, `(B or 1, 2·C)` and `(B, 2·C)`. add: then
+    plus another. Written to `out` where it is given, each row as `fold` rows."""
     values, n = of.values, of.values.shape[2]
     rows = values.shape[1]
     out = values.new_empty(rows * fold, n // fold) if out is None else out
@@ -415,7 +419,7 @@ def finish(
         FOLD=fold,
         H=triton.next_power_of_2(length),
         GROUP=triton.next_power_of_2(group),
-        num_warps=4 if length * group <= 512 else 8,
+        num_warps=8,
     )
     return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def _hasten(net: UNet1DNet | TransformerNet) -> None:
     try:
         fast = _rows(net)
         error = _difference(net, fast)
-    except Exception as reason:  # no compiler, no Triton, a card that it does not know, odd sizes
+    except Exception as reason:  # noqa: BLE001  no compiler, no Triton, a card that it does not know, odd sizes
         log.warning("%s runs on the libraries' kernels: %s", type(net).__name__, str(reason)[:200])
         return
     if not error < 1e-3:
@@ -70,11 +70,15 @@ def _difference(net: UNet1DNet | TransformerNet, fast: Callable[..., Tensor]) ->
         return torch.randn(shape, generator=draw).to(weight)
 
     if isinstance(net, UNet1DNet):
-        actions, horizon = net.out[1].out_channels, 1 << len(net.up) << 1
+        actions, horizon = cast(nn.Conv1d, net.out[1]).out_channels, 1 << len(net.up) << 1
         context = Context(normal(1, 1, 1), normal(1, net.pooled_width))
     else:
         horizon, actions = len(net.action_positions), net.actions_in.in_features
         context = Context(normal(1, 2, net.tokens_in.in_features), normal(1, 1))
-    x, tau = normal(1, int(horizon), int(actions)), torch.full((1,), 0.3).to(weight)
-    want = net(x, tau, tau, context)
+    x, tau = normal(1, horizon, actions), torch.full((1,), 0.3).to(weight)
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        want = net(x, tau, tau, context)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
     return float((fast(x, tau, tau, context) - want).norm() / want.norm())

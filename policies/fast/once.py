@@ -1,4 +1,4 @@
-"""What is made of a context once a decision, and of a time once for all, not at every step of the sampler."""
+"""What is made of a context once a decision, and of a time once for all, not at each step of the sampler."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Once:
 
     def __call__(self, *of: Tensor | None) -> Any:
         versions = [0 if v is None else v._version for v in of]
-        for known, then, answer in self.kept:
-            if then == versions and all(a is b for a, b in zip(known, of, strict=True)):
+        for before, then, answer in self.kept:
+            if then == versions and all(a is b for a, b in zip(before, of, strict=True)):
                 return answer
         answer = self.make(*of)
         self.kept.append((of, versions, answer))
@@ -34,8 +34,8 @@ MOST_TIMES = 1024
 
 
 class Times:
-    """Calls `make` with two times `(B,)`, and keeps its answer `(1, …)` for the times of a path, which are the
-    same in every decision. None is ever forgotten, since CUDA graphs read them."""
+    """Calls `make` with two times `(B,)`, and keeps its answer `(1, …)` for the times of a path, which are
+    the same in every decision. None is ever forgotten, since CUDA graphs read them."""
 
     def __init__(self, make: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.make = make

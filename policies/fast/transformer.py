@@ -68,7 +68,7 @@ class TransformerRows:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Keys and values of the tokens `(B·S, L·2·D)`; which memory each action sees, and which actions,
         uint8, None: all."""
-        net, (b, s, _), h = self.net, tokens.shape, len(self.net.action_positions)
+        net, s, h = self.net, tokens.shape[1], len(self.net.action_positions)
         memory = net.memory(net.tokens_in(tokens) + net.token_positions[:s])
         keys = kernels.product(memory.flatten(0, 1), self.weight, self.bias)
         seen = mask = None

@@ -73,7 +73,9 @@ class UNetRows:
             length *= 2
         last, out = cast(ConvBlock, net.out[0]), cast(nn.Conv1d, net.out[1])
         x = kernels.finish(_convolution(last[0], x, length)[0], length, _norm(last))
-        return kernels.product(x, _channels_last(out.weight)[:, 0], out.bias).reshape(x_BHA.shape)
+        return kernels.product(x, _channels_last(out.weight)[:, 0], cast(Tensor, out.bias)).reshape(
+            x_BHA.shape
+        )
 
     def _time(self, s: Tensor, t: Tensor) -> Tensor:
         return kernels.product(self.net.time(s, t), self.of_time, self.film_bias, before="mish")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,18 +11,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-T = TypeVar("T")
 READS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)  # the processor must know a value
 PLACES = ("index", "index_put", "index_put_", "_index_put_impl_")
 COPIES = ("_to_copy", "copy_")
 
 
-def watched(run: Callable[[], T], device: torch.device, *, draws: bool, grad: bool) -> tuple[T, str]:
+def watched[T](run: Callable[[], T], device: torch.device, *, draws: bool, grad: bool) -> tuple[T, str]:
     """(what `run` gives, why a CUDA graph of it would not repeat it; "" where it would).
 
-    It would not where the processor waits for a value of the device, or gives it one of its own. draws: torch's
-    own generator of the device may be drawn from; every other generator stays where it was when the graph was
-    made. grad: gradients may be asked for."""
+    It would not where the processor waits for a value of the device, or gives it one of its own. draws:
+    torch's own generator of the device may be drawn from; every other one would stay where it was when the
+    graph was made. grad: gradients may be asked for."""
     calls, operations = _Calls(device, grad), _Operations(device, draws)
     with calls, operations:
         result = run()

@@ -35,7 +35,8 @@ class NotFinite(BadRequest):
 
 
 class LocalPolicy:
-    """Loads the checkpoint and warms it up, so that the first request is no slower than the others. CheckpointError where the folder holds none.
+    """Loads the checkpoint and warms it up, so that the first request is no slower than the others.
+    CheckpointError where the folder holds none.
 
     sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
     this policy. change: gives the recipe other values of what counts when a policy runs: solver, steering,
@@ -160,8 +161,8 @@ class LocalPolicy:
         return replies
 
     def _warm_up(self) -> None:
-        """Ask what an episode asks: on a GPU its first question, and one that goes on from another, each until
-        it is fast (`decisions`)."""
+        """Ask what an episode asks: on a GPU its first question, and one that goes on from another, each
+        until it is fast (`decisions`)."""
         blank = self._blank()
         self.infer(blank.to_wire())
         if self.policy.device.type != "cuda":

@@ -20,8 +20,8 @@ class Graphed:
     weights; from the second call on it is replayed, with the same random draws. A batch of another kind, such
     as one with words, and a loss that the processor must look at are computed as they are.
 
-    Weights may be changed in place only, and gradients are to be None before each call. draws: whether
-    `compute` was seen to give the same when repeated is found by watching the first call."""
+    Weights may be changed in place only, and gradients are to be None before each call. What a graph could
+    not repeat is found by watching one run before the first."""
 
     def __init__(
         self, compute: Callable[[Mapping[str, Any], Any], Tensor], model: nn.Module, device: torch.device
@@ -92,8 +92,8 @@ class Graphed:
 
 
 class Late:
-    """Values that are computed on a device, read one step late there, so that it never waits for the processor
-    to ask for the next step."""
+    """Values that are computed on a device, read one step late there, so that it never waits for the
+    processor to ask for the next step."""
 
     def __init__(self, device: torch.device) -> None:
         self.keep = 1 if device.type == "cuda" else 0

@@ -75,8 +75,8 @@ def warmed_up(power: float, most: float) -> Callable[[Any, Any, Any], None]:
 def follower(
     average: AveragedModel, policy: nn.Module, move: Callable[[Any, Any, Any], None]
 ) -> Callable[[], None]:
-    """What `average.update_parameters(policy)` does, without listing the weights anew and waiting for the device
-    at every step. Weights are changed in place only."""
+    """What `average.update_parameters(policy)` does, without listing the weights anew and waiting for the
+    device at every step. Weights are changed in place only."""
     averages, weights = ([p.detach() for p in m.parameters()] for m in (average.module, policy))
     kept, buffers = (list(m.buffers()) for m in (average.module, policy))
 

@@ -1,5 +1,5 @@
-"""The kernels and the networks made of them against torch's own: on a GPU where there is one, else in Triton's
-interpreter."""
+"""The kernels and the networks made of them against torch's own: on a GPU where there is one, else in
+Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ulna.policies.fast import networks
 from ulna.policies.objectives.objective import full
 
 pytest.importorskip("triton")
-from ulna.policies.fast import kernels  # noqa: E402
+from ulna.policies.fast import kernels
 
 # of Triton's interpreter
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
@@ -29,7 +29,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(autouse=True)
 def without_gradients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if DEVICE == "cpu":
-        monkeypatch.setattr(kernels, "PROGRAMS", 8)
+        monkeypatch.setattr(kernels, "PROGRAMS", 4)
     with torch.no_grad():
         yield
 
@@ -77,10 +77,11 @@ def test_a_block_ends_in_one_kernel(length: int) -> None:
     kernels.finish(parts, length, (scale, offset, 1e-5, 8), (of_time, told), beside, room[:, 10 : 10 + n])
     cpu = [v.cpu() for v in (x, weight, bias, skip, skip_bias)]
     film = (of_time + told)[..., None].cpu()
-    want = F.mish(F.group_norm(F.conv1d(*cpu[:3], 1, 2), 8, scale.cpu(), offset.cpu()))
+    want = F.mish(F.group_norm(F.conv1d(cpu[0], cpu[1], cpu[2], 1, 2), 8, scale.cpu(), offset.cpu()))
     want = want * film[:, :n] + film[:, n:] + F.conv1d(cpu[0], cpu[3], cpu[4])
     close(room[:, 10 : 10 + n].reshape(2, length, n).cpu(), want.permute(0, 2, 1))
-    assert room[:, :10].isnan().all() and room[:, 10 + n :].isnan().all()
+    assert room[:, :10].isnan().all()
+    assert room[:, 10 + n :].isnan().all()
 
 
 @pytest.mark.parametrize("c", [7, 64, 700, 1100])
@@ -104,14 +105,13 @@ def test_a_product_begins_and_ends_with_more() -> None:
     close(ours.cpu(), want)
 
 
-SIZES = Sizes(5, 8, 12, 24, 8)
+SIZES = Sizes(5, 4, 12, 24, 8)
 
 
 def nets() -> list[tuple[str, Any]]:
-    unet = UNet1D(widths=(16, 32, 32), groups=8, time_width=16)
-    plain, causal = (Transformer(width=32, depth=2, heads=2, causal=causal) for causal in (False, True))
-    wide = Transformer(width=288, depth=1, heads=9)  # its feed-forward layer has more columns than a block
-    return [("unet", unet), ("transformer", plain), ("causal", causal), ("wide", wide)]
+    unet = UNet1D(widths=(8, 16), kernel=3, groups=4, time_width=16)
+    plain, causal = (Transformer(width=32, depth=1, heads=2, causal=causal) for causal in (False, True))
+    return [("unet", unet), ("transformer", plain), ("causal", causal)]
 
 
 @pytest.mark.parametrize(("name", "backbone"), nets(), ids=lambda v: v if isinstance(v, str) else "")
@@ -119,7 +119,7 @@ def test_a_network_is_the_plain_one(name: str, backbone: Any) -> None:
     torch.manual_seed(0)
     net = backbone.build(SIZES, Head()).to(DEVICE).eval()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    x = normal(2, 8, 5)
+    x = normal(2, 4, 5)
     mask = torch.tensor([[True, False], [True, True]], device=DEVICE)
     contexts = [Context(normal(2, 2, 12, seed=i), normal(2, 24, seed=i)) for i in range(3)]
     if name != "unet":
@@ -141,7 +141,7 @@ def test_a_network_is_the_plain_one(name: str, backbone: Any) -> None:
 
 def test_gradients_go_through_the_plain_network() -> None:
     torch.manual_seed(0)
-    net = UNet1D(widths=(32, 64), groups=8, time_width=32).build(SIZES, Head()).to(DEVICE).eval()
+    net = UNet1D(widths=(8, 16), kernel=3, groups=4, time_width=16).build(SIZES, Head()).to(DEVICE).eval()
     networks.hasten(net)
     x, context = normal(1, 8, 5).requires_grad_(), Context(normal(1, 2, 12), normal(1, 24))
     with torch.enable_grad():

@@ -4,6 +4,7 @@ robot's policy must have passed a validation."""
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from .choices import EXPERT, directors, robots, takers, tasks_or_words
+from .errors import UsageError
 from .execution import split_all_fields, strategies, strategies_help, strategy_of
 from .parsing import Output, page_options, unset, words
 
@@ -111,6 +113,11 @@ def deployed(args: Args) -> dict[str, Any]:
     options = page_options(args.takeover, args.phone)
     if args.takeover:
         require_known("way to take over:", args.takeover, (*people(), EXPERT))
+    if args.takeover == "leader" and not os.isatty(0):
+        raise UsageError(
+            "a leader has no button to take over with: start this in a terminal, whose key t does, or a "
+            "pedal that types it"
+        )
     above = directors_named(words(args.director), args.hook_fields)
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")

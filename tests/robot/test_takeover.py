@@ -27,6 +27,7 @@ from ulna.drivers.sample import Sample
 from ulna.drivers.teleoperator import Hand
 from ulna.policies.serving.server import PolicyServer
 from ulna.robot.agent import PolicyAgent
+from ulna.robot.cli import main
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.deploy import Stalls, deploy
 from ulna.robot.keys import Keys
@@ -248,6 +249,24 @@ def test_keys_take_over_and_judge_and_whole_attempts_are_stored(tmp_path: Path) 
     sent = np.concatenate([episode.read(STATE)[:1], episode.read(ACTION)])
     changes = np.flatnonzero(np.diff([0, *(flags & INTERVENTION)]))
     assert np.abs(np.diff(sent, axis=0))[changes].max() <= FIRST_STEP + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--takeover", "leeder"], "did you mean leader"),
+        (["--takeover", "leader"], "has no button to take over with"),
+        (["--takeover", "gamepad", "--phone"], "the agent is gamepad"),
+        (["--director", "Retri"], "did you mean Retry"),
+        (["--Retry.attempts", "3"], "belongs to no director"),
+    ],
+)
+def test_what_cannot_be_is_said_before_a_server_is_asked(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda file: False)
+    assert main(["deploy", "--server", "ws://127.0.0.1:9", *words]) in (1, 2)
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.realtime

@@ -12,9 +12,9 @@ import tyro
 
 from .choices import robots, tasks
 from .errors import UsageError
-from .execution import split_strategy_fields, strategies, strategies_help, strategy_of
+from .execution import split_all_fields, strategies, strategies_help, strategy_of
 from .parsing import Output, episode_list, progress, require_device, unset, use_threads
-from .steering import split_hook_fields, steering
+from .steering import steering
 
 if TYPE_CHECKING:
     from ...policies.serving.metadata import Metadata
@@ -24,14 +24,7 @@ EXAMPLE = (
     "  ulna evaluate --open-loop runs/x/flow --data runs/x/data --episodes 10,11"
 )
 CHOICES = {"robot": robots, "task": tasks, "strategy": strategies}
-more_help = strategies_help
-
-
-def prepare(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The fields of hooks and of the strategy."""
-    rest, hook_fields = split_hook_fields(argv)
-    rest, strategy_fields = split_strategy_fields(rest)
-    return rest, hook_fields | strategy_fields
+prepare, more_help = split_all_fields, strategies_help
 
 
 @dataclass

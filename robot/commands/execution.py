@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, unknown
-from .steering import split_fields
+from .steering import split_fields, split_hook_fields
 
 if TYPE_CHECKING:
     from ..strategies.strategy import Strategy
@@ -28,6 +28,13 @@ def split_strategy_fields(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     `prepare`."""
     rest, values = split_fields(argv, lambda name: name.startswith(PREFIX))
     return rest, {"strategy_fields": {k.removeprefix(PREFIX): v for k, v in values.items()}}
+
+
+def split_all_fields(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The fields of parts (`hook_fields`), and of the strategy."""
+    rest, hook_fields = split_hook_fields(argv)
+    rest, strategy_fields = split_strategy_fields(rest)
+    return rest, hook_fields | strategy_fields
 
 
 def strategy_of(name: str, strategy_fields: Mapping[str, str]) -> Strategy | None:

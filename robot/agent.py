@@ -257,6 +257,7 @@ class PolicyAgent:
         """Instead of `act`: somebody else acts in this tick. What was planned is dropped."""
         if self._asker is not None:
             self._asker.forget()
+        self._standing_since = None
         self._session.watch(observation.values)
 
     def sent(self, action: np.ndarray) -> None:

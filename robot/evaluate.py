@@ -166,7 +166,8 @@ def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> 
     """What is known of every evaluation in simulation. began_s: when it did, by `time.monotonic`."""
     assert rig.scene is not None
     feature = rig.robot.action_features[ACTION]
-    policy = None if (runs := _policy_of(agent)) is None else runs.metadata
+    runs = _policy_of(agent)
+    policy = None if runs is None else runs.metadata
     return ClosedLoop(
         task=rig.scene.task_name,
         robot=rig.robot.name,
@@ -179,14 +180,12 @@ def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> 
         versions={"ulna": version("ulna")},
         checkpoint=policy and policy.checkpoint,
         recipe=policy and policy.recipe,
-        **_execution(agent),
+        **({} if runs is None else _execution(runs)),
     )
 
 
-def _execution(agent: Agent) -> dict[str, Any]:
+def _execution(agent: PolicyAgent) -> dict[str, Any]:
     """What a report says of it, where it is not the usual one."""
-    if not isinstance(agent, PolicyAgent):
-        return {}
     usual = agent.strategy == usual_strategy(agent.metadata)
     charge = agent.charge
     return {

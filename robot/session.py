@@ -177,9 +177,9 @@ class Session:
     def watch(self, values: Mapping[str, np.ndarray]) -> None:
         """The observation of a tick in which somebody else acts, instead of `observe` to `next`. What was
         planned and asked is dropped, and it goes on from what they have sent."""
-        self.observe(values)
         self._open = self._coming = None
         self._plan.reset()
+        self.observe(values)
         self.tick, self.starving, self._watches = self.tick + 1, 0, True
 
     def sent(self, action: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field
+from ..objectives.imc import IMC
 from ..pred import Pred
 from .hook import Hook, Steered
 from .previous import previous_of
@@ -44,7 +45,8 @@ class RTC(Hook):
             raise ValueError(f"RTC's beta is {self.beta}: it is a number from 0")
 
     def require(self, recipe: Steered) -> None:
-        if not any(recipe.objective.path(recipe.sampling_steps).sigma):
+        chooses = type(recipe.objective) is IMC  # among chunks that know nothing of the noise
+        if chooses or not any(recipe.objective.path(recipe.sampling_steps).sigma):
             raise ValueError(
                 f"RTC guides the way from noise to a chunk, and the {type(recipe.objective).__name__} of the "
                 f"recipe {recipe.name} draws nothing from noise: use the strategy overlap or ensemble"
@@ -58,7 +60,7 @@ class RTC(Hook):
             return field
         target = previous.chunk
         hard = previous.ahead(field.request.delay)
-        weight = weights(horizon, hard, previous.last).to(target)[:, None]
+        weight = weights(horizon, hard, previous.last, target.device)[:, None]
         if not previous.has_past:
             weight[: previous.first] = 0
 
@@ -79,11 +81,11 @@ class RTC(Hook):
         return field.with_belief(belief)
 
 
-def weights(horizon: int, hard: int, end: int) -> Tensor:
+def weights(horizon: int, hard: int, end: int, device: torch.device | None = None) -> Tensor:
     """`(H,)`, how much of the last chunk each action is held to: 1 before `hard`; c(e^c - 1)/(e - 1), with c
-    falling evenly, up to `end`, which is excluded, where the last chunk ends; 0 from there on. Source: Black
-    et al. 2025, equation 5."""
-    i = torch.arange(horizon, dtype=torch.float32)
+    falling evenly, up to `end`, which is excluded, where the last chunk ends; 0 from there on. It is the
+    soft mask of Black et al. 2025, and of their code for Kinetix."""
+    i = torch.arange(horizon, dtype=torch.float32, device=device)
     c = ((end - i) / (end - hard + 1)).clamp(0, 1)
     soft = c * torch.expm1(c) / (math.e - 1)
     return torch.where(i < hard, torch.ones_like(i), torch.where(i < end, soft, torch.zeros_like(i)))

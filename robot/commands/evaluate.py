@@ -169,6 +169,9 @@ def run(args: Args, out: Output) -> int:
     )
     if result.batch:
         text += f"\n{result.batch} at once, {result.seconds:.0f} s"
+    if result.strategy is not None or result.charged is not None:
+        name = "the usual strategy" if result.strategy is None else f"the strategy {result.strategy['name']}"
+        text += f"\nby {name}, a decision charged {result.charged or 'nothing'}"
     if result.starved:
         text += f"\n{result.starved} ticks had no action and repeated the last one"
     if result.safety:

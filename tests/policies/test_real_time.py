@@ -244,6 +244,8 @@ class _Two(RTC):
 
 def test_policies_without_noise_refuse() -> None:
     recipe = small("regression_mlp")
+    with pytest.raises(ValueError, match="the IMC of the recipe imc draws nothing from noise"):
+        RTC().require(small("imc"))
     for hook in (RTC(), RTI()):
         with pytest.raises(ValueError, match="Regression"):
             hook.require(recipe)

@@ -110,8 +110,9 @@ def deploy(
 
 
 class Stalls:
-    """A subscriber that says when no tick comes for more than `STALL_S`, while that lasts and once it is
-    over: the arm holds meanwhile, most often because the server does not answer. period_s: of control."""
+    """A subscriber that says when no tick comes for more than `STALL_S`, while that lasts: the arm holds
+    meanwhile, most often because the server does not answer. How long it was, the robot says once it is over.
+    period_s: of control."""
 
     def __init__(
         self, period_s: float, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
@@ -127,12 +128,8 @@ class Stalls:
         threading.Thread(target=self._watch, args=(self._over,), name="stalls", daemon=True).start()
 
     def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
-        now = time.monotonic()
         with self._lock:
-            last, self._last, was_said = self._last, now, self._is_said
-            self._is_said = False
-        if last is not None and (was_said or now - last > self._longest_s):
-            self._say(f"it goes on, after {now - last:.1f} s")
+            self._last, self._is_said = time.monotonic(), False
 
     def end(self, meta: Mapping[str, Any]) -> None:
         self._over.set()

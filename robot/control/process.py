@@ -299,8 +299,8 @@ def main() -> None:
         answer(first["number"], error=str(error))
         os._exit(1)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_end, args=(control,)).start())
-    for job in (control.ticker.run, control.serve):
-        threading.Thread(target=job, name=job.__name__, daemon=True).start()
+    threading.Thread(target=_tick, args=(control,), name="ticks", daemon=True).start()
+    threading.Thread(target=control.serve, name="requests", daemon=True).start()
     gc.collect()
     gc.freeze()  # what lives for ever is not looked through again
     control.memory.beat(Words.CONTROL)
@@ -355,13 +355,18 @@ def _end(control: Control) -> None:
 
 
 def hurry() -> None:
-    """Run before other work, and where there is a choice on a processor of its own; without the permission to
-    that, as everything else."""
+    """Run before other work, where that is permitted."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-        processors = sorted(os.sched_getaffinity(0))
-        if len(processors) > 2:
+
+
+def _tick(control: Control) -> None:
+    """For ever; where there is a choice, on one processor. This thread alone: what a driver starts is free."""
+    processors = sorted(os.sched_getaffinity(0))
+    if len(processors) > 2:
+        with contextlib.suppress(OSError):
             os.sched_setaffinity(0, processors[-1:])
+    control.ticker.run()
 
 
 if __name__ == "__main__":

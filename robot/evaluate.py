@@ -20,6 +20,7 @@ from .config import Rig
 from .loop import Subscriber, run_episode
 from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome, worst_first
 from .report.video import VideoRecorder
+from .safety.tally import Tally
 
 if TYPE_CHECKING:
     from ..policies.serving.local import LocalPolicy
@@ -71,11 +72,12 @@ def evaluate(
     if episodes < 1:
         raise ValueError("evaluate at least one episode")
     outcomes: list[Outcome] = []
-    began = time.monotonic()
+    began, limited = time.monotonic(), Tally()
     for i in range(episodes):
         outcomes.append(_run(rig, agent, seed + i))
+        limited.add(rig.robot.tally)
         progress(i + 1, sum(o.success for o in outcomes), episodes)
-    report = _report(rig, agent, outcomes, began)
+    report = replace(_report(rig, agent, outcomes, began), safety=str(limited) or None)
     if isinstance(agent, PolicyAgent):
         report = replace(
             report,
@@ -148,6 +150,11 @@ def evaluate_at_once(
     """As `evaluate`, with up to `batch` episodes at once, whose physics `processes` processes share. The
     episodes are the same; those that are filmed are run again one at a time, and the latency is theirs. task:
     what the rig's was called when it was loaded, where that is not its own name."""
+    if rig.robot.filter is not None:
+        raise ValueError(
+            f"episodes that run at once go through no safety filter, and {rig.robot.name} has a table "
+            "[safety]: leave out --batch"
+        )
     from ..policies.serving.batch import BatchPolicy
     from ..sim.vector import vector_env
     from .rollout import rollout

@@ -73,7 +73,8 @@ def record(
 
     Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an
     episode, and after each there are reset_seconds, or the wait for a key, to put things back. A robot with a
-    home pose goes there first. say: told what is not as it was in the last episode of a store that goes on.
+    home pose goes there first. say: told what is not as it was in the last episode of a store that goes on,
+    and what the safety filter did in an episode.
     onlooker: shows all that to the operator."""
     if rig.scene is None and not task:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
@@ -86,7 +87,13 @@ def record(
     # a dataset that is continued gets new episodes, not the same again
     seed = max([seed, *(s + 1 for s in old_seeds)])
 
+    n_told = 0
+
     def count(results: Sequence[TakeResult]) -> None:
+        nonlocal n_told
+        if len(results) > n_told and results[-1].safety:
+            say(f"episode {len(results)}: {results[-1].safety}")
+        n_told = len(results)
         report(len(results), sum(t.success is True for t in results), sum(t.ticks for t in results))
 
     with recorder_for(rig, store, durability) as recorder:

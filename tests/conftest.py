@@ -73,6 +73,8 @@ SLOW = (
     "robot/test_record.py",
     "robot/test_rollout.py::test_a_checkpoint_draws",
     "robot/test_rollout.py::test_pybullet",
+    "robot/safety/test_simulated.py::test_an_evaluation",
+    "robot/safety/test_twin.py",
     "robot/test_statement.py",
     "robot/test_study.py",
     "robot/test_train.py",

@@ -131,6 +131,8 @@ def run(args: Args, out: Output) -> int:
     )
     if result.batch:
         text += f"\n{result.batch} at once, {result.seconds:.0f} s"
+    if result.safety:
+        text += f"\n{result.safety}"
     if failed:
         text += f"\nfailed seeds: {', '.join(failed)}"
     if (ms := result.latency_ms) is not None:

@@ -95,6 +95,8 @@ class ClosedLoop:
     """How many episodes ran at once; None: one at a time."""
     processes: int | None = None
     """Among how many their physics was shared."""
+    safety: str | None = None
+    """What the safety filter did in them, in words."""
 
     @property
     def episodes(self) -> int:

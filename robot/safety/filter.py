@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from operator import add, is_, le, mul, sub, truediv
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from ...datasets.flags import HELD, LIMITED
 from ...drivers.arm import Joints
 from .body import CLEAR, SELF, TABLE, WORKSPACE, Body
 from .limits import Safety, groups
-from .mover import Motion, Mover, speed_within
+from .mover import Line, Motion, Mover, speed_within
 
 POSITION, SPEED, ACCELERATION, NOT_FINITE = "position", "speed", "acceleration", "not finite"
 REASONS = (
@@ -50,8 +51,9 @@ ROUNDING = 1e-9  # rad or m
 RESTS = 1e-3  # rad/s or m/s of requests that rest
 APART_M = 0.02  # between two poses that are checked for touching no part moves further
 MOST_CHECKS = 12  # poses of one motion
+TICKS_BLOCKED = 20  # until it is tried again whether a line is still blocked: fingers may have closed
 TICKS_BETWEEN = 5  # two looks for a clear space around the arm
-FURTHEST = 24  # poses ahead that are looked at for what blocks a line
+FURTHEST = 12  # poses ahead that are looked at for what blocks a line
 HALVINGS = 5
 SHORTEST_S, LONGEST_S = 1e-4, 0.1  # of a tick; a longer one is gone for as long as this
 
@@ -82,8 +84,6 @@ class _Part:
     def __init__(self, joints: Joints, safety: Safety, columns: Sequence[int]) -> None:
         self.columns = list(columns)
         c = np.array(columns, int)
-        in_a_row = self.columns == list(range(self.columns[0], self.columns[-1] + 1))
-        self.where = slice(self.columns[0], self.columns[-1] + 1) if in_a_row else c
         self.lower, self.upper = joints.lower[c].tolist(), joints.upper[c].tolist()
         self.mover = Mover(safety.speed[c].tolist(), safety.acceleration[c].tolist(), safety.jerk[c].tolist())
         m = self.mover
@@ -160,6 +160,18 @@ class _Part:
             self._come_in()
 
 
+@dataclass(slots=True)
+class _Seen:
+    """Of a line, from `low` to `high`: nothing is touched there while the fingers are so. step: how far two
+    looks may be apart."""
+
+    line: Line
+    fingers: list[list[float]]
+    low: float
+    high: float
+    step: float
+
+
 class _ArmFilter:
     def __init__(
         self, joints: Joints, safety: Safety, columns: list[int], grippers: list[int], body: Body | None
@@ -173,11 +185,14 @@ class _ArmFilter:
         order = [i for places in self.places for i in places]
         self._in_order, self._order = order == sorted(order), [order.index(i) for i in range(self.n)]
         self._clear, self._clear_at, self._not_again = 0.0, [0.0] * self.n, 0
+        self._blocked: tuple[list[float], str] | None = None  # how far it may go to what was asked, and why
+        self._since_blocked = 0
+        self._seen: _Seen | None = None
 
     def reset(self, q: list[float]) -> tuple[str, ...]:
         for part in self.parts:
             part.reset([q[j] for j in part.columns])
-        self._clear, self._not_again = 0.0, 0
+        self._clear, self._not_again, self._blocked, self._seen = 0.0, 0, None, None
         return () if self.body is None else self.body.begin(q[self.first : self.first + self.n])
 
     def halt(self, dt: float) -> None:
@@ -185,29 +200,45 @@ class _ArmFilter:
         self._take([part.stop for part in self.parts], dt)
 
     def step(self, target: Sequence[float], dt: float) -> tuple[bool, str]:
-        """Whether it got nearer to what was asked by a new motion, and what blocks it, or "" ."""
+        """Whether the arm moves on towards what was asked, and what blocks it, or ""."""
+        arm = self.parts[0]
+        same = True
         for part in self.parts:
             part.ask(target)
+            same = same and part.asked == part.asked_before
         stops = [part.stop for part in self.parts]
-        wanted = [part.plan(dt) for part in self.parts]
+        fingers = [part.plan(dt) for part in self.parts[1:]]
+        if same and self._blocked is not None and self._since_blocked < TICKS_BLOCKED:
+            self._since_blocked += 1
+            goal, why = self._blocked
+            rests = arm.mover.rests and arm.stop.end == goal
+            motion = arm.stop if rests else arm.mover.plan(goal, None, dt, dt)
+            motions = [motion, *fingers]
+            if motion is not None and (all(map(is_, motions, stops)) or not self._fault(motions, dt)):
+                self._take(motions, dt)
+                return not rests, why
+        self._blocked = None
+        wanted = [arm.plan(dt), *fingers]
         if all(map(is_, wanted, stops)) and all(part.mover.rests for part in self.parts):
             return True, ""  # each is where it should be
         why = self._fault(wanted, dt)
         if not why:
             self._take(wanted, dt)
             return True, ""
-        arm, *fingers = wanted
-        if fingers and not self._fault([arm, *stops[1:]], dt):
-            self._take([arm, *stops[1:]], dt)
+        still = [wanted[0], *stops[1:]]
+        if not all(map(is_, fingers, stops[1:])) and not self._fault(still, dt):
+            self._take(still, dt)
             return True, why
         # the arm comes to rest before what blocks it; on the way there its stop is on the line, too
-        part = self.parts[0]
         goal, blocked = self._free_goal(stops)
-        arm = part.mover.plan(goal, None, dt, dt) or part.stop
-        for motions in ([arm, *fingers], [arm, *stops[1:]], [stops[0], *fingers]):
+        stays = arm.mover.rests and goal is arm.stop.end
+        nearer = arm.stop if stays else arm.mover.plan(goal, None, dt, dt) or arm.stop
+        for motions in ([nearer, *fingers], [nearer, *stops[1:]], [stops[0], *fingers]):
             if not self._fault(motions, dt):
                 self._take(motions, dt)
-                return any(abs(v) > 1e-6 for v in part.mover.state.v), blocked or why
+                if blocked and motions[0] is nearer:
+                    self._blocked, self._since_blocked = (goal, blocked), 0
+                return any(abs(v) > 1e-6 for v in arm.mover.state.v), blocked or why
         self._take(stops, dt)
         return False, blocked or why
 
@@ -230,6 +261,8 @@ class _ArmFilter:
         body = self.body
         if body is None:
             return ""
+        if motions[0].line is not None and not body.tight and all(m.halt is None for m in motions[1:]):
+            return self._fault_on_line(body, motions[0], dt, nexts[1:])
         now = self._pose([part.mover.state.q for part in self.parts])
         then, end = self._pose(nexts), self._pose([motion.end for motion in motions])
         ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end, strict=True)]
@@ -242,6 +275,39 @@ class _ArmFilter:
             if why := body.fault(self._pose([motion.at(t) for motion in motions])):
                 return why
         return body.fault(then) if longest > dt * n else ""
+
+    def _fault_on_line(self, body: Body, motion: Motion, dt: float, fingers: list[list[float]]) -> str:
+        """As `_fault` while the fingers rest: what of a line was looked at stays free."""
+        line, seen = motion.line, self._seen
+        assert line is not None
+        if seen is None or seen.line is not line or seen.fingers != fingers:
+            here, _ = line.project(self.parts[0].mover.state.q)
+            ways = [0.0] * self.n
+            for i, x in zip(self.places[0], line.direction, strict=True):
+                ways[i] = abs(x)
+            step = APART_M / max(_sweep(body, ways), APART_M)
+            seen = self._seen = _Seen(line, fingers, here, here, step)
+        ends = [motion.end_along]
+        if motion.duration > dt:
+            ends.append(motion.raw(dt)[0][0])
+        for sign, furthest in ((1.0, max(ends)), (-1.0, -min(ends))):
+            free = seen.high if sign > 0 else -seen.low
+            why = ""
+            while not why and free < furthest:
+                ahead = free + seen.step  # if all is well, the next ticks need not look
+                if not (why := body.fault(self._pose([line.at(sign * ahead), *fingers]))):
+                    free = ahead
+                elif ahead > furthest and not (
+                    why := body.fault(self._pose([line.at(sign * furthest), *fingers]))
+                ):
+                    free = furthest
+            if sign > 0:
+                seen.high = free
+            else:
+                seen.low = -free
+            if why:
+                return why
+        return ""
 
     def _is_clear(self, body: Body, now: list[float], ways: list[float]) -> bool:
         """Whether nothing is so near that joints which go `ways` from `now` could touch it."""
@@ -280,6 +346,9 @@ class _ArmFilter:
         for k in range(1, min(n, FURTHEST) + 1):
             if why := fault(k / n):
                 taken = k / n
+                # mostly, when something is in the way, the arm is there already
+                if k == 1 and fault(taken / 2**HALVINGS):
+                    return start, why
                 for _ in range(HALVINGS):
                     middle = 0.5 * (free + taken)
                     if fault(middle):
@@ -288,8 +357,6 @@ class _ArmFilter:
                         free = middle
                 break
             free = k / n
-        if why and free * distance < APART_M / 2**HALVINGS:  # it is there
-            return start, why
         return [s + free * x for s, x in zip(start, away, strict=True)], why
 
 
@@ -311,6 +378,9 @@ class Filter:
             for arm, (columns, grippers) in groups(joints).items()
         ]
         self._parts = [part for arm in self._arms for part in arm.parts]
+        columns = [j for part in self._parts for j in part.columns]
+        in_order = columns == sorted(columns)
+        self._order = None if in_order else [columns.index(j) for j in range(len(joints))]
         self._why = ""
         self.state = State.STOP
         self._stands = False  # whether it knows where the arms are
@@ -368,11 +438,13 @@ class Filter:
         return self._filtered(flags, reasons)
 
     def _filtered(self, flags: int, reasons: list[str]) -> Filtered:
-        command, velocity = np.empty(len(self.joints)), np.empty(len(self.joints))
+        command: list[float] = []
+        velocity: list[float] = []
         outside = late = fast = False
         for part in self._parts:
             state = part.mover.state
-            command[part.where], velocity[part.where] = state.q, state.v
+            command += state.q
+            velocity += state.v
             outside = outside or part.clipped
             if max(map(abs, map(sub, part.asked, state.q))) > part.same:
                 late = True
@@ -384,4 +456,7 @@ class Filter:
                 reasons.append(SPEED if fast else ACCELERATION)
         if reasons:
             flags |= LIMITED
-        return Filtered(command, velocity, flags, tuple(dict.fromkeys(reasons)), self.state)
+        if self._order is not None:
+            command, velocity = [command[i] for i in self._order], [velocity[i] for i in self._order]
+        said = tuple(dict.fromkeys(reasons)) if len(reasons) > 1 else tuple(reasons)
+        return Filtered(np.array(command), np.array(velocity), flags, said, self.state)

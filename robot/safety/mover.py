@@ -81,6 +81,7 @@ class Motion:
     dt: float = 0.0
     since: float = 0.0
     then: Any = None
+    end_along: float = 0.0  # of `end`, on the line
 
     def at(self, t: float) -> list[float]:
         """Positions `t` seconds from now."""
@@ -100,7 +101,17 @@ class Motion:
         """The stop that remains when `t` seconds are over, which is at least `dt`."""
         if self.duration <= t:
             return Motion(self.end)
-        return Motion(self.end, self.duration - t, self.line, None, self.halt, 0.0, self.since + t - self.dt)
+        return Motion(
+            self.end,
+            self.duration - t,
+            self.line,
+            None,
+            self.halt,
+            0.0,
+            self.since + t - self.dt,
+            None,
+            self.end_along,
+        )
 
 
 class Mover:
@@ -175,7 +186,7 @@ class Mover:
         duration = stop.duration
         end, _, _ = stop.at_time(duration)
         at_rest = end if line is None else line.at(end[0])
-        return Motion(at_rest, dt + duration, line, ahead, stop, dt, 0.0, then)
+        return Motion(at_rest, dt + duration, line, ahead, stop, dt, 0.0, then, end[0])
 
     def take(self, motion: Motion, dt: float) -> Motion:
         """Go along `motion` for `dt` seconds. The stop that remains."""

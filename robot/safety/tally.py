@@ -24,6 +24,13 @@ class Tally:
         self.held += bool(flags & HELD)
         self.reasons.update(reasons)
 
+    def add(self, other: Tally) -> None:
+        """What another one counted, too."""
+        self.ticks += other.ticks
+        self.limited += other.limited
+        self.held += other.held
+        self.reasons += other.reasons
+
     def numbers(self) -> Mapping[str, int]:
         """For a recording's or a report's metadata; {} when nothing was limited."""
         if not self.limited:

@@ -137,7 +137,7 @@ def test_it_can_stop_at_any_time(
 
 
 @given(goal=st.lists(st.floats(0, 1), min_size=6, max_size=6), hz=st.sampled_from([20.0, 100.0, 500.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_target_that_stands_still_is_reached_on_a_straight_line(goal: list[float], hz: float) -> None:
     target = JOINTS.lower + np.array(goal) * (JOINTS.upper - JOINTS.lower)
     steps = drive(standing(), np.tile(target, (round(4 * hz), 1)), 1 / hz)

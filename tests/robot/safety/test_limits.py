@@ -176,3 +176,26 @@ def test_a_simulated_robot_has_the_filter_where_its_file_says_so(tmp_path: Path,
     path.write_text(SIM.format(model=model) + "[safety]\nspeed = 19.0\n")
     with pytest.raises(DeviceError, match=r"r\.toml, \[safety\]: the speed of "):
         load_robot(str(path))
+
+
+def test_two_arms_have_a_body_each() -> None:
+    config = {
+        "arms": {"left": {"driver": "so101"}, "right": {"driver": "so101"}},
+        "safety": {"table": {"left": 0.0, "right": False}},
+    }
+    filter_, texts = filter_for(config, two_arms())
+    assert texts == ()
+    assert filter_.reset(np.tile(SO101.home, 2)) == ()
+    down = np.tile(SO101.home + np.array([0.42, 0.7, 0.0, -0.7, 0.0, 0.0]), 2)
+    step = [filter_.step(down, 0.01) for _ in range(300)][-1]
+    assert step.reasons == ("table",)
+    assert step.command[6:] == pytest.approx(down[6:], abs=1e-6)
+    assert np.abs(step.command[:6] - down[:6]).max() > 0.05
+
+
+def test_one_arm_of_two_may_have_no_shape() -> None:
+    config = {"arms": {"left": {"driver": "so101"}, "right": {"driver": "mine"}}, "safety": {}}
+    filter_, texts = filter_for(config, two_arms())
+    assert len(texts) == 1
+    assert texts[0].startswith("the shape of the arm right (mine) is not known")
+    assert filter_.reset(np.tile(SO101.home, 2)) == ()

@@ -10,8 +10,11 @@ import pytest
 
 from ulna.datasets.features import ACTION, REQUESTED
 from ulna.datasets.flags import HELD, INTERVENTION, LIMITED
+from ulna.datasets.store import EpisodeStore
 from ulna.robot.config import Rig, load_robot
+from ulna.robot.evaluate import evaluate, evaluate_at_once
 from ulna.robot.loop import run_episode
+from ulna.robot.record import record
 from ulna.robot.safety.tally import Tally
 
 FILE = 'name = "r"\ndriver = "sim"\nmodel = "so101"\ncontrol_hz = 20.0\n[safety]\n'
@@ -114,6 +117,20 @@ def test_after_a_hold_it_goes_on_from_where_the_arm_is(rig: Rig) -> None:
 def test_what_is_not_finite_is_refused_as_ever(rig: Rig) -> None:
     with pytest.raises(ValueError, match="not finite"):
         rig.robot.command(np.array([0, 0, np.nan, 0, 0, 0]))
+
+
+def test_an_evaluation_and_a_recording_say_it(rig: Rig, tmp_path: Path) -> None:
+    assert str(evaluate(rig, Jumps(), 2, videos=0).safety).startswith("safety: ")
+    told: list[str] = []
+    record(rig, Jumps(), tmp_path / "d", 2, max_seconds=0.5, say=told.append)
+    assert [line[:19] for line in told] == ["episode 1: safety: ", "episode 2: safety: "]
+    assert all(e.flags(ACTION).all() for e in EpisodeStore.open(tmp_path / "d").episodes)
+
+
+def test_episodes_at_once_do_not_pass_it_by(rig: Rig) -> None:
+    nobody: Any = None
+    with pytest.raises(ValueError, match=r"go through no safety filter.*leave out --batch"):
+        evaluate_at_once(rig, nobody, 2)
 
 
 def test_a_tally_says_what_was_done() -> None:

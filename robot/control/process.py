@@ -361,7 +361,7 @@ def hurry() -> None:
 
 
 def _tick(control: Control) -> None:
-    """For ever; where there is a choice, on one processor. This thread alone: what a driver starts is free."""
+    """For ever; where there is a choice, this thread alone on one processor: what a driver starts is free."""
     processors = sorted(os.sched_getaffinity(0))
     if len(processors) > 2:
         with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ SMOOTH_S = 0.1  # over which loads are averaged
 CALM_S = 0.4  # an arm whose joints are all light for so long lies
 # rad (m), s: an arm that met something and then goes down by less lies on it, though loads change with every
 # step
-STILL, STILL_S = 0.015, 0.8
+STILL, STILL_S = 0.01, 0.8
 ARRIVED = 0.03  # rad (m) between where an arm is sent and its rest pose
 LAGS, LAGS_S = 0.25, 0.7  # rad (m), s: an arm that lags more for longer than that is in the way of something
 LONGEST_SINK_S = 20.0

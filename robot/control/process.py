@@ -36,6 +36,7 @@ from .plan import Plan
 from .ticker import Ticker
 
 STOPPED_S = 60.0  # the arms hold for so long after the main process was stopped (Ctrl-Z)
+PATIENCE_S = 5.0  # for an arm that takes no commands, before it is not put down
 PRIORITY = 10  # of SCHED_FIFO
 SWITCH_S = 0.0002  # between threads of this process
 
@@ -158,48 +159,64 @@ class Control:
         """Put down every arm that has torque and would fall without, or has a rest pose, then switch its
         torque off. `notes`: a sentence for every arm that could not be put down; it keeps its torque."""
         with self._parking:
-            notes: list[str] = []
-            names = [limb.name for limb in self.limbs.values() if self._must_be_parked(limb, notes)]
-            phases = self.ticker.park(names, self.hurry.is_set)
-            for name in names:
-                limb = self.limbs[name]
-                phase = phases.get(name)
-                if phase is not Phase.DOWN:
-                    self._kept.add(name)
-                if phase is Phase.DOWN:
-                    self._let_go(limb, notes)
-                elif phase is Phase.STUCK:
-                    notes.append(
-                        f"{name} could not be put down, its motors still hold something up: its torque stays "
-                        "on; support it, then cut its power"
-                    )
-                else:
-                    notes.append(f"{name} could not be put down: {self._why(limb)}")
-                self.ticker.parked(name)
-                self.ticker.publish_health(limb)
+            waiting = [limb for limb in self.limbs.values() if self._must_be_parked(limb)]
+            notes, deadline = list[str](), time.monotonic() + PATIENCE_S
+            while waiting:
+                ready = [limb for limb in waiting if self._is_ready(limb)]
+                phases = self.ticker.park([limb.name for limb in ready], self.hurry.is_set)
+                for limb in ready:
+                    if (phase := phases.get(limb.name)) is not None:
+                        waiting.remove(limb)
+                        self._finish(limb, phase, notes)
+                if not waiting or time.monotonic() > deadline or self._stopped:
+                    break
+                time.sleep(0.05)  # a line that is silent for a moment is no reason to leave an arm up
+            for limb in waiting:
+                self._keep(limb, f"{limb.name} could not be put down: {self._why(limb)}", notes)
             self.hurry.clear()
             self._ours.clear()
             return {"notes": notes}
 
-    def _must_be_parked(self, limb: Limb, notes: list[str]) -> bool:
+    def _must_be_parked(self, limb: Limb) -> bool:
         driver = limb.driver
         if not limb.is_open or limb.name not in self._ours or not (falls(driver) or limb.name in self.rests):
             return False
-        state = driver.health().state
-        if state is ArmState.TORQUE_OFF:
-            return False
-        if state is ArmState.STOPPED and limb.name not in self._stopped:
-            with contextlib.suppress(DeviceError):  # what it stopped for may be over
+        return driver.health().state is not ArmState.TORQUE_OFF
+
+    def _is_ready(self, limb: Limb) -> bool:
+        """Whether it takes commands now; where a fault that is over had stopped it, it is enabled again."""
+        driver = limb.driver
+        if driver.health().state is ArmState.STOPPED and limb.name not in self._stopped:
+            with contextlib.suppress(DeviceError):
                 self.enable(limb.name)
         if driver.health().state is not ArmState.ACTIVE:
-            self._kept.add(limb.name)
-            notes.append(f"{limb.name} could not be put down: {self._why(limb)}")
             return False
         if not limb.active:
+            if limb.refusal(limb.position(), time.monotonic_ns() + self.ticker.period_ns):
+                return False
             self.ticker.start_at(limb)
         limb.rest = self.rests.get(limb.name, self.began.get(limb.name))
         limb.lay_there = limb.name not in self.rests and limb.name in self._lay
         return True
+
+    def _finish(self, limb: Limb, phase: Phase, notes: list[str]) -> None:
+        if phase is not Phase.DOWN:
+            text = (
+                f"{limb.name} could not be put down, its motors still hold something up: its torque stays "
+                "on; support it, then cut its power"
+            )
+            self._keep(limb, text, notes)
+            return
+        self._let_go(limb, notes)
+        self.ticker.parked(limb.name)
+        self.ticker.publish_health(limb)
+
+    def _keep(self, limb: Limb, text: str, notes: list[str]) -> None:
+        """It keeps its torque where it is, also when this process ends."""
+        self._kept.add(limb.name)
+        notes.append(text)
+        self.ticker.parked(limb.name)
+        self.ticker.publish_health(limb)
 
     def _why(self, limb: Limb) -> str:
         health = limb.driver.health()
@@ -282,8 +299,8 @@ def main() -> None:
         answer(first["number"], error=str(error))
         os._exit(1)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_end, args=(control,)).start())
-    for job in (control.ticker.run, control.serve):
-        threading.Thread(target=job, name=job.__name__, daemon=True).start()
+    threading.Thread(target=_tick, args=(control,), name="ticks", daemon=True).start()
+    threading.Thread(target=control.serve, name="requests", daemon=True).start()
     gc.collect()
     gc.freeze()  # what lives for ever is not looked through again
     control.memory.beat(Words.CONTROL)
@@ -338,13 +355,18 @@ def _end(control: Control) -> None:
 
 
 def hurry() -> None:
-    """Run before other work, and where there is a choice on a processor of its own; without the permission to
-    that, as everything else."""
+    """Run before other work, where that is permitted."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-        processors = sorted(os.sched_getaffinity(0))
-        if len(processors) > 2:
+
+
+def _tick(control: Control) -> None:
+    """For ever; where there is a choice, this thread alone on one processor: what a driver starts is free."""
+    processors = sorted(os.sched_getaffinity(0))
+    if len(processors) > 2:
+        with contextlib.suppress(OSError):
             os.sched_setaffinity(0, processors[-1:])
+    control.ticker.run()
 
 
 if __name__ == "__main__":

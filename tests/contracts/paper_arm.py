@@ -33,7 +33,8 @@ class Config:
     """The fields of `[arms.NAME]` with this driver."""
 
     file: str
-    """JSON: `heat_c`, `load`, `broken`, `stuck` of an arm; a line is added for each command that it gets."""
+    """A line is added for each command. The same with `.told` holds, in JSON, `heat_c`, `load`, `broken`,
+    `stuck`, `silent`."""
     watchdog_s: float = 0.5
     """s"""
 
@@ -63,6 +64,8 @@ class PaperArm:
         target = check_target(target, self.joints)
         if self._state is not ArmState.ACTIVE:
             raise DeviceError(f"{self.name} is {self._state.value}: enable it")
+        if self._told().get("silent"):
+            raise DeviceError(f"{self.name} does not answer")
         if self._first:
             check_first(target, self._q, self.max_first_step, self.joints)
             self._first = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,6 +208,17 @@ def test_closing_puts_an_arm_down_where_it_got_its_torque(tmp_path: Path) -> Non
     *_, before, (_, last), (_, end) = sent(tmp_path, "arm")
     assert (last, end) == ("limp", "closed")
     assert np.abs(np.array(before[1]) - 0.3).max() < 0.05  # type: ignore[arg-type]
+
+
+def test_an_arm_that_is_silent_for_a_moment_is_put_down_all_the_same(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with load_robot(str(robot_file(tmp_path, "arm"))) as rig:
+        rig.robot.command(np.array([0.4, 0.3, 0.3]))
+        tell(tmp_path, "arm", silent=1)
+        threading.Timer(1.0, tell, (tmp_path, "arm"), {"silent": 0}).start()
+    assert [what for _, what in sent(tmp_path, "arm")][-2:] == ["limp", "closed"]
+    assert "could not" not in capfd.readouterr().err
 
 
 def test_an_arm_that_a_person_stopped_is_not_moved_and_keeps_its_torque(

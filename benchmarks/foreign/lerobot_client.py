@@ -110,6 +110,8 @@ def main() -> None:
             time.sleep(0.02)
         client.shutdown_event.set()
         loop.join(10)
+        receiver.join(10)  # it asks for up to two seconds more
+        client.stop()
     at_s = np.array(client.robot.at_s)
     print(
         json.dumps(

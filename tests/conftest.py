@@ -39,6 +39,8 @@ SLOW = (
     "drivers/servos/test_identity.py::test_two_servos",
     "policies/backbones/test_horizons.py::test_every_objective",
     "policies/learn/test_iql.py::test_the_actor_prefers",
+    "policies/serving/test_bounds.py::test_a_reader_of_no",
+    "policies/serving/test_bounds.py::test_fuzz",
     "policies/serving/test_openpi_client.py",
     "policies/test_golden.py",
     "policies/test_memory.py",

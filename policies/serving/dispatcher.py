@@ -32,7 +32,7 @@ from .together import Failed, alike, answers
 log = logging.getLogger("ulna.serving")
 
 WAIT_S = 0.002  # for sessions that ask in a loop, once the worker is free
-QUICK_S = 0.010  # from answer to next request, of a session that is waited for
+QUICK_S = 0.010  # a session that asks again so soon, or before as long as computing takes, asks in a loop
 MAX_BATCH = 64
 STRETCH = 2.0  # a batch may take so many times what the fastest takes
 FORGET_S = 60.0  # a session that nobody ends is forgotten after so long
@@ -357,7 +357,7 @@ class Dispatcher:
         self._awaited = {
             job.session
             for job in jobs
-            if job.session.pause <= QUICK_S
+            if job.session.pause <= max(QUICK_S, seconds)
             and job.session not in self._waiting
             and job.session.name in self._sessions
         }

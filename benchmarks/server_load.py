@@ -198,10 +198,9 @@ def hostile_messages() -> dict[str, bytes]:
     }
 
 
-def opened(url: str) -> ClientConnection:
-    connection = connect(url, compression=None, proxy=None)
-    connection.recv()
-    return connection
+def opened(url: str) -> Any:
+    """A context manager of a plain connection."""
+    return connect(url, compression=None, proxy=None, ping_interval=None, close_timeout=0.1)
 
 
 def answered(connection: ClientConnection, message: bytes) -> float:
@@ -242,37 +241,34 @@ def hostile() -> tuple[dict[str, Any], dict[str, Any]]:
         memory["at rest"] = server.resident_mb()
         rows["alone"] = measured(server.url, 1)
         for name, message in hostile_messages().items():
-            connection = opened(server.url)
-            seconds: list[float] = []
-            peak = [0.0]
-
-            def send(
-                connection: ClientConnection = connection,
-                message: bytes = message,
-                seconds: list[float] = seconds,
-                peak: list[float] = peak,
-            ) -> None:
-                seconds.append(answered(connection, message))
-                peak[0] = max(peak[0], server.resident_mb())
-
-            rows[f"beside {name}"] = {
-                **measured(server.url, 1, beside=send),
-                "answered_in_s": round(float(np.median(seconds)), 3),
-            }
-            memory[name] = peak[0]
-            connection.close()
-        partial = [opened(server.url) for _ in range(10)]
-        for connection in partial:
-            with contextlib.suppress(OSError):  # some are ended to make place
-                connection.socket.sendall(partly(48 << 20, 64 << 20))
-        time.sleep(1)
-        memory["ten partial frames of 48 MiB"] = server.resident_mb()
-        rows["beside ten partial frames of 48 MiB"] = measured(server.url, 1)
-        for connection in partial:
-            connection.close()
+            with opened(server.url) as connection:
+                connection.recv()
+                rows[f"beside {name}"], memory[name] = _beside(server, connection, message)
+        with contextlib.ExitStack() as stack:
+            partial = [stack.enter_context(opened(server.url)) for _ in range(10)]
+            for connection in partial:
+                with contextlib.suppress(OSError):  # some are ended to make place
+                    connection.socket.sendall(partly(48 << 20, 64 << 20))
+            time.sleep(1)
+            memory["ten partial frames of 48 MiB"] = server.resident_mb()
+            rows["beside ten partial frames of 48 MiB"] = measured(server.url, 1)
         time.sleep(2)
         memory["afterwards"] = server.resident_mb()
     return rows, memory
+
+
+def _beside(server: Server, connection: ClientConnection, message: bytes) -> tuple[dict[str, Any], float]:
+    """(what one client measures beside it, MB at most)"""
+    seconds: list[float] = []
+    peak = 0.0
+
+    def send() -> None:
+        nonlocal peak
+        seconds.append(answered(connection, message))
+        peak = max(peak, server.resident_mb())
+
+    row = measured(server.url, 1, beside=send)
+    return {**row, "answered_in_s": round(float(np.median(seconds)), 3)}, peak
 
 
 def swap() -> dict[str, Any]:

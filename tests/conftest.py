@@ -46,6 +46,8 @@ SLOW = (
     "policies/learn/test_iql.py::test_the_actor_prefers",
     "policies/learn/test_success.py",
     "policies/serving/test_lerobot_wire.py::test_the_stock_client",
+    "policies/serving/test_bounds.py::test_a_reader_of_no",
+    "policies/serving/test_bounds.py::test_fuzz",
     "policies/serving/test_openpi_client.py",
     "policies/test_golden.py",
     "policies/test_memory.py",

@@ -17,12 +17,13 @@ import numpy as np
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN
+from websockets.protocol import CONNECTING, OPEN
 from websockets.uri import parse_uri
+
+from .sockets import keep_alive
 
 MAX_REPLY_BYTES = 64 << 20
 PIECE = 1 << 16  # bytes that are read at once
-KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # s, s, times
 
 
 class ChannelError(ConnectionError):
@@ -67,7 +68,7 @@ class Channel:
                 passing=True,
             ) from None
         self._socket: socket.socket = plain
-        _keep_alive(plain)
+        keep_alive(plain)
         try:
             if uri.secure:
                 self._socket = _tls(plain, uri.host, fingerprint, ca_file, address)
@@ -119,7 +120,7 @@ class Channel:
             request.headers["Authorization"] = f"Bearer {key}"
         protocol.send_request(request)
         try:
-            while protocol.state is not OPEN:
+            while protocol.state is CONNECTING:  # what comes with the answer may end it again
                 self._pump(deadline)
                 if (error := protocol.handshake_exc) is not None:
                     raise error
@@ -143,6 +144,8 @@ class Channel:
             self._socket.settimeout(_left(deadline))
             self._flush()
             data = self._socket.recv(PIECE)
+            if time.monotonic() > deadline:  # however much drips in
+                raise TimeoutError
         except TimeoutError:
             self.close()
             raise Late(f"the server at {self.url} did not answer in time") from None
@@ -152,7 +155,7 @@ class Channel:
 
     def _look(self) -> None:
         """Whether the other side closed meanwhile, or asked for a sign of life."""
-        while self._poll.poll(0):
+        while not self._messages and self._poll.poll(0):
             self._socket.settimeout(0)
             try:
                 data = self._socket.recv(PIECE)
@@ -161,7 +164,8 @@ class Channel:
             except OSError:
                 data = b""
             self._take(data)
-            self._flush()
+            with contextlib.suppress(OSError):  # sending says so, too
+                self._flush()
         if self._messages:
             self.close()
             raise ChannelError(f"the server at {self.url} sent garbage: nobody asked for it")
@@ -169,7 +173,7 @@ class Channel:
     def _say_why(self) -> None:
         """Sending failed; the server may have said why before it closed."""
         deadline = time.monotonic() + 0.5
-        while True:
+        while not self._messages:
             self._pump(deadline)
 
     def _take(self, data: bytes) -> None:
@@ -237,15 +241,6 @@ def _closed(url: str, protocol: ClientProtocol) -> ChannelError:
 def _left(deadline: float) -> float:
     """Seconds; never none, which would mean not to wait at all."""
     return max(deadline - time.monotonic(), 0.001)
-
-
-def _keep_alive(connection: socket.socket) -> None:
-    """A server that is not there any more is noticed within a minute, without messages of ours."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _tls(

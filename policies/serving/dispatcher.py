@@ -32,7 +32,7 @@ from .together import Failed, alike, answers
 log = logging.getLogger("ulna.serving")
 
 WAIT_S = 0.002  # for sessions that ask in a loop, once the worker is free
-QUICK_S = 0.010  # from answer to next request, of a session that is waited for
+QUICK_S = 0.010  # a session that asks again so soon, or before as long as computing takes, asks in a loop
 MAX_BATCH = 64
 STRETCH = 2.0  # a batch may take so many times what the fastest takes
 FORGET_S = 60.0  # a session that nobody ends is forgotten after so long
@@ -137,11 +137,12 @@ class Dispatcher:
             else:
                 future.set_result(result)
 
-        self.put(session, request, model, deadline_s, done)
+        job = self.put(session, request, model, deadline_s, done)
         try:
             return await future
         except asyncio.CancelledError:
-            self.withdraw(session)
+            if job is not None and self._waiting.get(job.session) is job:
+                self._withdraw(job)
             raise
 
     def put(
@@ -151,16 +152,16 @@ class Dispatcher:
         model: str,
         deadline_s: float | None,
         done: Done,
-    ) -> None:
+    ) -> _Job | None:
         """As `submit`, with the reply or the error given to `done`, once, within the loop."""
         if self.stopping:
             done(Unavailable(STOPPING))
-            return
+            return None
         try:
             self.models[model]
         except BadRequest as error:
             done(error)
-            return
+            return None
         now = self._loop.time()
         known = self._sessions.get(session)
         if known is None:
@@ -182,19 +183,15 @@ class Dispatcher:
         self._waiting[known] = job
         self._idle.clear()
         self._consider()
-
-    def withdraw(self, session: str) -> None:
-        """Its waiting request is not computed; nobody waits for its reply."""
-        known = self._sessions.get(session)
-        if known is not None and (job := self._waiting.pop(known, None)) is not None and job.timer:
-            job.timer.cancel()
+        return job
 
     def forget(self, session: str) -> None:
-        """The session is over."""
-        self.withdraw(session)
-        if (known := self._sessions.pop(session, None)) is not None:
+        """The session is over; what waits of it is not computed."""
+        known = self._sessions.pop(session, None)
+        if known is not None:
             self._awaited.discard(known)
-        self._rest()
+            if (job := self._waiting.get(known)) is not None:
+                self._withdraw(job)
 
     async def drain(self) -> None:
         """From now on new requests are refused; returns when all that were accepted are answered."""
@@ -215,6 +212,13 @@ class Dispatcher:
         if self._worker is not None:
             self._tasks.put(None)
             self._worker.join(timeout_s)
+
+    def _withdraw(self, job: _Job) -> None:
+        """Nobody waits for its reply."""
+        del self._waiting[job.session]
+        if job.timer is not None:
+            job.timer.cancel()
+        self._rest()
 
     def _expire(self, job: _Job) -> None:
         if self._waiting.get(job.session) is job:
@@ -353,7 +357,7 @@ class Dispatcher:
         self._awaited = {
             job.session
             for job in jobs
-            if job.session.pause <= QUICK_S
+            if job.session.pause <= max(QUICK_S, seconds)
             and job.session not in self._waiting
             and job.session.name in self._sessions
         }

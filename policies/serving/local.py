@@ -222,8 +222,9 @@ class LocalPolicy:
         if not isinstance(value, Mapping) or set(value) != {"checkpoint", "values"}:
             raise BadRequest("memory is what the last reply gave under this name, unchanged")
         if value["checkpoint"] != self.metadata.checkpoint:
+            whose = value["checkpoint"][:8] if isinstance(value["checkpoint"], str) else "?"
             raise BadRequest(
-                f"the memory is of the checkpoint {str(value['checkpoint'])[:8]}, and this is "
+                f"the memory is of the checkpoint {whose}, and this is "
                 f"{self.metadata.checkpoint[:8]}: begin the episode anew, without a memory"
             )
         values = np.asarray(value["values"])

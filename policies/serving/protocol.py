@@ -77,6 +77,16 @@ class Unavailable(BadRequest):
     stops."""
 
 
+def brief(value: Any) -> str:
+    """A value as a sentence names it. The repr of what a stranger sends may be long, and take minutes to
+    make."""
+    if isinstance(value, str | bytes):
+        return repr(value[:60])
+    if value is None or isinstance(value, bool | int | float | np.number):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
 def pack(message: Any) -> bytes:
     """Dicts, lists, scalars, strings, bytes and numpy arrays to bytes."""
     return msgpack.packb(message, default=_encode)  # type: ignore[return-value]
@@ -201,7 +211,7 @@ class _Reader:
                 key = bytes(key)
             elif type(key) is not str:
                 raise ProtocolError(
-                    f"the message is not msgpack as it is spoken here: keys are text, not {key!r:.60}"
+                    f"the message is not msgpack as it is spoken here: keys are text, not {brief(key)}"
                 )
             value = self.value(depth + 1)
             # what an array is made of is left where it is
@@ -293,9 +303,10 @@ def _decode(value: dict[Any, Any]) -> Any:
 
 def _array(data: bytes | memoryview, dtype: np.dtype, shape: list[int]) -> np.ndarray:
     try:
-        array = np.frombuffer(data, dtype).reshape(shape)
-    except ValueError:  # no items, or items of no bytes: numpy makes none of a buffer
-        array = np.empty(shape, dtype)
+        # numpy makes no empty array of a buffer
+        array = np.frombuffer(data, dtype).reshape(shape) if len(data) else np.empty(shape, dtype)
+    except ValueError:
+        raise ProtocolError(f"no array of {dtype} has the shape {tuple(shape)}") from None
     if len(data) < PAGE or not array.flags.aligned:
         array = array.copy()  # torch wants it aligned, and a small view would keep the whole message
     array.flags.writeable = False
@@ -305,7 +316,10 @@ def _array(data: bytes | memoryview, dtype: np.dtype, shape: list[int]) -> np.nd
 def _dtype(name: Any) -> np.dtype:
     if not isinstance(name, str) or len(name) > MAX_DTYPE:  # numpy takes None for float64
         raise TypeError("a dtype is text")
-    return _DTYPES.get(name) or np.dtype(name)
+    dtype = _DTYPES.get(name) or np.dtype(name)
+    if not dtype.itemsize:  # any number of them would be no bytes
+        raise TypeError("items have bytes")
+    return dtype
 
 
 def _require_kind(dtype: np.dtype) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from .frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame_head, unmask
 from .http_messages import Answer, Head, head_of
+from .sockets import keep_alive
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SCRATCH = 1 << 14  # bytes of heads and small messages; also the longest HTTP head
@@ -104,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         self._read: Callable[[], bool] = self._read_head
         self._head: Head | None = None
         self._payload: np.ndarray | None = None
-        self._filled = 0
+        self._filled, self._clear = 0, 0  # bytes of it that are there, and that are unmasked
         self._frame: tuple[bool, int, bytes] = (True, 0, b"")  # whether it is the last, opcode, mask
         self._parts: list[np.ndarray] = []
         self._opcode = 0
@@ -121,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else "?"
+        keep_alive(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(high=1 << 20)
         self.since = self._since = self._loop.time()
         self.room.admit(self)
@@ -150,6 +152,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._in_payload():
             self._filled += nbytes
+            self._unmask()
             self._hold(nbytes)
         else:
             self._end += nbytes
@@ -346,8 +349,7 @@ class Connection(asyncio.BufferedProtocol):
         if payload is None or self._filled < len(payload):
             return False
         self._payload = None
-        last, opcode, mask = self._frame
-        unmask(payload, mask)
+        last, opcode, _ = self._frame
         if opcode >= CLOSE:
             self._since = None if not self._parts else self._since
             self._drop_control(len(payload))
@@ -400,9 +402,19 @@ class Connection(asyncio.BufferedProtocol):
         self._payload = np.empty(length, np.uint8)
         taken = self._filled = min(length, self._end - at)
         self._payload[:taken] = np.frombuffer(scratch, np.uint8, taken, at) if taken else 0
-        self._start = at + taken
+        self._start, self._clear = at + taken, 0
+        self._unmask()
         self._hold(taken)
         return self._leaving is None
+
+    def _unmask(self) -> None:
+        """What has arrived, so that no message is a long piece of work at its end."""
+        payload = self._payload
+        assert payload is not None
+        end = self._filled if self._filled == len(payload) else self._filled & ~3
+        if end > self._clear:
+            unmask(payload[self._clear : end], self._frame[2])
+            self._clear = end
 
     def _drop_control(self, n: int) -> None:
         self.unfinished -= n

@@ -31,13 +31,6 @@ def split_all_fields(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     return rest, hook_fields | {"strategy_fields": {k.removeprefix(PREFIX): v for k, v in values.items()}}
 
 
-def split_all_fields(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The fields of parts (`hook_fields`), and of the strategy."""
-    rest, hook_fields = split_hook_fields(argv)
-    rest, strategy_fields = split_strategy_fields(rest)
-    return rest, hook_fields | strategy_fields
-
-
 def strategy_of(name: str, strategy_fields: Mapping[str, str]) -> Strategy | None:
     """What `--strategy` and its fields say; None: as the policy is usually run. UsageError or ValueError in
     one sentence."""

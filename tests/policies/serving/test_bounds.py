@@ -19,6 +19,7 @@ from contracts.policy import Linear
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ulna.policies.request import Request
 from ulna.policies.serving import websocket
 from ulna.policies.serving.client import PolicyClient
 from ulna.policies.serving.protocol import (
@@ -124,6 +125,45 @@ def test_arrays_are_read_whatever_the_order_of_their_keys() -> None:
         np.testing.assert_array_equal(unpack(data), array)
     with pytest.raises(ProtocolError, match="keys are text, not 1"):
         unpack(b"\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x00\x01\x02\x03\x04")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "data"),
+    [("<U0", [1 << 40], b""), ("|S0", [1 << 40], b""), ("<f4", [1 << 62, 0], b""), ("<f4", [0] * 17, b""),
+     ("<U99999999999", [1], b"x"), ("f4,f4", [1], b"x" * 8), ("i4," * 100, [1], b""), ("<f4", [-1, 0], b"")],
+)  # fmt: skip
+def test_an_array_takes_no_more_than_its_bytes(dtype: str, shape: list[int], data: bytes) -> None:
+    lie = {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}
+    with pytest.raises(ProtocolError):
+        unpack(msgpack.packb(lie) or b"")
+
+
+LONG = [np.arange(1000, dtype=np.float32)] * 5000  # numpy takes a minute to write it
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"_rt": {"seed": LONG}},
+        {"_rt": {"delay": LONG}},
+        {"_rt": {"deadline_ms": LONG}},
+        {"_rt": {"options": LONG}},
+        {"_rt": {"options": {"steps": LONG}}},
+        {"_rt": {"options": {"steering": [{"part": LONG}]}}},
+        {"_rt": {"options": {"steering": [{"part": "x" * 1000}]}}},
+        {"_rt": {"options": {str(i): i for i in range(500)}}},
+        {b"x" * (1 << 20): 1},
+    ],
+)
+def test_a_sentence_about_a_long_value_is_short_and_soon_made(request_: Any) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        Request.from_wire(request_)
+    assert len(str(caught.value)) < 300
+
+
+def test_options_are_what_one_writes_by_hand() -> None:
+    options = {"steps": np.int64(5), "steering": [{"part": "CFG", "weight": 2.0, "of": [1, 2, [3]]}]}
+    assert Request.from_wire({"_rt": {"options": options}}).options == options
 
 
 # connections

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from contracts.policy import Batched, Linear
 from websockets.sync.server import ServerConnection, serve
+from websockets.utils import accept_key
 
 from ulna.datasets.features import ACTION, Feature
 from ulna.policies.request import EXTENSION, Request
@@ -207,6 +208,67 @@ def test_a_lost_connection_asks_once_more_and_not_for_ever() -> None:
         with pytest.raises(PolicyServerError, match="stopped or died"):
             client.infer(STATE)
         assert len(asked) == 2
+
+
+@contextlib.contextmanager
+def raw(*answers: bytes) -> Iterator[str]:
+    """A server that answers the handshake and what follows it in one packet each, and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = listener.accept()[0]
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += connection.recv(4096)
+                    key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
+                    connection.sendall(
+                        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                        b"Sec-WebSocket-Accept: " + accept_key(key).encode() + b"\r\n\r\n" + answers[0]
+                    )
+                    for answer in answers[1:]:
+                        connection.recv(1 << 20)
+                        connection.sendall(answer)
+                    connection.close()
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def message(data: bytes, opcode: int = 2) -> bytes:
+    size = bytes([len(data)]) if len(data) < 126 else b"\x7e" + len(data).to_bytes(2, "big")
+    return bytes([0x80 | opcode]) + size + data
+
+
+INTRODUCTION = message(pack(metadata("a", "b").to_json()))
+GOODBYE = message(b"\x03\xe8", 8)
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        ([GOODBYE], "closed the connection"),
+        ([INTRODUCTION + GOODBYE], "closed the connection"),
+        ([INTRODUCTION], "closed the connection"),
+        ([INTRODUCTION, message(b"out of order", 1) + GOODBYE], "says: out of order"),
+        ([INTRODUCTION, message(b"out of order", 1)], "says: out of order"),
+        ([INTRODUCTION, b""], "closed the connection"),
+        ([INTRODUCTION, b"\x82\x7f" + bytes(8)[:3]], "closed the connection"),
+        ([INTRODUCTION, b"\xf2\x00"], "sent garbage"),
+        ([INTRODUCTION, message(pack([1])) + message(pack([1]))], "answered with a list"),
+        ([b"\x82\x7f" + (1 << 40).to_bytes(8, "big")], "sent garbage"),
+    ],
+)
+def test_however_a_connection_ends_it_is_one_sentence_and_soon(answers: list[bytes], says: str) -> None:
+    with (
+        raw(*answers) as url,
+        pytest.raises(PolicyServerError, match=says),
+        PolicyClient(url, timeout_s=5.0, connect_timeout_s=0.5, reconnect_s=0.2) as client,
+    ):
+        client.infer({**STATE, "x": np.zeros(100_000, np.uint8)})
 
 
 def test_an_answer_that_nobody_asked_for_is_garbage() -> None:

@@ -70,14 +70,18 @@ class WordsNet(ConditionNet):
         self.mix = nn.Sequential(nn.Linear(width, width), nn.Mish(), nn.Linear(width, width))
 
     def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        tasks, device = observation[TASK], self.positions.device
+        device = self.positions.device
+        # a batch holds few different tasks, and splitting words costs more than the network does
+        different: dict[str, int] = {}
+        which = [different.setdefault(task, len(different)) for task in observation[TASK]]
         part = self.part
-        rows = torch.zeros(len(tasks), part.most, part.hashes, dtype=torch.long)
-        mask = torch.zeros(len(tasks), part.most, dtype=torch.bool)
-        for i, task in enumerate(tasks):
+        rows = torch.zeros(len(different), part.most, part.hashes, dtype=torch.long)
+        mask = torch.zeros(len(different), part.most, dtype=torch.bool)
+        for i, task in enumerate(different):
             for j, word in enumerate(part.split(task)):
                 rows[i, j] = torch.tensor(word_rows(word, part.rows, part.hashes))
                 mask[i, j] = True
+        rows, mask = rows[which], mask[which]
         words = self.table(rows.to(device)).sum(2)
         return self.mix(words + self.positions), mask.to(device)
 

@@ -305,8 +305,9 @@ class Dispatcher:
 
     def _pace(self, policy: ServedPolicy) -> _Pace:
         if id(policy) not in self._paces:
-            if len(self._paces) > 64:  # those of policies that were swapped out
-                self._paces.clear()
+            # those of policies that were swapped out go, and with them their memory
+            serving = {id(p) for p in self.models.policies()}
+            self._paces = {i: pace for i, pace in self._paces.items() if i in serving}
             self._paces[id(policy)] = policy, _Pace()
         return self._paces[id(policy)][1]
 

@@ -74,6 +74,10 @@ class Models:
     def metadata(self) -> dict[str, Metadata]:
         return {name: entry.policy.metadata for name, entry in list(self._entries.items())}
 
+    def policies(self) -> list[ServedPolicy]:
+        """Those that are served now."""
+        return [entry.policy for entry in list(self._entries.values())]
+
     def load(self, name: str, folder: str) -> Metadata:
         """Load `folder` beside what is served, and put it in its place; blocks until it is warm. A new name
         is added. Refused, and nothing changed, where it cannot be loaded or would answer differently from

@@ -81,10 +81,6 @@ class PolicyServer:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'ws' if self.tls is None else 'wss'}://{host}:{self.port}"
 
-    @property
-    def stopping(self) -> bool:
-        return self.dispatcher.stopping
-
     def run(self, ready: Callable[[str], object] = lambda url: None) -> None:
         """Serve until SIGINT or SIGTERM, then answer what was accepted; a second signal stops at once.
         `ready(url)` is called once connections are accepted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +119,20 @@ def test_a_swap_under_load_drops_no_request(tmp_path: Path) -> None:
         errors = server.metrics.text({}).decode()
     assert list(dict.fromkeys(replies)) == ["v0", "v1", "v2", "v3"], "one after the other"
     assert "ulna_errors_total{" not in errors
+
+
+def test_what_was_swapped_out_is_freed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "m", "v0")
+    models = Models.loaded({"m": folder}, load)
+    with PolicyServer(models, port=0).background() as server, PolicyClient(server.url) as client:
+        client.infer(STATE)
+        old = weakref.ref(models["m"])
+        for _ in range(2):
+            models.load("m", folder)
+            client.infer(STATE)
+            client.infer(STATE)
+        gc.collect()
+        assert old() is None
 
 
 @pytest.mark.parametrize(

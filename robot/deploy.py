@@ -50,6 +50,7 @@ def deploy(
     directors: Sequence[Director] = (),
     meta: Mapping[str, Any] | None = None,
     onlooker: Onlooker | None = None,
+    checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """Run `episodes` episodes of the policy at `server`; returns what happened (JSON types only).
 
@@ -60,9 +61,10 @@ def deploy(
     asked for and executed, by default as the policy's decoder says; a simulated robot whose time waits for us
     is charged what the policy took, where the strategy would not wait for it. person: who may take the robot
     over. directors: see `directors.director`. meta: stored with each episode, beside what is known of the
-    robot. onlooker: shows all that to the person."""
+    robot. onlooker: shows all that to the person. checkpoint: the content hash that every answer must be of,
+    where another one may not move this robot, even if the server takes it up meanwhile."""
     robot, scene = rig.robot, rig.scene
-    with PolicyClient(server) as client, contextlib.ExitStack() as stack:
+    with PolicyClient(server, checkpoint=checkpoint) as client, contextlib.ExitStack() as stack:
         charge = None if rig.realtime or strategy is None or strategy.waits else Charge(None)
         policy = PolicyAgent(client, robot.features, robot.control_hz, strategy=strategy, charge=charge)
         stack.callback(policy.close)

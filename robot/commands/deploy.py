@@ -185,6 +185,7 @@ def deployed(args: Args) -> dict[str, Any]:
             directors=above,
             meta=meta,
             onlooker=onlooker,
+            checkpoint=(metadata.checkpoint or None) if rig.scene is None else None,
         )
 
 

@@ -23,7 +23,7 @@ from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import DeviceError
 from ulna.policies.checkpoint import save_checkpoint
 from ulna.policies.policy import Policy
-from ulna.policies.serving.client import PolicyClient
+from ulna.policies.serving.client import PolicyClient, PolicyServerError
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.server import PolicyServer
@@ -32,6 +32,7 @@ from ulna.policies.train.record import TrainingRecord
 from ulna.robot.agent import HoldAgent
 from ulna.robot.cli import main
 from ulna.robot.config import load_robot, read_config
+from ulna.robot.deploy import deploy
 from ulna.robot.evaluate import evaluate, save_report
 from ulna.robot.gate import NotValidated, require_validated
 from ulna.robot.twin.own import own_twin
@@ -183,6 +184,18 @@ def test_the_gate_stands_before_the_arm_and_the_reason_is_kept(
     first, second = EpisodeStore.open(tmp_path / "d").episodes
     assert first.attrs["unvalidated"] == "a first try"
     assert second.attrs["validation"]["successes"] == 46
+
+
+def test_another_checkpoint_may_not_take_the_place_of_the_one_that_passed() -> None:
+    with (
+        load_robot("sim:so101") as rig,
+        PolicyServer(Follow(rig.robot.features), port=0).background() as server,
+    ):
+        deploy(rig, server.url, 1, max_seconds=0.2, checkpoint="f" * 64)
+        with pytest.raises(
+            PolicyServerError, match="answers with the checkpoint ffffffff, and this run is of"
+        ):
+            deploy(rig, server.url, 1, max_seconds=0.2, checkpoint="1a2b3c4d" * 8)
 
 
 @pytest.mark.realtime

@@ -28,6 +28,7 @@ NAMES = (
         "batched_evaluation",
         "train_throughput",
         "serving_latency",
+        "server_load",
         "servo_rates",
         "cameras",
         "faults",
@@ -39,7 +40,8 @@ SECTIONS = {
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
-    "Speed": ("sim_steps", "batched_evaluation", "train_throughput", "serving_latency"),
+    "Speed": ("sim_steps", "batched_evaluation", "train_throughput"),
+    "Serving": ("serving_latency", "server_load"),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -149,13 +151,51 @@ def train_throughput(d: dict[str, Any]) -> list[str]:
 
 
 def serving_latency(d: dict[str, Any]) -> list[str]:
-    lines = [*SPEED]
-    for name in ("state", "state and two 224x224 images"):
-        ours, plain = (
-            f"{r['p50_ms']}, {r['p99_ms']} ms" for r in (d[name]["ulna"], d[name]["plain_websockets"])
-        )
-        lines.append(f"| round trip, null policy, {name}: p50, p99 | {ours} | {plain} plain websockets |")
-    return [*lines, ""]
+    lines = [
+        "**Serving** a policy that costs nothing: round trips, client and server in processes of their own.",
+        "",
+        "| request | client to server | p50 | p99 |",
+        "|---|---|---|---|",
+    ]
+    for request in ("state", "state and two 224x224 images"):
+        for pair, row in d[request].items():
+            lines.append(f"| {request} | {pair} | {row['p50_ms']} ms | {row['p99_ms']} ms |")
+    missing = [f"Not measured: {what}." for what in d["absent"]]
+    return [*lines, "", *missing]
+
+
+def server_load(d: dict[str, Any]) -> list[str]:
+    lines = [
+        f"**Under load**, {d['policy']}: the load comes from other processes of the same machine.",
+        "",
+        "| load | served | requests/s | p50 | p99 |",
+        "|---|---|---|---|---|",
+    ]
+
+    def line(load: str, how: str, row: dict[str, Any]) -> str:
+        times = f"{row['p50_ms']} ms | {row['p99_ms']} ms"
+        return f"| {load} | {how} | {row['requests_per_s']} | {times} |"
+
+    for how, row in d["throughput, 8 clients"].items():
+        lines.append(line("8 clients in a loop", how, row))
+    for how, clients in d["one client beside floods"].items():
+        for client, rows in clients.items():
+            for floods, row in rows.items():
+                if floods != "p99_ratio_with_50":
+                    lines.append(line(f"one client that {client}, {floods}", how, row))
+    for load, row in d["one client beside hostile messages"].items():
+        lines.append(line(f"one client, {load}", "batched", row))
+    swaps = d["ten swaps under 8 clients"]
+    lines.append(line(f"8 clients, ten swaps ({swaps['errors']} requests lost)", "batched", swaps))
+    memory = d["server_resident_mb"]
+    worst = max(memory, key=memory.__getitem__)
+    return [
+        *lines,
+        "",
+        f"Resident memory of the server: {memory['at rest']} MB at rest, {memory[worst]} at most ({worst}),",
+        f"{memory['afterwards']} MB afterwards.",
+        "",
+    ]
 
 
 def recording(d: dict[str, Any]) -> list[str]:
@@ -282,6 +322,7 @@ TABLES = {
     "batched_evaluation": batched_evaluation,
     "train_throughput": train_throughput,
     "serving_latency": serving_latency,
+    "server_load": server_load,
     "servo_rates": device_tables.servo_rates,
     "cameras": device_tables.cameras,
     "faults": device_tables.faults,

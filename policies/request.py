@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from ..datasets.features import PAST
 from .serving.metadata import Metadata
-from .serving.protocol import ProtocolError
+from .serving.protocol import ProtocolError, brief
 
 EXTENSION = "_rt"  # key of the map in a request that openpi's servers do not know
+MOST_OPTIONS = 256  # values in a request's options
 TASK, PROMPT = "task", "prompt"  # keys of the instruction in words: ours and LeRobot's, openpi's
 
 
@@ -56,6 +59,9 @@ class Request:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of this decision only: `steps`, of the sampler; `steering`, a list of hooks `{"part": name, field:
     value}`, after the policy's own."""
+    deadline_ms: float | None = None
+    """How long a reply is of use, from the request's arrival at the server; later it is not computed. A
+    duration, so that clocks need not agree."""
 
     def to_wire(self) -> dict[str, Any]:
         request = dict(self.observation)
@@ -64,7 +70,7 @@ class Request:
         if self.past is not None:
             request[PAST] = self.past
         extension: dict[str, Any] = {} if self.seed is None else {"seed": int(self.seed)}
-        for name in ("previous", "delay", "memory"):
+        for name in ("previous", "delay", "memory", "deadline_ms"):
             if (value := getattr(self, name)) is not None:
                 extension[name] = value
         if self.options:
@@ -77,20 +83,53 @@ class Request:
         if not isinstance(message, Mapping):
             raise ProtocolError(f"a request is a map of observations, not a {type(message).__name__}")
         if strange := [k for k in message if not isinstance(k, str)]:
-            raise ProtocolError(f"observation keys are text, not {strange[0]!r}")
+            raise ProtocolError(f"observation keys are text, not {brief(strange[0])}")
         extension = message.get(EXTENSION)
         if not isinstance(extension, Mapping):
             extension = {}
         seed, delay, options = extension.get("seed"), extension.get("delay"), extension.get("options", {})
         if seed is not None and (type(seed) is not int or not 0 <= seed < 1 << 63):
-            raise ProtocolError(f"{EXTENSION}.seed must be a whole number from 0 to 2^63 - 1, not {seed!r}")
+            raise ProtocolError(
+                f"{EXTENSION}.seed must be a whole number from 0 to 2^63 - 1, not {brief(seed)}"
+            )
         if delay is not None and (type(delay) is not int or not 0 <= delay < 1 << 31):
-            raise ProtocolError(f"{EXTENSION}.delay must be a whole number of ticks, not {delay!r:.60}")
+            raise ProtocolError(f"{EXTENSION}.delay must be a whole number of ticks, not {brief(delay)}")
         if not isinstance(options, Mapping) or not all(isinstance(k, str) for k in options):
-            raise ProtocolError(f"{EXTENSION}.options must be a map from names, not {options!r:.60}")
+            raise ProtocolError(f"{EXTENSION}.options must be a map from names, not {brief(options)}")
+        if not _is_small(options):
+            raise ProtocolError(
+                f"{EXTENSION}.options hold up to {MOST_OPTIONS} numbers and short words, no arrays"
+            )
+        deadline = extension.get("deadline_ms")
+        if deadline is not None and not (_is_number(deadline) and 0 < deadline < 1e9):
+            raise ProtocolError(
+                f"{EXTENSION}.deadline_ms must be milliseconds from now, not {brief(deadline)}"
+            )
         task = message.get(TASK, message.get(PROMPT))
         if task is not None and not isinstance(task, str):
             raise ProtocolError(f"{TASK} is the instruction in words, not a {type(task).__name__}")
         observation = {k: v for k, v in message.items() if k not in (PAST, EXTENSION, TASK, PROMPT)}
         past, previous, memory = message.get(PAST), extension.get("previous"), extension.get("memory")
-        return Request(observation, seed, past, task, previous, delay, memory, options)
+        return Request(observation, seed, past, task, previous, delay, memory, options, deadline)
+
+
+def _is_small(options: Any) -> bool:
+    """Whether they are what one writes by hand: they are shown in sentences, and compared."""
+    left, inside = MOST_OPTIONS, [options]
+    while inside and left:
+        value, left = inside.pop(), left - 1
+        if isinstance(value, Mapping):
+            inside += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            inside += value
+        elif isinstance(value, str) and len(value) <= 200:
+            continue
+        elif not (value is None or isinstance(value, bool | int | float | np.number)):
+            return False
+        if len(inside) > left:
+            return False
+    return not inside
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

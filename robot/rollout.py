@@ -31,7 +31,8 @@ GOAL = "observation.goal"  # of an environment: where it is to lead, in the coor
 class Decider(Protocol):
     """A policy that answers many questions at once."""
 
-    metadata: Metadata
+    @property
+    def metadata(self) -> Metadata: ...
 
     def decide(self, requests: Sequence[Request]) -> Answers:
         """One answer to each, which does not depend on the others. Either all or none have a past, and so

@@ -4,15 +4,16 @@ Legend: B questions, n actions ahead, A action dimensions, M memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..request import Request
-from .local import LocalPolicy
+from .local import LocalPolicy, stacked
+from .metadata import Metadata
+from .protocol import BadRequest, ProtocolError
 
 
 @dataclass(frozen=True)
@@ -30,29 +31,48 @@ class Answers:
 
 
 class BatchPolicy:
-    """Wraps a `LocalPolicy`: its checkpoint, device, steps and hooks. Requests are trusted."""
+    """Wraps a `LocalPolicy`: its checkpoint, device, steps and hooks. A `ServedPolicy`."""
 
     def __init__(self, local: LocalPolicy) -> None:
-        self.local, self.metadata = local, local.metadata
+        self.local = local
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.local.metadata
 
     def decide(self, requests: Sequence[Request]) -> Answers:
-        """One answer to each, from its own seed. Either all or none have a past, and so with a memory."""
-        policy, first = self.local.policy, requests[0]
-
-        def stack(arrays: Sequence[Any]) -> torch.Tensor:
-            return torch.from_numpy(np.stack(arrays)).to(policy.device)
-
-        batch = Request(
-            {k: stack([r.observation[k] for r in requests]) for k in first.observation},
-            [int(r.seed) for r in requests],
-            None if first.past is None else stack([r.past for r in requests]),
-            None if first.task is None else [r.task for r in requests],
-            memory=None if first.memory is None else stack([r.memory for r in requests]),
-        )
-        sampled = policy.sample(batch, self.local.hooks, self.local.sampling_steps)
+        """One answer to each, from its own seed. They are trusted, and all have the options of the first;
+        either all or none have a past, and so with a memory."""
+        policy = self.local.policy
+        hooks, steps = self.local.of_options(requests[0].options)
+        sampled = policy.sample(stacked(requests, policy.device), (*self.local.hooks, *hooks), steps)
         return Answers(
             sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy(),
             sampled.nfe.numpy(),
             None if sampled.memory is None else sampled.memory.float().cpu().numpy(),
             None if sampled.execute is None else sampled.execute.cpu().numpy(),
         )
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """As `LocalPolicy.infer`."""
+        return self.local.infer(request)
+
+    def infer_many(
+        self, requests: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any] | BadRequest | ProtocolError]:
+        """To each request what `infer` gives or raises for it alone, by one inference. They have the same
+        keys, shapes and options; ValueError where they have not."""
+        results: list[Any] = []
+        for request in requests:
+            try:
+                results.append(self.local.question(request))
+            except (BadRequest, ProtocolError) as error:
+                results.append(error)
+        good = [r for r in results if isinstance(r, tuple)]
+        if good:
+            questions, hooks, steps = [q for q, _, _ in good], good[0][1], good[0][2]
+            policy = self.local.policy
+            sampled = policy.sample(stacked(questions, policy.device), (*self.local.hooks, *hooks), steps)
+            replies = iter(self.local.replies(sampled))
+            results = [next(replies) if isinstance(r, tuple) else r for r in results]
+        return results

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import struct
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.sync.client import connect
 
 from ...datasets.features import ACTION
-from .metadata import Metadata
-from .protocol import ProtocolError, pack, unpack
+from .access import read_keys
+from .channel import Channel, ChannelError, Late, NotTaken
+from .metadata import Metadata, difference
+from .protocol import Packer, ProtocolError, unpack
+
+KEY_FILE = "ULNA_KEY_FILE"  # in the environment: where the key is, for whoever gives none
+EXTENSION, DEADLINE = "_rt", "deadline_ms"
+PAUSES = (0.05, 0.1, 0.2, 0.5)  # s, between attempts to connect again; the last one from then on
 
 
 class PolicyServerError(ConnectionError):
@@ -25,51 +27,41 @@ class PolicyServerError(ConnectionError):
 class PolicyClient:
     """One connection to a policy server; a `ServedPolicy`. Not for two threads at once.
 
+    url: `ws://HOST:PORT`, with `/MODEL` where several are served; `wss://` for TLS, see `Channel`. timeout_s:
+    of one request, from its beginning to the last byte of its reply. key: by default the first of the file
+    that ULNA_KEY_FILE names. checkpoint: the content hash that every reply must be of; by default one may
+    take the place of another that understands the same. reconnect_s: for how long a lost connection is tried
+    again.
+
     metadata: what the server said of its policy; the defaults where it said nothing of it."""
 
-    def __init__(self, url: str, timeout_s: float = 30.0, connect_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+        *,
+        key: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        checkpoint: str | None = None,
+        reconnect_s: float = 3.0,
+    ) -> None:
         self.url = url if "://" in url else f"ws://{url}"
-        self.timeout_s = timeout_s
-        self._exit = contextlib.ExitStack()
-        deadline = time.monotonic() + connect_timeout_s
-        while True:
-            try:
-                opening = connect(
-                    self.url,
-                    compression=None,
-                    max_size=None,
-                    proxy=None,  # a policy server is on the robot's own network
-                    open_timeout=max(deadline - time.monotonic(), 0.1),
-                    close_timeout=1,
-                )
-                self._socket = self._exit.enter_context(opening)
-                _bound_sending(self._socket.socket, timeout_s)
-                break
-            except InvalidURI:
-                raise PolicyServerError(f"{url!r} is not a server address: use ws://HOST:PORT") from None
-            except InvalidHandshake as error:
-                raise PolicyServerError(f"what answers at {self.url} is no policy server: {error}") from None
-            except (OSError, TimeoutError, EOFError) as error:
-                if time.monotonic() + 0.2 > deadline:
-                    raise PolicyServerError(
-                        f"no policy server answers at {self.url} ({error or 'timeout'}): start one with "
-                        "`ulna serve CHECKPOINT --port PORT`"
-                    ) from None
-                time.sleep(0.2)
-        try:
-            self.metadata = self._introduction()
-        except PolicyServerError:
-            self.close()
-            raise
+        self.timeout_s, self.reconnect_s = timeout_s, reconnect_s
+        self._ca_file, self._checkpoint = ca_file, checkpoint
+        self._key = key or self._key_of_environment()
+        self._packer = Packer()
+        self._channel: Channel | None = None
+        self.metadata = Metadata()
+        self._connect(connect_timeout_s)
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The server's reply to one request; see `ServedPolicy`. PolicyServerError in one sentence where it
-        gives none, or one without finite `actions` of the width that its metadata promises."""
-        try:
-            self._socket.send(pack(dict(request)))
-        except ConnectionClosed as error:
-            raise self._closed(error) from None
-        reply = self._receive()
+        gives none within `timeout_s`, or one without finite `actions` of the width that its metadata
+        promises."""
+        deadline = time.monotonic() + self.timeout_s
+        with self._packer.pack(self._with_deadline(request)) as data:
+            reply = self._exchange(data, deadline)
         if not isinstance(reply, dict):
             raise PolicyServerError(
                 f"the server at {self.url} answered with a {type(reply).__name__}, not a map"
@@ -90,10 +82,13 @@ class PolicyClient:
             )
         if not np.isfinite(actions).all():
             raise PolicyServerError(f"the server at {self.url} answered with actions that are not finite")
+        self._require_checkpoint(reply.get("checkpoint"))
         return reply
 
     def close(self) -> None:
-        self._exit.close()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def __enter__(self) -> Self:
         return self
@@ -101,8 +96,84 @@ class PolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _introduction(self) -> Metadata:
-        message = self._receive()
+    @staticmethod
+    def _key_of_environment() -> str | None:
+        file = os.environ.get(KEY_FILE)
+        try:
+            return read_keys(file)[0] if file else None
+        except ValueError as error:
+            raise PolicyServerError(f"{KEY_FILE}: {error}") from None
+
+    def _with_deadline(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """So that the server does not compute what nobody waits for. A stranger's server is told nothing that
+        it may not know."""
+        message = dict(request)
+        extension = message.get(EXTENSION, {})
+        if self.metadata.features and isinstance(extension, Mapping) and DEADLINE not in extension:
+            message[EXTENSION] = {**extension, DEADLINE: self.timeout_s * 1e3}
+        return message
+
+    def _exchange(self, data: memoryview, deadline: float) -> Any:
+        """The answer to one message. A lost connection is made again and the message sent again, once: a
+        request changes nothing at the server."""
+        for again in (True, False):
+            if self._channel is None:
+                self._connect(min(self.reconnect_s, deadline - time.monotonic()))
+            channel = self._channel
+            assert channel is not None
+            try:
+                channel.send(data, deadline)
+                return self._decoded(channel.receive(deadline))
+            except ChannelError as error:
+                self.close()
+                if isinstance(error, Late):
+                    verb = "took no message for" if isinstance(error, NotTaken) else "did not answer within"
+                    raise PolicyServerError(f"the server at {self.url} {verb} {self.timeout_s:g} s") from None
+                if not (again and error.passing):
+                    raise PolicyServerError(str(error)) from None
+                lost = error
+                try:
+                    self._connect(min(self.reconnect_s, deadline - time.monotonic()))
+                except PolicyServerError as gone:
+                    raise PolicyServerError(f"{lost}; {gone}") from None
+        raise AssertionError  # the second attempt returned or raised
+
+    def _connect(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        first, attempt = not self.metadata.features and self._channel is None, 0
+        while True:
+            try:
+                channel = Channel(self.url, deadline, self._key, self._ca_file)
+                break
+            except ChannelError as error:
+                pause = PAUSES[min(attempt, len(PAUSES) - 1)]
+                attempt += 1
+                if not error.passing or time.monotonic() + pause > deadline:
+                    raise PolicyServerError(str(error)) from None
+            time.sleep(pause)
+        self._channel = channel
+        try:
+            metadata = self._introduction(channel, time.monotonic() + self.timeout_s)
+            self._require_checkpoint(metadata.checkpoint)
+            if not first and (changed := difference(self.metadata, metadata)):
+                raise PolicyServerError(
+                    f"the server at {self.url} came back with another policy: {changed[1]}, where this run "
+                    f"began with {changed[0]}"
+                )
+        except PolicyServerError:
+            self.close()
+            raise
+        self.metadata = metadata
+
+    def _introduction(self, channel: Channel, deadline: float) -> Metadata:
+        try:
+            message = self._decoded(channel.receive(deadline))
+        except Late:
+            raise PolicyServerError(
+                f"the server at {self.url} did not answer within {self.timeout_s:g} s"
+            ) from None
+        except ChannelError as error:
+            raise PolicyServerError(str(error)) from None
         if not isinstance(message, dict):
             raise PolicyServerError(
                 f"what answers at {self.url} is no policy server: it did not introduce itself"
@@ -114,36 +185,17 @@ class PolicyClient:
                 f"the server at {self.url} describes its policy in a way that is not Ulna's: {error}"
             ) from None
 
-    def _receive(self) -> Any:
-        try:
-            data = self._socket.recv(timeout=self.timeout_s)
-        except TimeoutError:
-            self.close()  # a late answer must not be taken for the next one
+    def _require_checkpoint(self, checkpoint: object) -> None:
+        if self._checkpoint is not None and checkpoint != self._checkpoint:
             raise PolicyServerError(
-                f"the server at {self.url} did not answer within {self.timeout_s:g} s"
-            ) from None
-        except ConnectionClosed as error:
-            raise self._closed(error) from None
+                f"the server at {self.url} answers with the checkpoint {str(checkpoint)[:8]}, and this run "
+                f"is of {self._checkpoint[:8]}"
+            )
+
+    def _decoded(self, data: bytes | str) -> Any:
         if isinstance(data, str):
             raise PolicyServerError(f"the server at {self.url} says: {data.strip() or 'nothing'}")
         try:
             return unpack(data)
         except ProtocolError as error:
             raise PolicyServerError(f"the server at {self.url} sent garbage: {error}") from None
-
-    def _closed(self, error: ConnectionClosed) -> PolicyServerError:
-        if isinstance(error.__cause__, BlockingIOError):
-            return PolicyServerError(f"the server at {self.url} took no message for {self.timeout_s:g} s")
-        if error.rcvd is not None and error.rcvd.code == 1009:
-            return PolicyServerError(f"the server at {self.url} refused the message: it is too large")
-        return PolicyServerError(f"the server at {self.url} closed the connection: it stopped or died")
-
-
-def _bound_sending(connection: socket.socket, timeout_s: float) -> None:
-    """Without it, sending to a frozen server blocks for ever once the kernel's buffers are full.
-
-    In the kernel, not by `settimeout`: that would bound the wait for replies too, and before websockets 17 an
-    idle connection would break."""
-    whole = int(timeout_s)
-    timeval = struct.pack("@ll", whole, max(int((timeout_s - whole) * 1e6), 1))  # zero would mean no bound
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)

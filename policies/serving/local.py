@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
 from ..recipe import Recipe
 from ..request import TASK, Request
+from ..sampler import Sampled
 from .fitting import finite, fit_conditions, fit_observation
 from .metadata import Metadata
 from .protocol import BadRequest
@@ -82,52 +84,58 @@ class LocalPolicy:
         `action.past` may be left out: the chunk is then drawn freely, and deltas are measured from the state.
         BadRequest names the key that does not fit, both sides shown; ProtocolError a request that no policy
         could read."""
+        question, hooks, steps = self.question(request)
+        sampled = self.policy.sample(stacked([question], self.policy.device), (*self.hooks, *hooks), steps)
+        reply = self.replies(sampled)[0]
+        if isinstance(reply, NotFinite):
+            raise reply
+        return reply
+
+    def question(self, request: Mapping[str, Any]) -> tuple[Request, list[Hook], int]:
+        """(what it asks, in arrays of this policy's, its hooks, sampler steps); raises as `infer` does."""
         question = Request.from_wire(request)
-        policy, device = self.policy, self.policy.device
+        policy = self.policy
         arrays = {k: self._observation(k, question.observation) for k in policy.observation_keys}
         arrays |= self._conditions(question.observation)
-        batch: dict[str, Any] = {k: torch.from_numpy(v)[None].to(device) for k, v in arrays.items()}
-        hooks, steps = self._options(question.options)
+        hooks, steps = self.of_options(question.options)
         past = None
         asked = policy.recipe.n_past_actions > 0 and any(hook.needs_past for hook in hooks)
         if question.past is not None and (self.needs_past or asked):
-            past = torch.from_numpy(self._past(question.past))[None].to(device)
+            past = self._past(question.past)
         previous = None
         if question.previous is not None:
-            previous = torch.from_numpy(self._chunk("previous", question.previous))[None].to(device)
+            previous = self._chunk("previous", question.previous)
         memory = self._memory(question.memory)
         if TASK in policy.condition_keys and question.task is None:
             raise BadRequest(f"the request lacks {TASK}: the policy is told what to do in words")
-        sampled = policy.sample(
-            Request(
-                batch,
-                secrets.randbits(48) if question.seed is None else question.seed,
-                past,
-                None if question.task is None else [question.task],
-                previous,
-                question.delay,
-                memory,
-                question.options,
-            ),
-            (*self.hooks, *hooks),
-            steps,
-        )
-        ahead = sampled.chunk[0, self.metadata.n_past_actions :].float().cpu().numpy()
-        if not np.isfinite(ahead).all():
-            raise NotFinite(
-                "the policy gives no finite action for this observation: a value is far from all data"
-            )
-        reply: dict[str, Any] = {
-            "actions": ahead,
-            "nfe": int(sampled.nfe[0]),
-            "checkpoint": self.metadata.checkpoint,
-        }
-        if sampled.execute is not None:
-            reply["execute"] = int(sampled.execute[0])
-        if sampled.memory is not None:
-            values = sampled.memory[0].float().cpu().numpy()
-            reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
-        return reply
+        seed = secrets.randbits(48) if question.seed is None else question.seed
+        known = replace(question, observation=arrays, seed=seed, past=past, previous=previous, memory=memory)
+        return known, hooks, steps
+
+    def replies(self, sampled: Sampled) -> list[dict[str, Any] | NotFinite]:
+        """One for each row; where one's actions are not finite, the error."""
+        chunks = sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy()
+        replies: list[dict[str, Any] | NotFinite] = []
+        for row, ahead in enumerate(chunks):
+            if not np.isfinite(ahead).all():
+                replies.append(
+                    NotFinite(
+                        "the policy gives no finite action for this observation: a value is far from all data"
+                    )
+                )
+                continue
+            reply: dict[str, Any] = {
+                "actions": ahead,
+                "nfe": int(sampled.nfe[row]),
+                "checkpoint": self.metadata.checkpoint,
+            }
+            if sampled.execute is not None:
+                reply["execute"] = int(sampled.execute[row])
+            if sampled.memory is not None:
+                values = sampled.memory[row].float().cpu().numpy()
+                reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
+            replies.append(reply)
+        return replies
 
     def _blank(self) -> Request:
         """A request that fits, of zeros."""
@@ -139,8 +147,8 @@ class LocalPolicy:
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
         return Request(blank, 0, past if self.needs_past else None, "warm up")
 
-    def _options(self, options: Mapping[str, Any]) -> tuple[list[Hook], int]:
-        """(hooks, sampler steps) of one request."""
+    def of_options(self, options: Mapping[str, Any]) -> tuple[list[Hook], int]:
+        """(hooks, sampler steps) that one request asks for. BadRequest where they do not fit the policy."""
         steps = options.get("steps", self.sampling_steps)
         if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
             raise BadRequest(f"options.steps is a whole number from 1 to {MOST_STEPS}, not {steps!r:.60}")
@@ -168,16 +176,17 @@ class LocalPolicy:
             raise BadRequest(f"{name} is {chunk.dtype} {chunk.shape}, the policy wants float (n, {width})")
         return finite(name, chunk, "float32")
 
-    def _memory(self, value: Any) -> torch.Tensor | None:
-        """`(1, M)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
+    def _memory(self, value: Any) -> np.ndarray | None:
+        """`(M,)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
         width = self.policy.context_net.memory_width
         if value is None:
             return None
         if not isinstance(value, Mapping) or set(value) != {"checkpoint", "values"}:
             raise BadRequest("memory is what the last reply gave under this name, unchanged")
         if value["checkpoint"] != self.metadata.checkpoint:
+            whose = value["checkpoint"][:8] if isinstance(value["checkpoint"], str) else "?"
             raise BadRequest(
-                f"the memory is of the checkpoint {str(value['checkpoint'])[:8]}, and this is "
+                f"the memory is of the checkpoint {whose}, and this is "
                 f"{self.metadata.checkpoint[:8]}: begin the episode anew, without a memory"
             )
         values = np.asarray(value["values"])
@@ -185,10 +194,29 @@ class LocalPolicy:
             raise BadRequest(
                 f"memory is {values.dtype} {values.shape}, the policy's is finite float ({width},)"
             )
-        return torch.from_numpy(finite("memory", values, "float32"))[None].to(self.policy.device)
+        return finite("memory", values, "float32")
 
     def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return fit_conditions(observation, self.metadata.conditions)
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         return fit_observation(key, observation, self.policy.features[key], self.metadata.n_obs_steps)
+
+
+def stacked(requests: Sequence[Request], device: torch.device) -> Request:
+    """Questions that are alike as one of B rows, each drawn from its own seed."""
+    first = requests[0]
+
+    def stack(values: Sequence[Any]) -> torch.Tensor | None:
+        return None if values[0] is None else torch.from_numpy(np.stack(values)).to(device)
+
+    return Request(
+        {k: stack([r.observation[k] for r in requests]) for k in first.observation},
+        [int(r.seed) for r in requests] if len(requests) > 1 else first.seed,
+        stack([r.past for r in requests]),
+        None if first.task is None else [r.task for r in requests],
+        stack([None if r.previous is None else np.float32(r.previous) for r in requests]),
+        first.delay,
+        stack([r.memory for r in requests]),
+        first.options,
+    )

@@ -11,6 +11,11 @@ from typing import Any
 from ...datasets.features import ACTION, Features, features_from_json, features_to_json
 
 REQUIRED = ("n_obs_steps", "horizon", "n_action_steps")  # where `features` are named
+# what clients act upon; which checkpoint it is, and how long it thinks, may change
+RELIED_ON = (
+    *("features", "conditions", "n_obs_steps", "horizon", "n_past_actions", "n_action_steps", "needs_past"),
+    *("decoder", "ensemble_decay", "control_hz"),
+)
 LEAST = {"n_obs_steps": 1, "horizon": 1, "n_past_actions": 0, "n_action_steps": 1, "sampling_steps": 1}
 
 
@@ -84,6 +89,28 @@ class Metadata:
         if metadata.needs_past and not metadata.n_past_actions:
             raise ValueError("it needs past actions, but none of its chunk's actions are past")
         return metadata
+
+
+def difference(before: Metadata, after: Metadata) -> tuple[str, str] | None:
+    """Both sides of the first thing that a client of `before` relies on and `after` has otherwise; None where
+    there is none."""
+    old, new = before.to_json(), after.to_json()
+    for name in RELIED_ON:
+        if old[name] == new[name]:
+            continue
+        if not isinstance(old[name], dict):
+            return f"{name} {old[name]!r:.200}", f"{name} {new[name]!r:.200}"
+        key = next(k for k in (*old[name], *new[name]) if old[name].get(k) != new[name].get(k))
+        return tuple(f"{key} {_shown(of[name].get(key))}" for of in (old, new))  # type: ignore[return-value]
+    return None
+
+
+def _shown(feature: Mapping[str, Any] | None) -> str:
+    """Of JSON."""
+    if feature is None:
+        return "not at all"
+    names = ", ".join(feature["names"])
+    return f"as {feature['dtype']} {tuple(feature['shape'])}" + (f" of {names:.200}" if names else "")
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The policy server: openpi's protocol in front, one inference thread behind.
+"""The policy server: openpi's protocol in front, one inference worker behind.
 
 The event loop only moves bytes, so health checks and other clients are answered while a policy thinks. A bad
 message costs its sender one error; nobody else notices."""
@@ -8,64 +8,107 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import signal
+import ssl
+import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from typing import Any
 
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request as HttpRequest
-from websockets.http11 import Response
-
-from ..request import Request, ServedPolicy
-from .protocol import BadRequest, ProtocolError, pack, unpack
-from .wire import MAX_ERROR_CHARACTERS, MAX_MESSAGE_BYTES, ServerError, Wire
+from ..request import ServedPolicy
+from .access import Access
+from .conversation import Conversation
+from .dispatcher import Dispatcher
+from .metrics import Metrics
+from .models import Models, Refused
+from .websocket import Connection, Room
+from .wire import MAX_MESSAGE_BYTES, ServerError, Wire
 
 log = logging.getLogger("ulna.serving")
 
+MAX_HELD_BYTES = 256 << 20  # of all messages that are read or not answered yet
+MAX_CONNECTIONS = 256
+DRAIN_S = 30.0  # for what was accepted before the server was told to stop
+WATCH_S = 1.0
+SWITCH_S = 0.0005  # how long a thread may keep the interpreter while the loop wants it
+
 
 class PolicyServer:
-    """Serves one policy at `ws://host:port`. Port 0 picks a free one; `port` tells which once it runs.
+    """Serves policies at `ws://host:port/NAME`, the first of them at every name's absence. Port 0 picks a
+    free one; `port` tells which once it runs.
 
-    wires: other projects' protocols, served beside."""
+    access: who is let in. tls: of the certificate to show; without it messages and keys can be read on the
+    way. watch: load a model again when its folder changes. wires: other projects' protocols, beside."""
 
     def __init__(
         self,
-        policy: ServedPolicy,
+        policy: ServedPolicy | Models,
         host: str = "127.0.0.1",
         port: int = 8000,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        *,
+        max_held_bytes: int = MAX_HELD_BYTES,
+        max_connections: int = MAX_CONNECTIONS,
+        access: Access | None = None,
+        tls: ssl.SSLContext | None = None,
+        watch: bool = False,
         wires: Sequence[Wire] = (),
     ) -> None:
-        self.policy, self.host, self.port = policy, host, port
-        self.max_message_bytes, self.wires = max_message_bytes, wires
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self.models = policy if isinstance(policy, Models) else Models({"policy": policy})
+        self.host, self.port = host, port
+        self.max_message_bytes, self.watch = max_message_bytes, watch
+        self.access, self.tls, self.wires = access or Access(), tls, wires
+        self.metrics = Metrics()
+        self.dispatcher = Dispatcher(self.models, self.metrics)
+        self.room = Room(max_held_bytes, max_connections)
+        self.metrics.watch_connections(lambda: len(self.room.connections), lambda: self.room.held)
+        self._conversations = 0
+        # decoding what is large, and loading: beside the loop, one at a time
+        self.decoder = ThreadPoolExecutor(1, thread_name_prefix="decoding")
+        self.loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+
+    @property
+    def policy(self) -> ServedPolicy:
+        """What is served where no name is asked for."""
+        return self.models[""]
 
     @property
     def url(self) -> str:
-        return f"ws://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'ws' if self.tls is None else 'wss'}://{host}:{self.port}"
 
-    def run(self, ready: Any = lambda url: None) -> None:
-        """Serve until SIGINT or SIGTERM. `ready(url)` is called once connections are accepted."""
+    @property
+    def stopping(self) -> bool:
+        return self.dispatcher.stopping
+
+    def run(self, ready: Callable[[str], object] = lambda url: None) -> None:
+        """Serve until SIGINT or SIGTERM, then answer what was accepted; a second signal stops at once.
+        `ready(url)` is called once connections are accepted."""
+        sys.setswitchinterval(SWITCH_S)
+        gc.collect()
+        gc.freeze()  # so that collections need not look at all that is loaded
 
         async def main() -> None:
-            stopped = asyncio.Event()
+            stopped, at_once = asyncio.Event(), asyncio.Event()
             loop = asyncio.get_running_loop()
+
+            def stop() -> None:
+                (at_once if stopped.is_set() else stopped).set()
+
             for s in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(s, stopped.set)
-            async with self._running():
+                loop.add_signal_handler(s, stop)
+            async with self._serving():
                 ready(self.url)
                 await stopped.wait()
+                await self._drain(at_once)
 
         try:
             asyncio.run(main())
         finally:
-            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._close()
 
     @contextlib.contextmanager
     def background(self) -> Iterator[PolicyServer]:
@@ -77,9 +120,10 @@ class PolicyServer:
 
         async def main() -> None:
             try:
-                async with self._running():
+                async with self._serving():
                     started.set()
                     await stop.wait()
+                    await self._drain(asyncio.Event())
             except BaseException as error:  # noqa: BLE001  handed to the caller's thread
                 failures.append(error)
                 started.set()
@@ -94,48 +138,43 @@ class PolicyServer:
         started.wait()
         if failures:
             runner.join()
+            self._close()
             raise failures[0]
         try:
             yield self
         finally:
             loop.call_soon_threadsafe(stop.set)
             runner.join()
-            self._worker.shutdown(wait=True, cancel_futures=True)
+            self._close()
+
+    def stop_accepting(self) -> None:
+        """New requests and connections are refused with a sentence, `/readyz` says so. Within the loop."""
+        self.dispatcher.stopping = True
+
+    async def load(self, name: str, folder: str) -> dict[str, Any]:
+        """Load a model and let it take its place; see `Models.load`."""
+        loop = asyncio.get_running_loop()
+        try:
+            metadata = await loop.run_in_executor(self.loader, self.models.load, name, folder)
+        except Exception as error:
+            self.metrics.swap(name, False)
+            log.warning("%s", error)
+            raise
+        self.metrics.swap(name, True)
+        log.info("%s is %s %s now", name, metadata.recipe or "?", metadata.checkpoint[:8])
+        return {"name": name, **metadata.to_json()}
 
     @contextlib.asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(await self._start())
-            for wire in self.wires:
-                await stack.enter_async_context(wire.running(self.submit))
-            yield
-
-    async def submit(
-        self,
-        session: str,
-        request: Mapping[str, Any],
-        *,
-        model: str = "",
-        deadline_s: float | None = None,
-    ) -> Mapping[str, Any]:
-        """A wire's `Submit`."""
-        Request.from_wire(request)
+    async def _serving(self) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        reply, _ = await loop.run_in_executor(self._worker, self._infer, dict(request))
-        return reply
-
-    async def _start(self) -> Server:
         try:
-            server = await serve(
-                self._session,
+            listener = await loop.create_server(
+                self._connection,
                 self.host,
                 self.port,
-                compression=None,
-                max_size=self.max_message_bytes,
-                # one request at a time; else a client could have 16 large ones waiting in memory
-                max_queue=1,
-                process_request=_health,
-                close_timeout=2,
+                ssl=self.tls,
+                ssl_handshake_timeout=None if self.tls is None else 10,
+                backlog=128,
             )
         except OSError as error:
             advice = "choose a --host and --port of this machine"
@@ -144,60 +183,63 @@ class PolicyServer:
             raise ServerError(
                 f"cannot listen on {self.host}:{self.port} ({error.strerror or error}): {advice}"
             ) from error
-        self.port = server.sockets[0].getsockname()[1]
-        return server
-
-    async def _session(self, connection: ServerConnection) -> None:
+        self.port = listener.sockets[0].getsockname()[1]
+        self.dispatcher.start()
+        tasks = [loop.create_task(self._sweep())]
+        if self.watch:
+            tasks.append(loop.create_task(self._watch()))
         try:
-            await connection.send(pack(self.policy.metadata.to_json()))
-            previous_ms: float | None = None
-            async for message in connection:
-                began = time.monotonic()
-                reply = await self._answer(message, previous_ms)
-                await connection.send(reply)
-                if isinstance(reply, bytes):
-                    previous_ms = (time.monotonic() - began) * 1e3
-        except ConnectionClosed as error:
-            if error.sent is not None and error.sent.code == 1009:
-                log.warning("a client sent more than %d bytes in one message", self.max_message_bytes)
+            async with contextlib.AsyncExitStack() as stack:
+                for wire in self.wires:
+                    await stack.enter_async_context(wire.running(self.dispatcher.submit))
+                yield
+        finally:
+            listener.close()
+            for task in tasks:
+                task.cancel()
+            for connection in list(self.room.connections):
+                connection.abort("the server stopped")
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # for what aborted connections have to say
 
-    async def _answer(self, message: str | bytes, previous_ms: float | None) -> bytes | str:
-        """A reply, or the one sentence that a stock client raises as its error."""
-        began = time.monotonic()
-        try:
-            request = _request(message)
-            loop = asyncio.get_running_loop()
-            answer, infer_ms = await loop.run_in_executor(self._worker, self._infer, request)
-        except (ProtocolError, BadRequest) as error:
-            return str(error)[:MAX_ERROR_CHARACTERS]
-        except Exception:
-            log.exception("the policy failed")
-            return "the policy failed on this observation; the server's log says why"
-        timing = {"infer_ms": (time.monotonic() - began) * 1e3}
-        if previous_ms is not None:
-            timing["prev_total_ms"] = previous_ms
-        try:
-            return pack({**answer, "policy_timing": {"infer_ms": infer_ms}, "server_timing": timing})
-        except (TypeError, ValueError, OverflowError):
-            log.exception("the policy's answer cannot be sent")
-            return "the policy's answer cannot be sent; the server's log says why"
+    async def _drain(self, at_once: asyncio.Event) -> None:
+        """Answer what was accepted, unless told to stop at once; then say goodbye."""
+        self.stop_accepting()
+        drained = asyncio.ensure_future(self.dispatcher.drain())
+        hurry = asyncio.ensure_future(at_once.wait())
+        await asyncio.wait([drained, hurry], timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, hurry):
+            task.cancel()
+        self.dispatcher.give_up()
+        for connection in list(self.room.connections):
+            connection.fail(1001, "the server stopped")
+        for _ in range(20):  # for clients to read it
+            if not self.room.connections or at_once.is_set():
+                break
+            await asyncio.sleep(0.02)
 
-    def _infer(self, request: dict[str, Any]) -> tuple[dict[str, Any], float]:
-        """The policy's reply, and how long it thought, ms."""
-        began = time.monotonic()
-        reply = self.policy.infer(request)
-        return reply, (time.monotonic() - began) * 1e3
+    def _connection(self) -> Connection:
+        self._conversations += 1
+        return Connection(
+            self.room,
+            self.max_message_bytes,
+            lambda connection: Conversation(self, connection, str(self._conversations)),
+        )
 
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.room.sweep()
 
-def _request(message: str | bytes) -> dict[str, Any]:
-    if isinstance(message, str):
-        raise ProtocolError("the server wants binary msgpack messages, not text")
-    request = unpack(message)
-    Request.from_wire(request)  # so that no policy is asked what none could read
-    return request
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for name in await loop.run_in_executor(self.loader, self.models.changed):
+                with contextlib.suppress(Refused):  # it is logged, and what was served is served on
+                    await self.load(name, self.models.source(name))
 
-
-def _health(connection: ServerConnection, request: HttpRequest) -> Response | None:
-    if request.path == "/healthz":
-        return connection.respond(HTTPStatus.OK, "OK\n")
-    return None
+    def _close(self) -> None:
+        self.dispatcher.close()
+        self.decoder.shutdown(wait=False, cancel_futures=True)
+        self.loader.shutdown(wait=False, cancel_futures=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,3 +61,36 @@ class Linear:
         seed = Request.from_wire(request).seed
         actions = np.arange(1, 5, dtype=np.float32)[:, None] * state
         return {"actions": actions, "nfe": 3, "seed": -1 if seed is None else seed}
+
+
+class Batched:
+    """A policy that answers any number of requests in the same time: the state, once. It keeps what it
+    computed together, by the requests' `who`. Closed, its `gate` holds it up."""
+
+    def __init__(self, seconds: float = 0.0, checkpoint: str = "b" * 64) -> None:
+        features = {ACTION: Feature((2,), "float32")}
+        self.metadata = Metadata(features=features, horizon=1, checkpoint=checkpoint)
+        self.seconds, self.batches = seconds, list[list[Any]]()
+        self.gate, self.busy = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        result = self.infer_many([request])[0]
+        if isinstance(result, BadRequest):
+            raise result
+        return result
+
+    def infer_many(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+        self.batches.append([r.get("who") for r in requests])
+        self.busy.set()
+        assert self.gate.wait(20)
+        time.sleep(self.seconds)
+        if any(r.get("fail") for r in requests):
+            raise RuntimeError("a secret of the server")
+        wrong = BadRequest("the observation lacks observation.state")
+        return [
+            {"actions": r[STATE][None], "nfe": 1, "checkpoint": self.metadata.checkpoint}
+            if STATE in r
+            else wrong
+            for r in requests
+        ]

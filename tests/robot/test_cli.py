@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ulna.datasets.features import ACTION, STATE, Feature
@@ -21,11 +23,14 @@ from ulna.datasets.store import EpisodeStore
 from ulna.policies.backbones.transformer import Transformer
 from ulna.policies.parts import PARTS, field_help, settings
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.serving.client import PolicyClient, PolicyServerError
 from ulna.policies.train.loop import Progress, train
 from ulna.policies.train.state import STATE_FILE
 from ulna.robot.cli import COMMANDS, SUBCOMMANDS, main, module_name
+from ulna.robot.commands.errors import UsageError
 from ulna.robot.commands.parsing import episode_list
 from ulna.robot.commands.recipe_fields import with_changes
+from ulna.robot.commands.serve import named
 from ulna.robot.commands.train import split_overrides
 
 COMMANDS_FOLDER = Path(__file__).parents[2] / "robot" / "commands"
@@ -165,9 +170,65 @@ def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureF
         process.stdout.close()
 
 
+def test_serving_two_models_with_a_key_and_tls(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    shutil.copytree(run / "flow", tmp_path / "flow")
+    words = [f"{tmp_path}/flow", f"second={run}/other", "--port", "0", "--watch", "--tls", "--json"]
+    words += ["--host", "0.0.0.0", "--key-file", f"{tmp_path}/key"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ulna.robot.cli", "serve", *words], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert set(ready["models"]) == {"flow", "second"}
+        server = ready["url"].replace("0.0.0.0", "127.0.0.1")
+        mark = f"#{ready['fingerprint']}"
+        with pytest.raises(PolicyServerError, match="asks for a key"):
+            PolicyClient(server + mark)
+        monkeypatch.setenv("ULNA_KEY_FILE", f"{tmp_path}/key")
+        with PolicyClient(f"{server}/second{mark}") as second:
+            assert second.metadata.checkpoint == ready["models"]["second"]
+        with PolicyClient(server + mark) as client:
+            shapes = {k: f.shape for k, f in client.metadata.features.items() if k != ACTION}
+            request = {k: np.zeros(shape, np.float32) for k, shape in shapes.items()}
+            assert client.infer(request)["checkpoint"] == ready["checkpoint"]
+            for file in (run / "other").iterdir():
+                if file.is_file():
+                    shutil.copy(file, tmp_path / "flow")
+            deadline = time.monotonic() + 60
+            while client.infer(request)["checkpoint"] != ready["models"]["second"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_names_of_models() -> None:
+    assert named(["runs/x/flow"]) == {"policy": "runs/x/flow"}
+    assert named(["a=runs/x/flow"]) == {"a": "runs/x/flow"}
+    assert named(["runs/x/flow", "b=runs/y/flow"]) == {"flow": "runs/x/flow", "b": "runs/y/flow"}
+    with pytest.raises(UsageError, match="would both be called flow: give them names, as in one="):
+        named(["runs/x/flow", "runs/y/flow"])
+    with pytest.raises(ValueError, match="cannot be the name of a model"):
+        named(["metrics=runs/x/flow"])
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "says"),
     [
+        (["serve"], 2, "name a checkpoint"),
+        (["serve", "x", "--host", "0.0.0.0"], 2, "add --key-file FILE"),
+        (["serve", "x", "--host", "::", "--port", "0"], 2, "add --key-file FILE"),
+        (["serve", "x", "--host", "0.0.0.0", "--open", "--key-file", "k"], 2, "leave one of them out"),
+        (["serve", "x", "--tls-key", "k"], 2, "name it by --tls-cert"),
+        (["serve", "{run}/flow", "--tls-cert", "{run}/flow/hash.json"], 2, "as certificate and key"),
+        (["serve", "{run}/flow", "--key-file", "{run}/flow/recipe.json"], 1, "is no key"),
         (["recrod"], 2, "no command 'recrod': did you mean record"),
         (["data", "inf"], 2, "did you mean info"),
         (["record", "--out", "{new}", "--task", "lfit"], 1, "no task 'lfit': did you mean lift?"),

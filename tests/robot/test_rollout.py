@@ -227,6 +227,17 @@ def test_a_checkpoint_draws_for_a_row_what_it_draws_alone(tmp_path: Path) -> Non
         for request, chunk in zip(requests, answers.chunks, strict=True):
             np.testing.assert_allclose(chunk, policy.infer(request.to_wire())["actions"], atol=1e-5)
 
+        lacks = Request({}, 1).to_wire()
+        many = BatchPolicy(policy).infer_many([requests[0].to_wire(), lacks, requests[1].to_wire()])
+        for request, reply in zip(requests[:2], (many[0], many[2]), strict=True):
+            assert isinstance(reply, dict)
+            alone = policy.infer(request.to_wire())
+            np.testing.assert_allclose(reply["actions"], alone["actions"], atol=1e-5)
+            assert {k: v for k, v in reply.items() if k != "actions"} == {
+                k: v for k, v in alone.items() if k != "actions"
+            }
+        assert "lacks observation" in str(many[1])
+
         one = evaluate(rig, PolicyAgent(policy, features), 3)
         many = evaluate_at_once(rig, policy, 3, batch=2, video_dir=tmp_path / "film", videos=1)
         assert many.outcomes == one.outcomes

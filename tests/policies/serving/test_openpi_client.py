@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from contracts.policy import Linear
 
+from ulna.policies.serving.access import Access
 from ulna.policies.serving.server import PolicyServer
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ulna" / "openpi-client-0.1.2"
@@ -23,7 +24,8 @@ import sys
 import numpy as np
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from openpi_client.action_chunk_broker import ActionChunkBroker
-policy = WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]))
+KEY = "k" * 32
+policy = WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]), api_key=KEY)
 assert policy.get_server_metadata()["checkpoint"] == "abc"
 state = {"observation.state": np.array([1, -1], np.float32), "prompt": "lift the cube"}
 reply = policy.infer(state)
@@ -34,9 +36,16 @@ try:
     raise SystemExit("a bad request was not refused")
 except RuntimeError as error:
     assert "lacks observation.state" in str(error), error
-broker = ActionChunkBroker(WebsocketClientPolicy("127.0.0.1", int(sys.argv[1])), action_horizon=3)
+broker = ActionChunkBroker(
+    WebsocketClientPolicy(f"ws://127.0.0.1:{sys.argv[1]}/policy", None, api_key=KEY), action_horizon=3
+)
 taken = [broker.infer(state)["actions"].tolist() for _ in range(5)]
 assert taken == [[1, -1], [2, -2], [3, -3], [1, -1], [2, -2]], taken
+try:
+    WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]), api_key="wrong" * 5)
+    raise SystemExit("a wrong key was not refused")
+except Exception as error:
+    assert "403" in str(error), error
 print("stock client satisfied with numpy", np.__version__)
 """
 
@@ -64,7 +73,7 @@ def client_python() -> Path:
 
 def test_the_stock_openpi_client_works_against_our_server() -> None:
     python = client_python()
-    with PolicyServer(Linear(), port=0).background() as server:
+    with PolicyServer(Linear(), port=0, access=Access(["k" * 32])).background() as server:
         process = subprocess.run(
             [python, "-c", SCRIPT, str(server.port)],
             capture_output=True,

@@ -1,0 +1,376 @@
+"""Requests of many sessions in front of one inference worker: who is next, with whom, and who is too late.
+
+A session has one request waiting at most; a newer one takes its place. Requests are served in rounds, in
+each of which a session has a turn; within a round the earliest deadline is first. A session that had no turn
+in the round that is served comes first, so that one that asks seldom does not wait behind those that always
+ask. A request whose deadline has passed is answered so, and never computed.
+
+When the worker is free, the first request is computed together with all that are alike: of the same policy,
+with the same shapes and options. Sessions that asked again at once after their last answer are waited for, up
+to 2 ms: without it clients that ask in a loop would fall into two halves that wait for each other. Nobody is
+waited for where one waits that asks seldom, as a robot does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..request import EXTENSION, ServedPolicy
+from .metrics import Metrics
+from .models import Models
+from .protocol import BadRequest, Expired, ProtocolError, Unavailable
+from .together import Failed, alike, answers
+
+log = logging.getLogger("ulna.serving")
+
+WAIT_S = 0.002  # for sessions that ask in a loop, once the worker is free
+QUICK_S = 0.010  # from answer to next request, of a session that is waited for
+MAX_BATCH = 64
+STRETCH = 2.0  # a batch may take so many times what the fastest takes
+FORGET_S = 60.0  # a session that nobody ends is forgotten after so long
+MANY_SESSIONS = 1024
+STOPPING = "the server is stopping and takes no new requests: ask another, or this one when it is back"
+
+Reply = Mapping[str, Any]
+Done = Callable[[Reply | BadRequest | ProtocolError], None]
+
+
+@dataclass(eq=False)
+class _Session:
+    name: str
+    turn: int = -1
+    """The round in which it is next."""
+    answered: float = -math.inf
+    pause: float = 0.0
+    """From its last answer to its next request, s."""
+    failed: bool = False
+    """Whether the policy failed on a request of it; the log is told once."""
+    remembering: ServedPolicy | None = None
+    """The policy whose memory it carries: it goes on with this one after a swap."""
+
+
+@dataclass(eq=False)
+class _Job:
+    session: _Session
+    request: Mapping[str, Any]
+    model: str
+    turn: int
+    arrived: float
+    deadline: float
+    done: Done
+    seldom: bool = False
+    """Whether its session let more time go by than computing takes."""
+    timer: asyncio.TimerHandle | None = None
+    policy: ServedPolicy | None = None
+    """Chosen when it is computed, so that a swap acts at once."""
+
+    def order(self) -> tuple[int, float, float]:
+        return self.turn, self.deadline, self.arrived
+
+
+@dataclass(eq=False)
+class _Pace:
+    """How many requests of a policy are computed together: more as long as that takes little longer."""
+
+    limit: int = 8
+    fastest: float = math.inf
+
+    def ran(self, rows: int, seconds: float) -> None:
+        self.fastest = min(self.fastest * 1.01, seconds)  # what was fast once is forgotten slowly
+        if rows > 1 and seconds > STRETCH * self.fastest:
+            self.limit = max(1, rows // 2)
+        elif rows >= self.limit:
+            self.limit = min(MAX_BATCH, self.limit * 2)
+
+
+class Dispatcher:
+    """For one event loop, which `start` names; `close` ends its worker."""
+
+    def __init__(self, models: Models, metrics: Metrics | None = None) -> None:
+        self.models, self.metrics = models, metrics or Metrics()
+        self.stopping = False
+        self._sessions: dict[str, _Session] = {}
+        self._waiting: dict[_Session, _Job] = {}
+        self._round = 0
+        self._running: Sequence[_Job] = ()
+        self._awaited: set[_Session] = set()
+        self._free_since = -math.inf
+        self._took = 0.0  # the last inference, s
+        self._timer: asyncio.TimerHandle | None = None
+        self._paces: dict[int, tuple[ServedPolicy, _Pace]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._worker: threading.Thread | None = None
+        self.metrics.watch_queue(lambda: len(self._waiting))
+
+    def start(self) -> None:
+        """Within the event loop."""
+        self._loop = asyncio.get_running_loop()
+        # a daemon: a policy that never returns must not keep the process
+        self._worker = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._worker.start()
+
+    async def submit(
+        self, session: str, request: Mapping[str, Any], *, model: str = "", deadline_s: float | None = None
+    ) -> Reply:
+        """The reply to a request, as `ServedPolicy.infer` gives it, with `policy_timing` and `server_timing`.
+
+        session: whoever asks; its newer request takes the place of one that waits. deadline_s: from now.
+        BadRequest where the request does not fit, Expired after its deadline, Unavailable where a newer one
+        took its place or the server stops; ProtocolError for what no policy could read."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+
+        def done(result: Reply | BadRequest | ProtocolError) -> None:
+            if future.done():
+                return
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        job = self.put(session, request, model, deadline_s, done)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if job is not None and self._waiting.get(job.session) is job:
+                self._withdraw(job)
+            raise
+
+    def put(
+        self,
+        session: str,
+        request: Mapping[str, Any],
+        model: str,
+        deadline_s: float | None,
+        done: Done,
+    ) -> _Job | None:
+        """As `submit`, with the reply or the error given to `done`, once, within the loop."""
+        if self.stopping:
+            done(Unavailable(STOPPING))
+            return None
+        try:
+            self.models[model]
+        except BadRequest as error:
+            done(error)
+            return None
+        now = self._loop.time()
+        known = self._sessions.get(session)
+        if known is None:
+            self._forget_the_silent(now)
+            known = self._sessions[session] = _Session(session)
+        known.pause = now - known.answered
+        self._awaited.discard(known)
+        before = self._waiting.pop(known, None)
+        # one that had no turn in this round comes before all that had
+        turn = max(known.turn, self._round - 1) if before is None else before.turn
+        job = _Job(
+            known, request, model, turn, now, math.inf if deadline_s is None else now + deadline_s, done
+        )
+        job.seldom = known.pause > max(QUICK_S, 2 * self._took)
+        if before is not None:
+            self._drop(before, Unavailable("a newer request of this session took its place"), "superseded")
+        if deadline_s is not None:
+            job.timer = self._loop.call_at(job.deadline, self._expire, job)
+        self._waiting[known] = job
+        self._idle.clear()
+        self._consider()
+        return job
+
+    def forget(self, session: str) -> None:
+        """The session is over; what waits of it is not computed."""
+        known = self._sessions.pop(session, None)
+        if known is not None:
+            self._awaited.discard(known)
+            if (job := self._waiting.get(known)) is not None:
+                self._withdraw(job)
+
+    async def drain(self) -> None:
+        """From now on new requests are refused; returns when all that were accepted are answered."""
+        self.stopping = True
+        self._awaited.clear()
+        self._rest()
+        await self._idle.wait()
+
+    def give_up(self) -> None:
+        """Answer what still waits that the server stops."""
+        for job in list(self._waiting.values()):
+            del self._waiting[job.session]
+            self._drop(job, Unavailable(STOPPING), "stopping")
+        self._rest()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """End the worker, once the loop has ended."""
+        if self._worker is not None:
+            self._tasks.put(None)
+            self._worker.join(timeout_s)
+
+    def _withdraw(self, job: _Job) -> None:
+        """Nobody waits for its reply."""
+        del self._waiting[job.session]
+        if job.timer is not None:
+            job.timer.cancel()
+        self._rest()
+
+    def _expire(self, job: _Job) -> None:
+        if self._waiting.get(job.session) is job:
+            del self._waiting[job.session]
+            ms = (job.deadline - job.arrived) * 1e3
+            self._drop(
+                job,
+                Expired(f"the request's deadline of {ms:.0f} ms passed before its turn: it was not computed"),
+                "expired",
+            )
+            self._rest()
+
+    def _drop(self, job: _Job, error: BadRequest, kind: str) -> None:
+        if job.timer is not None:
+            job.timer.cancel()
+        self.metrics.error(kind)
+        job.done(error)
+
+    def _rest(self) -> None:
+        if not self._waiting and not self._running:
+            self._idle.set()
+
+    def _consider(self) -> None:
+        """Start the worker if it is free and nobody is waited for."""
+        if self._running or not self._waiting:
+            return
+        if self._awaited and (until := self._free_since + WAIT_S) > self._loop.time():
+            if self._timer is None:
+                self._timer = self._loop.call_at(until, self._launch)
+            return
+        self._launch()
+
+    def _launch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._running or not self._waiting:
+            return
+        now = self._loop.time()
+        for job in [j for j in self._waiting.values() if j.deadline <= now]:
+            self._expire(job)
+        jobs = self._next()
+        if not jobs:
+            return
+        self._awaited.clear()
+        self._round = max(self._round, jobs[0].turn)
+        for job in jobs:
+            del self._waiting[job.session]
+            job.session.turn = max(job.turn, self._round - 1) + 1
+            if job.timer is not None:
+                job.timer.cancel()
+        self._running = jobs
+        self._tasks.put(lambda: self._compute(jobs))
+
+    def _next(self) -> list[_Job]:
+        """What is computed next, in one inference."""
+        ordered = sorted(self._waiting.values(), key=_Job.order)
+        chosen: list[_Job] = []
+        most = 1
+        first: tuple[int, Hashable] | None = None
+        for job in ordered:
+            policy = job.policy = self._policy(job)
+            if not chosen:
+                chosen = [job]
+                most = self._pace(policy).limit if hasattr(policy, "infer_many") else 1
+                if most == 1 or len(ordered) == 1:
+                    break
+                first = (id(policy), alike(job.request))
+            elif len(chosen) == most:
+                break
+            elif (id(policy), alike(job.request)) == first:
+                chosen.append(job)
+        return chosen
+
+    def _policy(self, job: _Job) -> ServedPolicy:
+        extension = job.request.get(EXTENSION)
+        memory = extension.get("memory") if isinstance(extension, Mapping) else None
+        kept = job.session.remembering
+        if kept is None or not isinstance(memory, Mapping):
+            return self.models[job.model]
+        if memory.get("checkpoint") == kept.metadata.checkpoint:
+            return kept
+        return self.models[job.model]
+
+    def _pace(self, policy: ServedPolicy) -> _Pace:
+        if id(policy) not in self._paces:
+            if len(self._paces) > 64:  # those of policies that were swapped out
+                self._paces.clear()
+            self._paces[id(policy)] = policy, _Pace()
+        return self._paces[id(policy)][1]
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+
+    def _compute(self, jobs: Sequence[_Job]) -> None:
+        """In the worker's thread."""
+        began = time.monotonic()
+        results = answers(jobs[0].policy, [job.request for job in jobs])
+        seconds = time.monotonic() - began
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+            self._loop.call_soon_threadsafe(self._finish, jobs, results, seconds)
+
+    def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], seconds: float) -> None:
+        now = self._loop.time()
+        self._running, self._took = (), seconds
+        policy = jobs[0].policy
+        assert policy is not None
+        if hasattr(policy, "infer_many"):
+            self._pace(policy).ran(len(jobs), seconds)
+        if any(job.seldom for job in self._waiting.values()):
+            self._launch()  # before the answers, which take time where they are many
+        self.metrics.batch(len(jobs), seconds)
+        for job, result in zip(jobs, results, strict=True):
+            session = job.session
+            session.answered = now
+            if isinstance(result, BadRequest | ProtocolError):
+                self.metrics.error("failed" if isinstance(result, Failed) else "bad request")
+                if isinstance(result, Failed) and not session.failed:
+                    session.failed = True
+                    log.error("the policy failed", exc_info=result.__cause__)
+                job.done(result)
+                continue
+            session.remembering = policy if "memory" in result else None
+            waited, model = now - seconds - job.arrived, job.model or self.models.default
+            self.metrics.answer(model, now - job.arrived, waited, result.get("nfe"))
+            timing = {"infer_ms": (now - job.arrived) * 1e3, "queue_ms": max(waited, 0.0) * 1e3}
+            reply = {
+                "checkpoint": policy.metadata.checkpoint,
+                **result,
+                "policy_timing": {"infer_ms": seconds * 1e3, "batch": len(jobs)},
+                "server_timing": timing,
+            }
+            job.done(reply)
+        self._free_since = self._loop.time()
+        self._awaited = {
+            job.session
+            for job in jobs
+            if job.session.pause <= QUICK_S
+            and job.session not in self._waiting
+            and job.session.name in self._sessions
+        }
+        if len(jobs) == 1 and not self._waiting:
+            self._awaited.clear()  # it was alone
+        self._rest()
+        self._consider()
+
+    def _forget_the_silent(self, now: float) -> None:
+        if len(self._sessions) <= MANY_SESSIONS:
+            return
+        running = {job.session for job in self._running}
+        for name, session in list(self._sessions.items()):
+            if session in self._waiting or session in running or now - session.answered < FORGET_S:
+                continue
+            del self._sessions[name]

@@ -216,7 +216,7 @@ def untrained(folder: Path) -> Path:
 
 def trial(checkpoint: Path, cases: tuple[Case, ...], seconds: float, ulna: list[str]) -> dict[str, Any]:
     """By the names of the cases, what `ulna deploy` did."""
-    serve = [*ULNA, "serve", str(checkpoint), "--host", "0.0.0.0", "--port", str(PORT), "--json"]
+    serve = [*ULNA, "serve", str(checkpoint), "--host", "0.0.0.0", "--open", "--port", str(PORT), "--json"]
     twin = [*ULNA, "twin", "so101", "--cameras", "front", "--json"]
     results: dict[str, Any] = {}
     with (

@@ -1,6 +1,7 @@
 # The computer with the GPU: `ulna serve`. Built from the repository's root:
 #   docker build -f deploy/server.Dockerfile -t ulna-server .
-#   docker run --gpus all -p 8000:8000 -v $PWD/runs/x/flow:/policy:ro ulna-server
+#   docker run --gpus all -p 8000:8000 -v $PWD/runs/x/flow:/policy:ro -v $PWD/keys:/keys ulna-server
+# keys/ holds `key`, which is made where it is not there; it must be writable by user 1000 then.
 FROM python:3.12-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
@@ -24,4 +25,4 @@ USER ulna
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD ["/opt/ulna/bin/python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8000), 3)"]
 ENTRYPOINT ["/opt/ulna/bin/ulna"]
-CMD ["serve", "/policy", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["serve", "/policy", "--host", "0.0.0.0", "--port", "8000", "--key-file", "/keys/key", "--tls"]

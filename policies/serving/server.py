@@ -41,8 +41,7 @@ class PolicyServer:
     free one; `port` tells which once it runs.
 
     access: who is let in. tls: of the certificate to show; without it messages and keys can be read on the
-    way. watch: load a model again when its folder changes. wires: other projects' protocols, served
-    beside."""
+    way. watch: load a model again when its folder changes. wires: other projects' protocols, beside."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ...policies.request import ServedPolicy
     from ...policies.serving.metadata import Metadata
+    from ...policies.serving.models import Load
     from ...policies.serving.wire import Wire
 
 EXAMPLE = "ulna serve runs/x/flow --port 8000"
@@ -29,8 +30,8 @@ prepare = split_hook_fields
 @dataclass
 class Args:
     checkpoints: Annotated[tyro.conf.Positional[list[str]], unset("none; name at least one")]
-    """The trained policies, each a FOLDER or NAME=FOLDER, or FILE.onnx that `ulna export` wrote. Clients ask
-    for one by ws://HOST:PORT/NAME, and for the first without a name; a folder's own name is the default."""
+    """The trained policies, each a FOLDER or NAME=FOLDER, or FILE.onnx of `ulna export`. Clients ask for one
+    by ws://HOST:PORT/NAME, and for the first without a name; a folder's own name is the default."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for other machines, which wants --key-file."""
     port: int = 8000
@@ -82,15 +83,15 @@ def run(args: Args, out: Output) -> int:
 
     for option in ("port", "lerobot_port", "groot_port"):
         if not 0 <= (port := getattr(args, option)) <= 65535:
-            raise UsageError(f"--{option.replace('_', '-')} must lie in 0..65535, not {port}")
+            raise ValueError(f"--{option.replace('_', '-')} must lie in 0..65535, not {port}")
     folders = named(args.checkpoints)
     _require_access(args)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("ulna.serving").setLevel(logging.INFO)
-    models = Models.loaded(folders, _loader(args, folders.values()))
-    wires = _wires(args, models.metadata()[models.default])
+    models = Models.loaded(folders, _loader(args, folders))
     tls, fingerprint = _tls(args)
     access = _access(args)
+    wires = _wires(args, models.metadata()[models.default])
     server = PolicyServer(models, args.host, args.port, access=access, tls=tls, watch=args.watch, wires=wires)
 
     def ready(url: str) -> None:
@@ -99,14 +100,14 @@ def run(args: Args, out: Output) -> int:
             "url": url,
             "health": url.replace("ws", "http", 1) + "/healthz",
             "models": {name: metadata.checkpoint for name, metadata in served.items()},
-            "wires": [wire.url for wire in wires],
+            "wires": [wire.url for wire in server.wires],
             **served[models.default].to_json(),
         }
         lines = [
             f"serving {m.recipe} {m.checkpoint[:8]} at {url}" + (f"/{name}" if len(served) > 1 else "")
             for name, m in served.items()
         ]
-        lines += [f"and at {wire.url}" for wire in wires]
+        lines += [f"and at {wire.url}" for wire in server.wires]
         if fingerprint:
             value["fingerprint"] = fingerprint
             lines.append(f"clients name its certificate: --server {url}#{fingerprint}")
@@ -114,6 +115,50 @@ def run(args: Args, out: Output) -> int:
 
     server.run(ready)
     return 0
+
+
+def _loader(args: Args, folders: Mapping[str, str]) -> Load:
+    """What makes a policy of a folder, or of a file that `ulna export` wrote."""
+    exported = [f.endswith(".onnx") for f in folders.values()]
+    if any(exported) and (args.steer or args.sampling_steps or args.device != "cpu"):
+        raise ValueError(
+            "an exported policy runs on the processor as it was exported: leave --steer, --sampling-steps "
+            "and --device out, or serve its checkpoint"
+        )
+    if args.threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {args.threads}")
+    hooks: list[Any] = []
+    if not all(exported):  # torch only where it is needed
+        use_threads(args.threads)
+        hooks = steering(args.steer, args.hook_fields)
+        require_device(args.device)
+
+    def load(folder: str) -> ServedPolicy:
+        if folder.endswith(".onnx"):
+            from ...policies.serving.onnx_policy import OnnxPolicy
+
+            return OnnxPolicy(folder, args.threads)
+        from ...policies.serving.batch import BatchPolicy
+        from ...policies.serving.local import LocalPolicy
+
+        return BatchPolicy(LocalPolicy(folder, args.device, args.sampling_steps or None, hooks))
+
+    return load
+
+
+def _wires(args: Args, metadata: Metadata) -> list[Wire]:
+    """For the first model. They ask for no key, so where one is asked for they listen to this computer."""
+    from ..wires import groot_wire, lerobot_wire
+
+    host, wires = "127.0.0.1" if args.key_file else args.host, []
+    if args.lerobot_port:
+        said = (args.lerobot_units, args.lerobot_calibration, args.lerobot_arm)
+        wires.append(lerobot_wire(metadata, host, args.lerobot_port, *said))
+    if args.groot_port:
+        wires.append(groot_wire(metadata, host, args.groot_port, args.groot_modality))
+    if wires and host != args.host:
+        _say("the wires of LeRobot and GR00T know no key: they answer this computer only, so use a tunnel")
+    return wires
 
 
 def named(checkpoints: Sequence[str]) -> dict[str, str]:
@@ -201,53 +246,3 @@ def _tls(args: Args) -> tuple[ssl.SSLContext | None, str]:
 
 def _say(sentence: str) -> None:
     print(f"ulna: {sentence}", file=sys.stderr)
-
-
-def _loader(args: Args, sources: Iterable[str]) -> Callable[[str], ServedPolicy]:
-    """What makes a policy of a folder, or of a file that was exported. Without a folder, and so on a computer
-    that only serves what was exported, nothing asks for torch."""
-    exported = [source for source in sources if _is_exported(source)]
-    if exported and (args.steer or args.sampling_steps or args.device != "cpu"):
-        raise UsageError(
-            "an exported policy runs on the processor as it was exported: leave --steer, --sampling-steps "
-            "and --device out, or serve its checkpoint"
-        )
-    if args.threads < 1:
-        raise UsageError(f"--threads must be at least 1, not {args.threads}")
-
-    def load(source: str) -> ServedPolicy:
-        if _is_exported(source):
-            from ...policies.serving.onnx_policy import OnnxPolicy
-
-            return OnnxPolicy(source, args.threads)
-        from ...policies.serving.batch import BatchPolicy
-        from ...policies.serving.local import LocalPolicy
-
-        use_threads(args.threads)
-        hooks = steering(args.steer, args.hook_fields)
-        device = require_device(args.device)
-        return BatchPolicy(LocalPolicy(source, device, args.sampling_steps or None, hooks))
-
-    return load
-
-
-def _is_exported(source: str) -> bool:
-    return source.endswith(".onnx")
-
-
-def _wires(args: Args, metadata: Metadata) -> list[Wire]:
-    from ...policies.serving.access import is_loopback
-    from ..wires import groot_wire, lerobot_wire
-
-    if (args.lerobot_port or args.groot_port) and not is_loopback(args.host) and not args.open:
-        raise UsageError(
-            "clients of LeRobot and GR00T send no key: serve them at 127.0.0.1 (through an SSH tunnel from "
-            "elsewhere), or add --open on a network that you trust"
-        )
-    wires: list[Wire] = []
-    if args.lerobot_port:
-        said = (args.lerobot_units, args.lerobot_calibration, args.lerobot_arm)
-        wires.append(lerobot_wire(metadata, args.host, args.lerobot_port, *said))
-    if args.groot_port:
-        wires.append(groot_wire(metadata, args.host, args.groot_port, args.groot_modality))
-    return wires

@@ -14,8 +14,9 @@ from ulna.datasets.flags import HELD, LIMITED
 from ulna.drivers.arm import Joints
 from ulna.robot.safety.arms import bodies_of
 from ulna.robot.safety.body import Body
-from ulna.robot.safety.filter import OVERSHOOT, SAME, Bodies, Filter, Filtered, State
+from ulna.robot.safety.filter import Bodies, Filter, Filtered, State
 from ulna.robot.safety.limits import Safety
+from ulna.robot.safety.part import OVERSHOOT, SAME
 from ulna.sim.robots import ROBOTS
 
 SO101 = ROBOTS["so101"]()

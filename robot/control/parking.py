@@ -20,7 +20,8 @@ SMOOTH_S = 0.1  # over which loads are averaged
 CALM_S = 0.4  # an arm whose joints are all light for so long lies
 # rad (m), s: an arm that met something and then goes down by less lies on it, though loads change with every
 # step
-STILL, STILL_S = 0.01, 0.8
+STILL, STILL_S = 0.012, 0.8
+SLIDES_S = 5.0  # after so long it may slide twice as far, and so on: it slides on what it lies on
 ARRIVED = 0.03  # rad (m) between where an arm is sent and its rest pose
 LAGS, LAGS_S = 0.25, 0.7  # rad (m), s: an arm that lags more for longer than that is in the way of something
 LONGEST_SINK_S = 20.0
@@ -56,7 +57,7 @@ class Parking:
         self.at_rest = False  # whether it reached its rest pose
         self.load = np.zeros(len(command))
         self._target = command.copy()
-        self._mark, self._mark_s = self._target, t_s
+        self._mark, self._mark_s, self._push = self._target, t_s, np.zeros(len(command))
         self._last_s = self._calm_since_s = self._lag_since_s = self._sinking_since_s = t_s
         self.set_speed(speed, t_s)
 
@@ -101,7 +102,7 @@ class Parking:
         self.phase, self._target = Phase.SINKING, command.copy()
         self._sinking_since_s = self._calm_since_s = t_s
         self._touches = self.at_rest and self._lay_there
-        self._mark, self._mark_s = self._target, t_s
+        self._mark, self._mark_s, self._push = self._target, t_s, np.zeros(len(command))
 
     def _sink(self, t_s: float, dt_s: float, command: np.ndarray, lag: np.ndarray) -> None:
         # a position loop lags to where something pulls; a joint that does not lag yields to its motor's push
@@ -119,9 +120,16 @@ class Parking:
         self._target = np.where(heavy & near, target, self._target)
         if heavy.any():
             self._calm_since_s = t_s
+        self._push = self._push + dt_s * push
         if t_s - self._mark_s > STILL_S:
-            if self._touches and np.abs(self._target - self._mark).max() < STILL:
+            # what slides or trembles on its support is pushed to and fro; what is held up, in one sense
+            held = float(np.abs(self._push / (t_s - self._mark_s)).max()) > LIGHT
+            is_late = t_s - self._sinking_since_s > 0.6 * LONGEST_SINK_S
+            still = STILL * (1 + (t_s - self._sinking_since_s) / SLIDES_S)
+            moved = float(np.abs(self._target - self._mark).max())
+            if self._touches and moved < still and (is_late or not held):
                 self.phase = Phase.DOWN
+            self._push = np.zeros(len(push))
             self._mark, self._mark_s = self._target, t_s
         if t_s - self._calm_since_s > CALM_S:
             self.phase = Phase.DOWN

@@ -15,6 +15,9 @@ from .agent import Agent, Ends, Foresees, HearsSent, Intervenes
 from .robot import Robot
 
 
+CATCHES_UP = 3  # ticks that may be made up for; a program that was stopped for longer goes on from there
+
+
 class Subscriber(Protocol):
     """Told of every tick, after the command was sent. `datasets.recording.recorder.Recorder` is one."""
 
@@ -64,9 +67,9 @@ def run_episode(
     """One episode: until `success()` or `stop()` is true, the agent has ended it, or `max_ticks`. Where
     `success` cannot tell the outcome, an agent that ends episodes does.
 
-    Deadlines are absolute on the robot's clock, so lateness does not add up. Whatever is raised (by a device,
-    an agent, a subscriber, Ctrl-C), the arms hold, every subscriber's `interrupt` is called, and the error
-    goes on to the caller."""
+    Deadlines are absolute on the robot's clock, so lateness does not add up; but after a stall the ticks that
+    were missed are not made up for in a burst. Whatever is raised (by a device, an agent, a subscriber,
+    Ctrl-C), the arms hold, every subscriber's `interrupt` is called, and the error goes on to the caller."""
     header = {"task": task, "seed": seed, "agent": agent.tag, "robot": robot.name, **(meta or {})}
     started: list[Subscriber] = []
     try:
@@ -98,7 +101,10 @@ def run_episode(
                 subscriber.tick(values, times, flags)
             ticks += 1
             due = began + ticks * robot.period_ns
-            late += robot.clock.now_ns() > due
+            behind = robot.clock.now_ns() - due
+            late += behind > 0
+            if behind > CATCHES_UP * robot.period_ns:
+                began += behind
             robot.clock.sleep_until(due)
             finished = (
                 (success is not None and success())

@@ -129,6 +129,23 @@ def test_the_loop_paces_on_a_real_clock() -> None:
         assert time.monotonic() - began >= 0.199
 
 
+class StopsOnce(HoldAgent):
+    """As if the program had been stopped for half a second in its fifth tick."""
+
+    def act(self, observation: Observation) -> np.ndarray:
+        self.ticks = getattr(self, "ticks", 0) + 1
+        time.sleep(0.5 if self.ticks == 5 else 0)
+        return super().act(observation)
+
+
+def test_ticks_that_a_stall_missed_do_not_come_in_a_burst() -> None:
+    with load_robot("sim:so101", "reach") as rig:
+        robot = Robot("r", rig.robot.arms, {}, {}, MonotonicClock(), 50.0)
+        began = time.monotonic()
+        run_episode(robot, StopsOnce(), task="", seed=0, max_ticks=10)
+        assert time.monotonic() - began >= 0.5 + 9 * 0.02 - 1e-3
+
+
 class Still:
     """A camera of one picture that never changes, with depth."""
 

@@ -14,7 +14,6 @@ from ..datasets.features import ACTION, REQUESTED
 from .agent import Agent, Ends, Foresees, HearsSent, Intervenes
 from .robot import Robot
 
-
 CATCHES_UP = 3  # ticks that may be made up for; a program that was stopped for longer goes on from there
 
 

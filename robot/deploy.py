@@ -51,6 +51,7 @@ def deploy(
     meta: Mapping[str, Any] | None = None,
     onlooker: Onlooker | None = None,
     checkpoint: str | None = None,
+    timeout_s: float = 30.0,
 ) -> dict[str, Any]:
     """Run `episodes` episodes of the policy at `server`; returns what happened (JSON types only).
 
@@ -62,9 +63,10 @@ def deploy(
     is charged what the policy took, where the strategy would not wait for it. person: who may take the robot
     over. directors: see `directors.director`. meta: stored with each episode, beside what is known of the
     robot. onlooker: shows all that to the person. checkpoint: the content hash that every answer must be of,
-    where another one may not move this robot, even if the server takes it up meanwhile."""
+    where another one may not move this robot, even if the server takes it up meanwhile. timeout_s: for one
+    answer, from the question to its last byte."""
     robot, scene = rig.robot, rig.scene
-    with PolicyClient(server, checkpoint=checkpoint) as client, contextlib.ExitStack() as stack:
+    with PolicyClient(server, timeout_s, checkpoint=checkpoint) as client, contextlib.ExitStack() as stack:
         charge = None if rig.realtime or strategy is None or strategy.waits else Charge(None)
         policy = PolicyAgent(client, robot.features, robot.control_hz, strategy=strategy, charge=charge)
         stack.callback(policy.close)

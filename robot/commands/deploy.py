@@ -40,6 +40,8 @@ class Args:
     """A simulated one, or a robot's TOML file."""
     server: str = "ws://127.0.0.1:8000"
     """Where `ulna serve` runs."""
+    timeout: float = 10.0
+    """Seconds after which an answer that is not there whole ends the run, and the arm is put down."""
     task: Annotated[str, unset("lift in simulation, none else")] = ""
     """Of a simulated robot: its scene. Of a real one: the instruction, in words."""
     episodes: int = 1
@@ -121,6 +123,8 @@ def deployed(args: Args) -> dict[str, Any]:
     above = directors_named(words(args.director), args.hook_fields)
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
+    if not 0 < args.timeout <= 3600:
+        raise ValueError(f"--timeout must lie in 0..3600 s, not {args.timeout:g}")
     strategy = strategy_of(args.strategy, args.strategy_fields)
     with PolicyClient(args.server) as client:
         cameras = _cameras(client.metadata)
@@ -185,6 +189,7 @@ def deployed(args: Args) -> dict[str, Any]:
             directors=above,
             meta=meta,
             onlooker=onlooker,
+            timeout_s=args.timeout,
             checkpoint=(metadata.checkpoint or None) if rig.scene is None else None,
         )
 

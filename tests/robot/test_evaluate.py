@@ -23,6 +23,7 @@ from ulna.datasets.store import EpisodeStore
 from ulna.policies.serving.client import PolicyServerError
 from ulna.policies.serving.server import PolicyServer
 from ulna.robot.agent import ExpertAgent, HoldAgent, PolicyAgent
+from ulna.robot.cli import main
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.deploy import deploy
 from ulna.robot.evaluate import evaluate, save_report
@@ -133,6 +134,28 @@ def test_deploying_through_a_server_and_its_death() -> None:
                 deploy(rig, server.url, 1, seed=7)
         with pytest.raises(PolicyServerError, match="ulna serve"):
             deploy(rig, server.url, 1)
+
+
+def test_a_server_that_takes_too_long_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    gate = threading.Event()
+
+    class Slow(Follow):
+        def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+            gate.wait(20)
+            return super().infer(request)
+
+    with (
+        load_robot("sim:so101", "reach") as rig,
+        PolicyServer(Slow(rig.robot.features), port=0).background() as server,
+    ):
+        words = ["deploy", "--robot", "sim:so101", "--task", "reach", "--server", server.url]
+        assert main([*words, "--timeout", "0"]) == 1
+        assert main([*words, "--timeout", "0.3"]) == 1
+        gate.set()
+        err = capfd.readouterr().err
+    assert "--timeout must lie in 0..3600 s, not 0" in err
+    assert "no answer" in err or "0.3 s" in err
+    assert "Traceback" not in err
 
 
 def test_people_watch_over_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class EDM:
         return compare(output, lambda chunk: (chunk.float() - target) ** 2)
 
     def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
-        skip, out, scale = self._scales(a_BHA.new_full((), level.sigma))
+        skip, out, scale = self._scales(torch.full((), level.sigma, dtype=a_BHA.dtype, device=a_BHA.device))
         tau = full(level.tau, a_BHA)
         x = skip * a_BHA + out * net(scale * a_BHA, tau, tau, context).float()
         return Pred.from_x(a_BHA, level.alpha, level.sigma, x)

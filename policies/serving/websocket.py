@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -245,7 +246,8 @@ class Connection(asyncio.BufferedProtocol):
         self._drop_message()
         self._payload, self._start, self._end = None, 0, 0
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the other side is gone already
+                self._transport.write_eof()
         else:  # TLS
             self._transport.close()
         self._want(True)

@@ -64,7 +64,7 @@ class Args:
     radians; single joints after it, with commas: degrees,gripper=percent."""
     lerobot_calibration: Annotated[str, unset("none", "FILE")] = ""
     """LeRobot's calibration of that robot, which percent need; of several arms left=FILE,right=FILE."""
-    lerobot_arm: Literal["", "so101", "koch"] = ""
+    lerobot_arm: Annotated[Literal["", "so101", "koch"], unset("unknown")] = ""
     """Whose calibration it is, where that matters."""
     groot_port: Annotated[int, unset("off")] = 0
     """Serve GR00T's clients there, too; theirs is 5555."""

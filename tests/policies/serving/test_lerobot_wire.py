@@ -435,5 +435,8 @@ def test_the_stock_client_runs_its_robot(address: str, policy: Climb, tmp_path: 
     assert result["errors"] == []
     assert result["actions"] >= 40
     assert list(result["first"][0].values()) == [10, 20, 30, 40, 50, 60]
-    assert list(result["first"][1].values()) == [11, 21, 31, 41, 51, 61]
+    # where another chunk has come by then, the client means both
+    assert all(
+        v <= w <= v + 1 for v, w in zip([10, 20, 30, 40, 50, 60], result["first"][1].values(), strict=True)
+    )
     assert policy.requests[0].task == "lift the cube"

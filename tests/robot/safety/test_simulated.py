@@ -24,7 +24,7 @@ class Jumps:
     """Asks for poses far from each other."""
 
     tag = "jumps"
-    intervening = False
+    flags = 0
 
     def reset(self, task: str, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -101,7 +101,7 @@ def test_a_robot_that_does_as_it_is_told_has_nothing_to_say(rig: Rig) -> None:
 
 def test_an_intervention_and_a_limit_are_told_apart(rig: Rig) -> None:
     agent = Jumps()
-    agent.intervening = True
+    agent.flags = INTERVENTION
     heard, _ = run(rig, 2, agent=agent)
     assert all(flags & INTERVENTION and flags & LIMITED for flags in heard.flags)
 

@@ -2,9 +2,8 @@
 
 Each tick has one owner. While the policy acts the person's device is only looked at; while the person acts
 the policy still sees every observation and what was sent, and what it had planned is dropped (HG-DAgger,
-Kelly et al. 2019). What comes after a change of hands begins where the robot was sent last: its steps grow
-from
-`FIRST_STEP` on."""
+Kelly et al. 2019). What comes after a change of hands begins where the robot was sent last: its steps
+grow from `FIRST_STEP` on."""
 
 from __future__ import annotations
 

@@ -4,9 +4,7 @@ from this one and learns what the person did (HG-DAgger, Kelly et al. 2019)."""
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +16,9 @@ import numpy as np
 from ..datasets.features import ACTION
 from ..datasets.flags import INTERVENTION
 from ..datasets.store import EpisodeStore
+from .beside import ULNA, NotStarted, beside
 from .statistics import wilson
 
-ULNA = (sys.executable, "-m", "ulna.robot.cli")
 CONFIG, STAMP = "config.toml", "hash.json"  # of a checkpoint that is complete
 
 
@@ -104,22 +102,11 @@ def collect(
 def served(checkpoint: Path, device: str) -> Iterator[str]:
     """`ulna serve` for the length of a `with` block; yields its address. A process of its own: the loop that
     moves the arm shares no interpreter with the network."""
-    words = [*ULNA, "serve", str(checkpoint), "--port", "0", "--device", device, "--json"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        if not line:
-            raise CollectError(f"the server of {checkpoint} did not start: its own words are above")
-        yield json.loads(line)["url"]
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+        with beside("serve", str(checkpoint), "--port", "0", "--device", device, own_session=True) as answer:
+            yield answer["url"]
+    except NotStarted as error:
+        raise CollectError(f"{checkpoint} is not served: {error}") from None
 
 
 def _train(policy: Path, out: Path, data: Sequence[str], weights: str, steps: int, device: str) -> None:

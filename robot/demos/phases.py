@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..beside import ULNA, NotStarted, beside
 from ..report.evaluation import ClosedLoop, OpenLoop
 from ..report.report import summary, write_report
 
-ULNA = [sys.executable, "-m", "ulna.robot.cli"]
 MARK = ".made-by-ulna-demo"
 PRODUCTS = ("data", "flow", "rollouts", "videos", "report.html", "summary.json", MARK)
 NOT_IN_SUMMARY = ("traces", "trace", "per_joint_and_step")  # long, and only for plots
@@ -60,22 +60,13 @@ class Phases:
         SystemExit when it ends before that; its own message is on standard error."""
         self._print(words)
         began = time.monotonic()
-        process = subprocess.Popen([*ULNA, *words, "--json"], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit(f"the demo stopped: `ulna {words[0]}` did not start")
-            self.seconds.append((phase, time.monotonic() - began))
-            yield json.loads(line)
-        finally:
-            process.terminate()
+        with contextlib.ExitStack() as stack:
             try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+                answer = stack.enter_context(beside(*words))
+            except NotStarted as error:
+                raise SystemExit(f"the demo stopped: {error}") from None
+            self.seconds.append((phase, time.monotonic() - began))
+            yield answer
 
     @contextlib.contextmanager
     def server(self, *words: str) -> Iterator[str]:

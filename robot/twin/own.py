@@ -4,9 +4,6 @@ devices."""
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...drivers.arm import DeviceError
+from ..beside import NotStarted, beside
 from ..config import read_config
 from .station import KINDS
 
@@ -32,24 +30,14 @@ def own_twin(robot_file: str, task: str, cameras: Sequence[str] | None = None) -
     config = read_config(robot_file)
     kind, arm, table = _arm(robot_file, config)
     tables = {n: t for n, t in config.get("cameras", {}).items() if cameras is None or n in cameras}
-    words = [
-        kind,
-        "--scene",
-        task,
-        "--control-hz",
-        str(config["control_hz"]),
-        *_camera_words(robot_file, tables),
-    ]
-    command = [sys.executable, "-m", "ulna.robot.cli", "twin", *words, "--json"]
+    words = ["--scene", task, "--control-hz", str(config["control_hz"]), *_camera_words(robot_file, tables)]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ulna-own-twin-")))
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        stack.callback(_end, process)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise DeviceError(f"the twin of {robot_file} did not start: its own words are above")
-        twin = tomllib.loads(Path(json.loads(line)["toml"]).read_text())
+        try:
+            answer = stack.enter_context(beside("twin", kind, *words, own_session=True))
+        except NotStarted as error:
+            raise DeviceError(f"{robot_file} has no twin: {error}") from None
+        twin = tomllib.loads(Path(answer["toml"]).read_text())
         left_out = NOT_OURS if cameras is None else (*NOT_OURS, "trackers")
         own = {k: v for k, v in config.items() if k not in left_out}
         own["arms"] = {arm: {**table, **twin["arms"]["arm"]}}
@@ -92,17 +80,6 @@ def _camera_words(robot_file: str, tables: Mapping[str, Any]) -> list[str]:
     depth = [n for n, t in tables.items() if t["driver"] == "realsense"]
     words = ["--cameras", ",".join(tables), "--image-size", f"{width}x{height}", "--fps", str(fps)]
     return words + (["--realsense", ",".join(depth)] if depth else [])
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def _toml(config: Mapping[str, Any]) -> str:

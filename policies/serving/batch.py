@@ -47,7 +47,7 @@ class BatchPolicy:
         hooks, steps = self.local.of_options(requests[0].options)
         sampled = self.local.decide(stacked(requests, policy.device), (*self.local.hooks, *hooks), steps)
         return Answers(
-            sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy(),
+            sampled.chunk[:, policy.recipe.n_past_actions :].float().cpu().numpy(),
             sampled.nfe.numpy(),
             None if sampled.memory is None else sampled.memory.float().cpu().numpy(),
             None if sampled.execute is None else sampled.execute.cpu().numpy(),

@@ -348,7 +348,7 @@ class Dispatcher:
             self.metrics.answer(model, now - job.arrived, waited, result.get("nfe"))
             timing = {"infer_ms": (now - job.arrived) * 1e3, "queue_ms": max(waited, 0.0) * 1e3}
             reply = {
-                "checkpoint": policy.metadata.checkpoint,
+                **({} if "checkpoint" in result else {"checkpoint": policy.metadata.checkpoint}),
                 **result,
                 "policy_timing": {"infer_ms": seconds * 1e3, "batch": len(jobs)},
                 "server_timing": timing,

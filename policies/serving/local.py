@@ -86,7 +86,7 @@ class LocalPolicy:
 
     @property
     def metadata(self) -> Metadata:
-        """With the validations that the checkpoint's folder holds by now."""
+        """With the validations that the checkpoint's folder holds by now, so each time it is looked at."""
         try:
             changed_ns = os.stat(self._folder / VALIDATIONS).st_mtime_ns
         except OSError:
@@ -137,7 +137,7 @@ class LocalPolicy:
 
     def replies(self, sampled: Sampled) -> list[dict[str, Any] | NotFinite]:
         """One for each row; where one's actions are not finite, the error."""
-        chunks = sampled.chunk[:, self.metadata.n_past_actions :].float().cpu().numpy()
+        chunks = sampled.chunk[:, self._metadata.n_past_actions :].float().cpu().numpy()
         replies: list[dict[str, Any] | NotFinite] = []
         for row, ahead in enumerate(chunks):
             if not np.isfinite(ahead).all():
@@ -150,13 +150,13 @@ class LocalPolicy:
             reply: dict[str, Any] = {
                 "actions": ahead,
                 "nfe": int(sampled.nfe[row]),
-                "checkpoint": self.metadata.checkpoint,
+                "checkpoint": self._metadata.checkpoint,
             }
             if sampled.execute is not None:
                 reply["execute"] = int(sampled.execute[row])
             if sampled.memory is not None:
                 values = sampled.memory[row].float().cpu().numpy()
-                reply["memory"] = {"checkpoint": self.metadata.checkpoint, "values": values}
+                reply["memory"] = {"checkpoint": self._metadata.checkpoint, "values": values}
             replies.append(reply)
         return replies
 
@@ -179,7 +179,7 @@ class LocalPolicy:
         """A request that fits, of zeros."""
         p, recipe = self.policy, self.policy.recipe
         blank = {k: np.zeros(p.features[k].shape, p.features[k].dtype) for k in p.observation_keys}
-        for key, feature in self.metadata.conditions.items():
+        for key, feature in self._metadata.conditions.items():
             if key != TASK:
                 blank[key] = np.zeros(feature.shape, feature.dtype)
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
@@ -202,7 +202,7 @@ class LocalPolicy:
             raise BadRequest(str(error)) from error
 
     def _past(self, value: Any) -> np.ndarray:
-        shape = (self.metadata.n_past_actions, *self.policy.features[ACTION].shape)
+        shape = (self._metadata.n_past_actions, *self.policy.features[ACTION].shape)
         past = np.asarray(value)
         if past.shape != shape or past.dtype.kind != "f":
             raise BadRequest(f"{PAST} is {past.dtype} {past.shape}, the policy wants finite float {shape}")
@@ -221,11 +221,11 @@ class LocalPolicy:
             return None
         if not isinstance(value, Mapping) or set(value) != {"checkpoint", "values"}:
             raise BadRequest("memory is what the last reply gave under this name, unchanged")
-        if value["checkpoint"] != self.metadata.checkpoint:
+        if value["checkpoint"] != self._metadata.checkpoint:
             whose = value["checkpoint"][:8] if isinstance(value["checkpoint"], str) else "?"
             raise BadRequest(
                 f"the memory is of the checkpoint {whose}, and this is "
-                f"{self.metadata.checkpoint[:8]}: begin the episode anew, without a memory"
+                f"{self._metadata.checkpoint[:8]}: begin the episode anew, without a memory"
             )
         values = np.asarray(value["values"])
         if values.shape != (width,) or values.dtype.kind != "f":
@@ -235,10 +235,10 @@ class LocalPolicy:
         return finite("memory", values, "float32")
 
     def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return fit_conditions(observation, self.metadata.conditions)
+        return fit_conditions(observation, self._metadata.conditions)
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
-        return fit_observation(key, observation, self.policy.features[key], self.metadata.n_obs_steps)
+        return fit_observation(key, observation, self.policy.features[key], self._metadata.n_obs_steps)
 
 
 def stacked(requests: Sequence[Request], device: torch.device) -> Request:

@@ -38,6 +38,10 @@ class DeviceError(RuntimeError):
     """A device is missing, refused or failed; the message is one sentence: which, and how to mend it."""
 
 
+class CommandRefused(DeviceError):
+    """An arm took no command, for a reason that may be over by the time that anybody looks for it."""
+
+
 class ArmState(Enum):
     CLOSED = "closed"
     TORQUE_OFF = "torque off"

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from ..drivers.arm import ArmState, DeviceError
+from ..drivers.arm import ArmState, CommandRefused, DeviceError
 from ..drivers.camera import StaleFrame
 from ..drivers.teleoperator import FINISH, QUIT
 from .robot import Robot
@@ -16,9 +16,10 @@ LONGEST_WAIT_S = 600.0  # where nobody is asked; a person may stop the wait at a
 AT_ONCE = 3  # episodes in a row that broke off at their first tick: then waiting does not help
 
 
-def is_loss(error: Exception, robot: Robot) -> bool:
-    """Whether an episode ended by `error` because a device of the robot was lost; it may be back by now."""
-    if isinstance(error, StaleFrame):
+def is_loss(error: Exception, robot: Robot, began: bool) -> bool:
+    """Whether an episode ended by `error` because a device of the robot was lost; it may be back by now.
+    began: whether its arms had taken a command before, in this episode."""
+    if isinstance(error, StaleFrame) or (began and isinstance(error, CommandRefused)):
         return True
     return isinstance(error, DeviceError) and bool(robot.troubles() or without_torque(robot))
 

@@ -145,7 +145,7 @@ def take_episodes(
                 if not put_back(operator, wait_s, undo, invite):
                     break
                 continue
-            if at_once >= AT_ONCE or not (far or recovering or is_loss(error, robot)):
+            if at_once >= AT_ONCE or not (far or recovering or is_loss(error, robot, take.ticks > 0)):
                 raise
             recovering = True
             if rig.remote is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...drivers.arm import Arm, DeviceError, falls
+from ...drivers.arm import Arm, CommandRefused, DeviceError, falls
 from .child import START_S, Child
 from .memory import COMMAND, DEVICE_ERROR, HOLD, MOST_AHEAD, STOP, VALUE_ERROR, Memory, Words, text_of
 
@@ -213,7 +213,8 @@ class Host:
         if answer is None:
             raise DeviceError(self.down or "the control process does not answer: is the computer overloaded?")
         if int(answer["how"]) == DEVICE_ERROR:
-            raise DeviceError(text_of(answer["text"]))
+            refused = CommandRefused if what == COMMAND else DeviceError
+            raise refused(text_of(answer["text"]))
         if int(answer["how"]) == VALUE_ERROR:
             raise ValueError(text_of(answer["text"]))
         return answer

@@ -16,12 +16,13 @@ import pytest
 from contracts.servo_arm import bench, until
 
 from ulna.datasets.store import EpisodeStore
-from ulna.drivers.arm import ArmState, DeviceError
+from ulna.drivers.arm import ArmState, CommandRefused, DeviceError
 from ulna.drivers.camera import StaleFrame
 from ulna.drivers.twins.mjpeg import MjpegTwin, wandering_bars
 from ulna.robot.agent import HoldAgent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.keys import Keys
+from ulna.robot.lost import is_loss, without_torque
 from ulna.robot.people import LeaderFar
 from ulna.robot.record import RecordResult, record
 
@@ -136,6 +137,29 @@ def test_a_person_gives_the_torque_back_or_quits(tmp_path: Path, capfd: pytest.C
     assert "press enter to give arm torque again" in capfd.readouterr().err
     assert result.episodes < 2
     assert EpisodeStore.open(tmp_path / "d").episodes[0].interrupted
+
+
+def test_a_servo_that_was_silent_for_a_moment_was_lost(tmp_path: Path) -> None:
+    """It may answer again before anybody asks why the command was refused."""
+    with cell(tmp_path) as (rig, bus, _):
+        robot = rig.robot
+        (arm,) = robot.arms.values()
+        q, refusals = arm.read().data, list[CommandRefused]()
+
+        def is_refused() -> bool:
+            try:
+                robot.command(q)
+            except CommandRefused as error:
+                refusals.append(error)
+            return bool(refusals)
+
+        assert not is_refused()
+        bus.dead = (3,)  # type: ignore[attr-defined]
+        until(is_refused, "a command is refused", 20)
+        bus.dead = ()  # type: ignore[attr-defined]
+        until(lambda: not robot.troubles() and not without_torque(robot), "all is well again", 20)
+        assert is_loss(refusals[0], robot, began=True)
+        assert not is_loss(refusals[0], robot, began=False)
 
 
 def test_what_is_no_lost_device_ends_the_session(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ def save(name: str, numbers: dict[str, Any]) -> None:
         **numbers,
         "machine": machine(),
         "commit": commit(),
-        "command": " ".join(["python", *sys.argv]),
+        # where things lay on that machine is nobody's business
+        "command": " ".join(["python", *(Path(a).name if a.startswith("/") else a for a in sys.argv)]),
         "date": datetime.now(UTC).date().isoformat(),
     }
     RESULTS.mkdir(exist_ok=True)

@@ -26,7 +26,8 @@ FRICTION = 0.15  # N·m: what a geared servo resists without torque; an arm let 
 STIFFNESS = 12.0
 STUCK_GAIN = 1.0
 SET_OUT_S = 0.5
-TREMOR_MEMORY = 0.5  # of `Expert.memory`: a hand trembles faster than it corrects itself
+TREMOR_MEMORY = 0.8  # of `Expert.memory`: a hand trembles faster than it corrects itself
+HAND_HZ = 2.5  # a hand has mass: it follows what it wants as a critically damped spring of this frequency does
 HAND_NM, HAND_RAD_S = 6.0, 3.5  # of a person who moves a joint that has no torque
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
@@ -118,8 +119,8 @@ class TwinArm(SimArm):
 
 
 class ScriptedHand:
-    """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast as a
-    hand does. While it rests it keeps the leader where the follower is, but for the joints in `held` (rad by
+    """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast and as
+    smoothly as a hand does. While it rests it keeps the leader where the follower is, but for the joints in `held` (rad by
     number), which it takes there."""
 
     def __init__(self, scene: SimScene, noise: float, speed: float = 4.0) -> None:
@@ -153,10 +154,12 @@ class ScriptedHand:
             self._goal[joint] = position
         # a hand sets out slowly: whoever watches the leader has half a second to begin
         self._begun += 1
-        reach = self.speed / PHYSICS_HZ * min(1.0, (self._begun / PHYSICS_HZ / SET_OUT_S) ** 2)
-        move = np.clip(self._goal - self.plant.position, -reach, reach)
-        self.plant.position[:] += move
-        self.plant.velocity[:] = move * PHYSICS_HZ
+        speed = self.speed * min(1.0, (self._begun / PHYSICS_HZ / SET_OUT_S) ** 2)
+        pull, velocity = 2 * np.pi * HAND_HZ, self.plant.velocity
+        away = self._goal - self.plant.position
+        velocity[:] += (pull * pull * away - 2 * pull * velocity) / PHYSICS_HZ
+        velocity[:] = np.clip(velocity, -speed, speed)
+        self.plant.position[:] += velocity / PHYSICS_HZ
 
 
 class TwinWorld:

@@ -24,7 +24,8 @@ class Fall:
         self._chain = tip_chain(model, tuple(self.state()["joints"]))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.highest_m = 0.0
+        self.highest_m, self.lowest_m = 0.0, np.inf  # of the tip, while there was torque
+        self.poses: list[tuple[float, list[float]]] = []  # s, and where the joints were
         self.let_go_at: np.ndarray | None = None  # tip when some joint had torque for the last time
 
     def state(self) -> dict[str, Any]:
@@ -45,6 +46,13 @@ class Fall:
         assert self.let_go_at is not None, "it had torque"
         return 1000 * float(np.linalg.norm(self.tip() - self.let_go_at))
 
+    def speeds(self, window_s: float) -> np.ndarray:
+        """`(N, J)` rad/s, of the poses so far, each over `window_s`."""
+        t, q = np.array([t for t, _ in self.poses]), np.array([q for _, q in self.poses])
+        grid = np.arange(t[0], t[-1], window_s)
+        at = np.stack([np.interp(grid, t, joint) for joint in q.T], axis=1)
+        return np.diff(at, axis=0) / window_s
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -63,6 +71,8 @@ class Fall:
             if any(state["torque"]):
                 self.let_go_at = tip
                 self.highest_m = max(self.highest_m, float(tip[2]))
+                self.lowest_m = min(self.lowest_m, float(tip[2]))
+                self.poses.append((time.monotonic(), list(state["joints"].values())))
 
 
 def until(is_met: Callable[[], bool], why: str, timeout_s: float = 60.0) -> None:

@@ -16,8 +16,11 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+from .backbones.codes import Codes
+from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
 from .backbones.horizons import Horizons
+from .backbones.latent import Latent
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
@@ -31,6 +34,7 @@ from .conditions.prompt import Prompt
 from .conditions.words import Words
 from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
+from .encoders.feature_maps import FeatureMaps
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.best_of_n import BestOfN
 from .hooks.consensus import Consensus
@@ -42,6 +46,7 @@ from .hooks.past_verification import PastVerification
 from .hooks.prefix import Prefix
 from .hooks.rtc import RTC
 from .hooks.rti import RTI
+from .objectives.cvae import CVAE
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
 from .objectives.edm import EDM
@@ -51,6 +56,7 @@ from .objectives.imc import IMC
 from .objectives.mip import MIP, TSD, StraightFlow
 from .objectives.prefixed import Prefixed
 from .objectives.regression import Regression
+from .objectives.vq_bet import VQBeT
 from .plugins import PluginError, everything, load, lookup, offers
 from .recipe import ParamGroup, Recipe, Training
 from .solvers.ddim import DDIM
@@ -74,6 +80,8 @@ PARTS: dict[str, type] = {
         *(Words, Goal, Label, Prompt),
         *(NeuralDynamics, Horizons),
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
+        *(FeatureMaps, EncoderDecoder, Latent, CVAE),
+        *(Codes, VQBeT),
     )
 }
 

@@ -72,6 +72,7 @@ class Policy(nn.Module):
             self.context_net.pooled_width,
             self.context_net.tokens,
             recipe.n_past_actions,
+            getattr(self.encoder, "places", (None,) * per_frame),
         )
         self.net = recipe.backbone.build(sizes, recipe.objective.needs)
         self.content_hash = ""  # set by loading a checkpoint
@@ -153,15 +154,17 @@ class Policy(nn.Module):
         return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1))
 
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
-        """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over.
-        `table` `(B, C)`, where there is one, is given to the objective."""
+        """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over. The
+        objective is given `mask` `(B, H)` bool, the actions that count, and `table` `(B, C)`, where there is
+        one."""
         action, context, mask, weight = self.examples(batch)
         objective = self.recipe.objective
         draw = objective.draw(action, progress, None)
+        given = {"mask": mask}
         if "table" in batch:
             table = batch["table"]
-            rows = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
-            draw = dataclasses.replace(draw, more={**draw.more, "table": rows})
+            given["table"] = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
+        draw = dataclasses.replace(draw, more={**draw.more, **given})
         losses = objective.losses(self.net, action, context, draw)
         return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
 

@@ -20,9 +20,19 @@ def upgraded(part: Mapping[str, Any]) -> Mapping[str, Any]:
         return {k: v for k, v in part.items() if k != "two_times"}
     if part.get("part") == "Diffusion":
         return {k: v for k, v in part.items() if k not in ("sampler", "clip")}
-    if part.get("part") == "Recipe" and "solver" not in part:
-        return _recipe(part)
+    if part.get("part") == "Recipe":
+        named = {**part, "name": "act_plain"} if _is_plain_act(part) else part
+        return named if "solver" in part else _recipe(named)
     return part
+
+
+def _is_plain_act(recipe: Mapping[str, Any]) -> bool:
+    """Up to November 2026 `act` was what `act_plain` is."""
+    parts = {"encoder": "Encoder", "backbone": "Transformer", "objective": "Regression"}
+    return recipe.get("name") == "act" and all(
+        isinstance(of := recipe.get(field), Mapping) and of.get("part") == name
+        for field, name in parts.items()
+    )
 
 
 def _recipe(old: Mapping[str, Any]) -> dict[str, Any]:

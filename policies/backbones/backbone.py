@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 from ..contexts.context import Context
 
+Place = tuple[float, float]
+"""Row and column in a picture, as shares of its height and width, above 0 and up to 1."""
+
 
 @dataclass(frozen=True)
 class Head:
     """What an objective needs of the network, and what a backbone offers."""
 
-    output: Literal["chunk", "energy", "mixture"] = "chunk"
-    """A chunk `(B, H, A)`; its energy `(B,)`; or several chunks `(B, C, H, A)` and the logits `(B, C)` of
-    which."""
+    output: Literal["chunk", "energy", "mixture", "codes"] = "chunk"
+    """A chunk `(B, H, A)`; its energy `(B,)`; several chunks `(B, C, H, A)` and the logits `(B, C)` of which;
+    or codes, see `backbones.codes.Coded`."""
     times: Literal[1, 2] = 1
     """One time; or two, s and t, as flow maps need."""
     forward_mode: bool = False
@@ -26,6 +29,10 @@ class Head:
     """Derivatives of derivatives, as training through a gradient needs."""
     token_times: bool = False
     """A time for each action of the chunk, t `(B, H)`."""
+    latent: int = 0
+    """Width of a latent by which the network tells demonstrations of one observation apart. In training it is
+    made of the chunk that `Context.shown` holds, and `Output.extras` has its divergence from a standard
+    normal as `kl`; else it is 0. 0: there is none."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class Sizes:
     """Most tokens that a context can have."""
     n_past_actions: int = 0
     """Leading actions of the chunk that lie before now."""
+    places: tuple[Place | None, ...] = (None,)
+    """Of each token of an observation step, in their order; None for one that is of no place in a picture.
+    The last tokens of a context are those of its steps, the newest step last."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
     has."""
     name = type(backbone).__name__
     if needs.output != offers.output:
-        wrapper = {"energy": "Energy", "mixture": "Mixture"}.get(needs.output)
+        wrapper = {"energy": "Energy", "mixture": "Mixture", "codes": "Codes"}.get(needs.output)
         hint = f": wrap it, --backbone {wrapper}" if wrapper else ""
         raise ValueError(
             f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
@@ -92,6 +102,10 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
             f"the objective needs a backbone that is told a time for each action, and {name} is told one for "
             "all: wrap it, --backbone TokenTimes"
         )
+    if needs.latent and not offers.latent:
+        raise ValueError(
+            f"the objective needs a backbone with a latent, and {name} has none: wrap it, --backbone Latent"
+        )
 
 
 def outputs(net: nn.Module, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Output:
@@ -101,4 +115,6 @@ def outputs(net: nn.Module, x_BHA: Tensor, s: Tensor, t: Tensor, context: Contex
 
 
 def _a(output: str) -> str:
+    if output == "codes":
+        return output
     return f"an {output}" if output[0] in "aeiou" else f"a {output}"

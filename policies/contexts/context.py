@@ -8,7 +8,7 @@ width, M memory width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,6 +26,19 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A demonstrated chunk that a network is shown while it learns to tell it by a latent, see
+    `Head.latent`."""
+
+    actions: Tensor
+    """`(B, H, A)`, as the network is to give them."""
+    mask: Tensor
+    """`(B, H)` bool, those that count."""
+    noise: Tensor
+    """`(B, Z)` standard normal, of which the latent is drawn."""
+
+
+@dataclass(frozen=True)
 class Context:
     """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM.
 
@@ -34,7 +47,7 @@ class Context:
     `(B, M)`, to be carried to the next decision of the episode; None where nothing is. present: `(B, A)`,
     where the robot is now, as the network would see it in the first action of a chunk; None where the
     observation does not say. prefix: `(B, n, A)`, the first actions of the chunk, where they are given to a
-    policy that goes on from them (`Prefixed`)."""
+    policy that goes on from them (`Prefixed`). shown: the chunk itself, in the training of a latent."""
 
     tokens: Tensor
     pooled: Tensor
@@ -43,6 +56,7 @@ class Context:
     memory: Tensor | None = None
     present: Tensor | None = None
     prefix: Tensor | None = None
+    shown: Shown | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -59,12 +73,31 @@ class Context:
             return parts[0]
         masks = [p.mask for p in parts if p.mask is not None]
         presents = [p.present for p in parts if p.present is not None]
+        shown = [p.shown for p in parts if p.shown is not None]
         return Context(
             torch.cat([p.tokens for p in parts]),
             torch.cat([p.pooled for p in parts]),
             torch.cat(masks) if masks else None,
             parts[0].frame,
             present=torch.cat(presents) if presents else None,
+            shown=Shown(*(torch.cat(v) for v in zip(*map(_fields, shown), strict=True))) if shown else None,
+        )
+
+    def first(self, tokens: Tensor, pooled: Tensor) -> Context:
+        """With more `tokens` `(B, n, D)`, of all times, before its own, and with `pooled` `(B, g)` after its
+        own."""
+        n, device = tokens.shape[1], tokens.device
+        mask, frame = self.mask, self.frame
+        if mask is not None:
+            mask = torch.cat([torch.ones_like(mask[:, :1]).expand(-1, n), mask], dim=1)
+        if frame is None:
+            frame = torch.arange(self.tokens.shape[1], device=device)
+        return replace(
+            self,
+            tokens=torch.cat([tokens, self.tokens], dim=1),
+            pooled=torch.cat([self.pooled, pooled], dim=-1),
+            mask=mask,
+            frame=torch.cat([torch.full((n,), -1, device=device), frame]),
         )
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Context:
@@ -72,7 +105,12 @@ class Context:
         memory = None if self.memory is None else f(self.memory)
         present = None if self.present is None else f(self.present)
         prefix = None if self.prefix is None else f(self.prefix)
-        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix)
+        shown = None if self.shown is None else Shown(*map(f, _fields(self.shown)))
+        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix, shown)
+
+
+def _fields(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
+    return shown.actions, shown.mask, shown.noise
 
 
 class ContextNet(nn.Module):

@@ -74,11 +74,17 @@ class ResNet18:
     """Share of each side that is seen, 0 to 1: a random window in training, else the centre; 1: all."""
 
     def build(self) -> tuple[nn.Module, int]:
+        trunk, channels = self.trunk()
+        return nn.Sequential(
+            trunk, nn.Conv2d(channels, self.keypoints, 1), SpatialSoftmax()
+        ), 2 * self.keypoints
+
+    def trunk(self) -> tuple[nn.Module, int]:
+        """(the convolutions `(N, 3, H, W) -> (N, C, H/32, W/32)`, C)."""
         import torchvision  # seconds, which a policy from state need not wait for
 
         net = torchvision.models.resnet18(weights=None, norm_layer=lambda c: nn.GroupNorm(c // 16, c))
-        trunk = nn.Sequential(*list(net.children())[:-2])
-        return nn.Sequential(trunk, nn.Conv2d(512, self.keypoints, 1), SpatialSoftmax()), 2 * self.keypoints
+        return nn.Sequential(*list(net.children())[:-2]), 512
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,22 @@ class SmallCNN:
     """Share of each side that is seen, 0 to 1: a random window in training, else the centre; 1: all."""
 
     def build(self) -> tuple[nn.Module, int]:
+        layers, channels = self._layers(), self.channels[-1]
+        return nn.Sequential(
+            *layers, nn.Conv2d(channels, self.keypoints, 1), SpatialSoftmax()
+        ), 2 * self.keypoints
+
+    def trunk(self) -> tuple[nn.Module, int]:
+        """(the convolutions `(N, 3, H, W) -> (N, C, h, w)`, C); each of them halves the sides."""
+        return nn.Sequential(*self._layers()), self.channels[-1]
+
+    def _layers(self) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for i, c in enumerate(self.channels):
             before = 3 if i == 0 else self.channels[i - 1]
             kernel, pad = (5, 2) if i == 0 else (3, 1)
             layers += [nn.Conv2d(before, c, kernel, stride=2, padding=pad), nn.GroupNorm(8, c), nn.ReLU()]
-        layers += [nn.Conv2d(self.channels[-1], self.keypoints, 1), SpatialSoftmax()]
-        return nn.Sequential(*layers), 2 * self.keypoints
+        return layers
 
 
 @dataclass(frozen=True)
@@ -159,26 +174,33 @@ class ObservationEncoder(nn.Module):
             image = observation[key]
             b, t = image.shape[:2]
             pixels = image.permute(0, 1, 4, 2, 3).to(parts[0].dtype if parts else torch.float32) / 127.5 - 1.0
-            parts.append(net(self._crop(pixels).flatten(0, 1)).reshape(b, t, -1))
+            parts.append(net(cropped(pixels, self.crop, self.training).flatten(0, 1)).reshape(b, t, -1))
         return torch.cat(parts, dim=-1)
 
-    def _crop(self, pixels_BTCHW: Tensor) -> Tensor:
-        """One random window per row in training (the same over its T frames), the centre one otherwise."""
-        b, _, _, height, width = pixels_BTCHW.shape
-        h, w = round(height * self.crop), round(width * self.crop)
-        if (h, w) == (height, width):
-            return pixels_BTCHW
-        if not self.training:
-            top, left = (height - h) // 2, (width - w) // 2
-            return pixels_BTCHW[..., top : top + h, left : left + w]
-        if (device := pixels_BTCHW.device).type == "cuda":  # the numbers stay there, for CUDA graphs
-            rows = torch.randint(0, height - h + 1, (b, 1), device=device) + torch.arange(h, device=device)
-            columns = torch.randint(0, width - w + 1, (b, 1), device=device) + torch.arange(w, device=device)
-            each = torch.arange(b, device=device)[:, None, None]
-            seen = pixels_BTCHW.permute(0, 3, 4, 1, 2)[each, rows[:, :, None], columns[:, None]]
-            return seen.permute(0, 3, 4, 1, 2)
-        tops = torch.randint(0, height - h + 1, (b,)).tolist()
-        lefts = torch.randint(0, width - w + 1, (b,)).tolist()
-        return torch.stack(
-            [p[..., t : t + h, x : x + w] for p, t, x in zip(pixels_BTCHW, tops, lefts, strict=True)]
-        )
+
+def side(pixels: int, crop: float) -> int:
+    """Of a picture's side of so many pixels those that are seen."""
+    return round(pixels * crop)
+
+
+def cropped(pixels_BTCHW: Tensor, crop: float, random: bool) -> Tensor:
+    """One random window per row (the same over its T frames), or the centre one. crop: its share of each
+    side."""
+    b, _, _, height, width = pixels_BTCHW.shape
+    h, w = side(height, crop), side(width, crop)
+    if (h, w) == (height, width):
+        return pixels_BTCHW
+    if not random:
+        top, left = (height - h) // 2, (width - w) // 2
+        return pixels_BTCHW[..., top : top + h, left : left + w]
+    if (device := pixels_BTCHW.device).type == "cuda":  # the numbers stay there, for CUDA graphs
+        rows = torch.randint(0, height - h + 1, (b, 1), device=device) + torch.arange(h, device=device)
+        columns = torch.randint(0, width - w + 1, (b, 1), device=device) + torch.arange(w, device=device)
+        each = torch.arange(b, device=device)[:, None, None]
+        seen = pixels_BTCHW.permute(0, 3, 4, 1, 2)[each, rows[:, :, None], columns[:, None]]
+        return seen.permute(0, 3, 4, 1, 2)
+    tops = torch.randint(0, height - h + 1, (b,)).tolist()
+    lefts = torch.randint(0, width - w + 1, (b,)).tolist()
+    return torch.stack(
+        [p[..., t : t + h, x : x + w] for p, t, x in zip(pixels_BTCHW, tops, lefts, strict=True)]
+    )

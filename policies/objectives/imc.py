@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ..backbones.backbone import Head
 from ..contexts.context import Context
 from ..pred import Pred
+from .choice import choice, uniforms
 from .objective import Draw, Level, Losses, Path, full
-
-LEAST = 1e-12  # of a cumulative share, so that no expert of share 0 is drawn
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,7 @@ class IMC:
 
     def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
         chunks, logits = self._ask(net, a_BHA, context)
-        # standard normal again, whatever the size of the chunk
-        normal = a_BHA.flatten(1).float().sum(1) / math.sqrt(a_BHA[0].numel())
-        u = torch.special.ndtr(normal).clamp(LEAST, 1 - 1e-6)
-        cumulative = logits.softmax(1).cumsum(1)
-        z = (cumulative < u[:, None] * cumulative[:, -1:]).sum(1).clamp(max=logits.shape[1] - 1)
+        z = choice(logits.softmax(1), uniforms(a_BHA)[:, 0])
         x = chunks[torch.arange(len(z), device=z.device), z]
         return Pred(a_BHA, 0.0, 1.0, x, a_BHA)
 

@@ -62,7 +62,8 @@ class Path:
 @dataclass(frozen=True)
 class Draw:
     """What a training step draws for B chunks. noise: `(B, H, A)` standard normal. tau: `(B,)` the level.
-    more: other draws of the objective, each with a leading axis B."""
+    more: other draws of the objective, each with a leading axis B; in training `mask` `(B, H)` bool, the
+    actions that count, too."""
 
     noise: Tensor
     tau: Tensor

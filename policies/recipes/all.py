@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ...datasets.features import Features
 from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
-from .act import act
+from .act import act, act_plain
 from .beso import beso
 from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
@@ -20,6 +20,7 @@ from .moh import moh
 from .ndp import ndp
 from .ptp import ptp
 from .rtc_flow import rtc_flow
+from .vq_bet import vq_bet
 
 GROUP = "ulna.recipes"
 RECIPES: dict[str, Callable[[Features], Recipe]] = {
@@ -27,6 +28,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "diffusion_unet": diffusion_unet,
     "diffusion_transformer": diffusion_transformer,
     "act": act,
+    "act_plain": act_plain,
     "mip": mip,
     "regression_mlp": regression_mlp,
     "flow_map": flow_map,
@@ -37,6 +39,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "moh": moh,
     "ndp": ndp,
     "rtc_flow": rtc_flow,
+    "vq_bet": vq_bet,
 }
 
 

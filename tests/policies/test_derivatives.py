@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ulna.policies.backbones.backbone import Backbone, Head, Sizes, require_head
+from ulna.policies.backbones.encoder_decoder import EncoderDecoder
 from ulna.policies.contexts.context import Context
 from ulna.policies.parts import parts_for
 
@@ -19,6 +20,8 @@ ASKS = Head("chunk", times=2, forward_mode=True, second_order=True)
 SMALL: dict[str, dict[str, Any]] = {
     "UNet1D": {"widths": (8, 16), "time_width": 8},
     "Transformer": {"width": 16, "depth": 2},
+    "EncoderDecoder": {"width": 16, "encoder_depth": 1, "heads": 4, "ffn": 32},
+    "Latent": {"inner": EncoderDecoder(16, 1, 1, 4, 32)},
     "ResidualMLP": {"width": 16, "depth": 2, "time_width": 8},
     "Horizons": {"horizons": (2, 4)},
     "NeuralDynamics": {"basis": 2},

@@ -28,7 +28,7 @@ from ulna.policies.train.loop import train
 
 FILE = Path(__file__).parents[1] / "data" / "golden.json"
 FEATURE_SETS = {"state": FEATURES, "images": WITH_IMAGE}
-FIRST = ("flow", "diffusion_unet", "diffusion_transformer", "act")
+FIRST = ("flow", "diffusion_unet", "diffusion_transformer", "act_plain")
 CASES = [f"{name} {of}" for name in FIRST for of in FEATURE_SETS]
 
 

@@ -91,6 +91,15 @@ def test_the_same_seed_gives_the_checkpoints_actions(checkpoint: Path, exported:
     assert not np.array_equal(*free), "without a seed each draw is another"
 
 
+def test_a_transformer_over_feature_maps_is_exported(tmp_path: Path) -> None:
+    """ACT without its latent's encoder, which only training asks."""
+    folder, path = saved(tmp_path / "act", "act", {}, WITH_IMAGE), tmp_path / "act.onnx"
+    assert export_onnx(folder, path)["calls"] == 1
+    request = Request({**OBSERVATION, STATE: OBSERVATION[STATE][-1], CAMERA: IMAGE[-1]}, 0).to_wire()
+    expected = LocalPolicy(folder).infer(request)["actions"]
+    np.testing.assert_allclose(OnnxPolicy(path).infer(request)["actions"], expected, atol=1e-4)
+
+
 def test_the_file_is_plain_onnx_and_says_what_it_is(exported: Path) -> None:
     model = onnx.load(exported)
     onnx.checker.check_model(model)
@@ -172,6 +181,7 @@ def test_it_is_served_where_there_is_no_torch(checkpoint: Path, exported: Path) 
     [
         ("ebt", {}, "gives an energy"),
         ("imc", {}, "several chunks"),
+        ("vq_bet", {}, "gives codes"),
         ("ptp", {"steering": "PastVerification"}, "hooks steer"),
         ("mip", {"context": "Recurrent"}, "carries a memory"),
         ("mip", {"codec": "Delta", "n_past_actions": 1}, "wants the last command"),

@@ -28,7 +28,6 @@ from ulna.policies.contexts.context import Context, Shown
 from ulna.policies.encoders.feature_maps import FeatureMaps
 from ulna.policies.encoders.vector import ResNet18, SmallCNN
 from ulna.policies.objectives.cvae import CVAE
-from ulna.policies.objectives.diffusion import Diffusion
 from ulna.policies.objectives.ebt import EBT
 from ulna.policies.objectives.flow import Flow
 from ulna.policies.objectives.mip import MIP
@@ -86,7 +85,7 @@ def test_the_loss_is_the_l1_of_a_drawn_latent_and_ten_times_its_divergence() -> 
     assert not torch.allclose(losses.error, objective.losses(net, a, context, other).error)
 
 
-@pytest.mark.parametrize("inner", [Regression("l2"), Flow(), Diffusion(), MIP()])
+@pytest.mark.parametrize("inner", [Regression("l2"), Flow(), MIP()])
 def test_a_latent_goes_with_every_objective_of_chunks_and_every_network(inner: Objective) -> None:
     torch.manual_seed(0)
     a, tokens = torch.randn(3, 6, 2), torch.randn(3, 3, 8)

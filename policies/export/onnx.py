@@ -118,7 +118,8 @@ class _Call(nn.Module):
         self.net, self.names = net, names
 
     def forward(self, x: Tensor, s: Tensor, t: Tensor, *parts: Tensor) -> Tensor:
-        return self.net(x, s, t, Context(**dict(zip(self.names, parts, strict=True)))).float()
+        context: dict[str, Any] = dict(zip(self.names, parts, strict=True))
+        return self.net(x, s, t, Context(**context)).float()
 
 
 class _Decode(nn.Module):

@@ -85,13 +85,17 @@ def test_a_gradient_can_be_trained_through(name: str) -> None:
     net = derivable(name, ASKS)
     x, s, t, context = question()
     x.requires_grad_()
-    weight = next(p for p in net.parameters() if p.ndim == 2)
+    weights = [p for p in net.parameters() if p.ndim == 2]
 
     def slope() -> Tensor:
         (g,) = torch.autograd.grad((net(x, s, t, context) ** 2).sum(), x, create_graph=True)
         return (g**2).sum()
 
-    (second,) = torch.autograd.grad(slope(), weight)
+    # of the weight that counts most, which in a deep network the first one need not
+    derivatives = zip(torch.autograd.grad(slope(), weights, allow_unused=True), weights, strict=True)
+    second, weight = max(
+        ((d, w) for d, w in derivatives if d is not None), key=lambda pair: float(pair[0].abs().max())
+    )
     i = tuple(int(v) for v in torch.unravel_index(second.abs().argmax(), second.shape))
     assert float(second[i].abs()) > 1e-6
     values, h = [], 1e-6

@@ -15,6 +15,7 @@ from typing import Any
 import device_tables
 import execution_tables
 import results
+import safety_tables
 import study_tables
 
 README = Path(__file__).parents[1] / "README.md"
@@ -36,6 +37,10 @@ NAMES = (
         "faults",
         "soak",
         "chunk_boundary",
+        "safety_fuzz",
+        "falls",
+        "control_lateness",
+        "takeover",
     ),
 )
 SECTIONS = {
@@ -45,7 +50,9 @@ SECTIONS = {
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
     "Speed": ("sim_steps", "batched_evaluation", "train_throughput", "gpu"),
     "Serving": ("serving_latency", "server_load"),
-    "How chunks are executed": ("chunk_boundary",),
+    "How chunks are executed": ("chunk_boundary", "control_lateness"),
+    "Safety": ("safety_fuzz", "falls"),
+    "A person who takes over": ("takeover",),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -353,6 +360,10 @@ TABLES = {
     "faults": device_tables.faults,
     "soak": device_tables.soak,
     "chunk_boundary": execution_tables.chunk_boundary,
+    "safety_fuzz": safety_tables.safety_fuzz,
+    "falls": safety_tables.falls,
+    "control_lateness": safety_tables.control_lateness,
+    "takeover": safety_tables.takeover,
 }
 
 

@@ -193,12 +193,13 @@ def serving(rig: Rig, answer: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_server_that_fails_ends_with_the_arm_put_down(station: dict[str, Any], answer: str) -> None:
-    with Fall(station) as fall, load_robot(station["toml"], trackers=False) as rig:
-        with (
-            serving(rig, ANSWERS[answer]) as url,
-            pytest.raises((PolicyServerError, ValueError)),
-        ):
-            deploy(rig, url, 1, task="x", max_seconds=20)
+    with (
+        Fall(station) as fall,
+        load_robot(station["toml"], trackers=False) as rig,
+        serving(rig, ANSWERS[answer]) as url,
+        pytest.raises((PolicyServerError, ValueError)),
+    ):
+        deploy(rig, url, 1, task="x", max_seconds=20)
     assert fall.highest_m > UP_M
     assert fall.moved_mm() < MOST_MM
 

@@ -29,6 +29,23 @@ def studies_page(studies: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, "", *(line for s in studies for line in study(s))]
 
 
+def ndp_strokes(d: Mapping[str, Any]) -> list[str]:
+    """Beside `ulna study`, for there nothing acts."""
+    lines = [
+        "**Pen strokes from their pictures** (the published test of Neural Dynamic Policies): the same",
+        "network gives the goal and forcing of a dynamical system, or waypoints; means of 5 trainings.",
+        "Control: zig-zags finer than the forcing's basis.",
+        "",
+        "| paths | demonstrations | arm | squared error | jerk | error at the end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in d["table"]:
+        numbers = f"{r['squared_error']:.3f} | {r['jerk']:.0f} | {r['end_error']:.2f}"
+        lines.append(f"| {r['paths']} | {r['demonstrations']} | {r['arm']} | {numbers} |")
+    verdicts = [f"{v['claim']}: {'held' if v['holds'] else '**not held**'}" for v in d["verdicts"]]
+    return [*lines, "", f"Expected before the run: {'; '.join(verdicts)}.", ""]
+
+
 def study(s: Mapping[str, Any]) -> list[str]:
     """One study: its arms, variant by variant, and its expectations."""
     paper = f" Paper: {s['paper']}." if s["paper"] else ""

@@ -41,6 +41,7 @@ NAMES = (
         "falls",
         "control_lateness",
         "takeover",
+        "ndp_strokes",
     ),
 )
 SECTIONS = {
@@ -53,6 +54,7 @@ SECTIONS = {
     "How chunks are executed": ("chunk_boundary", "control_lateness"),
     "Safety": ("safety_fuzz", "falls"),
     "A person who takes over": ("takeover",),
+    "Paths of a dynamical system": ("ndp_strokes",),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -364,6 +366,7 @@ TABLES = {
     "falls": safety_tables.falls,
     "control_lateness": safety_tables.control_lateness,
     "takeover": safety_tables.takeover,
+    "ndp_strokes": study_tables.ndp_strokes,
 }
 
 

@@ -89,6 +89,13 @@ class Windows:
                 f"episode {without[0].index} does not tell what was requested, only what was sent: leave out "
                 "--actions requested"
             )
+        for e in self.episodes:
+            e.require_fit({**self.features, REQUESTED: self.features[ACTION]}, (key,))
+            if e.rows(key) != e.length:
+                raise StoreError(
+                    f"episode {e.index} has {e.length} actions and tells what was requested for "
+                    f"{e.rows(key)}: run `ulna data check`"
+                )
         return _vectors(key, self.episodes, [e.read(key) for e in self.episodes])
 
     def __len__(self) -> int:

@@ -300,8 +300,8 @@ def test_what_was_asked_for_is_learned_where_that_is_wanted(tmp_path: Path) -> N
     meta = json.loads(array.read_text())
     meta["shape"][1] += 1
     array.write_text(json.dumps(meta))
+    data = open_data(store.path, None, DataOptions(episodes=(0,), actions="requested"))
     with pytest.raises(StoreError, match=r"action.requested holds .* run `ulna data check`"):
-        data = open_data(store.path, None, DataOptions(episodes=(0,), actions="requested"))
         data.windows(WindowSpec(1, 2))
     past = WindowSpec(1, 2, 1, actions="sent")
     with pytest.raises(TrainingError, match="leave out --actions requested"):

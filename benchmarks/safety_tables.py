@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from study_tables import percent
+
 
 def safety_fuzz(d: dict[str, Any]) -> list[str]:
     alone, physics, twin = d["alone"], d["physics"], d["twin"]
@@ -76,8 +78,7 @@ def control_lateness(d: dict[str, Any]) -> list[str]:
 def takeover(d: dict[str, Any]) -> list[str]:
     n = d["training_seeds"] * d["episodes"]
     rows = [
-        f"| {name} | {100 * sum(a['successes']) / n:.0f} % | {100 * a['wilson_95'][0]:.0f} to "
-        f"{100 * a['wilson_95'][1]:.0f} % |"
+        f"| {name} | {100 * sum(a['successes']) / n:.0f} % | {percent(a['wilson_95'])} |"
         for name, a in d["arms"].items()
     ]
     differences = [

@@ -17,6 +17,10 @@ def load_studies(folder: Path = FOLDER) -> list[dict[str, Any]]:
     return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))]
 
 
+def percent(interval: Sequence[float]) -> str:
+    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
+
+
 def studies_page(studies: Sequence[Mapping[str, Any]]) -> list[str]:
     """All studies; those that went against what was expected are among them."""
     if not studies:
@@ -64,12 +68,11 @@ def study(s: Mapping[str, Any]) -> list[str]:
             "|---|---|---|---|---|---|---|---|",
         ]
         for arm, a in variant["arms"].items():
-            low, high = (f"{100 * v:.0f}" for v in a["wilson_95"])
             spread = "–" if a["seed_deviation"] is None else f"{100 * a['seed_deviation']:.0f} %"
             cells = [
                 arm,
                 f"{100 * a['success_rate']:.0f} %",
-                f"{low} to {high} %",
+                percent(a["wilson_95"]),
                 spread,
                 minus(a.get("minus_base")),
                 f"{a['nfe_per_decision']:g}",

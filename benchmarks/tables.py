@@ -17,6 +17,7 @@ import execution_tables
 import results
 import safety_tables
 import study_tables
+from study_tables import percent
 
 README = Path(__file__).parents[1] / "README.md"
 MEASURED = README.parent / "docs" / "measured.md"
@@ -64,10 +65,6 @@ SECTIONS = {
 def load(name: str) -> dict[str, Any] | None:
     path = results.RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def percent(interval: list[float]) -> str:
-    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
 
 
 def demo(d: dict[str, Any]) -> list[str]:

@@ -110,7 +110,7 @@ def test_recipes_that_it_does_not_fit_refuse_it(checkpoint: Path, folder: Path) 
     zeros = {k: np.zeros(f.shape, f.dtype) for k, f in FEATURES.items() if k != ACTION}
     with pytest.raises(BadRequest, match=says):
         LocalPolicy(ahead_only).infer(Request(zeros, 0, options=options).to_wire())
-    with pytest.raises(ValueError, match="Regression of the recipe act gives one observation one chunk only"):
+    with pytest.raises(ValueError, match="CVAE of the recipe act gives one observation one chunk only"):
         override(small("act"), {"steering": "PastVerification", "n_past_actions": 1, "n_action_steps": 1})
     assert override(small("ptp"), {"steering": "PastVerification"}).needs_past
     with pytest.raises(ValueError, match="at least 1 candidate, not 0"):

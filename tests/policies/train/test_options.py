@@ -90,7 +90,7 @@ def test_what_does_not_fit_a_checkpoint_is_named_with_both_shapes(
     assert "of another shape, so new: net." in note
     assert "(64," in note
     assert "(96," in note
-    stranger = override(small("act", start=str(first), steps=1), {"encoder.state.width": 24})
+    stranger = override(small("act_plain", start=str(first), steps=1), {"encoder.state.width": 24})
     with pytest.raises(TrainingError, match="no weight of the flow to start from fits this act"):
         train(stranger, data, tmp_path / "q", device="cpu")
     with pytest.raises(ValueError, match="no checkpoint folder"):

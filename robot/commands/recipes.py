@@ -20,6 +20,7 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     from ...datasets.features import ACTION, IMAGES, STATE, Feature
+    from ...policies.encoders.vector import Encoder
     from ...policies.parts import recipe_to_json
     from ...policies.recipes.all import RECIPES, all_recipes
 
@@ -40,7 +41,10 @@ def run(args: Args, out: Output) -> int:
     lines = []
     for name, r in recipes.items():
         summary = ((functions[name].__doc__ or "").strip().splitlines() or [""])[0]
-        parts = [r.encoder.image if args.images else r.encoder.state, r.context, r.backbone, r.objective]
+        encoder = r.encoder
+        if isinstance(encoder, Encoder):  # its parts, of which one is not used
+            encoder = encoder.image if args.images else encoder.state
+        parts = [encoder, r.context, r.backbone, r.objective]
         part_names = " × ".join(type(p).__name__ for p in parts)
         lines.append(
             f"{name}\n  {summary}\n  {part_names}, {r.sampling_steps} steps, {r.decoder} decoder\n  {r.paper}"

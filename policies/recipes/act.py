@@ -17,8 +17,10 @@ PAPER = "Zhao et al. 2023, ACT (arXiv 2304.13705)"
 
 
 def act(features: Features) -> Recipe:
-    """ACT (Zhao et al. 2023, arXiv 2304.13705): L1 regression of a chunk by a transformer over the feature
-    maps of all cameras, trained as a conditional variational autoencoder, with temporal ensembling.
+    """Action chunking with transformers, ACT (Zhao et al. 2023, arXiv 2304.13705).
+
+    L1 regression of a chunk by a transformer over the feature maps of all cameras, trained as a conditional
+    variational autoencoder, with temporal ensembling.
 
     Faithful: the latent of 32 and its KL weight 10, made in training of the chunk and the vectors observed,
     0 when acting; a ResNet18 a camera whose feature map gives the tokens, with two-dimensional sine positions
@@ -42,10 +44,9 @@ def act(features: Features) -> Recipe:
 
 
 def act_plain(features: Features) -> Recipe:
-    """ACT without its latent (Zhao et al. 2023, arXiv 2304.13705): L1 regression of a chunk, temporal
-    ensembling.
+    """ACT without its latent (Zhao et al. 2023, arXiv 2304.13705).
 
-    Faithful: one observation step, learned queries attending to the observation, masked L1, z-scored state
+    L1 regression of a chunk, temporal ensembling. Faithful: one observation step, learned queries attending to the observation, masked L1, z-scored state
     and actions, ensemble weights exp(-0.01 i) with the oldest heaviest. Not: no CVAE (z = 0 is what the
     released policy runs with); one token per observation (spatial softmax) instead of the ResNet's feature
     map; no transformer encoder over the observation; no pretrained weights; shorter chunks, as 20 Hz control

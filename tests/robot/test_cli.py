@@ -394,7 +394,7 @@ def test_help_for_training_lists_the_fields_of_a_recipe(capfd: pytest.CaptureFix
     assert main(["train", "act", "--help"]) == 0
     text = capfd.readouterr().out
     assert "--training.learning-rate" in text
-    assert "--objective.norm l1" in text
+    assert "--objective.inner.norm l1" in text
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -134,7 +134,7 @@ class _Expert(Picking):
     def __init__(self, task: Insert, noise: float) -> None:
         self.task = task
         size = task.robot.object_size
-        super().__init__(task.arm, noise, up=GRASP * size, hover=1.5 * size, is_tall=True)
+        super().__init__(task.arm, noise, up=GRASP * size, hover=2 * size, is_tall=True, width=size)
 
     def target(self) -> TipTarget:
         task, peg = self.task, self.task.peg
@@ -157,5 +157,4 @@ class _Expert(Picking):
             move = over
             if beside < 0.02:
                 step, tremor = 0.005, STEADY
-        grip = task.robot.grip_closed
-        return TipTarget(towards(tip, tip + move, step), yaw_of(rotation) + turn, grip, 0.05, tremor)
+        return TipTarget(towards(tip, tip + move, step), yaw_of(rotation) + turn, self.closed, 0.05, tremor)

@@ -12,14 +12,16 @@ from .boxes import Box, face_yaw
 CLOSING = 0.15  # of the gripper's way from open to closed: from there on it counts as closing
 STEADY = 0.4  # of the tremor, where a box is put down: people, too, are steadier there
 CLEARS = 0.015  # between what is carried over an obstacle, and that
+SQUEEZE = 0.0005  # m, that each finger would go into what it holds
 FINGER = 0.01  # from between the fingertips to the end of the fingers
 
 
 class Picking(Expert):
-    """boxes: all that stand about, which a gripper that rises between them must not take along. turned: of the
-    gripper, from its neutral yaw. up: from a box's centre to where it is grasped, m: fingertips clear the
+    """boxes: all that stand about, which a gripper that rises between them must not take along. turned: of
+    the gripper, from its neutral yaw. up: from a box's centre to where it is grasped, m: fingertips clear the
     table, and what is around the box. hover: above that, on the way to it. is_tall: a finger that comes down
-    on the box would knock it over."""
+    on the box would knock it over. width: of what is taken, m; two fingers that move close to a little less,
+    so that what is between them cannot go from side to side (0: as far as they go)."""
 
     def __init__(
         self,
@@ -29,8 +31,12 @@ class Picking(Expert):
         up: float = 0.003,
         hover: float = 0.06,
         is_tall: bool = False,
+        width: float = 0.0,
     ) -> None:
         self.turned, self.up, self.hover, self.is_tall = turned, np.array([0, 0, up]), hover, is_tall
+        robot = arm.robot
+        both_move = width > 0 and robot.joints.units[-1] == "m"
+        self.closed = width / 2 - SQUEEZE if both_move else robot.grip_closed
         self.boxes: list[Box] = []
         super().__init__(arm, noise)
 
@@ -70,7 +76,7 @@ class Picking(Expert):
         # a gripper that is closing does not stop for a tremor; two moving fingers, though, must stay centred
         slack = 2.0 if closing and robot.grip_clearance else 1.0
         if beside < slack * 0.009 and abs(grasp[2] - tip[2]) < slack * 0.005:
-            return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, robot.grip_closed)
+            return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, self.closed)
         # a funnel: the tip may only be as low as it is centred and turned
         turned_by = abs(yaw - yaw_of(rotation))
         width = 0.004 if self.is_tall else 0.02
@@ -97,7 +103,7 @@ class Picking(Expert):
             if beside < 0.02:
                 step, tremor = 0.006, STEADY
         way = towards(tip, tip + goal - position, step)
-        return TipTarget(way, yaw_of(rotation) + turn, self.arm.robot.grip_closed, 0.03, tremor)
+        return TipTarget(way, yaw_of(rotation) + turn, self.closed, 0.03, tremor)
 
     def is_at(self, box: Box, place: np.ndarray) -> bool:
         """Whether it may be let go of there."""

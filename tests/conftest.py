@@ -105,6 +105,7 @@ SLOW = (
     "robot/test_train.py",
     "robot/twin/",
     "robot/viewer/",
+    "sim/test_manipulation.py",
     "sim/test_sim.py",
     "sim/test_t_block.py::test_overlap",
     "test_deploy_files.py::test_a_robot_is_reached",

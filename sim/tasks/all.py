@@ -6,13 +6,25 @@ import difflib
 
 from ...drivers.arm import DeviceError
 from ...drivers.plugins import PluginError, lookup, offers
+from .insert import Insert
 from .lift import Lift
 from .push_t import PushT
 from .reach import Reach
+from .sort import Sort
+from .stack import Stack
 from .task import Task
+from .wipe import Wipe
 
 GROUP = "ulna.tasks"
-TASKS: dict[str, type[Task]] = {"reach": Reach, "lift": Lift, "push_t": PushT}
+TASKS: dict[str, type[Task]] = {
+    "reach": Reach,
+    "lift": Lift,
+    "push_t": PushT,
+    "stack": Stack,
+    "insert": Insert,
+    "sort": Sort,
+    "wipe": Wipe,
+}
 
 
 def task_names() -> list[str]:

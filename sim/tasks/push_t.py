@@ -11,6 +11,7 @@ import numpy as np
 from ..expert import Expert, TipTarget, nearest_yaw, towards, yaw_of
 from . import t_block
 from .task import Task
+from .tools import hold_tool
 
 THRESHOLD = 0.9
 GOAL_YAW = np.pi / 4  # as in Push-T
@@ -104,34 +105,14 @@ class PushT(Task):
         self._hold_rod()
 
     def _hold_rod(self) -> None:
-        """A rod of 12 mm, fixed in the gripper as a tool is: what is tested is pushing, not gripping a
-        stick."""
+        """A rod of 12 mm."""
         p, c = self.world.bullet, self.world.client
-        arm, link = self.arm, self.arm.link_index[self.robot.tip]
         length = ROD + 0.01
         shape = p.createCollisionShape(p.GEOM_CYLINDER, radius=ROD_RADIUS, height=length, physicsClientId=c)
         look = p.createVisualShape(
             p.GEOM_CYLINDER, radius=ROD_RADIUS, length=length, rgbaColor=[0.8, 0.3, 0.2, 1], physicsClientId=c
         )
-        tip, rotation = arm.tip()
-        centre = tip + rotation[:, 2] * (ROD - length / 2)
-        state = p.getLinkState(arm.body, link, computeForwardKinematics=1, physicsClientId=c)
-        rod = p.createMultiBody(0.01, shape, look, centre.tolist(), state[5], physicsClientId=c)
-        p.changeDynamics(rod, -1, lateralFriction=0.1, physicsClientId=c)
-        for i in range(-1, p.getNumJoints(arm.body, physicsClientId=c)):
-            p.setCollisionFilterPair(arm.body, rod, i, -1, 0, physicsClientId=c)
-        fixed = p.createConstraint(
-            arm.body,
-            link,
-            rod,
-            -1,
-            p.JOINT_FIXED,
-            [0, 0, 0],
-            [0, 0, ROD - length / 2],
-            [0, 0, 0],
-            physicsClientId=c,
-        )
-        p.changeConstraint(fixed, maxForce=200, physicsClientId=c)
+        hold_tool(self.arm, shape, look, ROD - length / 2, friction=0.1)
 
     def block_pose(self) -> np.ndarray:
         """(x, y, yaw)."""

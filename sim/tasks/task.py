@@ -39,6 +39,10 @@ class Task(ABC):
     def reset(self, rng: np.random.Generator, xi: Mapping[str, float]) -> None:
         """Place the objects. The arm stands at its start pose already."""
 
+    def told(self, instruction: str) -> None:  # noqa: B027  (most tasks have one goal, whatever the words)
+        """The words of the episode, after each reset: one of `instructions`, or what a caller says instead. A
+        task whose goal the words choose reads it here; ValueError where they do not say one."""
+
     @abstractmethod
     def observe(self) -> np.ndarray:
         """`(len(names),)` float64: what a tracker would read."""

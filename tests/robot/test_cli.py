@@ -102,7 +102,7 @@ def test_choices_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
         assert main([*words, "--help"]) == 0
         return capfd.readouterr().out
 
-    assert "--task reach|lift|push_t|WORDS" in help_of("record")
+    assert "--task reach|lift|push_t|stack|insert|sort|wipe|WORDS" in help_of("record")
     assert "--agent expert|hold|leader|gamepad|spacemouse|keyboard|browser" in help_of("record")
     assert "--robot sim:panda|sim:so101|sim:ur5e|FILE.toml" in help_of("deploy")
     assert "--device cpu|cuda|cuda:N" in help_of("serve")

@@ -156,9 +156,9 @@ def test_randomisation_is_by_name() -> None:
     still.close()
 
 
-@pytest.mark.parametrize("name", ["ulna/Reach-v0", "ulna/Lift-v0", "ulna/PushT-v0"])
+@pytest.mark.parametrize("name", ["Reach", "Lift", "PushT", "Stack", "Insert", "Sort", "Wipe"])
 def test_gymnasium_checks_pass(name: str) -> None:
-    env = gymnasium.make(name, cameras=("front",), image_size=(32, 32), render_mode="rgb_array")
+    env = gymnasium.make(f"ulna/{name}-v0", cameras=("front",), image_size=(32, 32), render_mode="rgb_array")
     with warnings.catch_warnings():
         # by design: joint measurements have no bounds that physics could not pass, and actions are radians
         warnings.filterwarnings("ignore", message=".*(Box observation space|symmetric and normalized).*")

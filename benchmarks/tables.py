@@ -14,6 +14,7 @@ from typing import Any
 
 import device_tables
 import execution_tables
+import head_to_head_tables
 import results
 import study_tables
 
@@ -36,10 +37,12 @@ NAMES = (
         "faults",
         "soak",
         "chunk_boundary",
+        "head_to_head",
     ),
 )
 SECTIONS = {
     "The demos": ("demo", "demo_twin", "demo_real"),
+    "Beside LeRobot's policies": ("head_to_head",),
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
@@ -353,6 +356,7 @@ TABLES = {
     "faults": device_tables.faults,
     "soak": device_tables.soak,
     "chunk_boundary": execution_tables.chunk_boundary,
+    "head_to_head": head_to_head_tables.head_to_head,
 }
 
 

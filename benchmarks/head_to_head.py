@@ -1,5 +1,5 @@
-"""Ulna's policies beside LeRobot's own ACT and DiffusionPolicy: the same demonstrations, the same wall clock of
-training on this machine, the same unseen episodes, whose differences are paired.
+"""Ulna's policies beside LeRobot's own ACT and DiffusionPolicy: the same demonstrations, the same wall clock
+of training on this machine, the same unseen episodes, whose differences are paired.
 
     python benchmarks/head_to_head.py [lift push_t ...] [--seconds 600] [--seeds 3]
     python benchmarks/head_to_head.py lift --curves      success by demonstrations and by seconds of training

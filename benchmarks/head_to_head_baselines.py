@@ -35,8 +35,8 @@ class Hold:
 
 
 def baselines(task: str, episodes: int) -> dict[str, list[int]]:
-    """By baseline, the successes of the episodes on which the methods are tried. Holding is left out where the
-    state does not say which action holds."""
+    """By baseline, the successes of the episodes on which the methods are tried. Holding is left out where
+    the state does not say which action holds."""
     make, seeds = task_maker(task, {}), range(Study.evaluation_seed, Study.evaluation_seed + episodes)
     found = {"expert": [int(d.success) for d in demonstrations(make, seeds, batch=ROWS)]}
     env = make(min(ROWS, episodes))

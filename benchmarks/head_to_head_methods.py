@@ -1,5 +1,5 @@
-"""What `head_to_head.py` compares: methods of ours and LeRobot's as arms of studies, in the size `small`, which
-learns in minutes on two cores, and `base`, as published and as LeRobot has it by default, for a GPU."""
+"""What `head_to_head.py` compares: methods of ours and LeRobot's as arms of studies, in the size `small`,
+which learns in minutes on two cores, and `base`, as published and as LeRobot has it by default, for a GPU."""
 
 from __future__ import annotations
 

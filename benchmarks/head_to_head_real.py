@@ -1,6 +1,6 @@
-"""The part of `head_to_head.py` on recorded episodes: every method predicts each episode once, from the others,
-in open loop, beside holding the last command and going on in a straight line. Whole episodes are resampled
-for the intervals, since ticks of one are no independent trials."""
+"""The part of `head_to_head.py` on recorded episodes: every method predicts each episode once, from the
+others, in open loop, beside holding the last command and going on in a straight line. Whole episodes are
+resampled for the intervals, since ticks of one are no independent trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from head_to_head_methods import METHODS, settings
+from head_to_head_methods import settings
 from head_to_head_result import cross_validated, folds
 
 from ulna.datasets.features import IMAGES, Features, image_keys
@@ -52,7 +52,7 @@ def recipe_of(name: str, features: Features, size: str, steps: int) -> Any:
 
 
 def cross_validate(source: Path, work: Path, args: argparse.Namespace) -> None:
-    """Write `work`/NAME.json of the LeRobot folder `source`. Each fold that is finished is a file beside it."""
+    """Write `work`/NAME.json of the LeRobot folder `source`. Each finished fold is a file beside it."""
     name = source.resolve().name + (f"-{args.image_size}px" if args.image_size else "")
     folder, data = work / name, work / name / "data"
     if not data.is_dir():

@@ -82,7 +82,8 @@ def verdict(low: float, high: float) -> str:
 
 def of_outcomes(values: Sequence[int]) -> dict[str, Any]:
     rate = sum(values) / len(values)
-    return {"success_rate": rate, "wilson_95": list(wilson(sum(values), len(values))), "episodes": len(values)}
+    interval = list(wilson(sum(values), len(values)))
+    return {"success_rate": rate, "wilson_95": interval, "episodes": len(values)}
 
 
 def arm_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def group_of(row: Mapping[str, Any]) -> str:
 
 
 def _side(arm: Mapping[str, Any], group: str) -> str | None:
-    """Whose it is, where it belongs to the group: what LeRobot's ACT does as an ensemble counts as trained."""
+    """Whose it is, where it belongs to the group: LeRobot's ACT as an ensemble counts as trained."""
     own = TRAINED if arm["group"] == "ensemble" else arm["group"]
     return METHODS[arm["method"]].kind if own == group else None
 

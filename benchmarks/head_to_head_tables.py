@@ -31,10 +31,13 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
     """One task, number of demonstrations and budget, groups below each other."""
     seeds = max(len(a["seeds"]) for a in cell["arms"].values())
     lines = [
-        f"**`{task}` beside LeRobot**, {cell['demonstrations']} demonstrations, {cell['seconds']:g} s of training "
-        f"for each method ({size}), {seeds} training seeds × {cell['episodes']} episodes:",
+        f"**`{task}` beside LeRobot**, {cell['demonstrations']} demonstrations, {cell['seconds']:g} s of",
+        f"training for each method ({size}), {seeds} training seeds × {cell['episodes']} episodes:",
         "",
-        "| | method | success | 95 % interval | minus the best of LeRobot's | NFE a decision, a tick | trained |",
+        (
+            "| | method | success | 95 % interval | minus the best of LeRobot's | NFE a decision, a tick "
+            "| trained |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for group in GROUPS:
@@ -73,9 +76,9 @@ def difference(pair: Mapping[str, Any] | None) -> str:
 
 def real_table(name: str, real: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"**`{name}`, cross-validated in open loop**: {real['episodes']} recorded episodes, each predicted from the "
-        f"others ({real['leave_out']} left out at a time, {real['seconds']:g} s of training), from {real['sees']}. "
-        "Errors in standard deviations of a joint; intervals resample episodes:",
+        f"**`{name}`, cross-validated in open loop**: {real['episodes']} recorded episodes, each predicted",
+        f"from the others ({real['leave_out']} left out at a time, {real['seconds']:g} s of training), from",
+        f"{real['sees']}. Errors in standard deviations of a joint; intervals resample episodes:",
         "",
         "| | error | 95 % interval | minus holding | minus going on straight |",
         "|---|---|---|---|---|",

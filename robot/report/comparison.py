@@ -1,5 +1,5 @@
-"""The page of a comparison of methods (`benchmarks/head_to_head.py`): success, paired differences, and learning
-curves against demonstrations and against the wall clock of training."""
+"""The page of a comparison of methods (`benchmarks/head_to_head.py`): success, paired differences, and
+learning curves against demonstrations and against the wall clock of training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BASELINES = ("hold", "extrapolate")
 
 
 def write_comparison(path: str | Path, result: Mapping[str, Any], title: str = "Head to head") -> Path:
-    """Write the page of `result`: `sizes`, by size the `tasks`, by task a list of `demonstrations`, `seconds`,
-    `arms` and `pairs`, and the `baselines`; and `real`, by dataset."""
+    """Write the page of `result`: `sizes`, by size the `tasks`, by task a list of `demonstrations`,
+    `seconds`, `arms` and `pairs`, and the `baselines`; and `real`, by dataset."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     templates = Environment(

@@ -185,7 +185,8 @@ def _run(command: Sequence[str], log: Path, seconds: float | None) -> float:
         except OSError:
             lock.seek(0)
             raise StudyError(
-                f"a training of LeRobot that was begun before still runs, as process {lock.read()}: end it, or wait"
+                f"a training of LeRobot that was begun before still runs, as process {lock.read()}: end it, "
+                "or wait"
             ) from None
         try:  # which holds the lock, too, should this process die before it
             process = subprocess.Popen(

@@ -24,7 +24,7 @@ noise = 0.005                     # of the expert, and its other options
 backbone = "ResidualMLP"
 
 [arms.flow]
-recipe = "flow"                   # and its fields, as `ulna train` has them
+recipe = "flow"                   # and its fields, as `ulna train` has them; or lerobot, see `lerobot_arm`
 steps = 2000
 [arms.once]
 of = "flow"                       # the same training, and other settings when it runs
@@ -40,11 +40,6 @@ steering = "BestOfN"              # {ARM} is the folder of what that arm has lea
 "steering.BestOfN.critic" = "{iql}/critic"
 [arms.iql]
 learner = "iql"                   # its fields are iql.FIELD; the others are of `actor`, the recipe
-
-[arms.theirs]
-lerobot = "diffusion"             # a policy of LeRobot; options of its own training command
-steps = 2000
-batch_size = 128
 
 [[expect]]
 arm = "flow"

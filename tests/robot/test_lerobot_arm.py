@@ -15,13 +15,13 @@ from ulna.robot.study.lerobot_arm import LOG, PYTHON, LeRobotRunner, exported, s
 from ulna.robot.study.study import Arm, Demonstrations, StudyError, Variant, read_study
 from ulna.robot.study.work import Work, run_all
 
-VARIANT = Variant("main", "fork", {}, Demonstrations(2))
+VARIANT = Variant("main", "peg", {}, Demonstrations(2))
 STUDY = """
 claim = "theirs runs here"
 seeds = 1
 episodes = 2
 [task]
-name = "fork"
+name = "peg"
 [demonstrations]
 count = 2
 [common]
@@ -165,7 +165,7 @@ def test_its_options_are_the_commands(data: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('name = "fork"', 'name = "contracts.vector_env:Go"', "needs pictures or observation.environment_state"),
+        ('name = "peg"', 'name = "fork"', "needs pictures or observation.environment_state"),
         ("steps = 2\n", "steps = 0\n", "steps is a number above 0"),
         ("batch_size = 4", "seconds = true", "seconds is a number above 0"),
         ("batch_size = 4", "seed = 4", "seed is not the arm's to choose"),

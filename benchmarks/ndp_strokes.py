@@ -1,7 +1,7 @@
 """Neural Dynamic Policies on their published test: from the picture of a pen stroke to the path of the pen
 (Bahl et al. 2020, arXiv 2012.02788, section 4.1), against the same network giving the waypoints.
 
-    python benchmarks/ndp_strokes.py      writes results/studies/ndp_strokes.json; about three core-minutes
+    python benchmarks/ndp_strokes.py      writes results/ndp_strokes.json; about three core-minutes
 
 It is no file of `ulna study`: that counts episodes of a task that succeed, and here nothing acts. A drawn
 path is compared to the true one, by squared error, jerk and the error at its end.
@@ -159,7 +159,7 @@ def main() -> None:
                 }
                 table.append({"paths": kind, "demonstrations": count, "arm": arm, **means})
     save(
-        "studies/ndp_strokes",
+        "ndp_strokes",
         {
             "expectation": EXPECTATION,
             "control": "zigzag",

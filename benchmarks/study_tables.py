@@ -17,6 +17,10 @@ def load_studies(folder: Path = FOLDER) -> list[dict[str, Any]]:
     return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))]
 
 
+def percent(interval: Sequence[float]) -> str:
+    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
+
+
 def studies_page(studies: Sequence[Mapping[str, Any]]) -> list[str]:
     """All studies; those that went against what was expected are among them."""
     if not studies:
@@ -27,6 +31,23 @@ def studies_page(studies: Sequence[Mapping[str, Any]]) -> list[str]:
         held = sum(e["holds"] for e in rows)
         lines.append(f"| [{s['name']}](#{s['name']}) | {cell(s['claim'])} | {held} of {len(rows)} |")
     return [*lines, "", *(line for s in studies for line in study(s))]
+
+
+def ndp_strokes(d: Mapping[str, Any]) -> list[str]:
+    """Beside `ulna study`, for there nothing acts."""
+    lines = [
+        "**Pen strokes from their pictures** (the published test of Neural Dynamic Policies): the same",
+        "network gives the goal and forcing of a dynamical system, or waypoints; means of 5 trainings.",
+        "Control: zig-zags finer than the forcing's basis.",
+        "",
+        "| paths | demonstrations | arm | squared error | jerk | error at the end |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in d["table"]:
+        numbers = f"{r['squared_error']:.3f} | {r['jerk']:.0f} | {r['end_error']:.2f}"
+        lines.append(f"| {r['paths']} | {r['demonstrations']} | {r['arm']} | {numbers} |")
+    verdicts = [f"{v['claim']}: {'held' if v['holds'] else '**not held**'}" for v in d["verdicts"]]
+    return [*lines, "", f"Expected before the run: {'; '.join(verdicts)}.", ""]
 
 
 def study(s: Mapping[str, Any]) -> list[str]:
@@ -47,12 +68,11 @@ def study(s: Mapping[str, Any]) -> list[str]:
             "|---|---|---|---|---|---|---|---|",
         ]
         for arm, a in variant["arms"].items():
-            low, high = (f"{100 * v:.0f}" for v in a["wilson_95"])
             spread = "–" if a["seed_deviation"] is None else f"{100 * a['seed_deviation']:.0f} %"
             cells = [
                 arm,
                 f"{100 * a['success_rate']:.0f} %",
-                f"{low} to {high} %",
+                percent(a["wilson_95"]),
                 spread,
                 minus(a.get("minus_base")),
                 f"{a['nfe_per_decision']:g}",

@@ -16,7 +16,9 @@ import device_tables
 import execution_tables
 import head_to_head_tables
 import results
+import safety_tables
 import study_tables
+from study_tables import percent
 
 README = Path(__file__).parents[1] / "README.md"
 MEASURED = README.parent / "docs" / "measured.md"
@@ -38,6 +40,11 @@ NAMES = (
         "soak",
         "chunk_boundary",
         "head_to_head",
+        "safety_fuzz",
+        "falls",
+        "control_lateness",
+        "takeover",
+        "ndp_strokes",
     ),
 )
 SECTIONS = {
@@ -48,7 +55,10 @@ SECTIONS = {
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
     "Speed": ("sim_steps", "batched_evaluation", "train_throughput", "gpu"),
     "Serving": ("serving_latency", "server_load"),
-    "How chunks are executed": ("chunk_boundary",),
+    "How chunks are executed": ("chunk_boundary", "control_lateness"),
+    "Safety": ("safety_fuzz", "falls"),
+    "A person who takes over": ("takeover",),
+    "Paths of a dynamical system": ("ndp_strokes",),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -58,10 +68,6 @@ SECTIONS = {
 def load(name: str) -> dict[str, Any] | None:
     path = results.RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def percent(interval: list[float]) -> str:
-    return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
 
 
 def demo(d: dict[str, Any]) -> list[str]:
@@ -357,6 +363,11 @@ TABLES = {
     "soak": device_tables.soak,
     "chunk_boundary": execution_tables.chunk_boundary,
     "head_to_head": head_to_head_tables.head_to_head,
+    "safety_fuzz": safety_tables.safety_fuzz,
+    "falls": safety_tables.falls,
+    "control_lateness": safety_tables.control_lateness,
+    "takeover": safety_tables.takeover,
+    "ndp_strokes": study_tables.ndp_strokes,
 }
 
 

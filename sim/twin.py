@@ -27,7 +27,9 @@ STIFFNESS = 12.0
 STUCK_GAIN = 1.0
 SET_OUT_S = 0.5
 TREMOR_MEMORY = 0.8  # of `Expert.memory`: a hand trembles faster than it corrects itself
-HAND_HZ = 2.5  # a hand has mass: it follows what it wants as a critically damped spring of this frequency does
+HAND_HZ = (
+    2.5  # a hand has mass: it follows what it wants as a critically damped spring of this frequency does
+)
 HAND_NM, HAND_RAD_S = 6.0, 3.5  # of a person who moves a joint that has no torque
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
@@ -119,9 +121,9 @@ class TwinArm(SimArm):
 
 
 class ScriptedHand:
-    """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast and as
-    smoothly as a hand does. While it rests it keeps the leader where the follower is, but for the joints in `held` (rad by
-    number), which it takes there."""
+    """A person at the leader arm: moves its joints as the task's expert would move the follower, as fast and
+    as smoothly as a hand does. While it rests it keeps the leader where the follower is, but for the joints
+    in `held` (rad by number), which it takes there."""
 
     def __init__(self, scene: SimScene, noise: float, speed: float = 4.0) -> None:
         self.scene, self.noise, self.speed = scene, noise, speed

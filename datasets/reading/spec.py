@@ -11,6 +11,7 @@ from typing import Literal
 from .align import Alignment
 
 Goal = Literal["none", "last", "future"]
+Actions = Literal["sent", "requested"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class WindowSpec:
     tolerance_s: float | None = None
     """How old that row may be; None: two periods of the slower of stream and loop, plus the delay of the
     stream from capture to receipt."""
+    actions: Actions = "sent"
+    """Those that were sent to the arms, or those that were asked for, before a safety filter slowed them. A
+    policy that passes the same filter learns what whoever asked did only from the latter: it is slowed once,
+    as they were, not twice."""
     task: bool = False
     """`task` `(B,)` unicode: the instruction of the episode."""
     next_after: int = 0
@@ -78,6 +83,13 @@ class WindowSpec:
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
+        if self.actions not in ("sent", "requested"):
+            raise ValueError(f"actions are sent or requested, not {self.actions!r}")
+        if self.actions == "requested" and (self.n_past_actions or self.prompts):
+            raise ValueError(
+                "a policy that sees actions of the past is told those that were sent, and learns from them: "
+                "leave out --actions requested, or take a recipe that sees none"
+            )
         if self.prompts and not self.prompt_length:
             raise ValueError("prompts need a prompt_length of at least 1 tick, not 0")
         if early := [ticks for ticks in self.future if ticks < 0]:

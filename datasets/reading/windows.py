@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..episode import Episode, StoreError, require_finite
-from ..features import ACTION, REWARD, is_frames
+from ..features import ACTION, REQUESTED, REWARD, is_frames
 from ..flags import INVALID
 from ..store import EpisodeStore
 from .align import align, interpolate, period_ns, row_per_tick
@@ -61,7 +61,7 @@ class Windows:
         for key in streams:
             usable &= self._align(key)
         self._usable = usable
-        self._vectors[ACTION] = _vectors(ACTION, self.episodes, [e.read(ACTION) for e in self.episodes])
+        self._vectors[ACTION] = self._actions()
         flags = [e.flags(ACTION) for e in self.episodes]
         marks = np.concatenate(flags) if flags else np.zeros(0, np.uint8)
         self._valid = marks & INVALID == 0
@@ -81,6 +81,22 @@ class Windows:
                 frames.keep_in_memory()
                 room -= frames.nbytes
             self._images[key] = frames
+
+    def _actions(self) -> np.ndarray:
+        key = REQUESTED if self.spec.actions == "requested" else ACTION
+        if without := [e for e in self.episodes if key not in e.streams]:
+            raise StoreError(
+                f"episode {without[0].index} does not tell what was requested, only what was sent: leave out "
+                "--actions requested"
+            )
+        for e in self.episodes:
+            e.require_fit({**self.features, REQUESTED: self.features[ACTION]}, (key,))
+            if e.rows(key) != e.length:
+                raise StoreError(
+                    f"episode {e.index} has {e.length} actions and tells what was requested for "
+                    f"{e.rows(key)}: run `ulna data check`"
+                )
+        return _vectors(key, self.episodes, [e.read(key) for e in self.episodes])
 
     def __len__(self) -> int:
         return len(self._current)

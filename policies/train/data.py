@@ -18,6 +18,7 @@ from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
 from ...datasets.reading.mixture import Mixture, common_features, name_in, spec_in, window_weights
+from ...datasets.reading.spec import Actions
 from ...datasets.reading.weights import (
     ALPHA,
     BY_TICK,
@@ -57,6 +58,8 @@ class DataOptions:
     """Use episodes that were cut off, too."""
     align: Alignment = "seen"
     """Which row of a stream belongs to a control tick, see `WindowSpec`."""
+    actions: Actions = "sent"
+    """Which actions are learned, see `WindowSpec`."""
     tolerance_s: float | None = None
     """How old that row may be, see `WindowSpec`."""
     workers: int = 0
@@ -166,7 +169,15 @@ class TrainingData:
         validation: list[Windows] = []
         for store, training, held_out in zip(self.stores, self.episodes, self.held_out, strict=True):
             of_store = spec_in(spec, options.rename, store.features)
-            store_spec = replace(of_store, align=options.align, tolerance_s=options.tolerance_s)
+            try:
+                store_spec = replace(
+                    of_store,
+                    align=options.align,
+                    tolerance_s=options.tolerance_s,
+                    actions=options.actions,
+                )
+            except ValueError as error:
+                raise TrainingError(str(error)) from None
             room = options.cache_bytes // len(self.stores)
             train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
             if held_out:

@@ -56,6 +56,9 @@ class Args:
     """Which row of a device of another rate belongs to a control tick: the newest that had been received; the
     one captured nearest, or for vectors a straight line between two, which a policy will not have when it
     runs."""
+    actions: Literal["sent", "requested"] = "sent"
+    """Which actions to learn: those that were sent to the arms; or those that were asked for, before the
+    safety filter slowed them, for a policy that passes the same filter and should not be slowed twice."""
     tolerance: Annotated[float | None, unset("two periods and the device's delay")] = None
     """How old that row may be, s; ticks without one are left out."""
     augment: Annotated[str, unset("none")] = ""
@@ -219,6 +222,7 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
         validate=args.validate,
         interrupted=args.interrupted,
         align=args.align,
+        actions=args.actions,
         tolerance_s=args.tolerance,
         workers=args.workers,
         cache=args.cache,

@@ -48,10 +48,8 @@ class Fall:
 
     def speeds(self, window_s: float) -> np.ndarray:
         """`(N, J)` rad/s, of the poses so far, each over `window_s`."""
-        t, q = np.array([t for t, _ in self.poses]), np.array([q for _, q in self.poses])
-        grid = np.arange(t[0], t[-1], window_s)
-        at = np.stack([np.interp(grid, t, joint) for joint in q.T], axis=1)
-        return np.diff(at, axis=0) / window_s
+        t, q = zip(*self.poses, strict=True)
+        return speeds(np.array(t), np.array(q), window_s)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -73,6 +71,13 @@ class Fall:
                 self.highest_m = max(self.highest_m, float(tip[2]))
                 self.lowest_m = min(self.lowest_m, float(tip[2]))
                 self.poses.append((time.monotonic(), list(state["joints"].values())))
+
+
+def speeds(t: np.ndarray, q: np.ndarray, window_s: float) -> np.ndarray:
+    """`(N, J)` rad/s of joints that were at `q` `(M, J)` rad at `t` `(M,)` s, each over `window_s`."""
+    grid = np.arange(t[0], t[-1], window_s)
+    at = np.stack([np.interp(grid, t, joint) for joint in q.T], axis=1)
+    return np.diff(at, axis=0) / window_s
 
 
 def until(is_met: Callable[[], bool], why: str, timeout_s: float = 60.0) -> None:

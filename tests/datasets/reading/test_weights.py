@@ -13,7 +13,7 @@ from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
 
 from ulna.datasets.edit import relabel
 from ulna.datasets.episode import StoreError
-from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch
+from ulna.datasets.features import ACTION, REQUESTED, STATE, Feature, FeatureMismatch
 from ulna.datasets.flags import DIRECTED, INTERVENTION
 from ulna.datasets.reading.mixture import Mixture, common_features, window_weights
 from ulna.datasets.reading.weights import correction_weights, episode_weights, weighted_indices
@@ -272,6 +272,40 @@ def test_alignment_and_tolerance_reach_the_windows(tmp_path: Path) -> None:
     assert newest(align="nearest") == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     with pytest.raises(StoreError, match="no ticks"):
         newest(tolerance_s=0.04)
+
+
+def test_what_was_asked_for_is_learned_where_that_is_wanted(tmp_path: Path) -> None:
+    store = EpisodeStore.create(tmp_path / "d", FEATURES, 20.0)
+    rng = np.random.default_rng(0)
+    for asks in (True, False):
+        with EpisodeWriter(store) as writer:
+            writer.start({})
+            for t in range(6):
+                row = frame(rng, FEATURES, t)
+                if asks:
+                    row[REQUESTED] = row[ACTION] + 1
+                writer.tick(row, dict.fromkeys(row, (t * 50_000_000, t * 50_000_000)))
+            writer.end({})
+
+    def chunks(**how: Any) -> np.ndarray:
+        data = open_data(store.path, None, DataOptions(**how))
+        windows = short_windows(data)
+        assert (how.get("actions") == "requested") == (windows.identity["options"]["actions"] == "requested")
+        return windows.train.batch(np.arange(len(windows.train)))[ACTION]
+
+    np.testing.assert_allclose(chunks(episodes=(0,), actions="requested"), chunks(episodes=(0,)) + 1)
+    with pytest.raises(StoreError, match="episode 1 does not tell what was requested"):
+        chunks(actions="requested")
+    array = store.episodes[0].path / REQUESTED / "value" / "zarr.json"
+    meta = json.loads(array.read_text())
+    meta["shape"][1] += 1
+    array.write_text(json.dumps(meta))
+    data = open_data(store.path, None, DataOptions(episodes=(0,), actions="requested"))
+    with pytest.raises(StoreError, match=r"action.requested holds .* run `ulna data check`"):
+        data.windows(WindowSpec(1, 2))
+    past = WindowSpec(1, 2, 1, actions="sent")
+    with pytest.raises(TrainingError, match="leave out --actions requested"):
+        open_data(store.path, None, DataOptions(episodes=(0,), actions="requested")).windows(past)
 
 
 def test_episodes_that_were_cut_off_are_left_out_and_it_is_said(tmp_path: Path) -> None:

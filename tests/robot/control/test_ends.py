@@ -153,6 +153,7 @@ from ulna.policies.serving.server import PolicyServer
 
 names, units = {names}, {units}
 features = {{k: Feature((6,), "float32", names, units) for k in (STATE, ACTION)}}
+rng = np.random.default_rng(0)
 
 class Fails(Follow):
     def infer(self, request):
@@ -193,12 +194,13 @@ def serving(rig: Rig, answer: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_server_that_fails_ends_with_the_arm_put_down(station: dict[str, Any], answer: str) -> None:
-    with Fall(station) as fall, load_robot(station["toml"], trackers=False) as rig:
-        with (
-            serving(rig, ANSWERS[answer]) as url,
-            pytest.raises((PolicyServerError, ValueError)),
-        ):
-            deploy(rig, url, 1, task="x", max_seconds=20)
+    with (
+        Fall(station) as fall,
+        load_robot(station["toml"], trackers=False) as rig,
+        serving(rig, ANSWERS[answer]) as url,
+        pytest.raises((PolicyServerError, ValueError)),
+    ):
+        deploy(rig, url, 1, task="x", max_seconds=20)
     assert fall.highest_m > UP_M
     assert fall.moved_mm() < MOST_MM
 
@@ -215,9 +217,8 @@ def test_a_hostile_server_cannot_hurt_the_arm(
     station: dict[str, Any], actions: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A real arm did 4.5 to 6.1 rad/s at such commands, and its tip ended in the table."""
-    answer = f'rng := np.random.default_rng(), {{"actions": np.float32({HOSTILE[actions]})}}'
     with Fall(station) as fall, load_robot(station["toml"], trackers=False) as rig:
-        with serving(rig, f"({answer})[1]") as url:
+        with serving(rig, f'{{"actions": np.float32({HOSTILE[actions]})}}') as url:
             result = deploy(rig, url, 1, task="x", max_seconds=6)
         (episode,) = result["episodes"]
         assert episode["ticks"] > 50

@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 import pytest
+from contracts.falls import speeds
 from contracts.servo_arm import HOME, Bench, bench, running
 
 from ulna.drivers.clock import MonotonicClock
@@ -45,9 +46,7 @@ class Watch:
 
     def speeds(self) -> np.ndarray:
         """`(M, 6)` rad/s, over WINDOW_S each."""
-        grid = np.arange(self.t[0], self.t[-1], WINDOW_S)
-        at = np.stack([np.interp(grid, self.t, joint) for joint in self.q.T], axis=1)
-        return np.diff(at, axis=0) / WINDOW_S
+        return speeds(self.t, self.q, WINDOW_S)
 
 
 def hostile(seed: int, n: int) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""The tables of docs/measured.md on what cannot happen to an arm, from benchmarks/results/ alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from study_tables import percent
+
+
+def safety_fuzz(d: dict[str, Any]) -> list[str]:
+    alone, physics, twin = d["alone"], d["physics"], d["twin"]
+    us, filtered_s = alone["us_per_tick"], twin["filtered"]["seconds"]
+
+    def row(name: str, of_the_limit: dict[str, float], touching: str) -> str:
+        jerk = f"{of_the_limit['jerk']:.3g}" if "jerk" in of_the_limit else ""
+        most = f"{of_the_limit['speed']:.3g} | {of_the_limit['acceleration']:.3g} | {jerk}"
+        return f"| {name} | {most} | {touching} |"
+
+    def steps(r: dict[str, Any]) -> str:
+        return f"{sum(r['steps_touching'].values())} of {r['steps']} steps of physics"
+
+    def poses(r: dict[str, Any]) -> str:
+        return f"{sum(r['poses_touching'].values())} of {r['poses']} poses"
+
+    return [
+        f"**Hostile chunks against the safety filter** ({alone['chunks']:,} through the filter alone,",
+        f"{physics['filtered']['chunks']:,} to the simulated arm, {filtered_s:g} s to servos on",
+        "a pty): the most that was commanded, or done, in units of the limit, and what touched the",
+        f"table or the arm itself. A tick costs {us['p50']:g} µs (p99 {us['p99']:g}) over all kinds:",
+        "",
+        "| | speed | acceleration | jerk | touched |",
+        "|---|---|---|---|---|",
+        row(
+            "what the filter commanded",
+            alone["most_of_the_limit"],
+            f"{sum(alone['touching'].values())} of {alone['actions']:,} commands",
+        ),
+        *(row(f"the simulated arm, {how}", r["of_the_limit"], steps(r)) for how, r in physics.items()),
+        *(row(f"the servos' twin, {how}", r["of_the_limit"], poses(r)) for how, r in twin.items()),
+        "",
+    ]
+
+
+def falls(d: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| {name} | {s['p50']:.2f} | {s['max']:.2f} | {s['trials']} |"
+        for name, s in d["tip_moved_mm"].items()
+    ]
+    return [
+        "**The end of a run**: by how much the tip of the SO-101's twin moves once its torque is gone, from",
+        f"random poses; putting it down takes {d['put_down_s']['p50']:.1f} s. `dropped` is a driver that is",
+        "closed where it stands, as runs ended before:",
+        "",
+        "| put down at | p50, mm | most, mm | trials |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def control_lateness(d: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| {name} | {r['p50_ms']:.3f} | {r['p99_ms']:.3f} | {r['max_ms']:.2f} |"
+        for name, r in d["lateness"].items()
+    ]
+    return [
+        f"**Control ticks at {d['rate_hz']:g} Hz** with {d['loaded_cores']} core loaded, lateness in ms",
+        "beside a loop that only spins; the longest tick while the policy thinks for two seconds is",
+        f"{d['longest_tick_while_the_policy_thinks_2_s_ms']:.1f} ms:",
+        "",
+        "| | p50 | p99 | most |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def takeover(d: dict[str, Any]) -> list[str]:
+    n = d["training_seeds"] * d["episodes"]
+    rows = [
+        f"| {name} | {100 * sum(a['successes']) / n:.0f} % | {percent(a['wilson_95'])} |"
+        for name, a in d["arms"].items()
+    ]
+    differences = [
+        f"{name}: {100 * c['difference']:+.0f} ({100 * c['bootstrap_95'][0]:+.0f} to "
+        f"{100 * c['bootstrap_95'][1]:+.0f})"
+        for name, c in d.items()
+        if isinstance(c, dict) and "bootstrap_95" in c
+    ]
+    lines = [
+        f"**Corrections by a person's stand-in**: a weak policy of {d['demonstrations']} demonstrations goes",
+        f"on learning from {d['attempts']} corrected attempts, from as many more demonstrations, or from",
+        f"none; {d['training_seeds']} trainings × {d['episodes']} episodes:",
+        "",
+        "| | success | 95 % interval |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"Paired differences in points (95 %): {'; '.join(differences)}.",
+        "",
+    ]
+    if twin := d.get("twin"):
+        lines += [
+            f"On the twin, through the leader's driver: the largest step of the command in {twin['changes']}",
+            f"changes of hands is {twin['largest_step_at_a_change_rad']:.4f} rad,",
+            f"elsewhere {twin['largest_step_elsewhere_rad']:.4f}.",
+            "",
+        ]
+    return lines

@@ -44,7 +44,7 @@ from ulna.robot.rollout import env_features
 from ulna.robot.study.arms import runner, task_maker
 from ulna.robot.study.demonstrations import record_demonstrations
 from ulna.robot.study.lerobot_arm import LOG, PYTHON, step_seconds
-from ulna.robot.study.study import StudyError
+from ulna.robot.study.study import Arm, StudyError
 from ulna.robot.study.work import Job, Work
 from ulna.sim.planar.demonstrations import demonstrations
 
@@ -138,24 +138,9 @@ def pace_of(cell: Cell, plan: Plan) -> Pace:
     if plan.quick:
         return Pace(0.1, 0.01, 0.01)
     folder = file.with_suffix("")
-    steps, step_s = PACE_STEPS, 0.0
-    while not step_s:
-        shutil.rmtree(folder, ignore_errors=True)
-        trained = settings(cell.method, plan.size, steps)
-        if METHODS[cell.method].kind != OURS:
-            trained["log_freq"] = 1
-        work = begin(cell, plan, folder, trained, {})
-        work.train(Job("main", cell.method, 0))
-        arm, out = work.study.arms[cell.method], folder / "main" / cell.method / "seed-0"
-        if METHODS[cell.method].kind != OURS:
-            step_s = float(np.mean(step_seconds((out / LOG).read_text())[3:]))
-        else:
-            found = runner(arm).train(
-                arm, work.study.variants["main"], folder / "main" / "data", out, 0, plan.device
-            )
-            step_s = found.seconds / steps
-            if found.seconds < PACE_SECONDS:  # too short to tell
-                steps, step_s = int(1.5 * PACE_SECONDS / step_s), 0.0
+    arm, out, step_s = pace_training(cell, plan, folder, PACE_STEPS)
+    if METHODS[cell.method].kind == OURS and step_s * PACE_STEPS < PACE_SECONDS:  # too short to tell
+        arm, out, step_s = pace_training(cell, plan, folder, int(1.5 * PACE_SECONDS / step_s))
     method, first_s, more_s = METHODS[cell.method], 0.0, 0.0
     for evaluations in (1, NFE) if method.steps else (1,):
         changes = {"sampling_steps": evaluations, **method.sampler} if method.steps else {}
@@ -167,6 +152,22 @@ def pace_of(cell: Cell, plan: Plan) -> Pace:
     write(file, asdict(pace))
     shutil.rmtree(folder)
     return pace
+
+
+def pace_training(cell: Cell, plan: Plan, folder: Path, steps: int) -> tuple[Arm, Path, float]:
+    """(the arm, its checkpoint, seconds a step) of a training of so many steps in `folder`, anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    trained, ours = settings(cell.method, plan.size, steps), METHODS[cell.method].kind == OURS
+    if not ours:
+        trained["log_freq"] = 1
+    work = begin(cell, plan, folder, trained, {})
+    work.train(Job("main", cell.method, 0))
+    arm, out = work.study.arms[cell.method], folder / "main" / cell.method / "seed-0"
+    if not ours:
+        return arm, out, float(np.mean(step_seconds((out / LOG).read_text())[3:]))
+    data = folder / "main" / "data"
+    found = runner(arm).train(arm, work.study.variants["main"], data, out, 0, plan.device)
+    return arm, out, found.seconds / steps
 
 
 def decision_seconds(policy: Any) -> float:

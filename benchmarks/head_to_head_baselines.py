@@ -31,7 +31,7 @@ class Hold:
 
     def decide(self, requests: Sequence[Request]) -> Answers:
         chunks = [standing(self._features, {STATE: r.observation[STATE][-1]}) for r in requests]
-        return Answers(np.float32(chunks)[:, None], np.zeros(len(requests), int))
+        return Answers(np.array(chunks, np.float32)[:, None], np.zeros(len(requests), int))
 
 
 def baselines(task: str, episodes: int) -> dict[str, list[int]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import device_tables
 import execution_tables
+import head_to_head_tables
 import results
 import safety_tables
 import study_tables
@@ -38,6 +39,7 @@ NAMES = (
         "faults",
         "soak",
         "chunk_boundary",
+        "head_to_head",
         "safety_fuzz",
         "falls",
         "control_lateness",
@@ -47,6 +49,7 @@ NAMES = (
 )
 SECTIONS = {
     "The demos": ("demo", "demo_twin", "demo_real"),
+    "Beside LeRobot's policies": ("head_to_head",),
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
@@ -359,6 +362,7 @@ TABLES = {
     "faults": device_tables.faults,
     "soak": device_tables.soak,
     "chunk_boundary": execution_tables.chunk_boundary,
+    "head_to_head": head_to_head_tables.head_to_head,
     "safety_fuzz": safety_tables.safety_fuzz,
     "falls": safety_tables.falls,
     "control_lateness": safety_tables.control_lateness,

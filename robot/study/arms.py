@@ -4,43 +4,17 @@ another function in `RUNNERS`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ...drivers.arm import DeviceError
-from ..charge import Charge
-from ..strategies.all import strategy_named
-from ..strategies.strategy import Strategy
-from .study import EXECUTION, Arm, StudyError, Variant
+from .lerobot_arm import LeRobotRunner
+from .runner import Runner, Trained, execution
+from .study import Arm, StudyError, Variant
 
 if TYPE_CHECKING:
     from ..rollout import Decider
-
-
-@dataclass(frozen=True)
-class Trained:
-    """checkpoint: its folder. seconds: of training, with those before an interruption left out."""
-
-    checkpoint: Path
-    content_hash: str
-    parameters: int
-    seconds: float
-    final_loss: float
-
-
-class Runner(Protocol):
-    """A kind of arm."""
-
-    def check(self, arm: Arm, sharing: Sequence[Arm], features: Mapping[str, Any]) -> None:
-        """ValueError where the settings of the arm do not fit, or those of the arms that share its
-        training."""
-        ...
-
-    def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
-        """Train, go on with what was interrupted, or take what is trained already, in the folder `out`."""
-        ...
 
 
 class RecipeRunner:
@@ -69,6 +43,14 @@ class RecipeRunner:
                 recipe, opened, out, seed=seed, device=device, track=(), resume=(out / STATE_FILE).is_file()
             )
         return trained(out)
+
+    def decider(self, checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decider:
+        from ...policies.serving.batch import BatchPolicy
+        from ...policies.serving.local import LocalPolicy
+        from ..commands.recipe_fields import with_changes
+
+        own = execution(settings)[0]
+        return BatchPolicy(LocalPolicy(checkpoint, device, change=lambda recipe: with_changes(recipe, own)))
 
     def _recipe(self, arm: Arm, features: Mapping[str, Any]) -> Any:
         from ...policies.recipes.all import recipe_function, recipe_names
@@ -107,6 +89,9 @@ class LearnerRunner:
             learn_iql(iql, recipe, opened, out, seed=seed, device=device, resume=resume)
         return trained(out)
 
+    def decider(self, checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decider:
+        return RecipeRunner().decider(checkpoint, settings, device)
+
     def _parts(self, arm: Arm) -> tuple[Any, Arm]:
         """The learner's settings, and an arm of the recipe that acts."""
         from ...policies.learn.iql import IQL
@@ -127,7 +112,8 @@ def trained(out: Path) -> Trained:
 
     record = read_train(out)
     tail = record.losses[-50:]
-    return Trained(out, verify_checkpoint(out), record.parameters, record.seconds, sum(tail) / len(tail))
+    loss = sum(tail) / len(tail)
+    return Trained(out, verify_checkpoint(out), record.parameters, record.seconds, record.steps, loss)
 
 
 def data_options(arm: Arm) -> Any:
@@ -148,43 +134,17 @@ def open_arm_data(arm: Arm, data: Path) -> Any:
     return open_data(data, arm.data.get("observe"), data_options(arm))
 
 
-def execution(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Strategy | None, Charge]:
-    """(the settings of an arm that are its recipe's, its strategy, what a decision costs). ValueError where
-    `strategy`, its fields or `latency` do not fit."""
-    own = {k: v for k, v in settings.items() if k.split(".")[0] in EXECUTION}
-    rest = {k: v for k, v in settings.items() if k not in own}
-    latency, name = own.pop("latency", 0), own.pop("strategy", None)
-    charge = Charge.of(str(latency))
-    if charge.ms is None:
-        raise StudyError("latency: what is measured differs between runs: name milliseconds, or MS/nfe")
-    fields = {k.partition(".")[2]: v for k, v in own.items()}
-    if name is None:
-        if fields:
-            raise StudyError(f"strategy.{next(iter(fields))} belongs to no strategy: name one")
-        return rest, None, charge
-    try:
-        return rest, strategy_named(str(name), fields), charge
-    except DeviceError as error:
-        raise StudyError(str(error)) from None
-
-
-RUNNERS: dict[str, Runner] = {"recipe": RecipeRunner(), "learner": LearnerRunner()}
+RUNNERS: dict[str, Runner] = {
+    "recipe": RecipeRunner(),
+    "learner": LearnerRunner(),
+    "lerobot": LeRobotRunner(),
+}
 
 
 def runner(arm: Arm) -> Runner:
     if arm.kind not in RUNNERS:
         raise StudyError(f"the arm {arm.name} is a {arm.kind}: there is {', '.join(RUNNERS)}")
     return RUNNERS[arm.kind]
-
-
-def decider(checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decider:
-    """The policy in `checkpoint`, run with `settings` (keys of `study.RUN_TIME`) in place of its own."""
-    from ...policies.serving.batch import BatchPolicy
-    from ...policies.serving.local import LocalPolicy
-    from ..commands.recipe_fields import with_changes
-
-    own = execution(settings)[0]
-    return BatchPolicy(LocalPolicy(checkpoint, device, change=lambda recipe: with_changes(recipe, own)))
 
 
 def task_maker(name: str, options: Mapping[str, Any]) -> Callable[[int], Any]:

@@ -24,7 +24,7 @@ noise = 0.005                     # of the expert, and its other options
 backbone = "ResidualMLP"
 
 [arms.flow]
-recipe = "flow"                   # and its fields, as `ulna train` has them
+recipe = "flow"                   # and its fields, as `ulna train` has them; or lerobot, see `lerobot_arm`
 steps = 2000
 [arms.once]
 of = "flow"                       # the same training, and other settings when it runs
@@ -76,6 +76,7 @@ from typing import Any
 from .expect import Expectation
 
 MAIN = "main"
+KINDS = ("recipe", "learner", "lerobot", "of")
 EXECUTION = ("strategy", "latency")
 """What an arm says of how its policy is run, which no recipe knows: see `arms.execution`."""
 RUN_TIME = (
@@ -282,11 +283,9 @@ def _replaced(study: Study, **changes: Any) -> Study:
 
 
 def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Arm:
-    kinds = [k for k in ("recipe", "learner", "of") if k in table]
+    kinds = [k for k in KINDS if k in table]
     if len(kinds) != 1:
-        raise StudyError(
-            f"{where} must name one of recipe, learner or of, not {' and '.join(kinds) or 'none'}"
-        )
+        raise StudyError(f"{where} must name one of {', '.join(KINDS)}, not {' and '.join(kinds) or 'none'}")
     data = table.get("data", {})
     if not isinstance(data, Mapping):
         raise StudyError(f'{where}: data is a table of options, such as {{weights = "success"}}')
@@ -295,7 +294,8 @@ def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: 
         heads = {k.split(".")[0]: v for k, v in settings.items()}
         _require_keys(heads, RUN_TIME, f"{where}: what an arm that shares a training can change is")
         return Arm(name, "", "", settings, str(table["of"]))
-    return Arm(name, kinds[0], str(table[kinds[0]]), {**common, **settings}, data=data)
+    shared = {} if kinds == ["lerobot"] else common  # which are fields of recipes
+    return Arm(name, kinds[0], str(table[kinds[0]]), {**shared, **settings}, data=data)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -28,8 +28,9 @@ import numpy as np
 
 from ..report.report import commit, machine
 from ..rollout import Rollout, env_features, rollout
-from .arms import Trained, decider, execution, runner, task_maker
+from .arms import runner, task_maker
 from .demonstrations import record_demonstrations
+from .runner import Trained, execution
 from .study import Arm, Study, StudyError, Variant, read_study
 
 ROWS = 100  # episodes at once in an evaluation
@@ -162,7 +163,8 @@ class Work:
                     if trained is None:
                         trained = self._train(job)
                     settings = self._resolved(arm, job).settings if arm.of else {}  # else the checkpoint's
-                    result = self._evaluate(variant, arm, decider(out, settings, self.device))
+                    policy = runner(self.study.arms[job.arm]).decider(out, settings, self.device)
+                    result = self._evaluate(variant, arm, policy)
                     self._write(
                         file,
                         {
@@ -171,6 +173,7 @@ class Work:
                             "seed": job.seed,
                             **result,
                             "parameters": trained.parameters,
+                            "steps": trained.steps,
                             "training_seconds": 0.0 if arm.of else round(trained.seconds, 4),
                             "final_loss": trained.final_loss,
                             "checkpoint": trained.content_hash,

@@ -227,7 +227,7 @@ def test_quick_stays_in_the_work_folder(
         ("count = 4", "count = 0", "count must be a number from 1"),
         ('base = "long"', 'base = "wrong"', "base is 'wrong'"),
         ("seeds = 1", "seeds = 0", "seeds must be a whole number"),
-        ('recipe = "flow"', 'recepe = "flow"', "must name one of recipe, learner or of"),
+        ('recipe = "flow"', 'recepe = "flow"', "must name one of recipe, learner, lerobot, of"),
         ('name = "contracts.vector_env:Go"', 'kind = "go"', "lacks name"),
         ("[arms.long]", "[arms.long", "is not TOML"),
     ],

@@ -1,0 +1,102 @@
+"""The tables of docs/measured.md that set our policies beside LeRobot's, from benchmarks/results/ alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from head_to_head_result import GROUPS, against_best
+
+BASELINES = {"hold": "holding", "extrapolate": "going on straight"}
+
+
+def head_to_head(d: dict[str, Any]) -> list[str]:
+    lines = []
+    for size, found in d["sizes"].items():
+        for task, of in found["tasks"].items():
+            for cell in of:
+                lines += cell_table(task, size, cell)
+            lines += baseline_lines(found["baselines"].get(task, {}))
+    for name, real in d["real"].items():
+        lines += real_table(name, real)
+    return lines
+
+
+def text(d: Mapping[str, Any]) -> list[str]:
+    """For a terminal."""
+    return head_to_head(dict(d)) or ["nothing is finished yet"]
+
+
+def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
+    """One task, number of demonstrations and budget, groups below each other."""
+    seeds = max(len(a["seeds"]) for a in cell["arms"].values())
+    lines = [
+        f"**`{task}` beside LeRobot**, {cell['demonstrations']} demonstrations, {cell['seconds']:g} s of",
+        f"training for each method ({size}), {seeds} training seeds × {cell['episodes']} episodes:",
+        "",
+        (
+            "| | method | success | 95 % interval | minus the best of LeRobot's | NFE a decision, a tick "
+            "| trained |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
+    for group in GROUPS:
+        best = against_best(cell["pairs"], group)
+        for name, arm in cell["arms"].items():
+            if arm["group"] != group and not (arm["group"] == "ensemble" and group == GROUPS[0]):
+                continue
+            low, high = (f"{100 * v:.0f}" for v in arm["wilson_95"])
+            trained = sum(arm["training_seconds"]) / len(arm["training_seconds"])
+            method = arm["method"] + (", as an ensemble" if arm["group"] == "ensemble" else "")
+            cells = [
+                group,
+                f"`{method}`" if "," not in method else method,
+                f"{100 * arm['success_rate']:.0f} %",
+                f"{low} to {high} %",
+                difference(best.get(name)),
+                f"{arm['nfe_per_decision']:g}, {arm['nfe_per_tick']:.2g}",
+                f"{trained:.0f} s" if trained else "–",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def baseline_lines(of: Mapping[str, Any]) -> list[str]:
+    """What the methods of a task lie between."""
+    words = [f"{name} {100 * b['success_rate']:.0f} % of {b['episodes']}" for name, b in of.items()]
+    return [f"Beside them, on the same episodes: {', '.join(words)}.", ""] if words else []
+
+
+def difference(pair: Mapping[str, Any] | None) -> str:
+    if pair is None:
+        return "–"
+    low, high = (f"{100 * v:+.0f}" for v in pair["bootstrap_95"])
+    return f"{100 * pair['difference']:+.0f} ({low} to {high}), {pair['verdict']}"
+
+
+def real_table(name: str, real: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"**`{name}`, cross-validated in open loop**: {real['episodes']} recorded episodes, each predicted",
+        f"from the others ({real['leave_out']} left out at a time, {real['seconds']:g} s of training), from",
+        f"{real['sees']}. Errors in standard deviations of a joint; intervals resample episodes:",
+        "",
+        "| | error | 95 % interval | minus holding | minus going on straight |",
+        "|---|---|---|---|---|",
+    ]
+    for method, m in real["methods"].items():
+        differences = " | ".join(signed(m["minus"][b]) for b in BASELINES)
+        lines.append(f"| {method} | {estimate(m['error']['policy'])} | {differences} |")
+    first: Sequence[Any] = list(real["methods"].values())[:1]
+    for m in first:
+        lines += [f"| {word} | {estimate(m['error'][b])} | | |" for b, word in BASELINES.items()]
+    return [*lines, ""]
+
+
+def estimate(e: Mapping[str, Any]) -> str:
+    low, high = e["bootstrap_95"]
+    return f"{e['mean']:.3f} | {low:.3f} to {high:.3f}"
+
+
+def signed(e: Mapping[str, Any]) -> str:
+    low, high = e["bootstrap_95"]
+    return f"{e['mean']:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -29,6 +29,21 @@ THEIR_ACT: dict[str, Any] = {
     "policy.n_heads": 4,
     "policy.optimizer_lr": 3e-4,
 }
+OUR_ACT: dict[str, Any] = {
+    "training.batch_size": 128,
+    "training.learning_rate": 3e-4,
+    **{f"{net}.width": 128 for net in ("encoder", "backbone", "backbone.inner")},
+    **{f"{net}.ffn": 512 for net in ("backbone", "backbone.inner")},
+    **{f"{net}.heads": 4 for net in ("backbone", "backbone.inner")},
+}
+CODED = {"horizon": 16, "n_action_steps": EXECUTED}  # chunks of a code that are as long as the others execute
+OUR_VQ_BET: dict[str, Any] = {
+    **CODED,
+    "n_obs_steps": 2,
+    "backbone.inner.width": 128,
+    "training.batch_size": 128,
+    "training.learning_rate": 1e-3,
+}
 THEIR_DIFFUSION: dict[str, Any] = {
     "batch_size": 128,
     "policy.horizon": 16,
@@ -70,10 +85,9 @@ METHODS: dict[str, Method] = {
         STEPPED,
         16,
     ),
-    "act": Method(
-        OURS, "act", {"small": {"training.batch_size": 128, "training.learning_rate": 3e-4}}, SLICED
-    ),
+    "act": Method(OURS, "act", {"small": OUR_ACT}, SLICED),
     "mip": Method(OURS, "mip", {}, SLICED),
+    "vq_bet": Method(OURS, "vq_bet", {"small": OUR_VQ_BET, "base": CODED}, SLICED),
     "lerobot_act": Method(THEIRS, "act", {"small": THEIR_ACT}, SLICED),
     "lerobot_diffusion": Method(
         THEIRS, "diffusion", {"small": THEIR_DIFFUSION}, {**STEPPED, "solver": "DDIM"}, 100

@@ -46,7 +46,9 @@ def act(features: Features) -> Recipe:
 def act_plain(features: Features) -> Recipe:
     """ACT without its latent (Zhao et al. 2023, arXiv 2304.13705).
 
-    L1 regression of a chunk, temporal ensembling. Faithful: one observation step, learned queries attending to the observation, masked L1, z-scored state
+    L1 regression of a chunk, temporal ensembling.
+
+    Faithful: one observation step, learned queries attending to the observation, masked L1, z-scored state
     and actions, ensemble weights exp(-0.01 i) with the oldest heaviest. Not: no CVAE (z = 0 is what the
     released policy runs with); one token per observation (spatial softmax) instead of the ResNet's feature
     map; no transformer encoder over the observation; no pretrained weights; shorter chunks, as 20 Hz control

@@ -16,8 +16,10 @@ TALL = 2.4  # of the peg, in its widths
 DEEP = 0.8  # of the hole
 GRASP = 0.4  # above the peg's centre: the fingers stay over the socket
 OVER = 0.006  # m: from the socket to the peg's end while it is aligned
+HIGHER = 0.008  # m: than that, on the way there
 FAR = 0.05  # m: a peg that is this far from its place has a third of what being there gives
 STEADY = 0.15  # of the tremor, at the hole
+UPRIGHT = 0.995  # cosine of how far a peg that is pushed down may lean
 
 
 class Insert(Task):
@@ -151,10 +153,20 @@ class _Expert(Picking):
             beside < 0.75 * task.clearance and abs(turn) < 0.04 and over[2] > -2 * OVER
         ):
             move, step, tremor = away - np.array([0, 0, 0.003]), 0.004, STEADY
-        elif beside > 0.02 and over[2] > 0.01:
-            move = np.array([0, 0, over[2]])  # up first
+            if task.inserted() > 0.05:
+                # the hole has the end: where the peg is held is brought over it, which sets the peg upright
+                move[:2] = task.hole - self.held_at(tip)[:2]
+                if peg.pose()[1][2, 2] < UPRIGHT:
+                    move[2] = 0.0
+        elif beside > 0.02:  # well over the socket, and up first
+            high = over + np.array([0, 0, HIGHER])
+            move = np.array([0, 0, high[2]]) if high[2] > HIGHER else high
         else:
-            move = over
-            if beside < 0.02:
-                step, tremor = 0.005, STEADY
+            move, step, tremor = over, 0.005, STEADY
         return TipTarget(towards(tip, tip + move, step), yaw_of(rotation) + turn, self.closed, 0.05, tremor)
+
+    def held_at(self, tip: np.ndarray) -> np.ndarray:
+        """The point of the peg's axis that is as high as the tip, `(3,)`."""
+        position, rotation = self.task.peg.pose()
+        axis = rotation[:, 2]
+        return position + axis * (tip[2] - position[2]) / max(axis[2], 0.5)

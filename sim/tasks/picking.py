@@ -76,7 +76,8 @@ class Picking(Expert):
         # a gripper that is closing does not stop for a tremor; two moving fingers, though, must stay centred
         slack = 2.0 if closing and robot.grip_clearance else 1.0
         if beside < slack * 0.009 and abs(grasp[2] - tip[2]) < slack * 0.005:
-            return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, self.closed)
+            tremor = STEADY if self.is_tall else 1.0
+            return TipTarget(np.array([tip[0], tip[1], grasp[2]]), yaw, self.closed, tremor=tremor)
         # a funnel: the tip may only be as low as it is centred and turned
         turned_by = abs(yaw - yaw_of(rotation))
         width = 0.004 if self.is_tall else 0.02

@@ -128,12 +128,12 @@ def test_every_method_is_an_arm_that_fits(name: str, size: str, tmp_path: Path) 
     run_time = run_time_arms(name, PACE, 100.0)
     trained = settings(name, size, 30, 60.0)
     file = tmp_path / "x.toml"
-    file.write_text(study_text(name, "peg", {}, 5, 0.0, 10, trained, run_time))
+    file.write_text(study_text(name, "catch", {}, 5, 0.0, 10, trained, run_time))
     study = read_study(file)
     arm = study.arms[name]
     assert (arm.kind, arm.source) == (METHODS[name].kind, METHODS[name].source)
     assert arm.settings["training.steps" if arm.kind == OURS else "steps"] == 30
-    env = task_maker("peg", {})(1)
+    env = task_maker("catch", {})(1)
     runner(arm).check(arm, [a for a in study.sharing(arm, "main") if a is not arm], env_features(env))
     env.close()
 

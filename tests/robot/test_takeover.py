@@ -17,7 +17,7 @@ from contracts.agent import check_agent
 from contracts.policy import Follow
 from contracts.teleoperation_page import client as page
 from contracts.twin import ask, twin
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ulna.datasets.features import ACTION, STATE
@@ -140,6 +140,7 @@ def test_a_leader_far_away_takes_over_without_a_jump_and_gives_back_without_one(
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.floats(-1.5, 1.5))
+@example([6, 1, 7, 1], 0.0)  # there after one tick
 def test_whenever_hands_change_the_first_step_is_small(scene: Rig, turns: list[int], away: float) -> None:
     assert scene.sim is not None
     scene.sim.reset(1)
@@ -150,7 +151,11 @@ def test_whenever_hands_change_the_first_step_is_small(scene: Rig, turns: list[i
     changes = np.flatnonzero(np.diff([0, *log.flags]))
     assert len(changes) == len(turns)
     for i in changes:
-        assert log.steps[i : i + 3].max() <= SYNC_SPEED / 20 + 1e-6, "and the next ones are slow"
+        for k, step in enumerate(log.steps[i : i + 3]):
+            most = min((k + 1) * FIRST_STEP, SYNC_SPEED / 20)
+            assert step <= most + 1e-6, "the first steps grow slowly"
+            if step < most - 1e-6:
+                break  # the arm is where its new owner wants it, and moves as they do
     assert log.steps[changes].max() <= FIRST_STEP + 1e-6
 
 

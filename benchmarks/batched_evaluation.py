@@ -1,6 +1,6 @@
 """100 episodes of `lift` from state by the recipe `flow`, one at a time and many at once, in one run: how
-much faster, and whether the same episodes succeed. The policy is trained for a minute only; give a
-checkpoint to measure another.
+much faster, and whether the same episodes succeed. The policy, the recipe's UNet, is trained for a minute
+only; give a checkpoint to measure another, whose result is kept beside that.
 
     python benchmarks/batched_evaluation.py [CHECKPOINT]
 """
@@ -73,10 +73,11 @@ if __name__ == "__main__":
             agent.latencies_s.clear()
     pairs = [p for a, b in zip(one, many, strict=True) for p in zip(a.outcomes, b.outcomes, strict=True)]
     results.save(
-        "batched_evaluation",
+        "batched_evaluation_given" if len(sys.argv) > 1 else "batched_evaluation",
         {
             "task": "lift from state, so101",
             "recipe": policy.metadata.recipe,
+            "network": type(policy.policy.recipe.backbone).__name__,
             "trained_steps": record_of.steps,
             "demonstrations": record_of.n_episodes,
             "episodes": EPISODES,

@@ -30,6 +30,7 @@ NAMES = (
         "foreign_samples",
         "sim_steps",
         "batched_evaluation",
+        "batched_evaluation_given",
         "train_throughput",
         "gpu",
         "serving_latency",
@@ -54,7 +55,7 @@ SECTIONS = {
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
     "Reading": ("reading", "lerobot_formats", "foreign_samples"),
-    "Speed": ("sim_steps", "batched_evaluation", "train_throughput", "gpu"),
+    "Speed": ("sim_steps", "batched_evaluation", "batched_evaluation_given", "train_throughput", "gpu"),
     "Serving": ("serving_latency", "server_load"),
     "How chunks are executed": ("chunk_boundary", "control_lateness"),
     "Safety": ("safety_fuzz", "falls"),
@@ -154,7 +155,8 @@ def batched_evaluation(d: dict[str, Any]) -> list[str]:
     ours, plain = (
         f"{d[k]['seconds']:.0f} s ({d[k]['successes']} succeeded)" for k in ("at_once", "one_at_a_time")
     )
-    measure = f"{d['episodes']} episodes of {d['task']}, `{d['recipe']}`, {d['batch']} at once"
+    network = d.get("network", "UNet1D")
+    measure = f"{d['episodes']} episodes of {d['task']}, `{d['recipe']}`, {network}, {d['batch']} at once"
     return [*SPEED, f"| {measure} | {ours} | {plain} one at a time |", ""]
 
 
@@ -354,6 +356,7 @@ TABLES = {
     "foreign_samples": foreign_samples,
     "sim_steps": sim_steps,
     "batched_evaluation": batched_evaluation,
+    "batched_evaluation_given": batched_evaluation,
     "train_throughput": train_throughput,
     "gpu": gpu,
     "serving_latency": serving_latency,

@@ -297,6 +297,10 @@ class _Process:
 
     def _close(self) -> None:
         stop(self.process)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from head_to_head_result import GROUPS, against_best
+from study_tables import percent
 
 BASELINES = {"hold": "holding", "extrapolate": "going on straight"}
 
@@ -45,14 +46,13 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
         for name, arm in cell["arms"].items():
             if arm["group"] != group and not (arm["group"] == "ensemble" and group == GROUPS[0]):
                 continue
-            low, high = (f"{100 * v:.0f}" for v in arm["wilson_95"])
             trained = sum(arm["training_seconds"]) / len(arm["training_seconds"])
             method = arm["method"] + (", as an ensemble" if arm["group"] == "ensemble" else "")
             cells = [
                 group,
                 f"`{method}`" if "," not in method else method,
                 f"{100 * arm['success_rate']:.0f} %",
-                f"{low} to {high} %",
+                percent(arm["wilson_95"]),
                 difference(best.get(name)),
                 f"{arm['nfe_per_decision']:g}, {arm['nfe_per_tick']:.2g}",
                 f"{trained:.0f} s" if trained else "–",

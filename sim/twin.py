@@ -27,9 +27,8 @@ STIFFNESS = 12.0
 STUCK_GAIN = 1.0
 SET_OUT_S = 0.5
 TREMOR_MEMORY = 0.8  # of `Expert.memory`: a hand trembles faster than it corrects itself
-HAND_HZ = (
-    2.5  # a hand has mass: it follows what it wants as a critically damped spring of this frequency does
-)
+# A hand has mass: it follows what it wants as a critically damped spring of this frequency does.
+HAND_HZ = 2.5
 HAND_NM, HAND_RAD_S = 6.0, 3.5  # of a person who moves a joint that has no torque
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 

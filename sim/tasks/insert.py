@@ -149,12 +149,10 @@ class _Expert(Picking):
         turn = nearest_yaw(task.hole_yaw - face_yaw(peg.pose()[1]), 0.0, np.pi / 2)
         over = away + np.array([0, 0, task.depth + OVER])  # to where the peg is aligned
         step, tremor = 0.012, 1.0
-        if task.inserted() > 0.05 or (
-            beside < 0.75 * task.clearance and abs(turn) < 0.04 and over[2] > -2 * OVER
-        ):
+        has_end = task.inserted() > 0.05
+        if has_end or (beside < 0.75 * task.clearance and abs(turn) < 0.04 and over[2] > -2 * OVER):
             move, step, tremor = away - np.array([0, 0, 0.003]), 0.004, STEADY
-            if task.inserted() > 0.05:
-                # the hole has the end: where the peg is held is brought over it, which sets the peg upright
+            if has_end:  # where the peg is held is brought over the hole, which sets the peg upright
                 move[:2] = task.hole - self.held_at(tip)[:2]
                 if peg.pose()[1][2, 2] < UPRIGHT:
                     move[2] = 0.0

@@ -22,9 +22,9 @@ from ulna.robot.config import load_robot
 from ulna.robot.evaluate import evaluate
 from ulna.robot.statistics import wilson
 
-ROBOTS = ("sim:so101", "sim:panda", "sim:ur5e")
-TASKS = ("reach", "lift", "push_t", "stack", "insert", "sort", "wipe")
-DISTURBED = ("lift", "stack", "insert", "sort", "wipe")
+ROBOTS = ("sim:so101", "sim:panda", "sim:ur5e", "sim:so101-pair")
+TASKS = ("reach", "lift", "push_t", "stack", "insert", "sort", "wipe", "handover")
+DISTURBED = ("lift", "stack", "insert", "sort", "wipe", "handover")
 RECORDED = 0.004  # m: what `ulna record` disturbs an expert by
 
 

@@ -42,8 +42,8 @@ class TaskTracker:
 class SimScene:
     """Devices (`arms`, `cameras`, `trackers`, `clock`) plus `reset`, `success`, `score`, `reward`, `expert`.
 
-    robot: of `robots.MODELS`; None: the SO-101, or the pair of them where the task needs two arms. cameras: of
-    `front`, and `wrist`, which with several arms is one for each, `left_wrist`. joints: of all arms, as
+    robot: of `robots.MODELS`; None: the SO-101, or the pair of them where the task needs two arms. cameras:
+    `front` and `wrist`; with several arms one wrist each, like `left_wrist`. joints: of all arms, as
     `joints_of` names them.
 
     built_from, seed: what builds the same scene once more. randomisation overrides the task's ξ by name; any
@@ -170,14 +170,14 @@ class SimScene:
             self._success = True
 
     def _front(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """From beyond the table, looking back at the arm over the workspace. Two arms that face each other are
-        seen from where their operator sits, the left one to the left."""
+        """From beyond the table, looking back at the arm over the workspace. Two arms that face each other
+        are seen from where their operator sits, the left one to the left."""
         robot = next(iter(self.arms.values())).robot
         reach = float(robot.centre[0])
         if len(self.arms) > 1:
             x, apart = robot.stand.x, abs(robot.stand.y)
-            eye = np.array([x - 2.6 * apart, 0.0, 1.8 * apart])
-            return eye, np.array([x, 0.0, 0.1 * apart]), np.array([0.0, 0.0, 1.0])
+            eye = np.array([x - 2.4 * apart, 0.0, 1.8 * apart])
+            return eye, np.array([x, 0.0, 0.35 * apart]), np.array([0.0, 0.0, 1.0])
         eye = np.array([reach * 2.75, reach * 0.95, reach * 1.75])
         return eye, np.array([reach * 0.65, 0.0, reach * 0.42]), np.array([0.0, 0.0, 1.0])
 

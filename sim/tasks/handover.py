@@ -94,9 +94,7 @@ class Handover(Task):
     def lies(self) -> bool:
         """Whether it touches the table."""
         p = self.world.bullet
-        return bool(
-            p.getContactPoints(self.stick.body, self.world.table, physicsClientId=self.world.client)
-        )
+        return bool(p.getContactPoints(self.stick.body, self.world.table, physicsClientId=self.world.client))
 
     def _watch(self) -> None:
         """After each step of the physics."""

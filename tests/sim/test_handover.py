@@ -178,7 +178,7 @@ def test_many_at_once_and_a_robot_of_its_own_are_the_same_episodes() -> None:
     assert env.action_names[6] == "right.shoulder_pan"
     env.reset(seed=[5, 6])
     expert = env.expert([5, 6])
-    ticks, done = np.zeros(2, int), np.zeros(2, bool)
+    ticks, done, info = np.zeros(2, int), np.zeros(2, bool), {}
     while not done.all():
         ticks += ~done
         _, _, terminated, truncated, info = env.step(expert.act())

@@ -50,6 +50,23 @@ def ndp_strokes(d: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"Expected before the run: {'; '.join(verdicts)}.", ""]
 
 
+def demo_policy(d: Mapping[str, Any]) -> list[str]:
+    """Which network the demo trains."""
+    lines = [
+        f"**Which network `make demo` trains**: {d['recipe']}, {d['task']}, {d['demonstrations']}",
+        f"demonstrations; {d['episodes']} development seeds for each training, on one core. Holding still",
+        f"succeeds {d['hold']['successes']} times.",
+        "",
+        "| network | success, by training | 95 % interval | one training |",
+        "|---|---|---|---|",
+    ]
+    for name, arm in d["arms"].items():
+        successes = ", ".join(map(str, arm["successes"]))
+        seconds = f"{arm['training_seconds']:.0f} s"
+        lines.append(f"| {name} | {successes} | {percent(arm['wilson_95'])} | {seconds} |")
+    return [*lines, ""]
+
+
 def study(s: Mapping[str, Any]) -> list[str]:
     """One study: its arms, variant by variant, and its expectations."""
     paper = f" Paper: {s['paper']}." if s["paper"] else ""

@@ -45,10 +45,11 @@ NAMES = (
         "control_lateness",
         "takeover",
         "ndp_strokes",
+        "demo_policy",
     ),
 )
 SECTIONS = {
-    "The demos": ("demo", "demo_twin", "demo_real"),
+    "The demos": ("demo", "demo_policy", "demo_twin", "demo_real"),
     "Beside LeRobot's policies": ("head_to_head",),
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
@@ -368,6 +369,7 @@ TABLES = {
     "control_lateness": safety_tables.control_lateness,
     "takeover": safety_tables.takeover,
     "ndp_strokes": study_tables.ndp_strokes,
+    "demo_policy": study_tables.demo_policy,
 }
 
 

@@ -20,8 +20,9 @@ class CFG(Hook):
     weight, and the belief not told, times 1 - weight; BESO's lambda (Reuss et al. 2023, arXiv 2304.02532).
 
     Two evaluations where both have a share. For policies whose conditions were dropped in training, so that
-    they know what is done without; ValueError for others. No study shows it yet: in beso_words no arm solves
-    the task."""
+    they know what is done without; ValueError for others. In the study beso_words a policy that is told a
+    goal succeeds the more the larger the weight is: 26 % at 0, 33 % at 1, 40 % at 2. One that is told words,
+    which does 81 % anyhow, gains nothing."""
 
     weight: float = 1.5
     """0: as if not told, 1: as told, more: beyond."""

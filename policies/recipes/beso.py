@@ -22,8 +22,9 @@ def beso(features: Features) -> Recipe:
     layers, 6 heads, attention dropout 0.3). Not: the actions of the past are drawn anew (the hook Inpaint
     holds them to what was sent); the goal is one observation of the policy's own encoder, not two; width 240,
     not 360; actions attend to observations instead of being interleaved with them; dropout in the
-    feed-forward layers, too; a cosine instead of steps of the learning rate. No study
-    shows it yet: in beso_words no arm solves the task."""
+    feed-forward layers, too; a cosine instead of steps of the learning rate. Its
+    objective and goals, with a residual MLP, do a third of the tasks in beso_words, where flow that is told
+    words does four fifths."""
     images = bool(image_keys(features))
     return Recipe(
         name="beso",

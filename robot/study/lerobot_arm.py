@@ -70,6 +70,12 @@ class LeRobotRunner:
             raise StudyError(
                 f"LeRobot's {arm.source} needs pictures or {ENVIRONMENT}, and the task shows neither"
             )
+        for key, feature in features.items():
+            if key.startswith("observation.") and tuple(feature.shape) == (1,):
+                raise StudyError(
+                    f"LeRobot reads {key}, one number, without its dimension, and its policies fail on that: "
+                    "use a task that shows more"
+                )
         for name in OURS:
             if name in arm.settings:
                 raise StudyError(f"{name} is not the arm's to choose: the study says it")

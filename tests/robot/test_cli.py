@@ -231,7 +231,7 @@ def test_names_of_models() -> None:
         (["serve", "{run}/flow", "--key-file", "{run}/flow/recipe.json"], 1, "is no key"),
         (["recrod"], 2, "no command 'recrod': did you mean record"),
         (["data", "inf"], 2, "did you mean info"),
-        (["record", "--out", "{new}", "--task", "lfit"], 1, "no task 'lfit': did you mean lift"),
+        (["record", "--out", "{new}", "--task", "lfit"], 1, "no task 'lfit': did you mean lift or insert?"),
         (["record", "--out", "{new}", "--robot", "sim:so11"], 1, "did you mean sim:so101"),
         (["record", "--out", "{new}", "--agent", "exprt"], 1, "did you mean expert"),
         (["record", "--out", "{new}", "--task", "handover"], 1, "has 1: choose sim:so101-pair"),

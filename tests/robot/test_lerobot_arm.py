@@ -14,13 +14,13 @@ from ulna.robot.study.lerobot_arm import LOG, PYTHON, LeRobotRunner, exported, s
 from ulna.robot.study.study import Arm, Demonstrations, StudyError, Variant, read_study
 from ulna.robot.study.work import Work, run_all
 
-VARIANT = Variant("main", "peg", {}, Demonstrations(2))
+VARIANT = Variant("main", "catch", {}, Demonstrations(2))
 STUDY = """
 claim = "theirs runs here"
 seeds = 1
 episodes = 2
 [task]
-name = "peg"
+name = "catch"
 [demonstrations]
 count = 2
 [common]
@@ -162,7 +162,8 @@ def test_its_options_are_the_commands(data: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('name = "peg"', 'name = "fork"', "needs pictures or observation.environment_state"),
+        ('name = "catch"', 'name = "peg"', "observation.environment_state, one number"),
+        ('name = "catch"', 'name = "fork"', "needs pictures or observation.environment_state"),
         ("steps = 2\n", "steps = 0\n", "steps is a number above 0"),
         ("batch_size = 4", "seconds = true", "seconds is a number above 0"),
         ("batch_size = 4", "seed = 4", "seed is not the arm's to choose"),

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from .expert import Expert
+from .expert import Demonstrator
 from .gym import TaskEnv
 
 STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
@@ -135,7 +135,7 @@ class SimExperts:
         self, envs: Mapping[int, TaskEnv], seeds: Sequence[int], noise: float, mode: str | None
     ) -> None:
         self.envs, self.seeds, self.noise, self.mode = envs, seeds, noise, mode
-        self._experts: dict[int, Expert] = {}
+        self._experts: dict[int, Demonstrator] = {}
 
     def act(self, observation: Any = None) -> np.ndarray:
         """Actions `(n, A)` float64; those of episodes that have ended mean nothing."""
@@ -170,7 +170,7 @@ class SimVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         scene = probe.scene
         self.task_name, self.control_hz = scene.task_name, scene.control_hz
         self.max_ticks = round(scene.max_seconds * scene.control_hz)
-        joints, task = probe.arm.joints, scene.task
+        joints, task = scene.joints, scene.task
         self.action = Elements(tuple(joints.names), tuple(joints.units))
         self.observed = {STATE: self.action, ENVIRONMENT: Elements(tuple(task.names), tuple(task.units))}
         probe.close()
@@ -274,7 +274,7 @@ class SimVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
 
 def vector_env(
-    task: str, robot: str = "so101", num_envs: int = 8, processes: int = 1, **options: Any
+    task: str, robot: str | None = None, num_envs: int = 8, processes: int = 1, **options: Any
 ) -> SimVectorEnv:
     """`num_envs` environments of a PyBullet task and a simulated robot; options: more of `TaskEnv`'s."""
     return SimVectorEnv(num_envs, processes, task=task, robot=robot, **options)

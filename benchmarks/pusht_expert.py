@@ -5,6 +5,8 @@ Legend: N contacts, W places by which one can go round the T."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 RADIUS = 15.0  # of the agent
@@ -16,15 +18,19 @@ INERTIA = 3000.0  # over mass
 GOAL_YAW = np.pi / 4
 GOAL = np.array([256.0, 256.0]) + 45.0 * np.array([-np.sin(GOAL_YAW), np.cos(GOAL_YAW)])
 FRAME = (8.0, 504.0)  # within which the agent moves
-
-RADIAN = 45.0  # what a radian of error is worth, px
+RADIAN = 60.0  # what a radian of error is worth, px
 GAP = 7.0  # between agent and T where a push begins
-NEAR = 8.0  # to its start
+BESIDE = 2.5  # of its line, where it begins
 ENOUGH = 0.3  # of a push that is worth going on
 SLOWEST, FASTEST = 2.0, 45.0  # of the agent's target before the agent in a push
-CLEAR = 3.0  # between them on the way there
-WAY = 0.06  # what a pixel of the way there is worth
-AHEAD = 70.0  # of the agent, where it is free: twice as far as it gets in a period
+CLEAR = 3.0  # between agent and T on the way to a push
+AHEAD = 70.0  # of the agent, the target on that way
+PERIODS, SPEED, PUSHED = 6.0, 30.0, 12.0  # what a push costs: px a period on the way and pushing
+LONGEST = 80.0  # push
+NO_WAY = 1e4
+SAMPLES = np.linspace(0, 1, 24)[:, None]  # of a straight way
+
+World = Callable[[np.ndarray], np.ndarray]
 
 
 def rotation2(yaw: float) -> np.ndarray:
@@ -93,7 +99,9 @@ class PushTExpert:
         target = self._target(own, error, lambda p: p @ turn.T + centre)
         return np.clip(centre + turn @ target, *FRAME)
 
-    def _target(self, own: np.ndarray, error: np.ndarray, world) -> np.ndarray:
+    def _target(self, own: np.ndarray, error: np.ndarray, world: World) -> np.ndarray:
+        """All in the T's frame. error: goal minus T, and radians as pixels. world: from that frame to the
+        table's."""
         motions = np.column_stack([self.normals * self.shares[:, None], RADIAN * self.turns])
         starts = self.points - self.normals * (RADIUS + GAP)
         if self.pushing:
@@ -101,82 +109,71 @@ class PushTExpert:
             self.contact = self._beside(own, self.contact)  # it slides while the T turns
             normal, motion = self.normals[self.contact], motions[self.contact]
             push = float(motion @ error) / float(motion @ motion)
-            away = float((self.points[self.contact] - own) @ normal) - RADIUS
-            if push > ENOUGH and away < 2 * GAP:
+            off = self.points[self.contact] - own
+            away, aside = float(off @ normal) - RADIUS, abs(float(off[0] * normal[1] - off[1] * normal[0]))
+            if push > ENOUGH and abs(away) < 2 * GAP and aside < RADIUS:
                 return own + normal * (max(away, 0.0) + np.clip(push, SLOWEST, FASTEST))
             self.contact, self.pushing = None, False
         if distance(own) < RADIUS + CLEAR:  # first away from the T
             return own + self._outward(own) * 25.0
         if self.contact is None:
             lengths, _ = self._ways(own, starts, world)
-            push = np.clip((motions @ error) / (motions**2).sum(1), 0, 80.0)
-            after = np.linalg.norm(error - push[:, None] * motions, axis=1)
-            self.contact = int(np.argmin(after + WAY * lengths))
+            push = np.clip((motions @ error) / (motions**2).sum(1), 0, LONGEST)
+            gain = np.linalg.norm(error) - np.linalg.norm(error - push[:, None] * motions, axis=1)
+            # of what a push gains in the time that it takes, the way to it included
+            self.contact = int(np.argmax(gain / (PERIODS + lengths / SPEED + push / PUSHED)))
         start, normal = starts[self.contact], self.normals[self.contact]
-        if np.linalg.norm(own - start) < NEAR:
+        off = own - start
+        if abs(off[0] * normal[1] - off[1] * normal[0]) < BESIDE and abs(off @ normal) < GAP:
             self.pushing = True
             return start + normal * GAP
         _, vias = self._ways(own, start[None], world)
         step = vias[0] - own
         far = float(np.linalg.norm(step))
-        return own + step * (AHEAD / far if far > 1 and not (far < AHEAD and vias[0] is start) else 1.0)
+        straight = np.array_equal(vias[0], start)
+        return start if straight and far < AHEAD else own + step * (AHEAD / max(far, 1e-6))
 
     def _beside(self, own: np.ndarray, contact: int) -> int:
         """The contact on the same edge that the agent touches, or would."""
-        same = (self.normals == self.normals[contact]).all(1)
-        same &= np.abs((self.points - self.points[contact]) @ self.normals[contact]) < 1e-6
-        aside = np.linalg.norm(
-            self.points + (own - self.points[contact]) @ self.normals[contact] * self.normals - own, axis=1
+        normal, along = self.normals[contact], self.normals[contact][::-1] ** 2  # 1 along the edge
+        same = (self.normals == normal).all(1) & (
+            np.abs((self.points - self.points[contact]) @ normal) < 1e-6
         )
-        return int(np.argmin(np.where(same, aside, np.inf)))
+        return int(np.argmin(np.where(same, np.abs((self.points - own) @ along), np.inf)))
 
     def _outward(self, own: np.ndarray) -> np.ndarray:
+        """From the nearest point of the T to the agent, of length 1."""
         gaps = [np.abs(own - c) - h for c, h in BOXES]
         near = int(np.argmin([np.linalg.norm(np.maximum(g, 0)) for g in gaps]))
         centre, half = BOXES[near]
         away = own - np.clip(own, centre - half, centre + half)
         return away / max(float(np.linalg.norm(away)), 1e-6)
 
-    def _ways(self, own: np.ndarray, starts: np.ndarray, world) -> tuple[np.ndarray, np.ndarray]:
-        """(lengths of the ways from the agent round the T to the starts `(N,)`, inf where there is none; the
-        first place on each `(N, 2)`)."""
-        usable = ((world(self.places) > FRAME[0]) & (world(self.places) < FRAME[1])).all(1)
-        places = self.places[usable]
-        n = len(places)
-        cost = np.full(n, np.inf)
-        first = np.zeros(n, int)
-        seen = free(own[None], places)[0]
-        cost[seen] = np.linalg.norm(places[seen] - own, axis=1)
-        first = np.arange(n)
-        between = np.where(free(places, places), np.linalg.norm(places[:, None] - places, axis=-1), np.inf)
-        for _ in range(n):  # Bellman and Ford
+    def _ways(self, own: np.ndarray, starts: np.ndarray, world: World) -> tuple[np.ndarray, np.ndarray]:
+        """(lengths of the ways from the agent round the T to the starts `(N,)`, NO_WAY where there is none;
+        the first place on each `(N, 2)`)."""
+        places = self.places[inside(world(self.places))]
+        cost, first = steps(own[None], places)[0], places
+        between = steps(places, places)
+        for _ in range(len(places)):  # Bellman 1958
             through = cost[:, None] + between
             best = through.argmin(0)
-            shorter = through[best, np.arange(n)] < cost - 1e-9
-            if not shorter.any():
-                break
-            first[shorter] = first[best[shorter]]
-            cost[shorter] = through[best, np.arange(n)][shorter]
-        straight = free(own[None], starts)[0]
-        lengths = np.where(straight, np.linalg.norm(starts - own, axis=1), np.inf)
-        vias = starts.copy()
-        if n:
-            ends = np.where(free(places, starts), np.linalg.norm(places[:, None] - starts, axis=-1), np.inf)
-            through = cost[:, None] + ends
-            best = through.argmin(0)
-            shorter = through[best, np.arange(len(starts))] < lengths
-            lengths = np.where(shorter, through[best, np.arange(len(starts))], lengths)
-            vias[shorter] = places[first[best[shorter]]]
-        inside = ((world(starts) > FRAME[0]) & (world(starts) < FRAME[1])).all(1)
-        lengths[~inside] = 1e4
-        lengths[~np.isfinite(lengths)] = 1e4
-        return lengths, vias
+            shorter = through.min(0) < cost - 1e-9
+            cost, first = np.minimum(cost, through.min(0)), np.where(shorter[:, None], first[best], first)
+        ways = np.concatenate([steps(own[None], starts), cost[:, None] + steps(places, starts)])
+        best = ways.argmin(0)  # 0: straight
+        vias = np.where(best[:, None] == 0, starts, np.concatenate([own[None], first])[best])
+        return np.where(inside(world(starts)), np.minimum(ways.min(0), NO_WAY), NO_WAY), vias
 
 
-SAMPLES = np.linspace(0, 1, 24)[:, None]
+def inside(points: np.ndarray) -> np.ndarray:
+    """Whether the agent may be there."""
+    return ((points > FRAME[0]) & (points < FRAME[1])).all(-1)
 
 
-def free(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Whether the agent can go straight from points `(A, 2)` to `(B, 2)`, `(A, B)`."""
+def steps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`(A, B)` lengths from points `(A, 2)` to `(B, 2)` in the T's frame; inf where the agent cannot go
+    straight."""
     between = a[:, None, None] + SAMPLES * (b[None, :, None] - a[:, None, None])
-    return (distance(between) > RADIUS + CLEAR - 1.0).all(-1)
+    clear = (distance(between) > RADIUS + CLEAR - 1.0).all(-1)
+    return np.where(clear, np.linalg.norm(a[:, None] - b, axis=-1), np.inf)

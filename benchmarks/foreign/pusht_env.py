@@ -9,8 +9,8 @@ of the goal covered, or after its 300 steps. `coverage` in the info is the large
 
 from __future__ import annotations
 
-import gymnasium
 import gym_pusht  # noqa: F401  (registers its environment)
+import gymnasium
 import numpy as np
 
 ABOUT = {

@@ -129,7 +129,7 @@ class LeRobotRunner:
             )
         done = int(last.resolve().name)
         for other in last.parent.iterdir():  # with its optimiser's state each is three times its policy
-            if other.is_dir() and not other.is_symlink() and other != last.resolve():
+            if other.is_dir() and not other.is_symlink() and other.name != last.resolve().name:
                 shutil.rmtree(other)
         digest = hashlib.sha256()
         for file in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")):

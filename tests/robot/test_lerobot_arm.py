@@ -100,6 +100,14 @@ def test_a_training_is_ended_by_the_clock(
         LeRobotRunner().train(arm(seconds=1.0), VARIANT, data, out, 3, "cpu")
 
 
+def test_a_folder_may_be_relative(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
+    assert LeRobotRunner().train(arm(), VARIANT, data, out, 3, "cpu").steps == 2
+    assert [p.name for p in sorted((out / "lerobot" / "checkpoints").iterdir())] == ["000002", "last"]
+
+
 def test_what_still_runs_is_not_begun_beside_itself(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import foreign_samples
 import numpy as np
 from foreign_samples import Tool, environment
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Space
 from pusht_expert import PushTExpert
 
 from ulna.robot.study import lerobot as messages
@@ -182,7 +182,9 @@ class ExternalEnv(RowVectorEnv):
         self.observed = {k: Elements(*map(tuple, of)) for k, of in about["observed"].items()}
         self.action = Elements(*map(tuple, about["action"]))
         low, high = first.low.astype(np.float32), first.high.astype(np.float32)
-        seen = {k: Box(-np.inf, np.inf, (len(e.names),), np.float32) for k, e in self.observed.items()}
+        seen: dict[str, Space[Any]] = {
+            k: Box(-np.inf, np.inf, (len(e.names),), np.float32) for k, e in self.observed.items()
+        }
         super().__init__(Box(low, high, dtype=np.float32), Dict(seen), self.foreign)
 
 

@@ -168,7 +168,7 @@ class PushTExpert:
 
 def inside(points: np.ndarray) -> np.ndarray:
     """Whether the agent may be there."""
-    return ((points > FRAME[0]) & (points < FRAME[1])).all(-1)
+    return np.all((points > FRAME[0]) & (points < FRAME[1]), axis=-1)
 
 
 def steps(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ by this Python; and the demonstrator of gym-pusht."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ class Stepper:
     def __init__(self, env: ExternalEnv) -> None:
         self.metadata = Metadata(recipe="stepper", features=env_features(env), control_hz=env.control_hz)
 
-    def decide(self, requests: list[Request]) -> Answers:
+    def decide(self, requests: Sequence[Request]) -> Answers:
         x = np.array([r.observation["observation.state"][-1] for r in requests])
         return Answers(-x[:, None].astype(np.float32), np.ones(len(requests), int))
 
@@ -214,7 +214,7 @@ def test_what_fails_there_is_said_here(task: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("make", "name"), [(PushT, "pusht"), (PickPlace, "metaworld")])
 def test_an_environment_that_is_not_made_is_named(
-    make: type[ExternalEnv], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], ExternalEnv], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(foreign_samples, "RUNS", tmp_path)
     with pytest.raises(StudyError, match=f"make it with `python benchmarks/external.py {name}`") as refused:

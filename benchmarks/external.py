@@ -116,8 +116,9 @@ class ForeignShare:
                 "sent": self._sent[j].astype(np.float32),
                 **{k: float(v[j]) for k, v in numbers.items()},
             }
-            ends = (bool(answer[k][j]) for k in ("terminated", "truncated"))
-            rows[i] = Row({k: v[j] for k, v in observed.items()}, float(answer["reward"][j]), *ends, info)
+            terminated, truncated = (bool(answer[k][j]) for k in ("terminated", "truncated"))
+            seen, reward = {k: v[j] for k, v in observed.items()}, float(answer["reward"][j])
+            rows[i] = Row(seen, reward, terminated, truncated, info)
         return rows
 
     def expert(self, indices: Sequence[int]) -> np.ndarray:

@@ -21,10 +21,12 @@ from ulna.robot.agent import make_agent
 from ulna.robot.config import load_robot
 from ulna.robot.evaluate import evaluate
 from ulna.robot.statistics import wilson
+from ulna.sim.robots import n_arms
+from ulna.sim.tasks.all import TASKS as TYPES
 
-ROBOTS = ("sim:so101", "sim:panda", "sim:ur5e")
-TASKS = ("reach", "lift", "push_t", "stack", "insert", "sort", "wipe")
-DISTURBED = ("lift", "stack", "insert", "sort", "wipe")
+ROBOTS = ("sim:so101", "sim:panda", "sim:ur5e", "sim:so101-pair")
+TASKS = ("reach", "lift", "push_t", "stack", "insert", "sort", "wipe", "handover")
+DISTURBED = ("lift", "stack", "insert", "sort", "wipe", "handover")
 RECORDED = 0.004  # m: what `ulna record` disturbs an expert by
 
 
@@ -54,6 +56,11 @@ def measure(
     }
 
 
+def fits(robot: str, task: str) -> bool:
+    """Whether it has as many arms as the task is for."""
+    return n_arms(robot.removeprefix("sim:")) == TYPES[task].n_arms
+
+
 def kept() -> dict[tuple[str, str, str, float], dict[str, Any]]:
     path = results.RESULTS / "experts.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
@@ -79,7 +86,7 @@ if __name__ == "__main__":
     parser.add_argument("--noise", nargs="+", type=float, default=(0.0, RECORDED), metavar="M")
     args = parser.parse_args()
     for robot, task, noise in product(args.robots, args.tasks, args.noise):
-        if noise and task not in DISTURBED:
+        if (noise and task not in DISTURBED) or not fits(robot, task):
             continue
         key = (robot, task, "expert", noise)
         before = kept().get(key) if args.first else None
@@ -87,5 +94,6 @@ if __name__ == "__main__":
             parser.error(f"{key} has no rows up to seed {args.first - 1}: run those first")
         keep(measure(*key, args.first, args.seeds, before))
     for task in args.tasks:
-        if "sim:so101" in args.robots and not args.first:
-            keep(measure("sim:so101", task, "hold", 0.0, 0, min(args.seeds, 20), None))
+        robot = next(robot for robot in ROBOTS if fits(robot, task))
+        if robot in args.robots and not args.first:
+            keep(measure(robot, task, "hold", 0.0, 0, min(args.seeds, 20), None))

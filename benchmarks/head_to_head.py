@@ -4,6 +4,7 @@ of training on this machine, the same unseen episodes, whose differences are pai
     python benchmarks/head_to_head.py [lift push_t ...] [--seconds 600] [--seeds 3]
     python benchmarks/head_to_head.py lift --curves      success by demonstrations and by seconds of training
     python benchmarks/head_to_head.py --real FOLDER      recorded episodes, cross-validated in open loop
+    python benchmarks/head_to_head.py external:PushT     tasks of others, see external.py
     python benchmarks/head_to_head.py --quick            the whole way in a minute or two; proves nothing
 
 Each method's steps are chosen so that its training takes `--seconds` at the pace that it is first measured to
@@ -42,11 +43,10 @@ from ulna.policies.request import Request
 from ulna.robot.report.comparison import write_comparison
 from ulna.robot.rollout import env_features
 from ulna.robot.study.arms import runner, task_maker
-from ulna.robot.study.demonstrations import record_demonstrations
+from ulna.robot.study.demonstrations import gather_demonstrations, record_demonstrations
 from ulna.robot.study.lerobot_arm import LOG, PYTHON, step_seconds
 from ulna.robot.study.study import Arm, StudyError
 from ulna.robot.study.work import Job, Work
-from ulna.sim.planar.demonstrations import demonstrations
 
 CURVE = (10, 30, 100, 300)  # demonstrations
 PARTS = (8, 4, 2)  # of the seconds, beside the whole
@@ -86,8 +86,9 @@ def data_of(cell: Cell, plan: Plan) -> Path:
         make = task_maker(cell.task, {})
         env = make(1)
         features, hz = env_features(env), float(env.control_hz)
+        only = bool(getattr(env, "only_successes", False))
         env.close()
-        demos = demonstrations(make, range(cell.demonstrations), plan.noise, batch=50)
+        demos = gather_demonstrations(make, 0, cell.demonstrations, plan.noise, only, batch=50)
         record_demonstrations(demos, folder, features, hz, f"sim:{cell.task}")
     return folder
 

@@ -177,6 +177,19 @@ def falls(arm: Arm) -> bool:
     return getattr(arm, "falls", True)
 
 
+def joints_of(arms: Mapping[str, Arm]) -> Joints:
+    """The joints of all arms, one arm after the other; with several arms a joint is named `arm.joint`."""
+    joints = [arm.joints for arm in arms.values()]
+    return Joints(
+        tuple(n if len(arms) == 1 else f"{a}.{n}" for a, arm in arms.items() for n in arm.joints.names),
+        tuple(unit for j in joints for unit in j.units),
+        np.concatenate([j.lower for j in joints]),
+        np.concatenate([j.upper for j in joints]),
+        np.concatenate([j.max_velocity for j in joints]),
+        np.concatenate([j.max_effort for j in joints]),
+    )
+
+
 def check_target(target: np.ndarray, joints: Joints) -> np.ndarray:
     """`target` as float64 `(J,)`. ValueError names the first wrong joint. Drivers call it before sending."""
     target = np.asarray(target, np.float64)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..drivers.arm import Arm, DeviceError
+from ..drivers.arm import Arm, DeviceError, joints_of
 from ..drivers.camera import Camera
 from ..drivers.clock import MonotonicClock
 from ..drivers.config import parse, require_known, setting
@@ -29,7 +29,7 @@ from .control.arm import controlled
 from .control.host import Host
 from .ends import asked_to_end, hurried_by_signals
 from .gate import bar_of
-from .robot import Robot, joints_of
+from .robot import Robot
 from .safety.limits import Safety
 from .scene import RemoteScene, Scene
 

@@ -309,7 +309,8 @@ def _require_way(name: str, rig: Rig) -> None:
     """DeviceError unless `name` of `people()` can move this robot; the message says who can."""
     drivers = [] if rig.sim is not None else [table["driver"] for table in rig.config["arms"].values()]
     leaderless = [driver for driver in drivers if f"{driver}-leader" not in driver_names("leaders")]
-    has_tip = rig.sim is not None or (len(drivers) == 1 and _model(rig) in MODELS)
+    n_arms = len(rig.robot.arms)
+    has_tip = n_arms == 1 and (rig.sim is not None or _model(rig) in MODELS)
     ways = (
         *(("leader",) if drivers and not leaderless else ()),
         *(driver_names("teleoperators") if has_tip else ()),
@@ -318,8 +319,8 @@ def _require_way(name: str, rig: Rig) -> None:
         return
     if name == "leader":
         why = f"there is no leader arm for {f'a {leaderless[0]}' if leaderless else 'a simulated robot'}"
-    elif len(drivers) != 1:
-        why = f"a {name} moves one arm, and {rig.robot.name} has {len(drivers)}"
+    elif n_arms != 1:
+        why = f"a {name} moves one arm, and {rig.robot.name} has {n_arms}"
     elif drivers[0] != "ur":  # of an installed package
         why = (
             f"a {name} moves the tip, and no geometry of a {_model(rig)} is here (but of {', '.join(MODELS)})"

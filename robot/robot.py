@@ -10,7 +10,7 @@ import numpy as np
 
 from ..datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, STATE, Feature, Features, unit_of_depth
 from ..datasets.flags import HELD, INVALID
-from ..drivers.arm import Arm, ArmState, DeviceError, Joints
+from ..drivers.arm import Arm, ArmState, DeviceError, Joints, joints_of
 from ..drivers.camera import Camera, CameraState, depth_of
 from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
@@ -234,16 +234,3 @@ class Robot:
         self.command_flags = step.flags
         self.tally.count(step.flags, step.reasons)
         return step.command
-
-
-def joints_of(arms: Mapping[str, Arm]) -> Joints:
-    """The joints of all arms, one arm after the other; with several arms a joint is named `arm.joint`."""
-    joints = [arm.joints for arm in arms.values()]
-    return Joints(
-        tuple(n if len(arms) == 1 else f"{a}.{n}" for a, arm in arms.items() for n in arm.joints.names),
-        tuple(unit for j in joints for unit in j.units),
-        np.concatenate([j.lower for j in joints]),
-        np.concatenate([j.upper for j in joints]),
-        np.concatenate([j.max_velocity for j in joints]),
-        np.concatenate([j.max_effort for j in joints]),
-    )

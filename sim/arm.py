@@ -35,7 +35,15 @@ class SimArm:
         """Load the body with joints at `q` `(J,)`, torque as it was. Called at every reset of the scene."""
         p, c = self.world.bullet, self.world.client
         flags = p.URDF_USE_SELF_COLLISION_EXCLUDE_PARENT | p.URDF_ENABLE_CACHED_GRAPHICS_SHAPES
-        self.body = p.loadURDF(str(self.robot.urdf), useFixedBase=True, flags=flags, physicsClientId=c)
+        stand = self.robot.stand
+        self.body = p.loadURDF(
+            str(self.robot.urdf),
+            [stand.x, stand.y, 0],
+            p.getQuaternionFromEuler([0, 0, stand.yaw]),
+            useFixedBase=True,
+            flags=flags,
+            physicsClientId=c,
+        )
         self.link_index: dict[str, int] = {}
         joint_index: dict[str, int] = {}
         for i in range(p.getNumJoints(self.body, physicsClientId=c)):
@@ -145,8 +153,8 @@ class SimArm:
         )
 
     def tip(self) -> tuple[np.ndarray, np.ndarray]:
-        """Position `(3,)` and rotation `(3, 3)` of the point between the fingertips: ground truth of the
-        scene."""
+        """Position `(3,)` and rotation `(3, 3)` of the point between the fingertips, in the scene: its ground
+        truth."""
         return self.link_pose(self.robot.tip)
 
     def link_pose(self, link: str) -> tuple[np.ndarray, np.ndarray]:

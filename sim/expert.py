@@ -6,8 +6,9 @@ demonstration shows is a function of what a policy can see."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from .kinematics import Chain, Pose, pointing_down
 
 @dataclass(frozen=True)
 class TipTarget:
-    """Where the tip should be at the end of the next control period, and the gripper command (its joint's
-    unit).
+    """Where the tip should be at the end of the next control period, in the scene, and the gripper command
+    (its joint's unit).
 
     yaw: of the closing direction. rotation_weight: metres that a radian of orientation error is worth.
     tremor: the share of the expert's disturbance that there is on the way: it is steadier where that
@@ -31,23 +32,34 @@ class TipTarget:
     tremor: float = 1.0
 
 
+class Demonstrator(Protocol):
+    """`reset(seed)` at the start of an episode, then `act` once a control period."""
+
+    def reset(self, seed: int) -> None: ...
+
+    def act(self, observation: Any = None) -> np.ndarray:
+        """Joint targets of the scene's arms `(A,)` float64."""
+        ...
+
+
 class Expert(ABC):
-    """`reset(seed)` at the start of an episode, then `act` once a control period.
+    """A demonstrator with one arm.
 
     noise: standard deviation of the disturbance of the tip's target, m. memory: the share of a disturbance
     that is left after a control period. 0.9 lasts for half a second at 20 Hz, which moves the arm rather than
-    shakes it; but for as long the demonstrator stands beside its goal, for no reason that a policy sees."""
+    shakes it; but for as long the demonstrator stands beside its goal, for no reason that a policy sees.
+    stream: the number of this arm's disturbances, of those of a seed."""
 
     memory = 0.9
 
-    def __init__(self, arm: SimArm, noise: float) -> None:
-        self.arm, self.noise = arm, noise
+    def __init__(self, arm: SimArm, noise: float, stream: int = 7) -> None:
+        self.arm, self.noise, self.stream = arm, noise, stream
         robot = arm.robot
         self.chain = Chain(robot.urdf, robot.tip, robot.joints.names)
         self.reset(0)
 
     def reset(self, seed: int) -> None:
-        self.rng = np.random.default_rng([seed, 7])
+        self.rng = np.random.default_rng([seed, self.stream])
         self._disturbance = np.zeros(3)
 
     @abstractmethod
@@ -60,7 +72,8 @@ class Expert(ABC):
         robot, q = self.arm.robot, self.arm.read().data
         fresh = self.noise * np.sqrt(1 - self.memory**2) * self.rng.standard_normal(3)
         self._disturbance = self.memory * self._disturbance + fresh
-        goal = Pose(target.position + target.tremor * self._disturbance, pointing_down(target.yaw))
+        pose = Pose(target.position + target.tremor * self._disturbance, pointing_down(target.yaw))
+        goal = robot.stand.to_base(pose)
         lower, upper = robot.joints.lower, robot.joints.upper
         q = self.chain.inverse(goal, q, lower, upper, target.rotation_weight, rest=self._rest())
         q[-1] = target.gripper
@@ -68,6 +81,20 @@ class Expert(ABC):
 
     def _rest(self) -> np.ndarray | None:
         return self.arm.robot.home if len(self.chain.moving) > 6 else None
+
+
+class Together:
+    """A demonstrator of several arms, one expert for each, in the order of the scene's arms."""
+
+    def __init__(self, experts: Sequence[Expert]) -> None:
+        self.experts = experts
+
+    def reset(self, seed: int) -> None:
+        for expert in self.experts:
+            expert.reset(seed)
+
+    def act(self, observation: Any = None) -> np.ndarray:
+        return np.concatenate([expert.act() for expert in self.experts])
 
 
 def towards(start: np.ndarray, goal: np.ndarray, step: float) -> np.ndarray:

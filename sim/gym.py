@@ -15,10 +15,10 @@ from .tasks.all import task_names
 
 
 class TaskEnv(gymnasium.Env):
-    """One step is one control period. Action: joint targets `(J,)` float32, rad or m, within the joints'
-    limits.
+    """One step is one control period. Action: joint targets `(A,)` float32 of all arms, rad or m, within the
+    joints' limits. robot, cameras: as of `SimScene`.
 
-    Observation: `observation.state` `(J,)`, `observation.environment_state`, and
+    Observation: `observation.state` `(A,)`, `observation.environment_state`, and
     `observation.images.<camera>` uint8 HWC. The reward is the task's dense one; an episode terminates on
     success and truncates after the task's `max_seconds`. info: `success`, `score`, `instruction`, and after
     a step `sent`, the action as the joints' limits allowed it. Same seed and actions, same episode as that of
@@ -29,7 +29,7 @@ class TaskEnv(gymnasium.Env):
     def __init__(
         self,
         task: str,
-        robot: str = "so101",
+        robot: str | None = None,
         cameras: Sequence[str] = (),
         image_size: tuple[int, int] = (96, 96),
         randomisation: Mapping[str, float] | None = None,
@@ -38,12 +38,11 @@ class TaskEnv(gymnasium.Env):
     ) -> None:
         self.render_mode = render_mode
         self.scene = SimScene(robot, task, cameras, image_size, control_hz, randomisation)
-        self.arm = self.scene.arms["arm"]
-        self.arm.enable()
+        self.scene.enable()
         for camera in self.scene.cameras.values():
             camera.open()
         self._film = self.scene.film_camera() if render_mode else None
-        joints = self.arm.joints
+        joints = self.scene.joints
         self.action_space = gymnasium.spaces.Box(
             joints.lower.astype(np.float32), joints.upper.astype(np.float32), dtype=np.float32
         )
@@ -70,7 +69,7 @@ class TaskEnv(gymnasium.Env):
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         clock, hz = self.scene.clock, self.scene.control_hz
         period_ns = round(1e9 / hz)
-        sent = self.arm.command(np.asarray(action), clock.now_ns() + period_ns)
+        sent = self.scene.command(np.asarray(action), clock.now_ns() + period_ns)
         self._ticks += 1
         clock.sleep_until(self._began_ns + self._ticks * period_ns)  # absolute: rounding does not add up
         truncated = self._ticks >= round(self.scene.max_seconds * hz)
@@ -85,7 +84,7 @@ class TaskEnv(gymnasium.Env):
 
     def _observe(self) -> dict[str, np.ndarray]:
         out = {
-            "observation.state": self.arm.read().data.astype(np.float32),
+            "observation.state": self.scene.read().astype(np.float32),
             "observation.environment_state": self.scene.task.observe().astype(np.float32),
         }
         for name, camera in self.scene.cameras.items():

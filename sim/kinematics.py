@@ -50,8 +50,7 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
 
 
 def pointing_down(yaw: float) -> np.ndarray:
-    """The tip rotation that points z at the table, with the closing direction y at `yaw` from the base's y
-    axis."""
+    """The tip rotation that points z at the table, with the closing direction y at `yaw` from the y axis."""
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[-c, -s, 0.0], [-s, c, 0.0], [0.0, 0.0, -1.0]])
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..drivers.arm import Joints
+from .kinematics import Pose, rotation_about
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where the base of an arm is on the table of the scene: x, y in m, and yaw in rad, to where it looks."""
+
+    x: float = 0.0
+    y: float = 0.0
+    yaw: float = 0.0
+
+    def to_base(self, pose: Pose) -> Pose:
+        """A pose of the scene in the frame of the base."""
+        turn = rotation_about(np.array([0.0, 0.0, 1.0]), -self.yaw)
+        return Pose(turn @ (pose.position - [self.x, self.y, 0.0]), turn @ pose.rotation)
+
+    def to_scene(self, xy: np.ndarray) -> np.ndarray:
+        """A point of the table `(2,)` that is at `xy` in the frame of the base."""
+        c, s = np.cos(self.yaw), np.sin(self.yaw)
+        return np.array([self.x + c * xy[0] - s * xy[1], self.y + s * xy[0] + c * xy[1]])
 
 
 @dataclass(frozen=True)
@@ -16,7 +36,7 @@ class SimRobot:
     `(J,)` start pose. tip: link between the fingertips, z ahead and y in the closing direction. grip_open,
     grip_closed: gripper commands around an object of `object_size` m; grip_held: its position with one.
     grip_clearance: m from the fixed finger to such an object while approaching (0: both fingers move).
-    centre, extent: `(2,)` m, the patch of table (x, y ± extent) that tasks use."""
+    centre, extent: `(2,)` m, the patch of table (x, y ± extent) that tasks use, in the frame of the base."""
 
     name: str
     urdf: Path
@@ -33,6 +53,7 @@ class SimRobot:
     extent: np.ndarray
     finger_links: tuple[str, ...]
     wrist_link: str
+    stand: Stand = Stand()
 
 
 def _so101() -> SimRobot:
@@ -126,3 +147,25 @@ def _ur5e() -> SimRobot:
 
 
 ROBOTS = {"so101": _so101, "panda": _panda, "ur5e": _ur5e}
+# Two arms of one robot that face each other: which, and half of how far apart their bases are, m. An SO-101
+# points straight down up to 0.26 m ahead of its base, 6 cm over the table.
+PAIRS = {"so101-pair": ("so101", 0.27)}
+MODELS = (*ROBOTS, *PAIRS)
+AHEAD_M = 0.25  # of whoever sits before a pair, its left arm to their left
+
+
+def n_arms(model: str) -> int:
+    """Of `model`, of `MODELS`."""
+    return 2 if model in PAIRS else 1
+
+
+def arms_of(model: str) -> dict[str, SimRobot]:
+    """The arms of `model`, of `MODELS`, by their names in the scene."""
+    if model in ROBOTS:
+        return {"arm": ROBOTS[model]()}
+    name, apart = PAIRS[model]
+    robot = ROBOTS[name]()
+    return {
+        "left": replace(robot, stand=Stand(AHEAD_M, apart, -np.pi / 2)),
+        "right": replace(robot, stand=Stand(AHEAD_M, -apart, np.pi / 2)),
+    }

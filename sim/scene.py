@@ -5,21 +5,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
-from ..drivers.arm import DeviceError
+from ..drivers.arm import DeviceError, check_target, joints_of
 from ..drivers.sample import Sample
 from .arm import SimArm
 from .camera import SimCamera
-from .expert import Expert
+from .expert import Demonstrator
 from .looks import looks
-from .robots import ROBOTS, SimRobot
+from .robots import MODELS, SimRobot, arms_of, n_arms
 from .tasks.all import task_type
 from .tasks.task import Task
 from .world import PHYSICS_HZ, SimClock, World
-
-CAMERAS = ("front", "wrist")
 
 
 class TaskTracker:
@@ -43,13 +42,17 @@ class TaskTracker:
 class SimScene:
     """Devices (`arms`, `cameras`, `trackers`, `clock`) plus `reset`, `success`, `score`, `reward`, `expert`.
 
+    robot: of `robots.MODELS`; None: the SO-101, or the pair of them where the task needs two arms. cameras:
+    `front` and `wrist`; with several arms one wrist each, like `left_wrist`. joints: of all arms, as
+    `joints_of` names them.
+
     built_from, seed: what builds the same scene once more. randomisation overrides the task's ξ by name; any
     task has `looks` (`looks.looks`), on which only pictures depend. Same seed, same episode, bit for bit, on
     one machine: a reset throws the world away and builds it anew from `seed`."""
 
     def __init__(
         self,
-        robot: str = "so101",
+        robot: str | None = None,
         task: str = "lift",
         cameras: Sequence[str] = (),
         image_size: tuple[int, int] = (96, 96),
@@ -63,10 +66,12 @@ class SimScene:
                 f"control_hz is {control_hz}: the physics runs at {PHYSICS_HZ} Hz, choose up to that"
             )
         # first of all: a twin's arm takes shared memory, which nobody gives back when this fails
-        spec = ROBOTS[_known("simulated robot", robot, ROBOTS)]()
         make_task = task_type(task)
+        robot = _robot_for(task, make_task.n_arms, robot)
+        specs = arms_of(robot)
+        wrists = {"wrist" if len(specs) == 1 else f"{arm}_wrist": arm for arm in specs}
         for name in cameras:
-            _known("simulated camera", name, CAMERAS)
+            _known(f"camera of the simulated {robot}", name, ("front", *wrists))
         self.built_from = {
             "robot": robot,
             "task": task,
@@ -75,13 +80,13 @@ class SimScene:
         }
         self.world = World()
         self.clock = SimClock(self.world, realtime)
-        arm = arm_type(self.world, self.clock, spec)
-        self.task = make_task(self.world, arm)
-        self.arms = {"arm": arm}
+        self.arms = {name: arm_type(self.world, self.clock, spec) for name, spec in specs.items()}
+        self.joints = joints_of(self.arms)
+        self.task = make_task(self.world, *self.arms.values())
         self.trackers = {"task": TaskTracker(self.task, self.clock)}
         self.cameras = {}
         for name in cameras:
-            view = self._front if name == "front" else self._wrist
+            view = self._front if name == "front" else partial(self._wrist, self.arms[wrists[name]])
             fov = 45.0 if name == "front" else 75.0
             self.cameras[name] = SimCamera(self.world, self.clock, name, view, *image_size, control_hz, fov)
         self.control_hz, self.max_seconds = control_hz, self.task.max_seconds
@@ -100,9 +105,10 @@ class SimScene:
 
     def reset(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        arm, self.seed = self.arms["arm"], seed
+        self.seed = seed
         self.world.clear(looks(seed, self.xi["looks"]))
-        arm.build(self.task.start_pose(rng, self.xi))
+        for arm in self.arms.values():
+            arm.build(self.task.start_pose(rng, self.xi))
         self.task.reset(rng, self.xi)
         self.tell(str(rng.choice(self.task.instructions)))
         self._since_reset = self._achieved_for = 0
@@ -115,6 +121,20 @@ class SimScene:
         self.task.told(instruction)
         self.instruction = instruction
 
+    def enable(self) -> None:
+        for arm in self.arms.values():
+            arm.enable()
+
+    def read(self) -> np.ndarray:
+        """Where the joints of all arms are, `(A,)` float64."""
+        return np.concatenate([arm.read().data for arm in self.arms.values()])
+
+    def command(self, target: np.ndarray, t_target_ns: int) -> np.ndarray:
+        """`target` `(A,)` to the arms, each of which gets its part; what was sent, `(A,)` float64."""
+        target, arms = check_target(target, self.joints), self.arms.values()
+        parts = np.split(target, np.cumsum([len(arm.joints) for arm in arms])[:-1])
+        return np.concatenate([a.command(q, t_target_ns) for a, q in zip(arms, parts, strict=True)])
+
     def success(self) -> bool:
         """Whether the goal was met for `hold_s` without a break, at some time since the reset."""
         return self._success
@@ -125,7 +145,7 @@ class SimScene:
     def reward(self) -> float:
         return self.task.reward()
 
-    def expert(self, noise: float = 0.0, mode: str | None = None) -> Expert:
+    def expert(self, noise: float = 0.0, mode: str | None = None) -> Demonstrator:
         if mode is not None:
             _known(f"mode of the {self.task.name} expert", mode, self.task.modes)
         return self.task.expert(noise, mode)
@@ -150,20 +170,38 @@ class SimScene:
             self._success = True
 
     def _front(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """From beyond the table, looking back at the arm over the workspace."""
-        robot = self.arms["arm"].robot
+        """From beyond the table, looking back at the arm over the workspace. Two arms that face each other
+        are seen from where their operator sits, the left one to the left."""
+        robot = next(iter(self.arms.values())).robot
         reach = float(robot.centre[0])
+        if len(self.arms) > 1:
+            x, apart = robot.stand.x, abs(robot.stand.y)
+            eye = np.array([x - 2.4 * apart, 0.0, 1.8 * apart])
+            return eye, np.array([x, 0.0, 0.35 * apart]), np.array([0.0, 0.0, 1.0])
         eye = np.array([reach * 2.75, reach * 0.95, reach * 1.75])
         return eye, np.array([reach * 0.65, 0.0, reach * 0.42]), np.array([0.0, 0.0, 1.0])
 
-    def _wrist(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _wrist(self, arm: SimArm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """On the hand, behind the fingers, looking along them."""
-        arm = self.arms["arm"]
         hand, _ = arm.link_pose(arm.robot.wrist_link)
         tip, rotation = arm.tip()
         up = rotation[:, 0]
         eye = hand - 0.07 * up
         return eye, tip, -up
+
+
+def _robot_for(task: str, needs: int, robot: str | None) -> str:
+    """`robot`, or the first model that has as many arms as the task needs. DeviceError where it has more or
+    fewer, with those that fit."""
+    fits = [model for model in MODELS if n_arms(model) == needs]
+    robot = _known("simulated robot", robot or (fits or MODELS)[0], MODELS)
+    if robot not in fits:
+        choice = f"choose {' or '.join(f'sim:{model}' for model in fits)}" if fits else "no robot has so many"
+        raise DeviceError(
+            f"the task {task} is for {needs} arm{'s' * (needs > 1)}, and the simulated {robot} has "
+            f"{n_arms(robot)}: {choice}"
+        )
+    return robot
 
 
 def _known(what: str, name: str, choices: Iterable[str]) -> str:

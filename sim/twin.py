@@ -14,7 +14,7 @@ import numpy as np
 
 from ..drivers.twins.plant import Plant
 from .arm import POSITION_GAIN, SimArm
-from .expert import Expert
+from .expert import Demonstrator, Expert
 from .robots import SimRobot
 from .scene import SimScene
 from .world import PHYSICS_HZ, SimClock, World
@@ -131,14 +131,15 @@ class ScriptedHand:
         self._steps = max(1, round(PHYSICS_HZ / scene.control_hz))
         self.held: dict[int, float] = {}
         self._goal, self._count = self.plant.position.copy(), 0
-        self._expert: Expert | None = None
+        self._expert: Demonstrator | None = None
         self._begun = PHYSICS_HZ
 
     def begin(self, seed: int) -> None:
-        self._expert = self.scene.expert(self.noise)
+        expert = self._expert = self.scene.expert(self.noise)
         self.held.clear()
-        self._expert.memory = TREMOR_MEMORY
-        self._expert.reset(seed)
+        if isinstance(expert, Expert):
+            expert.memory = TREMOR_MEMORY
+        expert.reset(seed)
         self._begun = 0
 
     def rest(self) -> None:
@@ -149,7 +150,7 @@ class ScriptedHand:
         """Once a physics step."""
         if self._count % self._steps == 0:
             expert = self._expert
-            self._goal = np.array(self.scene.arms["arm"].read().data if expert is None else expert.act())
+            self._goal = np.array(self.scene.read() if expert is None else expert.act())
         self._count += 1
         for joint, position in self.held.items():
             self._goal[joint] = position

@@ -11,13 +11,15 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from gymnasium import Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from .expert import Expert
+from .expert import Demonstrator
 from .gym import TaskEnv
 
 STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
+TASK_INFO = {"instruction": "task"}  # what a row's info is called in that of all
 
 
 class Elements(NamedTuple):
@@ -128,58 +130,34 @@ def _serve(pipe: Connection, indices: list[int], options: dict[str, Any]) -> Non
             share.close()
 
 
-class SimExperts:
-    """One expert for each environment, from the environments' reset on. noise, mode: see `Task.expert`."""
+class RowVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
+    """A gymnasium vector environment of shares. An episode depends on its seed alone. Environments do not
+    reset themselves (`AutoresetMode.DISABLED`): one whose episode has ended stands still, repeats what it
+    said last, earns nothing, and ignores its action until `reset` names it in `options={"reset_mask": …}`.
 
-    def __init__(
-        self, envs: Mapping[int, TaskEnv], seeds: Sequence[int], noise: float, mode: str | None
-    ) -> None:
-        self.envs, self.seeds, self.noise, self.mode = envs, seeds, noise, mode
-        self._experts: dict[int, Expert] = {}
-
-    def act(self, observation: Any = None) -> np.ndarray:
-        """Actions `(n, A)` float64; those of episodes that have ended mean nothing."""
-        if not self._experts:
-            for i, env in self.envs.items():
-                self._experts[i] = env.scene.expert(self.noise, self.mode)
-                self._experts[i].reset(self.seeds[i])
-        return np.stack([self._experts[i].act() for i in range(len(self.envs))])
-
-
-class SimVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
-    """A gymnasium vector environment of one task. An episode depends on its seed alone and is that of
-    `gym.TaskEnv`, bit for bit. Environments do not reset themselves (`AutoresetMode.DISABLED`): one whose
-    episode has ended stands still, repeats what it said last, earns nothing, and ignores its action until
-    `reset` names it in `options={"reset_mask": …}`.
-
-    info: `success` `(n,)` bool, `score` `(n,)`, `task` `(n,)` str, the instruction in words, and `sent`
-    `(n, A)` float32, the actions as the joints' limits allowed them."""
+    info: `success` `(n,)` bool, `score` `(n,)`, `task` `(n,)` str, the instruction in words, `sent` `(n, A)`
+    float32, the actions as the limits allowed them, and what else the rows have, `(n,)` each."""
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}  # noqa: RUF012  (gymnasium's own declaration)
+    task_name: str
+    control_hz: float
+    max_ticks: int
+    observed: Mapping[str, Elements]
+    action: Elements
 
-    def __init__(self, num_envs: int, processes: int = 1, **options: Any) -> None:
-        """processes: among which the environments are shared out; 1: this one. options: of `TaskEnv`."""
-        if num_envs < 1 or processes < 1:
-            raise ValueError(f"{num_envs} environments in {processes} processes: there must be one at least")
-        self.num_envs = num_envs
-        probe = TaskEnv(**options)  # before any process is started: it may refuse the options
-        self.single_action_space = probe.action_space
-        self.single_observation_space = probe.observation_space
-        self.action_space = batch_space(probe.action_space, num_envs)
-        self.observation_space = batch_space(probe.observation_space, num_envs)
-        scene = probe.scene
-        self.task_name, self.control_hz = scene.task_name, scene.control_hz
-        self.max_ticks = round(scene.max_seconds * scene.control_hz)
-        joints, task = probe.arm.joints, scene.task
-        self.action = Elements(tuple(joints.names), tuple(joints.units))
-        self.observed = {STATE: self.action, ENVIRONMENT: Elements(tuple(task.names), tuple(task.units))}
-        probe.close()
-        processes = min(processes, num_envs)
-        where = Here if processes == 1 else Elsewhere
-        self._shares: list[Share] = []
-        self._indices = [range(k, num_envs, processes) for k in range(processes)]
-        for indices in self._indices:
-            self._shares.append(where(indices, options))
+    def __init__(
+        self,
+        action_space: Space[Any],
+        observation_space: Space[Any],
+        shares: Sequence[tuple[Sequence[int], Share]],
+    ) -> None:
+        """Spaces of one environment. shares: each with the numbers of its environments, which count from
+        0."""
+        self.num_envs = sum(len(indices) for indices, _ in shares)
+        self.single_action_space, self.single_observation_space = action_space, observation_space
+        self.action_space = batch_space(action_space, self.num_envs)
+        self.observation_space = batch_space(observation_space, self.num_envs)
+        self._shares = list(shares)
         self._rows: dict[int, Row] = {}
 
     @property
@@ -231,22 +209,13 @@ class SimVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self._order("step", {i: actions[i] for i in range(self.num_envs) if i not in over})
         return self._answer()
 
-    def expert(self, seeds: Sequence[int], noise: float = 0.0, mode: str | None = None) -> SimExperts:
-        """The scripted demonstrators of the episodes of `seeds`, for environments in this process."""
-        envs = [share.envs for share in self._shares if isinstance(share, Here)]
-        if not envs:
-            raise ValueError(
-                "the scripted experts know scenes of their own process only: leave out processes"
-            )
-        return SimExperts(envs[0], seeds, noise, mode)
-
     def close_extras(self, **kwargs: Any) -> None:
-        for share in self._shares:
+        for _, share in self._shares:
             share.close()
 
     def _order(self, order: str, rows: Mapping[int, Any]) -> None:
         asked = []
-        for share, indices in zip(self._shares, self._indices, strict=True):
+        for indices, share in self._shares:
             if own := {i: rows[i] for i in indices if i in rows}:
                 (share.reset if order == "reset" else share.step)(own)
                 asked.append(share)
@@ -264,17 +233,61 @@ class SimVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             np.array([r.reward for r in rows]),
             np.array([r.terminated for r in rows]),
             np.array([r.truncated for r in rows]),
-            {
-                "success": np.array([i["success"] for i in infos]),
-                "score": np.array([i["score"] for i in infos]),
-                "task": np.array([i["instruction"] for i in infos]),
-                "sent": np.stack([i["sent"] for i in infos]),
-            },
+            {TASK_INFO.get(key, key): np.stack([i[key] for i in infos]) for key in infos[0]},
         )
 
 
+class SimExperts:
+    """One expert for each environment, from the environments' reset on. noise, mode: see `Task.expert`."""
+
+    def __init__(
+        self, envs: Mapping[int, TaskEnv], seeds: Sequence[int], noise: float, mode: str | None
+    ) -> None:
+        self.envs, self.seeds, self.noise, self.mode = envs, seeds, noise, mode
+        self._experts: dict[int, Demonstrator] = {}
+
+    def act(self, observation: Any = None) -> np.ndarray:
+        """Actions `(n, A)` float64; those of episodes that have ended mean nothing."""
+        if not self._experts:
+            for i, env in self.envs.items():
+                self._experts[i] = env.scene.expert(self.noise, self.mode)
+                self._experts[i].reset(self.seeds[i])
+        return np.stack([self._experts[i].act() for i in range(len(self.envs))])
+
+
+class SimVectorEnv(RowVectorEnv):
+    """Environments of one task. An episode is that of `gym.TaskEnv`, bit for bit."""
+
+    def __init__(self, num_envs: int, processes: int = 1, **options: Any) -> None:
+        """processes: among which the environments are shared out; 1: this one. options: of `TaskEnv`."""
+        if num_envs < 1 or processes < 1:
+            raise ValueError(f"{num_envs} environments in {processes} processes: there must be one at least")
+        probe = TaskEnv(**options)  # before any process is started: it may refuse the options
+        scene = probe.scene
+        self.task_name, self.control_hz = scene.task_name, scene.control_hz
+        self.max_ticks = round(scene.max_seconds * scene.control_hz)
+        joints, task = scene.joints, scene.task
+        self.action = Elements(tuple(joints.names), tuple(joints.units))
+        self.observed = {STATE: self.action, ENVIRONMENT: Elements(tuple(task.names), tuple(task.units))}
+        probe.close()
+        processes = min(processes, num_envs)
+        where = Here if processes == 1 else Elsewhere
+        rows = [range(k, num_envs, processes) for k in range(processes)]
+        shares = [(indices, where(indices, options)) for indices in rows]
+        super().__init__(probe.action_space, probe.observation_space, shares)
+
+    def expert(self, seeds: Sequence[int], noise: float = 0.0, mode: str | None = None) -> SimExperts:
+        """The scripted demonstrators of the episodes of `seeds`, for environments in this process."""
+        envs = [share.envs for _, share in self._shares if isinstance(share, Here)]
+        if not envs:
+            raise ValueError(
+                "the scripted experts know scenes of their own process only: leave out processes"
+            )
+        return SimExperts(envs[0], seeds, noise, mode)
+
+
 def vector_env(
-    task: str, robot: str = "so101", num_envs: int = 8, processes: int = 1, **options: Any
+    task: str, robot: str | None = None, num_envs: int = 8, processes: int = 1, **options: Any
 ) -> SimVectorEnv:
     """`num_envs` environments of a PyBullet task and a simulated robot; options: more of `TaskEnv`'s."""
     return SimVectorEnv(num_envs, processes, task=task, robot=robot, **options)

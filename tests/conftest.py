@@ -111,6 +111,8 @@ SLOW = (
     "sim/test_sim.py",
     "sim/test_t_block.py::test_overlap",
     "test_deploy_files.py::test_a_robot_is_reached",
+    "test_external.py::test_a_study",
+    "test_external.py::test_the_demonstrator_brings",
     "test_head_to_head.py::test_a_comparison_that",
     "test_head_to_head.py::test_every_method",
     "test_head_to_head.py::test_what_methods",

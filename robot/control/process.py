@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from ...drivers.arm import Arm, ArmState, Calibrated, DeviceError, Joints, falls
+from ...drivers.arm import Arm, ArmState, Calibrated, DeviceError, Joints, falls, joints_of
 from ..config import make_devices
-from ..robot import joints_of
 from ..safety.arms import bodies_of
 from ..safety.filter import Filter
 from ..safety.limits import Safety

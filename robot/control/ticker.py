@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ...drivers.arm import DeviceError, Joints, Strained, check_first, limit_target
+from ...drivers.arm import DeviceError, Joints, Strained, check_first, joints_of, limit_target
 from ...drivers.sample import Backlog
-from ..robot import joints_of
 from ..safety.filter import Filter
 from .guard import SLOW
 from .limb import Entry, Limb

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import add, is_, mul, sub
+from operator import is_, mul
+
+import numpy as np
 
 from ...drivers.arm import Joints
-from .body import CLEAR, Body
+from .body import Body
 from .limits import Safety
 from .mover import Line, Motion
 from .part import Part
@@ -17,7 +19,7 @@ POSITION = "position"
 APART_M = 0.02  # between two poses that are checked for touching no part moves further
 MOST_CHECKS = 12  # poses of one motion
 TICKS_BLOCKED = 20  # until it is tried again whether a line is still blocked: fingers may have closed
-TICKS_BETWEEN = 5  # two looks for a clear space around the arm
+TICKS_BETWEEN = 5  # two looks at how far all is apart, where that was too near
 FURTHEST = 12  # poses ahead that are looked at for what blocks a line
 HALVINGS = 5
 
@@ -49,7 +51,8 @@ class ArmFilter:
         self.places = [[j - first for j in part.columns] for part in self.parts]
         order = [i for places in self.places for i in places]
         self._in_order, self._order = order == sorted(order), [order.index(i) for i in range(self.n)]
-        self._clear, self._clear_at, self._not_again = 0.0, [0.0] * self.n, 0
+        self._apart: np.ndarray | None = None  # how far all was, when the arm was at `_apart_at`
+        self._apart_at, self._not_again = [0.0] * self.n, 0
         self._blocked: tuple[list[float], str] | None = None  # how far it may go to what was asked, and why
         self._since_blocked = 0
         self._seen: _Seen | None = None
@@ -57,7 +60,7 @@ class ArmFilter:
     def reset(self, q: list[float]) -> tuple[str, ...]:
         for part in self.parts:
             part.reset([q[j] for j in part.columns])
-        self._clear, self._not_again, self._blocked, self._seen = 0.0, 0, None, None
+        self._apart, self._not_again, self._blocked, self._seen = None, 0, None, None
         return () if self.body is None else self.body.begin(q[self.first : self.first + self.n])
 
     def halt(self, dt: float) -> None:
@@ -126,13 +129,16 @@ class ArmFilter:
         body = self.body
         if body is None:
             return ""
-        if motions[0].line is not None and not body.tight and all(m.halt is None for m in motions[1:]):
-            return self._fault_on_line(body, motions[0], dt, nexts[1:])
+        on_line = motions[0].line is not None and not body.tight and all(m.halt is None for m in motions[1:])
+        if on_line and self._was_seen(motions[0], dt, nexts[1:]):
+            return ""
         now = self._pose([part.mover.state.q for part in self.parts])
         then, end = self._pose(nexts), self._pose([motion.end for motion in motions])
-        ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end, strict=True)]
-        if self._is_clear(body, now, ways):
+        if self._stays_apart(body, now, then, end):
             return ""
+        if on_line:
+            return self._fault_on_line(body, motions[0], dt, nexts[1:])
+        ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end, strict=True)]
         longest = max([motion.duration for motion in motions])
         n = min(MOST_CHECKS, 1 + int(_sweep(body, ways) / APART_M))
         for k in range(n, 0, -1):  # the end is the most likely to be in something
@@ -141,21 +147,28 @@ class ArmFilter:
                 return why
         return body.fault(then) if longest > dt * n else ""
 
+    def _was_seen(self, motion: Motion, dt: float, fingers: list[list[float]]) -> bool:
+        """Whether all of a motion on a line was looked at already, with the fingers where they rest."""
+        seen = self._seen
+        if seen is None or seen.line is not motion.line or seen.fingers != fingers:
+            return False
+        low, high = _ends(motion, dt)
+        return seen.low <= low and high <= seen.high
+
     def _fault_on_line(self, body: Body, motion: Motion, dt: float, fingers: list[list[float]]) -> str:
         """As `_fault` while the fingers rest: what of a line was looked at stays free."""
         line, seen = motion.line, self._seen
         assert line is not None
-        if seen is None or seen.line is not line or seen.fingers != fingers:
-            here, _ = line.project(self.parts[0].mover.state.q)
+        here, _ = line.project(self.parts[0].mover.state.q)
+        same = seen is not None and seen.line is line and seen.fingers == fingers
+        if seen is None or not same or not seen.low <= here <= seen.high:
             ways = [0.0] * self.n
             for i, x in zip(self.places[0], line.direction, strict=True):
                 ways[i] = abs(x)
             step = APART_M / max(_sweep(body, ways), APART_M)
             seen = self._seen = _Seen(line, fingers, here, here, step)
-        ends = [motion.end_along]
-        if motion.duration > dt:
-            ends.append(motion.raw(dt)[0][0])
-        for sign, furthest in ((1.0, max(ends)), (-1.0, -min(ends))):
+        low, high = _ends(motion, dt)
+        for sign, furthest in ((1.0, high), (-1.0, -low)):
             free = seen.high if sign > 0 else -seen.low
             why = ""
             while not why and free < furthest:
@@ -174,19 +187,22 @@ class ArmFilter:
                 return why
         return ""
 
-    def _is_clear(self, body: Body, now: list[float], ways: list[float]) -> bool:
-        """Whether nothing is so near that joints which go `ways` from `now` could touch it."""
-        if self._clear and max(map(add, ways, map(abs, map(sub, now, self._clear_at)))) <= self._clear:
-            return True
-        furthest = max(ways)
-        if furthest > CLEAR[0]:
+    def _stays_apart(self, body: Body, now: list[float], then: list[float], end: list[float]) -> bool:
+        """Whether nothing is so near that joints which go from `now` to `then` to `end` could touch it."""
+        if body.tight:
             return False
-        if self._not_again:  # it was not, just now
+        if self._apart is not None and body.stays_apart(
+            self._apart, _furthest(self._apart_at, now, then, end)
+        ):
+            return True
+        if self._not_again:  # it was too near, just now
             self._not_again -= 1
             return False
-        self._clear, self._clear_at = body.clear(now), now
-        self._not_again = 0 if furthest <= self._clear else TICKS_BETWEEN
-        return furthest <= self._clear
+        self._apart_at = [0.5 * (x + z) for x, z in zip(now, end, strict=True)]
+        self._apart = body.apart(self._apart_at)
+        apart = body.stays_apart(self._apart, _furthest(self._apart_at, now, then, end))
+        self._not_again = 0 if apart else TICKS_BETWEEN
+        return apart
 
     def _free_goal(self, stops: Sequence[Motion]) -> tuple[list[float], str]:
         """How far the arm may go on the line from where its checked stop ends to what was asked, and what
@@ -223,6 +239,22 @@ class ArmFilter:
                 break
             free = k / n
         return [s + free * x for s, x in zip(start, away, strict=True)], why
+
+
+def _ends(motion: Motion, dt: float) -> tuple[float, float]:
+    """Of a motion on a line, the least and the most of what `dt` and its stop come to."""
+    end = motion.end_along
+    if motion.duration <= dt:
+        return end, end
+    then = motion.raw(dt)[0][0]
+    return (end, then) if end < then else (then, end)
+
+
+def _furthest(middle: list[float], now: list[float], then: list[float], end: list[float]) -> list[float]:
+    """How far each joint gets from where it is in `middle`, on the way from `now` to `then` to `end`."""
+    return [
+        max(abs(x - m), abs(y - m), abs(z - m)) for m, x, y, z in zip(middle, now, then, end, strict=True)
+    ]
 
 
 def _sweep(body: Body, ways: list[float]) -> float:

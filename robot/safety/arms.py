@@ -61,7 +61,10 @@ def bodies_of(
 
 def _model(config: Mapping[str, Any], arm: str) -> tuple[str, bool]:
     if "arms" not in config:
-        return str(config["model"]), True
+        from ...sim.robots import PAIRS
+
+        model = str(config["model"])
+        return (PAIRS[model][0] if model in PAIRS else model), True
     tables = config["arms"]
     table = tables[arm] if arm else next(iter(tables.values()))
     return str(table.get("model") or table["driver"]), False

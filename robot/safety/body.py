@@ -19,7 +19,7 @@ from .sweep import levers_of, radius_of, relative, rows, turns_about_vertical
 RADIUS = {"koch": 0.02, "panda": 0.06, "ur3e": 0.045, "ur5e": 0.055, "ur10e": 0.065}
 OTHER_RADIUS = 0.075
 FINGERS = 0.02  # of the capsule from the last joint to the tip, which it ends half of this beyond
-CLEAR = (0.15, 0.05)  # rad (m) by which every joint may move, that are looked for
+INEXACT_M = 1e-4  # by which a computed distance may be too large
 SELF, TABLE, WORKSPACE = "self-collision", "table", "workspace"
 
 
@@ -100,15 +100,13 @@ class Body:
             by_pair.append(to_tip)
         every, most = rows(by_pair, columns, len(names))
         self.sweep = most.tolist()
-        self._wide = {}
-        for radius in CLEAR:
-            self._wide[radius] = geometry.createData()
-            moved = radius * every.sum(1)
-            for request, margin, more in zip(
-                self._wide[radius].collisionRequests, self._margins, moved, strict=False
-            ):
-                request.security_margin = margin + more
-        self._tip_moves = float(sum(to_tip.values()))
+        self._levers = every
+        self._apart = geometry.createData()
+        for request in self._apart.distanceRequests:
+            request.enable_signed_distance = False
+        # each look at the list would make all of them anew
+        self._distances = [self._apart.distanceResults[k] for k in range(len(pairs))]
+        self._allowed = np.array(self._margins) + INEXACT_M
         second = moving[1] if len(moving) > 1 else moving[0]
         self.reach = max(levers[second] for levers in (to_tip, *things) if second in levers)
         pin.forwardKinematics(self.model, self._data, pin.neutral(self.model))
@@ -158,21 +156,25 @@ class Body:
             self.model, self._data, self._geometry, self._checks, position, True
         ):
             return self._touching()
-        return "" if self._tip_is_inside(position, 0.0) else WORKSPACE
+        return "" if self.workspace is None or self._inside_by(position) >= 0 else WORKSPACE
 
-    def clear(self, q: Sequence[float]) -> float:
-        """How far every joint may move from `q` and nothing touches: of CLEAR, or 0."""
-        if self.tight:
-            return 0.0
+    def apart(self, q: Sequence[float]) -> np.ndarray:
+        """By how much each of the things that must not come together may come nearer, from `q` on, `(K,)` m,
+        for `stays_apart`."""
         position = self._position(q)
-        for radius, checks in self._wide.items():
-            if self._margins and self._pin.computeCollisions(
-                self.model, self._data, self._geometry, checks, position, True
-            ):
-                continue
-            if self._tip_is_inside(position, radius * self._tip_moves):
-                return radius
-        return 0.0
+        free = np.empty(len(self._levers))
+        n = len(self._distances)
+        if n:
+            self._pin.computeDistances(self.model, self._data, self._geometry, self._apart, position)
+            free[:n] = [result.min_distance for result in self._distances]
+            free[:n] -= self._allowed
+        if self.workspace is not None:
+            free[n] = self._inside_by(position)
+        return free
+
+    def stays_apart(self, free: np.ndarray, ways: Sequence[float]) -> bool:
+        """Whether nothing touches when the joints go `ways` `(J,)`, rad or m, from where `free` was."""
+        return bool((self._levers.dot(ways) <= free).all())
 
     def touching(self, q: Sequence[float]) -> tuple[str, ...]:
         """What touches at `q`, in words."""
@@ -191,14 +193,12 @@ class Body:
         position = np.asarray(q, np.float64)
         return position if self._as_they_are else position[self._columns] * self._present
 
-    def _tip_is_inside(self, position: np.ndarray, by: float) -> bool:
-        if self.workspace is None:
-            return True
+    def _inside_by(self, position: np.ndarray) -> float:
+        """How far the tip is from the sides of its box, m; negative outside."""
         self._pin.framesForwardKinematics(self.model, self._data, position)
         x, y, z = self._data.oMf[self._tip].translation.tolist()
         (x0, y0, z0), (x1, y1, z1) = self._corners
-        inside = x0 + by <= x <= x1 - by and y0 + by <= y <= y1 - by and z0 + by <= z <= z1 - by
-        return bool(inside)
+        return min(x - x0, x1 - x, y - y0, y1 - y, z - z0, z1 - z)
 
     def _touching(self) -> str:
         results = self._checks.collisionResults

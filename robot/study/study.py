@@ -97,9 +97,9 @@ class Demonstrations:
     """What every arm learns from."""
 
     count: int
-    """How many, failures included."""
+    """How many, failures included, unless the task's environment says `only_successes`."""
     first_seed: int = 0
-    """They have this seed and those that follow it."""
+    """They have this seed and those that follow it, with those left out that are not kept."""
     noise: float = 0.0
     """Standard deviation of the disturbance on the expert's targets, in their unit."""
     mode: Mapping[str, Any] = field(default_factory=dict)

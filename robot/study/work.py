@@ -29,7 +29,7 @@ import numpy as np
 from ..report.report import commit, machine
 from ..rollout import Rollout, env_features, rollout
 from .arms import runner, task_maker
-from .demonstrations import record_demonstrations
+from .demonstrations import gather_demonstrations, record_demonstrations
 from .runner import Trained, execution
 from .study import Arm, Study, StudyError, Variant, read_study
 
@@ -134,16 +134,13 @@ class Work:
         folder, d = self.folder / variant.name / "data", variant.demonstrations
         with self._alone(folder.parent / "data.lock"):
             if not folder.is_dir():
-                from ...sim.planar.demonstrations import demonstrations
-
                 make = task_maker(variant.task, variant.options)
                 env = make(1)
                 features, hz, name = env_features(env), float(env.control_hz), str(env.task_name)
+                only = bool(getattr(env, "only_successes", False))
                 env.close()
-                seeds = range(d.first_seed, d.first_seed + d.count)
-                record_demonstrations(
-                    demonstrations(make, seeds, d.noise, **d.mode), folder, features, hz, f"sim:{name}"
-                )
+                demos = gather_demonstrations(make, d.first_seed, d.count, d.noise, only, **d.mode)
+                record_demonstrations(demos, folder, features, hz, f"sim:{name}")
         return folder
 
     def run(self, job: Job, report: Callable[[str, int, bool], None]) -> None:

@@ -6,6 +6,7 @@ import difflib
 
 from ...drivers.arm import DeviceError
 from ...drivers.plugins import PluginError, lookup, offers
+from .handover import Handover
 from .insert import Insert
 from .lift import Lift
 from .push_t import PushT
@@ -24,6 +25,7 @@ TASKS: dict[str, type[Task]] = {
     "insert": Insert,
     "sort": Sort,
     "wipe": Wipe,
+    "handover": Handover,
 }
 
 

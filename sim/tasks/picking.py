@@ -32,13 +32,14 @@ class Picking(Expert):
         hover: float = 0.06,
         is_tall: bool = False,
         width: float = 0.0,
+        stream: int = 7,
     ) -> None:
         self.turned, self.up, self.hover, self.is_tall = turned, np.array([0, 0, up]), hover, is_tall
         robot = arm.robot
         both_move = width > 0 and robot.joints.units[-1] == "m"
         self.closed = width / 2 - SQUEEZE if both_move else robot.grip_closed
         self.boxes: list[Box] = []
-        super().__init__(arm, noise)
+        super().__init__(arm, noise, stream)
 
     def grip(self) -> float:
         return float(self.arm.read().data[-1])

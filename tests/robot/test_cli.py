@@ -102,9 +102,9 @@ def test_choices_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
         assert main([*words, "--help"]) == 0
         return capfd.readouterr().out
 
-    assert "--task reach|lift|push_t|stack|insert|sort|wipe|WORDS" in help_of("record")
+    assert "--task reach|lift|push_t|stack|insert|sort|wipe|handover|WORDS" in help_of("record")
     assert "--agent expert|hold|leader|gamepad|spacemouse|keyboard|browser" in help_of("record")
-    assert "--robot sim:panda|sim:so101|sim:ur5e|FILE.toml" in help_of("deploy")
+    assert "--robot sim:panda|sim:so101|sim:so101-pair|sim:ur5e|FILE.toml" in help_of("deploy")
     assert "--device cpu|cuda|cuda:N" in help_of("serve")
     assert "flow|diffusion_unet|diffusion_transformer|act" in help_of("train")
     text = help_of("train", "flow")
@@ -234,6 +234,23 @@ def test_names_of_models() -> None:
         (["record", "--out", "{new}", "--task", "lfit"], 1, "no task 'lfit': did you mean lift or insert?"),
         (["record", "--out", "{new}", "--robot", "sim:so11"], 1, "did you mean sim:so101"),
         (["record", "--out", "{new}", "--agent", "exprt"], 1, "did you mean expert"),
+        (["record", "--out", "{new}", "--task", "handover"], 1, "has 1: choose sim:so101-pair"),
+        (["record", "--out", "{new}", "--robot", "sim:so101-pair"], 1, "has 2: choose sim:so101 or"),
+        (
+            [
+                "record",
+                "--out",
+                "{new}",
+                "--robot",
+                "sim:so101-pair",
+                "--task",
+                "handover",
+                "--agent",
+                "keyboard",
+            ],
+            1,
+            "a keyboard moves one arm, and sim:so101-pair has 2",
+        ),
         (["record", "--out", "{new}", "--episods", "3"], 2, "no option --episods: did you mean --episodes"),
         (["record", "--out", "{new}", "--episodes", "many"], 2, "many"),
         (["record"], 2, "--out"),

@@ -1,4 +1,4 @@
-"""What stack, insert, sort and wipe each promise, beyond what `test_sim.py` asks of every task."""
+"""What stack, insert, sort, wipe and handover each promise, beyond what `test_sim.py` asks of every task."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def play(scene: SimScene, seed: int, noise: float = 0.004, words: str = "") -> l
     scene.reset(seed)
     if words:
         scene.tell(words)
-    arm, expert = scene.arms["arm"], scene.expert(noise)
-    arm.enable()
+    expert = scene.expert(noise)
+    scene.enable()
     expert.reset(seed)
     scores = []
     for _ in range(round(scene.max_seconds * scene.control_hz)):
         due = scene.clock.now_ns() + PERIOD_NS
-        arm.command(expert.act(), due)
+        scene.command(expert.act(), due)
         scene.clock.sleep_until(due)
         scores.append(scene.score())
         if scene.success():
@@ -40,9 +40,9 @@ def play(scene: SimScene, seed: int, noise: float = 0.004, words: str = "") -> l
     return scores
 
 
-@pytest.mark.parametrize("task", ["stack", "insert", "sort", "wipe"])
+@pytest.mark.parametrize("task", ["stack", "insert", "sort", "wipe", "handover"])
 def test_a_disturbed_expert_gets_there_and_the_score_says_how_far(task: str) -> None:
-    scene = SimScene("so101", task)
+    scene = SimScene(task=task)
     scores = play(scene, 21)
     assert scene.success()
     assert scores[0] < 0.6

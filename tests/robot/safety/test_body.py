@@ -54,14 +54,28 @@ def test_the_tip_is_where_the_kinematics_say(arm: str) -> None:
 
 
 @pytest.mark.parametrize("arm", ["sim so101", "sim panda", "sim ur5e", "koch", "ur10e"])
-def test_where_space_is_clear_every_joint_may_move_so_far(arm: str) -> None:
-    body, rng = body_of(arm), np.random.default_rng(2)
-    clear = [(q, by) for q in poses(arm, 2, 400) if (by := body.clear(q.tolist()))]
-    assert len(clear) > 20
-    for q, by in clear[:60]:
+@pytest.mark.parametrize("boxed", [False, True])
+def test_joints_that_stay_apart_touch_nothing(arm: str, boxed: bool) -> None:
+    """As far as they may go, in any direction."""
+    half = 0.8 * body_of(arm).reach
+    corners = np.array([[-half, -half, -0.1], [half, half, half + 0.3]])
+    body, rng = body_of(arm, workspace=corners if boxed else None), np.random.default_rng(2)
+    tried = 0
+    for q in poses(arm, 2, 400):
+        if body.fault(q.tolist()):
+            continue
+        free = body.apart(q.tolist())
         for _ in range(10):
-            moved = q + by * rng.choice([-1.0, 1.0, 0.5, 0.0], len(q))
-            assert body.fault(moved.tolist()) == ""
+            ways = rng.choice([0.0, 0.3, 1.0], len(q))
+            scale = 2.0
+            while not body.stays_apart(free, scale * ways) and scale > 1e-4:
+                scale *= 0.8
+            if scale > 0.01:
+                tried += 1
+                moved = q + scale * ways * rng.choice([-1.0, 1.0], len(q))
+                assert body.fault(moved.tolist()) == ""
+        assert not body.stays_apart(free, np.full(len(q), 3.0))
+    assert tried > 200
 
 
 def test_things_come_no_nearer_than_their_sweep() -> None:

@@ -178,6 +178,20 @@ def test_a_simulated_robot_has_the_filter_where_its_file_says_so(tmp_path: Path,
         load_robot(str(path))
 
 
+def test_a_simulated_pair_has_two_of_its_robots_bodies(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(SIM.format(model="so101-pair") + "[safety]\ntable = { left = 0.0, right = false }\n")
+    with load_robot(str(path), "handover") as rig:
+        assert rig.robot.filter is not None
+        assert not rig.robot.filter.reset(np.tile(SO101.home, 2)), "it touches nothing at home"
+        assert rig.robot.joints.names == tuple(
+            f"{a}.{n}" for a in ("left", "right") for n in SO101.joints.names
+        )
+    path.write_text(SIM.format(model="so101-pair") + "[safety]\ntable = { middle = 0.0 }\n")
+    with pytest.raises(DeviceError, match="middle"):
+        load_robot(str(path), "handover")
+
+
 def test_two_arms_have_a_body_each() -> None:
     config = {
         "arms": {"left": {"driver": "so101"}, "right": {"driver": "so101"}},

@@ -1,5 +1,5 @@
-"""A policy between two: weights (1 - w) of one checkpoint and w of another, as in RETAIN (Yadav et al. 2025),
-where a generalist and what it became by tuning give one that knows both."""
+"""A policy between two: weights (1 - w) of one checkpoint and w of another, as in RETAIN (Yadav et al. 2025,
+arXiv 2512.08333), where a generalist and what it became by tuning give one that knows both."""
 
 from __future__ import annotations
 

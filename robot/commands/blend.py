@@ -42,7 +42,7 @@ def run(args: Args, out: Output) -> int:
         args.second,
         args.out,
         args.weight,
-        [_module(word) for word in args.modules.replace(",", " ").split()],
+        module_weights(args.modules),
         args.overwrite,
         lambda sentence: print(f"ulna: {sentence}", file=sys.stderr),
     )
@@ -53,6 +53,11 @@ def run(args: Args, out: Output) -> int:
         f"{result['between']} of {result['parameters']} weights between both, {result['content_hash'][:8]}",
     )
     return 0
+
+
+def module_weights(text: str) -> list[tuple[str, float]]:
+    """`encoder.*:0,net.*:0.7` as pairs. UsageError in one sentence."""
+    return [_module(word) for word in text.replace(",", " ").split()]
 
 
 def _module(word: str) -> tuple[str, float]:

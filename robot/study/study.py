@@ -60,6 +60,9 @@ data = {also = ["control"], mix = [0.8, 0.2]}     # and on the demonstrations of
 [arms.learned_before]
 recipe = "flow"
 trained_on = "control"            # wherever it is tried; by default on each variant anew
+[arms.apart]
+recipe = "flow"
+seed_offset = 1000                # arms of one seed begin from the same random weights, this one does not
 [arms.between]
 blend = "tuned"                   # weights between those of two arms, as `ulna blend`; modules, too
 with = "flow"
@@ -136,6 +139,8 @@ class Arm:
     demonstrations are used besides."""
     trained_on: str = ""
     """The variant on which it is trained, wherever it is tried; empty: on each where it is tried."""
+    seed_offset: int = 0
+    """Added to the study's seeds for its training: arms of one seed begin from the same random weights."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -316,15 +321,18 @@ def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: 
     data = table.get("data", {})
     if not isinstance(data, Mapping):
         raise StudyError(f'{where}: data is a table of options, such as {{weights = "success"}}')
-    apart = (*kinds, "data", "trained_on")
+    apart = (*kinds, "data", "trained_on", "seed_offset")
     settings = dict(_flat({k: v for k, v in table.items() if k not in apart}))
     if kinds == ["of"]:
         heads = {k.split(".")[0]: v for k, v in settings.items()}
         _require_keys(heads, RUN_TIME, f"{where}: what an arm that shares a training can change is")
-        if "trained_on" in table:
-            raise StudyError(f"{where}: trained_on goes to the arm that is trained, {table['of']!r}")
+        for key in ("trained_on", "seed_offset"):
+            if key in table:
+                raise StudyError(f"{where}: {key} goes to the arm that is trained, {table['of']!r}")
         return Arm(name, "", "", settings, str(table["of"]))
-    source, on = str(table[kinds[0]]), str(table.get("trained_on", ""))
+    source, on, offset = str(table[kinds[0]]), str(table.get("trained_on", "")), table.get("seed_offset", 0)
+    if type(offset) is not int or offset < 0:
+        raise StudyError(f"{where}: seed_offset must be a whole number from 0, not {offset!r}")
     if kinds == ["blend"]:
         _require_keys(settings, ("with", "weight", "modules"), f"{where}: of a blend")
         if "with" not in settings:
@@ -332,7 +340,7 @@ def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: 
         of = {"of": f"{{{source}}}", "with": f"{{{settings['with']}}}"}
         return Arm(name, "blend", source, {**settings, **of}, trained_on=on)
     shared = {} if kinds == ["lerobot"] else common  # which are fields of recipes
-    return Arm(name, kinds[0], source, {**shared, **settings}, data=data, trained_on=on)
+    return Arm(name, kinds[0], source, {**shared, **settings}, data=data, trained_on=on, seed_offset=offset)
 
 
 def _also(arm: Arm, where: str) -> list[str]:

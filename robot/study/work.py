@@ -208,7 +208,7 @@ class Work:
     def _train(self, job: Job) -> Trained:
         variant, arm = self.study.variants[job.variant], self._resolved(self.study.arms[job.arm], job)
         out, data = self._checkpoint(job), self.record(variant)
-        return runner(arm).train(arm, variant, data, out, job.seed, self.device)
+        return runner(arm).train(arm, variant, data, out, job.seed + arm.seed_offset, self.device)
 
     def _resolved(self, arm: Arm, job: Job) -> Arm:
         """With folders in the place of the arms and the variants that it names."""

@@ -358,6 +358,10 @@ trained_on = "main"
 training.start = "{{before}}"
 data = {{also = ["old"], mix = [0.75, 0.25]}}
 {TINY}
+[arms.apart]
+trained_on = "old"
+seed_offset = 7
+{TINY}
 [arms.between]
 trained_on = "main"
 blend = "tuned"
@@ -379,16 +383,18 @@ def test_an_arm_is_tuned_from_another_and_tried_on_what_that_one_knew(
     assert [(j.variant, j.arm) for j in work.jobs] == [
         *(("main", arm) for arm in ("tuned", "replay", "between")),
         ("old", "before"),
+        ("old", "apart"),
     ]
     run_all(work, 1)
     results = {(r["variant"], r["arm"]): r for r in work.results()}
-    arms = ("before", "tuned", "tuned_once", "replay", "between")
+    arms = ("before", "tuned", "tuned_once", "replay", "apart", "between")
     assert set(results) == {(v, a) for v in ("main", "old") for a in arms}
     for arm in arms:  # one training, tried twice
         assert results["main", arm]["checkpoint"] == results["old", arm]["checkpoint"]
         assert sum(results["old", arm]["outcomes"]) == 3, "the goal is everywhere there"
     assert not (tmp_path / "work/old/tuned/seed-0").exists()
     records = {a: read_train(tmp_path / f"work/main/{a}/seed-0") for a in ("tuned", "replay", "between")}
+    assert read_train(tmp_path / "work/old/apart/seed-0").seed == 7
     assert records["tuned"].start == results["main", "before"]["checkpoint"]
     assert [len(e) for e in records["replay"].episodes] == [4, 6]
     assert records["replay"].options["mix"] == [0.75, 0.25]
@@ -415,6 +421,7 @@ def test_an_arm_is_tuned_from_another_and_tried_on_what_that_one_knew(
         ("weight = 0.25", "wait = 0.25", "of a blend: there is no key 'wait', did you mean"),
         ("weight = 0.25", "weight = 2", "from 0 to 1, not 2"),
         ('modules = "net.*:0"', 'modules = "net.*"', "is written PATTERN:WEIGHT"),
+        ("seed_offset = 7", "seed_offset = -1", "seed_offset must be a whole number from 0, not -1"),
         ("sampling_steps = 1", 'trained_on = "old"', "trained_on goes to the arm that is trained, 'tuned'"),
     ],
 )

@@ -93,7 +93,7 @@ def measured(name: str, folder: Path, horizon: int) -> dict[str, Any]:
         "tokens_a_chunk": round(float(lengths.mean()), 2),
         "tokens_at_most": int(lengths.max()),
         "times_fewer_tokens": round(numbers / float(lengths.mean()), 2),
-        "times_fewer_bits_than_256_bins": round(8 * numbers / bits, 2),
+        "times_fewer_bits_than_256_bins": round(8 * numbers / float(bits), 2),
         "error_mean": float(np.abs(back - unseen).mean()),
         "error_largest": float(np.abs(back - unseen)[inside].max()),
         "error_bound": tokens.error,

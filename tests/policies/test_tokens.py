@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ulna.policies.byte_pairs import decoded, encoded, fitted
 from ulna.policies.tokens import ActionTokens
+
+SLOW = (HealthCheck.too_slow,)  # a busy machine
 
 
 def smooth(n: int, horizon: int = 16, width: int = 3) -> np.ndarray:
@@ -38,7 +40,7 @@ def test_the_transform_is_the_orthonormal_cosine_transform() -> None:
     assert letters.tolist() == [10, -10, 0, 0, 0, 0, 0, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(arrays(np.float64, (16, 3), elements=st.floats(-1, 1)))
 def test_decoding_is_within_the_bound(chunk: np.ndarray) -> None:
     tokens = FITTED.encode(chunk)
@@ -47,7 +49,7 @@ def test_decoding_is_within_the_bound(chunk: np.ndarray) -> None:
     assert FITTED.error <= 0.5 * 16**0.5 * 2**0.5 / FITTED.scale, "a finer scale makes it smaller"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 @given(st.integers(1, 20), st.integers(1, 4), st.floats(1, 50), st.randoms(use_true_random=False))
 def test_any_size_and_scale(horizon: int, width: int, scale: float, random) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(random.randrange(1 << 30))
@@ -59,7 +61,7 @@ def test_any_size_and_scale(horizon: int, width: int, scale: float, random) -> N
     assert again == tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
 @given(
     st.lists(st.lists(st.integers(0, 4), max_size=30), max_size=6), st.lists(st.integers(0, 4), max_size=30)
 )

@@ -432,6 +432,13 @@ def test_a_tuning_that_does_not_fit_is_refused(
         Work(write(TUNING.replace(old, new, 1)), tmp_path / "work").begin()
 
 
+def test_an_arm_is_not_tried_on_what_it_cannot_see(write: Callable[[str], Path], tmp_path: Path) -> None:
+    text = TUNING.replace('"contracts.vector_env:Go"\nradius = 0.06', '"fork"')
+    text = text.replace("{radius = 3.0}", '{name = "peg"}')
+    with pytest.raises(StudyError, match=r"\[arms.before\]: it is trained on old, and main has other obs"):
+        Work(write(text), tmp_path / "work").begin()
+
+
 @pytest.mark.parametrize("name", ["nobody", "short", "long"])
 def test_a_critic_is_of_an_arm_that_is_trained_before(write: Callable[[str], Path], name: str) -> None:
     text = STUDY.replace("n_action_steps = 1", f'n_action_steps = 1\nsteering = "{{{name}}}"', 1)

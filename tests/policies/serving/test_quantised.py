@@ -9,7 +9,7 @@ import pytest
 import torch
 from contracts.data import FEATURES, WITH_IMAGE, write_store
 from contracts.recipes import SMALL, small
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,6 +23,8 @@ from ulna.policies.train.data import open_data, window_spec
 from ulna.policies.train.loop import train
 from ulna.robot.cli import main
 
+SLOW = (HealthCheck.too_slow,)  # a busy machine
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(small("flow", WITH_IMAGE), data, folder / "p", device="cpu").checkpoint
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
 @given(st.integers(1, 5), st.integers(1, 150), st.integers(1, 3), st.integers(0, 1 << 30))
 def test_a_weight_comes_back_to_within_half_a_step(rows: int, inputs: int, kernel: int, seed: int) -> None:
     weight = torch.randn(rows, inputs, kernel, generator=torch.Generator().manual_seed(seed))

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..commands.blend import module_weights as blend_modules
 from .lerobot_arm import LeRobotRunner
 from .runner import Runner, Trained, execution
 from .study import Arm, StudyError, Variant
@@ -115,14 +114,13 @@ class BlendRunner:
         weight = self._weight(arm)
         if not isinstance(weight, int | float) or not 0 <= weight <= 1:
             raise StudyError(f"weight is how much of {arm.source}, from 0 to 1, not {weight!r}")
-        blend_modules(str(arm.settings.get("modules", "")))
+        self._modules(arm)
 
     def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
         from ...policies.blend import blend
 
         if not (out / "hash.json").is_file():
-            modules = blend_modules(str(arm.settings.get("modules", "")))
-            blend(arm.settings["with"], arm.settings["of"], out, self._weight(arm), modules)
+            blend(arm.settings["with"], arm.settings["of"], out, self._weight(arm), self._modules(arm))
         return replace(trained(out), seconds=0.0)
 
     def decider(self, checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decider:
@@ -130,6 +128,11 @@ class BlendRunner:
 
     def _weight(self, arm: Arm) -> Any:
         return arm.settings.get("weight", 0.5)
+
+    def _modules(self, arm: Arm) -> list[tuple[str, float]]:
+        from ..commands.blend import module_weights
+
+        return module_weights(str(arm.settings.get("modules", "")))
 
 
 def trained(out: Path) -> Trained:

@@ -94,7 +94,7 @@ def study(s: Mapping[str, Any]) -> list[str]:
                 minus(a.get("minus_base")),
                 f"{a['nfe_per_decision']:g}",
                 f"{a['parameters'] / 1e3:.0f} k",
-                f"{a['training_seconds']:.0f} s" if a["training_seconds"] else f"with {a.get('of', '?')}",
+                trained(a),
             ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
@@ -115,6 +115,12 @@ def study(s: Mapping[str, Any]) -> list[str]:
         lines.append("")
     commits, machines = ", ".join(s["commits"]), "; ".join(s["machines"])
     return [*lines, f"`{s['command']}` at {commits}; {machines}.", ""]
+
+
+def trained(arm: Mapping[str, Any]) -> str:
+    if arm["training_seconds"]:
+        return f"{arm['training_seconds']:.0f} s"
+    return f"with {arm.get('of') or arm.get('blend', '?')}"
 
 
 def minus(difference: Mapping[str, Any] | None) -> str:

@@ -83,10 +83,25 @@ class Training:
     """Steps between the states that --resume can go on from."""
     compile: bool = False
     """Compile the network by torch.compile; worth it for long trainings on a GPU."""
+    recompute: bool = False
+    """Keep of each block of the network what enters it, and compute its inside again for the gradients
+    (gradient checkpointing): less memory, more time."""
     start: str = ""
     """Folder of a checkpoint to begin from, its weights and its statistics; empty: from random weights."""
     freeze: tuple[str, ...] = ()
     """Patterns, such as encoder.*, of the names of weights that stay as they are."""
+    unfreeze: tuple[str, ...] = ()
+    """Patterns of the names of weights that are trained although freeze or lora would leave them."""
+    lora: tuple[str, ...] = ()
+    """Patterns, such as net.*, of the names of modules (linear layers, convolutions, attention) that learn
+    through low-rank adapters only; what else came from start stays as it is. The checkpoint holds the
+    sums."""
+    lora_rank: int = 16
+    """Of the adapters: columns of one factor, rows of the other."""
+    lora_alpha: float = 16.0
+    """How much the adapters count: alpha / rank times their product."""
+    lora_dropout: float = 0.0
+    """Share of the inputs that an adapter does without in a step, 0 to below 1."""
     groups: tuple[ParamGroup, ...] = ()
     """Weights with a learning rate of their own, as PATTERN:FACTOR or PATTERN:FACTOR:WEIGHT_DECAY."""
     ema_skip: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ COMMANDS = {
     "teleoperate": "move a robot by a leader arm, a gamepad, a browser, ...",
     "record": "record demonstrations into a dataset",
     "train": "train a policy on a dataset",
+    "blend": "make a policy whose weights lie between those of two",
     "detector": "learn from the outcomes of episodes when a task is done",
     "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
     "study": "measure a claim: arms, seeds, controls and expectations in one file",

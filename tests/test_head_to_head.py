@@ -134,7 +134,7 @@ def test_every_method_is_an_arm_that_fits(name: str, size: str, tmp_path: Path) 
     assert (arm.kind, arm.source) == (METHODS[name].kind, METHODS[name].source)
     assert arm.settings["training.steps" if arm.kind == OURS else "steps"] == 30
     env = task_maker("catch", {})(1)
-    runner(arm).check(arm, [a for a in study.sharing(arm, "main") if a is not arm], env_features(env))
+    runner(arm).check(arm, [a for _, a in study.trials(arm, "main") if a is not arm], env_features(env))
     env.close()
 
 

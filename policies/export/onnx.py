@@ -317,18 +317,8 @@ def _quietly() -> Iterator[None]:
 
 def _drawn(local: LocalPolicy, keys: Sequence[str], seed: int) -> dict[str, Tensor]:
     """An observation within what the policy has seen, `(1, T, *shape)`, or `(1, *shape)` of a goal."""
-    rng, policy, n = np.random.default_rng(seed), local.policy, local.metadata.n_obs_steps
-    drawn = {}
-    for key in keys:
-        feature = local.metadata.conditions.get(key) or policy.features[key]
-        shape = feature.shape if key in local.metadata.conditions else (n, *feature.shape)
-        stats = policy.stats.get(key.removeprefix("goal."))
-        if np.dtype(feature.dtype).kind != "f" or stats is None:
-            value = rng.integers(0, 256 if feature.dtype == "uint8" else 2, shape).astype(feature.dtype)
-        else:
-            value = rng.uniform(stats.min, np.maximum(stats.max, stats.min), shape).astype(feature.dtype)
-        drawn[key] = torch.from_numpy(np.asarray(value))[None]
-    return drawn
+    values = local.drawn(seed).observation
+    return {k: torch.from_numpy(np.asarray(values[k]))[None] for k in keys}
 
 
 def _difference(

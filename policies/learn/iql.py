@@ -211,14 +211,14 @@ def learn_iql(
 ) -> LearnResult:
     """Learn a critic and the policy of `recipe` from `data`: the policy's checkpoint is `out`, the critic's
     `out/critic`. Batches and learning rates are those of `recipe.training`. TrainingError in one sentence."""
-    if recipe.training.start or recipe.training.accumulate > 1 or recipe.training.compile:
-        raise TrainingError("a learner takes no training.start, training.accumulate or training.compile")
+    t = recipe.training
+    if t.start or t.accumulate > 1 or t.compile or t.lora or t.recompute:
+        raise TrainingError("a learner takes no training.start, accumulate, compile, lora or recompute")
     data = data if isinstance(data, TrainingData) else open_data(data)
     require_judges(iql.critic, recipe)
     windows = data.windows(replace(window_spec(recipe, data.features), next_after=iql.critic.chunk))
     if not len(windows.train):
         raise TrainingError(f"{' and '.join(data.paths)} holds no windows to learn from")
-    t = recipe.training
     stats = windows.stats()
     torch.manual_seed(seed)
     of_policy = recipe.codec.fit(windows.train, data.features, recipe.n_past_actions)

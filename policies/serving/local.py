@@ -15,6 +15,7 @@ import torch
 
 from ...datasets.features import ACTION, PAST
 from ..checkpoint import CheckpointError, load_checkpoint, read_train
+from ..conditions.condition import feature_of
 from ..fast.decisions import decisions
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
@@ -86,7 +87,10 @@ class LocalPolicy:
 
     @property
     def metadata(self) -> Metadata:
-        """With the validations that the checkpoint's folder holds by now, so each time it is looked at."""
+        """With the validations that the checkpoint's folder holds by now, so each time it is looked at; none
+        where the weights are rounded, for they are of the checkpoint as it is."""
+        if self._metadata.quantize:
+            return self._metadata
         try:
             changed_ns = os.stat(self._folder / VALIDATIONS).st_mtime_ns
         except OSError:
@@ -184,6 +188,33 @@ class LocalPolicy:
                 blank[key] = np.zeros(feature.shape, feature.dtype)
         past = np.zeros((recipe.n_past_actions, *p.features[ACTION].shape), np.float32)
         return Request(blank, 0, past if self.needs_past else None, "warm up")
+
+    def drawn(self, seed: int) -> Request:
+        """A request that fits, of observations drawn within what the policy has seen."""
+        rng, p, n = np.random.default_rng(seed), self.policy, self._metadata.n_obs_steps
+        values = {}
+        for key in (*p.observation_keys, *(k for k in p.condition_keys if k not in p.observation_keys)):
+            if key == TASK:
+                continue
+            feature = self._metadata.conditions.get(key) or p.features[key]
+            shape = feature.shape if key in self._metadata.conditions else (n, *feature.shape)
+            values[key] = self._draw(rng, feature_of(key), shape, np.dtype(feature.dtype))
+        past = None
+        if self.needs_past:
+            shape = (p.recipe.n_past_actions, *p.features[ACTION].shape)
+            past = self._draw(rng, ACTION, shape, np.dtype(np.float32))
+        return Request(values, seed, past, "warm up")
+
+    def _draw(
+        self, rng: np.random.Generator, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> np.ndarray:
+        """Pictures of noise, vectors within the statistics of `key`, and 1 for what else there is."""
+        stats = self.policy.stats.get(key)
+        if dtype == np.uint8:
+            return rng.integers(0, 256, shape, dtype=np.uint8)
+        if dtype.kind != "f" or stats is None:
+            return np.ones(shape, dtype)
+        return rng.uniform(stats.min, np.maximum(stats.max, stats.min), shape).astype(dtype)
 
     def of_options(self, options: Mapping[str, Any]) -> tuple[list[Hook], int]:
         """(hooks, sampler steps) that one request asks for. BadRequest where they do not fit the policy."""

@@ -48,6 +48,9 @@ class Metadata:
     """Rate of the data that the policy was trained on; None: unknown."""
     checkpoint: str = ""
     """Content hash of the checkpoint."""
+    quantize: str = ""
+    """How its weights are rounded while it is served, `int8` or `int4`: what the checkpoint names is then
+    not quite what answers. Empty: not at all."""
     needs_past: bool = False
     """Whether requests are to hold `action.past`: the `n_past_actions` actions sent before now."""
     conditions: Features = field(default_factory=dict)

@@ -271,10 +271,11 @@ def open_data(
         raise StoreError(
             "episodes can be chosen of one dataset, not of several: part them with `ulna data split`"
         )
-    features = policy_features(features_of(stores, options.rename, keys), keys)
+    common = features_of(stores, options.rename, keys)
+    features = policy_features(common, keys)
     everything = {k for s in stores for k in rename(s.features, options.rename, str(s.path))}
     notes: list[str] = []
-    if (missing := sorted(everything - set(features))) and len(stores) > 1 and keys is None:
+    if (missing := sorted(everything - set(common))) and len(stores) > 1 and keys is None:
         notes.append(f"not all datasets have {', '.join(missing)}: left out (--observe names what to use)")
     episodes: list[list[int]] = []
     validation: list[list[int]] = []

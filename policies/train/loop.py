@@ -42,7 +42,9 @@ from .data import (
 from .encodings import EncodedWindows, require_cacheable
 from .error import TrainingError
 from .graphed import Graphed, Late
+from .lora import adapt, adaptation, merge
 from .optimiser import adamw, averaged, follower, freeze, learning_rate, set_learning_rate, warmed_up
+from .recompute import recompute
 from .record import TrainingRecord
 from .start import take_stats, take_weights
 from .state import (
@@ -143,14 +145,18 @@ def train(
     for sentence in still_elements(features, stats, recipe):
         say(sentence)
     policy = Policy(recipe, features, stats)
+    parameters = sum(p.numel() for p in policy.parameters())
+    taken: set[str] = set()
     if start is not None:
-        take_weights(policy, start, say)
+        taken = take_weights(policy, start, say)
         del start
-    freeze(policy, t)
+    adapt(policy, t)
+    freeze(policy, t, taken)
+    if t.lora:
+        say(adaptation(policy, start_named=bool(t.start)))
     if t.cache_encodings:
         require_cacheable(policy, augment)
     optimizer = adamw(policy, t)
-    parameters = sum(p.numel() for p in policy.parameters())
 
     # not before all is known to fit
     if before is not None:
@@ -165,6 +171,8 @@ def train(
     model, optimizer = accelerator.prepare(policy, optimizer)
     ema = AveragedModel(policy)
     follow = follower(ema, policy, warmed_up(t.ema_power, t.ema_max))
+    if t.recompute:  # after the average has copied the policy
+        recompute(policy)
     if t.compile:
         model.compile()
 
@@ -177,7 +185,7 @@ def train(
         accelerator.backward(loss)
         return loss.detach()
 
-    alone = t.accumulate == accelerator.num_processes == 1 and not t.compile
+    alone = t.accumulate == accelerator.num_processes == 1 and not (t.compile or t.recompute)
     if alone and accelerator.device.type == "cuda":
         compute = Graphed(compute, policy, accelerator.device)
 
@@ -234,6 +242,7 @@ def train(
 
     last = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
     policy.load_state_dict(averaged(ema.module, policy, t))
+    merge(policy)
     content_hash = ""
     if accelerator.is_main_process:
         record = TrainingRecord(

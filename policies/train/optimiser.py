@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,28 +13,35 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..recipe import Training
 from .error import TrainingError, nearest
+from .lora import adapted, is_adapter, plain
 
 
-def freeze(policy: nn.Module, t: Training) -> None:
-    """Let the weights that `t.freeze` matches take no gradient. TrainingError where a pattern of the training
-    matches nothing, or all is frozen."""
-    names = [n for n, _ in policy.named_parameters()]
+def freeze(policy: nn.Module, t: Training, taken: Collection[str] = ()) -> None:
+    """Let the weights that `t.freeze` matches take no gradient; with adapters, those that they are for and
+    the others that were `taken` from a checkpoint, too. Adapters themselves are never frozen. TrainingError
+    where a pattern of the training matches nothing, or all is frozen."""
+    weights = {plain(n): p for n, p in policy.named_parameters()}
+    names = [n for n in weights if not is_adapter(n)]
     for pattern in t.ema_skip:
-        matching(pattern, names, "ema_skip")
-    for pattern in t.freeze:
-        for name in matching(pattern, names, "freeze"):
-            policy.get_parameter(name).requires_grad_(False)
+        matching(pattern, list(weights), "ema_skip")
+    kept = {n for pattern in t.freeze for n in matching(pattern, names, "freeze")}
+    if t.lora:
+        kept |= adapted(policy) | {n for n in taken if n in weights}
+    for pattern in t.unfreeze:
+        kept -= set(matching(pattern, names, "unfreeze"))
+    for name in kept:
+        weights[name].requires_grad_(False)
     if not any(p.requires_grad for p in policy.parameters()):
         raise TrainingError(f"freeze {' '.join(t.freeze)} leaves no weights to train")
 
 
 def adamw(policy: nn.Module, t: Training) -> torch.optim.AdamW:
     """Of the weights that are not frozen. A group's key `factor` is its share of the learning rate."""
-    weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    names = [plain(n) for n, _ in policy.named_parameters()]
+    weights = {plain(n): p for n, p in policy.named_parameters() if p.requires_grad}
     rows: list[dict[str, Any]] = []
     for group in t.groups:
-        names = [n for n in matching(group.pattern, [n for n, _ in policy.named_parameters()], "groups")]
-        own = [weights.pop(n) for n in names if n in weights]
+        own = [weights.pop(n) for n in matching(group.pattern, names, "groups") if n in weights]
         if own:  # none where they are frozen or belong to an earlier group
             decay = t.weight_decay if group.weight_decay is None else group.weight_decay
             rows.append({"params": own, "factor": group.learning_rate, "weight_decay": decay})
@@ -98,7 +105,7 @@ def averaged(average: nn.Module, policy: nn.Module, t: Training) -> dict[str, Te
     """The state to save: the moving average, but for the weights that `t.ema_skip` matches."""
     trained = policy.state_dict()
     return {
-        n: trained[n] if any(fnmatchcase(n, pattern) for pattern in t.ema_skip) else v
+        n: trained[n] if any(fnmatchcase(plain(n), pattern) for pattern in t.ema_skip) else v
         for n, v in average.state_dict().items()
     }
 

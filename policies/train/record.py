@@ -22,6 +22,9 @@ class TrainingRecord:
     augment: list[str] = field(default_factory=list)
     start: str = ""
     """Content hash of the checkpoint that training began from; empty where there was none."""
+    blend: dict[str, Any] = field(default_factory=dict)
+    """Where the weights lie between those of two checkpoints (`policies.blend`); the other fields are then
+    the second's. Empty for what was trained."""
     validation_losses: dict[str, float] = field(default_factory=dict)
     """By optimiser step; empty without held-out episodes."""
     robot: str = ""

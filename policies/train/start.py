@@ -21,9 +21,9 @@ def take_stats(stats: Mapping[str, Stats], start: Policy, say: Callable[[str], N
     return {**stats, **taken}
 
 
-def take_weights(policy: Policy, start: Policy, say: Callable[[str], None]) -> None:
+def take_weights(policy: Policy, start: Policy, say: Callable[[str], None]) -> set[str]:
     """Put the weights of the checkpoint `start` into `policy` where name and shape agree, and say in one
-    sentence which were taken and which are new. TrainingError where none is."""
+    sentence which were taken and which are new; the names of those taken. TrainingError where none is."""
     here, there = policy.state_dict(), start.state_dict()
     taken = {k: v for k, v in there.items() if k in here and v.shape == here[k].shape}
     if not taken:
@@ -43,6 +43,7 @@ def take_weights(policy: Policy, start: Policy, say: Callable[[str], None]) -> N
     if unused:
         parts.append(f"left there: {_list(_modules(unused))}")
     say("; ".join(parts))
+    return set(taken)
 
 
 def _modules(names: Sequence[str]) -> list[str]:

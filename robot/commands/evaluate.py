@@ -245,6 +245,11 @@ def _require_same_checkpoint(folder: str, metadata: Metadata, server: str) -> No
         raise StoreError(f"{folder} is not an Ulna checkpoint") from None
     if here != metadata.checkpoint:
         raise ValueError(f"the server at {server} serves another checkpoint than {folder}")
+    if metadata.quantize:
+        raise ValueError(
+            f"the server at {server} rounds the weights of {folder} (--quantize {metadata.quantize}), "
+            "so what it does is no report on that checkpoint: evaluate without naming it"
+        )
 
 
 def _cameras(metadata: Metadata) -> list[str]:

@@ -54,6 +54,9 @@ class Args:
     """Of the processor; more can be faster where nothing else runs."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler."""
+    quantize: Annotated[Literal["", "int8", "int4"], unset("not")] = ""
+    """Round weights to 8 bits, for each output, or 4, in groups of 64: a quarter or an eighth of the memory,
+    on the processor. What that does to the actions is said at the start."""
     steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks that act while sampling, with commas: ours, an installed package's, or package.module:Name. Their
     fields are options: --steer NAME --NAME.field value."""
@@ -120,11 +123,13 @@ def run(args: Args, out: Output) -> int:
 def _loader(args: Args, folders: Mapping[str, str]) -> Load:
     """What makes a policy of a folder, or of a file that `ulna export` wrote."""
     exported = [f.endswith(".onnx") for f in folders.values()]
-    if any(exported) and (args.steer or args.sampling_steps or args.device != "cpu"):
+    if any(exported) and (args.steer or args.sampling_steps or args.quantize or args.device != "cpu"):
         raise ValueError(
-            "an exported policy runs on the processor as it was exported: leave --steer, --sampling-steps "
-            "and --device out, or serve its checkpoint"
+            "an exported policy runs on the processor as it was exported: leave --steer, --sampling-steps, "
+            "--quantize and --device out, or serve its checkpoint"
         )
+    if args.quantize and args.device != "cpu":
+        raise UsageError(f"--quantize is for the processor: leave --device {args.device} out")
     if args.threads < 1:
         raise ValueError(f"--threads must be at least 1, not {args.threads}")
     hooks: list[Any] = []
@@ -141,7 +146,12 @@ def _loader(args: Args, folders: Mapping[str, str]) -> Load:
         from ...policies.serving.batch import BatchPolicy
         from ...policies.serving.local import LocalPolicy
 
-        return BatchPolicy(LocalPolicy(folder, args.device, args.sampling_steps or None, hooks))
+        local = LocalPolicy(folder, args.device, args.sampling_steps or None, hooks)
+        if args.quantize:
+            from ...policies.serving.quantised import quantised
+
+            _say(f"{folder}: {quantised(local, args.quantize).sentence}")
+        return BatchPolicy(local)
 
     return load
 

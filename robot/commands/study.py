@@ -47,7 +47,7 @@ def run(args: Args, out: Output) -> int:
     folder = Path(args.work) / (f"{file.stem}-quick" if args.quick else file.stem)
     work = Work(file, folder, args.quick, device)
     work.begin(args.restart)
-    total = len(work.study.variants) * len(work.study.arms) * work.study.seeds
+    total = sum(len(work.study.arms_of(v)) for v in work.study.variants) * work.study.seeds
     with progress("studying") as bar:
         bar_task = bar.add_task("", total=total, completed=len(work.results()), note="")
 

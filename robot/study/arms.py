@@ -106,6 +106,35 @@ class LearnerRunner:
         return with_changes(IQL(), own), replace(arm, kind="recipe", source=actor, settings=rest)
 
 
+class BlendRunner:
+    """`blend = "ARM"`, `with = "OTHER"`: the checkpoint whose weights lie between theirs, see
+    `policies.blend`."""
+
+    def check(self, arm: Arm, sharing: Sequence[Arm], features: Mapping[str, Any]) -> None:
+        weight = self._weight(arm)
+        if not isinstance(weight, int | float) or not 0 <= weight <= 1:
+            raise StudyError(f"weight is how much of {arm.source}, from 0 to 1, not {weight!r}")
+        self._modules(arm)
+
+    def train(self, arm: Arm, variant: Variant, data: Path, out: Path, seed: int, device: str) -> Trained:
+        from ...policies.blend import blend
+
+        if not (out / "hash.json").is_file():
+            blend(arm.settings["with"], arm.settings["of"], out, self._weight(arm), self._modules(arm))
+        return replace(trained(out), seconds=0.0)
+
+    def decider(self, checkpoint: Path, settings: Mapping[str, Any], device: str) -> Decider:
+        return RecipeRunner().decider(checkpoint, settings, device)
+
+    def _weight(self, arm: Arm) -> Any:
+        return arm.settings.get("weight", 0.5)
+
+    def _modules(self, arm: Arm) -> list[tuple[str, float]]:
+        from ..commands.blend import module_weights
+
+        return module_weights(str(arm.settings.get("modules", "")))
+
+
 def trained(out: Path) -> Trained:
     """Of the checkpoint in the folder `out`."""
     from ...policies.checkpoint import read_train, verify_checkpoint
@@ -120,7 +149,7 @@ def data_options(arm: Arm) -> Any:
     """The `DataOptions` of the arm; StudyError where `data` has another key."""
     from ...policies.train.data import DataOptions
 
-    options = {k: v for k, v in arm.data.items() if k != "observe"}
+    options = {k: v for k, v in arm.data.items() if k not in ("observe", "also")}
     try:
         return DataOptions(**options)
     except TypeError as error:
@@ -131,12 +160,14 @@ def open_arm_data(arm: Arm, data: Path) -> Any:
     """The demonstrations as the arm uses them, a `TrainingData`."""
     from ...policies.train.data import open_data
 
-    return open_data(data, arm.data.get("observe"), data_options(arm))
+    folders = [data, *arm.data.get("also", ())]
+    return open_data(folders, arm.data.get("observe"), data_options(arm))
 
 
 RUNNERS: dict[str, Runner] = {
     "recipe": RecipeRunner(),
     "learner": LearnerRunner(),
+    "blend": BlendRunner(),
     "lerobot": LeRobotRunner(),
 }
 

@@ -53,6 +53,21 @@ by = 0.3
 recipe = "flow"
 data = {weights = "success"}      # fields of `DataOptions`; and observe: which observations are used
 
+[arms.tuned]                      # from what another arm learned, on another variant
+recipe = "flow"
+"training.start" = "{flow}"
+data = {also = ["control"], mix = [0.8, 0.2]}     # and on the demonstrations of other variants
+[arms.learned_before]
+recipe = "flow"
+trained_on = "control"            # wherever it is tried; by default on each variant anew
+[arms.apart]
+recipe = "flow"
+seed_offset = 1000                # arms of one seed begin from the same random weights, this one does not
+[arms.between]
+blend = "tuned"                   # weights between those of two arms, as `ulna blend`; modules, too
+with = "flow"
+weight = 0.5
+
 [variants.control]                # the same arms again, on a task that was changed
 task = {routes = 1}
 evaluation = {}                   # options of the task that are changed where it is evaluated only
@@ -76,7 +91,7 @@ from typing import Any
 from .expect import Expectation
 
 MAIN = "main"
-KINDS = ("recipe", "learner", "lerobot", "of")
+KINDS = ("recipe", "learner", "lerobot", "blend", "of")
 EXECUTION = ("strategy", "latency")
 """What an arm says of how its policy is run, which no recipe knows: see `arms.execution`."""
 RUN_TIME = (
@@ -120,7 +135,12 @@ class Arm:
     of: str = ""
     """The arm whose training it shares; its settings are then those of `RUN_TIME`."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `policies.train.data.DataOptions`, and `observe`: names of observations."""
+    """Fields of `policies.train.data.DataOptions`; `observe`: names of observations; `also`: variants whose
+    demonstrations are used besides."""
+    trained_on: str = ""
+    """The variant on which it is trained, wherever it is tried; empty: on each where it is tried."""
+    seed_offset: int = 0
+    """Added to the study's seeds for its training: arms of one seed begin from the same random weights."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -175,16 +195,23 @@ class Study:
         chosen = self.variants[variant].arms or tuple(self.arms)
         return [a for a in self.arms.values() if a.name in chosen]
 
-    def trainings(self, variant: str) -> list[Arm]:
-        """The arms that are trained for the variant: those that are tried, and those whose training they
-        share."""
-        tried = self.arms_of(variant)
-        names = {a.of or a.name for a in tried}
-        return [a for a in self.arms.values() if a.name in names]
+    def home(self, arm: Arm, variant: str) -> str:
+        """The variant on which that is trained which `arm` runs where it is tried on `variant`."""
+        return self.arms[arm.of or arm.name].trained_on or variant
 
-    def sharing(self, training: Arm, variant: str) -> list[Arm]:
-        """The arms tried on the variant that run what `training` has learned."""
-        return [a for a in self.arms_of(variant) if training.name in (a.name, a.of)]
+    def trainings(self, variant: str) -> list[Arm]:
+        """The arms that are trained on the variant: those that are tried, here or elsewhere, and those whose
+        training they share."""
+        return [a for a in self.arms.values() if not a.of and self.trials(a, variant)]
+
+    def trials(self, training: Arm, variant: str) -> list[tuple[str, Arm]]:
+        """(variant, arm) wherever an arm is tried that runs what `training` has learned on `variant`."""
+        return [
+            (on, a)
+            for on in self.variants
+            for a in self.arms_of(on)
+            if training.name == (a.of or a.name) and self.home(a, on) == variant
+        ]
 
 
 def read_study(path: Path, quick: bool = False) -> Study:
@@ -236,6 +263,11 @@ def read_study(path: Path, quick: bool = False) -> Study:
         if strange := [a for a in variants[name].arms if a not in arms]:
             raise StudyError(f"{here}: there is no arm {strange[0]!r}, {_near(strange[0], arms)}")
         rows += [(row, name) for row in t.get("expect", ())]
+    for arm in arms.values():
+        here = f"{where}, [arms.{arm.name}]"
+        named = [v for v in (arm.trained_on, *_also(arm, here)) if v]
+        if strange := [v for v in named if v not in variants]:
+            raise StudyError(f"{here}: there is no variant {strange[0]!r}, {_near(strange[0], variants)}")
     try:
         expect = tuple(Expectation.of({"on": on, **row}, arms, variants) for row, on in rows)
     except ValueError as error:
@@ -289,13 +321,34 @@ def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: 
     data = table.get("data", {})
     if not isinstance(data, Mapping):
         raise StudyError(f'{where}: data is a table of options, such as {{weights = "success"}}')
-    settings = dict(_flat({k: v for k, v in table.items() if k not in (*kinds, "data")}))
+    apart = (*kinds, "data", "trained_on", "seed_offset")
+    settings = dict(_flat({k: v for k, v in table.items() if k not in apart}))
     if kinds == ["of"]:
         heads = {k.split(".")[0]: v for k, v in settings.items()}
         _require_keys(heads, RUN_TIME, f"{where}: what an arm that shares a training can change is")
+        for key in ("trained_on", "seed_offset"):
+            if key in table:
+                raise StudyError(f"{where}: {key} goes to the arm that is trained, {table['of']!r}")
         return Arm(name, "", "", settings, str(table["of"]))
+    source, on, offset = str(table[kinds[0]]), str(table.get("trained_on", "")), table.get("seed_offset", 0)
+    if type(offset) is not int or offset < 0:
+        raise StudyError(f"{where}: seed_offset must be a whole number from 0, not {offset!r}")
+    if kinds == ["blend"]:
+        _require_keys(settings, ("with", "weight", "modules"), f"{where}: of a blend")
+        if "with" not in settings:
+            raise StudyError(f"{where}: with must name the arm that {source} is blended with")
+        of = {"of": f"{{{source}}}", "with": f"{{{settings['with']}}}"}
+        return Arm(name, "blend", source, {**settings, **of}, trained_on=on)
     shared = {} if kinds == ["lerobot"] else common  # which are fields of recipes
-    return Arm(name, kinds[0], str(table[kinds[0]]), {**shared, **settings}, data=data)
+    return Arm(name, kinds[0], source, {**shared, **settings}, data=data, trained_on=on, seed_offset=offset)
+
+
+def _also(arm: Arm, where: str) -> list[str]:
+    """The variants whose demonstrations the arm uses besides."""
+    names = arm.data.get("also", [])
+    if not isinstance(names, list):
+        raise StudyError(f'{where}: also lists variants, such as also = ["control"]')
+    return names
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

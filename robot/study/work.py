@@ -18,7 +18,7 @@ import secrets
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -67,15 +67,15 @@ class Work:
             )
         if self.folder.is_dir() and any(self.folder.iterdir()) and not copy.is_file():
             raise StudyError(f"{self.folder} holds something else: choose another --work")
-        for variant in self.study.variants.values():
-            self._check(variant)
+        self._require_alike({v.name: self._check(v) for v in self.study.variants.values()})
         self.folder.mkdir(parents=True, exist_ok=True)
         if not copy.is_file():
             new = self.folder / f".study.{secrets.token_hex(4)}"
             new.write_bytes(self.file.read_bytes())
             os.replace(new, copy)
 
-    def _check(self, variant: Variant) -> None:
+    def _check(self, variant: Variant) -> Any:
+        """The features of its task, after looking whether its arms fit them."""
         where = f"{self.file}, [task]" if len(self.study.variants) == 1 else f"{self.file}, {variant.name}"
         try:
             env = task_maker(variant.task, variant.options)(1)
@@ -85,14 +85,30 @@ class Work:
             raise StudyError(f"{where}: {error}") from None
         try:
             features = env_features(env)
-            for arm in self.study.trainings(variant.name):
-                others = [a for a in self.study.sharing(arm, variant.name) if a is not arm]
-                try:
-                    runner(arm).check(arm, others, features)
-                except ValueError as error:
-                    raise StudyError(f"{self.file}, [arms.{arm.name}]: {error}") from None
         finally:
             env.close()
+        for arm in self.study.trainings(variant.name):
+            others = [a for _, a in self.study.trials(arm, variant.name) if a is not arm]
+            try:
+                runner(arm).check(arm, others, features)
+            except ValueError as error:
+                raise StudyError(f"{self.file}, [arms.{arm.name}]: {error}") from None
+        return features
+
+    def _require_alike(self, features: Mapping[str, Any]) -> None:
+        """StudyError where an arm meets a task whose observations are not those that it learned from.
+        features: of each variant."""
+        for arm in self.study.arms.values():
+            also = arm.data.get("also", [])
+            for on in self.study.variants:
+                home = self.study.home(arm, on)
+                tried = arm in self.study.arms_of(on)
+                for other in (*([on] if tried else []), *(also if self.study.trials(arm, home) else [])):
+                    if features[other] != features[home]:
+                        raise StudyError(
+                            f"{self.file}, [arms.{arm.name}]: it is trained on {home}, and {other} has other "
+                            "observations or actions"
+                        )
 
     @property
     def jobs(self) -> list[Job]:
@@ -104,9 +120,9 @@ class Work:
             for arm in self.study.trainings(variant)
         ]
 
-    def evaluations(self, job: Job) -> list[Arm]:
-        """The arms that are evaluated in `job`."""
-        return self.study.sharing(self.study.arms[job.arm], job.variant)
+    def evaluations(self, job: Job) -> list[tuple[str, Arm]]:
+        """(variant, arm) of what is evaluated in `job`."""
+        return self.study.trials(self.study.arms[job.arm], job.variant)
 
     def result_file(self, variant: str, arm: str, seed: int) -> Path:
         return self.folder / variant / arm / f"seed-{seed}.json"
@@ -116,7 +132,7 @@ class Work:
         return [
             j
             for j in self.jobs
-            if not all(self.result_file(j.variant, a.name, j.seed).is_file() for a in self.evaluations(j))
+            if not all(self.result_file(v, a.name, j.seed).is_file() for v, a in self.evaluations(j))
         ]
 
     def results(self) -> list[dict[str, Any]]:
@@ -146,26 +162,26 @@ class Work:
     def run(self, job: Job, report: Callable[[str, int, bool], None]) -> None:
         """Train and evaluate what is missing of `job`. report: called after each evaluation with the arm, its
         successes, and whether it was there already."""
-        variant, out = self.study.variants[job.variant], self._checkpoint(job)
-        for arm in (self.study.arms[job.arm], *self.evaluations(job)):
+        out = self._checkpoint(job)
+        for arm in (self.study.arms[job.arm], *(a for _, a in self.evaluations(job))):
             for name in arm.needs:
-                self.train(Job(job.variant, name, job.seed))
+                self.train(self._job(name, job))
         # what was killed may still run in another process, which then finishes it
         with self._alone(out.with_suffix(".lock")):
             trained = None
-            for arm in self.evaluations(job):
-                file = self.result_file(job.variant, arm.name, job.seed)
+            for on, arm in self.evaluations(job):
+                file = self.result_file(on, arm.name, job.seed)
                 there = file.is_file()
                 if not there:
                     if trained is None:
                         trained = self._train(job)
                     settings = self._resolved(arm, job).settings if arm.of else {}  # else the checkpoint's
                     policy = runner(self.study.arms[job.arm]).decider(out, settings, self.device)
-                    result = self._evaluate(variant, arm, policy)
+                    result = self._evaluate(self.study.variants[on], arm, policy)
                     self._write(
                         file,
                         {
-                            "variant": job.variant,
+                            "variant": on,
                             "arm": arm.name,
                             "seed": job.seed,
                             **result,
@@ -179,23 +195,32 @@ class Work:
                             "date": datetime.now(UTC).date().isoformat(),
                         },
                     )
-                report(arm.name, sum(json.loads(file.read_text())["outcomes"]), there)
+                name = arm.name if on == job.variant else f"{arm.name} on {on}"
+                report(name, sum(json.loads(file.read_text())["outcomes"]), there)
 
     def train(self, job: Job) -> None:
         """Train its arm, where it is not trained, and those that it needs."""
         for name in self.study.arms[job.arm].needs:
-            self.train(Job(job.variant, name, job.seed))
+            self.train(self._job(name, job))
         with self._alone(self._checkpoint(job).with_suffix(".lock")):
             self._train(job)
 
     def _train(self, job: Job) -> Trained:
         variant, arm = self.study.variants[job.variant], self._resolved(self.study.arms[job.arm], job)
         out, data = self._checkpoint(job), self.record(variant)
-        return runner(arm).train(arm, variant, data, out, job.seed, self.device)
+        return runner(arm).train(arm, variant, data, out, job.seed + arm.seed_offset, self.device)
 
     def _resolved(self, arm: Arm, job: Job) -> Arm:
-        folders = {n: self._checkpoint(Job(job.variant, n, job.seed)) for n in arm.needs}
-        return arm.with_checkpoints(folders)
+        """With folders in the place of the arms and the variants that it names."""
+        arm = arm.with_checkpoints({n: self._checkpoint(self._job(n, job)) for n in arm.needs})
+        if "also" not in arm.data:
+            return arm
+        also = [self.record(self.study.variants[name]) for name in arm.data["also"]]
+        return replace(arm, data={**arm.data, "also": also})
+
+    def _job(self, arm: str, of: Job) -> Job:
+        """The one that trains what the job `of` needs of `arm`."""
+        return Job(self.study.home(self.study.arms[arm], of.variant), arm, of.seed)
 
     def _checkpoint(self, job: Job) -> Path:
         return self.folder / job.variant / job.arm / f"seed-{job.seed}"

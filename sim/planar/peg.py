@@ -25,6 +25,7 @@ FRICTION = 0.5  # pressed on the surface, the peg does not slide by less than th
 PRESS = 0.01  # m below the surface: to aim deeper while the surface holds the peg breaks it
 PROBE = 0.005  # m below the surface: where the expert aims until the tip has entered
 HOLE_SPREAD, START_SPREAD = 0.05, 0.03
+MOST_MIDDLE = 0.12  # m: what drifts stays within the workspace
 START = (0.0, 0.25)
 POST, POST_RADIUS = (0.0, 0.15), 0.04  # the obstacle of `detour`
 PASS, MARGIN = 0.07, 0.015  # m: how far off the post's centre the expert passes it, how near at most
@@ -42,22 +43,30 @@ class Peg(PlanarEnv):
     clearance: play to either side, m; 0.001, or 0.010, the control, where a clone is good enough. drift:
     standard deviation of the hole's walk, m a tick. detour: a post stands between start and hole, passed on
     either side, touched at the cost of the episode: a choice that asks for long chunks before an insertion
-    that asks for short ones."""
+    that asks for short ones. middle: of the 0.1 m in which the hole may be, m: -0.06 is to the left of the
+    start, 0.06 to its right."""
 
     task_name = "peg"
     observed = {STATE: XY, ENVIRONMENT: metres("hole.x")}  # noqa: RUF012
 
     def __init__(
-        self, num_envs: int, clearance: float = 0.001, drift: float = DRIFT, detour: bool = False
+        self,
+        num_envs: int,
+        clearance: float = 0.001,
+        drift: float = DRIFT,
+        detour: bool = False,
+        middle: float = 0.0,
     ) -> None:
         if clearance <= 0 or drift < 0:
             raise ValueError(f"clearance {clearance} must be positive, and drift {drift} not negative")
-        self.clearance, self.drift, self.detour = clearance, drift, detour
+        if not abs(middle) <= MOST_MIDDLE:
+            raise ValueError(f"middle is {middle}: it must lie within {MOST_MIDDLE} of 0")
+        self.clearance, self.drift, self.detour, self.middle = clearance, drift, detour, middle
         super().__init__(num_envs, 60, (-0.2, -0.05), (0.2, 0.3))
 
     def place(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
-        hole = rng.uniform(-HOLE_SPREAD, HOLE_SPREAD)
+        hole = self.middle + rng.uniform(-HOLE_SPREAD, HOLE_SPREAD)
         start = rng.uniform(-START_SPREAD, START_SPREAD, 2)
         if self.detour:
             start[0] = 0.0  # else its side would tell the route

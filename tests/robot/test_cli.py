@@ -170,6 +170,25 @@ def test_serving_and_deploying_by_the_commands(run: Path, capfd: pytest.CaptureF
         process.stdout.close()
 
 
+def test_serving_rounded_weights(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["serve", f"{run}/flow", "--port", "0", "--quantize", "int8", "--json"]
+    command = [sys.executable, "-m", "ulna.robot.cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "with int8 weights its actions differ by" in process.stderr.readline()
+        ready = json.loads(process.stdout.readline())
+        assert (ready["quantize"], ready["validations"]) == ("int8", [])
+        words = ["--server", ready["url"], "--task", "reach", "--episodes", "1"]
+        assert answer(capfd, "evaluate", *words)["episodes"] == 1
+        refusal = complaint(capfd, "evaluate", f"{run}/flow", *words, code=1)
+        assert "so what it does is no report on that checkpoint" in refusal
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_serving_two_models_with_a_key_and_tls(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

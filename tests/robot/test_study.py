@@ -4,12 +4,14 @@ refuses."""
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.store import EpisodeStore
@@ -227,7 +229,7 @@ def test_quick_stays_in_the_work_folder(
         ("count = 4", "count = 0", "count must be a number from 1"),
         ('base = "long"', 'base = "wrong"', "base is 'wrong'"),
         ("seeds = 1", "seeds = 0", "seeds must be a whole number"),
-        ('recipe = "flow"', 'recepe = "flow"', "must name one of recipe, learner, lerobot, of"),
+        ('recipe = "flow"', 'recepe = "flow"', "must name one of recipe, learner, lerobot, blend, of"),
         ('name = "contracts.vector_env:Go"', 'kind = "go"', "lacks name"),
         ("[arms.long]", "[arms.long", "is not TOML"),
     ],
@@ -278,7 +280,13 @@ def test_the_example_in_the_docs_is_a_study(tmp_path: Path) -> None:
     tomllib.loads(example)
     (tmp_path / "fork.toml").write_text(example)
     study = read_study(tmp_path / "fork.toml")
-    assert [a.name for a in study.sharing(study.arms["flow"], "control")] == ["flow", "once"]
+    assert [(v, a.name) for v, a in study.trials(study.arms["flow"], "control")] == [
+        ("control", "flow"),
+        ("control", "once"),
+    ]
+    assert study.trainings("control") == [study.arms["flow"], study.arms["learned_before"]]
+    assert study.arms["tuned"].needs == ("flow",)
+    assert study.arms["between"].needs == ("flow", "tuned")
     assert study.arms["filtered"].data == {"weights": "success"}
     assert study.arms["flow"].settings["backbone"] == "ResidualMLP"
     assert study.arms["best"].needs == ("iql",)
@@ -320,6 +328,115 @@ def test_an_arm_is_evaluated_with_the_critic_of_another(write: Callable[[str], P
     assert results["ranked"]["nfe_per_decision"] == 3 * 2
     assert results["values"]["checkpoint"] != results["long"]["checkpoint"]
     assert load_critic(tmp_path / "work/main/values/seed-0/critic").spec.width == 16
+
+
+TUNING = f"""
+claim = "what was known is forgotten"
+seeds = 1
+episodes = 3
+base = "before"
+[task]
+name = "contracts.vector_env:Go"
+radius = 0.06
+[demonstrations]
+count = 4
+[variants.old]
+task = {{radius = 3.0}}
+demonstrations = {{first_seed = 100, count = 6}}
+[arms.before]
+trained_on = "old"
+{TINY}
+[arms.tuned]
+trained_on = "main"
+training.start = "{{before}}"
+{TINY}
+[arms.tuned_once]
+of = "tuned"
+sampling_steps = 1
+[arms.replay]
+trained_on = "main"
+training.start = "{{before}}"
+data = {{also = ["old"], mix = [0.75, 0.25]}}
+{TINY}
+[arms.apart]
+trained_on = "old"
+seed_offset = 7
+{TINY}
+[arms.between]
+trained_on = "main"
+blend = "tuned"
+with = "before"
+weight = 0.25
+modules = "net.*:0"
+"""
+
+
+def test_an_arm_is_tuned_from_another_and_tried_on_what_that_one_knew(
+    write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from ulna.policies.checkpoint import read_train
+
+    work = Work(write(TUNING), tmp_path / "work")
+    work.begin()
+    assert [(j.variant, j.arm) for j in work.jobs] == [
+        *(("main", arm) for arm in ("tuned", "replay", "between")),
+        ("old", "before"),
+        ("old", "apart"),
+    ]
+    run_all(work, 1)
+    results = {(r["variant"], r["arm"]): r for r in work.results()}
+    arms = ("before", "tuned", "tuned_once", "replay", "apart", "between")
+    assert set(results) == {(v, a) for v in ("main", "old") for a in arms}
+    for arm in arms:  # one training, tried twice
+        assert results["main", arm]["checkpoint"] == results["old", arm]["checkpoint"]
+        assert sum(results["old", arm]["outcomes"]) == 3, "the goal is everywhere there"
+    assert not (tmp_path / "work/old/tuned/seed-0").exists()
+    records = {a: read_train(tmp_path / f"work/main/{a}/seed-0") for a in ("tuned", "replay", "between")}
+    assert read_train(tmp_path / "work/old/apart/seed-0").seed == 7
+    assert records["tuned"].start == results["main", "before"]["checkpoint"]
+    assert [len(e) for e in records["replay"].episodes] == [4, 6]
+    assert records["replay"].options["mix"] == [0.75, 0.25]
+    assert records["between"].blend["weight"] == 0.25
+    before, tuned, between = (
+        load_file(tmp_path / f"work/{at}/seed-0/model.safetensors")
+        for at in ("old/before", "main/tuned", "main/between")
+    )
+    name = next(n for n in before if n.startswith("encoder."))
+    assert torch.allclose(between[name], 0.75 * before[name] + 0.25 * tuned[name])
+    assert torch.equal(between["net.out.1.weight"], before["net.out.1.weight"])
+    assert not work.open_jobs()
+    assert summarise(work.study, work.results())["variants"]["old"]["arms"]["between"]["blend"] == "tuned"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('trained_on = "old"', 'trained_on = "odd"', "there is no variant 'odd', did you mean old"),
+        ('also = ["old"]', 'also = ["new"]', "there is no variant 'new'"),
+        ('also = ["old"]', 'also = "old"', "also lists variants"),
+        ('with = "before"', 'with = "nobody"', "{nobody} must name an arm that is trained before"),
+        ('with = "before"\n', "", "with must name the arm that tuned is blended with"),
+        ("weight = 0.25", "wait = 0.25", "of a blend: there is no key 'wait', did you mean"),
+        ("weight = 0.25", "weight = 2", "from 0 to 1, not 2"),
+        ('modules = "net.*:0"', 'modules = "net.*"', "is written PATTERN:WEIGHT"),
+        ("seed_offset = 7", "seed_offset = -1", "seed_offset must be a whole number from 0, not -1"),
+        ("sampling_steps = 1", 'trained_on = "old"', "trained_on goes to the arm that is trained, 'tuned'"),
+    ],
+)
+def test_a_tuning_that_does_not_fit_is_refused(
+    write: Callable[[str], Path], tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    with pytest.raises(StudyError, match=re.escape(sentence)):
+        Work(write(TUNING.replace(old, new, 1)), tmp_path / "work").begin()
+
+
+def test_an_arm_is_not_tried_on_what_it_cannot_see(write: Callable[[str], Path], tmp_path: Path) -> None:
+    text = TUNING.replace('"contracts.vector_env:Go"\nradius = 0.06', '"fork"')
+    text = text.replace("{radius = 3.0}", '{name = "peg"}')
+    with pytest.raises(StudyError, match=r"\[arms.before\]: it is trained on old, and main has other obs"):
+        Work(write(text), tmp_path / "work").begin()
 
 
 @pytest.mark.parametrize("name", ["nobody", "short", "long"])

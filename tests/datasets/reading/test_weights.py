@@ -13,7 +13,7 @@ from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame, write_store
 
 from ulna.datasets.edit import relabel
 from ulna.datasets.episode import StoreError
-from ulna.datasets.features import ACTION, REQUESTED, STATE, Feature, FeatureMismatch
+from ulna.datasets.features import ACTION, REQUESTED, REWARD, STATE, Feature, FeatureMismatch
 from ulna.datasets.flags import DIRECTED, INTERVENTION
 from ulna.datasets.reading.mixture import Mixture, common_features, window_weights
 from ulna.datasets.reading.weights import correction_weights, episode_weights, weighted_indices
@@ -369,3 +369,10 @@ def test_what_only_some_datasets_have_is_said_or_refused(tmp_path: Path) -> None
         StoreError, match="episodes are too few to tell what a first state of 3 numbers promises"
     ):
         episode_weights(a.episodes * 3, "return-aw")
+
+
+def test_what_all_datasets_have_and_no_policy_sees_is_not_missed(tmp_path: Path) -> None:
+    rewarded = {**FEATURES, REWARD: Feature((1,), "float32")}
+    folders = [write_store(tmp_path / name, features=rewarded).path for name in ("a", "b")]
+    assert REWARD not in open_data(folders).features
+    assert open_data(folders).notes == []

@@ -84,7 +84,8 @@ class Training:
     compile: bool = False
     """Compile the network by torch.compile; worth it for long trainings on a GPU."""
     start: str = ""
-    """Folder of a checkpoint to begin from, its weights and its statistics; empty: from random weights."""
+    """Folder of a checkpoint to begin from, its weights and its statistics, or lerobot:FOLDER of an ACT or
+    diffusion policy of LeRobot; empty: from random weights."""
     freeze: tuple[str, ...] = ()
     """Patterns, such as encoder.*, of the names of weights that stay as they are."""
     groups: tuple[ParamGroup, ...] = ()

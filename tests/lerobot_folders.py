@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "vqbet": {
         "n_obs_steps": 3,
+        "crop_shape": None,
         "action_chunk_size": 4,
         "n_action_pred_token": 2,
         "vqvae_n_embed": 4,
@@ -72,7 +73,7 @@ def policy_folder(
     config = make_policy_config(kind, device="cpu", push_to_hub=False, **options)
     config.input_features = inputs
     config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (6,))}
-    policy = get_policy_class(kind)(config).eval()
+    policy: Any = get_policy_class(kind)(config).eval()
     if kind == "vqbet":
         policy.vqbet.action_head.vqvae_model.discretized.fill_(True)
     rng = np.random.default_rng(0)

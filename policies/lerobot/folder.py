@@ -6,7 +6,8 @@ model.safetensors            the weights
 policy_preprocessor.json     the steps before and after the network, their statistics in files of safetensors
 policy_postprocessor.json
 train_config.json            the dataset, whose meta/info.json has names, and units where we exported it
-ulna.json                    what `ulna data units lerobot:PATH` stated; ours"""
+ulna.json                    what `ulna data units lerobot:PATH` stated; ours
+ulna.dataset.json            names, units and rate, of one that `ulna export --to lerobot` wrote; ours"""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from ...datasets.units import Element, Restated
 from ..hashed import STAMP, CheckpointError, read_json, write_json
 
 PREFIX = "lerobot:"
-CONFIG, WEIGHTS, TRAINED, STATED = "config.json", "model.safetensors", "train_config.json", "ulna.json"
+CONFIG, WEIGHTS, TRAINED = "config.json", "model.safetensors", "train_config.json"
+STATED, DESCRIBED = "ulna.json", "ulna.dataset.json"
 OURS = "ulna"  # the type of a checkpoint of ours in a folder for LeRobot
 WITHIN = ("pretrained_model", "checkpoints/last/pretrained_model", "last/pretrained_model")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -164,7 +166,10 @@ def undo_stated(folder: Path) -> Features:
 
 
 def _trained_on(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(train_config.json, the meta/info.json of the dataset that it names); empty where one is not there."""
+    """(train_config.json, the meta/info.json of the dataset that it names, or what our export says in its
+    place); empty where one is not there."""
+    if (folder / DESCRIBED).is_file():
+        return {}, read_json(folder / DESCRIBED)
     try:
         trained = read_json(folder / TRAINED)
     except CheckpointError:

@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def chunk_of(loaded: Loaded, batch: Mapping[str, Any], noise: Tensor | None = No
     have them filled with the one that is asked about, and nothing of another question's."""
     policy: Any = loaded.policy
     policy.reset()
-    batch = dict(batch)
+    batch = {k: v for k, v in batch.items() if v is not None}  # a transition has all keys
     queues = getattr(policy, "_queues", None)
     steps = int(getattr(loaded.config, "n_obs_steps", 1))
     if isinstance(queues, Mapping) and (steps > 1 or loaded.config.type in ("vqbet", "multi_task_dit")):
@@ -102,6 +103,84 @@ def chunk_of(loaded: Loaded, batch: Mapping[str, Any], noise: Tensor | None = No
                 queue.extend(value.unbind(1))
     given = {} if noise is None else {"noise": noise}
     return policy.predict_action_chunk(batch, **given)
+
+
+def save(
+    folder: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    stats: dict[str, dict[str, Any]],
+) -> None:
+    """Write a policy of LeRobot's own: `kind`, `act` or `diffusion`, the fields of its config, its weights by
+    its names, and the mean and deviation by which it normalises each feature. ValueError where LeRobot
+    refuses them."""
+    from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+    from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
+
+    inputs: dict[str, Any] = {}
+    for key, of in stats.items():
+        name = (
+            "VISUAL"
+            if key in settings["pictures"]
+            else "ENV"
+            if key.endswith("environment_state")
+            else "STATE"
+        )
+        shape = settings["pictures"].get(key, of["mean"].shape)
+        inputs[key] = PolicyFeature(FeatureType["ACTION" if key == "action" else name], tuple(shape))
+    options = {k: v for k, v in settings.items() if k != "pictures"}
+    with _quietly():
+        config: Any = make_policy_config(
+            kind, device="cpu", push_to_hub=False, pretrained_backbone_weights=None, **options
+        )
+        config.output_features = {"action": inputs.pop("action")}
+        config.input_features = inputs
+        config.normalization_mapping = dict.fromkeys(
+            ("VISUAL", "STATE", "ENV", "ACTION"), NormalizationMode.MEAN_STD
+        )
+        policy = get_policy_class(kind)(config)
+        missing, strange = policy.load_state_dict(dict(weights), strict=False)
+        if strange or not all(k.endswith(UNSAVED) for k in missing):
+            raise ValueError(f"LeRobot's {kind} has other weights: {[*strange, *missing][0]}")
+        policy.save_pretrained(folder)
+        for pipeline in make_pre_post_processors(config, dataset_stats=stats):
+            pipeline.save_pretrained(folder)
+
+
+UNSAVED = ("num_batches_tracked", "pos_grid", "vae_encoder_pos_enc")  # buffers that are no weights
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a policy's processors do to numbers. modes: by the kind of a feature (STATE, ENV, VISUAL,
+    ACTION), LeRobot's name of how. stats: by feature, its statistics. others: names of steps that do
+    something else."""
+
+    modes: dict[str, str]
+    stats: dict[str, dict[str, Any]]
+    others: tuple[str, ...] = ()
+
+
+PLAIN = ("NormalizerProcessorStep", "AddBatchDimensionProcessorStep", "DeviceProcessorStep")
+
+
+def normalisation(loaded: Loaded) -> Normalisation:
+    """Of the steps before the network."""
+    modes: dict[str, str] = {}
+    stats: dict[str, dict[str, Any]] = {}
+    others: list[str] = []
+    steps: Any = loaded.prepare
+    for step in steps.steps:
+        name = type(step).__name__
+        if name == PLAIN[0]:
+            modes = {kind.value: mode.value for kind, mode in step.norm_map.items()}
+            for key, value in step.state_dict().items():
+                feature, _, statistic = key.rpartition(".")
+                stats.setdefault(feature, {})[statistic] = value.double().numpy()
+        elif name not in PLAIN and not (name == "RenameObservationsProcessorStep" and not step.rename_map):
+            others.append(name)
+    return Normalisation(modes, stats, tuple(others))
 
 
 def takes_noise(loaded: Loaded) -> tuple[int, int] | None:

@@ -44,7 +44,7 @@ from .error import TrainingError
 from .graphed import Graphed, Late
 from .optimiser import adamw, averaged, follower, freeze, learning_rate, set_learning_rate, warmed_up
 from .record import TrainingRecord
-from .start import take_stats, take_weights
+from .start import load_start, take_stats, take_weights
 from .state import (
     STATE_FILE,
     make_folder,
@@ -124,7 +124,7 @@ def train(
     for sentence in windows.notes:
         say(sentence)
     require_readable(recipe, data.tasks)
-    start = load_checkpoint(t.start) if t.start else None
+    start = load_start(t.start) if t.start else None
 
     identity = {
         "recipe": recipe_to_json(recipe),

@@ -31,8 +31,8 @@ prepare, more_help = split_all_fields, strategies_help
 @dataclass
 class Args:
     checkpoint: Annotated[str, tyro.conf.Positional, unset("none")] = ""
-    """The trained policy, a folder, or lerobot:FOLDER, which LeRobot trained; may be left out with --server or
-    --agent."""
+    """The trained policy, a folder, or lerobot:FOLDER, which LeRobot trained; may be left out with --server
+    or --agent."""
     episodes: Annotated[str, unset("50 in closed loop")] = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"

@@ -30,9 +30,9 @@ prepare = split_hook_fields
 @dataclass
 class Args:
     checkpoints: Annotated[tyro.conf.Positional[list[str]], unset("none; name at least one")]
-    """The trained policies, each a FOLDER or NAME=FOLDER, FILE.onnx of `ulna export`, or lerobot:FOLDER, which
-    LeRobot trained. Clients ask for one by ws://HOST:PORT/NAME, and for the first without a name; a folder's
-    own name is the default."""
+    """The trained policies, each a FOLDER or NAME=FOLDER, FILE.onnx of `ulna export`, or lerobot:FOLDER,
+    which LeRobot trained. Clients ask for one by ws://HOST:PORT/NAME, and for the first without a name; a
+    folder's own name is the default."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for other machines, which wants --key-file."""
     port: int = 8000

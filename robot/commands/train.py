@@ -207,6 +207,7 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
     """The data that `args` name, open, and the recipe for them. opened: what is open already, to share."""
     from ...policies.recipes.all import recipe_function, recipe_names
     from ...policies.train.data import DataOptions, open_data
+    from ...policies.train.start import started_recipe
 
     make_recipe = recipe_function(args.recipe)
     if make_recipe is None:
@@ -236,9 +237,17 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
     if key not in opened:
         opened[key] = open_data(args.data, words(args.observe) or None, options)
     recipe = make_recipe(opened[key].features)
+    if start := _start(args):
+        recipe = started_recipe(recipe, start)
     for layer in args.layers:
         recipe = with_changes(recipe, layer.fields, layer.source, OPTIONS)
     return Run(args, recipe, opened[key])
+
+
+def _start(args: Args) -> str:
+    """The checkpoint that training begins from; "" where there is none."""
+    starts = [layer.fields.get(name) for layer in args.layers for name in ("training.start", "start")]
+    return str(next(filter(None, reversed(starts)), ""))
 
 
 def phases(args: Args) -> list[Args]:

@@ -1,5 +1,6 @@
-"""A checkpoint as a folder that LeRobot loads: as its own ACT or diffusion policy, where the networks are the
-same, else as a policy of the type `ulna`, which the plug-in lerobot_policy_ulna brings there.
+"""Between our checkpoints and LeRobot's folders. A checkpoint goes as LeRobot's own ACT or diffusion policy,
+where the networks are the same, else as a policy of the type `ulna`, which the plug-in lerobot_policy_ulna
+brings there; an ACT or diffusion policy of LeRobot comes as a checkpoint.
 
 Legend: D width, K keypoints, T = n_obs_steps."""
 
@@ -21,7 +22,7 @@ from ...datasets.making import making
 from ..backbones.encoder_decoder import EncoderDecoder
 from ..backbones.latent import Latent
 from ..backbones.unet1d import UNet1D
-from ..checkpoint import HASHED, load_checkpoint, read_train
+from ..checkpoint import HASHED, load_checkpoint, read_train, save_checkpoint
 from ..codec import Absolute, Affine
 from ..encoders.feature_maps import FeatureMaps
 from ..encoders.resnet import ResNet
@@ -34,9 +35,10 @@ from ..policy import Policy
 from ..recipe import Recipe
 from ..request import Request
 from ..solvers.ddim import DDIM
-from .folder import CONFIG, DESCRIBED, OURS, LeRobotFolder
+from ..train.record import TrainingRecord
+from .folder import CONFIG, DESCRIBED, OURS, LeRobotFolder, checkpoint_folder, read_folder
 from .lerobot import Normalisation, save
-from .mapped import condition_columns
+from .mapped import condition_columns, mapped
 from .names import ACT, DIFFUSION, POSTERIOR, RESNET, UNET, renamed
 from .policy import load_lerobot
 
@@ -81,6 +83,22 @@ def export_lerobot(folder: str | Path, out: str | Path) -> Exported:
         with making(out) as work:
             _whole(Path(folder), policy, work)
         return Exported(out, OURS, why=str(unlike))
+
+
+def import_lerobot(source: str | Path, out: str | Path) -> Policy:
+    """Write LeRobot's policy `lerobot:PATH` as a checkpoint of ours into the new folder `out`, whole or not
+    at all. NotMapped, CheckpointError or StoreError in one sentence."""
+    out = Path(out)
+    require_new(out)
+    policy, found = mapped(source), read_folder(checkpoint_folder(source))
+    start = policy.content_hash
+    parameters = sum(p.numel() for p in policy.parameters())
+    record = TrainingRecord(
+        start=start, robot=found.robot, control_hz=found.control_hz, parameters=parameters
+    )
+    with making(out) as work:
+        save_checkpoint(work, policy, record)
+    return policy
 
 
 def _whole(folder: Path, policy: Policy, out: Path) -> None:

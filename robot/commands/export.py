@@ -1,5 +1,5 @@
 """Write a trained policy for others: as one ONNX file, which onnxruntime serves without torch, or as a folder
-that LeRobot loads."""
+that LeRobot loads; or an ACT or diffusion policy of LeRobot as a checkpoint of ours."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EXAMPLE = (
 @dataclass
 class Args:
     checkpoint: tyro.conf.Positional[str]
-    """The trained policy."""
+    """The trained policy; with --to ulna lerobot:FOLDER."""
     onnx: Annotated[str, unset("none", "FILE")] = ""
     """The ONNX file to write: `ulna serve FILE` serves it on the processor."""
-    to: Annotated[Literal["", "lerobot"], unset("none")] = ""
+    to: Annotated[Literal["", "lerobot", "ulna"], unset("none")] = ""
     """Whose folder to write: LeRobot's own act or diffusion where the networks are the same, else one for its
-    plug-in lerobot_policy_ulna."""
+    plug-in lerobot_policy_ulna; or ours, of LeRobot's act or diffusion."""
     out: Annotated[str, unset("none", "FOLDER")] = ""
     """The new folder, with --to."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
@@ -36,8 +36,14 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     if bool(args.onnx) == bool(args.to):
-        raise UsageError("say what to write: --onnx FILE, or --to lerobot --out FOLDER")
-    return _onnx(args, out) if args.onnx else _lerobot(args, out)
+        raise UsageError("say what to write: --onnx FILE, or --to lerobot|ulna --out FOLDER")
+    if args.onnx:
+        return _onnx(args, out)
+    if not args.out:
+        raise UsageError(f"name the new folder: --to {args.to} --out FOLDER")
+    if args.sampling_steps:
+        raise UsageError("--sampling-steps is of an ONNX file: a folder says itself how many steps it takes")
+    return _lerobot(args, out) if args.to == "lerobot" else _ours(args, out)
 
 
 def _onnx(args: Args, out: Output) -> int:
@@ -45,7 +51,7 @@ def _onnx(args: Args, out: Output) -> int:
     from ...policies.serving.onnx_policy import SUFFIX
 
     if args.out:
-        raise UsageError("--out is the folder of --to lerobot; the file is named with --onnx")
+        raise UsageError("--out is the folder of --to; the file is named with --onnx")
     if not args.onnx.endswith(SUFFIX):
         raise ValueError(f"the file is to end in {SUFFIX}, by which `ulna serve` knows it, not {args.onnx}")
     result = export_onnx(args.checkpoint, args.onnx, args.sampling_steps or None)
@@ -60,14 +66,22 @@ def _onnx(args: Args, out: Output) -> int:
 def _lerobot(args: Args, out: Output) -> int:
     from ...policies.lerobot.export import export_lerobot
 
-    if not args.out:
-        raise UsageError("name the new folder: --to lerobot --out FOLDER")
-    if args.sampling_steps:
-        raise UsageError("--sampling-steps is of an ONNX file: LeRobot's config says how many steps it takes")
     result = export_lerobot(args.checkpoint, args.out)
     how = f"LeRobot's {result.type}; its actions are within {result.off_by:.1e} of their range of ours"
     if result.why:
         how = f"for LeRobot with the plug-in lerobot_policy_ulna ({result.why})"
     answer = {"path": str(result.path), "type": result.type, "off_by": result.off_by, "why": result.why}
     out.answer(answer, f"{result.path}: {how}")
+    return 0
+
+
+def _ours(args: Args, out: Output) -> int:
+    from ...policies.lerobot.export import import_lerobot
+    from ...policies.lerobot.folder import is_lerobot
+
+    if not is_lerobot(args.checkpoint):
+        raise UsageError("--to ulna is for a policy of LeRobot: name it lerobot:FOLDER")
+    policy = import_lerobot(args.checkpoint, args.out)
+    answer = {"path": args.out, "recipe": policy.recipe.name, "checkpoint": policy.content_hash}
+    out.answer(answer, f"{args.out}: {policy.recipe.name}, {policy.content_hash[:8]}")
     return 0

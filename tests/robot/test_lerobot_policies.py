@@ -20,7 +20,12 @@ from ulna.robot.gate import NotValidated, require_validated
 from ulna.robot.study.lerobot_arm import LeRobotRunner
 from ulna.robot.study.study import Arm, Demonstrations, Variant
 
+SEEN = {  # not what only a simulator knows: a robot of this kind has no tracker
+    "observation.state": {"type": "STATE", "shape": [6]},
+    "observation.images.front": {"type": "VISUAL", "shape": [3, 96, 96]},
+}
 ACT = {
+    "policy.input_features": SEEN,
     "steps": 2,
     "batch_size": 2,
     "num_workers": 0,
@@ -63,8 +68,10 @@ def served(trained: Path) -> Iterator[dict[str, Any]]:
 
 def answer(capfd: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     capfd.readouterr()
-    assert main([*argv, "--json"]) == 0
-    return json.loads(capfd.readouterr().out)
+    code = main([*argv, "--json"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    return json.loads(out)
 
 
 def test_it_is_evaluated_and_the_gate_asks_for_that(
@@ -83,7 +90,14 @@ def test_it_is_evaluated_and_the_gate_asks_for_that(
     place = trained / "checkpoints" / "last" / "pretrained_model" / "validation"
     assert Path(report["report"]).resolve().parent == place.resolve()
     together = answer(capfd, *words, "--batch", "2")
-    assert together["outcomes"] == report["outcomes"]
+    for one, other in zip(together["outcomes"], report["outcomes"], strict=True):
+        assert (one["seed"], one["success"], one["ticks"]) == (
+            other["seed"],
+            other["success"],
+            other["ticks"],
+        )
+        # two rows of a convolution differ in their last digits from one, and physics magnifies that
+        assert one["score"] == pytest.approx(other["score"], abs=0.02)
     there = answer(capfd, *words, "--server", served["url"])
     assert there["outcomes"] == report["outcomes"]
     with PolicyClient(served["url"]) as client:

@@ -17,8 +17,9 @@ from lerobot_folders import policy_folder
 from ulna.datasets.features import ACTION, is_image
 from ulna.datasets.stats import vector_stats
 from ulna.policies.checkpoint import load_checkpoint, save_checkpoint
+from ulna.policies.export.onnx import export_onnx
 from ulna.policies.hashed import CheckpointError
-from ulna.policies.lerobot.export import export_lerobot
+from ulna.policies.lerobot.export import export_lerobot, import_lerobot
 from ulna.policies.lerobot.mapped import NotMapped, mapped
 from ulna.policies.lerobot.policy import load_lerobot
 from ulna.policies.opened import open_policy
@@ -191,4 +192,16 @@ def test_what_lerobot_has_not_goes_as_our_own(tmp_path: Path) -> None:
         export_lerobot(tmp_path / "ck", tmp_path / "out")
     with pytest.raises(CheckpointError):
         export_lerobot(tmp_path / "nowhere", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_it_becomes_a_checkpoint_of_ours_and_an_onnx_file(made: Made, tmp_path: Path) -> None:
+    folder = made("act")
+    policy = import_lerobot(f"lerobot:{folder}", tmp_path / "ours")
+    opened = open_policy(tmp_path / "ours")
+    assert (opened.policy.content_hash, opened.control_hz) == (policy.content_hash, 20.0)
+    np.testing.assert_allclose(chunks(opened.policy), chunks(load_lerobot(folder)), atol=1e-4)
+    assert export_onnx(tmp_path / "ours", tmp_path / "x.onnx")["off_by"] < 1e-3
+    with pytest.raises(NotMapped, match="vqbet"):
+        import_lerobot(f"lerobot:{made('vqbet', cameras=('front',), environment=0)}", tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -37,7 +37,7 @@ from ..request import Request
 from ..solvers.ddim import DDIM
 from ..train.record import TrainingRecord
 from .folder import CONFIG, DESCRIBED, OURS, LeRobotFolder, checkpoint_folder, read_folder
-from .lerobot import Normalisation, save
+from .lerobot import Normalisation, save, save_processors
 from .mapped import condition_columns, mapped
 from .names import ACT, DIFFUSION, POSTERIOR, RESNET, UNET, renamed
 from .policy import load_lerobot
@@ -102,7 +102,8 @@ def import_lerobot(source: str | Path, out: str | Path) -> Policy:
 
 
 def _whole(folder: Path, policy: Policy, out: Path) -> None:
-    """The checkpoint's own files beside a config.json of the type `ulna`."""
+    """The checkpoint's own files beside LeRobot's: a config.json of the type `ulna`, and processors that
+    leave numbers as they are."""
     for name in (*HASHED, STAMP, "train.json"):
         shutil.copyfile(folder / name, out / name)
     recipe = policy.recipe
@@ -116,11 +117,13 @@ def _whole(folder: Path, policy: Policy, out: Path) -> None:
         "n_obs_steps": recipe.n_obs_steps,
         "input_features": {k: names[k] for k in policy.observation_keys},
         "output_features": {ACTION: names[ACTION]},
+        "horizon": recipe.horizon,
+        "n_past_actions": recipe.n_past_actions,
         "n_action_steps": recipe.n_action_steps,
-        "chunk_size": recipe.horizon - recipe.n_past_actions,
         "device": "cpu",
     }
     write_json(out / CONFIG, document)
+    save_processors(out, document["input_features"], document["output_features"])
 
 
 def _native(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Tensor]]:

@@ -148,6 +148,24 @@ def save(
             pipeline.save_pretrained(folder)
 
 
+def save_processors(folder: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """Write steps before and after a network that add the batch's axis and leave numbers as they are. inputs,
+    outputs: features as in config.json."""
+    from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+    from lerobot.policies.factory import make_policy_config
+    from lerobot.processor import make_default_pre_post_processors
+
+    def features(of: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: PolicyFeature(FeatureType[f["type"]], tuple(f["shape"])) for k, f in of.items()}
+
+    with _quietly():
+        config: Any = make_policy_config("act", device="cpu", push_to_hub=False)
+        config.input_features, config.output_features = features(inputs), features(outputs)
+        config.normalization_mapping = dict.fromkeys(FeatureType.__members__, NormalizationMode.IDENTITY)
+        for pipeline in make_default_pre_post_processors(config, None):
+            pipeline.save_pretrained(folder)
+
+
 UNSAVED = ("num_batches_tracked", "pos_grid", "vae_encoder_pos_enc")  # buffers that are no weights
 
 

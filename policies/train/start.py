@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from ...datasets.features import ACTION
 from ...datasets.stats import Stats
 from ..checkpoint import load_checkpoint
-from ..lerobot.folder import checkpoint_folder, is_lerobot, is_ours
+from ..lerobot.folder import checkpoint_folder, is_lerobot, is_ours, read_folder
 from ..lerobot.mapped import NotMapped, mapped, mapped_recipe
 from ..policy import Policy
 from ..recipe import Recipe
@@ -35,6 +36,13 @@ def started_recipe(recipe: Recipe, source: str) -> Recipe:
         return mapped_recipe(source, recipe)
     except NotMapped as error:
         raise TrainingError(str(error)) from None
+
+
+def started_keys(source: str) -> list[str] | None:
+    """The observations that LeRobot's policy sees, where `source` is one: others would be new to it."""
+    if not is_lerobot(source) or is_ours(folder := checkpoint_folder(source)):
+        return None
+    return [k for k in read_folder(folder).features if k != ACTION]
 
 
 def take_stats(stats: Mapping[str, Stats], start: Policy, say: Callable[[str], None]) -> dict[str, Stats]:

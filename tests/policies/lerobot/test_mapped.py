@@ -184,6 +184,8 @@ def test_what_lerobot_has_not_goes_as_our_own(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["type"] == "ulna"
     assert config["output_features"][ACTION] == {"type": "ACTION", "shape": list(FEATURES[ACTION].shape)}
+    assert (tmp_path / "out" / "policy_preprocessor.json").is_file()
+    assert (tmp_path / "out" / "policy_postprocessor.json").is_file()
     opened = open_policy(f"lerobot:{tmp_path / 'out'}")
     assert opened.is_ours
     assert opened.policy.content_hash == load_checkpoint(tmp_path / "ck").content_hash

@@ -56,10 +56,12 @@ def policy_folder(
     environment: int = 3,
     size: int = 64,
     dataset: Path | None = None,
+    still: bool = False,
     **settings: Any,
 ) -> Path:
     """A policy of `JOINTS` with random weights and statistics. dataset: whose names and units it was trained
-    with; made here, in radians, where it is None."""
+    with; made here, in radians, where it is None. still: whether the third joint never moved, and stood at
+    0.5."""
     from lerobot.configs.types import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
 
@@ -78,6 +80,11 @@ def policy_folder(
         policy.vqbet.action_head.vqvae_model.discretized.fill_(True)
     rng = np.random.default_rng(0)
     stats = {k: _stats(rng, f.shape) for k, f in (inputs | config.output_features).items()}
+    if still:
+        for name, values in stats.items():
+            if name in ("action", "observation.state"):
+                for of, value in values.items():
+                    value[2] = 0.0 if of == "std" else 0.5
     prepare, finish = make_pre_post_processors(config, dataset_stats=stats)
     folder.mkdir(parents=True, exist_ok=True)
     policy.save_pretrained(folder)
@@ -96,7 +103,8 @@ def _stats(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, torch.
     if len(shape) == 3:
         centre = centre.abs()
     values = {"mean": centre, "std": half / 2, "min": centre - half, "max": centre + half}
-    return values | {"q01": centre - half, "q99": centre + half}
+    values |= {"q01": centre - half, "q99": centre + half}
+    return {k: v.clone() for k, v in values.items()}
 
 
 def _described(root: Path, inputs: dict[str, Any], units: str = "rad") -> Path:

@@ -320,6 +320,7 @@ def _unet(policy: Policy, found: LeRobotFolder, loaded: Loaded, norm: Normalisat
             ones = k.endswith("bias")
             weights[k] = torch.cat([torch.full_like(weights[k], float(ones)), weights[k]])
     index, shift = condition_columns(found, policy, norm, c)
+    shift = torch.nn.functional.mish(shift)  # before each linear map; of our 0 it is 0
     wide = c.diffusion_step_embed_dim
     for k in [k for k in weights if k.endswith(".film.1.weight")]:
         w = weights[k]

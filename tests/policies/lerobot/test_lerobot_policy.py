@@ -382,6 +382,19 @@ def test_the_folder_of_a_training_is_found(made: Made, tmp_path: Path) -> None:
         assert checkpoint_folder(f"lerobot:{name}").resolve() == act.resolve()
 
 
+def test_a_policy_in_the_hubs_cache_needs_no_network(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act, repo, revision = made("act"), tmp_path / "models--someone--act", "0" * 40
+    shutil.copytree(act, repo / "snapshots" / revision)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert named_hash("lerobot:someone/act") == content_hash(act)
+    with pytest.raises(CheckpointError, match="hf download someone/other"):
+        checkpoint_folder("lerobot:someone/other")
+
+
 def test_pictures_of_other_names_get_ours(made: Made, tmp_path: Path) -> None:
     """As in LeRobot's pusht: `observation.image`."""
     features = {

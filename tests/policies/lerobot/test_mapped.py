@@ -59,11 +59,13 @@ def request(policy: Policy, seed: int = 0) -> Request:
     return Request(drawn, [1, 2])
 
 
-def chunks(policy: Policy) -> np.ndarray:
-    """Of two observations, from one noise."""
+def chunks(policy: Policy, third: float | None = None) -> np.ndarray:
+    """Of two observations, from one noise. third: where the third joint stands."""
     rng = torch.Generator().manual_seed(3)
-    shape = (2, policy.recipe.horizon, 6)
-    return policy.sample(request(policy), noise=lambda: torch.randn(shape, generator=rng)).chunk.numpy()
+    shape, asked = (2, policy.recipe.horizon, 6), request(policy)
+    if third is not None:
+        asked.observation["observation.state"][..., 2] = third
+    return policy.sample(asked, noise=lambda: torch.randn(shape, generator=rng)).chunk.numpy()
 
 
 CAMERAS: dict[str, Any] = {"cameras": ("wrist", "front")}
@@ -88,6 +90,23 @@ def test_the_same_actions_from_the_same_noise(made: Made, kind: str, settings: d
     )
     np.testing.assert_allclose(chunks(ours), chunks(theirs), atol=1e-4)
     assert np.abs(chunks(ours)[0] - chunks(ours)[1]).max() > 1e-3, "it looks at what it sees"
+
+
+RANGES = {"VISUAL": "MEAN_STD", "STATE": "MIN_MAX", "ACTION": "MIN_MAX"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("act", {}), ("act", {"normalization_mapping": RANGES}), ("diffusion", {})]
+)
+def test_a_joint_that_never_moved(made: Made, tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    """By its mean LeRobot makes 0 of it, by its range -1."""
+    folder = made(kind, still=True, **settings)
+    ours, theirs = mapped(f"lerobot:{folder}"), load_lerobot(folder)
+    np.testing.assert_allclose(chunks(ours, 0.5), chunks(theirs, 0.5), atol=1e-4)
+    np.testing.assert_allclose(chunks(ours, 0.5)[..., 2], 0.5, atol=1e-4)
+    save_checkpoint(tmp_path / "ck", ours, TrainingRecord())
+    exported = export_lerobot(tmp_path / "ck", tmp_path / "out")
+    assert (exported.type, exported.why) == (kind, "")
 
 
 def test_acts_latent_is_made_as_lerobot_makes_it(made: Made) -> None:

@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 from contracts.twin import twin
+from lerobot_folders import policy_folder
 
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.serving.client import PolicyClient
+from ulna.policies.serving.local import LocalPolicy
+from ulna.robot.agent import PolicyAgent
+from ulna.robot.charge import Charge
 from ulna.robot.cli import main
+from ulna.robot.commands.execution import strategy_of
+from ulna.robot.config import load_robot
+from ulna.robot.directors.all import directors_named
+from ulna.robot.directors.directed import Directed
+from ulna.robot.evaluate import evaluate
 from ulna.robot.gate import NotValidated, require_validated
 from ulna.robot.study.lerobot_arm import LeRobotRunner
 from ulna.robot.study.study import Arm, Demonstrations, Variant
@@ -38,6 +47,42 @@ ACT = {
     "policy.n_encoder_layers": 1,
     "policy.n_vae_encoder_layers": 1,
 }
+
+
+FILTERED = 'name = "r"\ndriver = "sim"\nmodel = "so101"\ncontrol_hz = 20.0\n[safety]\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        ("act", "ensemble"),
+        ("act", "overlap"),
+        ("diffusion", "async"),
+        ("diffusion", "rtc"),
+        ("diffusion", "rti"),
+    ],
+)
+def test_strategies_directors_and_the_filter_stand_around_it(
+    kind: str, strategy: str, tmp_path: Path
+) -> None:
+    """H6 to H8: a policy of random weights, which asks for what no arm should do."""
+    folder = policy_folder(tmp_path / kind / "pretrained_model", kind, environment=6)
+    (tmp_path / "r.toml").write_text(FILTERED)
+    with load_robot(str(tmp_path / "r.toml"), "reach") as rig:
+        policy = PolicyAgent(
+            LocalPolicy(f"lerobot:{folder}"),
+            rig.robot.features,
+            rig.robot.control_hz,
+            strategy=strategy_of(strategy, {}),
+            charge=Charge.of("60"),
+        )
+        steps = directors_named(["Steps"], {"Steps.tasks": "reach; reach on", "Steps.seconds": "0.5"})
+        with Directed(policy, steps, rig) as agent:
+            report = evaluate(rig, agent, 1, videos=0)
+    assert report.outcomes[0].reason is None
+    assert report.outcomes[0].ticks > 10
+    assert report.decisions
+    assert report.safety, "the filter had something to say"
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from .conditions.words import Words
 from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
 from .encoders.feature_maps import FeatureMaps
+from .encoders.resnet import ResNet
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.best_of_n import BestOfN
 from .hooks.consensus import Consensus
@@ -82,6 +83,7 @@ PARTS: dict[str, type] = {
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT),
+        *(ResNet,),
     )
 }
 

@@ -87,7 +87,8 @@ class Training:
     """Keep of each block of the network what enters it, and compute its inside again for the gradients
     (gradient checkpointing): less memory, more time."""
     start: str = ""
-    """Folder of a checkpoint to begin from, its weights and its statistics; empty: from random weights."""
+    """Folder of a checkpoint to begin from, its weights and its statistics, or lerobot:FOLDER of an ACT or
+    diffusion policy of LeRobot; empty: from random weights."""
     freeze: tuple[str, ...] = ()
     """Patterns, such as encoder.*, of the names of weights that stay as they are."""
     unfreeze: tuple[str, ...] = ()

@@ -80,7 +80,7 @@ def sample(
         for hook, rng in each:
             field = field.with_context(hook.condition(field, rng))
         first = draw()
-        start = Start(path.sigma[0] * first, first)
+        start = Start(path.first * first, first)
         for hook, rng in each:
             start = hook.initialise(start, field, rng)
         field.start = start

@@ -22,7 +22,7 @@ from .time import TimeEmbedding
 class EncoderDecoder:
     """Tokens of a picture have two-dimensional sines of their place at every layer, and each token a learned
     position besides, which those of a picture do not have in ACT. One more token tells the time, which is
-    always the same where there is no noise."""
+    always the same where there is no noise. With `bare` it is ACT's to the letter."""
 
     width: int = 512
     """Of a token; a multiple of 4 and of heads."""
@@ -36,6 +36,9 @@ class EncoderDecoder:
     """Width of a layer's hidden units."""
     dropout: float = 0.1
     """Share of units that training switches off, 0 to 1, in the attention and in the feed-forward layers."""
+    bare: bool = False
+    """No token tells the time, and tokens of a picture have no learned position: as in ACT's own code, and
+    LeRobot's, whose weights `ulna train --start` can begin with."""
 
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         require_head(self, head, Head("chunk", 2, forward_mode=True, second_order=True))
@@ -46,14 +49,16 @@ class EncoderDecoder:
 class EncoderDecoderNet(nn.Module):
     def __init__(self, c: EncoderDecoder, sizes: Sizes, head: Head) -> None:
         super().__init__()
-        self.time = TimeEmbedding(c.width, head.times == 2)
-        self.tokens_in, self.actions_in = (
-            nn.Linear(n, c.width) for n in (sizes.token_width, sizes.action_dim)
-        )
-        self.token_positions = nn.Parameter(torch.randn(1 + sizes.tokens, c.width))
+        self.time = None if c.bare else TimeEmbedding(c.width, head.times == 2)
+        self.tokens_in = nn.Linear(sizes.token_width, c.width)
+        self.actions_in = nn.Linear(sizes.action_dim, c.width, bias=not c.bare)
+        self.token_positions = nn.Parameter(torch.randn(sizes.tokens + (not c.bare), c.width))
         self.queries = nn.Parameter(torch.randn(sizes.horizon, c.width))
         self.places: Tensor
         self.register_buffer("places", sines_of(sizes.places, c.width), persistent=False)
+        self.placeless: Tensor
+        placeless = torch.tensor([float(p is None or not c.bare) for p in sizes.places])[:, None]
+        self.register_buffer("placeless", placeless, persistent=False)
         layer = c.width, c.heads, c.ffn, c.dropout
         self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(c.encoder_depth))
         self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(c.depth))
@@ -64,11 +69,13 @@ class EncoderDecoderNet(nn.Module):
         self.plain_attention = head.forward_mode or head.second_order
 
     def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
-        tokens = torch.cat([self.time(s, t)[:, None], self.tokens_in(context.tokens)], dim=1)
+        tokens = self.tokens_in(context.tokens)
         positions, queries = self._positions(context), self.queries[: x_BHA.shape[1]]
-        padding = None
-        if context.mask is not None:
-            padding = torch.cat([torch.zeros_like(context.mask[:, :1]), ~context.mask], dim=1)
+        padding = None if context.mask is None else ~context.mask
+        if self.time is not None:
+            tokens = torch.cat([self.time(s, t)[:, None], tokens], dim=1)
+            if padding is not None:
+                padding = torch.cat([torch.zeros_like(padding[:, :1]), padding], dim=1)
         with sdpa_kernel(SDPBackend.MATH) if self.plain_attention else contextlib.nullcontext():
             for layer in self.encoder:
                 tokens = layer(tokens, positions, padding)
@@ -78,10 +85,17 @@ class EncoderDecoderNet(nn.Module):
         return self.out(self.norm(actions))
 
     def _positions(self, context: Context) -> Tensor:
-        """`(1 + S, D)`, of the time and of the context's tokens, of which those of the steps come last."""
+        """`(1 + S, D)`, of the time and of the context's tokens, of which those of the steps come last;
+        without a time `(S, D)`."""
         count, per_step = context.tokens.shape[1], len(self.places)
-        of_steps = self.places.repeat(-(-count // per_step), 1)[-count:]
+        repeats = -(-count // per_step), 1
+        of_steps = self.places.repeat(repeats)[-count:]
         if context.frame is not None:
             of_steps = of_steps * (context.frame >= 0)[:, None]
+        if self.time is None:
+            free = self.placeless.repeat(repeats)[-count:]
+            if context.frame is not None:
+                free = torch.where((context.frame >= 0)[:, None], free, 1.0)
+            return self.token_positions[:count] * free + of_steps
         learned = self.token_positions[: 1 + count]
         return torch.cat([learned[:1], learned[1:] + of_steps])

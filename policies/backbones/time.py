@@ -35,6 +35,35 @@ class TimeEmbedding(nn.Module):
         return out
 
 
+class LevelEmbedding(nn.Module):
+    """tau `(B,)` to `(B, width)`: sinusoids of the number of the level that has this time on diffusers'
+    squared-cosine schedule of so many levels, as Diffusion Policy (Chi et al. 2023) and LeRobot tell it, then
+    an MLP."""
+
+    def __init__(self, width: int, levels: int) -> None:
+        super().__init__()
+        self.taus: Tensor
+        self.register_buffer("taus", _taus(levels), persistent=False)
+        half = width // 2
+        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1)))
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
+
+    def forward(self, s: Tensor, t: Tensor) -> Tensor:
+        number = (self.taus - t.float()[:, None]).abs().argmin(1)  # of the level nearest in time
+        return self.mlp(_sinusoids(number, self.frequencies))
+
+
+def _taus(levels: int) -> Tensor:
+    """`(levels,)`, the cleanest first: alpha / (alpha + sigma)."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    schedule = DDIMScheduler(num_train_timesteps=levels, beta_schedule="squaredcos_cap_v2")
+    alpha, sigma = schedule.alphas_cumprod.double().sqrt(), (1 - schedule.alphas_cumprod.double()).sqrt()
+    return (alpha / (alpha + sigma)).float()
+
+
 def _sinusoids(t_B: Tensor, frequencies: Tensor) -> Tensor:
     phase = t_B[:, None].to(frequencies.dtype) * frequencies
     return torch.cat([phase.sin(), phase.cos()], dim=-1)

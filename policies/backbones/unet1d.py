@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..contexts.context import Context
 from .backbone import Head, Sizes, require_head
-from .time import TimeEmbedding
+from .time import LevelEmbedding, TimeEmbedding
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class UNet1D:
     """Of each group normalisation."""
     time_width: int = 256
     """Of the embedding of the time; even."""
+    levels: int = 0
+    """0: it is told the time. Else, as in Diffusion Policy's own code and LeRobot's, the number of the level,
+    the cleanest first, of so many on the squared-cosine schedule."""
 
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         require_head(self, head, Head("chunk", 2, forward_mode=True, second_order=True))
@@ -46,7 +49,13 @@ class UNet1DNet(nn.Module):
     def __init__(self, c: UNet1D, sizes: Sizes, head: Head) -> None:
         super().__init__()
         action_dim, self.pooled_width = sizes.action_dim, sizes.pooled_width
-        self.time = TimeEmbedding(c.time_width, head.times == 2)
+        if c.levels and head.times == 2:
+            raise ValueError("a UNet1D that is told the number of a level knows no second time: use levels 0")
+        self.time = (
+            LevelEmbedding(c.time_width, c.levels)
+            if c.levels
+            else TimeEmbedding(c.time_width, head.times == 2)
+        )
         condition = c.time_width + sizes.pooled_width
 
         def block(inputs: int, outputs: int) -> ResidualBlock:

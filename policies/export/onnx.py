@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contexts.context import Context
+from ..lerobot.policy import LeRobotPolicy
 from ..policy import Policy
 from ..request import TASK, Request
 from ..serving.local import LocalPolicy
@@ -47,6 +48,11 @@ def export_onnx(folder: str | Path, out: str | Path, steps: int | None = None) -
         raise ValueError(f"there is no folder {out.parent} to write {out.name} to")
     local = LocalPolicy(folder, sampling_steps=steps)
     policy = local.policy
+    if isinstance(policy, LeRobotPolicy):
+        raise NotExportable(
+            f"{policy.recipe.name} is LeRobot's: begin one of ours from it with `ulna train --start`, and "
+            "export that"
+        )
     _require_exportable(policy)
     program = program_of(policy, local.sampling_steps)
     keys = (*policy.observation_keys, *(k for k in policy.condition_keys if k not in policy.observation_keys))

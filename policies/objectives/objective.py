@@ -34,12 +34,17 @@ class Level:
 class Path:
     """The `steps + 1` levels of a sampling run from the start to the clean chunk; nothing else computes them.
 
-    A chunk begins as `sigma[0]` times standard normal noise: where sigma is 0 throughout, sampling is
-    deterministic and begins at zero."""
+    A chunk begins as `first` times standard normal noise, that is `start`, by default `sigma[0]`: where sigma
+    is 0 throughout, sampling is deterministic and begins at zero."""
 
     tau: tuple[float, ...]
     alpha: tuple[float, ...]
     sigma: tuple[float, ...]
+    start: float | None = None
+
+    @property
+    def first(self) -> float:
+        return self.sigma[0] if self.start is None else self.start
 
     @staticmethod
     def linear(tau: Sequence[float]) -> Path:

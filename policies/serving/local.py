@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from ...datasets.features import ACTION, PAST
-from ..checkpoint import CheckpointError, load_checkpoint, read_train
 from ..conditions.condition import feature_of
 from ..fast.decisions import decisions
+from ..hashed import CheckpointError
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
+from ..opened import open_policy
 from ..recipe import Recipe
 from ..request import TASK, Request
 from ..sampler import Sampled
@@ -36,8 +37,8 @@ class NotFinite(BadRequest):
 
 
 class LocalPolicy:
-    """Loads the checkpoint and warms it up, so that the first request is no slower than the others.
-    CheckpointError where the folder holds none.
+    """Loads the checkpoint, or the policy of LeRobot that is named `lerobot:PATH`, and warms it up, so that
+    the first request is no slower than the others. CheckpointError where the folder holds none.
 
     sampling_steps: the recipe's by default. hooks: applied to every draw; ValueError where one cannot steer
     this policy. change: gives the recipe other values of what counts when a policy runs: solver, steering,
@@ -51,8 +52,9 @@ class LocalPolicy:
         hooks: Sequence[Hook] = (),
         change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
     ) -> None:
-        self.policy = load_checkpoint(folder, device)
-        self._folder, self._validated_ns = Path(folder), 0  # as of that change of its validations
+        opened = open_policy(folder, device)
+        self.policy = opened.policy
+        self._folder, self._validated_ns = opened.folder, 0  # as of that change of its validations
         self.policy.recipe = change(self.policy.recipe)
         self.hooks, recipe = tuple(hooks), self.policy.recipe
         for hook in self.hooks:
@@ -71,12 +73,12 @@ class LocalPolicy:
             decoder=recipe.decoder,
             ensemble_decay=recipe.ensemble_decay,
             sampling_steps=self.sampling_steps,
-            control_hz=read_train(folder).control_hz,
+            control_hz=opened.control_hz,
             checkpoint=self.policy.content_hash,
             needs_past=self.needs_past,
             conditions=self.policy.conditions_needed,
         )
-        self.decide = decisions(self.policy)
+        self.decide = decisions(self.policy) if opened.is_ours else self.policy.sample
         try:
             self._warm_up()
         except NotFinite:

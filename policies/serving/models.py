@@ -7,8 +7,9 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from ..hashed import CheckpointError
+from ..lerobot.folder import checkpoint_folder
 from ..request import ServedPolicy
 from .metadata import Metadata, difference
 from .protocol import BadRequest
@@ -131,10 +132,10 @@ def require_name(name: str) -> None:
 
 def _contents(folder: str) -> Contents:
     """Of the files in it, or of the one file that it is; none of what is not there, or is being replaced."""
-    path = Path(folder)
     try:
+        path = checkpoint_folder(folder)
         inside = [path] if path.is_file() else path.iterdir()
         files = sorted(p for p in inside if p.is_file() and not p.name.startswith("."))
         return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in files)
-    except OSError:
+    except (OSError, CheckpointError):
         return ()

@@ -46,7 +46,7 @@ from .lora import adapt, adaptation, merge
 from .optimiser import adamw, averaged, follower, freeze, learning_rate, set_learning_rate, warmed_up
 from .recompute import recompute
 from .record import TrainingRecord
-from .start import take_stats, take_weights
+from .start import load_start, take_stats, take_weights
 from .state import (
     STATE_FILE,
     make_folder,
@@ -126,7 +126,7 @@ def train(
     for sentence in windows.notes:
         say(sentence)
     require_readable(recipe, data.tasks)
-    start = load_checkpoint(t.start) if t.start else None
+    start = load_start(t.start) if t.start else None
 
     identity = {
         "recipe": recipe_to_json(recipe),

@@ -1,12 +1,48 @@
-"""Beginning from a checkpoint: its statistics, so that its weights mean what they meant, and its weights."""
+"""Beginning from a checkpoint: its statistics, so that its weights mean what they meant, and its weights; of
+a policy of LeRobot its parts, too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from ...datasets.features import ACTION
 from ...datasets.stats import Stats
+from ..checkpoint import load_checkpoint
+from ..lerobot.folder import checkpoint_folder, is_lerobot, is_ours, read_folder
+from ..lerobot.mapped import NotMapped, mapped, mapped_recipe
 from ..policy import Policy
+from ..recipe import Recipe
 from .error import TrainingError
+
+
+def load_start(source: str) -> Policy:
+    """The policy that training begins with: a checkpoint, or LeRobot's `lerobot:PATH` as the recipe of ours
+    that it is. CheckpointError or TrainingError in one sentence."""
+    folder = checkpoint_folder(source)
+    if not is_lerobot(source) or is_ours(folder):
+        return load_checkpoint(folder)
+    try:
+        return mapped(source)
+    except NotMapped as error:
+        raise TrainingError(str(error)) from None
+
+
+def started_recipe(recipe: Recipe, source: str) -> Recipe:
+    """`recipe` as it must be for the weights of `source` to mean what they meant: with the parts of LeRobot's
+    policy, where it is one; else as it is. CheckpointError or TrainingError in one sentence."""
+    if not is_lerobot(source) or is_ours(checkpoint_folder(source)):
+        return recipe
+    try:
+        return mapped_recipe(source, recipe)
+    except NotMapped as error:
+        raise TrainingError(str(error)) from None
+
+
+def started_keys(source: str) -> list[str] | None:
+    """The observations that LeRobot's policy sees, where `source` is one: others would be new to it."""
+    if not is_lerobot(source) or is_ours(folder := checkpoint_folder(source)):
+        return None
+    return [k for k in read_folder(folder).features if k != ACTION]
 
 
 def take_stats(stats: Mapping[str, Stats], start: Policy, say: Callable[[str], None]) -> dict[str, Stats]:

@@ -31,7 +31,8 @@ prepare, more_help = split_all_fields, strategies_help
 @dataclass
 class Args:
     checkpoint: Annotated[str, tyro.conf.Positional, unset("none")] = ""
-    """The trained policy; may be left out with --server or --agent."""
+    """The trained policy, a folder, or lerobot:FOLDER, which LeRobot trained; may be left out with --server
+    or --agent."""
     episodes: Annotated[str, unset("50 in closed loop")] = ""
     """Closed loop: how many (50). Open loop: which, like 10,11."""
     robot: str = "sim:so101"
@@ -125,7 +126,7 @@ def run(args: Args, out: Output) -> int:
             def report(count: int, successes: int, total: int) -> None:
                 bar.update(bar_task, completed=count, note=f"{successes} succeeded")
 
-            folder = Path(args.checkpoint) / "validation" if args.checkpoint else None
+            folder = _folder(args) / "validation" if args.checkpoint else None
             how = [w for w in (args.strategy, args.latency.replace("/", "-")) if w]
             name = "-".join([args.task, rig.robot.name.replace(":", "-"), *how])
             film = folder / name if folder and args.videos else None
@@ -161,7 +162,7 @@ def run(args: Args, out: Output) -> int:
     result = replace(result, server=args.server or None)
     answer = result.to_json()
     if args.checkpoint:
-        answer["report"] = str(save_report(args.checkpoint, name, result))
+        answer["report"] = str(save_report(_folder(args), name, result))
     low, high = result.wilson_95
     failed = [str(o.seed) for o in result.outcomes if not o.success]
     text = (
@@ -233,17 +234,17 @@ def _served_policy(args: Args) -> Any:
     return LocalPolicy(args.checkpoint, require_device(args.device), args.sampling_steps or None, hooks)
 
 
+def _folder(args: Args) -> Path:
+    from ...policies.lerobot.folder import checkpoint_folder
+
+    return checkpoint_folder(args.checkpoint)
+
+
 def _require_same_checkpoint(folder: str, metadata: Metadata, server: str) -> None:
     """A report must not be written into a checkpoint that was not the one measured."""
-    import json
+    from ...policies.lerobot.folder import named_hash
 
-    from ...datasets.episode import StoreError
-
-    try:
-        here = json.loads((Path(folder) / "hash.json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
-        raise StoreError(f"{folder} is not an Ulna checkpoint") from None
-    if here != metadata.checkpoint:
+    if named_hash(folder) != metadata.checkpoint:
         raise ValueError(f"the server at {server} serves another checkpoint than {folder}")
     if metadata.quantize:
         raise ValueError(
@@ -276,7 +277,7 @@ def _open_loop(args: Args, out: Output) -> int:
         )
     answer = result.to_json()
     if args.checkpoint:
-        answer["report"] = str(save_report(args.checkpoint, "open-loop", result))
+        answer["report"] = str(save_report(_folder(args), "open-loop", result))
     lines = [f"{result.recipe} on episodes {args.episodes} of {args.data}, {result.n_ticks} ticks:"]
     for name, e in result.relative_error.items():
         low, high = e.bootstrap_95

@@ -30,8 +30,9 @@ prepare = split_hook_fields
 @dataclass
 class Args:
     checkpoints: Annotated[tyro.conf.Positional[list[str]], unset("none; name at least one")]
-    """The trained policies, each a FOLDER or NAME=FOLDER, or FILE.onnx of `ulna export`. Clients ask for one
-    by ws://HOST:PORT/NAME, and for the first without a name; a folder's own name is the default."""
+    """The trained policies, each a FOLDER or NAME=FOLDER, FILE.onnx of `ulna export`, or lerobot:FOLDER,
+    which LeRobot trained. Clients ask for one by ws://HOST:PORT/NAME, and for the first without a name; a
+    folder's own name is the default."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for other machines, which wants --key-file."""
     port: int = 8000
@@ -173,6 +174,7 @@ def _wires(args: Args, metadata: Metadata) -> list[Wire]:
 
 def named(checkpoints: Sequence[str]) -> dict[str, str]:
     """The folders by the models' names. UsageError where two have the same."""
+    from ...policies.lerobot.folder import PREFIX
     from ...policies.serving.models import require_name
 
     if not checkpoints:
@@ -181,7 +183,7 @@ def named(checkpoints: Sequence[str]) -> dict[str, str]:
     for text in checkpoints:
         name, equals, folder = text.partition("=")
         if not equals or Path(text).is_dir():
-            name, folder = Path(text).resolve().name, text
+            name, folder = Path(text.removeprefix(PREFIX)).resolve().name, text
             # one model needs no name, so an odd folder is none's trouble
             name = name if len(checkpoints) > 1 else "policy"
         require_name(name)

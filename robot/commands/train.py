@@ -207,6 +207,7 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
     """The data that `args` name, open, and the recipe for them. opened: what is open already, to share."""
     from ...policies.recipes.all import recipe_function, recipe_names
     from ...policies.train.data import DataOptions, open_data
+    from ...policies.train.start import started_keys, started_recipe
 
     make_recipe = recipe_function(args.recipe)
     if make_recipe is None:
@@ -232,13 +233,21 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
         raise UsageError("--validate lies in 0..1, --workers is at least 0, --alpha above 0")
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
         raise UsageError("--tolerance is a time in seconds, at least 0")
-    key = repr((args.data, args.observe, options))
+    start = _start(args)
+    observe = words(args.observe) or started_keys(start)
+    key = repr((args.data, observe, options))
     if key not in opened:
-        opened[key] = open_data(args.data, words(args.observe) or None, options)
-    recipe = make_recipe(opened[key].features)
+        opened[key] = open_data(args.data, observe, options)
+    recipe = started_recipe(make_recipe(opened[key].features), start)
     for layer in args.layers:
         recipe = with_changes(recipe, layer.fields, layer.source, OPTIONS)
     return Run(args, recipe, opened[key])
+
+
+def _start(args: Args) -> str:
+    """The checkpoint that training begins from; "" where there is none."""
+    starts = [layer.fields.get(name) for layer in args.layers for name in ("training.start", "start")]
+    return str(next(filter(None, reversed(starts)), ""))
 
 
 def phases(args: Args) -> list[Args]:

@@ -17,7 +17,7 @@ EXAMPLE = "ulna data units runs/x/data --units degrees --out runs/x/radians"
 @dataclass
 class Args:
     data: tyro.conf.Positional[str]
-    """Folder of the dataset, or of the checkpoint."""
+    """Folder of the dataset, or of the checkpoint; lerobot:FOLDER of a policy that LeRobot trained."""
     units: Annotated[str, unset("as it says", "UNITS")] = ""
     """What joints are in: radians, degrees or percent; single elements after it, with commas:
     degrees,gripper=percent."""
@@ -40,16 +40,19 @@ def run(args: Args, out: Output) -> int:
     from ....datasets.features import ACTION, STATE, features_to_json
     from ....datasets.restate import restated_copy, state_features, unstate_features
     from ....datasets.store import EpisodeStore
+    from ....policies.lerobot.folder import is_lerobot
     from ...statement import Statement, calibration_files
 
     if args.undo == bool(args.units or args.names):
         raise ValueError("say --units or --names, or --undo what was stated last")
     statement = Statement(args.units, tuple(words(args.names)), calibration_files(args.calibration), args.arm)
-    folder = Path(args.data)
-    is_checkpoint = (folder / "hash.json").is_file()
+    folder, lerobot = Path(args.data), is_lerobot(args.data)
+    is_checkpoint = lerobot or (folder / "hash.json").is_file()
     if args.out and (is_checkpoint or args.undo):
         raise ValueError("--out is for a dataset that is converted, not for a checkpoint, nor with --undo")
-    if is_checkpoint:
+    if lerobot:
+        features = _lerobot(args.data, None if args.undo else statement)
+    elif is_checkpoint:
         features = _checkpoint(folder, None if args.undo else statement)
     elif args.undo:
         features = unstate_features(EpisodeStore.open(folder))
@@ -81,3 +84,11 @@ def _checkpoint(folder: Path, statement: Any) -> Any:
     if statement is None:
         return undo_restated(folder)
     return restate_checkpoint(folder, lambda f, robot: statement.applied(f, robot, convert=False))
+
+
+def _lerobot(source: str, statement: Any) -> Any:
+    """Its numbers are converted whenever it decides."""
+    from ....policies.lerobot.folder import checkpoint_folder, state_units, undo_stated
+
+    folder = checkpoint_folder(source)
+    return undo_stated(folder) if statement is None else state_units(folder, statement.applied)

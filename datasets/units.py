@@ -3,7 +3,6 @@ names and units."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -52,9 +51,9 @@ class Element:
     unit: str = ""
     scale: float = 1.0
     offset: float = 0.0
-    stated: str = ""
-    lowest: float = -math.inf
-    highest: float = math.inf
+    stated: str = field(default="", compare=False)
+    lowest: float | None = field(default=None, compare=False)
+    highest: float | None = field(default=None, compare=False)
 
     @property
     def converts(self) -> bool:
@@ -140,7 +139,7 @@ GLITCHES = 0.05  # share of rows that may lie where no reading does
 
 def _require_in_units(key: str, rows: np.ndarray, elements: tuple[Element, ...]) -> None:
     for j, e in enumerate(elements):
-        if not math.isfinite(e.lowest + e.highest):
+        if e.lowest is None or e.highest is None:
             continue
         values = rows[..., j]
         outside = (values < e.lowest) | (values > e.highest)

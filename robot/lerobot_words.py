@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..datasets.features import ACTION, POSITION, STATE, Features, bare, units_of
+from ..datasets.features import ACTION, POSITION, STATE, Features, bare
 from ..datasets.units import Restated
 from ..policies.request import Request, ServedPolicy
 from ..policies.serving.metadata import Metadata
 from .statement import ARMS, SI, WORDS, Statement, arms_in
+
+POSITIONS = ("rad", "m", "1")  # what a joint's or a gripper's position is in
 
 if TYPE_CHECKING:
     from ..policies.serving.batch import Answers
@@ -34,16 +36,17 @@ def in_lerobots(
     for key in (STATE, ACTION):
         if (f := features.get(key)) is None or not f.shape:
             continue
-        if not units_of(f) or set(f.units) & set(SI):
-            said = ", ".join(u or "?" for u in dict.fromkeys(f.units)) or "no stated unit"
+        if not (f.names and f.units and all(f.units)) or set(f.units) & set(SI):
+            said = ", ".join(u or "an unknown unit" for u in dict.fromkeys(f.units)) or "no stated unit"
             raise ValueError(
-                f"{key} is in {said}: only radians are put into LeRobot's words; see `ulna data units`"
+                f"{key} is in {said}: only named joints in radians are put into LeRobot's words; see "
+                "`ulna data units`"
             )
-        joints = [u in ("rad", "") for u in f.units]
         names = [
-            n.replace(".", "_") + POSITION if joint else n for n, joint in zip(f.names, joints, strict=True)
+            n.replace(".", "_") + (POSITION if unit in POSITIONS else "")
+            for n, unit in zip(f.names, f.units, strict=True)
         ]
-        units_left = tuple("" if joint else u for u, joint in zip(f.units, joints, strict=True))
+        units_left = tuple("" if unit == "rad" else unit for unit in f.units)
         unnamed[key] = replace(f, names=tuple(names), units=units_left)
     statement = Statement(units, calibrations=calibrations or {}, arm=arm)
     stated = statement.applied(unnamed, robot, convert=False)

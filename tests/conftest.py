@@ -93,6 +93,7 @@ SLOW = (
     "robot/test_onlooker.py",
     "robot/test_own_rate.py::test_every_frame",
     "robot/test_lerobot_plugins.py",
+    "robot/test_lerobot_words.py::test_a_checkpoint_in_degrees",
     "robot/test_lerobot_words.py::test_an_export_that",
     "robot/test_lerobot_words.py::test_our_words",
     "robot/test_lerobot_words.py::test_what_lerobot",

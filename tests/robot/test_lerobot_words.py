@@ -228,7 +228,7 @@ def test_an_export_says_what_it_lacks(
 def test_only_radians_are_put_into_other_words(tmp_path: Path) -> None:
     for units, said in (((), "no stated unit"), (("deg",) * 6, "deg")):
         features = {k: Feature((6,), "float32", NAMES, units) for k in (STATE, ACTION)}
-        with pytest.raises(ValueError, match=f"is in {said}: only radians"):
+        with pytest.raises(ValueError, match=f"is in {said}: only named joints in radians"):
             in_lerobots(features)
 
 
@@ -355,3 +355,40 @@ def test_a_policy_in_radians_is_left_alone() -> None:
     policy = Echo(("rad",) * 6)
     with load_robot("sim:so101", "lift") as rig:
         assert for_robot(policy, rig) is policy
+
+
+def two_policies(tmp_path: Path) -> tuple[Path, Path]:
+    """The same random weights for numbers in radians and for LeRobot's: scaled, both see the same."""
+    import torch
+
+    from ulna.datasets.stats import vector_stats
+    from ulna.policies.checkpoint import save_checkpoint
+    from ulna.policies.parts import override
+    from ulna.policies.policy import Policy
+    from ulna.policies.recipes.mip import regression_mlp
+    from ulna.policies.train.record import TrainingRecord
+
+    near = HOME + 0.3 * np.random.default_rng(0).standard_normal((300, 6))
+    words = in_lerobots(OURS)
+    spoken = words.features(OURS)
+    changes = {"codec": "Absolute", "backbone.width": 32, "backbone.depth": 1}
+    folders = []
+    for features, rows in ((OURS, near), (spoken, words.values(ACTION, near))):
+        torch.manual_seed(0)
+        stats = {key: vector_stats(rows) for key in (STATE, ACTION)}
+        policy = Policy(override(regression_mlp(features), changes), features, stats)
+        folders.append(tmp_path / features[ACTION].units[0])
+        save_checkpoint(folders[-1], policy, TrainingRecord(control_hz=20.0))
+    return folders[0], folders[1]
+
+
+def test_a_checkpoint_in_degrees_is_evaluated_as_its_twin_in_radians(tmp_path: Path) -> None:
+    traces = []
+    for folder in two_policies(tmp_path):
+        words = ("--task", "reach", "--episodes", "2", "--videos", "0")
+        assert ulna("evaluate", folder, *words) == 0
+        assert ulna("evaluate", folder, *words, "--batch", "2") == 0
+        (report,) = (folder / "validation").glob("*.json")
+        outcomes = json.loads(report.read_text())["outcomes"]
+        traces.append([o["score"] for o in outcomes])
+    np.testing.assert_allclose(traces[0], traces[1], atol=0.02)

@@ -65,6 +65,11 @@ def installed() -> Path:
         wheels = [wheel(source, Path(folder)) for source in (ROOT, ROOT / "robot" / "lerobot_plugins")]
         install = [str(BIN / "uv"), "pip", "install", "-q", "--no-config", "--no-deps", "--reinstall"]
         subprocess.run([*install, "--python", str(python), *map(str, wheels)], check=True)
+    # Pinocchio's packages lie in a folder of their own, which a file of that folder's site-packages names
+    (shared,) = (python.parents[1] / "lib").glob("*/site-packages/shared.pth")
+    packages = Path(shared.read_text().strip())
+    inner = packages / "cmeel.prefix" / "lib" / packages.parent.name / "site-packages"
+    shared.with_name("cmeel-shared.pth").write_text(f"{inner}\n")
     return python
 
 

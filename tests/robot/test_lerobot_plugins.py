@@ -32,7 +32,6 @@ from ulna.policies.train.record import TrainingRecord
 from ulna.robot.lerobot_words import in_lerobots
 
 PLUGINS = Path(__file__).parents[2] / "robot" / "lerobot_plugins"
-KINDS = ("robot", "teleoperator", "camera", "policy", "env")
 SPOKEN = tuple(f"{n}.pos" for n in NAMES)
 HOME = np.array([0.0, -0.6, 0.7, 1.2, 0.0, 0.6])
 FEATURES: Features = {
@@ -63,34 +62,38 @@ def device(config: Any) -> Any:
     return make_device_from_device_class(config)
 
 
-def test_lerobot_finds_all_five_in_one_wheel(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    for path in PLUGINS.rglob("*"):
-        if path.suffix in (".py", ".toml"):
-            (source / path.relative_to(PLUGINS)).parent.mkdir(parents=True, exist_ok=True)
-            (source / path.relative_to(PLUGINS)).write_bytes(path.read_bytes())
+def test_lerobot_finds_all_five_in_one_wheel(
+    plugins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lerobot.cameras import CameraConfig
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.envs import EnvConfig
+    from lerobot.policies import get_policy_class
+    from lerobot.robots import RobotConfig
+    from lerobot.teleoperators import TeleoperatorConfig
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    source, files = tmp_path / "source", [p for p in PLUGINS.rglob("*") if p.suffix in (".py", ".toml")]
+    for path in files:
+        (source / path.relative_to(PLUGINS)).parent.mkdir(parents=True, exist_ok=True)
+        (source / path.relative_to(PLUGINS)).write_bytes(path.read_bytes())
     code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=source, capture_output=True, check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    code = (
-        "from lerobot.utils.import_utils import register_third_party_plugins as register; register()\n"
-        "from lerobot.robots import RobotConfig; from lerobot.teleoperators import TeleoperatorConfig\n"
-        "from lerobot.cameras import CameraConfig; from lerobot.configs import PreTrainedConfig\n"
-        "from lerobot.envs import EnvConfig; from lerobot.policies import get_policy_class\n"
-        "for c in (RobotConfig, TeleoperatorConfig, CameraConfig, PreTrainedConfig, EnvConfig):\n"
-        "    print(c.get_choice_class('ulna').__name__)\n"
-        "print(get_policy_class('ulna').__name__)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={"PYTHONPATH": str(tmp_path / "installed"), "HOME": str(tmp_path), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    names = ["UlnaRobotConfig", "UlnaTeleoperatorConfig", "UlnaCameraConfig", "UlnaConfig", "UlnaEnvConfig"]
-    assert done.stdout.split() == [*names, "UlnaPolicy"], done.stderr[-2000:]
+    with zipfile.ZipFile(wheel) as archive:
+        assert {n for n in archive.namelist() if n.endswith(".py")} == {
+            p.relative_to(PLUGINS).as_posix() for p in files if p.suffix == ".py"
+        }
+        archive.extractall(tmp_path / "installed")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    with caplog.at_level("INFO"):
+        register_third_party_plugins()
+    assert "Imported third-party plugin: lerobot_robot_ulna" in caplog.text
+    assert "Could not import" not in caplog.text
+    bases = (RobotConfig, TeleoperatorConfig, CameraConfig, PreTrainedConfig, EnvConfig)
+    found = {base.get_choice_class("ulna").__name__ for base in bases}
+    assert found == set(plugins.__all__)
+    assert get_policy_class("ulna").__name__ == "UlnaPolicy"
 
 
 # robots
@@ -213,7 +216,7 @@ def test_make_env_makes_our_tasks(plugins: Any) -> None:
         IMAGES + "front": (3, 32, 32),
         ACTION: (6,),
     }
-    env = make_env(config, n_envs=2)["ulna"][0]
+    env: Any = make_env(config, n_envs=2)["ulna"][0]
     try:
         observation, _ = env.reset(seed=[1, 2])
         shown = preprocess_observation(observation)
@@ -224,11 +227,13 @@ def test_make_env_makes_our_tasks(plugins: Any) -> None:
         for i, expert in enumerate(experts):
             expert.reset(i + 1)
         words = in_lerobots(IN_DEGREES)
+        terminated, info = np.zeros(2, bool), {}
         for _ in range(300):
             actions = np.stack([words.values(ACTION, e.act()) for e in experts]).astype(np.float32)
             _, _, terminated, _, info = env.step(actions)
             if terminated.any():
                 break
+        assert terminated.any()
         assert info["is_success"][terminated].all()
     finally:
         env.close()
@@ -254,14 +259,15 @@ def test_a_checkpoint_decides_the_same_inside_lerobot(plugins: Any, tmp_path: Pa
 
     folder = checkpoint(tmp_path / "policy")
     (folder / "config.json").write_text('{"type": "ulna", "device": "cpu"}')
-    config = PreTrainedConfig.from_pretrained(folder)
-    policy = get_policy_class("ulna").from_pretrained(folder, config=config)
+    config: Any = PreTrainedConfig.from_pretrained(folder)
+    policy: Any = get_policy_class("ulna").from_pretrained(folder, config=config)
     assert (config.n_obs_steps, config.horizon) == (2, 16)
     local, words = LocalPolicy(folder), in_lerobots(IN_DEGREES)
     rng = np.random.default_rng(1)
     states = (HOME + 0.1 * rng.standard_normal((12, 6))).astype(np.float32)
     image = rng.integers(0, 256, (32, 32, 3), np.uint8)
     pre, post = make_pre_post_processors(config)
+    batch, chunk = {}, np.zeros((16, 6))
     for _ in range(2):  # the second episode knows nothing of the first
         policy.reset()
         for t, state in enumerate(states):
@@ -308,7 +314,8 @@ def test_lerobot_trains_our_recipes(plugins: Any, tmp_path: Path) -> None:
             writer.start({"task": "wave", "agent": "test"})
             for t in range(40):
                 q = (HOME + 0.3 * np.sin(0.3 * t + phase) * np.ones(6)).astype(np.float32)
-                writer.tick({STATE: q, ACTION: q}, dict.fromkeys((STATE, ACTION), (t * 50_000_000,) * 2))
+                at = (t * 50_000_000, t * 50_000_000)
+                writer.tick({STATE: q, ACTION: q}, {STATE: at, ACTION: at})
             writer.end({"success": True})
     store = EpisodeStore.open(tmp_path / "data")
     words = in_lerobots(store.features, robot=store.robot)
@@ -316,8 +323,8 @@ def test_lerobot_trains_our_recipes(plugins: Any, tmp_path: Path) -> None:
 
     settings = {"backbone.width": "64", "backbone.depth": "2"}
     config = plugins.UlnaConfig(recipe="regression_mlp", settings=settings, device="cpu", push_to_hub=False)
-    meta = LeRobotDatasetMetadata("test/wave", tmp_path / "lerobot")
-    policy = make_policy(config, ds_meta=meta)
+    meta: Any = LeRobotDatasetMetadata("test/wave", tmp_path / "lerobot")
+    policy: Any = make_policy(config, ds_meta=meta)
     assert config.output_features[ACTION].type is FeatureType.ACTION
     pre, _ = make_pre_post_processors(config, dataset_stats=meta.stats)
     data = LeRobotDataset(

@@ -164,7 +164,8 @@ def recording(path: Path, features: Any = OURS, rows: int = 30, robot: str = "my
         writer.start({"task": "wave", "agent": "test", "limits": {"gripper": [-0.17, 1.74]}})
         for t in range(rows):
             q = (HOME + 0.2 * np.sin(0.3 * t) * np.eye(6)[t % 6]).astype(np.float32)
-            writer.tick({STATE: q, ACTION: q}, dict.fromkeys((STATE, ACTION), (t * 50_000_000,) * 2))
+            at = (t * 50_000_000, t * 50_000_000)
+            writer.tick({STATE: q, ACTION: q}, {STATE: at, ACTION: at})
         writer.end({"success": True})
     return EpisodeStore.open(path)
 

@@ -33,15 +33,14 @@ from ulna.robot.statement import Statement, calibration_files
 
 from .configuration_ulna import UlnaConfig, recipe_of
 
-IMAGE_CHANNELS = 3
-
 
 class UlnaPolicy(PreTrainedPolicy):
     """model: Ulna's own. In LeRobot's batches images are `(B, [T,] C, H, W)` float in 0..1, and joints in
     what `config.units` says."""
 
-    config_class = UlnaConfig
-    name = "ulna"
+    config_class: Any = UlnaConfig  # LeRobot declares both as None
+    name: Any = "ulna"
+    config: UlnaConfig
 
     def __init__(
         self,
@@ -269,7 +268,7 @@ def stats_of(said: Mapping[str, Mapping[str, Any]], features: Features) -> dict[
 
 
 def _hwc(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    height, width, channels = (*shape[1:], shape[0]) if shape[0] == IMAGE_CHANNELS else shape
+    height, width, channels = (*shape[1:], shape[0]) if shape[0] == 3 else shape
     return height, width, channels
 
 

@@ -32,6 +32,7 @@ class UlnaRobot(Robot):
         self.config = config
         self._open: ExitStack | None = None
         self.episode = 0  # of the scenes that were set up
+        self.sent: np.ndarray | None = None  # by the last action, in the robot's own words
         self._load()
 
     def _load(self) -> None:
@@ -88,7 +89,7 @@ class UlnaRobot(Robot):
             go_to(self.rig.robot, self.rig.home)
         if self.rig.scene is not None:
             self.rig.scene.reset(seed)
-        self.seed, self.episode = seed, self.episode + 1
+        self.seed, self.episode, self.sent = seed, self.episode + 1, None
 
     def get_observation(self) -> dict[str, Any]:
         self._require_connected()

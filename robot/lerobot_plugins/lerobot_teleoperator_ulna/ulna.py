@@ -83,8 +83,8 @@ class UlnaTeleoperator(Teleoperator):
         if self._episode != robot.episode:
             self._episode = robot.episode
             self._agent.reset(rig.scene.instruction if rig.scene is not None else "", robot.seed)
-        elif isinstance(self._agent, HearsSent):
-            self._agent.sent(robot.sent)
+        elif isinstance(listener := self._agent, HearsSent) and robot.sent is not None:
+            listener.sent(robot.sent)
         return robot.spoken_action(np.asarray(self._agent.act(rig.robot.observe())))
 
     def _alone(self, opened: ExitStack) -> dict[str, float]:

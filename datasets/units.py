@@ -128,6 +128,14 @@ class Restated:
             )
         return Restated(elements)
 
+    def trusting(self) -> Restated:
+        """The same for numbers that are taken as they come, such as a policy's."""
+        elements = {
+            key: tuple(replace(e, stated="", lowest=None, highest=None) for e in of_key)
+            for key, of_key in self.elements.items()
+        }
+        return replace(self, elements=elements)
+
     @property
     def converts(self) -> bool:
         """Whether numbers change, and not only what they are called."""

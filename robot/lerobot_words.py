@@ -97,7 +97,7 @@ class Translated:
     what is asked and answered here."""
 
     def __init__(self, policy: Any, ours: Restated) -> None:
-        self.policy, self._ours = policy, ours
+        self.policy, self._ours = policy, ours.trusting()
         self._theirs = ours.inverse(policy.metadata.features)
 
     @property

@@ -6,7 +6,7 @@ moves LeRobot's own robots, as LeRobot's leaders do."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ulna.robot.agent import AGENTS, HearsSent
 from ulna.robot.config import load_leaders, read_config
 from ulna.robot.lerobot_words import in_lerobots, usual_units
 from ulna.robot.people import agent_for, people
+from ulna.robot.scene import RemoteScene
 
 from .config_ulna import UlnaTeleoperatorConfig
 
@@ -80,9 +81,13 @@ class UlnaTeleoperator(Teleoperator):
         rig = robot.rig
         if self._agent is None:
             self._agent = self._open.enter_context(agent_for(self.config.device, self.config.file, rig))
+            if rig.remote is not None:
+                self._open.callback(_rest, rig.remote)
         if self._episode != robot.episode:
             self._episode = robot.episode
             self._agent.reset(rig.scene.instruction if rig.scene is not None else "", robot.seed)
+            if rig.remote is not None:
+                rig.remote.begin()  # the scripted hand at a leader's twin
         elif isinstance(listener := self._agent, HearsSent) and robot.sent is not None:
             listener.sent(robot.sent)
         return robot.spoken_action(np.asarray(self._agent.act(rig.robot.observe())))
@@ -121,6 +126,11 @@ class UlnaTeleoperator(Teleoperator):
             raise DeviceNotConnectedError(f"{self} is not connected")
         opened, self._open, self._agent, self._leaders = self._open, None, None, {}
         opened.close()
+
+
+def _rest(scene: RemoteScene) -> None:
+    with suppress(DeviceError):  # the twin may be gone by then
+        scene.rest()
 
 
 def _connected(file: str) -> Any:

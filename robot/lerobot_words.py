@@ -13,7 +13,7 @@ from ..datasets.features import ACTION, POSITION, STATE, Features, bare
 from ..datasets.units import Restated
 from ..policies.request import Request, ServedPolicy
 from ..policies.serving.metadata import Metadata
-from .statement import ARMS, SI, WORDS, Statement, arms_in
+from .statement import ARMS, GRIPPER, SI, WORDS, Statement, arms_in
 
 POSITIONS = ("rad", "m", "1")  # what a joint's or a gripper's position is in
 
@@ -75,12 +75,15 @@ def servo_arms(config: Mapping[str, Any]) -> tuple[dict[str, Path], str]:
 
 
 def in_ours(features: Features, rig: Rig) -> Restated:
-    """From `features` whose joints are in degrees or percent, as a policy or a recording of LeRobot's has
-    them, to the words of the robot, by its own calibration; nothing changes where they are in radians.
+    """From `features` that are in LeRobot's words, an SO-101's or Koch's joints in degrees or percent and its
+    gripper in percent, to those of the robot, by its own calibration; what is in others does not change.
     ValueError or DeviceError in one sentence."""
-    units = {u for k in (STATE, ACTION) if k in features for u in features[k].units}
+    moving = [features[k] for k in (STATE, ACTION) if k in features]
+    units = {u for f in moving for u in f.units}
+    grippers = {u for f in moving for n, u in zip(f.names, f.units, strict=False) if GRIPPER in n}
+    servos = ACTION in features and arms_in(bare(features[ACTION].names), "")
     default = next((word for word, unit in WORDS.items() if unit in units & {"deg", "%"}), "")
-    if not default:
+    if not servos or grippers != {"%"} or not default:
         return Restated()
     calibrations, kind = servo_arms(rig.config)
     return Statement(default, calibrations=calibrations, arm=kind).applied(features, rig.robot.name)

@@ -88,9 +88,10 @@ class UlnaTeleoperator(Teleoperator):
             self._agent.reset(rig.scene.instruction if rig.scene is not None else "", robot.seed)
             if rig.remote is not None:
                 rig.remote.begin()  # the scripted hand at a leader's twin
-        elif isinstance(listener := self._agent, HearsSent) and robot.sent is not None:
-            listener.sent(robot.sent)
-        return robot.spoken_action(np.asarray(self._agent.act(rig.robot.observe())))
+        elif robot.sent is not None and isinstance(self._agent, HearsSent):
+            self._agent.sent(robot.sent)
+        agent: Any = self._agent
+        return robot.spoken_action(np.asarray(agent.act(rig.robot.observe())))
 
     def _alone(self, opened: ExitStack) -> dict[str, float]:
         if self.config.device != "leader":

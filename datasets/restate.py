@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,10 @@ def state_features(store: EpisodeStore, restated: Restated) -> Features:
     features = restated.features(store.features)
     if features == store.features:
         raise StoreError(f"{store.path} says so already")
+    for e in store.episodes:
+        for key in restated.elements:
+            if key in e.streams:
+                restated.values(key, e.read(key))
     with store.writing():
         header = _header(store)
         history = header.setdefault("provenance", {}).setdefault(STATED, [])
@@ -61,24 +64,17 @@ def restated_copy(store: EpisodeStore, restated: Restated, out: str | Path) -> E
                 shutil.rmtree(folder / key / "value")
                 write_vector(folder / key / "value", values)
         # other numbers are another episode, the same ones wherever this is done again
-        words = {key: [asdict(x) for x in elements] for key, elements in sorted(restated.elements.items())}
+        words = {
+            key: [{n: getattr(x, n) for n in ("name", "unit", "scale", "offset")} for x in elements]
+            for key, elements in sorted(restated.elements.items())
+        }
         content = hashlib.blake2b(f"{e.content} {json.dumps(words)}".encode(), digest_size=16).hexdigest()
-        limits = e.attrs.get("limits")
-        return {"content": content, **({"limits": _limits(store, restated, limits)} if limits else {})}
+        names, limits = store.features[ACTION].names, e.attrs.get("limits")
+        return {"content": content, **({"limits": restated.limits(names, limits)} if limits else {})}
 
     features = restated.features(store.features)
     notes = {STATED: [{**restated.notes, "converted_from": str(store.path)}]}
     return copy_episodes(store, store.episodes, out, notes, features, change)
-
-
-def _limits(store: EpisodeStore, restated: Restated, limits: Any) -> dict[str, Any]:
-    """The limits `{joint: [lower, upper]}` of an episode, as the joints are called and measured then."""
-    elements = dict(zip(store.features[ACTION].names, restated.elements.get(ACTION, ()), strict=False))
-    changed = {}
-    for name, ends in limits.items():
-        x = elements.get(name)
-        changed[x.name if x else name] = [v * x.scale + x.offset for v in ends] if x else ends
-    return changed
 
 
 def _header(store: EpisodeStore) -> dict[str, Any]:

@@ -3,7 +3,7 @@ names and units."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,12 +43,17 @@ def resolutions(feature: Feature, size: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Element:
-    """One element of a vector as it is to be: `value · scale + offset`, in `unit` ("": nobody said)."""
+    """One element of a vector as it is to be: `value · scale + offset`, in `unit` ("": nobody said). lowest,
+    highest: between which the source's values lie if they are in `stated`, the unit that was stated for
+    them."""
 
     name: str
     unit: str = ""
     scale: float = 1.0
     offset: float = 0.0
+    stated: str = field(default="", compare=False)
+    lowest: float | None = field(default=None, compare=False)
+    highest: float | None = field(default=None, compare=False)
 
     @property
     def converts(self) -> bool:
@@ -87,22 +92,70 @@ class Restated:
         return result
 
     def values(self, key: str, rows: np.ndarray) -> np.ndarray:
-        """`rows` `(T, *shape)` of the feature `key` (or of `action.requested`) as they are to be."""
+        """`rows` `(T, *shape)` of the feature `key` (or of `action.requested`) as they are to be. StoreError
+        where more than a glitch of them is beyond what an element's stated unit allows."""
         if key == REQUESTED:
             key = ACTION
         if key == ACTION and self.first_of_chunk and rows.ndim == 3:
             rows = rows[:, 0]
         elements = self.elements.get(key, ())
+        _require_in_units(key, rows, elements)
         if not any(e.converts for e in elements):
             return rows
         scale, offset = (np.array([getattr(e, name) for e in elements]) for name in ("scale", "offset"))
         with np.errstate(over="ignore"):
             return (rows * scale + offset).astype(_dtype(elements, rows.dtype.name))
 
+    def limits(self, names: Sequence[str], limits: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        """`{joint: [lower, upper]}` of joints called `names` in the source's `action`, as they are to be."""
+        elements = dict(zip(names, self.elements.get(ACTION, ()), strict=False))
+        changed = {}
+        for name, ends in limits.items():
+            x = elements.get(name, Element(name))
+            changed[x.name] = sorted(v * x.scale + x.offset for v in ends)
+        return changed
+
+    def inverse(self, source: Features) -> Restated:
+        """The way back, to the names and units of `source`."""
+        elements = {}
+        for key, of_key in self.elements.items():
+            f = source[key]
+            names = f.names or ("",) * len(of_key)
+            units = f.units or ("",) * len(of_key)
+            elements[key] = tuple(
+                Element(name, unit, 1 / e.scale, -e.offset / e.scale)
+                for name, unit, e in zip(names, units, of_key, strict=True)
+            )
+        return Restated(elements)
+
+    def trusting(self) -> Restated:
+        """The same for numbers that are taken as they come, such as a policy's."""
+        elements = {
+            key: tuple(replace(e, stated="", lowest=None, highest=None) for e in of_key)
+            for key, of_key in self.elements.items()
+        }
+        return replace(self, elements=elements)
+
     @property
     def converts(self) -> bool:
         """Whether numbers change, and not only what they are called."""
         return self.first_of_chunk or any(e.converts for es in self.elements.values() for e in es)
+
+
+GLITCHES = 0.05  # share of rows that may lie where no reading does
+
+
+def _require_in_units(key: str, rows: np.ndarray, elements: tuple[Element, ...]) -> None:
+    for j, e in enumerate(elements):
+        if e.lowest is None or e.highest is None:
+            continue
+        values = rows[..., j]
+        outside = (values < e.lowest) | (values > e.highest)
+        if outside.size and outside.mean() > GLITCHES:  # the same words for every episode
+            raise StoreError(
+                f"{key}: {e.name or f'element {j}'} goes beyond {e.lowest:.0f} to {e.highest:.0f}, which it "
+                f"cannot in {e.stated}: say what it is in, with --units radians|degrees|percent"
+            )
 
 
 def _dtype(elements: tuple[Element, ...], dtype: str) -> str:

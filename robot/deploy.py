@@ -20,6 +20,7 @@ from .config import Rig
 from .directors.directed import Directed
 from .directors.director import Director
 from .keys import Keys
+from .lerobot_words import for_robot
 from .loop import Subscriber
 from .onlooker import Onlooker
 from .record import episode_metadata, total_drops
@@ -68,7 +69,9 @@ def deploy(
     robot, scene = rig.robot, rig.scene
     with PolicyClient(server, timeout_s, checkpoint=checkpoint) as client, contextlib.ExitStack() as stack:
         charge = None if rig.realtime or strategy is None or strategy.waits else Charge(None)
-        policy = PolicyAgent(client, robot.features, robot.control_hz, strategy=strategy, charge=charge)
+        policy = PolicyAgent(
+            for_robot(client, rig), robot.features, robot.control_hz, strategy=strategy, charge=charge
+        )
         stack.callback(policy.close)
         agent: Agent = policy
         if directors:

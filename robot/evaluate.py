@@ -23,6 +23,7 @@ from .agent import Agent, PolicyAgent
 from .charge import FREE, Charge
 from .config import Rig
 from .directors.directed import Directed
+from .lerobot_words import for_robot
 from .loop import Subscriber, run_episode
 from .motion import go_to
 from .report.evaluation import ClosedLoop, EpisodeTrace, Latency, OpenLoop, Outcome, worst_first
@@ -240,7 +241,9 @@ def evaluate_at_once(
     if scene is None:
         raise ValueError("only simulated robots can be many: leave out --batch, or evaluate on a sim: robot")
     # refuses what does not fit
-    agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge)
+    agent = PolicyAgent(
+        for_robot(policy, rig), rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge
+    )
     began = time.monotonic()
     sizes = [(c.height, c.width) for c in scene.cameras.values()]
     env = vector_env(
@@ -254,7 +257,8 @@ def evaluate_at_once(
     )
     try:
         seeds = range(seed, seed + episodes)
-        found = rollout(BatchPolicy(policy), env, seeds, progress=progress, strategy=strategy, charge=charge)
+        decider = for_robot(BatchPolicy(policy), rig)
+        found = rollout(decider, env, seeds, progress=progress, strategy=strategy, charge=charge)
     finally:
         env.close()
     report = replace(

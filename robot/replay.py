@@ -14,8 +14,10 @@ from ..datasets.features import ACTION, STATE, FeatureMismatch, require_same
 from ..datasets.reading.align import align, row_per_tick
 from ..datasets.recording.recorder import Recorder
 from ..datasets.store import EpisodeStore
+from ..datasets.units import Restated
 from .config import Rig
 from .keys import Keys
+from .lerobot_words import in_ours
 from .loop import run_episode
 from .motion import go_to
 from .own_rate import OwnRate, own_rate
@@ -124,7 +126,7 @@ def replay(
     robot, (episode,) = rig.robot, store.choose([number])
     actions = actions_for(rig, store, number, speed)
     seed = int(episode.attrs.get("seed", 0))
-    recorded = _states(store, episode)
+    recorded = _states(store, episode, in_ours(store.features, rig))
     if rig.scene is not None:
         rig.scene.reset(seed)
     go_to(robot, actions[0] if recorded is None else recorded[0])
@@ -172,7 +174,8 @@ def actions_for(rig: Rig, store: EpisodeStore, number: int, speed: float = 1.0) 
         )
     if ACTION not in store.features:
         raise StoreError(f"{store.path} holds no actions to replay; it has {', '.join(store.features)}")
-    wanted = {ACTION: store.features[ACTION]}
+    words = in_ours(store.features, rig)
+    wanted = {ACTION: words.features(store.features)[ACTION]}
     require_same(robot.action_features, wanted, f"the robot {robot.name}", f"the dataset {store.path}")
     require_same(wanted, robot.action_features, f"the dataset {store.path}", f"the robot {robot.name}")
     if abs(store.control_hz - robot.control_hz) > 0.01 * store.control_hz:
@@ -180,7 +183,7 @@ def actions_for(rig: Rig, store: EpisodeStore, number: int, speed: float = 1.0) 
             f"the dataset {store.path} was recorded at {store.control_hz:g} Hz and the robot "
             f"{robot.name} runs at {robot.control_hz:g} Hz: set control_hz in its file to the recording's"
         )
-    actions = episode.read(ACTION).astype(np.float64)
+    actions = words.values(ACTION, episode.read(ACTION)).astype(np.float64)
     if not len(actions):
         raise StoreError(f"episode {number} of {store.path} holds no actions")
     if not np.isfinite(actions).all():
@@ -198,12 +201,13 @@ def actions_for(rig: Rig, store: EpisodeStore, number: int, speed: float = 1.0) 
     return actions
 
 
-def _states(store: EpisodeStore, episode: Episode) -> np.ndarray | None:
-    """Where the joints were at each tick of the recording, `(T, A)`; None where it does not say."""
+def _states(store: EpisodeStore, episode: Episode, words: Restated) -> np.ndarray | None:
+    """Where the joints were at each tick of the recording, `(T, A)`, in `words`; None where it does not
+    say."""
     if STATE not in store.features or store.features[STATE].shape != store.features[ACTION].shape:
         return None
     ticks, (capture, receive) = episode.times_ns(ACTION)[0], episode.times_ns(STATE)
-    states = episode.read(STATE).astype(np.float64)
+    states = words.values(STATE, episode.read(STATE)).astype(np.float64)
     if not row_per_tick(episode.by_tick(STATE), ticks, capture, receive):
         rows = align(ticks, capture, receive, WHOLE_EPISODE_NS)
         states = states[np.maximum(rows, 0)]

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
 from ..datasets.features import ACTION, POSITION, STATE, Feature, Features, bare
-from ..datasets.units import Element, Restate, Restated
+from ..datasets.units import UNITS, Element, Restate, Restated
 from ..drivers.servos import koch, so101
-from ..drivers.servos.calibration import load, scale
+from ..drivers.servos.calibration import lerobot_path, load, scale
 
 WORDS = {"radians": "rad", "degrees": "deg", "percent": "%"}
 STATED = ("rad", "deg", "%", "m", "mm", "1", "rad/s", "deg/s", "m/s", "N", "Nm", "A")
@@ -31,6 +31,9 @@ SI = {
 DEGREES_A_COUNT = 360 / 4095  # as LeRobot has it; a turn is 4096 counts
 ARMS = {"so101": so101.JOINTS, "koch": koch.JOINTS}
 GRIPPER = so101.NAMES[-1]
+LEROBOTS = {"so101": "robots/so_follower", "koch": "robots/koch_follower"}  # where it keeps calibrations
+SWEPT = 30.0  # degrees beyond the calibrated range that a hand may have left out, or a leader may ask for
+PERCENT = ("percent", -101.0, 101.0)  # LeRobot gives none beyond the ends of the range
 ASSUMED = "taken as LeRobot's since May 2025: 0 in the middle of a joint's range, grippers in percent"
 HANDS = ("grip", "finger", "thumb", "hand", "jaw", "claw")  # which are often not in what the joints are in
 
@@ -76,7 +79,7 @@ class Statement:
                 f"--names gives {len(self.names)} names, and the vectors have "
                 f"{' and '.join(map(str, widths))} elements"
             )
-        everything = {e.name for es in elements.values() for e in es}
+        everything = {n for k in elements for n in self.names or bare(features[k].names)}
         if unknown := [p for p in single if not any(_matches(p, n, n + POSITION) for n in everything)]:
             raise ValueError(
                 f"--units names {unknown[0]}, and there is "
@@ -85,7 +88,7 @@ class Statement:
         if self.units:
             by = ", ".join(p.name for p in self.calibrations.values())
             notes["units"] = f"stated: {self.units}" + (f", by the calibration {by}" if by else "")
-            if any(_servo_arms([e.name for e in es], "") for es in elements.values()) and default == "deg":
+            if any(arms_in([e.name for e in es], "") for es in elements.values()) and default == "deg":
                 notes["units"] += f"; {ASSUMED}"
         if self.names:
             notes["names"] = f"stated: {','.join(self.names)}"
@@ -122,7 +125,7 @@ class Statement:
         units = f.units if len(f.units) == width else ("",) * width
         short = bare(tuple(names)) if names else ("",) * width
         suffixed = any(n.endswith(POSITION) for n in names)
-        arms = _servo_arms(short, self.arm or robot)
+        arms = arms_in(short, self.arm or robot)
         elements = []
         for i, name in enumerate(short):
             full = names[i] if names else ""
@@ -145,16 +148,22 @@ class Statement:
                 else:
                     unit = default
             if not convert or not unit or not (self.units or unit != units[i]):
-                elements.append(Element(name, unit))
+                element = Element(name, unit)
             elif of_arm and unit in ("deg", "%"):
-                elements.append(self._servo(name, prefix, joint, unit, arms[prefix]))
+                element = self._servo(name, prefix, joint, unit, arms[prefix])
             else:
                 si, factor = SI.get(unit, (unit, 1.0))
-                elements.append(Element(name, si, factor))
+                element = Element(name, si, factor)
+            if unit in ("rad", "deg") and not element.stated:
+                word, most = {"rad": "radians", "deg": "degrees"}[unit], UNITS[unit].largest
+                element = replace(element, stated=word, lowest=-most, highest=most)
+            elements.append(element)
         return tuple(elements)
 
     def _servo(self, name: str, prefix: str, joint: str, unit: str, kind: str) -> Element:
-        """A joint of an SO-101 or Koch, whose file there may be."""
+        """A joint of an SO-101 or Koch, whose file there may be; of several arms it is then called as our
+        robots call it, `left.elbow_flex`."""
+        name = f"{prefix.rstrip('_.')}.{joint}" if prefix else joint
         joints = ARMS[kind or "so101"]
         j = joints.names.index(joint)
         lower, upper = joints.lower[j], joints.upper[j]
@@ -166,11 +175,13 @@ class Statement:
                     f"there is no calibration for {name}: --calibration {prefix.strip('_.') or 'ARM'}=FILE"
                 )
             if joint == GRIPPER and unit == "%":
-                return Element(name, "rad", (upper - lower) / 100, lower)
+                return Element(name, "rad", (upper - lower) / 100, lower, *PERCENT)
             if unit == "%":
+                kept = lerobot_path(LEROBOTS[kind or "so101"], "NAME")
                 raise ValueError(
                     f"{name} is in percent of its calibrated range: give LeRobot's calibration of the arm "
-                    "that was moved (the follower) with --calibration FILE"
+                    "that was moved (the follower) with --calibration FILE; LeRobot keeps it as "
+                    f"{_short(kept)}, NAME being the robot's id"
                 )
             return Element(name, "rad", 2 * np.pi / 4096 / DEGREES_A_COUNT, middle)
         dynamixel = kind == "koch"
@@ -188,12 +199,19 @@ class Statement:
             )
         per_count = scale(calibration, joints, inverted_in_servo=dynamixel).rad_per_count[j]
         if unit == "deg":
-            return Element(name, "rad", per_count / DEGREES_A_COUNT, middle)
+            reach = (c.range_max - c.range_min) / 2 * DEGREES_A_COUNT + SWEPT
+            return Element(name, "rad", per_count / DEGREES_A_COUNT, middle, "degrees", -reach, reach)
         turned = -1 if c.drive_mode and not dynamixel else 1
         span = turned * (c.range_max - c.range_min) * per_count
         if joint == GRIPPER:
-            return Element(name, "rad", span / 100, middle - span / 2)
-        return Element(name, "rad", span / 200, middle)
+            return Element(name, "rad", span / 100, middle - span / 2, *PERCENT)
+        return Element(name, "rad", span / 200, middle, *PERCENT)
+
+
+def _short(path: Path) -> str:
+    """With `~` for the home folder."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _matches(pattern: str, *names: str) -> bool:
@@ -220,7 +238,7 @@ def _arm_and_joint(name: str) -> tuple[str, str]:
     return "-", name
 
 
-def _servo_arms(names: Sequence[str], robot: str) -> dict[str, str]:
+def arms_in(names: Sequence[str], robot: str) -> dict[str, str]:
     """The arms by their prefix that have all joints of an SO-101 or Koch, with which of the two it is; ""
     where the source does not say."""
     joints: dict[str, set[str]] = {}

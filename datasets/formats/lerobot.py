@@ -159,6 +159,8 @@ class _Reader:
                 images[key] = still_frames(table[name], place, None if self.image_size else picture)
         extras = _ulna_columns(table, schema, self.restated, place) if TIMES in table.column_names else None
         attrs = {k: v for k, v in source.attrs.items() if k not in ("success", "content", "edit", "dropped")}
+        if isinstance(limits := attrs.get("limits"), dict):
+            attrs["limits"] = self.restated.limits(schema.features[ACTION].names, limits)
         wordings = self._wordings(table, place)
         if len(wordings) > 1:
             others = ", ".join(map(repr, wordings[1:]))

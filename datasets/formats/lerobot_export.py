@@ -22,6 +22,7 @@ from ..making import making
 from ..reading.windows import Windows, WindowSpec
 from ..stats import of_histogram, of_rows
 from ..store import EpisodeStore
+from ..units import Restated
 from ..video import write_video
 
 TIMES, FLAGS, REQUEST, ATTRIBUTES = "ulna.times_ns", "ulna.flags", "ulna.action_requested", "ulna/attributes"
@@ -54,12 +55,13 @@ def export_lerobot(
     lossless: bool = False,
     gaps: Literal["refuse", "drop", "repeat"] = "refuse",
     progress: Callable[[int, int], None] = lambda count, total: None,
+    words: Restated | None = None,
 ) -> ExportResult:
     """Write `episodes` (all that were not cut off by default) into the new folder `out`, whole or not at all.
 
     crf: quality of H.264, less is better. lossless: every pixel as it is, in RGB. gaps: what to do at control
-    ticks for which a stream has no recent row: refuse, drop the tick, or repeat an older row. Raises
-    StoreError."""
+    ticks for which a stream has no recent row: refuse, drop the tick, or repeat an older row. words: what
+    vectors are to be called and measured in, as they are by default. Raises StoreError."""
     out = Path(out)
     require_new(out)
     interrupted = [e.index for e in store.episodes if e.interrupted]
@@ -79,7 +81,7 @@ def export_lerobot(
         left_out.append(f"episodes {', '.join(map(str, interrupted))}: they were cut off")
     dropped = repeated = 0
     with making(out) as work:
-        writer = _Writer(work, store, crf, lossless)
+        writer = _Writer(work, store, crf, lossless, words or Restated())
         for index, i in enumerate(selection):
             drops, repeats = writer.add(store.episodes[i], gaps)
             dropped, repeated = dropped + drops, repeated + repeats
@@ -96,12 +98,14 @@ class _Writer:
     store: EpisodeStore
     crf: int
     lossless: bool
+    words: Restated
     rows: int = 0
     tasks: dict[str, int] = field(default_factory=dict)
     episodes: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.keys = [k for k in self.store.features if not is_depth(k)]
+        self.features = self.words.features(self.store.features)
+        self.keys = [k for k in self.features if not is_depth(k)]
         self.images = [k for k in self.keys if is_image(k)]
         self.columns: dict[str, list[np.ndarray]] = {}  # for the statistics of the whole
         self.histograms = {k: np.zeros((3, 256), np.int64) for k in self.images}
@@ -131,14 +135,18 @@ class _Writer:
         task = self.tasks.setdefault(e.task, len(self.tasks))
         rows = {k: windows.row(k, windows.tick) for k in self.keys}
         # in their own dtype: windows round doubles for training
-        values = {k: e.read(k)[rows[k]].reshape(length, -1) for k in self.keys if not is_image(k)}
+        values = {
+            k: self.words.values(k, e.read(k)[rows[k]]).reshape(length, -1)
+            for k in self.keys
+            if not is_image(k)
+        }
         times = [t[rows[k]] for k in self.keys for t in e.times_ns(k)]
         extra: dict[str, np.ndarray] = {
             TIMES: np.stack(times, 1),
             FLAGS: np.stack([e.flags(k)[rows[k]] for k in self.keys], 1).astype(np.int64),
         }
         if REQUESTED in e.streams:
-            extra[REQUEST] = e.read(REQUESTED)[windows.tick]
+            extra[REQUEST] = self.words.values(REQUESTED, e.read(REQUESTED)[windows.tick])
         row = np.arange(length)
         columns = {
             **values,
@@ -167,7 +175,7 @@ class _Writer:
                 **{f"stats/{k}/{s}": v for k, values_of in stats.items() for s, v in values_of.items()},
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
-                ATTRIBUTES: json.dumps({k: v for k, v in e.attrs.items() if k not in ("length", "streams")}),
+                ATTRIBUTES: json.dumps(self._attributes(e)),
             }
         )
         self.rows += length
@@ -214,6 +222,12 @@ class _Writer:
         (self.root / "meta" / "stats.json").write_text(json.dumps(stats, indent=1))
         (self.root / "meta" / "info.json").write_text(json.dumps(self._info(), indent=1))
 
+    def _attributes(self, e: Episode) -> dict[str, Any]:
+        attrs = {k: v for k, v in e.attrs.items() if k not in ("length", "streams")}
+        if limits := attrs.get("limits"):
+            attrs["limits"] = self.words.limits(self.store.features[ACTION].names, limits)
+        return attrs
+
     def _info(self) -> dict[str, Any]:
         fps: float | int = (
             int(self.store.control_hz)
@@ -222,13 +236,13 @@ class _Writer:
         )
         features: dict[str, Any] = {}
         for key in self.keys:
-            f = self.store.features[key]
+            f = self.features[key]
             features[key] = self._video_feature(f, fps) if is_image(key) else _vector_feature(f)
         both = [f"{k}.{which}" for k in self.keys for which in ("t_capture", "t_receive")]
         features[TIMES] = {"dtype": "int64", "shape": [len(both)], "names": both}
         features[FLAGS] = {"dtype": "int64", "shape": [len(self.keys)], "names": list(self.keys)}
         if REQUEST in self.columns:
-            features[REQUEST] = _vector_feature(self.store.features[ACTION])
+            features[REQUEST] = _vector_feature(self.features[ACTION])
         one = {"shape": [1], "names": None}
         features["timestamp"] = {"dtype": "float32", **one}
         for name in ("frame_index", "episode_index", "index", "task_index"):
@@ -277,7 +291,7 @@ class _Writer:
         arrays = {}
         for name, value in columns.items():
             column = pa.array(np.ascontiguousarray(value).reshape(-1))
-            shape = self.store.features[name].shape if name in self.store.features else value.shape[1:]
+            shape = self.features[name].shape if name in self.features else value.shape[1:]
             for size in reversed(shape if len(shape) > 1 else value.shape[1:] if value.shape[1] > 1 else ()):
                 column = pa.FixedSizeListArray.from_arrays(column, size)
             arrays[name] = column
@@ -321,7 +335,7 @@ class _Writer:
             write_video(
                 path,
                 frames(),
-                self.store.features[key].shape,
+                self.features[key].shape,
                 self.store.control_hz,
                 self.crf,
                 self.lossless,

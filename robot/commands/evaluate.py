@@ -93,6 +93,7 @@ def run(args: Args, out: Output) -> int:
     from ..directors.all import directors_named
     from ..directors.directed import Directed
     from ..evaluate import evaluate, evaluate_at_once, save_report
+    from ..lerobot_words import for_robot
 
     try:
         episodes = int(args.episodes or 50)
@@ -150,7 +151,11 @@ def run(args: Args, out: Output) -> int:
                     make_agent(args.agent, rig)
                     if policy is None
                     else PolicyAgent(
-                        policy, rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge
+                        for_robot(policy, rig),
+                        rig.robot.features,
+                        rig.robot.control_hz,
+                        strategy=strategy,
+                        charge=charge,
                     )
                 )
                 if above:

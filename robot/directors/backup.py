@@ -32,12 +32,14 @@ class Backup:
     def open(self, rig: Rig) -> None:
         from ...policies.serving.client import PolicyClient
         from ..agent import PolicyAgent
+        from ..lerobot_words import for_robot
 
         if not self.server:
             raise ValueError("Backup needs another policy: --Backup.server ws://HOST:PORT")
         self._client = PolicyClient(self.server)
         try:
-            self._agent = PolicyAgent(self._client, rig.robot.features, rig.robot.control_hz)
+            policy = for_robot(self._client, rig)
+            self._agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)
         except BaseException:
             self._client.close()
             raise

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..errors import UsageError
 from ..parsing import Output, episode_list, progress, unset
 
-EXAMPLE = "ulna data export runs/x/data --out runs/x/lerobot"
+EXAMPLE = "ulna data export runs/x/data --out runs/x/lerobot --units degrees --calibration follower.json"
 
 
 @dataclass
@@ -29,6 +30,14 @@ class Args:
     gaps: Literal["refuse", "drop", "repeat"] = "refuse"
     """At control ticks for which a stream has nothing recent: refuse, drop the tick, or repeat what there
     was."""
+    units: Annotated[str, unset("radians, under our names", "UNITS")] = ""
+    """Say it in LeRobot's words: joints are `shoulder_pan.pos`, in degrees or percent, of an SO-101 or Koch
+    of the calibrated range, grippers in percent. Single elements after it, with commas: degrees,gripper=m."""
+    calibration: Annotated[str, unset("none", "FILE")] = ""
+    """With --units: LeRobot's calibration of the arm that is to move, which percent need; of several arms
+    left=FILE,right=FILE."""
+    arm: Annotated[Literal["", "so101", "koch"], unset("as the dataset says")] = ""
+    """Whose calibration it is."""
     json: bool = False
     """Print one JSON object."""
 
@@ -36,10 +45,17 @@ class Args:
 def run(args: Args, out: Output) -> int:
     from ....datasets.formats.lerobot_export import export_lerobot
     from ....datasets.store import EpisodeStore
+    from ...lerobot_words import in_lerobots
+    from ...statement import calibration_files
 
     if not 0 <= args.crf <= 51:
         raise ValueError(f"--crf must lie in 0..51, not {args.crf}")
-    store = EpisodeStore.open(args.data)
+    store, words = EpisodeStore.open(args.data), None
+    if args.units:
+        files = calibration_files(args.calibration)
+        words = in_lerobots(store.features, args.units, files, args.arm, store.robot)
+    elif args.calibration or args.arm:
+        raise UsageError("--calibration and --arm say what --units are of: say --units degrees or percent")
     selection = episode_list(args.episodes) if args.episodes else None
     with progress("exporting") as bar:
         bar_task = bar.add_task("", total=None, note="")
@@ -51,6 +67,7 @@ def run(args: Args, out: Output) -> int:
             args.lossless,
             args.gaps,
             lambda n, total: bar.update(bar_task, completed=n, total=total),
+            words,
         )
     lines = [f"{result.out}: {result.episodes} episodes, {result.frames} frames, LeRobot v3.0"]
     if result.dropped:

@@ -57,9 +57,8 @@ class ActionExpertNet(nn.Module):
         self.action_out_proj = nn.Linear(c.width, sizes.action_dim)
         self.state_proj = nn.Linear(sizes.pooled_width, c.width) if sizes.pooled_width else None
         self.adaptive = c.time == "norm"
-        name, inputs = ("time_mlp", c.width) if self.adaptive else ("action_time_mlp", 2 * c.width)
-        self.time_in, self.time_out = nn.Linear(inputs, c.width), nn.Linear(c.width, c.width)
-        self.published = {"time_in": f"{name}_in", "time_out": f"{name}_out"}
+        self.time_in = nn.Linear(c.width if self.adaptive else 2 * c.width, c.width)
+        self.time_out = nn.Linear(c.width, c.width)
         self.layers = nn.ModuleList(self._block(i) for i in range(of.depth))
         self.norm = (AdaptiveNorm if self.adaptive else RMSNorm)(c.width, of.family)
         self.frequencies: Tensor

@@ -48,7 +48,10 @@ class PublishedPieces:
                 "a published tokenizer is read by a package that is not installed here: "
                 "pip install 'ulna[vla]'"
             ) from None
-        self.pieces = Pieces.from_str(text)
+        try:
+            self.pieces = Pieces.from_str(text)
+        except Exception as error:  # the package raises no kind of its own
+            raise VisionLanguageError(f"the {FILE} is none that this version reads: {error}") from None
         # a published file may cut and pad; here a text is what it is
         self.pieces.no_truncation()
         self.pieces.no_padding()

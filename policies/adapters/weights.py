@@ -54,12 +54,15 @@ def our_name(name: str) -> str | None:
     return None
 
 
-def begin(policy: nn.Module, weights: bool, say: Callable[[str], None]) -> None:
-    """What a training begins with that a checkpoint holds itself: a published tokenizer, and where `weights`
-    says so published weights. Does nothing for policies of random ones. VisionLanguageError in one sentence."""
+def begin(policy: nn.Module, tasks: Iterable[str], weights: bool, say: Callable[[str], None]) -> None:
+    """What a training begins with that a checkpoint holds itself: a published tokenizer, by which each of
+    `tasks` must be readable, and where `weights` says so published weights. Does nothing for policies of
+    neither. ValueError in one sentence."""
     for module in policy.modules():
         if isinstance(module, InstructionNet):
             module.begin()
+            for task in tasks:
+                module.require(task)
     encoder = getattr(policy, "encoder", None)
     if weights and isinstance(encoder, VisionLanguageEncoder) and encoder.part.weights:
         say(take_published(policy, encoder.part.weights))

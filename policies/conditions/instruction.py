@@ -51,7 +51,8 @@ class Instruction:
                 "Instruction is read by the encoder's language model, and this encoder has none: use --encoder "
                 "VisionLanguage, or --conditions Words"
             )
-        return InstructionNet(self, encoder, state_keys(features) if self.state else [])
+        told = state_keys(features) if self.state else []
+        return InstructionNet(self, encoder, told, sum(features[k].shape[0] for k in told))
 
     def text(self, task: str, state: Tensor | None) -> str:
         """What is read. state: all elements, normalised to [-1, 1]; None: they are not told."""
@@ -63,9 +64,9 @@ class Instruction:
 
 
 class InstructionNet(ConditionNet):
-    def __init__(self, part: Instruction, encoder: nn.Module, told: list[str]) -> None:
+    def __init__(self, part: Instruction, encoder: nn.Module, told: list[str], told_width: int) -> None:
         super().__init__()
-        self.part, self.n_tokens, self.told = part, part.most, told
+        self.part, self.n_tokens, self.told, self.told_width = part, part.most, told, told_width
         self._encoder = (encoder,)  # in a tuple, or its weights would count twice
         self._tokenizer: Tokenizer | None = None
         if part.tokenizer:
@@ -108,6 +109,11 @@ class InstructionNet(ConditionNet):
                 "belong together (--encoder.language.vocabulary)"
             )
         return ids
+
+    def require(self, task: str) -> None:
+        """BadRequest where the instruction cannot be read, whatever the state."""
+        widest = torch.ones(self.told_width) if self.told else None
+        self.ids(self.part.text(task, widest))
 
     def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         tasks = observation[TASK]

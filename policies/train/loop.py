@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ...datasets.reading.loader import WindowSource, batches, step_rng
+from ..adapters.weights import begin
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..parts import recipe_to_json
 from ..policy import Policy
@@ -143,6 +144,7 @@ def train(
     for sentence in still_elements(features, stats, recipe):
         say(sentence)
     policy = Policy(recipe, features, stats)
+    begin(policy, data.tasks, weights=start is None and before is None, say=say)
     if start is not None:
         take_weights(policy, start, say)
         del start

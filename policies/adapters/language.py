@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contexts.context import Layers
-from .layers import Block, Family, attend, bias_of, rotated, turns
+from .layers import Block, Family, attend, bias_of, frequencies, rotated, turns
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Reader(nn.Module):
         self.embed_tokens = nn.Embedding(c.vocabulary, c.width)
         nn.init.normal_(self.embed_tokens.weight, std=c.width**-0.5)
         sizes = (c.width, c.ffn, c.heads, c.kv_heads, c.head_dim, c.family)
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", frequencies(c.head_dim), persistent=False)
         # what the last layer makes of its tokens nobody reads
         self.layers = nn.ModuleList(Block(*sizes, keys_only=i == c.depth - 1) for i in range(c.depth))
 
@@ -70,14 +72,14 @@ class Reader(nn.Module):
         # a token that is none sees itself, or its attention would be undefined
         seen = seen | torch.eye(len(blocks_S), dtype=torch.bool, device=seen.device)
         bias = bias_of(seen, tokens_BSD.dtype)
-        by = turns(mask_BS.cumsum(1) - 1, self.part.head_dim)
+        by = turns(mask_BS.cumsum(1) - 1, self.frequencies)
         x, given = tokens_BSD, []
         for layer in self.layers:
             assert isinstance(layer, Block)
             normed = layer.input_layernorm(x)
             keys, values = layer.self_attn.keys_values(normed)
             keys = rotated(keys, by)
-            given += [keys.flatten(2), values.flatten(2)]
+            given += [keys.transpose(1, 2).flatten(2), values.transpose(1, 2).flatten(2)]
             if len(given) < 2 * self.part.depth:
                 queries = rotated(layer.self_attn.queries(normed), by)
                 x = layer.after(x, attend(queries, keys, values, bias), None, None)

@@ -60,13 +60,14 @@ class SelfAttention(nn.Module):
             self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
 
     def queries(self, x: Tensor) -> Tensor:
-        """`(B, L, H, E)`."""
-        return self.q_proj(x).unflatten(-1, (-1, self.head_dim))
+        """`(B, H, L, E)`."""
+        return self.q_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, S, G, E)` both."""
+        """`(B, G, S, E)` both."""
         shape = (self.kv_heads, self.head_dim)
-        return self.k_proj(x).unflatten(-1, shape), self.v_proj(x).unflatten(-1, shape)
+        keys, values = self.k_proj(x).unflatten(-1, shape), self.v_proj(x).unflatten(-1, shape)
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
 
 class GatedMLP(nn.Module):
@@ -109,9 +110,10 @@ class Block(nn.Module):
             self.post_attention_layernorm = norm(width, family)
             self.mlp = GatedMLP(width, ffn, family)
 
-    def after(self, x: Tensor, attended_BLHE: Tensor, gate: Tensor | None, condition: Tensor | None) -> Tensor:
+    def after(self, x: Tensor, attended_BHLE: Tensor, gate: Tensor | None, condition: Tensor | None) -> Tensor:
         """The tokens after this layer, of those before it and of what they attended to."""
-        x = residual(x, self.self_attn.o_proj(attended_BLHE.flatten(2)), gate)
+        attended = self.self_attn.o_proj(attended_BHLE.transpose(1, 2).flatten(2))
+        x = residual(x, attended, gate)
         normed, gate = normalised(self.post_attention_layernorm, x, condition)
         return residual(x, self.mlp(normed), gate)
 
@@ -125,27 +127,32 @@ def residual(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
     return x + branch if gate is None else x + branch * gate
 
 
-def turns(positions_BL: Tensor, head_dim: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """The cosines and sines `(B, L, 1, E/2)` float32 of rotary positions (Su et al. 2021, arXiv
-    2104.09864)."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions_BL.device) / head_dim
-    angles = positions_BL[..., None].float() * (1.0 / base**exponents)
-    return angles.cos()[:, :, None], angles.sin()[:, :, None]
+def frequencies(head_dim: int, base: float = 10_000.0) -> Tensor:
+    """`(E,)` float32, by how much each place of a head turns from one position to the next."""
+    once = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    return torch.cat([once, once])
 
 
-def rotated(x_BLHE: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """Its halves turned against each other, as in the released models."""
+def turns(positions_BL: Tensor, frequencies_E: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines and, signed for `rotated`, the sines `(B, 1, L, E)` float32 of rotary positions (Su et al.
+    2021, arXiv 2104.09864)."""
+    angles = positions_BL[:, None, :, None].float() * frequencies_E
+    first, second = angles.sin().chunk(2, dim=-1)
+    return angles.cos(), torch.cat([-first, second], dim=-1)
+
+
+def rotated(x_BHLE: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+    """Its halves turned against each other, as in the released models, computed in float32."""
     cos, sin = by
-    first, second = x_BLHE.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BLHE.dtype)
+    x = x_BHLE.float()
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x_BHLE.dtype)
 
 
-def attend(q_BLHE: Tensor, k_BSGE: Tensor, v_BSGE: Tensor, bias: Tensor | None) -> Tensor:
-    """`(B, L, H, E)`. bias: `(B or 1, 1, L, S)`, 0 where a query sees a key, -inf where not; every query must
+def attend(q_BHLE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, bias: Tensor | None) -> Tensor:
+    """`(B, H, L, E)`. bias: `(B or 1, 1, L, S)`, 0 where a query sees a key, -inf where not; every query must
     see one."""
-    q, k, v = (x.transpose(1, 2) for x in (q_BLHE, k_BSGE, v_BSGE))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=q.shape[1] != k.shape[1])
-    return out.transpose(1, 2)
+    shared = q_BHLE.shape[1] != k_BGSE.shape[1]
+    return F.scaled_dot_product_attention(q_BHLE, k_BGSE, v_BGSE, attn_mask=bias, enable_gqa=shared)
 
 
 def bias_of(seen: Tensor, dtype: torch.dtype) -> Tensor:

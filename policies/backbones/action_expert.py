@@ -7,6 +7,7 @@ values, E width of a head, D width."""
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapters.layers import AdaptiveNorm, Block, RMSNorm, attend, bias_of, normalised, rotated, turns
+from ..adapters.layers import (
+    AdaptiveNorm,
+    Block,
+    RMSNorm,
+    attend,
+    bias_of,
+    frequencies,
+    normalised,
+    rotated,
+    turns,
+)
 from ..contexts.context import Context, Layers
 from .backbone import Head, Sizes, require_head
 
@@ -49,6 +60,20 @@ class ActionExpert:
         return ActionExpertNet(self, sizes, sizes.layers)
 
 
+@dataclass(frozen=True)
+class _Prefix:
+    """What does not change over the steps of a sampler. keys_values: of each layer, `(B, G, S, E)`, where it
+    crosses through its own projections. bias: of prefix and own tokens, and of the prefix alone. after, alone:
+    how the expert's tokens are turned, as those after the prefix, and from 0 on."""
+
+    length: int
+    keys_values: list[tuple[Tensor, Tensor]]
+    bias: Tensor
+    bias_alone: Tensor
+    after: tuple[Tensor, Tensor]
+    alone: tuple[Tensor, Tensor]
+
+
 class ActionExpertNet(nn.Module):
     def __init__(self, c: ActionExpert, sizes: Sizes, of: Layers) -> None:
         super().__init__()
@@ -65,6 +90,9 @@ class ActionExpertNet(nn.Module):
         periods = 4e-3 * (4.0 / 4e-3) ** torch.linspace(0.0, 1.0, c.width // 2, dtype=torch.float64)
         # as float64, as published: the fastest turns 250 times
         self.register_buffer("frequencies", 1.0 / periods * 2 * math.pi, persistent=False)
+        self.of_heads: Tensor
+        self.register_buffer("of_heads", frequencies(of.head_dim), persistent=False)
+        self._last: tuple[weakref.ref[Tensor], weakref.ref[Tensor] | None, _Prefix] | None = None
 
     def crosses(self, i: int) -> bool:
         """Whether layer i attends to the prefix only."""
@@ -82,35 +110,64 @@ class ActionExpertNet(nn.Module):
     def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Tensor:
         """t: `(B,)`, or `(B, H)`, a time for each action."""
         tokens, condition = self.tokens(x_BHA, t, context)
-        length, actions = tokens.shape[1], x_BHA.shape[1]
-        valid = context.mask
-        if valid is None:
-            valid = torch.ones(context.tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        prefix = valid[:, None].expand(-1, length, -1)
-        own_seen = self.sees(length, actions, tokens.device).expand(len(tokens), -1, -1)
-        bias = bias_of(torch.cat([prefix, own_seen], dim=2), tokens.dtype)
-        own = torch.arange(length, device=tokens.device)[None]
-        by = turns(valid.sum(1, keepdim=True) + own, self.of.head_dim)
-        interleaved = self.part.attention == "interleaved"
-        cross_by = turns(own, self.of.head_dim) if interleaved else by
-        cross_bias = bias[..., : prefix.shape[2]]
-        for i, (layer, (keys, values)) in enumerate(zip(self.layers, self.of.of(context.tokens), strict=True)):
+        actions = x_BHA.shape[1]
+        prefix = self.prefix(context, tokens.shape[1], actions)
+        for i, layer in enumerate(self.layers):
             assert isinstance(layer, Block)
             normed, gate = normalised(layer.input_layernorm, tokens, condition)
             queries = layer.self_attn.queries(normed)
+            keys, values = prefix.keys_values[i]
             if self.crosses(i):
-                k = layer.self_attn.k_proj(keys.flatten(2)).unflatten(-1, keys.shape[2:])
-                v = layer.self_attn.v_proj(values.flatten(2)).unflatten(-1, values.shape[2:])
-                attended = attend(rotated(queries, cross_by), k, v, cross_bias)
+                attended = attend(rotated(queries, prefix.alone), keys, values, prefix.bias_alone)
             else:
                 own_keys, own_values = layer.self_attn.keys_values(normed)
-                k = torch.cat([keys, rotated(own_keys, by)], dim=1)
-                v = torch.cat([values, own_values], dim=1)
-                attended = attend(rotated(queries, by), k, v, bias)
+                k = torch.cat([keys, rotated(own_keys, prefix.after)], dim=2)
+                v = torch.cat([values, own_values], dim=2)
+                attended = attend(rotated(queries, prefix.after), k, v, prefix.bias)
             tokens = layer.after(tokens, attended, gate, condition)
         out, _ = normalised(self.norm, tokens[:, -actions:], condition)
         # the published ones give the velocity from data to noise
         return -self.action_out_proj(out)
+
+    def prefix(self, context: Context, length: int, actions: int) -> _Prefix:
+        """What the expert attends to beside its own tokens; kept for the next step of the sampler, which asks
+        with the same tensors."""
+        tokens, mask = context.tokens, context.mask
+        keep = not torch.is_grad_enabled()
+        if keep and (last := self._last) is not None and last[0]() is tokens and last[2].length == length:
+            masks_alike = mask is None if last[1] is None else last[1]() is mask
+            if masks_alike:
+                return last[2]
+        prefix = self._prefix(context, length, actions)
+        if keep:
+            self._last = weakref.ref(tokens), None if mask is None else weakref.ref(mask), prefix
+        return prefix
+
+    def _prefix(self, context: Context, length: int, actions: int) -> _Prefix:
+        device, dtype = context.tokens.device, context.tokens.dtype
+        valid = context.mask
+        if valid is None:
+            valid = torch.ones(context.tokens.shape[:2], dtype=torch.bool, device=device)
+        seen = valid[:, None].expand(-1, length, -1)
+        own = self.sees(length, actions, device).expand(len(valid), -1, -1)
+        bias = bias_of(torch.cat([seen, own], dim=2), dtype)
+        places = torch.arange(length, device=device)[None]
+        keys_values = []
+        for i, (layer, (keys, values)) in enumerate(zip(self.layers, self.of.of(context.tokens), strict=True)):
+            if self.crosses(i):
+                assert isinstance(layer, Block)
+                shape = keys.shape[2:]
+                keys = layer.self_attn.k_proj(keys.flatten(2)).unflatten(-1, shape)
+                values = layer.self_attn.v_proj(values.flatten(2)).unflatten(-1, shape)
+            keys_values.append((keys.transpose(1, 2), values.transpose(1, 2)))
+        return _Prefix(
+            length,
+            keys_values,
+            bias,
+            bias[..., : seen.shape[2]],
+            turns(valid.sum(1, keepdim=True) + places, self.of_heads),
+            turns(places, self.of_heads),
+        )
 
     def tokens(self, x_BHA: Tensor, t: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """(`(B, L, D)`, the condition of the norms `(B, 1 or H, D)` or None)."""

@@ -25,7 +25,11 @@ from ulna.policies.recipe import Recipe
 from ulna.policies.recipes.all import RECIPES
 from ulna.policies.request import Request
 
-STATE, ACTION, CAMERAS = "observation.state", "action", ("observation.images.front", "observation.images.wrist")
+STATE, ACTION, CAMERAS = (
+    "observation.state",
+    "action",
+    ("observation.images.front", "observation.images.wrist"),
+)
 JOINTS, HORIZON, PADDED = 6, 10, 32
 VOCABULARY = 300
 NAMES = ("pi0", "pi05", "smolvla")
@@ -83,8 +87,8 @@ class Question:
 
 
 def pair(name: str, folder: Any, frames: tuple[int, int] = (48, 64), seed: int = 0) -> Pair:
-    """Both, the weights written by LeRobot's names to `folder` and taken from there by ours. frames: height and
-    width of the cameras' pictures."""
+    """Both, the weights written by LeRobot's names to `folder` and taken from there by ours. frames: height
+    and width of the cameras' pictures."""
     torch.manual_seed(seed)
     size = SIZES[name]
     theirs = (_smolvla if name == "smolvla" else _pi)(name, size)
@@ -118,9 +122,13 @@ def our_recipe(name: str, size: Size, features: Features) -> Recipe:
     assert isinstance(encoder, VisionLanguage)
     vision = replace(
         encoder.vision,
-        **{"width": size.vision_width, "depth": size.vision_depth, "heads": 2},
-        **{"ffn": 4304 if family == "gemma" else 64},  # LeRobot's pi0 has it in its code
-        **{"patch": size.patch, "side": size.side, "shuffle": shuffle},
+        width=size.vision_width,
+        depth=size.vision_depth,
+        heads=2,
+        ffn=4304 if family == "gemma" else 64,  # LeRobot's pi0 has it in its code
+        patch=size.patch,
+        side=size.side,
+        shuffle=shuffle,
     )
     language = Language(
         family, size.width, size.depth, size.heads, size.kv_heads, size.head_dim, size.ffn, VOCABULARY
@@ -146,19 +154,21 @@ def _pi(name: str, size: Size) -> nn.Module:
     title = name.upper()
 
     def paligemma() -> Any:
-        return CONFIG_MAPPING["paligemma"](
+        make: Any = CONFIG_MAPPING["paligemma"]
+        return make(
             vision_config={
                 "model_type": "siglip_vision_model",
-                **{"hidden_size": size.vision_width, "num_hidden_layers": size.vision_depth},
-                **{"num_attention_heads": 2, "patch_size": size.patch, "image_size": size.side},
+                "hidden_size": size.vision_width,
+                "num_hidden_layers": size.vision_depth,
+                "num_attention_heads": 2,
+                "patch_size": size.patch,
+                "image_size": size.side,
             },
             text_config={"model_type": "gemma", "vocab_size": VOCABULARY},
         )
 
     def of(variant: str) -> Any:
-        width, ffn = (
-            (size.width, size.ffn) if variant == "gemma_2b" else (size.expert_width, size.expert_ffn)
-        )
+        width, ffn = (size.width, size.ffn) if variant == "gemma_2b" else (size.expert_width, size.expert_ffn)
         return module.GemmaConfig(width, size.depth, ffn, size.heads, size.kv_heads, size.head_dim)
 
     config = getattr(configuration, f"{title}Config")(
@@ -184,17 +194,27 @@ def _smolvla(name: str, size: Size) -> nn.Module:
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from transformers import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING["smolvlm"](
+    make: Any = CONFIG_MAPPING["smolvlm"]
+    config = make(
         vision_config={
-            **{"hidden_size": size.vision_width, "num_hidden_layers": size.vision_depth},
-            **{"num_attention_heads": 2, "intermediate_size": 64},
-            **{"patch_size": size.patch, "image_size": size.side},
+            "hidden_size": size.vision_width,
+            "num_hidden_layers": size.vision_depth,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "patch_size": size.patch,
+            "image_size": size.side,
         },
         text_config={
-            **{"model_type": "llama", "hidden_size": size.width, "num_hidden_layers": size.depth},
-            **{"num_attention_heads": size.heads, "num_key_value_heads": size.kv_heads},
-            **{"head_dim": size.head_dim, "intermediate_size": size.ffn, "vocab_size": VOCABULARY},
-            **{"rms_norm_eps": 1e-5, "pad_token_id": 0},
+            "model_type": "llama",
+            "hidden_size": size.width,
+            "num_hidden_layers": size.depth,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "head_dim": size.head_dim,
+            "intermediate_size": size.ffn,
+            "vocab_size": VOCABULARY,
+            "rms_norm_eps": 1e-5,
+            "pad_token_id": 0,
         },
         scale_factor=2,
     )
@@ -225,7 +245,9 @@ def shaken(model: nn.Module) -> None:
 
 def question(of: Pair, rows: int = 2, seed: int = 1, frames: tuple[int, int] = (48, 64)) -> Question:
     rng = torch.Generator().manual_seed(seed)
-    pictures = {k: torch.randint(0, 256, (rows, *frames, 3), generator=rng, dtype=torch.uint8) for k in CAMERAS}
+    pictures = {
+        k: torch.randint(0, 256, (rows, *frames, 3), generator=rng, dtype=torch.uint8) for k in CAMERAS
+    }
     state = torch.rand(rows, JOINTS, generator=rng) * 2 - 1
     tasks = ["push the red cube", "lift it, then put it into the left bowl"]
     noise = torch.randn(rows, HORIZON, PADDED, generator=rng)
@@ -248,7 +270,8 @@ def their_inputs(of: Pair, asked: Question) -> tuple[Any, ...]:
         images.append(pixels * 2.0 - 1.0)
     seen = [torch.ones(len(asked.state), dtype=torch.bool) for _ in images]
     instruction: Any = of.ours.conditions[0]
-    texts = [instruction.part.text(t, s if instruction.told else None) for t, s in zip(asked.tasks, asked.state)]
+    asked_rows = zip(asked.tasks, asked.state, strict=True)
+    texts = [instruction.part.text(task, s if instruction.told else None) for task, s in asked_rows]
     rows = [instruction.ids(text) for text in texts]
     most = instruction.part.most  # padded to the full length, as theirs
     tokens = torch.tensor([ids + [0] * (most - len(ids)) for ids in rows])

@@ -1,5 +1,5 @@
-"""pi0, pi0.5 and SmolVLA beside LeRobot 0.6's own: the same random weights, the same questions. Are the answers
-equal, and how long does one decision take?
+"""pi0, pi0.5 and SmolVLA beside LeRobot 0.6's own: the same random weights, the same questions. Are the
+answers equal, and how long does one decision take?
 
     python benchmarks/vla.py [--decisions 50]
 
@@ -45,7 +45,8 @@ def main() -> None:
 def differences(both: Pair) -> dict[str, float]:
     """The largest between the two, over pictures of three shapes."""
     chunks, steps = [], []
-    for frames in ((48, 64), (72, 40), (SIZES[both.name].side,) * 2):
+    side = SIZES[both.name].side
+    for frames in ((48, 64), (72, 40), (side, side)):
         asked = question(both, frames=frames)
         with velocities(both) as theirs:
             chunk = their_chunk(both, asked)

@@ -234,8 +234,9 @@ class _DeltaCodec(Codec):
 
 @dataclass(frozen=True)
 class Padded:
-    """Another codec's actions with zeros after them, up to a fixed width, as the released vision-language-action
-    models take every robot's. What the network gives there is drawn with the rest, and dropped."""
+    """Another codec's actions with zeros after them, up to a fixed width, as the released
+    vision-language-action models take every robot's. What the network gives there is drawn with the rest, and
+    dropped."""
 
     inner: ActionCodec = Absolute("meanstd")
     """How the actions themselves are coded."""
@@ -261,8 +262,8 @@ class Padded:
         inner = self.inner.build(features, stats, n_past_actions)
         if inner.width > self.width:
             raise ValueError(
-                f"an action has {inner.width} elements, and the network is given {self.width}: set --codec.width "
-                f"{inner.width} (published weights have 32)"
+                f"an action has {inner.width} elements, and the network is given {self.width}: set "
+                f"--codec.width {inner.width} (published weights have 32)"
             )
         return _PaddedCodec(inner, self.width)
 

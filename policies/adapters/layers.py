@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Family = Literal["gemma", "llama"]
-"""Gemma: norms are told as 1 + weight, GELU gates. Llama (SmolLM2's kind, too): norms by weight, SiLU gates."""
+"""Gemma: norms are told as 1 + weight, GELU gates. Llama (SmolLM2's kind, too): norms by weight, SiLU
+gates."""
 
 
 class RMSNorm(nn.Module):
@@ -110,7 +111,9 @@ class Block(nn.Module):
             self.post_attention_layernorm = norm(width, family)
             self.mlp = GatedMLP(width, ffn, family)
 
-    def after(self, x: Tensor, attended_BHLE: Tensor, gate: Tensor | None, condition: Tensor | None) -> Tensor:
+    def after(
+        self, x: Tensor, attended_BHLE: Tensor, gate: Tensor | None, condition: Tensor | None
+    ) -> Tensor:
         """The tokens after this layer, of those before it and of what they attended to."""
         attended = self.self_attn.o_proj(attended_BHLE.transpose(1, 2).flatten(2))
         x = residual(x, attended, gate)

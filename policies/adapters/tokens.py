@@ -22,13 +22,15 @@ class Tokenizer(Protocol):
 
 
 class HashedPieces:
-    """No tokenizer that anyone published: words, numbers, marks and line ends of a text, in lower case, each the
-    row of the table that its SHA-256 says, after a mark of the beginning. The same everywhere; two pieces may
-    share a row, and words that training did not have mean nothing."""
+    """No tokenizer that anyone published: words, numbers, marks and line ends of a text, in lower case, each
+    the row of the table that its SHA-256 says, after a mark of the beginning. The same everywhere; two pieces
+    may share a row, and words that training did not have mean nothing."""
 
     def __init__(self, vocabulary: int) -> None:
         if vocabulary <= HASHED_FROM:
-            raise ValueError(f"a vocabulary of {vocabulary} has no room for words: it is more than {HASHED_FROM}")
+            raise ValueError(
+                f"a vocabulary of {vocabulary} has no room for words: it is more than {HASHED_FROM}"
+            )
         self.rows = vocabulary - HASHED_FROM
 
     def __call__(self, text: str) -> list[int]:
@@ -50,7 +52,7 @@ class PublishedPieces:
             ) from None
         try:
             self.pieces = Pieces.from_str(text)
-        except Exception as error:  # the package raises no kind of its own
+        except Exception as error:  # noqa: BLE001  the package raises no kind of its own
             raise VisionLanguageError(f"the {FILE} is none that this version reads: {error}") from None
         # a published file may cut and pad; here a text is what it is
         self.pieces.no_truncation()

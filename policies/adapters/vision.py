@@ -35,8 +35,8 @@ class SigLIP:
     shuffle: int = 1
     """Patches of a square's side that make one token (Idefics3's pixel shuffle); 1: each patch is a token."""
     resize: Resize = "centre"
-    """Where a picture that is not square lies, shrunk without distortion: in the centre, as in openpi, or in the
-    lower right corner, as in SmolVLA; the rest is black."""
+    """Where a picture that is not square lies, shrunk without distortion: in the centre, as in openpi, or in
+    the lower right corner, as in SmolVLA; the rest is black."""
     scaled: bool = False
     """Multiply the tokens by the root of their width, as SmolVLA does."""
 

@@ -20,7 +20,8 @@ from .vision import SigLIP, pictures
 
 @dataclass(frozen=True)
 class VisionLanguage:
-    """Every camera through one vision transformer, whose tokens a language model reads together with words."""
+    """Every camera through one vision transformer, whose tokens a language model reads together with
+    words."""
 
     vision: SigLIP = SigLIP()
     """Pictures to tokens."""

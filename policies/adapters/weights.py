@@ -98,10 +98,13 @@ def take_published(policy: nn.Module, name: str) -> str:
         )
     if 0 < len(missing["net"]) < len(halves["net"]):
         raise VisionLanguageError(
-            f"the weights of {name} lack {_some(missing['net'])} of the action expert: they are of another recipe"
+            f"the weights of {name} lack {_some(missing['net'])} of the action expert: they are of another "
+            "recipe"
         )
     policy.load_state_dict({**here, **{k: v.to(here[k].dtype) for k, v in taken.items()}})
-    what = "the vision-language model" if missing["net"] else "the vision-language model and the action expert"
+    what = (
+        "the vision-language model" if missing["net"] else "the vision-language model and the action expert"
+    )
     return f"began with {what} of {name}, {len(taken)} weights"
 
 
@@ -126,7 +129,7 @@ def weight_files(name: str) -> list[Path]:
 def _place(name: str | None, here: Iterable[str]) -> str | None:
     if name is not None and name.startswith("state_proj."):
         name = next((k for k in (f"net.{name}", f"context_net.{name}") if k in here), None)
-    return name if name in here else None
+    return name if name is not None and name in here else None
 
 
 def _some(names: list[str], most: int = 3) -> str:

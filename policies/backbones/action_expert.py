@@ -1,5 +1,5 @@
-"""A small transformer beside a language model: action tokens attend to the model's keys and values and to each
-other (pi0, Black et al. 2024, arXiv 2410.24164; SmolVLA, Shukor et al. 2025, arXiv 2506.01844).
+"""A small transformer beside a language model: action tokens attend to the model's keys and values and to
+each other (pi0, Black et al. 2024, arXiv 2410.24164; SmolVLA, Shukor et al. 2025, arXiv 2506.01844).
 
 Legend: B batch, H horizon, A action dimensions, L tokens of the expert, S of the prefix, G heads of keys and
 values, E width of a head, D width."""
@@ -32,28 +32,28 @@ from .backbone import Head, Sizes, require_head
 
 @dataclass(frozen=True)
 class ActionExpert:
-    """As many layers as the language model, with heads like its own. It gives the velocity from noise to data,
-    for the objective `Flow`. Where the context brings a state (`CachedPrefix.state` apart), its token comes
-    before the actions and does not see them."""
+    """As many layers as the language model, with heads like its own. It gives the velocity from noise to
+    data, for the objective `Flow`. Where the context brings a state (`CachedPrefix.state` apart), its token
+    comes before the actions and does not see them."""
 
     width: int = 1024
     """Of a token; even."""
     ffn: int = 4096
     """Hidden units of a layer."""
     attention: Literal["joint", "interleaved"] = "joint"
-    """joint: in every layer actions attend to the prefix and to all actions. interleaved: in every other layer
-    only to the prefix, through projections of its keys and values, and in the others to the actions before them,
-    too, as SmolVLA."""
+    """joint: in every layer actions attend to the prefix and to all actions. interleaved: in every other
+    layer only to the prefix, through projections of its keys and values, and in the others to the actions
+    before them, too, as SmolVLA."""
     time: Literal["token", "norm"] = "token"
-    """How the level of noise is told: mixed into every action's token, or as the condition of the norms, as in
-    pi0.5."""
+    """How the level of noise is told: mixed into every action's token, or as the condition of the norms, as
+    in pi0.5."""
 
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         require_head(self, head, Head("chunk", token_times=True))
         if sizes.layers is None:
             raise ValueError(
-                "ActionExpert attends to the keys and values of a language model: use --encoder VisionLanguage "
-                "--context CachedPrefix"
+                "ActionExpert attends to the keys and values of a language model: use --encoder "
+                "VisionLanguage --context CachedPrefix"
             )
         if self.width % 2:
             raise ValueError(f"ActionExpert width {self.width} must be even")
@@ -63,8 +63,8 @@ class ActionExpert:
 @dataclass(frozen=True)
 class _Prefix:
     """What does not change over the steps of a sampler. keys_values: of each layer, `(B, G, S, E)`, where it
-    crosses through its own projections. bias: of prefix and own tokens, and of the prefix alone. after, alone:
-    how the expert's tokens are turned, as those after the prefix, and from 0 on."""
+    crosses through its own projections. bias: of prefix and own tokens, and of the prefix alone. after,
+    alone: how the expert's tokens are turned, as those after the prefix, and from 0 on."""
 
     length: int
     keys_values: list[tuple[Tensor, Tensor]]
@@ -153,7 +153,9 @@ class ActionExpertNet(nn.Module):
         bias = bias_of(torch.cat([seen, own], dim=2), dtype)
         places = torch.arange(length, device=device)[None]
         keys_values = []
-        for i, (layer, (keys, values)) in enumerate(zip(self.layers, self.of.of(context.tokens), strict=True)):
+        for i, (layer, (keys, values)) in enumerate(
+            zip(self.layers, self.of.of(context.tokens), strict=True)
+        ):
             if self.crosses(i):
                 assert isinstance(layer, Block)
                 shape = keys.shape[2:]

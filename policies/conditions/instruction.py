@@ -27,8 +27,8 @@ class Instruction:
     """The task and a line end, as tokens of the encoder's language model (`VisionLanguage`)."""
 
     tokenizer: str = ""
-    """Folder or hub name of a published tokenizer (its tokenizer.json), which the checkpoint keeps; empty: the
-    words' hashes, for models that begin from random weights."""
+    """Folder or hub name of a published tokenizer (its tokenizer.json), which the checkpoint keeps; empty:
+    the words' hashes, for models that begin from random weights."""
     most: int = 48
     """Tokens that a text may have; a longer one is refused."""
     state: bool = False
@@ -48,8 +48,8 @@ class Instruction:
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         if not hasattr(encoder, "language"):
             raise ValueError(
-                "Instruction is read by the encoder's language model, and this encoder has none: use --encoder "
-                "VisionLanguage, or --conditions Words"
+                "Instruction is read by the encoder's language model, and this encoder has none: use "
+                "--encoder VisionLanguage, or --conditions Words"
             )
         told = state_keys(features) if self.state else []
         return InstructionNet(self, encoder, told, sum(features[k].shape[0] for k in told))
@@ -73,6 +73,7 @@ class InstructionNet(ConditionNet):
             # the text of the tokenizer: a checkpoint needs no other file, and has it in its content hash
             self.published: Tensor
             self.register_buffer("published", torch.zeros(0, dtype=torch.uint8))
+            self.register_load_state_dict_pre_hook(_make_room)
 
     def begin(self) -> None:
         """Read the published tokenizer, where one is named and is not here yet."""
@@ -80,18 +81,13 @@ class InstructionNet(ConditionNet):
             text = tokenizer_text(self.part.tokenizer).encode()
             self.published = torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        if self.part.tokenizer and (text := state_dict.get(f"{prefix}published")) is not None:
-            self.published, self._tokenizer = torch.empty_like(text), None
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             if self.part.tokenizer:
                 self.begin()
                 self._tokenizer = pieces_of(bytes(self.published.cpu().numpy()))
             else:
-                self._tokenizer = HashedPieces(self._encoder[0].language.part.vocabulary)  # type: ignore[union-attr]
+                self._tokenizer = HashedPieces(self._vocabulary())
         return self._tokenizer
 
     def ids(self, text: str) -> list[int]:
@@ -102,13 +98,17 @@ class InstructionNet(ConditionNet):
                 f"the instruction has {len(ids)} tokens, and the policy reads at most {self.part.most} "
                 f"({text[:60]!r} ...): say it shorter, or train with --conditions.Instruction.most {len(ids)}"
             )
-        rows = self._encoder[0].language.part.vocabulary  # type: ignore[union-attr]
+        rows = self._vocabulary()
         if ids and max(ids) >= rows:
             raise BadRequest(
-                f"the tokenizer gives the token {max(ids)}, and the model's vocabulary has {rows}: they do not "
-                "belong together (--encoder.language.vocabulary)"
+                f"the tokenizer gives the token {max(ids)}, and the model's vocabulary has {rows}: they do "
+                "not belong together (--encoder.language.vocabulary)"
             )
         return ids
+
+    def _vocabulary(self) -> int:
+        language: Any = self._encoder[0].language
+        return language.part.vocabulary
 
     def require(self, task: str) -> None:
         """BadRequest where the instruction cannot be read, whatever the state."""
@@ -135,6 +135,12 @@ class InstructionNet(ConditionNet):
         language: Any = self._encoder[0].language
         device = language.embed_tokens.weight.device
         return language.embed(rows.to(device)), mask.to(device)
+
+
+def _make_room(net: Any, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """For the tokenizer of a checkpoint, whose length is its own."""
+    if (text := state.get(f"{prefix}published")) is not None:
+        net.published, net._tokenizer = torch.empty_like(text), None
 
 
 @lru_cache(maxsize=4)

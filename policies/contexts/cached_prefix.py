@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .context import Conditions, Context, ContextNet
+from .context import Conditions, Context, ContextNet, Layers
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class CachedPrefixNet(ContextNet):
             )
         self._encoder = (encoder,)  # in a tuple, or its weights would count twice
         self.state_width = int(model.state_width)
-        self.layers = model.language.part.layers
-        self.token_width = self.layers.token_width
+        layers: Layers = model.language.part.layers
+        self.layers, self.token_width = layers, layers.token_width
         self.pooled_width = self.state_width * self.steps if self.part.state == "apart" else 0
         if self.part.state == "token" and self.state_width:
             self.state_proj = nn.Linear(self.state_width, self.width)

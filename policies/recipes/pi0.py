@@ -28,16 +28,18 @@ SMALL_TRAINING = Training(
 
 
 def pi0(features: Features) -> Recipe:
-    """pi0 (Black et al. 2024, arXiv 2410.24164), in the size of the released weights: 3.3 billion.
+    """pi0 (Black et al. 2024, arXiv 2410.24164), in the size of the released weights: 3.1 billion
+    that are read.
 
     PaliGemma reads pictures and words once a decision; a flow expert of 300 million attends to each layer's
     keys and values and to its own tokens, 10 Euler steps, chunks of 50.
 
-    Faithful, and equal to LeRobot 0.6.1's code on the same weights to 1e-4 (`benchmarks/vla.py`): the networks,
-    the masks, the places of the tokens, pictures of 224 pixels, padded, state and actions padded to 32, the
-    velocity and its Beta(1.5, 1) time. As in openpi the padding counts in the loss; in LeRobot it does not. Not:
-    bfloat16 is up to `accelerate`. Published weights: `--encoder.weights FOLDER --conditions.Instruction.tokenizer
-    FOLDER`; a model of this size begun from random ones learns nothing in a lifetime: `pi0_small` is for that."""
+    Faithful, and equal to LeRobot 0.6.1's code on the same weights to 1e-4 (`benchmarks/vla.py`): the
+    networks, the masks, the places of the tokens, pictures of 224 pixels, padded, state and actions padded to
+    32, the velocity and its Beta(1.5, 1) time. As in openpi the padding counts in the loss; in LeRobot it
+    does not. Not: bfloat16 is up to `accelerate`. Published weights: `--encoder.weights FOLDER
+    --conditions.Instruction.tokenizer FOLDER`; a model of this size begun from random ones learns nothing in
+    a lifetime: `pi0_small` is for that."""
     return Recipe(
         name="pi0",
         paper=PAPER,
@@ -65,8 +67,8 @@ def pi0(features: Features) -> Recipe:
 
 
 def pi0_small(features: Features) -> Recipe:
-    """pi0's parts (Black et al. 2024, arXiv 2410.24164) in a size of about two million, which trains from random
-    weights.
+    """pi0's parts (Black et al. 2024, arXiv 2410.24164) in a size of about two million, which trains from
+    random weights.
 
     Not published: the sizes, pictures of 64 pixels, chunks of 16, AdamW at 5e-4. Words are known by hashes
     (`Instruction`): those that training did not have mean nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...datasets.features import Features
+from ..backbones.action_expert import ActionExpert
 from ..codec import Absolute, Padded
 from ..conditions.instruction import Instruction
 from ..contexts.cached_prefix import CachedPrefix
@@ -15,14 +16,15 @@ PAPER = "Black et al. 2025, pi0.5 (arXiv 2504.16054)"
 
 
 def pi05(features: Features) -> Recipe:
-    """The low-level policy of pi0.5 (Black et al. 2025, arXiv 2504.16054), in the size of the released weights.
+    """The low-level policy of pi0.5 (Black et al. 2025, arXiv 2504.16054), in the size of the released
+    weights.
 
-    As `pi0`, but the state is told in words, each element as one of 256 numbers, and the level of noise by the
-    norms of the expert.
+    As `pi0`, but the state is told in words, each element as one of 256 numbers, and the level of noise by
+    the norms of the expert.
 
-    Faithful, and equal to LeRobot 0.6.1's code on the same weights to 1e-4 (`benchmarks/vla.py`): the networks,
-    the text, quantile normalisation. Not: the high-level half, which writes a subtask before it acts, and the
-    co-training with words, of which no code was released."""
+    Faithful, and equal to LeRobot 0.6.1's code on the same weights to 1e-4 (`benchmarks/vla.py`): the
+    networks, the text, quantile normalisation. Not: the high-level half, which writes a subtask before it
+    acts, and the co-training with words, of which no code was released."""
     base = pi0(features)
     return replace(
         base,
@@ -30,7 +32,7 @@ def pi05(features: Features) -> Recipe:
         paper=PAPER,
         conditions=(Instruction(most=200, state=True),),
         context=CachedPrefix("unsaid"),
-        backbone=replace(base.backbone, time="norm"),
+        backbone=ActionExpert(time="norm"),
         codec=Padded(Absolute("quantile")),
         normalise_state="quantile",
     )

@@ -20,18 +20,19 @@ PAPER = "Shukor et al. 2025, SmolVLA (arXiv 2506.01844)"
 
 
 def smolvla(features: Features) -> Recipe:
-    """SmolVLA (Shukor et al. 2025, arXiv 2506.01844), in the size of the released weights: 450 million.
+    """SmolVLA (Shukor et al. 2025, arXiv 2506.01844), in the size of the released weights: 394 million
+    that are read.
 
-    The first 16 layers of SmolVLM2-500M read pictures, words and state once a decision; a flow expert of 3/4 of
-    their width attends in turn to them alone, and to them and the actions before each; 10 Euler steps, chunks
-    of 50.
+    The first 16 layers of SmolVLM2-500M read pictures, words and state once a decision; a flow expert of 3/4
+    of their width attends in turn to them alone, and to them and the actions before each; 10 Euler steps,
+    chunks of 50.
 
-    Faithful, and equal to LeRobot 0.6.1's code on the same weights to 1e-4 (`benchmarks/vla.py`): the networks,
-    the masks, the places of the tokens, 64 tokens of a picture of 512 pixels padded at its left and top, state
-    and actions padded to 32, the velocity and its Beta(1.5, 1) time; the vision-language model is frozen. The
-    padding of an action counts in the loss; in LeRobot it does not. Not: gradients are clipped at 1, not 10.
-    Published weights: `--encoder.weights FOLDER --conditions.Instruction.tokenizer FOLDER`; `smolvla_small`
-    trains from random ones."""
+    Faithful, and equal to LeRobot 0.6.1's code on the same weights to 1e-4 (`benchmarks/vla.py`): the
+    networks, the masks, the places of the tokens, 64 tokens of a picture of 512 pixels padded at its left and
+    top, state and actions padded to 32, the velocity and its Beta(1.5, 1) time; the vision-language model is
+    frozen. The padding of an action counts in the loss; in LeRobot it does not. Not: gradients are clipped at
+    1, not 10. Published weights: `--encoder.weights FOLDER --conditions.Instruction.tokenizer FOLDER`;
+    `smolvla_small` trains from random ones."""
     return Recipe(
         name="smolvla",
         paper=PAPER,
@@ -63,8 +64,8 @@ def smolvla(features: Features) -> Recipe:
 
 
 def smolvla_small(features: Features) -> Recipe:
-    """SmolVLA's parts (Shukor et al. 2025, arXiv 2506.01844) in a size of about two million, which trains from
-    random weights.
+    """SmolVLA's parts (Shukor et al. 2025, arXiv 2506.01844) in a size of about two million, which trains
+    from random weights.
 
     Not published: the sizes, pictures of 64 pixels, chunks of 16, AdamW at 5e-4, nothing is frozen. Words are
     known by hashes (`Instruction`): those that training did not have mean nothing."""

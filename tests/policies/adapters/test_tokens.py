@@ -83,7 +83,7 @@ def test_a_checkpoint_keeps_its_tokenizer(tmp_path: Path) -> None:
     state = {k: np.zeros(f.shape, np.float32) for k, f in FEATURES.items() if k != ACTION}
     reply = LocalPolicy(tmp_path / "c").infer({**state, "task": "push the cube"})
     assert np.isfinite(reply["actions"]).all()
-    with pytest.raises(VisionLanguageError, match="no tokenizer.json"):
+    with pytest.raises(VisionLanguageError, match=r"no tokenizer\.json"):
         train(recipe, data, tmp_path / "e", device="cpu", track=())
     assert not (tmp_path / "e").exists()
 

@@ -1,18 +1,18 @@
-"""Pictures and words through a vision-language model: what is read once, what changes what, what is refused."""
+"""Pictures and words through a vision-language model: what is read once, what changes what, what is
+refused."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from contracts.recipes import small
+from contracts.vla import FEATURES, NAMES, STATS, observation, policy
 from torch import Tensor
 
-from ulna.datasets.features import ACTION, IMAGES, STATE, Feature, Features
-from ulna.datasets.stats import Stats, vector_stats
+from ulna.datasets.features import ACTION, IMAGES, STATE
 from ulna.policies.hooks.guidance import CFG
 from ulna.policies.hooks.rtc import RTC
 from ulna.policies.parts import override
@@ -20,37 +20,6 @@ from ulna.policies.policy import Policy
 from ulna.policies.request import Request
 from ulna.policies.serving.protocol import BadRequest
 from ulna.policies.solvers.heun import Heun
-
-FEATURES: Features = {
-    STATE: Feature((3,), "float32"),
-    IMAGES + "front": Feature((24, 32, 3), "uint8"),
-    IMAGES + "wrist": Feature((32, 32, 3), "uint8"),
-    ACTION: Feature((3,), "float32"),
-}
-NAMES = ("pi0_small", "pi05_small", "smolvla_small")
-STATS: dict[str, Stats] = {
-    k: vector_stats(np.random.default_rng(0).uniform(-1, 1, (500, 3))) for k in (STATE, ACTION)
-}
-
-
-def policy(name: str, features: Features = FEATURES, **changes: Any) -> Policy:
-    torch.manual_seed(0)
-    made = Policy(override(small(name, features), changes), features, STATS).eval()
-    with torch.no_grad():  # adaptive norms begin as shut gates
-        for key, p in made.named_parameters():
-            if "dense" in key:
-                p.add_(0.3 * torch.randn_like(p))
-    return made
-
-
-def observation(rows: int = 1, seed: int = 0) -> dict[str, Tensor]:
-    rng = torch.Generator().manual_seed(seed)
-    pictures = {
-        k: torch.randint(0, 256, (rows, 1, *f.shape), generator=rng, dtype=torch.uint8)
-        for k, f in FEATURES.items()
-        if k.startswith(IMAGES)
-    }
-    return {STATE: torch.rand(rows, 1, 3, generator=rng) * 2 - 1, **pictures}
 
 
 def test_only_what_is_asked_is_evaluated_and_the_prefix_is_read_once() -> None:
@@ -94,7 +63,7 @@ def test_words_pictures_and_state_change_what_it_does(name: str) -> None:
     asked, seen = policy(name), observation()
     noise = torch.randn(1, 16, 8)
 
-    def chunk(task: str = "lift", **changes: Tensor) -> Tensor:
+    def chunk(task: str = "lift", changes: Mapping[str, Tensor] = {}) -> Tensor:
         return asked.sample(Request({**seen, **changes}, 0, task=[task]), noise=lambda: noise).chunk
 
     first = chunk()
@@ -102,16 +71,16 @@ def test_words_pictures_and_state_change_what_it_does(name: str) -> None:
     for other in (
         chunk("push"),
         chunk("lift push") - chunk("push lift") + first,  # their order, too
-        chunk(**{STATE: -seen[STATE]}),
-        chunk(**{IMAGES + "front": 255 - seen[IMAGES + "front"]}),
-        chunk(**{IMAGES + "wrist": 255 - seen[IMAGES + "wrist"]}),
+        chunk(changes={STATE: -seen[STATE]}),
+        chunk(changes={IMAGES + "front": 255 - seen[IMAGES + "front"]}),
+        chunk(changes={IMAGES + "wrist": 255 - seen[IMAGES + "wrist"]}),
     ):
         assert (other - first).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_hooks_and_solvers_work_with_it(name: str) -> None:
-    asked = policy(name, **{"conditions.Instruction.drop": 0.1})
+    asked = policy(name, changes={"conditions.Instruction.drop": 0.1})
     task, seen = ["lift it"], observation()
     plain = asked.sample(Request(seen, 0, task=task))
     guided = asked.sample(Request(seen, 0, task=task), [CFG(2.0)])
@@ -123,6 +92,16 @@ def test_hooks_and_solvers_work_with_it(name: str) -> None:
     free = asked.sample(Request(seen, 1, task=task))
     off = [(s.chunk[:, :4] - previous[:, :4]).abs().mean() for s in (held, free)]
     assert off[0] < 0.7 * off[1], "it goes on from what is left of the last chunk"
+
+
+def test_it_trains_in_half_precision() -> None:
+    for name in NAMES:
+        asked = policy(name).train()
+        batch = {**observation(2), "task": ["lift", "push"], ACTION: torch.rand(2, 16, 3)}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = asked.loss({**batch, "mask": torch.ones(2, 16, dtype=torch.bool)})
+        loss.backward()
+        assert loss.isfinite()
 
 
 def test_several_candidates_share_what_was_read() -> None:
@@ -148,9 +127,7 @@ def test_a_time_for_each_action(name: str) -> None:
     other = alike.clone()
     other[:, :4] = 1.0
     assert not torch.allclose(asked.net(x, other, other, context), asked.net(x, t, t, context))
-    prefixed = override(
-        small(name, FEATURES), {"objective": "Prefixed"}
-    )
+    prefixed = override(small(name, FEATURES), {"objective": "Prefixed"})
     batch = {**observation(2), "task": ["lift", "push"], ACTION: torch.rand(2, 16, 3)}
     assert Policy(prefixed, FEATURES, STATS).loss({**batch, "mask": torch.ones(2, 16).bool()}).isfinite()
 
@@ -172,7 +149,7 @@ def test_what_does_not_go_together_is_refused_in_a_sentence() -> None:
     for changes, says in (
         ({"encoder": "Encoder"}, "--encoder VisionLanguage, or --conditions Words"),
         ({"encoder": "Encoder", "conditions": "Words"}, "or --context Stack"),
-        ({"context": "Stack"}, "--context CachedPrefix"),
+        ({"context": "Stack"}, "VisionLanguage --context CachedPrefix"),
         ({"encoder.state": 2}, "--encoder.state"),
         ({"codec.width": 2}, "--codec.width 3"),
         ({"encoder.language.kv_heads": 3}, "multiple of kv_heads"),

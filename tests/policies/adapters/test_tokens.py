@@ -103,8 +103,9 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert isinstance(net, InstructionNet)
     with pytest.raises(BadRequest, match="do not belong together"):
         net.ids("the 255")
+    other = published(tmp_path / "u", ["nobody", "read", "this", "before"])
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    net = Instruction(str(tmp_path / "t")).build({}, _Encoder(64), 8)
+    net = Instruction(str(other)).build({}, _Encoder(64), 8)
     assert isinstance(net, InstructionNet)
     with pytest.raises(VisionLanguageError, match=r"pip install 'ulna\[vla\]'"):
         net.ids("push")

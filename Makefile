@@ -75,7 +75,7 @@ bench: $(STAMP)
 ## lock       resolve the dependencies anew (hashes, no download addresses)
 lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --upgrade --python $(BIN)/python --python-version 3.12 --generate-hashes \
-	    --no-emit-index-url --no-annotate --group dev pyproject.toml -o requirements.lock
+	    --no-emit-index-url --no-annotate --group dev --extra vla pyproject.toml -o requirements.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock   # the next line reads what is installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	$(BIN)/python scripts/robot-requirements

@@ -232,6 +232,70 @@ class _DeltaCodec(Codec):
         return {LAST: self.last(self.origin(observation)).expand(-1, n_obs_steps, -1)}
 
 
+@dataclass(frozen=True)
+class Padded:
+    """Another codec's actions with zeros after them, up to a fixed width, as the released
+    vision-language-action models take every robot's. What the network gives there is drawn with the rest, and
+    dropped."""
+
+    inner: ActionCodec = Absolute("meanstd")
+    """How the actions themselves are coded."""
+    width: int = 32
+    """Elements of an action as the network sees it; at least as many as the robot's."""
+
+    @property
+    def needs_past(self) -> bool:
+        return self.inner.needs_past
+
+    @property
+    def normalise(self) -> NormaliseMode:
+        """The inner codec's."""
+        return getattr(self.inner, "normalise", "none")
+
+    def observes(self, features: Features) -> Features:
+        return self.inner.observes(features)
+
+    def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
+        return self.inner.fit(windows, features, n_past_actions)
+
+    def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
+        inner = self.inner.build(features, stats, n_past_actions)
+        if inner.width > self.width:
+            raise ValueError(
+                f"an action has {inner.width} elements, and the network is given {self.width}: set "
+                f"--codec.width {inner.width} (published weights have 32)"
+            )
+        return _PaddedCodec(inner, self.width)
+
+
+class _PaddedCodec(Codec):
+    def __init__(self, inner: Codec, width: int) -> None:
+        nn.Module.__init__(self)  # it has no statistics of its own
+        self.inner, self.width, self.state = inner, width, inner.state
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (0, self.width - x.shape[-1]))
+
+    def origin(self, observation: Mapping[str, Any]) -> Tensor | float:
+        return self.inner.origin(observation)
+
+    def observe(self, observation: Mapping[str, Any], n_obs_steps: int) -> dict[str, Tensor]:
+        return self.inner.observe(observation, n_obs_steps)
+
+    def encode(self, action: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        return self._padded(self.inner.encode(action, observation))
+
+    def decode(self, x: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        return self.inner.decode(x[..., : self.inner.width], observation)
+
+    def present(self, observation: Mapping[str, Any]) -> Tensor | None:
+        present = self.inner.present(observation)
+        return None if present is None else self._padded(present)
+
+    def encode_past(self, past_BdA: Tensor, observation: Mapping[str, Any]) -> Tensor:
+        return self._padded(self.inner.encode_past(past_BdA, observation))
+
+
 def state_of_action(features: Features, required: bool = True) -> list[int]:
     """For each action element the index of the state element of the same name, or of the same place where
     neither side has names. When there is none: ValueError if `required`, else an empty list."""

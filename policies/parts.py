@@ -16,6 +16,10 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+from .adapters.language import Language
+from .adapters.vision import SigLIP
+from .adapters.vision_language import VisionLanguage
+from .backbones.action_expert import ActionExpert
 from .backbones.codes import Codes
 from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
@@ -27,11 +31,13 @@ from .backbones.ndp import NeuralDynamics
 from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
-from .codec import Absolute, Delta, Relative
+from .codec import Absolute, Delta, Padded, Relative
 from .conditions.goal import Goal
+from .conditions.instruction import Instruction
 from .conditions.label import Label
 from .conditions.prompt import Prompt
 from .conditions.words import Words
+from .contexts.cached_prefix import CachedPrefix
 from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
 from .encoders.feature_maps import FeatureMaps
@@ -84,6 +90,7 @@ PARTS: dict[str, type] = {
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT),
         *(ResNet,),
+        *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
     )
 }
 

@@ -65,6 +65,7 @@ class Policy(nn.Module):
         self.context_net = recipe.context.build(
             width, per_frame, recipe.n_obs_steps, len(self.conditions), n_tokens
         )
+        self.context_net.use(self.encoder)
         sizes = Sizes(
             self.codec.width,
             recipe.horizon,
@@ -73,6 +74,7 @@ class Policy(nn.Module):
             self.context_net.tokens,
             recipe.n_past_actions,
             getattr(self.encoder, "places", (None,) * per_frame),
+            self.context_net.layers,
         )
         self.net = recipe.backbone.build(sizes, recipe.objective.needs)
         self.content_hash = ""  # set by loading a checkpoint

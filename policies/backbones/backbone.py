@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from ..contexts.context import Context
+from ..contexts.context import Context, Layers
 
 Place = tuple[float, float]
 """Row and column in a picture, as shares of its height and width, above 0 and up to 1."""
@@ -54,6 +54,8 @@ class Sizes:
     places: tuple[Place | None, ...] = (None,)
     """Of each token of an observation step, in their order; None for one that is of no place in a picture.
     The last tokens of a context are those of its steps, the newest step last."""
+    layers: Layers | None = None
+    """Whose keys and values the tokens are; None: they are no layers'."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,27 @@ class Shown:
     """`(B, H)` bool, those that count."""
     noise: Tensor
     """`(B, Z)` standard normal, of which the latent is drawn."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Of a language model whose keys and values are a context's tokens: of each layer its keys, then its
+    values, heads side by side, `(B, S, depth·2·kv_heads·head_dim)`."""
+
+    depth: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    family: Literal["gemma", "llama"]
+
+    @property
+    def token_width(self) -> int:
+        return self.depth * 2 * self.kv_heads * self.head_dim
+
+    def of(self, tokens_BSW: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each layer its keys and values `(B, S, kv_heads, head_dim)`."""
+        parts = tokens_BSW.unflatten(-1, (self.depth, 2, self.kv_heads, self.head_dim))
+        return [(parts[:, :, i, 0], parts[:, :, i, 1]) for i in range(self.depth)]
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,12 @@ class ContextNet(nn.Module):
     """Last dimension of `Context.pooled`."""
     memory_width: int = 0
     """Last dimension of `Context.memory`; 0: none."""
+    layers: Layers | None = None
+    """Whose keys and values `Context.tokens` are; None: they are no layers'."""
+
+    def use(self, encoder: nn.Module) -> None:
+        """Called once, with the policy's encoder, for a context that has need of it and must not own it.
+        ValueError says in one sentence what it lacks."""
 
 
 class ContextPart(Protocol):

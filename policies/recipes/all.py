@@ -18,8 +18,11 @@ from .imc import imc
 from .mip import mip, regression_mlp
 from .moh import moh
 from .ndp import ndp
+from .pi0 import pi0, pi0_small
+from .pi05 import pi05, pi05_small
 from .ptp import ptp
 from .rtc_flow import rtc_flow
+from .smolvla import smolvla, smolvla_small
 from .vq_bet import vq_bet
 
 GROUP = "ulna.recipes"
@@ -40,6 +43,12 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "ndp": ndp,
     "rtc_flow": rtc_flow,
     "vq_bet": vq_bet,
+    "pi0": pi0,
+    "pi0_small": pi0_small,
+    "pi05": pi05,
+    "pi05_small": pi05_small,
+    "smolvla": smolvla,
+    "smolvla_small": smolvla_small,
 }
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from ...datasets.reading.loader import WindowSource, batches, step_rng
+from ..adapters.weights import begin
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..parts import recipe_to_json
 from ..policy import Policy
@@ -146,6 +147,7 @@ def train(
         say(sentence)
     policy = Policy(recipe, features, stats)
     parameters = sum(p.numel() for p in policy.parameters())
+    begin(policy, data.tasks, weights=start is None and before is None, say=say)
     taken: set[str] = set()
     if start is not None:
         taken = take_weights(policy, start, say)

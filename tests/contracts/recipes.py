@@ -8,6 +8,27 @@ from ulna.policies.parts import override
 from ulna.policies.recipe import Recipe
 from ulna.policies.recipes.all import RECIPES
 
+TINY_VLA = {
+    "encoder.language.width": 32,
+    "encoder.language.depth": 2,
+    "encoder.language.heads": 2,
+    "encoder.language.kv_heads": 1,
+    "encoder.language.head_dim": 16,
+    "encoder.language.ffn": 64,
+    "encoder.language.vocabulary": 128,
+    "encoder.vision.width": 32,
+    "encoder.vision.depth": 1,
+    "encoder.vision.heads": 2,
+    "encoder.vision.ffn": 64,
+    "encoder.vision.side": 32,
+    "encoder.vision.patch": 8,
+    "encoder.vision.shuffle": 2,
+    "backbone.width": 32,
+    "backbone.ffn": 64,
+    "codec.width": 8,
+    "horizon": 16,
+    "n_action_steps": 8,
+}
 SMALL = {
     "flow": {"backbone.widths": (32, 64)},
     "diffusion_unet": {"backbone.widths": (32, 64)},
@@ -47,6 +68,8 @@ SMALL = {
         "backbone.hidden": 32,
     },
     "rtc_flow": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
+    **{name: TINY_VLA for name in ("pi0", "pi0_small", "pi05", "pi05_small")},
+    **{name: TINY_VLA for name in ("smolvla", "smolvla_small")},
 }
 
 

@@ -1,0 +1,148 @@
+"""An instruction as a language model reads it: the policy is told what to do, and perhaps where the robot is,
+by a text.
+
+Legend: B batch, K tokens, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...datasets.features import Features, state_keys
+from ..adapters.tokens import HashedPieces, PublishedPieces, Tokenizer, tokenizer_text
+from ..request import TASK
+from ..serving.protocol import BadRequest
+from .condition import ConditionNet
+
+BINS = 256  # of a state's element, told in words
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """The task and a line end, as tokens of the encoder's language model (`VisionLanguage`)."""
+
+    tokenizer: str = ""
+    """Folder or hub name of a published tokenizer (its tokenizer.json), which the checkpoint keeps; empty:
+    the words' hashes, for models that begin from random weights."""
+    most: int = 48
+    """Tokens that a text may have; a longer one is refused."""
+    state: bool = False
+    """Tell the state, too, each element as one of 256 numbers, as pi0.5 does."""
+    drop: float = 0.0
+    """Share of the training rows that are not told, 0 to 1."""
+
+    def needs(self) -> dict[str, Any]:
+        return {"task": True}
+
+    def keys(self, features: Features) -> tuple[str, ...]:
+        return (TASK,)
+
+    def hides(self, features: Features) -> tuple[str, ...]:
+        return ()
+
+    def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
+        if not hasattr(encoder, "language"):
+            raise ValueError(
+                "Instruction is read by the encoder's language model, and this encoder has none: use "
+                "--encoder VisionLanguage, or --conditions Words"
+            )
+        told = state_keys(features) if self.state else []
+        return InstructionNet(self, encoder, told, sum(features[k].shape[0] for k in told))
+
+    def text(self, task: str, state: Tensor | None) -> str:
+        """What is read. state: all elements, normalised to [-1, 1]; None: they are not told."""
+        if state is None:
+            return task if task.endswith("\n") else f"{task}\n"
+        bins = ((state.double() + 1) * (BINS / 2)).floor().clamp(-1, BINS - 1).long().tolist()
+        words = task.strip().replace("_", " ").replace("\n", " ")
+        return f"Task: {words}, State: {' '.join(map(str, bins))};\nAction: "
+
+
+class InstructionNet(ConditionNet):
+    def __init__(self, part: Instruction, encoder: nn.Module, told: list[str], told_width: int) -> None:
+        super().__init__()
+        self.part, self.n_tokens, self.told, self.told_width = part, part.most, told, told_width
+        self._encoder = (encoder,)  # in a tuple, or its weights would count twice
+        self._tokenizer: Tokenizer | None = None
+        if part.tokenizer:
+            # the text of the tokenizer: a checkpoint needs no other file, and has it in its content hash
+            self.published: Tensor
+            self.register_buffer("published", torch.zeros(0, dtype=torch.uint8))
+            self.register_load_state_dict_pre_hook(_make_room)
+
+    def begin(self) -> None:
+        """Read the published tokenizer, where one is named and is not here yet."""
+        if self.part.tokenizer and not len(self.published):
+            text = tokenizer_text(self.part.tokenizer).encode()
+            self.published = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            if self.part.tokenizer:
+                self.begin()
+                self._tokenizer = pieces_of(bytes(self.published.cpu().numpy()))
+            else:
+                self._tokenizer = HashedPieces(self._vocabulary())
+        return self._tokenizer
+
+    def ids(self, text: str) -> list[int]:
+        """BadRequest where the text has too many tokens, or ones that the model does not know."""
+        ids = self.tokenizer()(text)
+        if len(ids) > self.part.most:
+            raise BadRequest(
+                f"the instruction has {len(ids)} tokens, and the policy reads at most {self.part.most} "
+                f"({text[:60]!r} ...): say it shorter, or train with --conditions.Instruction.most {len(ids)}"
+            )
+        rows = self._vocabulary()
+        if ids and max(ids) >= rows:
+            raise BadRequest(
+                f"the tokenizer gives the token {max(ids)}, and the model's vocabulary has {rows}: they do "
+                "not belong together (--encoder.language.vocabulary)"
+            )
+        return ids
+
+    def _vocabulary(self) -> int:
+        language: Any = self._encoder[0].language
+        return language.part.vocabulary
+
+    def require(self, task: str) -> None:
+        """BadRequest where the instruction cannot be read, whatever the state."""
+        widest = torch.ones(self.told_width) if self.told else None
+        self.ids(self.part.text(task, widest))
+
+    def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        tasks = observation[TASK]
+        if self.told:
+            states = torch.cat([observation[k][:, -1] for k in self.told], dim=-1).cpu()
+            texts = [self.part.text(task, state) for task, state in zip(tasks, states, strict=True)]
+        else:
+            texts = [self.part.text(task, None) for task in tasks]
+        # a batch holds few different texts; an empty task is one that is not told
+        different = {text: self.ids(text) for text in dict.fromkeys(texts)}
+        longest = max((len(ids) for ids in different.values()), default=1) or 1
+        rows = torch.zeros(len(texts), longest, dtype=torch.long)
+        mask = torch.zeros(len(texts), longest, dtype=torch.bool)
+        for i, (task, text) in enumerate(zip(tasks, texts, strict=True)):
+            if task.strip():
+                ids = different[text]
+                rows[i, : len(ids)] = torch.tensor(ids)
+                mask[i, : len(ids)] = True
+        language: Any = self._encoder[0].language
+        device = language.embed_tokens.weight.device
+        return language.embed(rows.to(device)), mask.to(device)
+
+
+def _make_room(net: Any, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """For the tokenizer of a checkpoint, whose length is its own."""
+    if (text := state.get(f"{prefix}published")) is not None:
+        net.published, net._tokenizer = torch.empty_like(text), None
+
+
+@lru_cache(maxsize=4)
+def pieces_of(text: bytes) -> Tokenizer:
+    return PublishedPieces(text.decode())

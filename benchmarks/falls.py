@@ -131,6 +131,11 @@ def main() -> None:
             mm, took_s = put_down(str(with_rest), high_pose(watch, home, rng), watch)
             moved["a rest pose in the air"].append(mm)
             seconds.append(took_s)
+    for _ in range(trials):  # each of its own: without a filter a joint may press on something, and trip
+        with twin() as info:
+            watch, file = Watch(info), info["toml"]
+            home = np.array(read_config(file)["home"])
+            time.sleep(2.0)
             moved["dropped"].append(dropped(file, high_pose(watch, home, rng), watch))
     results.save(
         "falls",

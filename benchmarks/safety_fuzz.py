@@ -9,12 +9,14 @@
 Speeds and accelerations of physics are over 50 ms, of the twin over 100 ms: its servos go to a new goal
 within 2 ms, every 10 ms or when a busy machine gets to it.
 
-    python benchmarks/safety_fuzz.py [chunks alone] [chunks in physics] [seconds on the twin]
+    python benchmarks/safety_fuzz.py [--chunks 1000000] [--physics 20000] [--seconds 300]
+    python benchmarks/safety_fuzz.py --only twin         that part anew, for a quiet machine; the others stay
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 import tempfile
 import threading
 import time
@@ -314,26 +316,31 @@ def _on_twin(config: so101.Config, plant: Plant, seconds: float, hz: float, filt
 
 
 def main() -> None:
-    given = [float(x) for x in sys.argv[1:]]
-    n_alone, n_physics, seconds = (*given, *(1_000_000, 20_000, 300.0)[len(given) :])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--chunks", type=int, default=1_000_000, help="alone")
+    parser.add_argument("--physics", type=int, default=20_000, help="chunks there")
+    parser.add_argument("--seconds", type=float, default=300.0, help="on the twin")
+    parser.add_argument("--only", choices=["alone", "physics", "twin"])
+    args = parser.parse_args()
     safety = Safety.of(CONFIG, JOINTS)
-    results.save(
-        "safety_fuzz",
-        {
-            "limits": {
-                "speed_rad_s": _kinds(safety.speed),
-                "acceleration_rad_s2": _kinds(safety.acceleration),
-                "jerk_rad_s3": _kinds(safety.jerk),
-            },
-            "alone": alone(int(n_alone), True),
-            "alone_without_body": alone(int(n_alone) // 10, False),
-            "physics": {
-                "filtered": physics(int(n_physics), True),
-                "unfiltered": physics(int(n_physics) // 10, False),
-            },
-            "twin": {"filtered": twin(seconds, True), "unfiltered": twin(seconds / 5, False)},
-        },
-    )
+    numbers: dict[str, Any] = {
+        "limits": {
+            "speed_rad_s": _kinds(safety.speed),
+            "acceleration_rad_s2": _kinds(safety.acceleration),
+            "jerk_rad_s3": _kinds(safety.jerk),
+        }
+    }
+    if args.only:
+        numbers = json.loads((results.RESULTS / "safety_fuzz.json").read_text()) | numbers
+    if args.only in (None, "alone"):
+        numbers["alone"] = alone(args.chunks, True)
+        numbers["alone_without_body"] = alone(args.chunks // 10, False)
+    if args.only in (None, "physics"):
+        parts = physics(args.physics, True), physics(args.physics // 10, False)
+        numbers["physics"] = dict(zip(("filtered", "unfiltered"), parts, strict=True))
+    if args.only in (None, "twin"):
+        numbers["twin"] = {"filtered": twin(args.seconds, True), "unfiltered": twin(args.seconds / 5, False)}
+    results.save("safety_fuzz", numbers)
 
 
 if __name__ == "__main__":

@@ -68,13 +68,13 @@ def test_joints_that_stay_apart_touch_nothing(arm: str, boxed: bool) -> None:
         for _ in range(10):
             ways = rng.choice([0.0, 0.3, 1.0], len(q))
             scale = 2.0
-            while not body.stays_apart(free, scale * ways) and scale > 1e-4:
+            while not body.stays_apart(free, (scale * ways).tolist()) and scale > 1e-4:
                 scale *= 0.8
             if scale > 0.01:
                 tried += 1
                 moved = q + scale * ways * rng.choice([-1.0, 1.0], len(q))
                 assert body.fault(moved.tolist()) == ""
-        assert not body.stays_apart(free, np.full(len(q), 3.0))
+        assert not body.stays_apart(free, [3.0] * len(q))
     assert tried > 200
 
 

@@ -2,18 +2,20 @@
 there, over the largest inside the chunks, for every strategy and delays of 0 to 300 ms. On `catch` and on
 `lift`, each with a policy that is trained first, or was by an earlier run.
 
-    python benchmarks/chunk_boundary.py [catch|lift ...] [--work FOLDER] [--quick]
+    python benchmarks/chunk_boundary.py [catch|lift ...] [--rows NAME ...] [--work FOLDER] [--quick]
 
 A step of the acceleration is a third difference. At a boundary it is one of commands that were executed,
 whose four ticks are of two chunks, or of which one repeats the last command for want of an action; inside, it
 is one of the chunks as the policy drew them, since some strategies are at a boundary at every tick. Grippers
-are left out. The work folder is that of the study of the same task (`runs/studies/rtc_catch`), whose data and
-checkpoints are used where they are there."""
+are left out. `--rows` measures some of the strategies and keeps the results of the others. The work folder is
+that of the study of the same task (`runs/studies/rtc_catch`), whose data and checkpoints are used where they
+are there."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ ARMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "overlap": ("flow", "overlap", {}),
     "rtc": ("flow", "rtc", {}),
     "rtc, identity": ("flow", "rtc", {"jacobian": "identity"}),
+    "async, blend 3": ("flow", "async", {"blend": 3}),
+    "rtc, blend 3": ("flow", "rtc", {"blend": 3}),
     "rtc-trained": ("rtc_flow", "rtc-trained", {}),
     "rti": ("flow", "rti", {}),
 }
@@ -124,7 +128,7 @@ def _third(path_TA: np.ndarray) -> np.ndarray:
     return np.abs(np.diff(path_TA, n=3, axis=0)).max(1)
 
 
-def of_task(task: str, work_folder: Path, quick: bool) -> dict[str, Any]:
+def of_task(task: str, chosen: Sequence[str], work_folder: Path, quick: bool) -> dict[str, Any]:
     study = f"rtc_{task}"
     work = Work(STUDIES / f"{study}.toml", work_folder / (f"{study}-quick" if quick else study), quick)
     work.begin()
@@ -135,7 +139,8 @@ def of_task(task: str, work_folder: Path, quick: bool) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     try:
         features, hz = env_features(env), float(env.control_hz)
-        for name, (arm, strategy, fields) in ARMS.items():
+        for name in chosen:
+            arm, strategy, fields = ARMS[name]
             policy = LocalPolicy(work.folder / "main" / arm / "seed-0")
             for ms in DELAYS_MS:
                 heard = Heard(policy)
@@ -152,13 +157,20 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser()
     parser.add_argument("tasks", nargs="*", default=["catch", "lift"])
+    parser.add_argument("--rows", nargs="+", choices=ARMS, default=list(ARMS), metavar="NAME")
     parser.add_argument("--work", default="runs/studies")
     parser.add_argument("--quick", action="store_true", help="five episodes, a result that is only printed")
     args = parser.parse_args()
-    found = {task: of_task(task, Path(args.work), args.quick) for task in args.tasks}
+    found = {task: of_task(task, args.rows, Path(args.work), args.quick) for task in args.tasks}
     for task, result in found.items():
         for name, by_delay in result["strategies"].items():
             ratios = ", ".join(f"{ms}: {r['ratio_of_max']:.2f}" for ms, r in by_delay.items())
             print(f"{task:6} {name:14} boundary over inside, {ratios}")
+    if args.rows != list(ARMS):
+        before = json.loads((results.RESULTS / "chunk_boundary.json").read_text())["tasks"]
+        for task, result in found.items():
+            rows = before[task]["strategies"] | result["strategies"]
+            result["strategies"] = {name: rows[name] for name in ARMS if name in rows}
+        found = before | found
     if not args.quick:
         results.save("chunk_boundary", {"episodes": 50, "tasks": found})

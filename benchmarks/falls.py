@@ -24,7 +24,7 @@ from ulna.robot.config import load_robot, make_devices, read_config
 from ulna.robot.kinematics import tip_chain
 from ulna.robot.motion import go_to
 
-SETTLE_S = 1.0
+SETTLE_S, LIES_S = 1.0, 2.0  # after the torque went; until a new twin's arm lies
 HIGH_M = 0.05  # a pose whose tip is lower has not far to fall
 
 
@@ -67,6 +67,16 @@ class Watch:
 
     def tip(self, state: dict[str, Any] | None = None) -> np.ndarray:
         return self.chain.forward(np.array(list((state or self.state())["joints"].values()))).position
+
+
+@contextlib.contextmanager
+def watched_twin() -> Iterator[tuple[Watch, str, np.ndarray]]:
+    """A twin whose arm lies, as its robot file describes it, and its home `(J,)`."""
+    with twin() as info:
+        watch, file = Watch(info), info["toml"]
+        home = np.array(read_config(file)["home"])
+        time.sleep(LIES_S)
+        yield watch, file, home
 
 
 def high_pose(watch: Watch, home: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -117,10 +127,7 @@ def main() -> None:
         "dropped": [],
     }
     seconds: list[float] = []
-    with twin() as info:
-        watch, file = Watch(info), info["toml"]
-        home = np.array(read_config(file)["home"])
-        time.sleep(2.0)  # it lies down
+    with watched_twin() as (watch, file, home):
         for _ in range(trials):
             mm, took_s = put_down(file, high_pose(watch, home, rng), watch)
             moved["where it got its torque"].append(mm)
@@ -132,10 +139,7 @@ def main() -> None:
             moved["a rest pose in the air"].append(mm)
             seconds.append(took_s)
     for _ in range(trials):  # each of its own: without a filter a joint may press on something, and trip
-        with twin() as info:
-            watch, file = Watch(info), info["toml"]
-            home = np.array(read_config(file)["home"])
-            time.sleep(2.0)
+        with watched_twin() as (watch, file, home):
             moved["dropped"].append(dropped(file, high_pose(watch, home, rng), watch))
     results.save(
         "falls",

@@ -101,9 +101,10 @@ def takeover(d: dict[str, Any]) -> list[str]:
     ]
     if twin := d.get("twin"):
         lines += [
-            f"On the twin, through the leader's driver: the largest step of the command in {twin['changes']}",
-            f"changes of hands is {twin['largest_step_at_a_change_rad']:.4f} rad,",
-            f"elsewhere {twin['largest_step_elsewhere_rad']:.4f}.",
+            "On the twin, through the leader's driver, while the policy moves the arm: the largest jump",
+            f"of the command in {twin['changes']} changes of hands, beyond the motion that it had, is",
+            f"{twin['largest_jump_at_a_change_rad']:.4f} rad; elsewhere",
+            f"{twin['largest_jump_elsewhere_rad']:.4f}.",
             "",
         ]
     return lines

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ulna.datasets.features import ACTION, STATE
+from ulna.datasets.features import ACTION, REQUESTED, STATE
 from ulna.datasets.flags import INTERVENTION
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.serving.metadata import Metadata
@@ -97,12 +97,15 @@ def jumps_on_the_twin() -> dict[str, Any]:
 
 
 def _jumps(episode: Any) -> dict[str, Any]:
-    sent, flags = episode.read(ACTION), episode.flags(ACTION)
-    changes = np.flatnonzero(np.diff((flags & INTERVENTION != 0).astype(int))) + 1
-    steps = np.abs(np.diff(sent, axis=0)).max(1)
-    at = steps[changes - 1]
+    """An arm that moves when hands change cannot stand still within a tick: a jump is what its command
+    departs by from the motion that it had, its last step once more."""
+    sent, asked = episode.read(ACTION).astype(float), episode.read(REQUESTED).astype(float)
+    changes = np.flatnonzero(np.diff((episode.flags(ACTION) & INTERVENTION != 0).astype(int))) + 1
+    jumps = np.abs(np.diff(sent, n=2, axis=0)).max(1)
+    steps = np.abs(asked[1:] - sent[:-1]).max(1)
     return {
         "changes": len(changes),
-        "largest_step_at_a_change_rad": round(float(at.max()), 4),
-        "largest_step_elsewhere_rad": round(float(np.delete(steps, changes - 1).max()), 4),
+        "largest_jump_at_a_change_rad": round(float(jumps[changes - 2].max()), 4),
+        "largest_jump_elsewhere_rad": round(float(np.delete(jumps, changes - 2).max()), 4),
+        "largest_step_asked_for_at_a_change_rad": round(float(steps[changes - 1].max()), 4),
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ class Session:
         assert self._open is not None
         self.delays.add(self.tick - self._open)
         self._open = self._coming = None
-        if self._plan.take(reply, self._consumed):
+        if self._plan.take(replace(reply, held=self._last), self._consumed):
             self.switches.append(self.tick)
         else:
             self.too_late += 1

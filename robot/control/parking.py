@@ -17,11 +17,13 @@ YIELD = 0.25  # rad/s for each full load, from then on
 LIGHT = 0.07
 SAG = 0.02  # rad (m) that a joint without a reading of its load lags by, when something pulls at it
 SMOOTH_S = 0.1  # over which loads are averaged
+# a joint that was light for so long has passed its balance, and what pulls at it may have turned
+BALANCE_S = 0.3
+CLEAR_S = 1.0  # without meeting anything, after which it goes faster again, and with `SINK` after twice that
 CALM_S = 0.4  # an arm whose joints are all light for so long lies
 # rad (m), s: an arm that met something and then goes down by less lies on it, though loads change with every
 # step
 STILL, STILL_S = 0.012, 0.8
-SLIDES_S = 5.0  # after so long it may slide twice as far, and so on: it slides on what it lies on
 ARRIVED = 0.03  # rad (m) between where an arm is sent and its rest pose
 LAGS, LAGS_S = 0.25, 0.7  # rad (m), s: an arm that lags more for longer than that is in the way of something
 LONGEST_SINK_S = 20.0
@@ -52,7 +54,8 @@ class Parking:
         self._lower, self._upper = lower, upper
         self._rest = None if rest is None else np.clip(rest, lower, upper)
         self.phase = Phase.SINKING if rest is None else Phase.GOING
-        self._lay_there, self._touches = lay_there, False
+        self._lay_there, self._touches, self._touched_s = lay_there, False, -np.inf
+        self._heavy_s = np.full(len(command), t_s)  # when each joint's motor last held something up
         self._held_up = np.zeros(len(command))  # the sense in which each joint was first held up
         self.at_rest = False  # whether it reached its rest pose
         self.load = np.zeros(len(command))
@@ -102,17 +105,24 @@ class Parking:
         self.phase, self._target = Phase.SINKING, command.copy()
         self._sinking_since_s = self._calm_since_s = t_s
         self._touches = self.at_rest and self._lay_there
+        self._touched_s = t_s if self._touches else -np.inf
         self._mark, self._mark_s, self._push = self._target, t_s, np.zeros(len(command))
 
     def _sink(self, t_s: float, dt_s: float, command: np.ndarray, lag: np.ndarray) -> None:
         # a position loop lags to where something pulls; a joint that does not lag yields to its motor's push
         push = np.where(np.abs(lag) > SAG, -np.sign(lag) * np.maximum(np.abs(self.load), LIGHT), self.load)
         heavy = np.abs(push) > LIGHT
+        # gravity turns its sense slowly, what is met turns it at once
+        self._heavy_s = np.where(heavy, t_s, self._heavy_s)
+        self._held_up = np.where(t_s - self._heavy_s > BALANCE_S, 0.0, self._held_up)
         # what falls is held up until it meets something, which then pushes back
         self._held_up = np.where(heavy & (self._held_up == 0), np.sign(push), self._held_up)
-        self._touches = self._touches or bool((heavy & (np.sign(push) == -self._held_up)).any())
+        if bool((heavy & (np.sign(push) == -self._held_up)).any()):
+            self._touches, self._touched_s = True, t_s
         # something hard answers to the smallest step, and a step is answered late
-        speed = np.minimum(YIELD * np.abs(push), SINK) if self._touches else SINK
+        # and what was met may be passed, or give way
+        speed = YIELD * np.abs(push) + SINK * max(t_s - self._touched_s - CLEAR_S, 0.0) / CLEAR_S
+        speed = np.minimum(speed, SINK)
         target = self._target - speed * min(dt_s, 0.1) * np.sign(push)
         target = np.clip(target, self._lower, self._upper)
         heavy &= target != self._target
@@ -124,10 +134,8 @@ class Parking:
         if t_s - self._mark_s > STILL_S:
             # what slides or trembles on its support is pushed to and fro; what is held up, in one sense
             held = float(np.abs(self._push / (t_s - self._mark_s)).max()) > LIGHT
-            is_late = t_s - self._sinking_since_s > 0.6 * LONGEST_SINK_S
-            still = STILL * (1 + (t_s - self._sinking_since_s) / SLIDES_S)
             moved = float(np.abs(self._target - self._mark).max())
-            if self._touches and moved < still and (is_late or not held):
+            if self._touches and moved < STILL and not held:
                 self.phase = Phase.DOWN
             self._push = np.zeros(len(push))
             self._mark, self._mark_s = self._target, t_s

@@ -147,21 +147,26 @@ class ArmFilter:
                 return why
         return body.fault(then) if longest > dt * n else ""
 
+    def _seen_of(self, line: Line | None, fingers: list[list[float]]) -> _Seen | None:
+        """What was looked at, where it was of this line and with the fingers here."""
+        seen = self._seen
+        return seen if seen is not None and seen.line is line and seen.fingers == fingers else None
+
     def _was_seen(self, motion: Motion, dt: float, fingers: list[list[float]]) -> bool:
         """Whether all of a motion on a line was looked at already, with the fingers where they rest."""
-        seen = self._seen
-        if seen is None or seen.line is not motion.line or seen.fingers != fingers:
+        seen = self._seen_of(motion.line, fingers)
+        if seen is None:
             return False
         low, high = _ends(motion, dt)
         return seen.low <= low and high <= seen.high
 
     def _fault_on_line(self, body: Body, motion: Motion, dt: float, fingers: list[list[float]]) -> str:
         """As `_fault` while the fingers rest: what of a line was looked at stays free."""
-        line, seen = motion.line, self._seen
+        line = motion.line
         assert line is not None
         here, _ = line.project(self.parts[0].mover.state.q)
-        same = seen is not None and seen.line is line and seen.fingers == fingers
-        if seen is None or not same or not seen.low <= here <= seen.high:
+        seen = self._seen_of(line, fingers)
+        if seen is None or not seen.low <= here <= seen.high:
             ways = [0.0] * self.n
             for i, x in zip(self.places[0], line.direction, strict=True):
                 ways[i] = abs(x)

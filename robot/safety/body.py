@@ -98,9 +98,8 @@ class Body:
         ]
         if workspace is not None:
             by_pair.append(to_tip)
-        every, most = rows(by_pair, columns, len(names))
+        self._levers, most = rows(by_pair, columns, len(names))
         self.sweep = most.tolist()
-        self._levers = every
         self._apart = geometry.createData()
         for request in self._apart.distanceRequests:
             request.enable_signed_distance = False

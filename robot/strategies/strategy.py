@@ -21,11 +21,13 @@ from ...policies.serving.metadata import Metadata
 @dataclass(frozen=True)
 class Reply:
     """A chunk `actions` `(n, A)`, whose first one is for the tick `asked`. execute: how many of them the
-    policy wants used before it is asked again; None: as many as is usual."""
+    policy wants used before it is asked again; None: as many as is usual. held: `(A,)`, what is sent again
+    meanwhile where nothing is planned."""
 
     asked: int
     actions: np.ndarray
     execute: int | None = None
+    held: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.execute is not None and self.execute < 1:

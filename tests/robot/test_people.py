@@ -478,9 +478,8 @@ def straight(rig: Rig, model: str, way: np.ndarray) -> None:
     path = np.array([tip(agent, q).position for q in record.actions]) - begin.position
     assert path[-1] == pytest.approx(way * 15 / 20, abs=0.01)
     along = way / np.linalg.norm(way)
-    assert (
-        np.linalg.norm(path - np.outer(path @ along, along), axis=1).max() < 0.008
-    )  # a busy machine sends some ticks late
+    # a busy machine sends some ticks late
+    assert np.linalg.norm(path - np.outer(path @ along, along), axis=1).max() < 0.008
     if len(agent.chain.moving) > 5:
         assert rotation_vector(end.rotation @ begin.rotation.T) == pytest.approx(STILL, abs=0.03)
     assert now(rig) == pytest.approx(record.actions[-1], abs=0.05)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from ulna.robot.control.parking import FAST, GENTLE, Parking, Phase
+from ulna.robot.kinematics import tip_chain
+from ulna.sim.scene import SimScene
+from ulna.sim.twin import TwinArm
+from ulna.sim.world import PHYSICS_HZ
 
 DT = 0.01
 WEIGHT = 0.2  # share of its full load that the motor of a level link holds
@@ -109,3 +115,49 @@ def test_an_arm_that_is_not_let_down_is_stuck_and_not_dropped() -> None:
 
     parking, _ = park(Refused(0.0), None)
     assert parking.phase is Phase.STUCK
+
+
+@pytest.fixture(scope="module")
+def follower() -> Iterator[tuple[SimScene, TwinArm]]:
+    """The SO-101's physics, without a clock."""
+    scene = SimScene("so101", "lift", (), (64, 64), 100.0, arm_type=TwinArm)
+    arm = scene.arms["arm"]
+    assert isinstance(arm, TwinArm)
+    with contextlib.closing(scene):
+        yield scene, arm
+
+
+# from rest poses in the air; on their way down their elbows pass the pose in which the forearm is balanced
+@pytest.mark.parametrize(
+    ("start", "rest"),
+    [
+        ([0.14, -0.92, 0.96, 1.46, 0.22, 0.6], [-0.12, -0.68, 0.23, 1.54, 0.04, 0.6]),
+        ([-0.23, -0.31, 0.38, 1.32, -0.09, 0.6], [-0.39, -0.78, 0.23, 1.53, 0.42, 0.6]),
+        ([0.46, -1.08, 0.36, 0.91, -0.41, 0.6], [0.09, -0.78, 0.31, 1.51, 0.3, 0.6]),
+    ],
+)
+def test_a_link_that_passes_its_balance_has_not_met_anything(
+    follower: tuple[SimScene, TwinArm], start: list[float], rest: list[float]
+) -> None:
+    scene, arm = follower
+    plant, home = arm.plant, np.array(arm.robot.home)
+    plant.position[:], plant.goal[:], plant.torque[:] = home, home, True
+    scene.reset(0)
+    tip = tip_chain("so101", tuple(plant.names))
+    for w in np.clip(np.arange(480) / 360, 0, 1):
+        plant.goal[:] = home + w * (np.array(start) - home)
+        scene.world.step()
+    command, steps = plant.goal.copy(), 0
+    parking = Parking(command, np.array(rest), arm.joints.lower, arm.joints.upper, 0.0)
+    while parking.phase in (Phase.GOING, Phase.SINKING):
+        scene.world.step()
+        scene.world.step()
+        steps += 2
+        load = plant.effort / plant.max_effort
+        plant.goal[:] = command = parking.step(steps / PHYSICS_HZ, command, plant.position.copy(), load)
+    before = tip.forward(plant.position.copy()).position
+    plant.torque[:] = False
+    for _ in range(PHYSICS_HZ):
+        scene.world.step()
+    assert parking.phase is Phase.DOWN
+    assert np.linalg.norm(tip.forward(plant.position.copy()).position - before) < 0.005

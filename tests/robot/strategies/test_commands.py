@@ -63,7 +63,8 @@ def test_deploying_with_a_strategy(checkpoint: Path, capfd: pytest.CaptureFixtur
         command = ["deploy", "--server", server.url, "--task", "reach", "--max-seconds", "2"]
         assert main([*command, "--strategy", "rtc", "--json"]) == 0
         answer = json.loads(capfd.readouterr().out)
-        assert answer["strategy"] == {"name": "rtc", "beta": 5.0, "jacobian": "true", "patience_s": 3.0}
+        fields = {"beta": 5.0, "jacobian": "true", "patience_s": 3.0, "blend": 0}
+        assert answer["strategy"] == {"name": "rtc"} | fields
         assert answer["decisions"] > 1
         assert answer["starved"] >= 1, "it thinks while the world goes on"
         assert answer["delay_ticks"] >= 1
@@ -102,4 +103,4 @@ def test_strategies_are_listed(command: str, capfd: pytest.CaptureFixture[str]) 
     assert main([command, "--help"]) == 0
     text = capfd.readouterr().out
     assert "--strategy receding|async|ensemble|overlap|rtc|rtc-trained|rti" in text
-    assert "fields: patience_s 3.0, beta 5.0, jacobian true" in text
+    assert "fields: patience_s 3.0, blend 0, beta 5.0, jacobian true" in text

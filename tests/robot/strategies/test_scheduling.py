@@ -244,6 +244,39 @@ def test_the_ensemble_leaves_out_what_is_not_to_be_executed() -> None:
     assert got == [0, 1, 3], "the last of 2 and 4, not of 20"
 
 
+def steps(blend: int, late: int) -> np.ndarray:
+    """What is sent of two chunks that are 1 apart, from a stand at 0: chunk after chunk is 1, 0, 1, …"""
+    of, sent = session(Slicing(blend=blend)), list[float]()
+    of.reset("", 0)
+    due: tuple[int, int] | None = None
+    for tick in range(60):
+        of.observe({STATE: np.zeros(1, np.float32)})
+        if of.ask() is not None:
+            due = tick + (late if tick else 0), of.decisions
+        if due is not None and tick >= due[0]:
+            of.answer(np.full((16, 1), 1.0 - due[1] % 2, np.float32))
+            due = None
+        sent.append(float(of.next()[0]))
+    return np.array(sent)
+
+
+@given(blend=st.integers(1, 6), late=st.integers(0, 8))
+def test_a_new_chunk_is_faded_in(blend: int, late: int) -> None:
+    """Never past either chunk, wholly the new one after `blend` ticks, and the smoother the longer."""
+    at_once, faded = steps(0, late), steps(blend, late)
+    assert faded.min() >= 0
+    assert faded.max() <= 1
+    jumps = np.flatnonzero(np.diff(at_once, prepend=0.0))
+    assert len(jumps) > 3
+    for jump in jumps:
+        way = np.abs(faded[jump : jump + blend] - at_once[jump])
+        assert (np.diff(way) < 0).all()
+    for tick in set(range(60)) - {j + k for j in jumps for k in range(blend)}:
+        assert faded[tick] == pytest.approx(at_once[tick], abs=1e-6)
+    jerk = [np.abs(np.diff(path, n=3)).max() for path in (at_once, faded)]
+    assert jerk[1] < jerk[0] * {1: 0.76, 2: 0.4}.get(blend, 0.2)
+
+
 def test_what_a_policy_usually_is_run_by() -> None:
     assert usual_strategy(Metadata(decoder="slice")) == Receding()
     assert usual_strategy(Metadata(decoder="ensemble")) == Ensemble(wait=True)
@@ -263,7 +296,8 @@ def test_to_execute_nothing_is_refused(name: str) -> None:
 
 def test_strategies_by_name() -> None:
     made = strategy_named("rtc", {"beta": "2.5", "jacobian": "identity", "patience_s": 1})
-    assert description(made) == {"name": "rtc", "beta": 2.5, "jacobian": "identity", "patience_s": 1.0}
+    fields = {"beta": 2.5, "jacobian": "identity", "patience_s": 1.0, "blend": 0}
+    assert description(made) == {"name": "rtc"} | fields
     assert strategy_named("ensemble", {"decay": "none", "wait": "true"}) == Ensemble(wait=True)
     assert [name_of(strategy_named(n)) for n in STRATEGIES] == list(STRATEGIES)
     with pytest.raises(DeviceError, match="no strategy 'rct': did you mean"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 
 from ulna.policies.policy import Policy
 from ulna.policies.quantised import GROUP, Int4, Int8, quantise
-from ulna.policies.request import Request
+from ulna.policies.request import TASK, Request
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.quantised import quantised
@@ -71,9 +72,13 @@ def test_every_recipe_can_be_rounded(name: str, tmp_path: Path) -> None:
     assert memory.matrices
     assert memory.after < memory.before
     n = recipe.n_obs_steps
-    observation = {k: torch.zeros(1, n, *f.shape) for k, f in FEATURES.items() if k != "action"}
+    observation: dict[str, Any] = {
+        k: torch.zeros(1, n, *f.shape) for k, f in FEATURES.items() if k != "action"
+    }
     for key in policy.condition_keys:
-        if key not in observation:
+        if key == TASK:
+            observation[key] = ["lift it"]
+        elif key not in observation:
             observation[key] = torch.zeros(1, *policy.conditions_needed[key].shape)
     past = torch.zeros(1, recipe.n_past_actions, 3) if recipe.needs_past else None
     assert policy.sample(Request(observation, 0, past)).chunk.isfinite().all()

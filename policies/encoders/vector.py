@@ -133,8 +133,8 @@ class Planes(nn.Sequential):
     """Layers over frames whose channels are planes in memory, for which a CPU normalises groups several times
     as fast as it does where each pixel's channels lie together, as a camera gives them."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.contiguous() if x.device.type == "cpu" else x)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.contiguous() if input.device.type == "cpu" else input)
 
 
 class SpatialSoftmax(nn.Module):

@@ -1,5 +1,5 @@
-"""The demos behind `make demo`, `make demo-real` and `make demo-twin`: the README's own commands, one after
-the other, then a report."""
+"""The demos behind `make demo`, `demo-images`, `demo-real` and `demo-twin`: the README's own commands, one
+after the other, then a report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from .images import demo_images
 from .real import demo_real
 from .sim import demo_sim
 from .twin import demo_twin
@@ -16,7 +17,7 @@ from .twin import demo_twin
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ulna.robot.demos.run", description=__doc__)
-    parser.add_argument("which", choices=["sim", "real", "twin"])
+    parser.add_argument("which", choices=["sim", "images", "real", "twin"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="the LeRobot folder (real)")
     args = parser.parse_args()
@@ -24,6 +25,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that the server is stopped
     if args.which == "sim":
         return demo_sim(args.out)
+    if args.which == "images":
+        return demo_images(args.out)
     if args.which == "twin":
         return demo_twin(args.out)
     if args.data is None:

@@ -18,6 +18,7 @@ import pytest
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.store import EpisodeStore
+from ulna.robot.demos.images import demo_images
 from ulna.robot.demos.phases import PeakMemory, fresh, portable
 from ulna.robot.demos.real import demo_real
 from ulna.robot.demos.sim import demo_sim
@@ -78,6 +79,16 @@ def test_the_sim_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixtu
     port = int(re.findall(r"ws://127\.0\.0\.1:(\d+)", commands[3])[0])
     with socket.socket() as s:
         assert s.connect_ex(("127.0.0.1", port)) != 0, "the server is gone"
+
+
+def test_the_demo_from_pictures_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert demo_images(out, demonstrations=1, steps=2, episodes=1) == 1
+    assert "ulna: only 0 of 1 succeeded, the demo asks for 1" in capfd.readouterr().err
+    seen = json.loads((out / "flow/features.json").read_text())
+    assert "observation.environment_state" not in seen, "it knows nothing of the scene"
+    assert {k for k in seen if "images" in k} == {"observation.images.front", "observation.images.wrist"}
+    assert "data:video/mp4" in (out / "report.html").read_text()
 
 
 def test_the_real_demo_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# Some images of containers set it: each of the hundreds of processes that tests start would then compile torch,
+# scipy and the rest anew, which doubles the time of the suite.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup demo demo-images demo-real demo-twin test test-fast test-kernel docs check format bench lock clean
 
 BIN := .venv/bin

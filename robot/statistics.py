@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -11,10 +13,12 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % score interval (low, high) of a rate (Wilson 1927); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    # as `scipy.stats.binomtest` gives it, whose import takes as long as a short evaluation
+    z, p = NormalDist().inv_cdf(0.975), successes / trials
+    middle = p + z * z / (2 * trials)
+    half = z * math.sqrt(p * (1 - p) / trials + (z / (2 * trials)) ** 2)
+    low, high = ((middle + sign * half) / (1 + z * z / trials) for sign in (-1, 1))
+    return (low if successes else 0.0), (high if successes < trials else 1.0)
 
 
 def bootstrap_mean(

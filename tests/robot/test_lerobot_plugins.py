@@ -24,6 +24,7 @@ from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.servos.so101 import JOINTS, NAMES
 from ulna.policies.checkpoint import load_checkpoint, save_checkpoint
+from ulna.policies.lerobot.export import export_lerobot as export_policy
 from ulna.policies.parts import override
 from ulna.policies.policy import Policy
 from ulna.policies.recipes.mip import regression_mlp
@@ -253,12 +254,17 @@ def checkpoint(folder: Path, features: Features = FEATURES) -> Path:
     return folder
 
 
-def test_a_checkpoint_decides_the_same_inside_lerobot(plugins: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exported", [False, True], ids=["with a config", "by ulna export"])
+def test_a_checkpoint_decides_the_same_inside_lerobot(plugins: Any, tmp_path: Path, exported: bool) -> None:
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies import get_policy_class, make_pre_post_processors
 
     folder = checkpoint(tmp_path / "policy")
-    (folder / "config.json").write_text('{"type": "ulna", "device": "cpu"}')
+    if exported:
+        assert export_policy(folder, tmp_path / "theirs").type == "ulna"
+        folder = tmp_path / "theirs"
+    else:
+        (folder / "config.json").write_text('{"type": "ulna", "device": "cpu"}')
     config: Any = PreTrainedConfig.from_pretrained(folder)
     policy: Any = get_policy_class("ulna").from_pretrained(folder, config=config)
     assert (config.n_obs_steps, config.horizon) == (2, 16)
@@ -266,7 +272,7 @@ def test_a_checkpoint_decides_the_same_inside_lerobot(plugins: Any, tmp_path: Pa
     rng = np.random.default_rng(1)
     states = (HOME + 0.1 * rng.standard_normal((12, 6))).astype(np.float32)
     image = rng.integers(0, 256, (32, 32, 3), np.uint8)
-    pre, post = make_pre_post_processors(config)
+    pre, post = make_pre_post_processors(config, pretrained_path=str(folder) if exported else None)
     batch, chunk = {}, np.zeros((16, 6))
     for _ in range(2):  # the second episode knows nothing of the first
         policy.reset()

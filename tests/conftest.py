@@ -141,15 +141,17 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow. A real-time test that fails is tried again, twice at most and later, and the
-    summary names it: two cores that other work shares may leave a twin without a processor for longer than a
-    driver waits for a device."""
+    """Marks what is slow; files with any of it come first, so that no process waits for another's last. A
+    real-time test that fails is tried again, twice at most and later, and the summary names it:
+    two cores that are shared may leave a twin without a processor for longer than a driver waits."""
     for item in items:
         name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
         if name.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("realtime"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(wrapper=True)

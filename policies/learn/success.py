@@ -59,8 +59,13 @@ def learn_success(
             f"{data} has {len(succeeded)} episodes that are marked as a success, and it takes 5 at least: "
             "mark some with s while recording, or with `ulna data relabel`"
         )
-    parts = split_by_episode(labelled, [1 - HELD_OUT, HELD_OUT], seed=0)
-    fitted, held_out = (_ticks(store, features, [labelled[j].index for j in part]) for part in parts)
+    parts = [list[int](), list[int]()]
+    # each outcome by itself: what was held out of few episodes could else be all failures
+    for group in (succeeded, [e for e in labelled if not e.attrs["success"]]):
+        shares = [1 - HELD_OUT, HELD_OUT] if len(group) > 1 else [1.0]
+        for part, mine in zip(parts, split_by_episode(group, shares, seed=0) if group else [], strict=False):
+            part += [group[j].index for j in mine]
+    fitted, held_out = (_ticks(store, features, part) for part in parts)
     mean, scale = fitted.seen.mean(0), np.maximum(fitted.seen.std(0), 1e-3)
     net = _fit(fitted, mean, scale, steps, seed, progress)
     weights = {"mean": torch.from_numpy(mean), "scale": torch.from_numpy(scale.astype(np.float32))}
@@ -68,7 +73,7 @@ def learn_success(
         weights |= {f"weight{i}": layer.weight, f"bias{i}": layer.bias}
     with torch.no_grad():
         said = net(_normal(held_out.seen, mean, scale))[:, 0].numpy() > 0
-    measured = _measure(held_out, said, store, [labelled[j].index for j in parts[1]])
+    measured = _measure(held_out, said, store, parts[1])
     documents = {
         "detector.json": {"kind": "success", "data": str(data), "steps": steps, "measured": measured},
         "features.json": features_to_json(features),

@@ -52,7 +52,7 @@ def question(of: Policy, rows: int = 1, seed: Any = 3, past: bool = False) -> Re
     values = {k: uniform(rows, r.n_obs_steps, *f.shape) for k, f in FEATURES.items() if k != ACTION}
     values |= {k: uniform(rows, *f.shape) for k, f in of.conditions_needed.items() if k != "task"}
     before = uniform(rows, r.n_past_actions, 3) if past else None
-    return Request(values, seed, before)
+    return Request(values, seed, before, ["lift it"] * rows if "task" in of.conditions_needed else None)
 
 
 def test_what_a_graph_cannot_repeat_is_seen() -> None:

@@ -58,6 +58,7 @@ def test_what_it_had_not_seen_is_judged_as_it_was_marked(learned: tuple[Path, di
     folder, answer = learned
     assert answer["found"] == answer["held_out_successes"] > 0
     assert answer["too_early"] == answer["taken_for_done"] == 0
+    assert answer["held_out_failures"] > 0, "both outcomes are held out, whatever the episodes are called"
     detector = Detector(folder, FEATURES)
     assert detector.is_done(observation(1.0))
     assert not detector.is_done(observation(0.0))

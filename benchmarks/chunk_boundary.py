@@ -14,7 +14,6 @@ are there."""
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +166,7 @@ if __name__ == "__main__":
             ratios = ", ".join(f"{ms}: {r['ratio_of_max']:.2f}" for ms, r in by_delay.items())
             print(f"{task:6} {name:14} boundary over inside, {ratios}")
     if args.rows != list(ARMS):
-        before = json.loads((results.RESULTS / "chunk_boundary.json").read_text())["tasks"]
+        before = results.load("chunk_boundary")["tasks"]
         for task, result in found.items():
             rows = before[task]["strategies"] | result["strategies"]
             result["strategies"] = {name: rows[name] for name in ARMS if name in rows}

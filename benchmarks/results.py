@@ -14,6 +14,11 @@ from ulna.robot.report.report import commit, machine
 RESULTS = Path(__file__).parent / "results"
 
 
+def load(name: str) -> dict[str, Any]:
+    """What `save` wrote under this name."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def save(name: str, numbers: dict[str, Any]) -> None:
     """Write `results/NAME.json` and print it."""
     result = {

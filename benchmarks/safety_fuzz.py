@@ -16,7 +16,6 @@ within 2 ms, every 10 ms or when a busy machine gets to it.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import threading
 import time
@@ -331,7 +330,7 @@ def main() -> None:
         }
     }
     if args.only:
-        numbers = json.loads((results.RESULTS / "safety_fuzz.json").read_text()) | numbers
+        numbers = results.load("safety_fuzz") | numbers
     if args.only in (None, "alone"):
         numbers["alone"] = alone(args.chunks, True)
         numbers["alone_without_body"] = alone(args.chunks // 10, False)

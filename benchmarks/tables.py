@@ -68,8 +68,7 @@ SECTIONS = {
 
 
 def load(name: str) -> dict[str, Any] | None:
-    path = results.RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return results.load(name) if (results.RESULTS / f"{name}.json").exists() else None
 
 
 def demo(d: dict[str, Any]) -> list[str]:

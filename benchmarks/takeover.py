@@ -19,7 +19,6 @@ had, over 10 takeovers. `--only-twin` measures that again and keeps the rest of 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -135,7 +134,7 @@ if __name__ == "__main__":
     if args.only_twin:
         results.save(
             "takeover",
-            json.loads((results.RESULTS / "takeover.json").read_text()) | {"twin": jumps_on_the_twin()},
+            results.load("takeover") | {"twin": jumps_on_the_twin()},
         )
         sys.exit()
     rows, facts = [], []

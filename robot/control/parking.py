@@ -54,7 +54,8 @@ class Parking:
         self._lower, self._upper = lower, upper
         self._rest = None if rest is None else np.clip(rest, lower, upper)
         self.phase = Phase.SINKING if rest is None else Phase.GOING
-        self._lay_there, self._touches, self._touched_s = lay_there, False, -np.inf
+        self._lay_there = lay_there
+        self._touched_s = -np.inf  # when it last met something
         self._heavy_s = np.full(len(command), t_s)  # when each joint's motor last held something up
         self._held_up = np.zeros(len(command))  # the sense in which each joint was first held up
         self.at_rest = False  # whether it reached its rest pose
@@ -104,8 +105,7 @@ class Parking:
     def _begin_to_sink(self, t_s: float, command: np.ndarray) -> None:
         self.phase, self._target = Phase.SINKING, command.copy()
         self._sinking_since_s = self._calm_since_s = t_s
-        self._touches = self.at_rest and self._lay_there
-        self._touched_s = t_s if self._touches else -np.inf
+        self._touched_s = t_s if self.at_rest and self._lay_there else -np.inf
         self._mark, self._mark_s, self._push = self._target, t_s, np.zeros(len(command))
 
     def _sink(self, t_s: float, dt_s: float, command: np.ndarray, lag: np.ndarray) -> None:
@@ -118,9 +118,8 @@ class Parking:
         # what falls is held up until it meets something, which then pushes back
         self._held_up = np.where(heavy & (self._held_up == 0), np.sign(push), self._held_up)
         if bool((heavy & (np.sign(push) == -self._held_up)).any()):
-            self._touches, self._touched_s = True, t_s
-        # something hard answers to the smallest step, and a step is answered late
-        # and what was met may be passed, or give way
+            self._touched_s = t_s
+        # something hard answers to the smallest step, and a step is answered late; what was met may be passed
         speed = YIELD * np.abs(push) + SINK * max(t_s - self._touched_s - CLEAR_S, 0.0) / CLEAR_S
         speed = np.minimum(speed, SINK)
         target = self._target - speed * min(dt_s, 0.1) * np.sign(push)
@@ -135,7 +134,7 @@ class Parking:
             # what slides or trembles on its support is pushed to and fro; what is held up, in one sense
             held = float(np.abs(self._push / (t_s - self._mark_s)).max()) > LIGHT
             moved = float(np.abs(self._target - self._mark).max())
-            if self._touches and moved < STILL and not held:
+            if np.isfinite(self._touched_s) and moved < STILL and not held:
                 self.phase = Phase.DOWN
             self._push = np.zeros(len(push))
             self._mark, self._mark_s = self._target, t_s

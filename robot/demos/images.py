@@ -33,10 +33,7 @@ def demo_images(out: Path, demonstrations: int = 300, steps: int = 14000, episod
     p.run("train", *words)
     scenes = [*robot, "--episodes", str(episodes), "--seed", str(FIRST_SEED)]
     answer = p.run(f"evaluate {episodes} seeds", "evaluate", policy, *scenes, "--batch", str(episodes))
-    baselines = [
-        ClosedLoop.from_json(p.run(f"the same by {agent}", "evaluate", "--agent", agent, *scenes))
-        for agent in ("expert", "hold")
-    ]
+    baselines = p.baselines(scenes)
     evaluation = ClosedLoop.from_json(answer)
     title = f"Lift from two cameras of {SIDE} x {SIDE}, from {demonstrations} demonstrations"
     finish(p, title, evaluation, out, baselines=baselines)

@@ -47,6 +47,13 @@ class Phases:
             raise SystemExit(f"the demo stopped: `ulna {words[0]}` failed")
         return json.loads(run.stdout)
 
+    def baselines(self, scenes: Sequence[str]) -> list[ClosedLoop]:
+        """The expert and an arm that never moves, evaluated on `scenes`, words of `ulna evaluate`."""
+        return [
+            ClosedLoop.from_json(self.run(f"the same by {agent}", "evaluate", "--agent", agent, *scenes))
+            for agent in ("expert", "hold")
+        ]
+
     def _print(self, words: Sequence[str]) -> None:
         line = shlex.join(["ulna", *words])
         self.commands.append(line)

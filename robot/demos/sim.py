@@ -26,10 +26,7 @@ def demo_sim(out: Path, demonstrations: int = 100, steps: int = 3000, episodes: 
     scenes = [*robot, "--episodes", str(episodes), "--seed", str(FIRST_SEED)]
     with p.server("serve", policy, "--port", str(free_port())) as url:
         answer = p.run(f"evaluate {episodes} seeds", "evaluate", policy, *scenes, "--server", url)
-    baselines = [
-        ClosedLoop.from_json(p.run(f"the same by {agent}", "evaluate", "--agent", agent, *scenes))
-        for agent in ("expert", "hold")
-    ]
+    baselines = p.baselines(scenes)
     evaluation = ClosedLoop.from_json(answer)
     finish(p, f"Lift, from {demonstrations} demonstrations", evaluation, out, baselines=baselines)
     return verdict(evaluation, 0.9)

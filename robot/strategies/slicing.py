@@ -65,7 +65,8 @@ class SlicingPlan(Plan):
         n = min(self.blend, len(new))
         if not n or not len(old):
             return new
-        away = old[np.minimum(np.arange(n), len(old) - 1)] - new[np.minimum(np.arange(n), len(old) - 1)]
+        shared = np.minimum(np.arange(n), len(old) - 1)
+        away = old[shared] - new[shared]
         x = np.arange(1, n + 1) / (self.blend + 1)
         left = 1 - x**3 * (10 - 15 * x + 6 * x**2)
         return np.concatenate([new[:n] + left[:, None] * away, new[n:]]).astype(new.dtype)

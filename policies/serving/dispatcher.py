@@ -19,6 +19,7 @@ import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ WAIT_S = 0.002  # for sessions that ask in a loop, once the worker is free
 QUICK_S = 0.010  # a session that asks again so soon, or before as long as computing takes, asks in a loop
 MAX_BATCH = 64
 STRETCH = 2.0  # a batch may take so many times what the fastest takes
+ANSWERS_AT_ONCE = 4  # then the loop reads what has arrived
 FORGET_S = 60.0  # a session that nobody ends is forgotten after so long
 MANY_SESSIONS = 1024
 STOPPING = "the server is stopping and takes no new requests: ask another, or this one when it is back"
@@ -71,9 +73,26 @@ class _Job:
     timer: asyncio.TimerHandle | None = None
     policy: ServedPolicy | None = None
     """Chosen when it is computed, so that a swap acts at once."""
+    directly: Callable[[Reply], None] | None = None
+    """Given the reply in the worker's thread, where it is the only one, before `done`."""
+    reply: Reply | None = None
+    """What it was given."""
 
     def order(self) -> tuple[int, float, float]:
         return self.turn, self.deadline, self.arrived
+
+    def order_of_replies(self) -> tuple[bool, float]:
+        """Those that ask seldom, then those that ask again soonest: they come in time for the next batch."""
+        return not self.seldom, self.session.pause
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What was computed together."""
+
+    rows: int
+    began: float
+    seconds: float
 
 
 @dataclass(eq=False)
@@ -101,6 +120,7 @@ class Dispatcher:
         self._waiting: dict[_Session, _Job] = {}
         self._round = 0
         self._running: Sequence[_Job] = ()
+        self._answers: deque[tuple[_Job, Any, _Batch]] = deque()  # computed, and not given yet
         self._awaited: set[_Session] = set()
         self._free_since = -math.inf
         self._took = 0.0  # the last inference, s
@@ -152,8 +172,10 @@ class Dispatcher:
         model: str,
         deadline_s: float | None,
         done: Done,
+        directly: Callable[[Reply], None] | None = None,
     ) -> _Job | None:
-        """As `submit`, with the reply or the error given to `done`, once, within the loop."""
+        """As `submit`, with the reply or the error given to `done`, once, within the loop. A reply that was
+        computed alone is given to `directly` before that, in the worker's thread; it must not raise."""
         if self.stopping:
             done(Unavailable(STOPPING))
             return None
@@ -175,6 +197,7 @@ class Dispatcher:
         job = _Job(
             known, request, model, turn, now, math.inf if deadline_s is None else now + deadline_s, done
         )
+        job.directly = directly
         job.seldom = known.pause > max(QUICK_S, 2 * self._took)
         if before is not None:
             self._drop(before, Unavailable("a newer request of this session took its place"), "superseded")
@@ -182,7 +205,10 @@ class Dispatcher:
             job.timer = self._loop.call_at(job.deadline, self._expire, job)
         self._waiting[known] = job
         self._idle.clear()
-        self._consider()
+        if job.seldom:
+            self._launch()  # it waits for nobody
+        else:
+            self._consider()
         return job
 
     def forget(self, session: str) -> None:
@@ -205,6 +231,8 @@ class Dispatcher:
         for job in list(self._waiting.values()):
             del self._waiting[job.session]
             self._drop(job, Unavailable(STOPPING), "stopping")
+        while self._answers:
+            self._answer(*self._answers.popleft())
         self._rest()
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -238,12 +266,12 @@ class Dispatcher:
         job.done(error)
 
     def _rest(self) -> None:
-        if not self._waiting and not self._running:
+        if not self._waiting and not self._running and not self._answers:
             self._idle.set()
 
     def _consider(self) -> None:
         """Start the worker if it is free and nobody is waited for."""
-        if self._running or not self._waiting:
+        if self._running or self._answers or not self._waiting:
             return
         if self._awaited and (until := self._free_since + WAIT_S) > self._loop.time():
             if self._timer is None:
@@ -319,59 +347,79 @@ class Dispatcher:
         """In the worker's thread."""
         began = time.monotonic()
         results = answers(jobs[0].policy, [job.request for job in jobs])
-        seconds = time.monotonic() - began
+        batch = _Batch(len(jobs), began, time.monotonic() - began)
+        job = jobs[0]
+        if len(jobs) == 1 and job.directly is not None and isinstance(results[0], Mapping):
+            job.session.answered = time.monotonic()
+            job.reply = _reply(job, results[0], batch)
+            job.directly(job.reply)
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
-            self._loop.call_soon_threadsafe(self._finish, jobs, results, seconds)
+            self._loop.call_soon_threadsafe(self._finish, jobs, results, batch)
 
-    def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], seconds: float) -> None:
-        now = self._loop.time()
-        self._running, self._took = (), seconds
+    def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], batch: _Batch) -> None:
+        self._running, self._took = (), batch.seconds
         policy = jobs[0].policy
         assert policy is not None
         if hasattr(policy, "infer_many"):
-            self._pace(policy).ran(len(jobs), seconds)
+            self._pace(policy).ran(batch.rows, batch.seconds)
         if any(job.seldom for job in self._waiting.values()):
             self._launch()  # before the answers, which take time where they are many
-        self.metrics.batch(len(jobs), seconds)
-        for job, result in zip(jobs, results, strict=True):
-            session = job.session
-            session.answered = now
-            if isinstance(result, BadRequest | ProtocolError):
-                self.metrics.error("failed" if isinstance(result, Failed) else "bad request")
-                if isinstance(result, Failed) and not session.failed:
-                    session.failed = True
-                    log.error("the policy failed", exc_info=result.__cause__)
-                job.done(result)
-                continue
-            session.remembering = policy if "memory" in result else None
-            waited, model = now - seconds - job.arrived, job.model or self.models.default
-            self.metrics.answer(model, now - job.arrived, waited, result.get("nfe"))
-            timing = {"infer_ms": (now - job.arrived) * 1e3, "queue_ms": max(waited, 0.0) * 1e3}
-            reply = {
-                **({} if "checkpoint" in result else {"checkpoint": policy.metadata.checkpoint}),
-                **result,
-                "policy_timing": {"infer_ms": seconds * 1e3, "batch": len(jobs)},
-                "server_timing": timing,
-            }
-            job.done(reply)
+        self._awaited.clear()
+        pairs = sorted(zip(jobs, results, strict=True), key=lambda pair: pair[0].order_of_replies())
+        self._answers.extend((job, result, batch) for job, result in pairs)
+        self._answer_some()
+        self.metrics.batch(batch.rows, batch.seconds)
+
+    def _answer_some(self) -> None:
+        """The rest in the loop's next round, so that whoever asks meanwhile is heard."""
+        for _ in range(min(ANSWERS_AT_ONCE, len(self._answers))):
+            self._answer(*self._answers.popleft())
+        if self._answers:
+            self._loop.call_soon(self._answer_some)
+            return
         self._free_since = self._loop.time()
-        self._awaited = {
-            job.session
-            for job in jobs
-            if job.session.pause <= max(QUICK_S, seconds)
-            and job.session not in self._waiting
-            and job.session.name in self._sessions
-        }
-        if len(jobs) == 1 and not self._waiting:
-            self._awaited.clear()  # it was alone
         self._rest()
         self._consider()
+
+    def _answer(self, job: _Job, result: Any, batch: _Batch) -> None:
+        session = job.session
+        if isinstance(result, BadRequest | ProtocolError):
+            self.metrics.error("failed" if isinstance(result, Failed) else "bad request")
+            if isinstance(result, Failed) and not session.failed:
+                session.failed = True
+                log.error("the policy failed", exc_info=result.__cause__)
+            session.answered = self._loop.time()
+            job.done(result)
+        else:
+            session.remembering = job.policy if "memory" in result else None
+            if job.reply is None:
+                session.answered = self._loop.time()
+                job.reply = _reply(job, result, batch)
+            job.done(job.reply)
+            seconds, waited = session.answered - job.arrived, batch.began - job.arrived
+            self.metrics.answer(job.model or self.models.default, seconds, waited, result.get("nfe"))
+        alone = batch.rows == 1 and not self._waiting
+        quick = session.pause <= max(QUICK_S, batch.seconds)
+        if quick and not alone and session not in self._waiting and session.name in self._sessions:
+            self._awaited.add(session)
 
     def _forget_the_silent(self, now: float) -> None:
         if len(self._sessions) <= MANY_SESSIONS:
             return
-        running = {job.session for job in self._running}
+        running = {job.session for job in (*self._running, *(job for job, _, _ in self._answers))}
         for name, session in list(self._sessions.items()):
             if session in self._waiting or session in running or now - session.answered < FORGET_S:
                 continue
             del self._sessions[name]
+
+
+def _reply(job: _Job, result: Reply, batch: _Batch) -> Reply:
+    """What the policy answered, and how long it took."""
+    assert job.policy is not None
+    took, waited = time.monotonic() - job.arrived, batch.began - job.arrived
+    return {
+        **({} if "checkpoint" in result else {"checkpoint": job.policy.metadata.checkpoint}),
+        **result,
+        "policy_timing": {"infer_ms": batch.seconds * 1e3, "batch": batch.rows},
+        "server_timing": {"infer_ms": took * 1e3, "queue_ms": max(waited, 0.0) * 1e3},
+    }

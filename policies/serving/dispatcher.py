@@ -33,6 +33,7 @@ from .together import Failed, alike, answers
 log = logging.getLogger("ulna.serving")
 
 WAIT_S = 0.002  # for sessions that ask in a loop, once the worker is free
+PATIENCE = 0.25  # of what computing takes, at most, where those that are waited for come one after another
 QUICK_S = 0.010  # a session that asks again so soon, or before as long as computing takes, asks in a loop
 MAX_BATCH = 64
 STRETCH = 2.0  # a batch may take so many times what the fastest takes
@@ -81,10 +82,6 @@ class _Job:
     def order(self) -> tuple[int, float, float]:
         return self.turn, self.deadline, self.arrived
 
-    def order_of_replies(self) -> tuple[bool, float]:
-        """Those that ask seldom, then those that ask again soonest: they come in time for the next batch."""
-        return not self.seldom, self.session.pause
-
 
 @dataclass(frozen=True)
 class _Batch:
@@ -122,7 +119,7 @@ class Dispatcher:
         self._running: Sequence[_Job] = ()
         self._answers: deque[tuple[_Job, Any, _Batch]] = deque()  # computed, and not given yet
         self._awaited: set[_Session] = set()
-        self._free_since = -math.inf
+        self._free_since = self._heard = -math.inf  # heard: one that was awaited
         self._took = 0.0  # the last inference, s
         self._timer: asyncio.TimerHandle | None = None
         self._paces: dict[int, tuple[ServedPolicy, _Pace]] = {}
@@ -190,7 +187,9 @@ class Dispatcher:
             self._forget_the_silent(now)
             known = self._sessions[session] = _Session(session)
         known.pause = now - known.answered
-        self._awaited.discard(known)
+        if known in self._awaited:
+            self._awaited.discard(known)
+            self._heard = now
         before = self._waiting.pop(known, None)
         # one that had no turn in this round comes before all that had
         turn = max(known.turn, self._round - 1) if before is None else before.turn
@@ -273,11 +272,21 @@ class Dispatcher:
         """Start the worker if it is free and nobody is waited for."""
         if self._running or self._answers or not self._waiting:
             return
-        if self._awaited and (until := self._free_since + WAIT_S) > self._loop.time():
+        if self._awaited and (until := self._patience()) > self._loop.time():
             if self._timer is None:
-                self._timer = self._loop.call_at(until, self._launch)
+                self._timer = self._loop.call_at(until, self._look)
             return
         self._launch()
+
+    def _patience(self) -> float:
+        """Until when those who are awaited are waited for."""
+        longest = max(WAIT_S, PATIENCE * self._took)
+        return min(max(self._free_since, self._heard) + WAIT_S, self._free_since + longest)
+
+    def _look(self) -> None:
+        """The time of one who is awaited is over; another may have come meanwhile."""
+        self._timer = None
+        self._consider()
 
     def _launch(self) -> None:
         if self._timer is not None:
@@ -365,7 +374,7 @@ class Dispatcher:
         if any(job.seldom for job in self._waiting.values()):
             self._launch()  # before the answers, which take time where they are many
         self._awaited.clear()
-        pairs = sorted(zip(jobs, results, strict=True), key=lambda pair: pair[0].order_of_replies())
+        pairs = sorted(zip(jobs, results, strict=True), key=lambda pair: not pair[0].seldom)
         self._answers.extend((job, result, batch) for job, result in pairs)
         self._answer_some()
         self.metrics.batch(batch.rows, batch.seconds)

@@ -1,13 +1,20 @@
 """One policy server under load, each part in this order and in one run: clients in processes of their own, a
 policy that answers any number of requests in 20 ms.
 
-python benchmarks/server_load.py
+python benchmarks/server_load.py [PART ...]
 
 throughput    8 clients that ask in a loop, beside the same policy one request at a time
-flood         one client alone, and beside 1, 8 and 50 that ask in a loop; one at a time for comparison
+flood         one client alone, and beside 1, 8 and 50 that ask in a loop; one at a time for comparison; and
+              the same clients at a server that reads no request and answers each 20 ms later, which is what
+              they and the machine take by themselves: all share its processors
 hostile       one client alone, and beside senders of messages that are large once they are decoded
 memory        resident memory of the server under each kind of hostile message, and of partial frames
 swap          requests that fail while a model is replaced ten times under 8 clients
+
+With parts named, the others' numbers stay as they were; `measured` says when each was.
+
+Times are those that the client measures; `at_server_p99_ms` is the server's own, from a request's arrival to
+its reply.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +38,8 @@ import msgpack
 import numpy as np
 import results
 from websockets.sync.client import ClientConnection, connect
+
+from ulna.robot.report.report import commit
 
 SECONDS = 5.0  # of each measurement
 SERVER = """
@@ -58,12 +68,52 @@ PolicyServer(models, port=0).run(lambda url: print(url, flush=True))
 STATE = {"observation.state": np.zeros(14, np.float32)}
 
 
+TIMER = """
+import asyncio, numpy as np
+from ulna.datasets.features import ACTION, Feature
+from ulna.policies.serving.metadata import Metadata
+from ulna.policies.serving.protocol import pack
+from ulna.policies.serving.websocket import Connection, Room
+
+METADATA = Metadata(features={ACTION: Feature((7,), "float32")}, horizon=16, checkpoint="first")
+REPLY = pack({"actions": np.zeros((16, 7), np.float32), "nfe": 1, "checkpoint": "first"})
+
+class Timer:
+    def __init__(self, connection):
+        self.connection = connection
+    def asked(self, head):
+        return None
+    def opened(self):
+        self.connection.send(pack(METADATA.to_json()))
+    def received(self, message, size):
+        asyncio.get_running_loop().call_later(0.02, self.answer, size)
+        return True
+    def answer(self, size):
+        self.connection.send(REPLY)
+        self.connection.release(size)
+    def closed(self, reason):
+        pass
+
+async def main():
+    room = Room(1 << 28, 256)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(room, 1 << 26, Timer), "127.0.0.1", 0)
+    print(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
 class Server:
-    """In a process of its own. kind: together or alone."""
+    """In a process of its own. kind: together, alone or timer."""
 
     def __init__(self, kind: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, kind], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [sys.executable, "-c", TIMER if kind == "timer" else SERVER, kind],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
@@ -96,10 +146,11 @@ def served(kind: str) -> Iterator[Server]:
 
 
 def ask(url: str, seconds: float, pause_s: float, ready: Any, out: Any) -> None:
-    """In a client's process: milliseconds of each request, and errors."""
+    """In a client's process: milliseconds of each request as it measures them and as the server does, and
+    errors."""
     from ulna.policies.serving.client import PolicyClient, PolicyServerError
 
-    ms, errors = [], 0
+    ms, at_server, errors = [], [], 0
     with PolicyClient(url, timeout_s=60.0) as client:
         client.infer(STATE)
         ready.wait()
@@ -107,13 +158,15 @@ def ask(url: str, seconds: float, pause_s: float, ready: Any, out: Any) -> None:
         while time.monotonic() < end:
             began = time.perf_counter()
             try:
-                client.infer(STATE)
+                reply = client.infer(STATE)
                 ms.append((time.perf_counter() - began) * 1e3)
+                if "server_timing" in reply:
+                    at_server.append(reply["server_timing"]["infer_ms"])
             except PolicyServerError:
                 errors += 1
             if pause_s:
                 time.sleep(pause_s * random.uniform(0.5, 1.5))
-    out.put((ms, errors))
+    out.put((ms, at_server, errors))
 
 
 def flood(url: str, clients: int, stop: Any, ready: Any) -> None:
@@ -168,12 +221,14 @@ def measured(
     thread.join()
     for process in (*flooding, *asking):
         process.join()
-    ms = [value for values, _ in found for value in values]
+    ms = [value for values, _, _ in found for value in values]
+    at_server = [value for _, values, _ in found for value in values]
     return {
         "requests_per_s": round(len(ms) / SECONDS, 1),
         "p50_ms": round(float(np.median(ms)), 1),
         "p99_ms": round(float(np.percentile(ms, 99)), 1),
-        "errors": sum(errors for _, errors in found),
+        **({"at_server_p99_ms": round(float(np.percentile(at_server, 99)), 1)} if at_server else {}),
+        "errors": sum(errors for _, _, errors in found),
     }
 
 
@@ -219,17 +274,26 @@ def throughput() -> dict[str, Any]:
     return rows
 
 
+FLOODS = (
+    # server's kind, what it is called, how many flood, pauses of the one client
+    ("together", "batched", (0, 1, 8, 50), (0.0, 0.08)),
+    ("timer", "nothing but a timer", (0, 50), (0.0, 0.08)),
+    ("alone", "one at a time", (0, 1, 8), (0.0,)),
+)
+
+
 def floods() -> dict[str, Any]:
     rows: dict[str, Any] = {}
-    for kind, numbers in (("together", (0, 1, 8, 50)), ("alone", (0, 1, 8))):
+    for kind, called, numbers, pauses in FLOODS:
+        rows[called] = {}
         with served(kind) as server:
-            for name, pause_s in (("asks in a loop", 0.0), ("asks ten times a second", 0.08)):
-                if kind == "alone" and pause_s:
-                    continue
-                row = rows.setdefault("batched" if kind == "together" else "one at a time", {})
-                row[name] = {f"{n} floods": measured(server.url, 1, pause_s, n) for n in numbers}
-    for row in rows["batched"].values():
-        row["p99_ratio_with_50"] = round(row["50 floods"]["p99_ms"] / row["0 floods"]["p99_ms"], 2)
+            for pause_s in pauses:
+                row = {f"{n} floods": measured(server.url, 1, pause_s, n) for n in numbers}
+                if 50 in numbers:
+                    row["p99_ratio_with_50"] = round(
+                        row["50 floods"]["p99_ms"] / row["0 floods"]["p99_ms"], 2
+                    )
+                rows[called]["asks ten times a second" if pause_s else "asks in a loop"] = row
     return rows
 
 
@@ -282,8 +346,12 @@ def swap() -> dict[str, Any]:
         return measured(server.url, 8, during=ten_times)
 
 
+PARTS = ("throughput", "flood", "hostile", "swap")
+
+
 def main(parts: Sequence[str]) -> None:
-    rows: dict[str, Any] = {"policy": "any number of requests in 20 ms", "seconds_a_measurement": SECONDS}
+    rows: dict[str, Any] = {} if set(parts) >= set(PARTS) else results.load("server_load")
+    rows |= {"policy": "any number of requests in 20 ms", "seconds_a_measurement": SECONDS}
     if "throughput" in parts:
         rows["throughput, 8 clients"] = throughput()
     if "flood" in parts:
@@ -292,8 +360,12 @@ def main(parts: Sequence[str]) -> None:
         rows["one client beside hostile messages"], rows["server_resident_mb"] = hostile()
     if "swap" in parts:
         rows["ten swaps under 8 clients"] = swap()
+    now = {"commit": commit(), "date": datetime.now(UTC).date().isoformat()}
+    rows["measured"] = {**rows.get("measured", {}), **dict.fromkeys(parts, now)}
     results.save("server_load", rows)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ("throughput", "flood", "hostile", "swap"))
+    if unknown := set(sys.argv[1:]) - set(PARTS):
+        sys.exit(f"there is no part {', '.join(sorted(unknown))}: there is {', '.join(PARTS)}")
+    main(sys.argv[1:] or PARTS)

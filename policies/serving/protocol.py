@@ -212,16 +212,19 @@ class _Reader:
         found: dict[Any, Any] = {}
         for _ in range(size):
             key = self.value(depth + 1)
-            if type(key) is memoryview:
+            if type(key) is not str:
+                if type(key) is not memoryview:
+                    raise ProtocolError(
+                        f"the message is not msgpack as it is spoken here: keys are text, not {brief(key)}"
+                    )
                 key = bytes(key)
-            elif type(key) is not str:
-                raise ProtocolError(
-                    f"the message is not msgpack as it is spoken here: keys are text, not {brief(key)}"
-                )
-            value = self.value(depth + 1)
-            # what an array is made of is left where it is
-            found[key] = value if b"__ndarray__" in found else self._copied(value)
-        return _decode(found)
+            found[key] = self.value(depth + 1)
+        if b"__ndarray__" in found:
+            return _decoded_array(found)  # what it is made of is left where it is
+        for key, value in found.items():
+            if type(value) is memoryview:
+                found[key] = self._copied(value)
+        return _decoded_scalar(found) if b"__npgeneric__" in found else found
 
     def _plain_array(self) -> np.ndarray | None:
         """The array that begins here as clients write it: keys in their order, a common dtype, a length of
@@ -295,36 +298,33 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be sent")
 
 
-def _decode(value: dict[Any, Any]) -> Any:
-    if b"__ndarray__" in value:
-        try:
-            data, shape, dtype = value[b"data"], value[b"shape"], _dtype(value[b"dtype"])
-        except (KeyError, TypeError, ValueError):
-            raise ProtocolError("an array lacks its data, a dtype or its shape") from None
+def _decoded_array(value: dict[Any, Any]) -> np.ndarray:
+    try:
+        data, shape, dtype = value[b"data"], value[b"shape"], _dtype(value[b"dtype"])
+    except (KeyError, TypeError, ValueError):
+        raise ProtocolError("an array lacks its data, a dtype or its shape") from None
+    _require_kind(dtype)
+    if type(data) is not memoryview or not isinstance(shape, list):
+        raise ProtocolError("an array's data must be bytes and its shape a list")
+    if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 16:
+        raise ProtocolError("an array's shape must be up to 16 whole numbers")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ProtocolError(f"an array of {dtype} {tuple(shape)} cannot have {len(data)} bytes")
+    return _array(data, dtype, shape)
+
+
+def _decoded_scalar(value: dict[Any, Any]) -> Any:
+    try:
+        dtype, item = _dtype(value[b"dtype"]), value[b"data"]
         _require_kind(dtype)
-        if not isinstance(data, bytes | memoryview) or not isinstance(shape, list):
-            raise ProtocolError("an array's data must be bytes and its shape a list")
-        if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 16:
-            raise ProtocolError("an array's shape must be up to 16 whole numbers")
-        if math.prod(shape) * dtype.itemsize != len(data):
-            raise ProtocolError(f"an array of {dtype} {tuple(shape)} cannot have {len(data)} bytes")
-        return _array(data, dtype, shape)
-    if b"__npgeneric__" in value:
-        try:
-            dtype, item = _dtype(value[b"dtype"]), value[b"data"]
-            _require_kind(dtype)
-            if not isinstance(item, bool | int | float | str | bytes):
-                raise TypeError("not a scalar")
-            return dtype.type(item)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise ProtocolError("a numpy scalar lacks its value or a dtype that fits it") from None
-    for key, part in value.items():
-        if type(part) is memoryview:
-            value[key] = bytes(part)
-    return value
+        if not isinstance(item, bool | int | float | str | bytes):
+            raise TypeError("not a scalar")
+        return dtype.type(item)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ProtocolError("a numpy scalar lacks its value or a dtype that fits it") from None
 
 
-def _array(data: bytes | memoryview, dtype: np.dtype, shape: list[int]) -> np.ndarray:
+def _array(data: memoryview, dtype: np.dtype, shape: list[int]) -> np.ndarray:
     try:
         # numpy makes no empty array of a buffer
         array = np.frombuffer(data, dtype).reshape(shape) if len(data) else np.empty(shape, dtype)

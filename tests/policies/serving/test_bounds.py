@@ -127,6 +127,14 @@ def test_arrays_are_read_whatever_the_order_of_their_keys() -> None:
         unpack(b"\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x00\x01\x02\x03\x04")
 
 
+def test_a_message_that_ends_anywhere_too_early_is_refused() -> None:
+    data = pack({"image": np.zeros((2, 300, 3), np.uint8), "state": np.zeros(3, ">f4"), "task": "lift"})
+    assert unpack(data)["image"].shape == (2, 300, 3)
+    for end in range(len(data)):
+        with pytest.raises(ProtocolError, match="it ends too early"):
+            unpack(data[:end])
+
+
 @pytest.mark.parametrize(
     ("dtype", "shape", "data"),
     [("<U0", [1 << 40], b""), ("|S0", [1 << 40], b""), ("<f4", [1 << 62, 0], b""), ("<f4", [0] * 17, b""),

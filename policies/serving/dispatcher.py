@@ -119,6 +119,7 @@ class Dispatcher:
         self._waiting: dict[_Session, _Job] = {}
         self._round = 0
         self._running: Sequence[_Job] = ()
+        self._computed: deque[tuple[Sequence[_Job], Sequence[Any], _Batch]] = deque()  # by the worker
         self._answers: deque[tuple[_Job, Any, _Batch]] = deque()  # computed, and not given yet
         self._awaited: set[_Session] = set()
         self._free_since = self._heard = -math.inf  # heard: one that was awaited
@@ -175,6 +176,7 @@ class Dispatcher:
     ) -> _Job | None:
         """As `submit`, with the reply or the error given to `done`, once, within the loop. A reply that was
         computed alone is given to `directly` before that, in the worker's thread; it must not raise."""
+        self._take_computed()
         if self.stopping:
             done(Unavailable(STOPPING))
             return None
@@ -364,8 +366,15 @@ class Dispatcher:
             job.session.answered = time.monotonic()
             job.reply = _reply(job, results[0], batch)
             job.directly(job.reply)
+        self._computed.append((jobs, results, batch))
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
-            self._loop.call_soon_threadsafe(self._finish, jobs, results, batch)
+            self._loop.call_soon_threadsafe(self._take_computed)
+
+    def _take_computed(self) -> None:
+        """Also called between two requests, of which the loop may read many before it looks at anything
+        else."""
+        while self._computed:
+            self._finish(*self._computed.popleft())
 
     def _finish(self, jobs: Sequence[_Job], results: Sequence[Any], batch: _Batch) -> None:
         self._running, self._took = (), batch.seconds

@@ -247,7 +247,7 @@ class Conversation:
     def _answer(self, slot: _Slot, result: Mapping[str, Any] | BadRequest | ProtocolError) -> None:
         if slot.is_sent:
             self._reply(slot, b"")
-            self.connection.finish()
+            self.connection.writer.finish()
             return
         if isinstance(result, Exception):
             self._reply(slot, str(result)[:MAX_ERROR_CHARACTERS])
@@ -272,7 +272,7 @@ class Conversation:
             return
         if is_next:
             with contextlib.suppress(TypeError, ValueError, OverflowError):
-                slot.is_sent = self.connection.send_directly(self._packed(result))
+                slot.is_sent = self.connection.writer.message_directly(self._packed(result))
         if slot.is_sent:
             self._previous_ms = (time.monotonic() - slot.began) * 1e3
 

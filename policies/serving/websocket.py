@@ -12,8 +12,6 @@ import base64
 import binascii
 import contextlib
 import hashlib
-import os
-import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -22,6 +20,7 @@ import numpy as np
 from .frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame_head, unmask
 from .http_messages import Answer, Head, head_of
 from .sockets import keep_alive
+from .writer import Writer
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 SCRATCH = 1 << 14  # bytes of heads and small messages; also the longest HTTP head
@@ -95,7 +94,7 @@ class Room:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """peer: makes who answers on it."""
+    """peer: makes who answers on it. writer: what is written on it."""
 
     def __init__(self, room: Room, max_message: int, peer: Callable[[Connection], Peer]) -> None:
         self.room, self.max_message = room, max_message
@@ -119,25 +118,20 @@ class Connection(asyncio.BufferedProtocol):
         self._reading = True
         self._controls = 0
         self._reason = "it went away"
-        self._writing = threading.Lock()
-        self._direct = False  # whether another thread may write now; only with the lock, as the next
-        self._rest = b""  # of what such a thread began to write
 
     def connection_made(self, transport: Any) -> None:
         self._transport: asyncio.Transport = transport
         self._loop = asyncio.get_running_loop()
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) else "?"
-        socket = transport.get_extra_info("socket")
-        keep_alive(socket)
-        self._fd = socket.fileno()
-        self._is_plain = transport.get_extra_info("sslcontext") is None
+        keep_alive(transport.get_extra_info("socket"))
+        self.writer = Writer(transport)
         transport.set_write_buffer_limits(high=1 << 20)
         self.since = self._since = self._loop.time()
         self.room.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._no_more_directly()  # before the socket is closed, and its number another's
+        self.writer.close()
         self.room.connections.discard(self)
         self._drop_message()
         self._payload = None
@@ -213,70 +207,28 @@ class Connection(asyncio.BufferedProtocol):
         """End it without a word."""
         self._reason = reason
         self.room.connections.discard(self)
-        self._no_more_directly()
+        self.writer.close()
         self._transport.abort()
 
     def send(self, data: bytes | str) -> None:
         """One message."""
         if self._leaving is not None or self._transport.is_closing():
             return
-        opcode, body = (TEXT, data.encode()) if isinstance(data, str) else (BINARY, data)
-        self._write(frame_head(opcode, len(body)), body)
-
-    def send_directly(self, data: bytes) -> bool:
-        """`send` from another thread than the loop's, which need not wake for it; then call `finish` within
-        the loop. False, and nothing is sent, where only the loop can: something is still being written, it is
-        TLS, or it is over."""
-        with self._writing:
-            if not self._direct:
-                return False
-            frame = frame_head(BINARY, len(data)) + data
-            try:
-                written = os.write(self._fd, frame)
-            except OSError:  # no room now, or nobody there: the loop knows what to do
-                return False
-            if written < len(frame):
-                self._direct, self._rest = False, frame[written:]
-            return True
-
-    def finish(self) -> None:
-        """Write the rest of what `send_directly` began."""
-        if self._rest and not self._transport.is_closing():
-            self._write()
-
-    def _write(self, *data: bytes) -> None:
-        """All that the loop writes, after the rest of what another thread began."""
-        with self._writing:
-            whole = [self._rest, *data] if self._rest else data
-            self._rest = b""
-            if sum(map(len, whole)) < SCRATCH:
-                self._transport.write(b"".join(whole))
-            else:
-                self._transport.writelines(whole)
-            self._may_direct()
-
-    def _may_direct(self) -> None:
-        """With the lock."""
-        self._direct = (
-            self._is_plain
-            and self._leaving is None
-            and not self._rest
-            and not self._transport.get_write_buffer_size()
-        )
-
-    def _no_more_directly(self) -> None:
-        with self._writing:
-            self._direct = False
+        if isinstance(data, str):
+            text = data.encode()
+            self.writer.write(frame_head(TEXT, len(text)), text)
+        else:
+            self.writer.message(data)
 
     def respond(self, answer: Answer) -> None:
         """Answer an HTTP request, and close."""
-        self._write(answer.encoded())
+        self.writer.write(answer.encoded())
         self._leave(f"HTTP {answer.status}")
 
     def fail(self, code: int, reason: str) -> None:
         """Say why, and close."""
         if self._leaving is None:
-            self._write(close_frame(code, reason))
+            self.writer.write(close_frame(code, reason))
             self._leave(reason)
 
     def release(self, size: int) -> None:
@@ -294,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
         """Nothing is read any more but thrown away until the other side has read us and closes, since closing
         on unread bytes would take from it what we said."""
         self._reason, self._leaving = reason, self._loop.time()
-        self._no_more_directly()
+        self.writer.close()
         self._drop_message()
         self._payload, self._start, self._end = None, 0, 0
         if self._transport.can_write_eof():
@@ -374,7 +326,7 @@ class Connection(asyncio.BufferedProtocol):
             self.respond(Answer(426, b"this server speaks WebSocket version 13"))
             return False
         accept = base64.b64encode(hashlib.sha1(key.encode() + GUID).digest())
-        self._write(
+        self.writer.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
@@ -416,8 +368,7 @@ class Connection(asyncio.BufferedProtocol):
             return True
         whole = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
         size, self._parts, self.unfinished, self._since = self.unfinished, [], 0, None
-        with self._writing:
-            self._may_direct()  # what was being written may be gone meanwhile
+        self.writer.look()
         if not self._peer.received(memoryview(whole) if self._opcode == BINARY else None, size):
             self._waiting = True
         return True
@@ -482,9 +433,9 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(1008, "too many pings")
             return False
         if opcode == PING:
-            self._write(frame_head(PONG, len(payload)), payload)
+            self.writer.write(frame_head(PONG, len(payload)), payload)
         elif opcode == CLOSE:
-            self._write(frame_head(CLOSE, len(payload[:2])), payload[:2])
+            self.writer.write(frame_head(CLOSE, len(payload[:2])), payload[:2])
             self._leave("closed by the client")
             return False
         return True

@@ -1,5 +1,5 @@
-"""Ulna's policies beside LeRobot's own ACT and DiffusionPolicy: the same demonstrations, the same wall clock
-of training on this machine, the same unseen episodes, whose differences are paired.
+"""Ulna's policies beside LeRobot's own ACT and DiffusionPolicy: the same demonstrations, the same seconds of
+the processor to train in, the same unseen episodes, whose differences are paired.
 
     python benchmarks/head_to_head.py [lift push_t ...] [--seconds 600] [--seeds 3]
     python benchmarks/head_to_head.py lift --curves      success by demonstrations and by seconds of training
@@ -7,14 +7,17 @@ of training on this machine, the same unseen episodes, whose differences are pai
     python benchmarks/head_to_head.py external:PushT     tasks of others, see external.py
     python benchmarks/head_to_head.py --quick            the whole way in a minute or two; proves nothing
 
-Each method's steps are chosen so that its training takes `--seconds` at the pace that it is first measured to
-have here; LeRobot's command is ended then at the latest, and its last checkpoint counts. Each method is tried
-as it was trained, with as many network evaluations a decision as the others (equal NFE), and where decisions
-take time in the simulation and as many evaluations are made as fit in it (equal latency).
+Each method's steps are chosen so that its training takes `--seconds` of the processor at the pace that it is
+first measured to have here; LeRobot's command is ended then at the latest, and its last checkpoint counts. On
+one thread these are a clock's seconds where nothing else runs; what runs beside it makes it longer, but no
+method worse, so two may run at once, on other tasks. Each method is tried as it was trained, with as many
+network evaluations a decision as the others (equal NFE), and where decisions take time in the simulation and
+as many evaluations are made as fit in it (equal latency).
 
-What is finished is a file in the work folder, of each (task, demonstrations, seconds, method, seed): what was
-killed goes on where it was, more seeds, tasks and methods add to what there is, and
-benchmarks/results/head_to_head.json has all of it. Let nothing else run beside it."""
+What is finished is a file in the work folder, of each (task, demonstrations, seconds, method, seed), and in
+the end a row of benchmarks/results/head_to_head.json: what was killed goes on where it was, more seeds, tasks
+and methods add to what there is, on another machine of the kind, too, at the paces in the results. What a
+change makes worthless is taken out of its rows by hand."""
 
 from __future__ import annotations
 
@@ -33,9 +36,9 @@ import numpy as np
 import results
 import torch
 from head_to_head_baselines import baselines
-from head_to_head_methods import METHODS, NFE, OURS, Pace, run_time_arms, settings, study_text
+from head_to_head_methods import METHODS, NFE, OURS, Pace, arm_name, run_time_arms, settings, study_text
 from head_to_head_real import cross_validate
-from head_to_head_result import BASELINES, CELL, Cell, summarise
+from head_to_head_result import BASELINES, CELL, Cell, summarise, which
 from head_to_head_tables import text
 
 from ulna.datasets.features import ACTION
@@ -44,7 +47,7 @@ from ulna.robot.report.comparison import write_comparison
 from ulna.robot.rollout import env_features
 from ulna.robot.study.arms import runner, task_maker
 from ulna.robot.study.demonstrations import gather_demonstrations, record_demonstrations
-from ulna.robot.study.lerobot_arm import LOG, PYTHON, step_seconds
+from ulna.robot.study.lerobot_arm import LOG, PYTHON, TRAINED, step_seconds
 from ulna.robot.study.study import Arm, StudyError
 from ulna.robot.study.work import Job, Work
 
@@ -67,6 +70,8 @@ class Plan:
     latency_ms: float
     noise: float
     device: str
+    before: Mapping[str, Any] | None = None
+    """What the results hold of this size."""
     quick: bool = False
 
 
@@ -138,6 +143,9 @@ def pace_of(cell: Cell, plan: Plan) -> Pace:
         return Pace(**json.loads(file.read_text()))
     if plan.quick:
         return Pace(0.1, 0.01, 0.01)
+    if found := (plan.before or {"paces": {}})["paces"].get(cell.task, {}).get(cell.method):
+        write(file, found)
+        return Pace(**found)
     folder = file.with_suffix("")
     arm, out, step_s = pace_training(cell, plan, folder, PACE_STEPS)
     if METHODS[cell.method].kind == OURS and step_s * PACE_STEPS < PACE_SECONDS:  # too short to tell
@@ -156,23 +164,29 @@ def pace_of(cell: Cell, plan: Plan) -> Pace:
 
 
 def pace_training(cell: Cell, plan: Plan, folder: Path, steps: int) -> tuple[Arm, Path, float]:
-    """(the arm, its checkpoint, seconds a step) of a training of so many steps in `folder`, anew."""
+    """(the arm, its checkpoint, seconds of the processor a step) of a training of so many steps in `folder`,
+    anew."""
     shutil.rmtree(folder, ignore_errors=True)
     trained, ours = settings(cell.method, plan.size, steps), METHODS[cell.method].kind == OURS
     if not ours:
         trained["log_freq"] = 1
     work = begin(cell, plan, folder, trained, {})
+    clock, processor = time.perf_counter(), time.process_time()
     work.train(Job("main", cell.method, 0))
+    share = (time.process_time() - processor) / (time.perf_counter() - clock)  # of the clock's seconds
     arm, out = work.study.arms[cell.method], folder / "main" / cell.method / "seed-0"
     if not ours:
-        return arm, out, float(np.mean(step_seconds((out / LOG).read_text())[3:]))
+        about = json.loads((out / TRAINED).read_text())
+        share = about["processor_seconds"] / about["seconds"]
+        return arm, out, share * float(np.mean(step_seconds((out / LOG).read_text())[3:]))
     data = folder / "main" / "data"
     found = runner(arm).train(arm, work.study.variants["main"], data, out, 0, plan.device)
-    return arm, out, found.seconds / steps
+    return arm, out, share * found.seconds / steps
 
 
 def decision_seconds(policy: Any) -> float:
-    """The median of one decision, without what the way to another process takes."""
+    """The quickest of some decisions, without the way to another process: what else the machine does only
+    makes them longer."""
     m = policy.metadata
     seen = {k: np.zeros((m.n_obs_steps, *f.shape), f.dtype) for k, f in m.features.items() if k != ACTION}
     past = np.zeros((m.n_past_actions, *m.features[ACTION].shape), np.float32) if m.needs_past else None
@@ -181,11 +195,15 @@ def decision_seconds(policy: Any) -> float:
         began = time.perf_counter()
         policy.infer(request)
         taken.append(time.perf_counter() - began)
-    return float(np.median(getattr(policy, "seconds", taken)[-DECISIONS:]))
+    return float(np.min(getattr(policy, "seconds", taken)[-DECISIONS:]))
 
 
 def run(cell: Cell, seed: int, plan: Plan) -> None:
     """Train and evaluate what is missing of the cell's seed."""
+    arms = [cell.method, *(arm_name(cell.method, g) for g in run_time_arms(cell.method, Pace(1, 1, 1), 1.0))]
+    done = {which(r) for r in (plan.before or {"rows": []})["rows"]}
+    if all((cell.task, cell.demonstrations, cell.seconds, arm, seed) in done for arm in arms):
+        return
     folder = cell.folder(plan.work)
     pace = pace_of(cell, plan)
     steps = 2 if plan.quick else pace.steps_in(cell.seconds)
@@ -202,10 +220,14 @@ def run(cell: Cell, seed: int, plan: Plan) -> None:
     work.run(Job("main", cell.method, seed), report)
 
 
-def collect(root: Path) -> dict[str, Any]:
-    """All that was found in the work folder, of every size and of recorded episodes."""
-    sizes = {s: found for s in ("small", "base") if (found := summarise(root / s))["tasks"]}
-    real = {p.stem: json.loads(p.read_text()) for p in sorted((root / "real").glob("*.json"))}
+def collect(root: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All that was found in the work folder and before, of every size and of recorded episodes."""
+    before = before or {"sizes": {}, "real": {}}
+    sizes = {
+        s: found for s in ("small", "base") if (found := summarise(root / s, before["sizes"].get(s)))["tasks"]
+    }
+    real = dict(before["real"])
+    real |= {p.stem: json.loads(p.read_text()) for p in sorted((root / "real").glob("*.json"))}
     return {"kind": "head to head", "sizes": sizes, "real": real}
 
 
@@ -216,7 +238,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("tasks", nargs="*", help="lift where none is named")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
     parser.add_argument("--size", choices=["small", "base"], default="small")
-    parser.add_argument("--seconds", type=float, default=600.0, help="of training, for each method and seed")
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, help="of the processor, to train each method and seed"
+    )
     parser.add_argument("--demonstrations", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3, help="of training")
     parser.add_argument("--episodes", type=int, default=100, help="of evaluation, for each seed")
@@ -231,7 +255,7 @@ def arguments() -> argparse.Namespace:
         "--image-size", type=int, default=0, help="train from the pictures of --real, too, this large"
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of either side")
+    parser.add_argument("--threads", type=int, default=1, help="of either side")
     parser.add_argument("--lerobot", help="the Python of LeRobot's environment, where it has one of its own")
     parser.add_argument("--work", type=Path, default=Path("runs/head_to_head"))
     parser.add_argument(
@@ -250,12 +274,16 @@ def main() -> None:
         (args.work.with_name(f"{args.work.name}-quick") if args.quick else args.work),
         args.methods,
     )
+    before = None
+    if not args.quick and (results.RESULTS / "head_to_head.json").is_file():
+        before = results.load("head_to_head")
     if args.real:
         cross_validate(args.real, root / "real", args)
     else:
         plan = Plan(
             *(root / args.size, args.size, methods, args.seeds, args.episodes),
             *(args.latency_ms, args.noise, args.device),
+            (before or {"sizes": {}})["sizes"].get(args.size),
         )
         demonstrations, seconds = args.demonstrations, args.seconds
         if args.quick:
@@ -268,7 +296,7 @@ def main() -> None:
         for seed in range(plan.seeds):  # so that one that is cut short has all methods
             for cell in todo:
                 run(cell, seed, plan)
-    found = collect(root)
+    found = collect(root, before)
     print("\n".join(text(found)))
     root.mkdir(parents=True, exist_ok=True)
     print(write_comparison(root / "report.html", found))

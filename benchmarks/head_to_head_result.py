@@ -1,5 +1,5 @@
-"""What `head_to_head.py` found, from its files alone: each method's success, and paired differences between
-ours and LeRobot's."""
+"""What `head_to_head.py` found, from its files and what it found before: each method's success, and paired
+differences between ours and LeRobot's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from ulna.robot.statistics import bootstrap_mean, paired_difference, sign_test, 
 
 GROUPS = (TRAINED, EQUAL_NFE, EQUAL_LATENCY)
 CELL, BASELINES = "cell.json", "baselines.json"
+ABOUT = ("task", "demonstrations", "budget_s", "arm", "seed")  # what tells one evaluation from another
+KEPT = (
+    *ABOUT,
+    *("method", "outcomes", "mean_ticks", "decisions", "nfe_per_decision", "parameters", "steps"),
+    *("training_seconds", "machine", "commit", "date"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,21 @@ def read_rows(work: Path) -> list[dict[str, Any]]:
         for result in sorted(file.parent.glob("main/*/seed-*.json")):
             rows.append({**json.loads(result.read_text()), **cell})
     return rows
+
+
+def pack(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation as the results hold it: its outcomes as a word like 0110."""
+    starved = row["metrics"].get("starved", 0.0)
+    return {k: row[k] for k in KEPT} | {"outcomes": "".join(map(str, row["outcomes"])), "starved": starved}
+
+
+def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
+    outcomes, metrics = [int(c) for c in packed["outcomes"]], {"starved": packed["starved"]}
+    return {k: packed[k] for k in KEPT} | {"outcomes": outcomes, "metrics": metrics}
+
+
+def which(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[k] for k in ABOUT)
 
 
 def outcomes(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[int]]:
@@ -144,9 +165,11 @@ def against_best(pairs: Sequence[Mapping[str, Any]], group: str) -> dict[str, Ma
     return best
 
 
-def summarise(work: Path) -> dict[str, Any]:
-    """All that there is in the work folder of one size."""
-    rows = read_rows(work)
+def summarise(work: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All that there is in the work folder of one size, and in `before`, what this returned elsewhere."""
+    before = before or {"rows": [], "baselines": {}, "paces": {}}
+    by_key = {which(r): r for r in [*map(unpack, before["rows"]), *read_rows(work)]}
+    rows = [by_key[key] for key in sorted(by_key)]
     groups: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["task"], row["demonstrations"], row["budget_s"]), []).append(row)
@@ -154,14 +177,19 @@ def summarise(work: Path) -> dict[str, Any]:
     for (task, count, seconds), of in sorted(groups.items()):
         cell = {"demonstrations": count, "seconds": seconds, "episodes": len(of[0]["outcomes"])}
         tasks.setdefault(task, []).append({**cell, **compare(of)})
-    baselines = {
+    baselines = dict(before["baselines"]) | {
         task: {name: of_outcomes(values) for name, values in json.loads(file.read_text()).items()}
         for task in tasks
         if (file := work / task / BASELINES).is_file()
     }
+    paces = {task: dict(of) for task, of in before["paces"].items()}
+    for file in sorted(work.glob("*/pace/*.json")):
+        paces.setdefault(file.parent.parent.name, {})[file.stem] = json.loads(file.read_text())
     return {
         "tasks": tasks,
         "baselines": baselines,
+        "paces": paces,
+        "rows": [pack(r) for r in rows],
         "machines": sorted({r["machine"] for r in rows}),
         "commits": sorted({r["commit"] for r in rows}),
         "dates": sorted({r["date"] for r in rows}),

@@ -32,12 +32,12 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
     """One task, number of demonstrations and budget, groups below each other."""
     seeds = max(len(a["seeds"]) for a in cell["arms"].values())
     lines = [
-        f"**`{task}` beside LeRobot**, {cell['demonstrations']} demonstrations, {cell['seconds']:g} s of",
-        f"training for each method ({size}), {seeds} training seeds × {cell['episodes']} episodes:",
+        f"**`{task}` beside LeRobot**, {cell['demonstrations']} demonstrations, {cell['seconds']:g} s of the",
+        f"processor to train each method ({size}), {seeds} training seeds × {cell['episodes']} episodes:",
         "",
         (
             "| | method | success | 95 % interval | minus the best of LeRobot's | NFE a decision, a tick "
-            "| trained |"
+            "| steps |"
         ),
         "|---|---|---|---|---|---|---|",
     ]
@@ -46,7 +46,7 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
         for name, arm in cell["arms"].items():
             if arm["group"] != group and not (arm["group"] == "ensemble" and group == GROUPS[0]):
                 continue
-            trained = sum(arm["training_seconds"]) / len(arm["training_seconds"])
+            steps = sum(arm["steps"]) / len(arm["steps"]) if any(arm["training_seconds"]) else 0
             method = arm["method"] + (", as an ensemble" if arm["group"] == "ensemble" else "")
             cells = [
                 group,
@@ -55,7 +55,7 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
                 percent(arm["wilson_95"]),
                 difference(best.get(name)),
                 f"{arm['nfe_per_decision']:g}, {arm['nfe_per_tick']:.2g}",
-                f"{trained:.0f} s" if trained else "–",
+                f"{steps:.0f}" if steps else "–",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ulna.robot.study.study import read_study
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from head_to_head import Plan, cells, collect, data_of, run
+from head_to_head import Plan, cells, collect, data_of, pace_of, run
 from head_to_head_baselines import baselines
 from head_to_head_methods import (
     EQUAL_LATENCY,
@@ -165,6 +166,26 @@ def test_a_comparison_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.Cap
     arms = summarise(plan.work)["tasks"][task][0]["arms"]
     assert (arms["flow"]["seeds"], arms["mip"]["seeds"]) == ([0, 1], [0])
     assert (todo[0].folder(plan.work) / CELL).is_file()
+
+
+def test_another_machine_adds_to_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, task = plan_of(tmp_path / "small"), "contracts.vector_env:Go"
+    todo = cells([task], plan, 2, 5.0, curves=False)
+    run(todo[0], 0, plan)
+    found = json.loads(json.dumps(summarise(plan.work)))
+    elsewhere = replace(plan, work=tmp_path / "elsewhere" / "small", before=found)
+    capsys.readouterr()
+    run(todo[0], 0, elsewhere)
+    assert capsys.readouterr().err == "", "it is there already"
+    assert summarise(elsewhere.work, found) == found
+    for seed, cell in ((1, todo[0]), (0, todo[1])):
+        run(cell, seed, elsewhere)
+    arms = summarise(elsewhere.work, found)["tasks"][task][0]["arms"]
+    assert (arms["flow"]["seeds"], arms["mip"]["seeds"]) == ([0, 1], [0])
+    before = found["tasks"][task][0]["arms"]["flow"]
+    assert arms["flow"]["successes"][0] == before["successes"][0]
+    paced = replace(elsewhere, quick=False, before={**found, "paces": {task: {"flow": asdict(PACE)}}})
+    assert pace_of(todo[0], paced) == PACE, "as it was measured"
 
 
 def test_curves_are_along_one_axis_at_a_time(tmp_path: Path) -> None:

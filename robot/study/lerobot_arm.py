@@ -1,7 +1,7 @@
 """Arms `lerobot = "act"`: a policy of LeRobot 0.6, trained by LeRobot's own command on the same episodes,
 which are exported for it, and run in a process of its own. The settings of such an arm are options of
-`lerobot-train` (`batch_size`, `steps`, `"policy.chunk_size"`), and `seconds`, after which the training is
-ended, be it done or not: its last checkpoint counts.
+`lerobot-train` (`batch_size`, `steps`, `"policy.chunk_size"`), and `seconds` of the processor, after which
+the training is ended, be it done or not: its last checkpoint counts.
 
 LeRobot is that of this environment, or the one whose Python the variable ULNA_LEROBOT_PYTHON names."""
 
@@ -52,6 +52,7 @@ SCHEDULERS = ("DDPM", "DDIM")  # of LeRobot's diffusion
 STARTED, LOG, TRAINED = "Start offline training", "lerobot.log", "trained.json"
 CHECKPOINTS = 10  # in a training that is ended by the clock
 POLL_S, GRACE_S = 0.1, 20.0
+SLOWEST = 20  # seconds of a clock for one of the processor: what waits for longer hangs
 OURS = ("dataset.repo_id", "dataset.root", "policy.type", "output_dir", "seed", "resume")
 
 
@@ -125,13 +126,13 @@ class LeRobotRunner:
         shutil.rmtree(out / "lerobot", ignore_errors=True)
         command = [python(), "-P", "-m", "lerobot.scripts.lerobot_train"]
         command += [f"--{k}={_option(v)}" for k, v in options.items()]
-        trained_s = _run(command, out / LOG, seconds)
+        trained_s, processor_s = _run(command, out / LOG, seconds)
         last = out / "lerobot" / "checkpoints" / "last"
         folder = last / "pretrained_model"
         if not (folder / "config.json").is_file():
             raise StudyError(
-                f"LeRobot's {arm.source} saved no checkpoint in {trained_s:.0f} s of training: give it more "
-                f"seconds or fewer steps (see {out / LOG})"
+                f"LeRobot's {arm.source} saved no checkpoint in {processor_s:.0f} s of training: give it "
+                f"more seconds or fewer steps (see {out / LOG})"
             )
         done = int(last.resolve().name)
         for other in last.parent.iterdir():  # with its optimiser's state each is three times its policy
@@ -147,6 +148,7 @@ class LeRobotRunner:
             "content_hash": digest.hexdigest(),
             "parameters": int(parameters[0]) if parameters else 0,
             "seconds": round(trained_s, 3),
+            "processor_seconds": round(processor_s, 3),
             "steps": done,
             "final_loss": float(np.mean(losses[-10:])) if losses else 0.0,
             "control_hz": store.control_hz,
@@ -182,8 +184,21 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
 
 
-def _run(command: Sequence[str], log: Path, seconds: float | None) -> float:
-    """Run LeRobot's training, for so many seconds from its first step at most; how many it took. StudyError
+def processor_seconds(pid: int) -> float:
+    """That a process, its threads and its children have had; 0 where it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0.0
+    # of `man 5 proc`, after the name in brackets: utime, stime, and those of children that have ended
+    ticks = sum(map(int, text.rpartition(")")[2].split()[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK") + sum(processor_seconds(int(child)) for child in children)
+
+
+def _run(command: Sequence[str], log: Path, seconds: float | None) -> tuple[float, float]:
+    """Run LeRobot's training, for so many seconds of the processor from its first step at most: what else
+    the machine does costs it no step. How many seconds it took, by the clock and of the processor. StudyError
     with its last words where it fails."""
     with log.with_suffix(".lock").open("a+") as lock, log.open("wb") as file:
         try:
@@ -208,12 +223,15 @@ def _run(command: Sequence[str], log: Path, seconds: float | None) -> float:
         lock.truncate(0)
         lock.write(str(process.pid))
         lock.flush()
-    began, ended = None, False
+    began, ended, before, used = None, False, 0.0, 0.0
     try:
         while process.poll() is None:
+            now = processor_seconds(process.pid)
             if began is None and STARTED.encode() in log.read_bytes():
-                began = time.monotonic()
-            if began is not None and seconds is not None and time.monotonic() - began > seconds:
+                began, before = time.monotonic(), now
+            used = max(used, now - before) if began else 0.0  # what has just ended is said to have used none
+            taken = time.monotonic() - began if began else 0.0
+            if seconds is not None and (used > seconds or taken > SLOWEST * seconds):
                 ended = True
                 break
             time.sleep(POLL_S)
@@ -225,7 +243,7 @@ def _run(command: Sequence[str], log: Path, seconds: float | None) -> float:
         missing = "No module named 'lerobot'" in (words[-1] if words else "")
         hint = f": name the Python of its environment in {PYTHON}" if missing else f" (see {log})"
         raise StudyError(f"LeRobot's training failed: {words[-1] if words else 'no word'}{hint}")
-    return over - (began or over)
+    return over - (began or over), used
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ulna.robot.study.lerobot_arm import LOG, PYTHON, LeRobotRunner, exported, step_seconds
+from ulna.robot.study.lerobot_arm import LOG, PYTHON, LeRobotRunner, exported, processor_seconds, step_seconds
 from ulna.robot.study.study import Arm, Demonstrations, StudyError, Variant, read_study
 from ulna.robot.study.work import Work, run_all
 
@@ -83,10 +85,10 @@ def arm(**settings: Any) -> Arm:
     return Arm("theirs", "lerobot", "act", {"steps": 50, **settings})
 
 
-def test_a_training_is_ended_by_the_clock(
+def test_a_training_is_ended_after_its_seconds_of_the_processor(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(tmp_path, monkeypatch, after="time.sleep(600)")
+    stand_in(tmp_path, monkeypatch, after="while True: pass")
     out = tmp_path / "out"
     trained = LeRobotRunner().train(arm(seconds=1.0), VARIANT, data, out, 3, "cpu")
     assert (trained.steps, trained.parameters, trained.final_loss) == (2, 1234, 0.5)
@@ -230,3 +232,19 @@ def test_lerobot_itself(tmp_path: Path) -> None:
     # from the same noise, but what is drawn on the way is not the same
     again = policy.decide([Request(seen, seed) for seed in (1, 1, 2)])
     np.testing.assert_array_equal(again.chunks, answers.chunks)
+
+
+def test_the_processor_s_time_of_a_process_is_that_of_its_children_too() -> None:
+    spin = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    nest = f"""import subprocess, sys, time
+subprocess.run([sys.executable, '-c', {spin!r}])
+print(flush=True)
+time.sleep(60)"""
+    with subprocess.Popen([sys.executable, "-c", nest], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        used = processor_seconds(process.pid)
+        time.sleep(0.3)  # sleeping costs nothing
+        assert 0.3 <= used <= processor_seconds(process.pid) < used + 0.2
+        process.kill()
+    assert processor_seconds(process.pid) == 0.0

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def cross_validate(source: Path, work: Path, args: argparse.Namespace) -> None:
             for turn in ("pace", "training"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
                 opened = open_data(data, options=rest)
+                clock, processor = time.perf_counter(), time.process_time()
                 trained = train(
                     recipe_of(method, features, args.size, steps),
                     opened,
@@ -85,8 +87,11 @@ def cross_validate(source: Path, work: Path, args: argparse.Namespace) -> None:
                     device=args.device,
                     track=(),
                 )
+                share = (time.process_time() - processor) / (
+                    time.perf_counter() - clock
+                )  # of the clock's seconds
                 if turn == "pace":
-                    steps = max(PACE_STEPS, int(0.97 * seconds / (trained.seconds / PACE_STEPS)))
+                    steps = max(PACE_STEPS, int(0.97 * seconds / (share * trained.seconds / PACE_STEPS)))
             policy = LocalPolicy(checkpoint, args.device)
             rows = []
             for episode in part:

@@ -3,7 +3,7 @@ contradicts it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,13 @@ import numpy as np
 from ...drivers.arm import DeviceError, Joints
 from ..kinematics import MODELS, UR_DH
 from .body import Body
-from .filter import Filter
+from .filter import Bodies, Filter
 from .limits import Safety, groups
+from .stage import Stage
+
+StageOf = Callable[[Mapping[str, Any], Joints, Safety, Bodies, str], Stage]
+# by NAME: the stage that a table `[safety.NAME]` asks for. DeviceError: the table is wrong
+STAGES: Mapping[str, StageOf] = {}
 
 
 def filter_for(
@@ -25,7 +30,21 @@ def filter_for(
     bodies, texts = bodies_of(config, joints, safety, where)
     if not safety.given:
         texts = (f"no table [safety] in the robot's file: its arms keep to {safety.summary()}", *texts)
-    return Filter(joints, safety, bodies), texts
+    return Filter(joints, safety, bodies, stages_of(config, joints, safety, bodies, where)), texts
+
+
+def stages_of(
+    config: Mapping[str, Any], joints: Joints, safety: Safety, bodies: Bodies, where: str = "[safety]"
+) -> list[Stage]:
+    """The stages that the file's `[safety.NAME]` ask for, in the order of its tables, as at the start.
+    DeviceError: one is wrong, or cannot be with these arms."""
+    tables = config.get("safety", {})
+    file = where.removesuffix("[safety]")
+    return [
+        STAGES[name](table, joints, safety, bodies, f"{file}[safety.{name}]")
+        for name, table in tables.items()
+        if name in STAGES
+    ]
 
 
 def bodies_of(

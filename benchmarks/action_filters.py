@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import results
@@ -25,6 +25,7 @@ from ulna.robot.safety.filter import Filter
 from ulna.robot.safety.limits import Safety
 from ulna.robot.safety.stages.tank import Tanks
 from ulna.sim.robots import ROBOTS
+from ulna.sim.scene import SimScene
 
 SO101 = ROBOTS["so101"]()
 JOINTS, HOME = SO101.joints, SO101.home
@@ -99,8 +100,8 @@ def filter_named(name: str, field: Field) -> Filter:
 
 def build(rig: Rig, tables: list[dict[str, Any]]) -> list[int]:
     """The obstacles as bodies of the physics."""
-    assert rig.scene is not None
-    p, c = rig.scene.world.bullet, rig.scene.world.client
+    world = cast(SimScene, rig.scene).world
+    p, c = world.bullet, world.client
     bodies = []
     for table in tables:
         at, turn = np.array(table["at"]), [0, 0, 0, 1]
@@ -128,8 +129,7 @@ def asked(policy: str, field: Field, tick: int, rng: np.random.Generator, goal: 
 
 
 def episode(rig: Rig, field: Field, name: str, policy: str, seed: int) -> dict[str, Any]:
-    scene, robot = rig.scene, rig.robot
-    assert scene is not None
+    scene, robot = cast(SimScene, rig.scene), rig.robot
     filter_ = filter_named(name, field)
     clearance = bodies_of(
         {"model": "so101", "safety": {"barrier": {"obstacles": field.tables}}}, JOINTS, filter_.safety
@@ -293,13 +293,13 @@ def against_a_wall(seeds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 12
     results.save(
         "action_filters",
         {
-            "us_per_tick": costs(3000),
-            "far_away": far_away(3000),
-            "wall": against_a_wall(8),
+            "us_per_tick": costs(1500),
+            "far_away": far_away(2000),
+            "wall": against_a_wall(6),
             "arm": among_obstacles(episodes),
         },
     )

@@ -16,6 +16,7 @@ from ..drivers.clock import Clock
 from ..drivers.tracker import Tracker
 from .control.host import Host, say
 from .safety.filter import Filter
+from .safety.stage import Measured
 from .safety.tally import Tally
 
 SAID_HELD_NS = 1_000_000_000  # a shorter wait for the next command is not told
@@ -230,7 +231,10 @@ class Robot:
         if not self._filter_stands:
             safety_filter.reset(np.concatenate([arm.read().data for arm in self.arms.values()]))
             self._filter_stands = True
-        step = safety_filter.step(action, 1 / self.control_hz)
+        measured = None
+        if safety_filter.stages is not None:
+            measured = Measured.of([arm.read() for arm in self.arms.values()])
+        step = safety_filter.step(action, 1 / self.control_hz, measured)
         self.command_flags = step.flags
         self.tally.count(step.flags, step.reasons)
         return step.command

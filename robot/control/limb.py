@@ -46,7 +46,14 @@ class Limb:
 
     def position(self) -> np.ndarray:
         """Where it is, `(J,)`; 0 before it is open."""
-        return self.driver.read().data if self.is_open else np.zeros(len(self.driver.joints))
+        return self.reading().data
+
+    def reading(self) -> Sample:
+        """Its newest; zeros before it is open."""
+        if self.is_open:
+            return self.driver.read()
+        n = len(self.driver.joints)
+        return Sample(np.zeros(n), 0, 0, -1, np.zeros(n, bool))
 
     def numbered(self, sample: Sample) -> Sample:
         """`sample` with the number that it has for the main process."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from ...drivers.arm import Arm, ArmState, Calibrated, DeviceError, Joints, falls, joints_of
 from ..config import make_devices
-from ..safety.arms import bodies_of
+from ..safety.arms import bodies_of, stages_of
 from ..safety.filter import Filter
 from ..safety.limits import Safety
 from .guard import Guard
@@ -74,7 +74,9 @@ class Control:
         joints = joints_of({name: limb.driver for name, limb in self.limbs.items()})
         try:
             safety = Safety.of(self._config, joints, self._where)
-            self._shapes.set_result(bodies_of(self._config, joints, safety, self._where))
+            bodies, texts = bodies_of(self._config, joints, safety, self._where)
+            stages_of(self._config, joints, safety, bodies, self._where)  # or what is wrong with them
+            self._shapes.set_result((bodies, texts))
         except Exception as error:  # noqa: BLE001  raised where the shapes are asked for
             self._shapes.set_exception(error)
 
@@ -84,7 +86,10 @@ class Control:
 
     def _filter(self, joints: Joints, free: bool) -> Filter:
         safety = Safety.of(self._config, joints, self._where)
-        return Filter(joints, safety, None if free else self._shapes.result()[0])
+        if free:
+            return Filter(joints, safety, None)
+        bodies = self._shapes.result()[0]
+        return Filter(joints, safety, bodies, stages_of(self._config, joints, safety, bodies, self._where))
 
     # orders
 

@@ -17,6 +17,7 @@ import numpy as np
 from ...drivers.arm import DeviceError, Joints, Strained, check_first, joints_of, limit_target
 from ...drivers.sample import Backlog
 from ..safety.filter import Filter
+from ..safety.stage import Measured
 from .guard import SLOW
 from .limb import Entry, Limb
 from .memory import Memory, Words
@@ -118,7 +119,10 @@ class Ticker:
             wanted[limb.joints] = self._wanted(limb, t_ns)
         dt_s = min(max((t_ns - self._last.t_ns) * 1e-9, 1e-4), 3 * self.period_ns * 1e-9)
         brakes = bool(movers) and all(limb.plan.brakes for limb in movers)
-        out = self._filter.step(None if brakes else wanted, dt_s)
+        measured = None
+        if self._filter.stages is not None:
+            measured = Measured.of([limb.reading() for limb in self.limbs])
+        out = self._filter.step(None if brakes else wanted, dt_s, measured)
         if brakes:
             wanted = out.command
             if np.abs(out.velocity).max() < SETTLED:

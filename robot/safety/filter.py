@@ -9,12 +9,14 @@ rest, and that nothing touches. When a later one cannot be checked, the arm foll
 never runs into a limit because it was too fast to stop (a backup controller, as of K. P. Wabersich and M. N.
 Zeilinger, "A predictive safety filter for learning-based control", Automatica 129, 2021; D. Beckert,
 A. Pereira and M. Althoff, "Online verification of multiple safety criteria for a robot trajectory", CDC
-2017)."""
+2017).
+
+Before its limits a filter may have stages (`stage.Stage`), which a request goes through first."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from operator import le, sub
 from typing import NamedTuple
@@ -24,11 +26,12 @@ import numpy as np
 from ...datasets.flags import HELD, LIMITED
 from ...drivers.arm import Joints
 from .arm_filter import POSITION, ArmFilter
-from .body import SELF, TABLE, WORKSPACE, Body
+from .body import OBSTACLE, SELF, TABLE, WORKSPACE, Body
 from .limits import Safety, groups
+from .stage import Measured, Stage, Stages
 
 SPEED, ACCELERATION, NOT_FINITE, NO_TARGET = "speed", "acceleration", "not finite", "no target"
-REASONS = (NOT_FINITE, NO_TARGET, POSITION, WORKSPACE, TABLE, SELF, SPEED, ACCELERATION)
+REASONS = (NOT_FINITE, NO_TARGET, POSITION, WORKSPACE, OBSTACLE, TABLE, SELF, SPEED, ACCELERATION)
 SHORTEST_S, LONGEST_S = 1e-4, 0.1  # of a tick; a longer one is gone for as long as this
 
 Bodies = Mapping[str, Body]  # by arm; arms that are not in it have no known shape
@@ -43,7 +46,7 @@ class State(Enum):
 
 class Filtered(NamedTuple):
     """command, velocity: `(A,)` float64, to be reached one tick from now. flags: LIMITED, HELD, or 0.
-    reasons: of `REASONS`, or why it was tripped."""
+    reasons: of `REASONS`, of a stage, or why it was tripped."""
 
     command: np.ndarray
     velocity: np.ndarray
@@ -54,12 +57,15 @@ class Filtered(NamedTuple):
 
 class Filter:
     """joints: of all arms of one robot, one arm after the other, as `robot.action_features` names them.
-    bodies: by arm, "" where the robot has one.
+    bodies: by arm, "" where the robot has one. stages: what a request goes through first, in this order.
 
     Arms, and the gripper of each, are limited for themselves: none waits for another. Pure computation."""
 
-    def __init__(self, joints: Joints, safety: Safety, bodies: Bodies | None) -> None:
+    def __init__(
+        self, joints: Joints, safety: Safety, bodies: Bodies | None, stages: Sequence[Stage] = ()
+    ) -> None:
         self.joints, self.safety = joints, safety
+        self.stages = Stages(joints, safety, stages) if stages else None
         self._arms = [
             ArmFilter(joints, safety, columns, grippers, (bodies or {}).get(arm))
             for arm, (columns, grippers) in groups(joints).items()
@@ -75,10 +81,13 @@ class Filter:
     def reset(self, q: np.ndarray) -> tuple[str, ...]:
         """The arms stand at `q` `(A,)`; whatever tripped the filter is over. Returns what touches there, in
         words: it does not count until it is apart."""
-        q = np.asarray(q, np.float64)
+        q = np.array(q, np.float64)
         if q.shape != (len(self.joints),) or not np.isfinite(q).all():
             raise ValueError(f"the filter needs where each of {', '.join(self.joints.names)} is, not {q}")
         texts = [text for arm in self._arms for text in arm.reset(q.tolist())]
+        if self.stages is not None:
+            self.stages.reset(q)
+            self._now = q, np.zeros(len(q))
         self._stands, self._why, self.state = True, "", State.RUN
         return tuple(texts)
 
@@ -87,9 +96,10 @@ class Filter:
         if self.state not in (State.DECEL, State.STOP):
             self._why, self.state = reason, State.DECEL
 
-    def step(self, target: np.ndarray | None, dt_s: float) -> Filtered:
+    def step(self, target: np.ndarray | None, dt_s: float, measured: Measured | None = None) -> Filtered:
         """The command for `dt_s` seconds from now, given that `target` `(A,)` is asked for then. None, or a
-        number that is not finite: the arms slow down and hold."""
+        number that is not finite: the arms slow down and hold. measured: for the stages; None: the arms are
+        where they were sent."""
         if not self._stands:
             raise ValueError("the filter does not know where the arms are: reset it first")
         asked: list[float] | None = None
@@ -110,6 +120,11 @@ class Filter:
             reasons.append(NO_TARGET if asked is None else NOT_FINITE)
         else:
             self.state = State.RUN
+            if self.stages is not None:
+                asked, why = self.stages.step(asked, dt, self._now, measured)
+                reasons += why
+                if asked is None:
+                    self.state = State.HOLD
         if self.state is State.RUN and asked is not None:
             for arm in self._arms:
                 moves, why = arm.step(asked, dt)
@@ -146,4 +161,7 @@ class Filter:
         if self._order is not None:
             command, velocity = [command[i] for i in self._order], [velocity[i] for i in self._order]
         said = tuple(dict.fromkeys(reasons)) if len(reasons) > 1 else tuple(reasons)
-        return Filtered(np.array(command), np.array(velocity), flags, said, self.state)
+        filtered = Filtered(np.array(command), np.array(velocity), flags, said, self.state)
+        if self.stages is not None:
+            self._now = filtered.command, filtered.velocity
+        return filtered

@@ -49,6 +49,10 @@ class Config:
     """An arm that is further than this from where it was sent is stopped."""
     stale_s: float = setting(0.5, 0.02, 10, "s")
     """Readings, images or requests that are older stop the arm."""
+    barrier: dict | None = None
+    """The table `[safety.barrier]`: obstacles that the arm goes around."""
+    tank: dict | None = None
+    """The table `[safety.tank]`: how much energy the arm may give away."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ class DiTBlock(nn.Module):
         time: int | None = None,
     ) -> None:
         super().__init__()
-        self.norm1 = AdaptiveLayerNorm(width, time) if time else nn.LayerNorm(width, elementwise_affine=False)
+        self.norm1 = AdaptiveLayerNorm(width, time) if time else nn.LayerNorm(width)
         self.attn1 = Attention(width, heads, head_dim, source or width)
-        self.norm3 = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm3 = nn.LayerNorm(width, elementwise_affine=not time)
         self.ff = FeedForward(width, dropout)
         self.dropout = nn.Dropout(dropout)
 

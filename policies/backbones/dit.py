@@ -1,7 +1,8 @@
 """GR00T's diffusion transformer for actions (Bjorck et al. 2025, arXiv 2503.14734). Names of weights are
 those of the published checkpoints.
 
-Legend: B batch, H horizon, A action dimensions, L tokens of the transformer, D their width, G pooled width."""
+Legend: B batch, H horizon, A action dimensions, L tokens of the transformer, D their width, S tokens that it
+crosses."""
 
 from __future__ import annotations
 

@@ -74,7 +74,6 @@ def last_answer(of: LocalPolicy, cue: float) -> float:
     return answer
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [4, 16])
 def test_earlier_turns_are_recalled(tokens: int, data: Path) -> None:
     of = trained(data, tokens, turns=TICKS)
@@ -82,7 +81,6 @@ def test_earlier_turns_are_recalled(tokens: int, data: Path) -> None:
     assert last_answer(of, -1.0) < -0.7
 
 
-@pytest.mark.slow
 def test_without_them_the_cue_is_lost(data: Path) -> None:
     of = trained(data, 4, turns=1, steps=20)
     assert last_answer(of, 1.0) == last_answer(of, -1.0), "it sees the same"

@@ -78,6 +78,10 @@ def pair(rows: int = 2, seed: int = 0) -> Heads:
     )
     theirs = GR00TN17ActionHead(config).eval()
     shaken(theirs)
+    with torch.no_grad():  # those of each embodiment begin small, for a width of 1536
+        for name, p in theirs.named_parameters():
+            if name.endswith((".W", ".b")):
+                p.normal_(std=p.shape[1] ** -0.5)
     features: Features = {
         STATE: Feature((JOINTS,), "float32"),
         **{k: Feature((48, 64, 3), "uint8") for k in CAMERAS},
@@ -142,8 +146,9 @@ def our_decision(of: Heads) -> tuple[Tensor, list[Tensor]]:
     hook = policy.net.register_forward_hook(lambda *v: said.append(v[2]))
     with torch.no_grad():
         # from the tokens on, as LeRobot's is given them
-        tokens = policy.context_net.vlln(of.tokens)  # type: ignore[operator]
-        for block in policy.context_net.vl_self_attention["transformer_blocks"]:  # type: ignore[index]
+        net: Any = policy.context_net
+        tokens = net.vlln(of.tokens)
+        for block in net.vl_self_attention["transformer_blocks"]:
             tokens = block(tokens)
         context = replace(policy.context(of.request), tokens=tokens, mask=None)
         b, h, a = of.noise.shape

@@ -30,7 +30,7 @@ class ReadingNet(ContextNet):
                 f"{self.name} reads with the encoder's language model, and this encoder has none: use "
                 "--encoder VisionLanguage, or --context Stack"
             )
-        self._encoder = (encoder,)  # in a tuple, or its weights would count twice
+        self._encoder: tuple[Any] = (encoder,)  # in a tuple, or its weights would count twice
         self.state_width = int(model.state_width)
 
     def gives(self, tokens: bool) -> None:

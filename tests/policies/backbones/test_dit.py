@@ -66,7 +66,9 @@ def test_a_state_may_be_left_untold_in_training_only() -> None:
 
 def test_it_is_lerobots() -> None:
     pytest.importorskip("transformers", reason="LeRobot's own needs the extra vla")
-    from gr00t import differences, pair
+    from gr00t import differences, pair, their_decision
 
-    off = differences(pair())
+    both = pair()
+    assert their_decision(both)[1][0].std() > 0.1
+    off = differences(both)
     assert max(off.values()) < 1e-4, off

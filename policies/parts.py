@@ -20,7 +20,9 @@ from .adapters.language import Language
 from .adapters.vision import SigLIP
 from .adapters.vision_language import VisionLanguage
 from .backbones.action_expert import ActionExpert
+from .backbones.action_tokens import ActionTokens
 from .backbones.codes import Codes
+from .backbones.dit import DiT
 from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
 from .backbones.horizons import Horizons
@@ -28,6 +30,7 @@ from .backbones.latent import Latent
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
+from .backbones.parallel_decoding import ParallelDecoding
 from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
@@ -38,8 +41,10 @@ from .conditions.label import Label
 from .conditions.prompt import Prompt
 from .conditions.words import Words
 from .contexts.cached_prefix import CachedPrefix
+from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
+from .contexts.turns import Turns
 from .encoders.feature_maps import FeatureMaps
 from .encoders.resnet import ResNet
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
@@ -61,6 +66,7 @@ from .objectives.flow import Flow
 from .objectives.flow_map import FlowMap
 from .objectives.imc import IMC
 from .objectives.mip import MIP, TSD, StraightFlow
+from .objectives.next_token import NextToken
 from .objectives.prefixed import Prefixed
 from .objectives.regression import Regression
 from .objectives.vq_bet import VQBeT
@@ -91,6 +97,7 @@ PARTS: dict[str, type] = {
         *(Codes, VQBeT),
         *(ResNet,),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
+        *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
     )
 }
 

@@ -75,6 +75,7 @@ class Policy(nn.Module):
             recipe.n_past_actions,
             getattr(self.encoder, "places", (None,) * per_frame),
             self.context_net.layers,
+            getattr(self.encoder, "language", None),
         )
         self.net = recipe.backbone.build(sizes, recipe.objective.needs)
         self.content_hash = ""  # set by loading a checkpoint

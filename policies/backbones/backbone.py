@@ -18,9 +18,10 @@ Place = tuple[float, float]
 class Head:
     """What an objective needs of the network, and what a backbone offers."""
 
-    output: Literal["chunk", "energy", "mixture", "codes"] = "chunk"
+    output: Literal["chunk", "energy", "mixture", "codes", "tokens"] = "chunk"
     """A chunk `(B, H, A)`; its energy `(B,)`; several chunks `(B, C, H, A)` and the logits `(B, C)` of which;
-    or codes, see `backbones.codes.Coded`."""
+    codes, see `backbones.codes.Coded`; or tokens that a language model writes, see
+    `backbones.action_tokens.Written`."""
     times: Literal[1, 2] = 1
     """One time; or two, s and t, as flow maps need."""
     forward_mode: bool = False
@@ -56,6 +57,9 @@ class Sizes:
     The last tokens of a context are those of its steps, the newest step last."""
     layers: Layers | None = None
     """Whose keys and values the tokens are; None: they are no layers'."""
+    language: nn.Module | None = None
+    """The encoder's language model, for a network that has it go on from those; its weights stay the
+    encoder's."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
     if needs.output != offers.output:
         wrapper = {"energy": "Energy", "mixture": "Mixture", "codes": "Codes"}.get(needs.output)
         hint = f": wrap it, --backbone {wrapper}" if wrapper else ""
+        hint = ": use --backbone ActionTokens" if needs.output == "tokens" else hint
         raise ValueError(
             f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
             f"{_a(offers.output)}{hint}"
@@ -117,6 +122,6 @@ def outputs(net: nn.Module, x_BHA: Tensor, s: Tensor, t: Tensor, context: Contex
 
 
 def _a(output: str) -> str:
-    if output == "codes":
+    if output in ("codes", "tokens"):
         return output
     return f"an {output}" if output[0] in "aeiou" else f"a {output}"

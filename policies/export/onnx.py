@@ -93,6 +93,7 @@ def _require_exportable(policy: Policy) -> None:
         "its network gives an energy, whose gradient no ONNX graph takes": output == "energy",
         "its network gives several chunks, of which its sampler draws one": output == "mixture",
         "its network gives codes, which its sampler draws": output == "codes",
+        "its network writes tokens, one after the other": output == "tokens",
         "hooks steer its sampling": bool(recipe.steering),
         "it carries a memory from decision to decision": policy.context_net.memory_width > 0,
         "it is told what to do in words, which torch encodes": TASK in policy.condition_keys,

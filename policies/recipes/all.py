@@ -14,10 +14,14 @@ from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
 from .flow import flow
 from .flow_map import flow_map
+from .gr00t import gr00t, gr00t_small
 from .imc import imc
+from .litevlp import litevlp, litevlp_small
 from .mip import mip, regression_mlp
 from .moh import moh
 from .ndp import ndp
+from .openvla import openvla, openvla_small
+from .openvla_oft import openvla_oft, openvla_oft_small
 from .pi0 import pi0, pi0_small
 from .pi05 import pi05, pi05_small
 from .ptp import ptp
@@ -49,6 +53,14 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "pi05_small": pi05_small,
     "smolvla": smolvla,
     "smolvla_small": smolvla_small,
+    "openvla": openvla,
+    "openvla_small": openvla_small,
+    "openvla_oft": openvla_oft,
+    "openvla_oft_small": openvla_oft_small,
+    "gr00t": gr00t,
+    "gr00t_small": gr00t_small,
+    "litevlp": litevlp,
+    "litevlp_small": litevlp_small,
 }
 
 

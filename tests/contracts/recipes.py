@@ -23,12 +23,29 @@ TINY_VLA = {
     "encoder.vision.side": 32,
     "encoder.vision.patch": 8,
     "encoder.vision.shuffle": 2,
+}
+TINY_EXPERT = {
+    **TINY_VLA,
     "backbone.width": 32,
     "backbone.ffn": 64,
     "codec.width": 8,
     "horizon": 16,
     "n_action_steps": 8,
 }
+TINY_DIT = {
+    **TINY_VLA,
+    "encoder.state": 16,
+    "context.layers": 1,
+    "context.heads": 2,
+    "backbone.depth": 2,
+    "backbone.heads": 2,
+    "backbone.head_dim": 16,
+    "backbone.width": 32,
+    "backbone.embodiments": 2,
+    "codec.width": 8,
+    "n_action_steps": 8,
+}
+TINY_WRITER = {**TINY_VLA, "encoder.language.vocabulary": 512, "horizon": 4, "n_action_steps": 4}
 SMALL = {
     "flow": {"backbone.widths": (32, 64)},
     "diffusion_unet": {"backbone.widths": (32, 64)},
@@ -68,8 +85,12 @@ SMALL = {
         "backbone.hidden": 32,
     },
     "rtc_flow": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
-    **{name: TINY_VLA for name in ("pi0", "pi0_small", "pi05", "pi05_small")},
-    **{name: TINY_VLA for name in ("smolvla", "smolvla_small")},
+    **{name: TINY_EXPERT for name in ("pi0", "pi0_small", "pi05", "pi05_small")},
+    **{name: TINY_EXPERT for name in ("smolvla", "smolvla_small")},
+    **{name: TINY_WRITER for name in ("openvla", "openvla_small")},
+    **{name: TINY_VLA | {"backbone.width": 32} for name in ("openvla_oft", "openvla_oft_small")},
+    **{name: TINY_DIT for name in ("gr00t", "gr00t_small")},
+    **{name: TINY_WRITER | {"context.turns": 3} for name in ("litevlp", "litevlp_small")},
 }
 
 

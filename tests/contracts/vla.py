@@ -21,7 +21,10 @@ FEATURES: Features = {
     IMAGES + "wrist": Feature((32, 32, 3), "uint8"),
     ACTION: Feature((3,), "float32"),
 }
-NAMES = ("pi0_small", "pi05_small", "smolvla_small")
+EXPERTS = ("pi0_small", "pi05_small", "smolvla_small")
+FIELDS = (*EXPERTS, "gr00t_small")
+WRITERS = ("openvla_small", "litevlp_small")
+NAMES = (*FIELDS, *WRITERS, "openvla_oft_small")
 STATS: dict[str, Stats] = {
     k: vector_stats(np.random.default_rng(0).uniform(-1, 1, (500, 3))) for k in (STATE, ACTION)
 }
@@ -29,12 +32,18 @@ STATS: dict[str, Stats] = {
 
 def policy(name: str, features: Features = FEATURES, changes: Mapping[str, Any] | None = None) -> Policy:
     torch.manual_seed(0)
+    if name in WRITERS:  # words that are drawn show small changes of what is likely
+        changes = {"objective.temperature": 1.0, **(changes or {})}
     made = Policy(override(small(name, features), dict(changes or {})), features, STATS).eval()
     with torch.no_grad():  # adaptive norms begin as shut gates
         for key, p in made.named_parameters():
             if "dense" in key:
                 p.add_(0.3 * torch.randn_like(p))
     return made
+
+
+def noise_for(of: Policy, rows: int = 1) -> Tensor:
+    return torch.randn(rows, of.recipe.horizon, of.codec.width)
 
 
 def observation(rows: int = 1, seed: int = 0) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contracts.recipes import small
+from contracts.vla import NAMES
 
 from ulna.datasets.features import ACTION, IMAGES, STATE, Feature, Features
 from ulna.datasets.recording.writer import EpisodeWriter
@@ -50,7 +51,7 @@ def write(path: Path) -> None:
         writer.end({"success": True})
 
 
-@pytest.mark.parametrize("name", ["pi0_small", "pi05_small", "smolvla_small"])
+@pytest.mark.parametrize("name", NAMES)
 def test_words_and_pictures_say_what_to_do(name: str, tmp_path: Path) -> None:
     write(tmp_path / "d")
     recipe = override(

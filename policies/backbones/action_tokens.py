@@ -1,0 +1,129 @@
+"""The language model itself writes the actions, as tokens (RT-2, Brohan et al. 2023, arXiv 2307.15818;
+OpenVLA, Kim et al. 2024, arXiv 2406.09246).
+
+Legend: B batch, H horizon, A action dimensions, N = H·A tokens, S tokens of the prefix, V vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.language import KeysValues, Reader
+from ..contexts.context import Context
+from .backbone import Head, Sizes, require_head
+
+BEGIN = 0  # the row of the table after which the actions begin; no text has it
+
+
+@dataclass(frozen=True)
+class ActionTokens:
+    """Each element of an action is one of `bins` even parts of [-1, 1], and each part a word of the language
+    model, the last ones of its vocabulary; it writes the elements of the chunk in a row, each told those
+    before it. It has no weights of its own. For the context `CachedPrefix` and a language model that `gives`
+    words."""
+
+    bins: int = 256
+    """Parts of an element's range."""
+
+    def build(self, sizes: Sizes, head: Head) -> nn.Module:
+        require_head(self, head, Head("tokens"))
+        language = writing_model(self, sizes)
+        if not 2 <= self.bins < language.part.vocabulary:
+            raise ValueError(
+                f"ActionTokens has {self.bins} bins: at least 2, and fewer than the language model's "
+                f"vocabulary of {language.part.vocabulary}"
+            )
+        return ActionTokensNet(self, sizes, language)
+
+
+def writing_model(backbone: object, sizes: Sizes) -> Reader:
+    """The encoder's language model, for a backbone in which it goes on from what it read."""
+    name = type(backbone).__name__
+    if sizes.layers is None or not isinstance(sizes.language, Reader):
+        raise ValueError(
+            f"{name} lets the language model go on from what it read: use --encoder VisionLanguage --context "
+            "CachedPrefix"
+        )
+    if sizes.language.part.gives != "words":
+        raise ValueError(
+            f"{name} needs a language model that gives words, and this one gives "
+            f"{sizes.language.part.gives}: set --encoder.language.gives words"
+        )
+    return sizes.language
+
+
+def what_was_read(context: Context, sizes: Sizes) -> tuple[KeysValues, Tensor]:
+    """(the keys and values of each layer, which tokens there are `(B, S)`)."""
+    assert sizes.layers is not None
+    before = [(k.transpose(1, 2), v.transpose(1, 2)) for k, v in sizes.layers.of(context.tokens)]
+    mask = context.mask
+    if mask is None:
+        mask = torch.ones(context.tokens.shape[:2], dtype=torch.bool, device=context.tokens.device)
+    return before, mask
+
+
+class ActionTokensNet(nn.Module):
+    def __init__(self, c: ActionTokens, sizes: Sizes, language: Reader) -> None:
+        super().__init__()
+        self.bins, self.sizes, self.shape = c.bins, sizes, (sizes.horizon, sizes.action_dim)
+        self.evaluations = sizes.horizon * sizes.action_dim
+        self._language = (language,)  # in a tuple: its weights are the encoder's
+
+    def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Written:
+        """What there is to say of B chunks; x is not used."""
+        return Written(self, context)
+
+
+class Written:
+    """What a language model writes after B contexts, which is computed when it is asked for."""
+
+    def __init__(self, net: ActionTokensNet, context: Context) -> None:
+        self.net, self.context = net, context
+        self.language: Any = net._language[0]
+
+    @cached_property
+    def _read(self) -> tuple[KeysValues, Tensor]:
+        return what_was_read(self.context, self.net.sizes)
+
+    def ids(self, bins: Tensor) -> Tensor:
+        """The words that mean these bins: the lowest bin is the last word of the vocabulary."""
+        return self.language.part.vocabulary - 1 - bins
+
+    def logits(self, bins_BHA: Tensor) -> Tensor:
+        """`(B, H, A, V)` float32 of each element's word, given the chunk's elements before it; in one
+        pass."""
+        ids = torch.cat([self._begin(), self.ids(bins_BHA.flatten(1)[:, :-1])], dim=1)
+        before, mask = self._read
+        hidden, _ = self.language.further(self.language.embed(ids), before, mask, causal=True)
+        return self.language.logits(hidden).unflatten(1, self.net.shape)
+
+    def write(self, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Bins `(B, H, A)`, one after the other: `choose(logits (B, bins), n)` says the n-th, `(B,)`. What
+        was read, and written, is not read again."""
+        (before, mask), ids, bins = self._read, self._begin(), []
+        for n in range(self.net.evaluations):
+            hidden, before = self.language.further(self.language.embed(ids), before, mask, causal=True)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            logits = self.language.logits(hidden)[:, -1, -self.net.bins :].flip(-1)
+            bins.append(choose(logits, n))
+            ids = self.ids(bins[-1])[:, None]
+        return torch.stack(bins, dim=1).unflatten(1, self.net.shape)
+
+    def _begin(self) -> Tensor:
+        tokens = self.context.tokens
+        return torch.full((len(tokens), 1), BEGIN, dtype=torch.long, device=tokens.device)
+
+
+def bins_of(x: Tensor, bins: int) -> Tensor:
+    """In which of so many even parts of [-1, 1] each number lies, from 0; beyond them: in the outermost."""
+    return ((x + 1) * (bins / 2)).floor().clamp(0, bins - 1).long()
+
+
+def middles(which: Tensor, bins: int) -> Tensor:
+    """float32, the middle of each part."""
+    return (2 * which.float() + 1) / bins - 1

@@ -24,6 +24,8 @@ DATASET: Kind = "dataset"
 MODEL: Kind = "model"
 PREFIX = "hub:"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+VERIFIED = "ulna-verified"  # beside the blobs of a repository: those whose hash was found right
 TRIES = 3  # of a download whose connection breaks; each goes on with the files that are still missing
 HASH_BYTES = 1 << 22
 log = logging.getLogger("ulna.datasets")
@@ -34,7 +36,9 @@ class HubError(ValueError):
 
 
 class Unreachable(HubError):
-    """The hub does not answer."""
+    """The hub does not answer, or only that it cannot now."""
+
+    answered = False
 
 
 class NotThere(HubError):
@@ -136,7 +140,6 @@ class Hub:
             "library_name": "ulna",
             "allow_patterns": None if patterns is None else list(patterns),
         }
-        before = self._blobs(repo, kind)
         try:
             with self._speaking(repo, kind):
                 self.api.repo_info(repo, repo_type=kind, revision=revision or None)
@@ -147,7 +150,7 @@ class Hub:
         else:
             path = Path(self._trying(repo, kind, lambda: snapshot_download(repo, **arguments)))
             offline = False
-        self._verify(f for f in _files(path) if verify_all or _blob(f).name not in before)
+        self._verify(repo, kind, [f for f in sorted(path.rglob("*")) if f.is_file()], verify_all)
         return Snapshot(repo, kind, path.name, path, offline)
 
     def fetch(self, snapshot: Snapshot, file: str) -> Path:
@@ -166,7 +169,7 @@ class Hub:
             self._trying(
                 snapshot.repo, snapshot.kind, lambda: hf_hub_download(snapshot.repo, file, **arguments)
             )
-            self._verify([path])
+            self._verify(snapshot.repo, snapshot.kind, [path])
         return path
 
     def push(
@@ -249,35 +252,42 @@ class Hub:
                 with self._speaking(repo, kind):
                     return download()
             except Unreachable as error:
-                if attempt == TRIES:
+                if error.answered or attempt == TRIES:
                     raise Unreachable(f"{error}; what has arrived is kept: pull again to go on") from None
 
-    def _verify(self, files: Iterator[Path] | Sequence[Path]) -> None:
+    def _verify(self, repo: str, kind: Kind, files: Sequence[Path], all_of_them: bool = False) -> None:
         """HubError unless each file is what its name in the cache says: its SHA-256, or git's hash of it. One
-        that is not is removed."""
+        that is not is removed. Those that were found right before are only looked at with `all_of_them`."""
+        record = self._storage(repo, kind) / VERIFIED
+        known = set() if all_of_them or not record.is_file() else set(record.read_text().split())
+        wrong, right = [], []
         for file in files:
-            blob = _blob(file)
-            if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) or _hash(blob) == blob.name:
+            blob = Path(os.path.realpath(file))
+            if blob.name in known or not HASH.fullmatch(blob.name):
                 continue
-            file.unlink()
-            blob.unlink(missing_ok=True)
+            if _hash(blob) == blob.name:
+                right.append(blob.name)
+            else:
+                wrong.append(file.name)
+                file.unlink()
+                blob.unlink(missing_ok=True)
+        if right:
+            with contextlib.suppress(OSError), record.open("a") as lines:  # a cache that is only read
+                lines.write("".join(f"{name}\n" for name in right))
+        if wrong:
             raise HubError(
-                f"{file.name} did not arrive as the hub keeps it (its hash differs), and was removed: pull "
-                "again"
+                f"{', '.join(wrong[:3])} did not arrive as the hub keeps it (its hash differs), and was "
+                "removed: pull again"
             )
 
     def _storage(self, repo: str, kind: Kind) -> Path:
         return self.cache / f"{kind}s--{repo.replace('/', '--')}"
 
-    def _blobs(self, repo: str, kind: Kind) -> set[str]:
-        folder = self._storage(repo, kind) / "blobs"
-        return set(os.listdir(folder)) if folder.is_dir() else set()
-
     @contextlib.contextmanager
     def _speaking(self, repo: str, kind: Kind, writing: bool = False) -> Iterator[None]:
         """Raise HubError in one sentence for what huggingface_hub and httpx raise."""
         import httpx
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
         again = "; what was uploaded is kept: push again to go on" if writing else ""
         try:
@@ -286,8 +296,9 @@ class Hub:
             raise
         except Exception as caught:
             error: BaseException = caught
-            while isinstance(error, RuntimeError) and error.__cause__ is not None:
-                error = error.__cause__  # the threads that upload wrap it
+            # the threads that upload wrap it, and so does the look into the cache
+            while isinstance(error, RuntimeError | LocalEntryNotFoundError) and error.__cause__ is not None:
+                error = error.__cause__
             if isinstance(error, HfHubHTTPError):
                 raise self._refusal(error, repo, kind, again) from None
             if isinstance(error, OfflineModeIsEnabled):
@@ -326,7 +337,9 @@ class Hub:
         if status == 403:
             return HubError(f"the token may not do that to {what}{said}: it needs write access there")
         if status >= 500 or status == 429:
-            return Unreachable(f"the hub at {self.endpoint} answers {status}{said}{again}")
+            busy = Unreachable(f"the hub at {self.endpoint} answers {status}{said}{again}")
+            busy.answered = True
+            return busy
         return HubError(f"the hub refuses {what}: {status}{said}{again}")
 
 
@@ -338,14 +351,6 @@ def _clean(text: str) -> str:
         text = text.replace(token, "…")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0][:200] if lines else ""
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.is_file())
-
-
-def _blob(file: Path) -> Path:
-    return Path(os.path.realpath(file))
 
 
 def _hash(file: Path) -> str:

@@ -1,5 +1,5 @@
-"""A dataset by its name: the folder of a store, a LeRobot folder that is read where it is, or `hub:OWNER/NAME`,
-of which only the files that are needed are fetched."""
+"""A dataset by its name: the folder of a store, a LeRobot folder that is read where it is, or
+`hub:OWNER/NAME`, of which only the files that are needed are fetched."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class LeRobotStore(EpisodeStore):
     """The folder `path`, format v3.0 or v2. It cannot be written. Features are called as an import calls them
     (`.pos` drops), and measured in what the folder says, if it does.
 
-    fetch: makes sure that a file below `path` is there. identity: what the content of `path` is known by, such
-    as a commit; without one, the sizes and dates of its files count. Raises StoreError."""
+    fetch: makes sure that a file below `path` is there. identity: what the content of `path` is known by,
+    such as a commit; without one, the sizes and dates of its files count. Raises StoreError."""
 
     def __init__(self, path: str | Path, fetch: Fetch = lambda file: None, identity: str = "") -> None:
         folder = LeRobotFolder(Path(path))
@@ -210,7 +210,7 @@ def _read_rows(reader: LeRobotReader, source: EpisodeSource) -> _Rows:
             rows.flags[key] = extras.marks[:, i].astype(np.uint8)
         if extras.requests is not None:
             rows.vectors[REQUESTED] = extras.requests
-            rows.times_ns[REQUESTED], rows.flags[REQUESTED] = rows.times_ns[ACTION], rows.flags[ACTION]
+            rows.times_ns[REQUESTED], rows.flags[REQUESTED] = rows.times_ns[ACTION], np.zeros(count, np.uint8)
     return rows
 
 
@@ -226,7 +226,7 @@ class FrameDecoder:
         self._frames: Any = None
         self._next = 0
 
-    def __enter__(self) -> FrameDecoder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -277,7 +277,9 @@ class FrameDecoder:
             table = reader.table(e.source, place, with_stills=True)
             return still_frames(table[self.name][row:], place, picture, row)
         if self.name not in e.source.videos:
-            raise StoreError(f"episode {e.source.index}: meta/ does not say where its video of {self.name} is")
+            raise StoreError(
+                f"episode {e.source.index}: meta/ does not say where its video of {self.name} is"
+            )
         path, start, stop = e.source.videos[self.name]
         e.store.fetch(path)
         reader.folder.require_files(e.source, [self.name])

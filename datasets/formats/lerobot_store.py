@@ -69,6 +69,11 @@ class LeRobotStore(EpisodeStore):
             self._episodes = [LeRobotEpisode(self, source, i) for i, source in enumerate(self._sources)]
         return self._episodes
 
+    def require_files(self) -> None:
+        """Raise StoreError unless all tables and videos are there."""
+        for source in self._sources:
+            self.reader.folder.require_files(source, self.reader.schema.videos)
+
     def reopen(self, e: Episode) -> Episode:
         return e
 

@@ -28,7 +28,7 @@ def picture(t: int) -> np.ndarray:
 
 
 def make_store(path: Path, lengths: tuple[int, ...] = LENGTHS) -> EpisodeStore:
-    """20 Hz with jitter, and requests that differ from what was sent."""
+    """20 Hz with jitter, and a request that differs from what was sent."""
     store = EpisodeStore.create(path, {**FEATURES, FRONT: Feature((64, 96, 3), "uint8")}, 20.0, "arm")
     rng = np.random.default_rng(0)
     with EpisodeWriter(store) as writer:
@@ -39,7 +39,7 @@ def make_store(path: Path, lengths: tuple[int, ...] = LENGTHS) -> EpisodeStore:
                 row = {**frame(rng, FEATURES, t), FRONT: picture(t)}
                 times = {k: (time_ns - 10 * MS, time_ns - 8 * MS) for k in row}
                 times[ACTION] = times[REQUESTED] = (time_ns, time_ns + MS)
-                row[REQUESTED] = row[ACTION] + np.float32(0.5)
+                row[REQUESTED] = row[ACTION] + np.float32(0.5 if t == 3 else 0.0)
                 writer.tick(row, times, {ACTION: INTERVENTION} if t == 3 else {})
             writer.end({"success": i != 1})
     return store

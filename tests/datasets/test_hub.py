@@ -78,6 +78,7 @@ def test_an_interrupted_push_goes_on_and_shows_nothing_before(hub: HubEndpoint) 
     assert hub.uploads[: len(arrived)] == arrived
 
 
+@pytest.mark.slow
 def test_a_cut_connection_is_tried_again(hub: HubEndpoint) -> None:
     hub.faults.cut_upload = 2
     push()
@@ -199,6 +200,7 @@ def test_names_tokens_and_visibility(hub: HubEndpoint, monkeypatch: pytest.Monke
         Hub().pull("ann/closed", DATASET)
 
 
+@pytest.mark.slow
 def test_training_windows_come_from_the_hub_file_by_file(hub: HubEndpoint, tmp_path: Path) -> None:
     folder = make_lerobot(tmp_path / "made")
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}

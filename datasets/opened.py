@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .episode import StoreError
 from .formats.lerobot_store import LeRobotStore
-from .hub import DATASET, Hub, hub_name
+from .hub import DATASET, Hub, HubError, hub_name
 from .store import EpisodeStore
 
 META = ("meta/*", "meta/**")
@@ -27,6 +28,9 @@ def _on_the_hub(repo: str, revision: str) -> LeRobotStore:
 
     def fetch(file: Path) -> None:
         if not file.exists():
-            hub.fetch(snapshot, file.relative_to(snapshot.path).as_posix())
+            try:
+                hub.fetch(snapshot, file.relative_to(snapshot.path).as_posix())
+            except HubError as error:
+                raise StoreError(str(error)) from None
 
     return LeRobotStore(snapshot.path, fetch, snapshot.commit)

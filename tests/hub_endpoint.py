@@ -57,7 +57,8 @@ class HubEndpoint:
     """`with HubEndpoint(folder) as hub:` `hub.url`. requests: "METHOD path" of all. bodies: of the POSTs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.repos, self.faults = folder, {}, Faults()  # type: tuple[Path, dict[str, Repo], Faults]
+        self.folder, self.faults = folder, Faults()
+        self.repos: dict[str, Repo] = {}
         self.stopped = False
         self.requests: list[str] = []
         self.uploads: list[str] = []

@@ -19,13 +19,14 @@ from ..features import ACTION, REQUESTED, Features, features_to_json, is_frames
 from ..frames import DamagedFrames
 from ..store import EpisodeStore
 from ..units import plain
-from ..video import still_frames, video_frames
+from ..video import LEAD_S, still_frames, video_frames
 from .lerobot_export import TIMES
 from .lerobot_folder import EpisodeSource, LeRobotFolder
 from .lerobot_reader import LeRobotReader, place_of, success_of, ulna_columns
 from .lerobot_schema import schema_of
 from .naming import Naming
 
+LEAD = 2  # frames before the one that is wanted, from which decoding begins
 SKIP = 12  # frames that are decoded and passed over, sooner than looked for anew
 Fetch = Callable[[Path], None]
 
@@ -44,6 +45,7 @@ class LeRobotStore(EpisodeStore):
         restated = plain(schema.features, folder.robot)
         self.reader = LeRobotReader(folder, schema, restated, folder.tasks(), None)
         self.fetch, self.identity = fetch, identity
+        self.lead_s = min(LEAD_S, LEAD / folder.fps)
         provenance = {
             "read_from": str(path),
             "format": f"lerobot v{folder.version[0]}.{folder.version[1]}",
@@ -110,9 +112,13 @@ class LeRobotEpisode(Episode):
         requested = (REQUESTED,) if REQUESTED in self._rows.vectors else ()
         return (*self.store.features, *requested)
 
-    @cached_property
+    @property
     def content(self) -> str:
         """A digest of its numbers and times, of where its frames are, and of the files that they are in."""
+        return self._content
+
+    @cached_property
+    def _content(self) -> str:
         rows, digest = self._rows, hashlib.sha256(self.store.identity.encode())
         for key in sorted(rows.times_ns):
             for array in (*rows.times_ns[key], rows.vectors.get(key, np.zeros(0))):
@@ -265,14 +271,30 @@ class FrameDecoder:
 
     def _frame(self, row: int) -> np.ndarray:
         if self._frames is None or not self._next <= row <= self._next + SKIP:
-            self.close()
-            self._frames, self._next = self._from(row), row
-        frame = None
+            frame = self._begin(row)
+        else:
+            frame = None
         while self._next <= row:
             frame = next(self._frames)
             self._next += 1
         assert frame is not None
         return frame
+
+    def _begin(self, row: int) -> np.ndarray:
+        """The frame of `row`, looked for anew."""
+        store = self.episode.store
+        self.close()
+        frames = self._frames = self._from(row)
+        self._next = row + 1
+        try:
+            return next(frames)
+        except StoreError:
+            if store.lead_s == LEAD_S:
+                raise
+        # a video whose frames are stored in another order: from further away, here and from now on
+        store.lead_s = LEAD_S
+        frames = self._frames = self._from(row)
+        return next(frames)
 
     def _from(self, row: int) -> Any:
         """The frames from `row` on."""
@@ -289,4 +311,5 @@ class FrameDecoder:
         e.store.fetch(path)
         reader.folder.require_files(e.source, [self.name])
         times = e.seconds - reader.shift(e.source, self.name, e.seconds, place)
-        return video_frames(path, start + times[row:], stop, reader.folder.fps, place, picture)
+        at = start + times[row:]
+        return video_frames(path, at, stop, reader.folder.fps, place, picture, e.store.lead_s)

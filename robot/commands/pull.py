@@ -7,12 +7,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from .errors import UsageError
 from .parsing import Output, unset
+
+if TYPE_CHECKING:
+    from ...datasets.hub import Kind
 
 EXAMPLE = "ulna pull ann/lift --out runs/lift/data\n  ulna pull ann/lift-flow --revision v1"
 DATA_FILES = ("meta/**", "data/**", "videos/**", "images/**", "README.md", "*.jpg")

@@ -13,6 +13,7 @@ from contracts.lerobot_made import FRONT, LENGTHS, make_lerobot
 from hub_endpoint import TOKEN, HubEndpoint, hub_here
 from huggingface_hub import close_session
 
+from ulna.datasets.episode import StoreError
 from ulna.datasets.features import STATE
 from ulna.datasets.hub import DATASET, MODEL, Hub, HubError, hub_name
 from ulna.datasets.opened import open_dataset
@@ -225,5 +226,5 @@ def test_training_windows_come_from_the_hub_file_by_file(hub: HubEndpoint, tmp_p
     hub.faults.status["HEAD /"] = (503, 1000)
     again = Windows(open_dataset("hub:ann/x"), WindowSpec(1, 4, keys=(STATE, FRONT)), [1], cache="none")
     assert len(again) == LENGTHS[1]
-    with pytest.raises(HubError, match="answers 503"):
+    with pytest.raises(StoreError, match="answers 503"):
         open_dataset("hub:ann/x").episodes[0].read(FRONT)

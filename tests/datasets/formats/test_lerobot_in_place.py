@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from contracts.lerobot_made import FRONT, LENGTHS, make_lerobot
@@ -18,6 +19,7 @@ from ulna.datasets.formats.lerobot import import_lerobot
 from ulna.datasets.formats.lerobot_store import LeRobotStore
 from ulna.datasets.opened import open_dataset
 from ulna.datasets.reading.cache import Cache
+from ulna.datasets.reading.loader import batches
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.store import EpisodeStore
 
@@ -46,11 +48,24 @@ def same_windows(ours: EpisodeStore, theirs: EpisodeStore, cache: Cache, folder:
             np.testing.assert_array_equal(value, other[key], err_msg=key)
 
 
+def same_by_workers(store: EpisodeStore) -> None:
+    windows = Windows(store, WindowSpec(2, 8, keys=(STATE, FRONT)), cache="none")
+    here, there = (
+        list(batches(windows, lambda step: np.arange(4) + 7 * step, 0, 4, workers)) for workers in (0, 2)
+    )
+    for a, b in zip(here, there, strict=True):
+        np.testing.assert_array_equal(a[FRONT], b[FRONT])
+
+
 @pytest.mark.parametrize("cache", ["none", "ram", "disk"])
 def test_windows_are_those_of_the_import(
     folder: Path, imported: EpisodeStore, cache: Cache, tmp_path: Path
 ) -> None:
     same_windows(open_dataset(folder), imported, cache, tmp_path)
+
+
+def test_workers_decode(folder: Path) -> None:
+    same_by_workers(open_dataset(folder))
 
 
 def test_requests_flags_times_and_labels_are_those_of_the_import(
@@ -163,3 +178,24 @@ def test_many_episodes_in_one_file_by_lerobots_own_writer(tmp_path: Path, stills
     assert [e.task for e in store.episodes] == ["push", "pull", "push"]
     assert store.features[STATE].names == ("left", "right")
     same_windows(store, import_lerobot(tmp_path / "set", tmp_path / "imported"), "none", tmp_path)
+    same_by_workers(store)
+
+
+def test_frames_that_are_stored_in_another_order_are_found(folder: Path, tmp_path: Path) -> None:
+    """A video with B frames and few key frames, as other tools write them."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    path = other / f"videos/{FRONT}/chunk-000/file-000.mp4"
+    frames: list[np.ndarray] = []
+    with av.open(str(path)) as source:
+        frames += [f.to_ndarray(format="rgb24") for f in source.decode(video=0)]
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=20)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream.options = {"g": "25", "bf": "4", "crf": "10"}
+        for f in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(f, format="rgb24")))
+        out.mux(stream.encode())
+    episode = open_dataset(other).episodes[0]
+    for rows in ([49], [45, 26, 24, 31], [1]):
+        got = episode.read_frames(FRONT, rows)[..., 0].mean((1, 2))
+        np.testing.assert_allclose(got, [4 * r + 20 for r in rows], atol=3)

@@ -24,6 +24,7 @@ DATASET: Kind = "dataset"
 MODEL: Kind = "model"
 PREFIX = "hub:"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REVISION = re.compile(r"\w[\w./-]*")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 VERIFIED = "ulna-verified"  # beside the blobs of a repository: those whose hash was found right
 TRIES = 3  # of a download whose connection breaks; each goes on with the files that are still missing
@@ -75,14 +76,17 @@ def hub_name(source: str | Path) -> tuple[str, str] | None:
     if not text.startswith(PREFIX):
         return None
     repo, _, revision = text.removeprefix(PREFIX).partition("@")
-    require_repo(repo)
+    require_repo(repo, revision)
     return repo, revision
 
 
-def require_repo(repo: str) -> None:
-    """HubError unless `repo` is a name that a repository can have."""
+def require_repo(repo: str, revision: str = "") -> None:
+    """HubError unless `repo` and `revision` are names that a repository and a branch, tag or commit of it can
+    have."""
     if not REPO.fullmatch(repo) or "--" in repo or ".." in repo or len(repo) > 96:
         raise HubError(f"{repo!r:.80} is no name on the hub: write OWNER/NAME")
+    if revision and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise HubError(f"{revision!r:.80} is no name of a branch, tag or commit")
 
 
 class Hub:
@@ -98,7 +102,7 @@ class Hub:
     def kinds(self, repo: str, revision: str = "") -> list[Kind]:
         """Which of a dataset and a model the repository is; it can be both. Where the hub cannot be reached,
         what the cache has."""
-        require_repo(repo)
+        require_repo(repo, revision)
         found: list[Kind] = []
         refused: HubError | None = None
         for kind in (DATASET, MODEL):
@@ -131,7 +135,7 @@ class Hub:
         verify_all: hash what was in the cache before, too. HubError in one sentence."""
         from huggingface_hub import snapshot_download
 
-        require_repo(repo)
+        require_repo(repo, revision)
         arguments: dict[str, Any] = {
             "repo_type": kind,
             "revision": revision or None,

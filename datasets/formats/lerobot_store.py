@@ -270,22 +270,21 @@ class FrameDecoder:
         raise DamagedFrames("frames of a video have no bytes of their own")
 
     def _frame(self, row: int) -> np.ndarray:
-        if self._frames is None or not self._next <= row <= self._next + SKIP:
-            frame = self._begin(row)
-        else:
-            frame = None
-        while self._next <= row:
-            frame = next(self._frames)
+        frames = self._frames
+        if frames is None or not self._next <= row <= self._next + SKIP:
+            return self._begin(row)
+        while self._next < row:
+            next(frames)
             self._next += 1
-        assert frame is not None
-        return frame
+        self._next += 1
+        return next(frames)
 
     def _begin(self, row: int) -> np.ndarray:
         """The frame of `row`, looked for anew."""
         store = self.episode.store
         self.close()
-        frames = self._frames = self._from(row)
-        self._next = row + 1
+        frames: Any = self._from(row)
+        self._frames, self._next = frames, row + 1
         try:
             return next(frames)
         except StoreError:
@@ -293,7 +292,8 @@ class FrameDecoder:
                 raise
         # a video whose frames are stored in another order: from further away, here and from now on
         store.lead_s = LEAD_S
-        frames = self._frames = self._from(row)
+        frames = self._from(row)
+        self._frames = frames
         return next(frames)
 
     def _from(self, row: int) -> Any:

@@ -44,7 +44,7 @@ def run(args: Args, out: Output) -> int:
     if args.out:
         require_new(Path(args.out))
     hub = Hub()
-    kinds = (
+    kinds: list[Kind] = (
         [DATASET if args.kind == "dataset" else MODEL] if args.kind else hub.kinds(args.repo, args.revision)
     )
     if len(kinds) > 1:

@@ -183,6 +183,8 @@ def test_names_tokens_and_visibility(hub: HubEndpoint, monkeypatch: pytest.Monke
     for odd in ("x", "a/b/c", "../x", "a b/c"):
         with pytest.raises(HubError, match="write OWNER/NAME"):
             Hub().pull(odd, DATASET)
+    with pytest.raises(HubError, match="no name of a branch"):
+        hub_name("hub:ann/x@../../etc")
     assert hub_name("hub:ann/x@v1") == ("ann/x", "v1")
     assert hub_name("runs/x") is None
     with pytest.raises(HubError, match="shows no model ann/x"):

@@ -110,6 +110,10 @@ class Episode:
         with self._reading(key):
             return self._reader(key).read(rows, out)
 
+    def frame_reader(self, key: str) -> FrameReader:
+        """Reads the frames of a stream, one after the other. Raises StoreError."""
+        return self._reader(key)
+
     def verify_frames(self, key: str) -> None:
         """Raise StoreError where the checksum of a stored frame is wrong."""
         with self._reading(key):

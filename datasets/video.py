@@ -19,6 +19,7 @@ from .episode import StoreError
 # no playlists: they would open other files
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,ogg"
 DEEP_GREY = ("gray16le", "gray16be")
+LEAD_S = 0.5
 MOST_SHIFT_S = 1.0  # from rows to their frames
 Kind = Literal["colour", "depth", "codes"]
 
@@ -117,20 +118,27 @@ def _no_frame(
 
 
 def video_frames(
-    path: Path, times_s: np.ndarray, stop_s: float, fps: float, place: str, picture: Picture | None = None
+    path: Path,
+    times_s: np.ndarray,
+    stop_s: float,
+    fps: float,
+    place: str,
+    picture: Picture | None = None,
+    lead_s: float = LEAD_S,
 ) -> Generator[np.ndarray]:
     """The frame `(H, W, 3)` uint8 RGB, or `(H, W)` uint16 of a `picture` of depth, nearest to each of the
     ascending `times_s` of the file's own time line.
 
     Each frame must be within half a period of its time and before `stop_s`, where another episode begins, and
     no frame may serve two times. Where `picture` is given, each must be of its size. Raises StoreError, which
-    begins with `place`, otherwise."""
+    begins with `place`, otherwise. lead_s: how long before the first of them to begin to decode; where frames
+    are stored in another order than they are shown, little is too little."""
     half = 0.5 / fps
     row = 0
     with _video(path, place) as (container, stream):
         stream.thread_type = "AUTO"
-        if times_s[0] > 1.0 and stream.time_base is not None:  # other episodes come first: skip them
-            container.seek(int((times_s[0] - 0.5) / stream.time_base), stream=stream)
+        if times_s[0] > 2 * lead_s and stream.time_base is not None:  # skip what comes first
+            container.seek(int((times_s[0] - lead_s) / stream.time_base), stream=stream)
         frames_with_time = (f for f in container.decode(stream) if f.time is not None)
         episode_frames = itertools.takewhile(lambda f: f.time < stop_s - half, frames_with_time)
         last: Any = None

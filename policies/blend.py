@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .checkpoint import load_checkpoint, read_train, save_checkpoint
+from .lerobot.folder import checkpoint_folder
 from .parts import recipe_to_json
 from .policy import Policy
 from .recipe import Recipe
@@ -44,6 +45,7 @@ def blend(
     for value in (weight, *(w for _, w in modules)):
         if not 0 <= value <= 1:
             raise TrainingError(f"a weight of a blend is from 0, the first alone, to 1, not {value:g}")
+    first, second = checkpoint_folder(first), checkpoint_folder(second)
     mine, theirs = load_checkpoint(first), load_checkpoint(second)
     if problem := difference(mine, theirs):
         raise TrainingError(f"{first} and {second} cannot be blended: {problem}")

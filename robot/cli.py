@@ -40,6 +40,8 @@ COMMANDS = {
     "doctor": "what on this computer would disturb a robot, and how to mend it",
     "twin": "start the other end of a device: the bytes of a real one, with physics behind them",
     "recipes": "list the policies that can be trained",
+    "push": "give a dataset or a checkpoint to the Hugging Face hub, in private",
+    "pull": "bring a dataset or a checkpoint from the hub",
     "data": "look at, check, edit, bring in and hand out datasets",
     "completion": "what makes a shell complete these commands with the Tab key",
 }

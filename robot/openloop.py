@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.features import ACTION, require_same
+from ..datasets.opened import open_dataset
 from ..datasets.reading.windows import Windows, WindowSpec
-from ..datasets.store import EpisodeStore
 from ..policies.request import Request, ServedPolicy
 from .report.evaluation import ChunksTrace, Comparison, Estimate, OpenLoop, PredictedChunk
 from .statistics import bootstrap_mean
@@ -38,7 +38,7 @@ def open_loop(
 
     FeatureMismatch or ValueError where policy and data do not fit each other, or the episodes are too short.
     progress: called with how many ticks were predicted from, and of how many."""
-    store = EpisodeStore.open(data)
+    store = open_dataset(data)
     metadata = policy.metadata
     if not metadata.features:
         raise ValueError("the server does not say what its policy needs: is it an Ulna server?")

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..codec import decode
-from ..episode import store_of
 from ..features import is_depth, is_frames
-from ..frames import DamagedFrames, FrameReader
+from ..frames import DamagedFrames
 from .findings import Finding, Recording, Severity, Stream, runs
 from .vectors import still
 
@@ -60,7 +59,7 @@ def scan_frames(r: Recording, stream: Stream, fast: bool = False) -> Scan:
     """Measure every frame, one at a time. fast: check all for checksums and repeats, but decode only
     FAST_FRAMES."""
     count = len(stream.t_s)
-    reader = FrameReader(r.episode.path / stream.key / "value", store_of(r.episode.path))
+    reader = r.episode.frame_reader(stream.key)
     try:
         reader.read_encoded([])
         as_stored = True

@@ -66,6 +66,7 @@ def export_lerobot(folder: str | Path, out: str | Path) -> Exported:
     StoreError in one sentence."""
     out = Path(out)
     require_new(out)
+    folder = checkpoint_folder(folder)
     policy, record = load_checkpoint(folder), read_train(folder)
     try:
         with making(out) as work:

@@ -16,10 +16,12 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ...datasets.features import ACTION, IMAGES, STATE, Feature, Features, bare, is_image
+from ...datasets.hub import MODEL, Hub, hub_name
 from ...datasets.units import Element, Restated
 from ..hashed import STAMP, CheckpointError, read_json, write_json
 
@@ -28,6 +30,7 @@ CONFIG, WEIGHTS, TRAINED = "config.json", "model.safetensors", "train_config.jso
 STATED, DESCRIBED = "ulna.json", "ulna.dataset.json"
 OURS = "ulna"  # the type of a checkpoint of ours in a folder for LeRobot
 WITHIN = ("pretrained_model", "checkpoints/last/pretrained_model", "last/pretrained_model")
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.toml", "*.md")  # all that is fetched: nothing to unpickle
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -52,10 +55,12 @@ def is_lerobot(source: str | Path) -> bool:
 
 
 def checkpoint_folder(source: str | Path) -> Path:
-    """The folder of a checkpoint that is named by its path, or as `lerobot:PATH` or `lerobot:USER/NAME` of
-    the hub's cache. CheckpointError in one sentence where there is none of LeRobot's."""
+    """The folder of a checkpoint that is named by its path, as `hub:OWNER/NAME[@REVISION]`, or as
+    `lerobot:PATH` or `lerobot:USER/NAME` of the hub's cache. CheckpointError in one sentence where there is
+    none of LeRobot's, HubError where the hub gives none."""
     if not is_lerobot(source):
-        return Path(source)
+        name = hub_name(source)
+        return Path(source) if name is None else _pulled(*name)
     name = str(source).removeprefix(PREFIX)
     path = Path(name).expanduser()
     for folder in (path, *(path / inside for inside in WITHIN)):
@@ -70,6 +75,11 @@ def checkpoint_folder(source: str | Path) -> Path:
     return _cached(name)
 
 
+@cache  # the hub is asked once: a process goes on with the commit that it began with
+def _pulled(repo: str, revision: str) -> Path:
+    return Hub().pull(repo, MODEL, revision, CHECKPOINT_FILES).path
+
+
 def _cached(repo: str) -> Path:
     """A snapshot in the hub's cache on this computer; nothing is fetched."""
     from huggingface_hub import snapshot_download
@@ -82,7 +92,7 @@ def _cached(repo: str) -> Path:
     if folder is None or not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"there is no folder {repo}, and the hub's cache on this computer has no policy of that name: "
-            f"fetch it with `hf download {repo}`"
+            f"fetch it with `ulna pull {repo}`"
         )
     return folder
 

@@ -14,6 +14,7 @@ import torch
 from ...datasets.episode import StoreError
 from ...datasets.features import ACTION, STATE, Features, image_keys, is_frames, rename, state_keys, units_of
 from ...datasets.normalise import STILL, Mode, still
+from ...datasets.opened import open_dataset
 from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import AUTO_BYTES, Cache
 from ...datasets.reading.loader import WindowSource
@@ -266,7 +267,7 @@ def open_data(
     TrainingError in one sentence (or a list of differences) where the datasets do not fit."""
     options = options or DataOptions()
     paths = [data] if isinstance(data, str | Path) else list(data)
-    stores = [EpisodeStore.open(d) for d in paths]
+    stores = [open_dataset(d) for d in paths]
     if options.episodes is not None and len(stores) > 1:
         raise StoreError(
             "episodes can be chosen of one dataset, not of several: part them with `ulna data split`"

@@ -31,9 +31,9 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     from ....datasets.checks.check import SEVERITIES, check
-    from ....datasets.store import EpisodeStore
+    from ....datasets.opened import open_dataset
 
-    store = EpisodeStore.open(args.data, recover=False)
+    store = open_dataset(args.data, recover=False)
     selection = episode_list(args.episodes) if args.episodes else None
     with progress("checking") as bar:
         bar_task = bar.add_task("", total=None, note="")

@@ -22,9 +22,9 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     from ....datasets.info import describe
-    from ....datasets.store import EpisodeStore
+    from ....datasets.opened import open_dataset
 
-    d = describe(EpisodeStore.open(args.data, recover=False))
+    d = describe(open_dataset(args.data, recover=False))
     out.answer(d, text_of(d))
     return 0
 

@@ -28,10 +28,10 @@ def run(args: Args, out: Output) -> int:
     import numpy as np
 
     from ....datasets.episode import StoreError
+    from ....datasets.opened import open_dataset
     from ....datasets.stats import compute_stats
-    from ....datasets.store import EpisodeStore
 
-    store = EpisodeStore.open(args.data, recover=False)
+    store = open_dataset(args.data, recover=False)
     keys = words(args.keys) or list(store.features)
     if unknown := [k for k in keys if k not in store.features]:
         raise StoreError(f"{args.data} has no feature {unknown[0]}; it has {', '.join(store.features)}")

@@ -1,5 +1,7 @@
 """One arm: its next motion, and whether that and the stop after it are free."""
 
+# ruff: noqa: B905  `strict` is a third of what a loop over five joints costs
+
 from __future__ import annotations
 
 import math
@@ -67,7 +69,7 @@ class ArmFilter:
         """Along the stops that were checked."""
         self._take([part.stop for part in self.parts], dt)
 
-    def step(self, target: Sequence[float], dt: float) -> tuple[bool, str]:
+    def step(self, target: list[float], dt: float) -> tuple[bool, str]:
         """Whether the arm moves on towards what was asked, and what blocks it, or ""."""
         arm = self.parts[0]
         same = True
@@ -111,20 +113,20 @@ class ArmFilter:
         return False, blocked or why
 
     def _take(self, motions: Sequence[Motion], dt: float) -> None:
-        for part, motion in zip(self.parts, motions, strict=True):
+        for part, motion in zip(self.parts, motions):
             part.take(motion, dt)
         if self.body is not None and self.body.tight:
             self.body.settle(self._pose([part.mover.state.q for part in self.parts]))
 
     def _pose(self, by_part: Sequence[list[float]]) -> list[float]:
-        pose = [x for q in by_part for x in q]
+        pose = [*by_part[0], *by_part[1]] if len(by_part) == 2 else [x for q in by_part for x in q]
         return pose if self._in_order else [pose[i] for i in self._order]
 
     def _fault(self, motions: Sequence[Motion], dt: float) -> str:
         """Why the arm must not go along `motions` for a tick, or ""."""
         nexts = [motion.at(dt) for motion in motions]
-        for part, motion, q in zip(self.parts, motions, nexts, strict=True):
-            if not (part.within(q) and part.within(motion.end)):
+        for part, motion, q in zip(self.parts, motions, nexts):
+            if not (part.allows(q) and part.allows(motion.end)):
                 return POSITION
         body = self.body
         if body is None:
@@ -138,7 +140,7 @@ class ArmFilter:
             return ""
         if on_line:
             return self._fault_on_line(body, motions[0], dt, nexts[1:])
-        ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end, strict=True)]
+        ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end)]
         longest = max([motion.duration for motion in motions])
         n = min(MOST_CHECKS, 1 + int(_sweep(body, ways) / APART_M))
         for k in range(n, 0, -1):  # the end is the most likely to be in something
@@ -168,7 +170,7 @@ class ArmFilter:
         seen = self._seen_of(line, fingers)
         if seen is None or not seen.low <= here <= seen.high:
             ways = [0.0] * self.n
-            for i, x in zip(self.places[0], line.direction, strict=True):
+            for i, x in zip(self.places[0], line.direction):
                 ways[i] = abs(x)
             step = APART_M / max(_sweep(body, ways), APART_M)
             seen = self._seen = _Seen(line, fingers, here, here, step)
@@ -203,7 +205,7 @@ class ArmFilter:
         if self._not_again:  # it was too near, just now
             self._not_again -= 1
             return False
-        self._apart_at = [0.5 * (x + z) for x, z in zip(now, end, strict=True)]
+        self._apart_at = [0.5 * (x + z) for x, z in zip(now, end)]
         self._apart = body.apart(self._apart_at)
         apart = body.stays_apart(self._apart, _furthest(self._apart_at, now, then, end))
         self._not_again = 0 if apart else TICKS_BETWEEN
@@ -216,16 +218,16 @@ class ArmFilter:
         start, goal = stops[0].end, part.asked
         if body is None:
             return goal, ""
-        away = [g - s for g, s in zip(goal, start, strict=True)]
+        away = [g - s for g, s in zip(goal, start)]
         ways = [0.0] * self.n
-        for i, x in zip(self.places[0], away, strict=True):
+        for i, x in zip(self.places[0], away):
             ways[i] = abs(x)
         distance = _sweep(body, ways)
         n = max(1, math.ceil(distance / APART_M))
         others = [motion.end for motion in stops[1:]]
 
         def fault(share: float) -> str:
-            arm = [s + share * x for s, x in zip(start, away, strict=True)]
+            arm = [s + share * x for s, x in zip(start, away)]
             return body.fault(self._pose([arm, *others]))
 
         free, why = 0.0, ""
@@ -243,7 +245,7 @@ class ArmFilter:
                         free = middle
                 break
             free = k / n
-        return [s + free * x for s, x in zip(start, away, strict=True)], why
+        return [s + free * x for s, x in zip(start, away)], why
 
 
 def _ends(motion: Motion, dt: float) -> tuple[float, float]:
@@ -257,9 +259,7 @@ def _ends(motion: Motion, dt: float) -> tuple[float, float]:
 
 def _furthest(middle: list[float], now: list[float], then: list[float], end: list[float]) -> list[float]:
     """How far each joint gets from where it is in `middle`, on the way from `now` to `then` to `end`."""
-    return [
-        max(abs(x - m), abs(y - m), abs(z - m)) for m, x, y, z in zip(middle, now, then, end, strict=True)
-    ]
+    return [max(abs(x - m), abs(y - m), abs(z - m)) for m, x, y, z in zip(middle, now, then, end)]
 
 
 def _sweep(body: Body, ways: list[float]) -> float:

@@ -80,6 +80,8 @@ class Body:
         self._margins = [self_distance] * n_self + [table_distance] * (len(pairs) - n_self)
         self._n_self = n_self
         self._checks = geometry.createData()
+        # each look at the list would make all of them anew
+        self._results = [self._checks.collisionResults[k] for k in range(len(pairs))]
         for request, margin in zip(self._checks.collisionRequests, self._margins, strict=True):
             request.security_margin = margin
         self.tight: set[int] = set()
@@ -103,7 +105,6 @@ class Body:
         self._apart = geometry.createData()
         for request in self._apart.distanceRequests:
             request.enable_signed_distance = False
-        # each look at the list would make all of them anew
         self._distances = [self._apart.distanceResults[k] for k in range(len(pairs))]
         self._allowed = np.array(self._margins) + INEXACT_M
         second = moving[1] if len(moving) > 1 else moving[0]
@@ -173,7 +174,8 @@ class Body:
 
     def stays_apart(self, free: np.ndarray, ways: Sequence[float]) -> bool:
         """Whether nothing touches when the joints go `ways` `(J,)`, rad or m, from where `free` was."""
-        return bool((self._levers.dot(ways) <= free).all())
+        clear = self._levers.dot(ways) <= free
+        return 0 not in clear.tobytes()  # `all` takes a microsecond longer
 
     def touching(self, q: Sequence[float]) -> tuple[str, ...]:
         """What touches at `q`, in words."""
@@ -200,7 +202,7 @@ class Body:
         return min(x - x0, x1 - x, y - y0, y1 - y, z - z0, z1 - z)
 
     def _touching(self) -> str:
-        results = self._checks.collisionResults
+        results = self._results
         for k in range(len(self._margins) - 1, -1, -1):
             if results[k].isCollision():
                 return TABLE if k >= self._n_self else SELF

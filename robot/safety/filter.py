@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import Enum
-from operator import le, sub
+from operator import le
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from ...drivers.arm import Joints
 from .arm_filter import POSITION, ArmFilter
 from .body import SELF, TABLE, WORKSPACE, Body
 from .limits import Safety, groups
+from .mover import near
 
 SPEED, ACCELERATION, NOT_FINITE, NO_TARGET = "speed", "acceleration", "not finite", "no target"
 REASONS = (NOT_FINITE, NO_TARGET, POSITION, WORKSPACE, TABLE, SELF, SPEED, ACCELERATION)
@@ -128,18 +129,19 @@ class Filter:
         command: list[float] = []
         velocity: list[float] = []
         outside = late = fast = False
+        told = self.state is State.RUN and not flags  # whether to say that it lags
         for part in self._parts:
             state = part.mover.state
             command += state.q
             velocity += state.v
             outside = outside or part.clipped
-            if max(map(abs, map(sub, part.asked, state.q))) > part.same:
+            if told and not near(part.asked, state.q, part.same):
                 late = True
                 fast = fast or any(map(le, part.fast, map(abs, state.v)))
         if self.state is State.RUN:
             if outside and POSITION not in reasons:
                 reasons.append(POSITION)
-            if late and not flags:
+            if late:
                 reasons.append(SPEED if fast else ACCELERATION)
         if reasons:
             flags |= LIMITED

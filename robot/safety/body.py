@@ -31,9 +31,11 @@ class Body:
     self_distance that is negative leaves self-collision out.
 
     tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
-    each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the
-    shoulder's height. sweep `(K, J)`: K things that must not come together, and how each joint brings them
-    nearer at most, m per rad or m; lists."""
+    each step. base: where it stands among the other arms, x, y, z in m and yaw in rad; None: not known.
+    columns: of each joint of the `model`, which of the arm's it is, -1: none. parts: its shapes. reach: how
+    far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the shoulder's height.
+    sweep `(K, J)`: K things that must not come together, and how each joint brings them nearer at most, m per
+    rad or m; lists."""
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Body:
         table_distance: float,
     ) -> None:
         pin, coal = _libraries()
+        self.base: tuple[float, float, float, float] | None = None
         self.names, self.table, self.workspace = tuple(names), table, workspace
         self._corners = [[-np.inf] * 3, [np.inf] * 3] if workspace is None else workspace.tolist()
         self.title, self._pin = model, pin
@@ -62,6 +65,7 @@ class Body:
             )
         self._columns = np.array([max(c, 0) for c in columns])
         self._present = np.array([c >= 0 for c in columns], float)
+        self.columns = columns
         self._as_they_are = columns == list(range(len(names)))
         first = 2  # the pan joint, which turns about the vertical, and the base never touch the table
         self._geometry = geometry
@@ -85,9 +89,10 @@ class Body:
         for request, margin in zip(self._checks.collisionRequests, self._margins, strict=True):
             request.security_margin = margin
         self.tight: set[int] = set()
+        self.parts = list(objects)[:shapes]  # once no more are added: what it holds are places in a list
         things = [
             levers_of(self.model, o.parentJoint, o.placement.translation, radius_of(o.geometry))
-            for o in list(objects)[:shapes]
+            for o in self.parts
         ]
         frame = self.model.frames[tip]
         to_tip = levers_of(self.model, frame.parentJoint, frame.placement.translation, 0.0)

@@ -2,6 +2,8 @@
 
 - alone: chunks of actions through the filter, each at a rate of its own; what it commanded is held against
   the limits, and against the arm's body with the distances halved. A chunk has 16 actions.
+- pair: as alone, with two arms that face each other and get different chunks. Contacts are those that
+  PyBullet sees between the commanded poses; unaware is a filter that is not told where the arms stand.
 - physics: the same kinds of chunks through the filter to the simulated arm at 120 Hz; what its joints did,
   and what it touched.
 - twin: the same to servos on a pty behind the real driver at 100 Hz, in real time.
@@ -9,7 +11,7 @@
 Speeds and accelerations of physics are over 50 ms, of the twin over 100 ms: its servos go to a new goal
 within 2 ms, every 10 ms or when a busy machine gets to it.
 
-    python benchmarks/safety_fuzz.py [--chunks 1000000] [--physics 20000] [--seconds 300]
+    python benchmarks/safety_fuzz.py [--chunks 1000000] [--pair 20000] [--physics 20000] [--seconds 300]
     python benchmarks/safety_fuzz.py --only twin         that part anew, for a quiet machine; the others stay
 """
 
@@ -28,6 +30,7 @@ from typing import Any
 import numpy as np
 import results
 
+from ulna.drivers.arm import Joints
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.servos import so101
 from ulna.drivers.servos.calibration import JointCalibration, save
@@ -39,6 +42,7 @@ from ulna.robot.safety.arms import bodies_of, filter_for
 from ulna.robot.safety.body import SELF
 from ulna.robot.safety.filter import Filter
 from ulna.robot.safety.limits import Safety
+from ulna.robot.safety.pair import Pair
 from ulna.sim.robots import ROBOTS
 from ulna.sim.scene import SimScene
 
@@ -155,6 +159,60 @@ def alone(n: int, body_known: bool) -> dict[str, Any]:
         "outside_joint_limits_rad": max(0.0, outside),
         "touching": dict(touching),
         "us_per_tick": {f"p{p}": round(float(np.percentile(us, p)), 1) for p in (50, 90, 99)},
+    }
+
+
+def pair(n: int, aware: bool) -> dict[str, Any]:
+    """Chunks to both arms of a pair, through one filter."""
+    config, names = {"model": "so101-pair"}, ("left", "right")
+    both = [np.tile(x, 2) for x in (JOINTS.lower, JOINTS.upper, JOINTS.max_velocity, JOINTS.max_effort)]
+    joints = Joints(tuple(f"{a}.{j}" for a in names for j in JOINTS.names), JOINTS.units * 2, *both)
+    filter_, _ = filter_for(config, joints)
+    safety, bodies = filter_.safety, bodies_of(config, joints, filter_.safety)[0]
+    arms = Pair(names, (bodies["left"], bodies["right"]), (range(6), range(6, 12)), safety)
+    if not aware:
+        for body in bodies.values():
+            body.base = None
+        filter_ = Filter(joints, safety, bodies)
+    scene = SimScene("so101-pair", "handover")
+    p, client = scene.world.bullet, scene.world.client
+    bullet: list[tuple[int, list[int]]] = []
+    for arm in scene.arms.values():
+        infos = [p.getJointInfo(arm.body, i, client) for i in range(p.getNumJoints(arm.body, client))]
+        by_name = {info[1].decode(): i for i, info in enumerate(infos)}
+        bullet.append((arm.body, [by_name[name] for name in JOINTS.names]))
+    home, dt, actions, contacts, nearest = np.tile(HOME, 2), 0.01, 0, 0, np.inf
+    here, reasons, ns = home, Counter[str](), np.zeros(n * LENGTH)
+    for (number, kind, rng), (_, other, others) in zip(chunks(n, 3), chunks(n, 4), strict=True):
+        if number == 0:
+            filter_.reset(home)
+            here, dt = home, 1 / float(rng.choice(RATES))
+        wanted = chunk(kind, rng, here[:6], dt), chunk(other, others, here[6:], dt)
+        for target in np.concatenate(wanted, axis=1):
+            began = time.thread_time_ns()
+            step = filter_.step(target, dt)
+            ns[actions] = time.thread_time_ns() - began
+            here = step.command
+            reasons.update(step.reasons)
+            actions += 1
+            halves = here[:6].tolist(), here[6:].tolist()
+            nearest = min(nearest, float(arms.distances(*halves).min()))
+            for (body, own), q in zip(bullet, halves, strict=True):
+                for joint, x in zip(own, q, strict=True):
+                    p.resetJointState(body, joint, x, physicsClientId=client)
+            p.performCollisionDetection(client)
+            points = p.getContactPoints(bullet[0][0], bullet[1][0], physicsClientId=client)
+            contacts += any(c[8] < 0 for c in points)
+    scene.close()
+    us = ns / 1000
+    return {
+        "chunks": n,
+        "actions": actions,
+        "reasons": dict(reasons.most_common()),
+        "arm_distance_m": safety.arm_distance,
+        "nearest_m": round(nearest, 5),
+        "commands_in_contact": contacts,
+        "cpu_us_per_tick": {f"p{p}": round(float(np.percentile(us, p)), 1) for p in (50, 90, 99)},
     }
 
 
@@ -317,9 +375,10 @@ def _on_twin(config: so101.Config, plant: Plant, seconds: float, hz: float, filt
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chunks", type=int, default=1_000_000, help="alone")
+    parser.add_argument("--pair", type=int, default=20_000, help="chunks to each arm of a pair")
     parser.add_argument("--physics", type=int, default=20_000, help="chunks there")
     parser.add_argument("--seconds", type=float, default=300.0, help="on the twin")
-    parser.add_argument("--only", choices=["alone", "physics", "twin"])
+    parser.add_argument("--only", choices=["alone", "pair", "physics", "twin"])
     args = parser.parse_args()
     safety = Safety.of(CONFIG, JOINTS)
     numbers: dict[str, Any] = {
@@ -334,6 +393,9 @@ def main() -> None:
     if args.only in (None, "alone"):
         numbers["alone"] = alone(args.chunks, True)
         numbers["alone_without_body"] = alone(args.chunks // 10, False)
+    if args.only in (None, "pair"):
+        parts = pair(args.pair, True), pair(args.pair // 10, False)
+        numbers["pair"] = dict(zip(("filtered", "unaware"), parts, strict=True))
     if args.only in (None, "physics"):
         parts = physics(args.physics, True), physics(args.physics // 10, False)
         numbers["physics"] = dict(zip(("filtered", "unfiltered"), parts, strict=True))

@@ -9,7 +9,7 @@ from study_tables import percent
 
 def safety_fuzz(d: dict[str, Any]) -> list[str]:
     alone, physics, twin = d["alone"], d["physics"], d["twin"]
-    us, filtered_s = alone["us_per_tick"], twin["filtered"]["seconds"]
+    tick, filtered_s = alone["us_per_tick"], twin["filtered"]["seconds"]
 
     def row(name: str, of_the_limit: dict[str, float], touching: str) -> str:
         jerk = f"{of_the_limit['jerk']:.3g}" if "jerk" in of_the_limit else ""
@@ -19,14 +19,31 @@ def safety_fuzz(d: dict[str, Any]) -> list[str]:
     def steps(r: dict[str, Any]) -> str:
         return f"{sum(r['steps_touching'].values())} of {r['steps']} steps of physics"
 
+    def commands(r: dict[str, Any]) -> str:
+        return (
+            f"{r['commands_in_contact']} of {r['actions']:,} commands; nearest {1000 * r['nearest_m']:.1f} mm"
+        )
+
     def poses(r: dict[str, Any]) -> str:
         return f"{sum(r['poses_touching'].values())} of {r['poses']} poses"
 
+    pair: list[str] = []
+    if both := d.get("pair"):
+        known, unaware = both["filtered"], both["unaware"]
+        us, unaware_us = known["cpu_us_per_tick"], unaware["cpu_us_per_tick"]
+        pair = [
+            f"**Two arms that face each other**, {known['chunks']:,} hostile chunks to each, kept",
+            f"{1000 * known['arm_distance_m']:g} mm apart: in contact in {commands(known)}.",
+            f"By a filter that does not know where they stand: {commands(unaware)}.",
+            f"A tick for both costs the processor {us['p50']:g} µs (p99 {us['p99']:g}), without looking at",
+            f"each other {unaware_us['p50']:g} (p99 {unaware_us['p99']:g}).",
+            "",
+        ]
     return [
         f"**Hostile chunks against the safety filter** ({alone['chunks']:,} through the filter alone,",
         f"{physics['filtered']['chunks']:,} to the simulated arm, {filtered_s:g} s to servos on",
         "a pty): the most that was commanded, or done, in units of the limit, and what touched the",
-        f"table or the arm itself. A tick costs {us['p50']:g} µs (p99 {us['p99']:g}) over all kinds:",
+        f"table or the arm itself. A tick costs {tick['p50']:g} µs (p99 {tick['p99']:g}) over all kinds:",
         "",
         "| | speed | acceleration | jerk | touched |",
         "|---|---|---|---|---|",
@@ -38,6 +55,7 @@ def safety_fuzz(d: dict[str, Any]) -> list[str]:
         *(row(f"the simulated arm, {how}", r["of_the_limit"], steps(r)) for how, r in physics.items()),
         *(row(f"the servos' twin, {how}", r["of_the_limit"], poses(r)) for how, r in twin.items()),
         "",
+        *pair,
     ]
 
 

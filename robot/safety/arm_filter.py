@@ -1,4 +1,6 @@
-"""One arm: its next motion, and whether that and the stop after it are free."""
+"""One arm: its next motion, and whether that and the stop after it are free, of other arms, too."""
+
+# ruff: noqa: B905  `strict` is a third of what a loop over five joints costs
 
 from __future__ import annotations
 
@@ -13,13 +15,14 @@ from ...drivers.arm import Joints
 from .body import Body
 from .limits import Safety
 from .mover import Line, Motion
+from .pair import LOOKS_PER_TICK, OTHER, Pair, Way
 from .part import Part
 
 POSITION = "position"
 APART_M = 0.02  # between two poses that are checked for touching no part moves further
 MOST_CHECKS = 12  # poses of one motion
 TICKS_BLOCKED = 20  # until it is tried again whether a line is still blocked: fingers may have closed
-TICKS_BETWEEN = 5  # two looks at how far all is apart, where that was too near
+TICKS_BETWEEN = 5  # two looks at how far all is apart, where that was too near, or at another arm in the way
 FURTHEST = 12  # poses ahead that are looked at for what blocks a line
 HALVINGS = 5
 
@@ -36,9 +39,18 @@ class _Seen:
     step: float
 
 
+@dataclass(slots=True)
+class Other:
+    """An arm that another one must keep off. is_second: of the two in `pair`, and of a tick."""
+
+    pair: Pair
+    arm: ArmFilter
+    is_second: bool
+
+
 class ArmFilter:
     """columns: its joints, of the robot's; grippers: those of them that are its gripper's. body: None where
-    its shape is not known."""
+    its shape is not known. others: the arms whose place is known."""
 
     def __init__(
         self, joints: Joints, safety: Safety, columns: list[int], grippers: list[int], body: Body | None
@@ -56,11 +68,14 @@ class ArmFilter:
         self._blocked: tuple[list[float], str] | None = None  # how far it may go to what was asked, and why
         self._since_blocked = 0
         self._seen: _Seen | None = None
+        self.others: list[Other] = []
+        self._before = [0.0] * self.n  # where it was sent before, with others
 
     def reset(self, q: list[float]) -> tuple[str, ...]:
         for part in self.parts:
             part.reset([q[j] for j in part.columns])
         self._apart, self._not_again, self._blocked, self._seen = None, 0, None, None
+        self._before = self.pose
         return () if self.body is None else self.body.begin(q[self.first : self.first + self.n])
 
     def halt(self, dt: float) -> None:
@@ -69,9 +84,11 @@ class ArmFilter:
         for part in self.parts:
             part.forget()
 
-    def step(self, target: Sequence[float], dt: float) -> tuple[bool, str]:
+    def step(self, target: list[float], dt: float) -> tuple[bool, str]:
         """Whether the arm moves on towards what was asked, and what blocks it, or ""."""
         arm = self.parts[0]
+        for other in self.others:
+            other.pair.looks = LOOKS_PER_TICK
         same = True
         for part in self.parts:
             part.ask(target)
@@ -81,10 +98,12 @@ class ArmFilter:
         if same and self._blocked is not None and self._since_blocked < TICKS_BLOCKED:
             self._since_blocked += 1
             goal, why = self._blocked
+            if why == OTHER and self._since_blocked >= TICKS_BETWEEN:
+                self._blocked = None
             rests = arm.mover.rests and arm.stop.end == goal
             motion = arm.stop if rests else arm.mover.plan(goal, None, dt, dt)
             motions = [motion, *fingers]
-            if motion is not None and (all(map(is_, motions, stops)) or not self._fault(motions, dt)):
+            if motion is not None and (all(map(is_, motions, stops)) or not self._fault(motions, dt, True)):
                 self._take(motions, dt)
                 return not rests, why
         self._blocked = None
@@ -104,7 +123,7 @@ class ArmFilter:
         stays = arm.mover.rests and goal is arm.stop.end
         nearer = arm.stop if stays else arm.mover.plan(goal, None, dt, dt) or arm.stop
         for motions in ([nearer, *fingers], [nearer, *stops[1:]], [stops[0], *fingers]):
-            if not self._fault(motions, dt):
+            if not self._fault(motions, dt, motions[0] is nearer):
                 self._take(motions, dt)
                 if blocked and motions[0] is nearer:
                     self._blocked, self._since_blocked = (goal, blocked), 0
@@ -112,21 +131,67 @@ class ArmFilter:
         self._take(stops, dt)
         return False, blocked or why
 
+    @property
+    def pose(self) -> list[float]:
+        """`(J,)`, where it was sent."""
+        return self._pose([part.mover.state.q for part in self.parts])
+
+    @property
+    def end(self) -> list[float]:
+        """`(J,)`, where the stops that were checked end."""
+        return self._pose([part.stop.end for part in self.parts])
+
     def _take(self, motions: Sequence[Motion], dt: float) -> None:
-        for part, motion in zip(self.parts, motions, strict=True):
+        if self.others:
+            self._before = self.pose
+        for part, motion in zip(self.parts, motions):
             part.take(motion, dt)
         if self.body is not None and self.body.tight:
-            self.body.settle(self._pose([part.mover.state.q for part in self.parts]))
+            self.body.settle(self.pose)
 
     def _pose(self, by_part: Sequence[list[float]]) -> list[float]:
-        pose = [x for q in by_part for x in q]
+        pose = [*by_part[0], *by_part[1]] if len(by_part) == 2 else [x for q in by_part for x in q]
         return pose if self._in_order else [pose[i] for i in self._order]
 
-    def _fault(self, motions: Sequence[Motion], dt: float) -> str:
-        """Why the arm must not go along `motions` for a tick, or ""."""
+    def _fault(self, motions: Sequence[Motion], dt: float, to_free_goal: bool = False) -> str:
+        """Why the arm must not go along `motions` for a tick, or "". to_free_goal: they lead to where it may
+        stay."""
+        if why := self._own_fault(motions, dt):
+            return why
+        if not self.others:
+            return ""
+        way = self._way(motions, dt, False)
+        for other in self.others:
+            its = other.arm.stopping(dt, not other.is_second)  # the first one goes on its way already
+            ways = (way, its) if other.is_second else (its, way)
+            if not other.pair.stay_apart(*ways, to_free_goal):
+                return OTHER
+        return ""
+
+    def stopping(self, dt: float, since_before: bool) -> Way:
+        """Along the stops that were checked. since_before: from where it was sent before."""
+        return self._way([part.stop for part in self.parts], dt, since_before)
+
+    def _way(self, motions: Sequence[Motion], dt: float, since_before: bool) -> Way:
+        now = self.pose
+        before = self._before if since_before else now
+
+        def at(t: float) -> list[float]:
+            if t > 0:
+                return self._pose([motion.at(t) for motion in motions])
+            return [y + t / dt * (y - x) for x, y in zip(before, now)]
+
+        rest = self._pose([motion.end for motion in motions])
+        corners = before, now, at(dt), rest
+        low, high = list(map(min, *corners)), list(map(max, *corners))
+        start = -dt if since_before and before != now else 0.0
+        return Way(at, start, dt, max([motion.duration for motion in motions]), rest, low, high)
+
+    def _own_fault(self, motions: Sequence[Motion], dt: float) -> str:
+        """As `_fault`, as if there were no other arm."""
         nexts = [motion.at(dt) for motion in motions]
-        for part, motion, q in zip(self.parts, motions, nexts, strict=True):
-            if not (part.within(q) and part.within(motion.end)):
+        for part, motion, q in zip(self.parts, motions, nexts):
+            if not (part.allows(q) and part.allows(motion.end)):
                 return POSITION
         body = self.body
         if body is None:
@@ -134,13 +199,13 @@ class ArmFilter:
         on_line = motions[0].line is not None and not body.tight and all(m.halt is None for m in motions[1:])
         if on_line and self._was_seen(motions[0], dt, nexts[1:]):
             return ""
-        now = self._pose([part.mover.state.q for part in self.parts])
+        now = self.pose
         then, end = self._pose(nexts), self._pose([motion.end for motion in motions])
         if self._stays_apart(body, now, then, end):
             return ""
         if on_line:
             return self._fault_on_line(body, motions[0], dt, nexts[1:])
-        ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end, strict=True)]
+        ways = [abs(y - x) + abs(z - y) for x, y, z in zip(now, then, end)]
         longest = max([motion.duration for motion in motions])
         n = min(MOST_CHECKS, 1 + int(_sweep(body, ways) / APART_M))
         for k in range(n, 0, -1):  # the end is the most likely to be in something
@@ -170,7 +235,7 @@ class ArmFilter:
         seen = self._seen_of(line, fingers)
         if seen is None or not seen.low <= here <= seen.high:
             ways = [0.0] * self.n
-            for i, x in zip(self.places[0], line.direction, strict=True):
+            for i, x in zip(self.places[0], line.direction):
                 ways[i] = abs(x)
             step = APART_M / max(_sweep(body, ways), APART_M)
             seen = self._seen = _Seen(line, fingers, here, here, step)
@@ -205,7 +270,7 @@ class ArmFilter:
         if self._not_again:  # it was too near, just now
             self._not_again -= 1
             return False
-        self._apart_at = [0.5 * (x + z) for x, z in zip(now, end, strict=True)]
+        self._apart_at = [0.5 * (x + z) for x, z in zip(now, end)]
         self._apart = body.apart(self._apart_at)
         apart = body.stays_apart(self._apart, _furthest(self._apart_at, now, then, end))
         self._not_again = 0 if apart else TICKS_BETWEEN
@@ -218,34 +283,46 @@ class ArmFilter:
         start, goal = stops[0].end, part.asked
         if body is None:
             return goal, ""
-        away = [g - s for g, s in zip(goal, start, strict=True)]
+        away = [g - s for g, s in zip(goal, start)]
         ways = [0.0] * self.n
-        for i, x in zip(self.places[0], away, strict=True):
+        for i, x in zip(self.places[0], away):
             ways[i] = abs(x)
         distance = _sweep(body, ways)
         n = max(1, math.ceil(distance / APART_M))
-        others = [motion.end for motion in stops[1:]]
+        fingers = [motion.end for motion in stops[1:]]
 
-        def fault(share: float) -> str:
-            arm = [s + share * x for s, x in zip(start, away, strict=True)]
-            return body.fault(self._pose([arm, *others]))
+        def look(share: float) -> tuple[str, bool]:
+            """What blocks the arm there, and whether it may stay there."""
+            pose = self._pose([[s + share * x for s, x in zip(start, away)], *fingers])
+            if why := body.fault(pose):
+                return why, False
+            stays = True
+            for other in self.others:
+                its = other.arm.end
+                passes, rests = other.pair.may(*((pose, its) if other.is_second else (its, pose)))
+                if not passes:
+                    return OTHER, False
+                stays = stays and rests
+            return "", stays
 
-        free, why = 0.0, ""
+        free, taken, why = 0.0, 0.0, ""  # the furthest where it may stay, and what is behind that
         for k in range(1, min(n, FURTHEST) + 1):
-            if why := fault(k / n):
-                taken = k / n
-                # mostly, when something is in the way, the arm is there already
-                if k == 1 and fault(taken / 2**HALVINGS):
-                    return start, why
-                for _ in range(HALVINGS):
-                    middle = 0.5 * (free + taken)
-                    if fault(middle):
-                        taken = middle
-                    else:
-                        free = middle
+            why, stays = look(k / n)
+            if why or not stays:
+                taken = taken if taken > free else k / n
+            if why:
                 break
-            free = k / n
-        return [s + free * x for s, x in zip(start, away, strict=True)], why
+            if stays:
+                free = k / n
+        if taken > free:
+            why = why or OTHER
+            # mostly, when something is in the way, the arm is there already
+            if free == 0 and not look(taken / 2**HALVINGS)[1]:
+                return start, why
+            for _ in range(HALVINGS):
+                middle = 0.5 * (free + taken)
+                free, taken = (middle, taken) if look(middle)[1] else (free, middle)
+        return [s + free * x for s, x in zip(start, away)], why
 
 
 def _ends(motion: Motion, dt: float) -> tuple[float, float]:
@@ -259,9 +336,7 @@ def _ends(motion: Motion, dt: float) -> tuple[float, float]:
 
 def _furthest(middle: list[float], now: list[float], then: list[float], end: list[float]) -> list[float]:
     """How far each joint gets from where it is in `middle`, on the way from `now` to `then` to `end`."""
-    return [
-        max(abs(x - m), abs(y - m), abs(z - m)) for m, x, y, z in zip(middle, now, then, end, strict=True)
-    ]
+    return [max(abs(x - m), abs(y - m), abs(z - m)) for m, x, y, z in zip(middle, now, then, end)]
 
 
 def _sweep(body: Body, ways: list[float]) -> float:

@@ -4,6 +4,7 @@ contradicts it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .body import Body
 from .filter import Bodies, Filter
 from .limits import Safety, groups
 from .obstacles import obstacles_of
+from .pair import RESTS_M, Pair
 from .stage import Stage
 from .stages.barrier import barrier_of, config_of
 from .stages.tank import tank_of
@@ -86,7 +88,49 @@ def bodies_of(
         for words, q in _poses(config, joints, safety, model, simulated, columns):
             _require_clear(body, q, margin, f"{words}{f' of {arm}' if arm else ''}", here)
         bodies[arm] = body
+    texts += _place(config, joints, safety, bodies, where)
     return bodies, tuple(texts)
+
+
+def _place(
+    config: Mapping[str, Any], joints: Joints, safety: Safety, bodies: Mapping[str, Body], where: str
+) -> list[str]:
+    """Tell each body of several arms where it stands. Returns what is to be said where that is not known.
+    DeviceError: there they cannot stand."""
+    columns = {arm: own for arm, (own, _) in groups(joints).items()}
+    bases = _bases(config, safety, where)
+    if len(bodies) > 1 and not bases:
+        arms = " and ".join(columns)
+        return [f"{where} does not say where the bases of {arms} are: these arms are not kept off each other"]
+    for arm, body in bodies.items():
+        body.base = bases.get(arm)
+    for a, b in combinations(bodies, 2):
+        pair = Pair((a, b), (bodies[a], bodies[b]), (columns[a], columns[b]), safety)
+        if pair.overlaps():
+            raise DeviceError(f"{where}: the bases of {a} and {b} are in each other: say where each stands")
+        if safety.rest is not None:
+            at, text = pair.nearest(*(safety.rest[columns[arm]].tolist() for arm in (a, b)))
+            if at < (least := safety.arm_distance + RESTS_M):
+                raise DeviceError(
+                    f"{where}: at rest is {text}, and arms rest {least:g} m apart: choose a rest pose that "
+                    "keeps them apart, or a smaller arm_distance"
+                )
+    return []
+
+
+def _bases(
+    config: Mapping[str, Any], safety: Safety, where: str
+) -> Mapping[str, tuple[float, float, float, float]]:
+    if "arms" in config:
+        return safety.bases
+    from ...sim.robots import PAIRS, arms_of
+
+    model = str(config["model"])
+    if safety.bases:
+        raise DeviceError(f"{where}: the arms of a {model} stand where its scene has them: leave bases out")
+    if model not in PAIRS:
+        return {}
+    return {arm: (r.stand.x, r.stand.y, 0.0, r.stand.yaw) for arm, r in arms_of(model).items()}
 
 
 def _model(config: Mapping[str, Any], arm: str) -> tuple[str, bool]:

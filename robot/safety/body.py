@@ -33,9 +33,11 @@ class Body:
     off the table.
 
     tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
-    each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the
-    shoulder's height. sweep `(K, J)`: K things that must not come together, and how each joint brings them
-    nearer at most, m per rad or m; lists."""
+    each step. base: where it stands among the other arms, x, y, z in m and yaw in rad; None: not known.
+    columns: of each joint of the `model`, which of the arm's it is, -1: none. parts: its shapes. reach: how
+    far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the shoulder's height.
+    sweep `(K, J)`: K things that must not come together, and how each joint brings them nearer at most, m per
+    rad or m; lists."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Body:
         obstacles: Sequence[Obstacle] = (),
     ) -> None:
         pin, coal = _libraries()
+        self.base: tuple[float, float, float, float] | None = None
         self.names, self.table, self.workspace = tuple(names), table, workspace
         self._corners = [[-np.inf] * 3, [np.inf] * 3] if workspace is None else workspace.tolist()
         self.title, self._pin = model, pin
@@ -65,6 +68,7 @@ class Body:
             )
         self._columns = np.array([max(c, 0) for c in columns])
         self._present = np.array([c >= 0 for c in columns], float)
+        self.columns = columns
         self._as_they_are = columns == list(range(len(names)))
         first = 2  # the pan joint, which turns about the vertical, and the base never touch the table
         self._geometry = geometry
@@ -90,12 +94,15 @@ class Body:
         self._margins = [self_distance] * n_self + [table_distance] * (len(pairs) - n_self)
         self._n_self, self._n_known = n_self, n_known
         self._checks = geometry.createData()
+        # each look at the list would make all of them anew
+        self._results = [self._checks.collisionResults[k] for k in range(len(pairs))]
         for request, margin in zip(self._checks.collisionRequests, self._margins, strict=True):
             request.security_margin = margin
         self.tight: set[int] = set()
+        self.parts = list(objects)[:shapes]  # once no more are added: what it holds are places in a list
         things = [
             levers_of(self.model, o.parentJoint, o.placement.translation, radius_of(o.geometry))
-            for o in list(objects)[:shapes]
+            for o in self.parts
         ]
         frame = self.model.frames[tip]
         to_tip = levers_of(self.model, frame.parentJoint, frame.placement.translation, 0.0)
@@ -113,7 +120,6 @@ class Body:
         self._apart = geometry.createData()
         for request in self._apart.distanceRequests:
             request.enable_signed_distance = False
-        # each look at the list would make all of them anew
         self._distances = [self._apart.distanceResults[k] for k in range(len(pairs))]
         self._allowed = np.array(self._margins) + INEXACT_M
         second = moving[1] if len(moving) > 1 else moving[0]
@@ -183,7 +189,8 @@ class Body:
 
     def stays_apart(self, free: np.ndarray, ways: Sequence[float]) -> bool:
         """Whether nothing touches when the joints go `ways` `(J,)`, rad or m, from where `free` was."""
-        return bool((self._levers.dot(ways) <= free).all())
+        clear = self._levers.dot(ways) <= free
+        return 0 not in clear.tobytes()  # `all` takes a microsecond longer
 
     def touching(self, q: Sequence[float]) -> tuple[str, ...]:
         """What touches at `q`, in words."""
@@ -215,7 +222,7 @@ class Body:
         return min(x - x0, x1 - x, y - y0, y1 - y, z - z0, z1 - z)
 
     def _touching(self) -> str:
-        results = self._checks.collisionResults
+        results = self._results
         for k in range(len(self._margins) - 1, -1, -1):
             if results[k].isCollision():
                 return OBSTACLE if k >= self._n_known else TABLE if k >= self._n_self else SELF

@@ -16,22 +16,25 @@ Before its limits a filter may have stages (`stage.Stage`), which a request goes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from operator import le, sub
+from itertools import combinations
+from operator import le
 from typing import NamedTuple
 
 import numpy as np
 
 from ...datasets.flags import HELD, LIMITED
 from ...drivers.arm import Joints
-from .arm_filter import POSITION, ArmFilter
+from .arm_filter import POSITION, ArmFilter, Other
 from .body import OBSTACLE, SELF, TABLE, WORKSPACE, Body
 from .limits import Safety, groups
+from .mover import near
+from .pair import OTHER, Pair
 from .stage import Measured, Stage, Stages
 
 SPEED, ACCELERATION, NOT_FINITE, NO_TARGET = "speed", "acceleration", "not finite", "no target"
-REASONS = (NOT_FINITE, NO_TARGET, POSITION, WORKSPACE, OBSTACLE, TABLE, SELF, SPEED, ACCELERATION)
+REASONS = (NOT_FINITE, NO_TARGET, POSITION, WORKSPACE, OBSTACLE, TABLE, SELF, OTHER, SPEED, ACCELERATION)
 SHORTEST_S, LONGEST_S = 1e-4, 0.1  # of a tick; a longer one is gone for as long as this
 
 Bodies = Mapping[str, Body]  # by arm; arms that are not in it have no known shape
@@ -59,7 +62,8 @@ class Filter:
     """joints: of all arms of one robot, one arm after the other, as `robot.action_features` names them.
     bodies: by arm, "" where the robot has one. stages: what a request goes through first, in this order.
 
-    Arms, and the gripper of each, are limited for themselves: none waits for another. Pure computation."""
+    Arms, and the gripper of each, are limited for themselves. An arm waits for another only where that one is
+    in its way, and where both stand is known. Pure computation."""
 
     def __init__(
         self, joints: Joints, safety: Safety, bodies: Bodies | None, stages: Sequence[Stage] = ()
@@ -70,6 +74,7 @@ class Filter:
             ArmFilter(joints, safety, columns, grippers, (bodies or {}).get(arm))
             for arm, (columns, grippers) in groups(joints).items()
         ]
+        self._pairs = list(self._meet({arm: columns for arm, (columns, _) in groups(joints).items()}))
         self._parts = [part for arm in self._arms for part in arm.parts]
         columns = [j for part in self._parts for j in part.columns]
         in_order = columns == sorted(columns)
@@ -85,11 +90,23 @@ class Filter:
         if q.shape != (len(self.joints),) or not np.isfinite(q).all():
             raise ValueError(f"the filter needs where each of {', '.join(self.joints.names)} is, not {q}")
         texts = [text for arm in self._arms for text in arm.reset(q.tolist())]
+        texts += [text for pair, a, b in self._pairs for text in pair.begin(a.pose, b.pose)]
         if self.stages is not None:
             self.stages.reset(q)
             self._now = q, np.zeros(len(q))
         self._stands, self._why, self.state = True, "", State.RUN
         return tuple(texts)
+
+    def _meet(self, columns: dict[str, list[int]]) -> Iterator[tuple[Pair, ArmFilter, ArmFilter]]:
+        """Those arms that must keep off each other: whose shape is known, and where they stand."""
+        for (a, first), (b, second) in combinations(zip(columns, self._arms, strict=True), 2):
+            bodies = first.body, second.body
+            if bodies[0] is None or bodies[1] is None or bodies[0].base is None or bodies[1].base is None:
+                continue
+            pair = Pair((a, b), (bodies[0], bodies[1]), (columns[a], columns[b]), self.safety)
+            first.others.append(Other(pair, second, True))
+            second.others.append(Other(pair, first, False))
+            yield pair, first, second
 
     def trip(self, reason: str) -> None:
         """Slow down to rest, and stay there until `reset`. The first reason stays."""
@@ -137,24 +154,28 @@ class Filter:
             flags |= HELD
             if self.state is State.DECEL and all(part.stop.duration == 0 for part in self._parts):
                 self.state = State.STOP
+        for pair, first, second in self._pairs:
+            if pair.tight:
+                pair.settle(first.pose, second.pose)
         return self._filtered(flags, reasons)
 
     def _filtered(self, flags: int, reasons: list[str]) -> Filtered:
         command: list[float] = []
         velocity: list[float] = []
         outside = late = fast = False
+        told = self.state is State.RUN and not flags  # whether to say that it lags
         for part in self._parts:
             state = part.mover.state
             command += state.q
             velocity += state.v
             outside = outside or part.clipped
-            if max(map(abs, map(sub, part.asked, state.q))) > part.same:
+            if told and not near(part.asked, state.q, part.same):
                 late = True
                 fast = fast or any(map(le, part.fast, map(abs, state.v)))
         if self.state is State.RUN:
             if outside and POSITION not in reasons:
                 reasons.append(POSITION)
-            if late and not flags:
+            if late:
                 reasons.append(SPEED if fast else ACCELERATION)
         if reasons:
             flags |= LIMITED

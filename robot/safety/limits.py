@@ -43,6 +43,10 @@ class Config:
     """How near they may come."""
     table_distance: float = setting(0.002, 0.0, 0.1, "m")
     """How near to the table they may come."""
+    arm_distance: float = setting(0.01, 0.0, 0.1, "m")
+    """How near to each other several arms may come."""
+    bases: dict | None = None
+    """Where the base of each arm is, of several: { left = [x, y, z, yaw], … }, in m and rad, in one frame."""
     rest: tuple | None = None
     """Where the arms are put before their torque goes off, a position of each joint."""
     tracking_error: float = setting(0.5, 0.02, 4, "rad")
@@ -67,8 +71,9 @@ class JointConfig:
 @dataclass(frozen=True, eq=False)
 class Safety:
     """speed, acceleration, jerk: `(A,)`. table, workspace: by arm ("" where the robot has one), m in its base
-    frame; arms without are not in them. workspace: `(2, 3)`. rest: `(A,)`. self_distance: below zero where
-    self-collision is allowed. given: whether the file has the table."""
+    frame; arms without are not in them. workspace: `(2, 3)`. bases: by arm, x, y, z in m and yaw in rad; {}:
+    not known. rest: `(A,)`. self_distance: below zero where self-collision is allowed. given: whether the
+    file has the table."""
 
     speed: np.ndarray
     acceleration: np.ndarray
@@ -77,6 +82,8 @@ class Safety:
     workspace: Mapping[str, np.ndarray]
     self_distance: float
     table_distance: float
+    arm_distance: float
+    bases: Mapping[str, tuple[float, float, float, float]]
     rest: np.ndarray | None
     tracking_error: float
     stale_s: float
@@ -112,6 +119,8 @@ class Safety:
             boxes,
             c.self_distance if c.self_collision else -1.0,
             c.table_distance,
+            c.arm_distance,
+            {} if c.bases is None else _bases(c.bases, arms, f"{where}: bases"),
             None if c.rest is None else _rest(c.rest, joints, where),
             c.tracking_error,
             c.stale_s,
@@ -194,6 +203,21 @@ def _by_arm(value: Any, arms: Mapping[str, Any], where: str) -> dict[str, Any]:
         ):
             raise DeviceError(f"{where} of {arm} is {one!r}: give its height in m, or false for none")
     return {arm: value.get(arm, False if where.endswith("table") else None) for arm in arms}
+
+
+def _bases(
+    bases: Mapping[str, Any], arms: Mapping[str, Any], where: str
+) -> dict[str, tuple[float, float, float, float]]:
+    if "" in arms:
+        raise DeviceError(f"{where} are for several arms, and this robot has one: leave them out")
+    for arm, base in bases.items():
+        require_known(f"arm for {where}:", arm, arms)
+        numbers = isinstance(base, list | tuple) and len(base) == 4
+        if not numbers or not all(isinstance(x, int | float) and abs(x) <= 10 for x in base):
+            raise DeviceError(f"{where} of {arm} is {base!r}: give its [x, y, z, yaw], in m and rad")
+    if lacking := [arm for arm in arms if arm not in bases]:
+        raise DeviceError(f"{where} do not say where {lacking[0]} is: give the [x, y, z, yaw] of every arm")
+    return {arm: tuple(map(float, bases[arm])) for arm in arms}  # pyright: ignore[reportReturnType]
 
 
 def _box(corners: Any, where: str) -> np.ndarray:

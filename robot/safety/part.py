@@ -1,16 +1,18 @@
 """Joints of one arm that move together, and what is asked of them."""
 
+# ruff: noqa: B905  `strict` is a third of what a loop over five joints costs
+
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import le, sub, truediv
+from operator import sub
 
 import numpy as np
 
 from ...drivers.arm import Joints
 from .limits import Safety
-from .mover import Motion, Mover, speed_within
+from .mover import Motion, Mover, between, near, speed_within, within
 
 # What a command may differ from what was asked before that is worth saying
 SAME = {"rad": 5e-3, "m": 5e-4}
@@ -36,10 +38,11 @@ class Part:
         m = self.mover
         self.passing_limits = [
             speed_within(OVERSHOOT[joints.units[j]], a, jerk)
-            for j, a, jerk in zip(columns, m.acceleration, m.jerk, strict=True)
+            for j, a, jerk in zip(columns, m.acceleration, m.jerk)
         ]
         self.fast = [0.98 * v for v in m.speed]
         self.jump_limits = [1.001 * v for v in m.speed]
+        self.least_speeds = [-v for v in self.jump_limits]
         self.same = min(SAME[joints.units[j]] for j in columns)
         self._rest = [0.0] * len(columns)
         self._dt, self._keep = 0.0, 1.0
@@ -55,20 +58,19 @@ class Part:
 
     def _come_in(self) -> None:
         q = self.mover.state.q
-        self.low = [
-            max(low, min(x, limit) - ROUNDING) for x, low, limit in zip(q, self.low, self.lower, strict=True)
-        ]
-        self.high = [
-            min(high, max(x, limit) + ROUNDING)
-            for x, high, limit in zip(q, self.high, self.upper, strict=True)
-        ]
-        self.inside = all(low <= x <= high for x, low, high in zip(q, self.lower, self.upper, strict=True))
+        self.low = [max(low, min(x, limit) - ROUNDING) for x, low, limit in zip(q, self.low, self.lower)]
+        self.high = [min(high, max(x, limit) + ROUNDING) for x, high, limit in zip(q, self.high, self.upper)]
+        self.inside = all(low <= x <= high for x, low, high in zip(q, self.lower, self.upper))
 
-    def ask(self, target: Sequence[float]) -> None:
+    def ask(self, target: list[float]) -> None:
+        """target: of all the robot's joints."""
         self.asked_before = self.asked
         q = [target[j] for j in self.columns]
-        self.asked = list(map(min, map(max, q, self.lower), self.upper))
-        self.clipped = q != self.asked and max(map(abs, map(sub, q, self.asked))) > self.same
+        if between(q, self.lower, self.upper):
+            self.asked, self.clipped = q, False
+        else:
+            self.asked = list(map(min, map(max, q, self.lower), self.upper))
+            self.clipped = not near(q, self.asked, self.same)
 
     def plan(self, dt: float) -> Motion:
         """Towards what was asked, which moves on with the speed of the requests, as far as that can be
@@ -79,27 +81,28 @@ class Part:
         if asked == self.asked_before:
             passing = [keep * before for before in self.passing]
         else:
-            speeds = [(new - old) / dt for new, old in zip(asked, self.asked_before, strict=True)]
-            if not all(map(le, map(abs, speeds), self.jump_limits)):
-                speeds = self._rest
-            passing = [v + keep * (before - v) for v, before in zip(speeds, self.passing, strict=True)]
+            speeds = [(new - old) / dt for new, old in zip(asked, self.asked_before)]
+            if between(speeds, self.least_speeds, self.jump_limits):
+                passing = [v + keep * (before - v) for v, before in zip(speeds, self.passing)]
+            else:
+                passing = [keep * before for before in self.passing]
         self.passing = passing
-        if max(map(abs, passing)) < RESTS:
+        if within(passing, RESTS):
             self.passing = self._rest if asked == self.asked_before else passing
             mover = self.mover
-            if mover.rests and max(map(abs, map(sub, asked, mover.state.q))) < ROUNDING:
+            if mover.rests and within(list(map(sub, asked, mover.state.q)), ROUNDING):
                 return self.stop
             return mover.plan(asked, None, dt, dt) or self.stop
-        share = max(map(truediv, map(abs, passing), self.passing_limits))
+        share = max([abs(v) / limit for v, limit in zip(passing, self.passing_limits)])
         if share > 1:
             passing = [v / share for v in passing]
-        ahead = [goal + v * LOOKAHEAD_S for goal, v in zip(asked, passing, strict=True)]
-        if not (all(map(le, self.lower, ahead)) and all(map(le, ahead, self.upper))):
+        ahead = [goal + v * LOOKAHEAD_S for goal, v in zip(asked, passing)]
+        if not between(ahead, self.lower, self.upper):
             return self.mover.plan(asked, None, dt, dt) or self.stop
         return self.mover.plan(ahead, passing, dt, dt + LOOKAHEAD_S) or self.stop
 
-    def within(self, q: list[float]) -> bool:
-        return all(map(le, self.low, q)) and all(map(le, q, self.high))
+    def allows(self, q: list[float]) -> bool:
+        return between(q, self.low, self.high)
 
     def forget(self) -> None:
         """What was asked for, and with which speed it moved: it brakes."""

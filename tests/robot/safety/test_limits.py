@@ -195,7 +195,10 @@ def test_a_simulated_pair_has_two_of_its_robots_bodies(tmp_path: Path) -> None:
 def test_two_arms_have_a_body_each() -> None:
     config = {
         "arms": {"left": {"driver": "so101"}, "right": {"driver": "so101"}},
-        "safety": {"table": {"left": 0.0, "right": False}},
+        "safety": {
+            "table": {"left": 0.0, "right": False},
+            "bases": {"left": [0, 0, 0, 0], "right": [0, 1, 0, 0]},
+        },
     }
     filter_, texts = filter_for(config, two_arms())
     assert texts == ()

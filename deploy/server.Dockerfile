@@ -7,7 +7,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
 WORKDIR /src
 RUN python -m venv /opt/ulna
 COPY requirements.lock .
-RUN /opt/ulna/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+RUN /opt/ulna/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY robot robot
 COPY drivers drivers

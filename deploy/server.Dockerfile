@@ -7,7 +7,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
 WORKDIR /src
 RUN python -m venv /opt/ulna
 COPY requirements.lock .
-RUN /opt/ulna/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+RUN /opt/ulna/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY robot robot
 COPY drivers drivers
@@ -17,8 +17,8 @@ COPY sim sim
 RUN /opt/ulna/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.12-slim-bookworm
-# what OpenCV's windows would want, which its import asks for
-RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 && rm -rf /var/lib/apt/lists/*
+# what OpenCV's windows would want, which its import asks for; and what Pinocchio computes with
+RUN apt-get update && apt-get install -y --no-install-recommends libgl1 libglib2.0-0 libgomp1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/ulna /opt/ulna
 RUN useradd --create-home ulna
 USER ulna

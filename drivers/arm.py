@@ -141,18 +141,22 @@ class Calibrated(Protocol):
 
 @runtime_checkable
 class Sprung(Protocol):
-    """A leader arm that may have a spring. sprung: whether `enable` switches on only a spring in its
-    gripper."""
+    """A leader arm that may have a spring in its gripper. sprung: whether it has one."""
 
     sprung: bool
+
+    def spring(self) -> None:
+        """Torque in the spring, and in no other joint. DeviceError: others may still have torque."""
+        ...
 
 
 @runtime_checkable
 class Follows(Protocol):
-    """A leader arm that may have torque. follows: whether its user asked for that, so that it goes where its
-    follower is while nobody leads."""
+    """A leader arm that may have torque. follows: the joints, by their place in `joints`, that its user asked
+    to go where those of its follower are while nobody leads; none without being asked. `enable` gives them
+    torque."""
 
-    follows: bool
+    follows: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
-from ..drivers.arm import Arm, DeviceError
+from ..drivers.arm import Arm, DeviceError, Sprung
 
 REST_S, RESTS = 1.0, 0.02  # a leader that moved less (rad) for so long is in nobody's hand
 SPEED = 0.5  # rad/s
@@ -19,22 +20,26 @@ RESISTS = 0.3  # rad: further from where it was sent a hand moves it
 
 class Following:
     """Torque only as long as nobody leads: a leader gets it once it has rested for `REST_S`, and loses it
-    where a hand moves it, and before a person takes over (`let_go`). leader: one that its user asked to
-    follow; open. say: told when it gets torque, and when it has lost it."""
+    where a hand moves it, and before a person takes over (`let_go`). The spring of a gripper stays on all the
+    while. leader: one that its user asked to follow, open. joints: those of it that do (`Follows.follows`).
+    say: told when it gets torque, and when it has lost it."""
 
     def __init__(
         self,
         name: str,
         leader: Arm,
+        joints: Sequence[int],
         control_hz: float,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
     ) -> None:
         self.name, self.leader, self._hz, self._say = name, leader, control_hz, say
+        self._joints = list(joints)
         self._state: Literal["free", "waking", "follows", "refuses"] = "free"
         self._goal = np.zeros(0)
         self._rested: tuple[np.ndarray, int] | None = None  # where, and for how many ticks
         self._waking: threading.Thread | None = None
         self._refusal = ""
+        self._has_torque = False  # it may have some, from `enable` on until that is confirmed to be off
 
     def step(self, where: np.ndarray) -> None:
         """In every tick in which the policy drives. where: the follower's joints `(J,)`. Never waits."""
@@ -58,9 +63,16 @@ class Following:
         it may still have torque."""
         if self._waking is not None:
             self._waking.join()
-        if self._state in ("waking", "follows") and not self._refusal:
-            self.leader.disable()
+        if self._has_torque:
+            self._free()
         self._state, self._rested, self._waking, self._refusal = "free", None, None, ""
+
+    def _free(self) -> None:
+        if isinstance(self.leader, Sprung) and self.leader.sprung:
+            self.leader.spring()
+        else:
+            self.leader.disable()
+        self._has_torque = False
 
     def _rest(self, q: np.ndarray) -> int:
         """For how many ticks it has been where it is."""
@@ -71,15 +83,16 @@ class Following:
     def _wake(self) -> None:
         try:
             self.leader.enable()
+            self._has_torque = True
         except DeviceError as error:
             self._refusal = f"the leader of {self.name} does not follow: {error}"
 
     def _follow(self, q: np.ndarray, where: np.ndarray) -> None:
         most = SPEED / self._hz
         try:
-            if np.abs(q - self._goal).max() > RESISTS:
+            if np.abs(q - self._goal)[self._joints].max() > RESISTS:
                 self.let_go()
-                self._say(f"the leader of {self.name} is free: a hand moved it")
+                self._say(f"the leader of {self.name} is free: a hand moved it, or it cannot carry itself")
                 return
             goal = self._goal + np.clip(where - self._goal, -most, most)
             # two periods: at the rate of control the next command comes before this one is reached
@@ -88,4 +101,7 @@ class Following:
         except DeviceError as error:
             self._refusal = f"the leader of {self.name} does not follow any more: {error}"
             self._state = "refuses"
+            if self._has_torque:
+                with contextlib.suppress(DeviceError):  # `let_go` tries again, and says so
+                    self._free()
             self._say(self._refusal)

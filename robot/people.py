@@ -55,7 +55,7 @@ class LeaderAgent:
     def __init__(self, leaders: Mapping[str, Arm], robot: Robot) -> None:
         self.leaders, self.robot = dict(leaders), robot
         self._following = [
-            Following(name, leader, robot.control_hz)
+            Following(name, leader, leader.follows, robot.control_hz)
             for name, leader in leaders.items()
             if isinstance(leader, Follows) and leader.follows
         ]
@@ -288,7 +288,7 @@ def agent_for(
                 leaders[arm].open()
                 opened.callback(leaders[arm].close)
                 if isinstance(leader := leaders[arm], Sprung) and leader.sprung:
-                    leaders[arm].enable()  # its gripper springs open like a trigger
+                    leader.spring()  # its gripper springs open like a trigger
             yield LeaderAgent({arm: leaders[arm] for arm in rig.robot.arms}, rig.robot)
         return
     teleoperator = load_teleoperator(robot_file, name, **options)

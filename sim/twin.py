@@ -3,15 +3,17 @@ scene."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
+from ..drivers.arm import DeviceError
 from ..drivers.twins.plant import Plant
 from .arm import POSITION_GAIN, SimArm
 from .expert import Demonstrator, Expert
@@ -30,6 +32,7 @@ TREMOR_MEMORY = 0.8  # of `Expert.memory`: a hand trembles faster than it correc
 # A hand has mass: it follows what it wants as a critically damped spring of this frequency does.
 HAND_HZ = 2.5
 HAND_NM, HAND_RAD_S = 6.0, 3.5  # of a person who moves a joint that has no torque
+ENDED = "the twin has ended"
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
 
 
@@ -169,7 +172,8 @@ class TwinWorld:
     one), cameras.
 
     `film(name, colour (H, W, 3) uint8, t_capture_ns)` is called for every frame, on the thread of `run`.
-    Other methods may be called from any thread; they run between two physics steps."""
+    Other methods may be called from any thread; they run between two physics steps. DeviceError: the twin has
+    ended."""
 
     def __init__(
         self,
@@ -190,7 +194,7 @@ class TwinWorld:
         self.hand = ScriptedHand(self.scene, noise) if hand else None
         self.seed, self.resets, self.slipped_s = 0, 0, 0.0
         self._requests: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
-        self._stopping = threading.Event()
+        self._asking, self._stopping = threading.Lock(), threading.Event()
         for camera in self.scene.cameras.values():
             camera.open()
         self.scene.reset(0)
@@ -230,14 +234,17 @@ class TwinWorld:
         return self.hand.held if leader and self.hand is not None else self.arm.hand
 
     def stop(self) -> None:
-        self._stopping.set()
+        """End `run`. Whoever waits for an answer gets none any more."""
+        with self._asking:
+            self._stopping.set()
+        for _, answer in self._asked():
+            answer.set_exception(DeviceError(ENDED))
 
     def run(self) -> None:
         """Until `stop`; in the thread that made this object."""
         began, steps, n_frames = time.monotonic(), 0, dict.fromkeys(self.scene.cameras, 0)
         while not self._stopping.is_set():
-            while not self._requests.empty():
-                do, answer = self._requests.get()
+            for do, answer in self._asked():
                 try:
                     answer.set_result(do())
                 except Exception as error:  # noqa: BLE001  raised again where the answer is awaited
@@ -266,8 +273,16 @@ class TwinWorld:
 
     def _ask[T](self, do: Callable[[], T]) -> T:
         answer: Future[T] = Future()
-        self._requests.put((do, answer))
+        with self._asking:
+            if self._stopping.is_set():
+                raise DeviceError(ENDED)
+            self._requests.put((do, answer))
         return answer.result(5.0)
+
+    def _asked(self) -> Iterator[tuple[Callable[[], Any], Future[Any]]]:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._requests.get_nowait()
 
     def _state(self) -> dict[str, Any]:
         scene, task = self.scene, self.scene.task

@@ -67,6 +67,8 @@ def test_an_image_copies_what_exists_and_runs_a_command(path: Path) -> None:
         elif name == "RUN":
             for lock in re.findall(r"-r (\S+)", rest):
                 assert (ROOT / lock).exists()
+            if "-r requirements.lock" in rest:  # it is whole, without what pyproject.toml overrides
+                assert "--no-deps" in rest, "pip misses a requirement of a requirement there"
     copied = {s for n, r in instructions(path) if n == "COPY" for s in r.split()[:-1]}
     assert {"robot", "drivers", "datasets", "policies", "sim", "pyproject.toml"} <= copied
     settings = dict(instructions(path))

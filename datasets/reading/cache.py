@@ -23,6 +23,7 @@ from ..episode import Episode, StoreError
 
 Cache = Literal["auto", "ram", "disk", "none"]
 AUTO_BYTES = 256 << 20  # kept in memory by "auto": reading any dataset stays below 600 MB
+MOST_AUTO_BYTES = 8 << 30  # for training: to decode as much takes a minute or two, before the first step
 OPEN_FILES = 128
 WRITE_FRAMES = 64
 log = logging.getLogger("ulna.datasets")
@@ -49,6 +50,11 @@ class Frames:
             return self._read_files(rows)
         unique, inverse = np.unique(rows, return_inverse=True)
         return self._decode(unique)[inverse.reshape(rows.shape)]
+
+    @property
+    def kept(self) -> bool:
+        """Whether they are not decoded anew whenever they are read."""
+        return self._memory is not None or self._files is not None
 
     def keep_in_memory(self) -> None:
         self._memory = self._decode(np.arange(self.ends[-1] if len(self.ends) else 0))
@@ -140,6 +146,50 @@ class Frames:
             begin = self.ends[i - 1] if i else 0
             self.episodes[i].read_frames(self.key, rows[start:stop] - begin, frames[start:stop])
         return frames
+
+
+def auto_bytes(root: Path = Path("/")) -> int:
+    """How much of decoded images training may keep in memory without being asked: a quarter of what is free,
+    from `AUTO_BYTES` to `MOST_AUTO_BYTES`; of several processes that were launched together on this machine
+    each its share of that. root: where /proc and /sys are."""
+    together = max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))  # as torchrun and accelerate say it
+    return int(np.clip(_free_memory(root) // 4 // together, AUTO_BYTES, MOST_AUTO_BYTES))
+
+
+def _free_memory(root: Path) -> int:
+    """Bytes that this process could take without swapping: the machine's, or what is left of the limit of one
+    of its control groups (a container's), where that is less. 0 where the system does not tell."""
+    free = _number(root / "proc/meminfo", "MemAvailable:") << 10
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return free
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":  # version 2
+            top, files = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):  # version 1
+            top = root / "sys/fs/cgroup/memory"
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        limit, usage, reclaimable = files
+        own = top / group.strip("/")
+        for folder in (own, *own.parents[: len(own.parts) - len(top.parts)]):
+            if most := _number(folder / limit):  # `max` is no number
+                used = _number(folder / usage) - _number(folder / "memory.stat", reclaimable)
+                free = min(free, max(0, most - used))
+    return free
+
+
+def _number(path: Path, *name: str) -> int:
+    """Of the line `name number`, or of the line that is a number; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            words = line.removesuffix(" kB").split()
+            if words[:-1] == list(name) and words[-1:] and words[-1].isdigit():
+                return int(words[-1])
+    return 0
 
 
 def cache_folder() -> Path:

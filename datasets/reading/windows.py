@@ -82,6 +82,16 @@ class Windows:
                 room -= frames.nbytes
             self._images[key] = frames
 
+    @property
+    def image_bytes(self) -> dict[str, int]:
+        """How large the decoded images of each camera are, all episodes together."""
+        return {key: frames.nbytes for key, frames in self._images.items()}
+
+    @property
+    def decoded_anew(self) -> tuple[str, ...]:
+        """The cameras whose images no cache keeps."""
+        return tuple(key for key, frames in self._images.items() if not frames.kept and frames.nbytes)
+
     def _actions(self) -> np.ndarray:
         key = REQUESTED if self.spec.actions == "requested" else ACTION
         if without := [e for e in self.episodes if key not in e.streams]:

@@ -40,8 +40,9 @@ CATCH_UP_S = 0.1  # after a pause of the thread the goal moves no further at onc
 
 class ServoArm:
     """J joints of a `ServoGroup`. bus_hz: cycles a second. stale_s: how long a joint may be silent before the
-    arm holds. commanded: False for a leader, which is read and takes no commands. sprung: joints of a leader
-    that `enable` lets spring back to `spring_to` `(J,)` rad. Other arguments: see `drivers.arm.Arm`."""
+    arm holds. commanded: False for a leader that is only read: it takes no commands and no `enable`. sprung:
+    joints of a leader that spring back to `spring_to` `(J,)` rad, whatever is commanded. Other arguments: see
+    `drivers.arm.Arm`."""
 
     def __init__(
         self,
@@ -63,8 +64,8 @@ class ServoArm:
         self._fresh_ns = min(self._stale_ns, round(max(FRESH_S, FRESH_CYCLES / bus_hz) * 1e9))
         self._off_on_close, self._commanded = torque_off_on_close, commanded
         self.falls = torque_off_on_close  # when it is closed
-        self._driven = list(range(len(group.ids))) if commanded else list(sprung)
-        self._spring_to = spring_to
+        self._sprung, self._spring_to = list(sprung), spring_to
+        self._all = list(range(len(group.ids)))
         self._life = threading.Lock()
         self._lock = threading.Lock()  # of all below; held for microseconds
         self._thread: threading.Thread | None = None
@@ -134,7 +135,7 @@ class ServoArm:
             failure = ""
             try:
                 if self._off_on_close and self._torque_is_ours:
-                    self._ask(self._disable)
+                    self._ask(lambda: self._disable(self._all))
             except DeviceError as error:
                 failure = str(error)
             finally:  # a Ctrl-C meanwhile does not keep the thread from switching the torque off first
@@ -152,13 +153,20 @@ class ServoArm:
                 )
 
     def enable(self) -> None:
-        if not self._driven:
+        if not self._commanded:
             raise DeviceError(f"{self.name} is a leader: it is moved by hand, and its torque stays off")
-        self._ask(self._enable)
+        self._ask(lambda: self._enable(self._all))
+
+    def spring(self) -> None:
+        """Torque in the sprung joints, and in no other. DeviceError names the joints whose torque may still
+        be on: cut the arm's power then."""
+        if not self._sprung:
+            raise DeviceError(f"{self.name} has no spring: none of its joints gets torque for one")
+        self._ask(self._spring)
 
     def disable(self) -> None:
         """DeviceError names the joints whose torque may still be on: cut the arm's power then."""
-        self._ask(self._disable)
+        self._ask(lambda: self._disable(self._all))
 
     # reading and commanding: no bus, no waiting
 
@@ -189,6 +197,7 @@ class ServoArm:
             if self._first:
                 check_first(target, self._sample.data, self.max_first_step, self.joints)
                 self._first = False
+            target = self._with_spring(target)
             setpoint = self._setpoint.command(target, t_target_ns, self.joints, time.monotonic_ns())
             return self._obstacles.limit(setpoint)
 
@@ -464,21 +473,21 @@ class ServoArm:
         self._last_goal, self._last_goal_ns = np.where(which, goal, self._last_goal), now
         return goal, which
 
-    def _enable(self) -> None:
+    def _enable(self, which: Sequence[int]) -> None:
         self.group.identify()
         self.group.prepare()
-        stands = self.group.standing(self._driven)
+        stands = self.group.standing(which)
         torque_before, pose = _torque_of(stands), stands.position
         was_ours, self._torque_is_ours = self._torque_is_ours, True
         try:
-            reading = self.group.torque_on(pose, self._driven)
+            reading = self.group.torque_on(pose, which)
         except DeviceError as error:
-            self._undo(torque_before, error)
+            self._undo([j for j in which if not torque_before[j]], torque_before, error)
             self._torque_is_ours = was_ours  # it is as it was
             raise
         self._take(reading)  # nothing was read meanwhile
         with self._lock:
-            self._torque[self._driven] = True
+            self._torque[which] = True
             self._live = _torque_of(reading)
             self._stopped, self._first = False, True
             self._latches.clear()
@@ -486,32 +495,47 @@ class ServoArm:
             self._obstacles.clear()
             self._last_goal, self._last_goal_ns = pose, time.monotonic_ns()
             self._error_counts[:] = 0
-            goal = pose if self._spring_to is None else np.where(self._torque, self._spring_to, pose)
-            self._setpoint.hold(goal, self._last_goal_ns)
+            self._setpoint.hold(self._with_spring(pose), self._last_goal_ns)
 
-    def _undo(self, torque_before: np.ndarray, error: DeviceError) -> None:
-        """After `error` in the middle of `enable`: torque off again where it was off before (`torque_before`
-        `(J,)`). DeviceError: that is not certain."""
-        remaining = switched = [j for j in self._driven if not torque_before[j]]
+    def _undo(self, switched: Sequence[int], torque_before: np.ndarray, error: DeviceError) -> None:
+        """After `error` in the middle of `enable`: torque off again in the joints `switched`, where it was
+        off before (`torque_before` `(J,)`). DeviceError: that is not certain."""
+        remaining = switched
         with contextlib.suppress(DeviceError):
             remaining = self.group.torque_off(switched)
         with self._lock:
             self._live = torque_before.copy()
-            self._live[remaining] = True
+            self._live[list(remaining)] = True
         if remaining:
             raise DeviceError(
                 f"{error}; the torque of {self.group.names(remaining)} may still be on: cut the arm's power"
             ) from error
 
-    def _disable(self) -> None:
-        remaining = list(range(len(self._torque)))
+    def _spring(self) -> None:
+        self._disable([j for j in self._all if j not in self._sprung])
+        if not self._torque[self._sprung].all():
+            return self._enable(self._sprung)
+        with self._lock:
+            assert self._sample is not None
+            self._setpoint.hold(self._with_spring(self._sample.data), time.monotonic_ns())
+
+    def _with_spring(self, goal: np.ndarray) -> np.ndarray:
+        """`goal` `(J,)` rad, but where the sprung joints spring back to."""
+        if self._spring_to is None:
+            return goal
+        goal = goal.copy()
+        goal[self._sprung] = self._spring_to[self._sprung]
+        return goal
+
+    def _disable(self, which: Sequence[int]) -> None:
+        remaining = list(which)
         try:
-            remaining = self.group.torque_off()
+            remaining = self.group.torque_off(which)
         finally:
             with self._lock:
-                self._torque[:] = self._live[:] = self._let_go[:] = False
+                self._torque[which] = self._live[which] = self._let_go[which] = False
                 self._live[remaining] = True
-                self._torque_is_ours = self._torque_is_ours and bool(remaining)
+                self._torque_is_ours = self._torque_is_ours and bool(self._live.any())
                 self._stopped = False
                 self._obstacles.clear()
                 self._latches.clear()

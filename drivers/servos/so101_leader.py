@@ -35,7 +35,7 @@ class Config:
 
 
 class SO101Leader(ServoArm):
-    follows = False
+    follows: tuple[int, ...] = ()
 
 
 def make(name: str, config: Config) -> SO101Leader:
@@ -44,5 +44,5 @@ def make(name: str, config: Config) -> SO101Leader:
     servos = [Servo(i, STS3215, load, setup) for i in range(1, 7)]
     group = ServoGroup(FeetechBus(config.port, config.baud), FEETECH, JOINTS, servos, config.calibration)
     arm = SO101Leader(name, group, bus_hz=config.bus_hz, stale_s=config.stale_s, commanded=config.follows)
-    arm.follows = config.follows
+    arm.follows = tuple(range(6)) if config.follows else ()
     return arm

@@ -39,7 +39,8 @@ def run_config(
     """All of a run but its folder, as `--config` reads it; what is None is left out. called: how the recipe
     is found, where that is not by its name."""
     options = {OPTION.get(k, k): v for k, v in asdict(data.options).items() if k != "cache_dir"}
-    options["cache_gb"] = data.options.cache_bytes / (1 << 30)
+    if data.options.cache_bytes is not None:
+        options["cache_gb"] = data.options.cache_bytes / (1 << 30)
     config = {
         "recipe": called or recipe.name,
         "data": data.paths,

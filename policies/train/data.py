@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from ...datasets.features import ACTION, STATE, Features, image_keys, is_frames,
 from ...datasets.normalise import STILL, Mode, still
 from ...datasets.opened import open_dataset
 from ...datasets.reading.align import Alignment
-from ...datasets.reading.cache import AUTO_BYTES, Cache
+from ...datasets.reading.cache import Cache, auto_bytes
 from ...datasets.reading.loader import WindowSource
 from ...datasets.reading.mixture import Mixture, common_features, name_in, spec_in, window_weights
 from ...datasets.reading.spec import Actions
@@ -67,8 +68,8 @@ class DataOptions:
     """Processes that read and decode; 0: a thread."""
     cache: Cache = "auto"
     """Where decoded frames are kept, see `datasets.reading.cache`."""
-    cache_bytes: int = AUTO_BYTES
-    """How much memory `auto` may take."""
+    cache_bytes: int | None = None
+    """How much memory `auto` may take; None: a quarter of what is free, see `datasets.reading.cache`."""
     cache_dir: str | None = None
     """Folder of the cache on disk."""
 
@@ -166,6 +167,7 @@ class TrainingData:
         """The windows of every episode. StoreError in one sentence where an episode cannot be cut so, or the
         weighting does not fit."""
         options, features = self.options, self.features
+        room = most = auto_bytes() if options.cache_bytes is None else options.cache_bytes
         train: list[Windows] = []
         validation: list[Windows] = []
         for store, training, held_out in zip(self.stores, self.episodes, self.held_out, strict=True):
@@ -179,8 +181,9 @@ class TrainingData:
                 )
             except ValueError as error:
                 raise TrainingError(str(error)) from None
-            room = options.cache_bytes // len(self.stores)
-            train.append(Windows(store, store_spec, training, options.cache, room, options.cache_dir))
+            read = Windows(store, store_spec, training, options.cache, room, options.cache_dir)
+            room -= sum(n for key, n in read.image_bytes.items() if key not in read.decoded_anew)
+            train.append(read)
             if held_out:
                 validation.append(Windows(store, store_spec, held_out, "none"))
         if len(train) > 1:
@@ -194,7 +197,7 @@ class TrainingData:
                     },
                 )
         windows = _window_source(train, features, options.rename)
-        left_out = windows.left_out_sentence()
+        more = [windows.left_out_sentence(), _cache_sentence(train, most) if options.cache == "auto" else ""]
         of_corrections = correction_weights(train, options.weights) if options.weights in BY_TICK else None
         weights_of_windows = window_weights(
             train, self._episode_weights(), options.mix or None, of_corrections
@@ -213,7 +216,7 @@ class TrainingData:
             _window_source(validation, features, options.rename) if validation else None,
             None if weights_of_windows is None else np.cumsum(weights_of_windows),
             identity,
-            [*self.notes, *unstated(features), *([left_out] if left_out else [])],
+            [*self.notes, *unstated(features), *filter(None, more)],
         )
 
     @property
@@ -403,6 +406,19 @@ def _digest(weights: np.ndarray | None) -> str:
 
 def _window_source(parts: list[Windows], features: Features, renames: Mapping[str, str]) -> WindowSource:
     return parts[0] if len(parts) == 1 and not renames else Mixture(parts, features, renames)
+
+
+def _cache_sentence(train: Sequence[Windows], most: int) -> str:
+    """Which cameras did not fit into `most` bytes of memory, and what would hold them; "" where all did."""
+    anew = dict.fromkeys(key for windows in train for key in windows.decoded_anew)
+    if not anew:
+        return ""
+    needed = sum(n for windows in train for n in windows.image_bytes.values()) / (1 << 30)
+    return (
+        f"the images of {', '.join(anew)} are decoded anew whenever they are read: all of them take "
+        f"{needed:.2g} GiB, and the cache in memory has {most / (1 << 30):.2g} GiB; --cache-gb "
+        f"{math.ceil(100 * needed) / 100:g} holds them there, --cache disk on the disk"
+    )
 
 
 def _episodes_to_use(store: EpisodeStore, options: DataOptions, notes: list[str]) -> list[int]:

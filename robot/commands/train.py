@@ -67,7 +67,7 @@ class Args:
     """Processes that read and decode; 0: a thread."""
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     """Keep decoded images: in memory where they fit (auto) or in any case, on disk, or not."""
-    cache_gb: float = 0.25
+    cache_gb: Annotated[float | None, unset("a quarter of the free memory, 8 at most")] = None
     """How much memory --cache auto may take, GiB."""
     seed: int = 0
     """Of the weights, the order of the data and the noise."""
@@ -227,7 +227,7 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
         tolerance_s=args.tolerance,
         workers=args.workers,
         cache=args.cache,
-        cache_bytes=round(args.cache_gb * (1 << 30)),
+        cache_bytes=None if args.cache_gb is None else round(args.cache_gb * (1 << 30)),
     )
     if not 0 <= args.validate < 1 or args.workers < 0 or not args.alpha > 0:
         raise UsageError("--validate lies in 0..1, --workers is at least 0, --alpha above 0")

@@ -231,6 +231,7 @@ class Station:
         self.children[device].ask({"reset": True})
 
     def close(self) -> None:
+        self.stop()  # whoever asks still is told so, and does not hold the control channel up
         if self._control is not None:
             self._control.close()
         for child in self.children.values():

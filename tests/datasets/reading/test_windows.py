@@ -15,6 +15,7 @@ from ulna.datasets.edit import relabel, restore, trim
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.normalise import affine
+from ulna.datasets.reading.cache import auto_bytes
 from ulna.datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ulna.datasets.stats import Stats, compute_stats, vector_stats
 from ulna.datasets.store import EpisodeStore
@@ -55,6 +56,48 @@ def test_images_read_from_disk_are_those_held_in_memory(store: EpisodeStore) -> 
     rows = np.array([0, 4, 5, 5, 14, 6])
     in_memory, from_disk = Windows(store, spec), Windows(store, spec, cache_bytes=0)
     np.testing.assert_array_equal(in_memory.batch(rows)[CAMERA], from_disk.batch(rows)[CAMERA])
+
+
+@pytest.mark.parametrize(
+    ("files", "mib"),
+    [
+        ({}, 256),  # no such system: the least
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   8388608 kB\n"}, 2048),
+        ({"proc/meminfo": "MemAvailable: 524288 kB"}, 256),
+        ({"proc/meminfo": "MemAvailable: 524288000 kB"}, 8192),
+        # in a container of 4 GiB, of which 1 is used and half of that is files
+        (
+            {
+                "proc/meminfo": "MemAvailable: 8388608 kB",
+                "proc/self/cgroup": "0::/a/b",
+                "sys/fs/cgroup/a/memory.max": str(4 << 30),
+                "sys/fs/cgroup/a/memory.current": str(1 << 30),
+                "sys/fs/cgroup/a/memory.stat": f"anon 7\ninactive_file {1 << 29}\n",
+                "sys/fs/cgroup/a/b/memory.max": "max",
+            },
+            896,
+        ),
+        (
+            {
+                "proc/meminfo": "MemAvailable: 8388608 kB",
+                "proc/self/cgroup": "9:cpu:/\n4:hugetlb,memory:/a:b\n",
+                "sys/fs/cgroup/memory/a:b/memory.limit_in_bytes": str(3 << 30),
+                "sys/fs/cgroup/memory/a:b/memory.usage_in_bytes": str(1 << 30),
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096),
+            },
+            512,
+        ),
+    ],
+)
+def test_training_keeps_images_in_a_quarter_of_the_free_memory(
+    tmp_path: Path, files: dict[str, str], mib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert auto_bytes(tmp_path) == mib << 20
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert auto_bytes(tmp_path) == (mib << 20 if mib in (256, 8192) else mib << 19)
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 9), st.integers(0, 12))

@@ -72,9 +72,12 @@ def test_a_leader_is_read_and_has_no_torque(tmp_path: Path) -> None:
 
 def test_the_grip_of_a_koch_leader_springs_open(tmp_path: Path) -> None:
     with bench("koch_leader", tmp_path) as b:
-        with running(b.arm(spring_current=0), False) as arm, pytest.raises(DeviceError, match="leader"):
-            arm.enable()
-        with running(b.arm()) as arm:
+        with running(b.arm(spring_current=0), False) as arm, pytest.raises(DeviceError, match="no spring"):
+            arm.spring()
+        with running(b.arm(), False) as arm:
+            with pytest.raises(DeviceError, match="leader"):
+                arm.enable()
+            arm.spring()
             until(lambda: b.plant.position[5] > 1.7, "the spring opens it")
             assert b.plant.torque.tolist() == [0, 0, 0, 0, 0, 1]
             assert b.plant.max_effort[5] < 0.05, "a finger is stronger"

@@ -230,7 +230,7 @@ def test_the_config_holds_every_option_and_no_none(data: TrainingData, first: Pa
     names = flat(config)
     assert names["training.batch_size"] == 8
     assert names["backbone.widths"] == [32, 64]
-    assert {"seed", "weights", "validate", "track", "cache_gb", "horizon"} <= names.keys()
+    assert {"seed", "weights", "validate", "track", "cache", "horizon"} <= names.keys()
     assert not {"out", "name", "paper", "resume", "device.part"} & names.keys()
 
 

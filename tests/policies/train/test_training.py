@@ -33,7 +33,7 @@ from ulna.policies.request import Request
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.protocol import BadRequest
-from ulna.policies.train.data import open_data, tensors, window_spec
+from ulna.policies.train.data import DataOptions, open_data, tensors, window_spec
 from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import Progress, train
 from ulna.policies.train.state import STATE_FILE, read_header
@@ -262,6 +262,24 @@ def test_nothing_is_trained_over_what_is_there(trained: Path, tmp_path: Path) ->
         train(small("flow"), data, tmp_path / "x", device="cpu", resume=True)
     with pytest.raises(TrainingError, match="no observation"):
         open_data(data, ["observation.images.top"])
+
+
+def test_images_that_do_not_fit_into_the_cache_are_said_once(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in "ab"]
+    for name in names:
+        write_store(Path(name), (200, 160), WITH_IMAGE)  # 0.77 MiB, of each
+    spec = window_spec(small("flow", WITH_IMAGE), WITH_IMAGE)
+
+    def notes(options: DataOptions) -> str:
+        return " ".join(open_data(names, None, options).windows(spec).notes)
+
+    says = (
+        f"the images of {CAMERA} are decoded anew whenever they are read: all of them take 0.0015 GiB, "
+        "and the cache in memory has 0.00098 GiB; --cache-gb 0.01 holds them there, --cache disk on the disk"
+    )
+    assert notes(DataOptions(cache_bytes=1 << 20)).count(says) == 1, "the first fits, the second does not"
+    for options in (DataOptions(), DataOptions(cache_bytes=1 << 24), DataOptions(cache="none")):
+        assert "decoded" not in notes(options)
 
 
 def test_a_local_policy_checks_what_it_is_given(trained: Path) -> None:

@@ -215,6 +215,33 @@ def test_a_twin_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_twin_that_ends_while_it_is_asked_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody steps the world, so that the question waits; and those after it find nobody there."""
+    answers: list[str] = []
+
+    def wait(url: str) -> None:
+        try:
+            urllib.request.urlopen(f"{url}/state", timeout=10)
+        except urllib.error.HTTPError as error:
+            answers.append(f"{error.code} {error.read().decode()}")
+
+    with Station(StationConfig("koch", "reach"), tmp_path) as station:
+        asking = [threading.Thread(target=wait, args=(station.info["control"],)) for _ in range(2)]
+        for thread in asking:
+            thread.start()
+        while station.world._requests.qsize() < len(asking):
+            time.sleep(0.05)
+    for thread in asking:
+        thread.join()
+    assert len(answers) == 2
+    assert all(answer.startswith("400") and "the twin has ended" in answer for answer in answers)
+    assert not re.search("Traceback|ERROR", capfd.readouterr().err)
+    with pytest.raises(DeviceError, match="has ended"):
+        station.world.state()
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

@@ -25,6 +25,7 @@ from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
 from .backbones.horizons import Horizons
 from .backbones.latent import Latent
+from .backbones.lipschitz import LipschitzMLP
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
@@ -90,6 +91,7 @@ PARTS: dict[str, type] = {
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT),
         *(ResNet,),
+        *(LipschitzMLP,),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
     )
 }

@@ -14,7 +14,8 @@ term is paid for speed, too, and draws a large weight's policy to slow ones.
 A policy that is refined out of noise is compared as it is trained: at the level and the noise that the loss
 drew, by what the network gives there (a velocity, a clean chunk), as the loss is, so that a weight means the
 same at every level. What it acts like is smoother as far as the network is, which is to be measured. What a
-codec measures from the state (`Relative`) is compared so, not in the frame of the robot.
+codec measures from the state (`Relative`) is compared so, not in the frame of the robot. What a network
+draws by itself in training (dropout, the noise of a gate) is drawn anew for what is compared.
 
 Costs one pass through the encoder and one through the network for each term, in training only."""
 
@@ -111,8 +112,10 @@ def smoothness(
         other = policy.encode(observation)
         total = mask.new_zeros((), dtype=torch.float32)
         for x, s, times, context, chunk in heard.calls:
-            told = replace(other, prefix=context.prefix, shown=context.shown)
-            total = total + masked_mean((chunk - heard.net(x, s, times, told)).float() ** 2, mask, weight)
+            n = len(chunk) // len(mask)  # of times that it asked about the whole batch in one call
+            told = replace(Context.cat([other] * n), prefix=context.prefix, shown=context.shown)
+            error = (chunk - heard.net(x, s, times, told)).float() ** 2
+            total = total + masked_mean(error.unflatten(0, (n, len(mask))).mean(0), mask, weight)
         return total / len(heard.calls)
 
     if t.caps_temporal:

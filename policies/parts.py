@@ -54,6 +54,7 @@ from .hooks.past_verification import PastVerification
 from .hooks.prefix import Prefix
 from .hooks.rtc import RTC
 from .hooks.rti import RTI
+from .hooks.supported import Supported
 from .objectives.cvae import CVAE
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
@@ -91,7 +92,7 @@ PARTS: dict[str, type] = {
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT),
         *(ResNet,),
-        *(LipschitzMLP,),
+        *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
     )
 }

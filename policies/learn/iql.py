@@ -216,7 +216,9 @@ def learn_iql(
     if t.start or t.accumulate > 1 or t.compile or t.lora or t.recompute:
         raise TrainingError("a learner takes no training.start, accumulate, compile, lora or recompute")
     if t.caps_temporal:
-        raise TrainingError("a learner's windows are followed by those a chunk later: it takes no caps_temporal")
+        raise TrainingError(
+            "a learner's windows are followed by those a chunk later: it takes no caps_temporal"
+        )
     data = data if isinstance(data, TrainingData) else open_data(data)
     require_caps(recipe, data.features)
     require_judges(iql.critic, recipe)

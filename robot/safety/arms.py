@@ -14,10 +14,12 @@ from .body import Body
 from .filter import Bodies, Filter
 from .limits import Safety, groups
 from .stage import Stage
+from .stages.guard import guard_of
+from .stages.smoothing import smoothing_of
 
 StageOf = Callable[[Mapping[str, Any], Joints, Safety, Bodies, str], Stage]
 # by NAME: the stage that a table `[safety.NAME]` asks for. DeviceError: the table is wrong
-STAGES: Mapping[str, StageOf] = {}
+STAGES: Mapping[str, StageOf] = {"smoothing": smoothing_of, "guard": guard_of}
 
 
 def filter_for(

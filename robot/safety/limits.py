@@ -49,6 +49,10 @@ class Config:
     """An arm that is further than this from where it was sent is stopped."""
     stale_s: float = setting(0.5, 0.02, 10, "s")
     """Readings, images or requests that are older stop the arm."""
+    smoothing: dict | None = None
+    """A stage before the limits, see `stages/smoothing.py`."""
+    guard: dict | None = None
+    """A stage before the limits, see `stages/guard.py`."""
 
 
 @dataclass(frozen=True)

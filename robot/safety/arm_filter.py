@@ -66,6 +66,8 @@ class ArmFilter:
     def halt(self, dt: float) -> None:
         """Along the stops that were checked."""
         self._take([part.stop for part in self.parts], dt)
+        for part in self.parts:
+            part.forget()
 
     def step(self, target: Sequence[float], dt: float) -> tuple[bool, str]:
         """Whether the arm moves on towards what was asked, and what blocks it, or ""."""

@@ -13,13 +13,21 @@ from ..kinematics import MODELS, UR_DH
 from .body import Body
 from .filter import Bodies, Filter
 from .limits import Safety, groups
+from .obstacles import obstacles_of
 from .stage import Stage
+from .stages.barrier import barrier_of, config_of
 from .stages.guard import guard_of
 from .stages.smoothing import smoothing_of
+from .stages.tank import tank_of
 
 StageOf = Callable[[Mapping[str, Any], Joints, Safety, Bodies, str], Stage]
 # by NAME: the stage that a table `[safety.NAME]` asks for. DeviceError: the table is wrong
-STAGES: Mapping[str, StageOf] = {"smoothing": smoothing_of, "guard": guard_of}
+STAGES: Mapping[str, StageOf] = {
+    "smoothing": smoothing_of,
+    "guard": guard_of,
+    "barrier": barrier_of,
+    "tank": tank_of,
+}
 
 
 def filter_for(
@@ -56,6 +64,11 @@ def bodies_of(
     `[safety]` contradicts a body. Takes a second, which is Pinocchio's."""
     bodies: dict[str, Body] = {}
     texts: list[str] = []
+    barrier = config.get("safety", {}).get("barrier")
+    here, margin, around = f"{where.removesuffix('[safety]')}[safety.barrier]", 0.0, {}
+    if barrier is not None:
+        c = config_of(barrier, here)
+        margin, around = c.margin, obstacles_of(c.obstacles, groups(joints), here)
     for arm, (columns, _) in groups(joints).items():
         names = [joints.names[j].rpartition(".")[2] for j in columns]
         model, simulated = _model(config, arm)
@@ -74,8 +87,11 @@ def bodies_of(
             safety.workspace.get(arm),
             safety.self_distance,
             safety.table_distance,
+            around.get(arm, ()),
         )
         _require_possible(body, arm, columns, safety, where)
+        for words, q in _poses(config, joints, safety, model, simulated, columns):
+            _require_clear(body, q, margin, f"{words}{f' of {arm}' if arm else ''}", here)
         bodies[arm] = body
     return bodies, tuple(texts)
 
@@ -89,6 +105,43 @@ def _model(config: Mapping[str, Any], arm: str) -> tuple[str, bool]:
     tables = config["arms"]
     table = tables[arm] if arm else next(iter(tables.values()))
     return str(table.get("model") or table["driver"]), False
+
+
+def _poses(
+    config: Mapping[str, Any],
+    joints: Joints,
+    safety: Safety,
+    model: str,
+    simulated: bool,
+    columns: list[int],
+) -> list[tuple[str, np.ndarray]]:
+    """Where the arm with the joints `columns` stands by itself, in words and `(J,)`."""
+    poses: list[tuple[str, np.ndarray]] = []
+    if safety.rest is not None:
+        poses.append(("at rest", safety.rest[columns]))
+    home = config.get("home")
+    if isinstance(home, list) and len(home) == len(joints):  # what else it may be is refused elsewhere
+        poses.append(("at home", np.array(home, np.float64)[columns]))
+    elif simulated:
+        from ...sim.robots import ROBOTS
+
+        poses.append(("where its episodes begin", ROBOTS[model]().home))
+    return poses
+
+
+def _require_clear(body: Body, q: np.ndarray, margin: float, words: str, where: str) -> None:
+    clearance = body.clearance()
+    if not clearance.names:
+        return
+    distances = clearance.distances(q)
+    k = int(np.argmin(distances))
+    if distances[k] < margin:
+        part, obstacle = clearance.names[k]
+        how = f"{distances[k]:.3f} m from" if distances[k] > 0 else "in"
+        raise DeviceError(
+            f"{where}: {words} the arm's {part} is {how} {obstacle}, and the margin is {margin:g} m: move "
+            "the obstacle, choose another pose, or a smaller margin"
+        )
 
 
 def _require_possible(body: Body, arm: str, columns: list[int], safety: Safety, where: str) -> None:

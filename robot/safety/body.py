@@ -13,6 +13,7 @@ import numpy as np
 
 from ...drivers.arm import DeviceError
 from ..kinematics import MODELS
+from .obstacles import Clearance, Obstacle
 from .sweep import levers_of, radius_of, relative, rows, turns_about_vertical
 
 # Radius of the capsules, m: the thickest part between two joints, its cables included.
@@ -20,7 +21,7 @@ RADIUS = {"koch": 0.02, "panda": 0.06, "ur3e": 0.045, "ur5e": 0.055, "ur10e": 0.
 OTHER_RADIUS = 0.075
 FINGERS = 0.02  # of the capsule from the last joint to the tip, which it ends half of this beyond
 INEXACT_M = 1e-4  # by which a computed distance may be too large
-SELF, TABLE, WORKSPACE = "self-collision", "table", "workspace"
+SELF, TABLE, WORKSPACE, OBSTACLE = "self-collision", "table", "workspace", "obstacle"
 
 
 class Body:
@@ -28,7 +29,8 @@ class Body:
 
     table: height that every part after the second joint stays above, None: no table. workspace: `(2, 3)`
     corners of the box that the tip stays in. self_distance, table_distance: what counts as touching; a
-    self_distance that is negative leaves self-collision out.
+    self_distance that is negative leaves self-collision out. obstacles: that every part keeps off as far as
+    off the table.
 
     tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
     each step. reach: how far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the
@@ -44,6 +46,7 @@ class Body:
         workspace: np.ndarray | None,
         self_distance: float,
         table_distance: float,
+        obstacles: Sequence[Obstacle] = (),
     ) -> None:
         pin, coal = _libraries()
         self.names, self.table, self.workspace = tuple(names), table, workspace
@@ -75,10 +78,17 @@ class Body:
             plane = coal.Halfspace(np.array([0.0, 0.0, 1.0]), float(table))
             geometry.addGeometryObject(pin.GeometryObject("table", 0, pin.SE3.Identity(), plane))
             pairs += [(a, shapes) for a in range(shapes) if objects[a].parentJoint >= first]
+        n_known = len(pairs)
+        for obstacle in obstacles:
+            there = pin.SE3(obstacle.rotation, obstacle.at)
+            solid = pin.GeometryObject(f"{obstacle.name}_0", 0, there, obstacle.shape(coal))
+            index = geometry.addGeometryObject(solid)
+            pairs += [(a, index) for a in range(shapes) if objects[a].parentJoint >= 1]
+        self._with_obstacles = pairs[n_known:]
         for pair in pairs:
             geometry.addCollisionPair(pin.CollisionPair(*pair))
         self._margins = [self_distance] * n_self + [table_distance] * (len(pairs) - n_self)
-        self._n_self = n_self
+        self._n_self, self._n_known = n_self, n_known
         self._checks = geometry.createData()
         for request, margin in zip(self._checks.collisionRequests, self._margins, strict=True):
             request.security_margin = margin
@@ -93,8 +103,8 @@ class Body:
         by_pair = [
             relative(things[a], things[b])
             if b < shapes
-            else {j: x for j, x in things[a].items() if j not in upright}
-            for a, b in pairs
+            else {j: x for j, x in things[a].items() if j not in upright or k >= n_known}
+            for k, (a, b) in enumerate(pairs)
         ]
         if workspace is not None:
             by_pair.append(to_tip)
@@ -182,6 +192,11 @@ class Body:
         )
         return tuple(self._text(k) for k, r in enumerate(self._checks.collisionResults) if r.isCollision())
 
+    def clearance(self) -> Clearance:
+        """From the obstacles, for an asker of its own."""
+        pairs, levers = self._with_obstacles, self._levers[self._n_known :][: len(self._with_obstacles)]
+        return Clearance(self._pin, self.model, self._geometry, pairs, self._columns, self._present, levers)
+
     def tip(self, q: Sequence[float]) -> np.ndarray:
         """`(3,)` m."""
         pin = self._pin
@@ -203,13 +218,13 @@ class Body:
         results = self._checks.collisionResults
         for k in range(len(self._margins) - 1, -1, -1):
             if results[k].isCollision():
-                return TABLE if k >= self._n_self else SELF
+                return OBSTACLE if k >= self._n_known else TABLE if k >= self._n_self else SELF
         return SELF
 
     def _text(self, k: int) -> str:
         objects, pair = self._geometry.geometryObjects, self._geometry.collisionPairs[k]
         first, second = (objects[i].name.rpartition("_")[0] for i in (pair.first, pair.second))
-        return f"{first} in the table" if k >= self._n_self else f"{first} in {second}"
+        return f"{first} in {'the table' if self._n_self <= k < self._n_known else second}"
 
     def _joined(self, objects: Any, a: int, b: int) -> bool:
         """Whether the shapes `a` and `b` are on neighbouring links, or fingers of one hand, or of capsules so

@@ -26,12 +26,12 @@ import numpy as np
 from ...datasets.flags import HELD, LIMITED
 from ...drivers.arm import Joints
 from .arm_filter import POSITION, ArmFilter
-from .body import SELF, TABLE, WORKSPACE, Body
+from .body import OBSTACLE, SELF, TABLE, WORKSPACE, Body
 from .limits import Safety, groups
 from .stage import Measured, Stage, Stages
 
 SPEED, ACCELERATION, NOT_FINITE, NO_TARGET = "speed", "acceleration", "not finite", "no target"
-REASONS = (NOT_FINITE, NO_TARGET, POSITION, WORKSPACE, TABLE, SELF, SPEED, ACCELERATION)
+REASONS = (NOT_FINITE, NO_TARGET, POSITION, WORKSPACE, OBSTACLE, TABLE, SELF, SPEED, ACCELERATION)
 SHORTEST_S, LONGEST_S = 1e-4, 0.1  # of a tick; a longer one is gone for as long as this
 
 Bodies = Mapping[str, Body]  # by arm; arms that are not in it have no known shape

@@ -50,9 +50,13 @@ class Config:
     stale_s: float = setting(0.5, 0.02, 10, "s")
     """Readings, images or requests that are older stop the arm."""
     smoothing: dict | None = None
-    """A stage before the limits, see `stages/smoothing.py`."""
+    """The table `[safety.smoothing]`: how far a request may run ahead of the arm."""
     guard: dict | None = None
-    """A stage before the limits, see `stages/guard.py`."""
+    """The table `[safety.guard]`: recordings, beyond which nothing is done."""
+    barrier: dict | None = None
+    """The table `[safety.barrier]`: obstacles that the arm goes around."""
+    tank: dict | None = None
+    """The table `[safety.tank]`: how much energy the arm may give away."""
 
 
 @dataclass(frozen=True)

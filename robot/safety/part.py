@@ -101,6 +101,10 @@ class Part:
     def within(self, q: list[float]) -> bool:
         return all(map(le, self.low, q)) and all(map(le, q, self.high))
 
+    def forget(self) -> None:
+        """What was asked for, and with which speed it moved: it brakes."""
+        self.asked, self.passing, self.clipped = self.stop.end, self._rest, False
+
     def take(self, motion: Motion, dt: float) -> None:
         self.stop = self.mover.take(motion, dt)
         if not self.inside:

@@ -1,5 +1,5 @@
-"""Policies that are learned to act smoothly: CAPS, conditioning for action policy smoothness (Mysore, Mabsout,
-Mancuso and Saenko 2021, arXiv 2012.06644). Legend: B batch, H horizon, A action dimensions.
+"""Policies that are learned to act smoothly: CAPS, conditioning for action policy smoothness (Mysore,
+Mabsout, Mancuso and Saenko 2021, arXiv 2012.06644). Legend: B batch, H horizon, A action dimensions.
 
 Two terms beside the loss, both options of training (`recipe.Training`). caps_temporal asks that what is
 decided at one tick is near what is decided at the next, |pi(s_t) - pi(s_t+1)|²; caps_spatial that it is near
@@ -87,8 +87,8 @@ def require_caps(recipe: Recipe, features: Features, augment: Collection[str] = 
         )
     if t.caps_temporal and recipe.codec.needs_past:
         raise ValueError(
-            f"caps_temporal does not know the command before the next tick, which {type(recipe.codec).__name__} "
-            "needs: take another codec, or caps_spatial alone"
+            "caps_temporal does not know the command before the next tick, which "
+            f"{type(recipe.codec).__name__} needs: take another codec, or caps_spatial alone"
         )
     if t.caps_temporal and augment and image_keys(features):
         raise ValueError("caps_temporal compares pictures as they are: leave out --augment")

@@ -87,8 +87,8 @@ class Field:
 
     context: of those rows. request: the B questions being answered. candidates: N. start: what sampling began
     from, once it has begun. chosen: `(B,)` which candidates survived, once that is settled. notes: what hooks
-    keep for the length of this decision, each under itself. flags: what they tell whoever asked, `(B,)` bool by
-    name."""
+    keep for the length of this decision, each under itself. flags: what they tell whoever asked, `(B,)` bool
+    by name."""
 
     def __init__(
         self,

@@ -72,7 +72,8 @@ class LipschitzNet(nn.Module):
 
 
 class BoundedLinear(nn.Linear):
-    """A linear layer `(..., inputs) -> (..., outputs)` whose matrix has a spectral norm of at most `bound`."""
+    """A linear layer `(..., inputs) -> (..., outputs)` whose matrix has a spectral norm of at most
+    `bound`."""
 
     def __init__(self, inputs: int, outputs: int, bound: float) -> None:
         super().__init__(inputs, outputs)

@@ -22,6 +22,7 @@ from ..train.error import TrainingError
 
 HELD_OUT = 0.2
 FEWEST = 5  # episodes
+MEASURED = 5_000  # held-out pairs
 TREMBLE = 4.0  # times its noise that a scale is at least: what hardly moves does not count by its noise
 SMALLEST = 1e-3  # of a scale, where nothing moves at all
 
@@ -68,11 +69,10 @@ def learn_support(
     begin = np.median(rows[first], axis=0)[: -features[ACTION].shape[0]]
     scale = _scale(rows)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(np.int64))]
-    mean = rows.mean(0)
-    pairs = Pairs(features, mean, scale)
-    held, tree = pairs.scaled(rows), pairs.tree(pairs.scaled(rows))
-    others = pairs.scaled(_rows(store, seen, joints, held_out)[0])
-    distances = pairs.distance(tree, others, neighbours)
+    pairs = Pairs(features, rows, scale)
+    others, _ = _rows(store, seen, joints, held_out)
+    few = others[np.unique(np.linspace(0, len(others) - 1, MEASURED).round().astype(np.int64))]
+    distances = pairs.distance(pairs.scaled(few), neighbours)
     radius = float(np.quantile(distances, 1 - quantile))
     if radius <= 0:
         raise StoreError(f"the held-out episodes of {data} are copies of the others: nothing can be measured")
@@ -80,11 +80,11 @@ def learn_support(
         "pairs": len(rows),
         "episodes": len(fitted),
         "held_out_episodes": len(held_out),
-        "held_out_pairs": len(others),
+        "held_out_pairs": len(few),
         "radius": radius,
         "median": float(np.median(distances)),
     }
-    arrays = {"pairs": held, "mean": mean, "scale": scale, "begin": begin}
+    arrays = {"pairs": rows, "scale": scale, "begin": begin}
     documents = {
         "guard.json": {
             "data": str(data),

@@ -36,9 +36,9 @@ def run(args: Args, out: Output) -> int:
 
     answer = learn_support(args.data, args.out, words(args.observe) or None, args.quantile, args.neighbours)
     text = (
-        f"{args.out}: {answer['pairs']} pairs of {answer['episodes']} episodes; what is further from them than "
-        f"{answer['radius']:.3g} is not supported, as {args.quantile:.0%} of {answer['held_out_pairs']} pairs of "
-        f"{answer['held_out_episodes']} held-out episodes is"
+        f"{args.out}: {answer['pairs']} pairs of {answer['episodes']} episodes; what is further from them "
+        f"than {answer['radius']:.3g} is not supported, as {args.quantile:.0%} of "
+        f"{answer['held_out_pairs']} pairs of {answer['held_out_episodes']} held-out episodes are not"
     )
     out.answer(answer, text)
     return 0

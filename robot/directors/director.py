@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Moment:
     """What a director decides by. seconds: since the policy began, in this episode or after the last order.
-    failure: why the policy gives no action for this tick, "" where it does. sent: `(A,)`, what was sent at the
-    tick before, or where the joints were; None where nobody knows."""
+    failure: why the policy gives no action for this tick, "" where it does. sent: `(A,)`, what was sent at
+    the tick before, or where the joints were; None where nobody knows."""
 
     observation: Observation
     seconds: float

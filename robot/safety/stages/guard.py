@@ -1,12 +1,13 @@
-"""What recordings never did, where the arm is, is not done: a guard (`policies.guard`) between whoever commands
-and the limits. After offline guarded safe reinforcement learning (OGSRL), whose guard of states and actions
-this is at run time.
+"""What recordings never did, where the arm is, is not done: a guard (`policies.guard`) between whoever
+commands and the limits. After offline guarded safe reinforcement learning (OGSRL), whose guard of states and
+actions this is at run time.
 
 Each request is judged with what was measured: the joints where they are, and the way from there to where they
-would be asked to be one period of the recordings later, if it went on so. What is not supported by the data is exchanged for the nearest request that is, if that lies within
-`reach`; else the arm brakes and holds, until something else is asked. Nobody is excepted: neither a person
-nor homing. So three things always pass: what is slower than `slow`, with which an arm is put down, or led back
-by hand; the straight way to where the data's episodes began; and that to the rest pose.
+would be asked to be one period of the recordings later, if it went on so. What is not supported by the data
+is exchanged for the nearest request that is, if that lies within `reach`; else the arm brakes and holds,
+until something else is asked. Nobody is excepted: neither a person nor homing. So three things always pass:
+what is slower than `slow`, with which an arm is put down, or led back by hand; the straight way to where the
+data's episodes began; and that to the rest pose.
 
 What it cannot do: it sees joints only, no objects; and of what is supported some was unlucky to be rare, by
 the share that the guard was learned with (5 %)."""
@@ -50,8 +51,8 @@ class Config:
 
 
 class GuardStage:
-    """guard: of the joints, in order. home: poses `(A,)` to which the straight way is free. speed: `(A,)`, the
-    limits, which nothing goes beyond."""
+    """guard: of the joints, in order. home: poses `(A,)` to which the straight way is free. speed: `(A,)`,
+    the limits, which nothing goes beyond."""
 
     def __init__(
         self, guard: Guard, home: list[np.ndarray], speed: np.ndarray, reach: float, slow: float
@@ -70,7 +71,9 @@ class GuardStage:
         velocity = np.clip((asked - last) / dt_s, -self._speed, self._speed)
         ahead = asked + velocity * max(self._period_s - dt_s, 0.0)
         values = {STATE: seen.q}
-        if self._guard.supports(values, ahead) or any(_leads(seen.command, asked, pose) for pose in self._home):
+        if self._guard.supports(values, ahead) or any(
+            _leads(seen.command, asked, pose) for pose in self._home
+        ):
             return asked, ""
         instead = self._guard.nearest(values, ahead)
         if instead is None or np.abs(instead - ahead).max() > self._reach:

@@ -5,10 +5,10 @@ What is asked for may move by `floor` rad/s, and by `gain` times as fast as the 
 
     |change of the request| <= (gain · |speed measured| + floor) · dt
 
-A policy that jumps, trembles or changes its mind starts an arm at rest gently, at `floor`; as the arm follows,
-the request may go faster, up to the limits of the filter where gain is above 1, and up to floor / (1 - gain)
-where it is below. An arm that is stopped by something is not asked further than `floor` goes, so that it does
-not lunge when it comes free. What is slower than that passes as it is, without any lag."""
+A policy that jumps, trembles or changes its mind starts an arm at rest gently, at `floor`; as the arm
+follows, the request may go faster, up to the limits of the filter where gain is above 1, and up to floor / (1
+- gain) where it is below. An arm that is stopped by something is not asked further than `floor` goes, so that
+it does not lunge when it comes free. What is slower than that passes as it is, without any lag."""
 
 from __future__ import annotations
 

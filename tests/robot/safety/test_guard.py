@@ -73,7 +73,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store, rng = EpisodeStore.create(folder / "d", FEATURES, CONTROL_HZ), np.random.default_rng(0)
     free = filtered({})
     with EpisodeWriter(store) as writer:
-        for _ in range(10):
+        for _ in range(15):
             writer.start({"agent": "test"})
             way, pairs = ways(40, rng.uniform(-1, 1)), []
             follow(free, way[1:], way[0], lambda q, target, pairs=pairs: pairs.append((q, target)))
@@ -91,7 +91,8 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_was_demonstrated_passes(guard: Path) -> None:
     target = ways(40)
     sent, reasons = follow(filtered({"guard": {"checkpoint": str(guard)}}), target[1:])
-    assert len(reasons) <= 0.1 * 200
+    assert len(reasons) <= 0.2 * 200, "a twentieth of what was done is outside, and what is changed lags"
+    assert reasons.count("held") <= 0.05 * 200
     assert np.abs(sent - target[-1]).max() < 0.05
 
 
@@ -138,7 +139,7 @@ def test_wrong_tables_are_named(guard: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"\[safety\.guard\].*not a complete Ulna checkpoint of a guard"):
         filtered({"guard": {"checkpoint": str(tmp_path)}})
     with pytest.raises(
-        DeviceError, match="sees observation.environment_state, and the filter knows the joints"
+        DeviceError, match=r"sees observation\.environment_state, and the filter knows the joints"
     ):
         filtered({"guard": {"checkpoint": str(guard.parent / "sees")}})
     with pytest.raises(DeviceError, match=r"\[safety\.guard\] lacks checkpoint"):

@@ -23,19 +23,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..datasets.features import Features, image_keys, is_image
 from .backbones.backbone import Output, outputs
+from .codec import Affine
 from .contexts.context import Context
 from .objectives.objective import masked_mean
 from .recipe import Recipe
 
-if TYPE_CHECKING:
-    from .policy import Policy
+
+class Learning(Protocol):
+    """What is asked of the policy that learns, see `policies.policy.Policy`."""
+
+    recipe: Recipe
+    encoded_keys: tuple[str, ...]
+    observation_keys: tuple[str, ...]
+
+    def encode(self, observation: Mapping[str, Any]) -> Context: ...
+
+    def has_normaliser(self, key: str) -> bool: ...
+
+    def normaliser(self, key: str) -> Affine: ...
 
 
 class Heard(nn.Module):
@@ -97,7 +109,7 @@ def require_caps(recipe: Recipe, features: Features, augment: Collection[str] = 
 
 
 def smoothness(
-    policy: Policy,
+    policy: Learning,
     heard: Heard,
     batch: Mapping[str, Any],
     mask: Tensor,
@@ -131,6 +143,6 @@ def smoothness(
     return terms
 
 
-def _shaken(policy: Policy, key: str, value: Tensor) -> Tensor:
+def _shaken(policy: Learning, key: str, value: Tensor) -> Tensor:
     noise = policy.recipe.training.caps_spread * torch.randn_like(value.float())
     return value + noise / policy.normaliser(key).scale

@@ -127,23 +127,24 @@ class Pairs:
 
     def squared(self, row: np.ndarray) -> np.ndarray:
         """The squared distance of a row `(S + A,)` from every pair, `(N,)`."""
-        return self._of_states(row) + self._of_ways(row, self.ways, self._ways2)
+        squared, whole = self._of_states(row)
+        return squared + whole + self._of_ways(row, self.ways, self._ways2)
 
     def within(self, rows: np.ndarray, radius: float, neighbours: int) -> np.ndarray:
         """`(...)` bool, whether so many pairs lie within the radius of each row."""
         enough, most = min(neighbours, len(self.ways)), radius * radius
         flat, inside = rows.reshape(-1, rows.shape[-1]), []
         for row in flat:
-            squared = self._of_states(row)
-            near = np.flatnonzero(squared <= most)  # few, as a rule
-            if len(near) >= enough:
-                squared = squared[near] + self._of_ways(row, self.ways[near], self._ways2[near])
-            inside.append(len(near) >= enough and np.count_nonzero(squared <= most) >= enough)
+            squared, whole = self._of_states(row)
+            near = np.flatnonzero(squared <= most - whole)  # few, as a rule
+            ways = self._of_ways(row, self.ways[near], self._ways2[near])
+            inside.append(np.count_nonzero(squared[near] + ways <= most - whole) >= enough)
         return np.array(inside, bool).reshape(rows.shape[:-1])
 
-    def _of_states(self, row: np.ndarray) -> np.ndarray:
+    def _of_states(self, row: np.ndarray) -> tuple[np.ndarray, np.float32]:
+        """`(N,)`, and what is to be added to each."""
         state = row[: self.width]
-        return np.append(state, np.float32(1)) @ self._states + state @ state
+        return np.append(state, np.float32(1)) @ self._states, state @ state
 
     def _of_ways(self, row: np.ndarray, ways: np.ndarray, ways2: np.ndarray) -> np.ndarray:
         """From the nearest part of each way; of actions that are none from the whole."""

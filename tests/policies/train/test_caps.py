@@ -167,7 +167,7 @@ def test_a_policy_learned_so_trembles_less_and_reacts_no_later(tmp_path: Path) -
             "n_obs_steps": 1,
             "horizon": 1,
             "n_action_steps": 1,
-            "training.steps": 400,
+            "training.steps": 300,
             "training.batch_size": 64,
             "training.warmup": 20,
             "training.learning_rate": 3e-3,

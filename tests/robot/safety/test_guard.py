@@ -73,7 +73,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store, rng = EpisodeStore.create(folder / "d", FEATURES, CONTROL_HZ), np.random.default_rng(0)
     free = filtered({})
     with EpisodeWriter(store) as writer:
-        for _ in range(15):
+        for _ in range(20):
             writer.start({"agent": "test"})
             way, pairs = ways(40, rng.uniform(-1, 1)), []
             follow(free, way[1:], way[0], lambda q, target, pairs=pairs: pairs.append((q, target)))

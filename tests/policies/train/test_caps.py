@@ -163,11 +163,11 @@ def test_a_policy_learned_so_trembles_less_and_reacts_no_later(tmp_path: Path) -
     recipe: Recipe = override(
         RECIPES["regression_mlp"](FOLLOWING),
         {
-            "backbone.width": 64,
+            "backbone.width": 128,
             "n_obs_steps": 1,
             "horizon": 1,
             "n_action_steps": 1,
-            "training.steps": 300,
+            "training.steps": 600,
             "training.batch_size": 64,
             "training.warmup": 20,
             "training.learning_rate": 3e-3,

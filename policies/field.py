@@ -87,7 +87,8 @@ class Field:
 
     context: of those rows. request: the B questions being answered. candidates: N. start: what sampling began
     from, once it has begun. chosen: `(B,)` which candidates survived, once that is settled. notes: what hooks
-    keep for the length of this decision, each under itself."""
+    keep for the length of this decision, each under itself. flags: what they tell whoever asked, `(B,)` bool
+    by name."""
 
     def __init__(
         self,
@@ -104,6 +105,7 @@ class Field:
         self.start: Start | None = None
         self.chosen: Tensor | None = None
         self.notes: dict[Any, Any] = {}
+        self.flags: dict[str, Tensor] = {}
         self.net = _Counter(net, len(context.pooled))
         self.resample: Callable[[Tensor, int], Tensor] | None = None
         self._belief: Belief = self._ask

@@ -24,6 +24,7 @@ KINDS = {
     "recipe.json": "policy",
     "critic.json": "critic",
     "detector.json": "detector",
+    "guard.json": "guard",
 }  # the file that only that kind has
 
 
@@ -85,6 +86,14 @@ def stamp_hashed(folder: Path, hashed: Sequence[str]) -> None:
     """Bind the files of a checkpoint together as they are now."""
     write_json(folder / f".{STAMP}", {"format": FORMAT, "sha256": _hash(folder, hashed)})
     os.replace(folder / f".{STAMP}", folder / STAMP)
+
+
+def stamp_of(folder: str | Path) -> str:
+    """The hash that the checkpoint says it has; "" where it has none, which loading explains."""
+    try:
+        return str(json.loads((Path(folder) / STAMP).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def write_json(path: Path, value: Any) -> None:

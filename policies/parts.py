@@ -27,6 +27,7 @@ from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
 from .backbones.horizons import Horizons
 from .backbones.latent import Latent
+from .backbones.lipschitz import LipschitzMLP
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
@@ -58,6 +59,7 @@ from .hooks.past_verification import PastVerification
 from .hooks.prefix import Prefix
 from .hooks.rtc import RTC
 from .hooks.rti import RTI
+from .hooks.supported import Supported
 from .objectives.cvae import CVAE
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
@@ -96,6 +98,7 @@ PARTS: dict[str, type] = {
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT),
         *(ResNet,),
+        *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
     )

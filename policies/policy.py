@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..datasets.features import ACTION, PAST, Features, image_keys, state_keys
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
+from .caps import Heard, smoothness, wants
 from .codec import Affine, input_normaliser
 from .conditions.condition import condition_features, feature_of, features_for, require_dropped
 from .contexts.context import Conditions, Context
@@ -120,7 +121,7 @@ class Policy(nn.Module):
         return {k: self._normal(k, observation[k]) for k in self.encoded_keys}
 
     def _normal(self, key: str, value: Any) -> Any:
-        return self.normaliser(key)(value) if module_name(key) in self.normalisers else value
+        return self.normaliser(key)(value) if self.has_normaliser(key) else value
 
     def _vectors(self) -> list[str]:
         """Those that are normalised here: what the encoder sees, and what conditions are told, unless it is
@@ -159,7 +160,7 @@ class Policy(nn.Module):
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
         """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over. The
         objective is given `mask` `(B, H)` bool, the actions that count, and `table` `(B, C)`, where there is
-        one."""
+        one. In training mode the terms of CAPS are in it, where the recipe asks for them."""
         action, context, mask, weight = self.examples(batch)
         objective = self.recipe.objective
         draw = objective.draw(action, progress, None)
@@ -168,8 +169,13 @@ class Policy(nn.Module):
             table = batch["table"]
             given["table"] = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
         draw = dataclasses.replace(draw, more={**draw.more, **given})
-        losses = objective.losses(self.net, action, context, draw)
-        return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+        if not (self.training and wants(self.recipe)):
+            losses = objective.losses(self.net, action, context, draw)
+            return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+        heard = Heard(self.net)
+        losses = objective.losses(heard, action, context, draw)
+        extras = losses.extras | smoothness(self, heard, batch, mask, weight)
+        return sum(extras.values(), masked_mean(losses.error, mask, weight))
 
     def examples(self, batch: Mapping[str, Any]) -> tuple[Tensor, Context, Tensor, Tensor | None]:
         """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their
@@ -276,6 +282,9 @@ class Policy(nn.Module):
     def denormalise_action(self, chunk: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """The inverse of `normalise_action`."""
         return self.codec.decode(chunk, observation)
+
+    def has_normaliser(self, key: str) -> bool:
+        return module_name(key) in self.normalisers
 
     def normaliser(self, key: str) -> Affine:
         module = self.normalisers[module_name(key)]

@@ -109,6 +109,14 @@ class Training:
     """Patterns of the names of weights that are saved as trained, not as their moving average."""
     cache_encodings: bool = False
     """Let the encoder, which must be frozen, see every frame once, and train on what it gave."""
+    caps_temporal: float = 0.0
+    """Weight of how far what is decided at one tick lies from what is at the next, squared (CAPS); try 0.1
+    to 1. 0: not asked."""
+    caps_spatial: float = 0.0
+    """Weight of how far what is decided moves when the observed vectors are shaken, squared (CAPS); try 0.1
+    to 1. 0: not asked."""
+    caps_spread: float = 0.05
+    """Deviation of that shaking, where vectors are scaled to [-1, 1]."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ Legend: B observations, N candidates each, H horizon, A action dimensions.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ class Sampled:
     """`(B, M)`, to be carried to the next decision of the episode."""
     execute: Tensor | None = None
     """`(B,)` int, how many actions to execute before asking again; None: as the recipe says."""
+    flags: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """What hooks tell of the decisions, `(B,)` bool on the CPU, by name."""
 
 
 def sample(
@@ -117,7 +120,7 @@ def sample(
         field.chosen = torch.zeros_like(candidates[:, 0, 0, 0], dtype=torch.long)
         if scores is not None:
             field.chosen = scores.argmax(1)
-        execute = _execute(chunk, field, hooks)
+        execute, flags = _execute(chunk, field, hooks), field.flags
     return Sampled(
         chunk,
         field.nfe.reshape(shape[0], n).sum(1),
@@ -126,6 +129,7 @@ def sample(
         tuple(chain),
         context.memory,
         execute,
+        flags,
     )
 
 

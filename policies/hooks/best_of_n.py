@@ -3,16 +3,15 @@ candidates each, H horizon, A action dimensions."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..field import Field
+from ..hashed import stamp_of
 from ..learn.critic import Critic, load_critic, require_match
 from ..policy import Policy
 from ..sampler import stream
@@ -70,15 +69,7 @@ class BestOfN(Hook):
     def _critic(self, device: torch.device) -> Critic:
         if not self.critic:
             raise ValueError("BestOfN needs a critic: name its folder with --BestOfN.critic")
-        return _loaded(self.critic, _stamp(self.critic), str(device))
-
-
-def _stamp(folder: str) -> str:
-    """The hash that the checkpoint says it has; "" where it has none, which loading explains."""
-    try:
-        return str(json.loads((Path(folder) / "hash.json").read_text())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return _loaded(self.critic, stamp_of(self.critic), str(device))
 
 
 @lru_cache(maxsize=8)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...datasets.features import ACTION
+from ..caps import require_caps
 from ..checkpoint import save_checkpoint
 from ..parts import recipe_to_json
 from ..policy import Policy
@@ -214,7 +215,12 @@ def learn_iql(
     t = recipe.training
     if t.start or t.accumulate > 1 or t.compile or t.lora or t.recompute:
         raise TrainingError("a learner takes no training.start, accumulate, compile, lora or recompute")
+    if t.caps_temporal:
+        raise TrainingError(
+            "a learner's windows are followed by those a chunk later: it takes no caps_temporal"
+        )
     data = data if isinstance(data, TrainingData) else open_data(data)
+    require_caps(recipe, data.features)
     require_judges(iql.critic, recipe)
     windows = data.windows(replace(window_spec(recipe, data.features), next_after=iql.critic.chunk))
     if not len(windows.train):

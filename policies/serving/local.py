@@ -160,6 +160,8 @@ class LocalPolicy:
             }
             if sampled.execute is not None:
                 reply["execute"] = int(sampled.execute[row])
+            if flags := [name for name, rows in sampled.flags.items() if rows[row]]:
+                reply["flags"] = flags
             if sampled.memory is not None:
                 values = sampled.memory[row].float().cpu().numpy()
                 reply["memory"] = {"checkpoint": self._metadata.checkpoint, "values": values}

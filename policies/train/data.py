@@ -302,14 +302,16 @@ def open_data(
 
 def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
     """The window of the data that the policy of `recipe` is trained on: with all that its conditions need,
-    and for a context with a memory as many in a row as its `chain` says, as far apart as decisions are.
-    TrainingError where two conditions do not go together."""
+    for `caps_temporal` the window after it, and for a context with a memory as many in a row as its `chain`
+    says, as far apart as decisions are. TrainingError where two conditions do not go together."""
     told = {k for c in recipe.conditions for k in c.keys(features_for(c, recipe.conditions, features))}
     unseen = {k for c in recipe.conditions for k in c.hides(features)} - told
     keys = tuple(k for k in features if k != ACTION and k not in unseen)
     needs = _union([c.needs() for c in recipe.conditions])
     if (goal_keys := needs.get("goal_keys")) is not None:
         needs["goal_keys"] = goal_keys or tuple(k for k in keys if f"goal.{k}" in told)
+    if recipe.training.caps_temporal:
+        needs["next_after"] = 1
     if (chain := int(getattr(recipe.context, "chain", 1))) > 1:
         stride = 1 if recipe.decoder == "ensemble" else recipe.n_action_steps
         needs |= {"chain": chain, "chain_stride": stride}

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ...datasets.reading.loader import WindowSource, batches, step_rng
 from ..adapters.weights import begin
+from ..caps import require_caps
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..parts import recipe_to_json
 from ..policy import Policy
@@ -127,6 +128,7 @@ def train(
     for sentence in windows.notes:
         say(sentence)
     require_readable(recipe, data.tasks)
+    require_caps(recipe, features, augment)
     start = load_start(t.start) if t.start else None
 
     identity = {

@@ -15,8 +15,9 @@ from .director import Director
 from .done import Done
 from .retry import Retry
 from .steps import Steps
+from .supported import Supported
 
-DIRECTORS: dict[str, type[Any]] = {d.__name__: d for d in (Retry, Done, Steps, Backup)}
+DIRECTORS: dict[str, type[Any]] = {d.__name__: d for d in (Retry, Done, Steps, Backup, Supported)}
 PLUGINS = "ulna.directors"
 
 

@@ -75,7 +75,7 @@ class Directed:
         self.flags = 0
         if self._way:
             return self._go(observation)
-        moment = Moment(observation, self._ticks / self._rig.robot.control_hz)
+        moment = Moment(observation, self._ticks / self._rig.robot.control_hz, sent=self._sent)
         self._ticks += 1
         order = self._ask(moment)
         if order is None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from ..agent import Agent
 from ..robot import Observation
 
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Moment:
     """What a director decides by. seconds: since the policy began, in this episode or after the last order.
-    failure: why the policy gives no action for this tick, "" where it does."""
+    failure: why the policy gives no action for this tick, "" where it does. sent: `(A,)`, what was sent at
+    the tick before, or where the joints were; None where nobody knows."""
 
     observation: Observation
     seconds: float
     failure: str = ""
+    sent: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,18 @@ from .obstacles import obstacles_of
 from .pair import RESTS_M, Pair
 from .stage import Stage
 from .stages.barrier import barrier_of, config_of
+from .stages.guard import guard_of
+from .stages.smoothing import smoothing_of
 from .stages.tank import tank_of
 
 StageOf = Callable[[Mapping[str, Any], Joints, Safety, Bodies, str], Stage]
 # by NAME: the stage that a table `[safety.NAME]` asks for. DeviceError: the table is wrong
-STAGES: Mapping[str, StageOf] = {"barrier": barrier_of, "tank": tank_of}
+STAGES: Mapping[str, StageOf] = {
+    "smoothing": smoothing_of,
+    "guard": guard_of,
+    "barrier": barrier_of,
+    "tank": tank_of,
+}
 
 
 def filter_for(

@@ -53,6 +53,10 @@ class Config:
     """An arm that is further than this from where it was sent is stopped."""
     stale_s: float = setting(0.5, 0.02, 10, "s")
     """Readings, images or requests that are older stop the arm."""
+    smoothing: dict | None = None
+    """The table `[safety.smoothing]`: how far a request may run ahead of the arm."""
+    guard: dict | None = None
+    """The table `[safety.guard]`: recordings, beyond which nothing is done."""
     barrier: dict | None = None
     """The table `[safety.barrier]`: obstacles that the arm goes around."""
     tank: dict | None = None

@@ -4,6 +4,7 @@ replace."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from contracts.policy import Follow
 
 from ulna.datasets.features import ACTION, STATE
 from ulna.datasets.flags import DIRECTED, INTERVENTION
+from ulna.datasets.recording.writer import EpisodeWriter
+from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.sample import Sample
+from ulna.policies.learn.support import learn_support
 from ulna.policies.serving.server import PolicyServer
 from ulna.robot.agent import PolicyAgent
 from ulna.robot.config import Rig, load_robot
@@ -29,21 +33,24 @@ from ulna.robot.takeover import Takeover
 class Push(Follow):
     """A policy that turns the first joint on and on."""
 
+    sign = 1
+
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         reply = super().infer(request)
         ramp = np.zeros((8, 6), np.float32)
-        ramp[:, 0] = 0.03 * np.arange(1, 9)
+        ramp[:, 0] = self.sign * 0.03 * np.arange(1, 9)
         return {**reply, "actions": reply["actions"] + ramp}
 
 
 class Log:
     def __init__(self) -> None:
-        self.sent, self.flags = list[np.ndarray](), list[int]()
+        self.states, self.sent, self.flags = list[np.ndarray](), list[np.ndarray](), list[int]()
 
     def start(self, meta: Mapping[str, Any]) -> None:
         self.meta = meta
 
     def tick(self, values: Any, times_ns: Any, flags: Mapping[str, int]) -> None:
+        self.states.append(values[STATE].astype(float))
         self.sent.append(values[ACTION].astype(float))
         self.flags.append(flags.get(ACTION, 0))
 
@@ -212,6 +219,7 @@ def test_directors_that_cannot_be_are_named(names: list[str], fields: dict[str, 
         ("Steps", {"Steps.tasks": "a; b"}, "must know when a step is over"),
         ("Steps", {"Steps.tasks": "a; b", "Steps.verifiers": "x"}, "2 tasks and 1 verifiers"),
         ("Backup", {}, "needs another policy"),
+        ("Supported", {}, "needs a guard"),
     ],
 )
 def test_what_a_director_lacks_is_said_before_anything_moves(
@@ -225,4 +233,35 @@ def test_what_a_director_lacks_is_said_before_anything_moves(
 
 
 def test_every_director_is_listed() -> None:
-    assert list(DIRECTORS) == ["Retry", "Done", "Steps", "Backup"]
+    assert list(DIRECTORS) == ["Retry", "Done", "Steps", "Backup", "Supported"]
+
+
+def test_what_the_data_never_did_ends_the_episode(rig: Rig, tmp_path: Path) -> None:
+    """The same policy turns the first joint the way that its data did, and the other way."""
+    features = {k: rig.robot.features[k] for k in (STATE, ACTION)}
+    store, rng = EpisodeStore.create(tmp_path / "d", features, rig.robot.control_hz), np.random.default_rng(0)
+    with EpisodeWriter(store) as writer:
+        for _ in range(6):
+            log = Log()
+            agent = PolicyAgent(Push(rig.robot.features), rig.robot.features, rig.robot.control_hz)
+            assert rig.sim is not None
+            rig.sim.reset(0)
+            run_episode(rig.robot, agent, [log], task="", seed=0, max_ticks=30)
+            writer.start({"agent": "test"})
+            for t, (state, sent) in enumerate(zip(log.states, log.sent, strict=True)):
+                values = {STATE: state, ACTION: sent}
+                noisy = {k: (v + 0.002 * rng.normal(size=6)).astype(np.float32) for k, v in values.items()}
+                writer.tick(noisy, {k: (t * 50_000_000, t * 50_000_000) for k in noisy})
+            writer.end({"success": True})
+    learn_support(tmp_path / "d", tmp_path / "guard")
+    fields = {"Supported_guard": str(tmp_path / "guard"), "Supported_ticks": "5"}
+    for sign, ended in ((1, False), (-1, True)):
+        said: list[str] = []
+        rig.sim.reset(0)
+        policy = Push(rig.robot.features)
+        policy.sign = sign
+        with directed(rig, ["Supported"], policy, said, **fields) as agent:
+            log = Log()
+            run_episode(rig.robot, agent, [log], task="", seed=0, max_ticks=30)
+        assert agent.ended == ended, said
+        assert (len(log.sent) < 15) == ended

@@ -41,6 +41,45 @@ def safety_fuzz(d: dict[str, Any]) -> list[str]:
     ]
 
 
+def action_filters(d: dict[str, Any]) -> list[str]:
+    arm, wall, us = d["arm"], d["wall"], d["us_per_tick"]
+    n, seeds = arm["episodes"], wall["seeds"]
+    rows = [
+        f"| {name} | {s['touched']} | {s['arrived']} | {s['commands_nearest_mm']:.1f} mm | {h['touched']} "
+        f"| {h['commands_nearest_mm']:.1f} mm |"
+        for name, s in arm["straight"].items()
+        for h in (arm["hostile"][name],)
+    ]
+    ticks = ", ".join(f"{name} {c['p50']:.0f}" for name, c in us.items())
+    leads = us["barrier, 3 obstacles"]["p50_where_it_leads"]
+    differ = f"{d['far_away']['commands_that_differ']} of {d['far_away']['ticks']}"
+    tanks = [
+        f"| {name} | {r['peak_n']:.0f} N | {r['delivered_j']:.2f} J | {r.get('tank_lowest_j', '')} | "
+        f"{r['success']} of {seeds} | {plain['success'] if plain else ''} |"
+        for name, r in wall["bursts"].items()
+        for plain in (wall["presses"].get(name),)
+    ]
+    return [
+        f"**Stages of the safety filter**: the SO-101 among three obstacles that block its straight way, {n}",
+        "episodes in physics each, and the nearest that a command was to one. `none` are limits that do not",
+        "know of the obstacles, `limits` do, `barrier` goes around them. A tick takes, p50 in µs:",
+        f"{ticks}; {leads:.0f} where the barrier leads. With nothing near, {differ} commands differ",
+        "from those without it.",
+        "",
+        "| | touched | arrived | nearest | touched, hostile | nearest, hostile |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"**The energy tank** against a stiff wall, {seeds} policies that press it, with bursts in tune with",
+        "the mass: the most over all of them. Success is to press as asked in the end.",
+        "",
+        "| tank at first | peak force | energy given | least in the tank | success | success, no bursts |",
+        "|---|---|---|---|---|---|",
+        *tanks,
+        "",
+    ]
+
+
 def falls(d: dict[str, Any]) -> list[str]:
     rows = [
         f"| {name} | {s['p50']:.2f} | {s['max']:.2f} | {s['trials']} |"

@@ -72,7 +72,7 @@ class Barrier:
             if goes is not goal:
                 allowed = asked.copy() if allowed is asked else allowed
                 allowed[arm.columns] = goes
-                reason = why if reason != NO_WAY else reason
+                reason = NO_WAY if NO_WAY in (reason, why) else why
         return allowed, reason
 
     def breaks(self, asked: np.ndarray, seen: Seen, dt_s: float) -> str:
@@ -83,14 +83,16 @@ class Barrier:
 
 
 class ArmBarrier:
-    """columns: its joints, of the robot's. lower, upper, speed: `(J,)`. pace: `(J,)`, at which it goes
-    around: slow enough for the limits after it to follow to the point.
+    """columns: its joints, of the robot's; grippers: those of them that are its gripper's. lower, upper,
+    speed: `(J,)`. pace: `(J,)`, at which it goes around: slow enough for the limits after it to follow to the
+    point.
 
     at: `(J,)`, where it sends the arm now, while it leads it; None while what is asked for passes."""
 
     def __init__(
         self,
         columns: Sequence[int],
+        grippers: Sequence[int],
         clearance: Clearance,
         joints: Joints,
         safety: Safety,
@@ -99,6 +101,8 @@ class ArmBarrier:
     ) -> None:
         self.columns = c = np.array(columns)
         self.lower, self.upper, self.speed = joints.lower[c], joints.upper[c], safety.speed[c]
+        arm = np.isin(c, grippers, invert=True)
+        self._parts = [arm, *(c == g for g in grippers)]  # which do not wait for each other
         overshoot = [OVERSHOOT[joints.units[j]] for j in columns]
         limits = zip(overshoot, safety.acceleration[c], safety.jerk[c], strict=True)
         self.pace = np.minimum(self.speed, [speed_within(most, float(a), float(j)) for most, a, j in limits])
@@ -124,7 +128,7 @@ class ArmBarrier:
             self.at = here.copy()
         at = self._anchored(here, v, dt_s)
         h = self.h(at)
-        u = _within((goal - at) / dt_s, self.pace)
+        u = self._within((goal - at) / dt_s, self.pace)
         u, why = self._around(u, at, h, dt_s)
         ahead = at + dt_s * u - here
         if (np.abs(ahead) > self._lead).any():  # the arm is behind: it is waited for
@@ -152,7 +156,7 @@ class ArmBarrier:
             if (self._clearance.levers @ np.abs(here - pose) <= free).all():
                 return True
         h = self.h(here)
-        u = _within((goal - here) / dt_s, self.speed)
+        u = self._within((goal - here) / dt_s, self.speed)
         near = self._near(h, np.maximum(np.abs(u), np.abs(v)), share)
         if not near:
             far = h - SPARE_M - self._clearance.levers @ self.speed / (CALM * self._alpha)
@@ -165,6 +169,16 @@ class ArmBarrier:
             return False
         after = self.h(here + dt_s * u)
         return bool((after >= (1 - share * self._shrink(dt_s)) * h).all())
+
+    def _within(self, u: np.ndarray, most: np.ndarray) -> np.ndarray:
+        """`u`, shortened until no joint is faster than its `most`."""
+        over = np.abs(u) / most
+        if over.max() <= 1:
+            return u
+        shares = np.ones(len(u))
+        for part in self._parts:
+            shares[part] = max(float(over[part].max(initial=0.0)), 1.0)
+        return u / shares
 
     def _near(self, h: np.ndarray, u: np.ndarray, share: float = 1.0) -> list[int]:
         """Which of the pairs the arm could bring nearer than it may, with joints no faster than `u`."""
@@ -214,18 +228,15 @@ def nearest(rows: np.ndarray, least: np.ndarray) -> np.ndarray | None:
 
     n = rows.shape[1]
     system = np.concatenate([rows.T, least[None]])
-    y, _ = nnls(system, np.eye(n + 1)[n])
+    try:
+        y, _ = nnls(system, np.eye(n + 1)[n])
+    except RuntimeError:  # it did not end; none was seen to
+        return None
     rest = system @ y
     rest[n] -= 1.0
     if rest[n] > -1e-9:
         return None
     return rest[:n] / -rest[n]
-
-
-def _within(u: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """`u`, shortened until no joint is faster than its `most`."""
-    over = float((np.abs(u) / most).max())
-    return u / over if over > 1 else u
 
 
 def barrier_of(
@@ -236,9 +247,9 @@ def barrier_of(
     import scipy.optimize  # noqa: F401  takes a second, which no tick has
 
     c = config_of(table, where)
-    arms = []
+    near, arms = obstacles_of(c.obstacles, groups(joints), where), []
     for arm, (columns, grippers) in groups(joints).items():
-        if arm not in obstacles_of(c.obstacles, groups(joints), where):
+        if arm not in near:
             continue
         if arm not in bodies:
             raise DeviceError(
@@ -252,5 +263,5 @@ def barrier_of(
                     f"{where}: with an alpha of {c.alpha:g} /s {joints.names[j]} would have to brake faster "
                     f"than it can: at most {most:.3g}, or a lower speed in [safety], or more acceleration"
                 )
-        arms.append(ArmBarrier(columns, bodies[arm].clearance(), joints, safety, c.margin, c.alpha))
+        arms.append(ArmBarrier(columns, grippers, bodies[arm].clearance(), joints, safety, c.margin, c.alpha))
     return Barrier(arms)

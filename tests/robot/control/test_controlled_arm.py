@@ -16,6 +16,7 @@ from contracts.arm import check_arm
 from contracts.paper_arm import robot_file, sent, tell
 from contracts.servo_arm import bench, until
 
+from ulna.datasets.flags import LIMITED
 from ulna.drivers.arm import ArmState, Calibrated, DeviceError
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.sample import Backlog
@@ -231,3 +232,19 @@ def test_an_arm_that_a_person_stopped_is_not_moved_and_keeps_its_torque(
         n = len(sent(tmp_path, "arm"))
     assert sent(tmp_path, "arm")[n:] == []
     assert "could not be put down" in capfd.readouterr().err
+
+
+def test_the_control_process_has_the_stages_of_the_file(tmp_path: Path) -> None:
+    tank = "[safety.tank]\nstiffness = 400.0\nbegin = 0.2\n"
+    with load_robot(str(robot_file(tmp_path, "arm", more=tank))) as rig:
+        robot = rig.robot
+        first = robot.command(np.full(3, 0.3))
+        for k in range(40):
+            robot.command(first + 0.02 * k)
+            time.sleep(0.05)
+        assert "tank" in str(robot.tally)
+        assert robot.command_flags & LIMITED
+        assert np.abs(poses(tmp_path)[-1, 1:] - first).max() < 0.5
+    wrong = robot_file(tmp_path, "arm", more="[safety.tank]\nbegin = 0.2\n")
+    with pytest.raises(DeviceError, match=r"\[safety.tank\] lacks stiffness"), load_robot(str(wrong)):
+        pass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ from ulna.robot.safety.stage import Measured, Seen
 from ulna.robot.safety.stages.tank import Config, Tank, Tanks, share
 from ulna.sim.robots import ROBOTS
 
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+
+import stiff_wall
+
 SO101 = ROBOTS["so101"]()
 JOINTS, HOME = SO101.joints, SO101.home
-ONE = np.array([0])
 
 
 @given(p=st.floats(-5, 5), q=st.floats(0, 5), left=st.floats(-1, 3))
@@ -61,79 +65,24 @@ def test_it_never_holds_less_than_its_least(seed: int, begin: float, damping: fl
         x = x + rng.normal(0, push, 3)
 
 
-class Wall:
-    """A mass of 1 kg on the spring and damper of its drive, which a policy moves against a wall of 20 kN/m.
-    step: returns the force at the wall, N."""
-
-    K, D, WALL, AT, DT = 400.0, 20.0, 20_000.0, 0.1, 1e-4
-
-    def __init__(self) -> None:
-        self.x = self.v = self.delivered = 0.0
-
-    def step(self, sent: float, seconds: float) -> float:
-        peak = 0.0
-        for _ in range(round(seconds / self.DT)):
-            force = self.WALL * max(self.x - self.AT, 0.0)
-            spring = self.K * (sent - self.x)
-            self.v += self.DT * (spring - self.D * self.v - force)
-            self.x += self.DT * self.v
-            # what leaves the spring and is not lost in the damper: it moves the mass, or presses the wall
-            self.delivered += self.DT * self.v * (spring - self.D * self.v)
-            peak = max(peak, force)
-        return peak
-
-
-def burst(rng: np.random.Generator, t: float, x: float) -> float:
-    """In tune with the mass: pulls back while it comes, pushes where it goes."""
-    return 0.3 if np.sin(35 * t + rng.normal(0, 0.3)) > 0 else -0.05
-
-
-def run(
-    tank: Tank | None, policy: Callable[[np.random.Generator, float, float], float], period: float = 1e-3
-) -> tuple[Wall, float]:
-    """The wall after 4 s, and its peak force."""
-    wall, rng, sent, peak = Wall(), np.random.default_rng(0), 0.0, 0.0
-    if tank is not None:
-        tank.reset(np.zeros(1))
-    for tick in range(round(4 / period)):
-        asked = np.array([policy(rng, tick * period, wall.x)])
-        if tank is not None:
-            seen = Seen(
-                np.array([wall.x]), np.array([round(tick * period * 1e9)]), np.array([sent]), ONE * 0.0
-            )
-            allowed, _ = tank.step(asked, seen, period)
-            assert allowed is not None
-            asked = allowed
-        sent = float(asked[0])
-        peak = max(peak, wall.step(sent, period))
-    return wall, peak
-
-
-def tank_with(begin: float) -> Tank:
-    config = Config(Wall.K, Wall.D, begin, max(2.0, begin), efficiency=0.8, resolution=0.0)
-    return Tank(ONE, np.array([Wall.K]), np.array([Wall.D]), config, None)
-
-
 def test_against_a_stiff_wall_it_gives_no_more_than_it_held() -> None:
-    free, peak_free = run(None, burst)
-    tank = tank_with(1.0)
-    held, peak = run(tank, burst)
-    assert tank.lowest >= 0.05 - 1e-9
+    policy = stiff_wall.Presses(3, bursts=True)
+    free, held = stiff_wall.run(None, policy), stiff_wall.run(stiff_wall.tank_of(1.0), policy)
+    assert held.lowest >= 0.05 - 1e-9
     # mass and wall got the tank, and of what the damper lost what went back into it: nothing more
-    assert held.delivered <= 1.0
-    assert free.delivered > 1.0
-    assert peak < 0.7 * peak_free
+    assert held.wall.most <= 0.95
+    assert free.wall.most > 2
+    assert held.wall.peak < 0.5 * free.wall.peak
+    assert held.acted > 0.1
 
 
 def test_a_tank_that_holds_enough_is_not_felt() -> None:
-    def slow(rng: np.random.Generator, t: float, x: float) -> float:
-        return min(0.02 * t, 0.05)
-
-    tank = tank_with(1.0)
-    held, _ = run(tank, slow)
-    free, _ = run(None, slow)
-    assert held.x == free.x
-    assert tank.energy > 0.5
+    policy = stiff_wall.Presses(0, bursts=False)
+    free, held = stiff_wall.run(None, policy), stiff_wall.run(stiff_wall.tank_of(1.0), policy)
+    assert held.wall.x == free.wall.x
+    assert held.acted == 0
+    assert held.success
+    assert not stiff_wall.run(stiff_wall.tank_of(0.1), policy).success, "one that holds too little is"
 
 
 TOML = "[tank]\nstiffness = 20.0\ndamping = 0.5\n"
@@ -143,15 +92,16 @@ def pushed(text: str) -> tuple[float, set[str], Tank | None]:
     """How far an arm that cannot move is sent, in 3 s of a request that goes ever further."""
     filter_, _ = filter_for({"model": "so101", "safety": {"table": False, **tomllib.loads(text)}}, JOINTS)
     filter_.reset(HOME)
-    reasons = set[str]()
+    reasons, sent = set[str](), HOME
     for tick in range(300):
         times = np.full(6, tick * 10_000_000)
         step = filter_.step(HOME + np.array([0.005 * tick, 0, 0, 0, 0, 0]), 0.01, Measured(HOME, times))
         reasons.update(step.reasons)
+        sent = step.command
     stages = filter_.stages
     tanks = stages.each[0] if stages is not None else None
     tank = tanks.each[""] if isinstance(tanks, Tanks) else None
-    return float(step.command[0] - HOME[0]), reasons, tank
+    return float(sent[0] - HOME[0]), reasons, tank
 
 
 def test_behind_the_limits_an_arm_that_is_stuck_is_not_pushed_ever_harder() -> None:

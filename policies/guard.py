@@ -141,10 +141,10 @@ class Pairs:
             inside.append(np.count_nonzero(squared[near] + ways <= most - whole) >= enough)
         return np.array(inside, bool).reshape(rows.shape[:-1])
 
-    def _of_states(self, row: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    def _of_states(self, row: np.ndarray) -> tuple[np.ndarray, float]:
         """`(N,)`, and what is to be added to each."""
         state = row[: self.width]
-        return np.append(state, np.float32(1)) @ self._states, state @ state
+        return np.append(state, np.float32(1)) @ self._states, float(state @ state)
 
     def _of_ways(self, row: np.ndarray, ways: np.ndarray, ways2: np.ndarray) -> np.ndarray:
         """From the nearest part of each way; of actions that are none from the whole."""

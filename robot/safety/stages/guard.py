@@ -6,8 +6,8 @@ Each request is judged with what was measured: the joints where they are, and th
 would be asked to be one period of the recordings later, if it went on so. What is not supported by the data
 is exchanged for the nearest request that is, if that lies within `reach`; else the arm brakes and holds,
 until something else is asked. Nobody is excepted: neither a person nor homing. So three things always pass:
-what is slower than `slow`, with which an arm is put down, or led back by hand; the straight way to where the
-data's episodes began; and that to the rest pose.
+what is slower than `slow`, with which a person leads it back; the straight way to where the data's episodes
+began; and that to the rest pose.
 
 What it cannot do: it sees joints only, no objects; and of what is supported some was unlucky to be rare, by
 the share that the guard was learned with (5 %)."""
@@ -46,8 +46,7 @@ class Config:
     reach: float = setting(0.1, 0.0, 3.0, "rad")
     """How far from what was asked, in any joint, the nearest supported request may lie."""
     slow: float = setting(0.25, 0.0, 3.0, "rad/s")
-    """What moves every joint more slowly passes; 0: nothing does, and an arm without a rest pose may keep its
-    torque when it is to be put down."""
+    """What moves every joint more slowly passes."""
 
 
 class GuardStage:

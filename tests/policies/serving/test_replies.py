@@ -199,7 +199,7 @@ def test_whoever_asks_while_many_replies_go_out_is_heard_before_the_last_one() -
 
 @pytest.mark.usefixtures("nobody_is_slow")
 def test_those_who_come_one_after_another_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatching, "WAIT_S", 0.1)
+    monkeypatch.setattr(dispatching, "GAP_S", 0.1)
     monkeypatch.setattr(dispatching, "PATIENCE", 1e9)
     policy, names = Batched(), [str(i) for i in range(8)]
 
@@ -215,7 +215,7 @@ def test_those_who_come_one_after_another_are_waited_for(monkeypatch: pytest.Mon
             if left[1:]:
                 loop.call_later(0.03, one_after_another, left[1:])
 
-        one_after_another(names)  # all together longer than WAIT_S
+        one_after_another(names)  # all together longer than GAP_S
         while len(told) < 2 * len(names):
             await asyncio.sleep(0.01)
 

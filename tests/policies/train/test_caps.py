@@ -125,9 +125,9 @@ def following(path: Path) -> None:
     with EpisodeWriter(store) as writer:
         for _ in range(4):
             writer.start({"agent": "test"})
-            q = rng.uniform(-1, 1)
+            q, target = rng.uniform(-1, 1), 0.0
             for t in range(40):
-                target = rng.uniform(-1, 1) if t % 10 == 0 else target  # noqa: F821
+                target = rng.uniform(-1, 1) if t % 10 == 0 else target
                 action = q + (target - q) / 3 + 0.15 * rng.normal()
                 values = {STATE: [q], ENVIRONMENT: [target], ACTION: [action]}
                 arrays = {k: np.array(v, np.float32) for k, v in values.items()}

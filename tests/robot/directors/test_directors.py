@@ -257,6 +257,7 @@ def test_what_the_data_never_did_ends_the_episode(rig: Rig, tmp_path: Path) -> N
     fields = {"Supported_guard": str(tmp_path / "guard"), "Supported_ticks": "5"}
     for sign, ended in ((1, False), (-1, True)):
         said: list[str] = []
+        assert rig.sim is not None
         rig.sim.reset(0)
         policy = Push(rig.robot.features)
         policy.sign = sign

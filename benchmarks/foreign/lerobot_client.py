@@ -8,6 +8,8 @@ its logs into the folder where it runs."""
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import logging
 import threading
@@ -15,6 +17,13 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+
+# LeRobot imports pyrealsense2, whose wheel is linked to libusb-1.0 and does not contain it
+with contextlib.suppress(ImportError, OSError):
+    import libusb_package
+
+    ctypes.CDLL(str(libusb_package.get_library_path()), ctypes.RTLD_GLOBAL)
+
 from lerobot.async_inference.configs import RobotClientConfig
 from lerobot.async_inference.robot_client import RobotClient
 from lerobot.robots import Robot, RobotConfig

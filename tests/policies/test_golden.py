@@ -62,7 +62,8 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_recipe_computes_what_it_did(case: str, tmp_path: Path) -> None:
     expected, now = json.loads(FILE.read_text())[case], measure(case, tmp_path)
-    np.testing.assert_allclose(now["losses"], expected["losses"], atol=1e-5)
+    # processors sum in orders of their own
+    np.testing.assert_allclose(now["losses"], expected["losses"], rtol=2e-5, atol=1e-5)
     assert now["chunks"].keys() == expected["chunks"].keys()
     for name, chunk in expected["chunks"].items():
         np.testing.assert_allclose(now["chunks"][name], chunk, atol=1e-5, err_msg=name)

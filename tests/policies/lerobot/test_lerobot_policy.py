@@ -340,7 +340,7 @@ def test_what_cannot_be_loaded_is_one_sentence(made: Made, tmp_path: Path) -> No
     for source, words in (
         (f"lerobot:{tmp_path / 'nowhere'}", "there is no folder .*nowhere with a policy of LeRobot"),
         (f"lerobot:{tmp_path / 'empty'}", "holds no policy of LeRobot: name the folder pretrained_model"),
-        ("lerobot:nobody/nothing", "fetch it with `hf download nobody/nothing`"),
+        ("lerobot:nobody/nothing", "fetch it with `ulna pull nobody/nothing`"),
         (f"lerobot:{empty}", "names no type"),
         (f"lerobot:{foreign}", "install the plug-in lerobot_policy_nothing_known"),
         (f"lerobot:{planner}", "LeRobot's tdmpc is not served: it plans from its last plan"),
@@ -391,7 +391,7 @@ def test_a_policy_in_the_hubs_cache_needs_no_network(
     (repo / "refs" / "main").write_text(revision)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert named_hash("lerobot:someone/act") == content_hash(act)
-    with pytest.raises(CheckpointError, match="hf download someone/other"):
+    with pytest.raises(CheckpointError, match="ulna pull someone/other"):
         checkpoint_folder("lerobot:someone/other")
 
 

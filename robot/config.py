@@ -1,6 +1,7 @@
 """A robot is one TOML file; `sim:NAME` is short for the shipped `configs/sim-NAME.toml`.
 
-A simulated one names its `model`. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the
+A simulated one names its `model`, and may say in `[randomisation]` how much a task's scenes differ, by the
+names that the task has for that. A real one has tables `[arms.NAME]` and `[cameras.NAME]`, each with the
 `driver` that it is for and that driver's own fields (its `Config`), and may have `[trackers.NAME]`,
 `[leaders.NAME]` (one per arm, of the same name), `[teleoperators.NAME]`, a pose `home` to begin episodes
 from, a `[scene]` where a twin stands in for the world, and in `[validation]` what a policy must have shown
@@ -134,7 +135,7 @@ def _simulated(
         )
     size = next(iter(sizes), (96, 96))
     hz = config["control_hz"]
-    scene = SimScene(config["model"], task, cameras, size, hz, realtime=realtime)
+    scene = SimScene(config["model"], task, cameras, size, hz, config.get("randomisation"), realtime=realtime)
     robot = Robot(config["name"], scene.arms, scene.cameras, scene.trackers, scene.clock, hz)
     if "safety" in config:
         from .safety.arms import filter_for
@@ -303,6 +304,7 @@ SIM_FIELDS: dict[str, type | tuple[type, ...]] = {
     "control_hz": (int, float),
     "cameras": dict,
     "safety": dict,
+    "randomisation": dict,
 }
 CAMERA_FIELDS: dict[str, type | tuple[type, ...]] = {"height": int, "width": int}
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -340,10 +342,13 @@ def read_config(name: str) -> dict[str, Any]:
     except RecursionError:
         raise DeviceError(f"the robot file {path} is nested too deeply") from None
     if "driver" in config or "model" in config:
-        _check(config, SIM_FIELDS, str(path), optional=("cameras", "safety"))
+        _check(config, SIM_FIELDS, str(path), optional=("cameras", "safety", "randomisation"))
         require_known(
             f"driver in {path}:", config["driver"], ("sim",), "; a real robot has tables [arms.NAME]"
         )
+        for key, value in config.get("randomisation", {}).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise DeviceError(f"{path}, [randomisation]: {key} is {value!r}, it must be a number from 0")
         for camera, fields in config.get("cameras", {}).items():
             _check(fields, CAMERA_FIELDS, f"{path}, [cameras.{camera}]")
             for size in fields:

@@ -254,6 +254,7 @@ def evaluate_at_once(
         cameras=tuple(scene.cameras),
         image_size=sizes[0] if sizes else (96, 96),
         control_hz=rig.robot.control_hz,
+        randomisation=scene.xi,
     )
     try:
         seeds = range(seed, seed + episodes)

@@ -1,13 +1,15 @@
-"""Numbers of a robot file that no robot can have."""
+"""Numbers of a robot file: those that no robot can have, and how much a simulated one's scenes differ."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ulna.drivers.arm import DeviceError
-from ulna.robot.config import read_config
+from ulna.robot.config import CONFIGS, load_robot, read_config
+from ulna.sim.robots import ROBOTS
 
 REAL = """
 name = "bench"
@@ -47,3 +49,30 @@ def test_a_file_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(DeviceError, match=r"is nested too deeply|is not TOML"):
             read_config(str(path))
+
+
+def test_a_simulated_robot_s_file_says_how_much_its_scenes_differ(tmp_path: Path) -> None:
+    text = (CONFIGS / "sim-so101.toml").read_text()
+    file = tmp_path / "robot.toml"
+
+    def cubes(randomisation: str) -> tuple[np.ndarray, dict[str, float]]:
+        file.write_text(f"{text}\n[randomisation]\n{randomisation}\n")
+        with load_robot(str(file), "lift") as rig:
+            assert rig.sim is not None
+            seen = []
+            for seed in range(20):
+                rig.sim.reset(seed)
+                seen.append(rig.sim.task.observe()[:2])
+            return np.array(seen), rig.sim.xi
+
+    (whole, xi), (half, of_half) = cubes(""), cubes("spread = 0.5")
+    centre = ROBOTS["so101"]().centre
+    np.testing.assert_allclose(half - centre, 0.5 * (whole - centre), atol=1e-6)
+    assert of_half == {**xi, "spread": 0.5}
+    for wrong, sentence in (
+        ("sprad = 0.5", "no randomisation of lift 'sprad': did you mean spread"),
+        ("spread = -1", r"\[randomisation\]: spread is -1, it must be a number from 0"),
+        ('spread = "wide"', "spread is 'wide', it must be a number"),
+    ):
+        with pytest.raises(DeviceError, match=sentence):
+            cubes(wrong)

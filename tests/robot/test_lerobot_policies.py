@@ -173,7 +173,7 @@ def test_what_cannot_be_served_is_one_sentence(tmp_path: Path, capfd: pytest.Cap
     assert main(["data", "units", f"lerobot:{tmp_path}", "--units", "radians"]) in (1, 2)
     err = capfd.readouterr().err
     assert err.count("holds no policy of LeRobot") == 2
-    assert "fetch it with `hf download nobody/nothing`" in err
+    assert "fetch it with `ulna pull nobody/nothing`" in err
     assert "Traceback" not in err
 
 

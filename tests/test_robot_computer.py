@@ -58,6 +58,7 @@ def test_the_lock_has_hashes_no_addresses_and_nothing_heavy() -> None:
     names = set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE))
     assert not names & HEAVY
     assert {"numpy", "opencv-python", "pyserial", "websockets", "msgpack", "zarr"} <= names
+    assert "safetensors" in names, "[safety.guard] reads its pairs with it"
     assert text.count("--hash=sha256:") > len(names)
     assert "://" not in text
     whole = (ROOT / "requirements.lock").read_text()

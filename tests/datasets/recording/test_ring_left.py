@@ -102,7 +102,8 @@ def test_a_ring_of_a_store_that_was_removed_goes_with_the_next_recorder(
     (left,) = kill_at(point, path)
     shutil.rmtree(path)
     long_ago = time.time() - 3600
-    os.utime(left, (long_ago, long_ago))
+    with contextlib.suppress(FileNotFoundError):  # a recorder beside this test was the next one
+        os.utime(left, (long_ago, long_ago))
     sweep()
     assert left not in rings(path)
 

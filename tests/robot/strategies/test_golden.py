@@ -1,5 +1,5 @@
-"""What a policy is asked and what is executed where nobody chooses a strategy is, bit for bit, what it was
-before there were strategies (at f89eebb).
+"""What a policy is asked and what is executed where nobody chooses a strategy is what it was before
+there were strategies (at f89eebb).
 
 `python tests/robot/strategies/test_golden.py` writes the file anew; what it says must then be argued for
 anew."""
@@ -74,7 +74,10 @@ def measure(case: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_receding_is_what_it_was(case: str) -> None:
-    assert measure(case) == json.loads(FILE.read_text())[case]
+    now, before = measure(case), json.loads(FILE.read_text())[case]
+    assert now["asked"] == before["asked"]
+    # weights of an ensemble are exponentials, whose last bit is the processor's
+    np.testing.assert_allclose(now["actions"], before["actions"], rtol=1e-12)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,17 @@ import numpy as np
 import results
 import torch
 from head_to_head_baselines import baselines
-from head_to_head_methods import METHODS, NFE, OURS, Pace, arm_name, run_time_arms, settings, study_text
+from head_to_head_methods import (
+    METHODS,
+    NFE,
+    OURS,
+    Pace,
+    arm_name,
+    run_time_arms,
+    settings,
+    stopwatch,
+    study_text,
+)
 from head_to_head_real import cross_validate
 from head_to_head_result import BASELINES, CELL, Cell, summarise, which
 from head_to_head_tables import text
@@ -171,9 +181,9 @@ def pace_training(cell: Cell, plan: Plan, folder: Path, steps: int) -> tuple[Arm
     if not ours:
         trained["log_freq"] = 1
     work = begin(cell, plan, folder, trained, {})
-    clock, processor = time.perf_counter(), time.process_time()
+    share_so_far = stopwatch()
     work.train(Job("main", cell.method, 0))
-    share = (time.process_time() - processor) / (time.perf_counter() - clock)  # of the clock's seconds
+    share = share_so_far()
     arm, out = work.study.arms[cell.method], folder / "main" / cell.method / "seed-0"
     if not ours:
         about = json.loads((out / TRAINED).read_text())

@@ -4,7 +4,8 @@ which learns in minutes on two cores, and `base`, as published and as LeRobot ha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +116,12 @@ class Pace:
             return 1
         more = (seconds - self.first_s) / self.more_s if self.more_s > 0 else most
         return max(1, min(most, 1 + int(more)))
+
+
+def stopwatch() -> Callable[[], float]:
+    """Asked later: the share of the clock's seconds since now that this process had of the processor."""
+    clock, processor = time.perf_counter(), time.process_time()
+    return lambda: (time.process_time() - processor) / (time.perf_counter() - clock)
 
 
 def settings(name: str, size: str, steps: int, seconds: float | None = None) -> dict[str, Any]:

@@ -9,11 +9,10 @@ import json
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from head_to_head_methods import settings
+from head_to_head_methods import settings, stopwatch
 from head_to_head_result import cross_validated, folds
 
 from ulna.datasets.features import IMAGES, Features, image_keys
@@ -79,7 +78,7 @@ def cross_validate(source: Path, work: Path, args: argparse.Namespace) -> None:
             for turn in ("pace", "training"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
                 opened = open_data(data, options=rest)
-                clock, processor = time.perf_counter(), time.process_time()
+                share_so_far = stopwatch()
                 trained = train(
                     recipe_of(method, features, args.size, steps),
                     opened,
@@ -87,9 +86,7 @@ def cross_validate(source: Path, work: Path, args: argparse.Namespace) -> None:
                     device=args.device,
                     track=(),
                 )
-                share = (time.process_time() - processor) / (
-                    time.perf_counter() - clock
-                )  # of the clock's seconds
+                share = share_so_far()
                 if turn == "pace":
                     steps = max(PACE_STEPS, int(0.97 * seconds / (share * trained.seconds / PACE_STEPS)))
             policy = LocalPolicy(checkpoint, args.device)

@@ -2,6 +2,8 @@
 
 - alone: chunks of actions through the filter, each at a rate of its own; what it commanded is held against
   the limits, and against the arm's body with the distances halved. A chunk has 16 actions.
+- cost: what a tick of that takes the processor, with and without the body, and one calculation of ruckig for
+  six joints, which looks at nothing, for scale.
 - pair: as alone, with two arms that face each other and get different chunks. Contacts are those that
   PyBullet sees between the commanded poses; unaware is a filter that is not told where the arms stand.
 - physics: the same kinds of chunks through the filter to the simulated arm at 120 Hz; what its joints did,
@@ -12,7 +14,8 @@ Speeds and accelerations of physics are over 50 ms, of the twin over 100 ms: its
 within 2 ms, every 10 ms or when a busy machine gets to it.
 
     python benchmarks/safety_fuzz.py [--chunks 1000000] [--pair 20000] [--physics 20000] [--seconds 300]
-    python benchmarks/safety_fuzz.py --only twin         that part anew, for a quiet machine; the others stay
+    python benchmarks/safety_fuzz.py --only twin         that part anew, for a quiet machine (so is cost); the
+                                                         others stay
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import results
+from ruckig import InputParameter, OutputParameter, Ruckig
 
 from ulna.drivers.arm import Joints
 from ulna.drivers.clock import MonotonicClock
@@ -51,6 +55,7 @@ JOINTS, HOME = SO101.joints, SO101.home
 CONFIG = {"model": "so101"}
 LENGTH = 16  # actions of a chunk
 EPISODE = 32  # chunks between two resets
+COST = 3000  # chunks
 RATES = (20.0, 30.0, 50.0, 100.0, 200.0, 500.0)
 WINDOW_S, TWIN_WINDOW_S = 0.05, 0.1
 KINDS = (
@@ -126,7 +131,7 @@ def alone(n: int, body_known: bool) -> dict[str, Any]:
     half = replace(safety, self_distance=safety.self_distance / 2, table_distance=safety.table_distance / 2)
     touch = bodies_of(CONFIG, JOINTS, half)[0][""]
     worst, outside, touching, dt = np.zeros(3), 0.0, Counter[str](), 0.01
-    reasons, ns, commands = Counter[str](), np.zeros(n * LENGTH), [HOME] * 3
+    reasons, commands = Counter[str](), [HOME] * 3
     actions, unequal = 0, 0
     for number, kind, rng in chunks(n, 0):
         if number == 0:
@@ -135,9 +140,7 @@ def alone(n: int, body_known: bool) -> dict[str, Any]:
             filter_.reset(HOME)
             commands, dt = [HOME] * 3, 1 / float(rng.choice(RATES))
         for target in chunk(kind, rng, commands[-1], dt):
-            began = time.perf_counter_ns()
             step = filter_.step(target, dt)
-            ns[actions] = time.perf_counter_ns() - began
             commands.append(step.command)
             reasons.update(step.reasons)
             actions += 1
@@ -147,7 +150,6 @@ def alone(n: int, body_known: bool) -> dict[str, Any]:
             if body_known and (what := touch.fault(step.command.tolist())):
                 touching[what] += 1
     worst = np.maximum(worst, ratios(np.array(commands), dt, safety))
-    us = ns[:actions] / 1000
     return {
         "chunks": n,
         "actions": actions,
@@ -158,7 +160,47 @@ def alone(n: int, body_known: bool) -> dict[str, Any]:
         ),
         "outside_joint_limits_rad": max(0.0, outside),
         "touching": dict(touching),
-        "us_per_tick": {f"p{p}": round(float(np.percentile(us, p)), 1) for p in (50, 90, 99)},
+    }
+
+
+def cost(n: int) -> dict[str, Any]:
+    """Of a tick, µs: chunks through the filter, through one without a body, and to ruckig alone."""
+    known, _ = filter_for(CONFIG, JOINTS)
+    bare, n_joints = Filter(JOINTS, known.safety, None), len(JOINTS.names)
+    plan, state, out = Ruckig(n_joints, 0.01), InputParameter(n_joints), OutputParameter(n_joints)
+    state.max_velocity = known.safety.speed.tolist()
+    state.max_acceleration = known.safety.acceleration.tolist()
+    state.max_jerk = known.safety.jerk.tolist()
+
+    def ruckig_alone(target: np.ndarray) -> None:
+        state.target_position = target.tolist()
+        plan.update(state, out)
+        out.pass_to_input(state)
+
+    ns: dict[str, list[int]] = {"filter": [], "without the body": [], "ruckig": []}
+    dt, here = 0.01, HOME
+    for number, kind, rng in chunks(n, 0):
+        if number == 0:
+            known.reset(HOME)
+            bare.reset(HOME)
+            state.current_position, here = HOME.tolist(), HOME
+            state.current_velocity = state.current_acceleration = [0.0] * n_joints
+            dt = 1 / float(rng.choice(RATES))
+        for target in chunk(kind, rng, here, dt):
+            began = time.perf_counter_ns()
+            step = known.step(target, dt)
+            ns["filter"].append(time.perf_counter_ns() - began)
+            here = step.command
+            began = time.perf_counter_ns()
+            bare.step(target, dt)
+            ns["without the body"].append(time.perf_counter_ns() - began)
+            near = np.clip(np.nan_to_num(target), JOINTS.lower, JOINTS.upper)
+            began = time.perf_counter_ns()
+            ruckig_alone(near)
+            ns["ruckig"].append(time.perf_counter_ns() - began)
+    shares = {who: np.percentile(taken, (50, 90, 99)) / 1000 for who, taken in ns.items()}
+    return {
+        who: dict(zip(("p50", "p90", "p99"), us.round(1).tolist(), strict=True)) for who, us in shares.items()
     }
 
 
@@ -378,7 +420,7 @@ def main() -> None:
     parser.add_argument("--pair", type=int, default=20_000, help="chunks to each arm of a pair")
     parser.add_argument("--physics", type=int, default=20_000, help="chunks there")
     parser.add_argument("--seconds", type=float, default=300.0, help="on the twin")
-    parser.add_argument("--only", choices=["alone", "pair", "physics", "twin"])
+    parser.add_argument("--only", choices=["alone", "cost", "pair", "physics", "twin"])
     args = parser.parse_args()
     safety = Safety.of(CONFIG, JOINTS)
     numbers: dict[str, Any] = {
@@ -393,6 +435,8 @@ def main() -> None:
     if args.only in (None, "alone"):
         numbers["alone"] = alone(args.chunks, True)
         numbers["alone_without_body"] = alone(args.chunks // 10, False)
+    if args.only in (None, "cost"):
+        numbers["us_per_tick"] = cost(COST)
     if args.only in (None, "pair"):
         parts = pair(args.pair, True), pair(args.pair // 10, False)
         numbers["pair"] = dict(zip(("filtered", "unaware"), parts, strict=True))

@@ -9,7 +9,7 @@ from study_tables import percent
 
 def safety_fuzz(d: dict[str, Any]) -> list[str]:
     alone, physics, twin = d["alone"], d["physics"], d["twin"]
-    tick, filtered_s = alone["us_per_tick"], twin["filtered"]["seconds"]
+    tick, filtered_s = d["us_per_tick"], twin["filtered"]["seconds"]
 
     def row(name: str, of_the_limit: dict[str, float], touching: str) -> str:
         jerk = f"{of_the_limit['jerk']:.3g}" if "jerk" in of_the_limit else ""
@@ -43,7 +43,9 @@ def safety_fuzz(d: dict[str, Any]) -> list[str]:
         f"**Hostile chunks against the safety filter** ({alone['chunks']:,} through the filter alone,",
         f"{physics['filtered']['chunks']:,} to the simulated arm, {filtered_s:g} s to servos on",
         "a pty): the most that was commanded, or done, in units of the limit, and what touched the",
-        f"table or the arm itself. A tick costs {tick['p50']:g} µs (p99 {tick['p99']:g}) over all kinds:",
+        f"table or the arm itself. A tick costs {tick['filter']['p50']:g} µs (p99 {tick['filter']['p99']:g})",
+        f"over all kinds, without the body {tick['without the body']['p50']:g}; one of ruckig for",
+        f"six joints, which looks at nothing, {tick['ruckig']['p50']:g}:",
         "",
         "| | speed | acceleration | jerk | touched |",
         "|---|---|---|---|---|",

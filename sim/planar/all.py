@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .catch import Catch
+from .cue import Cue
 from .env import PlanarEnv
 from .fork import Fork
 from .maze import Maze
@@ -19,5 +20,6 @@ TASKS: dict[str, Callable[..., PlanarEnv]] = {
     "maze": Maze,
     "words": Words,
     "catch": Catch,
+    "cue": Cue,
 }
 """`TASKS[name](num_envs, **options)`; the options are those of the class."""

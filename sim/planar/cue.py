@@ -21,7 +21,6 @@ QUIET = 9  # ticks between the distractors, on average
 LATE = 25  # ticks that there are to turn
 
 
-
 class Cue(PlanarEnv):
     """Success: at the right one of two places, left and right of home, once the turn is due. The other one,
     and leaving home before, end the episode. Whoever does not remember has 1 chance in 2.

@@ -72,9 +72,10 @@ class WindowSpec:
     padded with its last tick, where the mask is False."""
     chain: int = 1
     """Windows in a row for memory that is carried on. With more than one every key of a batch has a second
-    axis `(B, K, ...)`: the windows at ticks t, t+chain_stride, … (see `chain_begin`). Links beyond the episode's end repeat its
-    last window with a `mask` all False; so is that of a link at a tick that is left out. `fresh` `(B, K)`
-    bool is True where the memory must be empty: at the first link, wherever in the episode the chain begins.
+    axis `(B, K, ...)`: the windows at ticks t, t+chain_stride, … (see `chain_begin`). Links beyond the
+    episode's end repeat its last window with a `mask` all False; so is that of a link at a tick that is left
+    out. `fresh` `(B, K)` bool is True where the memory must be empty: at the first link, wherever in the
+    episode the chain begins.
     `index` `(B, K)` is the window of each link, or the last one before it that is not left out."""
     chain_stride: int = 1
     """Ticks from one link of a chain to the next."""

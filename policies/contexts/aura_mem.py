@@ -28,7 +28,8 @@ class AuraMem:
     """Rows and columns of W."""
     gate: Literal["learned", "surprise", "always", "periodic"] = "learned"
     """When W is written: where a gate opens that has learned what is worth it; where the surprise is above a
-    threshold, which training moves until the budget is kept to; at every decision; or at one in so many as the budget allows."""
+    threshold, which training moves until the budget is kept to; at every decision; or at one in so many as
+    the budget allows."""
     budget: float = 0.1
     """Share of decisions that write, of a gate that does not learn."""
     write_cost: float = 0.01

@@ -127,8 +127,8 @@ class Mamba(StateSpace):
 
 
 def scan(keep: Tensor, add: Tensor) -> Tensor:
-    """h of h_s = keep_s h_{s-1} + add_s along the first axis, from nothing before it, in log2(S) steps (Hillis
-    and Steele 1986)."""
+    """h of h_s = keep_s h_{s-1} + add_s along the first axis, from nothing before it, in log2(S) steps
+    (Hillis and Steele 1986)."""
     reach = 1
     while reach < len(add):
         add = torch.cat([add[:reach], add[reach:] + keep[reach:] * add[:-reach]])

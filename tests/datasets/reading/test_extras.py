@@ -17,6 +17,7 @@ from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, IMAGES, REWARD, STATE, Feature, Features
 from ulna.datasets.reading.loader import batches, step_rng
 from ulna.datasets.reading.mixture import Mixture, spec_in
+from ulna.datasets.reading.spec import Begin
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore

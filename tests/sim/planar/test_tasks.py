@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from ulna.sim.planar.body import columns
 from ulna.sim.planar.catch import CLOSED, REACH, SPEED, Catch
+from ulna.sim.planar.corridors import Corridors
+from ulna.sim.planar.cubes import Cubes
 from ulna.sim.planar.cue import Cue
 from ulna.sim.planar.demonstrations import demonstrations
 from ulna.sim.planar.env import ENVIRONMENT, GOAL, STATE, PlanarEnv
@@ -421,3 +423,58 @@ def test_cue_controls_need_no_memory_and_leaving_early_fails() -> None:
     _, terminated, info = last_step(Cue(20, delay=10), list(range(20)), way)
     assert terminated.all()
     assert not info["success"].any()
+
+
+def test_corridors_the_last_cue_counts_and_no_other() -> None:
+    """Whoever keeps the first cue, or forgets it, passes as many corridors as chance lets them."""
+
+    def passed(env: Corridors, side: object) -> np.ndarray:
+        observation, info = env.reset(seed=list(range(n)))
+        script = env.expert(range(n))
+        for _ in range(env.max_ticks):
+            script.act(observation)
+            held = side(script._cue) if callable(side) else side  # type: ignore[attr-defined]
+            x, junction = observation[STATE][:, 0], observation[ENVIRONMENT][:, 1]
+            there = (np.abs(x - junction) < 0.03) & (np.abs(observation[STATE][:, 1]) < 0.12)
+            observation, _, _, _, info = env.step(np.stack([junction, 0.18 * held * there], axis=1))
+        return info["passed"]
+
+    n = 200
+    first = np.zeros(n)
+
+    def keep_first(cue: np.ndarray) -> np.ndarray:
+        first[:] = np.where(first == 0, cue, first)
+        return first
+
+    assert (passed(Corridors(n), lambda cue: cue) == 3).all()
+    assert 0.4 < np.mean(passed(Corridors(n), keep_first) >= 2) < 0.6
+    assert np.mean(passed(Corridors(n), keep_first) >= 1) == 1
+    assert 0.4 < np.mean(passed(Corridors(n), np.ones(n)) >= 1) < 0.6
+    observation, _ = Corridors(n, visible=True, uniform=True).reset(seed=0)
+    assert len(set(observation[ENVIRONMENT][:, 1])) == n, "lengths are drawn"
+
+
+def test_cubes_that_moved_are_no_longer_where_they_were() -> None:
+    n, seeds = 100, list(range(100))
+    env = Cubes(n)
+    observation, info = env.reset(seed=seeds)
+    first = observation[ENVIRONMENT][:, :9].reshape(n, 3, 3)[:, :, 1:]
+    assert (observation[ENVIRONMENT][:, [0, 3, 6]] == 1).all()
+    shown = []
+    for t in range(env.max_ticks):
+        wanted = observation[ENVIRONMENT][:, 9:].argmax(1)
+        observation, _, _, _, info = env.step(first[np.arange(n), wanted])
+        seen = observation[ENVIRONMENT][:, [0, 3, 6]] == 1
+        if t >= 3:
+            shown.append(seen)
+        at = observation[ENVIRONMENT][:, :9].reshape(n, 3, 3)[:, :, 1:]
+        assert not at[~seen].any(), "what is not seen is not told"
+    assert 0.01 < np.mean(shown) < 0.3
+    stale = info["success"].mean()
+    assert stale < 0.2, "the map of the beginning is out of date"
+    assert np.mean([d.success for d in demonstrations(Cubes, seeds)]) >= 0.95
+    always = Cubes(n, visible=True)
+    always.reset(seed=seeds)
+    for _ in range(5):
+        observation, *_ = always.step(np.zeros((n, 2)))
+    assert (observation[ENVIRONMENT][:, [0, 3, 6]] == 1).all()

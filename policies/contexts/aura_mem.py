@@ -66,9 +66,10 @@ class AuraMemNet(ContextNet):
         if part.gate == "surprise":
             self.threshold = nn.Parameter(torch.zeros(()), requires_grad=False)
         if part.gate == "learned":
-            self.opens = nn.Sequential(
-                nn.Linear(width * seen + 1 + part.size, 64), nn.Mish(), nn.Linear(64, 1)
-            )
+            opens = nn.Linear(64, 1)
+            # it begins open: of a memory that nothing is written to, nothing can be learned
+            nn.init.constant_(opens.bias, 2.0)
+            self.opens = nn.Sequential(nn.Linear(width * seen + 1 + part.size, 64), nn.Mish(), opens)
 
     def forward(
         self,

@@ -175,14 +175,14 @@ class Policy(nn.Module):
             table = batch["table"]
             given["table"] = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
         draw = dataclasses.replace(draw, more={**draw.more, **given})
+        own = _costs(context, mask, progress)
         if not (self.training and wants(self.recipe)):
             losses = objective.losses(self.net, action, context, draw)
-            extras = dict(losses.extras) | _costs(context, mask, progress)
-            return sum(extras.values(), masked_mean(losses.error, mask, weight))
+            return sum({**losses.extras, **own}.values(), masked_mean(losses.error, mask, weight))
         heard = Heard(self.net)
         losses = objective.losses(heard, action, context, draw)
         extras = losses.extras | smoothness(self, heard, batch, mask, weight)
-        return sum(extras.values(), masked_mean(losses.error, mask, weight))
+        return sum({**extras, **own}.values(), masked_mean(losses.error, mask, weight))
 
     def examples(self, batch: Mapping[str, Any]) -> tuple[Tensor, Context, Tensor, Tensor | None]:
         """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their

@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+STEPS = math.log(1e-2), math.log(1.0)
+"""Logarithms of the least and the most time between decisions that a channel begins with: what it sees lasts
+one decision to a few hundred. (The published 1e-3 to 1e-1 are for sequences of thousands.)"""
+
 
 class StateSpace(nn.Module):
     """A layer over sequences, whose state is a vector of `state` numbers that begins at zero."""
@@ -35,7 +39,7 @@ class S4D(StateSpace):
         self.width, self.poles, self.state = width, poles, 2 * width * poles
         self.log_decay = nn.Parameter(torch.full((width, poles), math.log(0.5)))
         self.frequency = nn.Parameter(math.pi * torch.arange(poles).float().repeat(width, 1))
-        self.log_step = nn.Parameter(torch.empty(width).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.log_step = nn.Parameter(torch.empty(width).uniform_(*STEPS))
         self.c = nn.Parameter(torch.randn(width, poles, 2) / math.sqrt(2 * poles))
         self.skip = nn.Parameter(torch.randn(width))
 
@@ -93,8 +97,8 @@ class Mamba(StateSpace):
         self.conv = nn.Conv1d(inner, inner, taps, groups=inner)
         self.select = nn.Linear(inner, rank + 2 * poles, bias=False)
         self.dt = nn.Linear(rank, inner)
-        # steps that begin between 1e-3 and 1e-1, as the softplus of this bias gives them
-        step = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1)))
+        # the softplus of this bias gives them
+        step = torch.exp(torch.empty(inner).uniform_(*STEPS))
         self.dt.bias.data.copy_(torch.log(torch.expm1(step)))
         self.log_a = nn.Parameter(torch.log(torch.arange(1, poles + 1).float()).repeat(inner, 1))
         self.skip = nn.Parameter(torch.ones(inner))

@@ -20,7 +20,8 @@ def aura_mem(features: Features) -> Recipe:
     Ours: the delta rule, a gate of two layers that is straight through in training, a price for each write
     that grows over the training. Not: an encoder that is frozen, of a large model; here it is small and
     trained along. The action is a chunk by flow matching. Its rivals at an equal share of writes:
-    `--context.gate periodic` and `surprise`; and `always`."""
+    `--context.gate periodic` and `surprise`; and `always`. Not shown yet: the study `aura_recall` is to be
+    run."""
     images = bool(image_keys(features))
     return Recipe(
         name="aura_mem",
@@ -30,5 +31,5 @@ def aura_mem(features: Features) -> Recipe:
         backbone=ResidualMLP(256, 3),
         objective=Flow(predict="x"),
         codec=codec_in_minutes(images),
-        training=training_in_minutes(images),
+        training=training_in_minutes(images, chains=True),
     )

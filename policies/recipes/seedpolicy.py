@@ -17,12 +17,12 @@ def seedpolicy(features: Features) -> Recipe:
 
     Faithful, to the paper and its code: SEGA's six pairs of blocks of 8 heads, its tokens and their places,
     its gate without weights; 3 observations, chunks of 9 actions of which 6 are executed, eps-prediction,
-    AdamW at 1e-4, batches of 128. Not: every weight is trained, where the released training leaves out
-    SEGA's, and a gradient goes back through 4 decisions, where the released one is cut at each, so that
-    nothing teaches its gate (`--training.freeze context_net.*` and `--context.backprop 1` are these); 16 DDIM
-    steps instead of 100 of DDPM; each camera by its own ResNet18 and the state by one layer side by side,
-    where theirs go through two layers together; chains are parts of a batch, not walked from batch to
-    batch."""
+    AdamW at 1e-4. Not: every weight is trained, where the released training leaves out SEGA's, and a gradient
+    goes back through 4 decisions, where the released one is cut at each, so that nothing teaches its gate
+    (`--training.freeze context_net.*` and `--context.backprop 1` are these); 16 DDIM steps instead of 100 of
+    DDPM; each camera by its own ResNet18 and the state by one layer side by side, where theirs go through two
+    layers together; a batch is 4 chains of 40 decisions, where theirs is 128 single ones whose memory goes on
+    to the next batch. Not shown yet: the study `sega_cue` is to be run."""
     return Recipe(
         name="seedpolicy",
         paper="Gui et al. 2026, SeedPolicy (arXiv 2603.05117)",
@@ -36,5 +36,5 @@ def seedpolicy(features: Features) -> Recipe:
         horizon=9,
         n_past_actions=2,
         n_action_steps=6,
-        training=Training(steps=20000, batch_size=128, betas=(0.9, 0.95), weight_decay=1e-3),
+        training=Training(steps=20000, batch_size=4, betas=(0.9, 0.95), weight_decay=1e-3),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ulna.sim.planar.body import columns
 from ulna.sim.planar.catch import CLOSED, REACH, SPEED, Catch
-from ulna.sim.planar.corridors import Corridors
+from ulna.sim.planar.corridors import Corridors, CorridorsExpert
 from ulna.sim.planar.cubes import Cubes
 from ulna.sim.planar.cue import Cue
 from ulna.sim.planar.demonstrations import demonstrations
@@ -414,6 +415,7 @@ def test_cue_nothing_but_the_past_says_which_way() -> None:
 def test_cue_controls_need_no_memory_and_leaving_early_fails() -> None:
     env = Cue(20, delay=10, visible=True)
     observation, _ = env.reset(seed=0)
+    terminated = np.zeros(20, bool)
     for _ in range(env.due + 2):
         observation, _, terminated, _, _ = env.step(np.zeros((20, 2), np.float32))
         assert (np.abs(observation[ENVIRONMENT][:, 1]) == 1).all()
@@ -428,12 +430,12 @@ def test_cue_controls_need_no_memory_and_leaving_early_fails() -> None:
 def test_corridors_the_last_cue_counts_and_no_other() -> None:
     """Whoever keeps the first cue, or forgets it, passes as many corridors as chance lets them."""
 
-    def passed(env: Corridors, side: object) -> np.ndarray:
+    def passed(env: Corridors, side: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         observation, info = env.reset(seed=list(range(n)))
-        script = env.expert(range(n))
+        script = CorridorsExpert(env, range(n), 0.0)
         for _ in range(env.max_ticks):
             script.act(observation)
-            held = side(script._cue) if callable(side) else side  # type: ignore[attr-defined]
+            held = side(script._cue)
             x, junction = observation[STATE][:, 0], observation[ENVIRONMENT][:, 1]
             there = (np.abs(x - junction) < 0.03) & (np.abs(observation[STATE][:, 1]) < 0.12)
             observation, _, _, _, info = env.step(np.stack([junction, 0.18 * held * there], axis=1))
@@ -449,7 +451,7 @@ def test_corridors_the_last_cue_counts_and_no_other() -> None:
     assert (passed(Corridors(n), lambda cue: cue) == 3).all()
     assert 0.4 < np.mean(passed(Corridors(n), keep_first) >= 2) < 0.6
     assert np.mean(passed(Corridors(n), keep_first) >= 1) == 1
-    assert 0.4 < np.mean(passed(Corridors(n), np.ones(n)) >= 1) < 0.6
+    assert 0.4 < np.mean(passed(Corridors(n), np.ones_like) >= 1) < 0.6
     observation, _ = Corridors(n, visible=True, uniform=True).reset(seed=0)
     assert len(set(observation[ENVIRONMENT][:, 1])) == n, "lengths are drawn"
 

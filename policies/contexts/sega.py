@@ -22,8 +22,9 @@ class SEGA:
     """Two streams of blocks, each of self-attention, attention to the other stream and an MLP: the memory
     looks at the observations, and the observations, which are the context then, look at the memory. How much
     each token of the memory changes is a gate without weights: the sigmoid of how well it matched what was
-    observed, over all blocks, heads and observed tokens. Conditions are not remembered, since they may
-    change."""
+    observed, over all blocks, heads and observed tokens. Each decision adds to the tokens, so that they grow
+    over an episode, and what is new counts less: it is for episodes of some hundred decisions. Conditions are
+    not remembered, since they may change."""
 
     tokens: int = 60
     """Of the memory, each as wide as the encodings."""

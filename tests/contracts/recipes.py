@@ -92,9 +92,9 @@ SMALL = {
         "backbone.width": 32,
         "backbone.depth": 1,
         "context.tokens": 4,
-        "context.depth": 2,
+        "context.depth": 1,
         "context.heads": 2,
-        "context.chain": 3,
+        "context.chain": 2,
     },
     "aura_mem": {"backbone.width": 32, "backbone.depth": 1, "context.size": 8, "context.chain": 3},
     **{

@@ -50,6 +50,33 @@ def ndp_strokes(d: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"Expected before the run: {'; '.join(verdicts)}.", ""]
 
 
+def memory_growth(d: Mapping[str, Any]) -> list[str]:
+    """An hour of every memory."""
+    lines = [
+        f"**What a memory costs as an episode goes on**, at {d['hz']:g} Hz, each decision with the memory",
+        "that the last one gave; random weights, small networks for the action, one step of the sampler, one",
+        "core. A decision's time of the processor is the median of 100 with the memory as it was after a",
+        "minute, and of 100 with that of the end, in turn.",
+        "",
+        "| recipe | context | minutes | decisions | memory | a decision | largest number in it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in d["table"]:
+        least, most = r["memory_bytes"]
+        size = f"{most} bytes" if least == most else f"{least} to {most} bytes"
+        cost = f"{r['cpu_ms']['first']:.2f} and {r['cpu_ms']['last']:.2f} ms"
+        number = f"{r['largest_number']['first']:.3g}, then {r['largest_number']['last']:.3g}"
+        row = [f"`{r['recipe']}`", f"`{r['context']}`", r["minutes"], r["decisions"], size, cost, number]
+        lines.append(f"| {' | '.join(map(str, row))} |")
+    grown = [f"`{r['recipe']}`" for r in d["table"] if len({*r["memory_bytes"]}) > 1]
+    dearer = [f"`{r['recipe']}`" for r in d["table"] if r["cpu_ms"]["last"] > 1.1 * r["cpu_ms"]["first"]]
+    size = "No memory changes its size" if not grown else f"{', '.join(grown)} change in size"
+    cost = "no decision at the end costs a tenth more than one after a minute"
+    if dearer:
+        cost = f"decisions of {', '.join(dearer)} cost more than a tenth more at the end"
+    return [*lines, "", f"{size}, and {cost}.", ""]
+
+
 def demo_policy(d: Mapping[str, Any]) -> list[str]:
     """Which network the demo trains."""
     lines = [

@@ -48,6 +48,7 @@ NAMES = (
         "takeover",
         "ndp_strokes",
         "demo_policy",
+        "memory_growth",
     ),
 )
 SECTIONS = {
@@ -62,6 +63,7 @@ SECTIONS = {
     "Safety": ("safety_fuzz", "action_filters", "falls"),
     "A person who takes over": ("takeover",),
     "Paths of a dynamical system": ("ndp_strokes",),
+    "Memories": ("memory_growth",),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -374,6 +376,7 @@ TABLES = {
     "takeover": safety_tables.takeover,
     "ndp_strokes": study_tables.ndp_strokes,
     "demo_policy": study_tables.demo_policy,
+    "memory_growth": study_tables.memory_growth,
 }
 
 

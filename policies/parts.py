@@ -41,9 +41,13 @@ from .conditions.instruction import Instruction
 from .conditions.label import Label
 from .conditions.prompt import Prompt
 from .conditions.words import Words
+from .contexts.aura_mem import AuraMem
 from .contexts.cached_prefix import CachedPrefix
+from .contexts.decision_mamba import DecisionMamba
+from .contexts.decision_s4 import DecisionS4
 from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
+from .contexts.sega import SEGA
 from .contexts.stack import Stack
 from .contexts.turns import Turns
 from .encoders.feature_maps import FeatureMaps
@@ -101,6 +105,7 @@ PARTS: dict[str, type] = {
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
+        *(SEGA, AuraMem, DecisionS4, DecisionMamba),
     )
 }
 

@@ -99,12 +99,17 @@ class Policy(nn.Module):
         """What the backbone sees of an observation. Besides the observation keys it may hold `action.past`
         `(B, n_past_actions, A)`, and it holds what the conditions need.
 
-        memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten. drop: tell
-        the network none of its conditions."""
+        memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten, or `(L, B)`,
+        for L decisions in a row whose rows are given one after the other (`ContextNet.along`). drop: tell the
+        network none of its conditions."""
         seen = {} if ENCODING in observation else self._seen(observation)
         z = self.encoder(seen) if seen else observation[ENCODING]
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
-        context = self.context_net(z_BTKD, self._conditions(seen, observation, drop), memory, fresh)
+        conditions = self._conditions(seen, observation, drop)
+        if fresh is not None and fresh.ndim == 2:
+            context = self.context_net.along(z_BTKD, conditions, fresh)
+        else:
+            context = self.context_net(z_BTKD, conditions, memory, fresh)
         return dataclasses.replace(context, present=self.codec.present(observation))
 
     def encodings(self, observation: Mapping[str, Any]) -> Tensor:
@@ -160,7 +165,8 @@ class Policy(nn.Module):
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
         """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over. The
         objective is given `mask` `(B, H)` bool, the actions that count, and `table` `(B, C)`, where there is
-        one. In training mode the terms of CAPS are in it, where the recipe asks for them."""
+        one. What the context asks for (`Context.cost`) is added, growing with progress from nothing to all of
+        it; in training mode the terms of CAPS, too, where the recipe asks for them."""
         action, context, mask, weight = self.examples(batch)
         objective = self.recipe.objective
         draw = objective.draw(action, progress, None)
@@ -169,13 +175,14 @@ class Policy(nn.Module):
             table = batch["table"]
             given["table"] = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
         draw = dataclasses.replace(draw, more={**draw.more, **given})
+        own = _costs(context, mask, progress)
         if not (self.training and wants(self.recipe)):
             losses = objective.losses(self.net, action, context, draw)
-            return sum(losses.extras.values(), masked_mean(losses.error, mask, weight))
+            return sum({**losses.extras, **own}.values(), masked_mean(losses.error, mask, weight))
         heard = Heard(self.net)
         losses = objective.losses(heard, action, context, draw)
         extras = losses.extras | smoothness(self, heard, batch, mask, weight)
-        return sum(extras.values(), masked_mean(losses.error, mask, weight))
+        return sum({**extras, **own}.values(), masked_mean(losses.error, mask, weight))
 
     def examples(self, batch: Mapping[str, Any]) -> tuple[Tensor, Context, Tensor, Tensor | None]:
         """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their
@@ -184,23 +191,21 @@ class Policy(nn.Module):
         batch: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real), and where there is
         one `weight` `(B,)` of the rows. In chains every one has a second axis K, and `fresh` `(B, K)` says
         where the memory is forgotten; their links are given one after the other."""
-        chained = batch[ACTION].ndim == 4
-        links = [
-            {k: v[:, i] if isinstance(v, Tensor) and chained else v for k, v in batch.items()}
-            for i in range(batch[ACTION].shape[1] if chained else 1)
-        ]
-        actions, contexts, memory = [], [], None
-        for link in links:
-            actions.append(self.codec.encode(link[ACTION], link))
-            contexts.append(self.encode(link, memory, link["fresh"] if chained else None))
-            memory = contexts[-1].memory
-        mask = torch.cat([link["mask"] for link in links])
+        chained, fresh = batch[ACTION].ndim == 4, None
+        if chained:
+            links = batch[ACTION].shape[1]
+            fresh = batch["fresh"].transpose(0, 1)
+            batch = {
+                k: v.transpose(0, 1).flatten(0, 1) if isinstance(v, Tensor) else [*v] * links
+                for k, v in batch.items()
+            }
+        action, context = self.codec.encode(batch[ACTION], batch), self.encode(batch, fresh=fresh)
+        mask = batch["mask"]
         if not (self.recipe.mask_padding or chained):
             mask = torch.ones_like(mask)
         if not self.recipe.loss_on_past:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= self.recipe.n_past_actions)
-        weight = torch.cat([link["weight"] for link in links]) if "weight" in batch else None
-        return torch.cat(actions), Context.cat(contexts), mask, weight
+        return action, context, mask, batch.get("weight")
 
     forward = loss  # so that wrappers for several GPUs, which intercept forward, see it
 
@@ -295,3 +300,11 @@ class Policy(nn.Module):
 def module_name(key: str) -> str:
     """Of the normaliser of the feature `key`: names of modules may hold no dots."""
     return key.replace(".", "/")
+
+
+def _costs(context: Context, mask_BH: Tensor, progress: float) -> dict[str, Tensor]:
+    """The context's own cost, of the rows that count."""
+    if context.cost is None:
+        return {}
+    counts = mask_BH.any(1).to(context.cost.dtype)
+    return {"context": progress * (context.cost * counts).sum() / counts.sum().clamp(min=1)}

@@ -40,6 +40,8 @@ class Sampled:
     is the chunk."""
     memory: Tensor | None = None
     """`(B, M)`, to be carried to the next decision of the episode."""
+    wrote: Tensor | None = None
+    """`(B,)` bool, whether the decision wrote to it, of a memory that is written now and then."""
     execute: Tensor | None = None
     """`(B,)` int, how many actions to execute before asking again; None: as the recipe says."""
     flags: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -128,6 +130,7 @@ def sample(
         scores,
         tuple(chain),
         context.memory,
+        context.wrote,
         execute,
         flags,
     )

@@ -61,6 +61,8 @@ class Rollout:
     """Ticks, over all episodes, for which no chunk had an action, so that the last one was repeated."""
     too_late: int = 0
     """Answers all of whose actions were for ticks that were over."""
+    writes: float | None = None
+    """Share of decisions that wrote to the memory, of a policy whose memory is written now and then."""
 
     @property
     def successes(self) -> int:
@@ -138,6 +140,7 @@ def rollout(
     actions = np.tile(np.clip(np.zeros(space.shape), space.low, space.high), (n, 1))
     ends: dict[int, tuple[Outcome, dict[str, Any], list[tuple[np.ndarray, np.ndarray]]]] = {}
     decisions, inferences, evaluations, successes, starved, too_late = 0, 0, 0, 0, 0, 0
+    wrote: list[np.ndarray] = []
     while running:
         asked: dict[int, Request] = {}
         for row, episode in running.items():
@@ -162,6 +165,8 @@ def rollout(
                 )
             decisions, inferences = decisions + len(rows), inferences + 1
             evaluations += int(answers.nfe.sum())
+            if answers.wrote is not None:
+                wrote.append(answers.wrote)
         for row, episode in running.items():
             actions[row] = episode.session.next()
         state = observation.get("observation.state")
@@ -200,6 +205,7 @@ def rollout(
         [_trace(ends[i][0].seed, ends[i][2]) for i in range(min(traces, len(seeds)))],
         starved,
         too_late,
+        float(np.concatenate(wrote).mean()) if wrote else None,
     )
 
 

@@ -12,6 +12,7 @@ from .align import Alignment
 
 Goal = Literal["none", "last", "future"]
 Actions = Literal["sent", "requested"]
+Begin = Literal["anywhere", "episode"]
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,17 @@ class WindowSpec:
     padded with its last tick, where the mask is False."""
     chain: int = 1
     """Windows in a row for memory that is carried on. With more than one every key of a batch has a second
-    axis `(B, K, ...)`: the windows at ticks t, t+chain_stride, …. Links beyond the episode's end repeat its
-    last window with a `mask` all False; so is that of a link at a tick that is left out. `fresh` `(B, K)`
-    bool is True where the memory must be empty: at the first link, wherever in the episode the chain starts.
+    axis `(B, K, ...)`: the windows at ticks t, t+chain_stride, … (see `chain_begin`). Links beyond the
+    episode's end repeat its last window with a `mask` all False; so is that of a link at a tick that is left
+    out. `fresh` `(B, K)` bool is True where the memory must be empty: at the first link, wherever in the
+    episode the chain begins.
     `index` `(B, K)` is the window of each link, or the last one before it that is not left out."""
     chain_stride: int = 1
     """Ticks from one link of a chain to the next."""
+    chain_begin: Begin = "anywhere"
+    """Where a chain begins: at the window's tick t, or at the first ticks of its episode (episode), as a
+    memory does when it acts: the chain of tick t then begins at the one of the first chain_stride ticks from
+    which its strides lead to t."""
 
     def __post_init__(self) -> None:
         at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "chain": 1, "chain_stride": 1}
@@ -94,5 +100,7 @@ class WindowSpec:
             raise ValueError("prompts need a prompt_length of at least 1 tick, not 0")
         if early := [ticks for ticks in self.future if ticks < 0]:
             raise ValueError(f"future lies ahead: give it in ticks of at least 0, not {early[0]}")
+        if self.chain_begin not in ("anywhere", "episode"):
+            raise ValueError(f"a chain begins anywhere or with its episode, not {self.chain_begin!r}")
         if self.goal not in ("none", "last", "future"):
             raise ValueError(f"goal is none, last or future, not {self.goal!r}")

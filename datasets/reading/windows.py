@@ -188,7 +188,7 @@ class Windows:
         out["index"] = indices
         if links > 1:
             out["mask"] &= ((rows.tick <= rows.last) & self._usable[current])[:, None]
-            out["index"] = np.searchsorted(self._current, current, side="right") - 1
+            out["index"] = np.maximum(np.searchsorted(self._current, current, side="right") - 1, 0)
         rng = np.random.default_rng(0) if rng is None else rng
         out |= self._extras.batch(self._read, keys, goal_keys, rows, rng)
         return out if links == 1 else {k: v.reshape(-1, links, *v.shape[1:]) for k, v in out.items()}
@@ -196,9 +196,12 @@ class Windows:
     def _rows_of(self, indices: np.ndarray) -> Rows:
         """Every link of the windows `indices`, in a row."""
         start, links = self._current[indices], self.spec.chain
+        first = self._first[start]
+        begin = first + (start - first) % self.spec.chain_stride
+        ahead = self.spec.chain_stride * np.arange(links)
         return Rows(
-            (start[:, None] + self.spec.chain_stride * np.arange(links)).reshape(-1),
-            np.repeat(self._first[start], links),
+            ((start if self.spec.chain_begin == "anywhere" else begin)[:, None] + ahead).reshape(-1),
+            np.repeat(first, links),
             np.repeat(self._last[start], links),
             np.repeat(self.episode[indices], links),
         )

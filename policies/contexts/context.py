@@ -1,8 +1,8 @@
 """Temporal context: what the backbone sees of the past and of the conditions, made of the encodings of the
 observation steps. Each way to make it has a file of its own beside this one.
 
-Legend: B batch, T = n_obs_steps, K tokens of one frame, C condition tokens, S all tokens, D width, G pooled
-width, M memory width.
+Legend: B batch, L links of a chain, T = n_obs_steps, K tokens of one frame, C condition tokens, S all tokens,
+D width, G pooled width, M memory width.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ class Conditions:
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+
+    def rows(self, of: slice) -> Conditions:
+        return Conditions(self.tokens[of], self.mask[of], self.pooled[of])
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ class Context:
     `(B, M)`, to be carried to the next decision of the episode; None where nothing is. present: `(B, A)`,
     where the robot is now, as the network would see it in the first action of a chunk; None where the
     observation does not say. prefix: `(B, n, A)`, the first actions of the chunk, where they are given to a
-    policy that goes on from them (`Prefixed`). shown: the chunk itself, in the training of a latent."""
+    policy that goes on from them (`Prefixed`). shown: the chunk itself, in the training of a latent. cost:
+    `(B,)`, what the context itself asks training to pay, such as the price of writing to a memory. wrote:
+    `(B,)` bool, whether the decision wrote to the memory, of one that does so now and then."""
 
     tokens: Tensor
     pooled: Tensor
@@ -78,6 +83,8 @@ class Context:
     present: Tensor | None = None
     prefix: Tensor | None = None
     shown: Shown | None = None
+    cost: Tensor | None = None
+    wrote: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -95,6 +102,8 @@ class Context:
         masks = [p.mask for p in parts if p.mask is not None]
         presents = [p.present for p in parts if p.present is not None]
         shown = [p.shown for p in parts if p.shown is not None]
+        costs = [p.cost for p in parts if p.cost is not None]
+        wrote = [p.wrote for p in parts if p.wrote is not None]
         return Context(
             torch.cat([p.tokens for p in parts]),
             torch.cat([p.pooled for p in parts]),
@@ -102,6 +111,8 @@ class Context:
             parts[0].frame,
             present=torch.cat(presents) if presents else None,
             shown=Shown(*(torch.cat(v) for v in zip(*map(_fields, shown), strict=True))) if shown else None,
+            cost=torch.cat(costs) if costs else None,
+            wrote=torch.cat(wrote) if wrote else None,
         )
 
     def first(self, tokens: Tensor, pooled: Tensor) -> Context:
@@ -127,7 +138,11 @@ class Context:
         present = None if self.present is None else f(self.present)
         prefix = None if self.prefix is None else f(self.prefix)
         shown = None if self.shown is None else Shown(*map(f, _fields(self.shown)))
-        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix, shown)
+        cost = None if self.cost is None else f(self.cost)
+        wrote = None if self.wrote is None else f(self.wrote)
+        return Context(
+            f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix, shown, cost, wrote
+        )
 
 
 def _fields(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,14 +164,45 @@ class ContextNet(nn.Module):
     """Last dimension of `Context.memory`; 0: none."""
     layers: Layers | None = None
     """Whose keys and values `Context.tokens` are; None: they are no layers'."""
+    backprop: int = 0
+    """Decisions that a gradient goes back through along the memory; 0: all of a chain."""
+
+    def along(self, z: Tensor, conditions: Conditions | None, fresh: Tensor) -> Context:
+        """The contexts of L decisions in a row of each of B episodes, as training sees them.
+
+        z `(L·B, T, K, D)`, and the rows of the conditions: all of the first decision, then all of the second
+        and so on, and so are those of what comes back. fresh `(L, B)` bool: True at the first decision, where
+        the memory is empty, and nowhere else. A net that need not go one by one has its own way, with the
+        same result."""
+        contexts, memory = list[Context](), None
+        for i, new in enumerate(fresh):
+            rows = slice(i * len(new), (i + 1) * len(new))
+            if memory is not None and self.backprop and i % self.backprop == 0:
+                memory = memory.detach()
+            told = None if conditions is None else conditions.rows(rows)
+            contexts.append(self(z[rows], told, memory, new))
+            memory = contexts[-1].memory
+        return Context.cat(contexts)
 
     def use(self, encoder: nn.Module) -> None:
         """Called once, with the policy's encoder, for a context that has need of it and must not own it.
         ValueError says in one sentence what it lacks."""
 
 
+def carried(memory: Tensor | None, fresh: Tensor | None, empty: Tensor) -> tuple[Tensor, Tensor]:
+    """(the memory `(B, M)`, or `empty` where there is none or it is to be forgotten; where it is empty
+    `(B,)` bool)."""
+    if memory is None:
+        return empty, torch.ones(len(empty), dtype=torch.bool, device=empty.device)
+    if fresh is None:
+        return memory, torch.zeros(len(empty), dtype=torch.bool, device=empty.device)
+    return torch.where(fresh[:, None], empty, memory), fresh
+
+
 class ContextPart(Protocol):
-    """A frozen dataclass that makes the context of a policy from the encodings of its observations."""
+    """A frozen dataclass that makes the context of a policy from the encodings of its observations. One that
+    carries a memory is trained on windows in a row, `chain` of them (an attribute; none: one), which begin
+    where `begin` says (an attribute; none: anywhere), see `WindowSpec`."""
 
     def build(
         self, width: int, tokens_per_frame: int, n_obs_steps: int, conditions: int, condition_tokens: int

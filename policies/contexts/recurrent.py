@@ -4,12 +4,12 @@ Legend: B batch, T = n_obs_steps, K tokens of a frame, D width, M memory width."
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from .context import Conditions, Context, ContextNet
+from .context import Conditions, Context, ContextNet, carried
 from .stack import stacked
 
 
@@ -24,6 +24,10 @@ class Recurrent:
     """Width of the memory."""
     chain: int = 8
     """Decisions in a row that training goes back through; the memory is empty at the first."""
+    begin: Literal["anywhere", "episode"] = "anywhere"
+    """Where a chain begins: at any tick, or where its episode does, as the memory will when the policy acts.
+    In this case a chain as long as the episodes has a use, and what lies beyond a shorter one is not
+    learned."""
 
     def build(
         self, width: int, tokens_per_frame: int, n_obs_steps: int, conditions: int, condition_tokens: int
@@ -57,22 +61,7 @@ class RecurrentNet(ContextNet):
         fresh: Tensor | None = None,
     ) -> Context:
         seen = z_BTKD.flatten(1)
-        if memory is None:
-            memory = seen.new_zeros(len(seen), self.memory_width)
-        elif fresh is not None:
-            memory = torch.where(fresh[:, None], torch.zeros_like(memory), memory)
-        now: Tensor = self.cell(seen, memory)
-        base = stacked(z_BTKD, conditions)
-        frame = base.frame
-        if frame is None:
-            frame = torch.arange(z_BTKD.shape[1], device=seen.device)
-        every = (
-            None if base.mask is None else torch.cat([torch.ones_like(base.mask[:, :1]), base.mask], dim=1)
-        )
-        return Context(
-            torch.cat([self.token(now)[:, None], base.tokens], dim=1),
-            torch.cat([base.pooled, now], dim=-1),
-            every,
-            torch.cat([torch.full_like(frame[:1], -1), frame]),
-            now,
-        )
+        before, _ = carried(memory, fresh, seen.new_zeros(len(seen), self.memory_width))
+        now: Tensor = self.cell(seen, before)
+        context = stacked(z_BTKD, conditions).first(self.token(now)[:, None], now)
+        return replace(context, memory=now)

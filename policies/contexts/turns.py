@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .context import Conditions, Context, ContextNet
+from .context import Conditions, Context, ContextNet, carried
 from .reading import Piece, ReadingNet
 
 
@@ -93,10 +93,7 @@ class TurnsNet(ReadingNet):
     ) -> Context:
         now, past = self.compressed(z_BTKD), self.part.turns - 1
         b = len(now)
-        if memory is None:
-            memory = now.new_zeros(b, self.memory_width)
-        elif fresh is not None:
-            memory = torch.where(fresh[:, None], torch.zeros_like(memory), memory)
+        memory, _ = carried(memory, fresh, now.new_zeros(b, self.memory_width))
         # of each turn whether there was one, and its tokens
         before = memory.unflatten(1, (past, -1)) if past else now.new_zeros(b, 0, 1 + now[0].numel())
         newest = torch.cat([torch.ones_like(now[:, :1, 0]), now.flatten(1)], dim=1)[:, None]
@@ -109,5 +106,5 @@ class TurnsNet(ReadingNet):
         pieces.append((said.flatten(1, 2), told.repeat_interleave(said.shape[2], dim=1)))
         read, mask = self.read(pieces, causal=True)
         everywhere = torch.full((mask.shape[1],), -1, device=mask.device)
-        carried = turns[:, 1:].flatten(1) if past else None
-        return Context(read, now[:, 0, :0], mask, everywhere, carried)
+        after = turns[:, 1:].flatten(1) if past else None
+        return Context(read, now[:, 0, :0], mask, everywhere, after)

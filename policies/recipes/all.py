@@ -9,7 +9,10 @@ from ...datasets.features import Features
 from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
 from .act import act, act_plain
+from .aura_mem import aura_mem
+from .bc_rnn import bc_rnn
 from .beso import beso
+from .decision import decision_mamba, decision_s4
 from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
 from .flow import flow
@@ -26,6 +29,7 @@ from .pi0 import pi0, pi0_small
 from .pi05 import pi05, pi05_small
 from .ptp import ptp
 from .rtc_flow import rtc_flow
+from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
 from .vq_bet import vq_bet
 
@@ -47,6 +51,11 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "ndp": ndp,
     "rtc_flow": rtc_flow,
     "vq_bet": vq_bet,
+    "bc_rnn": bc_rnn,
+    "seedpolicy": seedpolicy,
+    "aura_mem": aura_mem,
+    "decision_s4": decision_s4,
+    "decision_mamba": decision_mamba,
     "pi0": pi0,
     "pi0_small": pi0_small,
     "pi05": pi05,

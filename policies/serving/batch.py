@@ -28,6 +28,8 @@ class Answers:
     """`(B, M)`, to be given back with the next question of the episode."""
     execute: np.ndarray | None = None
     """`(B,)` int, how many actions to use before asking again; None: as the recipe says."""
+    wrote: np.ndarray | None = None
+    """`(B,)` bool, whether the decision wrote to the memory; None where every one does, or none."""
 
 
 class BatchPolicy:
@@ -51,6 +53,7 @@ class BatchPolicy:
             sampled.nfe.numpy(),
             None if sampled.memory is None else sampled.memory.float().cpu().numpy(),
             None if sampled.execute is None else sampled.execute.cpu().numpy(),
+            None if sampled.wrote is None else sampled.wrote.cpu().numpy(),
         )
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:

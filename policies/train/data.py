@@ -303,7 +303,8 @@ def open_data(
 def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
     """The window of the data that the policy of `recipe` is trained on: with all that its conditions need,
     for `caps_temporal` the window after it, and for a context with a memory as many in a row as its `chain`
-    says, as far apart as decisions are. TrainingError where two conditions do not go together."""
+    says, as far apart as decisions are, from where its `begin` says. TrainingError where two conditions do
+    not go together."""
     told = {k for c in recipe.conditions for k in c.keys(features_for(c, recipe.conditions, features))}
     unseen = {k for c in recipe.conditions for k in c.hides(features)} - told
     keys = tuple(k for k in features if k != ACTION and k not in unseen)
@@ -314,7 +315,8 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
         needs["next_after"] = 1
     if (chain := int(getattr(recipe.context, "chain", 1))) > 1:
         stride = 1 if recipe.decoder == "ensemble" else recipe.n_action_steps
-        needs |= {"chain": chain, "chain_stride": stride}
+        begin = getattr(recipe.context, "begin", "anywhere")
+        needs |= {"chain": chain, "chain_stride": stride, "chain_begin": begin}
     return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys, **needs)
 
 

@@ -235,14 +235,16 @@ class Work:
             r = rollout(policy, env, seeds, strategy=strategy, charge=charge)
         finally:
             env.close()
-        starved = {"starved": r.starved / study.episodes} if charge.ms else {}
+        more = {"starved": r.starved / study.episodes} if charge.ms else {}
+        if r.writes is not None:
+            more["writes"] = r.writes
         return {
             "outcomes": [int(o.success) for o in r.outcomes],
             "mean_ticks": float(np.mean([o.ticks for o in r.outcomes])),
             "decisions": r.decisions,
             "nfe_per_decision": r.nfe_per_decision,
             "evaluation_seconds": round(r.seconds, 4),
-            "metrics": metrics(r, study.modes) | starved,
+            "metrics": metrics(r, study.modes) | more,
         }
 
     @contextlib.contextmanager

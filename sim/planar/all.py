@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .catch import Catch
+from .corridors import Corridors
+from .cubes import Cubes
+from .cue import Cue
 from .env import PlanarEnv
 from .fork import Fork
 from .maze import Maze
@@ -19,5 +22,8 @@ TASKS: dict[str, Callable[..., PlanarEnv]] = {
     "maze": Maze,
     "words": Words,
     "catch": Catch,
+    "cue": Cue,
+    "corridors": Corridors,
+    "cubes": Cubes,
 }
 """`TASKS[name](num_envs, **options)`; the options are those of the class."""

@@ -85,6 +85,22 @@ SMALL = {
         "backbone.hidden": 32,
     },
     "rtc_flow": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
+    "bc_rnn": {"backbone.width": 32, "backbone.depth": 1, "context.memory": 16, "context.chain": 3},
+    "seedpolicy": {
+        "encoder.state.width": 16,
+        "encoder.image": "SmallCNN",
+        "backbone.width": 32,
+        "backbone.depth": 1,
+        "context.tokens": 4,
+        "context.depth": 1,
+        "context.heads": 2,
+        "context.chain": 2,
+    },
+    "aura_mem": {"backbone.width": 32, "backbone.depth": 1, "context.size": 8, "context.chain": 3},
+    **{
+        name: {"backbone.width": 32, "backbone.depth": 1, "context.width": 16, "context.chain": 3}
+        for name in ("decision_s4", "decision_mamba")
+    },
     **{name: TINY_EXPERT for name in ("pi0", "pi0_small", "pi05", "pi05_small")},
     **{name: TINY_EXPERT for name in ("smolvla", "smolvla_small")},
     **{name: TINY_WRITER for name in ("openvla", "openvla_small")},

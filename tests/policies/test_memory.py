@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,24 @@ from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.backbones.mlp import ResidualMLP
+from ulna.policies.contexts.aura_mem import AuraMem
 from ulna.policies.contexts.context import ContextPart
+from ulna.policies.contexts.decision_mamba import DecisionMamba
+from ulna.policies.contexts.decision_s4 import DecisionS4
 from ulna.policies.contexts.recurrent import Recurrent
+from ulna.policies.contexts.sega import SEGA
 from ulna.policies.contexts.stack import Stack
 from ulna.policies.encoders.vector import MLP, Encoder
 from ulna.policies.objectives.regression import Regression
 from ulna.policies.recipe import Recipe, Training
 from ulna.policies.request import Request
+from ulna.policies.serving.batch import BatchPolicy
+from ulna.policies.serving.client import PolicyClient
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.protocol import BadRequest
+from ulna.policies.serving.server import PolicyServer
 from ulna.policies.train.loop import train
+from ulna.robot.session import Session
 
 TICKS = 5  # a cue at the first, 1 or -1; the action is the cue at all of them
 FEATURES = {STATE: Feature((1,), "float32"), ACTION: Feature((1,), "float32")}
@@ -44,11 +53,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(context: ContextPart, data: Path, seed: int = 0) -> LocalPolicy:
+def trained(context: ContextPart, data: Path, seed: int = 0, steps: int = 150) -> LocalPolicy:
     recipe = Recipe(
         "toy", "none", Regression("l2"), ResidualMLP(32, 1), Encoder(MLP(16, 1)), context,
         sampling_steps=1, horizon=1, n_action_steps=1, mask_padding=True,
-        training=Training(150, 32, 3e-3, betas=(0.9, 0.95), warmup=5, ema_max=0.9),
+        training=Training(steps, 32, 3e-3, betas=(0.9, 0.95), warmup=5, ema_max=0.9),
     )  # fmt: skip
     out = data.parent / f"{type(context).__name__} {seed}"
     train(recipe, data, out, seed=seed, device="cpu")
@@ -65,9 +74,56 @@ def last_answer(policy: LocalPolicy, cue: float) -> float:
     return answer
 
 
+REMEMBER = [
+    Recurrent(memory=16, chain=TICKS),
+    SEGA(tokens=2, depth=1, heads=2, chain=TICKS, backprop=0),
+    AuraMem(size=8, chain=TICKS),
+    DecisionS4(16, 1, 4, chain=TICKS),
+    DecisionMamba(16, 1, 4, chain=TICKS),
+]
+
+
 @pytest.fixture(scope="module")
 def recurrent(data: Path) -> LocalPolicy:
-    return trained(Recurrent(memory=16, chain=TICKS), data)
+    return trained(REMEMBER[0], data)
+
+
+@pytest.mark.parametrize("context", REMEMBER, ids=lambda c: type(c).__name__)
+def test_a_memory_outlives_the_wire_a_server_and_a_person(context: ContextPart, data: Path) -> None:
+    """A cue is seen, and lost from two observations. Then the server dies, another takes its place, and a
+    person acts for a tick: the answer is known."""
+    policy = trained(context, data, seed=1, steps=80)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    session = Session(policy.metadata)
+    for cue in (1.0, -1.0):
+        session.reset("say the cue", 0)
+        widths = set[int]()
+        with PolicyServer(BatchPolicy(policy), port=port).background() as server:
+            client = PolicyClient(server.url, reconnect_s=20.0)
+            for t in (0, 1):
+                widths.add(step(session, client, seen(cue, t)))
+        with PolicyServer(BatchPolicy(policy), port=port).background():
+            session.watch({STATE: seen(cue, 2)})
+            session.sent(np.zeros(1, np.float32))
+            for t in (3, 4):
+                widths.add(step(session, client, seen(cue, t)))
+            client.close()
+        assert widths == {policy.policy.context_net.memory_width}, "it does not grow"
+        assert session.answered * cue > 0.7  # type: ignore[attr-defined]
+
+
+def step(session: Session, client: PolicyClient, state: np.ndarray) -> int:
+    """One decision; how many numbers it gave to remember."""
+    session.observe({STATE: state})
+    request = session.ask()
+    assert request is not None
+    reply = client.infer(request.to_wire())
+    session.answer(reply["actions"], reply["memory"])
+    session.answered = float(session.next()[0])  # type: ignore[attr-defined]
+    session.sent(np.zeros(1, np.float32))
+    return len(reply["memory"]["values"])
 
 
 def test_a_memory_keeps_a_cue_that_two_observations_have_lost(recurrent: LocalPolicy, data: Path) -> None:

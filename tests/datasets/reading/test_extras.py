@@ -17,6 +17,7 @@ from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, IMAGES, REWARD, STATE, Feature, Features
 from ulna.datasets.reading.loader import batches, step_rng
 from ulna.datasets.reading.mixture import Mixture, spec_in
+from ulna.datasets.reading.spec import Begin
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
@@ -212,17 +213,18 @@ def test_more_prompts_than_episodes_show_each_before_any_twice(store: EpisodeSto
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2))
+@given(st.integers(2, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2), st.booleans())
 def test_a_chain_is_the_windows_one_by_one(
-    store: EpisodeStore, links: int, stride: int, n_obs_steps: int, past: int
+    store: EpisodeStore, links: int, stride: int, n_obs_steps: int, past: int, whole: bool
 ) -> None:
     plain = WindowSpec(
         n_obs_steps, 3, past, (STATE, CAMERA), task=True, next_after=2, goal="last", future=(1,)
     )
     single = Windows(store, plain)
-    chained = Windows(store, replace(plain, chain=links, chain_stride=stride))
+    begin: Begin = "episode" if whole else "anywhere"
+    chained = Windows(store, replace(plain, chain=links, chain_stride=stride, chain_begin=begin))
     batch = chained.batch(all_rows(chained))
-    ticks = single.tick[:, None] + stride * np.arange(links)
+    ticks = (single.tick % stride if whole else single.tick)[:, None] + stride * np.arange(links)
     inside = ticks < LENGTHS[single.episode][:, None]
     rows = BEGINS[single.episode][:, None] + np.minimum(ticks, LENGTHS[single.episode][:, None] - 1)
     np.testing.assert_array_equal(batch["index"], rows)

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from ulna.sim.planar.all import TASKS
 from ulna.sim.planar.catch import Catch
+from ulna.sim.planar.corridors import Corridors
+from ulna.sim.planar.cubes import Cubes
+from ulna.sim.planar.cue import Cue
 from ulna.sim.planar.demonstrations import Demonstration, demonstrations
 from ulna.sim.planar.env import PlanarEnv
 from ulna.sim.planar.expert import expert
@@ -36,6 +39,9 @@ VARIANTS: dict[str, Make] = {
     "maze, long": partial(Maze, layout="long"),
     "words, held out": partial(Words, pairs="held-out", goal=True),
     "words, scene": partial(Words, scene_identifies=True),
+    "cue, keyed": partial(Cue, delay=10, cues=8),
+    "corridors, uniform": partial(Corridors, uniform=True),
+    "cue, visible": partial(Cue, delay=10, visible=True),
 }
 NOISE = 0.005
 each_variant = pytest.mark.parametrize("make", VARIANTS.values(), ids=list(VARIANTS))
@@ -202,6 +208,9 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: Maze(1, layout="V"),
         lambda: Maze(1, goals="near"),
         lambda: Words(1, pairs="some"),
+        lambda: Cue(1, cues=0),
+        lambda: Corridors(1, corridors=0),
+        lambda: Cubes(1, moves=2.0),
         lambda: Fork(1).expert([0], route=2),
         lambda: Peg(1).expert([0], side=0),
         lambda: Maze(1).expert([0], skill="fair"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from ulna.sim.planar.body import columns
 from ulna.sim.planar.catch import CLOSED, REACH, SPEED, Catch
+from ulna.sim.planar.corridors import Corridors, CorridorsExpert
+from ulna.sim.planar.cubes import Cubes
+from ulna.sim.planar.cue import Cue
 from ulna.sim.planar.demonstrations import demonstrations
 from ulna.sim.planar.env import ENVIRONMENT, GOAL, STATE, PlanarEnv
 from ulna.sim.planar.fork import Fork
@@ -373,3 +377,106 @@ def test_catch_the_target_keeps_its_speed_and_stays_in_the_field() -> None:
         turned += int((np.abs(observation[ENVIRONMENT][:, 2:] - before[:, 2:]).max(1) > 1e-6).sum())
     assert np.abs(observation[ENVIRONMENT][:, :2]).max() <= 0.3 + 1e-6
     assert 0.02 < turned / (50 * env.max_ticks) < 0.07
+
+
+def sides(env: Cue, seeds: list[int]) -> np.ndarray:
+    """Where the expert ends."""
+    ends = demonstrations(lambda n: Cue(n, env.delay, env.cues, env.visible, env.irrelevant), seeds)
+    assert all(d.success for d in ends)
+    return np.array([np.sign(d.action[-1, 0]) for d in ends])
+
+
+def test_cue_nothing_but_the_past_says_which_way() -> None:
+    """Two episodes that end on different sides look alike from the last cue on, but for distractors."""
+    env, seeds = Cue(60, delay=10, cues=2), list(range(60))
+    assert sides(env, seeds).sum() == 0, "chance is one half exactly"
+    seen = {key: [] for key in ("cue", "between", "due")}
+    observation, _ = env.reset(seed=seeds)
+    for t in range(env.due + 3):
+        kind = "cue" if t < 6 else "due" if t >= env.due else "between"
+        seen[kind].append(observation[ENVIRONMENT])
+        observation, *_ = env.step(np.zeros((60, 2), np.float32))
+    keys, values = np.stack(seen["cue"])[..., :2], np.stack(seen["cue"])[..., 2]
+    assert (keys.sum(-1) == 1).all()
+    assert (np.abs(values) == 1).all()
+    between, due = np.stack(seen["between"]), np.stack(seen["due"])
+    assert not between[..., [0, 1, 3]].any(), "a distractor has no key"
+    assert 0.1 < np.abs(between[..., 2]).mean() < 0.5
+    assert not due[..., 2].any()
+    assert (due[..., 3] == 1).all()
+    # what the key of the turn was shown with is where it leads
+    asked = due[0, :, :2].argmax(-1)
+    first = keys[..., 0].astype(bool)
+    told = np.where(asked == 0, np.where(first, values, 0).sum(0), np.where(first, 0, values).sum(0)) / 3
+    assert np.array_equal(told, sides(env, seeds))
+    assert len({tuple(row) for row in due[-1]}) == 2
+
+
+def test_cue_controls_need_no_memory_and_leaving_early_fails() -> None:
+    env = Cue(20, delay=10, visible=True)
+    observation, _ = env.reset(seed=0)
+    terminated = np.zeros(20, bool)
+    for _ in range(env.due + 2):
+        observation, _, terminated, _, _ = env.step(np.zeros((20, 2), np.float32))
+        assert (np.abs(observation[ENVIRONMENT][:, 1]) == 1).all()
+    assert not terminated.any()
+    assert (sides(Cue(1, delay=10, irrelevant=True), list(range(20))) == 1).all()
+    way = np.tile(f32([0.2, 0.0]), (3, 20, 1))
+    _, terminated, info = last_step(Cue(20, delay=10), list(range(20)), way)
+    assert terminated.all()
+    assert not info["success"].any()
+
+
+def test_corridors_the_last_cue_counts_and_no_other() -> None:
+    """Whoever keeps the first cue, or forgets it, passes as many corridors as chance lets them."""
+
+    def passed(env: Corridors, side: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        observation, info = env.reset(seed=list(range(n)))
+        script = CorridorsExpert(env, range(n), 0.0)
+        for _ in range(env.max_ticks):
+            script.act(observation)
+            held = side(script._cue)
+            x, junction = observation[STATE][:, 0], observation[ENVIRONMENT][:, 1]
+            there = (np.abs(x - junction) < 0.03) & (np.abs(observation[STATE][:, 1]) < 0.12)
+            observation, _, _, _, info = env.step(np.stack([junction, 0.18 * held * there], axis=1))
+        return info["passed"]
+
+    n = 200
+    first = np.zeros(n)
+
+    def keep_first(cue: np.ndarray) -> np.ndarray:
+        first[:] = np.where(first == 0, cue, first)
+        return first
+
+    assert (passed(Corridors(n), lambda cue: cue) == 3).all()
+    assert 0.4 < np.mean(passed(Corridors(n), keep_first) >= 2) < 0.6
+    assert np.mean(passed(Corridors(n), keep_first) >= 1) == 1
+    assert 0.4 < np.mean(passed(Corridors(n), np.ones_like) >= 1) < 0.6
+    observation, _ = Corridors(n, visible=True, uniform=True).reset(seed=0)
+    assert len(set(observation[ENVIRONMENT][:, 1])) == n, "lengths are drawn"
+
+
+def test_cubes_that_moved_are_no_longer_where_they_were() -> None:
+    n, seeds = 100, list(range(100))
+    env = Cubes(n)
+    observation, info = env.reset(seed=seeds)
+    first = observation[ENVIRONMENT][:, :9].reshape(n, 3, 3)[:, :, 1:]
+    assert (observation[ENVIRONMENT][:, [0, 3, 6]] == 1).all()
+    shown = []
+    for t in range(env.max_ticks):
+        wanted = observation[ENVIRONMENT][:, 9:].argmax(1)
+        observation, _, _, _, info = env.step(first[np.arange(n), wanted])
+        seen = observation[ENVIRONMENT][:, [0, 3, 6]] == 1
+        if t >= 3:
+            shown.append(seen)
+        at = observation[ENVIRONMENT][:, :9].reshape(n, 3, 3)[:, :, 1:]
+        assert not at[~seen].any(), "what is not seen is not told"
+    assert 0.01 < np.mean(shown) < 0.3
+    stale = info["success"].mean()
+    assert stale < 0.2, "the map of the beginning is out of date"
+    assert np.mean([d.success for d in demonstrations(Cubes, seeds)]) >= 0.95
+    always = Cubes(n, visible=True)
+    always.reset(seed=seeds)
+    for _ in range(5):
+        observation, *_ = always.step(np.zeros((n, 2)))
+    assert (observation[ENVIRONMENT][:, [0, 3, 6]] == 1).all()

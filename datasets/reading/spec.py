@@ -58,6 +58,12 @@ class WindowSpec:
     common: it is drawn from the ticks after the last of them."""
     goal_keys: tuple[str, ...] = ()
     """What `goal` holds; `keys` when empty. Ticks for which one of them has no row are left out, too."""
+    start: bool = False
+    """With a goal: `start.<key>` `(B, *shape)` of what the goal holds, at the episode's first tick."""
+    discounted_return: float | None = None
+    """Discount γ of a tick, above 0 and up to 1: `return` `(B, 1)` float32, the rewards r of this tick and of
+    those to come in its episode, Σ γ^i r_i, where i is 0 now; None: no returns. Rewards are as those of
+    next_after."""
     future: tuple[int, ...] = ()
     """Ticks ahead: `future.<key>` `(B, F, *shape)`, the observations at these, and `future.mask` `(B, F)`
     bool, False beyond the episode's end, where its last one repeats."""
@@ -96,3 +102,5 @@ class WindowSpec:
             raise ValueError(f"future lies ahead: give it in ticks of at least 0, not {early[0]}")
         if self.goal not in ("none", "last", "future"):
             raise ValueError(f"goal is none, last or future, not {self.goal!r}")
+        if self.discounted_return is not None and not 0 < self.discounted_return <= 1:
+            raise ValueError(f"a return's discount lies above 0 and up to 1, not {self.discounted_return}")

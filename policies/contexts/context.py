@@ -18,11 +18,13 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Conditions:
     """What is asked for, beside what is seen: words, goals, labels, prompts. tokens `(B, C, D)`, mask `(B,
-    C)` bool (False: no token), pooled `(B, n·D)`, one mean for each of the n conditions."""
+    C)` bool (False: no token), pooled `(B, n·D)`, one mean for each of the n conditions, task `(B,)` int,
+    which of the tasks that are known by number, 0: none of them; None where nobody numbers them."""
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+    task: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Context:
     `(B, M)`, to be carried to the next decision of the episode; None where nothing is. present: `(B, A)`,
     where the robot is now, as the network would see it in the first action of a chunk; None where the
     observation does not say. prefix: `(B, n, A)`, the first actions of the chunk, where they are given to a
-    policy that goes on from them (`Prefixed`). shown: the chunk itself, in the training of a latent."""
+    policy that goes on from them (`Prefixed`). shown: the chunk itself, in the training of a latent. task:
+    `(B,)` int, of a network that has something for each task, see `Conditions`."""
 
     tokens: Tensor
     pooled: Tensor
@@ -78,6 +81,7 @@ class Context:
     present: Tensor | None = None
     prefix: Tensor | None = None
     shown: Shown | None = None
+    task: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -95,6 +99,7 @@ class Context:
         masks = [p.mask for p in parts if p.mask is not None]
         presents = [p.present for p in parts if p.present is not None]
         shown = [p.shown for p in parts if p.shown is not None]
+        tasks = [p.task for p in parts if p.task is not None]
         return Context(
             torch.cat([p.tokens for p in parts]),
             torch.cat([p.pooled for p in parts]),
@@ -102,6 +107,7 @@ class Context:
             parts[0].frame,
             present=torch.cat(presents) if presents else None,
             shown=Shown(*(torch.cat(v) for v in zip(*map(_fields, shown), strict=True))) if shown else None,
+            task=torch.cat(tasks) if tasks else None,
         )
 
     def first(self, tokens: Tensor, pooled: Tensor) -> Context:
@@ -127,7 +133,8 @@ class Context:
         present = None if self.present is None else f(self.present)
         prefix = None if self.prefix is None else f(self.prefix)
         shown = None if self.shown is None else Shown(*map(f, _fields(self.shown)))
-        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix, shown)
+        task = None if self.task is None else f(self.task)
+        return Context(f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix, shown, task)
 
 
 def _fields(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:

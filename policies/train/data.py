@@ -301,13 +301,15 @@ def open_data(
 
 
 def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
-    """The window of the data that the policy of `recipe` is trained on: with all that its conditions need,
-    for `caps_temporal` the window after it, and for a context with a memory as many in a row as its `chain`
-    says, as far apart as decisions are. TrainingError where two conditions do not go together."""
+    """The window of the data that the policy of `recipe` is trained on: with all that its conditions and its
+    codec need, for `caps_temporal` the window after it, and for a context with a memory as many in a row as
+    its `chain` says, as far apart as decisions are. TrainingError where two conditions do not go
+    together."""
     told = {k for c in recipe.conditions for k in c.keys(features_for(c, recipe.conditions, features))}
     unseen = {k for c in recipe.conditions for k in c.hides(features)} - told
     keys = tuple(k for k in features if k != ACTION and k not in unseen)
-    needs = _union([c.needs() for c in recipe.conditions])
+    of_codec = getattr(recipe.codec, "needs", lambda horizon: {})(recipe.horizon)
+    needs = _union([*(c.needs() for c in recipe.conditions), of_codec])
     if (goal_keys := needs.get("goal_keys")) is not None:
         needs["goal_keys"] = goal_keys or tuple(k for k in keys if f"goal.{k}" in told)
     if recipe.training.caps_temporal:

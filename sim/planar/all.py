@@ -7,8 +7,10 @@ from collections.abc import Callable
 from .catch import Catch
 from .env import PlanarEnv
 from .fork import Fork
+from .gates import Gates
 from .maze import Maze
 from .peg import Peg
+from .places import Places
 from .twice import Twice
 from .words import Words
 
@@ -19,5 +21,7 @@ TASKS: dict[str, Callable[..., PlanarEnv]] = {
     "maze": Maze,
     "words": Words,
     "catch": Catch,
+    "gates": Gates,
+    "places": Places,
 }
 """`TASKS[name](num_envs, **options)`; the options are those of the class."""

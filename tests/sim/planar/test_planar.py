@@ -18,8 +18,10 @@ from ulna.sim.planar.demonstrations import Demonstration, demonstrations
 from ulna.sim.planar.env import PlanarEnv
 from ulna.sim.planar.expert import expert
 from ulna.sim.planar.fork import Fork
+from ulna.sim.planar.gates import Gates
 from ulna.sim.planar.maze import Maze
 from ulna.sim.planar.peg import Peg
+from ulna.sim.planar.places import Places
 from ulna.sim.planar.twice import Twice
 from ulna.sim.planar.words import Words
 
@@ -36,6 +38,10 @@ VARIANTS: dict[str, Make] = {
     "maze, long": partial(Maze, layout="long"),
     "words, held out": partial(Words, pairs="held-out", goal=True),
     "words, scene": partial(Words, scene_identifies=True),
+    "words, spread": partial(Words, pairs="left", spread=0.035),
+    "gates, far": partial(Gates, spread=0.06),
+    "gates, speeds": partial(Gates, speeds="train"),
+    "places, luck": partial(Places, luck=True),
 }
 NOISE = 0.005
 each_variant = pytest.mark.parametrize("make", VARIANTS.values(), ids=list(VARIANTS))

@@ -38,6 +38,7 @@ from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Padded, Relative
+from .conditions.backward_plan import BackwardPlan
 from .conditions.change import Change
 from .conditions.dichotomy import Dichotomy
 from .conditions.goal import Goal
@@ -114,7 +115,7 @@ PARTS: dict[str, type] = {
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
-        *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy),
+        *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan),
     )
 }
 

@@ -150,7 +150,7 @@ class Policy(nn.Module):
         all_tokens, masks, pooled, number = [], [], [], None
         for part, condition in zip(self.recipe.conditions, self.conditions, strict=True):
             future = self.training and getattr(condition, "learns_from_future", False)
-            tokens, mask = condition({**observation, **told} if future else told)
+            tokens, mask = condition({**self._rest(observation), **told} if future else told)
             rows = torch.full((len(tokens),), drop, device=tokens.device)
             if self.training and part.drop and not drop:
                 rows = torch.rand(len(tokens), device=tokens.device) < part.drop
@@ -182,13 +182,17 @@ class Policy(nn.Module):
             told[key] = self._normal(feature_of(key), value)
         return told
 
+    def _rest(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch of windows, in which what lies ahead is normalised as what is seen is."""
+        return {k: self._normal(feature_of(k), v) for k, v in batch.items()}
+
     def learned_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """What parts that learn by themselves, a codec or conditions, add to the loss: scalars by name,
         weighted. Of links in a row the first one's."""
         link = _links(batch)[0]
         losses = self.codec.losses(link[ACTION], link)
         if any(type(c).losses is not ConditionNet.losses for c in self._condition_nets()):
-            told = {**link, **self._told(self._seen(link), link)}
+            told = {**self._rest(link), **self._told({} if ENCODING in link else self._seen(link), link)}
             for net in self._condition_nets():
                 losses = losses | net.losses(told)
         return losses

@@ -15,7 +15,7 @@ from ..episode import Episode, StoreError, require_finite
 from ..features import ACTION, REWARD
 from .spec import WindowSpec
 
-PREFIXES = ("next.", "goal.", "start.", "future.", "prompt.")  # of keys that hold a feature
+PREFIXES = ("next.", "goal.", "start.", "subgoal.", "future.", "prompt.")  # of keys that hold a feature
 PLAIN = (  # keys that hold none
     "task",
     "reward",
@@ -89,6 +89,12 @@ class Extras:
             out["goal.ticks"] = ticks - rows.current
             if s.start:
                 out |= {f"start.{k}": read(k, rows.first) for k in goal_keys}
+        if s.subgoals:
+            ahead = [rows.last - rows.current]
+            for _ in range(s.subgoals - 1):
+                ahead.append(ahead[-1] // 2)
+            ticks = rows.current[:, None] + np.stack(ahead, axis=1)
+            out |= {f"subgoal.{k}": read(k, ticks) for k in keys}
         if s.discounted_return is not None:
             out["return"] = self._return[rows.current][:, None]
         if s.future:

@@ -60,6 +60,9 @@ class WindowSpec:
     """What `goal` holds; `keys` when empty. Ticks for which one of them has no row are left out, too."""
     start: bool = False
     """With a goal: `start.<key>` `(B, *shape)` of what the goal holds, at the episode's first tick."""
+    subgoals: int = 0
+    """`subgoal.<key>` `(B, n, *shape)`: what is observed at the episode's last tick, then each time half as
+    far ahead, rounded down; 0: none."""
     discounted_return: float | None = None
     """Discount γ of a tick, above 0 and up to 1: `return` `(B, 1)` float32, the rewards r of this tick and of
     those to come in its episode, Σ γ^i r_i, where i is 0 now; None: no returns. Rewards are as those of
@@ -85,7 +88,8 @@ class WindowSpec:
     """Ticks from one link of a chain to the next."""
 
     def __post_init__(self) -> None:
-        at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "chain": 1, "chain_stride": 1}
+        at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "subgoals": 0}
+        at_least |= {"chain": 1, "chain_stride": 1}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")

@@ -16,7 +16,7 @@ from ..serving.protocol import BadRequest
 
 TEXT = "str"  # dtype of what is said in words
 RETURN = "return"  # key of the return that is asked for, `(1,)`
-PREFIXES = ("goal.", "start.", "prompt.")
+PREFIXES = ("goal.", "start.", "prompt.", "next.", "subgoal.", "future.")
 
 
 class ConditionNet(nn.Module):
@@ -28,7 +28,8 @@ class ConditionNet(nn.Module):
     n_tokens: int
     """K."""
     learns_from_future: bool = False
-    """In training it is called with the rest of a batch of windows besides, as it is."""
+    """In training it is called with the rest of a batch of windows besides, vectors of observations
+    normalised."""
 
     def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # pragma: no cover
         raise NotImplementedError
@@ -40,7 +41,7 @@ class ConditionNet(nn.Module):
 
     def losses(self, observation: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the condition adds to the training's loss, scalars by name, weighted. observation: as it is
-        called with, and the rest of a batch of windows as it is."""
+        called with, and the rest of a batch of windows, vectors of observations normalised."""
         return {}
 
 

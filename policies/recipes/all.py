@@ -21,6 +21,7 @@ from .gr00t import gr00t, gr00t_small
 from .grif import grif
 from .imc import imc
 from .language_conditioned import language_conditioned
+from .lbp import lbp
 from .litevlp import litevlp, litevlp_small
 from .mip import mip, regression_mlp
 from .moh import moh
@@ -54,6 +55,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "fdp": fdp,
     "dichotomy_of_control": dichotomy_of_control,
     "grif": grif,
+    "lbp": lbp,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "sparse_dp": sparse_dp,

@@ -312,8 +312,11 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
     needs = _union([*(c.needs() for c in recipe.conditions), of_codec])
     if (goal_keys := needs.get("goal_keys")) is not None:
         needs["goal_keys"] = goal_keys or tuple(k for k in keys if f"goal.{k}" in told)
-    if recipe.training.caps_temporal:
-        needs["next_after"] = 1
+    if recipe.training.caps_temporal and needs.setdefault("next_after", 1) != 1:
+        raise TrainingError(
+            f"caps_temporal looks one tick ahead, and a condition {needs['next_after']}: train with one of "
+            "them"
+        )
     if (chain := int(getattr(recipe.context, "chain", 1))) > 1:
         stride = 1 if recipe.decoder == "ensemble" else recipe.n_action_steps
         needs |= {"chain": chain, "chain_stride": stride}

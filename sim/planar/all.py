@@ -11,6 +11,7 @@ from .gates import Gates
 from .maze import Maze
 from .peg import Peg
 from .places import Places
+from .stages import Stages
 from .twice import Twice
 from .words import Words
 
@@ -23,5 +24,6 @@ TASKS: dict[str, Callable[..., PlanarEnv]] = {
     "catch": Catch,
     "gates": Gates,
     "places": Places,
+    "stages": Stages,
 }
 """`TASKS[name](num_envs, **options)`; the options are those of the class."""

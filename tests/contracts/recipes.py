@@ -86,6 +86,12 @@ SMALL = {
         "conditions.Dichotomy.latent": 4,
         "conditions.Dichotomy.luck": 0.1,  # else most of the loss is what no learning lowers
     },
+    "lbp": {
+        "backbone.width": 32,
+        "backbone.depth": 2,
+        "conditions.BackwardPlan.hidden": 32,
+        "conditions.BackwardPlan.width": 16,
+    },
     "grif": {"backbone.width": 32, "conditions.Change.hidden": 32},
     "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},

@@ -22,6 +22,7 @@ from ulna.sim.planar.gates import Gates
 from ulna.sim.planar.maze import Maze
 from ulna.sim.planar.peg import Peg
 from ulna.sim.planar.places import Places
+from ulna.sim.planar.stages import Stages
 from ulna.sim.planar.twice import Twice
 from ulna.sim.planar.words import Words
 
@@ -41,6 +42,7 @@ VARIANTS: dict[str, Make] = {
     "words, spread": partial(Words, pairs="left", spread=0.035),
     "gates, far": partial(Gates, spread=0.06),
     "gates, speeds": partial(Gates, speeds="train"),
+    "stages, held out": partial(Stages, stages=4, orders="held-out"),
     "places, luck": partial(Places, luck=True),
 }
 NOISE = 0.005

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...datasets.features import Features, state_keys
 from ..request import TASK
 from .condition import ConditionNet
-from .words import Words, WordsNet
+from .words import Words, WordsNet, split
 
 SUBGOAL = "subgoal."
 
@@ -69,6 +69,10 @@ class BackwardPlan:
     def hides(self, features: Features) -> tuple[str, ...]:
         return ()
 
+    def split(self, task: str) -> list[str]:
+        """The words of an instruction. BadRequest where there are too many."""
+        return split(task, self.most, "BackwardPlan")
+
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         if not 1 <= self.told <= self.subgoals or not 0 <= self.own <= 1:
             raise ValueError(f"BackwardPlan's told lies in 1..{self.subgoals}, and its own in 0..1")
@@ -84,7 +88,7 @@ class BackwardPlanNet(ConditionNet):
         super().__init__()
         self.part, self.keys = part, keys
         h = part.hidden
-        self.words = WordsNet(Words(most=part.most), part.width)
+        self.words = WordsNet(Words(most=part.most), part.width, "BackwardPlan")
         all_at_once = part.subgoals if part.order == "parallel" else 1
         self.first = _planner(elements + part.width, h, all_at_once * elements)
         self.next = _planner(2 * elements + part.width, h, elements)

@@ -16,7 +16,7 @@ from ...datasets.features import Features, state_keys
 from ..request import TASK
 from .condition import ConditionNet
 from .goal import GOAL
-from .words import Words, WordsNet
+from .words import Words, WordsNet, split
 
 START = "start."
 
@@ -68,6 +68,10 @@ class Change:
     def hides(self, features: Features) -> tuple[str, ...]:
         return ()
 
+    def split(self, task: str) -> list[str]:
+        """The words of an instruction. BadRequest where there are too many."""
+        return split(task, self.most, "Change")
+
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         if not 0 <= self.by_words <= 1 or self.align < 0:
             raise ValueError("Change's by_words lies in 0..1, and its align is not negative")
@@ -81,7 +85,7 @@ class ChangeNet(ConditionNet):
     def __init__(self, part: Change, of: tuple[str, ...], inputs: int, width: int) -> None:
         super().__init__()
         self.part, self.of = part, of
-        self.words = WordsNet(Words(most=part.most), part.hidden)
+        self.words = WordsNet(Words(most=part.most), part.hidden, "Change")
         self.words_out = nn.Linear(part.hidden, part.space)
         self.change = nn.Sequential(
             nn.Linear(3 * inputs if part.told == "change" else inputs, part.hidden),

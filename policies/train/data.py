@@ -34,6 +34,8 @@ from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
 from ...datasets.units import require_alike, resolutions, unstated_keys
+from ..conditions.backward_plan import BackwardPlan
+from ..conditions.change import Change
 from ..conditions.condition import features_for
 from ..conditions.words import Words
 from ..recipe import Recipe
@@ -326,7 +328,7 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
 def require_readable(recipe: Recipe, tasks: Iterable[str]) -> None:
     """ValueError in one sentence for an instruction that the policy of `recipe` could not be told."""
     for part in recipe.conditions:
-        if isinstance(part, Words):
+        if isinstance(part, Words | Change | BackwardPlan):
             for task in tasks:
                 part.split(task)
 

@@ -73,6 +73,11 @@ class Codec(nn.Module):
         """What the encoder sees because of the codec, `(B, T, W)` by key."""
         return {}
 
+    def losses(self, action: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a codec that learns adds to the training's loss: scalars by name, weighted. action, batch: as
+        windows hold them."""
+        return {}
+
     def encode(self, action: Tensor, observation: Mapping[str, Any]) -> Tensor:
         """A chunk `(B, H, A)` in the action's units as the network sees it."""
         return self.affine(action - self.origin(observation))
@@ -96,7 +101,8 @@ class Codec(nn.Module):
 
 
 class ActionCodec(Protocol):
-    """A frozen dataclass: how actions are coded."""
+    """A frozen dataclass: how actions are coded. It may also have `needs(horizon)`: fields of
+    `datasets.reading.spec.WindowSpec` that training needs for it."""
 
     @property
     def needs_past(self) -> bool:
@@ -155,9 +161,9 @@ class Relative:
         return {}
 
     def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
-        batch = _evenly(windows)
+        batch = some_windows(windows)
         return {
-            RELATIVE: _differences(
+            RELATIVE: difference_stats(
                 batch[ACTION], batch[STATE][:, -1:, state_of_action(features)], features[ACTION]
             )
         }
@@ -197,9 +203,9 @@ class Delta:
         return {LAST: features[ACTION]}
 
     def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
-        chunk = _evenly(windows)[ACTION]
+        chunk = some_windows(windows)[ACTION]
         return {
-            RELATIVE: _differences(chunk, chunk[:, n_past_actions - 1 : n_past_actions], features[ACTION])
+            RELATIVE: difference_stats(chunk, chunk[:, n_past_actions - 1 : n_past_actions], features[ACTION])
         }
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
@@ -317,13 +323,13 @@ def _no_difference(affine: Affine, like: Tensor) -> Tensor:
     return offset.expand(len(like), -1)
 
 
-def _evenly(windows: Any, most: int = 8192) -> dict[str, np.ndarray]:
+def some_windows(windows: Any, most: int = 8192) -> dict[str, np.ndarray]:
     """Up to `most` evenly spaced windows, without their images."""
     rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
     return windows.vectors(rows)
 
 
-def _differences(chunk: np.ndarray, origin: np.ndarray, feature: Feature) -> Stats:
+def difference_stats(chunk: np.ndarray, origin: np.ndarray, feature: Feature) -> Stats:
     """Statistics `(H, A)`."""
     stats = vector_stats((chunk - origin).astype(np.float64))
     size = np.abs(chunk).max((0, 1))

@@ -25,6 +25,7 @@ from .backbones.codes import Codes
 from .backbones.dit import DiT
 from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
+from .backbones.factorised import Factorised
 from .backbones.horizons import Horizons
 from .backbones.latent import Latent
 from .backbones.lipschitz import LipschitzMLP
@@ -32,38 +33,50 @@ from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
 from .backbones.parallel_decoding import ParallelDecoding
+from .backbones.sparse_transformer import SparseTransformer
 from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Padded, Relative
+from .conditions.backward_plan import BackwardPlan
+from .conditions.change import Change
+from .conditions.dichotomy import Dichotomy
 from .conditions.goal import Goal
 from .conditions.instruction import Instruction
 from .conditions.label import Label
 from .conditions.prompt import Prompt
+from .conditions.returns import Return
+from .conditions.task import Task
 from .conditions.words import Words
 from .contexts.aura_mem import AuraMem
 from .contexts.cached_prefix import CachedPrefix
 from .contexts.decision_mamba import DecisionMamba
 from .contexts.decision_s4 import DecisionS4
+from .contexts.focus import Focus
 from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
 from .contexts.sega import SEGA
 from .contexts.stack import Stack
 from .contexts.turns import Turns
+from .encoders.apart import Apart
 from .encoders.feature_maps import FeatureMaps
+from .encoders.objects import Objects
 from .encoders.resnet import ResNet
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
+from .hooks.ask import Ask, Compose
 from .hooks.best_of_n import BestOfN
 from .hooks.consensus import Consensus
 from .hooks.guidance import CFG
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
+from .hooks.low_temperature import LowTemperature
 from .hooks.lowest_energy import LowestEnergy
 from .hooks.past_verification import PastVerification
 from .hooks.prefix import Prefix
 from .hooks.rtc import RTC
 from .hooks.rti import RTI
 from .hooks.supported import Supported
+from .inverse_dynamics import InverseDynamics
 from .objectives.cvae import CVAE
 from .objectives.diffusion import Diffusion
 from .objectives.ebt import EBT
@@ -106,6 +119,8 @@ PARTS: dict[str, type] = {
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
+        *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
+        *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan),
     )
 }
 

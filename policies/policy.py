@@ -19,7 +19,13 @@ from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
 from .caps import Heard, smoothness, wants
 from .codec import Affine, input_normaliser
-from .conditions.condition import condition_features, feature_of, features_for, require_dropped
+from .conditions.condition import (
+    ConditionNet,
+    condition_features,
+    feature_of,
+    features_for,
+    require_dropped,
+)
 from .contexts.context import Conditions, Context
 from .hooks.hook import Hook
 from .objectives.objective import masked_mean
@@ -51,6 +57,7 @@ class Policy(nn.Module):
         labels = [k for k in self.condition_keys if k in features and k not in self.encoded_keys]
         self.observation_keys = (*self.encoded_keys, *labels)
         self.conditions_needed = condition_features(recipe.conditions, features)
+        self.conditions_optional = condition_features(recipe.conditions, features, optional=True)
         self.normalisers = nn.ModuleDict(
             {module_name(k): input_normaliser(stats[k], recipe.normalise_state) for k in self._vectors()}
         )
@@ -76,6 +83,7 @@ class Policy(nn.Module):
             recipe.n_past_actions,
             getattr(self.encoder, "places", (None,) * per_frame),
             self.context_net.layers,
+            recipe.n_obs_steps,
             getattr(self.encoder, "language", None),
         )
         self.net = recipe.backbone.build(sizes, recipe.objective.needs)
@@ -110,7 +118,8 @@ class Policy(nn.Module):
             context = self.context_net.along(z_BTKD, conditions, fresh)
         else:
             context = self.context_net(z_BTKD, conditions, memory, fresh)
-        return dataclasses.replace(context, present=self.codec.present(observation))
+        task = None if conditions is None else conditions.task
+        return dataclasses.replace(context, present=self.codec.present(observation), task=task)
 
     def encodings(self, observation: Mapping[str, Any]) -> Tensor:
         """What the encoder makes of an observation, `(B, T, D)` or `(B, T, K, D)`. Where this was done
@@ -141,12 +150,11 @@ class Policy(nn.Module):
         """seen: what the encoder was shown, normalised. observation: all that is given."""
         if not len(self.conditions):
             return None
-        told = dict(seen)
-        for key in self.condition_keys:
-            told[key] = self._normal(feature_of(key), observation[key])
-        all_tokens, masks, pooled = [], [], []
+        told = self._told(seen, observation)
+        all_tokens, masks, pooled, number = [], [], [], None
         for part, condition in zip(self.recipe.conditions, self.conditions, strict=True):
-            tokens, mask = condition(told)
+            future = self.training and getattr(condition, "learns_from_future", False)
+            tokens, mask = condition({**self._rest(observation), **told} if future else told)
             rows = torch.full((len(tokens),), drop, device=tokens.device)
             if self.training and part.drop and not drop:
                 rows = torch.rand(len(tokens), device=tokens.device) < part.drop
@@ -159,8 +167,42 @@ class Policy(nn.Module):
             share = mask.to(tokens.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
             all_tokens.append(tokens)
             masks.append(mask)
+            if isinstance(condition, ConditionNet) and (task := condition.task(told)) is not None:
+                number = torch.where(rows, 0, task)
             pooled.append((tokens * share[..., None]).sum(1))
-        return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1))
+        return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1), number)
+
+    def _told(self, seen: Mapping[str, Any], observation: Mapping[str, Any]) -> dict[str, Any]:
+        """`seen`, and what the conditions are told, normalised."""
+        told = dict(seen)
+        for key in self.condition_keys:
+            value = observation.get(key)
+            if value is None and key in self.conditions_optional:
+                like = next(v for v in observation.values() if isinstance(v, Tensor))
+                shape = len(like), *self.conditions_optional[key].shape
+                value = [""] * len(like) if key == TASK else torch.full(shape, torch.nan, device=like.device)
+            elif value is None:
+                raise KeyError(key)
+            told[key] = self._normal(feature_of(key), value)
+        return told
+
+    def _rest(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch of windows, in which what lies ahead is normalised as what is seen is."""
+        return {k: self._normal(feature_of(k), v) for k, v in batch.items()}
+
+    def learned_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What parts that learn by themselves, a codec or conditions, add to the loss: scalars by name,
+        weighted. Of links in a row the first one's."""
+        link = _first_link(batch)
+        losses = self.codec.losses(link[ACTION], link)
+        if any(type(c).losses is not ConditionNet.losses for c in self._condition_nets()):
+            told = {**self._rest(link), **self._told({} if ENCODING in link else self._seen(link), link)}
+            for net in self._condition_nets():
+                losses = losses | net.losses(told)
+        return losses
+
+    def _condition_nets(self) -> list[ConditionNet]:
+        return [c for c in self.conditions if isinstance(c, ConditionNet)]
 
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
         """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over. The
@@ -178,11 +220,13 @@ class Policy(nn.Module):
         own = _costs(context, mask, progress)
         if not (self.training and wants(self.recipe)):
             losses = objective.losses(self.net, action, context, draw)
-            return sum({**losses.extras, **own}.values(), masked_mean(losses.error, mask, weight))
+            own |= losses.extras | self.learned_losses(batch)
+            return sum(own.values(), masked_mean(losses.error, mask, weight))
         heard = Heard(self.net)
         losses = objective.losses(heard, action, context, draw)
-        extras = losses.extras | smoothness(self, heard, batch, mask, weight)
-        return sum({**extras, **own}.values(), masked_mean(losses.error, mask, weight))
+        own |= losses.extras | self.learned_losses(batch)
+        own |= smoothness(self, heard, batch, mask, weight)
+        return sum(own.values(), masked_mean(losses.error, mask, weight))
 
     def examples(self, batch: Mapping[str, Any]) -> tuple[Tensor, Context, Tensor, Tensor | None]:
         """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their
@@ -251,9 +295,7 @@ class Policy(nn.Module):
                 for k, v in observation.items()
             }
             candidates = self.codec.decode(sampled.candidates.flatten(0, 1), each)
-            return dataclasses.replace(
-                sampled, chunk=chunk, candidates=candidates.reshape(sampled.candidates.shape)
-            )
+            return dataclasses.replace(sampled, chunk=chunk, candidates=candidates.unflatten(0, (-1, n)))
 
     def context(self, request: Request, drop: bool = False) -> Context:
         """What the network sees of B questions. drop: ValueError for a policy that does not know how to act
@@ -295,6 +337,13 @@ class Policy(nn.Module):
         module = self.normalisers[module_name(key)]
         assert isinstance(module, Affine)
         return module
+
+
+def _first_link(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a batch of chains the first window of each, as a batch; else the batch."""
+    if batch[ACTION].ndim == 3:
+        return batch
+    return {k: v[:, 0] if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def module_name(key: str) -> str:

@@ -105,8 +105,8 @@ def rollout(
     the limits allowed them; else actions are cut to the action space. FeatureMismatch or ValueError where the
     environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
     kept. Where the policy is told a goal `goal.KEY`, it is what the environment shows under this name, else
-    its `observation.goal`. progress: called with how many episodes have ended, how many of them succeeded,
-    and their number.
+    its `observation.goal`; what is optional need not be shown. progress: called with how many episodes have
+    ended, how many of them succeeded, and their number.
 
     strategy: how chunks are asked for and executed, by default as the policy's decoder says. charge: what a
     decision costs in simulated time; ValueError for what has to be measured, one decision at a time, and
@@ -246,12 +246,14 @@ def _goal_sources(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> dict[str
     """By each condition that the policy is to be told, the observation that says it. ValueError where the
     environment shows none of its shape."""
     offered, sources = env_features(env), {}
-    for key, feature in metadata.conditions.items():
+    for key, feature in (metadata.conditions | metadata.optional).items():
         if key == TASK:
             continue
         sources[key] = GOAL if key.startswith("goal.") and key not in offered else key
         shown = offered.get(sources[key])
-        if shown is None or shown.shape != feature.shape:
+        if shown is None and key in metadata.optional:
+            del sources[key]
+        elif shown is None or shown.shape != feature.shape:
             what = "does not show" if shown is None else f"shows as {shown.shape} in {sources[key]}"
             raise ValueError(f"the policy is to be told {key} {feature.shape}, which the environment {what}")
     return sources

@@ -50,7 +50,8 @@ class Session:
     stays open until it is answered, be it at a later tick. Larger camera images are resized to the policy's
     by area. ValueError for a decoder that does not exist.
 
-    goal: what the policy's conditions need beside the task and is not observed, by key. strategy: by default
+    goal: what the policy's conditions need beside the task and is not observed, by key; of what they may be
+    told, the request has what is observed or is among it. strategy: by default
     what the policy's decoder says. robot_features: by default the policy's. starved: ticks of the episode
     that repeated the last action, because no chunk had one for them; before the first answer that is where
     the robot stood. too_late: answers all of whose actions were for ticks that were over. switches: ticks at
@@ -97,7 +98,8 @@ class Session:
         while len(self._history) < self.metadata.n_obs_steps - 1:
             self._history.append(latest)
         self._history.append(latest)
-        self._told = {k: values[k] for k in self._observed_goal} | self._goal
+        more = {k: values[k] for k in self.metadata.optional if k in values}
+        self._told = more | {k: values[k] for k in self._observed_goal} | self._goal
         if self._last is None:
             self._last = standing(self._robot_features, values)
         if self._coming is not None and self.tick >= self._coming[0]:

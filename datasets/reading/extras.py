@@ -15,7 +15,7 @@ from ..episode import Episode, StoreError, require_finite
 from ..features import ACTION, REWARD
 from .spec import WindowSpec
 
-PREFIXES = ("next.", "goal.", "future.", "prompt.")  # of keys that hold a feature
+PREFIXES = ("next.", "goal.", "start.", "subgoal.", "future.", "prompt.")  # of keys that hold a feature
 PLAIN = (  # keys that hold none
     "task",
     "reward",
@@ -25,6 +25,7 @@ PLAIN = (  # keys that hold none
     "future.mask",
     "prompt.mask",
     "fresh",
+    "return",
 )
 Batch = dict[str, np.ndarray]
 Read = Callable[[str, np.ndarray], np.ndarray]  # a key at ticks `(...)`, as `(..., *shape)`
@@ -63,9 +64,12 @@ class Extras:
         self._begins = np.cumsum(self._lengths) - self._lengths
         self._tasks = np.array([e.task for e in episodes], np.str_)
         self._succeeded = np.array([e.attrs.get("success") is True for e in episodes], bool)
-        if spec.next_after:
+        if spec.next_after or spec.discounted_return is not None:
             rewards = [stored_reward(e) if has_rewards else success_reward(e) for e in episodes]
             self._reward = np.concatenate(rewards) if rewards else np.zeros(0, np.float32)
+            if (discount := spec.discounted_return) is not None:
+                returns = [discounted(r, discount) for r in rewards]
+                self._return = np.concatenate(returns) if returns else self._reward
         if spec.prompts:
             filled = self._lengths > 0
             self._by_task = {t: np.flatnonzero((self._tasks == t) & filled) for t in np.unique(self._tasks)}
@@ -83,6 +87,16 @@ class Extras:
             ticks = self._goal_ticks(rows, rng)
             out |= {f"goal.{k}": read(k, ticks) for k in goal_keys}
             out["goal.ticks"] = ticks - rows.current
+            if s.start:
+                out |= {f"start.{k}": read(k, rows.first) for k in goal_keys}
+        if s.subgoals:
+            ahead = [rows.last - rows.current]
+            for _ in range(s.subgoals - 1):
+                ahead.append(ahead[-1] // 2)
+            ticks = rows.current[:, None] + np.stack(ahead, axis=1)
+            out |= {f"subgoal.{k}": read(k, ticks) for k in keys}
+        if s.discounted_return is not None:
+            out["return"] = self._return[rows.current][:, None]
         if s.future:
             ahead = rows.tick[:, None] + np.array(s.future, np.int64)
             ticks = np.minimum(ahead, rows.last[:, None])
@@ -152,3 +166,11 @@ def success_reward(e: Episode) -> np.ndarray:
     if e.attrs.get("success") is True:
         reward[-1:] = 1
     return reward
+
+
+def discounted(reward: np.ndarray, discount: float) -> np.ndarray:
+    """Of each tick the rewards from it on, each discounted by the ticks until then: `(N,)` float32."""
+    returns = np.zeros(len(reward) + 1)
+    for t in range(len(reward) - 1, -1, -1):
+        returns[t] = reward[t] + discount * returns[t + 1]
+    return returns[:-1].astype(np.float32)

@@ -59,6 +59,15 @@ class WindowSpec:
     common: it is drawn from the ticks after the last of them."""
     goal_keys: tuple[str, ...] = ()
     """What `goal` holds; `keys` when empty. Ticks for which one of them has no row are left out, too."""
+    start: bool = False
+    """With a goal: `start.<key>` `(B, *shape)` of what the goal holds, at the episode's first tick."""
+    subgoals: int = 0
+    """`subgoal.<key>` `(B, n, *shape)`: what is observed at the episode's last tick, then each time half as
+    far ahead, rounded down; 0: none."""
+    discounted_return: float | None = None
+    """Discount γ of a tick, above 0 and up to 1: `return` `(B, 1)` float32, the rewards r of this tick and of
+    those to come in its episode, Σ γ^i r_i, where i is 0 now; None: no returns. Rewards are as those of
+    next_after."""
     future: tuple[int, ...] = ()
     """Ticks ahead: `future.<key>` `(B, F, *shape)`, the observations at these, and `future.mask` `(B, F)`
     bool, False beyond the episode's end, where its last one repeats."""
@@ -85,7 +94,8 @@ class WindowSpec:
     which its strides lead to t."""
 
     def __post_init__(self) -> None:
-        at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "chain": 1, "chain_stride": 1}
+        at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "subgoals": 0}
+        at_least |= {"chain": 1, "chain_stride": 1}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
@@ -104,3 +114,5 @@ class WindowSpec:
             raise ValueError(f"a chain begins anywhere or with its episode, not {self.chain_begin!r}")
         if self.goal not in ("none", "last", "future"):
             raise ValueError(f"goal is none, last or future, not {self.goal!r}")
+        if self.discounted_return is not None and not 0 < self.discounted_return <= 1:
+            raise ValueError(f"a return's discount lies above 0 and up to 1, not {self.discounted_return}")

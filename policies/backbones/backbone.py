@@ -57,6 +57,9 @@ class Sizes:
     The last tokens of a context are those of its steps, the newest step last."""
     layers: Layers | None = None
     """Whose keys and values the tokens are; None: they are no layers'."""
+    steps: int = 1
+    """Observation steps: the pooled context is the conditions, then the tokens of each step, where it is
+    `Stack`'s."""
     language: nn.Module | None = None
     """The encoder's language model, for a network that has it go on from those; its weights stay the
     encoder's."""

@@ -81,16 +81,8 @@ class TransformerNet(nn.Module):
         self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context, seen_BH: Tensor | None = None
     ) -> Tensor:
         """seen_BH: bool, the actions that others attend to; None: all. Each must be able to see one."""
-        steps, h = context.tokens.shape[1], x_BHA.shape[1]
-        tokens = self.tokens_in(context.tokens) + self.token_positions[:steps]
-        memory_BSD = self.memory(torch.cat([self.time(s, t)[:, None], tokens], dim=1))
-        actions_BHD = self.actions_in(x_BHA) + self.action_positions[:h]
-        actions_mask = memory_mask = padding = None
-        if self.causal:
-            memory_mask = self.unseen(h, steps, context)
-            actions_mask = torch.ones(h, h, dtype=torch.bool, device=x_BHA.device).triu(1)
-        if context.mask is not None:
-            padding = torch.cat([torch.zeros_like(context.mask[:, :1]), ~context.mask], dim=1)
+        actions_BHD, memory_BSD = self.embedded(x_BHA, s, t, context)
+        actions_mask, memory_mask, padding = self.masks(x_BHA.shape[1], context)
         plain = sdpa_kernel(SDPBackend.MATH) if self.plain_attention else contextlib.nullcontext()
         with plain:
             decoded = self.decoder(
@@ -103,6 +95,23 @@ class TransformerNet(nn.Module):
                 tgt_is_causal=False,  # else it is looked up in the mask, for which a GPU must stop
             )
         return self.out(decoded)
+
+    def embedded(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The tokens of the actions `(B, H, D)`, and of the time and the context `(B, 1 + S, D)`."""
+        tokens = self.tokens_in(context.tokens) + self.token_positions[: context.tokens.shape[1]]
+        memory = self.memory(torch.cat([self.time(s, t)[:, None], tokens], dim=1))
+        return self.actions_in(x_BHA) + self.action_positions[: x_BHA.shape[1]], memory
+
+    def masks(self, h: int, context: Context) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """What is not attended to, bool: actions `(H, H)` and the context `(H, 1 + S)` by the actions, and
+        tokens that are not there `(B, 1 + S)`; None where all is."""
+        actions_mask = memory_mask = padding = None
+        if self.causal:
+            memory_mask = self.unseen(h, context.tokens.shape[1], context)
+            actions_mask = torch.ones(h, h, dtype=torch.bool, device=context.tokens.device).triu(1)
+        if context.mask is not None:
+            padding = torch.cat([torch.zeros_like(context.mask[:, :1]), ~context.mask], dim=1)
+        return actions_mask, memory_mask, padding
 
     def unseen(self, h: int, steps: int, context: Context) -> Tensor:
         """`(H, 1 + S)` bool: action i does not see the observations after step i; it sees the time, and

@@ -15,7 +15,8 @@ from ..request import TASK
 from ..serving.protocol import BadRequest
 
 TEXT = "str"  # dtype of what is said in words
-PREFIXES = ("goal.", "prompt.")
+RETURN = "return"  # key of the return that is asked for, `(1,)`
+PREFIXES = ("goal.", "start.", "prompt.", "next.", "subgoal.", "future.")
 
 
 class ConditionNet(nn.Module):
@@ -26,13 +27,28 @@ class ConditionNet(nn.Module):
 
     n_tokens: int
     """K."""
+    learns_from_future: bool = False
+    """In training it is called with the rest of a batch of windows besides, vectors of observations
+    normalised."""
 
     def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # pragma: no cover
         raise NotImplementedError
 
+    def task(self, observation: Mapping[str, Any]) -> Tensor | None:
+        """`(B,)` int, which of the tasks that it numbers each row is of, 0: none of them; None: it numbers
+        none. observation: as it is called with."""
+        return None
+
+    def losses(self, observation: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What the condition adds to the training's loss, scalars by name, weighted. observation: as it is
+        called with, and the rest of a batch of windows, vectors of observations normalised."""
+        return {}
+
 
 class ConditionPart(Protocol):
-    """A frozen dataclass: how one condition is read from data and from requests."""
+    """A frozen dataclass: how one condition is read from data and from requests. With the attribute
+    `optional`, True, a request may leave its keys out: the network then finds NaN in the place of vectors,
+    and a task without words."""
 
     @property
     def drop(self) -> float:
@@ -73,16 +89,22 @@ def features_for(part: ConditionPart, conditions: Sequence[ConditionPart], featu
     return {k: f for k, f in features.items() if k not in hidden}
 
 
-def condition_features(conditions: Sequence[ConditionPart], features: Features) -> Features:
+def condition_features(
+    conditions: Sequence[ConditionPart], features: Features, optional: bool = False
+) -> Features:
     """What a request must hold for the conditions, beside the observations, by key: `task` is text, goals
     have the shape of their feature, and prompts are of up to P demonstrations of up to L ticks each, `(P, L,
-    *shape)`. Labels are among the observations."""
+    *shape)`. Labels are among the observations. optional: instead what it may hold."""
     result: Features = {}
     for part in conditions:
+        if getattr(part, "optional", False) != optional:
+            continue
         for key in part.keys(features_for(part, conditions, features)):
             if key == TASK:
                 result[key] = Feature((), TEXT)
-            elif key.startswith("goal."):
+            elif key == RETURN:
+                result[key] = Feature((1,), "float32")
+            elif key.startswith(("goal.", "start.")):
                 result[key] = features[feature_of(key)]
             elif key.startswith("prompt."):
                 needs = part.needs()

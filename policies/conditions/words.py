@@ -48,22 +48,17 @@ class Words:
 
     def split(self, task: str) -> list[str]:
         """The words of an instruction. BadRequest where there are too many."""
-        words = re.findall(r"\w+", task.lower())
-        if len(words) > self.most:
-            raise BadRequest(
-                f"the instruction has {len(words)} words, and the policy reads at most {self.most} "
-                f"({task[:60]!r} ...): say it shorter, or train with --conditions.Words.most {len(words)}"
-            )
-        return words
+        return split(task, self.most, "Words")
 
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         return WordsNet(self, width)
 
 
 class WordsNet(ConditionNet):
-    def __init__(self, part: Words, width: int) -> None:
+    def __init__(self, part: Words, width: int, of: str = "Words") -> None:
+        """of: the part whose `most` says how many words there may be."""
         super().__init__()
-        self.part, self.n_tokens = part, part.most
+        self.part, self.n_tokens, self.of = part, part.most, of
         self.table = nn.Embedding(part.rows, width)
         self.positions = nn.Parameter(0.1 * torch.randn(part.most, width))
         # beyond a sum of word and place, or the mean over the tokens would not know their order
@@ -78,12 +73,23 @@ class WordsNet(ConditionNet):
         rows = torch.zeros(len(different), part.most, part.hashes, dtype=torch.long)
         mask = torch.zeros(len(different), part.most, dtype=torch.bool)
         for i, task in enumerate(different):
-            for j, word in enumerate(part.split(task)):
+            for j, word in enumerate(split(task, part.most, self.of)):
                 rows[i, j] = torch.tensor(word_rows(word, part.rows, part.hashes))
                 mask[i, j] = True
         rows, mask = rows[which], mask[which]
         words = self.table(rows.to(device)).sum(2)
         return self.mix(words + self.positions), mask.to(device)
+
+
+def split(task: str, most: int, part: str) -> list[str]:
+    """The words of an instruction. BadRequest where there are more than `most`, a field of `part`."""
+    words = re.findall(r"\w+", task.lower())
+    if len(words) > most:
+        raise BadRequest(
+            f"the instruction has {len(words)} words, and the policy reads at most {most} "
+            f"({task[:60]!r} ...): say it shorter, or train with --conditions.{part}.most {len(words)}"
+        )
+    return words
 
 
 @lru_cache(maxsize=4096)

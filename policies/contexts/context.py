@@ -18,14 +18,17 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Conditions:
     """What is asked for, beside what is seen: words, goals, labels, prompts. tokens `(B, C, D)`, mask `(B,
-    C)` bool (False: no token), pooled `(B, n·D)`, one mean for each of the n conditions."""
+    C)` bool (False: no token), pooled `(B, n·D)`, one mean for each of the n conditions, task `(B,)` int,
+    which of the tasks that are known by number, 0: none of them; None where nobody numbers them."""
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+    task: Tensor | None = None
 
     def rows(self, of: slice) -> Conditions:
-        return Conditions(self.tokens[of], self.mask[of], self.pooled[of])
+        task = None if self.task is None else self.task[of]
+        return Conditions(self.tokens[of], self.mask[of], self.pooled[of], task)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class Context:
     observation does not say. prefix: `(B, n, A)`, the first actions of the chunk, where they are given to a
     policy that goes on from them (`Prefixed`). shown: the chunk itself, in the training of a latent. cost:
     `(B,)`, what the context itself asks training to pay, such as the price of writing to a memory. wrote:
-    `(B,)` bool, whether the decision wrote to the memory, of one that does so now and then."""
+    `(B,)` bool, whether the decision wrote to the memory, of one that does so now and then. task: `(B,)` int,
+    of a network that has something for each task, see `Conditions`."""
 
     tokens: Tensor
     pooled: Tensor
@@ -85,6 +89,7 @@ class Context:
     shown: Shown | None = None
     cost: Tensor | None = None
     wrote: Tensor | None = None
+    task: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -104,6 +109,7 @@ class Context:
         shown = [p.shown for p in parts if p.shown is not None]
         costs = [p.cost for p in parts if p.cost is not None]
         wrote = [p.wrote for p in parts if p.wrote is not None]
+        tasks = [p.task for p in parts if p.task is not None]
         return Context(
             torch.cat([p.tokens for p in parts]),
             torch.cat([p.pooled for p in parts]),
@@ -113,6 +119,7 @@ class Context:
             shown=Shown(*(torch.cat(v) for v in zip(*map(_fields, shown), strict=True))) if shown else None,
             cost=torch.cat(costs) if costs else None,
             wrote=torch.cat(wrote) if wrote else None,
+            task=torch.cat(tasks) if tasks else None,
         )
 
     def first(self, tokens: Tensor, pooled: Tensor) -> Context:
@@ -140,8 +147,10 @@ class Context:
         shown = None if self.shown is None else Shown(*map(f, _fields(self.shown)))
         cost = None if self.cost is None else f(self.cost)
         wrote = None if self.wrote is None else f(self.wrote)
+        task = None if self.task is None else f(self.task)
         return Context(
-            f(self.tokens), f(self.pooled), mask, self.frame, memory, present, prefix, shown, cost, wrote
+            *(f(self.tokens), f(self.pooled), mask, self.frame),
+            *(memory, present, prefix, shown, cost, wrote, task),
         )
 
 

@@ -13,12 +13,18 @@ from .aura_mem import aura_mem
 from .bc_rnn import bc_rnn
 from .beso import beso
 from .decision import decision_mamba, decision_s4
+from .decision_diffuser import decision_diffuser
+from .dichotomy_of_control import dichotomy_of_control
 from .diffusion import diffusion_transformer, diffusion_unet
 from .ebt import ebt
+from .fdp import fdp
 from .flow import flow
 from .flow_map import flow_map
 from .gr00t import gr00t, gr00t_small
+from .grif import grif
 from .imc import imc
+from .language_conditioned import language_conditioned
+from .lbp import lbp
 from .litevlp import litevlp, litevlp_small
 from .mip import mip, regression_mlp
 from .moh import moh
@@ -31,6 +37,8 @@ from .ptp import ptp
 from .rtc_flow import rtc_flow
 from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
+from .sparse_dp import sparse_dp
+from .user_conditioned import user_conditioned
 from .vq_bet import vq_bet
 
 GROUP = "ulna.recipes"
@@ -47,6 +55,14 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "imc": imc,
     "ptp": ptp,
     "beso": beso,
+    "decision_diffuser": decision_diffuser,
+    "fdp": fdp,
+    "dichotomy_of_control": dichotomy_of_control,
+    "grif": grif,
+    "lbp": lbp,
+    "language_conditioned": language_conditioned,
+    "user_conditioned": user_conditioned,
+    "sparse_dp": sparse_dp,
     "moh": moh,
     "ndp": ndp,
     "rtc_flow": rtc_flow,

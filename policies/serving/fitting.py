@@ -25,9 +25,13 @@ def fit_observation(
     return _fitting(key, value, (n_obs_steps, *feature.shape), feature.dtype, wants)
 
 
-def fit_conditions(observation: Mapping[str, Any], conditions: Features) -> dict[str, np.ndarray]:
-    """Goals and prompts, by key. BadRequest with both sides shown."""
+def fit_conditions(
+    observation: Mapping[str, Any], conditions: Features, optional: Features | None = None
+) -> dict[str, np.ndarray]:
+    """Goals and prompts, by key, and of what is optional that which is there. BadRequest with both sides
+    shown."""
     arrays = {}
+    conditions = conditions | {k: f for k, f in (optional or {}).items() if k in observation}
     prompt: tuple[int, ...] | None = None  # (demonstrations, ticks) of the first prompt's
     for key, feature in conditions.items():
         if key == TASK:

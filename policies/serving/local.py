@@ -77,6 +77,7 @@ class LocalPolicy:
             checkpoint=self.policy.content_hash,
             needs_past=self.needs_past,
             conditions=self.policy.conditions_needed,
+            optional=self.policy.conditions_optional,
         )
         self.decide = decisions(self.policy) if opened.is_ours else self.policy.sample
         try:
@@ -135,7 +136,7 @@ class LocalPolicy:
         if question.previous is not None:
             previous = self._chunk("previous", question.previous)
         memory = self._memory(question.memory)
-        if TASK in policy.condition_keys and question.task is None:
+        if TASK in policy.conditions_needed and question.task is None:
             raise BadRequest(f"the request lacks {TASK}: the policy is told what to do in words")
         seed = secrets.randbits(48) if question.seed is None else question.seed
         known = replace(question, observation=arrays, seed=seed, past=past, previous=previous, memory=memory)
@@ -198,7 +199,7 @@ class LocalPolicy:
         rng, p, n = np.random.default_rng(seed), self.policy, self._metadata.n_obs_steps
         values = {}
         for key in (*p.observation_keys, *(k for k in p.condition_keys if k not in p.observation_keys)):
-            if key == TASK:
+            if key in (TASK, *self._metadata.optional):
                 continue
             feature = self._metadata.conditions.get(key) or p.features[key]
             shape = feature.shape if key in self._metadata.conditions else (n, *feature.shape)
@@ -270,7 +271,7 @@ class LocalPolicy:
         return finite("memory", values, "float32")
 
     def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return fit_conditions(observation, self._metadata.conditions)
+        return fit_conditions(observation, self._metadata.conditions, self._metadata.optional)
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:
         return fit_observation(key, observation, self.policy.features[key], self._metadata.n_obs_steps)

@@ -17,6 +17,7 @@ RELIED_ON = (
     *("features", "conditions", "n_obs_steps", "horizon", "n_past_actions", "n_action_steps", "needs_past"),
     *("decoder", "ensemble_decay", "control_hz"),
 )
+FEATURES = ("features", "conditions", "optional")  # fields that are such
 LEAST = {"n_obs_steps": 1, "horizon": 1, "n_past_actions": 0, "n_action_steps": 1, "sampling_steps": 1}
 
 
@@ -57,6 +58,8 @@ class Metadata:
     """What requests are to hold beside the observations, so that the policy knows what to do: `task`, of the
     dtype `str`, the instruction in words; `goal.<key>`; and `prompt.<key>` of up to so many demonstrations
     and ticks. Empty for a policy that is not asked, and where a server does not tell."""
+    optional: Features = field(default_factory=dict)
+    """What requests may hold besides, as in `conditions`, and need not."""
     validations: tuple[Validation, ...] = ()
     """What evaluation has found of the checkpoint; `ulna deploy` asks a real robot's policy for one."""
 
@@ -68,8 +71,7 @@ class Metadata:
     def to_json(self) -> dict[str, Any]:
         """JSON types only."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        both = {"features": self.features, "conditions": self.conditions}
-        documents = {name: features_to_json(of) for name, of in both.items()}
+        documents = {name: features_to_json(getattr(self, name)) for name in FEATURES}
         return {**values, **documents, "validations": validations_to_json(self.validations)}
 
     @staticmethod
@@ -85,7 +87,7 @@ class Metadata:
         for name, value in values.items():
             if not _fits(name, value):
                 raise ValueError(f"its {name} cannot be {value!r:.60}")
-        both = {name: features_from_json(d.get(name, {})) for name in ("features", "conditions")}
+        both = {name: features_from_json(d.get(name, {})) for name in FEATURES}
         validations = validations_from_json(d.get("validations", ()))
         metadata = Metadata(**{**values, **both, "validations": validations})
         if "needs_past" not in d:
@@ -129,7 +131,7 @@ def _fits(name: str, value: Any) -> bool:
         return type(value) is int and value >= LEAST[name]
     if name == "features":
         return _are_features(value) and _has_action(features_from_json(value))
-    if name == "conditions":
+    if name in FEATURES:
         return _are_features(value)
     if name == "needs_past":
         return isinstance(value, bool)

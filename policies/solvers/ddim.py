@@ -25,9 +25,12 @@ class DDIM:
     clip: float = 0.0
     """Bound of the clean chunk's elements at every step, normalised; 0: none."""
 
+    noise: float = 1.0
+    """Times the fresh noise of a step: less draws likelier chunks (see the hook `LowTemperature`)."""
+
     def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1 or self.clip < 0:
-            raise ValueError("DDIM's eta lies in 0..1 and its clip is not negative")
+        if not 0 <= self.eta <= 1 or self.clip < 0 or self.noise < 0:
+            raise ValueError("DDIM's eta lies in 0..1, and its clip and noise are not negative")
 
     def step(self, field: Field, a: Tensor, i: int, state: Any) -> Move:
         level, after = field.path[i], field.path[i + 1]
@@ -43,4 +46,4 @@ class DDIM:
         # the variance of the cleaner chunk given this one and x, on any Gaussian path
         added = level.sigma**2 - (level.alpha / after.alpha) ** 2 * after.sigma**2 if after.alpha else 0.0
         std = self.eta * after.sigma / level.sigma * math.sqrt(max(added, 0.0))
-        return Move(after.alpha * x + math.sqrt(max(after.sigma**2 - std**2, 0.0)) * eps, std)
+        return Move(after.alpha * x + math.sqrt(max(after.sigma**2 - std**2, 0.0)) * eps, self.noise * std)

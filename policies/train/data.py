@@ -34,6 +34,8 @@ from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
 from ...datasets.store import EpisodeStore
 from ...datasets.units import require_alike, resolutions, unstated_keys
+from ..conditions.backward_plan import BackwardPlan
+from ..conditions.change import Change
 from ..conditions.condition import features_for
 from ..conditions.words import Words
 from ..recipe import Recipe
@@ -301,18 +303,22 @@ def open_data(
 
 
 def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
-    """The window of the data that the policy of `recipe` is trained on: with all that its conditions need,
-    for `caps_temporal` the window after it, and for a context with a memory as many in a row as its `chain`
-    says, as far apart as decisions are, from where its `begin` says. TrainingError where two conditions do
-    not go together."""
+    """The window of the data that the policy of `recipe` is trained on: with all that its conditions and its
+    codec need, for `caps_temporal` the window after it, and for a context with a memory as many in a row as
+    its `chain` says, as far apart as decisions are, from where its `begin` says. TrainingError where two
+    conditions do not go together."""
     told = {k for c in recipe.conditions for k in c.keys(features_for(c, recipe.conditions, features))}
     unseen = {k for c in recipe.conditions for k in c.hides(features)} - told
     keys = tuple(k for k in features if k != ACTION and k not in unseen)
-    needs = _union([c.needs() for c in recipe.conditions])
+    of_codec = getattr(recipe.codec, "needs", lambda horizon: {})(recipe.horizon)
+    needs = _union([*(c.needs() for c in recipe.conditions), of_codec])
     if (goal_keys := needs.get("goal_keys")) is not None:
         needs["goal_keys"] = goal_keys or tuple(k for k in keys if f"goal.{k}" in told)
-    if recipe.training.caps_temporal:
-        needs["next_after"] = 1
+    if recipe.training.caps_temporal and needs.setdefault("next_after", 1) != 1:
+        raise TrainingError(
+            f"caps_temporal looks one tick ahead, and a condition {needs['next_after']}: train with one of "
+            "them"
+        )
     if (chain := int(getattr(recipe.context, "chain", 1))) > 1:
         stride = 1 if recipe.decoder == "ensemble" else recipe.n_action_steps
         begin = getattr(recipe.context, "begin", "anywhere")
@@ -323,7 +329,7 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
 def require_readable(recipe: Recipe, tasks: Iterable[str]) -> None:
     """ValueError in one sentence for an instruction that the policy of `recipe` could not be told."""
     for part in recipe.conditions:
-        if isinstance(part, Words):
+        if isinstance(part, Words | Change | BackwardPlan):
             for task in tasks:
                 part.split(task)
 

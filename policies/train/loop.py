@@ -26,6 +26,7 @@ from ...datasets.reading.loader import WindowSource, batches, step_rng
 from ..adapters.weights import begin
 from ..caps import require_caps
 from ..checkpoint import load_checkpoint, save_checkpoint
+from ..conditions.task import know_tasks
 from ..parts import recipe_to_json
 from ..policy import Policy
 from ..recipe import Recipe, Training
@@ -154,6 +155,7 @@ def train(
     if start is not None:
         taken = take_weights(policy, start, say)
         del start
+    know_tasks(policy, data.tasks)
     adapt(policy, t)
     freeze(policy, t, taken)
     if t.lora:

@@ -14,10 +14,11 @@ from .backup import Backup
 from .director import Director
 from .done import Done
 from .retry import Retry
+from .spoken import Spoken
 from .steps import Steps
 from .supported import Supported
 
-DIRECTORS: dict[str, type[Any]] = {d.__name__: d for d in (Retry, Done, Steps, Backup, Supported)}
+DIRECTORS: dict[str, type[Any]] = {d.__name__: d for d in (Retry, Done, Steps, Spoken, Backup, Supported)}
 PLUGINS = "ulna.directors"
 
 

@@ -10,8 +10,11 @@ from .cubes import Cubes
 from .cue import Cue
 from .env import PlanarEnv
 from .fork import Fork
+from .gates import Gates
 from .maze import Maze
 from .peg import Peg
+from .places import Places
+from .stages import Stages
 from .twice import Twice
 from .words import Words
 
@@ -25,5 +28,8 @@ TASKS: dict[str, Callable[..., PlanarEnv]] = {
     "cue": Cue,
     "corridors": Corridors,
     "cubes": Cubes,
+    "gates": Gates,
+    "places": Places,
+    "stages": Stages,
 }
 """`TASKS[name](num_envs, **options)`; the options are those of the class."""

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 GOAL = "observation.goal"
+COMMAND = "observation.command"
 
 Observation = dict[str, np.ndarray]
 

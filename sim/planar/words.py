@@ -18,6 +18,7 @@ PAIRS = {
     "train": [(c, d) for c in range(4) for d in range(4) if c != d],
     "held-out": [(c, c) for c in range(4)],
     "left": [(c, 0) for c in range(4)],
+    "right": [(c, 1) for c in range(4)],
 }
 """Colour and direction, by number. Each colour and each direction is held out once, trained thrice."""
 
@@ -40,11 +41,15 @@ START, COLOUR, DIRECTION = 0, 8, 9  # columns of the constants: where the pucks 
 class Words(PlanarEnv):
     """Success: the named puck is the first to go `PUSH`, and goes chiefly in the named direction. Any other
     puck or direction ends the episode. Whoever ignores the words has 1 chance in 16 (1 in 4 with
-    pairs "left").
+    pairs "left" or "right").
 
     pairs: which instructions: "all", "train" (12), "held-out" (the other 4), "left" (a colour to choose, the
-    direction is always left). goal: also observe, as `observation.goal`, where the pucks are to lie at the
-    end, for policies that are told by goals.
+    direction is always left), "right" (the same to the right). goal: also observe, as `observation.goal`,
+    where the pucks are to lie at the end, for policies that are told by goals.
+
+    labelled: the share of the episodes of which the words are said, 1 in so many by their seeds; the others'
+    are empty. spread: how far from the middle of its place a puck may lie in x and in y, m: from PUSH / 2 on
+    the goal alone does not always tell which puck has moved.
 
     Controls. scene_identifies: only the named puck is there, and lies in the corner that tells the direction.
     shuffled: the words are those of a pair drawn at random, whatever counts as success."""
@@ -58,10 +63,15 @@ class Words(PlanarEnv):
         scene_identifies: bool = False,
         goal: bool = False,
         shuffled: bool = False,
+        labelled: float = 1.0,
+        spread: float = PUCK_SPREAD,
     ) -> None:
+        if not 0 < labelled <= 1:
+            raise ValueError(f"labelled is {labelled}: it must lie above 0 and be at most 1")
         if pairs not in PAIRS:
             raise ValueError(f"there are no pairs {pairs!r}: choose from {', '.join(PAIRS)}")
         self.pairs, self.scene_identifies, self.shuffled = PAIRS[pairs], scene_identifies, shuffled
+        self.every, self.spread = round(1 / labelled), spread
         goals = {GOAL: metres(*(f"goal.{name}" for name in PUCKS.names))} if goal else {}
         self.observed = {STATE: XY, ENVIRONMENT: PUCKS, **goals}
         super().__init__(num_envs, 80, (-0.5, -0.5), (0.5, 0.5))
@@ -73,7 +83,7 @@ class Words(PlanarEnv):
     def place(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
         colour, direction = self.pair(seed)
-        pucks = SLOTS[rng.permutation(4)] + rng.uniform(-PUCK_SPREAD, PUCK_SPREAD, (4, 2))
+        pucks = SLOTS[rng.permutation(4)] + rng.uniform(-self.spread, self.spread, (4, 2))
         start = rng.uniform(-START_SPREAD, START_SPREAD, 2)
         if self.scene_identifies:
             corner = SLOTS[direction] + rng.uniform(-PUCK_SPREAD, PUCK_SPREAD, 2)
@@ -113,6 +123,8 @@ class Words(PlanarEnv):
         return observation
 
     def instruction(self, seed: int) -> str:
+        if seed % self.every:
+            return ""
         colour, direction = self.pair(seed)
         if self.shuffled:
             colour, direction = self.pairs[np.random.default_rng([seed, SHUFFLE]).integers(len(self.pairs))]

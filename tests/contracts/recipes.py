@@ -74,6 +74,25 @@ SMALL = {
     },
     "ptp": {"backbone.width": 32, "backbone.depth": 2},
     "beso": {"backbone.width": 36, "backbone.depth": 2},
+    "decision_diffuser": {"backbone.widths": (32, 64), "codec.width": 32, "sampling_steps": 4},
+    "sparse_dp": {"backbone.width": 32, "backbone.depth": 2, "backbone.hidden": 16, "backbone.experts": 4},
+    "fdp": {"encoder.width": 32, "backbone.inner.width": 32, "backbone.inner.depth": 2},
+    "language_conditioned": {"encoder.width": 32, "backbone.width": 32, "backbone.depth": 2},
+    "user_conditioned": {"backbone.width": 32, "backbone.depth": 2},
+    "dichotomy_of_control": {
+        "backbone.width": 32,
+        "backbone.depth": 2,
+        "conditions.Dichotomy.hidden": 32,
+        "conditions.Dichotomy.latent": 4,
+        "conditions.Dichotomy.luck": 0.1,  # else most of the loss is what no learning lowers
+    },
+    "lbp": {
+        "backbone.width": 32,
+        "backbone.depth": 2,
+        "conditions.BackwardPlan.hidden": 32,
+        "conditions.BackwardPlan.width": 16,
+    },
+    "grif": {"backbone.width": 32, "conditions.Change.hidden": 32},
     "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "vq_bet": {

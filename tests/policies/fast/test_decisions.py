@@ -36,11 +36,29 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+class Windows:
+    """Of what never was, with what is ahead."""
+
+    def __init__(self, horizon: int) -> None:
+        self.horizon = horizon
+
+    def __len__(self) -> int:
+        return 50
+
+    def vectors(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        rng, n = np.random.default_rng(1), len(rows)
+        seen = {k: f for k, f in FEATURES.items() if k != ACTION}
+        ahead = {f"future.{k}": f for k, f in seen.items()} | {ACTION: FEATURES[ACTION]}
+        values = {k: rng.uniform(-1, 1, (n, 1, *f.shape)) for k, f in seen.items()}
+        return values | {k: rng.uniform(-1, 1, (n, self.horizon, *f.shape)) for k, f in ahead.items()}
+
+
 def policy(name: str, device: str = "cpu") -> Policy:
-    rng = np.random.default_rng(0)
+    rng, recipe = np.random.default_rng(0), small(name)
     stats = {k: vector_stats(rng.uniform(-1, 1, (100, f.shape[0]))) for k, f in FEATURES.items()}
+    stats |= recipe.codec.fit(Windows(recipe.horizon), FEATURES, recipe.n_past_actions)
     torch.manual_seed(0)
-    return Policy(small(name), FEATURES, stats).to(device).eval()
+    return Policy(recipe, FEATURES, stats).to(device).eval()
 
 
 def question(of: Policy, rows: int = 1, seed: Any = 3, past: bool = False) -> Request:

@@ -120,6 +120,24 @@ def test_steps_tell_the_policy_one_thing_after_another(rig: Rig) -> None:
     assert result.ticks == 1 + 10 + 1 + 10 + 1
 
 
+def test_words_that_change_while_it_runs_are_told(rig: Rig, tmp_path: Path) -> None:
+    words, said = tmp_path / "words.txt", list[str]()
+    words.write_text("of yesterday\n")
+    ticks = {4: "push left\n", 8: "push left\npush left\n", 12: "push left\npush right\n\n"}
+
+    class Listens(Log):
+        def tick(self, values: Any, times_ns: Any, flags: Mapping[str, int]) -> None:
+            super().tick(values, times_ns, flags)
+            if (text := ticks.get(len(self.sent))) is not None:
+                words.write_text(text)
+
+    policy = Follow(rig.robot.features)
+    with directed(rig, ["Spoken"], policy, said, Spoken_file=str(words)) as agent:
+        run_episode(rig.robot, agent, [Listens()], task="wait", seed=0, max_ticks=20)
+    assert said == ["told: push left", "told: push right"]
+    assert list(dict.fromkeys(r.task for r in policy.requests)) == ["wait", "push left", "push right"]
+
+
 @pytest.mark.parametrize("how", ["fails", "still", "after"])
 def test_a_backup_takes_over_and_the_next_episode_begins_with_the_first(rig: Rig, how: str) -> None:
     class Dead(Follow):
@@ -218,6 +236,7 @@ def test_directors_that_cannot_be_are_named(names: list[str], fields: dict[str, 
         ("Steps", {}, "needs instructions"),
         ("Steps", {"Steps.tasks": "a; b"}, "must know when a step is over"),
         ("Steps", {"Steps.tasks": "a; b", "Steps.verifiers": "x"}, "2 tasks and 1 verifiers"),
+        ("Spoken", {}, "from a file: --Spoken.file words.txt"),
         ("Backup", {}, "needs another policy"),
         ("Supported", {}, "needs a guard"),
     ],
@@ -233,7 +252,7 @@ def test_what_a_director_lacks_is_said_before_anything_moves(
 
 
 def test_every_director_is_listed() -> None:
-    assert list(DIRECTORS) == ["Retry", "Done", "Steps", "Backup", "Supported"]
+    assert list(DIRECTORS) == ["Retry", "Done", "Steps", "Spoken", "Backup", "Supported"]
 
 
 def test_what_the_data_never_did_ends_the_episode(rig: Rig, tmp_path: Path) -> None:

@@ -21,8 +21,11 @@ from ulna.sim.planar.demonstrations import Demonstration, demonstrations
 from ulna.sim.planar.env import PlanarEnv
 from ulna.sim.planar.expert import expert
 from ulna.sim.planar.fork import Fork
+from ulna.sim.planar.gates import Gates
 from ulna.sim.planar.maze import Maze
 from ulna.sim.planar.peg import Peg
+from ulna.sim.planar.places import Places
+from ulna.sim.planar.stages import Stages
 from ulna.sim.planar.twice import Twice
 from ulna.sim.planar.words import Words
 
@@ -42,6 +45,11 @@ VARIANTS: dict[str, Make] = {
     "cue, keyed": partial(Cue, delay=10, cues=8),
     "corridors, uniform": partial(Corridors, uniform=True),
     "cue, visible": partial(Cue, delay=10, visible=True),
+    "words, spread": partial(Words, pairs="left", spread=0.035),
+    "gates, far": partial(Gates, spread=0.06),
+    "gates, speeds": partial(Gates, speeds="train"),
+    "stages, held out": partial(Stages, stages=4, orders="held-out"),
+    "places, luck": partial(Places, luck=True),
 }
 NOISE = 0.005
 each_variant = pytest.mark.parametrize("make", VARIANTS.values(), ids=list(VARIANTS))

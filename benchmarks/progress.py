@@ -1,21 +1,25 @@
 """Progress by its structured last answer (R²VLM's recurrence, `policies.progress`), against a clip by itself
 and against a counter of time.
 
-    python benchmarks/progress.py      writes results/progress.json; about ten core-minutes
+    python benchmarks/progress.py      writes results/progress.json; about six core-minutes
 
 It is no file of `ulna study`: what is judged is how far an episode is, and nothing acts.
 
-Four coloured buttons lie somewhere; the instruction names three of them in an order, `press red, then green,
-then blue`. A body goes there and presses, at its own speed and with pauses. What was pressed cannot be seen
-afterwards, so that a clip does not tell what came before it. All see where the buttons are from the body, and
-its height, at 20 Hz, in clips of 0.4 s; episodes are 4 to 12 s long. 400 of them are learned from, of which a
-quarter break off; nobody is ever shown another order than that of the instruction. The critic's networks are
-small (`ProgressSpec()`), 2000 steps of 32, 3 seeds.
+Four coloured buttons lie about, each in another corner every time; the instruction names three of them in an
+order, `press red, then green, then blue`. A body goes there and presses, at its own speed and with pauses.
+What was pressed cannot be seen afterwards, so that a clip does not tell what came before it. All see where
+the buttons are from the body, and its height, at 20 Hz, in clips of 0.4 s; episodes are 4 to 12 s long. 240
+of them are learned from, of which a quarter break off; nobody is ever shown another order than that of the
+instruction. The critic's networks are small (`ProgressSpec()`), 1000 steps, 3 seeds.
 
-Tested on 100 each of: episodes that succeed; that stop before the end, and wait; that hover over a button for
+Tested on 60 each of: episodes that succeed; that stop before the end, and wait; that hover over a button for
 as long as a press takes, and go on; that do the steps in another order; and successes that are told another
 instruction, which begins with the same one or two steps (its p ends at their share). The counter knows the
 mean p of the training episodes at each time.
+
+The expectation was written before the first run. The critic's networks, what it is told of its last answer
+and the share of other instructions in its training were changed afterwards, on development episodes that are
+none of these.
 
 Legend: T ticks, N steps."""
 
@@ -44,8 +48,9 @@ FEATURES = {
     ENVIRONMENT: Feature((8,), "float32", tuple(f"to_{c}.{a}" for c in COLOURS for a in "xy"), ("m",) * 8),
     ACTION: Feature((3,), "float32", ("x", "y", "height"), ("m", "m", "m")),
 }
+CORNERS = 0.25 * np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)])  # m
 HIGH, LOW, STEP = 0.1, 0.0, 0.04  # m; m a tick
-SEEDS, TRAINED, TESTED, STEPS = range(3), 400, 100, 2000
+SEEDS, TRAINED, TESTED, STEPS = range(3), 240, 60, 1000
 SPEC = ProgressSpec(clip_s=0.4)
 ARMS = {"recurrent": SPEC, "single clip": replace(SPEC, recurrent=False)}
 EXPECTATION = (
@@ -101,12 +106,8 @@ def episode(rng: np.random.Generator, kind: str) -> Shown:
 
 
 def _places(rng: np.random.Generator) -> np.ndarray:
-    """`(4, 2)`, no two of them near each other."""
-    while True:
-        places = rng.uniform(-0.4, 0.4, (4, 2))
-        apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.eye(4)
-        if apart.min() > 0.2:
-            return places
+    """`(4, 2)` m: a corner for each, more or less."""
+    return CORNERS[rng.permutation(4)] + rng.uniform(-0.05, 0.05, (4, 2))
 
 
 def recorded(folder: Path, episodes: list[Shown]) -> Labelled:
@@ -140,7 +141,7 @@ def distracted(some: Labelled, rng: np.random.Generator) -> Labelled:
 
 
 def tests(folder: Path) -> dict[str, Labelled]:
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(7)
     kinds = ("succeeds", "stops", "hovers", "reordered")
     each = {k: recorded(folder / k, [episode(rng, k) for _ in range(TESTED)]) for k in kinds}
     return {**each, "told another": distracted(each["succeeds"], rng)}

@@ -47,6 +47,7 @@ NAMES = (
         "control_lateness",
         "takeover",
         "ndp_strokes",
+        "progress",
         "demo_policy",
     ),
 )
@@ -62,6 +63,7 @@ SECTIONS = {
     "Safety": ("safety_fuzz", "action_filters", "falls"),
     "A person who takes over": ("takeover",),
     "Paths of a dynamical system": ("ndp_strokes",),
+    "Progress": ("progress",),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -373,6 +375,7 @@ TABLES = {
     "control_lateness": safety_tables.control_lateness,
     "takeover": safety_tables.takeover,
     "ndp_strokes": study_tables.ndp_strokes,
+    "progress": study_tables.progress,
     "demo_policy": study_tables.demo_policy,
 }
 

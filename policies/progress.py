@@ -43,19 +43,19 @@ from .conditions.condition import ConditionPart
 from .conditions.words import Words
 from .contexts.context import Conditions, ContextPart
 from .contexts.stack import Stack
-from .encoders.vector import Encoder, EncoderPart
+from .encoders.vector import MLP, Encoder, EncoderPart
 from .hashed import WEIGHTS, CheckpointError, read_json, require_finite, save_hashed, verify_hashed
 from .learn.critic import ValueMLP
 from .parts import recipe_from_json, recipe_to_json
 from .request import TASK
 
 HASHED = (WEIGHTS, "progress.json", "features.json", "stats.json")
-MARKS = 4  # numbers that say what the last answer was, for each step
+MARKS = 3  # numbers that say what the last answer was, for each step
 
 
 @dataclass(frozen=True)
 class ProgressSpec:
-    encoder: EncoderPart = Encoder()
+    encoder: EncoderPart = Encoder(MLP(128, 2))
     """What sees the frames."""
     words: ConditionPart = Words()
     """What reads the words."""
@@ -134,7 +134,7 @@ class ProgressCritic(nn.Module):
         n_tokens = int(self.words.n_tokens)
         self.context_net = spec.context.build(width, per_frame, spec.frames, 1, n_tokens)
         self.context_net.use(self.encoder)
-        seen = self.context_net.pooled_width + self.context_net.token_width
+        seen = self.context_net.pooled_width + self.context_net.token_width + spec.frames * width
         self.net = ValueMLP(seen + MARKS, spec.width, spec.depth)
         self.measured: dict[str, Any] = {}
         self.content_hash = ""  # set by loading and saving
@@ -159,23 +159,41 @@ class ProgressCritic(nn.Module):
     ) -> Tensor:
         """`(B, N)`: of each step's being done, after the clips that `see` saw and the answers `done_BN` bool
         before them. Whatever stands beyond the end of a shorter plan means nothing."""
-        if not self.spec.recurrent:
-            done_BN = np.zeros_like(done_BN)
-        rows = [(b, i) for b, plan in enumerate(plans) for i in range(len(plan))]
+        return self.mark(self.read(z_BTKD, tasks, plans, done_BN), plans, done_BN)
+
+    def read(
+        self, z_BTKD: Tensor, tasks: Sequence[str], plans: Sequence[Sequence[str]], done_BN: np.ndarray
+    ) -> Tensor:
+        """What is made of clip and words `(R, ...)`, for all steps of the plans, end to end. The last answers
+        matter only where they are read (`ProgressSpec.tells`)."""
+        done_BN = self._told(done_BN)
         different: dict[str, int] = {}  # few, and each is read once
         which = [
-            different.setdefault(self.asked(tasks[b], plans[b], done_BN[b], i), len(different))
-            for b, i in rows
+            different.setdefault(self.asked(task, plan, done, i), len(different))
+            for task, plan, done in zip(tasks, plans, done_BN, strict=True)
+            for i in range(len(plan))
         ]
-        marked = torch.from_numpy(np.concatenate([_marks(p, d) for p, d in zip(plans, done_BN, strict=True)]))
-        row, column = torch.tensor(rows, device=z_BTKD.device).T
-        tokens, mask = (x[which] for x in self.words({TASK: list(different)}))
-        told = _mean(tokens, mask)
-        context = self.context_net(z_BTKD[row], Conditions(tokens, mask, told))
+        # by index_select: the gradients of an index in brackets are added up several times as slowly
+        reads, row = torch.tensor(which, device=z_BTKD.device), _rows(plans).to(z_BTKD.device)
+        tokens, mask = (x.index_select(0, reads) for x in self.words({TASK: list(different)}))
+        told, seen = _mean(tokens, mask), z_BTKD.index_select(0, row)
+        context = self.context_net(seen, Conditions(tokens, mask, told))
         every = torch.ones(context.tokens.shape[:2], dtype=torch.bool, device=z_BTKD.device)
         read = _mean(context.tokens, every if context.mask is None else context.mask)
-        out = self.net(torch.cat([context.pooled, read, marked.to(read)], dim=-1))
-        return out.new_zeros(done_BN.shape).index_put((row, column), out)
+        # a step is done where the words and a frame agree, which a sum of both learns far more slowly
+        both = (seen.mean(2) * told[:, None]).flatten(1)
+        return torch.cat([context.pooled, read, both], dim=-1)
+
+    def mark(self, read_RW: Tensor, plans: Sequence[Sequence[str]], done_BN: np.ndarray) -> Tensor:
+        """The logits `(B, N)`, of what was read and the last answers."""
+        done_BN = self._told(done_BN)
+        marks = torch.from_numpy(np.concatenate([_marks(p, d) for p, d in zip(plans, done_BN, strict=True)]))
+        out = self.net(torch.cat([read_RW, marks.to(read_RW)], dim=-1))
+        column = torch.tensor([i for plan in plans for i in range(len(plan))], device=out.device)
+        return out.new_zeros(done_BN.shape).index_put((_rows(plans).to(out.device), column), out)
+
+    def _told(self, done_BN: np.ndarray) -> np.ndarray:
+        return done_BN if self.spec.recurrent else np.zeros_like(done_BN)
 
     def asked(self, task: str, plan: Sequence[str], done: np.ndarray, i: int) -> str:
         """What it reads to mark step i, after the answer `done` `(N,)` bool."""
@@ -200,7 +218,7 @@ class ProgressCritic(nn.Module):
 
     def revise(self, clip: Mapping[str, np.ndarray], task: str, answer: Answer) -> Answer:
         """The answer after a clip `{key: (T, *shape)}`."""
-        one = {k: np.asarray(clip[k])[None] for k in self.features}
+        one = {k: np.asarray(clip[k], f.dtype)[None] for k, f in self.features.items()}
         (done,) = self.decide(one, [task], [answer.steps], np.array([answer.done]))
         return Answer(answer.steps, tuple(map(bool, done)))
 
@@ -213,19 +231,24 @@ class ProgressCritic(nn.Module):
 
 
 def _marks(plan: Sequence[str], done: np.ndarray) -> np.ndarray:
-    """Of the last answer, what matters to each step `(n, MARKS)`: its mark, that of the step before, whether
-    a pending step of the same words comes first (the second visit cannot be done before the first), and how
-    much is done."""
+    """Of the last answer, what matters to each step `(n, MARKS)`: its mark, whether it is not its turn yet,
+    and how much is done. Nothing tells the order of different steps, which may be another than the plan's."""
     done = done[: len(plan)]
-    before = np.append(True, done[:-1])
-    twin = (_twins(tuple(plan)) & ~done).any(1)
-    return np.stack([2.0 * done - 1, 2.0 * before - 1, 2.0 * twin - 1, 2 * done.mean() - 1 + 0.0 * done], 1)
+    waits = (_before(tuple(plan)) & ~done).any(1)
+    return np.stack([2.0 * done - 1, 2.0 * waits - 1, np.full(len(plan), 2 * done.mean() - 1)], 1)
 
 
 @lru_cache(maxsize=1024)
-def _twins(plan: tuple[str, ...]) -> np.ndarray:
-    """`(n, n)` bool: whether step j comes before step i and has the same words."""
-    return np.array([[j < i and plan[j] == plan[i] for j in range(len(plan))] for i in range(len(plan))])
+def _before(plan: tuple[str, ...]) -> np.ndarray:
+    """`(n, n)` bool: whether step j must be done before step i can be: i has the words of a step before it,
+    which j is, or comes after (the second visit waits for the first, and for what lies between)."""
+    n = len(plan)
+    return np.array([[j < i and plan[i] in plan[: j + 1] for j in range(n)] for i in range(n)])
+
+
+def _rows(plans: Sequence[Sequence[str]]) -> Tensor:
+    """`(R,)`: whose plan each step is of, all plans end to end."""
+    return torch.arange(len(plans)).repeat_interleave(torch.tensor([len(p) for p in plans]))
 
 
 def _mean(tokens_BSD: Tensor, mask_BS: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ SUBCOMMANDS = {
         "trim": "cut the ends off an episode",
         "delete": "move episodes to the trash",
         "restore": "take episodes out of the trash, or empty it",
-        "relabel": "change task, success or weight of episodes",
+        "relabel": "change task, success, weight or steps of episodes",
         "recover": "bring back what was being recorded when it was cut off",
     }
 }

@@ -23,7 +23,7 @@ from ulna.policies.encoders.vector import MLP, Encoder
 from ulna.policies.hashed import CheckpointError
 from ulna.policies.learn.iql import potential_of
 from ulna.policies.learn.steps import Labelled, as_told, counter_errors, errors, learn_progress, spec_like
-from ulna.policies.progress import Answer, ProgressSpec, gained, load_progress, progress_of
+from ulna.policies.progress import MARKS, Answer, ProgressSpec, gained, load_progress, progress_of
 from ulna.policies.train.data import DataOptions, open_data
 
 TASKS = {"a then b": ("do a", "do b"), "b then a": ("do b", "do a")}
@@ -112,7 +112,7 @@ def test_a_vision_language_model_is_another_encoder(tmp_path: Path) -> None:
     # what was answered before is read: the model's own tokens differ by it
     z = critic.see({k: torch.from_numpy(v)[None] for k, v in clip.items()})
     with torch.no_grad():
-        critic.net.enter.weight[:, -4:] = 0  # the marks themselves are not told
+        critic.net.enter.weight[:, -MARKS:] = 0  # the marks themselves are not told
         critic.net.out.weight.normal_()
         said = [
             critic.logits(z, ["a then b"], [TASKS["a then b"]], np.array([done]))

@@ -3,6 +3,7 @@ learners. Directors that ask it are in tests/robot/directors."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ulna.policies.learn.iql import potential_of
 from ulna.policies.learn.steps import Labelled, as_told, counter_errors, errors, learn_progress, spec_like
 from ulna.policies.progress import MARKS, Answer, ProgressSpec, gained, load_progress, progress_of
 from ulna.policies.train.data import DataOptions, open_data
+from ulna.robot.cli import main
 
 TASKS = {"a then b": ("do a", "do b"), "b then a": ("do b", "do a")}
 SPEC = ProgressSpec(Encoder(MLP(32, 1)), frames=4, clip_s=0.4, width=64, depth=1)
@@ -59,7 +61,7 @@ def recording(path: Path, features: Features = FEATURES, n: int = 24) -> Episode
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EpisodeStore, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("progress")
     store = recording(folder / "d")
-    answer = learn_progress(folder / "d", folder / "p", SPEC, [ENVIRONMENT], steps=200, batch=8, rate=3e-3)
+    answer = learn_progress(folder / "d", folder / "p", SPEC, [ENVIRONMENT], steps=120, batch=8)
     return folder / "p", store, answer
 
 
@@ -119,6 +121,21 @@ def test_a_vision_language_model_is_another_encoder(tmp_path: Path) -> None:
             for done in ([False, False], [True, False])
         ]
     assert not torch.allclose(said[0], said[1])
+
+
+def test_the_command_learns_and_a_training_takes_what_it_made(
+    learned: tuple[Path, EpisodeStore, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data, out = str(learned[1].path), str(tmp_path / "p")
+    line = ["progress", "--data", data, "--out", out, "--clip", "0.4", "--steps", "2"]
+    assert main([*line, "--like", "flow", "--json"]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert answer["checkpoint"] == load_progress(out).content_hash
+    assert answer["tasks"] == 2
+    assert main([*line, "--like", "flwo"]) == 2
+    assert "did you mean flow" in capfd.readouterr().err
+    assert main(["train", "flow", "--data", data, "--out", out, "--weights", "progres:x"]) == 2
+    assert "did you mean progress:FOLDER" in capfd.readouterr().err
 
 
 def test_an_answer_is_a_list_with_marks() -> None:

@@ -297,7 +297,7 @@ def test_an_episode_is_directed_by_its_progress(rig: Rig, tmp_path: Path) -> Non
     and fails."""
     turns(tmp_path / "d", rig)
     spec = ProgressSpec(Encoder(MLP(32, 1)), frames=2, clip_s=0.3, width=32, depth=1)
-    learn_progress(tmp_path / "d", tmp_path / "p", spec, [STATE], steps=120, batch=8, rate=3e-3)
+    learn_progress(tmp_path / "d", tmp_path / "p", spec, [STATE], steps=80, batch=8)
     fields = {"Progress_critic": str(tmp_path / "p"), "Progress_stall": "1.5", "Progress_attempts": "2"}
     for sign, success in ((1, True), (-1, False)):
         assert rig.sim is not None

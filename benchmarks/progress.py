@@ -185,7 +185,7 @@ def main() -> None:
                     "arm": "counter",
                     "seed": seed,
                     "episodes": k,
-                    **judged(counter_errors(critic, fitted, some)),
+                    **judged(counter_errors(SPEC, fitted, some)),
                 }
                 for k, some in test.items()
             ]

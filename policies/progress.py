@@ -283,7 +283,7 @@ def progress_of(
     for clip in range(-(-int(length.max(initial=0)) // (stride * frames))):
         live = np.flatnonzero(length > clip * frames * stride)
         for some in (live[i : i + batch] for i in range(0, len(live), batch)):
-            ticks = np.stack([clip_ticks(clip, length[e], frames, stride) for e in some])
+            ticks = np.stack([clip_ticks(clip, int(length[e]), frames, stride) for e in some])
             seen = windows.observations(begin[some, None] + ticks)
             tasks, plans = zip(*(told[e] for e in some), strict=True)
             done[some] = critic.decide(seen, tasks, plans, done[some])

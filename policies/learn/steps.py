@@ -250,7 +250,7 @@ def _loss(
 def _read_at_once(critic: ProgressCritic, z: torch.Tensor, some: Labelled, n: int) -> list[torch.Tensor]:
     """What is read for each of n clips in a row, where that does not hang on the answers between them. z: of
     all clips, those of an episode in a row."""
-    tasks, plans = ([v for v in values for _ in range(n)] for values in (some.tasks, some.plans))
+    tasks, plans = [t for t in some.tasks for _ in range(n)], [p for p in some.plans for _ in range(n)]
     nothing = np.zeros((len(plans), max(map(len, plans))), bool)
     read = critic.read(z, tasks, plans, nothing)
     clip = np.concatenate([np.repeat(np.arange(n), len(p)) for p in some.plans])
@@ -262,7 +262,7 @@ def measure(critic: ProgressCritic, fitted: Labelled, held_out: Labelled) -> dic
     which the number of steps is right, and the error of a counter that gives the mean p of the fitted
     episodes at that time."""
     answers = errors(critic, held_out)
-    by_time = counter_errors(critic, fitted, held_out)
+    by_time = counter_errors(critic.spec, fitted, held_out)
     return {
         "held_out_episodes": len(held_out.numbers),
         "mae": float(np.mean(np.concatenate(answers))),
@@ -275,27 +275,26 @@ def errors(critic: ProgressCritic, some: Labelled) -> list[np.ndarray]:
     """|p - label| at the end of each clip, of each episode."""
     told = list(zip(some.tasks, some.plans, strict=True))
     given = progress_of(critic, some.store, some.numbers, told)
-    ends = [_ends(critic, some, e) for e in range(len(given))]
+    ends = [_ends(critic.spec, some, e) for e in range(len(given))]
     return [np.abs(p[t] - d[t].mean(1)) for p, d, t in zip(given, some.done, ends, strict=True)]
 
 
-def counter_errors(critic: ProgressCritic, fitted: Labelled, some: Labelled) -> list[np.ndarray]:
+def counter_errors(spec: ProgressSpec, fitted: Labelled, some: Labelled) -> list[np.ndarray]:
     """The same of a counter of time: the mean p of the fitted episodes so many clips after the beginning; of
     one that is over, its last."""
-    ends = [_ends(critic, fitted, e) for e in range(len(fitted.numbers))]
+    ends = [_ends(spec, fitted, e) for e in range(len(fitted.numbers))]
     n = max(map(len, ends))
     each = [d[np.append(t, t[-1:].repeat(n))[:n]].mean(1) for d, t in zip(fitted.done, ends, strict=True)]
     expected = np.mean(each, axis=0)
     result = []
     for e, done in enumerate(some.done):
-        t = _ends(critic, some, e)
+        t = _ends(spec, some, e)
         result.append(np.abs(expected[np.minimum(np.arange(len(t)), n - 1)] - done[t].mean(1)))
     return result
 
 
-def _ends(critic: ProgressCritic, some: Labelled, e: int) -> np.ndarray:
+def _ends(spec: ProgressSpec, some: Labelled, e: int) -> np.ndarray:
     """The last control tick of each clip of an episode."""
-    spec, length = critic.spec, len(some.done[e])
-    stride = spec.stride(some.store.control_hz)
+    length, stride = len(some.done[e]), spec.stride(some.store.control_hz)
     clips = -(-length // (spec.frames * stride))
     return np.array([clip_ticks(c, length, spec.frames, stride)[-1] for c in range(clips)])

@@ -73,7 +73,7 @@ def test_it_remembers_by_its_own_answers_what_no_clip_shows(
     assert critic.measured["mae"] == answer["mae"]
     some = Labelled.of(store, range(len(store)))
     assert np.mean(np.concatenate(errors(critic, some))) < 0.08
-    assert np.mean(np.concatenate(counter_errors(critic, some, some))) > 0.1
+    assert np.mean(np.concatenate(counter_errors(SPEC, some, some))) > 0.1
     # told the other task: the same steps in another order, which count just as well
     other = some.told(
         [list(TASKS)[1 - list(TASKS).index(t)] for t in some.tasks], [p[::-1] for p in some.plans]

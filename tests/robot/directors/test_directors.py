@@ -284,7 +284,7 @@ def turns(path: Path, rig: Rig) -> None:
             for t, angle in enumerate(joint):
                 q = begin + np.array([angle, *np.zeros(5)]) + 0.01 * rng.normal(size=6)
                 q = q.astype(np.float32)
-                writer.tick({STATE: q, ACTION: q}, dict.fromkeys(features, (t * 50_000_000,) * 2))
+                writer.tick({STATE: q, ACTION: q}, dict.fromkeys(features, (t * 50_000_000, t * 50_000_000)))
             at = {w: (np.flatnonzero(joint > a)[:1] * 50_000_000).tolist() for w, a in TURNS.items()}
             writer.end({"steps": [{"words": words, "changes_ns": at[words]} for words in TURNS]})
 

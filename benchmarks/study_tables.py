@@ -77,6 +77,25 @@ def memory_growth(d: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"{size}, and {cost}.", ""]
 
 
+def progress(d: Mapping[str, Any]) -> list[str]:
+    """Beside `ulna study`, for there nothing acts."""
+    lines = [
+        "**Which of three buttons were pressed** that words name in an order (R²VLM's small test): a critic",
+        "that carries its last answer on, one that judges each clip by itself, and a counter that knows how",
+        f"far the {d['trained_on']} training episodes were at each time; mean error of p over all clips of",
+        f"{d['tested_on']} episodes of each kind, {d['seeds']} trainings. Training shows nobody who hovers,",
+        "and no other order.",
+        "",
+        "| episodes | arm | error of p | clips with the right count | error at the end |",
+        "|---|---|---|---|---|",
+    ]
+    for r in d["table"]:
+        exact = "" if r["arm"] == "counter" else f"{100 * r['exact']:.0f} %"
+        lines.append(f"| {r['episodes']} | {r['arm']} | {r['mae']:.3f} | {exact} | {r['final']:.3f} |")
+    verdicts = [f"{v['claim']}: {'held' if v['holds'] else '**not held**'}" for v in d["verdicts"]]
+    return [*lines, "", f"Expected before the run: {'; '.join(verdicts)}.", ""]
+
+
 def demo_policy(d: Mapping[str, Any]) -> list[str]:
     """Which network the demo trains."""
     lines = [

@@ -47,6 +47,7 @@ NAMES = (
         "control_lateness",
         "takeover",
         "ndp_strokes",
+        "progress",
         "demo_policy",
         "memory_growth",
     ),
@@ -64,6 +65,7 @@ SECTIONS = {
     "A person who takes over": ("takeover",),
     "Paths of a dynamical system": ("ndp_strokes",),
     "Memories": ("memory_growth",),
+    "Progress": ("progress",),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -375,6 +377,7 @@ TABLES = {
     "control_lateness": safety_tables.control_lateness,
     "takeover": safety_tables.takeover,
     "ndp_strokes": study_tables.ndp_strokes,
+    "progress": study_tables.progress,
     "demo_policy": study_tables.demo_policy,
     "memory_growth": study_tables.memory_growth,
 }

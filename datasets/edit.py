@@ -22,7 +22,7 @@ import numpy as np
 
 from . import inside
 from .durable import exchange
-from .episode import Episode, StoreError, store_of
+from .episode import Episode, StoreError, require_steps, store_of
 from .features import ACTION, is_frames
 from .frames import DamagedFrames, FrameReader
 from .layout import EPISODES, IN_PROGRESS, TRASH, to_trash
@@ -32,7 +32,7 @@ from .recording.log import LOG, Sample, Stream
 from .recording.recovery import conclude_edit
 from .store import EpisodeStore
 
-LABELS = ("task", "success", "weight", "return")
+LABELS = ("task", "success", "weight", "return", "steps")
 
 
 @dataclass(frozen=True)
@@ -120,18 +120,22 @@ def empty_trash(store: EpisodeStore) -> int:
 
 
 def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, Any]) -> None:
-    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`. Their
-    old values are kept in the episode's attribute `relabelled`."""
+    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`, and
+    `steps`, pairs of words and when the step was done, in seconds after the first control tick (None: never).
+    Their old values are kept in the episode's attribute `relabelled`."""
     _require_labels(labels)
     selection = store.choose(episodes)
     with _edit(store):
         for e in selection:
-            attrs = store.reopen(e).attrs  # `e` may be from before another edit
-            before = {k: attrs.get(k) for k in labels}
-            if before == dict(labels):
+            e = store.reopen(e)  # it may be from before another edit
+            attrs, new = e.attrs, dict(labels)
+            if "steps" in new:
+                new["steps"] = _steps_in(e, new["steps"])
+            before = {k: attrs.get(k) for k in new}
+            if before == new:
                 continue
             history = [*attrs.get("relabelled", []), {"at_s": round(time.time(), 3), "was": before}]
-            write_attrs(e.path, {**labels, "relabelled": history})
+            write_attrs(e.path, {**new, "relabelled": history})
 
 
 def trim(store: EpisodeStore, episode: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
@@ -240,12 +244,31 @@ def _require_labels(labels: Mapping[str, Any]) -> None:
         raise StoreError("a task is an instruction in words")
     if labels.get("success") not in (True, False, None):
         raise StoreError(f"success is true, false or none, not {labels['success']!r}")
+    for words, seconds in labels.get("steps", ()):
+        if not words.strip() or not (seconds is None or np.isfinite(seconds)):
+            raise StoreError(
+                f"a step has words, and perhaps a time in seconds, not {words!r} and {seconds!r}"
+            )
     for key in ("weight", "return"):
         value = labels.get(key, 0.0)
         if not isinstance(value, int | float) or not np.isfinite(value) or (key == "weight" and value < 0):
             raise StoreError(
                 f"a {key} is a number{' of at least 0' if key == 'weight' else ''}, not {value!r}"
             )
+
+
+def _steps_in(e: Episode, steps: Sequence[tuple[str, float | None]]) -> list[dict[str, Any]]:
+    """The attribute of steps whose times are in seconds after the first control tick."""
+    begin = int(e.times_ns(ACTION)[0][0]) if e.length else 0
+    label = [
+        {"words": words, "changes_ns": [] if seconds is None else [begin + round(seconds * 1e9)]}
+        for words, seconds in steps
+    ]
+    try:
+        require_steps(label)
+    except ValueError as error:
+        raise StoreError(f"episode {e.index}: {error}") from None
+    return label
 
 
 @contextlib.contextmanager

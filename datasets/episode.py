@@ -19,6 +19,7 @@ from .frames import DamagedFrames, FrameReader
 from .sizes import count_of
 
 MAY_BE_MISSING = 1 << 20  # rows of zeros
+MOST_STEPS = 64  # of an episode's task
 
 
 class StoreError(ValueError):
@@ -270,3 +271,20 @@ def _require_attrs(attrs: Mapping[str, Any]) -> None:
             count_of(facts["rows"], f"the count of rows of {stream}")
     if not isinstance(attrs.get("notes") or [], list):
         raise ValueError("its notes are no list")  # noqa: TRY004
+    require_steps(attrs.get("steps") or [])
+
+
+def require_steps(value: Any) -> None:
+    """ValueError in one sentence unless it can be an episode's attribute `steps`, see `steps.py`."""
+    if not isinstance(value, list) or len(value) > MOST_STEPS:
+        raise ValueError(f"its steps are no list of at most {MOST_STEPS}")
+    for step in value:
+        if not isinstance(step, dict) or not isinstance(step.get("words"), str) or not step["words"].strip():
+            raise ValueError(f"a step is {str(step)[:40]!r}, without words")
+        changes = step.get("changes_ns")
+        if not isinstance(changes, list) or any(
+            isinstance(t, bool) or not isinstance(t, int) or abs(t) >= 1 << 63 for t in changes
+        ):
+            raise ValueError(f"the step {step['words'][:40]!r} has no list of times in ns")
+        if changes != sorted(changes):
+            raise ValueError(f"the times of the step {step['words'][:40]!r} are not in order")

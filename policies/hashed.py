@@ -25,6 +25,7 @@ KINDS = {
     "critic.json": "critic",
     "detector.json": "detector",
     "guard.json": "guard",
+    "progress.json": "progress critic",
 }  # the file that only that kind has
 
 

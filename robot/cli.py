@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "train a policy on a dataset",
     "blend": "make a policy whose weights lie between those of two",
     "detector": "learn from the outcomes of episodes when a task is done",
+    "progress": "learn from labelled episodes how much of a task is done",
     "guard": "learn from recorded episodes which actions they support where",
     "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
     "study": "measure a claim: arms, seeds, controls and expectations in one file",
@@ -73,7 +74,7 @@ SUBCOMMANDS = {
         "trim": "cut the ends off an episode",
         "delete": "move episodes to the trash",
         "restore": "take episodes out of the trash, or empty it",
-        "relabel": "change task, success or weight of episodes",
+        "relabel": "change task, success, weight or steps of episodes",
         "recover": "bring back what was being recorded when it was cut off",
     }
 }

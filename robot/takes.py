@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..datasets.edit import delete
+from ..datasets.features import ACTION
 from ..datasets.recording.recorder import Recorder
+from ..datasets.steps import Observed
 from ..drivers.arm import DeviceError
 from ..drivers.camera import StaleFrame
 from ..drivers.screen import Phase
@@ -27,6 +29,9 @@ from .onlooker import BEGIN, OUTCOMES, UNDO, Onlooker
 from .own_rate import OwnRate, own_rate
 from .people import LeaderFar, screen_of
 from .takeover import Takeover
+
+if TYPE_CHECKING:
+    from ..sim.scene import SimScene
 
 POLL_S = 0.05
 RESET_S = 5.0
@@ -106,7 +111,7 @@ def take_episodes(
                 f"only {len(results)} of {next_seed - seed - losses} episodes succeeded: "
                 "the agent does not solve the task"
             )
-        take = Take(own_rows, operator, only_successes)
+        take = Take(own_rows, operator, only_successes, rig.sim)
         try:
             if rig.home is not None:
                 operator.say("busy", "The arm goes to where episodes begin.")
@@ -263,10 +268,14 @@ class Operator:
 
 class Take:
     """The subscriber to one episode. It passes the ticks on to the recorder, where there is one, and at the
-    end keeps or discards the episode by the operator's word and `only_successes`."""
+    end keeps or discards the episode by the operator's word and `only_successes`. sim: where it knows which
+    steps of its task are done, they become a label of the episode."""
 
-    def __init__(self, own_rows: OwnRate | None, operator: Operator, only_successes: bool) -> None:
+    def __init__(
+        self, own_rows: OwnRate | None, operator: Operator, only_successes: bool, sim: SimScene | None = None
+    ) -> None:
         self.own_rows, self.operator, self.only_successes = own_rows, operator, only_successes
+        self.sim, self.steps = sim, Observed()
         self.recorder = None if own_rows is None else own_rows.recorder
         self.verdict: str | None = None  # the operator's last word on the episode
         self.drop_last = self.kept = False
@@ -284,6 +293,8 @@ class Take:
         flags: Mapping[str, int],
     ) -> None:
         self.ticks += 1
+        if self.sim is not None:
+            self.steps.see(self.sim.steps(), times_ns[ACTION][0])
         if self.own_rows is not None:
             self.own_rows.recorder.tick(values, times_ns, flags)
             self.own_rows.tick(values, times_ns, flags)
@@ -309,7 +320,8 @@ class Take:
         if self.recorder is None:
             return
         if self.kept:
-            self.recorder.end({**meta, "success": outcome})
+            steps = self.steps.label()
+            self.recorder.end({**meta, "success": outcome, **({"steps": steps} if steps else {})})
         else:
             self.recorder.discard()
 

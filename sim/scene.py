@@ -142,6 +142,10 @@ class SimScene:
     def score(self) -> float:
         return self.task.score()
 
+    def steps(self) -> Mapping[str, bool]:
+        """By their words, which steps of the task are done now; nothing where it is one thing."""
+        return self.task.steps()
+
     def reward(self) -> float:
         return self.task.reward()
 

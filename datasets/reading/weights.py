@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 Weighting = Literal["uniform", "stored", "success", "return-rw", "return-aw", "iwr", "hg-dagger"]
 BY_TICK = ("iwr", "hg-dagger")  # those of corrections, that weigh each window by itself
+PROGRESS = "progress:"  # and the folder of a critic, by whose progress each window is weighed by itself
 ALPHA = 0.1
 
 
-def episode_weights(
-    episodes: Sequence[Episode], weighting: Weighting, alpha: float = ALPHA
-) -> np.ndarray | None:
+def episode_weights(episodes: Sequence[Episode], weighting: str, alpha: float = ALPHA) -> np.ndarray | None:
     """The weight `(E,)` of every single window of each episode, None where all are equal.
 
     stored: the attribute `weight`, 1 where it is missing. success: 1, and 0 for what failed or is unknown.
@@ -33,14 +32,17 @@ def episode_weights(
     failure. As in the paper, this is the weight of a step: a long episode gets more draws than a short one of
     the same return.
     """
-    if weighting == "uniform" or weighting in BY_TICK:
+    if weighting == "uniform" or weighting in BY_TICK or weighting.startswith(PROGRESS):
         return None
     if weighting == "stored":
         return _usable(np.array([float(e.attrs.get("weight", 1.0)) for e in episodes]), "weight")
     if weighting == "success":
         return _usable(np.array([float(e.attrs.get("success") is True) for e in episodes]), "success")
     if weighting not in ("return-rw", "return-aw"):
-        raise StoreError(f"there is no weighting {weighting!r}: there is {', '.join(get_args(Weighting))}")
+        raise StoreError(
+            f"there is no weighting {weighting!r}: there is {', '.join(get_args(Weighting))}, and "
+            f"{PROGRESS}FOLDER"
+        )
     raw = returns = np.array([_return(e) for e in episodes])
     if weighting == "return-aw":
         firsts = np.stack([np.ravel(e.read(STATE, 0, 1)) for e in episodes]).astype(np.float64)
@@ -59,7 +61,7 @@ def episode_weights(
     return np.exp((scores - 1) / alpha)
 
 
-def correction_weights(parts: Sequence[Windows], weighting: Weighting) -> list[np.ndarray]:
+def correction_weights(parts: Sequence[Windows], weighting: str) -> list[np.ndarray]:
     """The weight of every window of each part, `(len,)`, by who acted in its tick.
 
     Recordings of a policy that a person corrected hold three kinds of ticks: the person's (INTERVENTION), the

@@ -11,11 +11,18 @@ the place of single actions; the actor is a recipe, not a Gaussian; weights are 
 so that the recipe's gradient clipping means the same; networks and numbers of updates are reduced. An episode
 that ended otherwise than by success counts as cut off (see `WindowSpec.next_after`).
 
+With a potential p, of a progress critic, r is added γ^k p(o_{t+k}) - p(o_t), 0 the potential after success
+(Ng, Harada, Russell 1999): Q and V are then less by p(o_t), and what is best stays best, however wrong p is,
+as long as it says the same of the same tick. Advantages of the same data are the same in the limit; what
+changes is how soon a reward at the end is felt at the beginning. It is added when a batch is learned from, so
+that the data stay as they are.
+
 Legend: B batch, H actions of a chunk, M members."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,10 +34,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...datasets.features import ACTION
+from ...datasets.reading.loader import WindowSource
 from ..caps import require_caps
 from ..checkpoint import save_checkpoint
 from ..parts import recipe_to_json
 from ..policy import Policy
+from ..progress import load_progress, progress_of
 from ..recipe import Recipe
 from ..request import Request
 from ..train.data import TrainingData, open_data, window_spec
@@ -56,17 +65,19 @@ class IQL:
     """Of Q and V."""
     target_rate: float = 0.005
     """Of the Polyak average of Q."""
+    potential: str = ""
+    """Folder of a progress critic, whose p shapes the reward; empty: none."""
     critic_first: int = 0
     """Updates of the critic alone before the actor begins; 0 in the paper, where a million follow."""
 
 
 class IQLLearner:
     """A `Learner`. Batches are windows of the actor's recipe with `next_after` equal to the critic's
-    chunk."""
+    chunk. potential: of each window by its `index`, and of where it leads."""
 
-    def __init__(self, iql: IQL, policy: Policy, critic: Critic) -> None:
+    def __init__(self, iql: IQL, policy: Policy, critic: Critic, potential: Potential | None = None) -> None:
         require_judges(critic.spec, policy.recipe)
-        self.iql, self.policy, self.critic = iql, policy, critic
+        self.iql, self.policy, self.critic, self.potential = iql, policy, critic, potential
         self.target = copy.deepcopy(critic.q_nets).requires_grad_(False)
         self.average = copy.deepcopy(policy).requires_grad_(False)
         t = policy.recipe.training
@@ -124,6 +135,8 @@ class IQLLearner:
             goal = td_target(
                 batch["reward"], batch["alive"], batch["next.ticks"], critic.v_of(after), spec.discount
             )
+            if self.potential is not None:
+                goal = goal + self.potential.shaping(batch, spec.discount)
         value = critic.v_of(seen)
         v_loss = expectile_loss(believed - value, spec.expectile)
         q_loss = torch.stack([(net(x) - goal).square().mean() for net in critic.q_nets]).sum()
@@ -165,6 +178,36 @@ class IQLLearner:
         policy.load_state_dict(averaged(self.average, policy, policy.recipe.training))
         hashes = {"critic": save_critic(out / "critic", critic, record)}
         return hashes | {"policy": save_checkpoint(out, policy, record)}
+
+
+@dataclass(frozen=True)
+class Potential:
+    """A number for every control tick of the episodes that are learned from, end to end."""
+
+    of_tick: Tensor
+    """`(N,)`"""
+    tick: Tensor
+    """`(len,)` int64: which tick each window stands at, by its `index`."""
+
+    def shaping(self, batch: Mapping[str, Any], discount: float) -> Tensor:
+        """`(B,)`: γ^k p' - p, what is added to the reward of a chunk that led k ticks ahead."""
+        tick, ahead = self.tick[batch["index"]], batch["next.ticks"]
+        after = batch["alive"] * self.of_tick[tick + ahead]
+        return discount ** ahead.to(after.dtype) * after - self.of_tick[tick]
+
+
+def potential_of(folder: str, data: TrainingData, windows: WindowSource, device: str) -> Potential:
+    """By the progress critic in `folder`. windows: of `data`."""
+    critic = load_progress(folder, device)
+    parts: list[Any] = getattr(windows, "parts", [windows])
+    of_tick, tick, before = [], [], 0
+    for store, part in zip(data.stores, parts, strict=True):
+        of_tick += progress_of(critic, store, [e.index for e in part.episodes])
+        length = np.array([e.length for e in part.episodes], np.int64)
+        tick.append(before + (np.cumsum(length) - length)[part.episode] + part.tick)
+        before += int(length.sum())
+    values = np.concatenate(of_tick).astype(np.float32)
+    return Potential(torch.from_numpy(values).to(device), torch.from_numpy(np.concatenate(tick)).to(device))
 
 
 def expectile_loss(difference_B: Tensor, expectile: float) -> Tensor:
@@ -233,8 +276,11 @@ def learn_iql(
         replace(window_spec(recipe, data.features), horizon=iql.critic.chunk, n_past_actions=0)
     )
     critic = Critic(iql.critic, data.features, stats | Critic.fit(iql.critic, now.train, data.features))
-    learner = IQLLearner(iql, policy, critic.to(device))
+    potential = potential_of(iql.potential, data, windows.train, device) if iql.potential else None
+    learner = IQLLearner(iql, policy, critic.to(device), potential)
     identity = {"learner": asdict(iql), "recipe": recipe_to_json(recipe), "method": "iql"}
+    if potential is not None:  # another critic in the same folder is another reward
+        identity["potential"] = hashlib.sha256(potential.of_tick.cpu().numpy().tobytes()).hexdigest()
     return learn(
         learner,
         data,

@@ -24,7 +24,7 @@ from ...datasets.reading.spec import Actions
 from ...datasets.reading.weights import (
     ALPHA,
     BY_TICK,
-    Weighting,
+    PROGRESS,
     correction_weights,
     episode_weights,
     weighted_indices,
@@ -52,8 +52,9 @@ class DataOptions:
     """Share of each dataset in a batch; empty: by their ticks."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """Key in a dataset → key to call it."""
-    weights: Weighting = "uniform"
-    """How episodes count, see `datasets.reading.weights`."""
+    weights: str = "uniform"
+    """How episodes count: a `Weighting` of `datasets.reading.weights`, or `progress:` and the folder of a
+    progress critic: each window by the progress that it led to (`policies.progress.gained`)."""
     alpha: float = ALPHA
     """Temperature of the weighting by return."""
     validate: float = 0.0
@@ -200,9 +201,8 @@ class TrainingData:
                 )
         windows = _window_source(train, features, options.rename)
         more = [windows.left_out_sentence(), _cache_sentence(train, most) if options.cache == "auto" else ""]
-        of_corrections = correction_weights(train, options.weights) if options.weights in BY_TICK else None
         weights_of_windows = window_weights(
-            train, self._episode_weights(), options.mix or None, of_corrections
+            train, self._episode_weights(), options.mix or None, self._tick_weights(train)
         )
         identity = {
             "data": self.content(),
@@ -236,6 +236,24 @@ class TrainingData:
         weights = episode_weights(episodes, self.options.weights, self.options.alpha)
         ends = np.cumsum([len(numbers) for numbers in self.episodes])[:-1]
         return [None] * len(self.stores) if weights is None else np.split(weights, ends)
+
+    def _tick_weights(self, train: Sequence[Windows]) -> list[np.ndarray] | None:
+        """For each store the weights of its windows `(len,)`; None where they are those of their
+        episodes."""
+        if self.options.weights in BY_TICK:
+            return correction_weights(train, self.options.weights)
+        if not self.options.weights.startswith(PROGRESS):
+            return None
+        from ..progress import gained, load_progress, progress_at
+
+        folder = self.options.weights.removeprefix(PROGRESS)
+        weights = [
+            progress_at(load_progress(folder), store, part, gained)
+            for store, part in zip(self.stores, train, strict=True)
+        ]
+        if not sum(w.sum() for w in weights) > 0:
+            raise StoreError(f"by {folder} no episode makes any progress: use another weighting")
+        return weights
 
     def content(self) -> str:
         """A digest of the episodes to train on."""

@@ -12,16 +12,18 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from ...datasets.reading.weights import PROGRESS, Weighting
 from .choices import recipes
 from .errors import UsageError, unknown
 from .parsing import Output, episode_list, pairs, parse_options, progress, require_device, unset, words
 from .recipe_fields import fields_help, with_changes
 from .run_file import PHASES_FILE, Layer, options_of, read_run, words_of
 
+WEIGHTINGS = get_args(Weighting)
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
 CHOICES = {"recipe": recipes}
 
@@ -42,10 +44,11 @@ class Args:
     """Share of each dataset in a batch, with commas: 0.7,0.3."""
     rename: Annotated[str, unset("none", "OLD=NEW")] = ""
     """Call features of a dataset otherwise, with commas: observation.images.top=observation.images.front."""
-    weights: Literal["uniform", "stored", "success", "return-rw", "return-aw", "iwr", "hg-dagger"] = "uniform"
+    weights: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(WEIGHTINGS)}|progress:FOLDER")] = "uniform"
     """How episodes count: all alike; by the label `weight`; successes only; by their return, itself or beyond
-    what their first state promises; or, of those in which a person corrected a policy, half the draws the
-    person's ticks (iwr), or only those and demonstrations (hg-dagger)."""
+    what their first state promises; of those in which a person corrected a policy, half the draws the
+    person's ticks (iwr), or only those and demonstrations (hg-dagger); or each tick by the progress that it
+    led to, by the critic in a folder that `ulna progress` made."""
     alpha: float = 0.1
     """Temperature of the weighting by return: small, the best episodes only."""
     validate: float = 0.0
@@ -229,6 +232,8 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
         cache=args.cache,
         cache_bytes=None if args.cache_gb is None else round(args.cache_gb * (1 << 30)),
     )
+    if args.weights not in WEIGHTINGS and not args.weights.startswith(PROGRESS):
+        raise unknown("weighting", args.weights, [*WEIGHTINGS, f"{PROGRESS}FOLDER"])
     if not 0 <= args.validate < 1 or args.workers < 0 or not args.alpha > 0:
         raise UsageError("--validate lies in 0..1, --workers is at least 0, --alpha above 0")
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):

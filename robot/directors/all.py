@@ -13,12 +13,15 @@ from ...drivers.plugins import PluginError, lookup
 from .backup import Backup
 from .director import Director
 from .done import Done
+from .progress import Progress
 from .retry import Retry
 from .spoken import Spoken
 from .steps import Steps
 from .supported import Supported
 
-DIRECTORS: dict[str, type[Any]] = {d.__name__: d for d in (Retry, Done, Steps, Spoken, Backup, Supported)}
+DIRECTORS: dict[str, type[Any]] = {
+    d.__name__: d for d in (Retry, Done, Steps, Spoken, Backup, Supported, Progress)
+}
 PLUGINS = "ulna.directors"
 
 

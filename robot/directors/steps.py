@@ -28,8 +28,8 @@ class Steps:
     """One a step, with semicolons: folders of detectors."""
 
     def open(self, rig: Rig) -> None:
-        self._tasks = _parts(self.tasks)
-        names = _parts(self.verifiers)
+        self._tasks = parts(self.tasks)
+        names = parts(self.verifiers)
         if not self._tasks:
             raise ValueError("Steps needs instructions: --Steps.tasks 'open the box; put the cube in'")
         if names and len(names) != len(self._tasks):
@@ -61,5 +61,6 @@ class Steps:
         return Instruct(task, f"step {self._at + 1} of {len(self._tasks)}: {task}")
 
 
-def _parts(text: str) -> list[str]:
+def parts(text: str) -> list[str]:
+    """What stands between the semicolons."""
     return [p.strip() for p in text.split(";") if p.strip()]

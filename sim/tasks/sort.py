@@ -108,6 +108,13 @@ class Sort(Task):
         cube = self.cubes[self.wanted]
         return self.is_in_tray(self.wanted) and not self.is_spoilt() and not cube.is_touched(self.arm)
 
+    def steps(self) -> dict[str, bool]:
+        colour = NAMES[self.wanted]
+        return {
+            f"put the {colour} cube into the tray": self.is_in_tray(self.wanted) and not self.is_spoilt(),
+            "let go of it": self.achieved(),
+        }
+
     def score(self) -> float:
         """1 for the cube in the tray, less the farther it is; half of that beside another one."""
         away = float(np.linalg.norm(self.cubes[self.wanted].position[:2] - self.tray))

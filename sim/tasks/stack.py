@@ -84,6 +84,13 @@ class Stack(Task):
     def achieved(self) -> bool:
         return self.first_missing() == 3 and self.is_let_go()
 
+    def steps(self) -> dict[str, bool]:
+        return {
+            "put the green cube on the red one": self.is_placed(1),
+            "put the blue cube on the green one": self.is_placed(2),
+            "let go of the tower": self.achieved(),
+        }
+
     def score(self) -> float:
         """A half for each cube on another; as long as it is not there, less the farther it is."""
         i = self.first_missing()

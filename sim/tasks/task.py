@@ -58,6 +58,11 @@ class Task(ABC):
     def score(self) -> float:
         """How far the goal is met, 0 to 1."""
 
+    def steps(self) -> Mapping[str, bool]:
+        """What the task is made of, in words and in order, and which of it is done now; the words stay the
+        same until the next reset. Nothing where it is one thing, which `achieved` says."""
+        return {}
+
     @abstractmethod
     def reward(self) -> float:
         """Dense, 0 to 1 per control step, highest where `achieved`."""

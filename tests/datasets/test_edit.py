@@ -12,12 +12,13 @@ import pytest
 from contracts.data import CAMERA, WITH_IMAGE, frame, write_store
 from contracts.kills import killed_at_each_step
 
-from ulna.datasets.edit import delete, empty_trash, relabel, restore, trash, trim
+from ulna.datasets.edit import delete, empty_trash, relabel, restore, trash, trim, write_attrs
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, STATE, Feature, FeatureMismatch
 from ulna.datasets.merge import merge, split
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.split import split_by_episode
+from ulna.datasets.steps import marks, steps_of
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 
@@ -328,3 +329,27 @@ def test_a_merge_passes_no_damage_on(store: EpisodeStore, tmp_path: Path, key: s
     with pytest.raises(StoreError, match=rf"episode 000001-.*{key}"):
         merge([store], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_steps_are_labelled_by_seconds_and_outlive_a_trim(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d", (20, 20))
+    relabel(store, [0], {"steps": [("open the box", 0.5), ("put the cube in", None)]})
+    steps = steps_of(store.episodes[0])
+    assert [s.words for s in steps] == ["open the box", "put the cube in"]
+    done = marks(steps, store.episodes[0])
+    assert done.shape == (20, 2)
+    assert done[:, 0].tolist() == [False] * 10 + [True] * 10
+    assert not done[:, 1].any()
+    trim(store, 0, 0.4, None)
+    trimmed = store.episodes[0]
+    assert marks(steps_of(trimmed), trimmed)[:, 0].tolist() == [False] * 2 + [True] * 10
+    with pytest.raises(StoreError, match="a step has words"):
+        relabel(store, [0], {"steps": [(" ", 1.0)]})
+
+
+def test_steps_that_are_none_are_refused_by_a_sentence(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d", (5,))
+    for broken in ("open", [{"words": "a"}], [{"words": "a", "changes_ns": [2, 1]}], [{"changes_ns": []}]):
+        write_attrs(store.episodes[0].path, {"steps": broken})
+        store.refresh()
+        assert "step" in store.episodes[0].damage

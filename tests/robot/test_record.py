@@ -12,9 +12,11 @@ import pytest
 
 from ulna.datasets.edit import trash
 from ulna.datasets.features import ACTION
+from ulna.datasets.steps import marks, steps_of
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.teleoperator import Hand
 from ulna.robot.agent import HoldAgent
+from ulna.robot.cli import main
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.keys import Keys
 from ulna.robot.people import TeleoperatorAgent
@@ -153,3 +155,16 @@ class Heard:
 
     def __init__(self, heard: Callable[[str], Any]) -> None:
         self.write, self.flush = heard, lambda: None
+
+
+def test_a_simulated_task_labels_its_steps(tmp_path: Path) -> None:
+    words = ["record", "--task", "sort", "--agent", "expert", "--episodes", "1", "--out", str(tmp_path / "d")]
+    assert main(words) == 0
+    (episode,) = EpisodeStore.open(tmp_path / "d").episodes
+    colour = next(c for c in ("red", "green", "blue") if c in episode.task)
+    steps = steps_of(episode)
+    assert [s.words for s in steps] == [f"put the {colour} cube into the tray", "let go of it"]
+    done = marks(steps, episode)
+    assert not done[0].any()
+    assert done[-1].all()
+    assert done[:, 0].argmax() <= done[:, 1].argmax()

@@ -1,4 +1,4 @@
-"""Change task, success, weight or return of episodes; what they were is kept with them."""
+"""Change task, success, weight, return or steps of episodes; what they were is kept with them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..errors import UsageError
 from ..parsing import Output, episode_list, unset
 
 EXAMPLE = 'ulna data relabel runs/x/data --episodes 0-4 --task "fold the towel" --success true'
@@ -26,6 +27,9 @@ class Args:
     """How much an episode counts in training with --weights stored."""
     episode_return: Annotated[float | None, unset("unchanged")] = None
     """Its return, for training with --weights return-rw or return-aw."""
+    steps: Annotated[str | None, unset("unchanged", "WORDS@SECONDS;...")] = None
+    """The steps of the task in the order of the plan, with semicolons between, each with the time when it was
+    done, in seconds after the beginning; without a time: never. `open the box@2.1; put the cube in`."""
     json: bool = False
     """Print one JSON object."""
 
@@ -43,8 +47,19 @@ def run(args: Args, out: Output) -> int:
         labels["weight"] = args.weight
     if args.episode_return is not None:
         labels["return"] = args.episode_return
+    if args.steps is not None:
+        labels["steps"] = [_step(part) for part in args.steps.split(";") if part.strip()]
     selection = episode_list(args.episodes)
     relabel(EpisodeStore.open(args.data), selection, labels)
     words = ", ".join(f"{k} = {v!r}" for k, v in labels.items())
     out.answer({"episodes": selection, "labels": labels}, f"{len(selection)} episodes: {words}")
     return 0
+
+
+def _step(text: str) -> tuple[str, float | None]:
+    """`open the box@2.1` → ("open the box", 2.1)."""
+    words, at, seconds = text.rpartition("@")
+    try:
+        return (words.strip(), float(seconds)) if at else (text.strip(), None)
+    except ValueError:
+        raise UsageError(f"a step is written WORDS@SECONDS, or WORDS, not {text.strip()!r}") from None

@@ -17,7 +17,7 @@ from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.stats import vector_stats
 from ulna.policies.checkpoint import load_checkpoint
 from ulna.policies.learn.critic import Critic, CriticSpec, load_critic
-from ulna.policies.learn.iql import IQL, IQLLearner, expectile_loss, learn_iql, td_target
+from ulna.policies.learn.iql import IQL, IQLLearner, Potential, expectile_loss, learn_iql, td_target
 from ulna.policies.learn.learner import move_targets
 from ulna.policies.parts import override
 from ulna.policies.policy import Policy
@@ -74,12 +74,24 @@ def chain_learner(expectile: float, **fields: object) -> IQLLearner:
     return IQLLearner(iql, Policy(r, CHAIN, stats), Critic(spec, CHAIN, stats))
 
 
-@pytest.mark.parametrize("expectile", [0.5, 0.9])
-def test_values_on_a_chain(expectile: float) -> None:
+PHI = np.array([0.3, -0.4, 0.5], np.float32)  # a potential that knows nothing
+
+
+def potential() -> Potential:
+    """Each row of the chain stands at an even tick, and where it leads to follows."""
+    batch = chain()
+    states = torch.stack([batch[STATE], batch[f"next.{STATE}"]], 1).flatten(1, 2)
+    return Potential((states @ torch.from_numpy(PHI)).flatten(), 2 * torch.arange(6))
+
+
+@pytest.mark.parametrize(("expectile", "shaped"), [(0.5, False), (0.9, False), (0.9, True)])
+def test_values_on_a_chain(expectile: float, shaped: bool) -> None:
     """Of two actions that are as frequent, the expectile τ is τ·higher + (1 - τ)·lower; so V(last) = τ +
-    (1 - τ)·γ·V(last), and one before V = τ·γ·V(after) + (1 - τ)·γ·V. At 0.5 it is the behaviour's value."""
+    (1 - τ)·γ·V(last), and one before V = τ·γ·V(after) + (1 - τ)·γ·V. At 0.5 it is the behaviour's value.
+    With a potential all are less by it, and nothing else is changed."""
     learner = chain_learner(expectile, critic_first=250)
-    batch, values, after = chain(), [], 1 / GAMMA
+    learner.potential = potential() if shaped else None
+    batch, values, after = {**chain(), "index": torch.arange(6)}, [], 1 / GAMMA
     for _ in range(3):
         after = expectile * GAMMA * after / (1 - (1 - expectile) * GAMMA)
         values.insert(0, after)
@@ -87,7 +99,7 @@ def test_values_on_a_chain(expectile: float) -> None:
         learner.update(batch, step / learner.steps)
         move_targets(learner, step)
     with torch.no_grad():
-        found = learner.critic.v({STATE: torch.eye(3)[:, None]}).numpy()
+        found = learner.critic.v({STATE: torch.eye(3)[:, None]}).numpy() + (PHI if shaped else 0)
     np.testing.assert_allclose(found, values, atol=0.03)
     if expectile == 0.9:
         assert np.all(np.abs(found - [GAMMA**2, GAMMA, 1]) < np.abs(np.array([0.608, 0.744, 0.909]) - found))

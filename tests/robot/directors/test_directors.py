@@ -18,7 +18,10 @@ from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import DeviceError
 from ulna.drivers.sample import Sample
+from ulna.policies.encoders.vector import MLP, Encoder
+from ulna.policies.learn.steps import learn_progress
 from ulna.policies.learn.support import learn_support
+from ulna.policies.progress import ProgressSpec
 from ulna.policies.serving.server import PolicyServer
 from ulna.robot.agent import PolicyAgent
 from ulna.robot.config import Rig, load_robot
@@ -239,6 +242,7 @@ def test_directors_that_cannot_be_are_named(names: list[str], fields: dict[str, 
         ("Spoken", {}, "from a file: --Spoken.file words.txt"),
         ("Backup", {}, "needs another policy"),
         ("Supported", {}, "needs a guard"),
+        ("Progress", {}, "needs a critic"),
     ],
 )
 def test_what_a_director_lacks_is_said_before_anything_moves(
@@ -252,7 +256,7 @@ def test_what_a_director_lacks_is_said_before_anything_moves(
 
 
 def test_every_director_is_listed() -> None:
-    assert list(DIRECTORS) == ["Retry", "Done", "Steps", "Spoken", "Backup", "Supported"]
+    assert list(DIRECTORS) == ["Retry", "Done", "Steps", "Spoken", "Backup", "Supported", "Progress"]
 
 
 def test_what_the_data_never_did_ends_the_episode(rig: Rig, tmp_path: Path) -> None:
@@ -285,3 +289,52 @@ def test_what_the_data_never_did_ends_the_episode(rig: Rig, tmp_path: Path) -> N
             run_episode(rig.robot, agent, [log], task="", seed=0, max_ticks=30)
         assert agent.ended == ended, said
         assert (len(log.sent) < 15) == ended
+
+
+def turns(path: Path, rig: Rig) -> None:
+    """Recordings of the first joint as it turns this way or that: two steps by its angle."""
+    features = {k: rig.robot.features[k] for k in (STATE, ACTION)}
+    store, rng = EpisodeStore.create(path, features, rig.robot.control_hz), np.random.default_rng(0)
+    begin = rig.robot.observe().values[STATE]
+    with EpisodeWriter(store) as writer:
+        for i in range(12):
+            joint = np.cumsum(rng.uniform(0.01, 0.04, 60)) * (1 if i % 4 else -1)
+            writer.start({"task": "turn", "agent": "test"})
+            for t, angle in enumerate(joint):
+                q = begin + np.array([angle, *np.zeros(5)]) + 0.01 * rng.normal(size=6)
+                q = q.astype(np.float32)
+                writer.tick({STATE: q, ACTION: q}, dict.fromkeys(features, (t * 50_000_000, t * 50_000_000)))
+            at = {w: (np.flatnonzero(joint > a)[:1] * 50_000_000).tolist() for w, a in TURNS.items()}
+            writer.end({"steps": [{"words": words, "changes_ns": at[words]} for words in TURNS]})
+
+
+TURNS = {"turn a little": 0.2, "turn far": 0.5}  # rad
+
+
+def test_an_episode_is_directed_by_its_progress(rig: Rig, tmp_path: Path) -> None:
+    """What turns is done once both steps are, twice in a row; what turns the other way stalls, begins again
+    and fails."""
+    turns(tmp_path / "d", rig)
+    spec = ProgressSpec(Encoder(MLP(32, 1)), frames=2, clip_s=0.3, width=32, depth=1)
+    learn_progress(tmp_path / "d", tmp_path / "p", spec, [STATE], steps=80, batch=8)
+    fields = {"Progress_critic": str(tmp_path / "p"), "Progress_stall": "1.5", "Progress_attempts": "2"}
+    for sign, success in ((1, True), (-1, False)):
+        assert rig.sim is not None
+        rig.sim.reset(0)
+        policy, said = Push(rig.robot.features), list[str]()
+        policy.sign = sign
+        with directed(rig, ["Progress"], policy, said, **fields, Progress_instruct="true") as agent:
+            result = run_episode(rig.robot, agent, task="turn", seed=0, max_ticks=300)
+        assert result.success is success, said
+        ends = [s for s in said if "attempt" in s or "2 of 2" in s]
+        if success:
+            assert ends[0].startswith("2 of 2 steps are done, by")
+            assert list(dict.fromkeys(r.task for r in policy.requests)) == list(TURNS)
+        else:
+            assert [s.split(" stalls")[0] for s in ends] == ["attempt 1 of 2", "attempt 2 of 2"]
+            assert {r.task for r in policy.requests} == {"turn a little"}
+    with (
+        directed(rig, ["Progress"], Push(rig.robot.features), [], **fields) as agent,
+        pytest.raises(ValueError, match="knows no plan of 'dance'"),
+    ):
+        run_episode(rig.robot, agent, task="dance", seed=0, max_ticks=5)

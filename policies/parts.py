@@ -40,6 +40,7 @@ from .conditions.goal import Goal
 from .conditions.instruction import Instruction
 from .conditions.label import Label
 from .conditions.prompt import Prompt
+from .conditions.sentence import Sentence
 from .conditions.words import Words
 from .contexts.cached_prefix import CachedPrefix
 from .contexts.read_tokens import ReadTokens
@@ -92,7 +93,7 @@ PARTS: dict[str, type] = {
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
         *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN, Consensus),
-        *(Words, Goal, Label, Prompt),
+        *(Words, Goal, Label, Prompt, Sentence),
         *(NeuralDynamics, Horizons),
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),

@@ -27,6 +27,7 @@ from .pi05 import pi05, pi05_small
 from .ptp import ptp
 from .rtc_flow import rtc_flow
 from .smolvla import smolvla, smolvla_small
+from .vla_small import vla_small
 from .vq_bet import vq_bet
 
 GROUP = "ulna.recipes"
@@ -61,6 +62,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "gr00t_small": gr00t_small,
     "litevlp": litevlp,
     "litevlp_small": litevlp_small,
+    "vla_small": vla_small,
 }
 
 

@@ -43,6 +43,7 @@ from .conditions.prompt import Prompt
 from .conditions.sentence import Sentence
 from .conditions.words import Words
 from .contexts.cached_prefix import CachedPrefix
+from .contexts.grounded import Grounded
 from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
 from .contexts.stack import Stack
@@ -93,7 +94,7 @@ PARTS: dict[str, type] = {
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
         *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN, Consensus),
-        *(Words, Goal, Label, Prompt, Sentence),
+        *(Words, Goal, Label, Prompt, Sentence, Grounded),
         *(NeuralDynamics, Horizons),
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),

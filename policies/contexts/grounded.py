@@ -57,7 +57,6 @@ class GroundedNet(ContextNet):
         self.tokens = self._told + per_step * self._steps
         self.pooled_width = width * (self._conditions + per_step * self._steps)
         if seen:
-            self.norm = nn.LayerNorm(width)
             self.positions = nn.Parameter(0.02 * torch.randn(len(seen), width))
             self.unasked = nn.Parameter(torch.randn(width))
             self.query = nn.Linear(width * self._conditions, width) if self._conditions else None
@@ -90,9 +89,17 @@ class GroundedNet(ContextNet):
         query = self.unasked.expand(n, -1)
         if self.query is not None and asked_BG is not None:
             query = query + self.query(asked_BG).repeat_interleave(n // len(asked_BG), dim=0)
-        normed = self.norm(places_NPD)
+        normed = across_places(places_NPD)
         q, k, v = (
             x.unflatten(-1, (heads, -1)).transpose(1, 2)
             for x in (query[:, None], self.key(normed), self.value(normed + self.positions))
         )
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def across_places(places_NPD: Tensor, eps: float = 1e-5) -> Tensor:
+    """Each element by its mean and deviation over the places of its frame: what all places have in common
+    says nothing of where to look. Without it a network that is taught by noisy actions first learns to make
+    all places alike, and then sees nothing for good."""
+    variance, mean = torch.var_mean(places_NPD, dim=1, keepdim=True, correction=0)
+    return (places_NPD - mean) * torch.rsqrt(variance + eps)

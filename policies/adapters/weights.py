@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..conditions.instruction import InstructionNet
+from ..conditions.tokenized import TokenizedNet
 from .tokens import VisionLanguageError, published_file
 from .vision_language import VisionLanguageEncoder
 
@@ -55,12 +55,13 @@ def our_name(name: str) -> str | None:
 
 
 def begin(policy: nn.Module, tasks: Iterable[str], weights: bool, say: Callable[[str], None]) -> None:
-    """What a training begins with that a checkpoint holds itself: a published tokenizer, by which each of
-    `tasks` must be readable, and where `weights` says so published weights. Does nothing for policies of
-    neither. ValueError in one sentence."""
+    """What a training begins with that a checkpoint holds itself: a published tokenizer or sentence encoder,
+    by which each of `tasks` must be readable, and where `weights` says so published weights. Does nothing for
+    policies of neither. ValueError in one sentence."""
     for module in policy.modules():
-        if isinstance(module, InstructionNet):
-            module.begin()
+        if isinstance(module, TokenizedNet):
+            if sentence := module.begin():
+                say(sentence)
             for task in tasks:
                 module.require(task)
     encoder = getattr(policy, "encoder", None)

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...datasets.features import Features, state_keys
-from ..adapters.tokens import HashedPieces, PublishedPieces, Tokenizer, tokenizer_text
 from ..request import TASK
-from ..serving.protocol import BadRequest
 from .condition import ConditionNet
+from .tokenized import TokenizedNet
 
 BINS = 256  # of a state's element, told in words
 
@@ -63,50 +61,13 @@ class Instruction:
         return f"Task: {words}, State: {' '.join(map(str, bins))};\nAction: "
 
 
-class InstructionNet(ConditionNet):
+class InstructionNet(TokenizedNet):
     def __init__(self, part: Instruction, encoder: nn.Module, told: list[str], told_width: int) -> None:
-        super().__init__()
+        super().__init__("Instruction", part.tokenizer, part.most, "--encoder.language.vocabulary")
         self.part, self.n_tokens, self.told, self.told_width = part, part.most, told, told_width
         self._encoder = (encoder,)  # in a tuple, or its weights would count twice
-        self._tokenizer: Tokenizer | None = None
-        if part.tokenizer:
-            # the text of the tokenizer: a checkpoint needs no other file, and has it in its content hash
-            self.published: Tensor
-            self.register_buffer("published", torch.zeros(0, dtype=torch.uint8))
-            self.register_load_state_dict_pre_hook(_make_room)
 
-    def begin(self) -> None:
-        """Read the published tokenizer, where one is named and is not here yet."""
-        if self.part.tokenizer and not len(self.published):
-            text = tokenizer_text(self.part.tokenizer).encode()
-            self.published = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-
-    def tokenizer(self) -> Tokenizer:
-        if self._tokenizer is None:
-            if self.part.tokenizer:
-                self.begin()
-                self._tokenizer = pieces_of(bytes(self.published.cpu().numpy()))
-            else:
-                self._tokenizer = HashedPieces(self._vocabulary())
-        return self._tokenizer
-
-    def ids(self, text: str) -> list[int]:
-        """BadRequest where the text has too many tokens, or ones that the model does not know."""
-        ids = self.tokenizer()(text)
-        if len(ids) > self.part.most:
-            raise BadRequest(
-                f"the instruction has {len(ids)} tokens, and the policy reads at most {self.part.most} "
-                f"({text[:60]!r} ...): say it shorter, or train with --conditions.Instruction.most {len(ids)}"
-            )
-        rows = self._vocabulary()
-        if ids and max(ids) >= rows:
-            raise BadRequest(
-                f"the tokenizer gives the token {max(ids)}, and the model's vocabulary has {rows}: they do "
-                "not belong together (--encoder.language.vocabulary)"
-            )
-        return ids
-
-    def _vocabulary(self) -> int:
+    def vocabulary(self) -> int:
         language: Any = self._encoder[0].language
         return language.part.vocabulary
 
@@ -135,14 +96,3 @@ class InstructionNet(ConditionNet):
         language: Any = self._encoder[0].language
         device = language.embed_tokens.weight.device
         return language.embed(rows.to(device)), mask.to(device)
-
-
-def _make_room(net: Any, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """For the tokenizer of a checkpoint, whose length is its own."""
-    if (text := state.get(f"{prefix}published")) is not None:
-        net.published, net._tokenizer = torch.empty_like(text), None
-
-
-@lru_cache(maxsize=4)
-def pieces_of(text: bytes) -> Tokenizer:
-    return PublishedPieces(text.decode())

@@ -39,6 +39,7 @@ from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
 from .sparse_dp import sparse_dp
 from .user_conditioned import user_conditioned
+from .vla_small import vla_small
 from .vq_bet import vq_bet
 
 GROUP = "ulna.recipes"
@@ -86,6 +87,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "gr00t_small": gr00t_small,
     "litevlp": litevlp,
     "litevlp_small": litevlp_small,
+    "vla_small": vla_small,
 }
 
 

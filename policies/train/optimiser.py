@@ -83,8 +83,11 @@ def follower(
     average: AveragedModel, policy: nn.Module, move: Callable[[Any, Any, Any], None]
 ) -> Callable[[], None]:
     """What `average.update_parameters(policy)` does, without listing the weights anew and waiting for the
-    device at every step. Weights are changed in place only."""
-    averages, weights = ([p.detach() for p in m.parameters()] for m in (average.module, policy))
+    device at every step. Weights are changed in place only; frozen ones, of which `average` began with a
+    copy, not at all."""
+    pairs = zip(average.module.parameters(), policy.parameters(), strict=True)
+    moving = [(a.detach(), w.detach()) for a, w in pairs if w.requires_grad]
+    averages, weights = [a for a, _ in moving], [w for _, w in moving]
     kept, buffers = (list(m.buffers()) for m in (average.module, policy))
 
     @torch.no_grad()

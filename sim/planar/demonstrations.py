@@ -16,7 +16,7 @@ class Demonstration:
     """One episode of T ticks. Frame t is what was seen before action t."""
 
     observation: dict[str, np.ndarray]
-    """`(T, D)` float32 by key."""
+    """`(T, D)` float32 by key; pictures `(T, side, side, 3)` uint8."""
     action: np.ndarray
     """`(T, A)` float32, metres: as it was sent, disturbance and all."""
     reward: np.ndarray
@@ -28,7 +28,8 @@ class Demonstration:
     terminated: bool
     """Ended by success or failure; False when the time ran out."""
     last_observation: dict[str, np.ndarray]
-    """`(D,)` float32 by key: what was seen after the last action, for temporal-difference learning."""
+    """`(D,)` float32 by key, pictures as they are: what was seen after the last action, for
+    temporal-difference learning."""
 
 
 def demonstrations(

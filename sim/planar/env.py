@@ -18,6 +18,7 @@ STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 GOAL = "observation.goal"
 COMMAND = "observation.command"
+PICTURE = "observation.images.top"
 
 Observation = dict[str, np.ndarray]
 
@@ -74,7 +75,9 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     task_name: ClassVar[str]
     control_hz: ClassVar[float] = 10.0
     observed: Mapping[str, Vector]
-    """Elements of each observation, by key."""
+    """Elements of each observed vector, by key."""
+    pictures: Mapping[str, int] = {}
+    """Side in pixels of each observed picture, `(side, side, 3)` uint8, by key."""
     action: Vector = XY
 
     def __init__(self, num_envs: int, max_ticks: int, low: Sequence[float], high: Sequence[float]) -> None:
@@ -88,6 +91,7 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         )
         self.single_observation_space = Dict(
             {key: Box(-np.inf, np.inf, (len(v.names),), np.float32) for key, v in self.observed.items()}
+            | {key: Box(0, 255, (side, side, 3), np.uint8) for key, side in self.pictures.items()}
         )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -127,7 +131,8 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
 
     @abstractmethod
     def observe(self, world_nS: np.ndarray, constants_nC: np.ndarray, tick_n: np.ndarray) -> Observation:
-        """What a policy may see, float32 arrays of their own, by the keys of `observed`."""
+        """What a policy may see, arrays of their own: float32 by the keys of `observed`, uint8 by those of
+        `pictures`."""
 
     @abstractmethod
     def instruction(self, seed: int) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from .body import distance, push_disc, towards
-from .env import ENVIRONMENT, GOAL, STATE, XY, Observation, Outcome, PlanarEnv, metres
+from .env import ENVIRONMENT, GOAL, PICTURE, STATE, XY, Observation, Outcome, PlanarEnv, metres
 from .expert import Expert, balanced_choice
+from .phrases import PHRASES, phrase
+from .picture import seen_from_above
 
 COLOURS = ("red", "green", "blue", "yellow")
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, 1.0), "down": (0.0, -1.0)}
@@ -33,6 +35,10 @@ BEHIND = REACH + 0.03  # m behind the puck's centre, where the expert begins to 
 ABSENT = 0.9  # m in x and y: where a puck lies that is not there
 PUCKS = metres(*(f"{c}.{axis}" for c in COLOURS for axis in "xy"))
 
+VIEW = 0.4  # m each way that a picture shows
+BODY_COLOUR = (0.25, 0.25, 0.25)
+PUCK_COLOURS = ((0.85, 0.15, 0.15), (0.15, 0.65, 0.20), (0.15, 0.30, 0.85), (0.95, 0.80, 0.10))
+
 SHUFFLE = 17  # tells the draw of shuffled words from others of the same seed
 
 START, COLOUR, DIRECTION = 0, 8, 9  # columns of the constants: where the pucks began, and the instruction
@@ -45,7 +51,10 @@ class Words(PlanarEnv):
 
     pairs: which instructions: "all", "train" (12), "held-out" (the other 4), "left" (a colour to choose, the
     direction is always left), "right" (the same to the right). goal: also observe, as `observation.goal`,
-    where the pucks are to lie at the end, for policies that are told by goals.
+    where the pucks are to lie at the end, for policies that are told by goals. picture: also observe, as
+    `observation.images.top`, a picture of so many pixels a side; a policy that observes it in the place of
+    the state of the environment has no other way to know which puck is which (T10). phrases: how the
+    instruction is said, see `phrases.PHRASES`: "plain", "heard", "held-out" or "unheard".
 
     labelled: the share of the episodes of which the words are said, 1 in so many by their seeds; the others'
     are empty. spread: how far from the middle of its place a puck may lie in x and in y, m: from PUSH / 2 on
@@ -65,15 +74,22 @@ class Words(PlanarEnv):
         shuffled: bool = False,
         labelled: float = 1.0,
         spread: float = PUCK_SPREAD,
+        picture: int = 0,
+        phrases: str = "plain",
     ) -> None:
         if not 0 < labelled <= 1:
             raise ValueError(f"labelled is {labelled}: it must lie above 0 and be at most 1")
         if pairs not in PAIRS:
             raise ValueError(f"there are no pairs {pairs!r}: choose from {', '.join(PAIRS)}")
+        if phrases not in PHRASES:
+            raise ValueError(f"there are no phrases {phrases!r}: choose from {', '.join(PHRASES)}")
+        if picture < 0:
+            raise ValueError(f"a picture has a side of {picture} pixels: it is at least 1, or 0 for none")
         self.pairs, self.scene_identifies, self.shuffled = PAIRS[pairs], scene_identifies, shuffled
         self.every, self.spread = round(1 / labelled), spread
         goals = {GOAL: metres(*(f"goal.{name}" for name in PUCKS.names))} if goal else {}
         self.observed = {STATE: XY, ENVIRONMENT: PUCKS, **goals}
+        self.phrases, self.pictures = phrases, {PICTURE: picture} if picture else {}
         super().__init__(num_envs, 80, (-0.5, -0.5), (0.5, 0.5))
 
     def pair(self, seed: int) -> tuple[int, int]:
@@ -120,6 +136,12 @@ class Words(PlanarEnv):
             goal[rows, 2 * colour] += shift[:, 0]
             goal[rows, 2 * colour + 1] += shift[:, 1]
             observation[GOAL] = goal.astype(np.float32)
+        if side := self.pictures.get(PICTURE):
+            pucks = [
+                (world_nS[:, 2 + 2 * i], world_nS[:, 3 + 2 * i], PUCK, PUCK_COLOURS[i]) for i in range(4)
+            ]
+            body = (world_nS[:, 0], world_nS[:, 1], BODY, BODY_COLOUR)
+            observation[PICTURE] = seen_from_above([*pucks, body], side, VIEW)
         return observation
 
     def instruction(self, seed: int) -> str:
@@ -128,7 +150,7 @@ class Words(PlanarEnv):
         colour, direction = self.pair(seed)
         if self.shuffled:
             colour, direction = self.pairs[np.random.default_rng([seed, SHUFFLE]).integers(len(self.pairs))]
-        return f"push the {COLOURS[colour]} puck {list(DIRECTIONS)[direction]}"
+        return phrase(self.phrases, seed, COLOURS[colour], list(DIRECTIONS)[direction])
 
     def expert(self, seeds: Sequence[int], noise: float = 0.0, **mode: Any) -> Expert:
         return WordsExpert(self, seeds, noise, **mode)

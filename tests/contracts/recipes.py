@@ -126,6 +126,17 @@ SMALL = {
     **{name: TINY_VLA | {"backbone.width": 32} for name in ("openvla_oft", "openvla_oft_small")},
     **{name: TINY_DIT for name in ("gr00t", "gr00t_small")},
     **{name: TINY_WRITER | {"context.turns": 3} for name in ("litevlp", "litevlp_small")},
+    "vla_small": {
+        "encoder.width": 32,
+        "conditions.Sentence.weights": "",
+        "conditions.Sentence.width": 32,
+        "conditions.Sentence.depth": 1,
+        "conditions.Sentence.heads": 2,
+        "conditions.Sentence.ffn": 64,
+        "conditions.Sentence.vocabulary": 128,
+        "backbone.width": 32,
+        "backbone.depth": 1,
+    },
 }
 
 

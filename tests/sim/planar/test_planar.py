@@ -50,6 +50,7 @@ VARIANTS: dict[str, Make] = {
     "gates, speeds": partial(Gates, speeds="train"),
     "stages, held out": partial(Stages, stages=4, orders="held-out"),
     "places, luck": partial(Places, luck=True),
+    "words, picture": partial(Words, pairs="left", picture=16, phrases="heard"),
 }
 NOISE = 0.005
 each_variant = pytest.mark.parametrize("make", VARIANTS.values(), ids=list(VARIANTS))
@@ -103,7 +104,7 @@ def test_a_demonstration_replays(make: Make) -> None:
     for t, action in enumerate(episode.action):
         for key, rows in episode.observation.items():
             assert np.array_equal(observation[key][0], rows[t])
-            assert rows.dtype == np.float32
+            assert rows.dtype == (np.uint8 if key in env.pictures else np.float32)
         observation, reward, terminated, truncated, info = env.step(action[None])
         assert np.float32(reward[0]) == episode.reward[t]
         assert (terminated[0] or truncated[0]) == (t == len(episode.action) - 1)

@@ -17,12 +17,14 @@ from ulna.sim.planar.corridors import Corridors, CorridorsExpert
 from ulna.sim.planar.cubes import Cubes
 from ulna.sim.planar.cue import Cue
 from ulna.sim.planar.demonstrations import demonstrations
-from ulna.sim.planar.env import ENVIRONMENT, GOAL, STATE, PlanarEnv
+from ulna.sim.planar.env import ENVIRONMENT, GOAL, PICTURE, STATE, PlanarEnv
 from ulna.sim.planar.fork import Fork
 from ulna.sim.planar.maze import CELL, LAYOUTS, Maze
 from ulna.sim.planar.peg import DEPTH, Peg
+from ulna.sim.planar.phrases import PHRASES, WAYS
+from ulna.sim.planar.picture import TABLE
 from ulna.sim.planar.twice import Twice
-from ulna.sim.planar.words import PAIRS, PUSH, Words
+from ulna.sim.planar.words import PAIRS, PUCK_COLOURS, PUSH, VIEW, Words
 
 
 def f32(rows: object) -> np.ndarray:
@@ -294,6 +296,41 @@ def test_words_that_are_shuffled_say_nothing() -> None:
     key = "observation.environment_state"
     np.testing.assert_array_equal(told[0][key], counts[0][key])
     assert 0.18 < (told[1]["task"] == counts[1]["task"]).mean() < 0.32
+
+
+def test_words_sentences_are_kept_back() -> None:
+    said: dict[str, set[str]] = {}
+    for kind in PHRASES:
+        info = Words(400, phrases=kind).reset(seed=0)[1]
+        plain = Words(400).reset(seed=0)[1]["task"].tolist()
+        said[kind] = set(info["task"].tolist())
+        assert max(map(len, said[kind])) < 64, "the environment holds as many letters"
+        for sentence, same in zip(info["task"].tolist(), plain, strict=True):
+            _, _, colour, _, direction = same.split()
+            assert any(name in sentence for name in PHRASES[kind][1][colour])
+            assert any(way in sentence for way in WAYS[direction])
+    assert not said["heard"] & (said["held-out"] | said["unheard"])
+    names = [name for kind in ("heard", "unheard") for of in PHRASES[kind][1].values() for name in of]
+    assert len(set(names)) == len(names)
+
+
+def test_words_a_picture_shows_which_puck_is_where() -> None:
+    side = 48
+    observation, _ = Words(50, picture=side).reset(seed=0)
+    picture = observation[PICTURE].astype(float)
+    assert picture.shape == (50, side, side, 3)
+    pixel = 2 * VIEW / side
+    across = (np.arange(side) + 0.5) * pixel - VIEW
+    pucks = observation[ENVIRONMENT].reshape(-1, 4, 2)
+    for i, colour in enumerate(PUCK_COLOURS):
+        for n in range(50):
+            x, y = pucks[n, i]
+            near = (np.abs(across - x) < 0.06)[None, :] & (np.abs(-across - y) < 0.06)[:, None]
+            share = np.abs(picture[n] - 255 * np.array(TABLE)).sum(-1) * near
+            centre = (share.sum(0) @ across, share.sum(1) @ -across) / share.sum()
+            assert np.allclose(centre, (x, y), atol=0.002), "to a tenth of a pixel"
+            row, column = round((VIEW - y) / pixel - 0.5), round((x + VIEW) / pixel - 0.5)
+            assert np.allclose(picture[n, row, column], 255 * np.array(colour), atol=1)
 
 
 def test_words_only_the_named_push_counts() -> None:

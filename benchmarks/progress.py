@@ -1,7 +1,7 @@
 """Progress by its structured last answer (R²VLM's recurrence, `policies.progress`), against a clip by itself
 and against a counter of time.
 
-    python benchmarks/progress.py      writes results/progress.json; about six core-minutes
+    python benchmarks/progress.py      writes results/progress.json; about seven core-minutes
 
 It is no file of `ulna study`: what is judged is how far an episode is, and nothing acts.
 

@@ -23,7 +23,7 @@ from ..report.evaluation import ClosedLoop, OpenLoop
 from ..report.report import summary, write_report
 
 MARK = ".made-by-ulna-demo"
-PRODUCTS = ("robot.toml", "data", "flow", "rollouts", "videos", "report.html", "summary.json", MARK)
+PRODUCTS = ("data", "flow", "rollouts", "videos", "report.html", "summary.json", MARK)
 NOT_IN_SUMMARY = ("traces", "trace", "per_joint_and_step")  # long, and only for plots
 
 

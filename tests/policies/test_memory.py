@@ -99,31 +99,31 @@ def test_a_memory_outlives_the_wire_a_server_and_a_person(context: ContextPart, 
     session = Session(policy.metadata)
     for cue in (1.0, -1.0):
         session.reset("say the cue", 0)
-        widths = set[int]()
+        replies = []
         with PolicyServer(BatchPolicy(policy), port=port).background() as server:
             client = PolicyClient(server.url, reconnect_s=20.0)
             for t in (0, 1):
-                widths.add(step(session, client, seen(cue, t)))
+                replies.append(step(session, client, seen(cue, t)))
         with PolicyServer(BatchPolicy(policy), port=port).background():
             session.watch({STATE: seen(cue, 2)})
             session.sent(np.zeros(1, np.float32))
             for t in (3, 4):
-                widths.add(step(session, client, seen(cue, t)))
+                replies.append(step(session, client, seen(cue, t)))
             client.close()
-        assert widths == {policy.policy.context_net.memory_width}, "it does not grow"
-        assert session.answered * cue > 0.7  # type: ignore[attr-defined]
+        assert {n for n, _ in replies} == {policy.policy.context_net.memory_width}, "it does not grow"
+        assert replies[-1][1] * cue > 0.7
 
 
-def step(session: Session, client: PolicyClient, state: np.ndarray) -> int:
-    """One decision; how many numbers it gave to remember."""
+def step(session: Session, client: PolicyClient, state: np.ndarray) -> tuple[int, float]:
+    """One decision: how many numbers it gave to remember, and what it answered."""
     session.observe({STATE: state})
     request = session.ask()
     assert request is not None
     reply = client.infer(request.to_wire())
     session.answer(reply["actions"], reply["memory"])
-    session.answered = float(session.next()[0])  # type: ignore[attr-defined]
+    answer = float(session.next()[0])
     session.sent(np.zeros(1, np.float32))
-    return len(reply["memory"]["values"])
+    return len(reply["memory"]["values"]), answer
 
 
 def test_a_memory_keeps_a_cue_that_two_observations_have_lost(recurrent: LocalPolicy, data: Path) -> None:

@@ -19,8 +19,8 @@ from .context import Conditions, Context, ContextNet
 class Grounded:
     """Of each step one token: what queries, made of the conditions, find among the places of all pictures.
     The tokens of no place, such as the state's, go along as they are. One product of words and pictures
-    stands between what is said and where to go, which a small network finds in few steps; a network that
-    crosses all tokens must first carry the words to where it looks. For the encoder `FeatureMaps`."""
+    stands between what is said and where to go, where a network that crosses all tokens must first carry the
+    words to where it looks. For the encoder `FeatureMaps`."""
 
     heads: int = 4
     """Queries, each of its share of a token's width."""
@@ -99,7 +99,7 @@ class GroundedNet(ContextNet):
 
 def across_places(places_NPD: Tensor, eps: float = 1e-5) -> Tensor:
     """Each element by its mean and deviation over the places of its frame: what all places have in common
-    says nothing of where to look. Without it a network that is taught by noisy actions first learns to make
-    all places alike, and then sees nothing for good."""
+    says nothing of where to look. By their sizes as they are, a policy was seen to make all places alike
+    while it learned, and then its pictures changed nothing."""
     variance, mean = torch.var_mean(places_NPD, dim=1, keepdim=True, correction=0)
     return (places_NPD - mean) * torch.rsqrt(variance + eps)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+from gymnasium import Space
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -89,10 +90,12 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         self.single_action_space = Box(
             np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
         )
-        self.single_observation_space = Dict(
-            {key: Box(-np.inf, np.inf, (len(v.names),), np.float32) for key, v in self.observed.items()}
-            | {key: Box(0, 255, (side, side, 3), np.uint8) for key, side in self.pictures.items()}
-        )
+        spaces: dict[str, Space[Any]] = {
+            key: Box(-np.inf, np.inf, (len(v.names),), np.float32) for key, v in self.observed.items()
+        }
+        for key, side in self.pictures.items():
+            spaces[key] = Box(0, 255, (side, side, 3), np.uint8)
+        self.single_observation_space = Dict(spaces)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.low = self.single_action_space.low.astype(np.float64)

@@ -66,6 +66,7 @@ class LeRobotPolicy(Policy):
         words = _hears_words(found.path)
         self.condition_keys = (TASK,) if words else ()
         self.conditions_needed = {TASK: Feature((), WORDS)} if words else {}
+        self.conditions_optional = {}
         self.normalisers, self.conditions = nn.ModuleDict(), nn.ModuleList()
         self.context_net = ContextNet()
         self.content_hash = ""

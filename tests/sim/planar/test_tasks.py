@@ -264,10 +264,12 @@ def test_words_instructions_are_balanced_and_held_out_apart() -> None:
         "train": {8},
         "held-out": {24},
         "left": {24},
+        "right": {24},
     }
     assert set(tasks["train"]) | set(tasks["held-out"]) == set(tasks["all"])
     assert not set(tasks["train"]) & set(tasks["held-out"])
     assert "push the red puck left" in tasks["left"]
+    assert "push the red puck right" in tasks["right"]
 
 
 def test_words_the_scene_says_nothing_unless_it_is_the_control() -> None:

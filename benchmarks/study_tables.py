@@ -46,8 +46,13 @@ def ndp_strokes(d: Mapping[str, Any]) -> list[str]:
     for r in d["table"]:
         numbers = f"{r['squared_error']:.3f} | {r['jerk']:.0f} | {r['end_error']:.2f}"
         lines.append(f"| {r['paths']} | {r['demonstrations']} | {r['arm']} | {numbers} |")
-    verdicts = [f"{v['claim']}: {'held' if v['holds'] else '**not held**'}" for v in d["verdicts"]]
-    return [*lines, "", f"Expected before the run: {'; '.join(verdicts)}.", ""]
+    return [*lines, "", *expected(d["verdicts"])]
+
+
+def expected(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Claims that were written down before a run, and whether they held."""
+    words = [f"{v['claim']}: {'held' if v['holds'] else '**not held**'}" for v in verdicts]
+    return [f"Expected before the run: {'; '.join(words)}.", ""]
 
 
 def memory_growth(d: Mapping[str, Any]) -> list[str]:
@@ -92,8 +97,7 @@ def progress(d: Mapping[str, Any]) -> list[str]:
     for r in d["table"]:
         exact = "" if r["arm"] == "counter" else f"{100 * r['exact']:.0f} %"
         lines.append(f"| {r['episodes']} | {r['arm']} | {r['mae']:.3f} | {exact} | {r['final']:.3f} |")
-    verdicts = [f"{v['claim']}: {'held' if v['holds'] else '**not held**'}" for v in d["verdicts"]]
-    return [*lines, "", f"Expected before the run: {'; '.join(verdicts)}.", ""]
+    return [*lines, "", *expected(d["verdicts"])]
 
 
 def demo_policy(d: Mapping[str, Any]) -> list[str]:

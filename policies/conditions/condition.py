@@ -75,6 +75,19 @@ class ConditionPart(Protocol):
         ...
 
 
+class OfTask:
+    """What conditions have in common that are told the words of the task and nothing else."""
+
+    def needs(self) -> dict[str, Any]:
+        return {"task": True}
+
+    def keys(self, features: Features) -> tuple[str, ...]:
+        return (TASK,)
+
+    def hides(self, features: Features) -> tuple[str, ...]:
+        return ()
+
+
 def feature_of(key: str) -> str:
     """The feature that a condition's key is about: `goal.observation.state` is about observation.state."""
     for prefix in PREFIXES:

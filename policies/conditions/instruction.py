@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from ...datasets.features import Features, state_keys
 from ..request import TASK
-from .condition import ConditionNet
-from .tokenized import TokenizedNet
+from .condition import ConditionNet, OfTask
+from .tokenized import TokenizedNet, padded
 
 BINS = 256  # of a state's element, told in words
 
 
 @dataclass(frozen=True)
-class Instruction:
+class Instruction(OfTask):
     """The task and a line end, as tokens of the encoder's language model (`VisionLanguage`)."""
 
     tokenizer: str = ""
@@ -33,15 +33,6 @@ class Instruction:
     """Tell the state, too, each element as one of 256 numbers, as pi0.5 does."""
     drop: float = 0.0
     """Share of the training rows that are not told, 0 to 1."""
-
-    def needs(self) -> dict[str, Any]:
-        return {"task": True}
-
-    def keys(self, features: Features) -> tuple[str, ...]:
-        return (TASK,)
-
-    def hides(self, features: Features) -> tuple[str, ...]:
-        return ()
 
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         if not hasattr(encoder, "language"):
@@ -85,14 +76,9 @@ class InstructionNet(TokenizedNet):
             texts = [self.part.text(task, None) for task in tasks]
         # a batch holds few different texts; an empty task is one that is not told
         different = {text: self.ids(text) for text in dict.fromkeys(texts)}
-        longest = max((len(ids) for ids in different.values()), default=1) or 1
-        rows = torch.zeros(len(texts), longest, dtype=torch.long)
-        mask = torch.zeros(len(texts), longest, dtype=torch.bool)
-        for i, (task, text) in enumerate(zip(tasks, texts, strict=True)):
-            if task.strip():
-                ids = different[text]
-                rows[i, : len(ids)] = torch.tensor(ids)
-                mask[i, : len(ids)] = True
+        rows, mask = padded([different[text] for text in texts])
+        told = torch.tensor([[bool(task.strip())] for task in tasks], dtype=torch.bool).reshape(-1, 1)
+        rows, mask = rows * told, mask & told
         language: Any = self._encoder[0].language
         device = language.embed_tokens.weight.device
         return language.embed(rows.to(device)), mask.to(device)

@@ -16,14 +16,14 @@ from ...datasets.features import Features
 from ..adapters.sentences import SentenceEncoder, take_published
 from ..adapters.tokens import SENTENCES
 from ..request import TASK
-from .condition import ConditionNet
-from .tokenized import TokenizedNet
+from .condition import ConditionNet, OfTask
+from .tokenized import TokenizedNet, padded
 
 KNOWN = 4096  # sentences whose vectors are kept
 
 
 @dataclass(frozen=True)
-class Sentence:
+class Sentence(OfTask):
     """The task as one token: what a sentence encoder makes of it, through a learned layer. The encoder stays
     as it is, and reads each sentence once. The defaults are the sizes of all-MiniLM-L6-v2, 22.7 million
     weights, which a package of `ulna[vla]` holds, so that nothing is fetched."""
@@ -48,15 +48,6 @@ class Sentence:
     """Tokens that an instruction may have, up to positions; a longer one is refused."""
     drop: float = 0.0
     """Share of the training rows that are not told, 0 to 1."""
-
-    def needs(self) -> dict[str, Any]:
-        return {"task": True}
-
-    def keys(self, features: Features) -> tuple[str, ...]:
-        return (TASK,)
-
-    def hides(self, features: Features) -> tuple[str, ...]:
-        return ()
 
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         if self.most > self.positions:
@@ -107,13 +98,7 @@ class SentenceNet(TokenizedNet):
         return torch.stack([of[task] for task in tasks]) * self.part.width**0.5
 
     def _read(self, tasks: list[str]) -> Tensor:
-        all_ids = [self.ids(task) for task in tasks]
-        longest = max(1, *map(len, all_ids))
-        rows = torch.zeros(len(tasks), longest, dtype=torch.long)
-        mask = torch.zeros(len(tasks), longest, dtype=torch.bool)
-        for i, ids in enumerate(all_ids):
-            rows[i, : len(ids)] = torch.tensor(ids)
-            mask[i, : len(ids)] = True
+        rows, mask = padded([self.ids(task) for task in tasks])
         device = self.project.weight.device
         return self.model(rows.to(device), mask.to(device))
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from ...datasets.features import Features
 from ..request import TASK
 from ..serving.protocol import BadRequest
-from .condition import ConditionNet
+from .condition import ConditionNet, OfTask
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(OfTask):
     """Each instruction of the data is a number, in the order in which they were learned, and has a vector of
     its own; networks with parts for each task, such as `SparseTransformer`, are told the number. One that
     the data did not have counts as not told. A training that starts from a checkpoint goes on with its
@@ -29,15 +29,6 @@ class Task:
     """Tasks that there is room for."""
     drop: float = 0.0
     """Share of the training rows that are not told, 0 to 1."""
-
-    def needs(self) -> dict[str, Any]:
-        return {"task": True}
-
-    def keys(self, features: Features) -> tuple[str, ...]:
-        return (TASK,)
-
-    def hides(self, features: Features) -> tuple[str, ...]:
-        return ()
 
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         return TaskNet(self.most, width)

@@ -3,7 +3,7 @@ checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -71,6 +71,17 @@ class TokenizedNet(ConditionNet):
                 f"not belong together ({self.vocabulary_is})"
             )
         return ids
+
+
+def padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of tokens, 0 where a row is over, and which of them there are: `(B, S)` int64 and bool, S the
+    longest row's length and at least 1."""
+    ids = torch.zeros(len(rows), max(map(len, rows), default=0) or 1, dtype=torch.long)
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = True
+    return ids, mask
 
 
 def _make_room(net: Any, state: Mapping[str, Any], prefix: str, *_: Any) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ...datasets.features import Features
 from ..request import TASK
 from ..serving.protocol import BadRequest
-from .condition import ConditionNet
+from .condition import ConditionNet, OfTask
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(OfTask):
     """The task's words, each a token. Neither a vocabulary nor a language model: a word is known by hashes of
     its letters in lower case, each the row of a table of learned vectors, and its token is their sum (hash
     embeddings, Svenstrup et al. 2017, arXiv 1709.03933), so that two words are the same to the policy only
@@ -36,15 +36,6 @@ class Words:
     """Words that an instruction may have; a longer one is refused."""
     drop: float = 0.0
     """Share of the training rows that are not told, 0 to 1."""
-
-    def needs(self) -> dict[str, Any]:
-        return {"task": True}
-
-    def keys(self, features: Features) -> tuple[str, ...]:
-        return (TASK,)
-
-    def hides(self, features: Features) -> tuple[str, ...]:
-        return ()
 
     def split(self, task: str) -> list[str]:
         """The words of an instruction. BadRequest where there are too many."""

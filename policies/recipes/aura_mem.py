@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ...datasets.features import Features, image_keys
-from ..backbones.mlp import ResidualMLP
+from dataclasses import replace
+
+from ...datasets.features import Features
 from ..contexts.aura_mem import AuraMem
-from ..encoders.vector import MLP, Encoder
-from ..objectives.flow import Flow
 from ..recipe import Recipe
-from .minutes import codec_in_minutes, training_in_minutes
+from .bc_rnn import bc_rnn
 
 
 def aura_mem(features: Features) -> Recipe:
@@ -22,14 +21,9 @@ def aura_mem(features: Features) -> Recipe:
     trained along. The action is a chunk by flow matching. Its rivals at an equal share of writes:
     `--context.gate periodic` and `surprise`; and `always`. Not shown yet: the study `aura_recall` is to be
     run."""
-    images = bool(image_keys(features))
-    return Recipe(
+    return replace(
+        bc_rnn(features),
         name="aura_mem",
         paper="Chen 2026, AURA: Action-Gated Memory for Robot Policies at Constant VRAM (arXiv 2606.02775)",
-        encoder=Encoder(state=MLP(64, 1)),
         context=AuraMem(),
-        backbone=ResidualMLP(256, 3),
-        objective=Flow(predict="x"),
-        codec=codec_in_minutes(images),
-        training=training_in_minutes(images, chains=True),
     )

@@ -18,7 +18,7 @@ def bc_rnn(features: Features) -> Recipe:
     Faithful: a recurrent memory trained on pieces of 10 decisions that begin anywhere. Not: a GRU (two layers
     of LSTM), whose memory goes on to the episode's end (emptied every 10 steps); the action is a chunk by
     flow matching (one, by a mixture of Gaussians); sizes that train in minutes. It is an arm of the studies
-    of memories, which are to be run."""
+    of memories, which are to be run, and differs from theirs in its context alone."""
     images = bool(image_keys(features))
     return Recipe(
         name="bc_rnn",

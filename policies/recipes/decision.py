@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...datasets.features import Features, image_keys
-from ..backbones.mlp import ResidualMLP
+from ...datasets.features import Features
 from ..contexts.decision_mamba import DecisionMamba
 from ..contexts.decision_s4 import DecisionS4
-from ..encoders.vector import MLP, Encoder
-from ..objectives.flow import Flow
 from ..recipe import Recipe
-from .minutes import codec_in_minutes, training_in_minutes
+from .bc_rnn import bc_rnn
 
 
 def decision_s4(features: Features) -> Recipe:
@@ -22,16 +19,11 @@ def decision_s4(features: Features) -> Recipe:
     reads; the second phase, an actor-critic on-policy; the action is a chunk by flow matching. Reconstructed
     from the abstract, since no code was released. Not shown yet: the study `state_spaces_cue` is to be
     run."""
-    images = bool(image_keys(features))
-    return Recipe(
+    return replace(
+        bc_rnn(features),
         name="decision_s4",
         paper="Bar-David et al. 2023, Decision S4 (arXiv 2306.05167)",
-        encoder=Encoder(state=MLP(64, 1)),
         context=DecisionS4(),
-        backbone=ResidualMLP(256, 3),
-        objective=Flow(predict="x"),
-        codec=codec_in_minutes(images),
-        training=training_in_minutes(images, chains=True),
     )
 
 

@@ -247,9 +247,9 @@ class TrainingData:
         from ..progress import gained, load_progress, progress_at
 
         folder = self.options.weights.removeprefix(PROGRESS)
+        critic = load_progress(folder)
         weights = [
-            progress_at(load_progress(folder), store, part, gained)
-            for store, part in zip(self.stores, train, strict=True)
+            progress_at(critic, store, part, gained) for store, part in zip(self.stores, train, strict=True)
         ]
         if not sum(w.sum() for w in weights) > 0:
             raise StoreError(f"by {folder} no episode makes any progress: use another weighting")

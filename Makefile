@@ -49,9 +49,10 @@ demo-real: $(STAMP)
 demo-twin: $(STAMP)
 	$(BIN)/python -m ulna.robot.demos.run twin --out "$(DEMO_TWIN)"
 
+# Three processes on two cores: the tests of twins, servers and signals wait for most of their time.
 ## test       the whole suite, and how much of each room it ran
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=json:build/coverage/report.json
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=json:build/coverage/report.json
 	scripts/coverage-by-room build/coverage/report.json
 
 ## test-fast  the tests of logic, a minute or so: leaves out what a clock judges (realtime), and the slow: training, LeRobot, Chromium, wheels, kills in bulk

@@ -133,7 +133,11 @@ def test_replies_keep_the_order_of_the_requests() -> None:
 # of a batch
 
 
-def dispatched(policy: Batched, work: Callable[[Dispatcher], Awaitable[Any]]) -> None:
+def dispatched(
+    policy: Batched,
+    work: Callable[[Dispatcher], Awaitable[Any]],
+    loop: asyncio.AbstractEventLoop | None = None,
+) -> None:
     dispatcher = Dispatcher(Models({"policy": policy}))
 
     async def main() -> None:
@@ -141,7 +145,7 @@ def dispatched(policy: Batched, work: Callable[[Dispatcher], Awaitable[Any]]) ->
         await work(dispatcher)
 
     try:
-        asyncio.run(asyncio.wait_for(main(), 30))
+        asyncio.run(asyncio.wait_for(main(), 30), loop_factory=None if loop is None else lambda: loop)
     finally:
         policy.gate.set()
         dispatcher.close()
@@ -161,7 +165,7 @@ async def acquainted(dispatcher: Dispatcher, policy: Batched, names: list[str]) 
     policy.gate.clear()
     ask(dispatcher, "first", [])
     while not policy.busy.is_set():
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     for name in names:
         ask(dispatcher, name, told)
     return told
@@ -197,27 +201,53 @@ def test_whoever_asks_while_many_replies_go_out_is_heard_before_the_last_one() -
     dispatched(policy, work)
 
 
-@pytest.mark.usefixtures("nobody_is_slow")
-def test_those_who_come_one_after_another_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatching, "GAP_S", 0.1)
-    monkeypatch.setattr(dispatching, "PATIENCE", 1e9)
-    policy, names = Batched(), [str(i) for i in range(8)]
+class Standing(asyncio.SelectorEventLoop):
+    """Time goes on by `pass_s` only: what comes in time here does so on any machine."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def pass_s(self, seconds: float) -> None:
+        self.now += seconds
+        for _ in range(3):  # what is due, and what that asks for
+            await asyncio.sleep(0)
+
+
+def repeated(policy: Batched, loop: Standing, n_in_time: int) -> list[list[str]]:
+    """What is computed together where eight have asked at once, and then so many of them do again, 3 ms after
+    one another."""
+    names = [str(i) for i in range(8)]
 
     async def work(dispatcher: Dispatcher) -> None:
         told = await acquainted(dispatcher, policy, names)
         policy.gate.set()
         while len(told) < len(names):
             await asyncio.sleep(0)
-        loop = asyncio.get_running_loop()
+        policy.batches.clear()
+        for name in names[:n_in_time]:
+            ask(dispatcher, name, told)
+            await loop.pass_s(0.003)
+        await loop.pass_s(dispatching.GAP_S)
+        while len(told) < len(names) + n_in_time:
+            await loop.pass_s(0.001)
 
-        def one_after_another(left: list[str]) -> None:
-            ask(dispatcher, left[0], told)
-            if left[1:]:
-                loop.call_later(0.03, one_after_another, left[1:])
+    dispatched(policy, work, loop)
+    return policy.batches
 
-        one_after_another(names)  # all together longer than GAP_S
-        while len(told) < 2 * len(names):
-            await asyncio.sleep(0.01)
 
-    dispatched(policy, work)
-    assert policy.batches[-1] == names
+@pytest.mark.usefixtures("nobody_is_slow")
+@pytest.mark.parametrize("n", [8, 5])
+def test_those_who_come_one_after_another_are_waited_for(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need 21 ms, more than one is waited for; the batch goes 5 ms after the last of those who come."""
+    monkeypatch.setattr(dispatching, "PATIENCE", 1e9)
+    assert repeated(Batched(), Standing(), n)[0] == [str(i) for i in range(n)]
+
+
+@pytest.mark.usefixtures("nobody_is_slow")
+def test_nobody_is_waited_for_longer_than_a_part_of_what_computing_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatching, "PATIENCE", 0.0)
+    assert repeated(Batched(), Standing(), 5)[0] == ["0"]

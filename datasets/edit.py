@@ -32,7 +32,7 @@ from .recording.log import LOG, Sample, Stream
 from .recording.recovery import conclude_edit
 from .store import EpisodeStore
 
-LABELS = ("task", "success", "weight", "return", "steps")
+LABELS = ("task", "phrases", "success", "weight", "return", "steps")
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,9 @@ def empty_trash(store: EpisodeStore) -> int:
 
 
 def relabel(store: EpisodeStore, episodes: Sequence[int], labels: Mapping[str, Any]) -> None:
-    """Set labels of episodes: `task` (words), `success` (True, False, None), `weight` (≥ 0), `return`, and
-    `steps`, pairs of words and when the step was done, in seconds after the first control tick (None: never).
+    """Set labels of episodes: `task` (words), `phrases` (what else the task may be called), `success` (True,
+    False, None), `weight` (≥ 0), `return`, and `steps`, pairs of words and when the step was done, in seconds
+    after the first control tick (None: never).
     Their old values are kept in the episode's attribute `relabelled`."""
     _require_labels(labels)
     selection = store.choose(episodes)
@@ -242,6 +243,8 @@ def _require_labels(labels: Mapping[str, Any]) -> None:
         raise StoreError(f"labels are {', '.join(LABELS)}; it was given {', '.join(labels) or 'none'}")
     if not isinstance(labels.get("task", ""), str):
         raise StoreError("a task is an instruction in words")
+    if not all(isinstance(p, str) and p.strip() for p in labels.get("phrases", ())):
+        raise StoreError("phrases are other words for the task, none of them empty")
     if labels.get("success") not in (True, False, None):
         raise StoreError(f"success is true, false or none, not {labels['success']!r}")
     for words, seconds in labels.get("steps", ()):

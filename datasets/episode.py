@@ -272,6 +272,9 @@ def _require_attrs(attrs: Mapping[str, Any]) -> None:
     if not isinstance(attrs.get("notes") or [], list):
         raise ValueError("its notes are no list")  # noqa: TRY004
     require_steps(attrs.get("steps") or [])
+    phrases = attrs.get("phrases") or []
+    if not isinstance(phrases, list) or not all(isinstance(p, str) for p in phrases):
+        raise ValueError("its phrases are no list of texts")
 
 
 def require_steps(value: Any) -> None:

@@ -5,18 +5,23 @@ leaves it right.
     [{"words": "open the box", "changes_ns": [t]}, {"words": "put the cube in", "changes_ns": []}]
 
 changes_ns: when the step was done, undone, done again; empty where it never was done. A simulated task whose
-class has `steps` is labelled while it is recorded, other episodes by `ulna data relabel --steps`."""
+class has `steps` is labelled while it is recorded, other episodes by `ulna data relabel --steps`.
+
+What a policy in training is told of an episode, see `told`, is its task, in any of the wordings of the
+attribute `phrases` (`ulna data relabel --phrases`), or the step that is under way."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from .episode import Episode
 from .features import ACTION
+
+Told = Literal["task", "steps"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,30 @@ def marks(steps: Sequence[Step], episode: Episode) -> np.ndarray:
     ticks = episode.times_ns(ACTION)[0]
     done = [np.searchsorted(np.array(s.changes_ns, np.int64), ticks, side="right") % 2 == 1 for s in steps]
     return np.stack(done, axis=1)
+
+
+def wordings(episode: Episode) -> list[str]:
+    """The task of an episode, and what else it may be called, each once."""
+    return list(dict.fromkeys((episode.task, *episode.attrs.get("phrases", ()))))
+
+
+def under_way(episode: Episode) -> np.ndarray:
+    """`(T,)` unicode: at each control tick the words of the first step that is not done; of the last step
+    where all are."""
+    steps = steps_of(episode)
+    done = marks(steps, episode)
+    pending = np.where(done.all(1), len(steps) - 1, np.argmin(done, axis=1))
+    return np.array([s.words for s in steps], np.str_)[pending]
+
+
+def told(episode: Episode, told: Told) -> list[str]:
+    """All that a policy may be told of an episode: its wordings, or its steps."""
+    return wordings(episode) if told == "task" else list(dict.fromkeys(s.words for s in steps_of(episode)))
+
+
+def parts(text: str) -> list[str]:
+    """What stands between the semicolons."""
+    return [p.strip() for p in text.split(";") if p.strip()]
 
 
 class Observed:

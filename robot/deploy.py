@@ -89,7 +89,7 @@ def deploy(
             seed,
             recorder,
             keys,
-            task=task or "",
+            tasks=[task] if task else [],
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
             meta={**episode_metadata(rig), **(meta or {})},

@@ -15,6 +15,7 @@ import numpy as np
 from ..datasets.features import IMAGES, Feature, Features, is_image, require_same
 from ..datasets.recording.recorder import Recorder
 from ..datasets.recording.writer import Durability
+from ..datasets.steps import parts
 from ..datasets.store import EpisodeStore
 from ..drivers.arm import Calibrated
 from ..drivers.camera import Camera, depth_of
@@ -71,16 +72,20 @@ def record(
     images of a new store are kept (`{"codec": "jpeg", "quality": 95}`), image_size `(height, width)` what
     they are shrunk to.
 
-    Where nobody can set the scene up but people, task is the instruction, max_seconds (60 by default) ends an
-    episode, and after each there are reset_seconds, or the wait for a key, to put things back. A robot with a
-    home pose goes there first. say: told what is not as it was in the last episode of a store that goes on,
-    and what the safety filter did in an episode.
+    Where nobody can set the scene up but people, task is the instruction, or several with semicolons between:
+    the one of which the store has the fewest episodes is next, and the operator is told which. max_seconds
+    (60 by default) ends an episode, and after each there are reset_seconds, or the wait for a key, to put
+    things back. A robot with a home pose goes there first. say: told what is not as it was in the last
+    episode of a store that goes on, and what the safety filter did in an episode.
     onlooker: shows all that to the operator."""
-    if rig.scene is None and not task:
+    tasks = parts(task)
+    if rig.scene is None and not tasks:
         raise ValueError("say what is to be done, in words: --task 'pick up the cube'")
     store = open_store(rig, out, task, storage, image_size)
     meta = episode_metadata(rig)
-    now = {**meta, "task": rig.scene.instruction if rig.scene is not None else task}
+    now = {**meta, "task": rig.scene.instruction if rig.scene is not None else ""}
+    if len(tasks) == 1:
+        now["task"] = tasks[0]
     if changes := sentence(out, differences(store, rig.robot.name, now)):
         say(changes)
     old_seeds = [int(e.attrs["seed"]) for e in store.episodes if "seed" in e.attrs]
@@ -104,7 +109,7 @@ def record(
             seed,
             recorder,
             keys,
-            task=task,
+            tasks=tasks,
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
             meta=meta,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def take_episodes(
     recorder: Recorder | None,
     keys: Keys | None,
     *,
-    task: str,
+    tasks: Sequence[str],
     max_seconds: float | None,
     reset_seconds: float,
     meta: Mapping[str, Any],
@@ -73,7 +74,8 @@ def take_episodes(
     for an operator at a page, who may have yet to open it, to begin. One that a lost device ends is kept as
     interrupted, but does not count; the next one begins when the device is back.
 
-    task: the instruction; "" for the scene's own. max_seconds: None for the scene's own, 60 without one.
+    tasks: instructions; of several the one of which there are the fewest episodes is next, in the recorder's
+    store, too; none: the scene's own. max_seconds: None for the scene's own, 60 without one.
     meta: stored with each. report: called with those that count, whenever they change. RuntimeError: with
     `only_successes`, too few succeed. onlooker: shows the operator the robot and what goes on."""
     robot, scene = rig.robot, rig.scene
@@ -84,6 +86,8 @@ def take_episodes(
     shown: Sequence[Subscriber] = () if onlooker is None else (onlooker,)
     own_rows = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
+    had = Counter[str]() if recorder is None else Counter(e.task for e in recorder.store.episodes)
+    kept_tasks = list[str]()  # beside the results
 
     def undo(word: str) -> bool:
         """Between episodes: drop the last one, or have it done again. Whether a scene must be set up for
@@ -93,6 +97,7 @@ def take_episodes(
             if recorder is not None:
                 delete(recorder.store, [places.pop()])
             last = results.pop()
+            kept_tasks.pop()
             if word == AGAIN:
                 next_seed = last.seed
             last_kept = False
@@ -100,10 +105,14 @@ def take_episodes(
         return scene is not None and next_seed != prepared
 
     def invite() -> None:
-        operator.invite(number(), by_people, UNDO if results else {}, wait_s)
+        named = f"{number()}, “{next_task()}”" if len(tasks) > 1 else number()
+        operator.invite(named, by_people, UNDO if results else {}, wait_s)
 
     def number() -> str:
         return f"episode {len(results) + 1} of {episodes}"
+
+    def next_task() -> str:
+        return min(tasks, key=lambda t: had[t] + kept_tasks.count(t), default="")
 
     while len(results) < episodes:
         if next_seed - seed - losses >= 10 * episodes + 100:
@@ -126,7 +135,7 @@ def take_episodes(
             if scene is not None and next_seed != prepared:
                 continue  # the last one again: its scene must be set up
             longest = max_seconds or (scene.max_seconds if scene is not None else LONGEST_S)
-            instruction = task or (scene.instruction if scene is not None else "")
+            instruction = next_task() or (scene.instruction if scene is not None else "")
             what = f"{number().capitalize()}, at most {longest:g} s"
             operator.begin(f"{what}: {instruction}" if instruction else what)
             result = run_episode(
@@ -170,6 +179,7 @@ def take_episodes(
             if recorder is not None:
                 delete(recorder.store, [places.pop()])
             results.pop()
+            kept_tasks.pop()
         last_kept = take.kept
         if take.kept:
             dropped = recorder.dropped if recorder is not None else {}
@@ -183,6 +193,7 @@ def take_episodes(
                     result.safety,
                 )
             )
+            kept_tasks.append(instruction)
             places.append(0 if recorder is None else len(recorder.store) - 1)
         if take.verdict != AGAIN:
             next_seed += 1

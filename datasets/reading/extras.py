@@ -13,6 +13,7 @@ import numpy as np
 
 from ..episode import Episode, StoreError, require_finite
 from ..features import ACTION, REWARD
+from ..steps import under_way, wordings
 from .spec import WindowSpec
 
 PREFIXES = ("next.", "goal.", "start.", "subgoal.", "future.", "prompt.")  # of keys that hold a feature
@@ -63,6 +64,13 @@ class Extras:
         self._lengths = np.array([e.length for e in episodes], np.int64)
         self._begins = np.cumsum(self._lengths) - self._lengths
         self._tasks = np.array([e.task for e in episodes], np.str_)
+        self._steps: np.ndarray | None = None
+        if spec.task and spec.told == "steps":
+            self._steps = np.concatenate([np.zeros(0, "U1"), *map(under_way, episodes)])
+        named = [wordings(e) for e in episodes]
+        self._n_wordings = np.array([len(n) for n in named], np.int64)
+        self._first_wording = np.cumsum(self._n_wordings) - self._n_wordings
+        self._wordings = np.array([w for n in named for w in n], np.str_)
         self._succeeded = np.array([e.attrs.get("success") is True for e in episodes], bool)
         if spec.next_after or spec.discounted_return is not None:
             rewards = [stored_reward(e) if has_rewards else success_reward(e) for e in episodes]
@@ -79,8 +87,6 @@ class Extras:
     ) -> Batch:
         """What the spec asks for, a row of each for all R. Draws depend on rows and rng, not on the keys."""
         s, out = self.spec, {}
-        if s.task:
-            out["task"] = self._tasks[rows.episode]
         if s.next_after:
             out |= self._next(read, keys, rows)
         if s.goal != "none":
@@ -106,7 +112,19 @@ class Extras:
             out |= self._prompts(read, keys, rows, rng)
         if s.chain > 1:
             out["fresh"] = np.arange(len(rows.tick)) % s.chain == 0
+        if s.task:  # last: what the other draws are does not depend on it
+            out["task"] = self._words(rows, rng)
         return out
+
+    def _words(self, rows: Rows, rng: np.random.Generator) -> np.ndarray:
+        if self._steps is not None:
+            return self._steps[rows.current]
+        n = self._n_wordings[rows.episode]
+        if not (n > 1).any():
+            return self._tasks[rows.episode]
+        k = self.spec.chain
+        drawn = np.repeat(rng.random(len(n) // k), k)  # a chain is told one
+        return self._wordings[self._first_wording[rows.episode] + (drawn * n).astype(np.int64)]
 
     def _next(self, read: Read, keys: Sequence[str], rows: Rows) -> Batch:
         n = self.spec.next_after

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..steps import Told
 from .align import Alignment
 
 Goal = Literal["none", "last", "future"]
@@ -41,7 +42,10 @@ class WindowSpec:
     policy that passes the same filter learns what whoever asked did only from the latter: it is slowed once,
     as they were, not twice."""
     task: bool = False
-    """`task` `(B,)` unicode: the instruction of the episode."""
+    """`task` `(B,)` unicode: what the policy is told to do, see `told`."""
+    told: Told = "task"
+    """The episode's task, one of its wordings, drawn uniformly ("task"); or the first of its steps that is
+    not done at t ("steps", see `datasets.steps`), where each window is told its own."""
     next_after: int = 0
     """Ticks n to the next window, 0: none. For temporal differences over chunks and for models of the world:
     `next.<key>` `(B, T, *shape)` at tick t+n or the episode's last, `next.ticks` `(B,)` int64 how far ahead
@@ -105,6 +109,13 @@ class WindowSpec:
             raise ValueError(
                 "a policy that sees actions of the past is told those that were sent, and learns from them: "
                 "leave out --actions requested, or take a recipe that sees none"
+            )
+        if self.told not in ("task", "steps"):
+            raise ValueError(f"a policy is told its task or steps, not {self.told!r}")
+        if self.told == "steps" and self.chain > 1:
+            raise ValueError(
+                "a memory is learned on windows in a row, which are told one instruction: leave out --told "
+                "steps, or take a recipe without a memory"
             )
         if self.prompts and not self.prompt_length:
             raise ValueError("prompts need a prompt_length of at least 1 tick, not 0")

@@ -23,6 +23,7 @@ REASONS = {
     "data": "the episodes to train on (--data, --episodes) are not those that it began with",
     "frames": "the ticks to train on are not those that it began with",
     "weighting": "the weights of the episodes are not those that it began with",
+    "words": "the labels that say what the policy is told are not those that it began with",
     "start": "the checkpoint of --training.start is not the one that it began with",
 }
 

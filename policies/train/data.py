@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +33,7 @@ from ...datasets.reading.weights import (
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
+from ...datasets.steps import Told, told
 from ...datasets.store import EpisodeStore
 from ...datasets.units import require_alike, resolutions, unstated_keys
 from ..conditions.backward_plan import BackwardPlan
@@ -65,6 +67,8 @@ class DataOptions:
     """Which row of a stream belongs to a control tick, see `WindowSpec`."""
     actions: Actions = "sent"
     """Which actions are learned, see `WindowSpec`."""
+    told: Told = "task"
+    """What the policy is told to do, see `WindowSpec`."""
     tolerance_s: float | None = None
     """How old that row may be, see `WindowSpec`."""
     workers: int = 0
@@ -170,6 +174,11 @@ class TrainingData:
         """The windows of every episode. StoreError in one sentence where an episode cannot be cut so, or the
         weighting does not fit."""
         options, features = self.options, self.features
+        if options.told != "task" and not spec.task:
+            raise TrainingError(
+                f"--told {options.told} is for policies that are told in words what to do, and this one is "
+                "not: leave it out, or take a recipe with words"
+            )
         room = most = auto_bytes() if options.cache_bytes is None else options.cache_bytes
         train: list[Windows] = []
         validation: list[Windows] = []
@@ -181,6 +190,7 @@ class TrainingData:
                     align=options.align,
                     tolerance_s=options.tolerance_s,
                     actions=options.actions,
+                    told=options.told,
                 )
             except ValueError as error:
                 raise TrainingError(str(error)) from None
@@ -211,6 +221,7 @@ class TrainingData:
             "observation": list(spec.keys),
             # labels are no part of an episode's content, and may have changed
             "weighting": _digest(weights_of_windows),
+            "words": self._words() if spec.task else "",
         }
         return TrainingWindows(
             features,
@@ -223,9 +234,17 @@ class TrainingData:
 
     @property
     def tasks(self) -> list[str]:
-        """The instructions of all episodes that are used."""
+        """All that a policy is told in the episodes that are used."""
         each = zip(self.stores, self.episodes, self.held_out, strict=True)
-        return sorted({e.task for store, some, more in each for e in store.choose([*some, *more])})
+        episodes = [e for store, some, more in each for e in store.choose([*some, *more])]
+        return sorted({words for e in episodes for words in told(e, self.options.told)})
+
+    def _words(self) -> str:
+        """A digest of the labels of the episodes to train on that say what the policy is told; "" without."""
+        each = zip(self.stores, self.episodes, strict=True)
+        of = "phrases" if self.options.told == "task" else "steps"
+        labels = [e.attrs.get(of) or [] for store, numbers in each for e in store.choose(numbers)]
+        return hashlib.sha256(json.dumps(labels).encode()).hexdigest() if any(labels) else ""
 
     def _episode_weights(self) -> list[Any]:
         """For each store the weights of its episodes to train on, on one scale for all; None where all count

@@ -260,7 +260,7 @@ def train(
             validation_losses=validation,
             robot=store.robot,
             control_hz=store.control_hz,
-            tasks=sorted({e.task for s in data.stores for e in s.episodes}),
+            tasks=data.tasks,
             episodes=data.episodes,
             n_windows=len(windows.train),
             seed=seed,

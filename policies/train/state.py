@@ -70,7 +70,7 @@ def require_resumes(out: Path, before: Before, identity: Mapping[str, Any], grow
     if before.finished:
         was["recipe"] = {**was["recipe"], "training": {**was["recipe"]["training"], "steps": steps}}
         if grown:
-            was |= {k: identity[k] for k in ("data", "frames", "weighting")}
+            was |= {k: identity[k] for k in ("data", "frames", "weighting", "words")}
     if changes := differences(was, identity):
         raise TrainingError(f"{'; '.join(changes)}: {out} resumes as it was begun, or begins anew elsewhere")
 

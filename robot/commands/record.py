@@ -21,7 +21,8 @@ class Args:
     robot: str = "sim:so101"
     """A simulated one, or a robot's TOML file."""
     task: Annotated[str, unset("lift in simulation; must be given for a real robot")] = ""
-    """Of a simulated robot: its scene. Of a real one: what is to be done, in words."""
+    """Of a simulated robot: its scene. Of a real one: what is to be done, in words; or several such tasks,
+    with semicolons between, of which the one with the fewest episodes is next."""
     agent: str = "expert"
     """Who acts; expert, which knows the scene, and hold, which does nothing, in simulation only."""
     episodes: int = 10

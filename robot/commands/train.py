@@ -62,6 +62,9 @@ class Args:
     actions: Literal["sent", "requested"] = "sent"
     """Which actions to learn: those that were sent to the arms; or those that were asked for, before the
     safety filter slowed them, for a policy that passes the same filter and should not be slowed twice."""
+    told: Literal["task", "steps"] = "task"
+    """What a policy is told that is told in words what to do: the task of the episode, in any of its
+    wordings; or the first of its steps that is not done (`ulna data relabel --phrases` and `--steps`)."""
     tolerance: Annotated[float | None, unset("two periods and the device's delay")] = None
     """How old that row may be, s; ticks without one are left out."""
     augment: Annotated[str, unset("none")] = ""
@@ -227,6 +230,7 @@ def plan(args: Args, opened: dict[str, Any]) -> Run:
         interrupted=args.interrupted,
         align=args.align,
         actions=args.actions,
+        told=args.told,
         tolerance_s=args.tolerance,
         workers=args.workers,
         cache=args.cache,

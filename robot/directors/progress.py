@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...datasets.steps import parts
 from ...drivers.config import setting
 from .director import Again, End, Instruct, Moment, Order
-from .steps import parts
 
 if TYPE_CHECKING:
     from ...policies.progress import Answer

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...datasets.steps import parts
 from ...drivers.config import setting
 from ..robot import Observation
 from .director import End, Instruct, Moment, Order
@@ -59,8 +60,3 @@ class Steps:
         self._at += 1
         task = self._tasks[self._at]
         return Instruct(task, f"step {self._at + 1} of {len(self._tasks)}: {task}")
-
-
-def parts(text: str) -> list[str]:
-    """What stands between the semicolons."""
-    return [p.strip() for p in text.split(";") if p.strip()]

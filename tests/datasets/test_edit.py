@@ -108,7 +108,7 @@ def test_relabel_keeps_what_was_said_before_and_the_content(store: EpisodeStore)
     for labels, says in (
         ({"weight": -1.0}, "a weight is a number of at least 0"),
         ({"success": "yes"}, "success is true, false or none"),
-        ({"colour": 1}, "labels are task, success, weight, return"),
+        ({"colour": 1}, "labels are task, phrases, success, weight, return"),
     ):
         with pytest.raises(StoreError, match=says):
             relabel(store, [0], labels)
@@ -349,6 +349,10 @@ def test_steps_are_labelled_by_seconds_and_outlive_a_trim(tmp_path: Path) -> Non
 
 def test_steps_that_are_none_are_refused_by_a_sentence(tmp_path: Path) -> None:
     store = write_store(tmp_path / "d", (5,))
+    write_attrs(store.episodes[0].path, {"phrases": "fold it"})
+    store.refresh()
+    assert "phrases are no list" in store.episodes[0].damage
+    write_attrs(store.episodes[0].path, {"phrases": None})
     for broken in ("open", [{"words": "a"}], [{"words": "a", "changes_ns": [2, 1]}], [{"changes_ns": []}]):
         write_attrs(store.episodes[0].path, {"steps": broken})
         store.refresh()

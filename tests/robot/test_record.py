@@ -137,6 +137,39 @@ def test_buttons_between_episodes_are_for_the_one_before(tmp_path: Path) -> None
     assert counts == [1, 2, 1, 2, 3], "the second was done again"
 
 
+def test_of_several_tasks_the_one_with_the_fewest_episodes_is_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator is told which; one that is done again is the same; the next session goes on."""
+    terminal, file = os.openpty()
+    typist, asked, says = Typist(terminal, [b"s", b"s", b"r", b"s", b"q", b"s"]), list[str](), list[str]()
+
+    def heard(text: str) -> None:
+        if "put everything" in text:
+            asked.append(text)
+            os.write(terminal, b"\n")
+
+    monkeypatch.setattr(sys, "stderr", Heard(heard))
+    try:
+        with Keys(file) as keys, load_robot("sim:so101", "reach") as rig:
+            bare = Rig(rig.robot, None, rig.config)
+            record(bare, typist, tmp_path / "d", 9, keys=keys, task="fold it; open it;", max_seconds=0.2)
+            more = {"keys": keys, "task": "open it; fold it", "max_seconds": 0.2, "say": says.append}
+            record(bare, typist, tmp_path / "d", 1, **more)
+    finally:
+        os.close(terminal)
+        os.close(file)
+    tasks = [e.task for e in EpisodeStore.open(tmp_path / "d").episodes]
+    assert tasks == ["fold it", "open it", "fold it", "open it"]
+    assert [text.partition("“")[2].partition("”")[0] for text in asked] == [
+        "open it",
+        "fold it",
+        "fold it",
+        "open it",
+    ]
+    assert not says, "the next task is no change of settings"
+
+
 class Typist(HoldAgent):
     """Types a word as each episode begins."""
 

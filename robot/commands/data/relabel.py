@@ -1,4 +1,4 @@
-"""Change task, success, weight, return or steps of episodes; what they were is kept with them."""
+"""Change task, phrases, success, weight, return or steps of episodes; what they were is kept with them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Args:
     """Which, like 3,7-9."""
     task: Annotated[str | None, unset("unchanged")] = None
     """The instruction in words."""
+    phrases: Annotated[str | None, unset("unchanged", "WORDS;...")] = None
+    """What else the task may be called, with semicolons between: a policy in training is told one of all its
+    wordings. `fold the cloth; make the towel small`; "" for none."""
     success: Annotated[Literal["true", "false", "none"] | None, unset("unchanged")] = None
     """Whether the task was done; none: unknown."""
     weight: Annotated[float | None, unset("unchanged")] = None
@@ -36,11 +39,14 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     from ....datasets.edit import relabel
+    from ....datasets.steps import parts
     from ....datasets.store import EpisodeStore
 
     labels: dict[str, Any] = {}
     if args.task is not None:
         labels["task"] = args.task
+    if args.phrases is not None:
+        labels["phrases"] = parts(args.phrases)
     if args.success is not None:
         labels["success"] = {"true": True, "false": False, "none": None}[args.success]
     if args.weight is not None:
@@ -48,7 +54,7 @@ def run(args: Args, out: Output) -> int:
     if args.episode_return is not None:
         labels["return"] = args.episode_return
     if args.steps is not None:
-        labels["steps"] = [_step(part) for part in args.steps.split(";") if part.strip()]
+        labels["steps"] = [_step(part) for part in parts(args.steps)]
     selection = episode_list(args.episodes)
     relabel(EpisodeStore.open(args.data), selection, labels)
     words = ", ".join(f"{k} = {v!r}" for k, v in labels.items())

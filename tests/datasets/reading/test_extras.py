@@ -13,6 +13,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ulna.datasets.edit import relabel
 from ulna.datasets.episode import StoreError
 from ulna.datasets.features import ACTION, IMAGES, REWARD, STATE, Feature, Features
 from ulna.datasets.reading.loader import batches, step_rng
@@ -249,6 +250,33 @@ def test_a_chain_has_one_goal_and_the_same_prompts(store: EpisodeStore) -> None:
     assert (batch["goal.ticks"] >= 0).all(), "ahead of the last link, so of all"
     now = batch[STATE][:, :, -1, 1]
     np.testing.assert_array_equal(batch["goal.ticks"], batch[f"goal.{STATE}"][..., 1] - now)
+
+
+def test_a_task_is_told_in_all_its_wordings_and_a_chain_in_one(store: EpisodeStore, tmp_path: Path) -> None:
+    named = write_ramp(tmp_path / "named")
+    relabel(named, [0], {"phrases": ["shove", "push", "press on"]})
+    windows = Windows(named, WindowSpec(1, 2, keys=(STATE,), task=True))
+    told = windows.batch(np.repeat([0, 5, 6], 300), np.random.default_rng(0))["task"]
+    for words in ("push", "shove", "press on"):
+        assert 150 < (told[:600] == words).sum() < 250, "each as often"
+    assert set(told[600:]) == {"push"}, "another episode has no others"
+
+    links = Windows(named, EVERY).batch(np.repeat(3, 50), np.random.default_rng(0))
+    assert (links["task"] == links["task"][:, :1]).all()
+    assert len(set(links["task"][:, 0])) == 3
+    without = Windows(named, replace(EVERY, task=False)).batch(np.repeat(3, 50), np.random.default_rng(0))
+    np.testing.assert_array_equal(links["goal.ticks"], without["goal.ticks"])
+
+
+def test_a_step_is_told_until_it_is_done(tmp_path: Path) -> None:
+    store = write_ramp(tmp_path / "d")
+    relabel(store, [0], {"steps": [("open", 0.1), ("put it in", 0.2)], "phrases": ["never told"]})
+    windows = Windows(store, WindowSpec(1, 2, keys=(STATE,), task=True, told="steps"))
+    told = windows.batch(np.arange(len(windows)), np.random.default_rng(0))["task"].tolist()
+    assert told[:6] == ["open", "open", "put it in", "put it in", "put it in", "put it in"]
+    assert told[6:10] == ["push"] * 4, "without the label its task is the only step"
+    with pytest.raises(ValueError, match="leave out --told steps"):
+        replace(EVERY, told="steps")
 
 
 def test_a_link_at_a_tick_left_out_teaches_no_action(tmp_path: Path) -> None:

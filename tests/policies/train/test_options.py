@@ -18,15 +18,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from ulna.datasets.edit import relabel
+from ulna.datasets.steps import Told
 from ulna.policies.checkpoint import load_checkpoint, read_train
 from ulna.policies.parts import override, recipe_from_json, recipe_to_json
 from ulna.policies.policy import Policy
 from ulna.policies.recipe import ParamGroup, Recipe, Training
 from ulna.policies.train.config import CONFIG_FILE, flat, to_toml
-from ulna.policies.train.data import TrainingData, open_data
+from ulna.policies.train.data import DataOptions, TrainingData, open_data
 from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import train
 from ulna.policies.train.optimiser import adamw, freeze
+from ulna.policies.train.record import TrainingRecord
 from ulna.policies.train.state import STATE_FILE, read_header
 
 
@@ -305,3 +308,28 @@ def test_a_tracker_that_is_not_installed_is_one_sentence(
     with pytest.raises(TrainingError, match="--track wandb needs the package wandb, which is not installed"):
         train(small("flow"), data, tmp_path / "q", track=["wandb"])
     assert not (tmp_path / "q").exists()
+
+
+def test_a_policy_is_told_the_wordings_of_a_task_or_its_steps(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "d")
+    relabel(store, [0], {"task": "tidy up", "phrases": ["clear the table"]})
+    relabel(store, [1], {"task": "tidy up", "steps": [("open the box", 0.5), ("put it in", None)]})
+    recipe = small("sparse_dp", steps=2)
+
+    def run(out: str, told: Told = "task", **options: Any) -> TrainingRecord:
+        opened = open_data(store.path, options=DataOptions(told=told))
+        train(recipe, opened, tmp_path / out, device="cpu", track=(), **options)
+        return read_train(tmp_path / out)
+
+    assert run("a").tasks == ["clear the table", "tidy up"]
+    assert run("b", told="steps").tasks == ["open the box", "put it in", "tidy up"]
+    recipe = small("sparse_dp", steps=3)
+    with pytest.raises(TrainingError, match="--told was task, not steps"):
+        run("a", told="steps", resume=True)
+    relabel(store, [0], {"phrases": ["make it neat"]})
+    with pytest.raises(TrainingError, match="the labels that say what the policy is told"):
+        run("a", resume=True)
+    assert run("b", told="steps", resume=True).steps == 3, "of a label that it was not told"
+    recipe = small("flow", steps=2)
+    with pytest.raises(TrainingError, match="this one is not: leave it out"):
+        run("c", told="steps")

@@ -57,7 +57,9 @@ def describe(store: EpisodeStore) -> dict[str, Any]:
         "damaged": [e.index for e in store.episodes if e.damage],
         "dropped": drops,
         "trash": len(trash(store)),
-        "storage": {k: store.storage.get(k, {"codec": "lossless"}) for k in store.features if is_frames(k)},
+        "storage": {
+            k: {"codec": "lossless", **store.storage.get(k, {})} for k in store.features if is_frames(k)
+        },
         "provenance": store.provenance,
         "notes": notes,
     }

@@ -51,13 +51,17 @@ def test_keys_end_repeat_and_drop_episodes(tmp_path: Path) -> None:
     assert attrs["software"].startswith("ulna ")
 
 
-def test_images_may_be_recorded_small_and_as_jpeg(tmp_path: Path) -> None:
+def test_images_may_be_recorded_small_and_as_jpeg(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with load_robot("sim:so101", "reach", ["front"]) as rig:
         how: dict[str, Any] = {"storage": {"codec": "jpeg", "quality": 90}, "image_size": (48, 64)}
         for options in (how, {}):  # a store that is continued keeps its way
             record(rig, HoldAgent(), tmp_path / "d", 1, **options)
         with pytest.raises(ValueError, match="keeps jpeg 90 images of 64x48 pixels, not 32x24 pixels"):
             record(rig, HoldAgent(), tmp_path / "d", 1, image_size=(24, 32))
+        record(rig, HoldAgent(), tmp_path / "small", 1, image_size=(24, 32))
+    for data, told in (("d", "jpeg 90"), ("small", "lossless")):
+        assert main(["data", "info", str(tmp_path / data)]) == 0
+        assert told in capfd.readouterr().out
     store = EpisodeStore.open(tmp_path / "d")
     assert len(store) == 2
     assert store.episodes[1].read("observation.images.front", 0, 3).shape == (3, 48, 64, 3)

@@ -1,7 +1,7 @@
 """Ulna's policies beside LeRobot's own ACT and DiffusionPolicy: the same demonstrations, the same seconds of
 the processor to train in, the same unseen episodes, whose differences are paired.
 
-    python benchmarks/head_to_head.py [lift push_t ...] [--seconds 600] [--seeds 3]
+    python benchmarks/head_to_head.py [lift push_t ...] [--seconds 600] [--seeds 3] [--equal-seeds 1]
     python benchmarks/head_to_head.py lift --curves      success by demonstrations and by seconds of training
     python benchmarks/head_to_head.py --real FOLDER      recorded episodes, cross-validated in open loop
     python benchmarks/head_to_head.py external:PushT     tasks of others, see external.py
@@ -12,7 +12,8 @@ first measured to have here; LeRobot's command is ended then at the latest, and 
 one thread these are a clock's seconds where nothing else runs; what runs beside it makes it longer, but no
 method worse, so two may run at once, on other tasks. Each method is tried as it was trained, with as many
 network evaluations a decision as the others (equal NFE), and where decisions take time in the simulation and
-as many evaluations are made as fit in it (equal latency).
+as many evaluations are made as fit in it (equal latency). `--equal-seeds` says of how many seeds the latter
+two are tried: each costs as many episodes as what they vary.
 
 What is finished is a file in the work folder, of each (task, demonstrations, seconds, method, seed), and in
 the end a row of benchmarks/results/head_to_head.json: what was killed goes on where it was, more seeds, tasks
@@ -83,6 +84,8 @@ class Plan:
     before: Mapping[str, Any] | None = None
     """What the results hold of this size."""
     quick: bool = False
+    equal_seeds: int = 1_000_000
+    """Seeds of training, the first ones, whose policies are also tried at equal NFE and equal latency."""
 
 
 def cells(tasks: Sequence[str], plan: Plan, demonstrations: int, seconds: float, curves: bool) -> list[Cell]:
@@ -210,7 +213,9 @@ def decision_seconds(policy: Any) -> float:
 
 def run(cell: Cell, seed: int, plan: Plan) -> None:
     """Train and evaluate what is missing of the cell's seed."""
-    arms = [cell.method, *(arm_name(cell.method, g) for g in run_time_arms(cell.method, Pace(1, 1, 1), 1.0))]
+    arms, as_trained_only = [cell.method], seed >= plan.equal_seeds
+    if not as_trained_only:
+        arms += [arm_name(cell.method, g) for g in run_time_arms(cell.method, Pace(1, 1, 1), 1.0)]
     done = {which(r) for r in (plan.before or {"rows": []})["rows"]}
     if all((cell.task, cell.demonstrations, cell.seconds, arm, seed) in done for arm in arms):
         return
@@ -227,7 +232,7 @@ def run(cell: Cell, seed: int, plan: Plan) -> None:
             where = f"{cell.task}, {cell.demonstrations} demonstrations, {cell.seconds:g} s"
             print(f"{where}: {arm}, seed {seed}: {successes} of {plan.episodes}", file=sys.stderr, flush=True)
 
-    work.run(Job("main", cell.method, seed), report)
+    work.run(Job("main", cell.method, seed), report, as_trained_only=as_trained_only)
 
 
 def collect(root: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -253,6 +258,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--demonstrations", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3, help="of training")
+    parser.add_argument(
+        "--equal-seeds",
+        type=int,
+        default=1_000_000,
+        help="how many of them are tried at equal NFE and latency",
+    )
     parser.add_argument("--episodes", type=int, default=100, help="of evaluation, for each seed")
     parser.add_argument(
         "--latency-ms", type=float, default=100.0, help="of a decision, where all take the same"
@@ -294,6 +305,7 @@ def main() -> None:
             *(root / args.size, args.size, methods, args.seeds, args.episodes),
             *(args.latency_ms, args.noise, args.device),
             (before or {"sizes": {}})["sizes"].get(args.size),
+            equal_seeds=args.equal_seeds,
         )
         demonstrations, seconds = args.demonstrations, args.seconds
         if args.quick:

@@ -166,6 +166,13 @@ def test_a_comparison_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.Cap
     arms = summarise(plan.work)["tasks"][task][0]["arms"]
     assert (arms["flow"]["seeds"], arms["mip"]["seeds"]) == ([0, 1], [0])
     assert (todo[0].folder(plan.work) / CELL).is_file()
+    # one more, as it was trained only; asked for all, the rest is made, too
+    capsys.readouterr()
+    run(todo[0], 2, replace(plan, equal_seeds=2))
+    arms = summarise(plan.work)["tasks"][task][0]["arms"]
+    assert (arms["flow"]["seeds"], arms[f"flow, {EQUAL_NFE}"]["seeds"]) == ([0, 1, 2], [0, 1])
+    run(todo[0], 2, plan)
+    assert capsys.readouterr().err.count("seed 2") == 3
 
 
 def test_another_machine_adds_to_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,17 +159,21 @@ class Work:
                 record_demonstrations(demos, folder, features, hz, f"sim:{name}")
         return folder
 
-    def run(self, job: Job, report: Callable[[str, int, bool], None]) -> None:
+    def run(
+        self, job: Job, report: Callable[[str, int, bool], None], *, as_trained_only: bool = False
+    ) -> None:
         """Train and evaluate what is missing of `job`. report: called after each evaluation with the arm, its
-        successes, and whether it was there already."""
+        successes, and whether it was there already. as_trained_only: leave out the arms that change what was
+        trained when it runs."""
         out = self._checkpoint(job)
-        for arm in (self.study.arms[job.arm], *(a for _, a in self.evaluations(job))):
+        wanted = [(on, a) for on, a in self.evaluations(job) if not (as_trained_only and a.of)]
+        for arm in (self.study.arms[job.arm], *(a for _, a in wanted)):
             for name in arm.needs:
                 self.train(self._job(name, job))
         # what was killed may still run in another process, which then finishes it
         with self._alone(out.with_suffix(".lock")):
             trained = None
-            for on, arm in self.evaluations(job):
+            for on, arm in wanted:
                 file = self.result_file(on, arm.name, job.seed)
                 there = file.is_file()
                 if not there:

@@ -40,6 +40,7 @@ from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Padded, Relative
 from .conditions.backward_plan import BackwardPlan
 from .conditions.change import Change
+from .conditions.demonstrations import Demonstrations
 from .conditions.dichotomy import Dichotomy
 from .conditions.goal import Goal
 from .conditions.instruction import Instruction
@@ -55,6 +56,7 @@ from .contexts.decision_mamba import DecisionMamba
 from .contexts.decision_s4 import DecisionS4
 from .contexts.focus import Focus
 from .contexts.grounded import Grounded
+from .contexts.icrt import ICRT
 from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
 from .contexts.sega import SEGA
@@ -123,6 +125,7 @@ PARTS: dict[str, type] = {
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan),
+        *(Demonstrations, ICRT),
     )
 }
 

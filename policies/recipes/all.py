@@ -22,6 +22,7 @@ from .flow import flow
 from .flow_map import flow_map
 from .gr00t import gr00t, gr00t_small
 from .grif import grif
+from .icrt import icrt
 from .imc import imc
 from .language_conditioned import language_conditioned
 from .lbp import lbp
@@ -61,6 +62,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "dichotomy_of_control": dichotomy_of_control,
     "grif": grif,
     "lbp": lbp,
+    "icrt": icrt,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "sparse_dp": sparse_dp,

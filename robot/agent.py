@@ -15,13 +15,13 @@ from ..drivers.config import require_known
 from ..policies.request import TASK, Request, ServedPolicy
 from ..policies.serving.client import PolicyServerError
 from .asking import Answered, Asker
+from .prompts import PROMPT, SHOW_SOME, Prompts
 from .robot import Observation
-from .session import PROMPT, SHOW_SOME, Session, can_stand
+from .session import Session, can_stand
 
 if TYPE_CHECKING:
     from .charge import Charge
     from .config import Rig
-    from .prompts import Prompts
     from .strategies.strategy import Strategy
 
 AGENTS = ("expert", "hold")  # of a simulated robot; those of people are in `robot.people`

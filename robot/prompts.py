@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.features import ACTION, Feature, require_same
-from ..datasets.opened import open_dataset
-from ..datasets.reading.spec import WindowSpec
-from ..datasets.reading.windows import Windows
 from ..policies.serving.metadata import Metadata
-from .session import PROMPT, SHOW_SOME
 
+PROMPT = "prompt."  # of the keys of a request that hold demonstrations
 MASK = PROMPT + "mask"
+SHOW_SOME = "the policy is shown demonstrations of its task: name a dataset that has some (--prompt FOLDER)"
 
 
 class Prompts:
@@ -33,6 +31,11 @@ class Prompts:
         episodes: Sequence[int] | None = None,
         most: int | None = None,
     ) -> None:
+        # who shows nothing need not wait for what reads datasets
+        from ..datasets.opened import open_dataset
+        from ..datasets.reading.spec import WindowSpec
+        from ..datasets.reading.windows import Windows
+
         needed = shown_to(metadata)
         if not needed:
             raise ValueError("the policy is shown no demonstrations: leave out --prompt")

@@ -17,15 +17,15 @@ from ..datasets.features import ACTION, Feature, Features
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 from .charge import FREE, Charge
+from .prompts import PROMPT, SHOW_SOME, Prompts
 from .report.evaluation import EpisodeTrace, Outcome
-from .session import PROMPT, SHOW_SOME, Session
+from .session import Session
 from .statistics import wilson
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
     from ..policies.serving.batch import Answers
-    from .prompts import Prompts
     from .strategies.strategy import Strategy
 
 GOAL = "observation.goal"  # of an environment: where it is to lead, in the coordinates of another observation

@@ -13,21 +13,17 @@ import hashlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..datasets.features import ACTION, STATE, Features
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
+from .prompts import Prompts
 from .strategies.all import usual_strategy
 from .strategies.strategy import Reply, Strategy
 
-if TYPE_CHECKING:
-    from .prompts import Prompts
-
-PROMPT = "prompt."  # of the keys of a request that hold demonstrations
-SHOW_SOME = "the policy is shown demonstrations of its task: name a dataset that has some (--prompt FOLDER)"
 REMEMBERED = 10  # delays, of which the largest is the forecast (Black et al. 2025, arXiv 2506.07339)
 
 

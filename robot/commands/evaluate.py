@@ -89,8 +89,10 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     if args.open_loop:
-        if args.strategy or args.latency:
-            raise UsageError("--strategy and --latency are of the closed loop: leave out --open-loop")
+        if args.strategy or args.latency or args.prompt:
+            raise UsageError(
+                "--strategy, --latency and --prompt are of the closed loop: leave out --open-loop"
+            )
         return _open_loop(args, out)
     from ..agent import PolicyAgent, make_agent
     from ..charge import Charge

@@ -62,8 +62,8 @@ class Args:
     """Hooks that act while sampling, with commas: ours, an installed package's, or package.module:Name. Their
     fields are options: --steer NAME --NAME.field value."""
     prompt: Annotated[str, unset("none", "FOLDER")] = ""
-    """A dataset, for policies that are shown demonstrations when they act: what a request does not show,
-    is."""
+    """A dataset, for policies that are shown demonstrations when they act: a request that shows none is
+    answered as if it showed these."""
     prompt_episodes: Annotated[str, unset("none")] = ""
     """Which of its episodes, like 3,7."""
     lerobot_port: Annotated[int, unset("off")] = 0

@@ -48,6 +48,7 @@ from .conditions.label import Label
 from .conditions.prompt import Prompt
 from .conditions.returns import Return
 from .conditions.sentence import Sentence
+from .conditions.store import Store
 from .conditions.task import Task
 from .conditions.words import Words
 from .contexts.aura_mem import AuraMem
@@ -59,6 +60,7 @@ from .contexts.grounded import Grounded
 from .contexts.icrt import ICRT
 from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
+from .contexts.retrieval import Retrieval
 from .contexts.sega import SEGA
 from .contexts.stack import Stack
 from .contexts.turns import Turns
@@ -125,7 +127,7 @@ PARTS: dict[str, type] = {
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan),
-        *(Demonstrations, ICRT),
+        *(Demonstrations, ICRT, Store, Retrieval),
     )
 }
 

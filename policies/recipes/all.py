@@ -35,6 +35,7 @@ from .openvla_oft import openvla_oft, openvla_oft_small
 from .pi0 import pi0, pi0_small
 from .pi05 import pi05, pi05_small
 from .ptp import ptp
+from .retrieval import retrieval
 from .rtc_flow import rtc_flow
 from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
@@ -63,6 +64,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "grif": grif,
     "lbp": lbp,
     "icrt": icrt,
+    "retrieval": retrieval,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "sparse_dp": sparse_dp,

@@ -93,6 +93,12 @@ SMALL = {
         "conditions.BackwardPlan.width": 16,
     },
     "grif": {"backbone.width": 32, "conditions.Change.hidden": 32},
+    "retrieval": {
+        "backbone.width": 32,
+        "backbone.depth": 1,
+        "conditions.Store.length": 5,
+        "context.nearest": 3,
+    },
     "icrt": {
         "encoder.width": 16,
         "backbone.width": 32,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,26 +41,25 @@ def test_along_a_chain_is_one_decision_after_the_other_and_then_the_oldest_go() 
     short = Conditions(told.tokens[1:2, :3], mask[1:2, :3], told.pooled[1:2])
     alone = net.along(z[1 : links * b : b], short, fresh[:, 1:2])
     torch.testing.assert_close(alone.pooled, whole.pooled[1::b], rtol=0, atol=1e-5)
-    memory = None
+    one, before = net(z[:b], told), None
     for i in range(9):
-        memory_before, one = memory, net(z[i * b : (i + 1) * b], told, memory)
+        before, one = one.memory, net(z[i * b : (i + 1) * b], told, one.memory if i else None)
         if i < links:
             torch.testing.assert_close(one.pooled, whole.pooled[i * b : (i + 1) * b], rtol=0, atol=1e-5)
-        memory = one.memory
-        assert memory.shape == (b, net.memory_width)
+        assert one.memory.shape == (b, net.memory_width)
     last = net.along(z[3 * b :], told, fresh)  # the last six of nine
     torch.testing.assert_close(one.pooled, last.pooled[-b:], rtol=0, atol=1e-5)
-    half = net(z[:b], told, memory_before, torch.tensor([True, False, False]))
+    half = net(z[:b], told, before, torch.tensor([True, False, False]))
     torch.testing.assert_close(half.pooled[0], whole.pooled[0], rtol=0, atol=1e-5)
     assert not torch.allclose(half.pooled[1], whole.pooled[1], atol=1e-3)
 
 
-def policy(features: Features = FEATURES, **changes: Any) -> Policy:
+def policy(changes: Mapping[str, Any] | None = None, features: Features = FEATURES) -> Policy:
     stats = {
         k: vector_stats(RNG.normal(size=(20, *f.shape))) for k, f in features.items() if f.dtype != "uint8"
     }
     stats["action.relative"] = vector_stats(RNG.normal(size=(20, 17, 3)))
-    return Policy(override(small("icrt", features), changes), features, stats)
+    return Policy(override(small("icrt", features), changes or {}), features, stats)
 
 
 def shown(features: Features, b: int) -> dict[str, torch.Tensor]:
@@ -74,7 +74,7 @@ def _draw(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
 
 def test_a_demonstration_is_seen_as_the_present_is() -> None:
     """Its tokens are those that the policy had for these observations, after these commands."""
-    p = policy(WITH_IMAGE, **{"encoder.image.crop": 1.0}).eval()
+    p = policy({"encoder.image.crop": 1.0}, WITH_IMAGE).eval()
     told = shown(WITH_IMAGE, 2)
     now = {k: _draw((2, 1, *f.shape), f.dtype) for k, f in WITH_IMAGE.items() if k != ACTION}
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_what_is_shown_is_read_once_an_episode(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_loss_is_on_what_is_shown_and_a_row_learns_from_some_of_it() -> None:
-    p = policy(**{"conditions.Demonstrations.fewest": 0}).train()
+    p = policy({"conditions.Demonstrations.fewest": 0}).train()
     told = shown(FEATURES, 64)
     seen = {k: told[f"prompt.{k}"][:, 0, :1] for k in (STATE, ENVIRONMENT)}
     _, mask = p.conditions[0](p._told(p._seen({**seen, "action.past": seen[STATE]}), {**seen, **told}))
@@ -139,8 +139,8 @@ def test_no_loss_is_on_what_is_shown_and_a_row_learns_from_some_of_it() -> None:
 
 def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(ValueError, match="the encoder sees no command: use --codec Delta"):
-        policy(encoder="Encoder", codec="Absolute")
+        policy({"encoder": "Encoder", "codec": "Absolute"})
     with pytest.raises(ValueError, match=r"fewest is 3: it must lie in 0\.\.2"):
-        policy(conditions=(Demonstrations(2, 5, fewest=3),))
+        policy({"conditions": (Demonstrations(2, 5, fewest=3),)})
     with pytest.raises(ValueError, match="a chain of at least 2"):
-        policy(**{"context.chain": 1})
+        policy({"context.chain": 1})

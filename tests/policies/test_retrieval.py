@@ -49,7 +49,7 @@ def test_the_nearest_are_read_by_what_is_found_and_no_others() -> None:
         near = set(np.argsort(np.where(there[row].numpy(), far[row], np.inf))[:count].tolist())
         assert set(values[row].any(-1).nonzero().flatten().tolist()) == near
     empty = net(z, Conditions(tokens, torch.zeros(2, 2 * N, dtype=torch.bool), torch.zeros(2, WIDTH)))
-    torch.testing.assert_close(empty.pooled, net(z).pooled), "nothing in the store is no store"
+    torch.testing.assert_close(empty.pooled, net(z).pooled)  # nothing in the store is no store
     assert (empty.pooled[:, -WIDTH:] - first).abs().max() > 1e-3
 
 

@@ -324,9 +324,15 @@ def _no_difference(affine: Affine, like: Tensor) -> Tensor:
 
 
 def some_windows(windows: Any, most: int = 8192) -> dict[str, np.ndarray]:
-    """Up to `most` evenly spaced windows, without their images."""
-    rows = np.unique(np.linspace(0, len(windows) - 1, most).round().astype(np.int64))
-    return windows.vectors(rows)
+    """Up to `most` evenly spaced windows, without their images; of chains those that lie within an
+    episode."""
+    links = int(np.prod(windows.vectors(np.zeros(1, np.int64))["mask"].shape[:-1]))
+    rows = np.unique(np.linspace(0, len(windows) - 1, max(most // links, 1)).round().astype(np.int64))
+    batch = windows.vectors(rows)
+    if links == 1:
+        return batch
+    there = batch["mask"].any(-1)
+    return {k: v[there] for k, v in batch.items()}
 
 
 def difference_stats(chunk: np.ndarray, origin: np.ndarray, feature: Feature) -> Stats:

@@ -40,6 +40,7 @@ from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Padded, Relative
 from .conditions.backward_plan import BackwardPlan
 from .conditions.change import Change
+from .conditions.demonstrations import Demonstrations
 from .conditions.dichotomy import Dichotomy
 from .conditions.goal import Goal
 from .conditions.instruction import Instruction
@@ -47,6 +48,7 @@ from .conditions.label import Label
 from .conditions.prompt import Prompt
 from .conditions.returns import Return
 from .conditions.sentence import Sentence
+from .conditions.store import Store
 from .conditions.task import Task
 from .conditions.words import Words
 from .contexts.aura_mem import AuraMem
@@ -55,8 +57,10 @@ from .contexts.decision_mamba import DecisionMamba
 from .contexts.decision_s4 import DecisionS4
 from .contexts.focus import Focus
 from .contexts.grounded import Grounded
+from .contexts.icrt import ICRT
 from .contexts.read_tokens import ReadTokens
 from .contexts.recurrent import Recurrent
+from .contexts.retrieval import Retrieval
 from .contexts.sega import SEGA
 from .contexts.stack import Stack
 from .contexts.turns import Turns
@@ -123,6 +127,7 @@ PARTS: dict[str, type] = {
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan),
+        *(Demonstrations, ICRT, Store, Retrieval),
     )
 }
 

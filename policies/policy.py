@@ -113,12 +113,17 @@ class Policy(nn.Module):
         seen = {} if ENCODING in observation else self._seen(observation)
         z = self.encoder(seen) if seen else observation[ENCODING]
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
-        conditions = self._conditions(seen, observation, drop)
+        links, told = 1, (seen, observation)
+        if fresh is not None and fresh.ndim == 2 and self.context_net.told_once:
+            links, first = len(fresh), slice(fresh.shape[1])
+            told = _rows(seen, first), _rows(observation, first)
+        conditions = self._conditions(*told, drop)
         if fresh is not None and fresh.ndim == 2:
             context = self.context_net.along(z_BTKD, conditions, fresh)
         else:
             context = self.context_net(z_BTKD, conditions, memory, fresh)
         task = None if conditions is None else conditions.task
+        task = task if task is None or links == 1 else task.repeat(links)
         return dataclasses.replace(context, present=self.codec.present(observation), task=task)
 
     def encodings(self, observation: Mapping[str, Any]) -> Tensor:
@@ -344,6 +349,10 @@ def _first_link(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     if batch[ACTION].ndim == 3:
         return batch
     return {k: v[:, 0] if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _rows(observation: Mapping[str, Any], rows: slice) -> Mapping[str, Any]:
+    return {k: v[rows] for k, v in observation.items()}
 
 
 def module_name(key: str) -> str:

@@ -15,6 +15,7 @@ from ..drivers.config import require_known
 from ..policies.request import TASK, Request, ServedPolicy
 from ..policies.serving.client import PolicyServerError
 from .asking import Answered, Asker
+from .prompts import PROMPT, SHOW_SOME, Prompts
 from .robot import Observation
 from .session import Session, can_stand
 
@@ -158,8 +159,9 @@ class PolicyAgent:
     per decision over all episodes.
 
     The policy is told the task of the episode. goal: what its conditions need beside it and the robot does
-    not observe, such as `goal.observation.state` or a prompt, by key; ValueError where something lacks. What
-    the policy remembers goes from one reply to the next request, and is forgotten at `reset`."""
+    not observe, such as `goal.observation.state`, by key; prompts: of which it is shown some of the task;
+    ValueError where something lacks. What the policy remembers goes from one reply to the next request, and
+    is forgotten at `reset`."""
 
     def __init__(
         self,
@@ -169,12 +171,13 @@ class PolicyAgent:
         goal: Mapping[str, np.ndarray] | None = None,
         strategy: Strategy | None = None,
         charge: Charge | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         self.policy, self.metadata = policy, policy.metadata
         features, rate = self.metadata.features, self.metadata.control_hz
         if not features:
             raise ValueError("the server does not say what its policy needs: is it an Ulna server?")
-        self._session = Session(self.metadata, goal, strategy, robot_features)
+        self._session = Session(self.metadata, goal, strategy, robot_features, prompts)
         if control_hz and rate and abs(control_hz - rate) > 0.01 * rate:
             raise ValueError(
                 f"the policy was trained on {rate:g} Hz data and the robot runs at {control_hz:g} Hz: "
@@ -187,11 +190,14 @@ class PolicyAgent:
             offer = robot_features.get(key)
             if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
-        asked = {k: f for k, f in self.metadata.conditions.items() if k not in (TASK, *(goal or {}))}
+        given = (TASK, *(goal or {}), *(() if prompts is None else prompts.keys))
+        asked = {k: f for k, f in self.metadata.conditions.items() if k not in given}
         observed = {k: f for k, f in asked.items() if k in robot_features}
         require_same(robot_features, observed, "the robot", "the policy")
         if missing := sorted(set(asked) - set(observed)):
             feature = asked[missing[0]]
+            if missing[0].startswith(PROMPT):
+                raise ValueError(SHOW_SOME)
             raise ValueError(
                 f"the policy must be told {missing[0]}, {feature.dtype} {feature.shape}, which the robot "
                 "does not observe: give it as the agent's goal"

@@ -23,6 +23,7 @@ from .keys import Keys
 from .lerobot_words import for_robot
 from .loop import Subscriber
 from .onlooker import Onlooker
+from .prompts import prompts_for
 from .record import episode_metadata, total_drops
 from .report.evaluation import Latency
 from .scene import Correction
@@ -53,6 +54,8 @@ def deploy(
     onlooker: Onlooker | None = None,
     checkpoint: str | None = None,
     timeout_s: float = 30.0,
+    prompt: str = "",
+    prompt_episodes: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Run `episodes` episodes of the policy at `server`; returns what happened (JSON types only).
 
@@ -65,12 +68,19 @@ def deploy(
     over. directors: see `directors.director`. meta: stored with each episode, beside what is known of the
     robot. onlooker: shows all that to the person. checkpoint: the content hash that every answer must be of,
     where another one may not move this robot, even if the server takes it up meanwhile. timeout_s: for one
-    answer, from the question to its last byte."""
+    answer, from the question to its last byte. prompt, prompt_episodes: a dataset, and which of its episodes,
+    for a policy that is shown demonstrations; see `prompts.Prompts`."""
     robot, scene = rig.robot, rig.scene
     with PolicyClient(server, timeout_s, checkpoint=checkpoint) as client, contextlib.ExitStack() as stack:
         charge = None if rig.realtime or strategy is None or strategy.waits else Charge(None)
+        asked = for_robot(client, rig)
         policy = PolicyAgent(
-            for_robot(client, rig), robot.features, robot.control_hz, strategy=strategy, charge=charge
+            asked,
+            robot.features,
+            robot.control_hz,
+            strategy=strategy,
+            charge=charge,
+            prompts=prompts_for(asked.metadata, prompt, prompt_episodes),
         )
         stack.callback(policy.close)
         agent: Agent = policy

@@ -34,6 +34,7 @@ from .strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from ..policies.serving.local import LocalPolicy
+    from .prompts import Prompts
 
 FIRST_SEED = 1000  # demonstrations count from 0
 BROKEN_IN_A_ROW = 5  # episodes that the policy failed in: then it measures nothing
@@ -219,11 +220,12 @@ def evaluate_at_once(
     progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
     strategy: Strategy | None = None,
     charge: Charge = FREE,
+    prompts: Prompts | None = None,
 ) -> ClosedLoop:
     """As `evaluate`, with up to `batch` episodes at once, whose physics `processes` processes share. The
     episodes are the same; those that are filmed are run again one at a time, and the latency is theirs. task:
-    what the rig's was called when it was loaded, where that is not its own name. strategy, charge: as of
-    `PolicyAgent`."""
+    what the rig's was called when it was loaded, where that is not its own name. strategy, charge, prompts:
+    as of `PolicyAgent`."""
     if rig.robot.filter is not None:
         raise ValueError(
             f"episodes that run at once go through no safety filter, and {rig.robot.name} has a table "
@@ -242,7 +244,12 @@ def evaluate_at_once(
         raise ValueError("only simulated robots can be many: leave out --batch, or evaluate on a sim: robot")
     # refuses what does not fit
     agent = PolicyAgent(
-        for_robot(policy, rig), rig.robot.features, rig.robot.control_hz, strategy=strategy, charge=charge
+        for_robot(policy, rig),
+        rig.robot.features,
+        rig.robot.control_hz,
+        strategy=strategy,
+        charge=charge,
+        prompts=prompts,
     )
     began = time.monotonic()
     sizes = [(c.height, c.width) for c in scene.cameras.values()]
@@ -259,7 +266,9 @@ def evaluate_at_once(
     try:
         seeds = range(seed, seed + episodes)
         decider = for_robot(BatchPolicy(policy), rig)
-        found = rollout(decider, env, seeds, progress=progress, strategy=strategy, charge=charge)
+        found = rollout(
+            decider, env, seeds, progress=progress, strategy=strategy, charge=charge, prompts=prompts
+        )
     finally:
         env.close()
     report = replace(

@@ -17,6 +17,7 @@ from ..datasets.features import ACTION, Feature, Features
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 from .charge import FREE, Charge
+from .prompts import PROMPT, SHOW_SOME, Prompts
 from .report.evaluation import EpisodeTrace, Outcome
 from .session import Session
 from .statistics import wilson
@@ -97,6 +98,7 @@ def rollout(
     progress: Callable[[int, int, int], None] = lambda finished, successes, episodes: None,
     strategy: Strategy | None = None,
     charge: Charge = FREE,
+    prompts: Prompts | None = None,
 ) -> Rollout:
     """One episode of each seed in `env`, whose environments must not reset themselves
     (`AutoresetMode.DISABLED`); a row that is done takes the next seed.
@@ -105,8 +107,9 @@ def rollout(
     the limits allowed them; else actions are cut to the action space. FeatureMismatch or ValueError where the
     environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
     kept. Where the policy is told a goal `goal.KEY`, it is what the environment shows under this name, else
-    its `observation.goal`; what is optional need not be shown. progress: called with how many episodes have
-    ended, how many of them succeeded, and their number.
+    its `observation.goal`; what is optional need not be shown. prompts: of which it is shown some of each
+    episode's task. progress: called with how many episodes have ended, how many of them succeeded, and
+    their number.
 
     strategy: how chunks are asked for and executed, by default as the policy's decoder says. charge: what a
     decision costs in simulated time; ValueError for what has to be measured, one decision at a time, and
@@ -119,7 +122,7 @@ def rollout(
     hz = float(getattr(env, "control_hz", None) or policy.metadata.control_hz or 0.0)
     if charge.ms and not hz:
         raise ValueError("a latency is charged in control ticks, and nobody says at what rate they come")
-    goals, features = _goal_sources(policy.metadata, env), env_features(env)
+    goals, features = _goal_sources(policy.metadata, env, prompts), env_features(env)
     began = time.monotonic()
     n = env.num_envs
     reset: Callable[..., tuple[Any, dict[str, Any]]] = env.reset  # gymnasium's own type has one seed only
@@ -133,7 +136,7 @@ def rollout(
     def admit(rows: Sequence[int]) -> None:
         for row in rows:
             number, seed = waiting.popleft()
-            session = Session(policy.metadata, strategy=strategy, robot_features=features)
+            session = Session(policy.metadata, strategy=strategy, robot_features=features, prompts=prompts)
             running[row] = _Episode(number, seed, str(info["task"][row]), session)
 
     admit(range(min(n, len(seeds))))
@@ -242,17 +245,21 @@ def _require_fit(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> None:
         raise ValueError(f"the policy was trained on {rate:g} Hz data and the environment runs at {own:g} Hz")
 
 
-def _goal_sources(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> dict[str, str]:
+def _goal_sources(
+    metadata: Metadata, env: VectorEnv[Any, Any, Any], prompts: Prompts | None
+) -> dict[str, str]:
     """By each condition that the policy is to be told, the observation that says it. ValueError where the
     environment shows none of its shape."""
     offered, sources = env_features(env), {}
     for key, feature in (metadata.conditions | metadata.optional).items():
-        if key == TASK:
+        if key == TASK or (prompts is not None and key in prompts.keys):
             continue
         sources[key] = GOAL if key.startswith("goal.") and key not in offered else key
         shown = offered.get(sources[key])
         if shown is None and key in metadata.optional:
             del sources[key]
+        elif shown is None and key.startswith(PROMPT):
+            raise ValueError(SHOW_SOME)
         elif shown is None or shown.shape != feature.shape:
             what = "does not show" if shown is None else f"shows as {shown.shape} in {sources[key]}"
             raise ValueError(f"the policy is to be told {key} {feature.shape}, which the environment {what}")

@@ -20,6 +20,7 @@ import numpy as np
 from ..datasets.features import ACTION, STATE, Features
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
+from .prompts import Prompts
 from .strategies.all import usual_strategy
 from .strategies.strategy import Reply, Strategy
 
@@ -51,11 +52,11 @@ class Session:
     by area. ValueError for a decoder that does not exist.
 
     goal: what the policy's conditions need beside the task and is not observed, by key; of what they may be
-    told, the request has what is observed or is among it. strategy: by default
-    what the policy's decoder says. robot_features: by default the policy's. starved: ticks of the episode
-    that repeated the last action, because no chunk had one for them; before the first answer that is where
-    the robot stood. too_late: answers all of whose actions were for ticks that were over. switches: ticks at
-    which another chunk took over."""
+    told, the request has what is observed or is among it. prompts: of which it is shown some in each
+    episode. strategy: by default what the policy's decoder says. robot_features: by default the policy's.
+    starved: ticks of the episode that repeated the last action, because no chunk had one for them; before
+    the first answer that is where the robot stood. too_late: answers all of whose actions were for ticks
+    that were over. switches: ticks at which another chunk took over."""
 
     def __init__(
         self,
@@ -63,10 +64,12 @@ class Session:
         goal: Mapping[str, np.ndarray] | None = None,
         strategy: Strategy | None = None,
         robot_features: Features | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
-        self.metadata, self._goal = metadata, dict(goal or {})
+        self.metadata, self._goal, self._prompts = metadata, dict(goal or {}), prompts
+        shown = () if prompts is None else prompts.keys
         self._robot_features = metadata.features if robot_features is None else robot_features
-        self._observed_goal = [k for k in metadata.conditions if k != TASK and k not in self._goal]
+        self._observed_goal = [k for k in metadata.conditions if k not in (TASK, *self._goal, *shown)]
         self._features = {k: f for k, f in metadata.features.items() if k != ACTION}
         self.strategy = usual_strategy(metadata) if strategy is None else strategy
         self._plan = self.strategy.plan(metadata)
@@ -84,6 +87,7 @@ class Session:
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=self.metadata.n_obs_steps)
         self._past: deque[np.ndarray] = deque(maxlen=self.metadata.n_past_actions)
         self._memory: Any = None
+        self._shown: Mapping[str, np.ndarray] | None = None
         self._open: int | None = None  # tick of the observation of the question that is open
         self._open_at = 0  # what had been consumed then
         self._coming: tuple[int, Reply] | None = None  # an answer, and from which tick on it is there
@@ -98,8 +102,10 @@ class Session:
         while len(self._history) < self.metadata.n_obs_steps - 1:
             self._history.append(latest)
         self._history.append(latest)
+        if self._shown is None:
+            self._shown = {} if self._prompts is None else self._prompts.of(self.task, self.seed)
         more = {k: values[k] for k in self.metadata.optional if k in values}
-        self._told = more | {k: values[k] for k in self._observed_goal} | self._goal
+        self._told = more | {k: values[k] for k in self._observed_goal} | self._goal | dict(self._shown)
         if self._last is None:
             self._last = standing(self._robot_features, values)
         if self._coming is not None and self.tick >= self._coming[0]:

@@ -149,15 +149,21 @@ class Extras:
         return np.repeat(np.minimum(end_of_chain + ahead, last), k)
 
     def _prompts(self, read: Read, keys: Sequence[str], rows: Rows, rng: np.random.Generator) -> Batch:
-        length, k = self.spec.prompt_length, self.spec.chain
+        k = self.spec.chain
         episodes = np.stack([self._others(e, rng) for e in rows.episode[::k]])  # (B, P)
+        return {key: np.repeat(value, k, axis=0) for key, value in self.shown(read, keys, episodes).items()}
+
+    def shown(self, read: Read, keys: Sequence[str], episodes: np.ndarray) -> Batch:
+        """Of `episodes` `(...)`, by their places among those of the windows, what a prompt holds: `(..., L,
+        *shape)` by key."""
+        length = self.spec.prompt_length
         lengths = self._lengths[episodes][..., None]
         step = np.where(lengths > length, (lengths - 1) / max(length - 1, 1), 1)
         within = np.minimum(np.rint(step * np.arange(length)).astype(np.int64), lengths - 1)
-        ticks = self._begins[episodes][..., None] + within  # (B, P, L)
+        ticks = self._begins[episodes][..., None] + within  # (..., L)
         prompts = {f"prompt.{key}": read(key, ticks) for key in dict.fromkeys((*keys, ACTION))}
         prompts["prompt.mask"] = np.arange(length) < lengths
-        return {key: np.repeat(value, k, axis=0) for key, value in prompts.items()}
+        return prompts
 
     def _others(self, episode: int, rng: np.random.Generator) -> np.ndarray:
         """Episodes `(P,)` of the same task."""

@@ -155,6 +155,11 @@ class Windows:
         `(..., *shape)`."""
         return {key: self._read(key, ticks) for key in self.spec.keys}
 
+    def shown(self, episodes: np.ndarray) -> dict[str, np.ndarray]:
+        """The prompt that `episodes` `(P,)` make, by their places: `prompt.<key>` `(P, L, *shape)`,
+        `prompt.action` and `prompt.mask`, for a spec with prompts."""
+        return self._extras.shown(self._read, self.spec.keys, episodes)
+
     def left_out_sentence(self) -> str:
         """`left_out` as a sentence, "" when no tick was left out."""
         if not self.left_out:

@@ -173,6 +173,9 @@ class ContextNet(nn.Module):
     """Last dimension of `Context.memory`; 0: none."""
     layers: Layers | None = None
     """Whose keys and values `Context.tokens` are; None: they are no layers'."""
+    told_once: bool = False
+    """Whether `along` looks at the conditions of a chain's first decision only: then it is given no
+    others."""
     backprop: int = 0
     """Decisions that a gradient goes back through along the memory; 0: all of a chain."""
 

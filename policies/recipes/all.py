@@ -22,6 +22,7 @@ from .flow import flow
 from .flow_map import flow_map
 from .gr00t import gr00t, gr00t_small
 from .grif import grif
+from .icrt import icrt
 from .imc import imc
 from .language_conditioned import language_conditioned
 from .lbp import lbp
@@ -34,6 +35,7 @@ from .openvla_oft import openvla_oft, openvla_oft_small
 from .pi0 import pi0, pi0_small
 from .pi05 import pi05, pi05_small
 from .ptp import ptp
+from .retrieval import retrieval
 from .rtc_flow import rtc_flow
 from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
@@ -61,6 +63,8 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "dichotomy_of_control": dichotomy_of_control,
     "grif": grif,
     "lbp": lbp,
+    "icrt": icrt,
+    "retrieval": retrieval,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "sparse_dp": sparse_dp,

@@ -79,6 +79,7 @@ class LocalPolicy:
             conditions=self.policy.conditions_needed,
             optional=self.policy.conditions_optional,
         )
+        self._shown: dict[str, np.ndarray] = {}
         self.decide = decisions(self.policy) if opened.is_ours else self.policy.sample
         try:
             self._warm_up()
@@ -106,6 +107,15 @@ class LocalPolicy:
     @metadata.setter
     def metadata(self, value: Metadata) -> None:
         self._metadata = value
+
+    def show(self, prompt: Mapping[str, np.ndarray]) -> None:
+        """From now on requests need not show any demonstrations: those that do not are answered as if they
+        showed `prompt`."""
+        self._shown = dict(prompt)
+        moved = {k: f for k, f in self._metadata.conditions.items() if k in prompt}
+        rest = {k: f for k, f in self._metadata.conditions.items() if k not in prompt}
+        optional = self._metadata.optional | moved
+        self._metadata = replace(self._metadata, conditions=rest, optional=optional)
 
     def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`actions` `(metadata.n_actions_ahead, A)` float32, the first for now, `nfe` and `checkpoint`; and
@@ -271,6 +281,8 @@ class LocalPolicy:
         return finite("memory", values, "float32")
 
     def _conditions(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        if self._shown and not any(k in observation for k in self._shown):
+            observation = {**self._shown, **observation}
         return fit_conditions(observation, self._metadata.conditions, self._metadata.optional)
 
     def _observation(self, key: str, observation: Mapping[str, Any]) -> np.ndarray:

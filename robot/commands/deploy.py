@@ -15,7 +15,7 @@ import tyro
 from .choices import EXPERT, directors, robots, takers, tasks_or_words
 from .errors import UsageError
 from .execution import split_all_fields, strategies, strategies_help, strategy_of
-from .parsing import Output, page_options, unset, words
+from .parsing import Output, episode_list, page_options, unset, words
 
 if TYPE_CHECKING:
     from ..takes import TakeResult
@@ -65,6 +65,11 @@ class Args:
     simulation, a script that helps where nothing gets on."""
     phone: bool = False
     """With --takeover browser: let a phone in the same network open the page (HTTPS, by a QR code)."""
+    prompt: Annotated[str, unset("none", "FOLDER")] = ""
+    """A dataset, for a policy that is shown demonstrations of its task when it acts: it is shown those of the
+    same task, in words."""
+    prompt_episodes: Annotated[str, unset("those of the task")] = ""
+    """Which of its episodes instead, like 3,7, whatever their task."""
     director: Annotated[str, unset("none")] = ""
     """Who stands above the policy, with commas: ours, an installed package's, or package.module:Name. Their
     fields are options: --director NAME --NAME.field value."""
@@ -190,6 +195,8 @@ def deployed(args: Args) -> dict[str, Any]:
             meta=meta,
             onlooker=onlooker,
             timeout_s=args.timeout,
+            prompt=args.prompt,
+            prompt_episodes=episode_list(args.prompt_episodes) if args.prompt_episodes else None,
             checkpoint=(metadata.checkpoint or None) if rig.scene is None else None,
         )
 

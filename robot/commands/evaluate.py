@@ -62,6 +62,11 @@ class Args:
     latency: Annotated[str, unset("none; the world waits for the policy", "MS|MS/nfe|measured")] = ""
     """Charge a decision's time in simulation: its answer is there so much later. Milliseconds, for the whole
     or each network evaluation; or as long as it took. The report has its own name."""
+    prompt: Annotated[str, unset("none", "FOLDER")] = ""
+    """A dataset, for a policy that is shown demonstrations of its task when it acts: it is shown those of the
+    same task, in words."""
+    prompt_episodes: Annotated[str, unset("those of the task")] = ""
+    """Which of its episodes instead, like 3,7, whatever their task."""
     director: Annotated[str, unset("none")] = ""
     """Who stands above the policy, with commas, as in `ulna deploy`."""
     videos: int = 3
@@ -84,8 +89,10 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     if args.open_loop:
-        if args.strategy or args.latency:
-            raise UsageError("--strategy and --latency are of the closed loop: leave out --open-loop")
+        if args.strategy or args.latency or args.prompt:
+            raise UsageError(
+                "--strategy, --latency and --prompt are of the closed loop: leave out --open-loop"
+            )
         return _open_loop(args, out)
     from ..agent import PolicyAgent, make_agent
     from ..charge import Charge
@@ -94,6 +101,7 @@ def run(args: Args, out: Output) -> int:
     from ..directors.directed import Directed
     from ..evaluate import evaluate, evaluate_at_once, save_report
     from ..lerobot_words import for_robot
+    from ..prompts import prompts_for
 
     try:
         episodes = int(args.episodes or 50)
@@ -105,6 +113,8 @@ def run(args: Args, out: Output) -> int:
         raise UsageError("--batch is for a checkpoint that runs here: leave out --agent and --server")
     if args.agent and (args.strategy or args.latency):
         raise UsageError("--strategy and --latency concern a policy: leave out --agent")
+    if args.agent and (args.prompt or args.prompt_episodes):
+        raise UsageError("--prompt concerns a policy: leave out --agent")
     strategy = strategy_of(args.strategy, args.strategy_fields)
     charge = Charge.of(args.latency) if args.latency else Charge()
     if args.batch > 1 and charge.ms is None:
@@ -131,6 +141,10 @@ def run(args: Args, out: Output) -> int:
             how = [w for w in (args.strategy, args.latency.replace("/", "-")) if w]
             name = "-".join([args.task, rig.robot.name.replace(":", "-"), *how])
             film = folder / name if folder and args.videos else None
+            prompts = None
+            if policy is not None:
+                shown = episode_list(args.prompt_episodes) if args.prompt_episodes else None
+                prompts = prompts_for(for_robot(policy, rig).metadata, args.prompt, shown)
             if policy is not None and args.batch > 1:
                 result = evaluate_at_once(
                     rig,
@@ -145,6 +159,7 @@ def run(args: Args, out: Output) -> int:
                     report,
                     strategy,
                     charge,
+                    prompts,
                 )
             else:
                 agent = (
@@ -156,6 +171,7 @@ def run(args: Args, out: Output) -> int:
                         rig.robot.control_hz,
                         strategy=strategy,
                         charge=charge,
+                        prompts=prompts,
                     )
                 )
                 if above:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from .errors import UsageError
-from .parsing import Output, require_device, unset, use_threads
+from .parsing import Output, episode_list, require_device, unset, use_threads
 from .steering import split_hook_fields, steering
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ class Args:
     steer: Annotated[str, unset("none", "NAMES")] = ""
     """Hooks that act while sampling, with commas: ours, an installed package's, or package.module:Name. Their
     fields are options: --steer NAME --NAME.field value."""
+    prompt: Annotated[str, unset("none", "FOLDER")] = ""
+    """A dataset, for policies that are shown demonstrations when they act: a request that shows none is
+    answered as if it showed these."""
+    prompt_episodes: Annotated[str, unset("none")] = ""
+    """Which of its episodes, like 3,7."""
     lerobot_port: Annotated[int, unset("off")] = 0
     """Serve LeRobot's async clients there, too; theirs is 8080."""
     lerobot_units: Annotated[str, unset("as the policy's", "UNITS")] = ""
@@ -124,10 +129,16 @@ def run(args: Args, out: Output) -> int:
 def _loader(args: Args, folders: Mapping[str, str]) -> Load:
     """What makes a policy of a folder, or of a file that `ulna export` wrote."""
     exported = [f.endswith(".onnx") for f in folders.values()]
-    if any(exported) and (args.steer or args.sampling_steps or args.quantize or args.device != "cpu"):
+    if any(exported) and (
+        args.steer or args.sampling_steps or args.quantize or args.prompt or args.device != "cpu"
+    ):
         raise ValueError(
             "an exported policy runs on the processor as it was exported: leave --steer, --sampling-steps, "
-            "--quantize and --device out, or serve its checkpoint"
+            "--quantize, --prompt and --device out, or serve its checkpoint"
+        )
+    if bool(args.prompt) != bool(args.prompt_episodes):
+        raise UsageError(
+            "say which episodes of which dataset are shown: --prompt FOLDER --prompt-episodes 3,7"
         )
     if args.quantize and args.device != "cpu":
         raise UsageError(f"--quantize is for the processor: leave --device {args.device} out")
@@ -148,6 +159,11 @@ def _loader(args: Args, folders: Mapping[str, str]) -> Load:
         from ...policies.serving.local import LocalPolicy
 
         local = LocalPolicy(folder, args.device, args.sampling_steps or None, hooks)
+        if args.prompt:
+            from ..prompts import Prompts
+
+            shown = episode_list(args.prompt_episodes)
+            local.show(Prompts(args.prompt, local.metadata, shown).of("", 0))
         if args.quantize:
             from ...policies.serving.quantised import quantised
 

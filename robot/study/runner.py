@@ -49,10 +49,12 @@ class Runner(Protocol):
 
 def execution(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Strategy | None, Charge]:
     """(the settings of an arm that are its recipe's, its strategy, what a decision costs). ValueError where
-    `strategy`, its fields or `latency` do not fit."""
+    `strategy`, its fields, `latency` or `prompts` do not fit."""
     own = {k: v for k, v in settings.items() if k.split(".")[0] in EXECUTION}
     rest = {k: v for k, v in settings.items() if k not in own}
-    latency, name = own.pop("latency", 0), own.pop("strategy", None)
+    latency, name, prompts = own.pop("latency", 0), own.pop("strategy", None), own.pop("prompts", 0)
+    if type(prompts) is not int or prompts < 0:
+        raise StudyError(f"prompts is how many demonstrations are shown, from 0, not {prompts!r}")
     charge = Charge.of(str(latency))
     if charge.ms is None:
         raise StudyError("latency: what is measured differs between runs: name milliseconds, or MS/nfe")

@@ -33,6 +33,9 @@ sampling_steps = 1
 of = "flow"
 strategy = "rtc"                  # how chunks are asked for and executed; its fields are "strategy.FIELD"
 latency = 150                     # ms that a decision costs in simulated time, or "10/nfe"
+[arms.shown_one]
+of = "icrt"                       # a policy that is shown demonstrations: some of the variant's, of its task,
+prompts = 1                       # as many as it reads, or fewer
 
 [arms.best]
 of = "flow"
@@ -92,7 +95,7 @@ from .expect import Expectation
 
 MAIN = "main"
 KINDS = ("recipe", "learner", "lerobot", "blend", "of")
-EXECUTION = ("strategy", "latency")
+EXECUTION = ("strategy", "latency", "prompts")
 """What an arm says of how its policy is run, which no recipe knows: see `arms.execution`."""
 RUN_TIME = (
     *("sampling_steps", "n_action_steps", "decoder", "ensemble_decay", "solver", "steering"),

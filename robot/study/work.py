@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from ..prompts import Prompts, shown_to
 from ..report.report import commit, machine
 from ..rollout import Rollout, env_features, rollout
 from .arms import runner, task_maker
@@ -236,7 +237,10 @@ class Work:
             first = study.evaluation_seed
             _, strategy, charge = execution(arm.settings)
             seeds = range(first, first + study.episodes)
-            r = rollout(policy, env, seeds, strategy=strategy, charge=charge)
+            prompts = None
+            if shown_to(policy.metadata):
+                prompts = Prompts(self.record(variant), policy.metadata, most=arm.settings.get("prompts"))
+            r = rollout(policy, env, seeds, strategy=strategy, charge=charge, prompts=prompts)
         finally:
             env.close()
         more = {"starved": r.starved / study.episodes} if charge.ms else {}

@@ -93,6 +93,22 @@ SMALL = {
         "conditions.BackwardPlan.width": 16,
     },
     "grif": {"backbone.width": 32, "conditions.Change.hidden": 32},
+    "retrieval": {
+        "backbone.width": 32,
+        "backbone.depth": 1,
+        "conditions.Store.length": 5,
+        "context.nearest": 3,
+    },
+    "icrt": {
+        "encoder.width": 16,
+        "backbone.width": 32,
+        "conditions.Demonstrations.length": 5,
+        "context.width": 16,
+        "context.depth": 2,
+        "context.heads": 2,
+        "context.ffn": 32,
+        "context.chain": 3,
+    },
     "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "vq_bet": {

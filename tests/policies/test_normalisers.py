@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from contracts.data import FEATURES, write_store
 from contracts.recipes import small
 
 from ulna.datasets.features import ACTION, STATE, Feature
+from ulna.datasets.reading.spec import WindowSpec
+from ulna.datasets.reading.windows import Windows
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
-from ulna.policies.codec import Affine
+from ulna.policies.codec import RELATIVE, ActionCodec, Affine, Delta, Relative
 from ulna.policies.request import Request
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.protocol import BadRequest
@@ -32,6 +35,21 @@ def test_a_soft_clip_is_nothing_within_and_bounded_beyond() -> None:
     assert (y[: len(x)].diff(dim=0) >= 0).all()
     assert float(y[1]) == pytest.approx(10.1, abs=1e-4)
     assert float(y.max()) <= 20
+
+
+@pytest.mark.parametrize("codec", [Delta(), Relative()], ids=lambda c: type(c).__name__)
+def test_differences_have_the_same_statistics_alone_and_in_a_chain(
+    codec: ActionCodec, tmp_path: Path
+) -> None:
+    """The links of a chain are windows, but those that lie beyond the episode's end."""
+    spec = WindowSpec(2, 4, n_past_actions=1, keys=(STATE,))
+    store = write_store(tmp_path / "d", (9, 6))
+    alone, chained = (
+        codec.fit(Windows(store, s), FEATURES, 1)[RELATIVE] for s in (spec, replace(spec, chain=3))
+    )
+    assert chained.mean.shape == (4, 3)
+    np.testing.assert_array_equal(chained.min, alone.min)
+    np.testing.assert_array_equal(chained.max, alone.max)
 
 
 @pytest.fixture(scope="module")

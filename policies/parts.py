@@ -48,6 +48,7 @@ from .conditions.prompt import Prompt
 from .conditions.returns import Return
 from .conditions.sentence import Sentence
 from .conditions.task import Task
+from .conditions.uvd import UVD
 from .conditions.words import Words
 from .contexts.aura_mem import AuraMem
 from .contexts.cached_prefix import CachedPrefix
@@ -122,7 +123,7 @@ PARTS: dict[str, type] = {
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
-        *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan),
+        *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD),
     )
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..datasets.features import STATE, Features, is_image, require_same
+from ..datasets.uvd import DEMONSTRATION
 from ..drivers.config import require_known
 from ..policies.request import TASK, Request, ServedPolicy
 from ..policies.serving.client import PolicyServerError
@@ -158,7 +159,8 @@ class PolicyAgent:
     per decision over all episodes.
 
     The policy is told the task of the episode. goal: what its conditions need beside it and the robot does
-    not observe, such as `goal.observation.state` or a prompt, by key; ValueError where something lacks. What
+    not observe, such as `goal.observation.state` or a prompt, by key, or for a policy that is told subgoals a
+    demonstration (see `Session`); ValueError where something lacks. What
     the policy remembers goes from one reply to the next request, and is forgotten at `reset`."""
 
     def __init__(
@@ -187,7 +189,9 @@ class PolicyAgent:
             offer = robot_features.get(key)
             if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
-        asked = {k: f for k, f in self.metadata.conditions.items() if k not in (TASK, *(goal or {}))}
+        given = {k.replace(DEMONSTRATION, "goal.", 1) for k in goal or {} if self.metadata.subgoals}
+        given |= {TASK, *(goal or {})}
+        asked = {k: f for k, f in self.metadata.conditions.items() if k not in given}
         observed = {k: f for k, f in asked.items() if k in robot_features}
         require_same(robot_features, observed, "the robot", "the policy")
         if missing := sorted(set(asked) - set(observed)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..datasets.features import ACTION, Feature, Features
+from ..datasets.uvd import DEMONSTRATION
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 from .charge import FREE, Charge
@@ -105,7 +106,8 @@ def rollout(
     the limits allowed them; else actions are cut to the action space. FeatureMismatch or ValueError where the
     environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
     kept. Where the policy is told a goal `goal.KEY`, it is what the environment shows under this name, else
-    its `observation.goal`; what is optional need not be shown. progress: called with how many episodes have
+    its `observation.goal`; what is optional need not be shown; where it is told subgoals, the environment may
+    show a demonstration in their place (see `Session`). progress: called with how many episodes have
     ended, how many of them succeeded, and their number.
 
     strategy: how chunks are asked for and executed, by default as the policy's decoder says. charge: what a
@@ -247,7 +249,7 @@ def _goal_sources(metadata: Metadata, env: VectorEnv[Any, Any, Any]) -> dict[str
     environment shows none of its shape."""
     offered, sources = env_features(env), {}
     for key, feature in (metadata.conditions | metadata.optional).items():
-        if key == TASK:
+        if key == TASK or (metadata.subgoals and key.replace("goal.", DEMONSTRATION, 1) in offered):
             continue
         sources[key] = GOAL if key.startswith("goal.") and key not in offered else key
         shown = offered.get(sources[key])

@@ -39,6 +39,7 @@ from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
 from .sparse_dp import sparse_dp
 from .user_conditioned import user_conditioned
+from .uvd import uvd
 from .vla_small import vla_small
 from .vq_bet import vq_bet
 
@@ -61,6 +62,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "dichotomy_of_control": dichotomy_of_control,
     "grif": grif,
     "lbp": lbp,
+    "uvd": uvd,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "sparse_dp": sparse_dp,

@@ -92,6 +92,7 @@ SMALL = {
         "conditions.BackwardPlan.hidden": 32,
         "conditions.BackwardPlan.width": 16,
     },
+    "uvd": {"backbone.width": 32, "backbone.depth": 2, "conditions.UVD.least": 3},
     "grif": {"backbone.width": 32, "conditions.Change.hidden": 32},
     "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},

@@ -160,8 +160,8 @@ class PolicyAgent:
 
     The policy is told the task of the episode. goal: what its conditions need beside it and the robot does
     not observe, such as `goal.observation.state` or a prompt, by key, or for a policy that is told subgoals a
-    demonstration (see `Session`); ValueError where something lacks. What
-    the policy remembers goes from one reply to the next request, and is forgotten at `reset`."""
+    demonstration (see `Session`); ValueError where something lacks. What the policy remembers goes from one
+    reply to the next request, and is forgotten at `reset`."""
 
     def __init__(
         self,

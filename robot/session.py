@@ -57,8 +57,8 @@ class Session:
     or among the goal: it is told the subgoals of that one, each once the one before is reached. strategy: by
     default what the policy's decoder says. robot_features: by default the policy's. starved: ticks of the
     episode that repeated the last action, because no chunk had one for them; before the first answer that is
-    where the robot stood. too_late: answers all of whose actions were for ticks that were over. switches: ticks at
-    which another chunk took over."""
+    where the robot stood. too_late: answers all of whose actions were for ticks that were over. switches:
+    ticks at which another chunk took over. subgoals: those that are followed, once there are any."""
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ from .backbones.dit import DiT
 from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
 from .backbones.factorised import Factorised
+from .backbones.harmodt import HarmoDT
 from .backbones.horizons import Horizons
 from .backbones.latent import Latent
 from .backbones.lipschitz import LipschitzMLP
@@ -124,6 +125,7 @@ PARTS: dict[str, type] = {
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD),
+        *(HarmoDT,),
     )
 }
 

@@ -22,6 +22,7 @@ from .flow import flow
 from .flow_map import flow_map
 from .gr00t import gr00t, gr00t_small
 from .grif import grif
+from .harmodt import harmodt
 from .imc import imc
 from .language_conditioned import language_conditioned
 from .lbp import lbp
@@ -66,6 +67,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "sparse_dp": sparse_dp,
+    "harmodt": harmodt,
     "moh": moh,
     "ndp": ndp,
     "rtc_flow": rtc_flow,

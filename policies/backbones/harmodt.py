@@ -5,7 +5,6 @@ Legend: B batch, H horizon, A action dimensions, T masks, P weights of one matri
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +26,8 @@ class HarmoDT:
     the least g_T² + γ·ḡ·g_T, those that come the largest ḡ·g_T, where g_T is the gradient of task T's loss
     at its masked weights and ḡ the mean of the tasks; every 500 calls, fewer each time along half a cosine.
     Not: a share of a matrix's entries moves, where it was 100 in all; gradients are of the training's own
-    batch, of the tasks that are in it; biases, norms and tables are everybody's."""
+    batch, of the tasks that are in it; biases, norms and tables are everybody's. Rows are parted by their
+    task, so a decision is no CUDA graph."""
 
     inner: Backbone = ResidualMLP()
     """Whose matrices are masked; one that says a chunk and nothing besides."""
@@ -100,7 +100,7 @@ class HarmoDTNet(nn.Module):
         parts: list[tuple[Tensor, Tensor]] = []
         for number in present:
             rows = (task == number).nonzero()[:, 0]
-            weights = self._weights(number, expected) if number else {}
+            weights: dict[str, Tensor] = self._weights(number, expected) if number else {}
             own = (x_BHA[rows], s[rows], t[rows], context.take(rows))
             parts.append((rows, functional_call(self.inner, weights, own)))
         out = torch.cat([part for _, part in parts])
@@ -113,7 +113,7 @@ class HarmoDTNet(nn.Module):
         at, c = int(self.calls), self.c
         return c.share > 0 and c.density < 1 and at % c.every == 0 and at // c.every <= c.times
 
-    def _weights(self, number: int, expected: dict[int, int]) -> Mapping[str, Tensor]:
+    def _weights(self, number: int, expected: dict[int, int]) -> dict[str, Tensor]:
         """Those of a task. expected: how many of each task's gradients are to come before the masks
         change."""
         weights = dict(self.inner.named_parameters())

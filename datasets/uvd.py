@@ -66,15 +66,10 @@ def subgoals(z_LD: np.ndarray, how: Decompose) -> np.ndarray:
 
 
 def next_subgoals(z_LD: np.ndarray, how: Decompose) -> np.ndarray:
-    """`(L,)` int64: of each tick the tick of the subgoal that whoever goes this way is told then, see
-    `Subgoals`: the next one, from when one is reached, before its own tick."""
-    if not len(z_LD):
-        return np.zeros(0, np.int64)
-    followed, told = Subgoals({"z": z_LD}, how), []
-    for z_D in z_LD:
-        followed.goal({"z": z_D})
-        told.append(followed.ticks[followed.at])
-    return np.array(told, np.int64)
+    """`(L,)` int64: of each tick the tick of the first subgoal after it; of the last one, itself."""
+    ticks = subgoals(z_LD, how)
+    place = np.searchsorted(ticks, np.arange(len(z_LD)), side="right")
+    return ticks[np.minimum(place, len(ticks) - 1)]
 
 
 def embedded(values: Mapping[str, np.ndarray], lead: int) -> np.ndarray:

@@ -22,9 +22,8 @@ class UVD:
     shifts.
 
     Faithful: the rule by which subgoals are found, backwards, its smoothing and shortest piece; when one is
-    reached. Not: vectors of the data in the place of what a frozen network makes of pictures; their unit and
-    scale are yours. In training, too, the next subgoal is told from when one is reached, not from its own
-    tick: else nobody has learned to finish a phase that counts as over."""
+    reached. Not: vectors of the data in the place of what a frozen network makes of pictures; their
+    unit and scale are yours."""
 
     of: tuple[str, ...] = ()
     """Vectors in which subgoals are found, and whose values at the subgoal are told; empty: all."""

@@ -26,6 +26,7 @@ from .backbones.dit import DiT
 from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
 from .backbones.factorised import Factorised
+from .backbones.harmodt import HarmoDT
 from .backbones.horizons import Horizons
 from .backbones.latent import Latent
 from .backbones.lipschitz import LipschitzMLP
@@ -50,6 +51,7 @@ from .conditions.returns import Return
 from .conditions.sentence import Sentence
 from .conditions.store import Store
 from .conditions.task import Task
+from .conditions.uvd import UVD
 from .conditions.words import Words
 from .contexts.aura_mem import AuraMem
 from .contexts.cached_prefix import CachedPrefix
@@ -126,7 +128,7 @@ PARTS: dict[str, type] = {
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
-        *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan),
+        *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),
         *(Demonstrations, ICRT, Store, Retrieval),
     )
 }

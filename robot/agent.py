@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..datasets.features import STATE, Features, is_image, require_same
+from ..datasets.uvd import DEMONSTRATION
 from ..drivers.config import require_known
 from ..policies.request import TASK, Request, ServedPolicy
 from ..policies.serving.client import PolicyServerError
@@ -159,9 +160,9 @@ class PolicyAgent:
     per decision over all episodes.
 
     The policy is told the task of the episode. goal: what its conditions need beside it and the robot does
-    not observe, such as `goal.observation.state`, by key; prompts: of which it is shown some of the task;
-    ValueError where something lacks. What the policy remembers goes from one reply to the next request, and
-    is forgotten at `reset`."""
+    not observe, such as `goal.observation.state`, by key, or for a policy that is told subgoals a
+    demonstration (see `Session`); prompts: of which it is shown some of the task; ValueError where something
+    lacks. What the policy remembers goes from one reply to the next request, and is forgotten at `reset`."""
 
     def __init__(
         self,
@@ -190,7 +191,8 @@ class PolicyAgent:
             offer = robot_features.get(key)
             if offer is None or any(a < b for a, b in zip(offer.shape[:2], feature.shape[:2], strict=True)):
                 require_same(robot_features, images, "the robot", "the policy")
-        given = (TASK, *(goal or {}), *(() if prompts is None else prompts.keys))
+        given = {k.replace(DEMONSTRATION, "goal.", 1) for k in goal or {} if self.metadata.subgoals}
+        given |= {TASK, *(goal or {}), *(() if prompts is None else prompts.keys)}
         asked = {k: f for k, f in self.metadata.conditions.items() if k not in given}
         observed = {k: f for k, f in asked.items() if k in robot_features}
         require_same(robot_features, observed, "the robot", "the policy")

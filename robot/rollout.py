@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..datasets.features import ACTION, Feature, Features
+from ..datasets.uvd import DEMONSTRATION
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 from .charge import FREE, Charge
@@ -107,9 +108,9 @@ def rollout(
     the limits allowed them; else actions are cut to the action space. FeatureMismatch or ValueError where the
     environment is not one of the policy's. traces: of how many of the first episodes joints and commands are
     kept. Where the policy is told a goal `goal.KEY`, it is what the environment shows under this name, else
-    its `observation.goal`; what is optional need not be shown. prompts: of which it is shown some of each
-    episode's task. progress: called with how many episodes have ended, how many of them succeeded, and
-    their number.
+    its `observation.goal`; what is optional need not be shown; where it is told subgoals, the environment may
+    show a demonstration in their place (see `Session`). prompts: of which it is shown some of each episode's
+    task. progress: called with how many episodes have ended, how many of them succeeded, and their number.
 
     strategy: how chunks are asked for and executed, by default as the policy's decoder says. charge: what a
     decision costs in simulated time; ValueError for what has to be measured, one decision at a time, and
@@ -252,7 +253,8 @@ def _goal_sources(
     environment shows none of its shape."""
     offered, sources = env_features(env), {}
     for key, feature in (metadata.conditions | metadata.optional).items():
-        if key == TASK or (prompts is not None and key in prompts.keys):
+        shown = prompts is not None and key in prompts.keys
+        if key == TASK or shown or (metadata.subgoals and key.replace("goal.", DEMONSTRATION, 1) in offered):
             continue
         sources[key] = GOAL if key.startswith("goal.") and key not in offered else key
         shown = offered.get(sources[key])

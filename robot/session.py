@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.features import ACTION, STATE, Features
+from ..datasets.uvd import DEMONSTRATION, Subgoals
 from ..policies.request import TASK, Request
 from ..policies.serving.metadata import Metadata
 from .prompts import Prompts
@@ -52,11 +53,14 @@ class Session:
     by area. ValueError for a decoder that does not exist.
 
     goal: what the policy's conditions need beside the task and is not observed, by key; of what they may be
-    told, the request has what is observed or is among it. prompts: of which it is shown some in each
-    episode. strategy: by default what the policy's decoder says. robot_features: by default the policy's.
-    starved: ticks of the episode that repeated the last action, because no chunk had one for them; before
-    the first answer that is where the robot stood. too_late: answers all of whose actions were for ticks
-    that were over. switches: ticks at which another chunk took over."""
+    told, the request has what is observed or is among it. A policy that was told subgoals (UVD) may be shown
+    a demonstration in their place, `demonstration.<key>` `(L, *shape)`, observed at an episode's first tick
+    or among the goal: it is told the subgoals of that one, each once the one before is reached. prompts: of
+    which it is shown some in each episode. strategy: by default what the policy's decoder says.
+    robot_features: by default the policy's. starved: ticks of the episode that repeated the last action,
+    because no chunk had one for them; before the first answer that is where the robot stood. too_late:
+    answers all of whose actions were for ticks that were over. switches: ticks at which another chunk took
+    over. subgoals: those that are followed, once there are any."""
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Session:
         shown = () if prompts is None else prompts.keys
         self._robot_features = metadata.features if robot_features is None else robot_features
         self._observed_goal = [k for k in metadata.conditions if k not in (TASK, *self._goal, *shown)]
+        self._of_goal = [k.removeprefix("goal.") for k in metadata.conditions if k.startswith("goal.")]
         self._features = {k: f for k, f in metadata.features.items() if k != ACTION}
         self.strategy = usual_strategy(metadata) if strategy is None else strategy
         self._plan = self.strategy.plan(metadata)
@@ -93,6 +98,7 @@ class Session:
         self._coming: tuple[int, Reply] | None = None  # an answer, and from which tick on it is there
         self._last: np.ndarray | None = None
         self._watches = False
+        self.subgoals: Subgoals | None = None
         self._plan.reset()
 
     def observe(self, values: Mapping[str, np.ndarray]) -> None:
@@ -105,11 +111,22 @@ class Session:
         if self._shown is None:
             self._shown = {} if self._prompts is None else self._prompts.of(self.task, self.seed)
         more = {k: values[k] for k in self.metadata.optional if k in values}
-        self._told = more | {k: values[k] for k in self._observed_goal} | self._goal | dict(self._shown)
+        given = {**values, **self._goal} | self._subgoal(values)
+        told = (*self._observed_goal, *(k for k in self._goal if not k.startswith(DEMONSTRATION)))
+        self._told = more | {k: given[k] for k in told} | dict(self._shown)
         if self._last is None:
             self._last = standing(self._robot_features, values)
         if self._coming is not None and self.tick >= self._coming[0]:
             self._take(self._coming[1])
+
+    def _subgoal(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The goals of this tick, where there is a demonstration; and the next one's, once it is reached."""
+        how, given = self.metadata.subgoals, {**values, **self._goal}
+        if how is None or any(DEMONSTRATION + k not in given for k in self._of_goal):
+            return {}
+        if self.subgoals is None:
+            self.subgoals = Subgoals({k: given[DEMONSTRATION + k] for k in self._of_goal}, how)
+        return self.subgoals.goal(values)
 
     def ask(self) -> Request | None:
         """What to ask the policy with the observation of this tick; None where a question is open, or nothing

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..episode import Episode, StoreError, require_finite
-from ..features import ACTION, REWARD
+from ..features import ACTION, REWARD, is_frames
 from ..steps import under_way, wordings
+from ..uvd import embedded, next_subgoals
 from .spec import WindowSpec
 
 PREFIXES = ("next.", "goal.", "start.", "subgoal.", "future.", "prompt.")  # of keys that hold a feature
@@ -64,6 +65,7 @@ class Extras:
         self._lengths = np.array([e.length for e in episodes], np.int64)
         self._begins = np.cumsum(self._lengths) - self._lengths
         self._tasks = np.array([e.task for e in episodes], np.str_)
+        self._next_subgoal: np.ndarray | None = None  # of every tick, once it is asked for
         self._steps: np.ndarray | None = None
         if spec.task and spec.told == "steps":
             self._steps = np.concatenate([np.zeros(0, "U1"), *map(under_way, episodes)])
@@ -90,7 +92,9 @@ class Extras:
         if s.next_after:
             out |= self._next(read, keys, rows)
         if s.goal != "none":
-            ticks = self._goal_ticks(rows, rng)
+            ticks = (
+                self._subgoals(read, goal_keys, rows) if s.goal == "subgoal" else self._goal_ticks(rows, rng)
+            )
             out |= {f"goal.{k}": read(k, ticks) for k in goal_keys}
             out["goal.ticks"] = ticks - rows.current
             if s.start:
@@ -139,6 +143,18 @@ class Extras:
             "reward": np.where(reward_ticks <= rows.last[:, None], rewards, np.float32(0)),
             "alive": 1 - terminated.astype(np.float32),
         }
+
+    def _subgoals(self, read: Read, goal_keys: Sequence[str], rows: Rows) -> np.ndarray:
+        if self._next_subgoal is None:
+            vectors = [k for k in goal_keys if not is_frames(k)]
+            if not vectors:
+                raise StoreError("subgoals are found in vectors, and the goal has none: name some")
+            each = []
+            for first, length in zip(self._begins, self._lengths, strict=True):
+                seen = {k: read(k, np.arange(first, first + length)) for k in vectors}
+                each.append(first + next_subgoals(embedded(seen, 1), self.spec.decompose))
+            self._next_subgoal = np.concatenate(each)
+        return self._next_subgoal[rows.current]
 
     def _goal_ticks(self, rows: Rows, rng: np.random.Generator) -> np.ndarray:
         if self.spec.goal == "last":

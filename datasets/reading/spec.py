@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..steps import Told
+from ..uvd import Decompose
 from .align import Alignment
 
-Goal = Literal["none", "last", "future"]
+Goal = Literal["none", "last", "future", "subgoal"]
 Actions = Literal["sent", "requested"]
 Begin = Literal["anywhere", "episode"]
 
@@ -59,10 +60,13 @@ class WindowSpec:
     goal: Goal = "none"
     """`goal.<key>` `(B, *shape)`, the observation at the episode's last tick, or for hindsight relabelling
     (Andrychowicz et al., arXiv:1707.01495) at one drawn uniformly from those after t ("future"; of the last
-    tick, itself), and `goal.ticks` `(B,)` int64, how far ahead that is. The links of a chain have one goal in
-    common: it is drawn from the ticks after the last of them."""
+    tick, itself), or at the next subgoal, see `decompose` ("subgoal"), and `goal.ticks` `(B,)` int64, how far
+    ahead that is. The links of a chain have one goal in common where it is drawn: from the ticks after the
+    last of them."""
     goal_keys: tuple[str, ...] = ()
     """What `goal` holds; `keys` when empty. Ticks for which one of them has no row are left out, too."""
+    decompose: Decompose = Decompose()
+    """How subgoals are found in what the goal holds, its vectors as they are, joined."""
     start: bool = False
     """With a goal: `start.<key>` `(B, *shape)` of what the goal holds, at the episode's first tick."""
     subgoals: int = 0
@@ -123,7 +127,7 @@ class WindowSpec:
             raise ValueError(f"future lies ahead: give it in ticks of at least 0, not {early[0]}")
         if self.chain_begin not in ("anywhere", "episode"):
             raise ValueError(f"a chain begins anywhere or with its episode, not {self.chain_begin!r}")
-        if self.goal not in ("none", "last", "future"):
-            raise ValueError(f"goal is none, last or future, not {self.goal!r}")
+        if self.goal not in ("none", "last", "future", "subgoal"):
+            raise ValueError(f"goal is none, last, future or subgoal, not {self.goal!r}")
         if self.discounted_return is not None and not 0 < self.discounted_return <= 1:
             raise ValueError(f"a return's discount lies above 0 and up to 1, not {self.discounted_return}")

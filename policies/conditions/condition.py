@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ...datasets.features import Feature, Features
+from ...datasets.uvd import Decompose
 from ..request import TASK
 from ..serving.protocol import BadRequest
 
@@ -125,6 +126,11 @@ def condition_features(
                 of = features.get(feature_of(key), Feature((), "bool"))  # else it is the mask
                 result[key] = Feature((*size, *of.shape), of.dtype, of.names, of.units)
     return result
+
+
+def subgoals_of(conditions: Sequence[ConditionPart]) -> Decompose | None:
+    """How the subgoals are found that policies with these conditions are told; None: they are told none."""
+    return next((c.needs()["decompose"] for c in conditions if "decompose" in c.needs()), None)
 
 
 def require_dropped(conditions: Sequence[ConditionPart]) -> None:

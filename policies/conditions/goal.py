@@ -36,13 +36,8 @@ class Goal:
         return {"goal": self.mode, "goal_keys": self.of}
 
     def keys(self, features: Features) -> tuple[str, ...]:
-        of = self.of or (*state_keys(features), *image_keys(features))
-        if unknown := [k for k in self.of if k not in state_keys(features)]:
-            raise ValueError(
-                f"the goal is of {unknown[0]}, and the vectors of the data are "
-                f"{', '.join(state_keys(features)) or 'none'}: choose from them (--conditions.Goal.of)"
-            )
-        return tuple(GOAL + k for k in of)
+        require_vectors(self, self.of, features)
+        return tuple(GOAL + k for k in self.of or (*state_keys(features), *image_keys(features)))
 
     def hides(self, features: Features) -> tuple[str, ...]:
         return self.of if self.hide else ()
@@ -51,6 +46,16 @@ class Goal:
         if self.of:
             return VectorGoal(self.keys(features), sum(features[k].shape[0] for k in self.of), width)
         return SeenGoal(encoder)
+
+
+def require_vectors(part: object, of: tuple[str, ...], features: Features) -> None:
+    """ValueError unless all that the goal is `of` are vectors of the data."""
+    if unknown := [k for k in of if k not in state_keys(features)]:
+        raise ValueError(
+            f"the goal is of {unknown[0]}, and the vectors of the data are "
+            f"{', '.join(state_keys(features)) or 'none'}: choose from them "
+            f"(--conditions.{type(part).__name__}.of)"
+        )
 
 
 class SeenGoal(ConditionNet):

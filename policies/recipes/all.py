@@ -22,6 +22,7 @@ from .flow import flow
 from .flow_map import flow_map
 from .gr00t import gr00t, gr00t_small
 from .grif import grif
+from .harmodt import harmodt
 from .icrt import icrt
 from .imc import imc
 from .language_conditioned import language_conditioned
@@ -41,6 +42,7 @@ from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
 from .sparse_dp import sparse_dp
 from .user_conditioned import user_conditioned
+from .uvd import uvd
 from .vla_small import vla_small
 from .vq_bet import vq_bet
 
@@ -65,9 +67,11 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "lbp": lbp,
     "icrt": icrt,
     "retrieval": retrieval,
+    "uvd": uvd,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "sparse_dp": sparse_dp,
+    "harmodt": harmodt,
     "moh": moh,
     "ndp": ndp,
     "rtc_flow": rtc_flow,

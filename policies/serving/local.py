@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...datasets.features import ACTION, PAST
-from ..conditions.condition import feature_of
+from ..conditions.condition import feature_of, subgoals_of
 from ..fast.decisions import decisions
 from ..hashed import CheckpointError
 from ..hooks.all import hooks_from_request
@@ -78,6 +78,7 @@ class LocalPolicy:
             needs_past=self.needs_past,
             conditions=self.policy.conditions_needed,
             optional=self.policy.conditions_optional,
+            subgoals=subgoals_of(recipe.conditions),
         )
         self._shown: dict[str, np.ndarray] = {}
         self.decide = decisions(self.policy) if opened.is_ours else self.policy.sample

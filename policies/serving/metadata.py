@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ...datasets.features import ACTION, Features, features_from_json, features_to_json
+from ...datasets.uvd import Decompose
 from .validations import Validation, validations_from_json, validations_to_json
 
 REQUIRED = ("n_obs_steps", "horizon", "n_action_steps")  # where `features` are named
 # what clients act upon; which checkpoint it is, and how long it thinks, may change
 RELIED_ON = (
     *("features", "conditions", "n_obs_steps", "horizon", "n_past_actions", "n_action_steps", "needs_past"),
-    *("decoder", "ensemble_decay", "control_hz"),
+    *("decoder", "ensemble_decay", "control_hz", "subgoals"),
 )
 FEATURES = ("features", "conditions", "optional")  # fields that are such
 LEAST = {"n_obs_steps": 1, "horizon": 1, "n_past_actions": 0, "n_action_steps": 1, "sampling_steps": 1}
@@ -60,6 +61,9 @@ class Metadata:
     and ticks. Empty for a policy that is not asked, and where a server does not tell."""
     optional: Features = field(default_factory=dict)
     """What requests may hold besides, as in `conditions`, and need not."""
+    subgoals: Decompose | None = None
+    """Where the goals that it is told were subgoals of a demonstration: how they were found, so that whoever
+    asks finds them likewise. None for a policy that was told others, or none."""
     validations: tuple[Validation, ...] = ()
     """What evaluation has found of the checkpoint; `ulna deploy` asks a real robot's policy for one."""
 
@@ -72,7 +76,9 @@ class Metadata:
         """JSON types only."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         documents = {name: features_to_json(getattr(self, name)) for name in FEATURES}
-        return {**values, **documents, "validations": validations_to_json(self.validations)}
+        subgoals = None if self.subgoals is None else asdict(self.subgoals)
+        validations = validations_to_json(self.validations)
+        return {**values, **documents, "subgoals": subgoals, "validations": validations}
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Metadata:
@@ -89,7 +95,8 @@ class Metadata:
                 raise ValueError(f"its {name} cannot be {value!r:.60}")
         both = {name: features_from_json(d.get(name, {})) for name in FEATURES}
         validations = validations_from_json(d.get("validations", ()))
-        metadata = Metadata(**{**values, **both, "validations": validations})
+        subgoals = None if d.get("subgoals") is None else Decompose(**d["subgoals"])
+        metadata = Metadata(**{**values, **both, "subgoals": subgoals, "validations": validations})
         if "needs_past" not in d:
             # a server from before this key: its horizon began now, and it gave n_past_actions only where it
             # needed them
@@ -109,7 +116,7 @@ def difference(before: Metadata, after: Metadata) -> tuple[str, str] | None:
     for name in RELIED_ON:
         if old[name] == new[name]:
             continue
-        if not isinstance(old[name], dict):
+        if name not in FEATURES:
             return f"{name} {old[name]!r:.200}", f"{name} {new[name]!r:.200}"
         key = next(k for k in (*old[name], *new[name]) if old[name].get(k) != new[name].get(k))
         return tuple(f"{key} {_shown(of[name].get(key))}" for of in (old, new))  # type: ignore[return-value]
@@ -127,6 +134,8 @@ def _shown(feature: Mapping[str, Any] | None) -> str:
 def _fits(name: str, value: Any) -> bool:
     if name == "validations":
         return isinstance(value, list | tuple)
+    if name == "subgoals":
+        return value is None or _decomposes(value)
     if name in LEAST:
         return type(value) is int and value >= LEAST[name]
     if name == "features":
@@ -138,6 +147,14 @@ def _fits(name: str, value: Any) -> bool:
     if name == "control_hz":
         return value is None or (_is_number(value) and value > 0)
     return _is_number(value) if name == "ensemble_decay" else isinstance(value, str)
+
+
+def _decomposes(value: Any) -> bool:
+    try:
+        Decompose(**value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _are_features(value: Any) -> bool:

@@ -52,6 +52,12 @@ def adapt(policy: nn.Module, t: Training) -> None:
             f"training.lora-rank {t.lora_rank} is at least 1, training.lora-alpha {t.lora_alpha:g} above 0, "
             f"training.lora-dropout {t.lora_dropout:g} from 0 to below 1"
         )
+    masks = [type(m).__name__ for m in policy.modules() if getattr(m, "masks_weights", False)]
+    if t.lora and masks:
+        raise TrainingError(
+            f"training.lora does not go with {masks[0].removesuffix('Net')}, which masks the weights that "
+            "adapters would stand for: leave it out"
+        )
     of_policy = list(matrices(policy))
     for pattern in t.lora:
         chosen = [m for m in of_policy if _matches(pattern, m.module_name, m.full_name)]

@@ -24,6 +24,11 @@ def recompute(policy: Policy) -> None:
             f"training.recompute does not go with {type(policy.recipe.objective).__name__}, which "
             "differentiates its network while it computes the loss: leave it out"
         )
+    if masking := [type(m).__name__ for m in policy.modules() if getattr(m, "masks_weights", False)]:
+        raise TrainingError(
+            f"training.recompute does not go with {masking[0].removesuffix('Net')}, whose blocks would be "
+            "computed again with other weights: leave it out"
+        )
     of_policy = list(blocks(policy))
     if not of_policy:
         raise TrainingError(

@@ -19,6 +19,7 @@ STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 GOAL = "observation.goal"
 COMMAND = "observation.command"
+DEMONSTRATION = "demonstration."
 PICTURE = "observation.images.top"
 
 Observation = dict[str, np.ndarray]
@@ -79,6 +80,9 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
     """Elements of each observed vector, by key."""
     pictures: Mapping[str, int] = {}
     """Side in pixels of each observed picture, `(side, side, 3)` uint8, by key."""
+    demonstrated: int = 0
+    """Ticks of a demonstration that is shown besides, `demonstration.<key>` `(ticks, D)` float32 of the
+    vectors, beyond whose end the last row repeats; 0: none."""
     action: Vector = XY
 
     def __init__(self, num_envs: int, max_ticks: int, low: Sequence[float], high: Sequence[float]) -> None:
@@ -93,6 +97,11 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         spaces: dict[str, Space[Any]] = {
             key: Box(-np.inf, np.inf, (len(v.names),), np.float32) for key, v in self.observed.items()
         }
+        if n := self.demonstrated:
+            spaces |= {
+                DEMONSTRATION + k: Box(-np.inf, np.inf, (n, len(v.names)), np.float32)
+                for k, v in self.observed.items()
+            }
         for key, side in self.pictures.items():
             spaces[key] = Box(0, 255, (side, side, 3), np.uint8)
         self.single_observation_space = Dict(spaces)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from .body import columns, distance, towards
-from .env import ENVIRONMENT, STATE, XY, Observation, Outcome, PlanarEnv, Vector, metres
+from .demonstrations import demonstrations
+from .env import DEMONSTRATION, ENVIRONMENT, STATE, XY, Observation, Outcome, PlanarEnv, Vector, metres
 from .expert import Expert, balanced_choice
 
 NAMES = ("key", "door", "lever", "exit")
@@ -23,6 +25,7 @@ SEEN = Vector((*PLACES.names, *(f"{n}.done" for n in NAMES)), (*PLACES.units, *(
 
 X, Y, DONE, COUNT = 0, 1, 2, 6  # columns of the world: the body, which places are done, how many
 ORDER = 8  # column of the constants from which on they say the order; -1 beyond its end
+SHOWN = 12  # ... from which on they hold the demonstration that is shown, a vector after the other
 
 
 class Stages(PlanarEnv):
@@ -30,12 +33,13 @@ class Stages(PlanarEnv):
     the episode, one that is done may be passed again. What is done is seen, the order is in the words.
 
     stages: places in an order, 1 to 4. orders: "all", "train", or "held-out", every fourth, which is in none
-    of the others. info `visited` `(n,)` int."""
+    of the others. shown: a demonstration of this very episode, without noise, is seen from its beginning.
+    info `visited` `(n,)` int."""
 
     task_name = "stages"
     observed = {STATE: XY, ENVIRONMENT: SEEN}  # noqa: RUF012
 
-    def __init__(self, num_envs: int, stages: int = 3, orders: str = "all") -> None:
+    def __init__(self, num_envs: int, stages: int = 3, orders: str = "all", shown: bool = False) -> None:
         if not 1 <= stages <= len(NAMES):
             raise ValueError(f"stages is {stages}: it must lie in 1..{len(NAMES)}")
         every = list(permutations(range(len(NAMES)), stages))
@@ -47,7 +51,10 @@ class Stages(PlanarEnv):
         if orders not in chosen:
             raise ValueError(f"there are no orders {orders!r}: choose from {', '.join(chosen)}")
         self.stages, self.orders = stages, chosen[orders]
-        super().__init__(num_envs, 25 * stages, (-0.5, -0.5), (0.5, 0.5))
+        ticks = 25 * stages
+        self.demonstrated = ticks if shown else 0
+        self._alike = partial(Stages, stages=stages, orders=orders)
+        super().__init__(num_envs, ticks, (-0.5, -0.5), (0.5, 0.5))
 
     def order(self, seed: int) -> tuple[int, ...]:
         """The places, by number, of the episode of `seed`."""
@@ -59,7 +66,11 @@ class Stages(PlanarEnv):
         start = rng.uniform(-START_SPREAD, START_SPREAD, 2)
         order = np.full(len(NAMES), -1.0)
         order[: self.stages] = self.order(seed)
-        return np.array([*start, *np.zeros(5)]), np.concatenate([places.ravel(), order])
+        constants = [places.ravel(), order]
+        if n := self.demonstrated:
+            seen = demonstrations(self._alike, [seed])[0].observation
+            constants += [v[np.minimum(np.arange(n), len(v) - 1)].ravel() for v in seen.values()]
+        return np.array([*start, *np.zeros(5)]), np.concatenate(constants)
 
     def advance(
         self, world_nS: np.ndarray, constants_nC: np.ndarray, tick_n: np.ndarray, target_nA: np.ndarray
@@ -79,7 +90,13 @@ class Stages(PlanarEnv):
 
     def observe(self, world_nS: np.ndarray, constants_nC: np.ndarray, tick_n: np.ndarray) -> Observation:
         seen = np.concatenate([constants_nC[:, :ORDER], world_nS[:, DONE:COUNT]], axis=1)
-        return {STATE: world_nS[:, :2].astype(np.float32), ENVIRONMENT: seen.astype(np.float32)}
+        vectors = {STATE: world_nS[:, :2].astype(np.float32), ENVIRONMENT: seen.astype(np.float32)}
+        if not (n := self.demonstrated):
+            return vectors
+        parts = np.split(constants_nC[:, SHOWN:].astype(np.float32), [2 * n], axis=1)
+        return vectors | {
+            DEMONSTRATION + k: part.reshape(len(part), n, -1) for k, part in zip(vectors, parts, strict=True)
+        }
 
     def details(self, world_nS: np.ndarray) -> dict[str, np.ndarray]:
         return {"visited": world_nS[:, COUNT].astype(np.int64)}

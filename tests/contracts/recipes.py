@@ -76,6 +76,12 @@ SMALL = {
     "beso": {"backbone.width": 36, "backbone.depth": 2},
     "decision_diffuser": {"backbone.widths": (32, 64), "codec.width": 32, "sampling_steps": 4},
     "sparse_dp": {"backbone.width": 32, "backbone.depth": 2, "backbone.hidden": 16, "backbone.experts": 4},
+    "harmodt": {
+        "backbone.inner.width": 32,
+        "backbone.inner.depth": 1,
+        "backbone.every": 2,
+        "backbone.times": 2,
+    },
     "fdp": {"encoder.width": 32, "backbone.inner.width": 32, "backbone.inner.depth": 2},
     "language_conditioned": {"encoder.width": 32, "backbone.width": 32, "backbone.depth": 2},
     "user_conditioned": {"backbone.width": 32, "backbone.depth": 2},
@@ -92,6 +98,7 @@ SMALL = {
         "conditions.BackwardPlan.hidden": 32,
         "conditions.BackwardPlan.width": 16,
     },
+    "uvd": {"backbone.width": 32, "backbone.depth": 2, "conditions.UVD.least": 3},
     "grif": {"backbone.width": 32, "conditions.Change.hidden": 32},
     "retrieval": {
         "backbone.width": 32,

@@ -13,13 +13,15 @@ from contracts.policy import POINT, Drawn
 from contracts.recipes import small
 from contracts.vector_env import STATE, Go
 
-from ulna.datasets.features import ACTION, REWARD, Feature, FeatureMismatch
+from ulna.datasets.features import ACTION, ENVIRONMENT, REWARD, Feature, FeatureMismatch
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
+from ulna.datasets.uvd import Decompose
 from ulna.policies.request import Request
 from ulna.policies.serving.batch import Answers, BatchPolicy
 from ulna.policies.serving.local import LocalPolicy
+from ulna.policies.serving.metadata import Metadata
 from ulna.policies.train.loop import train
 from ulna.robot.agent import PolicyAgent
 from ulna.robot.config import load_robot
@@ -30,6 +32,7 @@ from ulna.robot.study.demonstrations import record_demonstrations
 from ulna.sim.planar.demonstrations import demonstrations
 from ulna.sim.planar.fork import Fork
 from ulna.sim.planar.maze import Maze
+from ulna.sim.planar.stages import Stages
 from ulna.sim.planar.words import Words
 from ulna.sim.vector import vector_env
 
@@ -200,3 +203,33 @@ def test_a_checkpoint_draws_for_a_row_what_it_draws_alone(tmp_path: Path) -> Non
         assert (many.decisions, many.nfe_per_decision) == (one.decisions, one.nfe_per_decision)
         assert (many.batch, len(many.videos), len(many.traces)) == (2, 1, 1)
         assert set(one.to_json()) - {"latency_ms"} <= set(many.to_json())
+
+
+class ToPlace(ToGoal):
+    """Goes to the place next to the goal that it is told, and first to one close by that is not done."""
+
+    def decide(self, requests: Sequence[Request]) -> Answers:
+        chunks = []
+        for observation in (r.observation for r in requests):
+            places, done = np.split(observation[ENVIRONMENT][-1], [8])
+            places = places.reshape(4, 2)
+            close = (np.linalg.norm(places - observation[STATE][-1], axis=1) < 0.2) & (done == 0)
+            goal = np.linalg.norm(places - observation[f"goal.{STATE}"], axis=1).argmin()
+            chunks.append(np.repeat(places[None, close.argmax() if close.any() else goal], 6, axis=0))
+        return Answers(np.stack(chunks), np.zeros(len(chunks), int))
+
+
+def test_a_policy_of_subgoals_follows_the_demonstration_that_the_environment_shows() -> None:
+    features = env_features(Stages(1))
+    policy, visited = ToPlace(features), {}
+    for rule in ("uvd", "end"):
+        how = Decompose(rule, least=4)
+        policy.metadata = replace(policy.metadata, features=features, n_action_steps=1, subgoals=how)
+        infos = rollout(policy, Stages(8, shown=True), range(300, 308)).infos
+        visited[rule] = [info["visited"] for info in infos]
+    assert visited["end"] == [0] * 8, "straight to the end, past what comes first"
+    assert visited["uvd"].count(3) == 5, "a place that lies ever nearer to the end is not found"
+    assert Metadata.from_json(policy.metadata.to_json()) == policy.metadata
+    PolicyAgent(policy, features, goal={f"demonstration.{STATE}": np.zeros((5, 2), np.float32)})
+    with pytest.raises(ValueError, match=r"must be told goal\.observation\.state"):
+        PolicyAgent(policy, features)

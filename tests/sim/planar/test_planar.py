@@ -49,6 +49,7 @@ VARIANTS: dict[str, Make] = {
     "gates, far": partial(Gates, spread=0.06),
     "gates, speeds": partial(Gates, speeds="train"),
     "stages, held out": partial(Stages, stages=4, orders="held-out"),
+    "stages, shown": partial(Stages, stages=2, shown=True),
     "places, luck": partial(Places, luck=True),
     "words, picture": partial(Words, pairs="left", picture=16, phrases="heard"),
 }

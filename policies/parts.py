@@ -70,6 +70,8 @@ from .encoders.apart import Apart
 from .encoders.feature_maps import FeatureMaps
 from .encoders.objects import Objects
 from .encoders.resnet import ResNet
+from .encoders.slots import Slots
+from .encoders.timm import Timm
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
 from .hooks.ask import Ask, Compose
 from .hooks.best_of_n import BestOfN
@@ -122,7 +124,7 @@ PARTS: dict[str, type] = {
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT),
-        *(ResNet,),
+        *(ResNet, Timm, Slots),
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),

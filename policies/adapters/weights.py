@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..conditions.tokenized import TokenizedNet
+from ..encoders.timm import TimmTrunk
 from .tokens import VisionLanguageError, published_file
 from .vision_language import VisionLanguageEncoder
 
@@ -56,8 +57,11 @@ def our_name(name: str) -> str | None:
 
 def begin(policy: nn.Module, tasks: Iterable[str], weights: bool, say: Callable[[str], None]) -> None:
     """What a training begins with that a checkpoint holds itself: a published tokenizer or sentence encoder,
-    by which each of `tasks` must be readable, and where `weights` says so published weights. Does nothing for
-    policies of neither. ValueError in one sentence."""
+    by which each of `tasks` must be readable, and where `weights` says so published weights of what sees.
+    Does nothing for policies of neither. ValueError in one sentence."""
+    sights = [m for m in policy.modules() if isinstance(m, TimmTrunk)] if weights else []
+    for sentence in dict.fromkeys(trunk.begin() for trunk in sights):  # one for all cameras
+        say(sentence)
     for module in policy.modules():
         if isinstance(module, TokenizedNet):
             if sentence := module.begin():

@@ -5,6 +5,7 @@ Legend: N frames, C H W image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,12 +63,16 @@ def _groups(channels: int) -> nn.Module:
 class Colours(nn.Module):
     """Pixels in [-1, 1] to `(value - mean) / deviation` of values in 0..1, which are ImageNet's at first."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        deviation: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
         super().__init__()
         self.mean: Tensor
         self.deviation: Tensor
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1))
-        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).reshape(3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).reshape(3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         return ((pixels + 1) / 2 - self.mean) / self.deviation

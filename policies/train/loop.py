@@ -27,6 +27,7 @@ from ..adapters.weights import begin
 from ..caps import require_caps
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..conditions.task import know_tasks
+from ..encoders.timm import pretrained
 from ..parts import recipe_to_json
 from ..policy import Policy
 from ..recipe import Recipe, Training
@@ -257,6 +258,7 @@ def train(
             options=windows.identity["options"],
             augment=list(augment),
             start=identity["start"],
+            pretrained=pretrained(policy),
             validation_losses=validation,
             robot=store.robot,
             control_hz=store.control_hz,

@@ -22,6 +22,9 @@ class TrainingRecord:
     augment: list[str] = field(default_factory=list)
     start: str = ""
     """Content hash of the checkpoint that training began from; empty where there was none."""
+    pretrained: dict[str, str] = field(default_factory=dict)
+    """For each network of timm in the policy, by its name there, the SHA-256 of the file whose weights it
+    began with, or `random`."""
     blend: dict[str, Any] = field(default_factory=dict)
     """Where the weights lie between those of two checkpoints (`policies.blend`); the other fields are then
     the second's. Empty for what was trained."""

@@ -41,7 +41,13 @@ PUCK_COLOURS = ((0.85, 0.15, 0.15), (0.15, 0.65, 0.20), (0.15, 0.30, 0.85), (0.9
 
 SHUFFLE = 17  # tells the draw of shuffled words from others of the same seed
 
-START, COLOUR, DIRECTION = 0, 8, 9  # columns of the constants: where the pucks began, and the instruction
+OTHER_COLOURS = ((0.55, 0.20, 0.65), (0.95, 0.55, 0.15), (0.20, 0.70, 0.75))  # of things that are only seen
+OTHER_RADIUS = 0.025  # m
+
+CROWD = 18  # tells the draw of those things from others of the same seed
+
+# columns of the constants: where the pucks began, the instruction, and where things lie that are only seen
+START, COLOUR, DIRECTION, CROWDED = 0, 8, 9, 10
 
 
 class Words(PlanarEnv):
@@ -60,6 +66,9 @@ class Words(PlanarEnv):
     are empty. spread: how far from the middle of its place a puck may lie in x and in y, m: from PUSH / 2 on
     the goal alone does not always tell which puck has moved.
 
+    distractors: things of other colours that a picture shows, under the pucks and the body, and nothing
+    meets; the rest of an episode is the same with any number of them.
+
     Controls. scene_identifies: only the named puck is there, and lies in the corner that tells the direction.
     shuffled: the words are those of a pair drawn at random, whatever counts as success."""
 
@@ -76,6 +85,7 @@ class Words(PlanarEnv):
         spread: float = PUCK_SPREAD,
         picture: int = 0,
         phrases: str = "plain",
+        distractors: int = 0,
     ) -> None:
         if not 0 < labelled <= 1:
             raise ValueError(f"labelled is {labelled}: it must lie above 0 and be at most 1")
@@ -85,6 +95,9 @@ class Words(PlanarEnv):
             raise ValueError(f"there are no phrases {phrases!r}: choose from {', '.join(PHRASES)}")
         if picture < 0:
             raise ValueError(f"a picture has a side of {picture} pixels: it is at least 1, or 0 for none")
+        if distractors < 0 or (distractors and not picture):
+            raise ValueError(f"there are {distractors} distractors: at least 0, and some only with a picture")
+        self.distractors = distractors
         self.pairs, self.scene_identifies, self.shuffled = PAIRS[pairs], scene_identifies, shuffled
         self.every, self.spread = round(1 / labelled), spread
         goals = {GOAL: metres(*(f"goal.{name}" for name in PUCKS.names))} if goal else {}
@@ -105,7 +118,9 @@ class Words(PlanarEnv):
             corner = SLOTS[direction] + rng.uniform(-PUCK_SPREAD, PUCK_SPREAD, 2)
             pucks = np.full((4, 2), ABSENT)
             pucks[colour] = corner
-        return np.concatenate([start, pucks.ravel()]), np.array([*pucks.ravel(), colour, direction])
+        crowd = np.random.default_rng([seed, CROWD]).uniform(-VIEW, VIEW, (self.distractors, 2))
+        constants = np.array([*pucks.ravel(), colour, direction, *crowd.ravel()])
+        return np.concatenate([start, pucks.ravel()]), constants
 
     def advance(
         self, world_nS: np.ndarray, constants_nC: np.ndarray, tick_n: np.ndarray, target_nA: np.ndarray
@@ -141,7 +156,12 @@ class Words(PlanarEnv):
                 (world_nS[:, 2 + 2 * i], world_nS[:, 3 + 2 * i], PUCK, PUCK_COLOURS[i]) for i in range(4)
             ]
             body = (world_nS[:, 0], world_nS[:, 1], BODY, BODY_COLOUR)
-            observation[PICTURE] = seen_from_above([*pucks, body], side, VIEW)
+            x_nD, y_nD = constants_nC[:, CROWDED::2], constants_nC[:, CROWDED + 1 :: 2]
+            crowd = [
+                (x_nD[:, i], y_nD[:, i], OTHER_RADIUS, OTHER_COLOURS[i % len(OTHER_COLOURS)])
+                for i in range(self.distractors)
+            ]
+            observation[PICTURE] = seen_from_above([*crowd, *pucks, body], side, VIEW)
         return observation
 
     def instruction(self, seed: int) -> str:

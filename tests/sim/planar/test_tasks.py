@@ -335,6 +335,24 @@ def test_words_a_picture_shows_which_puck_is_where() -> None:
             assert np.allclose(picture[n, row, column], 255 * np.array(colour), atol=1)
 
 
+def test_words_distractors_are_seen_and_nothing_else() -> None:
+    side, n = 32, 20
+    plain, info = Words(n, picture=side).reset(seed=0)
+    crowded, same = Words(n, picture=side, distractors=3).reset(seed=0)
+    assert np.array_equal(plain[ENVIRONMENT], crowded[ENVIRONMENT])
+    assert np.array_equal(info["task"], same["task"])
+    moved = np.abs(plain[PICTURE].astype(int) - crowded[PICTURE]).sum(-1) > 30
+    assert moved.any(axis=(1, 2)).all()
+    pixel = 2 * VIEW / side
+    for i, colour in enumerate(PUCK_COLOURS):
+        x, y = plain[ENVIRONMENT].reshape(-1, 4, 2)[:, i].T
+        rows, columns = np.round((VIEW - y) / pixel - 0.5), np.round((x + VIEW) / pixel - 0.5)
+        shown = crowded[PICTURE][np.arange(n), rows.astype(int), columns.astype(int)]
+        assert np.allclose(shown, 255 * np.array(colour), atol=1), "they lie under the pucks"
+    with pytest.raises(ValueError, match="only with a picture"):
+        Words(1, distractors=1)
+
+
 def test_words_only_the_named_push_counts() -> None:
     """Pushes as another instruction would have them succeed for that instruction alone."""
     make = partial(Words, pairs="all")

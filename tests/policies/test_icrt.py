@@ -59,7 +59,7 @@ def policy(changes: Mapping[str, Any] | None = None, features: Features = FEATUR
         k: vector_stats(RNG.normal(size=(20, *f.shape))) for k, f in features.items() if f.dtype != "uint8"
     }
     stats["action.relative"] = vector_stats(RNG.normal(size=(20, 17, 3)))
-    return Policy(override(small("icrt", features), changes or {}), features, stats)
+    return Policy(override(small("icrt", features), dict(changes or {})), features, stats)
 
 
 def shown(features: Features, b: int) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,13 +45,13 @@ def test_what_a_task_needs_least_leaves_and_what_tasks_agree_about_comes() -> No
 def test_each_row_is_computed_with_the_weights_of_its_task_and_teaches_those() -> None:
     torch.manual_seed(0)
     part = HarmoDT(ResidualMLP(8, 1, 4), 0.5, share=0.2, every=2, times=1, most=2)
-    net = part.build(Sizes(2, 3, 4, 4), Head()).train()
+    net: Any = part.build(Sizes(2, 3, 4, 4), Head()).train()
     x, t, pooled = torch.randn(5, 3, 2), torch.zeros(5), torch.randn(5, 4)
     task = torch.tensor([2, 1, 0, 2, 1])
     context = Context(pooled[:, None], pooled, task=task)
     out = net(x, t, t, context)
     for i in range(5):
-        alone = part.build(Sizes(2, 3, 4, 4), Head())
+        alone: Any = part.build(Sizes(2, 3, 4, 4), Head())
         alone.load_state_dict(net.state_dict())
         with torch.no_grad():
             for name in alone.masked if task[i] else []:

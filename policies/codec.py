@@ -326,7 +326,7 @@ def _no_difference(affine: Affine, like: Tensor) -> Tensor:
 def some_windows(windows: Any, most: int = 8192) -> dict[str, np.ndarray]:
     """Up to `most` evenly spaced windows, without their images; of chains those that lie within an
     episode."""
-    links = int(np.prod(windows.vectors(np.zeros(1, np.int64))["mask"].shape[:-1]))
+    links = int(np.prod(windows.vectors(np.zeros(1, np.int64))[ACTION].shape[:-2]))
     rows = np.unique(np.linspace(0, len(windows) - 1, max(most // links, 1)).round().astype(np.int64))
     batch = windows.vectors(rows)
     if links == 1:

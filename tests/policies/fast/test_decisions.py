@@ -68,7 +68,10 @@ def question(of: Policy, rows: int = 1, seed: Any = 3, past: bool = False) -> Re
         return torch.rand(shape, generator=draw).to(of.device)
 
     values = {k: uniform(rows, r.n_obs_steps, *f.shape) for k, f in FEATURES.items() if k != ACTION}
-    values |= {k: uniform(rows, *f.shape) for k, f in of.conditions_needed.items() if k != "task"}
+    for key, f in of.conditions_needed.items():
+        if key != "task":
+            drawn = uniform(rows, *f.shape)
+            values[key] = drawn > 0.5 if f.dtype == "bool" else drawn
     before = uniform(rows, r.n_past_actions, 3) if past else None
     return Request(values, seed, before, ["lift it"] * rows if "task" in of.conditions_needed else None)
 
@@ -108,13 +111,14 @@ def test_what_a_graph_cannot_repeat_is_seen() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_which_recipes_can_be_repeated(name: str) -> None:
-    """All but those that rest where they are told to, are asked for gradients, or part rows by their task."""
+    """All but those that rest where they are told to, are asked for gradients, part rows by their task, or
+    keep what they made of what they are shown."""
     of = policy(name)
     request, steps = question(of, 2), of.recipe.sampling_steps
     with torch.no_grad():
         graph = Decisions(of)._recorded(request, (), steps)
         why = graph.why_not()
-    assert bool(why) == (name in ("ebt", "harmodt"))
+    assert bool(why) == (name in ("ebt", "harmodt", "icrt"))
     if not why:
         assert torch.equal(graph.sample().chunk, of.sample(request, (), steps).chunk)
 

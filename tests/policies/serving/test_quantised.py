@@ -79,7 +79,8 @@ def test_every_recipe_can_be_rounded(name: str, tmp_path: Path) -> None:
         if key == TASK:
             observation[key] = ["lift it"]
         elif key in policy.conditions_needed:
-            observation[key] = torch.zeros(1, *policy.conditions_needed[key].shape)
+            told = policy.conditions_needed[key]
+            observation[key] = torch.zeros(1, *told.shape, dtype=getattr(torch, told.dtype))
     past = torch.zeros(1, recipe.n_past_actions, 3) if recipe.needs_past else None
     assert policy.sample(Request(observation, 0, past)).chunk.isfinite().all()
 
@@ -115,4 +116,4 @@ def test_what_cannot_be_rounded_is_said(checkpoint: Path, capsys: pytest.Capture
         assert main([*line, *more]) == 2
         assert sentence in capsys.readouterr().err
     assert main(["serve", "x.onnx", "--quantize", "int8"]) == 1
-    assert "leave --steer, --sampling-steps, --quantize and --device out" in capsys.readouterr().err
+    assert "leave --steer, --sampling-steps, --quantize, --prompt and --device out" in capsys.readouterr().err

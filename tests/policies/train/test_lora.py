@@ -140,7 +140,7 @@ def test_freezing_keeps_weights_and_lets_their_adapters_learn(
     assert moved == {"net.out.weight", *(n for n in after if n.startswith("net.time."))}
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("name", sorted({*SMALL} - {"harmodt"}))  # which refuses them
 def test_every_recipe_takes_adapters(name: str, data: TrainingData) -> None:
     recipe = small(name)
     windows = data.windows(window_spec(recipe, data.features))

@@ -33,9 +33,7 @@ sampling_steps = 1
 of = "flow"
 strategy = "rtc"                  # how chunks are asked for and executed; its fields are "strategy.FIELD"
 latency = 150                     # ms that a decision costs in simulated time, or "10/nfe"
-[arms.shown_one]
-of = "icrt"                       # a policy that is shown demonstrations: some of the variant's, of its task,
-prompts = 1                       # as many as it reads, or fewer
+# prompts = 1                     # to a policy that is shown demonstrations (icrt): how many of the variant's
 
 [arms.best]
 of = "flow"

@@ -402,7 +402,7 @@ def test_a_mixture_gives_each_part_in_its_words(tmp_path: Path) -> None:
         ({"chain_stride": 0}, "chain_stride is at least 1, not 0"),
         ({"next_after": -2}, "next_after is at least 0, not -2"),
         ({"future": (3, -1)}, "future lies ahead: give it in ticks of at least 0, not -1"),
-        ({"goal": "first"}, "goal is none, last or future, not 'first'"),
+        ({"goal": "first"}, "goal is none, last, future or subgoal, not 'first'"),
     ],
 )
 def test_a_window_that_cannot_be_is_said(field: dict[str, Any], sentence: str) -> None:

@@ -95,8 +95,12 @@ def test_who_else_writes_is_named_and_nothing_changes(client: Client, store: Epi
             409,
             "a weight is a number of at least 0",
         ),
-        ({"do": "relabel", "episode": "0", "labels": {"colour": 1}}, 409, "labels are task, success, weight"),
-        ({"do": "relabel", "episode": "0"}, 409, "labels are task, success, weight"),
+        (
+            {"do": "relabel", "episode": "0", "labels": {"colour": 1}},
+            409,
+            "labels are task, phrases, success, weight",
+        ),
+        ({"do": "relabel", "episode": "0"}, 409, "labels are task, phrases, success, weight"),
     ],
 )
 def test_edits_that_are_none(reader: Client, edit: dict[str, Any], status: int, says: str) -> None:

@@ -145,14 +145,14 @@ SLOW = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what is slow; files with any of it come first, so that no process waits for another's last. A
-    real-time test that fails is tried again, twice at most and later, any other once, and the summary names
-    it: two cores that are shared may leave a twin without a processor for longer than a driver waits, and a
-    test that ought not to mind may mind after all."""
+    real-time test that fails is tried again, three times at most and later, any other once, and the summary
+    names it: two cores that are shared may leave a twin without a processor for longer than a driver waits,
+    and a test that ought not to mind may mind after all."""
     for item in items:
         name = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
         if name.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-        reruns = 2 if item.get_closest_marker("realtime") else 1
+        reruns = 3 if item.get_closest_marker("realtime") else 1
         item.add_marker(pytest.mark.flaky(reruns=reruns, reruns_delay=3))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

@@ -261,7 +261,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--equal-seeds",
         type=int,
-        default=1_000_000,
+        default=Plan.equal_seeds,
         help="how many of them are tried at equal NFE and latency",
     )
     parser.add_argument("--episodes", type=int, default=100, help="of evaluation, for each seed")

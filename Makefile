@@ -71,7 +71,7 @@ test-kernel: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 
 ## format     ruff format and its safe fixes
 format: $(STAMP)

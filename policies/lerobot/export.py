@@ -235,7 +235,11 @@ def _diffusion(policy: Policy, r: Recipe, net: UNet1D) -> tuple[dict[str, Any], 
     assert isinstance(encoder, Encoder)
     images, image = image_keys(policy.features), encoder.image
     if not isinstance(objective, Diffusion) or objective.schedule != "squaredcos_cap_v2":
-        raise _Unlike("LeRobot's diffusion predicts noise on the squared-cosine schedule (Diffusion)")
+        raise _Unlike("LeRobot's diffusion is denoised on the squared-cosine schedule (Diffusion)")
+    if objective.predict == "v":
+        raise _Unlike(
+            "LeRobot's diffusion predicts the noise or the clean chunk (--objective.predict eps or x)"
+        )
     if net.levels != objective.train_steps or net.groups != 8:
         raise _Unlike(
             f"LeRobot's diffusion tells its network the number of the level (--backbone.levels "
@@ -261,6 +265,7 @@ def _diffusion(policy: Policy, r: Recipe, net: UNet1D) -> tuple[dict[str, Any], 
         "kernel_size": net.kernel,
         "diffusion_step_embed_dim": net.time_width,
         "num_train_timesteps": objective.train_steps,
+        "prediction_type": "sample" if objective.predict == "x" else "epsilon",
         "clip_sample": bool(solver.clip),
         "clip_sample_range": solver.clip or 1.0,
         "do_mask_loss_for_padding": r.mask_padding,

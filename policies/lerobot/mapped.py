@@ -130,7 +130,6 @@ def _act_recipe(found: LeRobotFolder, c: Any) -> Recipe:
 def _unet_recipe(found: LeRobotFolder, c: Any) -> Recipe:
     from ..recipes.diffusion import diffusion_unet
 
-    _same("prediction_type", c.prediction_type, "epsilon", "diffusion_unet")
     _same("beta_schedule", c.beta_schedule, "squaredcos_cap_v2", "diffusion_unet")
     _same("n_groups", c.n_groups, 8, "diffusion_unet")
     _same("resize_shape", c.resize_shape, None, "diffusion_unet")
@@ -150,7 +149,7 @@ def _unet_recipe(found: LeRobotFolder, c: Any) -> Recipe:
         backbone=UNet1D(
             tuple(c.down_dims), c.kernel_size, 8, c.diffusion_step_embed_dim, levels=c.num_train_timesteps
         ),
-        objective=Diffusion(c.num_train_timesteps),
+        objective=Diffusion(c.num_train_timesteps, predict="x" if c.prediction_type == "sample" else "eps"),
         solver=DDIM(eta=float(c.noise_scheduler_type == "DDPM"), clip=clip),
         sampling_steps=steps,
         n_obs_steps=c.n_obs_steps,

@@ -18,15 +18,19 @@ from .objective import Draw, Level, Losses, Path, compare, full
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Denoising diffusion, the network gives eps; the noise schedules are diffusers' own.
+    """Denoising diffusion; the noise schedules are diffusers' own, and so is what the network may give, the
+    noise `eps`, the clean chunk `x` or the velocity `v` = alpha·eps - sigma·x. The loss is its squared error.
 
     Sampled by `DDIM(eta=0)` in few steps or by `DDIM(eta=1)`, the ancestral sampler of the paper, in as many
-    as in training. Source: Ho et al. 2020, with Diffusion Policy's settings (Chi et al. 2023)."""
+    as in training. Source: Ho et al. 2020, with Diffusion Policy's settings (Chi et al. 2023); for `v`
+    Salimans and Ho 2022 (arXiv 2202.00512)."""
 
     train_steps: int = 100
     """Levels of noise; sampling_steps may not be more."""
     schedule: Literal["squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
     """How the noise grows over the levels, by diffusers' names."""
+    predict: Literal["eps", "x", "v"] = "eps"
+    """What the network gives: the noise, the clean chunk, or the velocity from one to the other."""
 
     @property
     def needs(self) -> Head:
@@ -51,13 +55,23 @@ class Diffusion:
     ) -> Losses:
         alpha, sigma = (draw.more[k][:, None, None] for k in ("alpha", "sigma"))
         noisy = alpha * a_BHA + sigma * draw.noise
-        target = draw.noise if teacher is None else teacher(noisy, draw.tau, draw.tau, context).float()
+        if teacher is not None:
+            target = teacher(noisy, draw.tau, draw.tau, context).float()
+        elif self.predict == "eps":
+            target = draw.noise
+        else:
+            target = a_BHA if self.predict == "x" else alpha * draw.noise - sigma * a_BHA
         output = outputs(net, noisy, draw.tau, draw.tau, context)
         return compare(output, lambda chunk: (chunk.float() - target) ** 2)
 
     def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
         tau = full(level.tau, a_BHA)
-        return Pred.from_eps(a_BHA, level.alpha, level.sigma, net(a_BHA, tau, tau, context).float())
+        output, alpha, sigma = net(a_BHA, tau, tau, context).float(), level.alpha, level.sigma
+        if self.predict == "eps":
+            return Pred.from_eps(a_BHA, alpha, sigma, output)
+        return Pred.from_x(
+            a_BHA, alpha, sigma, output if self.predict == "x" else alpha * a_BHA - sigma * output
+        )
 
 
 @lru_cache(maxsize=64)

@@ -63,10 +63,11 @@ class Ideal(nn.Module):
             noisy = x_BHA * both.sqrt()
             clean, _ = posterior(noisy, torch.ones_like(sigma), sigma)
             return (clean - 0.25 / both * noisy) / (sigma * 0.5 / both.sqrt())
-        if self.of == "eps":  # the variance-preserving path through the same tau
-            c = 1 / (tau**2 + (1 - tau) ** 2).sqrt()
-            clean, _ = posterior(x_BHA, c * tau, c * (1 - tau))
-            return (x_BHA - c * tau * clean) / (c * (1 - tau))
+        if self.of in ("eps", "clean", "v"):  # the variance-preserving path through the same tau
+            alpha, sigma = (x / (tau**2 + (1 - tau) ** 2).sqrt() for x in (tau, 1 - tau))
+            clean, _ = posterior(x_BHA, alpha, sigma)
+            noise = (x_BHA - alpha * clean) / sigma
+            return {"eps": noise, "clean": clean, "v": alpha * noise - sigma * clean}[self.of]
         clean, _ = posterior(x_BHA, tau, 1 - tau)
         return clean if self.of == "x" else (clean - x_BHA) / (1 - tau)
 
@@ -82,6 +83,8 @@ IDEALS: list[tuple[Objective, Solver, str, int]] = [
     (EDM(sigma_min=0.02, sigma_max=20.0), EULER, "edm", 60),
     (EDM(sigma_min=0.02, sigma_max=20.0), Heun(), "edm", 30),
     (Diffusion(), DDIM1, "eps", 50),
+    (Diffusion(predict="x"), DDIM1, "clean", 50),
+    (Diffusion(predict="v"), DDIM1, "v", 50),
     (Diffusion(), Heun(), "eps", 20),
     (Diffusion(), DPM(), "eps", 20),
     (Diffusion(), DDPM, "eps", 100),

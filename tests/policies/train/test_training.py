@@ -58,15 +58,19 @@ def test_a_recipe_overfits_one_batch_and_samples_it(name: str, features, tmp_pat
 
     def loss() -> float:
         torch.manual_seed(1)  # the same noise before and after
-        return float(torch.stack([policy.loss(batch).detach() for _ in range(16)]).mean())
+        return float(torch.stack([policy.loss(batch).detach() for _ in range(8)]).mean())
 
     before = loss()
     optimizer = torch.optim.AdamW(policy.parameters(), 3e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        policy.loss(batch).backward()
-        optimizer.step()
-    assert loss() < 0.7 * before
+    for _ in range(4):  # most need one of these: enough is enough
+        for _ in range(25):
+            optimizer.zero_grad()
+            policy.loss(batch).backward()
+            optimizer.step()
+        if loss() < 0.7 * before:
+            break
+    else:
+        pytest.fail(f"the loss went from {before} to {loss()} only")
     policy.eval()
     if getattr(recipe.context, "chain", 1) > 1:  # it is asked at the first of the windows in a row
         batch = {k: v[:, 0] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

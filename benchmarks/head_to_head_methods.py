@@ -21,8 +21,12 @@ FLOW: dict[str, Any] = {
     "backbone.time_width": 32,
     "training.batch_size": BATCH,
 }
+# either side's network gives the clean chunk: after 1000 steps ours lifted in 46 of 50 episodes, and in 2 of
+# 50 where it gave the noise, as published, all of which has to get through the network
+CLEAN = {"objective.predict": "x"}
 MINUTES: dict[str, Any] = {
     **FLOW,
+    **CLEAN,
     "training.learning_rate": 1e-3,
     "training.betas": [0.9, 0.95],
     "training.weight_decay": 1e-4,
@@ -59,6 +63,7 @@ THEIR_DIFFUSION: dict[str, Any] = {
     "policy.down_dims": [32, 64, 128],
     "policy.diffusion_step_embed_dim": 32,
     "policy.optimizer_lr": 1e-3,
+    "policy.prediction_type": "sample",
 }
 
 
@@ -89,7 +94,14 @@ METHODS: dict[str, Method] = {
     "diffusion_transformer": Method(
         OURS,
         "diffusion_transformer",
-        {"small": {"training.batch_size": BATCH, "training.learning_rate": 3e-4, "backbone.depth": 4}},
+        {
+            "small": {
+                **CLEAN,
+                "training.batch_size": BATCH,
+                "training.learning_rate": 3e-4,
+                "backbone.depth": 4,
+            }
+        },
         STEPPED,
         16,
     ),

@@ -20,6 +20,7 @@ STILL_OTHERWISE = 0.02
 CLIPPED_SHARE = 0.2  # of the ticks; limits on speed change the first ticks of every fast motion
 CLIPPED_SEVERE = 0.6
 DIFFERENT = 1e-3  # of a joint's range
+LATE_S = 0.3  # what limits of acceleration and jerk make later than asked for is not further behind
 GRIPPER = re.compile("gripper|finger|jaw|hand", re.IGNORECASE)
 JUMP_SHARE = 0.2  # of the joint's range from one row to the next
 JUMP_ALONE = 4  # times the steps before and after in its direction
@@ -255,7 +256,8 @@ def idle(joints: Stream) -> list[tuple[float, float]]:
 
 
 def _as_requested(r: Recording, command: Stream, request: Stream) -> Iterator[Finding]:
-    """Commands that limits and safety changed. A policy that is trained on `action` learns what was sent."""
+    """Commands that limits and safety changed. A policy that is trained on `action` learns what was sent, and
+    where that only came a little later, it is the same motion."""
     if command.values is None or request.values is None or command.values.shape != request.values.shape:
         return
     difference = np.abs(command.values - request.values)
@@ -280,7 +282,9 @@ def _as_requested(r: Recording, command: Stream, request: Stream) -> Iterator[Fi
     rows = np.flatnonzero(differs.any(axis=1))
     if not len(rows):
         return
-    share = len(rows) / len(differs)
+    ticks, near = round(LATE_S * r.control_hz), 10 * DIFFERENT * _scale(r, request)
+    changed = (differs & ~_late(command.values, request.values, ticks, near)).any(axis=1)
+    share = float(changed.mean())
     worst = np.nanmax(np.where(differs, difference, 0), axis=0)
     of_joint = differs.mean(axis=0)
     order = [c for c in np.argsort(-of_joint).tolist() if differs[:, c].any()]
@@ -291,16 +295,24 @@ def _as_requested(r: Recording, command: Stream, request: Stream) -> Iterator[Fi
         "info" if share < CLIPPED_SHARE else "warning" if share < CLIPPED_SEVERE else "severe"
     )
     more = f", and {len(joints) - 6} more" if len(joints) > 6 else ""
+    late = len(rows) - int(changed.sum())
     yield r.finding(
         "clipped",
         severity,
-        f"{len(rows)} of {len(differs)} ticks ({share:.0%}) were sent otherwise than asked for: "
-        f"{', '.join(joints[:6])}{more}",
+        f"{len(rows)} of {len(differs)} ticks ({len(rows) / len(differs):.0%}) were sent otherwise than "
+        f"asked for{f', {late} of them only later' if late else ''}: {', '.join(joints[:6])}{more}",
         ACTION,
         (float(command.t_s[rows[0]]), float(command.t_s[rows[-1]])),
         share,
         CLIPPED_SHARE,
     )
+
+
+def _late(sent: np.ndarray, asked: np.ndarray, rows: int, near: np.ndarray) -> np.ndarray:
+    """Which commands `(T, D)` are where, within so many rows before, a joint was asked to be or to pass."""
+    padded = np.concatenate([asked[:1].repeat(rows, 0), asked])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, rows + 1, axis=0)
+    return (sent >= windows.min(axis=-1) - near) & (sent <= windows.max(axis=-1) + near)
 
 
 def _held_back(r: Recording, command: Stream) -> np.ndarray:

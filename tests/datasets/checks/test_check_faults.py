@@ -236,6 +236,26 @@ def test_a_gripper_that_holds_something_is_no_limit(tmp_path: Path) -> None:
     assert it.message.startswith("gripper 8")
 
 
+@pytest.mark.parametrize(
+    ("ticks", "severity", "says"), [(6, "info", "only later"), (12, "severe", "otherwise")]
+)
+def test_what_limits_made_a_little_later_is_no_fault(
+    tmp_path: Path, ticks: int, severity: str, says: str
+) -> None:
+    features = {key: Feature((1,), "float32", ("base",), ("rad",)) for key in (STATE, ACTION)}
+    store = EpisodeStore.create(tmp_path / "d", features, FPS)
+    with EpisodeWriter(store) as writer:
+        writer.start({"task": "swing", "limits": {"base": [-1.1, 1.1]}})
+        for t in range(150):
+            asked, sent = (np.array([np.sin(x / 8)], np.float32) for x in (t, max(t - ticks, 0)))
+            values = {STATE: sent, ACTION: sent, REQUESTED: asked}
+            writer.tick(values, dict.fromkeys(values, (t * 40 * MS, t * 40 * MS)))
+        writer.end({"success": True})
+    (it,) = found(store, "clipped")
+    assert it.severity == severity
+    assert says in it.message
+
+
 @pytest.mark.parametrize(("harm", "name", "severity", "stream", "span_s", "says"), FAULTS)
 def test_a_fault_is_found_where_it_is_and_in_no_other_episode(
     tmp_path: Path,

@@ -42,12 +42,15 @@ LONGEST_S = 60.0  # of an episode where no scene says
 @dataclass(frozen=True)
 class TakeResult:
     """An episode that counts. ticks: all of them; late: those that were late. success: None where nobody can
-    tell. dropped: rows of each recorded stream that were lost. safety: what the filter did, in words."""
+    tell. task: the instruction. place: among the episodes of the recorder's store, where it is recorded.
+    dropped: rows of each recorded stream that were lost. safety: what the filter did, in words."""
 
     seed: int
     ticks: int
     late: int
     success: bool | None
+    task: str = ""
+    place: int | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     safety: str = ""
 
@@ -80,24 +83,25 @@ def take_episodes(
     `only_successes`, too few succeed. onlooker: shows the operator the robot and what goes on."""
     robot, scene = rig.robot, rig.scene
     operator, results, takes, last_kept = Operator(keys, agent, onlooker), list[TakeResult](), 0, False
-    places = list[int]()  # of the episodes that count, in the store
     losses = at_once = 0
     recovering = False  # after a loss the leader may be far from where the arm fell to: a person mends that
     shown: Sequence[Subscriber] = () if onlooker is None else (onlooker,)
     own_rows = None if recorder is None else OwnRate(recorder, own_rate(robot))
     next_seed = seed
     had = Counter[str]() if recorder is None else Counter(e.task for e in recorder.store.episodes)
-    kept_tasks = list[str]()  # beside the results
+
+    def drop_last() -> TakeResult:
+        last = results.pop()
+        if recorder is not None and last.place is not None:
+            delete(recorder.store, [last.place])
+        return last
 
     def undo(word: str) -> bool:
         """Between episodes: drop the last one, or have it done again. Whether a scene must be set up for
         that."""
         nonlocal next_seed, last_kept
         if (word == DROP_LAST or last_kept) and results:
-            if recorder is not None:
-                delete(recorder.store, [places.pop()])
-            last = results.pop()
-            kept_tasks.pop()
+            last = drop_last()
             if word == AGAIN:
                 next_seed = last.seed
             last_kept = False
@@ -112,7 +116,7 @@ def take_episodes(
         return f"episode {len(results) + 1} of {episodes}"
 
     def next_task() -> str:
-        return min(tasks, key=lambda t: had[t] + kept_tasks.count(t), default="")
+        return min(tasks, key=lambda t: had[t] + sum(r.task == t for r in results), default="")
 
     while len(results) < episodes:
         if next_seed - seed - losses >= 10 * episodes + 100:
@@ -176,10 +180,7 @@ def take_episodes(
             continue
         takes, at_once, recovering = takes + 1, 0, False
         if take.drop_last and results:
-            if recorder is not None:
-                delete(recorder.store, [places.pop()])
-            results.pop()
-            kept_tasks.pop()
+            drop_last()
         last_kept = take.kept
         if take.kept:
             dropped = recorder.dropped if recorder is not None else {}
@@ -189,12 +190,12 @@ def take_episodes(
                     result.ticks,
                     result.late,
                     take.success(result.success),
+                    instruction,
+                    None if recorder is None else len(recorder.store) - 1,
                     dropped,
                     result.safety,
                 )
             )
-            kept_tasks.append(instruction)
-            places.append(0 if recorder is None else len(recorder.store) - 1)
         if take.verdict != AGAIN:
             next_seed += 1
         report(results)

@@ -206,6 +206,7 @@ class PolicyAgent:
             )
         self.tag = f"policy {self.metadata.recipe or '?'} {self.metadata.checkpoint[:8]}".rstrip()
         self.strategy, self.charge = self._session.strategy, charge
+        self.shown = None if prompts is None else str(prompts)
         self._control_hz = control_hz or rate
         if charge is not None and charge.ms != 0 and not self._control_hz:
             raise ValueError("a latency is charged in control ticks: say at what rate the robot runs")

@@ -92,6 +92,7 @@ def deploy(
         others: list[Subscriber] = [Stalls(robot.period_ns * 1e-9)] if rig.realtime else []
         if takeover is not None and rig.remote is not None:
             others.append(Correction(rig.remote))
+        shown = {} if policy.shown is None else {"shown": policy.shown}
         takes = take_episodes(
             rig,
             agent,
@@ -102,7 +103,7 @@ def deploy(
             tasks=[task] if task else [],
             max_seconds=max_seconds,
             reset_seconds=reset_seconds,
-            meta={**episode_metadata(rig), **(meta or {})},
+            meta={**episode_metadata(rig), **shown, **(meta or {})},
             others=others,
             report=report,
             onlooker=onlooker,
@@ -116,6 +117,7 @@ def deploy(
             "decisions": len(policy.latencies_s),
             "nfe_per_decision": float(np.mean(policy.nfe or [0])),
             "strategy": description(policy.strategy),
+            **shown,
             "starved": policy.starved,
             "too_late": policy.too_late,
             "delay_ticks": max(policy.delays, default=0),

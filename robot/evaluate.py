@@ -193,6 +193,7 @@ def _execution(agent: PolicyAgent) -> dict[str, Any]:
     return {
         "strategy": None if usual else description(agent.strategy),
         "charged": None if charge is None or charge.ms == 0 else str(charge),
+        "shown": agent.shown,
     }
 
 

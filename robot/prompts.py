@@ -69,6 +69,14 @@ class Prompts:
     def keys(self) -> tuple[str, ...]:
         return tuple(self._needed)
 
+    def __str__(self) -> str:
+        """What is shown, for a report."""
+        if not self._most:
+            return "no demonstrations"
+        if self._episodes is None:
+            return f"up to {self._most} of the task's episodes in {self._source}"
+        return f"episodes {', '.join(map(str, self._episodes[: self._most]))} of {self._source}"
+
     def of(self, task: str, seed: int) -> Mapping[str, np.ndarray]:
         """What the requests of an episode hold, by key, `(P, L, *shape)`; ValueError where no demonstration
         has its task."""

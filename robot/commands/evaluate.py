@@ -139,6 +139,7 @@ def run(args: Args, out: Output) -> int:
 
             folder = _folder(args) / "validation" if args.checkpoint else None
             how = [w for w in (args.strategy, args.latency.replace("/", "-")) if w]
+            how += ["shown"] if args.prompt else []
             name = "-".join([args.task, rig.robot.name.replace(":", "-"), *how])
             film = folder / name if folder and args.videos else None
             prompts = None
@@ -195,6 +196,8 @@ def run(args: Args, out: Output) -> int:
     if result.strategy is not None or result.charged is not None:
         name = "the usual strategy" if result.strategy is None else f"the strategy {result.strategy['name']}"
         text += f"\nby {name}, a decision charged {result.charged or 'nothing'}"
+    if result.shown:
+        text += f"\nshown {result.shown}"
     if result.starved:
         text += f"\n{result.starved} ticks had no action and repeated the last one"
     if result.safety:

@@ -114,6 +114,8 @@ def _closed_row(r: ClosedLoop) -> tuple[Any, ...]:
         how.append(f"strategy {r.strategy.get('name')}")
     if r.charged is not None:
         how.append(f"a decision charged {r.charged}")
+    if r.shown is not None:
+        how.append(f"shown {r.shown}")
     if r.latency_ms is not None:
         how.append(f"a decision took {r.latency_ms.p50:.0f} ms (p99 {r.latency_ms.p99:.0f})")
     if r.versions:

@@ -101,6 +101,8 @@ class ClosedLoop:
     """How chunks were asked for and executed, where that was chosen: its name and fields."""
     charged: str | None = None
     """What a decision cost in simulated time; None: nothing."""
+    shown: str | None = None
+    """The demonstrations that the policy was shown when it acted, in words."""
     starved: int | None = None
     """Ticks for which no chunk had an action; None: there were none."""
     safety: str | None = None

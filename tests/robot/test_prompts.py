@@ -86,6 +86,8 @@ def test_a_policy_does_what_it_is_shown_through_a_server(shown: LocalPolicy, tmp
             PolicyAgent(client, FEATURES, 20.0, prompts=Prompts(data, client.metadata, episodes))
             for episodes in ([1], [2, 0])
         )
+        assert agent.shown == f"up to 2 of the task's episodes in {data}"
+        assert others.shown == f"episodes 2, 0 of {data}"
         assert moves(first, "down") == pytest.approx(up, abs=1e-5), "what it is shown counts"
         both = moves(others, "up")
         assert both < -0.15

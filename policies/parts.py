@@ -28,12 +28,14 @@ from .backbones.energy import Energy
 from .backbones.factorised import Factorised
 from .backbones.harmodt import HarmoDT
 from .backbones.horizons import Horizons
+from .backbones.hyperzero import HyperZero
 from .backbones.latent import Latent
 from .backbones.lipschitz import LipschitzMLP
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
 from .backbones.parallel_decoding import ParallelDecoding
+from .backbones.small_mlp import SmallMLP
 from .backbones.sparse_transformer import SparseTransformer
 from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
@@ -132,6 +134,7 @@ PARTS: dict[str, type] = {
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),
         *(Demonstrations, ICRT, Store, Retrieval),
+        *(SmallMLP, HyperZero),
     )
 }
 

@@ -28,6 +28,7 @@ from .backbones.energy import Energy
 from .backbones.factorised import Factorised
 from .backbones.harmodt import HarmoDT
 from .backbones.horizons import Horizons
+from .backbones.hyperppo import HyperPPO
 from .backbones.hyperzero import HyperZero
 from .backbones.latent import Latent
 from .backbones.lipschitz import LipschitzMLP
@@ -79,6 +80,7 @@ from .hooks.ask import Ask, Compose
 from .hooks.best_of_n import BestOfN
 from .hooks.consensus import Consensus
 from .hooks.guidance import CFG
+from .hooks.hidden import Hidden
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.low_temperature import LowTemperature
@@ -134,7 +136,7 @@ PARTS: dict[str, type] = {
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),
         *(Demonstrations, ICRT, Store, Retrieval),
-        *(SmallMLP, HyperZero),
+        *(SmallMLP, HyperZero, HyperPPO, Hidden),
     )
 }
 

@@ -1,4 +1,5 @@
-"""A small multilayer perceptron: what `HyperZero` generates the weights of, and the rival that learns its own.
+"""A small multilayer perceptron: what `HyperZero` and `HyperPPO` generate the weights of, and the rival that
+learns its own.
 
 Legend: B batch, H horizon, A action dimensions, G what was observed, D width, O and I outputs and inputs of a
 layer, E embedding."""

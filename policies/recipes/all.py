@@ -23,6 +23,7 @@ from .flow_map import flow_map
 from .gr00t import gr00t, gr00t_small
 from .grif import grif
 from .harmodt import harmodt
+from .hyperppo import hyperppo
 from .hyperzero import hyperzero
 from .icrt import icrt
 from .imc import imc
@@ -72,6 +73,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
     "hyperzero": hyperzero,
+    "hyperppo": hyperppo,
     "sparse_dp": sparse_dp,
     "harmodt": harmodt,
     "moh": moh,

@@ -13,7 +13,7 @@ from contracts.recipes import small
 
 from ulna.datasets.stats import vector_stats
 from ulna.policies.backbones.backbone import Head, Sizes
-from ulna.policies.backbones.hyperppo import HyperPPO
+from ulna.policies.backbones.hyperppo import HyperPPO, HyperPPONet
 from ulna.policies.backbones.small_mlp import SmallMLP
 from ulna.policies.checkpoint import read_train, save_checkpoint
 from ulna.policies.contexts.context import Context
@@ -30,7 +30,7 @@ PART = HyperPPO((3, 5), depth=2, acts=(5,), at_once=4, embedding=8)
 
 def test_rows_are_shared_among_sizes_and_each_is_a_small_network() -> None:
     torch.manual_seed(0)
-    net = PART.build(SIZES, Head()).train()
+    net = HyperPPONet(PART, SIZES).train()
     x, t, pooled = torch.randn(7, 3, 2), torch.rand(7), torch.randn(7, 4)
     context = Context(pooled[:, None], pooled)
     state = torch.get_rng_state()
@@ -52,7 +52,7 @@ def test_rows_are_shared_among_sizes_and_each_is_a_small_network() -> None:
 
 def test_a_layer_knows_of_the_layers_beside_it() -> None:
     torch.manual_seed(0)
-    net = PART.build(SIZES, Head())
+    net = HyperPPONet(PART, SIZES)
     with torch.no_grad():
         narrow, wide = net.generate([(5, 3), (5, 5)])
     assert narrow[0][0].shape == wide[0][0].shape == (5, 4)

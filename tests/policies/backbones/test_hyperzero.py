@@ -13,7 +13,7 @@ from contracts.recipes import small
 from ulna.datasets.features import Feature, Features
 from ulna.datasets.stats import vector_stats
 from ulna.policies.backbones.backbone import Head, Sizes
-from ulna.policies.backbones.hyperzero import HyperZero
+from ulna.policies.backbones.hyperzero import HyperZero, HyperZeroNet
 from ulna.policies.backbones.small_mlp import GeneratedLayer, SmallMLP
 from ulna.policies.conditions.task import Task
 from ulna.policies.contexts.context import Context
@@ -25,22 +25,20 @@ SIZES = Sizes(action_dim=2, horizon=3, token_width=4, pooled_width=12, steps=2) 
 
 def test_each_row_is_what_the_small_network_with_its_weights_gives() -> None:
     torch.manual_seed(0)
-    net = HyperZero((7, 5), embedding=6, blocks=1).build(SIZES, Head())
+    net = HyperZeroNet(HyperZero((7, 5), embedding=6, blocks=1), SIZES, told=4)
     x, s, t, pooled = torch.randn(3, 3, 2), torch.rand(3), torch.rand(3), torch.randn(3, 12)
     out = net(x, s, t, Context(pooled[:, None], pooled))
     alone = SmallMLP((7, 5)).build(dataclasses.replace(SIZES, pooled_width=8), Head())
     for i in range(3):
         row, seen = slice(i, i + 1), pooled[i : i + 1, 4:]
-        with torch.no_grad():
-            alone.enter.weight.copy_(net.enter.weight)
-            z = net.embed(pooled[row, :4])
-            for own, generated in zip(alone.layers, net.layers, strict=True):
-                weight, bias = generated(z)
-                own.weight.copy_(weight[0])
-                own.bias.copy_(bias[0])
+        named = {"enter.weight": net.enter.weight}
+        for n, layer in enumerate(net.layers):
+            weight, bias = layer(net.embed(pooled[row, :4]))
+            named |= {f"layers.{n}.weight": weight[0], f"layers.{n}.bias": bias[0]}
+        alone.load_state_dict(named)
         torch.testing.assert_close(out[row], alone(x[row], s[row], t[row], Context(seen[:, None], seen)))
     out[0].sum().backward()
-    assert net.embed[0].weight.grad.any()
+    assert next(net.embed.parameters()).grad is not None
     with pytest.raises(ValueError, match=r"is told nothing.*--conditions Label --conditions\.Label\.key"):
         HyperZero().build(dataclasses.replace(SIZES, pooled_width=8), Head())
 
@@ -69,6 +67,7 @@ def test_a_command_makes_the_weights_and_is_seen_nowhere_else() -> None:
         slow, fast = (
             policy.encode({**seen, COMMAND: torch.full((1, recipe.n_obs_steps, 1), v)}) for v in (0.0, 1.0)
         )
+    assert isinstance(policy.net, HyperZeroNet)
     told = policy.net.told
     assert torch.equal(slow.pooled[:, told:], fast.pooled[:, told:])
     assert not torch.equal(policy.net.embed(slow.pooled[:, :told]), policy.net.embed(fast.pooled[:, :told]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -162,11 +162,14 @@ class Field:
     def unconditional(self) -> Context:
         """The context of all rows without what the policy is asked for. ValueError for a policy without
         conditions."""
-        return self._policy().context(self.request, drop=True).repeat(self.candidates)
+        return self._of_all_rows(self._policy().context(self.request, drop=True))
 
     def context_of(self, request: Request) -> Context:
         """The context of all rows for another request of B questions."""
-        return self._policy().context(request).repeat(self.candidates)
+        return self._of_all_rows(self._policy().context(request))
+
+    def _of_all_rows(self, context: Context) -> Context:
+        return replace(context.repeat(self.candidates), hidden=self.context.hidden)
 
     def unnormalise(self, a: Tensor) -> Tensor:
         """Clean chunks `(B·N, H, A)` in the action's units."""

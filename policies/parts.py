@@ -28,12 +28,15 @@ from .backbones.energy import Energy
 from .backbones.factorised import Factorised
 from .backbones.harmodt import HarmoDT
 from .backbones.horizons import Horizons
+from .backbones.hyperppo import HyperPPO
+from .backbones.hyperzero import HyperZero
 from .backbones.latent import Latent
 from .backbones.lipschitz import LipschitzMLP
 from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
 from .backbones.parallel_decoding import ParallelDecoding
+from .backbones.small_mlp import SmallMLP
 from .backbones.sparse_transformer import SparseTransformer
 from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
@@ -77,6 +80,7 @@ from .hooks.ask import Ask, Compose
 from .hooks.best_of_n import BestOfN
 from .hooks.consensus import Consensus
 from .hooks.guidance import CFG
+from .hooks.hidden import Hidden
 from .hooks.hook import Hook
 from .hooks.inpaint import Inpaint
 from .hooks.low_temperature import LowTemperature
@@ -132,6 +136,7 @@ PARTS: dict[str, type] = {
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),
         *(Demonstrations, ICRT, Store, Retrieval),
+        *(SmallMLP, HyperZero, HyperPPO, Hidden),
     )
 }
 

@@ -77,7 +77,8 @@ class Context:
     policy that goes on from them (`Prefixed`). shown: the chunk itself, in the training of a latent. cost:
     `(B,)`, what the context itself asks training to pay, such as the price of writing to a memory. wrote:
     `(B,)` bool, whether the decision wrote to the memory, of one that does so now and then. task: `(B,)` int,
-    of a network that has something for each task, see `Conditions`."""
+    of a network that has something for each task, see `Conditions`. hidden: the widths of the hidden layers,
+    of a network that has several sizes (`HyperPPO`); None: its own."""
 
     tokens: Tensor
     pooled: Tensor
@@ -90,6 +91,7 @@ class Context:
     cost: Tensor | None = None
     wrote: Tensor | None = None
     task: Tensor | None = None
+    hidden: tuple[int, ...] | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -150,7 +152,7 @@ class Context:
         task = None if self.task is None else f(self.task)
         return Context(
             *(f(self.tokens), f(self.pooled), mask, self.frame),
-            *(memory, present, prefix, shown, cost, wrote, task),
+            *(memory, present, prefix, shown, cost, wrote, task, self.hidden),
         )
 
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from ..backbones.backbone import Backbone
 from ..contexts.context import Context
 from ..field import Field, Start
 from ..objectives.objective import Objective
@@ -45,6 +46,9 @@ class Steered(Protocol):
 
     @property
     def conditions(self) -> tuple[Any, ...]: ...
+
+    @property
+    def backbone(self) -> Backbone: ...
 
 
 class Hook:

@@ -23,6 +23,8 @@ from .flow_map import flow_map
 from .gr00t import gr00t, gr00t_small
 from .grif import grif
 from .harmodt import harmodt
+from .hyperppo import hyperppo
+from .hyperzero import hyperzero
 from .icrt import icrt
 from .imc import imc
 from .language_conditioned import language_conditioned
@@ -70,6 +72,8 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "uvd": uvd,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,
+    "hyperzero": hyperzero,
+    "hyperppo": hyperppo,
     "sparse_dp": sparse_dp,
     "harmodt": harmodt,
     "moh": moh,

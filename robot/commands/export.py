@@ -1,5 +1,6 @@
 """Write a trained policy for others: as one ONNX file, which onnxruntime serves without torch, or as a folder
-that LeRobot loads; or an ACT or diffusion policy of LeRobot as a checkpoint of ours."""
+that LeRobot loads; or an ACT or diffusion policy of LeRobot as a checkpoint of ours, or one of the small
+networks of a hyperppo."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ class Args:
     """Whose folder to write: LeRobot's own act or diffusion where the networks are the same, else one for its
     plug-in lerobot_policy_ulna; or ours, of LeRobot's act or diffusion."""
     out: Annotated[str, unset("none", "FOLDER")] = ""
-    """The new folder, with --to."""
+    """The new folder, with --to or --hidden."""
+    hidden: Annotated[tuple[int, ...], unset("none", "INT [INT ...]")] = ()
+    """Of a hyperppo, the network with hidden layers of these widths, as a checkpoint of its own."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler, which the ONNX file will always take."""
     json: bool = False
@@ -35,14 +38,18 @@ class Args:
 
 
 def run(args: Args, out: Output) -> int:
-    if bool(args.onnx) == bool(args.to):
-        raise UsageError("say what to write: --onnx FILE, or --to lerobot|ulna --out FOLDER")
+    if sum(map(bool, (args.onnx, args.to, args.hidden))) != 1:
+        raise UsageError(
+            "say what to write: --onnx FILE, --to lerobot|ulna --out FOLDER, or --hidden WIDTHS --out FOLDER"
+        )
     if args.onnx:
         return _onnx(args, out)
     if not args.out:
-        raise UsageError(f"name the new folder: --to {args.to} --out FOLDER")
+        raise UsageError("name the new folder: --out FOLDER")
     if args.sampling_steps:
         raise UsageError("--sampling-steps is of an ONNX file: a folder says itself how many steps it takes")
+    if args.hidden:
+        return _small(args, out)
     return _lerobot(args, out) if args.to == "lerobot" else _ours(args, out)
 
 
@@ -84,4 +91,19 @@ def _ours(args: Args, out: Output) -> int:
     policy = import_lerobot(args.checkpoint, args.out)
     answer = {"path": args.out, "recipe": policy.recipe.name, "checkpoint": policy.content_hash}
     out.answer(answer, f"{args.out}: {policy.recipe.name}, {policy.content_hash[:8]}")
+    return 0
+
+
+def _small(args: Args, out: Output) -> int:
+    from ...policies.export.small import export_small
+
+    policy = export_small(args.checkpoint, args.hidden, args.out)
+    weights = sum(p.numel() for p in policy.net.parameters())
+    answer = {
+        "path": args.out,
+        "hidden": list(args.hidden),
+        "weights": weights,
+        "checkpoint": policy.content_hash,
+    }
+    out.answer(answer, f"{args.out}: a network of {weights} weights, {policy.content_hash[:8]}")
     return 0

@@ -85,6 +85,8 @@ SMALL = {
     "fdp": {"encoder.width": 32, "backbone.inner.width": 32, "backbone.inner.depth": 2},
     "language_conditioned": {"encoder.width": 32, "backbone.width": 32, "backbone.depth": 2},
     "user_conditioned": {"backbone.width": 32, "backbone.depth": 2},
+    "hyperppo": {"backbone.widths": (8, 16), "backbone.depth": 2, "backbone.acts": (8, 16)},
+    "hyperzero": {"encoder.state.width": 32, "backbone.widths": (16,), "backbone.embedding": 16},
     "dichotomy_of_control": {
         "backbone.width": 32,
         "backbone.depth": 2,

@@ -196,7 +196,7 @@ class SlowNet(ConditionNet):
         own = {
             k: v[rows] if isinstance(v, Tensor) else [v[i] for i in numbers] for k, v in observation.items()
         }
-        seeds = [seed[i] for i in numbers] if isinstance(seed, list) else seed
+        seeds = seed if seed is None or isinstance(seed, int) else [seed[i] for i in numbers]
         return values.index_copy(0, rows, self.ask(own, seeds))
 
     @torch.no_grad()
@@ -206,7 +206,9 @@ class SlowNet(ConditionNet):
         known = {k: observation[k] for k in policy.condition_keys if k in observation}
         known |= {k: observation[k][:, -recipe.n_obs_steps :] for k in policy.observation_keys}
         task = known.pop(TASK, None)
-        seeds = [s ^ OTHER for s in seed] if isinstance(seed, list) else (seed or 0) ^ OTHER
+        seeds = (
+            OTHER if seed is None else seed ^ OTHER if isinstance(seed, int) else [s ^ OTHER for s in seed]
+        )
         request = Request(known, seeds, task=task)
         context = policy.context(request)
         rows = len(context.pooled) * max((h.wants_candidates for h in recipe.steering), default=1)

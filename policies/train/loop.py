@@ -160,6 +160,7 @@ def train(
         del start
     know_tasks(policy, data.tasks)
     take_slow(policy, slow, say)
+    del slow
     adapt(policy, t)
     freeze(policy, t, taken)
     if t.lora:

@@ -179,7 +179,7 @@ class Policy(nn.Module):
         seen: Mapping[str, Any],
         observation: Mapping[str, Any],
         drop: bool,
-        more: Mapping[ConditionNet, Mapping[str, Any]],
+        more: Mapping[Any, Mapping[str, Any]],
     ) -> Conditions | None:
         """seen: what the encoder was shown, normalised. observation: all that is given. more: what some of
         them are called with besides."""

@@ -64,8 +64,8 @@ def _slow(recipe: Recipe) -> Slow | None:
 def kept_of(policy: Policy) -> Kept:
     """All of a policy but its weights."""
     stats = {k: s.to_json() for k, s in policy.stats.items()}
-    texts = (json.dumps(d, allow_nan=False) for d in (features_to_json(policy.features), stats))
-    return Kept(policy.recipe, *texts, policy.content_hash)
+    features = json.dumps(features_to_json(policy.features))
+    return Kept(policy.recipe, features, json.dumps(stats, allow_nan=False), policy.content_hash)
 
 
 def take_slow(policy: Policy, weights: Weights, say: Callable[[str], None]) -> None:

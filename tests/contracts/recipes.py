@@ -180,6 +180,6 @@ def small(name: str, features=FEATURES, **training: object) -> Recipe:  # type: 
 
 def slow(features: Features) -> Kept:
     """A policy to ask, whose weights nobody trained."""
-    stats = {k: vector_stats(np.eye(2, *f.shape)) for k, f in features.items() if f.dtype == "float32"}
+    stats = {k: vector_stats(np.eye(2, f.shape[0])) for k, f in features.items() if f.dtype == "float32"}
     sizes = {"encoder.state.width": 16, "codec": "Absolute"}
     return kept_of(Policy(override(small("regression_mlp", features), sizes), features, stats))

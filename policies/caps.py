@@ -88,7 +88,8 @@ def require_caps(recipe: Recipe, features: Features, augment: Collection[str] = 
             f"caps compares the chunks that a network gives in one pass, and {name} learns otherwise: leave "
             "out caps_temporal and caps_spatial"
         )
-    if int(getattr(recipe.context, "chain", 1)) > 1:
+    remembers = any(getattr(c, "kept", None) is not None for c in recipe.conditions)
+    if remembers or int(getattr(recipe.context, "chain", 1)) > 1:
         raise ValueError("caps compares decisions by what is seen alone, and this policy carries a memory")
     if t.cache_encodings:
         raise ValueError("caps shows the encoder more than it has seen before: leave out cache_encodings")

@@ -36,6 +36,7 @@ from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
 from .backbones.parallel_decoding import ParallelDecoding
+from .backbones.referenced import Referenced
 from .backbones.small_mlp import SmallMLP
 from .backbones.sparse_transformer import SparseTransformer
 from .backbones.token_times import TokenTimes
@@ -52,6 +53,7 @@ from .conditions.label import Label
 from .conditions.prompt import Prompt
 from .conditions.returns import Return
 from .conditions.sentence import Sentence
+from .conditions.slow import Kept, Slow
 from .conditions.store import Store
 from .conditions.task import Task
 from .conditions.uvd import UVD
@@ -136,6 +138,7 @@ PARTS: dict[str, type] = {
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),
         *(Demonstrations, ICRT, Store, Retrieval),
+        *(Slow, Kept, Referenced),
         *(SmallMLP, HyperZero, HyperPPO, Hidden),
     )
 }

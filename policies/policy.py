@@ -26,6 +26,7 @@ from .conditions.condition import (
     features_for,
     require_dropped,
 )
+from .conditions.gathered import carried, gathered, joined
 from .contexts.context import Conditions, Context
 from .hooks.hook import Hook
 from .objectives.objective import masked_mean
@@ -67,8 +68,11 @@ class Policy(nn.Module):
         width: int = self.encoder.width  # type: ignore[assignment]
         per_frame = getattr(self.encoder, "tokens_per_frame", 1)
         self.conditions = nn.ModuleList(c.build(of, self.encoder, width) for c, of in of_part)
-        for condition in self.conditions:
+        for part, condition in zip(recipe.conditions, self.conditions, strict=True):
             condition.register_parameter("nothing", nn.Parameter(torch.zeros(width)))
+            if (kept := getattr(part, "kept", None)) is not None and isinstance(condition, ConditionNet):
+                condition.use(other := Policy(*kept.parts()))
+                other.content_hash = kept.content_hash
         n_tokens = sum(int(c.n_tokens) for c in self.conditions)  # type: ignore[arg-type]
         self.context_net = recipe.context.build(
             width, per_frame, recipe.n_obs_steps, len(self.conditions), n_tokens
@@ -97,19 +101,25 @@ class Policy(nn.Module):
     def n_past_actions(self) -> int:
         return self.recipe.n_past_actions
 
+    @property
+    def memory_width(self) -> int:
+        """Numbers that are carried from one decision of an episode to the next, by conditions and context."""
+        return sum(c.memory_width for c in self._condition_nets()) + self.context_net.memory_width
+
     def encode(
         self,
         observation: Mapping[str, Any],
         memory: Tensor | None = None,
         fresh: Tensor | None = None,
         drop: bool = False,
+        seed: Any = None,
     ) -> Context:
         """What the backbone sees of an observation. Besides the observation keys it may hold `action.past`
         `(B, n_past_actions, A)`, and it holds what the conditions need.
 
         memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten, or `(L, B)`,
         for L decisions in a row whose rows are given one after the other (`ContextNet.along`). drop: tell the
-        network none of its conditions."""
+        network none of its conditions. seed: of what conditions draw, one or B."""
         seen = {} if ENCODING in observation else self._seen(observation)
         z = self.encoder(seen) if seen else observation[ENCODING]
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
@@ -117,14 +127,22 @@ class Policy(nn.Module):
         if fresh is not None and fresh.ndim == 2 and self.context_net.told_once:
             links, first = len(fresh), slice(fresh.shape[1])
             told = _rows(seen, first), _rows(observation, first)
-        conditions = self._conditions(*told, drop)
+        ticks = self.recipe.ticks_per_decision
+        more, own, memory = carried(self._condition_nets(), told[1], memory, ticks, seed, drop)
+        conditions = self._conditions(*told, drop, more)
         if fresh is not None and fresh.ndim == 2:
             context = self.context_net.along(z_BTKD, conditions, fresh)
         else:
             context = self.context_net(z_BTKD, conditions, memory, fresh)
         task = None if conditions is None else conditions.task
         task = task if task is None or links == 1 else task.repeat(links)
-        return dataclasses.replace(context, present=self.codec.present(observation), task=task)
+        return dataclasses.replace(
+            context,
+            memory=joined([*own, context.memory]),
+            present=self.codec.present(observation),
+            task=task,
+            reference=self._reference(conditions, observation),
+        )
 
     def encodings(self, observation: Mapping[str, Any]) -> Tensor:
         """What the encoder makes of an observation, `(B, T, D)` or `(B, T, K, D)`. Where this was done
@@ -149,33 +167,30 @@ class Policy(nn.Module):
         fractions = {k for k in told if k in self.features and np.dtype(self.features[k].dtype).kind == "f"}
         return [k for k in (*state_keys(self.features), ACTION) if k in self.encoded_keys or k in fractions]
 
+    def _reference(self, conditions: Conditions | None, observation: Mapping[str, Any]) -> Tensor | None:
+        """What another policy would do in the ticks of the chunk, as the network sees actions `(B, H, A)`."""
+        if conditions is None or conditions.reference is None:
+            return None
+        actions, there = conditions.reference.ahead(self.recipe.horizon, self.recipe.n_past_actions)
+        return torch.where(there[..., None], self.codec.encode(actions, observation), 0.0)
+
     def _conditions(
-        self, seen: Mapping[str, Any], observation: Mapping[str, Any], drop: bool
+        self,
+        seen: Mapping[str, Any],
+        observation: Mapping[str, Any],
+        drop: bool,
+        more: Mapping[Any, Mapping[str, Any]],
     ) -> Conditions | None:
-        """seen: what the encoder was shown, normalised. observation: all that is given."""
+        """seen: what the encoder was shown, normalised. observation: all that is given. more: what some of
+        them are called with besides."""
         if not len(self.conditions):
             return None
         told = self._told(seen, observation)
-        all_tokens, masks, pooled, number = [], [], [], None
-        for part, condition in zip(self.recipe.conditions, self.conditions, strict=True):
-            future = self.training and getattr(condition, "learns_from_future", False)
-            tokens, mask = condition({**self._rest(observation), **told} if future else told)
-            rows = torch.full((len(tokens),), drop, device=tokens.device)
-            if self.training and part.drop and not drop:
-                rows = torch.rand(len(tokens), device=tokens.device) < part.drop
-            rows = rows | ~mask.any(1)
-            # a row that is not told has one token, which says so
-            nothing: Any = condition.nothing
-            tokens = torch.where(rows[:, None, None], nothing.to(tokens.dtype), tokens)
-            first = torch.arange(tokens.shape[1], device=tokens.device)[None] == 0
-            mask = torch.where(rows[:, None], first, mask)
-            share = mask.to(tokens.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
-            all_tokens.append(tokens)
-            masks.append(mask)
-            if isinstance(condition, ConditionNet) and (task := condition.task(told)) is not None:
-                number = torch.where(rows, 0, task)
-            pooled.append((tokens * share[..., None]).sum(1))
-        return Conditions(torch.cat(all_tokens, 1), torch.cat(masks, 1), torch.cat(pooled, -1), number)
+        given = []
+        for net in self.conditions:
+            future = self.training and getattr(net, "learns_from_future", False)
+            given.append({**(self._rest(observation) if future else {}), **told, **more.get(net, {})})
+        return gathered(self.recipe.conditions, self.conditions, given, drop, self.training)
 
     def _told(self, seen: Mapping[str, Any], observation: Mapping[str, Any]) -> dict[str, Any]:
         """`seen`, and what the conditions are told, normalised."""
@@ -267,12 +282,14 @@ class Policy(nn.Module):
         keep_chain: bool = False,
         grad: bool = False,
         noise: Callable[[], Tensor] | None = None,
+        context: Context | None = None,
     ) -> Sampled:
         """One chunk for each of B questions, `Sampled.chunk` `(B, H, A)` and `candidates` in the action's
         units. `request.seed` must be given, one or B. steering: hooks after the recipe's own. steps, solver:
-        the recipe's by default. keep_chain, grad, noise: see `sampler.sample`; the chain stays normalised."""
+        the recipe's by default. keep_chain, grad, noise: see `sampler.sample`; the chain stays normalised.
+        context: the request's, where it is known."""
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
-            context = self.context(request)
+            context = self.context(request) if context is None else context
             sampled = sample(
                 self.net,
                 self.recipe.objective,
@@ -307,7 +324,7 @@ class Policy(nn.Module):
         without its conditions."""
         if drop:
             require_dropped(self.recipe.conditions)
-        return self.encode(self._known(request), request.memory, drop=drop)
+        return self.encode(self._known(request), request.memory, drop=drop, seed=request.seed)
 
     def _known(self, request: Request) -> dict[str, Any]:
         known = {**request.observation}

@@ -186,6 +186,11 @@ class Recipe:
             hook.require(self)
 
     @property
+    def ticks_per_decision(self) -> int:
+        """Control ticks from one decision to the next, by the decoder."""
+        return 1 if self.decoder == "ensemble" else self.n_action_steps
+
+    @property
     def needs_past(self) -> bool:
         """Whether requests must bring the actions sent before now."""
         wanted = self.codec.needs_past or any(hook.needs_past for hook in self.steering)

@@ -1,5 +1,5 @@
-"""What a window holds besides its observations and actions: task, next window, goal, future, prompts. See
-spec.py for their meaning.
+"""What a window holds besides its observations and actions: task, next window, goal, earlier window, future,
+prompts. See spec.py for their meaning.
 
 Legend: R = B * K rows, the K links of each of B chains one after another; n = next_after; else as in
 spec.py. Ticks are counted over all episodes end to end."""
@@ -17,13 +17,16 @@ from ..steps import under_way, wordings
 from ..uvd import embedded, next_subgoals
 from .spec import WindowSpec
 
-PREFIXES = ("next.", "goal.", "start.", "subgoal.", "future.", "prompt.")  # of keys that hold a feature
+# of keys that hold a feature
+PREFIXES = ("next.", "goal.", "start.", "subgoal.", "earlier.", "future.", "prompt.")
 PLAIN = (  # keys that hold none
     "task",
     "reward",
     "alive",
     "next.ticks",
     "goal.ticks",
+    "earlier.ticks",
+    "earlier.mask",
     "future.mask",
     "prompt.mask",
     "fresh",
@@ -115,6 +118,8 @@ class Extras:
             out["future.mask"] = ahead <= rows.last[:, None]
         if s.prompts:
             out |= self._prompts(read, keys, rows, rng)
+        if s.earlier:
+            out |= self._earlier(read, keys, rows, rng)
         if s.chain > 1:
             out["fresh"] = np.arange(len(rows.tick)) % s.chain == 0
         if s.task:  # last: what the other draws are does not depend on it
@@ -143,6 +148,17 @@ class Extras:
             "next.ticks": target - rows.current,
             "reward": np.where(reward_ticks <= rows.last[:, None], rewards, np.float32(0)),
             "alive": 1 - terminated.astype(np.float32),
+        }
+
+    def _earlier(self, read: Read, keys: Sequence[str], rows: Rows, rng: np.random.Generator) -> Batch:
+        s, passed = self.spec, rows.current - rows.first
+        most = np.minimum(s.earlier, passed)
+        ago = rng.integers(np.minimum(s.earlier_from, most), most, endpoint=True)
+        ticks = window_ticks(rows.current - ago, rows.first, s.n_obs_steps)
+        return {
+            **{f"earlier.{k}": read(k, ticks) for k in keys},
+            "earlier.ticks": ago,
+            "earlier.mask": passed >= s.earlier_from,
         }
 
     def _subgoals(self, read: Read, goal_keys: Sequence[str], rows: Rows) -> np.ndarray:

@@ -76,6 +76,13 @@ class WindowSpec:
     """Discount γ of a tick, above 0 and up to 1: `return` `(B, 1)` float32, the rewards r of this tick and of
     those to come in its episode, Σ γ^i r_i, where i is 0 now; None: no returns. Rewards are as those of
     next_after."""
+    earlier: int = 0
+    """`earlier.<key>` `(B, T, *shape)`: the observations as the window of some ticks before t had them, and
+    `earlier.ticks` `(B,)` int64, how many: drawn uniformly from earlier_from to this, and never more than the
+    episode has before t; 0: none. `earlier.mask` `(B,)` bool is False where it has fewer than earlier_from
+    before t."""
+    earlier_from: int = 0
+    """The fewest of these ticks, up to earlier."""
     future: tuple[int, ...] = ()
     """Ticks ahead: `future.<key>` `(B, F, *shape)`, the observations at these, and `future.mask` `(B, F)`
     bool, False beyond the episode's end, where its last one repeats."""
@@ -102,8 +109,8 @@ class WindowSpec:
     which its strides lead to t."""
 
     def __post_init__(self) -> None:
-        at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "subgoals": 0}
-        at_least |= {"chain": 1, "chain_stride": 1}
+        at_least = {"next_after": 0, "prompts": 0, "prompt_length": 0, "subgoals": 0, "earlier_from": 0}
+        at_least |= {"chain": 1, "chain_stride": 1, "earlier": self.earlier_from}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from ...datasets.features import Feature, Features
 from ...datasets.uvd import Decompose
+from ..contexts.context import Reference
 from ..request import TASK
 from ..serving.protocol import BadRequest
 
 TEXT = "str"  # dtype of what is said in words
 RETURN = "return"  # key of the return that is asked for, `(1,)`
-PREFIXES = ("goal.", "start.", "prompt.", "next.", "subgoal.", "future.")
+PREFIXES = ("goal.", "start.", "prompt.", "next.", "subgoal.", "earlier.", "future.")
 
 
 class ConditionNet(nn.Module):
@@ -32,8 +33,29 @@ class ConditionNet(nn.Module):
     """In training it is called with the rest of a batch of windows besides, vectors of observations
     normalised."""
 
+    memory_width: int = 0
+    """Last dimension M of what it carries from one decision of an episode to the next; 0: nothing."""
+
     def forward(self, observation: Mapping[str, Any]) -> tuple[Tensor, Tensor]:  # pragma: no cover
         raise NotImplementedError
+
+    def carry(
+        self, observation: Mapping[str, Any], memory: Tensor | None, ticks: int, seed: Any, drop: bool
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """Of a condition with a memory: (what it is to be called with besides, the memory `(B, M)` for the
+        next decision, which is `ticks` control ticks later).
+
+        observation: all that is given, in its own units, with the rest of a batch of windows in training.
+        memory: None at an episode's first decision. seed: of the decision's draws, one or B; None: torch's
+        own are drawn. drop: it is not told."""
+        raise NotImplementedError
+
+    def reference(self, observation: Mapping[str, Any]) -> Reference | None:
+        """What another policy would do; None: it knows of none. observation: as it is called with."""
+        return None
+
+    def use(self, policy: Any) -> None:
+        """Called once, with the policy that the part's `kept` describes, where it has one."""
 
     def task(self, observation: Mapping[str, Any]) -> Tensor | None:
         """`(B,)` int, which of the tasks that it numbers each row is of, 0: none of them; None: it numbers
@@ -49,7 +71,7 @@ class ConditionNet(nn.Module):
 class ConditionPart(Protocol):
     """A frozen dataclass: how one condition is read from data and from requests. With the attribute
     `optional`, True, a request may leave its keys out: the network then finds NaN in the place of vectors,
-    and a task without words."""
+    and a task without words. With the attribute `kept`, a `slow.Kept`, it asks that policy."""
 
     @property
     def drop(self) -> float:

@@ -16,15 +16,37 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Actions that another policy gave some ticks ago. actions `(B, n, A)` in their units, the first for the
+    tick at which it was asked, which was `age` `(B,)` int ticks ago. told `(B,)` bool: where False, there are
+    none."""
+
+    actions: Tensor
+    age: Tensor
+    told: Tensor
+
+    def ahead(self, horizon: int, n_past_actions: int) -> tuple[Tensor, Tensor]:
+        """(the actions of the ticks of a chunk `(B, horizon, A)`, of which the first n_past_actions lie
+        before now, those that are over shifted out; for which of these ticks there is one
+        `(B, horizon)` bool)."""
+        n, device = self.actions.shape[1], self.actions.device
+        at = self.age[:, None] + torch.arange(horizon, device=device) - n_past_actions
+        there = (at >= 0) & (at < n) & self.told[:, None]
+        return self.actions.take_along_dim(at.clamp(0, n - 1)[..., None], dim=1), there
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What is asked for, beside what is seen: words, goals, labels, prompts. tokens `(B, C, D)`, mask `(B,
     C)` bool (False: no token), pooled `(B, n·D)`, one mean for each of the n conditions, task `(B,)` int,
-    which of the tasks that are known by number, 0: none of them; None where nobody numbers them."""
+    which of the tasks that are known by number, 0: none of them; None where nobody numbers them. reference:
+    actions that another policy gave; None where nobody was asked; left out of `rows`."""
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
     task: Tensor | None = None
+    reference: Reference | None = None
 
     def rows(self, of: slice) -> Conditions:
         task = None if self.task is None else self.task[of]
@@ -78,7 +100,9 @@ class Context:
     `(B,)`, what the context itself asks training to pay, such as the price of writing to a memory. wrote:
     `(B,)` bool, whether the decision wrote to the memory, of one that does so now and then. task: `(B,)` int,
     of a network that has something for each task, see `Conditions`. hidden: the widths of the hidden layers,
-    of a network that has several sizes (`HyperPPO`); None: its own."""
+    of a network that has several sizes (`HyperPPO`); None: its own. reference: `(B, H, A)`, what another
+    policy would do, as the network is to give actions, 0 where it does not say; None where nobody was
+    asked."""
 
     tokens: Tensor
     pooled: Tensor
@@ -92,6 +116,7 @@ class Context:
     wrote: Tensor | None = None
     task: Tensor | None = None
     hidden: tuple[int, ...] | None = None
+    reference: Tensor | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""
@@ -150,9 +175,10 @@ class Context:
         cost = None if self.cost is None else f(self.cost)
         wrote = None if self.wrote is None else f(self.wrote)
         task = None if self.task is None else f(self.task)
+        reference = None if self.reference is None else f(self.reference)
         return Context(
             *(f(self.tokens), f(self.pooled), mask, self.frame),
-            *(memory, present, prefix, shown, cost, wrote, task, self.hidden),
+            *(memory, present, prefix, shown, cost, wrote, task, self.hidden, reference),
         )
 
 

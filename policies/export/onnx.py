@@ -95,7 +95,7 @@ def _require_exportable(policy: Policy) -> None:
         "its network gives codes, which its sampler draws": output == "codes",
         "its network writes tokens, one after the other": output == "tokens",
         "hooks steer its sampling": bool(recipe.steering),
-        "it carries a memory from decision to decision": policy.context_net.memory_width > 0,
+        "it carries a memory from decision to decision": policy.memory_width > 0,
         "it is told what to do in words, which torch encodes": TASK in policy.condition_keys,
         "it is shown demonstrations": any(k.startswith("prompt.") for k in policy.condition_keys),
         "it wants the last command, which the first decision of an episode does not have": recipe.needs_past,

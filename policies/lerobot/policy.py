@@ -87,6 +87,7 @@ class LeRobotPolicy(Policy):
         memory: Tensor | None = None,
         fresh: Tensor | None = None,
         drop: bool = False,
+        seed: Any = None,
     ) -> Context:
         """What the network sees of an observation `{key: (B, T, ...)}`."""
         batch = self.loaded.prepare(self._batch(observation))

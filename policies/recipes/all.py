@@ -39,6 +39,7 @@ from .pi0 import pi0, pi0_small
 from .pi05 import pi05, pi05_small
 from .ptp import ptp
 from .retrieval import retrieval
+from .robodual import robodual
 from .rtc_flow import rtc_flow
 from .seedpolicy import seedpolicy
 from .smolvla import smolvla, smolvla_small
@@ -69,6 +70,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "lbp": lbp,
     "icrt": icrt,
     "retrieval": retrieval,
+    "robodual": robodual,
     "uvd": uvd,
     "language_conditioned": language_conditioned,
     "user_conditioned": user_conditioned,

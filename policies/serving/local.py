@@ -263,7 +263,7 @@ class LocalPolicy:
 
     def _memory(self, value: Any) -> np.ndarray | None:
         """`(M,)` of what the last reply gave. BadRequest for another checkpoint's, both sides shown."""
-        width = self.policy.context_net.memory_width
+        width = self.policy.memory_width
         if value is None:
             return None
         if not isinstance(value, Mapping) or set(value) != {"checkpoint", "values"}:

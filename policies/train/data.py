@@ -357,9 +357,8 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
             "them"
         )
     if (chain := int(getattr(recipe.context, "chain", 1))) > 1:
-        stride = 1 if recipe.decoder == "ensemble" else recipe.n_action_steps
         begin = getattr(recipe.context, "begin", "anywhere")
-        needs |= {"chain": chain, "chain_stride": stride, "chain_begin": begin}
+        needs |= {"chain": chain, "chain_stride": recipe.ticks_per_decision, "chain_begin": begin}
     return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys, **needs)
 
 

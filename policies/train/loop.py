@@ -50,6 +50,7 @@ from .lora import adapt, adaptation, merge
 from .optimiser import adamw, averaged, follower, freeze, learning_rate, set_learning_rate, warmed_up
 from .recompute import recompute
 from .record import TrainingRecord
+from .slow import take_slow, with_slow
 from .start import load_start, take_stats, take_weights
 from .state import (
     STATE_FILE,
@@ -124,6 +125,8 @@ def train(
             say(f"{more}: it ends without them, as it was begun, and may go on with more steps then")
             data = data.first(before.counts)
     features, store = data.features, data.stores[0]
+    start = load_start(t.start) if t.start else None
+    named, (recipe, slow) = recipe, with_slow(recipe, features, start)
     windows = data.windows(window_spec(recipe, features))
     if not len(windows.train):
         raise TrainingError(f"{' and '.join(data.paths)} holds no windows to train on")
@@ -131,7 +134,6 @@ def train(
         say(sentence)
     require_readable(recipe, data.tasks)
     require_caps(recipe, features, augment)
-    start = load_start(t.start) if t.start else None
 
     identity = {
         "recipe": recipe_to_json(recipe),
@@ -157,6 +159,8 @@ def train(
         taken = take_weights(policy, start, say)
         del start
     know_tasks(policy, data.tasks)
+    take_slow(policy, slow, say)
+    del slow
     adapt(policy, t)
     freeze(policy, t, taken)
     if t.lora:
@@ -170,7 +174,7 @@ def train(
         require_resumes(out, before, identity, grown)
     else:
         make_folder(out, overwrite, accelerator.is_main_process)
-    config = run_config(recipe, data, augment, seed, device, track, called)
+    config = run_config(named, data, augment, seed, device, track, called)
     if accelerator.is_main_process:
         with one_sentence(out):
             write_config(out, config)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 from contracts.data import FEATURES
 
+from ulna.datasets.features import Features
+from ulna.datasets.stats import vector_stats
+from ulna.policies.conditions.slow import Kept
 from ulna.policies.parts import override
+from ulna.policies.policy import Policy
 from ulna.policies.recipe import Recipe
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.train.slow import kept_of
 
 TINY_VLA = {
     "encoder.language.width": 32,
@@ -108,6 +114,7 @@ SMALL = {
         "conditions.Store.length": 5,
         "context.nearest": 3,
     },
+    "robodual": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "icrt": {
         "encoder.width": 16,
         "backbone.width": 32,
@@ -168,4 +175,13 @@ SMALL = {
 def small(name: str, features=FEATURES, **training: object) -> Recipe:  # type: ignore[no-untyped-def]
     training = {"steps": 6, "batch_size": 8, "warmup": 2, "checkpoint_every": 3, **training}
     changes = {**SMALL[name], **{f"training.{k}": v for k, v in training.items()}}
+    if name == "robodual":
+        changes["conditions.Slow.kept"] = slow(features)
     return override(RECIPES[name](features), changes)
+
+
+def slow(features: Features) -> Kept:
+    """A policy to ask, whose weights nobody trained."""
+    stats = {k: vector_stats(np.eye(2, f.shape[0])) for k, f in features.items() if f.dtype == "float32"}
+    sizes = {"encoder.state.width": 16, "codec": "Absolute"}
+    return kept_of(Policy(override(small("regression_mlp", features), sizes), features, stats))

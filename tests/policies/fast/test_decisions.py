@@ -109,16 +109,19 @@ def test_what_a_graph_cannot_repeat_is_seen() -> None:
     assert "draws" in watched(lambda: torch.rand(3, generator=own), CPU, draws=True, grad=True)[1]
 
 
+WITHOUT = ("ebt", "harmodt", "icrt", "robodual")  # a graph
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_which_recipes_can_be_repeated(name: str) -> None:
-    """All but those that rest where they are told to, are asked for gradients, part rows by their task, or
-    keep what they made of what they are shown."""
+    """All but those that rest where they are told to, are asked for gradients, part rows by their task, keep
+    what they made of what they are shown, or ask another policy where it is time."""
     of = policy(name)
     request, steps = question(of, 2), of.recipe.sampling_steps
     with torch.no_grad():
         graph = Decisions(of)._recorded(request, (), steps)
         why = graph.why_not()
-    assert bool(why) == (name in ("ebt", "harmodt", "icrt"))
+    assert bool(why) == (name in WITHOUT)
     if not why:
         assert torch.equal(graph.sample().chunk, of.sample(request, (), steps).chunk)
 
@@ -187,7 +190,7 @@ def test_a_graph_decides_as_the_sampler(name: str, seed: Any) -> None:
         ours, theirs = decide(request, (), steps), plain.sample(request, (), steps)
         close(ours.chunk, theirs.chunk)
         assert torch.equal(ours.nfe, theirs.nfe)
-    assert len(decide.graphs.entries) == (0 if name == "ebt" else 1)
+    assert len(decide.graphs.entries) == (0 if name in WITHOUT else 1)
 
 
 @needs_cuda

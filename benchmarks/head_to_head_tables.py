@@ -33,7 +33,8 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
     seeds = max(len(a["seeds"]) for a in cell["arms"].values())
     lines = [
         f"**`{task}` beside LeRobot**, {cell['demonstrations']} demonstrations, {cell['seconds']:g} s of the",
-        f"processor to train each method ({size}), {seeds} training seeds × {cell['episodes']} episodes:",
+        f"processor to train each method ({size}), {seeds} training seed{'s' * (seeds > 1)}",
+        f"× {cell['episodes']} episodes. Both sides have networks as large; *steps*: how many fitted:",
         "",
         (
             "| | method | success | 95 % interval | minus the best of LeRobot's | NFE a decision, a tick "

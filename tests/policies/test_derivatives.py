@@ -57,7 +57,7 @@ def question() -> tuple[Tensor, Tensor, Tensor, Context]:
     rng = torch.Generator().manual_seed(1)
     x, tokens = (torch.randn(s, dtype=DOUBLE, generator=rng) for s in ((2, 4, 3), (2, 2, 5)))
     s, t = torch.tensor([0.1, 0.6], dtype=DOUBLE), torch.tensor([0.4, 0.9], dtype=DOUBLE)
-    return x, s, t, Context(tokens, tokens.flatten(1), present=x[:, 0].clone())
+    return x, s, t, Context(tokens, tokens.flatten(1), present=x[:, 0].clone(), reference=x.flip(1).clone())
 
 
 def jvp(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -98,8 +98,9 @@ METHODS: dict[str, Method] = {
             "small": {
                 **CLEAN,
                 "training.batch_size": BATCH,
-                "training.learning_rate": 3e-4,
+                "training.learning_rate": 1e-3,
                 "backbone.depth": 4,
+                "backbone.width": 128,
             }
         },
         STEPPED,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,10 @@ class Layers:
         return [(parts[:, :, i, 0], parts[:, :, i, 1]) for i in range(self.depth)]
 
 
+ROWS = ("tokens", "pooled", "mask", "present", "cost", "wrote", "task", "reference")
+"""Fields of a `Context` that have a row for each question, and that contexts which are put together keep."""
+
+
 @dataclass(frozen=True)
 class Context:
     """tokens `(B, S, D)` for attention; pooled `(B, G)` for FiLM.
@@ -131,22 +135,17 @@ class Context:
         """The rows of several contexts of one kind, end to end; their memory is left out."""
         if len(parts) == 1:
             return parts[0]
-        masks = [p.mask for p in parts if p.mask is not None]
-        presents = [p.present for p in parts if p.present is not None]
-        shown = [p.shown for p in parts if p.shown is not None]
-        costs = [p.cost for p in parts if p.cost is not None]
-        wrote = [p.wrote for p in parts if p.wrote is not None]
-        tasks = [p.task for p in parts if p.task is not None]
-        return Context(
-            torch.cat([p.tokens for p in parts]),
-            torch.cat([p.pooled for p in parts]),
-            torch.cat(masks) if masks else None,
-            parts[0].frame,
-            present=torch.cat(presents) if presents else None,
-            shown=Shown(*(torch.cat(v) for v in zip(*map(_fields, shown), strict=True))) if shown else None,
-            cost=torch.cat(costs) if costs else None,
-            wrote=torch.cat(wrote) if wrote else None,
-            task=torch.cat(tasks) if tasks else None,
+        shown = [_fields(p.shown) for p in parts if p.shown is not None]
+        joined: dict[str, Any] = {}
+        for name in ROWS:
+            values = [v for p in parts if (v := getattr(p, name)) is not None]
+            joined[name] = torch.cat(values) if values else None
+        return replace(
+            parts[0],
+            **joined,
+            memory=None,
+            prefix=None,
+            shown=Shown(*map(torch.cat, zip(*shown, strict=True))) if shown else None,
         )
 
     def first(self, tokens: Tensor, pooled: Tensor) -> Context:
@@ -167,19 +166,11 @@ class Context:
         )
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Context:
-        mask = None if self.mask is None else f(self.mask)
-        memory = None if self.memory is None else f(self.memory)
-        present = None if self.present is None else f(self.present)
-        prefix = None if self.prefix is None else f(self.prefix)
-        shown = None if self.shown is None else Shown(*map(f, _fields(self.shown)))
-        cost = None if self.cost is None else f(self.cost)
-        wrote = None if self.wrote is None else f(self.wrote)
-        task = None if self.task is None else f(self.task)
-        reference = None if self.reference is None else f(self.reference)
-        return Context(
-            *(f(self.tokens), f(self.pooled), mask, self.frame),
-            *(memory, present, prefix, shown, cost, wrote, task, self.hidden, reference),
-        )
+        rows = (*ROWS, "memory", "prefix")
+        mapped: dict[str, Any] = {n: f(v) for n in rows if (v := getattr(self, n)) is not None}
+        if self.shown is not None:
+            mapped["shown"] = Shown(*map(f, _fields(self.shown)))
+        return replace(self, **mapped)
 
 
 def _fields(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,6 @@ import torch
 
 from ...datasets.features import is_image
 from ...datasets.reading.loader import Batch, WindowSource
-from ..conditions.slow import Slow
 from ..policy import ENCODING, Policy
 from .error import TrainingError
 
@@ -87,8 +86,8 @@ def require_cacheable(policy: Policy, augment: Sequence[str]) -> None:
         )
     elif pictured := [k for k in policy.condition_keys if any(k.endswith(f".{i}") for i in images)]:
         reason = f"{pictured[0]} is an image that the encoder must still see"
-    elif any(isinstance(c, Slow) for c in policy.recipe.conditions):
-        reason = "the slow policy must still see the images of earlier ticks"
+    elif any(c.needs().get("earlier") for c in policy.recipe.conditions):
+        reason = "a condition must still see the images of earlier ticks"
     else:
         return
     raise TrainingError(f"the encodings cannot be kept (--training.cache-encodings): {reason}")

@@ -21,7 +21,7 @@ from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.stats import vector_stats
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.checkpoint import load_checkpoint
-from ulna.policies.contexts.context import Reference
+from ulna.policies.contexts.context import Context, Reference
 from ulna.policies.parts import override
 from ulna.policies.policy import Policy
 from ulna.policies.recipe import Recipe
@@ -284,3 +284,14 @@ def test_a_dual_policy_goes_on_with_the_slow_one_that_it_has(toy: Path, dual: Pa
             device="cpu",
             overwrite=True,
         )
+
+
+def test_contexts_put_together_keep_what_another_policy_would_do() -> None:
+    """As `MIP` does, which asks its network twice in one batch."""
+    rng = torch.Generator().manual_seed(0)
+    seen, other = torch.randn(2, 3, generator=rng), torch.randn(2, 4, 1, generator=rng)
+    one = Context(seen[:, None], seen, hidden=(8,), reference=other)
+    twice = Context.cat([one, one])
+    assert twice.reference is not None
+    assert torch.equal(twice.reference, torch.cat([other, other]))
+    assert twice.hidden == (8,)

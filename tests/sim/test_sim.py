@@ -6,6 +6,7 @@ import warnings
 
 import gymnasium
 import numpy as np
+import pybullet
 import pytest
 from contracts.arm import check_arm
 from contracts.camera import check_camera
@@ -55,6 +56,11 @@ def test_camera_contract(robot: str, camera: str) -> None:
     scene = SimScene(robot, "lift", cameras=[camera])
     check_camera(scene.cameras[camera], scene.clock)
     scene.close()
+
+
+def test_pictures_come_as_arrays() -> None:
+    """Else each takes four times as long."""
+    assert pybullet.isNumpyEnabled(), "PyBullet was compiled without numpy: make clean setup"
 
 
 def test_after_a_reset_no_camera_shows_the_last_episode() -> None:

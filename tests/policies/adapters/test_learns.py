@@ -55,7 +55,7 @@ def write(path: Path) -> None:
 def test_words_and_pictures_say_what_to_do(name: str, tmp_path: Path) -> None:
     write(tmp_path / "d")
     recipe = override(
-        small(name, FEATURES, steps=200, batch_size=16, warmup=10, learning_rate=3e-3, ema_power=0.5),
+        small(name, FEATURES, steps=120, batch_size=16, warmup=10, learning_rate=3e-3, ema_power=0.5),
         {"horizon": 4, "n_action_steps": 4, "encoder.vision.shuffle": 1},
     )
     result = train(recipe, tmp_path / "d", tmp_path / "c", device="cpu", track=())

@@ -8,7 +8,7 @@ from ..contexts.recurrent import Recurrent
 from ..encoders.vector import MLP, Encoder
 from ..objectives.flow import Flow
 from ..recipe import Recipe
-from .minutes import codec_in_minutes, training_in_minutes
+from .minutes import training_in_minutes
 
 
 def bc_rnn(features: Features) -> Recipe:
@@ -28,6 +28,5 @@ def bc_rnn(features: Features) -> Recipe:
         context=Recurrent(memory=64, chain=10),
         backbone=ResidualMLP(256, 3),
         objective=Flow(predict="x"),
-        codec=codec_in_minutes(images),
         training=training_in_minutes(images, chains=True),
     )

@@ -7,7 +7,7 @@ from ..backbones.unet1d import UNet1D
 from ..encoders.vector import MLP, Encoder
 from ..objectives.flow import Flow
 from ..recipe import Recipe
-from .minutes import codec_in_minutes, training_in_minutes
+from .minutes import training_in_minutes
 
 
 def flow(features: Features) -> Recipe:
@@ -16,8 +16,9 @@ def flow(features: Features) -> Recipe:
     Faithful: the velocity loss on the straight path, pi0's Beta(1.5, 1) time, 10 Euler steps. Not: the
     network gives the clean chunk, from which the velocity follows (Li and He 2025), which leaves less noise
     in a small network's actions; the backbone is Diffusion Policy's UNet instead of a vision-language model
-    with an action expert; the sizes are chosen to train in minutes on two CPU cores. With images actions are
-    relative to the state and scaled by quantiles, as in openpi; from state alone they are absolute."""
+    with an action expert; the sizes are chosen to train in minutes on two CPU cores; actions are absolute and
+    scaled by their range, where openpi's are relative to the state and scaled by quantiles (study
+    `codec_lift`)."""
     images = bool(image_keys(features))
     return Recipe(
         name="flow",
@@ -25,6 +26,5 @@ def flow(features: Features) -> Recipe:
         encoder=Encoder(state=MLP(128, 1)),
         backbone=UNet1D(widths=(64, 128, 256), time_width=64),
         objective=Flow(predict="x"),
-        codec=codec_in_minutes(images),
         training=training_in_minutes(images),
     )

@@ -7,7 +7,7 @@ from ..backbones.mlp import ResidualMLP
 from ..encoders.vector import MLP, Encoder
 from ..objectives.flow_map import FlowMap
 from ..recipe import Recipe
-from .minutes import codec_in_minutes, training_in_minutes
+from .minutes import training_in_minutes
 
 
 def flow_map(features: Features) -> Recipe:
@@ -27,6 +27,5 @@ def flow_map(features: Features) -> Recipe:
         backbone=ResidualMLP(),
         objective=FlowMap(predict="x"),
         sampling_steps=1,
-        codec=codec_in_minutes(images),
         training=training_in_minutes(images),
     )

@@ -3,13 +3,7 @@ alone."""
 
 from __future__ import annotations
 
-from ..codec import Absolute, ActionCodec, Relative
 from ..recipe import Training
-
-
-def codec_in_minutes(images: bool) -> ActionCodec:
-    """With images relative to the state and scaled by quantiles, as in openpi; from state alone absolute."""
-    return Relative("quantile") if images else Absolute("minmax")
 
 
 def training_in_minutes(images: bool, chains: bool = False) -> Training:

@@ -10,7 +10,7 @@ from ..objectives.regression import Regression
 from ..recipe import Recipe
 
 PAPER = "Pan et al. 2025, Much Ado About Noising (arXiv 2512.01809)"
-from .minutes import codec_in_minutes, training_in_minutes
+from .minutes import training_in_minutes
 
 
 def mip(features: Features) -> Recipe:
@@ -18,10 +18,9 @@ def mip(features: Features) -> Recipe:
 
     Faithful: the loss of the paper with t* = 0.9, the deterministic two passes, an MLP over the whole chunk
     (one of the paper's three networks, and the one that trains in a minute on a CPU), two observations, 8
-    actions executed of a chunk, absolute actions from state. Not: the MLP is residual and takes time and
+    actions executed of a chunk, absolute actions. Not: the MLP is residual and takes time and
     observation by FiLM, 256 wide with 3 blocks instead of 512 with 8 layers; AdamW at 1e-3 in batches of 128
-    for some thousand steps, instead of 1e-4 in batches of 1024 for 300 000; with images actions are relative
-    to the state.
+    for some thousand steps, instead of 1e-4 in batches of 1024 for 300 000.
 
     The paper's other networks: `--backbone UNet1D`, `--backbone Transformer`. The loss of the authors' code:
     `--objective.form code`. The steps between regression and MIP: `--objective StraightFlow
@@ -46,6 +45,5 @@ def _deterministic(
         backbone=ResidualMLP(),
         objective=objective,
         sampling_steps=steps,
-        codec=codec_in_minutes(images),
         training=training_in_minutes(images),
     )

@@ -11,7 +11,7 @@ from ..hooks.guidance import CFG
 from ..objectives.diffusion import Diffusion
 from ..recipe import Recipe
 from ..solvers.ddim import DDIM
-from .minutes import codec_in_minutes, training_in_minutes
+from .minutes import training_in_minutes
 
 
 def robodual(features: Features) -> Recipe:
@@ -39,7 +39,6 @@ def robodual(features: Features) -> Recipe:
         solver=DDIM(clip=1.0),
         sampling_steps=5,
         steering=(CFG(3.0),),
-        codec=codec_in_minutes(images),
         horizon=8,
         n_action_steps=1,
         decoder="ensemble",

@@ -22,7 +22,7 @@ from contracts.data import FEATURES, WITH_IMAGE, write_store
 from contracts.recipes import small
 
 from ulna.datasets.features import ACTION
-from ulna.policies.recipes.all import RECIPES
+from ulna.policies.parts import override
 from ulna.policies.request import Request
 from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.train.loop import train
@@ -31,13 +31,15 @@ FILE = Path(__file__).parents[1] / "data" / "golden.json"
 FEATURE_SETS = {"state": FEATURES, "images": WITH_IMAGE}
 FIRST = ("flow", "diffusion_unet", "diffusion_transformer", "act_plain")
 CASES = [f"{name} {of}" for name in FIRST for of in FEATURE_SETS]
+THEN = {"flow images": {"codec": "Relative"}}  # what was the recipe's own
 
 
 def measure(case: str, folder: Path) -> dict[str, Any]:
     name, of = case.split()
     features = FEATURE_SETS[of]
     write_store(folder / "data", features=features)
-    result = train(small(name, features), folder / "data", folder / "out", seed=5, device="cpu")
+    recipe = override(small(name, features), THEN.get(case, {}))
+    result = train(recipe, folder / "data", folder / "out", seed=5, device="cpu")
     rng = np.random.default_rng(3)
     observation = {
         key: rng.integers(0, 255, f.shape).astype(f.dtype)
@@ -46,7 +48,6 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
         for key, f in features.items()
         if key != ACTION
     }
-    recipe = RECIPES[name](features)
     every = {recipe.sampling_steps, 20} if name.startswith("diffusion") else {recipe.sampling_steps}
     return {
         "losses": result.losses,

@@ -16,18 +16,21 @@ from .objective import Draw, Level, Losses, Path, compare, full
 
 @dataclass(frozen=True)
 class Flow:
-    """Conditional flow matching on the straight path; the loss is the velocity's.
+    """Conditional flow matching on the straight path.
 
     time: `beta` draws 1 - tau from 0.999·Beta(1.5, 1) + 0.001 (pi0: more weight on the noisy end), `uniform`
     U(0, 1). predict: the network's output is the velocity x - eps, or the clean chunk `x`, from which the
     velocity follows. A velocity carries the noise through the whole network, so a small one leaves some in
-    every dimension of the chunk. Source: Lipman et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau; for
-    `x` Li and He 2025 (arXiv 2511.13720)."""
+    every dimension of the chunk. loss: whose error is squared, the velocity's or, (1 - tau)^2 times that, the
+    chunk's. Source: Lipman et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau; for `x` Li and He 2025
+    (arXiv 2511.13720), whose loss is the velocity's."""
 
     time: Literal["beta", "uniform"] = "beta"
     """Levels of noise to train at: beta has more of the noisy ones, as pi0; uniform has all alike."""
     predict: Literal["velocity", "x"] = "velocity"
     """What the network gives: the velocity from noise to data, or x, the clean chunk."""
+    loss: Literal["velocity", "x"] = "velocity"
+    """Whose error is squared: the velocity's, or that of x, the clean chunk."""
 
     @property
     def needs(self) -> Head:
@@ -48,11 +51,16 @@ class Flow:
     ) -> Losses:
         t = draw.tau[:, None, None]
         noisy = (1 - t) * draw.noise + t * a_BHA
-        target = a_BHA - draw.noise
+        target = a_BHA if self.loss == "x" else a_BHA - draw.noise
         if teacher is not None:
-            target = self._velocity(teacher(noisy, draw.tau, draw.tau, context).float(), noisy, t)
+            target = self._compared(teacher(noisy, draw.tau, draw.tau, context).float(), noisy, t)
         output = outputs(net, noisy, draw.tau, draw.tau, context)
-        return compare(output, lambda chunk: (self._velocity(chunk.float(), noisy, t) - target) ** 2)
+        return compare(output, lambda chunk: (self._compared(chunk.float(), noisy, t) - target) ** 2)
+
+    def _compared(self, output: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        if self.loss == "velocity":
+            return self._velocity(output, noisy, t)
+        return output if self.predict == "x" else noisy + (1 - t) * output
 
     def _velocity(self, output: Tensor, noisy: Tensor, t: Tensor | float) -> Tensor:
         if self.predict == "velocity":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -382,6 +382,18 @@ def test_more_steps_than_trained_are_refused() -> None:
     for solver in (Heun(), DPM()):
         with pytest.raises(ValueError, match="deterministic"):
             sample(Ideal("x"), Regression(), solver, (1, 1, 1), 1)
+
+
+@pytest.mark.parametrize("predict", ["velocity", "x"])
+def test_the_chunks_loss_is_the_velocitys_by_the_noise_that_is_left(predict: Any) -> None:
+    a = torch.randn(64, 2, 3, generator=torch.Generator().manual_seed(0))
+    by_velocity, by_chunk = Flow(predict=predict), Flow(predict=predict, loss="x")
+    draw = by_velocity.draw(a, 0.0, torch.Generator().manual_seed(1))
+    draw = replace(draw, tau=0.9 * draw.tau)
+    errors = [o.losses(Constant(), a, CONTEXT.repeat(64), draw).error for o in (by_velocity, by_chunk)]
+    assert errors[1].mean() > 0.1
+    torch.testing.assert_close(errors[1], (1 - draw.tau)[:, None, None] ** 2 * errors[0])
+    assert not by_chunk.losses(Constant(), a, CONTEXT.repeat(64), draw, teacher=Constant()).error.any()
 
 
 def test_edms_noise_is_besos() -> None:

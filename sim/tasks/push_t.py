@@ -28,7 +28,7 @@ class PushT(Task):
         "slide the grey T block to the green goal",
         "align the T with the goal",
     )
-    max_seconds = 90.0
+    max_seconds = 30.0
     hold_s = 0.5
     randomisation: ClassVar = {"start": 0.03, "spread": 0.03, "yaw": np.pi, "mass": 0.06, "friction": 0.5}
     modes = ("turn-first", "move-first")

@@ -31,7 +31,11 @@ FILE = Path(__file__).parents[1] / "data" / "golden.json"
 FEATURE_SETS = {"state": FEATURES, "images": WITH_IMAGE}
 FIRST = ("flow", "diffusion_unet", "diffusion_transformer", "act_plain")
 CASES = [f"{name} {of}" for name in FIRST for of in FEATURE_SETS]
-THEN = {"flow images": {"codec": "Relative"}}  # what was the recipe's own
+# what was the recipe's own
+THEN = {
+    "flow state": {"objective.loss": "velocity"},
+    "flow images": {"objective.loss": "velocity", "codec": "Relative"},
+}
 
 
 def measure(case: str, folder: Path) -> dict[str, Any]:

@@ -149,8 +149,8 @@ def begin(
 
 
 def pace_of(cell: Cell, plan: Plan) -> Pace:
-    """The method's on this task and machine, measured once: the quickest of some short trainings, since what
-    else the machine does makes them longer by up to twice, and decisions of what came of the last."""
+    """The method's on this task and machine, measured once: the quickest of PACE_TRIES short trainings, since
+    what else the machine does makes them longer by up to twice, and decisions of what came of the last."""
     file = plan.work / cell.task / "pace" / f"{cell.method}.json"
     if file.is_file():
         return Pace(**json.loads(file.read_text()))
@@ -160,14 +160,13 @@ def pace_of(cell: Cell, plan: Plan) -> Pace:
         write(file, found)
         return Pace(**found)
     folder = file.with_suffix("")
-    arm, out, step_s = pace_training(cell, plan, folder, PACE_STEPS)
-    steps = PACE_STEPS
-    if METHODS[cell.method].kind == OURS and step_s * steps < PACE_SECONDS:  # too short to tell
-        steps, step_s = int(1.5 * PACE_SECONDS / step_s), float("inf")
-    for _ in range(PACE_TRIES - 1):
-        arm, out, again_s = pace_training(cell, plan, folder, steps)
-        step_s = min(step_s, again_s)
-    method, first_s, more_s = METHODS[cell.method], 0.0, 0.0
+    method, steps = METHODS[cell.method], PACE_STEPS
+    tries = [pace_training(cell, plan, folder, steps)]
+    if method.kind == OURS and tries[0][2] * steps < PACE_SECONDS:  # too short to tell
+        steps, tries = int(1.5 * PACE_SECONDS / tries[0][2]), []
+    tries += [pace_training(cell, plan, folder, steps) for _ in range(PACE_TRIES - len(tries))]
+    (arm, out, _), step_s = tries[-1], min(s for *_, s in tries)
+    first_s = more_s = 0.0
     for evaluations in (1, NFE) if method.steps else (1,):
         changes = {"sampling_steps": evaluations, **method.sampler} if method.steps else {}
         taken = decision_seconds(runner(arm).decider(out, changes, plan.device))

@@ -21,9 +21,10 @@ class Flow:
     time: `beta` draws 1 - tau from 0.999·Beta(1.5, 1) + 0.001 (pi0: more weight on the noisy end), `uniform`
     U(0, 1). predict: the network's output is the velocity x - eps, or the clean chunk `x`, from which the
     velocity follows. A velocity carries the noise through the whole network, so a small one leaves some in
-    every dimension of the chunk. loss: whose error is squared, the velocity's or, (1 - tau)^2 times that, the
-    chunk's. Source: Lipman et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau; for `x` Li and He 2025
-    (arXiv 2511.13720), whose loss is the velocity's."""
+    every dimension of the chunk. loss: whose error is squared, the velocity's or the chunk's, whose square is
+    (1 - tau)^2 of that (but for the last twentieth, where the velocity of an `x` is bounded). Source: Lipman
+    et al. 2023; pi0 (Black et al. 2024), whose t is 1 - tau; for `x` Li and He 2025 (arXiv 2511.13720), whose
+    loss is the velocity's."""
 
     time: Literal["beta", "uniform"] = "beta"
     """Levels of noise to train at: beta has more of the noisy ones, as pi0; uniform has all alike."""

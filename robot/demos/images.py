@@ -17,12 +17,12 @@ CACHE_GB = 1.0
 
 def demo_images(out: Path, demonstrations: int = 300, steps: int = 14000, episodes: int = 50) -> int:
     """Record, train, evaluate, report beside the expert and an arm that never moves. 0 when at least half of
-    the seeds succeed. In trials 75 of 100 did after 12000 steps, 74 by the velocity's error: a policy that
-    misses the cube lifts its closed hand and stays up there. No better were demonstrations disturbed by 6 mm,
-    where the expert misses, too, with all of the frame seen (73 of 100). With actions relative to the state
-    42 of 60 did, with 600 demonstrations 36 of 60, with a network twice as wide 28 of 40, with points told as
-    they lie in the frame wherever the random window is 67 of 100, with all of the frame seen 39 of 50. From
-    the scene's state such a network does 99 of 100."""
+    the seeds succeed. In trials 75 of 100 did after 12000 steps, 74 by the velocity's error, as the trials
+    below: a policy that misses the cube lifts its closed hand and stays up there. No better were
+    demonstrations disturbed by 6 mm, where the expert misses, too, with all of the frame seen (73 of 100).
+    With actions relative to the state 42 of 60 did, with 600 demonstrations 36 of 60, with a network twice as
+    wide 28 of 40, with points told as they lie in the frame wherever the random window is 67 of 100, with all
+    of the frame seen 39 of 50. From the scene's state such a network does 99 of 100."""
     fresh(out)
     p = Phases()
     data, policy = str(out / "data"), str(out / "flow")

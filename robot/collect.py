@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.features import ACTION
+from ..datasets.features import ACTION, is_image
 from ..datasets.flags import INTERVENTION
 from ..datasets.store import EpisodeStore
 from .beside import ULNA, NotStarted, beside
@@ -55,7 +55,7 @@ def collect(
     out: str | Path,
     rounds: int,
     attempts: int,
-    record: Callable[[str, Path, int, int], object],
+    record: Callable[[str, Path, int, int, tuple[int, int] | None], object],
     *,
     data: Sequence[str] = (),
     weights: str = "iwr",
@@ -67,14 +67,15 @@ def collect(
     k's attempts in `corrections-k`, its policy in `round-k`. What an earlier run finished there is kept. It
     ends early where a person took over in no attempt of a round, since there is nothing to learn.
 
-    record: `record(url, folder, attempts, seed)` runs the policy served at `url` under somebody's eyes and
-    stores so many whole attempts in the dataset `folder`; fewer end the collection. data: what the policy was
-    trained on; empty: what its own config names. CollectError, or what `record` raises."""
+    record: `record(url, folder, attempts, seed, image_size)` runs the policy served at `url` under somebody's
+    eyes and stores so many whole attempts in the dataset `folder`, with pictures of `image_size` (height,
+    width), None: as the cameras give them; fewer end the collection. data: what the policy was trained on;
+    empty: what its own config names. CollectError, or what `record` raises."""
     policy, out = Path(checkpoint), Path(out)
     _config(policy)
     learn_from = list(data) or _data_of(policy)
-    for folder in learn_from:
-        EpisodeStore.open(folder)  # before people work for an hour
+    stores = [EpisodeStore.open(folder) for folder in learn_from]  # before people work for an hour
+    size = _image_size(stores[0])
     out.mkdir(parents=True, exist_ok=True)
     done: list[Round] = []
     for k in range(1, rounds + 1):
@@ -82,7 +83,7 @@ def collect(
         missing = attempts - _attempts(corrections)
         if missing > 0 and not (learned / STAMP).exists():
             with served(policy, device) as url:
-                record(url, corrections, missing, 10_000 * k + attempts - missing)
+                record(url, corrections, missing, 10_000 * k + attempts - missing, size)
         if _attempts(corrections) < attempts:
             break  # whoever quits may go on later
         learn_from.append(str(corrections))
@@ -150,6 +151,15 @@ def _data_of(policy: Path) -> list[str]:
             f"{policy} was trained on {what}, which is not here: name the datasets with --data"
         )
     return data
+
+
+def _image_size(store: EpisodeStore) -> tuple[int, int] | None:
+    """(height, width) of its pictures, since no training mixes sizes; None where they have several."""
+    sizes = {f.shape[:2] for key, f in store.features.items() if is_image(key)}
+    if len(sizes) != 1:
+        return None
+    height, width = sizes.pop()
+    return height, width
 
 
 def _attempts(folder: Path) -> int:

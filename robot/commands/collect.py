@@ -68,7 +68,7 @@ def run(args: Args, out: Output) -> int:
         raise UsageError("--rounds, --episodes and --steps are at least 1")
     require_device(args.device)
 
-    def record(url: str, folder: Path, attempts: int, seed: int) -> None:
+    def record(url: str, folder: Path, attempts: int, seed: int, size: tuple[int, int] | None) -> None:
         deployed(
             DeployArgs(
                 robot=args.robot,
@@ -79,6 +79,7 @@ def run(args: Args, out: Output) -> int:
                 max_seconds=args.max_seconds,
                 reset_seconds=args.reset_seconds,
                 out=str(folder),
+                image_size=f"{size[1]}x{size[0]}" if size else "",
                 takeover=args.takeover,
                 unvalidated=args.unvalidated,
             )

@@ -59,6 +59,8 @@ class Args:
     """Where no twin resets the scene and no keyboard is there: time between episodes to put things back."""
     out: Annotated[str, unset("nothing is recorded", "FOLDER")] = ""
     """Record what happens into this dataset."""
+    image_size: Annotated[str, unset("as the cameras give them", "WxH")] = ""
+    """Of the pictures recorded; the policy is shown what the cameras give."""
     takeover: Annotated[str, unset("nobody")] = ""
     """By what a person may take the arm from the policy, and give it back: the key t, Y of a gamepad, a
     button of the page, or the dead man's switch of a hand. s and f say how the attempt went. expert: in
@@ -116,6 +118,7 @@ def deployed(args: Args) -> dict[str, Any]:
     from ..rehearsal import ExpertPerson
     from ..takeover import Person
     from .evaluate import _cameras
+    from .record import size_of
 
     options = page_options(args.takeover, args.phone)
     if args.takeover:
@@ -125,6 +128,9 @@ def deployed(args: Args) -> dict[str, Any]:
             "a leader has no button to take over with: start this in a terminal, whose key t does, or a "
             "pedal that types it"
         )
+    size = size_of(args.image_size)
+    if size and not args.out:
+        raise UsageError("--image-size says how large pictures are recorded: give --out, too")
     above = directors_named(words(args.director), args.hook_fields)
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
@@ -171,7 +177,7 @@ def deployed(args: Args) -> dict[str, Any]:
         instruction = args.task if rig.sim is None else ""
         recorder = None
         if args.out:
-            recorder = stack.enter_context(recorder_for(rig, open_store(rig, args.out, instruction)))
+            recorder = stack.enter_context(recorder_for(rig, open_store(rig, args.out, instruction, image_size=size)))
         # the keyboard as teleoperator reads the terminal itself, episode keys and all
         keys = None if args.takeover == "keyboard" else stack.enter_context(Keys())
         if keys is not None and keys.is_terminal and rig.realtime:

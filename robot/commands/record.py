@@ -67,7 +67,7 @@ def run(args: Args, out: Output) -> int:
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
-    size, options = _size(args.image_size), page_options(args.agent, args.phone)
+    size, options = size_of(args.image_size), page_options(args.agent, args.phone)
     storage = {"codec": "jpeg", "quality": args.jpeg_quality} if args.codec == "jpeg" else None
     cameras = [c.strip() for c in args.cameras.split(",") if c.strip()]
     by_hand = args.agent in people()
@@ -113,7 +113,7 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
-def _size(text: str) -> tuple[int, int] | None:
+def size_of(text: str) -> tuple[int, int] | None:
     """`320x240` → (240, 320)."""
     if not text:
         return None

@@ -52,9 +52,9 @@ def run(args: Args, out: Output) -> int:
     from ...drivers.arm import DeviceError
     from ...drivers.twins.faults import parse_fault
     from ..twin.station import Station, StationConfig
-    from .record import _size
+    from .record import size_of
 
-    size = _size(args.image_size)
+    size = size_of(args.image_size)
     if size is None:
         raise ValueError("--image-size is width x height in pixels, like 320x240")
     cameras, realsense = words(args.cameras), words(args.realsense)

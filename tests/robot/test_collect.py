@@ -53,8 +53,20 @@ def test_rounds_leave_attempts_and_policies_and_go_on_where_they_stopped(
     assert Path(f"{trained}/c/round-1/hash.json").stat().st_mtime_ns == before
 
 
+def test_pictures_are_as_large_as_those_that_the_policy_learned_from(tmp_path: Path) -> None:
+    words = ["--task", "reach", "--cameras", "front", "--image-size", "40x32", "--out", f"{tmp_path}/data"]
+    assert main(["record", *words, "--episodes", "2"]) == 0
+    words = ["--data", f"{tmp_path}/data", "--observe", "observation.state,observation.images.front"]
+    assert main(["train", "flow", *words, "--out", f"{tmp_path}/flow", *TINY]) == 0
+    words = ["--task", "reach", "--takeover", "expert", "--out", f"{tmp_path}/c", "--rounds", "1"]
+    assert main(["collect", f"{tmp_path}/flow", *words, "--episodes", "1", "--steps", "2"]) == 0
+    recorded = EpisodeStore.open(f"{tmp_path}/c/corrections-1").features["observation.images.front"]
+    assert recorded.shape == (32, 40, 3)
+    assert read_train(f"{tmp_path}/c/round-1").steps == 2, "and both are learned from"
+
+
 def test_a_round_without_corrections_is_the_last(trained: Path, tmp_path: Path) -> None:
-    def record(url: str, folder: Path, attempts: int, seed: int) -> None:
+    def record(url: str, folder: Path, attempts: int, seed: int, size: object) -> None:
         words = ["--task", "reach", "--episodes", str(attempts), "--seed", str(seed), "--out", str(folder)]
         assert main(["record", *words]) == 0
 
@@ -63,7 +75,7 @@ def test_a_round_without_corrections_is_the_last(trained: Path, tmp_path: Path) 
 
 
 def test_what_cannot_be_done_is_said_before_anybody_works(trained: Path, tmp_path: Path) -> None:
-    def never(url: str, folder: Path, attempts: int, seed: int) -> None:
+    def never(url: str, folder: Path, attempts: int, seed: int, size: object) -> None:
         raise AssertionError
 
     with pytest.raises(CollectError, match="is it a checkpoint"):

@@ -21,6 +21,7 @@ from .adapters.vision import SigLIP
 from .adapters.vision_language import VisionLanguage
 from .backbones.action_expert import ActionExpert
 from .backbones.action_tokens import ActionTokens
+from .backbones.chain_of_action import ChainOfAction
 from .backbones.codes import Codes
 from .backbones.dit import DiT
 from .backbones.encoder_decoder import EncoderDecoder
@@ -129,7 +130,7 @@ PARTS: dict[str, type] = {
         *(NeuralDynamics, Horizons),
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
-        *(Codes, VQBeT),
+        *(Codes, VQBeT, ChainOfAction),
         *(ResNet, Timm, Slots),
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),

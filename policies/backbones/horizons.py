@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..contexts.context import Context
 from .backbone import Backbone, Head, Output, Sizes, outputs, require_head
+from .chain_of_action import ChainOfAction
 from .latent import Latent
 from .mlp import ResidualMLP
 from .ndp import NeuralDynamics
@@ -44,7 +45,7 @@ class Horizons:
 
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         require_head(self, Head(head.output), Head("chunk"))
-        if type(self.inner) in (Horizons, NeuralDynamics, Latent):
+        if type(self.inner) in (Horizons, NeuralDynamics, Latent, ChainOfAction):
             raise ValueError(f"Horizons mixes chunks of a plain network, not of {type(self.inner).__name__}")
         ahead = sizes.horizon - sizes.n_past_actions
         steps = (0, *self.horizons)

@@ -33,6 +33,7 @@ from .litevlp import litevlp, litevlp_small
 from .mip import mip, regression_mlp
 from .moh import moh
 from .ndp import ndp
+from .openha import openha
 from .openvla import openvla, openvla_small
 from .openvla_oft import openvla_oft, openvla_oft_small
 from .pi0 import pi0, pi0_small
@@ -61,6 +62,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "flow_map": flow_map,
     "ebt": ebt,
     "imc": imc,
+    "openha": openha,
     "ptp": ptp,
     "beso": beso,
     "decision_diffuser": decision_diffuser,

@@ -125,6 +125,7 @@ SMALL = {
         "context.ffn": 32,
         "context.chain": 3,
     },
+    "openha": {"backbone.inner.width": 32, "backbone.inner.depth": 1, "objective.latent": 8},
     "moh": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "ndp": {"backbone.inner.width": 32, "backbone.inner.depth": 1},
     "vq_bet": {

@@ -177,7 +177,9 @@ def deployed(args: Args) -> dict[str, Any]:
         instruction = args.task if rig.sim is None else ""
         recorder = None
         if args.out:
-            recorder = stack.enter_context(recorder_for(rig, open_store(rig, args.out, instruction, image_size=size)))
+            recorder = stack.enter_context(
+                recorder_for(rig, open_store(rig, args.out, instruction, image_size=size))
+            )
         # the keyboard as teleoperator reads the terminal itself, episode keys and all
         keys = None if args.takeover == "keyboard" else stack.enter_context(Keys())
         if keys is not None and keys.is_terminal and rig.realtime:

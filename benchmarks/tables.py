@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -394,7 +395,7 @@ def measured_page(numbers: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def readme_table(numbers: dict[str, dict[str, Any]]) -> list[str]:
-    """The five that matter most, in one row each."""
+    """Those that matter most, in one row each."""
     lines = ["| what was measured | Ulna | beside it |", "|---|---|---|"]
     for name, task in (
         ("demo", "`make demo`: `lift` learned from 100 demonstrations, tried on scenes it never saw"),
@@ -403,6 +404,8 @@ def readme_table(numbers: dict[str, dict[str, Any]]) -> list[str]:
         if d := numbers.get(name):
             interval = f"95 % interval {percent(d['wilson_95'])}"
             lines.append(f"| {task} | **{d['successes']} of {d['episodes']} succeeded** | {interval} |")
+    if d := numbers.get("head_to_head"):
+        lines += [beside_lerobot(task, cells) for task, cells in d["sizes"]["small"]["tasks"].items()]
     if d := numbers.get("recording"):
         ours, default, streaming = (
             f"{r['lateness_ms']['p99']:.2f} ms, {r['finish_s']:.2f} s, {r['size_mb']:.0f} MB"
@@ -428,6 +431,28 @@ def readme_table(numbers: dict[str, dict[str, Any]]) -> list[str]:
             task = f"reading training windows with two {size}×{size} cameras, windows a second"
             lines.append(f"| {task} | {ours} | LeRobot: {speeds['lerobot']:.0f} |")
     return [*lines, "", f"Machine: {machines(numbers)}."]
+
+
+def beside_lerobot(task: str, cells: Sequence[dict[str, Any]]) -> str:
+    """A task's longest trainings, the best of ours first."""
+    cell = max(cells, key=lambda c: c["seconds"])
+    arms = sorted(
+        (a for a in cell["arms"].values() if a["group"] == "as trained"), key=lambda a: -a["success_rate"]
+    )
+    told = {
+        side: ", ".join(
+            f"{a['method'].removeprefix('lerobot_')} {100 * a['success_rate']:.0f} %"
+            for a in arms
+            if a["method"].startswith("lerobot_") is (side == "theirs")
+        )
+        for side in ("ours", "theirs")
+    }
+    seeds = max(len(a["seeds"]) for a in arms)
+    what = (
+        f"`{task}` learned from the same {cell['demonstrations']} demonstrations in {cell['seconds']:g} s of "
+        f"one core each, {seeds} training{'s' * (seeds > 1)} × {cell['episodes']} unseen scenes"
+    )
+    return f"| {what} | {told['ours']} | LeRobot: {told['theirs']} |"
 
 
 def machines(numbers: dict[str, dict[str, Any]]) -> str:

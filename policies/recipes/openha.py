@@ -21,7 +21,11 @@ def openha(features: Features) -> Recipe:
     that are motions or points, or one after the other. Not: an MLP instead of a vision-language model, so a
     thought is a word of a small vocabulary rather than a phrase, a point is one of the action's own space
     rather than of a picture, the chunk is regressed, and a policy has one format of thought instead of
-    several by a tag. Not shown yet: the study `openha_fork` is to be run."""
+    several by a tag.
+
+    Not shown yet: of the study `openha_fork` two trainings of five are done. Round a disc, left or right, 200
+    of 200 passed that say a motion, a point, or both, 2 that say nothing, and none with ACT's latent. Words
+    mistaken for their opposites did no harm, since either side will do."""
     return replace(
         regression_mlp(features),
         name="openha",

@@ -82,8 +82,9 @@ def collect(
         corrections, learned = out / f"corrections-{k}", out / f"round-{k}"
         missing = attempts - _attempts(corrections)
         if missing > 0 and not (learned / STAMP).exists():
+            kept = None if (corrections / "ulna.json").exists() else size  # what is begun keeps its own
             with served(policy, device) as url:
-                record(url, corrections, missing, 10_000 * k + attempts - missing, size)
+                record(url, corrections, missing, 10_000 * k + attempts - missing, kept)
         if _attempts(corrections) < attempts:
             break  # whoever quits may go on later
         learn_from.append(str(corrections))

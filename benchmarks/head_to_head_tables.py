@@ -28,6 +28,28 @@ def text(d: Mapping[str, Any]) -> list[str]:
     return head_to_head(dict(d)) or ["nothing is finished yet"]
 
 
+def rows(d: Mapping[str, Any]) -> list[str]:
+    """For the README: of each task the longest trainings, the best first."""
+    return [row(task, cells) for task, cells in d["sizes"]["small"]["tasks"].items()]
+
+
+def row(task: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    cell = max(cells, key=lambda c: (c["seconds"], c["demonstrations"]))
+    arms = sorted(
+        (a for a in cell["arms"].values() if a["group"] == GROUPS[0]), key=lambda a: -a["success_rate"]
+    )
+    ours, theirs = [], []
+    for arm in arms:
+        name, of = arm["method"].removeprefix("lerobot_"), f"{100 * arm['success_rate']:.0f} %"
+        (ours if name == arm["method"] else theirs).append(f"{name} {of}")
+    seeds = max(len(a["seeds"]) for a in arms)
+    return (
+        f"| `{task}` learned from the same {cell['demonstrations']} demonstrations in {cell['seconds']:g} s "
+        f"of one core each, {seeds} training{'s' * (seeds > 1)} × {cell['episodes']} unseen scenes "
+        f"| {', '.join(ours)} | LeRobot: {', '.join(theirs)} |"
+    )
+
+
 def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
     """One task, number of demonstrations and budget, groups below each other."""
     seeds = max(len(a["seeds"]) for a in cell["arms"].values())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -405,7 +404,7 @@ def readme_table(numbers: dict[str, dict[str, Any]]) -> list[str]:
             interval = f"95 % interval {percent(d['wilson_95'])}"
             lines.append(f"| {task} | **{d['successes']} of {d['episodes']} succeeded** | {interval} |")
     if d := numbers.get("head_to_head"):
-        lines += [beside_lerobot(task, cells) for task, cells in d["sizes"]["small"]["tasks"].items()]
+        lines += head_to_head_tables.rows(d)
     if d := numbers.get("recording"):
         ours, default, streaming = (
             f"{r['lateness_ms']['p99']:.2f} ms, {r['finish_s']:.2f} s, {r['size_mb']:.0f} MB"
@@ -431,28 +430,6 @@ def readme_table(numbers: dict[str, dict[str, Any]]) -> list[str]:
             task = f"reading training windows with two {size}×{size} cameras, windows a second"
             lines.append(f"| {task} | {ours} | LeRobot: {speeds['lerobot']:.0f} |")
     return [*lines, "", f"Machine: {machines(numbers)}."]
-
-
-def beside_lerobot(task: str, cells: Sequence[dict[str, Any]]) -> str:
-    """A task's longest trainings, the best of ours first."""
-    cell = max(cells, key=lambda c: c["seconds"])
-    arms = sorted(
-        (a for a in cell["arms"].values() if a["group"] == "as trained"), key=lambda a: -a["success_rate"]
-    )
-    told = {
-        side: ", ".join(
-            f"{a['method'].removeprefix('lerobot_')} {100 * a['success_rate']:.0f} %"
-            for a in arms
-            if a["method"].startswith("lerobot_") is (side == "theirs")
-        )
-        for side in ("ours", "theirs")
-    }
-    seeds = max(len(a["seeds"]) for a in arms)
-    what = (
-        f"`{task}` learned from the same {cell['demonstrations']} demonstrations in {cell['seconds']:g} s of "
-        f"one core each, {seeds} training{'s' * (seeds > 1)} × {cell['episodes']} unseen scenes"
-    )
-    return f"| {what} | {told['ours']} | LeRobot: {told['theirs']} |"
 
 
 def machines(numbers: dict[str, dict[str, Any]]) -> str:

@@ -20,6 +20,7 @@ from ulna.policies.adapters.language import Language
 from ulna.policies.adapters.vision import SigLIP
 from ulna.policies.adapters.vision_language import VisionLanguage
 from ulna.policies.adapters.weights import take_published
+from ulna.policies.backbones.fast_tokens import FAST
 from ulna.policies.policy import Policy
 from ulna.policies.recipe import Recipe
 from ulna.policies.recipes.all import RECIPES
@@ -33,6 +34,7 @@ STATE, ACTION, CAMERAS = (
 JOINTS, HORIZON, PADDED = 6, 10, 32
 VOCABULARY = 300
 NAMES = ("pi0", "pi05", "smolvla")
+WRITER = "pi0_fast"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Size:
 SIZES = {
     "pi0": Size(),
     "pi05": Size(),
+    WRITER: Size(),
     "smolvla": Size(heads=4, kv_heads=2, depth=4, expert_ffn=256, side=64, patch=16),
 }
 
@@ -134,24 +137,28 @@ def our_recipe(name: str, size: Size, features: Features) -> Recipe:
         family, size.width, size.depth, size.heads, size.kv_heads, size.head_dim, size.ffn, VOCABULARY
     )
     assert isinstance(vision, SigLIP)
+    if isinstance(expert, FAST):
+        language, expert = replace(language, gives="words"), replace(expert, vocabulary=150)
+    else:
+        expert = replace(expert, width=size.expert_width, ffn=size.expert_ffn)  # type: ignore[type-var]
     return replace(
         recipe,
         encoder=replace(encoder, vision=vision, language=language),
-        backbone=replace(expert, width=size.expert_width, ffn=size.expert_ffn),  # type: ignore[type-var]
+        backbone=expert,
         horizon=HORIZON,
         n_action_steps=HORIZON,
     )
 
 
 def _pi(name: str, size: Size) -> nn.Module:
-    """pi0's or pi0.5's core, as its own code builds it, of other sizes."""
+    """The core of pi0, pi0.5 or pi0-FAST, as its own code builds it, of other sizes."""
     from importlib import import_module
 
     from transformers import CONFIG_MAPPING
 
     module = import_module(f"lerobot.policies.{name}.modeling_{name}")
     configuration = import_module(f"lerobot.policies.{name}.configuration_{name}")
-    title = name.upper()
+    title = {"pi0": "PI0", "pi05": "PI05", WRITER: "PI0Fast"}[name]
 
     def paligemma() -> Any:
         make: Any = CONFIG_MAPPING["paligemma"]
@@ -185,7 +192,11 @@ def _pi(name: str, size: Size) -> nn.Module:
     model.model.multi_modal_projector.linear = nn.Linear(size.vision_width, size.width)
     embedding = model.model.language_model.get_input_embeddings()
     embedding.weight = nn.Parameter(0.05 * torch.randn(VOCABULARY, size.width))
-    model.lm_head = core.paligemma_with_expert.gemma_expert.lm_head = None
+    if name == WRITER:  # words are written by the table that they are read by
+        model.lm_head = nn.Linear(size.width, VOCABULARY, bias=False)
+        model.lm_head.weight = embedding.weight
+    else:
+        model.lm_head = core.paligemma_with_expert.gemma_expert.lm_head = None
     return core
 
 
@@ -276,7 +287,7 @@ def their_inputs(of: Pair, asked: Question) -> tuple[Any, ...]:
     most = instruction.part.most  # padded to the full length, as theirs
     tokens = torch.tensor([ids + [0] * (most - len(ids)) for ids in rows])
     mask = torch.tensor([[True] * len(ids) + [False] * (most - len(ids)) for ids in rows])
-    state = () if of.name == "pi05" else (pad_vector(asked.state, PADDED),)
+    state = () if of.name in ("pi05", WRITER) else (pad_vector(asked.state, PADDED),)
     return (images, seen, tokens, mask, *state)
 
 
@@ -289,6 +300,13 @@ def their_chunk(of: Pair, asked: Question) -> Tensor:
 def our_chunk(of: Pair, asked: Question) -> Tensor:
     """The same of ours, from the same noise."""
     return of.ours.sample(asked.request(), noise=lambda: asked.noise).chunk
+
+
+def their_loss(of: Pair, asked: Question, words_BS: Tensor, there_BS: Tensor) -> Tensor:
+    """Of LeRobot's pi0-FAST, for chunks that are written in these words; no word is 0 but the first."""
+    first = torch.zeros_like(words_BS[:, :1])
+    words, there = torch.cat([first, words_BS], 1), torch.cat([first == 0, there_BS], 1)
+    return of.theirs.forward(*their_inputs(of, asked), words, there)["loss"]
 
 
 @contextlib.contextmanager

@@ -81,6 +81,13 @@ class _Counter(nn.Module):
         else:
             self.nfe[self.rows.cpu()] += self.passes
 
+    def spend(self, passes: Tensor) -> None:
+        """Of each row, `(B·N,)` int: what is known only when a network that writes has written."""
+        if self.rows is None:
+            self.nfe += passes.cpu().unflatten(0, (len(self.nfe), -1)).sum(1)
+        else:
+            self.nfe[self.rows.cpu()] += passes.cpu()
+
 
 class Field:
     """Call it with chunks `(B·N, H, A)` at level i of `path` for the network's `Pred` there.

@@ -27,10 +27,12 @@ from .backbones.dit import DiT
 from .backbones.encoder_decoder import EncoderDecoder
 from .backbones.energy import Energy
 from .backbones.factorised import Factorised
+from .backbones.fast_tokens import FAST
 from .backbones.harmodt import HarmoDT
 from .backbones.horizons import Horizons
 from .backbones.hyperppo import HyperPPO
 from .backbones.hyperzero import HyperZero
+from .backbones.insulated import Insulated
 from .backbones.latent import Latent
 from .backbones.lipschitz import LipschitzMLP
 from .backbones.mixture import Mixture
@@ -101,6 +103,7 @@ from .objectives.edm import EDM
 from .objectives.flow import Flow
 from .objectives.flow_map import FlowMap
 from .objectives.imc import IMC
+from .objectives.knowledge_insulation import KnowledgeInsulation
 from .objectives.mip import MIP, TSD, StraightFlow
 from .objectives.next_token import NextToken
 from .objectives.prefixed import Prefixed
@@ -135,6 +138,7 @@ PARTS: dict[str, type] = {
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
+        *(FAST, Insulated, KnowledgeInsulation),
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),

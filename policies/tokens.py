@@ -53,13 +53,20 @@ class ActionTokens:
                 raise ValueError(f"pair {i} of the tokens is {list(pair)}: there are only those before it")
 
     @staticmethod
-    def fit(chunks_NHA: np.ndarray, vocabulary: int = VOCABULARY, scale: float = SCALE) -> ActionTokens:
+    def fit(
+        chunks_NHA: np.ndarray,
+        vocabulary: int = VOCABULARY,
+        scale: float = SCALE,
+        reach: float | None = None,
+    ) -> ActionTokens:
         """The tokeniser of at most `vocabulary` tokens for chunks like these, all the same for the same
-        chunks. ValueError where they are not finite, or the vocabulary is smaller than the alphabet."""
+        chunks. reach: None: theirs, at least 1. ValueError where they are not finite, or the vocabulary is
+        smaller than the alphabet."""
         if chunks_NHA.ndim != 3 or not len(chunks_NHA) or not np.isfinite(chunks_NHA).all():
             raise ValueError(f"tokens are fitted on finite chunks (N, H, A), not on {chunks_NHA.shape}")
         _, h, a = chunks_NHA.shape
-        bare = ActionTokens(h, a, scale, float(max(1.0, np.abs(chunks_NHA).max())))
+        reach = float(max(1.0, np.abs(chunks_NHA).max())) if reach is None else reach
+        bare = ActionTokens(h, a, scale, reach)
         if vocabulary < bare.alphabet:
             raise ValueError(
                 f"a vocabulary of {vocabulary} is smaller than the {bare.alphabet} values of a coefficient: "
@@ -81,6 +88,14 @@ class ActionTokens:
     @property
     def vocabulary(self) -> int:
         return self.alphabet + len(self.pairs)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Of each token, how many coefficients it writes."""
+        lengths = [1] * self.alphabet
+        for a, b in self.pairs:
+            lengths.append(lengths[a] + lengths[b])
+        return lengths
 
     @property
     def error(self) -> float:

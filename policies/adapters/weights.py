@@ -28,7 +28,10 @@ _MODEL = (
     (r"(?:vision_tower\.)?vision_model\.(post_layernorm\..+)", r"encoder.vision.\1"),
     (r"multi_modal_projector\.linear\.(.+)", r"encoder.vision.projector.\1"),
     (r"connector\.modality_projection\.proj\.(.+)", r"encoder.vision.projector.\1"),
-    (r"(?:language_model|text_model)\.(?:model\.)?((?:embed_tokens|layers)\..+)", r"encoder.language.\1"),
+    (
+        r"(?:language_model|text_model)\.(?:model\.)?((?:embed_tokens|layers|norm)\..+)",
+        r"encoder.language.\1",
+    ),
     (r"(?:language_model\.)?lm_head\.weight", "encoder.language.embed_tokens.weight"),
 )
 _POLICY = (

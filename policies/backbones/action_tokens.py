@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapters.language import KeysValues, Reader
@@ -18,6 +19,29 @@ from ..contexts.context import Context
 from .backbone import Head, Sizes, require_head
 
 BEGIN = 0  # the row of the table after which the actions begin; no text has it
+
+Choose = Callable[[Tensor, int], Tensor]
+"""Of the logits of those tokens that may come next `(B, C)`, and how many were written before: which one,
+`(B,)`."""
+
+
+class Writing(Protocol):
+    """What a language model writes after B contexts: the output of a head of tokens."""
+
+    def error(self, a_BHA: Tensor) -> Tensor:
+        """How much chunks surprise it, in nats, so that the mean over all `(B, H, A)` is that of their
+        tokens."""
+        ...
+
+    def write(self, choose: Choose) -> tuple[Tensor, Tensor]:
+        """(chunks `(B, H, A)` float32, how many passes each took `(B,)` int), a token after the other."""
+        ...
+
+
+def begin_row(context: Context) -> Tensor:
+    """`(B, 1)` int, the token before the first one of a chunk."""
+    tokens = context.tokens
+    return torch.full((len(tokens), 1), BEGIN, dtype=torch.long, device=tokens.device)
 
 
 @dataclass(frozen=True)
@@ -68,10 +92,11 @@ def what_was_read(context: Context, sizes: Sizes) -> tuple[KeysValues, Tensor]:
 
 
 class ActionTokensNet(nn.Module):
+    evaluations = 0  # what is written says how many, see `Writing`
+
     def __init__(self, c: ActionTokens, sizes: Sizes, language: Reader) -> None:
         super().__init__()
         self.bins, self.sizes, self.shape = c.bins, sizes, (sizes.horizon, sizes.action_dim)
-        self.evaluations = sizes.horizon * sizes.action_dim
         self._language = (language,)  # in a tuple: its weights are the encoder's
 
     def forward(self, x_BHA: Tensor, s: Tensor, t: Tensor, context: Context) -> Written:
@@ -80,7 +105,7 @@ class ActionTokensNet(nn.Module):
 
 
 class Written:
-    """What a language model writes after B contexts, which is computed when it is asked for."""
+    """See `Writing`; computed when it is asked for."""
 
     def __init__(self, net: ActionTokensNet, context: Context) -> None:
         self.net, self.context = net, context
@@ -97,26 +122,29 @@ class Written:
     def logits(self, bins_BHA: Tensor) -> Tensor:
         """`(B, H, A, V)` float32 of each element's word, given the chunk's elements before it; in one
         pass."""
-        ids = torch.cat([self._begin(), self.ids(bins_BHA.flatten(1)[:, :-1])], dim=1)
+        ids = torch.cat([begin_row(self.context), self.ids(bins_BHA.flatten(1)[:, :-1])], dim=1)
         before, mask = self._read
         hidden, _ = self.language.further(self.language.embed(ids), before, mask, causal=True)
         return self.language.logits(hidden).unflatten(1, self.net.shape)
 
-    def write(self, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Bins `(B, H, A)`, one after the other: `choose(logits (B, bins), n)` says the n-th, `(B,)`. What
-        was read, and written, is not read again."""
-        (before, mask), ids, bins = self._read, self._begin(), []
-        for n in range(self.net.evaluations):
+    def error(self, a_BHA: Tensor) -> Tensor:
+        bins = bins_of(a_BHA.float(), self.net.bins)
+        error = F.cross_entropy(self.logits(bins).flatten(0, 2), self.ids(bins).flatten(), reduction="none")
+        return error.reshape(a_BHA.shape)
+
+    def write(self, choose: Choose) -> tuple[Tensor, Tensor]:
+        """Each element by the middle of its bin; the lowest bin is the first choice. What was read, and
+        written, is not read again."""
+        (before, mask), ids, bins = self._read, begin_row(self.context), []
+        passes = self.net.shape[0] * self.net.shape[1]
+        for n in range(passes):
             hidden, before = self.language.further(self.language.embed(ids), before, mask, causal=True)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             logits = self.language.logits(hidden)[:, -1, -self.net.bins :].flip(-1)
             bins.append(choose(logits, n))
             ids = self.ids(bins[-1])[:, None]
-        return torch.stack(bins, dim=1).unflatten(1, self.net.shape)
-
-    def _begin(self) -> Tensor:
-        tokens = self.context.tokens
-        return torch.full((len(tokens), 1), BEGIN, dtype=torch.long, device=tokens.device)
+        chunk = middles(torch.stack(bins, dim=1).unflatten(1, self.net.shape), self.net.bins)
+        return chunk, torch.full((len(chunk),), passes)
 
 
 def bins_of(x: Tensor, bins: int) -> Tensor:

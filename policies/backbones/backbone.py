@@ -21,7 +21,7 @@ class Head:
     output: Literal["chunk", "energy", "mixture", "codes", "tokens"] = "chunk"
     """A chunk `(B, H, A)`; its energy `(B,)`; several chunks `(B, C, H, A)` and the logits `(B, C)` of which;
     codes, see `backbones.codes.Coded`; or tokens that a language model writes, see
-    `backbones.action_tokens.Written`."""
+    `backbones.action_tokens.Writing`."""
     times: Literal[1, 2] = 1
     """One time; or two, s and t, as flow maps need."""
     forward_mode: bool = False
@@ -34,6 +34,9 @@ class Head:
     """Width of a latent by which the network tells demonstrations of one observation apart. In training it is
     made of the chunk that `Context.shown` holds, and `Output.extras` has its divergence from a standard
     normal as `kl`; else it is 0. 0: there is none."""
+    words: bool = False
+    """Beside its output, what a language model writes of the same context, see
+    `backbones.insulated.InsulatedNet`."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
     if needs.output != offers.output:
         wrapper = {"energy": "Energy", "mixture": "Mixture", "codes": "Codes"}.get(needs.output)
         hint = f": wrap it, --backbone {wrapper}" if wrapper else ""
-        hint = ": use --backbone ActionTokens" if needs.output == "tokens" else hint
+        hint = ": use --backbone ActionTokens or FAST" if needs.output == "tokens" else hint
         raise ValueError(
             f"the objective needs a backbone that gives {_a(needs.output)}, and {name} gives "
             f"{_a(offers.output)}{hint}"
@@ -111,6 +114,11 @@ def require_head(backbone: object, needs: Head, offers: Head) -> None:
         raise ValueError(
             f"the objective needs a backbone that is told a time for each action, and {name} is told one for "
             "all: wrap it, --backbone TokenTimes"
+        )
+    if needs.words and not offers.words:
+        raise ValueError(
+            f"the objective needs a backbone whose language model writes, too, and that of {name} does not: "
+            "wrap it, --backbone Insulated"
         )
     if needs.latent and not offers.latent:
         raise ValueError(

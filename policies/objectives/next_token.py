@@ -1,7 +1,7 @@
 """The likeliest next token, of a language model that writes actions (OpenVLA, Kim et al. 2024, arXiv
-2406.09246).
+2406.09246; pi0-FAST, Pertsch et al. 2025, arXiv 2501.09747).
 
-Legend: B batch, H horizon, A action dimensions, V vocabulary."""
+Legend: B batch, H horizon, A action dimensions, C tokens that may come next."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.action_tokens import Written, bins_of, middles
+from ..backbones.action_tokens import Writing
 from ..backbones.backbone import Head
 from ..contexts.context import Context
 from ..pred import Pred
@@ -22,9 +21,9 @@ from .objective import Draw, Level, Losses, Path, full
 
 @dataclass(frozen=True)
 class NextToken:
-    """Cross-entropy over the whole vocabulary of the word that each element of the chunk is, given those
-    before it. A decision writes one word after the other, the likeliest of those that mean an action, or
-    draws them by the sampler's noise."""
+    """Cross-entropy over the whole vocabulary of each word that the chunk is written in, given those before
+    it. A decision writes one word after the other, the likeliest of those that mean an action, or draws them
+    by the sampler's noise."""
 
     temperature: float = 0.0
     """0: the likeliest word, as published; above, words are drawn by their shares to the power of 1/this, so
@@ -52,11 +51,7 @@ class NextToken:
     ) -> Losses:
         if teacher is not None:
             raise ValueError("NextToken learns from data: it is not told another network's words")
-        written = self._ask(net, a_BHA, context)
-        bins = bins_of(a_BHA.float(), written.net.bins)
-        logits = written.logits(bins)
-        error = F.cross_entropy(logits.flatten(0, 2), written.ids(bins).flatten(), reduction="none")
-        return Losses(error.reshape(a_BHA.shape))
+        return Losses(self._ask(net, a_BHA, context).error(a_BHA))
 
     def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:
         u_BN = torch.special.ndtr(a_BHA.flatten(1).float()).clamp(1e-12, 1 - 1e-6)
@@ -66,9 +61,11 @@ class NextToken:
                 return logits_BC.argmax(1)
             return choice((logits_BC / self.temperature).softmax(1), u_BN[:, n])
 
-        written = self._ask(net, a_BHA, context)
-        return Pred(a_BHA, 0.0, 1.0, middles(written.write(choose), written.net.bins), a_BHA)
+        chunk, passes = self._ask(net, a_BHA, context).write(choose)
+        if (spend := getattr(net, "spend", None)) is not None:  # of a sampler, which counts
+            spend(passes)
+        return Pred(a_BHA, 0.0, 1.0, chunk, a_BHA)
 
-    def _ask(self, net: nn.Module, a_BHA: Tensor, context: Context) -> Written:
+    def _ask(self, net: nn.Module, a_BHA: Tensor, context: Context) -> Writing:
         zero = full(0.0, a_BHA)
         return net(torch.zeros_like(a_BHA), zero, zero, context)

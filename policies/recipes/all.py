@@ -37,7 +37,8 @@ from .openha import openha
 from .openvla import openvla, openvla_small
 from .openvla_oft import openvla_oft, openvla_oft_small
 from .pi0 import pi0, pi0_small
-from .pi05 import pi05, pi05_small
+from .pi0_fast import pi0_fast, pi0_fast_small
+from .pi05 import pi05, pi05_ki, pi05_ki_small, pi05_small
 from .ptp import ptp
 from .retrieval import retrieval
 from .robodual import robodual
@@ -93,6 +94,10 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "pi0_small": pi0_small,
     "pi05": pi05,
     "pi05_small": pi05_small,
+    "pi05_ki": pi05_ki,
+    "pi05_ki_small": pi05_ki_small,
+    "pi0_fast": pi0_fast,
+    "pi0_fast_small": pi0_fast_small,
     "smolvla": smolvla,
     "smolvla_small": smolvla_small,
     "openvla": openvla,

@@ -27,6 +27,12 @@ SMALL_TRAINING = Training(
 )
 
 
+def writing(encoder: object) -> VisionLanguage:
+    """The same, whose language model can go on from what it reads."""
+    assert isinstance(encoder, VisionLanguage)
+    return replace(encoder, language=replace(encoder.language, gives="words"))
+
+
 def pi0(features: Features) -> Recipe:
     """pi0 (Black et al. 2024, arXiv 2410.24164), in the size of the released weights: 3.1 billion
     that are read.

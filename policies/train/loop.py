@@ -31,6 +31,7 @@ from ..encoders.timm import pretrained
 from ..parts import recipe_to_json
 from ..policy import Policy
 from ..recipe import Recipe, Training
+from .action_words import know_actions
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
 from .curriculum import begins, curriculum, refreshed
@@ -159,6 +160,7 @@ def train(
         taken = take_weights(policy, start, say)
         del start
     know_tasks(policy, data.tasks)
+    know_actions(policy, windows.train, say)
     take_slow(policy, slow, say)
     del slow
     adapt(policy, t)

@@ -52,6 +52,13 @@ TINY_DIT = {
     "n_action_steps": 8,
 }
 TINY_WRITER = {**TINY_VLA, "encoder.language.vocabulary": 512, "horizon": 4, "n_action_steps": 4}
+TINY_FAST = TINY_WRITER | {"backbone.vocabulary": 128, "backbone.skip": 0}
+TINY_INSULATED = TINY_WRITER | {
+    "backbone.inner.width": 32,
+    "backbone.inner.ffn": 64,
+    "backbone.words.vocabulary": 128,
+    "backbone.words.skip": 0,
+}
 SMALL = {
     "flow": {"backbone.widths": (32, 64)},
     "diffusion_unet": {"backbone.widths": (32, 64)},
@@ -156,6 +163,8 @@ SMALL = {
     **{name: TINY_EXPERT for name in ("pi0", "pi0_small", "pi05", "pi05_small")},
     **{name: TINY_EXPERT for name in ("smolvla", "smolvla_small")},
     **{name: TINY_WRITER for name in ("openvla", "openvla_small")},
+    **{name: TINY_FAST for name in ("pi0_fast", "pi0_fast_small")},
+    **{name: TINY_INSULATED for name in ("pi05_ki", "pi05_ki_small")},
     **{name: TINY_VLA | {"backbone.width": 32} for name in ("openvla_oft", "openvla_oft_small")},
     **{name: TINY_DIT for name in ("gr00t", "gr00t_small")},
     **{name: TINY_WRITER | {"context.turns": 3} for name in ("litevlp", "litevlp_small")},

@@ -24,7 +24,7 @@ FEATURES: Features = {
 EXPERTS = ("pi0_small", "pi05_small", "smolvla_small")
 FIELDS = (*EXPERTS, "gr00t_small")
 WRITERS = ("openvla_small", "litevlp_small")
-NAMES = (*FIELDS, *WRITERS, "openvla_oft_small")
+NAMES = (*FIELDS, *WRITERS, "pi0_fast_small", "pi05_ki_small", "openvla_oft_small")
 STATS: dict[str, Stats] = {
     k: vector_stats(np.random.default_rng(0).uniform(-1, 1, (500, 3))) for k in (STATE, ACTION)
 }
@@ -32,7 +32,7 @@ STATS: dict[str, Stats] = {
 
 def policy(name: str, features: Features = FEATURES, changes: Mapping[str, Any] | None = None) -> Policy:
     torch.manual_seed(0)
-    if name in WRITERS:  # words that are drawn show small changes of what is likely
+    if name in (*WRITERS, "pi0_fast_small"):  # words that are drawn show small changes of what is likely
         changes = {"objective.temperature": 1.0, **(changes or {})}
     made = Policy(override(small(name, features), dict(changes or {})), features, STATS).eval()
     with torch.no_grad():  # adaptive norms begin as shut gates

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from ulna.policies.backbones.fast_tokens import FASTNet
 from ulna.policies.objectives.objective import Draw
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
@@ -21,6 +23,7 @@ from lerobot_vla import (
     PADDED,
     SIZES,
     STATE,
+    WRITER,
     Pair,
     our_chunk,
     our_velocities,
@@ -28,6 +31,7 @@ from lerobot_vla import (
     question,
     their_chunk,
     their_inputs,
+    their_loss,
     velocities,
 )
 
@@ -65,3 +69,20 @@ def test_the_loss_is_lerobots_without_its_cache(both: Pair) -> None:
         Draw(asked.noise, tau),
     )
     torch.testing.assert_close(losses.error, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_of_written_tokens_is_lerobots(tmp_path: Path) -> None:
+    """LeRobot's pi0-FAST reads all in one pass, with masks of its own, and takes its tokens from a file."""
+    both = pair(WRITER, tmp_path)
+    asked, net = question(both), both.ours.net
+    assert isinstance(net, FASTNet)
+    waves = np.sin(np.linspace(0, 3, 10)[None, :, None] * np.random.default_rng(0).uniform(1, 3, (200, 1, 6)))
+    net.learn(waves)
+    actions = torch.from_numpy(waves[:2]).float()
+    actions[1] = 0.1 * torch.rand(HORIZON, JOINTS)
+    tokens, there = net.of(actions)
+    assert not there.all(), "the rows are of different lengths"
+    theirs = their_loss(both, asked, net.words(tokens), there)
+    context = both.ours.encode({**asked.request().observation, "task": asked.tasks})
+    losses = both.ours.recipe.objective.losses(net, actions, context, Draw(asked.noise, torch.zeros(2)))
+    torch.testing.assert_close(losses.error.mean(), theirs, atol=1e-4, rtol=1e-4)

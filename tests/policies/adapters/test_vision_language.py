@@ -66,9 +66,10 @@ def test_words_pictures_and_state_change_what_it_does(name: str) -> None:
 
     def chunk(task: str = "lift", changes: Mapping[str, Tensor] = {}) -> Tensor:
         request = Request({**seen, **changes}, 0, task=[task])
-        if name in WRITERS:  # how likely words are, which need not change the ones that are drawn
-            zero = torch.zeros(1)
-            return asked.net(noise, zero, zero, asked.context(request)).logits(torch.zeros_like(noise).long())
+        if name in (*WRITERS, "pi0_fast_small"):  # how likely words are, which need not change those drawn
+            zero, words = torch.zeros(1), torch.zeros_like(noise).long()
+            words = words if name in WRITERS else words.flatten(1)
+            return asked.net(noise, zero, zero, asked.context(request)).logits(words)
         return asked.sample(request, noise=lambda: noise).chunk
 
     first = chunk()

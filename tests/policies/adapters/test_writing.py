@@ -57,7 +57,7 @@ def test_what_is_written_with_a_cache_is_what_is_written_without(name: str) -> N
         return (torch.arange(len(logits)) * 111 + n * 37) % 256  # whatever is likely
 
     with torch.no_grad():
-        bins = of.write(choose)
+        bins = bins_of(of.write(choose)[0], 256)
         at_once = of.logits(bins)[..., -256:].flip(-1).flatten(1, 2)
     assert bins.flatten(1)[1, :3].tolist() == [111, 148, 185]
     torch.testing.assert_close(torch.stack(heard, dim=1), at_once, atol=1e-5, rtol=1e-5)
@@ -197,6 +197,11 @@ def test_what_does_not_go_together_is_refused_in_a_sentence() -> None:
         ("openvla_small", {"backbone.bins": 512}, "has 512 bins"),
         ("openvla_small", {"objective": "Flow"}, "gives tokens"),
         ("openvla_small", {"backbone": "ActionExpert"}, "use --backbone ActionTokens"),
+        ("pi0_fast_small", {"backbone.vocabulary": 80}, "has 80 tokens: at least 81"),
+        ("pi0_fast_small", {"backbone.skip": 400}, "the language model's words, 512 less 400"),
+        ("pi0_fast_small", {"encoder.language.gives": "keys"}, "gives words, and this one gives keys"),
+        ("pi05_ki_small", {"backbone": "ActionExpert"}, "--backbone Insulated"),
+        ("pi05_ki_small", {"encoder.language.gives": "keys"}, "gives words, and this one gives keys"),
         ("openvla_small", {"sampling_steps": 2}, "written in one step"),
         ("openvla_oft_small", {"context": "ReadTokens"}, "--encoder.language.gives tokens"),
         ("openvla_oft_small", {"context": "Stack"}, "VisionLanguage --context CachedPrefix"),

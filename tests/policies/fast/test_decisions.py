@@ -109,13 +109,14 @@ def test_what_a_graph_cannot_repeat_is_seen() -> None:
     assert "draws" in watched(lambda: torch.rand(3, generator=own), CPU, draws=True, grad=True)[1]
 
 
-WITHOUT = ("ebt", "harmodt", "icrt", "robodual")  # a graph
+WITHOUT = ("ebt", "harmodt", "icrt", "robodual", "pi0_fast", "pi0_fast_small")  # a graph
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_which_recipes_can_be_repeated(name: str) -> None:
     """All but those that rest where they are told to, are asked for gradients, part rows by their task, keep
-    what they made of what they are shown, or ask another policy where it is time."""
+    what they made of what they are shown, ask another policy where it is time, or write until they are
+    done."""
     of = policy(name)
     request, steps = question(of, 2), of.recipe.sampling_steps
     with torch.no_grad():

@@ -1,0 +1,34 @@
+"""Action tokens are fitted to the data before a training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ...datasets.features import ACTION
+from ...datasets.reading.loader import WindowSource
+from ..backbones.fast_tokens import FASTNet
+from ..policy import Policy
+from .data import tensors
+
+MOST = 2000  # chunks that they are fitted on, evenly spaced
+
+
+def know_actions(policy: Policy, windows: WindowSource, say: Callable[[str], None]) -> None:
+    """Fit the tokens of each network that writes them, unless it has learned them before: its weights mean
+    those. ValueError in one sentence where there are more values than tokens."""
+    nets = [m for m in policy.modules() if isinstance(m, FASTNet) and not m.learned]
+    if not nets:
+        return
+    rows = np.unique(np.linspace(0, len(windows) - 1, MOST).round().astype(np.int64))
+    with torch.no_grad():
+        batch = tensors(windows.vectors(rows), policy.device)
+        action = batch[ACTION]
+        if action.ndim == 4:  # chains, of which the first link will do
+            batch = {k: v[:, 0] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            action = batch[ACTION]
+        chunks = policy.codec.encode(action, batch).float().cpu().numpy()
+    for net in nets:
+        say(net.learn(chunks))

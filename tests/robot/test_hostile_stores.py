@@ -418,15 +418,24 @@ def harms() -> Iterator[tuple[str, Harm]]:
 HARMS = dict(harms())
 
 
+def everything(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """In `folder` and below, links as themselves; `Path.rglob` takes half of this file's time."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from everything(Path(entry.path))
+
+
 def state_of(folder: Path) -> dict[str, tuple[Any, ...]]:
     """Everything in `folder`: kind, times of change and of access, and content."""
     found: dict[str, tuple[Any, ...]] = {}
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        found[str(path.relative_to(folder))] = (
+    for entry in everything(folder):
+        status = entry.stat(follow_symlinks=False)
+        found[entry.path] = (
             status.st_mode,
             status.st_mtime_ns,
-            None if path.is_dir() else status.st_atime_ns,
+            None if entry.is_dir() else status.st_atime_ns,
             status.st_nlink,
         )
     return found
@@ -435,9 +444,9 @@ def state_of(folder: Path) -> dict[str, tuple[Any, ...]]:
 def forget_reads(folder: Path) -> None:
     """Set times of access back, so that the next read of a file shows, also where disks note only the first
     one after a change (relatime)."""
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            os.utime(path, ns=(0, path.stat().st_mtime_ns))
+    for entry in everything(folder):
+        if entry.is_file(follow_symlinks=False):
+            os.utime(entry.path, ns=(0, entry.stat().st_mtime_ns))
 
 
 async def ask(app: Any, path: str) -> tuple[int, bytes]:
@@ -542,7 +551,8 @@ def test_a_hostile_store_reaches_nothing_outside_and_is_told_in_a_sentence(
 
 
 def list_of(store: Path) -> list[tuple[str, int, int]]:
-    return sorted((str(p), p.lstat().st_mode, p.lstat().st_mtime_ns) for p in store.rglob("*"))
+    status = ((e.path, e.stat(follow_symlinks=False)) for e in everything(store))
+    return sorted((path, s.st_mode, s.st_mtime_ns) for path, s in status)
 
 
 def test_hard_links_are_files_like_others(written: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import head_to_head_tables
 import results
 import safety_tables
 import study_tables
+import vla_tables
 from study_tables import percent
 
 README = Path(__file__).parents[1] / "README.md"
@@ -50,6 +51,9 @@ NAMES = (
         "progress",
         "demo_policy",
         "memory_growth",
+        "vla",
+        "vla_sort",
+        "action_tokens",
     ),
 )
 SECTIONS = {
@@ -66,6 +70,7 @@ SECTIONS = {
     "Paths of a dynamical system": ("ndp_strokes",),
     "Memories": ("memory_growth",),
     "Progress": ("progress",),
+    "Vision, language, action": ("vla", "vla_sort", "action_tokens"),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -380,6 +385,9 @@ TABLES = {
     "progress": study_tables.progress,
     "demo_policy": study_tables.demo_policy,
     "memory_growth": study_tables.memory_growth,
+    "vla": vla_tables.vla,
+    "vla_sort": vla_tables.vla_sort,
+    "action_tokens": vla_tables.action_tokens,
 }
 
 

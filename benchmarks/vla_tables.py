@@ -7,10 +7,10 @@ from typing import Any
 
 def vla(d: dict[str, Any]) -> list[str]:
     lines = [
-        "**The same random weights in LeRobot's code and in ours**: tiny sizes, one thread, 10 steps a decision,",
-        "asked in turn.",
+        "**The same random weights in LeRobot's code and in ours**: tiny sizes, one thread, 10 steps a",
+        "decision, asked in turn.",
         "",
-        "| model | parameters | decisions differ by at most | one decision, median | LeRobot's | times as fast |",
+        "| model | parameters | decisions differ by | one decision, median | LeRobot's | times as fast |",
         "|---|---|---|---|---|---|",
     ]
     for name, m in d["models"].items():
@@ -25,17 +25,20 @@ def vla(d: dict[str, Any]) -> list[str]:
 def vla_sort(d: dict[str, Any]) -> list[str]:
     served, taken, words = d["through_the_server"], d["takeover"], d["decisions_that_words_change"]
     changed = f"{words['by_more_than_0.05_rad']} of {words['scenes']}"
+    trained = f"{d['demonstrations']}, {d['steps']} steps in {d['training_seconds']:.0f} s"
+    by_hand = (
+        f"{taken['takeovers']} times, {taken['ticks_by_the_hand']} of {taken['ticks']} ticks by the hand"
+    )
     return [
         "**`vla_small` from end to end on `sort`**, from two cameras and words:",
         "",
         "| | |",
         "|---|---|",
-        f"| demonstrations, training | {d['demonstrations']}, {d['steps']} steps in {d['training_seconds']:.0f} s |",
+        f"| demonstrations, training | {trained} |",
         f"| succeeded | {d['successes']} of {d['episodes']} (the expert {d['expert']}) |",
         f"| through the server | {served['successes']} of {served['episodes']} |",
-        f"| scenes in which the word for the colour changes the first decision by more than 0.05 rad | {changed} |",
-        f"| taken over on the SO-101's twin | {taken['takeovers']} times, {taken['ticks_by_the_hand']} of "
-        f"{taken['ticks']} ticks by the hand |",
+        f"| scenes where another colour's word changes the first decision by over 0.05 rad | {changed} |",
+        f"| taken over on the SO-101's twin | {by_hand} |",
         "",
     ]
 
@@ -45,7 +48,7 @@ def action_tokens(d: dict[str, Any]) -> list[str]:
         "**Chunks as FAST tokens**, fitted on four fifths of 50 demonstrations, measured on the others; in",
         "normalised units, in which one token for each number, of 256 bins, errs by at most 0.004:",
         "",
-        "| data | numbers a chunk | tokens, mean (most) | fewer bits than bins | error, mean | largest | bound |",
+        "| data | numbers | tokens, mean (most) | fewer bits than bins | error, mean | largest | bound |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in d["table"]:

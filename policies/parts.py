@@ -53,6 +53,7 @@ from .conditions.dichotomy import Dichotomy
 from .conditions.goal import Goal
 from .conditions.instruction import Instruction
 from .conditions.label import Label
+from .conditions.lid import LID
 from .conditions.prompt import Prompt
 from .conditions.returns import Return
 from .conditions.sentence import Sentence
@@ -138,7 +139,7 @@ PARTS: dict[str, type] = {
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
-        *(FAST, Insulated, KnowledgeInsulation),
+        *(FAST, Insulated, KnowledgeInsulation, LID),
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),

@@ -38,14 +38,19 @@ class SentenceEncoder(nn.Module):
         self.encoder = nn.ModuleDict({"layer": layers})
 
     def forward(self, ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        table = self.embeddings
         places = torch.arange(ids_BS.shape[1], device=ids_BS.device)
-        x = table["word_embeddings"](ids_BS) + table["position_embeddings"](places)
-        x = table["LayerNorm"](x + table["token_type_embeddings"](torch.zeros_like(ids_BS)))
+        return F.normalize(self.read(self.embeddings["word_embeddings"](ids_BS), places, mask_BS), dim=-1)
+
+    def read(self, tokens_BSW: Tensor, places_S: Tensor, mask_BS: Tensor) -> Tensor:
+        """The mean `(B, W)` of what the layers make of tokens, words' or others, that stand at these places
+        of the text."""
+        table = self.embeddings
+        kind = table["token_type_embeddings"](torch.zeros_like(places_S))
+        x = table["LayerNorm"](tokens_BSW + table["position_embeddings"](places_S) + kind)
         for layer in self.encoder["layer"]:  # type: ignore[union-attr]
             x = layer(x, mask_BS)
         share = mask_BS.to(x.dtype) / mask_BS.sum(1, keepdim=True).clamp(min=1)
-        return F.normalize((x * share[..., None]).sum(1), dim=-1)
+        return (x * share[..., None]).sum(1)
 
 
 class Layer(nn.Module):

@@ -29,6 +29,7 @@ from .icrt import icrt
 from .imc import imc
 from .language_conditioned import language_conditioned
 from .lbp import lbp
+from .lid import lid
 from .litevlp import litevlp, litevlp_small
 from .mip import mip, regression_mlp
 from .moh import moh
@@ -76,6 +77,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "robodual": robodual,
     "uvd": uvd,
     "language_conditioned": language_conditioned,
+    "lid": lid,
     "user_conditioned": user_conditioned,
     "hyperzero": hyperzero,
     "hyperppo": hyperppo,

@@ -97,6 +97,12 @@ SMALL = {
     },
     "fdp": {"encoder.width": 32, "backbone.inner.width": 32, "backbone.inner.depth": 2},
     "language_conditioned": {"encoder.width": 32, "backbone.width": 32, "backbone.depth": 2},
+    "lid": {
+        **{f"conditions.LID.{k}": v for k, v in {"weights": "", "width": 32, "depth": 1}.items()},
+        **{f"conditions.LID.{k}": v for k, v in {"heads": 2, "ffn": 64, "vocabulary": 128}.items()},
+        "backbone.width": 32,
+        "backbone.depth": 1,
+    },
     "user_conditioned": {"backbone.width": 32, "backbone.depth": 2},
     "hyperppo": {"backbone.widths": (8, 16), "backbone.depth": 2, "backbone.acts": (8, 16)},
     "hyperzero": {"encoder.state.width": 32, "backbone.widths": (16,), "backbone.embedding": 16},

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from contracts.data import FEATURES, write_store
 from contracts.recipes import small
-from safetensors.torch import load_file, save_file
+from contracts.sentences import TINY, net, published
+from safetensors.torch import load_file
 
 from ulna.datasets.features import ACTION
 from ulna.policies.adapters.tokens import SENTENCES, VisionLanguageError, published_file
@@ -25,33 +26,6 @@ from ulna.policies.serving.local import LocalPolicy
 from ulna.policies.serving.protocol import BadRequest
 from ulna.policies.train.loop import train
 from ulna.sim.planar.phrases import FORMS, NAMES, OTHER_FORMS
-
-WORDS = ["push", "lift", "cube", "the", "red", "task", "0", "1"]
-TINY = {"width": 32, "depth": 2, "heads": 4, "ffn": 48, "vocabulary": 16, "positions": 12, "most": 10}
-
-
-def published(folder: Path) -> Path:
-    """A tiny sentence encoder of random weights, as published ones are stored."""
-    tokenizers = pytest.importorskip("tokenizers", reason="published tokenizers need the extra vla")
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    ends = [("[CLS]", 2), ("[SEP]", 3)]
-    made.post_processor = tokenizers.processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
-    folder.mkdir(parents=True)
-    made.save(str(folder / "tokenizer.json"))
-    torch.manual_seed(3)
-    weights = net("").model.state_dict()
-    save_file(
-        {f"bert.{k}": 20 * v if "dense" in k else v for k, v in weights.items()}, folder / "model.safetensors"
-    )
-    return folder
-
-
-def net(weights: str, **sizes: int) -> SentenceNet:
-    made = Sentence(weights, **{**TINY, **sizes}).build({}, torch.nn.Identity(), 8)
-    assert isinstance(made, SentenceNet)
-    return made
 
 
 def test_its_vectors_are_those_of_transformers(tmp_path: Path) -> None:

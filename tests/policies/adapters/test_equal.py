@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from ulna.policies.objectives.objective import Draw
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 
-pytest.importorskip("transformers", reason="LeRobot's own needs the extra vla")
+if importlib.util.find_spec("transformers") is None:  # its import takes seconds of every test process
+    pytest.skip("LeRobot's own needs the extra vla", allow_module_level=True)
 
 from lerobot_vla import (
     HORIZON,

@@ -23,16 +23,24 @@ from ulna.policies.encoders.timm import LITE0, Timm, TimmTrunk
 from ulna.policies.parts import override
 from ulna.policies.train.loop import train
 
-timm: Any = pytest.importorskip("timm", reason="timm's networks need the extra vla")
+if importlib.util.find_spec("timm") is None:  # its import takes seconds of every test process
+    pytest.skip("timm's networks need the extra vla", allow_module_level=True)
 
 CNN, VIT = "test_efficientnet", "test_vit"
+
+
+def judge(model: str, **size: bool) -> Any:
+    """timm's own."""
+    from timm import create_model
+
+    return create_model(model, **size).eval()
 
 
 def published(folder: Path, model: str) -> Any:
     """timm's own model, of random weights and statistics, which lie in `folder` as published ones do."""
     torch.manual_seed(1)
     size = {"dynamic_img_size": True, "dynamic_img_pad": True} if model == VIT else {}
-    net = timm.create_model(model, **size).eval()
+    net = judge(model, **size)
     for name, value in net.named_buffers():
         if name.endswith("running_mean"):
             value.uniform_(-0.3, 0.3)
@@ -144,7 +152,7 @@ def test_the_weights_that_a_package_ships() -> None:
     assert LITE0 in trunk.begin()
     (folder,) = importlib.util.find_spec(LITE0).submodule_search_locations  # type: ignore[union-attr]
     shipped = torch.load(next(Path(folder).rglob("*.pth")), weights_only=True).values()
-    net = timm.create_model("tf_efficientnet_lite0").eval()
+    net = judge("tf_efficientnet_lite0")
     net.load_state_dict(dict(zip(net.state_dict(), shipped, strict=True)))
     pixels = torch.rand(1, 3, 96, 96) * 2 - 1
     assert channels == 320

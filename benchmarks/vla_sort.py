@@ -80,7 +80,7 @@ def end_to_end(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     record = json.loads((policy / "train.json").read_text())
     return {
         "parameters": record["parameters"],
-        "demonstrations": len(record["episodes"][0]),
+        "demonstrations": len(record["episodes"]),
         "steps": record["steps"],
         "training_seconds": round(record["seconds"], 1),
         "successes": alone["successes"],

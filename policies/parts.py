@@ -62,6 +62,7 @@ from .conditions.store import Store
 from .conditions.task import Task
 from .conditions.uvd import UVD
 from .conditions.words import Words
+from .contexts.ada import AdA
 from .contexts.aura_mem import AuraMem
 from .contexts.cached_prefix import CachedPrefix
 from .contexts.decision_mamba import DecisionMamba
@@ -139,7 +140,7 @@ PARTS: dict[str, type] = {
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),
-        *(FAST, Insulated, KnowledgeInsulation, LID),
+        *(FAST, Insulated, KnowledgeInsulation, LID, AdA),
         *(SEGA, AuraMem, DecisionS4, DecisionMamba),
         *(Return, InverseDynamics, Ask, Compose, LowTemperature, Change),
         *(Task, SparseTransformer, Apart, Factorised, Objects, Focus, Dichotomy, BackwardPlan, UVD, HarmoDT),

@@ -9,6 +9,7 @@ from ...datasets.features import Features
 from ..plugins import everything, lookup, offers
 from ..recipe import Recipe
 from .act import act, act_plain
+from .ada import ada
 from .aura_mem import aura_mem
 from .bc_rnn import bc_rnn
 from .beso import beso
@@ -91,6 +92,7 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "seedpolicy": seedpolicy,
     "aura_mem": aura_mem,
     "decision_s4": decision_s4,
+    "ada": ada,
     "decision_mamba": decision_mamba,
     "pi0": pi0,
     "pi0_small": pi0_small,

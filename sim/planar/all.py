@@ -15,6 +15,7 @@ from .maze import Maze
 from .peg import Peg
 from .places import Places
 from .stages import Stages
+from .trials import Trials
 from .twice import Twice
 from .words import Words
 
@@ -31,5 +32,6 @@ TASKS: dict[str, Callable[..., PlanarEnv]] = {
     "gates": Gates,
     "places": Places,
     "stages": Stages,
+    "trials": Trials,
 }
 """`TASKS[name](num_envs, **options)`; the options are those of the class."""

@@ -164,7 +164,7 @@ SMALL = {
     "aura_mem": {"backbone.width": 32, "backbone.depth": 1, "context.size": 8, "context.chain": 3},
     **{
         name: {"backbone.width": 32, "backbone.depth": 1, "context.width": 16, "context.chain": 3}
-        for name in ("decision_s4", "decision_mamba")
+        for name in ("decision_s4", "decision_mamba", "ada")
     },
     **{name: TINY_EXPERT for name in ("pi0", "pi0_small", "pi05", "pi05_small")},
     **{name: TINY_EXPERT for name in ("smolvla", "smolvla_small")},

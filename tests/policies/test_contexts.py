@@ -11,6 +11,7 @@ from contracts.data import FEATURES
 
 from ulna.datasets.features import ACTION
 from ulna.datasets.stats import vector_stats
+from ulna.policies.contexts.ada import AdA
 from ulna.policies.contexts.aura_mem import AuraMem
 from ulna.policies.contexts.context import Conditions, ContextPart
 from ulna.policies.contexts.decision_mamba import DecisionMamba
@@ -23,7 +24,14 @@ from ulna.policies.policy import Policy
 from ulna.policies.recipes.all import RECIPES
 
 WIDTH, T, K = 8, 2, 2
-PARTS = [Recurrent(5), SEGA(3, 2, 2), AuraMem(4), DecisionS4(8, 2, 3), DecisionMamba(8, 2, 3)]
+PARTS = [
+    Recurrent(5),
+    SEGA(3, 2, 2),
+    AuraMem(4),
+    DecisionS4(8, 2, 3),
+    DecisionMamba(8, 2, 3),
+    AdA(8, 2, 2, steps=4),
+]
 
 
 @pytest.fixture(autouse=True)

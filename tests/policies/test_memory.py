@@ -12,6 +12,7 @@ from ulna.datasets.features import ACTION, STATE, Feature
 from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.backbones.mlp import ResidualMLP
+from ulna.policies.contexts.ada import AdA
 from ulna.policies.contexts.aura_mem import AuraMem
 from ulna.policies.contexts.context import ContextPart
 from ulna.policies.contexts.decision_mamba import DecisionMamba
@@ -80,6 +81,7 @@ REMEMBER = [
     AuraMem(size=8, chain=TICKS),
     DecisionS4(16, 1, 4, chain=TICKS),
     DecisionMamba(16, 1, 4, chain=TICKS),
+    AdA(16, 1, 2, steps=TICKS, chain=TICKS),
 ]
 
 

@@ -26,6 +26,7 @@ from ulna.sim.planar.maze import Maze
 from ulna.sim.planar.peg import Peg
 from ulna.sim.planar.places import Places
 from ulna.sim.planar.stages import Stages
+from ulna.sim.planar.trials import Trials
 from ulna.sim.planar.twice import Twice
 from ulna.sim.planar.words import Words
 
@@ -51,6 +52,7 @@ VARIANTS: dict[str, Make] = {
     "stages, held out": partial(Stages, stages=4, orders="held-out"),
     "stages, shown": partial(Stages, stages=2, shown=True),
     "places, luck": partial(Places, luck=True),
+    "trials, eight": partial(Trials, trials=8),
     "words, picture": partial(Words, pairs="left", picture=16, phrases="heard"),
 }
 NOISE = 0.005
@@ -221,6 +223,7 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: Cue(1, cues=0),
         lambda: Corridors(1, corridors=0),
         lambda: Cubes(1, moves=2.0),
+        lambda: Trials(1, trials=0),
         lambda: Fork(1).expert([0], route=2),
         lambda: Peg(1).expert([0], side=0),
         lambda: Maze(1).expert([0], skill="fair"),

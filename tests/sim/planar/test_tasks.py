@@ -23,6 +23,7 @@ from ulna.sim.planar.maze import CELL, LAYOUTS, Maze
 from ulna.sim.planar.peg import DEPTH, Peg
 from ulna.sim.planar.phrases import PHRASES, WAYS
 from ulna.sim.planar.picture import TABLE
+from ulna.sim.planar.trials import Trials, TrialsExpert
 from ulna.sim.planar.twice import Twice
 from ulna.sim.planar.words import PAIRS, PUCK_COLOURS, PUSH, VIEW, Words
 
@@ -511,6 +512,27 @@ def test_corridors_the_last_cue_counts_and_no_other() -> None:
     assert 0.4 < np.mean(passed(Corridors(n), np.ones_like) >= 1) < 0.6
     observation, _ = Corridors(n, visible=True, uniform=True).reset(seed=0)
     assert len(set(observation[ENVIRONMENT][:, 1])) == n, "lengths are drawn"
+
+
+def test_trials_are_right_for_who_remembers_and_by_chance_for_who_does_not() -> None:
+    """Its expert has found the place by the last trial; who tries the first place again and again has not."""
+
+    def right(env: Trials, remembers: bool) -> tuple[np.ndarray, np.ndarray]:
+        observation, info = env.reset(seed=list(range(n)))
+        script = TrialsExpert(env, range(n), 0.0)
+        for _ in range(env.max_ticks):
+            if not remembers:
+                script._next[:] = 0
+            observation, _, _, _, info = env.step(script.act(observation))
+        return info["success"], info["right"]
+
+    n = 200
+    success, found = right(Trials(n), remembers=True)
+    assert success.all()
+    assert found.min() == 1
+    assert 2.3 < found.mean() < 2.7, "found in any of the trials alike, and kept"
+    assert 0.15 < right(Trials(n), remembers=False)[0].mean() < 0.35
+    assert 0.15 < right(Trials(n, anew=True), remembers=True)[0].mean() < 0.4, "nothing is worth remembering"
 
 
 def test_cubes_that_moved_are_no_longer_where_they_were() -> None:

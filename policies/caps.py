@@ -83,7 +83,7 @@ def require_caps(recipe: Recipe, features: Features, augment: Collection[str] = 
     if not wants(recipe):
         return
     name = type(recipe.objective).__name__
-    if needs.output != "chunk" or needs.forward_mode or needs.second_order:
+    if needs.output != "chunk" or needs.forward_mode or needs.second_order or needs.words:
         raise ValueError(
             f"caps compares the chunks that a network gives in one pass, and {name} learns otherwise: leave "
             "out caps_temporal and caps_spatial"

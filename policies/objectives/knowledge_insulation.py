@@ -48,7 +48,12 @@ class KnowledgeInsulation:
     ) -> Losses:
         apart = replace(context, tokens=context.tokens.detach(), pooled=context.pooled.detach())
         losses = self.inner.losses(net, a_BHA, apart, draw, teacher)
-        error = net.writes(torch.zeros_like(a_BHA), full(0.0, a_BHA), context).error(a_BHA)  # type: ignore[operator]
+        writes: Any = getattr(net, "writes", None)
+        if writes is None:
+            raise ValueError(
+                "KnowledgeInsulation needs Insulated as the outermost backbone: wrap others in it"
+            )
+        error = writes(torch.zeros_like(a_BHA), full(0.0, a_BHA), context).error(a_BHA)
         every = torch.ones(a_BHA.shape[:2], dtype=torch.bool, device=a_BHA.device)
         words = self.weight * masked_mean(error, draw.more.get("mask", every))
         return replace(losses, extras={**losses.extras, "words": words})

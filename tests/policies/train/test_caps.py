@@ -94,6 +94,7 @@ def test_the_spatial_term_shakes_vectors_by_their_scale(tmp_path: Path) -> None:
     [
         ("ebt", {TEMPORAL: 1.0}, "EBT learns otherwise"),
         ("imc", {SPATIAL: 1.0}, "IMC learns otherwise"),
+        ("pi05_ki_small", {SPATIAL: 1.0}, "KnowledgeInsulation learns otherwise"),
         ("beso", {SPATIAL: 1.0}, "told Goal"),
         ("regression_mlp", {SPATIAL: -1.0}, "not negative"),
         ("regression_mlp", {TEMPORAL: 1.0, "codec": "Delta", "n_past_actions": 1}, "Delta needs"),

@@ -15,10 +15,11 @@ from ..flags import DIRECTED, INTERVENTION
 if TYPE_CHECKING:
     from .windows import Windows
 
-Weighting = Literal["uniform", "stored", "success", "return-rw", "return-aw", "iwr", "hg-dagger"]
-BY_TICK = ("iwr", "hg-dagger")  # those of corrections, that weigh each window by itself
+Weighting = Literal["uniform", "stored", "success", "return-rw", "return-aw", "iwr", "sirius", "hg-dagger"]
+BY_TICK = ("iwr", "sirius", "hg-dagger")  # those of corrections, that weigh each window by itself
 PROGRESS = "progress:"  # and the folder of a critic, by whose progress each window is weighed by itself
 ALPHA = 0.1
+BEFORE = 15  # ticks before a takeover that Sirius leaves out
 
 
 def episode_weights(episodes: Sequence[Episode], weighting: str, alpha: float = ALPHA) -> np.ndarray | None:
@@ -72,23 +73,45 @@ def correction_weights(parts: Sequence[Windows], weighting: str) -> list[np.ndar
     DAgger: Interactive Imitation Learning with Human Experts", ICRA 2019). iwr: half of the draws are the
     person's, the other half demonstrations and what the policy did in episodes that succeeded (intervention
     weighted regression, Mandlekar et al., "Human-in-the-Loop Imitation Learning using Remote Teleoperation",
-    2020, which balances the two likewise; that the policy's own failures are left out is ours). StoreError:
-    nobody corrected anything."""
-    persons, others = [], []
+    2020, which balances the two likewise; that the policy's own failures are left out is ours). sirius: half
+    are the person's, demonstrations keep the share that they have of all ticks, and the rest is the policy's
+    as in iwr, but for the `BEFORE` ticks before a person took over, since the person did because of these
+    (Liu et al., "Robot Learning on the Job", RSS 2023). StoreError: nobody corrected anything."""
+    persons, others, demonstrated = [], [], []
     for part in parts:
         by_policy = np.array([str(e.attrs.get("agent", "")).startswith("policy") for e in part.episodes])
         succeeded = np.array([e.attrs.get("success") is True for e in part.episodes])
         persons.append(part.flags & INTERVENTION != 0)
         counts = ~by_policy if weighting == "hg-dagger" else ~by_policy | succeeded
         others.append(counts[part.episode] & ~persons[-1] & (part.flags & DIRECTED == 0))
+        demonstrated.append(~by_policy[part.episode] & others[-1])
+        if weighting == "sirius":
+            others[-1] &= ~(by_policy[part.episode] & _before(persons[-1], part.episode))
     if not (n_person := sum(int(p.sum()) for p in persons)):
         raise StoreError(
             f"--weights {weighting} counts corrections, and nobody took over in these episodes: record some "
             "with `ulna deploy --takeover`, or use another weighting"
         )
     n_others = max(1, sum(int(o.sum()) for o in others))
+    if weighting == "sirius":
+        n_demo = sum(int(d.sum()) for d in demonstrated)
+        n_policy = n_others - n_demo
+        of_demo = min(0.5, n_demo / sum(len(p) for p in persons)) if n_policy > 0 else 0.5
+        share_demo, share_policy = of_demo / max(1, n_demo), (0.5 - of_demo) / max(1, n_policy)
+        return [
+            0.5 / n_person * p + np.where(d, share_demo, share_policy) * o
+            for p, o, d in zip(persons, others, demonstrated, strict=True)
+        ]
     of_person, of_other = (0.5 / n_person, 0.5 / n_others) if weighting == "iwr" else (1.0, 1.0)
     return [of_person * p + of_other * o for p, o in zip(persons, others, strict=True)]
+
+
+def _before(person: np.ndarray, episode: np.ndarray) -> np.ndarray:
+    """Which ticks are among the `BEFORE` ones before a person's, of the same episode."""
+    soon = np.zeros(len(person), bool)
+    for n in range(1, min(BEFORE, len(person) - 1) + 1):
+        soon[:-n] |= person[n:] & (episode[n:] == episode[:-n])
+    return soon
 
 
 def weighted_indices(cumulative: np.ndarray, batch_size: int, seed: int, step: int) -> np.ndarray:

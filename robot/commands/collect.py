@@ -43,7 +43,7 @@ class Args:
     """Attempts a round."""
     data: Annotated[list[str] | None, unset("as the checkpoint says", "FOLDER")] = None
     """What the policy was trained on; it learns from that and from all corrections."""
-    weights: Literal["iwr", "hg-dagger"] = "iwr"
+    weights: Literal["iwr", "sirius", "hg-dagger"] = "iwr"
     """How ticks count, see `ulna train`."""
     steps: int = 1000
     """Of training, a round."""

@@ -47,7 +47,8 @@ class Args:
     weights: Annotated[str, tyro.conf.arg(metavar=f"{'|'.join(WEIGHTINGS)}|progress:FOLDER")] = "uniform"
     """How episodes count: all alike; by the label `weight`; successes only; by their return, itself or beyond
     what their first state promises; of those in which a person corrected a policy, half the draws the
-    person's ticks (iwr), or only those and demonstrations (hg-dagger); or each tick by the progress that it
+    person's ticks (iwr; without what made the person take over: sirius), or only those and demonstrations
+    (hg-dagger); or each tick by the progress that it
     led to, by the critic in a folder that `ulna progress` made."""
     alpha: float = 0.1
     """Temperature of the weighting by return: small, the best episodes only."""

@@ -95,6 +95,26 @@ def test_corrections_weigh_each_tick_by_who_acted(tmp_path: Path) -> None:
     assert np.isin(drawn, [2, 3]).mean() == 0.5
 
 
+def test_sirius_leaves_out_what_made_the_person_take_over(tmp_path: Path) -> None:
+    policy = [0] * 20 + [PERSON] * 2 + [0] * 3 + [PERSON] * 2 + [0] * 4
+    corrected(tmp_path / "d", "policy flow 1a2b with human leader", policy, True)
+    corrected(tmp_path / "d", "policy flow 1a2b", [0] * 10, True)
+    store = corrected(tmp_path / "d", "human leader", [0] * 9, True)
+    (weights,) = correction_weights([Windows(store, WindowSpec(1, 2, 0, (STATE,)))], "sirius")
+    assert len(weights) == 50
+    kept, persons = [*range(5), *range(27, 41)], [20, 21, 25, 26]
+    assert weights[persons] == pytest.approx([0.125] * 4), "half of the draws"
+    assert weights[41:] == pytest.approx([0.02] * 9), "as often as they are"
+    assert weights[kept] == pytest.approx([0.32 / 19] * 19)
+    assert not weights[[*range(5, 20), 22, 23, 24]].any()
+    alone = corrected(tmp_path / "alone", "policy x", [0, PERSON], True)
+    demos = corrected(tmp_path / "demos", "expert", [0] * 8, True)
+    parts = [Windows(s, WindowSpec(1, 2, 0, (STATE,))) for s in (demos, alone)]
+    of_demos, of_alone = correction_weights(parts, "sirius")
+    assert of_demos == pytest.approx([0.5 / 8] * 8), "where nothing of the policy's counts"
+    assert of_alone == pytest.approx([0, 0.5])
+
+
 def test_corrections_balance_over_several_datasets_and_need_somebody_who_corrected(tmp_path: Path) -> None:
     demos = corrected(tmp_path / "demos", "expert", [0] * 8, True)
     rollouts = corrected(tmp_path / "rollouts", "policy x", [0, PERSON], True)

@@ -54,6 +54,8 @@ NAMES = (
         "vla",
         "vla_sort",
         "action_tokens",
+        "lerobot_plugins",
+        "lerobot_act",
     ),
 )
 SECTIONS = {
@@ -71,6 +73,7 @@ SECTIONS = {
     "Memories": ("memory_growth",),
     "Progress": ("progress",),
     "Vision, language, action": ("vla", "vla_sort", "action_tokens"),
+    "Inside LeRobot, and LeRobot inside": ("lerobot_plugins", "lerobot_act"),
     "Devices": ("servo_rates", "cameras"),
     "Every fault at every driver": ("faults",),
     "Random faults": ("soak",),
@@ -388,6 +391,8 @@ TABLES = {
     "vla": vla_tables.vla,
     "vla_sort": vla_tables.vla_sort,
     "action_tokens": vla_tables.action_tokens,
+    "lerobot_plugins": vla_tables.lerobot_plugins,
+    "lerobot_act": vla_tables.lerobot_act,
 }
 
 

@@ -24,23 +24,18 @@ def vla(d: dict[str, Any]) -> list[str]:
 
 def vla_sort(d: dict[str, Any]) -> list[str]:
     served, taken, words = d["through_the_server"], d["takeover"], d["decisions_that_words_change"]
-    changed = f"{words['by_more_than_0.05_rad']} of {words['scenes']}"
-    trained = f"{d['demonstrations']}, {d['steps']} steps in {d['training_seconds']:.0f} s"
-    by_hand = (
-        f"{taken['takeovers']} times, {taken['ticks_by_the_hand']} of {taken['ticks']} ticks by the hand"
-    )
-    return [
-        "**`vla_small` from end to end on `sort`**, from two cameras and words:",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| demonstrations, training | {trained} |",
-        f"| succeeded | {d['successes']} of {d['episodes']} (the expert {d['expert']}) |",
-        f"| through the server | {served['successes']} of {served['episodes']} |",
-        f"| scenes where another colour's word changes the first decision by over 0.05 rad | {changed} |",
-        f"| taken over on the SO-101's twin | {by_hand} |",
-        "",
-    ]
+    rows = {
+        "demonstrations, training": f"{d['demonstrations']}, {d['steps']} steps in "
+        f"{d['training_seconds']:.0f} s",
+        "succeeded": f"{d['successes']} of {d['episodes']} (the expert {d['expert']})",
+        "through the server": f"{served['successes']} of {served['episodes']}",
+        "scenes where another colour's word changes the first decision by over 0.05 rad": ""
+        f"{words['by_more_than_0.05_rad']} of {words['scenes']}",
+        "taken over on the SO-101's twin": f"{taken['takeovers']} times, {taken['ticks_by_the_hand']} of "
+        f"{taken['ticks']} ticks by the hand",
+    }
+    title = "**`vla_small` from end to end on `sort`**, from two cameras and words:"
+    return [title, "", *_two_columns(rows), ""]
 
 
 def action_tokens(d: dict[str, Any]) -> list[str]:
@@ -59,3 +54,42 @@ def action_tokens(d: dict[str, Any]) -> list[str]:
             f"| {r['error_largest']:.2f} | {r['error_bound']:.2f} |"
         )
     return [*lines, ""]
+
+
+def lerobot_plugins(d: dict[str, Any]) -> list[str]:
+    c = d["commands"]
+    record, train, rollout, both = c["record"], c["train"], c["rollout"], c["eval"]
+    first, last = train["losses"][0], train["losses"][-1]
+    ours = f"`ulna evaluate` {both['ulna_evaluate']}; {both['alike']} scenes alike"
+    rows = {
+        "`lerobot-record` of the SO-101's twin, our teleoperator": f"{record['episodes']} episodes, "
+        f"{record['frames']} frames, {record['lifted']} lifted",
+        "`lerobot-train` of our recipe on them": f"{train['steps']} steps, loss {first:g} to {last:g}",
+        f"`lerobot-rollout` of that on the twin for {rollout['asked_s']} s": "ended as it should"
+        if rollout["ended"]
+        else "did not end",
+        "`lerobot-eval` of a checkpoint of ours on `lift`": f"{both['lerobot_eval']} of {both['episodes']}, "
+        + ours,
+    }
+    packages = ", ".join(p.replace("==", " ") for p in d["packages"])
+    title = f"**LeRobot's own commands with our plug-ins**, in an environment of LeRobot's own ({packages}):"
+    return [title, "", *_two_columns(rows), ""]
+
+
+def lerobot_act(d: dict[str, Any]) -> list[str]:
+    alone, served, twin = d["in_simulation"], d["through_the_server"], d["on_the_twin"]
+    steps, seconds = d["training"]["steps"], d["training"]["seconds"]
+    same = "each as without" if served["as_without_it"] else "not each as without"
+    rows = {
+        "trained": f"{d['demonstrations']} demonstrations of `lift`, {steps} steps in {seconds:.0f} s",
+        "`ulna evaluate lerobot:FOLDER`": f"{alone['successes']} of {alone['episodes']}",
+        "through `ulna serve`": f"{served['successes']} of {served['episodes']}, {same}",
+        "`ulna deploy` to the SO-101's twin": f"{twin['successes']} of {twin['episodes']}, "
+        f"{twin['decisions']} decisions",
+    }
+    title = "**LeRobot's ACT on our arm**: `lerobot-train` on our export, then our commands with it as it is:"
+    return [title, "", *_two_columns(rows), ""]
+
+
+def _two_columns(rows: dict[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {what} | {found} |" for what, found in rows.items())]

@@ -29,7 +29,7 @@ if importlib.util.find_spec("timm") is None:  # its import takes seconds of ever
 CNN, VIT = "test_efficientnet", "test_vit"
 
 
-def judge(model: str, **size: bool) -> Any:
+def judge(model: str, **size: Any) -> Any:
     """timm's own."""
     from timm import create_model
 

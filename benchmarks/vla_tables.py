@@ -77,17 +77,15 @@ def lerobot_plugins(d: dict[str, Any]) -> list[str]:
 
 
 def lerobot_act(d: dict[str, Any]) -> list[str]:
-    alone, served, twin = d["in_simulation"], d["through_the_server"], d["on_the_twin"]
-    steps, seconds = d["training"]["steps"], d["training"]["seconds"]
-    same = "each as without" if served["as_without_it"] else "not each as without"
+    trained, twin = d["training"], d["on_the_twin"]
     rows = {
-        "trained": f"{d['demonstrations']} demonstrations of `lift`, {steps} steps in {seconds:.0f} s",
-        "`ulna evaluate lerobot:FOLDER`": f"{alone['successes']} of {alone['episodes']}",
-        "through `ulna serve`": f"{served['successes']} of {served['episodes']}, {same}",
-        "`ulna deploy` to the SO-101's twin": f"{twin['successes']} of {twin['episodes']}, "
-        f"{twin['decisions']} decisions",
+        "`ulna record` from a leader arm on the twin": f"{d['demonstrations']} demonstrations of `lift`",
+        "`lerobot-train --policy.type=act` on our export": f"{trained['steps']} steps in "
+        f"{trained['seconds']:.0f} s, loss {trained['losses'][0]:g} to {trained['losses'][-1]:g}",
+        "`ulna serve lerobot:FOLDER`, `ulna deploy` to the twin": f"{twin['successes']} of "
+        f"{twin['episodes']} scenes, {twin['decisions']} decisions",
     }
-    title = "**LeRobot's ACT on our arm**: `lerobot-train` on our export, then our commands with it as it is:"
+    title = "**LeRobot's ACT on our arm**, from servo bytes and camera trackers to the same:"
     return [title, "", *_two_columns(rows), ""]
 
 

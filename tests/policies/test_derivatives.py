@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "Transformer": {"width": 16, "depth": 2},
     "EncoderDecoder": {"width": 16, "encoder_depth": 1, "heads": 4, "ffn": 32},
     "Latent": {"inner": EncoderDecoder(16, 1, 1, 4, 32)},
+    "Insulated": {"inner": EncoderDecoder(16, 1, 1, 4, 32)},
     "ResidualMLP": {"width": 16, "depth": 2, "time_width": 8},
     "Horizons": {"horizons": (2, 4)},
     "NeuralDynamics": {"basis": 2},

@@ -1,11 +1,11 @@
 """The four first recipes compute what they computed before the grid was drawn anew (at b7e8cc3): the losses
 of six steps, from state and from images, and chunks of the trained policies.
 
-The losses and the chunks agree to 1e-5 but for one mended fault. With 16 of 100 levels, diffusers' DDIM steps
-by a fixed stride of 6 timesteps, so 4 of the 16 steps landed on another level than the network was told next.
-Every step lands on its level now, which moves those chunks, so the file has them as they are since; with 20
-levels, which divide 100, nothing moved. Since pictures are convolved as planes, other kernels
-of the CPU round otherwise: `flow images` is as it is since (losses moved by up to 8e-5 in six steps).
+The losses and the chunks agree to 1e-5 (from images, 5e-4) but for one mended fault. With 16 of 100 levels,
+diffusers' DDIM steps by a fixed stride of 6 timesteps, so 4 of the 16 steps landed on another level than the
+network was told next. Every step lands on its level now, which moves those chunks, so the file has them as
+they are since; with 20 levels, which divide 100, nothing moved. Since pictures are convolved as planes, other
+kernels of the CPU round otherwise: `flow images` is as it is since (losses moved by up to 8e-5 in six steps).
 
 `python tests/policies/test_golden.py` writes the file anew; what it says must then be argued for anew."""
 
@@ -67,11 +67,13 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_recipe_computes_what_it_did(case: str, tmp_path: Path) -> None:
     expected, now = json.loads(FILE.read_text())[case], measure(case, tmp_path)
-    # processors sum in orders of their own
-    np.testing.assert_allclose(now["losses"], expected["losses"], rtol=2e-5, atol=1e-5)
+    # processors sum in orders of their own, and convolutions by kernels of their own (an AMD's beside an
+    # Intel's: losses differ by 8e-5 after six steps, chunks by 5e-5)
+    rtol, atol = (5e-4, 2e-4) if case.endswith("images") else (2e-5, 1e-5)
+    np.testing.assert_allclose(now["losses"], expected["losses"], rtol=rtol, atol=atol)
     assert now["chunks"].keys() == expected["chunks"].keys()
     for name, chunk in expected["chunks"].items():
-        np.testing.assert_allclose(now["chunks"][name], chunk, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(now["chunks"][name], chunk, rtol=rtol, atol=atol, err_msg=name)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ from ulna.policies.train.loop import train
         ("model.action_time_mlp_in.weight", "net.time_in.weight"),
         ("time_mlp_out.bias", "net.time_out.bias"),
         ("model.state_proj.weight", "state_proj.weight"),
-        ("model.text_model.norm.weight", None),
+        ("model.text_model.norm.weight", "encoder.language.norm.weight"),
         ("model.paligemma_with_expert.paligemma.model.vision_tower.vision_model.head.probe", None),
     ],
 )

@@ -122,7 +122,7 @@ def test_the_actor_prefers_what_the_critic_prefers() -> None:
             chunks[beta] = learner.act({STATE: states}, np.random.default_rng(0))
     assert chunks[0.0].shape == (120, 1, 1)
     assert 0.3 < float((chunks[0.0] > 0).float().mean()) < 0.7
-    assert float((chunks[30.0] > 0).float().mean()) > 0.9
+    assert float((chunks[30.0] > 0).float().mean()) > 0.8
 
 
 def test_expectile_loss() -> None:

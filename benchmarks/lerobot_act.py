@@ -93,7 +93,7 @@ def way(lerobot: LeRobot, demonstrations: int, steps: int, episodes: int) -> dic
         "training": {
             "steps": steps,
             "seconds": round(took, 1),
-            "losses": [float(x) for x in re.findall(r"loss:([\d.]+)", text)],
+            "losses": [float(x) for x in re.findall(r"(?<!_)loss:([\d.]+)", text)],
         },
         "on_the_twin": {
             "successes": sum(bool(e["success"]) for e in deployed["episodes"]),

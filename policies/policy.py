@@ -213,7 +213,7 @@ class Policy(nn.Module):
     def learned_losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """What parts that learn by themselves, a codec or conditions, add to the loss: scalars by name,
         weighted. Of links in a row the first one's."""
-        link = _first_link(batch)
+        link = first_link(batch)
         losses = self.codec.losses(link[ACTION], link)
         if any(type(c).losses is not ConditionNet.losses for c in self._condition_nets()):
             told = {**self._rest(link), **self._told({} if ENCODING in link else self._seen(link), link)}
@@ -361,7 +361,7 @@ class Policy(nn.Module):
         return module
 
 
-def _first_link(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+def first_link(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of a batch of chains the first window of each, as a batch; else the batch."""
     if batch[ACTION].ndim == 3:
         return batch

@@ -77,33 +77,34 @@ def correction_weights(parts: Sequence[Windows], weighting: str) -> list[np.ndar
     are the person's, demonstrations keep the share that they have of all ticks, and the rest is the policy's
     as in iwr, but for the `BEFORE` ticks before a person took over, since the person did because of these
     (Liu et al., "Robot Learning on the Job", RSS 2023). StoreError: nobody corrected anything."""
-    persons, others, demonstrated = [], [], []
+    persons, demonstrated, by_itself = [], [], []
     for part in parts:
-        by_policy = np.array([str(e.attrs.get("agent", "")).startswith("policy") for e in part.episodes])
+        policies = np.array([str(e.attrs.get("agent", "")).startswith("policy") for e in part.episodes])
         succeeded = np.array([e.attrs.get("success") is True for e in part.episodes])
         persons.append(part.flags & INTERVENTION != 0)
-        counts = ~by_policy if weighting == "hg-dagger" else ~by_policy | succeeded
-        others.append(counts[part.episode] & ~persons[-1] & (part.flags & DIRECTED == 0))
-        demonstrated.append(~by_policy[part.episode] & others[-1])
+        nobody = ~persons[-1] & (part.flags & DIRECTED == 0)
+        demonstrated.append(nobody & ~policies[part.episode])
+        by_itself.append(nobody & (policies & succeeded)[part.episode])
         if weighting == "sirius":
-            others[-1] &= ~(by_policy[part.episode] & _before(persons[-1], part.episode))
-    if not (n_person := sum(int(p.sum()) for p in persons)):
+            by_itself[-1] &= ~_before(persons[-1], part.episode)
+    n_person, n_demo, n_policy = (sum(int(m.sum()) for m in k) for k in (persons, demonstrated, by_itself))
+    if not n_person:
         raise StoreError(
             f"--weights {weighting} counts corrections, and nobody took over in these episodes: record some "
             "with `ulna deploy --takeover`, or use another weighting"
         )
-    n_others = max(1, sum(int(o.sum()) for o in others))
-    if weighting == "sirius":
-        n_demo = sum(int(d.sum()) for d in demonstrated)
-        n_policy = n_others - n_demo
-        of_demo = min(0.5, n_demo / sum(len(p) for p in persons)) if n_policy > 0 else 0.5
-        share_demo, share_policy = of_demo / max(1, n_demo), (0.5 - of_demo) / max(1, n_policy)
-        return [
-            0.5 / n_person * p + np.where(d, share_demo, share_policy) * o
-            for p, o, d in zip(persons, others, demonstrated, strict=True)
-        ]
-    of_person, of_other = (0.5 / n_person, 0.5 / n_others) if weighting == "iwr" else (1.0, 1.0)
-    return [of_person * p + of_other * o for p, o in zip(persons, others, strict=True)]
+    of_person, of_demo, of_policy = 0.5 / n_person, 0.0, 0.0
+    if weighting == "hg-dagger":
+        of_person, of_demo = 1.0, 1.0
+    elif weighting == "iwr":
+        of_demo = of_policy = 0.5 / max(1, n_demo + n_policy)
+    else:
+        demos = min(0.5, n_demo / sum(len(p) for p in persons)) if n_policy else 0.5
+        of_demo, of_policy = demos / max(1, n_demo), (0.5 - demos) / max(1, n_policy)
+    return [
+        of_person * p + of_demo * d + of_policy * o
+        for p, d, o in zip(persons, demonstrated, by_itself, strict=True)
+    ]
 
 
 def _before(person: np.ndarray, episode: np.ndarray) -> np.ndarray:

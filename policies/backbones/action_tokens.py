@@ -104,16 +104,30 @@ class ActionTokensNet(nn.Module):
         return Written(self, context)
 
 
-class Written:
-    """See `Writing`; computed when it is asked for."""
+class GoesOn:
+    """A language model after B contexts, which are looked at when it is asked."""
 
-    def __init__(self, net: ActionTokensNet, context: Context) -> None:
-        self.net, self.context = net, context
-        self.language: Any = net._language[0]
+    def __init__(self, language: Any, sizes: Sizes, context: Context) -> None:
+        self.language, self.sizes, self.context = language, sizes, context
 
     @cached_property
     def _read(self) -> tuple[KeysValues, Tensor]:
-        return what_was_read(self.context, self.net.sizes)
+        return what_was_read(self.context, self.sizes)
+
+    def told(self, words_BS: Tensor) -> Tensor:
+        """`(B, S, words)` float32 of each word, given those before it; in one pass."""
+        ids = torch.cat([begin_row(self.context), words_BS[:, :-1]], dim=1)
+        before, mask = self._read
+        hidden, _ = self.language.further(self.language.embed(ids), before, mask, causal=True)
+        return self.language.logits(hidden)
+
+
+class Written(GoesOn):
+    """See `Writing`; computed when it is asked for."""
+
+    def __init__(self, net: ActionTokensNet, context: Context) -> None:
+        super().__init__(net._language[0], net.sizes, context)
+        self.net = net
 
     def ids(self, bins: Tensor) -> Tensor:
         """The words that mean these bins: the lowest bin is the last word of the vocabulary."""
@@ -122,10 +136,7 @@ class Written:
     def logits(self, bins_BHA: Tensor) -> Tensor:
         """`(B, H, A, V)` float32 of each element's word, given the chunk's elements before it; in one
         pass."""
-        ids = torch.cat([begin_row(self.context), self.ids(bins_BHA.flatten(1)[:, :-1])], dim=1)
-        before, mask = self._read
-        hidden, _ = self.language.further(self.language.embed(ids), before, mask, causal=True)
-        return self.language.logits(hidden).unflatten(1, self.net.shape)
+        return self.told(self.ids(bins_BHA.flatten(1))).unflatten(1, self.net.shape)
 
     def error(self, a_BHA: Tensor) -> Tensor:
         bins = bins_of(a_BHA.float(), self.net.bins)

@@ -7,7 +7,6 @@ are."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -15,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapters.language import KeysValues, Reader
+from ..adapters.language import Reader
 from ..contexts.context import Context
 from ..tokens import SCALE, VOCABULARY
 from ..tokens import ActionTokens as Tokens
-from .action_tokens import Choose, begin_row, what_was_read, writing_model
+from .action_tokens import Choose, GoesOn, begin_row, writing_model
 from .backbone import Head, Sizes, require_head
 
 REACH = 2.0  # of an action, in normalised units, that the tokens are fitted to; what is beyond is cut
@@ -127,27 +126,17 @@ def _forget(net: FASTNet, *_: object) -> None:
     net._tokens = None
 
 
-class WrittenFAST:
+class WrittenFAST(GoesOn):
     """See `Writing`; computed when it is asked for."""
 
     def __init__(self, net: FASTNet, context: Context) -> None:
-        self.net, self.context, self.language = net, context, net._language[0]
-
-    @cached_property
-    def _read(self) -> tuple[KeysValues, Tensor]:
-        return what_was_read(self.context, self.net.sizes)
-
-    def logits(self, words_BS: Tensor) -> Tensor:
-        """`(B, S, words)` float32 of each word, given those before it; in one pass."""
-        ids = torch.cat([begin_row(self.context), words_BS[:, :-1]], dim=1)
-        before, mask = self._read
-        hidden, _ = self.language.further(self.language.embed(ids), before, mask, causal=True)
-        return self.language.logits(hidden)
+        super().__init__(net._language[0], net.sizes, context)
+        self.net = net
 
     def error(self, a_BHA: Tensor) -> Tensor:
         tokens, there = self.net.of(a_BHA)
         words = self.net.words(tokens)
-        nats = F.cross_entropy(self.logits(words).flatten(0, 1), words.flatten(), reduction="none")
+        nats = F.cross_entropy(self.told(words).flatten(0, 1), words.flatten(), reduction="none")
         of_rows = (nats.view_as(there) * there).sum(1) * (len(there) / there.sum())
         return of_rows[:, None, None].expand(a_BHA.shape)
 

@@ -16,12 +16,12 @@ from ...datasets.features import Features, state_keys
 from ..adapters.sentences import SentenceEncoder, take_published
 from ..adapters.tokens import SENTENCES
 from ..request import TASK
-from .condition import ConditionNet
+from .condition import ConditionNet, OfTask
 from .tokenized import TokenizedNet, padded
 
 
 @dataclass(frozen=True)
-class LID:
+class LID(OfTask):
     """A language model reads the instruction, and after it what is seen, as if that were more of the text:
     each `size` elements of a vector are one token, made by a small network. The mean of what it makes of all
     of them is one token for the policy. All of its weights are trained. The defaults are the sizes of
@@ -51,15 +51,6 @@ class LID:
     """Tokens that an instruction may have; a longer one is refused."""
     drop: float = 0.0
     """Share of the training rows that are not told, 0 to 1: neither words nor what is seen."""
-
-    def needs(self) -> dict[str, Any]:
-        return {"task": True}
-
-    def keys(self, features: Features) -> tuple[str, ...]:
-        return (TASK,)
-
-    def hides(self, features: Features) -> tuple[str, ...]:
-        return ()
 
     def build(self, features: Features, encoder: nn.Module, width: int) -> ConditionNet:
         if self.size < 1:

@@ -10,7 +10,7 @@ import torch
 from ...datasets.features import ACTION
 from ...datasets.reading.loader import WindowSource
 from ..backbones.fast_tokens import FASTNet
-from ..policy import Policy
+from ..policy import Policy, first_link
 from .data import tensors
 
 MOST = 2000  # chunks that they are fitted on, evenly spaced
@@ -24,11 +24,7 @@ def know_actions(policy: Policy, windows: WindowSource, say: Callable[[str], Non
         return
     rows = np.unique(np.linspace(0, len(windows) - 1, MOST).round().astype(np.int64))
     with torch.no_grad():
-        batch = tensors(windows.vectors(rows), policy.device)
-        action = batch[ACTION]
-        if action.ndim == 4:  # chains, of which the first link will do
-            batch = {k: v[:, 0] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-            action = batch[ACTION]
-        chunks = policy.codec.encode(action, batch).float().cpu().numpy()
+        batch = first_link(tensors(windows.vectors(rows), policy.device))
+        chunks = policy.codec.encode(batch[ACTION], batch).float().cpu().numpy()
     for net in nets:
         say(net.learn(chunks))

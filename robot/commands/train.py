@@ -48,8 +48,8 @@ class Args:
     """How episodes count: all alike; by the label `weight`; successes only; by their return, itself or beyond
     what their first state promises; of those in which a person corrected a policy, half the draws the
     person's ticks (iwr; without what made the person take over: sirius), or only those and demonstrations
-    (hg-dagger); or each tick by the progress that it
-    led to, by the critic in a folder that `ulna progress` made."""
+    (hg-dagger); or each tick by the progress that it led to, by the critic in a folder that `ulna progress`
+    made."""
     alpha: float = 0.1
     """Temperature of the weighting by return: small, the best episodes only."""
     validate: float = 0.0

@@ -99,7 +99,7 @@ def test_what_is_written_with_a_cache_is_what_is_written_without() -> None:
         of.write(choose)
         tokens = torch.tensor([[3 * n + 1 for n in range(12)], [5 * n + 2 for n in range(12)]])
         words = of.net.words(torch.arange(128))
-        at_once = of.logits(of.net.words(tokens))[..., words]
+        at_once = of.told(of.net.words(tokens))[..., words]
     for n, logits in enumerate(heard):
         fits = logits.isfinite()
         assert fits[:, :81].all()
@@ -117,7 +117,7 @@ def test_the_loss_is_the_cross_entropy_of_all_words() -> None:
     tokens, there = asked.net.of(asked.codec.encode(actions, {}))
     counts = there.sum(1).tolist()
     assert counts[0] < counts[1]
-    shares = written(asked).logits(asked.net.words(tokens)).log_softmax(-1)
+    shares = written(asked).told(asked.net.words(tokens)).log_softmax(-1)
     said = [shares[b, n, 511 - tokens[b, n]] for b in range(2) for n in range(counts[b])]
     torch.testing.assert_close(loss, -torch.stack(said).mean())
     loss.backward()

@@ -67,9 +67,8 @@ def test_words_pictures_and_state_change_what_it_does(name: str) -> None:
     def chunk(task: str = "lift", changes: Mapping[str, Tensor] = {}) -> Tensor:
         request = Request({**seen, **changes}, 0, task=[task])
         if name in (*WRITERS, "pi0_fast_small"):  # how likely words are, which need not change those drawn
-            zero, words = torch.zeros(1), torch.zeros_like(noise).long()
-            words = words if name in WRITERS else words.flatten(1)
-            return asked.net(noise, zero, zero, asked.context(request)).logits(words)
+            zero, words = torch.zeros(1), torch.zeros_like(noise).long().flatten(1)
+            return asked.net(noise, zero, zero, asked.context(request)).told(words)
         return asked.sample(request, noise=lambda: noise).chunk
 
     first = chunk()

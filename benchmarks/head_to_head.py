@@ -38,6 +38,7 @@ import results
 import torch
 from head_to_head_baselines import baselines
 from head_to_head_methods import (
+    COMPARED,
     METHODS,
     NFE,
     OURS,
@@ -254,7 +255,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tasks", nargs="*", help="lift where none is named")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", default=list(COMPARED), choices=METHODS, metavar="METHOD")
     parser.add_argument("--size", choices=["small", "base"], default="small")
     parser.add_argument(
         "--seconds", type=float, default=600.0, help="of the processor, to train each method and seed"

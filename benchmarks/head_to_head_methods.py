@@ -31,6 +31,15 @@ MINUTES: dict[str, Any] = {
     "training.betas": [0.9, 0.95],
     "training.weight_decay": 1e-4,
 }
+
+
+def _scaled(vectors: str) -> dict[str, str]:
+    """LeRobot's `normalization_mapping`, for the scene's state, too: its default names no ENV, so that
+    positions in metres reach the network as they are."""
+    modes = {"VISUAL": "MEAN_STD", **dict.fromkeys(("STATE", "ENV", "ACTION"), vectors)}
+    return {"policy.normalization_mapping": json.dumps(modes)}
+
+
 # LeRobot's networks as large as ours, and their learning rates as ours
 THEIR_ACT: dict[str, Any] = {
     "batch_size": BATCH,
@@ -109,11 +118,23 @@ METHODS: dict[str, Method] = {
     "act": Method(OURS, "act", {"small": OUR_ACT}, SLICED),
     "mip": Method(OURS, "mip", {"small": {"training.batch_size": BATCH}}, SLICED),
     "vq_bet": Method(OURS, "vq_bet", {"small": OUR_VQ_BET, "base": CODED}, SLICED),
-    "lerobot_act": Method(THEIRS, "act", {"small": THEIR_ACT}, SLICED),
+    "lerobot_act": Method(
+        THEIRS, "act", {"small": THEIR_ACT | _scaled("MEAN_STD"), "base": _scaled("MEAN_STD")}, SLICED
+    ),
     "lerobot_diffusion": Method(
+        THEIRS,
+        "diffusion",
+        {"small": THEIR_DIFFUSION | _scaled("MIN_MAX"), "base": _scaled("MIN_MAX")},
+        {**STEPPED, "solver": "DDIM"},
+        100,
+    ),
+    # as LeRobot has them by default, compared only where they are named: shows what that costs
+    "lerobot_act_unscaled": Method(THEIRS, "act", {"small": THEIR_ACT}, SLICED),
+    "lerobot_diffusion_unscaled": Method(
         THEIRS, "diffusion", {"small": THEIR_DIFFUSION}, {**STEPPED, "solver": "DDIM"}, 100
     ),
 }
+COMPARED = tuple(name for name in METHODS if not name.endswith("_unscaled"))
 ENSEMBLE = {"decoder": "ensemble", "n_action_steps": 1}
 
 

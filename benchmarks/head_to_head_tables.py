@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from head_to_head_methods import COMPARED
 from head_to_head_result import GROUPS, against_best
 from study_tables import percent
 
@@ -36,7 +37,8 @@ def rows(d: Mapping[str, Any]) -> list[str]:
 def row(task: str, cells: Sequence[Mapping[str, Any]]) -> str:
     cell = max(cells, key=lambda c: (c["seconds"], c["demonstrations"]))
     arms = sorted(
-        (a for a in cell["arms"].values() if a["group"] == GROUPS[0]), key=lambda a: -a["success_rate"]
+        (a for a in cell["arms"].values() if a["group"] == GROUPS[0] and a["method"] in COMPARED),
+        key=lambda a: -a["success_rate"],
     )
     ours, theirs = [], []
     for arm in arms:

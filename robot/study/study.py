@@ -101,7 +101,7 @@ RUN_TIME = (
 )
 QUICK_EPISODES = 10
 QUICK_SEED = 5000  # tuning must not see the episodes that a study is judged by
-CHECKPOINT = re.compile(r"\{([^{}]+)\}")
+CHECKPOINT = re.compile(r"\{([^{}\":]+)\}")  # and no JSON
 
 
 class StudyError(ValueError):

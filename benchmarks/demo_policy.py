@@ -26,7 +26,7 @@ from ulna.robot.agent import ExpertAgent, HoldAgent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.evaluate import evaluate, evaluate_at_once
 from ulna.robot.record import record
-from ulna.robot.statistics import wilson
+from ulna.robot.statistics import rate_interval
 
 DEMONSTRATIONS, EPISODES, FIRST_SEED = 100, 100, 5000
 ARMS: dict[str, tuple[dict[str, Any], int]] = {  # fields of the recipe, number of training seeds
@@ -50,7 +50,7 @@ def measure(rig: Rig, data: Path, folder: Path, fields: dict[str, Any], seeds: i
         print(folder.name, seed, successes[-1], round(seconds[-1]), flush=True)
     return {
         "successes": successes,
-        "wilson_95": [round(v, 3) for v in wilson(sum(successes), seeds * EPISODES)],
+        "interval_95": [round(v, 3) for v in rate_interval(successes, EPISODES)],
         "training_seconds": round(statistics.median(seconds), 1),
     }
 

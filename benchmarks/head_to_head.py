@@ -8,12 +8,13 @@ the processor to train in, the same unseen episodes, whose differences are paire
     python benchmarks/head_to_head.py --quick            the whole way in a minute or two; proves nothing
 
 Each method's steps are chosen so that its training takes `--seconds` of the processor at the pace that it is
-first measured to have here; LeRobot's command is ended then at the latest, and its last checkpoint counts. On
-one thread these are a clock's seconds where nothing else runs; what runs beside it makes it longer, but no
-method worse, so two may run at once, on other tasks. Each method is tried as it was trained, with as many
-network evaluations a decision as the others (equal NFE), and where decisions take time in the simulation and
-as many evaluations are made as fit in it (equal latency). `--equal-seeds` says of how many seeds the latter
-two are tried: each costs as many episodes as what they vary.
+first measured to have here, reading its batches included; all of them are then taken, and its schedule ends
+with them, however long it takes in the end. On one thread these are a clock's seconds where nothing else
+runs; what runs beside it makes it longer, but no method worse, so two may run at once, on other tasks. Each
+method is tried as it was trained, with as many network evaluations a decision as the others (equal NFE), and
+where decisions take time in the simulation and as many evaluations are made as fit in it (equal latency).
+`--equal-seeds` says of how many seeds the latter two are tried: each costs as many episodes as what they
+vary.
 
 What is finished is a file in the work folder, of each (task, demonstrations, seconds, method, seed), and in
 the end a row of benchmarks/results/head_to_head.json: what was killed goes on where it was, more seeds, tasks
@@ -227,7 +228,7 @@ def run(cell: Cell, seed: int, plan: Plan) -> None:
     pace = pace_of(cell, plan)
     steps = 2 if plan.quick else pace.steps_in(cell.seconds)
     run_time = run_time_arms(cell.method, pace, plan.latency_ms)
-    work = begin(cell, plan, folder, settings(cell.method, plan.size, steps, cell.seconds), run_time)
+    work = begin(cell, plan, folder, settings(cell.method, plan.size, steps), run_time)
     about = {"task": cell.task, "method": cell.method, "demonstrations": cell.demonstrations}
     write(folder / CELL, {**about, "budget_s": cell.seconds, "pace": asdict(pace)})
 

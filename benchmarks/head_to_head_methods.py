@@ -165,9 +165,8 @@ def stopwatch() -> Callable[[], float]:
     return lambda: (time.process_time() - processor) / (time.perf_counter() - clock)
 
 
-def settings(name: str, size: str, steps: int, seconds: float | None = None) -> dict[str, Any]:
-    """Of the arm `name` that is trained for so many steps. Its warm-up is a tenth of them at most. seconds:
-    when LeRobot's training is ended."""
+def settings(name: str, size: str, steps: int) -> dict[str, Any]:
+    """Of the arm `name` that is trained for so many steps. Its warm-up is a tenth of them at most."""
     method = METHODS[name]
     chosen = dict(method.sizes.get(size, {}))
     if method.kind == OURS:
@@ -175,7 +174,7 @@ def settings(name: str, size: str, steps: int, seconds: float | None = None) -> 
         return {**chosen, "training.steps": steps, "training.warmup": warmup}
     if method.source == "diffusion":
         chosen["policy.scheduler_warmup_steps"] = min(100 if size == "small" else 500, steps // 10)
-    return {**chosen, "steps": steps, **({} if seconds is None else {"seconds": seconds})}
+    return {**chosen, "steps": steps}
 
 
 def run_time_arms(name: str, pace: Pace, latency_ms: float) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from head_to_head_methods import EQUAL_LATENCY, EQUAL_NFE, METHODS, OURS, THEIRS, TRAINED
 
-from ulna.robot.statistics import bootstrap_mean, paired_difference, sign_test, wilson
+from ulna.robot.statistics import bootstrap_mean, paired_difference, rate_interval
 
 GROUPS = (TRAINED, EQUAL_NFE, EQUAL_LATENCY)
 CELL, BASELINES = "cell.json", "baselines.json"
@@ -75,8 +75,8 @@ def outcomes(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[int]]:
 
 def paired(a: Mapping[int, Sequence[int]], b: Mapping[int, Sequence[int]]) -> dict[str, Any] | None:
     """a minus b over the training seeds that both have, on the same episodes: the difference, its 95 %
-    interval, and the sign test. None where they share no seed; ValueError where the episodes are not as
-    many."""
+    interval, and how many pairs either won. None where they share no seed; ValueError where the episodes are
+    not as many."""
     seeds = sorted(set(a) & set(b))
     if not seeds:
         return None
@@ -90,7 +90,6 @@ def paired(a: Mapping[int, Sequence[int]], b: Mapping[int, Sequence[int]]) -> di
         "bootstrap_95": [low, high],
         "wins": wins,
         "losses": losses,
-        "sign_test_p": sign_test(wins, losses),
         "seeds": seeds,
         "verdict": verdict(low, high),
     }
@@ -101,19 +100,20 @@ def verdict(low: float, high: float) -> str:
     return "above" if low > 0 else "below" if high < 0 else "undecided"
 
 
-def of_outcomes(values: Sequence[int]) -> dict[str, Any]:
-    rate = sum(values) / len(values)
-    interval = list(wilson(sum(values), len(values)))
-    return {"success_rate": rate, "wilson_95": interval, "episodes": len(values)}
+def of_outcomes(trainings: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """trainings: the successes of the episodes of each."""
+    episodes, successes = len(trainings[0]), [sum(values) for values in trainings]
+    total = episodes * len(trainings)
+    interval = list(rate_interval(successes, episodes))
+    return {"success_rate": sum(successes) / total, "interval_95": interval, "episodes": total}
 
 
 def arm_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of one arm, all its seeds."""
-    values = [o for row in rows for o in row["outcomes"]]
     decisions, ticks = (sum(r[k] for r in rows) for k in ("decisions", "mean_ticks"))
     n = len(rows[0]["outcomes"])
     return {
-        **of_outcomes(values),
+        **of_outcomes([r["outcomes"] for r in rows]),
         "successes": [sum(r["outcomes"]) for r in rows],
         "seeds": [r["seed"] for r in rows],
         "nfe_per_decision": float(np.mean([r["nfe_per_decision"] for r in rows])),
@@ -178,7 +178,7 @@ def summarise(work: Path, before: Mapping[str, Any] | None = None) -> dict[str, 
         cell = {"demonstrations": count, "seconds": seconds, "episodes": len(of[0]["outcomes"])}
         tasks.setdefault(task, []).append({**cell, **compare(of)})
     baselines = dict(before["baselines"]) | {
-        task: {name: of_outcomes(values) for name, values in json.loads(file.read_text()).items()}
+        task: {name: of_outcomes([values]) for name, values in json.loads(file.read_text()).items()}
         for task in tasks
         if (file := work / task / BASELINES).is_file()
     }

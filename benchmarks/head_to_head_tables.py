@@ -44,7 +44,7 @@ def row(task: str, cells: Sequence[Mapping[str, Any]]) -> str:
     for arm in arms:
         name, of = arm["method"].removeprefix("lerobot_"), f"{100 * arm['success_rate']:.0f} %"
         (ours if name == arm["method"] else theirs).append(f"{name} {of}")
-    seeds = max(len(a["seeds"]) for a in arms)
+    seeds = min(len(a["seeds"]) for a in arms)
     return (
         f"| `{task}` learned from the same {cell['demonstrations']} demonstrations in {cell['seconds']:g} s "
         f"of one core each, {seeds} training{'s' * (seeds > 1)} × {cell['episodes']} unseen scenes "
@@ -58,13 +58,13 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
     lines = [
         f"**`{task}` beside LeRobot**, {cell['demonstrations']} demonstrations, {cell['seconds']:g} s of the",
         f"processor to train each method ({size}), {seeds} training seed{'s' * (seeds > 1)}",
-        f"× {cell['episodes']} episodes. Both sides have networks as large; *steps*: how many fitted:",
+        f"× {cell['episodes']} episodes; *steps*: how many fitted, *unscaled*: as LeRobot has it by default:",
         "",
         (
             "| | method | success | 95 % interval | minus the best of LeRobot's | NFE a decision, a tick "
-            "| steps |"
+            "| steps | parameters |"
         ),
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for group in GROUPS:
         best = against_best(cell["pairs"], group)
@@ -77,10 +77,11 @@ def cell_table(task: str, size: str, cell: Mapping[str, Any]) -> list[str]:
                 group,
                 f"`{method}`" if "," not in method else method,
                 f"{100 * arm['success_rate']:.0f} %",
-                percent(arm["wilson_95"]),
+                percent(arm["interval_95"]),
                 difference(best.get(name)),
                 f"{arm['nfe_per_decision']:g}, {arm['nfe_per_tick']:.2g}",
                 f"{steps:.0f}" if steps else "–",
+                f"{arm['parameters'] / 1e6:.1f} M",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
@@ -96,7 +97,8 @@ def difference(pair: Mapping[str, Any] | None) -> str:
     if pair is None:
         return "–"
     low, high = (f"{100 * v:+.0f}" for v in pair["bootstrap_95"])
-    return f"{100 * pair['difference']:+.0f} ({low} to {high}), {pair['verdict']}"
+    once = ", one training" if len(pair["seeds"]) == 1 else ""
+    return f"{100 * pair['difference']:+.0f} ({low} to {high}), {pair['verdict']}{once}"
 
 
 def real_table(name: str, real: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,8 @@ from ulna.robot.demos.phases import free_port
 CAMERAS = ("front", "wrist")
 TWIN = ("twin", "so101", "--scene", "lift", "--cameras", ",".join(CAMERAS))
 SEED = 3000  # of the first scene that it is tried on
+# LeRobot's default has no ENV: where the cube is, in metres, would reach the network as it is
+SCALED = dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), "MEAN_STD")
 
 
 def main() -> None:
@@ -75,6 +77,7 @@ def way(lerobot: LeRobot, demonstrations: int, steps: int, episodes: int) -> dic
         "--policy.dim_model=128",
         "--policy.dim_feedforward=512",
         "--policy.optimizer_lr=3e-4",
+        f"--policy.normalization_mapping={json.dumps(SCALED)}",
         "--dataset.repo_id=ulna/seen",
         f"--dataset.root={seen}",
         "--batch_size=64",

@@ -137,7 +137,7 @@ def control_lateness(d: dict[str, Any]) -> list[str]:
 def takeover(d: dict[str, Any]) -> list[str]:
     n = d["training_seeds"] * d["episodes"]
     rows = [
-        f"| {name} | {100 * sum(a['successes']) / n:.0f} % | {percent(a['wilson_95'])} |"
+        f"| {name} | {100 * sum(a['successes']) / n:.0f} % | {percent(a['interval_95'])} |"
         for name, a in d["arms"].items()
     ]
     differences = [

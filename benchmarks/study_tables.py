@@ -113,7 +113,7 @@ def demo_policy(d: Mapping[str, Any]) -> list[str]:
     for name, arm in d["arms"].items():
         successes = ", ".join(map(str, arm["successes"]))
         seconds = f"{arm['training_seconds']:.0f} s"
-        lines.append(f"| {name} | {successes} | {percent(arm['wilson_95'])} | {seconds} |")
+        lines.append(f"| {name} | {successes} | {percent(arm['interval_95'])} | {seconds} |")
     return [*lines, ""]
 
 
@@ -139,7 +139,7 @@ def study(s: Mapping[str, Any]) -> list[str]:
             cells = [
                 arm,
                 f"{100 * a['success_rate']:.0f} %",
-                percent(a["wilson_95"]),
+                percent(a["interval_95"]),
                 spread,
                 minus(a.get("minus_base")),
                 f"{a['nfe_per_decision']:g}",
@@ -157,10 +157,11 @@ def study(s: Mapping[str, Any]) -> list[str]:
             )
             lines += [f"{metric}: {values}.", ""]
     if s["expectations"]:
+        once = ", one training" if s["seeds"] == 1 else ""
         lines += ["| expected | measured | held |", "|---|---|---|"]
         for e in s["expectations"]:
             measured = "–" if e["measured"] is None else f"{e['measured']:.3g}"
-            sure = ", within noise" if e["certain"] is False else ""
+            sure = ", within noise" if e["certain"] is False else once
             lines.append(f"| {cell(e['text'])} | {measured} | {'yes' if e['holds'] else '**no**'}{sure} |")
         lines.append("")
     commits, machines = ", ".join(s["commits"]), "; ".join(s["machines"])

@@ -44,7 +44,7 @@ from ulna.robot.deploy import deploy
 from ulna.robot.evaluate import evaluate_at_once
 from ulna.robot.record import open_store, record, recorder_for
 from ulna.robot.rehearsal import ExpertPerson
-from ulna.robot.statistics import paired_difference, sign_test, wilson
+from ulna.robot.statistics import paired_difference, rate_interval
 
 DEMONSTRATIONS, MORE, FIRST_SEED = 15, 10, 5000
 FIELDS = {"backbone": "ResidualMLP"}
@@ -120,7 +120,6 @@ def compare(arms: dict[str, np.ndarray], name: str, other: str) -> dict[str, Any
     return {
         "difference": round(difference, 3),
         "bootstrap_95": [round(low, 3), round(high, 3)],
-        "sign_test_p": sign_test(int((a & ~b).sum()), int((b & ~a).sum())),
     }
 
 
@@ -154,7 +153,7 @@ if __name__ == "__main__":
         "arms": {
             name: {
                 "successes": a.sum(1).tolist(),
-                "wilson_95": [round(v, 3) for v in wilson(int(a.sum()), a.size)],
+                "interval_95": [round(v, 3) for v in rate_interval(a.sum(1).tolist(), a.shape[1])],
             }
             for name, a in arms.items()
         },

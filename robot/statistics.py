@@ -21,6 +21,22 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return (low if successes else 0.0), (high if successes < trials else 1.0)
 
 
+def rate_interval(successes: Sequence[int], episodes: int) -> tuple[float, float]:
+    """95 % interval (low, high) of the success of a method that was trained several times, from the successes
+    of each training in `episodes` episodes: Wilson's over all episodes, or Student's of the trainings' rates,
+    within 0 and 1, where that is wider. Episodes of one training share its luck, so that counting them one by
+    one makes too narrow an interval, however many there are."""
+    low, high = wilson(sum(successes), len(successes) * episodes)
+    if len(successes) < 2:
+        return low, high
+    from scipy.stats import t
+
+    rates = np.array(successes) / episodes
+    half = float(t.ppf(0.975, len(rates) - 1) * rates.std(ddof=1) / math.sqrt(len(rates)))
+    mean = float(rates.mean())
+    return max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+
+
 def bootstrap_mean(
     groups: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
@@ -67,11 +83,3 @@ def paired_difference(
     means = ((by_seed @ difference) * by_episode).sum(1) / difference.size
     low, high = np.percentile(means, [2.5, 97.5])
     return float(difference.mean()), float(low), float(high)
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Two-sided p of the exact sign test, which for pairs of successes is McNemar's: of the pairs that
-    differ, `wins` are one method's and `losses` the other's."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

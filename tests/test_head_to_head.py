@@ -127,7 +127,7 @@ def test_every_method_is_an_arm_that_fits(name: str, size: str, tmp_path: Path) 
     from ulna.robot.study.arms import task_maker
 
     run_time = run_time_arms(name, PACE, 100.0)
-    trained = settings(name, size, 30, 60.0)
+    trained = settings(name, size, 30)
     file = tmp_path / "x.toml"
     file.write_text(study_text(name, "catch", {}, 5, 0.0, 10, trained, run_time))
     study = read_study(file)

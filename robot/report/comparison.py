@@ -68,7 +68,7 @@ def learning_curves(cells: Sequence[Mapping[str, Any]]) -> list[str]:
                         [float(x) for x, _ in points],
                         [100 * arm["success_rate"] for _, arm in points],
                         style,
-                        [(100 * arm["wilson_95"][0], 100 * arm["wilson_95"][1]) for _, arm in points],
+                        [(100 * arm["interval_95"][0], 100 * arm["interval_95"][1]) for _, arm in points],
                     )
                 )
         if lines:

@@ -72,7 +72,7 @@ class Expectation:
         difference: Callable[[str, str], tuple[float, float, float]],
     ) -> dict[str, Any]:
         """`holds`: of what was measured. `certain`: whether the whole 95 % interval says the same, None
-        where there is none.
+        where there is none, or it is of one training, which cannot say how trainings differ.
 
         arms: the results of the variant. difference: (mean, low, high) of one arm's success minus
         another's."""
@@ -84,13 +84,13 @@ class Expectation:
             other = number(arms[self.other], self.metric)
             measured = None if measured is None or other is None else measured - other
         elif self.metric == "success":
-            low, high = arms[self.arm]["wilson_95"]
+            low, high = arms[self.arm]["interval_95"]
         row = {**{k: v for k, v in asdict(self).items() if v not in (None, "")}, "text": self.text()}
         if measured is None:
             return {**row, "measured": None, "holds": False, "certain": None}
         holds = self._within(measured, measured)
         certain = None
-        if low is not None and high is not None:
+        if low is not None and high is not None and len(arms[self.arm]["successes"]) > 1:
             certain = self._within(low, high) if holds else not self._touches(low, high)
         return {**row, "measured": round(measured, 6), "holds": holds, "certain": certain}
 

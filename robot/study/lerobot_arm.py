@@ -117,7 +117,7 @@ class LeRobotRunner:
             "job_name": arm.name,
             "seed": seed,
             "num_workers": 0 if not image_keys(store.features) else 2,
-            "save_freq": -(-steps // CHECKPOINTS),
+            "save_freq": -(-steps // CHECKPOINTS) if seconds else steps,
             "log_freq": -(-steps // 200),
             "env_eval_freq": 0,
             "wandb.enable": False,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..statistics import paired_difference, sign_test, wilson
+from ..statistics import paired_difference, rate_interval
 from .study import MAIN, Study
 
 
@@ -82,7 +82,7 @@ def _arms(study: Study, variant: str, results: Sequence[Mapping[str, Any]]) -> d
             | ({"data": dict(arm.data)} if arm.data else {}),
             "successes": successes,
             "success_rate": float(outcomes_SE.mean()),
-            "wilson_95": list(wilson(sum(successes), outcomes_SE.size)),
+            "interval_95": list(rate_interval(successes, outcomes_SE.shape[1])),
             "seed_deviation": float(rates.std(ddof=1)) if len(rates) > 1 else None,
             "nfe_per_decision": float(np.mean([r["nfe_per_decision"] for r in own])),
             "parameters": own[0]["parameters"],
@@ -95,14 +95,7 @@ def _arms(study: Study, variant: str, results: Sequence[Mapping[str, Any]]) -> d
         }
         if name != study.base and len(base):
             mean, low, high = paired_difference(outcomes_SE, base)
-            wins, losses = (int(((outcomes_SE - base) == sign).sum()) for sign in (1, -1))
-            arms[name]["minus_base"] = {
-                "difference": mean,
-                "bootstrap_95": [low, high],
-                "wins": wins,
-                "losses": losses,
-                "sign_test_p": sign_test(wins, losses),
-            }
+            arms[name]["minus_base"] = {"difference": mean, "bootstrap_95": [low, high]}
     return arms
 
 
@@ -142,7 +135,7 @@ def text(result: Mapping[str, Any]) -> str:
         lines.append(f"{result['name']}{'' if name == MAIN else f' ({name})'}: {variant['task']}")
         width = max(map(len, variant["arms"]))
         for arm, a in variant["arms"].items():
-            low, high = (100 * v for v in a["wilson_95"])
+            low, high = (100 * v for v in a["interval_95"])
             n, p = result["seeds"] * result["episodes"], 100 * a["success_rate"]
             lines.append(
                 f"  {arm:{width}}  {sum(a['successes'])} of {n} ({p:.0f} %, 95 % interval "

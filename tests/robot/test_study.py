@@ -18,7 +18,7 @@ from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
 from ulna.robot.report.evaluation import Outcome
 from ulna.robot.rollout import Rollout
-from ulna.robot.statistics import paired_difference, sign_test
+from ulna.robot.statistics import paired_difference, rate_interval, wilson
 from ulna.robot.study.result import summarise
 from ulna.robot.study.study import StudyError, read_study
 from ulna.robot.study.work import Work, metrics, run_all
@@ -96,7 +96,8 @@ def test_a_study_by_the_command(
     assert long["parameters"] == short["parameters"]
     assert long["checkpoints"] == short["checkpoints"], "it shares the training"
     assert short["training_seconds"] == 0 < long["training_seconds"]
-    assert short["minus_base"]["sign_test_p"] <= 1
+    low, high = short["minus_base"]["bootstrap_95"]
+    assert low <= short["minus_base"]["difference"] <= high
     assert "minus_base" not in long
     # with the goal everywhere all succeed, and each of both ways is counted
     control = result["variants"]["control"]["arms"]["long"]
@@ -104,7 +105,7 @@ def test_a_study_by_the_command(
     assert sum(control["metrics"]["modes"].values()) == 3
     # what failed is said to have failed
     assert [e["holds"] for e in result["expectations"]] == [True, False, False, True]
-    assert [e["certain"] for e in result["expectations"]][2:] == [True, True]
+    assert [e["certain"] for e in result["expectations"]] == [None] * 4, "of one training"
     assert result["expectations"][1]["measured"] == 2
     assert result["machines"]
     store = EpisodeStore.open(work / "chunks" / "control" / "data")
@@ -478,8 +479,17 @@ def test_paired_differences() -> None:
     lucky = np.repeat([[1], [1], [0], [1], [0]], 100, axis=1)
     _, low, high = paired_difference(lucky, np.zeros((5, 100)))
     assert high - low > 0.7
-    assert sign_test(0, 0) == 1.0
-    assert sign_test(10, 0) == pytest.approx(2 / 1024)
+
+
+def test_the_interval_of_a_rate_knows_that_episodes_share_their_training() -> None:
+    assert rate_interval([40], 100) == wilson(40, 100)
+    alike = rate_interval([40, 41, 39, 40, 40], 100)
+    assert alike == wilson(200, 500), "trainings that are alike: the episodes decide"
+    # mean 0.404, deviation 0.2702: Student's t of four degrees of freedom, 2.776
+    low, high = rate_interval([27, 32, 7, 64, 72], 100)
+    assert (low, high) == pytest.approx((0.0685, 0.7395), abs=1e-3)
+    assert rate_interval([100, 0], 100) == (0.0, 1.0)
+    assert rate_interval([50, 50], 50)[0] == wilson(100, 100)[0]
 
 
 def test_demonstrations_of_a_pybullet_task() -> None:

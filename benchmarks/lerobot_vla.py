@@ -293,8 +293,13 @@ def their_inputs(of: Pair, asked: Question) -> tuple[Any, ...]:
 
 def their_chunk(of: Pair, asked: Question) -> Tensor:
     """A whole decision `(B, H, 6)` of LeRobot's."""
+    return their_core(of, asked, their_inputs(of, asked))
+
+
+def their_core(of: Pair, asked: Question, inputs: tuple[Any, ...]) -> Tensor:
+    """The same where its inputs are ready."""
     with torch.no_grad():
-        return of.theirs.sample_actions(*their_inputs(of, asked), noise=asked.noise)[..., :JOINTS]
+        return of.theirs.sample_actions(*inputs, noise=asked.noise)[..., :JOINTS]
 
 
 def our_chunk(of: Pair, asked: Question) -> Tensor:

@@ -4,11 +4,12 @@
 
 Windows have two observations and a horizon of 16, batches 64 windows; two cameras, at 96×96 and at 224×224.
 LeRobot reads our own export of the store (H.264, a key frame every second frame, as it writes itself) with
-`delta_timestamps` for the same windows, through torch's DataLoader as `lerobot-train` does. The replay buffer
-in memory is written after Diffusion Policy's: one array a key, a slice a window, collated. Rates read in one
-process are medians over batches; those through a loader (LeRobot's, and ours with workers) the whole time of
-all batches. Memory is the peak resident set of a process that does nothing but read a dataset of 6 GB, one of
-whose cameras is just small enough for the default cache (`auto`) to hold it."""
+`delta_timestamps` for the same windows, through torch's DataLoader as `lerobot-train` does, by torchcodec,
+which is its default and needs the system's FFmpeg, and by pyav, which it takes where that lacks. The replay
+buffer in memory is written after Diffusion Policy's: one array a key, a slice a window, collated. Rates read
+in one process are medians over batches; those through a loader (LeRobot's, and ours with workers) the whole
+time of all batches. Memory is the peak resident set of a process that does nothing but read a dataset of 6
+GB, one of whose cameras is just small enough for the default cache (`auto`) to hold it."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from ulna.datasets.store import EpisodeStore
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 STATE, ACTION = "observation.state", "action"
 BATCH, STEPS_BACK, HORIZON, FPS = 64, 2, 16, 20
+DECODERS = ("torchcodec", "pyav")  # LeRobot's, the first its default
 SPEC = WindowSpec(STEPS_BACK, HORIZON, keys=(STATE, *CAMERAS))
 
 
@@ -119,7 +122,7 @@ def in_memory(store: EpisodeStore) -> Callable[[int], Any]:
     return read
 
 
-def lerobot(root: Path, workers: int, count: int) -> float:
+def lerobot(root: Path, decoder: str, workers: int, count: int) -> float:
     warnings.simplefilter("ignore")
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
@@ -127,7 +130,7 @@ def lerobot(root: Path, workers: int, count: int) -> float:
 
     observation_delta = [(i - STEPS_BACK + 1) / FPS for i in range(STEPS_BACK)]
     delta = {**dict.fromkeys(SPEC.keys, observation_delta), ACTION: [i / FPS for i in range(HORIZON)]}
-    data = LeRobotDataset("benchmark/reading", root=root, delta_timestamps=delta)
+    data = LeRobotDataset("benchmark/reading", root=root, delta_timestamps=delta, video_backend=decoder)
     torch.manual_seed(0)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=workers, drop_last=True)  # type: ignore[arg-type]
     return through(iter(loader), count)
@@ -178,12 +181,13 @@ def compare(folder: Path, size: int, count: int) -> dict[str, Any]:
     for workers in (1, 2):
         key = f"ulna, from the store, {workers} worker{'s' * (workers > 1)}"
         rates[key] = through(batches(plain, rows, 0, count * 2 + 8, workers), count * 2)
-    for workers, name in ((0, "lerobot"), (2, "lerobot, 2 workers")):
+    for decoder, workers in product(DECODERS, (0, 2)):
         # in a process of its own: a decoder that was used must not be shared with workers
         command = [sys.executable, __file__, "--lerobot", str(folder / f"{size} lerobot")]
-        command += ["--workers", str(workers), "--batches", str(max(6, count // 4))]
+        command += ["--decoder", decoder, "--workers", str(workers), "--batches", str(max(6, count // 4))]
         run = subprocess.run(command, capture_output=True, text=True, check=True)
-        rates[name] = float(run.stdout.splitlines()[-1])
+        name = "lerobot" if decoder == DECODERS[0] else f"lerobot, {decoder}"
+        rates[f"{name}, {workers} workers" if workers else name] = float(run.stdout.splitlines()[-1])
     best = max(v for k, v in rates.items() if k.startswith("lerobot"))
     return {
         "windows_per_s": {k: round(v, 1) for k, v in rates.items()},
@@ -201,6 +205,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--read", type=Path)
     parser.add_argument("--lerobot", type=Path)
+    parser.add_argument("--decoder", choices=DECODERS, default=DECODERS[0])
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--cache", default="none")
     args = parser.parse_args()
@@ -208,8 +213,10 @@ def main() -> None:
         read_for_memory(args.read, args.cache)
         return
     if args.lerobot:
-        print(lerobot(args.lerobot, args.workers, args.batches))
+        print(lerobot(args.lerobot, args.decoder, args.workers, args.batches))
         return
+    import torchcodec  # noqa: F401  else LeRobot's default would not be what is measured
+
     folder = Path(tempfile.mkdtemp(prefix="ulna-reading-"))
     try:
         sizes = {str(size): compare(folder, size, args.batches) for size in (96, 224)}

@@ -4,8 +4,9 @@ answers equal, and how long does one decision take?
     python benchmarks/vla.py [--decisions 50]
 
 Tiny configurations on the processor, each decision asked in turn of both, so that what else the machine does
-meets both alike. A decision is that of the network's core: LeRobot's is given tokens and pictures that are
-ready, ours does its own. Needs the extra `vla`. -> results/vla.json
+meets both alike. A decision begins with frames, state and words: LeRobot's are resized and padded by the
+functions that its policies call, and made tokens by ours. *Ready*: the same without, LeRobot's network alone,
+beside a whole decision of ours. Needs the extra `vla`. -> results/vla.json
 """
 
 from __future__ import annotations
@@ -15,11 +16,24 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot_vla import NAMES, SIZES, Pair, our_chunk, our_velocities, pair, question, their_chunk, velocities
+from lerobot_vla import (
+    NAMES,
+    SIZES,
+    Pair,
+    our_chunk,
+    our_velocities,
+    pair,
+    question,
+    their_chunk,
+    their_core,
+    their_inputs,
+    velocities,
+)
 from results import save
 
 
@@ -59,11 +73,17 @@ def differences(both: Pair) -> dict[str, float]:
 
 def times(both: Pair, decisions: int) -> dict[str, Any]:
     asked = question(both, rows=1)
-    seconds: dict[str, list[float]] = {"lerobot": [], "ulna": []}
+    ready = their_inputs(both, asked)
+    arms: dict[str, Callable[[], Any]] = {
+        "lerobot": lambda: their_chunk(both, asked),
+        "lerobot, ready": lambda: their_core(both, asked, ready),
+        "ulna": lambda: our_chunk(both, asked),
+    }
+    seconds: dict[str, list[float]] = {who: [] for who in arms}
     for i in range(decisions + 3):
-        for who, decide in (("lerobot", their_chunk), ("ulna", our_chunk)):
+        for who, decide in arms.items():
             began = time.perf_counter()
-            decide(both, asked)
+            decide()
             if i >= 3:
                 seconds[who].append(time.perf_counter() - began)
     median = {who: round(1e3 * statistics.median(v), 3) for who, v in seconds.items()}
@@ -72,6 +92,7 @@ def times(both: Pair, decisions: int) -> dict[str, Any]:
         "decision ms, median": median,
         "decision ms, least": least,
         "times as fast": round(median["lerobot"] / median["ulna"], 2),
+        "times as fast as its network alone": round(median["lerobot, ready"] / median["ulna"], 2),
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..episode import StoreError
-from ..features import ACTION, Feature, Features, is_depth, is_image
+from ..features import ACTION, REWARD, Feature, Features, is_depth, is_image
 from ..video import Picture, still_bytes, still_picture, video_header
 from .foreign_files import whole
 from .lerobot_export import FLAGS, REQUEST, TIMES, UNITS
@@ -89,7 +89,10 @@ def schema_of(
             pictures[name], sizes[name] = picture, declared
         else:
             kinds[name] = "other"
-    placement = place(kinds, naming, str(folder.path), _joins(modality, kinds))
+    known = dict(_joins(modality, kinds))
+    if REWARD in columns and columns[REWARD].shape == (1,):
+        known[REWARD] = (REWARD,)
+    placement = place(kinds, naming, str(folder.path), known)
     used = [n for names in placement.parts.values() for n in names]
     for name in used:
         if name in pictures:

@@ -17,7 +17,7 @@ import pytest
 from contracts.data import CAMERA, FEATURES, WITH_IMAGE, frame
 
 from ulna.datasets.episode import StoreError
-from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, REQUESTED, STATE, Feature
+from ulna.datasets.features import ACTION, DEPTH, ENVIRONMENT, IMAGES, REQUESTED, REWARD, STATE, Feature
 from ulna.datasets.flags import INTERVENTION
 from ulna.datasets.formats.lerobot import import_lerobot
 from ulna.datasets.formats.lerobot_export import export_lerobot
@@ -190,6 +190,24 @@ def test_requests_are_neither_made_up_nor_lost(tmp_path: Path, first: bool) -> N
         export_lerobot(store, tmp_path / "out", progress=lambda done, total: pytest.fail("it wrote some"))
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
     assert export_lerobot(store, tmp_path / "out", [int(first)]).episodes == 1
+
+
+def test_rewards_go_out_and_come_back(tmp_path: Path) -> None:
+    features = {k: FEATURES[k] for k in (STATE, ACTION)} | {REWARD: Feature((1,), "float32", ("reward",))}
+    store = EpisodeStore.create(tmp_path / "s", features, 20.0)
+    rng, rewards = np.random.default_rng(0), np.array([[0.2], [-1.0], [0.7]], np.float32)
+    with EpisodeWriter(store) as writer:
+        writer.start({"task": "x"})
+        for t, reward in enumerate(rewards):
+            time_ns = 10**12 + t * 50 * MS
+            row = {**frame(rng, {k: FEATURES[k] for k in (STATE, ACTION)}, t), REWARD: reward}
+            writer.tick(row, dict.fromkeys(row, (time_ns, time_ns)))
+        writer.end({"success": True})
+    export_lerobot(EpisodeStore.open(tmp_path / "s"), tmp_path / "out")
+    back = import_lerobot(tmp_path / "out", tmp_path / "back")
+    assert (back.episodes[0].read(REWARD) == rewards).all()
+    assert back.features[REWARD] == features[REWARD]
+    assert not back.provenance["left_out"]
 
 
 def test_a_matrix_goes_out_as_one_and_comes_back(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ulna.datasets.episode import StoreError
-from ulna.datasets.features import ACTION, DEPTH, IMAGES, STATE
+from ulna.datasets.features import ACTION, DEPTH, IMAGES, REWARD, STATE
 from ulna.datasets.formats.lerobot import import_lerobot
 from ulna.datasets.formats.naming import Naming
 from ulna.datasets.store import EpisodeStore
@@ -164,11 +164,11 @@ def test_actions_in_parts_and_cameras_of_one_last_name(tmp_path: Path) -> None:
         "language": {"dtype": "string", "shape": [1], "names": None},
     }
     store = import_lerobot(folder(tmp_path / "s", features), tmp_path / "d")
-    assert set(store.features) == {IMAGES + "left_image", IMAGES + "right_image", ACTION}
+    assert set(store.features) == {IMAGES + "left_image", IMAGES + "right_image", ACTION, REWARD}
     assert store.features[ACTION].names == ("arm.a", "arm.b", "arm.c", "gripper")
     np.testing.assert_array_equal(store.episodes[0].read(ACTION)[1], [3, 4, 5, 1])
     assert store.provenance["joined"] == {ACTION: "action.arm + action.gripper"}
-    assert store.provenance["left_out"] == ["next.reward", "language"]
+    assert store.provenance["left_out"] == ["language"]
 
 
 def test_gr00t_names_its_slices_and_tasks(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ MEASURED = README.parent / "docs" / "measured.md"
 STUDIES = README.parent / "docs" / "studies.md"
 BEGIN, END = "<!-- numbers: written by benchmarks/tables.py -->", "<!-- /numbers -->"
 NAMES = (
-    *("demo", "demo_twin", "demo_real", "experts", "recording", "kills", "reading", "lerobot_formats"),
+    *("demo", "demo_images", "demo_twin", "demo_real", "experts", "recording", "kills", "reading"),
     *(
+        "lerobot_formats",
         "foreign_samples",
         "sim_steps",
         "batched_evaluation",
@@ -59,7 +61,7 @@ NAMES = (
     ),
 )
 SECTIONS = {
-    "The demos": ("demo", "demo_policy", "demo_twin", "demo_real"),
+    "The demos": ("demo", "demo_policy", "demo_images", "demo_twin", "demo_real"),
     "Beside LeRobot's policies": ("head_to_head",),
     "The scripted experts": ("experts",),
     "Recording": ("recording", "kills"),
@@ -85,17 +87,33 @@ def load(name: str) -> dict[str, Any] | None:
 
 
 def demo(d: dict[str, Any]) -> list[str]:
-    phases = ", ".join(f"{n} {s:.0f} s" for n, s in d["phases_s"].items())
     ms = d["latency_ms"]
-    rate = f"**{d['successes']} of {d['episodes']} succeeded** (95 % interval {percent(d['wilson_95'])})"
     latency = f"latency p50 {ms['p50']:.0f} ms, p99 {ms['p99']:.0f} ms"
     return [
         "**`make demo`**: 100 expert demonstrations of `lift` on the SO-101, `flow` from state, 50 unseen",
-        f"seeds through the server: {rate};",
+        f"seeds through the server: {succeeded(d)};",
         f"{d['nfe_per_decision']:g} network evaluations a decision, {latency}.",
-        f"{sum(d['phases_s'].values()) / 60:.1f} minutes ({phases}), peak {d['peak_memory_gib']} GiB.",
-        "",
+        *took(d),
     ]
+
+
+def demo_images(d: dict[str, Any]) -> list[str]:
+    return [
+        "**`make demo-images`**: the same from two cameras of 64×64 and the joints, of 300 demonstrations:",
+        f"{succeeded(d)}.",
+        *took(d),
+    ]
+
+
+def succeeded(d: Mapping[str, Any]) -> str:
+    interval = f"95 % interval {percent(d['wilson_95'])}"
+    return f"**{d['successes']} of {d['episodes']} succeeded** ({interval})"
+
+
+def took(d: Mapping[str, Any]) -> list[str]:
+    phases = ", ".join(f"{n} {s:.0f} s" for n, s in d["phases_s"].items())
+    minutes = sum(d["phases_s"].values()) / 60
+    return [f"{minutes:.1f} minutes ({phases}), peak {d['peak_memory_gib']} GiB.", ""]
 
 
 def real(d: dict[str, Any]) -> list[str]:
@@ -364,6 +382,7 @@ def foreign_samples(d: dict[str, Any]) -> list[str]:
 
 TABLES = {
     "demo": demo,
+    "demo_images": demo_images,
     "demo_twin": device_tables.demo_twin,
     "demo_real": real,
     "experts": experts,
@@ -417,6 +436,7 @@ def readme_table(numbers: dict[str, dict[str, Any]]) -> list[str]:
     lines = ["| what was measured | Ulna | beside it |", "|---|---|---|"]
     for name, task in (
         ("demo", "`make demo`: `lift` learned from 100 demonstrations, tried on scenes it never saw"),
+        ("demo_images", "`make demo-images`: the same from two cameras, from 300 demonstrations"),
         ("demo_twin", "`make demo-twin`: the same through the real drivers, from 60 teleoperated ones"),
     ):
         if d := numbers.get(name):
@@ -464,12 +484,15 @@ def put(page: Path, lines: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--demo", type=Path)
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--real", type=Path)
     parser.add_argument("--twin", type=Path)
     args = parser.parse_args()
-    for name, folder in (("demo", args.demo), ("demo_real", args.real), ("demo_twin", args.twin)):
-        if folder:
-            results.save(name, json.loads((folder / "summary.json").read_text()))
+    for name in ("demo", "images", "real", "twin"):
+        if folder := getattr(args, name):
+            results.save(
+                name if name == "demo" else f"demo_{name}", json.loads((folder / "summary.json").read_text())
+            )
     numbers = {name: result for name in NAMES if (result := load(name))}
     put(MEASURED, measured_page(numbers))
     put(README, readme_table(numbers))

@@ -9,6 +9,8 @@ from typing import Any
 
 import results
 
+from ulna.robot.study.study import CHECKPOINT
+
 FOLDER = results.RESULTS / "studies"
 
 
@@ -169,9 +171,12 @@ def study(s: Mapping[str, Any]) -> list[str]:
 
 
 def trained(arm: Mapping[str, Any]) -> str:
-    if arm["training_seconds"]:
-        return f"{arm['training_seconds']:.0f} s"
-    return f"with {arm.get('of') or arm.get('blend', '?')}"
+    """How long, and with what others, which are trained as well."""
+    texts = [v for v in arm["settings"].values() if isinstance(v, str)]
+    others = [arm.get("of") or arm.get("blend"), *(name for t in texts for name in CHECKPOINT.findall(t))]
+    own = [f"{arm['training_seconds']:.0f} s"] if arm["training_seconds"] else []
+    beside = " and ".join(dict.fromkeys(name for name in others if name))
+    return ", ".join([*own, *([f"with {beside}"] if beside else [])])
 
 
 def minus(difference: Mapping[str, Any] | None) -> str:

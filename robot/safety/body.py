@@ -5,7 +5,7 @@ to the next. Pinocchio and Coal do the arithmetic. All is in the arm's base fram
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,17 @@ from .sweep import levers_of, radius_of, relative, rows, turns_about_vertical
 # Radius of the capsules, m: the thickest part between two joints, its cables included.
 RADIUS = {"koch": 0.02, "panda": 0.06, "ur3e": 0.045, "ur5e": 0.055, "ur10e": 0.065}
 OTHER_RADIUS = 0.075
+# By how much a UR's upper arm and forearm lie beside the origins of its DH frames, along the axes of
+# shoulder_lift and elbow, m: shoulder_offset and elbow_offset in config/*/physical_parameters.yaml of
+# Universal Robots' ur_description ("measured from model").
+UR_ASIDE = {
+    "ur3e": (0.120, 0.027),
+    "ur5e": (0.138, 0.007),
+    "ur10e": (0.1762, 0.0393),
+    "ur16e": (0.176, 0.040),
+    "ur20": (0.260, 0.043),
+    "ur30": (0.260, 0.043),
+}
 FINGERS = 0.02  # of the capsule from the last joint to the tip, which it ends half of this beyond
 INEXACT_M = 1e-4  # by which a computed distance may be too large
 SELF, TABLE, WORKSPACE, OBSTACLE = "self-collision", "table", "workspace", "obstacle"
@@ -263,33 +274,39 @@ def _described(model: str, simulated: bool) -> tuple[Any, int, Any, dict[str, tu
         if b"<mesh" not in robot.urdf.read_bytes():
             shapes = pin.buildGeomFromUrdf(chain, str(robot.urdf), pin.GeometryType.COLLISION)
             return chain, tip, shapes, driven
-        return chain, tip, _capsules(chain, tip, RADIUS.get(model, OTHER_RADIUS)), driven
+        return chain, tip, _capsules(chain, tip, RADIUS.get(model, OTHER_RADIUS), {}), driven
     chain, tip = MODELS[model]()
-    shapes = _capsules(chain, tip, RADIUS.get(model, OTHER_RADIUS))
+    aside: dict[str, float] = dict(zip(("shoulder_lift", "elbow"), UR_ASIDE.get(model, ()), strict=False))
+    shapes = _capsules(chain, tip, RADIUS.get(model, OTHER_RADIUS), aside)
     return chain, tip, shapes, {name: (name,) for name in chain.names[1:]}
 
 
-def _capsules(model: Any, tip: int, radius: float) -> Any:
+def _capsules(model: Any, tip: int, radius: float, aside: Mapping[str, float]) -> Any:
     """A capsule from each joint on the way to the tip to the next, where they are further apart than it is
-    thick."""
+    thick; it ends half its radius beyond them. aside: by joint, how far along its axis, z, that capsule lies
+    beside the origins, m. Another one leads across to there, and ends a radius beyond, as housings do."""
     pin, coal = _libraries()
     frame = model.frames[tip]
     path = list(model.supports[frame.parentJoint])
     geometry = pin.GeometryModel()
-    ends = [
-        (a, model.jointPlacements[b].translation, model.names[a], radius)
-        for a, b in pairwise(path)
-        if a != 0  # the base stands where it stands
-    ]
-    tip_at = frame.placement.translation
-    ends += [(path[-1], 0.5 * tip_at, "hand", radius), (path[-1], tip_at, "fingers", FINGERS)]
-    for joint, to, name, thick in ends:
-        length = float(np.linalg.norm(to))
+    sides = {j: np.array([0.0, 0.0, aside.get(model.names[j], 0.0)]) for j in path}
+    lines: list[tuple[int, np.ndarray, np.ndarray, str, float, float]] = []
+    for a, b in pairwise(path):
+        if a != 0:  # the base stands where it stands
+            there = model.jointPlacements[b]
+            end = there.translation + sides[a]
+            lines.append((a, sides[a], end, f"{model.names[a]}_0", radius, radius / 2))
+            lines.append((a, end, there.act(sides[b]), f"{model.names[a]}_1", radius, radius))
+    last, start, end = path[-1], np.zeros(3), frame.placement.translation
+    lines.append((last, start, end / 2, "hand_0", radius, radius / 2))
+    lines.append((last, start, end, "fingers_0", FINGERS, FINGERS / 2))
+    for joint, start, end, name, thick, beyond in lines:
+        length = float(np.linalg.norm(end - start))
         if length > thick:
-            turn = pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), np.asarray(to) / length)
-            placement = pin.SE3(turn.matrix(), np.asarray(to) / 2)
-            shape = coal.Capsule(thick, max(length - thick, 1e-3))
-            geometry.addGeometryObject(pin.GeometryObject(f"{name}_0", joint, placement, shape))
+            turn = pin.Quaternion.FromTwoVectors(np.array([0.0, 0.0, 1.0]), (end - start) / length)
+            placement = pin.SE3(turn.matrix(), (start + end) / 2)
+            shape = coal.Capsule(thick, max(length - 2 * (thick - beyond), 1e-3))
+            geometry.addGeometryObject(pin.GeometryObject(name, joint, placement, shape))
     return geometry
 
 

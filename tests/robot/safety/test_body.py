@@ -9,6 +9,7 @@ from ulna.drivers.arm import DeviceError
 from ulna.drivers.servos import koch
 from ulna.robot.kinematics import UR_DH, UR_NAMES, tip_chain
 from ulna.robot.safety.body import SELF, TABLE, WORKSPACE, Body
+from ulna.robot.safety.obstacles import Obstacle
 from ulna.sim.robots import ROBOTS
 
 UR_HOME = np.array([0.0, -1.57, 1.57, -1.57, -1.57, 0.0])
@@ -114,6 +115,28 @@ def test_what_touched_when_it_began_counts_once_it_was_apart() -> None:
     assert not body.tight
     assert body.fault(folded) == SELF
     body.begin(home)
+
+
+def test_a_ur5e_is_where_its_description_for_simulation_has_it() -> None:
+    """Its upper arm is 14 cm beside the origins of its joints' frames."""
+    at = [[0.0, 0.138, 0.4], [0.0, 0.0, 0.4], [-0.3, 0.2, 0.5]]
+    balls = [Obstacle(f"ball {i}", np.array(x), np.eye(3), np.array([0.03])) for i, x in enumerate(at)]
+    nearest = []
+    for arm, parts in (("ur5e", ("shoulder_lift", "elbow")), ("sim ur5e", ("upper_arm", "forearm"))):
+        model, simulated, names, _ = ARMS[arm]
+        clearance = Body(model, names, simulated, None, None, 0.01, 0.002, balls).clearance()
+        of_ball = [
+            [k for k, n in enumerate(clearance.names) if n in [(p, b.name) for p in parts]] for b in balls
+        ]
+        upright, *others = [[0.0, -1.57, 0.0, 0.0, 0.0, 0.0], *poses("ur5e", 4, 30)]
+        distances = [clearance.distances(np.resize([*q, 0.0], len(names))) for q in (upright, *others)]
+        nearest.append([[d[ours].min() for ours in of_ball] for d in distances])
+    real, described = np.array(nearest)
+    assert real[0, 0] < -0.08
+    assert real[0, 1] > 0.05
+    assert (real < described + 0.007).all()  # the cylinders of the description have edges
+    assert (real > described - 0.05).all()  # and it leaves the housings out
+    assert body_of("ur5e").fault([0.0, -1.61, 2.8, 0.39, -1.5, 0.0]) == SELF
 
 
 def test_an_arm_that_lacks_a_joint_is_told() -> None:

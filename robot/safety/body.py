@@ -43,10 +43,11 @@ class Body:
     self_distance that is negative leaves self-collision out. obstacles: that every part keeps off as far as
     off the table.
 
-    tight: pairs of parts that touched when it began, and do still; while there are any, `settle` is due after
-    each step. base: where it stands among the other arms, x, y, z in m and yaw in rad; None: not known.
-    columns: of each joint of the `model`, which of the arm's it is, -1: none. parts: its shapes. reach: how
-    far any part can be from the `shoulder` `(3,)`, the second joint's place. foot: the shoulder's height.
+    tight: pairs of parts that touched when it began, and do still, and one more while the tip is outside the
+    workspace where it began so; while there are any, `settle` is due after each step. base: where it stands
+    among the other arms, x, y, z in m and yaw in rad; None: not known. columns: of each joint of the `model`,
+    which of the arm's it is, -1: none. parts: its shapes. reach: how far any part can be from the `shoulder`
+    `(3,)`, the second joint's place. foot: the shoulder's height.
     sweep `(K, J)`: K things that must not come together, and how each joint brings them nearer at most, m per
     rad or m; lists."""
 
@@ -64,7 +65,8 @@ class Body:
         pin, coal = _libraries()
         self.base: tuple[float, float, float, float] | None = None
         self.names, self.table, self.workspace = tuple(names), table, workspace
-        self._corners = [[-np.inf] * 3, [np.inf] * 3] if workspace is None else workspace.tolist()
+        self._box = [[-np.inf] * 3, [np.inf] * 3] if workspace is None else workspace.tolist()
+        self._corners = self._box  # of where the tip may be: wider until it came in
         self.title, self._pin = model, pin
         self.model, tip, geometry, driven = _described(model, simulated)
         self._data, self._tip = self.model.createData(), tip
@@ -141,7 +143,8 @@ class Body:
 
     def begin(self, q: Sequence[float]) -> tuple[str, ...]:
         """The arm stands at `q` `(J,)`. What touches there does not count until it is apart; of the table, it
-        does not go down any further. Returns what touches, in words."""
+        does not go down any further. A tip that is outside the workspace may come in, and goes no further out
+        than it is now. Returns what touches or is outside, in words."""
         pin = self._pin
         checks, texts = self._checks, []
         self.tight.clear()
@@ -158,13 +161,28 @@ class Body:
             else:
                 depth = pin.computeDistance(self._geometry, checks, k).min_distance
                 checks.collisionRequests[k].security_margin = min(margin, depth - 1e-4)
+        self._corners = self._box
+        if (out := -self._inside_by(self._position(q))) > 0:
+            self.tight.add(len(self._margins))
+            (low, high), tip = self._box, self.tip(q)
+            wider = np.minimum(low, tip - INEXACT_M), np.maximum(high, tip + INEXACT_M)
+            self._corners = [corner.tolist() for corner in wider]
+            texts.append(f"the tip {out:.3f} m outside the workspace")
         return tuple(texts)
 
     def settle(self, q: Sequence[float]) -> None:
-        """The arm was sent to `q`: what touched when it began and is apart now counts from here on."""
+        """The arm was sent to `q`: what touched when it began and is apart now counts from here on, and each
+        side of the workspace that the tip came in by."""
         pin, checks = self._pin, self._checks
         pin.updateGeometryPlacements(self.model, self._data, self._geometry, checks, self._position(q))
         for k in tuple(self.tight):
+            if k == len(self._margins):
+                (low, high), (lowest, highest), tip = self._box, self._corners, self.tip(q)
+                wider = np.where(tip < low, lowest, low), np.where(tip > high, highest, high)
+                self._corners = [corner.tolist() for corner in wider]
+                if self._corners == self._box:
+                    self.tight.discard(k)
+                continue
             active = checks.collisionRequests[k].security_margin
             checks.collisionRequests[k].security_margin = self._margins[k]
             checks.activateCollisionPair(k)
@@ -226,7 +244,7 @@ class Body:
         return position if self._as_they_are else position[self._columns] * self._present
 
     def _inside_by(self, position: np.ndarray) -> float:
-        """How far the tip is from the sides of its box, m; negative outside."""
+        """How far the tip is from the sides of where it may be, m; negative outside."""
         self._pin.framesForwardKinematics(self.model, self._data, position)
         x, y, z = self._data.oMf[self._tip].translation.tolist()
         (x0, y0, z0), (x1, y1, z1) = self._corners

@@ -84,8 +84,8 @@ class Filter:
         self._stands = False  # whether it knows where the arms are
 
     def reset(self, q: np.ndarray) -> tuple[str, ...]:
-        """The arms stand at `q` `(A,)`; whatever tripped the filter is over. Returns what touches there, in
-        words: it does not count until it is apart."""
+        """The arms stand at `q` `(A,)`; whatever tripped the filter is over. Returns what touches there, or
+        is outside its workspace, in words: it does not count until it is apart, or inside."""
         q = np.array(q, np.float64)
         if q.shape != (len(self.joints),) or not np.isfinite(q).all():
             raise ValueError(f"the filter needs where each of {', '.join(self.joints.names)} is, not {q}")

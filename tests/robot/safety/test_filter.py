@@ -304,6 +304,22 @@ def test_an_arm_that_begins_in_the_table_comes_out_and_goes_no_deeper(body: Body
     body.begin(HOME.tolist())
 
 
+def test_a_tip_that_begins_outside_its_box_comes_in_and_goes_no_further_out() -> None:
+    low, box = HOME + 0.7 * DOWN, np.array([[0.05, -0.3, 0.07], [0.4, 0.3, 0.4]])
+    safety = replace(SAFETY, table={}, workspace={"": box})
+    boxed = bodies_of({"model": "so101"}, JOINTS, safety)[0][""]
+    filter_ = Filter(JOINTS, safety, {"": boxed})
+    assert filter_.reset(low) == ("the tip 0.035 m outside the workspace",)
+    begin = boxed.tip(low.tolist())
+    deeper = drive(filter_, np.tile(HOME + 1.4 * DOWN, (100, 1)), 0.01)
+    assert deeper[-1].reasons == ("workspace",)
+    assert min(boxed.tip(s.command.tolist())[2] for s in deeper) > begin[2] - 0.001
+    up = drive(filter_, np.tile(HOME, (200, 1)), 0.01)
+    assert up[-1].command == pytest.approx(HOME, abs=1e-6)
+    again = drive(filter_, np.tile(low, (200, 1)), 0.01)
+    assert boxed.tip(again[-1].command.tolist())[2] > 0.069, "once it is in, the box counts"
+
+
 def test_a_joint_that_stands_outside_its_limits_comes_back_in() -> None:
     filter_ = Filter(JOINTS, SAFETY, None)
     outside = HOME.copy()

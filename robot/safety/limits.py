@@ -34,7 +34,8 @@ class Config:
     joints: dict = field(default_factory=dict)
     """Tables `[safety.joints.NAME]` with speed, acceleration and jerk of one joint, in rad or m."""
     table: float | bool | dict = 0.0
-    """Height of the table in the arm's base frame, m; false: there is none. By arm: { left = 0.0 }."""
+    """Height of the table in the arm's base frame, m; false: there is none. By arm: { left = 0.01 }; one that
+    is left out has the default."""
     workspace: tuple | dict | None = None
     """Corners of the box that the tip stays in, in the arm's base frame, m. By arm: { left = [...] }."""
     self_collision: bool = True
@@ -103,12 +104,12 @@ class Safety:
         arms = groups(joints)
         heights = {
             arm: float(height)
-            for arm, height in _by_arm(c.table, arms, f"{where}: table").items()
+            for arm, height in _by_arm(c.table, arms, Config.table, f"{where}: table").items()
             if height is not False
         }
         boxes = {
             arm: _box(corners, f"{where}: workspace")
-            for arm, corners in _by_arm(c.workspace, arms, f"{where}: workspace").items()
+            for arm, corners in _by_arm(c.workspace, arms, Config.workspace, f"{where}: workspace").items()
             if corners is not None
         }
         for arm, box in boxes.items():
@@ -192,8 +193,8 @@ def _limits(
     return rows[0], rows[1], rows[2]
 
 
-def _by_arm(value: Any, arms: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What is said once counts for every arm."""
+def _by_arm(value: Any, arms: Mapping[str, Any], default: Any, where: str) -> dict[str, Any]:
+    """What is said once counts for every arm; an arm that is left out has the `default`."""
     if not isinstance(value, Mapping):
         if value is True:
             raise DeviceError(f"{where} is true: give its height in m, or false where there is none")
@@ -206,7 +207,7 @@ def _by_arm(value: Any, arms: Mapping[str, Any], where: str) -> dict[str, Any]:
             one is True or not isinstance(one, int | float) or not -10 <= one <= 10
         ):
             raise DeviceError(f"{where} of {arm} is {one!r}: give its height in m, or false for none")
-    return {arm: value.get(arm, False if where.endswith("table") else None) for arm in arms}
+    return {arm: value.get(arm, default) for arm in arms}
 
 
 def _bases(

@@ -78,6 +78,7 @@ def test_by_arm() -> None:
     safety = Safety.of(config, two_arms())
     assert safety.table == {"left": 0.01}
     assert list(safety.workspace) == ["left"]
+    assert Safety.of({"safety": {"table": {"left": 0.01}}}, two_arms()).table == {"left": 0.01, "right": 0.0}
     assert [safety.speed[5], safety.speed[11], safety.speed[4], safety.speed[10]] == [1.0, 1.0, 4.0, 1.5]
     assert Safety.of({"safety": {"table": 0.02}}, two_arms()).table == {"left": 0.02, "right": 0.02}
 

@@ -205,10 +205,9 @@ def _copy_rows(e: Episode, work: Path, token: str, rows: Mapping[str, range]) ->
     try:
         streams = [_stream_of(e, key) for key in e.streams]
         meta = {k: v for k, v in e.attrs.items() if k not in ("length", "streams", "content")}
-        span = rows[ACTION]
-        copy = InProgress.create(
-            work, streams, {**meta, "edit": token, "trimmed_to": [span.start, span.stop]}
-        )
+        span, (before, _) = rows[ACTION], meta.get("trimmed_to") or (0, 0)
+        trimmed_to = [before + span.start, before + span.stop]  # rows of what was recorded
+        copy = InProgress.create(work, streams, {**meta, "edit": token, "trimmed_to": trimmed_to})
         try:
             seq = 0
             for i, stream in enumerate(streams):

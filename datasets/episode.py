@@ -271,6 +271,11 @@ def _require_attrs(attrs: Mapping[str, Any]) -> None:
             count_of(facts["rows"], f"the count of rows of {stream}")
     if not isinstance(attrs.get("notes") or [], list):
         raise ValueError("its notes are no list")  # noqa: TRY004
+    trimmed_to = attrs.get("trimmed_to") or [0, 0]
+    if not isinstance(trimmed_to, list) or len(trimmed_to) != 2:
+        raise ValueError("the rows that it was trimmed to are no pair")
+    for row in trimmed_to:
+        count_of(row, "a row that it was trimmed to")
     require_steps(attrs.get("steps") or [])
     phrases = attrs.get("phrases") or []
     if not isinstance(phrases, list) or not all(isinstance(p, str) for p in phrases):

@@ -77,6 +77,9 @@ def test_trim_keeps_the_stored_bytes_and_can_be_undone(store: EpisodeStore) -> N
     assert [t.name for t in trash(store)] == [store.episodes[0].path.name]  # the short version
     with pytest.raises(StoreError, match=r"runs from 0 to 0.950 s: nothing of it lies from 3 to 4 s"):
         trim(store, 0, 3, 4)
+    trim(store, 0, 0.25, 0.7)
+    assert trim(store, 0, 0.1, 0.2) == (10, 3)
+    assert store.episodes[0].attrs["trimmed_to"] == [7, 10]  # of the rows that were recorded
 
 
 def test_trim_cuts_streams_of_other_rates_by_time_and_jpeg_is_not_coded_again(tmp_path: Path) -> None:

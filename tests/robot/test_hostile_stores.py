@@ -340,6 +340,7 @@ def harms() -> Iterator[tuple[str, Harm]]:
         "dropped": ([1], {STATE: "many"}, {STATE: HUGE}, "x"),
         "streams": ([1], {STATE: 7}, {STATE: {"rows": -1}}, "x"),
         "notes": ("x", 7, {"a": 1}),
+        "trimmed_to": ("x", [1], [0, HUGE]),
         "task": (7, None, ["a"], {"a": 1}),
         "limits": ([1], {"a": "x"}, {"a": [None, 1]}, {"a": [1, 1]}),
         "agent": (7, None, ["a"]),

@@ -258,8 +258,8 @@ class PolicyAgent:
         return action
 
     def ahead(self) -> np.ndarray | None:
-        """`(n, A)`: the actions that are planned after the one that `act` gave last, at the control period;
-        None where nothing is."""
+        """`(n, A)`: the actions that are to be executed after the one that `act` gave last, at the control
+        period; None where nothing is planned."""
         return self._session.ahead()
 
     def watch(self, observation: Observation) -> None:

@@ -196,8 +196,9 @@ class Session:
         return action
 
     def ahead(self) -> np.ndarray | None:
-        """`(n, A)`: what is planned after the action that `next` gave last; None where nothing is."""
-        ahead = self._plan.ahead(self._consumed)
+        """`(n, A)`: what will be executed after the action that `next` gave last, unless another chunk comes
+        first; None where nothing is planned."""
+        ahead = self._plan.announced(self._consumed)
         return ahead if len(ahead) else None
 
     def watch(self, values: Mapping[str, np.ndarray]) -> None:

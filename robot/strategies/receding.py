@@ -41,3 +41,7 @@ class _Plan(Plan):
 
     def action(self, now: int) -> np.ndarray | None:
         return super().action(now) if now < self.until else None
+
+    def announced(self, now: int) -> np.ndarray:
+        # the next chunk begins where the arm stood when the policy was asked
+        return self.ahead(now)[: max(self.until - now, 0)]

@@ -72,6 +72,10 @@ class Plan:
         """`(n, A)`: all that is planned, the first for the tick `now`; n may be 0."""
         return self.actions[max(now - self.start, 0) :]
 
+    def announced(self, now: int) -> np.ndarray:
+        """`(n, A)`: the part of `ahead` that an arm may go on along where the next action is late."""
+        return self.ahead(now)
+
 
 @dataclass(frozen=True)
 class Strategy:

@@ -151,6 +151,18 @@ def test_without_delay_a_chunk_is_used_as_far_as_the_policy_wants() -> None:
         assert of.switches[:5] == [0, 3, 11, 27, 28]
 
 
+def test_while_the_policy_thinks_nothing_is_announced_that_is_not_executed() -> None:
+    of = session(Receding(), 16, 8)
+    announced = []
+    for _ in range(2):
+        ask(of)
+        of.answer(np.arange(16.0)[:, None], execute=3)
+        for _ in range(3):
+            of.next()
+            announced.append([] if (ahead := of.ahead()) is None else ahead[:, 0].tolist())
+    assert announced == [[1, 2], [2], []] * 2
+
+
 def test_answers_that_are_all_over_are_counted_and_asked_for_again() -> None:
     of = session(Slicing(), 16, 2)
     actions, answers = lives(of, Line([0, 5, 5, 1], [16, 4, 3, 16], [None]), 20)
@@ -195,7 +207,10 @@ def test_a_request_says_what_is_executed_meanwhile(name: str) -> None:
     parts = [hook["part"] for hook in second.options.get("steering", [])]
     assert parts == {"rtc": ["RTC"], "rtc-trained": ["Prefix"], "rti": ["RTI"]}.get(name, [])
     assert second.options == Request.from_wire(second.to_wire()).options
-    np.testing.assert_array_equal(of.ahead(), np.arange(of.tick, 10)[:, None])
+    if name == "receding":
+        assert of.ahead() is None, "what is left of a chunk is not executed"
+    else:
+        np.testing.assert_array_equal(of.ahead(), np.arange(of.tick, 10)[:, None])
     of.reset("again", 2)
     assert of.ahead() is None
     assert ask(of).previous is None

@@ -12,6 +12,7 @@ from ...drivers.arm import Strain
 WARM_C, HOT_C = 10.0, 4.0  # °C below the limit of the motor: from here on slowly, from here on no further
 COOLED_C = 3.0  # °C below those, until which it stays so
 SLOW = 0.3  # rad/s (m/s) of a joint that is warm
+WARM = "warm"  # the reason of a tick in which that was less than what was asked for
 PUSHES = 0.8  # share of the full load
 LONGEST_LAG_S = 1.0
 LONGEST_PUSH_S = 5.0  # a driver's own protection, where it has one, has eased off by then

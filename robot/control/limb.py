@@ -70,10 +70,12 @@ class Limb:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is to be sent for a time. wanted: before the filter."""
+    """What is to be sent for a time. wanted: by the plan. slowed: how much of it the filter was asked for,
+    where a motor is warm."""
 
     t_ns: int
     wanted: np.ndarray
+    slowed: np.ndarray
     command: np.ndarray
     velocity: np.ndarray
     flags: int

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ...datasets.flags import LIMITED
 from ...drivers.arm import DeviceError, Joints, Strained, check_first, joints_of, limit_target
 from ...drivers.sample import Backlog
 from ..safety.filter import Filter
 from ..safety.stage import Measured
-from .guard import SLOW
+from .guard import SLOW, WARM
 from .limb import Entry, Limb
 from .memory import Memory, Words
 from .parking import FAST, GENTLE, Parking, Phase
@@ -117,18 +118,26 @@ class Ticker:
         movers = [limb for limb in self.limbs if limb.active]
         for limb in movers:
             wanted[limb.joints] = self._wanted(limb, t_ns)
+        slowed = wanted.copy()
+        for limb in movers:
+            if limb.guard.slow and limb.name not in self._parkings:
+                before, step = self._last.slowed[limb.joints], SLOW * self.period_ns * 1e-9
+                slowed[limb.joints] = before + np.clip(wanted[limb.joints] - before, -step, step)
         dt_s = min(max((t_ns - self._last.t_ns) * 1e-9, 1e-4), 3 * self.period_ns * 1e-9)
         brakes = bool(movers) and all(limb.plan.brakes for limb in movers)
         measured = None
         if self._filter.stages is not None:
             measured = Measured.of([limb.reading() for limb in self.limbs])
-        out = self._filter.step(None if brakes else wanted, dt_s, measured)
+        out = self._filter.step(None if brakes else slowed, dt_s, measured)
+        flags, reasons = out.flags, out.reasons
         if brakes:
-            wanted = out.command
+            wanted = slowed = out.command
             if np.abs(out.velocity).max() < SETTLED:
                 for limb in movers:
                     limb.plan.hold(out.command[limb.joints].copy(), t_ns)
-        self._last = Entry(t_ns, wanted, out.command, out.velocity, out.flags, out.reasons)
+        elif not np.array_equal(slowed, wanted):
+            flags, reasons = flags | LIMITED, (*reasons, WARM)
+        self._last = Entry(t_ns, wanted, slowed, out.command, out.velocity, flags, reasons)
         self._entries.append(self._last)
         return self._last
 
@@ -144,12 +153,7 @@ class Ticker:
         ):
             self._hold(limb)
             limb.plan.lapsed_ns = t_ns
-        wanted = limb.plan.at(t_ns)
-        if limb.guard.slow:
-            before = self._last.wanted[limb.joints]
-            step = SLOW * self.period_ns * 1e-9
-            wanted = before + np.clip(wanted - before, -step, step)
-        return wanted
+        return limb.plan.at(t_ns)
 
     def _hold(self, limb: Limb) -> None:
         """Come to rest as soon as the limits let it. Caller holds the lock."""
@@ -216,7 +220,7 @@ class Ticker:
         assert self._filter is not None
         self._filter.reset(q)
         self._entries.clear()
-        self._last = Entry(now_ns, q, q.copy(), np.zeros(len(q)), 0, ())
+        self._last = Entry(now_ns, q, q, q.copy(), np.zeros(len(q)), 0, ())
 
     def _joints(self) -> Joints:
         return joints_of({limb.name: limb.driver for limb in self.limbs})
@@ -292,7 +296,7 @@ class Ticker:
         return flags, tuple(reasons)
 
     def _deviated(self, limb: Limb, goal: np.ndarray) -> np.ndarray:
-        """`goal` as far as the filter, and the driver by what it last did, let the arm go there."""
+        """`goal` as far as a warm motor, the filter, and the driver by what it last did, let the arm go."""
         assert self._last is not None
         deviation = self._last.command[limb.joints] - self._last.wanted[limb.joints]
         goal = goal + deviation

@@ -175,9 +175,13 @@ def test_a_hot_arm_goes_slowly_and_a_hotter_one_stops(
     assert "62 °C" in arm.faults()[0]
     start = time.monotonic()
     while (t := time.monotonic() - start) < 1.0:
-        paper.robot.command(np.array([0.3 + 1.0 * t, 0.3, 0.3]))
+        answer = paper.robot.command(np.array([0.3 + 1.0 * t, 0.3, 0.3]))
+        assert t < 0.1 or paper.robot.command_flags & LIMITED
         time.sleep(0.05)
-    assert poses(tmp_path)[-1, 1] - 0.3 < 0.45
+    went = poses(tmp_path)[-1, 1] - 0.3
+    assert went < 0.45
+    assert abs(answer[0] - 0.3 - went) < 0.05, "what is answered is what is sent"
+    assert "warm" in str(paper.robot.tally)
     tell(tmp_path, "arm", heat_c=68.0)
     until(lambda: "68 °C" in " ".join(arm.faults()), "it is told")
     with pytest.raises(DeviceError, match=r"68 °C.*holds"):

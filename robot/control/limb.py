@@ -80,3 +80,9 @@ class Entry:
     velocity: np.ndarray
     flags: int
     reasons: tuple[str, ...]
+
+    def standing(self, q: np.ndarray, moved: np.ndarray) -> Entry:
+        """The same, but the joints `moved`, `(A,)` bool, stand at `q` `(A,)`."""
+        wanted, slowed, command = (np.where(moved, q, x) for x in (self.wanted, self.slowed, self.command))
+        velocity = np.where(moved, 0.0, self.velocity)
+        return replace(self, wanted=wanted, slowed=slowed, command=command, velocity=velocity)

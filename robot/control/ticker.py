@@ -202,13 +202,15 @@ class Ticker:
             now = time.monotonic_ns()
             if self._filter is None:
                 self._filter = self._make_filter(self._joints(), False)
-            at = [
-                self._last.command[each.joints]
-                if each.active and each is not limb and self._last is not None
-                else each.position()
-                for each in self.limbs
-            ]
-            self._begin(np.concatenate(at), now)
+            stand = [each is limb or not each.active or self._last is None for each in self.limbs]
+            at = np.concatenate([each.position() for each in self.limbs])
+            moved = np.repeat(stand, [len(each.driver.joints) for each in self.limbs])
+            if self._last is None or moved.all():
+                self._begin(at, now)
+            else:  # the others are on their way
+                self._filter.reset(at, moved)
+                self._entries = deque(entry.standing(at, moved) for entry in self._entries)
+                self._last = self._last.standing(at, moved)
             stale_s = self._filter.safety.stale_s
             self._stale_ns = round(stale_s * 1e9)
             limb.plan.patience_ns = round(min(limb.driver.watchdog_s, stale_s) * 1e9)

@@ -83,17 +83,22 @@ class Filter:
         self.state = State.STOP
         self._stands = False  # whether it knows where the arms are
 
-    def reset(self, q: np.ndarray) -> tuple[str, ...]:
+    def reset(self, q: np.ndarray, moved: np.ndarray | None = None) -> tuple[str, ...]:
         """The arms stand at `q` `(A,)`; whatever tripped the filter is over. Returns what touches there, or
-        is outside its workspace, in words: it does not count until it is apart, or inside."""
+        is outside its workspace, in words: it does not count until it is apart, or inside. moved: `(A,)`
+        bool, the joints of the arms that this is about, while the others go on; None: all."""
         q = np.array(q, np.float64)
         if q.shape != (len(self.joints),) or not np.isfinite(q).all():
             raise ValueError(f"the filter needs where each of {', '.join(self.joints.names)} is, not {q}")
-        texts = [text for arm in self._arms for text in arm.reset(q.tolist())]
-        texts += [text for pair, a, b in self._pairs for text in pair.begin(a.pose, b.pose)]
+        moved = np.ones(len(q), bool) if moved is None or not self._stands else moved
+        texts = [text for arm in self._arms if moved[arm.first] for text in arm.reset(q.tolist())]
+        for pair, a, b in self._pairs:
+            if moved[a.first] or moved[b.first]:
+                texts += pair.begin(a.pose, b.pose)
         if self.stages is not None:
-            self.stages.reset(q)
-            self._now = q, np.zeros(len(q))
+            self.stages.reset(q, moved)
+            command, velocity = (q, np.zeros(len(q))) if moved.all() else self._now
+            self._now = np.where(moved, q, command), np.where(moved, 0.0, velocity)
         self._stands, self._why, self.state = True, "", State.RUN
         return tuple(texts)
 

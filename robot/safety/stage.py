@@ -47,8 +47,9 @@ class Seen(NamedTuple):
 class Stage(Protocol):
     """One file in `stages/`, named as it is published. It keeps what it must remember between ticks."""
 
-    def reset(self, q: np.ndarray) -> None:
-        """The arms stand at `q` `(A,)`; what was before is over."""
+    def reset(self, q: np.ndarray, moved: np.ndarray) -> None:
+        """The arms whose joints are `moved`, `(A,)` bool, stand at `q` `(A,)`; what was before is over for
+        them. At first that is all of them."""
         ...
 
     def step(self, asked: np.ndarray, seen: Seen, dt_s: float) -> tuple[np.ndarray | None, str]:
@@ -75,6 +76,7 @@ class Stages:
 
     def __init__(self, joints: Joints, safety: Safety, stages: Sequence[Stage]) -> None:
         self.each = tuple(stages)
+        self._time_ns = 0  # of ticks, where nobody measures
         self._lower, self._upper = joints.lower, joints.upper
         self._speed = safety.speed
         limits = zip(safety.speed, safety.acceleration, safety.jerk, strict=True)
@@ -86,10 +88,9 @@ class Stages:
             if part
         ]
 
-    def reset(self, q: np.ndarray) -> None:
-        self._time_ns = 0  # of ticks, where nobody measures
+    def reset(self, q: np.ndarray, moved: np.ndarray) -> None:
         for stage in self.each:
-            stage.reset(q)
+            stage.reset(q, moved)
 
     def step(
         self, asked: list[float], dt_s: float, now: tuple[np.ndarray, np.ndarray], measured: Measured | None

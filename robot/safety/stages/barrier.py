@@ -60,9 +60,10 @@ class Barrier:
     def __init__(self, arms: Sequence[ArmBarrier]) -> None:
         self.arms = tuple(arms)
 
-    def reset(self, q: np.ndarray) -> None:
+    def reset(self, q: np.ndarray, moved: np.ndarray) -> None:
         for arm in self.arms:
-            arm.at = arm.let = None
+            if moved[arm.columns].any():
+                arm.at = arm.let = None
 
     def step(self, asked: np.ndarray, seen: Seen, dt_s: float) -> tuple[np.ndarray | None, str]:
         allowed, reason = asked, ""

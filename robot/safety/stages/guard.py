@@ -58,9 +58,10 @@ class GuardStage:
     ) -> None:
         self._guard, self._home, self._speed, self._reach, self._slow = guard, home, speed, reach, slow
         self._period_s = 1 / guard.control_hz
+        self._last = np.zeros(len(speed))
 
-    def reset(self, q: np.ndarray) -> None:
-        self._last = q.copy()
+    def reset(self, q: np.ndarray, moved: np.ndarray) -> None:
+        self._last = np.where(moved, q, self._last)
 
     def step(self, asked: np.ndarray, seen: Seen, dt_s: float) -> tuple[np.ndarray | None, str]:
         last, self._last = self._last, asked.copy()

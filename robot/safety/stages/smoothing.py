@@ -44,10 +44,13 @@ class Smoothing:
 
     def __init__(self, parts: list[np.ndarray], gain: float, floor: float) -> None:
         self._parts, self._gain, self._floor = parts, gain, floor
+        n = sum(map(len, parts))
+        self._last, self._q, self._speed = np.zeros(n), np.zeros(n), np.zeros(n)
+        self._times_ns = np.zeros(n, np.int64)
 
-    def reset(self, q: np.ndarray) -> None:
-        self._last = q.copy()
-        self._q, self._times_ns, self._speed = q.copy(), np.zeros(len(q), np.int64), np.zeros(len(q))
+    def reset(self, q: np.ndarray, moved: np.ndarray) -> None:
+        self._last, self._q = np.where(moved, q, self._last), np.where(moved, q, self._q)
+        self._times_ns, self._speed = np.where(moved, 0, self._times_ns), np.where(moved, 0.0, self._speed)
 
     def step(self, asked: np.ndarray, seen: Seen, dt_s: float) -> tuple[np.ndarray | None, str]:
         self._measure(seen)

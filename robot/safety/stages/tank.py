@@ -171,9 +171,10 @@ class Tanks:
     def __init__(self, each: Mapping[str, Tank]) -> None:
         self.each = dict(each)
 
-    def reset(self, q: np.ndarray) -> None:
+    def reset(self, q: np.ndarray, moved: np.ndarray) -> None:
         for tank in self.each.values():
-            tank.reset(q)
+            if moved[tank.columns].any():
+                tank.reset(q)
 
     def step(self, asked: np.ndarray, seen: Seen, dt_s: float) -> tuple[np.ndarray | None, str]:
         reason, brakes = "", False

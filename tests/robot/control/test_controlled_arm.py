@@ -13,14 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from contracts.arm import check_arm
-from contracts.paper_arm import robot_file, sent, tell
+from contracts.paper_arm import Config, N, make, robot_file, sent, tell
 from contracts.servo_arm import bench, until
 
 from ulna.datasets.flags import LIMITED
-from ulna.drivers.arm import ArmState, Calibrated, DeviceError
+from ulna.drivers.arm import ArmState, Calibrated, DeviceError, joints_of
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.sample import Backlog
 from ulna.robot.config import Rig, load_robot
+from ulna.robot.control.limb import Limb
+from ulna.robot.control.memory import Memory
+from ulna.robot.control.plan import Plan
+from ulna.robot.control.ticker import Ticker
+from ulna.robot.safety.filter import Filter
+from ulna.robot.safety.limits import Safety
+from ulna.robot.safety.stages.smoothing import smoothing_of
+from ulna.robot.safety.stages.tank import Tanks, tank_of
 
 pytestmark = pytest.mark.realtime
 
@@ -121,6 +129,48 @@ def test_several_arms_are_moved_together_and_refused_together(tmp_path: Path) ->
         assert np.abs(np.diff(left[:, 1])).max(initial=0.0) < 0.02, "the other one holds"
 
 
+@pytest.fixture
+def ticking(tmp_path: Path) -> Iterator[tuple[Ticker, Tanks]]:
+    """The ticks of two arms that take commands, here and at times that the test says; their tanks."""
+    memory, limbs = Memory([N, N]), []
+    for i, name in enumerate(("left", "right")):
+        driver = make(name, Config(str(tmp_path / f"{name}.log")))
+        limbs.append(Limb(name, driver, memory.arms[i], slice(N * i, N * i + N), Plan(np.zeros(N), 0, 0)))
+    joints = joints_of({limb.name: limb.driver for limb in limbs})
+    safety = Safety.of({}, joints)
+    tanks = tank_of({"stiffness": 1.0, "damping": 0.0}, joints, safety, {}, "tank")
+    stages = [smoothing_of({"floor": 3.0}, joints, safety, {}, "smoothing"), tanks]
+    ticker = Ticker(limbs, memory, 0.01, lambda joints, free: Filter(joints, safety, None, stages))
+    for limb in limbs:
+        limb.driver.open()
+        limb.driver.enable()
+        limb.is_open = True
+        ticker.start_at(limb)
+    yield ticker, tanks
+    memory.close()
+
+
+def test_an_arm_that_starts_again_leaves_the_other_one_its_motion(ticking: tuple[Ticker, Tanks]) -> None:
+    ticker, tanks = ticking
+    left, right = ticker.limbs
+    due, went = time.monotonic_ns() + 100_000_000, []  # ahead: a busy machine is not late
+    ticker.tick(due)
+    for i in range(30):
+        if i % 5 == 0:
+            goal = np.array([0.3 + 0.01 * i + 0.05, 0.3, 0.3])
+            ticker.command({"left": goal}, due + 50_000_000, {"left": np.zeros((0, N))}, 50_000_000)
+        if i == 22:
+            spent = tanks.each["left"].energy
+            ticker.start_at(right)
+            assert tanks.each["left"].energy == spent < 1.0
+        due += 10_000_000
+        ticker.tick(due)
+        went.append(left.asked[0])
+    steps = np.diff(went) / 0.01
+    assert steps.max() > 0.9, "rad/s"
+    assert np.abs(np.diff(steps)).max() / 0.01 < 10.5, "rad/s²"
+
+
 def test_a_first_command_that_is_far_is_refused(paper: Rig, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="nothing was sent"):
         paper.robot.command(np.array([1.5, 0.3, 0.3]))
@@ -173,7 +223,7 @@ def test_a_hot_arm_goes_slowly_and_a_hotter_one_stops(
     tell(tmp_path, "arm", heat_c=62.0)
     until(lambda: bool(arm.faults()), "it is told")
     assert "62 °C" in arm.faults()[0]
-    start = time.monotonic()
+    start, answer = time.monotonic(), np.zeros(3)
     while (t := time.monotonic() - start) < 1.0:
         answer = paper.robot.command(np.array([0.3 + 1.0 * t, 0.3, 0.3]))
         assert t < 0.1 or paper.robot.command_flags & LIMITED

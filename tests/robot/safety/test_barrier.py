@@ -80,7 +80,7 @@ def test_where_the_arm_follows_at_once_it_never_comes_nearer_than_the_margin(
 ) -> None:
     rng, (arm,) = np.random.default_rng(seed), among.arms
     q, v, goal = HOME, np.zeros(6), RIGHT
-    among.reset(q)
+    among.reset(q, np.ones(6, bool))
     for k in range(100):
         if (kind == "jumps" and k % 10 == 0) or (kind == "straight" and k % 50 == 0):
             goal = rng.uniform(JOINTS.lower, JOINTS.upper)
@@ -150,7 +150,7 @@ def test_what_a_later_stage_makes_worse_it_refuses() -> None:
     barrier = barrier_of(BALL)
     (arm,) = barrier.arms
     q, dt = LEFT, 0.02
-    barrier.reset(q)
+    barrier.reset(q, np.ones(6, bool))
     for _ in range(400):
         allowed, why = barrier.step(np.clip(RIGHT, q - 0.03, q + 0.03), seen_at(q), dt)
         assert allowed is not None

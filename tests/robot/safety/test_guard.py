@@ -162,7 +162,7 @@ def test_a_request_is_no_faster_than_the_arm_allows(seed: int, gain: float, floo
     rng, n = np.random.default_rng(seed), len(JOINTS)
     stage = smoothing_of({"gain": gain, "floor": floor}, JOINTS, Safety.of({}, JOINTS), {}, "")
     q, last = HOME.copy(), HOME.copy()
-    stage.reset(q)
+    stage.reset(q, np.ones(n, bool))
     fastest = 0.0  # that any joint was measured to go, so far
     for tick in range(60):
         asked = last + rng.normal(0, 0.05, n) * (rng.random() < 0.5)

@@ -26,7 +26,7 @@ class Notes:
         self.seen: list[Seen] = []
         self.resets: list[np.ndarray] = []
 
-    def reset(self, q: np.ndarray) -> None:
+    def reset(self, q: np.ndarray, moved: np.ndarray) -> None:
         self.resets.append(q)
 
     def step(self, asked: np.ndarray, seen: Seen, dt_s: float) -> tuple[np.ndarray | None, str]:

@@ -8,10 +8,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -170,6 +170,7 @@ def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> 
     feature = rig.robot.action_features[ACTION]
     runs = _policy_of(agent)
     policy = None if runs is None else runs.metadata
+    directors = agent.directors if isinstance(agent, Directed) else ()
     return ClosedLoop(
         task=rig.scene.task_name,
         robot=rig.robot.name,
@@ -182,6 +183,7 @@ def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> 
         versions={"ulna": version("ulna")},
         checkpoint=policy and policy.checkpoint,
         recipe=policy and policy.recipe,
+        directors=[{"name": type(d).__name__, **asdict(cast(Any, d))} for d in directors] or None,
         **({} if runs is None else _execution(runs)),
     )
 

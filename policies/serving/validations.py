@@ -32,12 +32,15 @@ class Validation:
 
 def read_validations(checkpoint: str | Path, content_hash: str) -> tuple[Validation, ...]:
     """Of the reports in the folder `checkpoint`, those in closed loop of the checkpoint with that hash,
-    newest first. What cannot be read, or is of another checkpoint, is left out."""
+    newest first. What cannot be read, or is of another checkpoint, is left out; and so is what was done under
+    directors, who may have tried again or put another policy in its place."""
     found: list[tuple[float, Validation]] = []
     for path in (Path(checkpoint) / FOLDER).glob("*.json"):
         try:
             report = json.loads(path.read_text())
             if report.get("kind") != "closed-loop" or report.get("checkpoint") != content_hash:
+                continue
+            if report.get("directors") or " directed by " in str(report.get("agent")):  # as older ones say it
                 continue
             (validation,) = validations_from_json([report])
             found.append((path.stat().st_mtime, validation))

@@ -110,6 +110,7 @@ def deployed(args: Args) -> dict[str, Any]:
     from ..config import load_robot
     from ..deploy import deploy
     from ..directors.all import directors_named
+    from ..directors.backup import Backup
     from ..gate import require_validated
     from ..keys import HELP, TAKE_HELP, Keys
     from ..onlooker import onlooker_for
@@ -161,6 +162,8 @@ def deployed(args: Args) -> dict[str, Any]:
         meta = require_validated(rig.config, args.robot, metadata, args.unvalidated)
         said = meta.get("validation", {}).get("says")
         print(f"validated: {said}" if said else f"not validated: {args.unvalidated}", file=sys.stderr)
+        for backup in (d for d in above if isinstance(d, Backup)):
+            meta["backup"] = backup.admit(rig.config, args.robot, args.unvalidated)
     with contextlib.ExitStack() as stack:
         person = onlooker = None
         if args.takeover == EXPERT:

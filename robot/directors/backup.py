@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...datasets.features import STATE
 from ...drivers.config import setting
+from ..gate import require_validated
 from .director import Moment, Order, Replace
 
 if TYPE_CHECKING:
+    from ...policies.serving.client import PolicyClient
     from ..config import Rig
 
 RESTS = 0.01  # rad (m) that a joint that stands still may tremble by
@@ -29,14 +32,30 @@ class Backup:
     still: float = setting(0.0, 0, 600, "s")
     """Standing still for that long counts as failing; 0: never."""
 
-    def open(self, rig: Rig) -> None:
+    def __post_init__(self) -> None:
+        self._checkpoint: str | None = None  # that every answer must be of
+
+    def admit(self, config: dict[str, Any], where: str, unvalidated: str = "") -> Mapping[str, Any]:
+        """What is stored of this policy with each episode on a real robot, as of `gate.require_validated`;
+        from now on another checkpoint may not take its place."""
+        with self._connect() as client:
+            metadata = client.metadata
+        self._checkpoint = metadata.checkpoint or None
+        passed = require_validated(config, where, metadata, unvalidated)
+        return {"server": self.server, "checkpoint": metadata.checkpoint, **passed}
+
+    def _connect(self) -> PolicyClient:
         from ...policies.serving.client import PolicyClient
-        from ..agent import PolicyAgent
-        from ..lerobot_words import for_robot
 
         if not self.server:
             raise ValueError("Backup needs another policy: --Backup.server ws://HOST:PORT")
-        self._client = PolicyClient(self.server)
+        return PolicyClient(self.server, checkpoint=self._checkpoint)
+
+    def open(self, rig: Rig) -> None:
+        from ..agent import PolicyAgent
+        from ..lerobot_words import for_robot
+
+        self._client = self._connect()
         try:
             policy = for_robot(self._client, rig)
             self._agent = PolicyAgent(policy, rig.robot.features, rig.robot.control_hz)

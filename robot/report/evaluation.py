@@ -101,6 +101,12 @@ class ClosedLoop:
     """How chunks were asked for and executed, where that was chosen: its name and fields."""
     charged: str | None = None
     """What a decision cost in simulated time; None: nothing."""
+    directors: list[dict[str, Any]] | None = None
+    """Who stood above it, by name and fields; None: nobody."""
+    steering: list[dict[str, Any]] | None = None
+    """Hooks that acted while sampling, by part and fields, where they were chosen."""
+    sampling_steps: int | None = None
+    """Of the sampler, where they were chosen."""
     shown: str | None = None
     """The demonstrations that the policy was shown when it acted, in words."""
     starved: int | None = None

@@ -181,6 +181,9 @@ def test_the_gate_stands_before_the_arm_and_the_reason_is_kept(
             policy.metadata = replace(policy.metadata, validations=(PASSED,))
             assert main(words) == 0
             assert "validated: 46 of 50 succeeded on sim:so101 lift" in capfd.readouterr().err
+            with PolicyServer(Follow(rig.robot.features), port=0).background() as other:
+                assert main([*words, "--director", "Backup", "--Backup.server", other.url]) == 1
+            assert "ffffffff has no validation that passes" in capfd.readouterr().err
     first, second = EpisodeStore.open(tmp_path / "d").episodes
     assert first.attrs["unvalidated"] == "a first try"
     assert second.attrs["validation"]["successes"] == 46

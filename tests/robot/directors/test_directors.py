@@ -4,6 +4,7 @@ replace."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ from ulna.policies.encoders.vector import MLP, Encoder
 from ulna.policies.learn.steps import learn_progress
 from ulna.policies.learn.support import learn_support
 from ulna.policies.progress import ProgressSpec
+from ulna.policies.serving.client import PolicyServerError
 from ulna.policies.serving.server import PolicyServer
+from ulna.policies.serving.validations import read_validations
 from ulna.robot.agent import PolicyAgent
 from ulna.robot.config import Rig, load_robot
 from ulna.robot.directors.all import DIRECTORS, directors_named
+from ulna.robot.directors.backup import Backup
 from ulna.robot.directors.directed import Directed
-from ulna.robot.evaluate import evaluate
+from ulna.robot.evaluate import evaluate, save_report
+from ulna.robot.gate import NotValidated
 from ulna.robot.loop import run_episode
 from ulna.robot.people import LeaderAgent
 from ulna.robot.takeover import Takeover
@@ -205,7 +210,7 @@ def test_a_person_stands_above_directors(rig: Rig) -> None:
     assert result.success is False
 
 
-def test_directed_agents_are_evaluated(rig: Rig) -> None:
+def test_directed_agents_are_evaluated_and_that_validates_no_policy(rig: Rig, tmp_path: Path) -> None:
     policy = Push(rig.robot.features)
     with directed(rig, ["Retry"], policy, [], Retry_seconds="0.3", Retry_attempts="2") as agent:
         report = evaluate(rig, agent, 2, videos=0)
@@ -213,6 +218,24 @@ def test_directed_agents_are_evaluated(rig: Rig) -> None:
         assert report.decisions == len(policy.requests)
         assert {o.ticks for o in report.outcomes} != {round(rig.sim.max_seconds * 20)}  # type: ignore[union-attr]
         check_agent(agent, rig.robot.observe(), 6)
+    assert report.directors == [{"name": "Retry", "attempts": 2, "seconds": 0.3, "verifier": "scene"}]
+    for name, each in (("alone", None), ("directed", report.directors)):
+        save_report(tmp_path, name, replace(report, directors=each, agent="policy x"))
+    save_report(tmp_path, "older", replace(report, directors=None))
+    assert len(read_validations(tmp_path, "f" * 64)) == 1
+
+
+def test_a_backup_passes_the_gate_and_no_other_takes_its_place(rig: Rig) -> None:
+    policy = Push(rig.robot.features)
+    with PolicyServer(policy, port=0).background() as server:
+        (backup,) = directors_named(["Backup"], {"Backup.server": server.url})
+        assert isinstance(backup, Backup)
+        with pytest.raises(NotValidated, match="checkpoint ffffffff has no validation"):
+            backup.admit({"name": "my"}, "my.toml")
+        assert backup.admit({"name": "my"}, "my.toml", "a try")["unvalidated"] == "a try"
+        policy.metadata = replace(policy.metadata, checkpoint="a" * 64)
+        with pytest.raises(PolicyServerError, match="this run is of ffffffff"):
+            backup.open(rig)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,11 @@ def run(args: Args, out: Output) -> int:
         raise UsageError("--batch and --processes are at least 1")
     if args.batch > 1 and (args.agent or args.server):
         raise UsageError("--batch is for a checkpoint that runs here: leave out --agent and --server")
+    if args.agent and args.checkpoint:
+        raise UsageError(
+            f"{args.agent} acts instead of a policy, which is no report on {args.checkpoint}: leave out the "
+            "checkpoint or --agent"
+        )
     if args.agent and (args.strategy or args.latency):
         raise UsageError("--strategy and --latency concern a policy: leave out --agent")
     if args.agent and (args.prompt or args.prompt_episodes):
@@ -138,9 +143,12 @@ def run(args: Args, out: Output) -> int:
                 bar.update(bar_task, completed=count, note=f"{successes} succeeded")
 
             folder = _folder(args) / "validation" if args.checkpoint else None
-            how = [w for w in (args.strategy, args.latency.replace("/", "-")) if w]
+            # a report on the checkpoint alone is not overwritten by one with anything beside it
+            how = [w for w in (args.strategy, args.latency) if w]
             how += ["shown"] if args.prompt else []
-            name = "-".join([args.task, rig.robot.name.replace(":", "-"), *how])
+            how += [*words(args.steer), *([f"{args.sampling_steps}-steps"] if args.sampling_steps else [])]
+            how += words(args.director)
+            name = "-".join([args.task, rig.robot.name, *how]).replace(":", "-").replace("/", "-")
             film = folder / name if folder and args.videos else None
             prompts = None
             if policy is not None:

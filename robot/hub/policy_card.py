@@ -114,6 +114,12 @@ def _closed_row(r: ClosedLoop) -> tuple[Any, ...]:
         how.append(f"strategy {r.strategy.get('name')}")
     if r.charged is not None:
         how.append(f"a decision charged {r.charged}")
+    if r.directors:
+        how.append(f"directed by {', '.join(str(d.get('name')) for d in r.directors)}")
+    if r.steering:
+        how.append(f"steered by {', '.join(str(h.get('part')) for h in r.steering)}")
+    if r.sampling_steps is not None:
+        how.append(f"{r.sampling_steps} steps of the sampler")
     if r.shown is not None:
         how.append(f"shown {r.shown}")
     if r.latency_ms is not None:

@@ -57,6 +57,19 @@ def test_evaluations_that_are_charged(checkpoint: Path, capfd: pytest.CaptureFix
     assert "strategy" not in measured
 
 
+def test_a_report_with_anything_beside_the_checkpoint_has_its_own_name(
+    checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(checkpoint), "--task", "reach", "--episodes", "1", "--videos", "0", "--json"]
+    how = ["--steer", "RTC", "--RTC.beta", "3", "--sampling-steps", "2", "--director", "Retry"]
+    assert main([*command, *how]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert Path(report["report"]).name == "reach-sim-so101-RTC-2-steps-Retry.json"
+    assert (report["steering"], report["sampling_steps"]) == ([{"part": "RTC", "beta": "3"}], 2)
+    assert main([*command, "--agent", "expert"]) == 2
+    assert "is no report on" in capfd.readouterr().err
+
+
 def test_deploying_with_a_strategy(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A server that was told nothing answers a guided request; a refusal is one sentence."""
     with PolicyServer(LocalPolicy(checkpoint), port=0).background() as server:

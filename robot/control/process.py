@@ -36,6 +36,7 @@ from .ticker import Ticker
 
 STOPPED_S = 60.0  # the arms hold for so long after the main process was stopped (Ctrl-Z)
 PATIENCE_S = 5.0  # for an arm that takes no commands, before it is not put down
+LONGEST_PARK_S = 60.0  # after which an arm that drops out again and again is not tried once more
 PRIORITY = 10  # of SCHED_FIFO
 SWITCH_S = 0.0002  # between threads of this process
 
@@ -164,19 +165,23 @@ class Control:
         torque off. `notes`: a sentence for every arm that could not be put down; it keeps its torque."""
         with self._parking:
             waiting = [limb for limb in self.limbs.values() if self._must_be_parked(limb)]
-            notes, deadline = list[str](), time.monotonic() + PATIENCE_S
+            notes, until = list[str](), time.monotonic() + LONGEST_PARK_S
+            missing = dict[str, float]()  # since when each takes no commands
             while waiting:
-                ready = [limb for limb in waiting if self._is_ready(limb)]
-                phases = self.ticker.park([limb.name for limb in ready], self.hurry.is_set)
-                for limb in ready:
-                    if (phase := phases.get(limb.name)) is not None:
+                ready = {limb.name: limb for limb in waiting if self._is_ready(limb)}
+                now = time.monotonic()
+                missing = {n: missing.get(n, now) for limb in waiting if (n := limb.name) not in ready}
+                phases = self.ticker.park(list(ready), self.hurry.is_set)  # until each lies or drops out
+                for name, phase in phases.items():
+                    waiting.remove(ready[name])
+                    self._finish(ready[name], phase, notes)
+                for limb in list(waiting):
+                    gone_s = now - missing.get(limb.name, now)
+                    if gone_s > PATIENCE_S or now > until or limb.name in self._stopped:
                         waiting.remove(limb)
-                        self._finish(limb, phase, notes)
-                if not waiting or time.monotonic() > deadline or self._stopped:
-                    break
-                time.sleep(0.05)  # a line that is silent for a moment is no reason to leave an arm up
-            for limb in waiting:
-                self._keep(limb, f"{limb.name} could not be put down: {self._why(limb)}", notes)
+                        self._keep(limb, f"{limb.name} could not be put down: {self._why(limb)}", notes)
+                if waiting:
+                    time.sleep(0.05)  # a line that is silent for a moment is no reason to leave an arm up
             self.hurry.clear()
             self._ours.clear()
             return {"notes": notes}

@@ -20,7 +20,8 @@ from ulna.datasets.flags import LIMITED
 from ulna.drivers.arm import ArmState, Calibrated, DeviceError, joints_of
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.sample import Backlog
-from ulna.robot.config import Rig, load_robot
+from ulna.robot.config import Rig, load_robot, read_config
+from ulna.robot.control import process
 from ulna.robot.control.limb import Limb
 from ulna.robot.control.memory import Memory
 from ulna.robot.control.plan import Plan
@@ -274,6 +275,29 @@ def test_an_arm_that_is_silent_for_a_moment_is_put_down_all_the_same(
         threading.Timer(1.0, tell, (tmp_path, "arm"), {"silent": 0}).start()
     assert [what for _, what in sent(tmp_path, "arm")][-2:] == ["limp", "closed"]
     assert "could not" not in capfd.readouterr().err
+
+
+def test_an_arm_that_drops_out_late_on_its_way_down_is_put_down_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "PATIENCE_S", 0.3)
+    setup = {"robot": "paper", "config": read_config(str(robot_file(tmp_path, "arm"))), "rate_hz": 100.0}
+    memory = Memory([N])
+    control = process.Control({**setup, "rests": {"arm": [0.3] * N}, "began": {}, "lay": []}, memory)
+    thread = threading.Thread(target=control.ticker.run)
+    thread.start()
+    control.open("arm")
+    control.enable("arm")
+    up, nothing = np.array([0.75, 0.3, 0.3]), np.zeros((0, N))
+    control.ticker.command({"arm": up}, time.monotonic_ns() + 400_000_000, {"arm": nothing}, 50_000_000)
+    time.sleep(0.6)
+    for after_s, silent in ((0.8, 1), (0.9, 0)):
+        threading.Timer(after_s, tell, (tmp_path, "arm"), {"silent": silent}).start()
+    assert control.park() == {"notes": []}
+    control.ticker.stop()
+    thread.join()
+    memory.close()
+    assert sent(tmp_path, "arm")[-1][1] == "limp"
 
 
 def test_an_arm_that_a_person_stopped_is_not_moved_and_keeps_its_torque(

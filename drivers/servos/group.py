@@ -83,9 +83,9 @@ DYNAMIXEL = Family(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """position: `(J,)` rad. load: `(J,)`, signed, 1 is the full load. answered: `(J,)` bool, where false the
-    other values mean nothing. errors: `(J,)` int64, status bytes. torque: `(J,)` bool, from the same replies;
-    None when it was not read. t_request_ns, t_receive_ns: monotonic."""
+    """position: `(J,)` rad. load: `(J,)`, with the joint's sign, 1 is the full load. answered: `(J,)` bool,
+    where false the other values mean nothing. errors: `(J,)` int64, status bytes. torque: `(J,)` bool, from
+    the same replies; None when it was not read. t_request_ns, t_receive_ns: monotonic."""
 
     position: np.ndarray
     load: np.ndarray
@@ -245,7 +245,7 @@ class ServoGroup:
         errors = np.where(replies.valid, replies.errors, 0)
         return Reading(
             position,
-            loads / self._full,
+            loads / self._full * np.sign(self.scale.rad_per_count),  # as a joint turns, not as its servo does
             replies.valid,
             errors,
             torque[0] != 0 if torque else None,

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +21,10 @@ from contracts.servo_arm import HOME, bench, go, home_with, running, torque_rise
 
 from ulna.drivers.arm import ArmState, DeviceError
 from ulna.drivers.clock import MonotonicClock
-from ulna.drivers.servos import koch
+from ulna.drivers.servos import koch, so101
+from ulna.drivers.servos.bus import Replies
+from ulna.drivers.servos.calibration import JointCalibration, scale
+from ulna.drivers.servos.group import DYNAMIXEL, FEETECH, Family, Servo, ServoGroup
 
 pytestmark = pytest.mark.realtime
 
@@ -129,6 +134,22 @@ def test_counts_of_turns_are_refused(tmp_path: Path) -> None:
         pytest.raises(DeviceError, match=r"turns.*ulna calibrate"),
     ):
         b.arm().open()
+
+
+@pytest.mark.parametrize(("family", "load"), [(FEETECH, -0.3), (DYNAMIXEL, 0.3)])
+def test_a_load_is_signed_as_its_joint_is(family: Family, load: float) -> None:
+    """Where the servo counts against it; a Dynamixel inverts what it reads by itself."""
+
+    class Bus:
+        def read(self, registers: Sequence[str], ids: Sequence[int], retries: int) -> Replies:
+            values = np.array([[2048, 300, 1][: len(registers)]] * len(ids), np.int64)
+            return Replies(values, np.ones(len(ids), bool), np.zeros(len(ids), np.int64), 0, 0)
+
+    joints = so101.JOINTS
+    group = ServoGroup(cast(Any, Bus()), family, joints, [Servo(i, 777) for i in range(6)], "")
+    calibration = {n: JointCalibration(i, i % 2, 0, 1024, 3072) for i, n in enumerate(joints.names)}
+    group.scale = scale(calibration, joints, (), family is DYNAMIXEL)
+    np.testing.assert_allclose(group.read().load, [0.3, load] * 3)
 
 
 def test_a_missing_port_is_a_sentence(tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ def main() -> None:
             seconds.append(took_s)
             rest = high_pose(watch, home, rng)
             with_rest = Path(file).with_name("rest.toml")
-            with_rest.write_text(f"{Path(file).read_text()}\n[safety]\nrest = {rest.tolist()}\n")
+            with_rest.write_text(
+                Path(file).read_text().replace("[safety]\n", f"[safety]\nrest = {rest.tolist()}\n")
+            )
             mm, took_s = put_down(str(with_rest), high_pose(watch, home, rng), watch)
             moved["a rest pose in the air"].append(mm)
             seconds.append(took_s)

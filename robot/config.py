@@ -22,6 +22,7 @@ import numpy as np
 
 from ..drivers.arm import Arm, DeviceError, joints_of
 from ..drivers.camera import Camera
+from ..drivers.cameras.capture import CaptureCamera
 from ..drivers.clock import MonotonicClock
 from ..drivers.config import parse, require_known, setting
 from ..drivers.plugins import REFERENCE, PluginError, lookup, lookup_plugin, offers
@@ -151,11 +152,19 @@ def _simulated(
 
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
     drivers: dict[str, Arm] = make_devices(name, config, "arms")
-    rest = Safety.of(config, joints_of(drivers), f"{name}, [safety]").rest
+    safety = Safety.of(config, joints_of(drivers), f"{name}, [safety]")
     park_after_s = control_config(name, config).park_after
-    host = Host(name, config, drivers, control_rate(name, config), rest, park_after_s)
+    host = Host(name, config, drivers, control_rate(name, config), safety.rest, park_after_s)
     arms = controlled(host)
     all_cameras: dict[str, Camera] = make_devices(name, config, "cameras")
+    for camera_name, camera in all_cameras.items():
+        if camera.fps * safety.stale_s <= 1:
+            raise DeviceError(
+                f"{name}, [cameras.{camera_name}]: at {camera.fps:g} fps a frame is older than [safety] "
+                f"stale_s = {safety.stale_s:g} before the next one comes: raise one of them"
+            )
+        if isinstance(camera, CaptureCamera):
+            camera.max_age_s = safety.stale_s  # also for the trackers that look through it
     make_devices(name, config, "leaders")  # what this run does not use must be right, too
     for driver, table in config.get("teleoperators", {}).items():
         _teleoperator(name, driver, table)

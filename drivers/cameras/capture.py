@@ -25,7 +25,7 @@ from ..camera import CameraHealth, CameraState, Intrinsics, StaleFrame
 from ..sample import Sample
 from .frame_ring import Frame, FrameRing
 
-MAX_AGE_S = 1.0  # of a frame that `latest` gives when the caller names no age
+MAX_AGE_S = 1.0  # of a frame that is given for a new one
 BACKLOG_S = 0.5  # of frames are kept for a recorder of every frame, which may be busy that long
 HUNG_S = 20.0  # without a beat the capture process is killed; longer than any open or read may take
 
@@ -97,7 +97,9 @@ class CaptureCamera:
     height, width: px, of the frames as delivered. fps: promised. history: the longest `window`. `open` waits
     for the first frame, and raises DeviceError in the words of the source when none comes within
     `open_timeout_s`; a device that is lost later is opened again without end. Any thread may call the
-    methods."""
+    methods.
+
+    max_age_s: of a frame that `latest` gives when the caller names no age."""
 
     def __init__(
         self,
@@ -115,6 +117,7 @@ class CaptureCamera:
         self.name, self.height, self.width, self.fps = name, height, width, fps
         self._source, self._config, self._history = source, dict(config), history
         self._open_timeout_s = open_timeout_s
+        self.max_age_s = MAX_AGE_S
         self.depth: DepthView | None = DepthView(self) if has_depth else None
         self._ring: FrameRing | None = None
         self._supervisor: _Supervisor | None = None
@@ -157,7 +160,8 @@ class CaptureCamera:
             ring.remove()
 
     def latest(self, max_age_s: float | None = None) -> Sample:
-        """The newest frame; StaleFrame when it was captured more than `max_age_s` (default 1 s) ago."""
+        """The newest frame; StaleFrame when it was captured more than `max_age_s` (default: the camera's)
+        ago."""
         return self._latest(max_age_s, "color")
 
     def next(self, after_seq: int, timeout_s: float) -> Sample:
@@ -222,7 +226,7 @@ class CaptureCamera:
     def _latest(self, max_age_s: float | None, plane: str) -> Sample:
         ring = self._ring
         frame = None if ring is None else ring.latest(plane == "color", plane == "depth")
-        max_age_s = MAX_AGE_S if max_age_s is None else max_age_s
+        max_age_s = self.max_age_s if max_age_s is None else max_age_s
         if frame is None or time.monotonic_ns() - frame.t_capture_ns > max_age_s * 1e9:
             raise self._stale(f"no frame of the last {max_age_s:g} s")
         return _sample(frame, plane)

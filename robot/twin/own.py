@@ -43,6 +43,7 @@ def own_twin(robot_file: str, task: str, cameras: Sequence[str] | None = None) -
         own["arms"] = {arm: {**table, **twin["arms"]["arm"]}}
         own |= {k: twin[k] for k in ("cameras", "scene") if k in twin}
         own.setdefault("home", twin["home"])
+        own["safety"] = twin["safety"] | own.get("safety", {})
         path = folder / Path(robot_file).name
         path.write_text(_toml(own))
         yield str(path)

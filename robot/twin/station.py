@@ -394,6 +394,8 @@ class Station:
             ]
         else:
             lines.append("# Tables to put into the file of a robot with an arm.")
+        if "arms.arm" in tables:
+            lines += ["", "[safety]", "stale_s = 1.0  # its pictures are computed, on a busy machine late"]
         for table, values in tables.items():
             lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
         path = self.folder / "robot.toml"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ulna.drivers.arm import DeviceError
+from ulna.drivers.cameras.capture import CaptureCamera
 from ulna.robot.config import CONFIGS, load_robot, read_config
 from ulna.sim.robots import ROBOTS
 
@@ -76,3 +77,18 @@ def test_a_simulated_robot_s_file_says_how_much_its_scenes_differ(tmp_path: Path
     ):
         with pytest.raises(DeviceError, match=sentence):
             cubes(wrong)
+
+
+def test_a_camera_s_frames_are_no_older_than_the_file_allows(tmp_path: Path) -> None:
+    path = tmp_path / "bench.toml"
+    camera = (
+        '[cameras.top]\ndriver = "opencv"\ndevice = "http://10.0.0.1"\nheight = 48\nwidth = 64\nfps = {}\n'
+    )
+    arm = 'name = "bench"\ncontrol_hz = 20\n[arms.arm]\ndriver = "ur"\nhost = "10.0.0.1"\n'
+    path.write_text(arm + camera.format(30.0) + "[safety]\nstale_s = 0.3\n")
+    (top,) = load_robot(str(path)).robot.cameras.values()
+    assert isinstance(top, CaptureCamera)
+    assert top.max_age_s == 0.3
+    path.write_text(arm + camera.format(2.0))
+    with pytest.raises(DeviceError, match=r"\[cameras.top\]: at 2 fps a frame is older than .*stale_s = 0.5"):
+        load_robot(str(path))

@@ -73,7 +73,7 @@ def run_episode(
     started: list[Subscriber] = []
     try:
         agent.reset(task, seed)
-        robot.tally.clear()
+        robot.begin()
         listener = agent if isinstance(agent, HearsSent) else None
         overrider = agent if isinstance(agent, Intervenes) else None
         seer = agent if isinstance(agent, Foresees) else None

@@ -130,6 +130,12 @@ class Robot:
         for arm in self.arms.values():
             arm.enable()
 
+    def begin(self) -> None:
+        """An episode begins: what the filter did, and what its stages remember, is of the last one."""
+        self.tally.clear()
+        if self.host is not None:
+            self.host.begin()
+
     def moved(self) -> None:
         """The arms are, or may be, elsewhere than they were commanded."""
         self._filter_stands = False

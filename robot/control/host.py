@@ -117,6 +117,11 @@ class Host:
             self._require().ask("disable", ORDER_S, arm=arm)
             self._enabled.discard(arm)
 
+    def begin(self) -> None:
+        """An episode begins: the stages of the filter begin anew."""
+        with self._life:
+            self._require().ask("begin", ORDER_S)
+
     def park(self) -> list[str]:
         """Put every arm down that would fall, and switch its torque off; a sentence on each that could not
         be. They take no command before they are enabled again."""

@@ -138,6 +138,10 @@ class Control:
         texts, self._texts = self._texts, ()
         return {"began": self.began[arm].tolist(), "lay": arm in self._lay, "texts": texts}
 
+    def begin(self) -> dict[str, Any]:
+        self.ticker.begin()
+        return {}
+
     def disable(self, arm: str) -> dict[str, Any]:
         limb = self.limbs[arm]
         self.ticker.drop(limb)

@@ -218,6 +218,12 @@ class Ticker:
             limb.asked = limb.sent = self._last_command(limb)
             limb.active = True
 
+    def begin(self) -> None:
+        """An episode begins."""
+        with self._lock:
+            if self._filter is not None and self._last is not None:
+                self._filter.begin()
+
     def _begin(self, q: np.ndarray, now_ns: int) -> None:
         assert self._filter is not None
         self._filter.reset(q)

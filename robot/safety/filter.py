@@ -102,6 +102,11 @@ class Filter:
         self._stands, self._why, self.state = True, "", State.RUN
         return tuple(texts)
 
+    def begin(self) -> None:
+        """An episode begins: the stages begin anew, where the arms are sent now. After `reset`."""
+        if self.stages is not None:
+            self.stages.reset(self._now[0], np.ones(len(self.joints), bool))
+
     def _meet(self, columns: dict[str, list[int]]) -> Iterator[tuple[Pair, ArmFilter, ArmFilter]]:
         """Those arms that must keep off each other: whose shape is known, and where they stand."""
         for (a, first), (b, second) in combinations(zip(columns, self._arms, strict=True), 2):

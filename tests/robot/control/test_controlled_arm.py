@@ -322,7 +322,13 @@ def test_the_control_process_has_the_stages_of_the_file(tmp_path: Path) -> None:
             time.sleep(0.05)
         assert "tank" in str(robot.tally)
         assert robot.command_flags & LIMITED
-        assert np.abs(poses(tmp_path)[-1, 1:] - first).max() < 0.5
+        empty = poses(tmp_path)[-1, 1:]
+        assert np.abs(empty - first).max() < 0.5
+        robot.begin()
+        for _ in range(10):
+            robot.command(first + 0.8)
+            time.sleep(0.05)
+        assert (poses(tmp_path)[-1, 1:] > empty + 0.005).all(), "an episode begins with a full tank"
     wrong = robot_file(tmp_path, "arm", more="[safety.tank]\nbegin = 0.2\n")
     with pytest.raises(DeviceError, match=r"\[safety.tank\] lacks stiffness"), load_robot(str(wrong)):
         pass

@@ -45,17 +45,19 @@ class Asker:
         self._questions.put((self._episode, tick, request))
 
     def answer(self) -> Answered | None:
-        """The answer, once, as soon as it is there. What the policy raised is raised here."""
+        """The answer, once, as soon as it is there. What the policy raised is raised here, unless the
+        question was forgotten."""
         while True:
             try:
                 episode, answer = self._answers.get_nowait()
             except queue.Empty:
                 return None
             self._busy = False
+            if episode != self._episode:
+                continue
             if isinstance(answer, Exception):
                 raise answer
-            if episode == self._episode:
-                return answer
+            return answer
 
     def forget(self) -> None:
         """Nobody waits for the answer to the question that is open any more."""

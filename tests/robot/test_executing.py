@@ -19,6 +19,7 @@ from ulna.policies.serving.client import PolicyClient, PolicyServerError
 from ulna.policies.serving.metadata import Metadata
 from ulna.policies.serving.server import PolicyServer
 from ulna.robot.agent import PolicyAgent
+from ulna.robot.asking import Asker
 from ulna.robot.charge import Charge
 from ulna.robot.robot import Observation
 from ulna.robot.rollout import rollout
@@ -166,6 +167,23 @@ def test_what_the_policy_raises_ends_the_episode(served: tuple[Thinking, PolicyC
     with pytest.raises(PolicyServerError, match="the policy failed"):
         until(lambda a: False, agent, 0)
     agent.close()
+
+
+def test_what_a_forgotten_question_raises_concerns_nobody() -> None:
+    policy = Thinking()
+    policy.fails = True
+    policy.gate.set()
+    asker = Asker(policy)
+    asker.ask(0, {"_rt": {}})
+    asker.forget()
+    deadline = time.monotonic() + 20
+    while asker.busy:
+        assert asker.answer() is None
+        assert time.monotonic() < deadline
+    asker.ask(1, {"_rt": {}})
+    with pytest.raises(ValueError, match="broken"):
+        assert not any(asker.answer() for _ in iter(lambda: time.monotonic() < deadline, False))
+    asker.close()
 
 
 def test_a_robot_that_cannot_stand_still_must_wait() -> None:

@@ -28,7 +28,7 @@ class RTI(Slicing):
             raise ValueError("steps and every are at least 1")
 
     def plan(self, metadata: Metadata) -> Plan:
-        return SlicingPlan(self.every)
+        return SlicingPlan(self.every, self.blend)
 
     def steering(self) -> list[dict[str, Any]]:
         return [{"part": "RTI", "steps": self.steps, "noise": self.noise}]

@@ -259,9 +259,9 @@ def test_the_ensemble_leaves_out_what_is_not_to_be_executed() -> None:
     assert got == [0, 1, 3], "the last of 2 and 4, not of 20"
 
 
-def steps(blend: int, late: int) -> np.ndarray:
+def steps(strategy: Slicing, late: int) -> np.ndarray:
     """What is sent of two chunks that are 1 apart, from a stand at 0: chunk after chunk is 1, 0, 1, …"""
-    of, sent = session(Slicing(blend=blend)), list[float]()
+    of, sent = session(strategy), list[float]()
     of.reset("", 0)
     due: tuple[int, int] | None = None
     for tick in range(60):
@@ -278,7 +278,8 @@ def steps(blend: int, late: int) -> np.ndarray:
 @given(blend=st.integers(1, 6), late=st.integers(0, 8))
 def test_a_new_chunk_is_faded_in(blend: int, late: int) -> None:
     """Never past either chunk, wholly the new one after `blend` ticks, and the smoother the longer."""
-    at_once, faded = steps(0, late), steps(blend, late)
+    at_once, faded = steps(Slicing(), late), steps(Slicing(blend=blend), late)
+    assert (steps(RTI(every=8, blend=blend), late) == faded).all()
     assert faded.min() >= 0
     assert faded.max() <= 1
     jumps = np.flatnonzero(np.diff(at_once, prepend=0.0))

@@ -60,7 +60,7 @@ class Lateness:
 
 class Session:
     """The open pages by number. The first one drives; when it leaves, the page that has been open longest
-    does. Not for several threads at once.
+    does, with its next press. Not for several threads at once.
 
     screen: what the pages show. drives: whether a page can move the robot at all; else all of them look."""
 
@@ -77,6 +77,7 @@ class Session:
         self.screen, self.drives = Screen() if screen is None else screen, drives
         self.pages: dict[int, str] = {}  # in the order they came
         self._driver: int | None = None
+        self._presses: dict[int, int] = {}  # what pages that only watch press meanwhile, by page
         self._events: list[str] = []
         self._listened_ns = -LISTENING_NS - 1
         self._start_over()
@@ -95,8 +96,11 @@ class Session:
 
     def leave(self, page: int) -> None:
         self.pages.pop(page, None)
+        self._presses.pop(page, None)
         if page == self._driver:
-            self._drive(next(iter(self.pages), None))
+            self._drive(heir := next(iter(self.pages), None))
+            if heir is not None:
+                self._void = self._presses.get(heir)  # whoever pressed it did not mean to drive
 
     def _drive(self, page: int | None) -> None:
         self._driver = page
@@ -116,8 +120,12 @@ class Session:
             if self.drives and not self._is_held(now_ns):
                 self._drive(page)
             return self.state(page, now_ns)
-        if page != self._driver:
-            return None  # only watches
+        if page != self._driver:  # only watches
+            if kind == "hand":
+                self._presses.pop(page, None)
+                if (newest := _parse(message, now_ns)).active:
+                    self._presses[page] = newest.clutch
+            return None
         if kind == "event":
             if message.get("event") not in EVENTS:
                 raise ValueError(f"an event is one of {', '.join(EVENTS)}")

@@ -154,6 +154,23 @@ def test_a_second_operator_watches_and_takes_over_only_from_a_hand_at_rest() -> 
         first.next_message(lambda m: m.get("role") == "drives")
 
 
+def test_a_page_that_pressed_while_it_watched_drives_with_its_next_press() -> None:
+    session = Session(5.0, 0.1, 1.0)
+    session.join(1, "first")
+    session.join(2, "second")
+
+    def reads(now_ns: int, active: bool, clutch: int) -> bool:
+        said = {"kind": "hand", "active": active, "clutch": clutch, "t": now_ns * 1e-6}
+        session.hear(2, json.dumps(said | {"linear": [1, 0, 0], "angular": [0, 0, 0]}), now_ns)
+        return session.read(now_ns).active
+
+    assert not reads(1, True, 1)
+    session.leave(1)
+    assert not reads(2, True, 1)
+    assert session.state(2, 2)["lapsed"], "its page says that it has to press anew"
+    assert [reads(3, False, 1), reads(4, True, 2)] == [False, True]
+
+
 def test_a_new_press_reads_as_let_go_once_so_that_its_pose_begins_anew() -> None:
     with teleoperator(timeout_s=5.0) as device, client(device) as page:
         until(device, lambda h: h.active, lambda: page.hand(True, displacement=[0.2, 0, 0]))

@@ -78,8 +78,7 @@ class Ticker:
         self._stopping.set()
 
     def tick(self, due_ns: int) -> None:
-        if self._filter is not None:
-            self._send(due_ns)
+        self._send(due_ns)
         for limb in self.limbs:
             if limb.is_open:
                 self.publish(limb)
@@ -87,6 +86,8 @@ class Ticker:
 
     def _send(self, due_ns: int) -> None:
         with self._lock:
+            if self._filter is None:  # no arm takes commands
+                return
             t = due_ns + self.period_ns
             # what was computed for times that have passed meanwhile is not sent any more
             while self._entries and self._entries[0].t_ns <= due_ns:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,17 @@ def test_an_arm_that_starts_again_leaves_the_other_one_its_motion(ticking: tuple
     steps = np.diff(went) / 0.01
     assert steps.max() > 0.9, "rad/s"
     assert np.abs(np.diff(steps)).max() / 0.01 < 10.5, "rad/s²"
+
+
+def test_a_tick_that_waits_for_the_end_of_a_park_sends_nothing(ticking: tuple[Ticker, Tanks]) -> None:
+    ticker, _ = ticking
+    with ThreadPoolExecutor() as pool:
+        with ticker._lock:
+            tick = pool.submit(ticker.tick, time.monotonic_ns())
+            time.sleep(0.05)
+            for limb in ticker.limbs:
+                ticker.parked(limb.name)
+        tick.result(10)
 
 
 def test_a_first_command_that_is_far_is_refused(paper: Rig, tmp_path: Path) -> None:

@@ -153,8 +153,10 @@ def _simulated(
 def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: bool) -> Rig:
     drivers: dict[str, Arm] = make_devices(name, config, "arms")
     safety = Safety.of(config, joints_of(drivers), f"{name}, [safety]")
-    park_after_s = control_config(name, config).park_after
-    host = Host(name, config, drivers, control_rate(name, config), safety.rest, park_after_s)
+    rate_hz, park_after_s = control_rate(name, config), control_config(name, config).park_after
+    for arm, driver in drivers.items():
+        _require_patience(name, config["control_hz"], rate_hz, arm, min(driver.watchdog_s, safety.stale_s))
+    host = Host(name, config, drivers, rate_hz, safety.rest, park_after_s)
     arms = controlled(host)
     all_cameras: dict[str, Camera] = make_devices(name, config, "cameras")
     for camera_name, camera in all_cameras.items():
@@ -190,6 +192,17 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
             raise DeviceError(f"{name}: home is outside the limits of {joints[int(np.argmax(outside))]}")
     scene = config.get("scene")
     return Rig(robot, None, config, True, RemoteScene(scene["url"]) if scene else None, home)
+
+
+def _require_patience(name: str, control_hz: float, rate_hz: float, arm: str, patience_s: float) -> None:
+    """DeviceError where an arm would hold between any two commands."""
+    # a command may be late, is for one period ahead, and readings are up to two ticks old
+    if patience_s < (least := 1.5 / control_hz + 2 / rate_hz):
+        raise DeviceError(
+            f"{name}, [arms.{arm}]: at control_hz = {control_hz:g} the lesser of its watchdog_s and [safety] "
+            f"stale_s must be at least {least:.3g} s, and is {patience_s:g}: the arm would hold between any "
+            "two commands"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -91,4 +92,24 @@ def test_a_camera_s_frames_are_no_older_than_the_file_allows(tmp_path: Path) -> 
     assert top.max_age_s == 0.3
     path.write_text(arm + camera.format(2.0))
     with pytest.raises(DeviceError, match=r"\[cameras.top\]: at 2 fps a frame is older than .*stale_s = 0.5"):
+        load_robot(str(path))
+
+
+@pytest.mark.parametrize(
+    ("hz", "watchdog", "stale", "words"),
+    [
+        (20, 0.5, 0.5, ""),
+        (2, 0.5, 0.5, "0.77 s, and is 0.5"),
+        (2, 1.0, 1.0, ""),
+        (20, 0.05, 0.5, "is 0.05"),
+        (20, 0.5, 0.09, "is 0.09"),
+    ],
+)
+def test_an_arm_is_patient_from_one_command_to_the_next(
+    tmp_path: Path, hz: int, watchdog: float, stale: float, words: str
+) -> None:
+    path = tmp_path / "bench.toml"
+    arm = f'[arms.a]\ndriver = "ur"\nhost = "10.0.0.1"\nwatchdog_s = {watchdog}\n'
+    path.write_text(f'name = "bench"\ncontrol_hz = {hz}\n{arm}[safety]\nstale_s = {stale}\n')
+    with pytest.raises(DeviceError, match=words) if words else contextlib.nullcontext():
         load_robot(str(path))

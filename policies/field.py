@@ -176,7 +176,9 @@ class Field:
         return self._of_all_rows(self._policy().context(request))
 
     def _of_all_rows(self, context: Context) -> Context:
-        return replace(context.repeat(self.candidates), hidden=self.context.hidden)
+        # with what hooks have settled, whatever is asked for
+        own = self.context
+        return replace(context.repeat(self.candidates), hidden=own.hidden, prefix=own.prefix)
 
     def unnormalise(self, a: Tensor) -> Tensor:
         """Clean chunks `(B·N, H, A)` in the action's units."""

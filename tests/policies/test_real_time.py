@@ -15,15 +15,18 @@ from contracts.data import FEATURES, write_store
 from contracts.recipes import small
 from torch import Tensor, nn
 
-from ulna.datasets.features import ACTION, PAST, STATE
+from ulna.datasets.features import ACTION, ENVIRONMENT, PAST, STATE
 from ulna.datasets.stats import vector_stats
 from ulna.policies.backbones.backbone import Head, Sizes
 from ulna.policies.backbones.mlp import ResidualMLP
 from ulna.policies.backbones.token_times import TokenTimes
 from ulna.policies.backbones.transformer import Transformer
 from ulna.policies.codec import RELATIVE
+from ulna.policies.conditions.label import Label
 from ulna.policies.contexts.context import Context
 from ulna.policies.field import Field, Start
+from ulna.policies.hooks.ask import Ask, Compose
+from ulna.policies.hooks.guidance import CFG
 from ulna.policies.hooks.prefix import Prefix
 from ulna.policies.hooks.rtc import RTC, guidance, weights
 from ulna.policies.hooks.rti import RTI
@@ -334,6 +337,25 @@ def test_a_trained_policy_begins_with_what_it_is_given(trained: Path) -> None:
         np.testing.assert_array_equal(policy.infer(idle.to_wire())["actions"], free["actions"])
     with pytest.raises(BadRequest, match="not trained to go on"):
         LocalPolicy.of_options(_stock(trained), options)
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        (Prefix(), CFG(1.5)),
+        (Prefix(), Compose(asks=(f"{ENVIRONMENT}=0.5",))),
+        (Prefix(), Ask(set=(f"{ENVIRONMENT}=0.5",))),
+        (_Two(), Prefix(), CFG(1.5)),
+    ],
+    ids=lambda hooks: " ".join(type(h).__name__ for h in hooks),
+)
+def test_a_prefix_is_kept_whatever_else_is_asked_of_the_policy(hooks: tuple[Any, ...]) -> None:
+    torch.manual_seed(0)
+    recipe = replace(small("rtc_flow"), conditions=(Label(ENVIRONMENT),))
+    policy = Policy(recipe, FEATURES, STATS).eval()
+    previous = torch.full((2, 9, 3), 0.3)
+    chunk = policy.sample(Request(observation(2), [4, 5], previous=previous, delay=4), hooks).candidates
+    torch.testing.assert_close(chunk[:, :, :4], torch.full_like(chunk[:, :, :4], 0.3), atol=1e-4, rtol=0)
 
 
 def _stock(folder: Path) -> LocalPolicy:

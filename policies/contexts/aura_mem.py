@@ -64,7 +64,8 @@ class AuraMemNet(ContextNet):
         self.rate = nn.Parameter(torch.zeros(()))  # of the delta rule, before its sigmoid: begins at a half
         self.token = nn.Linear(part.size, width)
         if part.gate == "surprise":
-            self.threshold = nn.Parameter(torch.zeros(()), requires_grad=False)
+            self.threshold: Tensor  # moved by its own rule: no weight that is averaged
+            self.register_buffer("threshold", torch.zeros(()))
         if part.gate == "learned":
             opens = nn.Linear(64, 1)
             # it begins open: of a memory that nothing is written to, nothing can be learned

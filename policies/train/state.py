@@ -168,6 +168,9 @@ def restore(state: Path, policy: Policy, optimizer: Any, ema: AveragedModel) -> 
     header = read_header(state)
     with safe_open(state, "pt") as f:
         tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no dict)
+    averages = list(ema.module.parameters())
+    if f"ema/{len(averages)}" in tensors:
+        raise TrainingError(f"{state} was written when the policy had other weights: it cannot be resumed")
     policy.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
     adam: dict[int, dict[str, Tensor]] = {}
     for k, v in tensors.items():
@@ -175,7 +178,7 @@ def restore(state: Path, policy: Policy, optimizer: Any, ema: AveragedModel) -> 
             _, i, field = k.split("/")
             adam.setdefault(int(i), {})[field] = v
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
-    for i, average in enumerate(ema.module.parameters()):
+    for i, average in enumerate(averages):
         average.data.copy_(tensors[f"ema/{i}"])
     ema.n_averaged.fill_(int(header["ema_step"]))
     return list(header["losses"])

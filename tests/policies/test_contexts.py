@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from contracts.data import FEATURES
+from contracts.data import FEATURES, write_store
+from contracts.recipes import small
+from safetensors.torch import load_file
 
 from ulna.datasets.features import ACTION
 from ulna.datasets.stats import vector_stats
+from ulna.policies.checkpoint import load_checkpoint
 from ulna.policies.contexts.ada import AdA
 from ulna.policies.contexts.aura_mem import AuraMem
 from ulna.policies.contexts.context import Conditions, ContextPart
@@ -22,6 +26,8 @@ from ulna.policies.contexts.state_space import S4D, scan
 from ulna.policies.parts import override
 from ulna.policies.policy import Policy
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.train.loop import train
+from ulna.policies.train.state import STATE_FILE
 
 WIDTH, T, K = 8, 2, 2
 PARTS = [
@@ -188,6 +194,16 @@ def test_auras_gates_keep_to_a_budget_or_pay() -> None:
     assert ((context.cost > 0.25) == context.wrote).all(), "half the price is a gate that is half open"
     context.pooled.sum().backward()
     assert learned.opens[0].weight.grad.any(), "the action's error teaches the gate"
+
+
+def test_the_checkpoint_has_the_threshold_that_training_moved(tmp_path: Path) -> None:
+    write_store(tmp_path / "data")
+    recipe = override(small("aura_mem", steps=3), {"context.gate": "surprise"})
+    train(recipe, tmp_path / "data", tmp_path / "out", device="cpu", track=())
+    name = "context_net.threshold"
+    saved = load_checkpoint(tmp_path / "out").state_dict()[name]
+    assert saved
+    assert saved == load_file(tmp_path / "out" / STATE_FILE)[f"model/{name}"]
 
 
 def test_the_price_of_writing_grows_over_the_training() -> None:

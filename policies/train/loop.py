@@ -147,9 +147,10 @@ def train(
     stats = windows.stats()
     stats |= recipe.codec.fit(windows.train, features, recipe.n_past_actions)
     if start is not None:
-        stats = take_stats(stats, start, say)
-    if before is not None and before.finished:
-        stats = take_stats(stats, load_checkpoint(out), say)
+        stats = take_stats(stats, start.stats, say)
+    if before is not None:  # the data may have grown since
+        kept = before.stats or (load_checkpoint(out).stats if before.finished else {})
+        stats = take_stats(stats, kept, say)
     for sentence in still_elements(features, stats, recipe):
         say(sentence)
     policy = Policy(recipe, features, stats)
@@ -211,6 +212,11 @@ def train(
         table = None if table is None else table.to(accelerator.device)
         validation = dict(before.validation)
 
+    def keep(weights: Mapping[str, Tensor], finished: bool) -> None:
+        save_state(
+            out, identity, data.counts, stats, weights, optimizer, ema, losses, validation, table, finished
+        )
+
     model.train()
     began, first = time.monotonic(), len(losses)
     late = Late(accelerator.device)
@@ -249,8 +255,7 @@ def train(
                 accelerator.log({"validation loss": validation[str(count)]}, count)
             if due and count < t.steps:
                 with one_sentence(out):
-                    weights = policy.state_dict()
-                    save_state(out, identity, data.counts, weights, optimizer, ema, losses, validation, table)
+                    keep(policy.state_dict(), finished=False)
     seconds = time.monotonic() - began
 
     last = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
@@ -286,7 +291,7 @@ def train(
             content_hash = save_checkpoint(out, policy, record)
         try:
             with one_sentence(out):
-                save_state(out, identity, data.counts, last, optimizer, ema, losses, validation, table, True)
+                keep(last, finished=True)
         except TrainingError as error:  # the checkpoint is whole
             (out / STATE_FILE).unlink(missing_ok=True)
             say(f"the policy is trained, but cannot go on with more steps later: {error}")

@@ -45,13 +45,15 @@ def started_keys(source: str) -> list[str] | None:
     return [k for k in read_folder(folder).features if k != ACTION]
 
 
-def take_stats(stats: Mapping[str, Stats], start: Policy, say: Callable[[str], None]) -> dict[str, Stats]:
-    """`stats`, those of the checkpoint `start` in the place of those of equal key and shape; a sentence says
-    which do not fit."""
-    taken = {k: s for k, s in start.stats.items() if k in stats and s.min.shape == stats[k].min.shape}
-    for key in sorted(set(stats) & set(start.stats) - set(taken)):
+def take_stats(
+    stats: Mapping[str, Stats], start: Mapping[str, Stats], say: Callable[[str], None]
+) -> dict[str, Stats]:
+    """`stats`, those of the checkpoint to start from in the place of those of equal key and shape; a sentence
+    says which do not fit."""
+    taken = {k: s for k, s in start.items() if k in stats and s.min.shape == stats[k].min.shape}
+    for key in sorted(set(stats) & set(start) - set(taken)):
         say(
-            f"the statistics of {key} have the shape {start.stats[key].min.shape} in the checkpoint "
+            f"the statistics of {key} have the shape {start[key].min.shape} in the checkpoint "
             f"to start from and {stats[key].min.shape} here: taken of the data"
         )
     return {**stats, **taken}

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from ...datasets.stats import Stats
 from ..policy import Policy
 from .config import differences
 from .error import TrainingError
@@ -27,7 +28,8 @@ STATE_FILE = "training.safetensors"
 class Before:
     """What a run goes on from: the state of an unfinished training, or that of a finished one, which goes on
     with more steps. steps: how many it has made. counts: how many episodes of each dataset it has seen.
-    validation: losses on the held-out episodes, by step."""
+    validation: losses on the held-out episodes, by step. stats: that its weights were trained by; none in
+    states from before they were kept there."""
 
     path: Path
     identity: dict[str, Any]
@@ -35,6 +37,7 @@ class Before:
     counts: list[int]
     validation: dict[str, float]
     finished: bool
+    stats: dict[str, Stats]
 
 
 def read_before(out: Path) -> Before:
@@ -51,6 +54,7 @@ def read_before(out: Path) -> Before:
         header.get("counts", []),
         header.get("validation", {}),
         header.get("finished", False),
+        {k: Stats.from_json(v) for k, v in header.get("stats", {}).items()},
     )
 
 
@@ -118,6 +122,7 @@ def save_state(
     out: Path,
     identity: dict[str, Any],
     counts: list[int],
+    stats: Mapping[str, Stats],
     weights: Mapping[str, Tensor],
     optimizer: Any,
     ema: AveragedModel,
@@ -126,8 +131,9 @@ def save_state(
     table: Tensor | None = None,
     finished: bool = False,
 ) -> None:
-    """Everything a resume needs, in one safetensors file that arrives by one rename. counts: see `Before`.
-    weights: of the policy, not averaged. table: of the objective's curriculum, see `curriculum.py`."""
+    """Everything a resume needs, in one safetensors file that arrives by one rename. counts, stats: see
+    `Before`. weights: of the policy, not averaged. table: of the objective's curriculum, see
+    `curriculum.py`."""
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in weights.items()}
     for i, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
@@ -137,6 +143,7 @@ def save_state(
     header = {
         "identity": identity,
         "counts": counts,
+        "stats": {k: s.to_json() for k, s in stats.items()},
         "finished": finished,
         "losses": losses,
         "ema_step": int(ema.n_averaged),

@@ -159,6 +159,11 @@ def grow(data: Path) -> None:
     write_store(data, (20, 13, 25))
 
 
+def _stop(at: int, progress: Progress) -> None:
+    if progress.step == at:
+        raise KeyboardInterrupt
+
+
 def test_a_finished_training_goes_on_with_more_steps_and_data_that_grew(tmp_path: Path) -> None:
     data, out = tmp_path / "d", tmp_path / "p"
     write_store(data)
@@ -177,9 +182,12 @@ def test_a_finished_training_goes_on_with_more_steps_and_data_that_grew(tmp_path
 
     scale, says = load_checkpoint(out).stats[STATE].mean, []
     grow(data)
-    last = resume(small("flow", steps=10), say=says.append)
-    assert last.losses[:8] == more.losses
+    with pytest.raises(KeyboardInterrupt):
+        resume(small("flow", steps=10), say=says.append, report=partial(_stop, 10))
     assert "the data have grown by 1 episodes since it was trained: it goes on with all 3" in says
+    assert _steps(out / STATE_FILE) == 9
+    last = resume(small("flow", steps=10))
+    assert last.losses[:8] == more.losses
     assert np.array_equal(load_checkpoint(out).stats[STATE].mean, scale), "with the scales of its weights"
 
 
@@ -189,12 +197,8 @@ def test_an_unfinished_training_ends_with_the_data_that_it_began_with(tmp_path: 
     recipe = small("flow", steps=6, checkpoint_every=3)
     whole = train(recipe, data, tmp_path / "whole", device="cpu", track=())
 
-    def stop(progress: Progress) -> None:
-        if progress.step == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, data, out, device="cpu", track=(), report=stop)
+        train(recipe, data, out, device="cpu", track=(), report=partial(_stop, 4))
     grow(data)
     says: list[str] = []
     resumed = train(recipe, data, out, device="cpu", track=(), resume=True, say=says.append)

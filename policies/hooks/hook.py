@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..backbones.backbone import Backbone
+from ..codec import ActionCodec
 from ..contexts.context import Context
 from ..field import Field, Start
 from ..objectives.objective import Objective
@@ -49,6 +50,9 @@ class Steered(Protocol):
 
     @property
     def backbone(self) -> Backbone: ...
+
+    @property
+    def codec(self) -> ActionCodec: ...
 
 
 class Hook:

@@ -10,7 +10,7 @@ from ..contexts.context import Context
 from ..field import Field
 from ..objectives.prefixed import Prefixed
 from .hook import Hook, Steered
-from .previous import previous_of
+from .previous import previous_of, require_actions
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Prefix(Hook):
                 f"from some: train the recipe rtc_flow, or {recipe.name} with --objective Prefixed "
                 "--backbone TokenTimes; the strategy rtc needs no training"
             )
+        require_actions(self, recipe)
 
     def condition(self, field: Field, rng: torch.Generator) -> Context:
         recipe = getattr(field.policy, "recipe", None)

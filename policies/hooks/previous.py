@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..field import Field
+from ..inverse_dynamics import InverseDynamics
+from .hook import Hook, Steered
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,12 @@ def previous_of(field: Field, horizon: int) -> Previous | None:
     after = ahead[:, -1:].expand(-1, horizon - last, -1)
     whole = torch.cat([before.to(ahead), ahead, after], dim=1)
     return Previous(field.normalise(whole.repeat_interleave(field.candidates, 0)), n_past, last, has_past)
+
+
+def require_actions(hook: Hook, recipe: Steered) -> None:
+    """ValueError in one sentence where the network draws no actions, which a last chunk is of."""
+    if type(recipe.codec) is InverseDynamics:
+        raise ValueError(
+            f"{type(hook).__name__} goes on from the actions of the last chunk, and the recipe {recipe.name} "
+            "plans states (InverseDynamics): use the strategy overlap or ensemble"
+        )

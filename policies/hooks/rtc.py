@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..contexts.context import Context
 from ..field import Field
-from ..objectives.imc import IMC
 from ..pred import Pred
 from .hook import Hook, Steered
-from .previous import previous_of
+from .previous import previous_of, require_actions
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,14 @@ class RTC(Hook):
             raise ValueError(f"RTC's beta is {self.beta}: it is a number from 0")
 
     def require(self, recipe: Steered) -> None:
-        chooses = type(recipe.objective) is IMC  # among chunks that know nothing of the noise
-        if chooses or not any(recipe.objective.path(recipe.sampling_steps).sigma):
+        # of others the noise only says which of several chunks, and none has a derivative by it
+        guided = recipe.objective.needs.output in ("chunk", "energy")
+        if not guided or not any(recipe.objective.path(recipe.sampling_steps).sigma):
             raise ValueError(
                 f"RTC guides the way from noise to a chunk, and the {type(recipe.objective).__name__} of the "
-                f"recipe {recipe.name} draws nothing from noise: use the strategy overlap or ensemble"
+                f"recipe {recipe.name} has no such way: use the strategy overlap or ensemble"
             )
+        require_actions(self, recipe)
 
     def guide(self, field: Field, rng: torch.Generator) -> Field:
         assert field.start is not None

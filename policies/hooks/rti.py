@@ -8,7 +8,7 @@ import torch
 
 from ..field import Field, Start
 from .hook import Hook, Steered
-from .previous import previous_of
+from .previous import previous_of, require_actions
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class RTI(Hook):
                 f"RTI begins on the way from noise to a chunk, and the {type(recipe.objective).__name__} of "
                 f"the recipe {recipe.name} has no such way: it is as fast as can be"
             )
+        require_actions(self, recipe)
 
     def initialise(self, start: Start, field: Field, rng: torch.Generator) -> Start:
         level = len(field.path) - self.steps

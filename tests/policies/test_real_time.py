@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contracts.data import FEATURES, write_store
+from contracts.data import FEATURES, WITH_IMAGE, write_store
 from contracts.recipes import small
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from ulna.policies.hooks.guidance import CFG
 from ulna.policies.hooks.prefix import Prefix
 from ulna.policies.hooks.rtc import RTC, guidance, weights
 from ulna.policies.hooks.rti import RTI
+from ulna.policies.inverse_dynamics import InverseDynamics
 from ulna.policies.objectives.diffusion import Diffusion
 from ulna.policies.objectives.flow import Flow
 from ulna.policies.objectives.objective import Objective
@@ -251,8 +252,13 @@ class _Two(RTC):
 
 def test_policies_without_noise_refuse() -> None:
     recipe = small("regression_mlp")
-    with pytest.raises(ValueError, match="the IMC of the recipe imc draws nothing from noise"):
-        RTC().require(small("imc"))
+    for name, objective in (("imc", "IMC"), ("vq_bet", "VQBeT"), ("openvla", "NextToken")):
+        with pytest.raises(ValueError, match=f"the {objective} of the recipe {name} has no such way"):
+            RTC().require(small(name, WITH_IMAGE))
+    RTC().require(small("ebt"))
+    for hook in (RTC(), RTI(), Prefix()):
+        with pytest.raises(ValueError, match=f"{type(hook).__name__} goes on .*InverseDynamics"):
+            hook.require(replace(small("rtc_flow"), codec=InverseDynamics()))
     for hook in (RTC(), RTI()):
         with pytest.raises(ValueError, match="Regression"):
             hook.require(recipe)

@@ -270,7 +270,7 @@ def test_what_has_no_field_says_so(made: Made, kind: str) -> None:
     settings: dict[str, Any] = {"cameras": ("front",), "environment": 0} if kind == "vqbet" else {}
     policy = local(made(kind, **settings))
     for part, words in (
-        ("RTC", "draws nothing from noise: use the strategy overlap or ensemble"),
+        ("RTC", "has no such way: use the strategy overlap or ensemble"),
         ("RTI", "has no such way"),
         ("PastVerification", "has n_past_actions 0"),
         ("CFG", "no condition to leave out"),

@@ -1,5 +1,5 @@
 """Augmentations of images while training, by torchvision: one random change for each window, the same for all
-its observation steps.
+its observation steps, and for each chain the same for all its windows, which are remembered in a row.
 
 They draw from torch's global generator, which the training loop seeds at every optimiser step, so a run
 resumes exactly."""
@@ -29,16 +29,17 @@ def require_known(names: Sequence[str]) -> None:
 
 
 def augment_batch(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """`batch` with its images `(B, T, H, W, C)` uint8 augmented by those `names`; all else is passed on."""
+    """`batch` with its images `(B, T, H, W, C)` uint8, in chains `(B, K, T, H, W, C)`, augmented by those
+    `names`; all else is passed on."""
     if not names:
         return dict(batch)
     return {k: _augment(v, tuple(names)) if is_image(k) else v for k, v in batch.items()}
 
 
 def _augment(images: Tensor, names: tuple[str, ...]) -> Tensor:
-    transform = _transform(names, *images.shape[2:4])
-    windows = [transform(w) for w in images.permute(0, 1, 4, 2, 3)]
-    return torch.stack(windows).permute(0, 1, 3, 4, 2).contiguous()
+    transform = _transform(names, *images.shape[-3:-1])
+    rows = [transform(row) for row in images.movedim(-1, -3)]
+    return torch.stack(rows).movedim(-3, -1).contiguous()
 
 
 @lru_cache

@@ -354,6 +354,9 @@ def test_augmentation_is_alike_within_a_window_and_different_between(tmp_path: P
         assert torch.equal(once[CAMERA][:, 0], once[CAMERA][:, 2])
         assert len({bytes(w.numpy().tobytes()) for w in once[CAMERA][:, 0]}) > 4
         assert once[STATE] is batch[STATE]
+        torch.manual_seed(3)  # chains of three windows of one step
+        chains = augment_batch({CAMERA: batch[CAMERA][:, :, None]}, [name])[CAMERA]
+        assert torch.equal(chains[:, :, 0], once[CAMERA])
     with pytest.raises(ValueError, match="there is no augmentation 'flip'"):
         train(small(2), write_store(tmp_path / "d").path, tmp_path / "x", augment=["flip"])
 

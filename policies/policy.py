@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.features import ACTION, PAST, Features, image_keys, state_keys
+from ..datasets.features import ACTION, PAST, Features, image_keys, is_image, state_keys
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
 from .caps import Heard, smoothness, wants
@@ -120,8 +120,8 @@ class Policy(nn.Module):
         memory `(B, M)`: of the decision before; fresh `(B,)` bool: where it is to be forgotten, or `(L, B)`,
         for L decisions in a row whose rows are given one after the other (`ContextNet.along`). drop: tell the
         network none of its conditions. seed: of what conditions draw, one or B."""
-        seen = {} if ENCODING in observation else self._seen(observation)
-        z = self.encoder(seen) if seen else observation[ENCODING]
+        seen = self._seen(observation)
+        z = observation[ENCODING] if ENCODING in observation else self.encoder(seen)
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
         links, told = 1, (seen, observation)
         if fresh is not None and fresh.ndim == 2 and self.context_net.told_once:
@@ -150,6 +150,9 @@ class Policy(nn.Module):
         return self.encoder(self._seen(observation))
 
     def _seen(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        if ENCODING in observation:  # in the place of the images; conditions may look at the rest
+            vectors = (k for k in self.encoded_keys if not is_image(k))
+            return {k: self._normal(k, observation[k]) for k in vectors}
         steps = observation[self.observation_keys[0]].shape[1]
         return self.normalised(observation) | self.codec.observe(observation, steps)
 
@@ -216,7 +219,7 @@ class Policy(nn.Module):
         link = first_link(batch)
         losses = self.codec.losses(link[ACTION], link)
         if any(type(c).losses is not ConditionNet.losses for c in self._condition_nets()):
-            told = {**self._rest(link), **self._told({} if ENCODING in link else self._seen(link), link)}
+            told = {**self._rest(link), **self._told(self._seen(link), link)}
             for net in self._condition_nets():
                 losses = losses | net.losses(told)
         return losses

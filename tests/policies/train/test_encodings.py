@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from ulna.datasets.reading.mixture import Mixture
 from ulna.datasets.reading.windows import Windows, WindowSpec
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.checkpoint import load_checkpoint
+from ulna.policies.conditions.backward_plan import BackwardPlan
+from ulna.policies.conditions.change import Change
 from ulna.policies.parts import override
-from ulna.policies.policy import ENCODING
+from ulna.policies.policy import ENCODING, Policy
 from ulna.policies.recipe import Recipe
+from ulna.policies.train.data import open_data, tensors, window_spec
 from ulna.policies.train.encodings import EncodedWindows
 from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import train
@@ -99,6 +103,18 @@ def test_every_window_holds_the_encodings_of_its_frames(folder: Path, tmp_path: 
     torch.testing.assert_close(torch.from_numpy(encodings[ENCODING]).reshape(expected.shape), expected)
     for key in encodings.keys() - {ENCODING}:
         np.testing.assert_array_equal(encodings[key], images[key])
+
+
+def test_conditions_see_the_vectors_of_now_beside_encodings(folder: Path) -> None:
+    told = replace(recipe(), conditions=(Change(), BackwardPlan(hidden=16, width=8)))
+    data = open_data(folder / "data")
+    windows = data.windows(window_spec(told, data.features))
+    policy = Policy(told, data.features, windows.stats()).eval()
+    losses = []
+    for source in (windows.train, EncodedWindows(windows.train, policy)):
+        torch.manual_seed(0)
+        losses.append(policy.loss(tensors(source.batch(np.array([3, 8, 21])), "cpu")))
+    torch.testing.assert_close(losses[1], losses[0])
 
 
 def test_the_ticks_of_a_window_are_those_that_it_observes(folder: Path) -> None:

@@ -35,14 +35,18 @@ from torch.optim import Optimizer
 
 from ...datasets.features import ACTION
 from ...datasets.reading.loader import WindowSource
+from ..adapters.weights import begin
 from ..caps import require_caps
 from ..checkpoint import save_checkpoint
+from ..conditions.task import know_tasks
+from ..encoders.timm import pretrained
 from ..parts import recipe_to_json
 from ..policy import Policy
 from ..progress import load_progress, progress_of
 from ..recipe import Recipe
 from ..request import Request
-from ..train.data import TrainingData, open_data, window_spec
+from ..train.action_words import know_actions
+from ..train.data import TrainingData, open_data, require_readable, window_spec
 from ..train.error import TrainingError
 from ..train.optimiser import adamw, averaged, freeze, learning_rate, set_learning_rate, warmed_up
 from ..train.record import TrainingRecord
@@ -177,7 +181,8 @@ class IQLLearner:
         policy = copy.deepcopy(self.policy)
         policy.load_state_dict(averaged(self.average, policy, policy.recipe.training))
         hashes = {"critic": save_critic(out / "critic", critic, record)}
-        return hashes | {"policy": save_checkpoint(out, policy, record)}
+        of_policy = replace(record, pretrained=pretrained(policy))
+        return hashes | {"policy": save_checkpoint(out, policy, of_policy)}
 
 
 @dataclass(frozen=True)
@@ -252,6 +257,7 @@ def learn_iql(
     resume: bool = False,
     overwrite: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> LearnResult:
     """Learn a critic and the policy of `recipe` from `data`: the policy's checkpoint is `out`, the critic's
     `out/critic`. Batches and learning rates are those of `recipe.training`. TrainingError in one sentence."""
@@ -264,6 +270,7 @@ def learn_iql(
         )
     data = data if isinstance(data, TrainingData) else open_data(data)
     require_caps(recipe, data.features)
+    require_readable(recipe, data.tasks)
     require_judges(iql.critic, recipe)
     windows = data.windows(replace(window_spec(recipe, data.features), next_after=iql.critic.chunk))
     if not len(windows.train):
@@ -271,7 +278,11 @@ def learn_iql(
     stats = windows.stats()
     torch.manual_seed(seed)
     of_policy = recipe.codec.fit(windows.train, data.features, recipe.n_past_actions)
-    policy = Policy(recipe, data.features, stats | of_policy).to(device)
+    policy = Policy(recipe, data.features, stats | of_policy)
+    begin(policy, data.tasks, weights=not resume, say=say)
+    know_tasks(policy, data.tasks)
+    know_actions(policy, windows.train, say)
+    policy = policy.to(device)
     now = data.windows(
         replace(window_spec(recipe, data.features), horizon=iql.critic.chunk, n_past_actions=0)
     )

@@ -20,6 +20,8 @@ from torch import Tensor
 from ulna.policies.checkpoint import load_checkpoint, read_train
 from ulna.policies.encoders.feature_maps import FeatureMaps
 from ulna.policies.encoders.timm import LITE0, Timm, TimmTrunk
+from ulna.policies.learn.critic import CriticSpec
+from ulna.policies.learn.iql import IQL, learn_iql
 from ulna.policies.parts import override
 from ulna.policies.train.loop import train
 
@@ -110,6 +112,20 @@ def test_a_checkpoint_keeps_the_weights_and_says_whose_they_are(tmp_path: Path) 
     train(recipe, tmp_path / "d", tmp_path / "r", device="cpu", track=(), say=said.append)
     assert [s for s in said if f"{CNN} sees from random weights" in s]
     assert read_train(tmp_path / "r").pretrained == {"encoder.images.0.0": "random"}
+
+
+def test_an_actor_that_learns_from_reward_begins_with_the_published_weights(tmp_path: Path) -> None:
+    write_store(tmp_path / "d", features=WITH_IMAGE)
+    published(tmp_path / "w", CNN)
+    file = tmp_path / "w" / "model.safetensors"
+    changes = {"encoder.image": "Timm", "encoder.image.model": CNN, "encoder.image.weights": str(file)}
+    recipe = override(small("flow", WITH_IMAGE, steps=1, freeze=("encoder.*.net.*",)), changes)
+    learn_iql(IQL(CriticSpec(chunk=2, width=16, depth=1)), recipe, tmp_path / "d", tmp_path / "c")
+    trunk = load_checkpoint(tmp_path / "c").encoder.images[0][0]  # type: ignore[index]
+    assert isinstance(trunk, TimmTrunk)
+    given = load_file(file)
+    assert all(torch.equal(v, given[k]) for k, v in trunk.net.state_dict().items())
+    assert read_train(tmp_path / "c").pretrained == {"encoder.images.0.0": trunk.came_from()}
 
 
 def test_what_does_not_fit_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

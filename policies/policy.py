@@ -237,8 +237,7 @@ class Policy(nn.Module):
         draw = objective.draw(action, progress, None)
         given = {"mask": mask}
         if "table" in batch:
-            table = batch["table"]
-            given["table"] = table.transpose(0, 1).flatten(0, 1) if table.ndim == 3 else table
+            given["table"] = batch["table"]
         draw = dataclasses.replace(draw, more={**draw.more, **given})
         own = _costs(context, mask, progress)
         if not (self.training and wants(self.recipe)):

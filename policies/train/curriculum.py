@@ -15,6 +15,8 @@ from ...datasets.reading.loader import WindowSource
 from ..contexts.context import Context
 from ..objectives.objective import Objective
 from ..policy import Policy
+from ..recipe import Recipe
+from .error import TrainingError
 
 ROWS = 1024  # windows looked at together
 
@@ -44,6 +46,16 @@ def curriculum(objective: Objective) -> Curriculum | None:
     own: Any = objective
     keeps = callable(getattr(own, "assess", None)) and callable(getattr(own, "refresh", None))
     return cast(Curriculum, own) if keeps and own.rounds else None
+
+
+def require_one_window(recipe: Recipe) -> None:
+    """TrainingError where a window has no row of its own: with a memory it is another after every past."""
+    if curriculum(recipe.objective) is not None and int(getattr(recipe.context, "chain", 1)) > 1:
+        objective, context = type(recipe.objective).__name__, type(recipe.context).__name__
+        raise TrainingError(
+            f"{objective} keeps a weight for each window, and to the memory of {context} a window is another "
+            "after every past: use --objective.rounds 0, which keeps none, or --context Stack"
+        )
 
 
 def begins(rounds: int, step: int, steps: int) -> bool:

@@ -34,7 +34,7 @@ from ..recipe import Recipe, Training
 from .action_words import know_actions
 from .augment import augment_batch, require_known
 from .config import run_config, write_config
-from .curriculum import begins, curriculum, refreshed
+from .curriculum import begins, curriculum, refreshed, require_one_window
 from .data import (
     TrainingData,
     TrainingWindows,
@@ -135,6 +135,7 @@ def train(
         say(sentence)
     require_readable(recipe, data.tasks)
     require_caps(recipe, features, augment)
+    require_one_window(recipe)
 
     identity = {
         "recipe": recipe_to_json(recipe),

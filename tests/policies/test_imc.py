@@ -24,6 +24,7 @@ from ulna.policies.recipe import Recipe
 from ulna.policies.sampler import sample
 from ulna.policies.solvers.ddim import DDIM
 from ulna.policies.train.curriculum import begins, curriculum
+from ulna.policies.train.error import TrainingError
 from ulna.policies.train.loop import train
 from ulna.policies.train.state import STATE_FILE, read_header, read_table
 
@@ -207,3 +208,11 @@ def test_batches_learn_by_the_table(tmp_path: Path) -> None:
     without = override(recipe(), {"objective.rounds": 0})
     plain = train(without, tmp_path / "d", tmp_path / "b", device="cpu")
     assert with_table.losses[0] > plain.losses[0], "weights of several experts, not shares of one"
+
+
+def test_a_memory_leaves_windows_no_row_of_their_own(tmp_path: Path) -> None:
+    write_store(tmp_path / "d", features=FEATURES)
+    remembering = override(small("imc", steps=1), {"context": "Recurrent", "context.chain": 2})
+    with pytest.raises(TrainingError, match=r"to the memory of Recurrent .* use --objective\.rounds 0"):
+        train(remembering, tmp_path / "d", tmp_path / "out", device="cpu")
+    train(override(remembering, {"objective.rounds": 0}), tmp_path / "d", tmp_path / "out", device="cpu")

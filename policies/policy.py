@@ -229,16 +229,16 @@ class Policy(nn.Module):
 
     def loss(self, batch: Mapping[str, Any], progress: float = 1.0) -> Tensor:
         """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over. The
-        objective is given `mask` `(B, H)` bool, the actions that count, and `table` `(B, C)`, where there is
-        one. What the context asks for (`Context.cost`) is added, growing with progress from nothing to all of
-        it; in training mode the terms of CAPS, too, where the recipe asks for them."""
+        objective is given `mask` `(B, H)` bool, the actions that count, and where they are there `weight`
+        `(B,)` and `table` `(B, C)`. What the context asks for (`Context.cost`) is added, growing with
+        progress from nothing to all of it; in training mode the terms of CAPS, too, where the recipe asks for
+        them."""
         action, context, mask, weight = self.examples(batch)
         objective = self.recipe.objective
         draw = objective.draw(action, progress, None)
-        given = {"mask": mask}
-        if "table" in batch:
-            given["table"] = batch["table"]
-        draw = dataclasses.replace(draw, more={**draw.more, **given})
+        given = {"mask": mask, "weight": weight, "table": batch.get("table")}
+        more = draw.more | {k: v for k, v in given.items() if v is not None}
+        draw = dataclasses.replace(draw, more=more)
         own = _costs(context, mask, progress)
         if not (self.training and wants(self.recipe)):
             losses = objective.losses(self.net, action, context, draw)

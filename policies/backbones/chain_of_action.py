@@ -94,7 +94,7 @@ class ChainOfActionNet(nn.Module):
             logits = prior(seen)
             if shown is not None:
                 word = self.read(kind, shown)
-                nats = F.cross_entropy(logits.float(), word)
+                nats = shown.mean(F.cross_entropy(logits.float(), word, reduction="none"))
                 surprise = nats if surprise is None else surprise + nats
             else:
                 word = logits.argmax(1)

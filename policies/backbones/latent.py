@@ -69,7 +69,7 @@ class LatentNet(nn.Module):
         if context.shown is not None:
             mean, log_variance = self.posterior(context, context.shown)
             z = mean + (log_variance / 2).exp() * context.shown.noise
-            kl = divergence(mean, log_variance).mean()
+            kl = context.shown.mean(divergence(mean, log_variance))
         told = context.first(self.token(z)[:, None], z)
         return replace(told, shown=None), kl
 

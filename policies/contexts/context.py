@@ -64,6 +64,12 @@ class Shown:
     """`(B, H)` bool, those that count."""
     noise: Tensor
     """`(B, Z)` standard normal, of which the latent is drawn."""
+    weight: Tensor | None = None
+    """`(B,)`, how much each row counts in what the latent costs; None: all alike."""
+
+    def mean(self, cost_B: Tensor) -> Tensor:
+        """Over the rows, as they count."""
+        return (cost_B if self.weight is None else cost_B * self.weight).mean()
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class Context:
         """The rows of several contexts of one kind, end to end; their memory is left out."""
         if len(parts) == 1:
             return parts[0]
-        shown = [_fields(p.shown) for p in parts if p.shown is not None]
+        shown = [p.shown for p in parts if p.shown is not None]
         joined: dict[str, Any] = {}
         for name in ROWS:
             values = [v for p in parts if (v := getattr(p, name)) is not None]
@@ -145,7 +151,7 @@ class Context:
             **joined,
             memory=None,
             prefix=None,
-            shown=Shown(*map(torch.cat, zip(*shown, strict=True))) if shown else None,
+            shown=_each(torch.cat, shown) if shown else None,
         )
 
     def first(self, tokens: Tensor, pooled: Tensor) -> Context:
@@ -169,12 +175,14 @@ class Context:
         rows = (*ROWS, "memory", "prefix")
         mapped: dict[str, Any] = {n: f(v) for n in rows if (v := getattr(self, n)) is not None}
         if self.shown is not None:
-            mapped["shown"] = Shown(*map(f, _fields(self.shown)))
+            mapped["shown"] = _each(lambda v: f(v[0]), [self.shown])
         return replace(self, **mapped)
 
 
-def _fields(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
-    return shown.actions, shown.mask, shown.noise
+def _each(f: Callable[[list[Tensor]], Tensor], parts: Sequence[Shown]) -> Shown:
+    """`f` of each field of all parts."""
+    names = [n for n in ("actions", "mask", "noise", "weight") if getattr(parts[0], n) is not None]
+    return Shown(**{n: f([getattr(p, n) for p in parts]) for n in names})
 
 
 class ContextNet(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..backbones.backbone import Head
 from ..contexts.context import Context, Shown
 from ..pred import Pred
-from .objective import Draw, Level, Losses, Objective, Path
+from .objective import Draw, Level, Losses, Objective, Path, row_weights
 from .regression import Regression
 
 
@@ -51,7 +51,8 @@ class CVAE:
         self, net: nn.Module, a_BHA: Tensor, context: Context, draw: Draw, teacher: Any = None
     ) -> Losses:
         every = torch.ones(a_BHA.shape[:2], dtype=torch.bool, device=a_BHA.device)
-        shown = Shown(a_BHA, draw.more.get("mask", every), draw.more["latent"])
+        mask = draw.more.get("mask", every)
+        shown = Shown(a_BHA, mask, draw.more["latent"], row_weights(draw))
         losses = self.inner.losses(net, a_BHA, replace(context, shown=shown), draw, teacher)
         if "kl" not in losses.extras:
             raise ValueError(

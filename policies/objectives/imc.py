@@ -15,7 +15,7 @@ from ..backbones.backbone import Head
 from ..contexts.context import Context
 from ..pred import Pred
 from .choice import choice, uniforms
-from .objective import Draw, Level, Losses, Path, full
+from .objective import Draw, Level, Losses, Path, full, row_weights
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class IMC:
         else:
             log_p = -error_BCHA.detach().flatten(2).sum(2)
             weight = share = (log_p + log_gate.detach()).softmax(1)
-        gate = -(share * log_gate).sum(1).mean()
+        gate = -((share * log_gate).sum(1) * row_weights(draw)).mean()
         error = (weight[:, :, None, None] * error_BCHA).sum(1)
         return Losses(error, {"gate": self.gate_weight * gate})
 

@@ -55,7 +55,8 @@ class KnowledgeInsulation:
             )
         error = writes(torch.zeros_like(a_BHA), full(0.0, a_BHA), context).error(a_BHA)
         every = torch.ones(a_BHA.shape[:2], dtype=torch.bool, device=a_BHA.device)
-        words = self.weight * masked_mean(error, draw.more.get("mask", every))
+        mask = draw.more.get("mask", every)
+        words = self.weight * masked_mean(error, mask, draw.more.get("weight"))
         return replace(losses, extras={**losses.extras, "words": words})
 
     def believe(self, net: nn.Module, a_BHA: Tensor, level: Level, context: Context) -> Pred:

@@ -68,7 +68,7 @@ class Path:
 class Draw:
     """What a training step draws for B chunks. noise: `(B, H, A)` standard normal. tau: `(B,)` the level.
     more: other draws of the objective, each with a leading axis B; in training `mask` `(B, H)` bool, the
-    actions that count, too."""
+    actions that count, too, and where rows are weighted `weight` `(B,)`."""
 
     noise: Tensor
     tau: Tensor
@@ -78,7 +78,7 @@ class Draw:
 @dataclass(frozen=True)
 class Losses:
     """error: `(B, H, A)`, unreduced, so that rows can be weighted and padding be left out. extras: scalars
-    by name, weighted, to be added."""
+    by name, weighted, to be added; what is of rows is a mean as `row_weights` says."""
 
     error: Tensor
     extras: dict[str, Tensor] = field(default_factory=dict)
@@ -120,6 +120,16 @@ def masked_mean(error_BHA: Tensor, mask_BH: Tensor, weight_B: Tensor | None = No
     if weight_B is not None:
         mask = mask * weight_B[:, None, None].to(mask.dtype)
     return (error_BHA * mask).sum() / count
+
+
+def row_weights(draw: Draw) -> Tensor:
+    """`(B,)`: how much each row counts in the mean of what is of rows, not of actions. Its weight, and
+    nothing where none of its actions counts."""
+    weight = draw.more.get("weight", torch.ones_like(draw.tau))
+    if "mask" not in draw.more:
+        return weight
+    counts = draw.more["mask"].any(1)
+    return torch.where(counts, weight * (len(counts) / counts.sum().clamp(min=1)), 0.0)
 
 
 def compare(output: Output, error: Callable[[Tensor], Tensor]) -> Losses:

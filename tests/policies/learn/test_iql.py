@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contracts.data import FEATURES, write_store
+from contracts.data import FEATURES, WITH_IMAGE, write_store
+from contracts.recipes import small
 from torch import Tensor
 
 from ulna.datasets.features import ACTION, STATE, Feature
@@ -23,6 +24,7 @@ from ulna.policies.parts import override
 from ulna.policies.policy import Policy
 from ulna.policies.recipe import Recipe
 from ulna.policies.recipes.all import RECIPES
+from ulna.policies.train.data import open_data, tensors, window_spec
 from ulna.policies.train.error import TrainingError
 
 GAMMA = 0.9
@@ -123,6 +125,29 @@ def test_the_actor_prefers_what_the_critic_prefers() -> None:
     assert chunks[0.0].shape == (120, 1, 1)
     assert 0.3 < float((chunks[0.0] > 0).float().mean()) < 0.7
     assert float((chunks[30.0] > 0).float().mean()) > 0.8
+
+
+@pytest.mark.parametrize("name", ["imc", "act", "openha", "pi05_ki"])
+@pytest.mark.parametrize("without", ["weight", "mask"])
+def test_a_row_that_does_not_count_teaches_nothing(name: str, without: str, tmp_path: Path) -> None:
+    """By its weight, or because no action of it is real: neither its chunk, nor what an objective learns
+    beside the chunks, such as gates and words."""
+    features = WITH_IMAGE if name in ("act", "pi05_ki") else FEATURES
+    write_store(tmp_path / "d", features=features)
+    r, data = replace(small(name, features), mask_padding=True), open_data(tmp_path / "d")
+    windows = data.windows(window_spec(r, data.features))
+    torch.manual_seed(0)
+    policy = Policy(r, data.features, windows.stats())
+    batch = tensors(windows.train.batch(np.array([3, 12])), "cpu")
+    batch |= {"weight": torch.tensor([2.0, 0.0])} if without == "weight" else {}
+    batch["mask"][1] &= without == "weight"
+    losses = []
+    for shift in (0.0, 1.0):
+        torch.manual_seed(0)
+        only = torch.tensor([0.0, shift])[:, None, None]
+        other = {STATE: batch[STATE] + only, ACTION: torch.lerp(batch[ACTION], -2 * batch[ACTION], only)}
+        losses.append(policy.loss({**batch, **other}).detach())
+    torch.testing.assert_close(losses[1], losses[0])
 
 
 def test_expectile_loss() -> None:

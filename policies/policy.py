@@ -89,6 +89,7 @@ class Policy(nn.Module):
             self.context_net.layers,
             recipe.n_obs_steps,
             getattr(self.encoder, "language", None),
+            len(self.conditions),
         )
         self.net = recipe.backbone.build(sizes, recipe.objective.needs)
         self.content_hash = ""  # set by loading a checkpoint

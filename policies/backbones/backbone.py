@@ -62,10 +62,12 @@ class Sizes:
     """Whose keys and values the tokens are; None: they are no layers'."""
     steps: int = 1
     """Observation steps: the pooled context is the conditions, then the tokens of each step, where it is
-    `Stack`'s."""
+    `Stack`'s; a memory comes after those."""
     language: nn.Module | None = None
     """The encoder's language model, for a network that has it go on from those; its weights stay the
     encoder's."""
+    conditions: int = 0
+    """How many conditions there are, each as wide as a token in the pooled context."""
 
 
 @dataclass(frozen=True)

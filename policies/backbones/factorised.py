@@ -30,7 +30,8 @@ class Factorised:
 
     Faithful: block by block, zero layers, the base as it is while the residual learns. Not: residual MLPs in
     the place of a U-Net and a diffusion transformer; both learn side by side, the base by its own loss alone,
-    in the place of one after the other. Conditions are told both."""
+    in the place of one after the other. Conditions are told both; a memory, which is made of all, is the
+    residual's."""
 
     inner: ResidualMLP = ResidualMLP()
     """The base; the residual has as many blocks, as wide."""
@@ -41,6 +42,8 @@ class Factorised:
         require_head(self, head, Head("chunk", 2))
         if len(sizes.places) != 2 or sizes.layers is not None or not self.inner.film:
             raise ValueError(NOT_SO)
+        if sizes.pooled_width < sizes.token_width * (sizes.conditions + 2 * sizes.steps):
+            raise ValueError("Factorised wants the tokens of all steps side by side: use --context Stack")
         if not 0 <= self.scale <= 1:
             raise ValueError(f"Factorised's scale is {self.scale}: it must lie in 0..1")
         return FactorisedNet(self, sizes, head)
@@ -50,10 +53,9 @@ class FactorisedNet(nn.Module):
     def __init__(self, c: Factorised, sizes: Sizes, head: Head) -> None:
         super().__init__()
         self.scale, d = c.scale, sizes.token_width
-        pieces, of_steps = sizes.pooled_width // d, 2 * sizes.steps
-        # the pooled context is the conditions, then two tokens of each step
-        second = [i for i in range(pieces - of_steps, pieces) if (pieces - i) % 2]
-        kept = [j for i in range(pieces) if i not in second for j in range(i * d, (i + 1) * d)]
+        # the pooled context is the conditions, then two tokens of each step; a memory after them is of both
+        first = [*range(sizes.conditions), *(sizes.conditions + 2 * i for i in range(sizes.steps))]
+        kept = [j for i in first for j in range(i * d, (i + 1) * d)]
         self.first: Tensor
         self.register_buffer("first", torch.tensor(kept), persistent=False)
         self.of_base: Tensor

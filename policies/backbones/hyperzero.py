@@ -43,8 +43,8 @@ class HyperZero:
 
     def build(self, sizes: Sizes, head: Head) -> nn.Module:
         require_head(self, head, Head("chunk", 2, forward_mode=True, second_order=True))
-        told = sizes.pooled_width - sizes.steps * len(sizes.places) * sizes.token_width
-        if told <= 0 or told % sizes.token_width:
+        told, seen = sizes.conditions * sizes.token_width, sizes.steps * len(sizes.places) * sizes.token_width
+        if told <= 0 or sizes.pooled_width != told + seen:
             raise ValueError(
                 "HyperZero makes its weights of what the policy is told, and this one is told nothing, or "
                 "not through the context Stack: give it a condition (--conditions Label "

@@ -52,6 +52,19 @@ def test_it_begins_as_its_base_which_never_sees_the_rest() -> None:
         assert torch.equal(net(x, tau, tau, of.encode(seen(0.9))), net.base(x, tau, tau, _first(of, seen(0))))
 
 
+def test_the_base_never_sees_the_rest_by_a_memory() -> None:
+    """Not even by one that is as wide as a token."""
+    of = policy(context="Recurrent", **{"context.memory": 32}).eval()
+    net: Any = of.net
+    x, tau = torch.randn(2, 16, 3), torch.full((2,), 0.5)
+    with torch.no_grad():
+        one, other = (net.base(x, tau, tau, _first(of, seen(v))) for v in (0.1, 0.9))
+        assert torch.equal(one, other)
+        assert not torch.equal(one, net.base(x, tau, tau, _first(of, seen(0.1, first=0.5))))
+    with pytest.raises(ValueError, match="use --context Stack"):
+        policy(context="ICRT")
+
+
 def _first(of: Policy, observation: dict[str, Any]) -> Any:
     from dataclasses import replace
 

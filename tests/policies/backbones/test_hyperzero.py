@@ -20,7 +20,7 @@ from ulna.policies.contexts.context import Context
 from ulna.policies.policy import Policy
 
 COMMAND = "observation.command"
-SIZES = Sizes(action_dim=2, horizon=3, token_width=4, pooled_width=12, steps=2)  # told 4, observed 8
+SIZES = Sizes(2, 3, token_width=4, pooled_width=12, steps=2, conditions=1)  # told 4, observed 8
 
 
 def test_each_row_is_what_the_small_network_with_its_weights_gives() -> None:
@@ -40,7 +40,9 @@ def test_each_row_is_what_the_small_network_with_its_weights_gives() -> None:
     out[0].sum().backward()
     assert next(net.embed.parameters()).grad is not None
     with pytest.raises(ValueError, match=r"is told nothing.*--conditions Label --conditions\.Label\.key"):
-        HyperZero().build(dataclasses.replace(SIZES, pooled_width=8), Head())
+        HyperZero().build(dataclasses.replace(SIZES, pooled_width=8, conditions=0), Head())
+    with pytest.raises(ValueError, match="not through the context Stack"):  # a memory as wide as a token
+        HyperZero().build(dataclasses.replace(SIZES, pooled_width=16), Head())
 
 
 def test_weights_begin_as_large_as_an_ordinary_layers() -> None:

@@ -16,7 +16,7 @@ from ...datasets.features import ACTION, Features, image_keys, state_keys
 from ..codec import LAST
 from ..remembered import Remembered, acts
 from .condition import ConditionNet
-from .prompt import MASK, PROMPT
+from .prompt import MASK, PROMPT, frames_of
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,5 @@ class DemonstrationsNet(ConditionNet):
 
     def _tokens(self, shown: list[Tensor]) -> Tensor:
         """`(B, P·L·K, D)`."""
-        frames = {k.removeprefix(PROMPT): v.flatten(0, 1) for k, v in zip(self.keys, shown, strict=True)}
-        action = frames.pop(ACTION)
-        # with each tick the command before it, as the present's; at the first, as there, its own
-        frames[LAST] = torch.cat([action[:, :1], action[:, :-1]], dim=1)
-        z = self._encoder[0](frames)
+        z = self._encoder[0](frames_of(self.keys, shown)[0])
         return z.flatten(1, -2).unflatten(0, (len(shown[0]), -1)).flatten(1, 2)

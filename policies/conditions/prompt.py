@@ -4,7 +4,7 @@ Legend: B batch, P demonstrations, L ticks, K tokens, D width."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.features import ACTION, Features, state_keys
+from ..codec import LAST
 from .condition import ConditionNet
 
 PROMPT = "prompt."
@@ -58,6 +59,16 @@ class Prompt:
         return PromptNet(
             self, tuple(PROMPT + k for k in keys), sum(features[k].shape[0] for k in keys), width
         )
+
+
+def frames_of(keys: Sequence[str], shown: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """(what the policy's encoder sees of demonstrations `{key: (B·P, L, *shape)}`, the commands
+    `(B·P, L, A)`). keys, shown: of prompts, `(B, P, L, *shape)`."""
+    frames = {k.removeprefix(PROMPT): v.flatten(0, 1) for k, v in zip(keys, shown, strict=True)}
+    action = frames.pop(ACTION)
+    # with each tick the command before it, as the present's; at the first its own
+    frames[LAST] = torch.cat([action[:, :1], action[:, :-1]], dim=1)
+    return frames, action
 
 
 class PromptNet(ConditionNet):

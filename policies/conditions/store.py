@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...datasets.features import ACTION, Features, image_keys, state_keys
 from ..remembered import Remembered, acts
 from .condition import ConditionNet
-from .prompt import MASK, PROMPT
+from .prompt import MASK, PROMPT, frames_of
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class StoreNet(ConditionNet):
 
     def _tokens(self, given: list[Tensor]) -> Tensor:
         """`(B, P·L·2, D)`, key and value in turn."""
-        *arrays, mask = (v.flatten(0, 1) for v in given)
-        frames = {k.removeprefix(PROMPT): v for k, v in zip(self.keys, arrays, strict=True)}
-        action = frames.pop(ACTION)
+        (frames, action), mask = frames_of(self.keys, given[:-1]), given[-1].flatten(0, 1)
         seen = of_tick(self._encoder[0](frames))
         ticks = torch.arange(mask.shape[1], device=mask.device)
         ahead = ticks[:, None] + torch.arange(self.part.ahead, device=mask.device)

@@ -12,6 +12,7 @@ from contracts.recipes import small
 
 from ulna.datasets.features import ENVIRONMENT, STATE
 from ulna.datasets.stats import vector_stats
+from ulna.policies.codec import RELATIVE
 from ulna.policies.contexts.context import Conditions
 from ulna.policies.contexts.retrieval import Retrieval
 from ulna.policies.parts import override
@@ -83,6 +84,21 @@ def test_a_store_tells_ticks_with_the_commands_that_followed() -> None:
         differs = (tokens(other)[:4, 1] - told[:4, 1]).abs().amax(1) > 1e-6
         assert differs.nonzero().flatten().tolist() == changed
         torch.testing.assert_close(tokens(other)[:, 0], told[:, 0])
+
+
+def test_a_tick_is_found_by_the_command_before_it_where_the_policy_sees_that() -> None:
+    rng = np.random.default_rng(0)
+    stats = {k: vector_stats(rng.normal(size=(20, *f.shape))) for k, f in FEATURES.items()}
+    stats[RELATIVE] = vector_stats(rng.normal(size=(20, 16, 3)))
+    recipe = override(small("retrieval"), {"codec": "Delta", "n_past_actions": 1})
+    p = Policy(recipe, FEATURES, stats).eval()
+    shown = {f"prompt.{k}": torch.randn(1, 1, 5, *f.shape) for k, f in FEATURES.items()}
+    shown["prompt.mask"] = torch.ones(1, 1, 5, dtype=torch.bool)
+    now = {k: shown[f"prompt.{k}"][:, 0, 1:3] for k in (STATE, ENVIRONMENT)}
+    now["action.past"] = shown["prompt.action"][:, 0, 1:2]
+    with torch.no_grad():
+        tokens, _ = p.conditions[0](p._told(p._seen(now), {**now, **shown}))
+        torch.testing.assert_close(tokens[0, 2 * 2], p.encodings(now)[0, -1])
 
 
 def test_what_does_not_go_together_is_refused() -> None:

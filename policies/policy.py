@@ -18,7 +18,7 @@ from ..datasets.features import ACTION, PAST, Features, image_keys, is_image, st
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
 from .caps import Heard, smoothness, wants
-from .codec import Affine, input_normaliser
+from .codec import Affine, NormaliseMode, input_normaliser
 from .conditions.condition import (
     ConditionNet,
     condition_features,
@@ -59,8 +59,15 @@ class Policy(nn.Module):
         self.observation_keys = (*self.encoded_keys, *labels)
         self.conditions_needed = condition_features(recipe.conditions, features)
         self.conditions_optional = condition_features(recipe.conditions, features, optional=True)
+        # commands that a condition is told are on the scale of the last one, which the encoder sees beside
+        modes: dict[str, NormaliseMode] = {
+            ACTION: getattr(recipe.codec, "normalise_last", recipe.normalise_state)
+        }
         self.normalisers = nn.ModuleDict(
-            {module_name(k): input_normaliser(stats[k], recipe.normalise_state) for k in self._vectors()}
+            {
+                module_name(k): input_normaliser(stats[k], modes.get(k, recipe.normalise_state))
+                for k in self._vectors()
+            }
         )
         self.codec = recipe.codec.build(features, stats, recipe.n_past_actions)
         seen = {k: f for k, f in features.items() if k not in hidden}

@@ -72,9 +72,10 @@ def _draw(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
     return torch.from_numpy(values.astype(dtype))
 
 
-def test_a_demonstration_is_seen_as_the_present_is() -> None:
+@pytest.mark.parametrize("mode", ["minmax", "meanstd"])
+def test_a_demonstration_is_seen_as_the_present_is(mode: str) -> None:
     """Its tokens are those that the policy had for these observations, after these commands."""
-    p = policy({"encoder.image.crop": 1.0}, WITH_IMAGE).eval()
+    p = policy({"encoder.image.crop": 1.0, "normalise_state": mode}, WITH_IMAGE).eval()
     told = shown(WITH_IMAGE, 2)
     now = {k: _draw((2, 1, *f.shape), f.dtype) for k, f in WITH_IMAGE.items() if k != ACTION}
     with torch.no_grad():

@@ -262,9 +262,10 @@ class Policy(nn.Module):
         """What there is to learn from windows: (normalised chunks `(B, H, A)`, their contexts, which of their
         actions count `(B, H)` bool, the weights of the rows `(B,)` or None).
 
-        batch: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real), and where there is
-        one `weight` `(B,)` of the rows. In chains every one has a second axis K, and `fresh` `(B, K)` says
-        where the memory is forgotten; their links are given one after the other."""
+        batch: the observation keys, `action` `(B, H, A)`, `mask` `(B, H)` (True = real), and where they are
+        there `valid` `(B, H)` (False = its device doubted it) and `weight` `(B,)` of the rows. In chains
+        every one has a second axis K, and `fresh` `(B, K)` says where the memory is forgotten; their links
+        are given one after the other."""
         chained, fresh = batch[ACTION].ndim == 4, None
         if chained:
             links = batch[ACTION].shape[1]
@@ -276,7 +277,7 @@ class Policy(nn.Module):
         action, context = self.codec.encode(batch[ACTION], batch), self.encode(batch, fresh=fresh)
         mask = batch["mask"]
         if not (self.recipe.mask_padding or chained):
-            mask = torch.ones_like(mask)
+            mask = batch.get("valid", torch.ones_like(mask))
         if not self.recipe.loss_on_past:
             mask = mask & (torch.arange(mask.shape[1], device=mask.device) >= self.recipe.n_past_actions)
         return action, context, mask, batch.get("weight")

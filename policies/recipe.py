@@ -165,7 +165,7 @@ class Recipe:
     """Learn the past actions of a chunk, too."""
     mask_padding: bool = False
     """Leave actions beyond the ends of an episode out of the loss; else its first and last ones stand for
-    them, and count."""
+    them, and count. Those that their device doubted never do."""
     training: Training = Training()
     """How it is trained."""
 

@@ -132,7 +132,7 @@ class Mixture:
                 if (value := batch.get(prefix + name)) is not None:
                     order = self._order[p].get(key)
                     out[prefix + key] = value if order is None else value[..., order]
-        return {**out, **{k: batch[k] for k in ("mask", *PLAIN) if k in batch}}
+        return {**out, **{k: batch[k] for k in ("valid", "mask", *PLAIN) if k in batch}}
 
 
 def common_features(

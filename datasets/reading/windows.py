@@ -113,8 +113,9 @@ class Windows:
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """The windows of `indices` `(B,)`: each key `(B, T, *shape)`, `action` `(B, H, A)` float32, `mask`
-        `(B, H)` bool (True where the action is one that was recorded), `index` `(B,)`, and what else the spec
-        asks for.
+        `(B, H)` bool (True where the action is one that was recorded), `valid` `(B, H)` bool (False where its
+        device doubted it, or that which stands for it beyond the episode's ends), `index` `(B,)`, and what
+        else the spec asks for.
 
         index: the window's place among all, the same in every run over the same data, so that tables can be
         kept by it. rng: draws goals and prompts; None: `default_rng(0)`, the same draws in every call."""
@@ -189,7 +190,8 @@ class Windows:
         out = {key: self._read(key, observed_ticks) for key in keys}
         rows_in_episode = np.clip(action_ticks, first, last)
         out[ACTION] = self._vectors[ACTION][rows_in_episode]
-        out["mask"] = (action_ticks >= first) & (action_ticks <= last) & self._valid[rows_in_episode]
+        out["valid"] = self._valid[rows_in_episode]
+        out["mask"] = (action_ticks >= first) & (action_ticks <= last) & out["valid"]
         out["index"] = indices
         if links > 1:
             out["mask"] &= ((rows.tick <= rows.last) & self._usable[current])[:, None]

@@ -81,6 +81,7 @@ def test_what_a_policy_would_have_seen(slow_camera: EpisodeStore) -> None:
         assert batch[ENVIRONMENT][i, 1, 0] == np.float32(0.04 * (tick * 10 // 40))
         np.testing.assert_array_equal(batch[STATE][i, 1], slow_camera.episodes[e].read(STATE)[tick])
         expected = [50 - tick == h for h in range(4)]
+        assert [not v for v in batch["valid"][i]] == expected
         assert [not m for m in batch["mask"][i]] == [w or tick + h > 99 for h, w in enumerate(expected)]
     # two periods of 33 ms and 20 ms of delay: after 86 ms without a frame, until frame 19 comes at 647 ms
     out = [t for t in range(100) if t not in windows.tick[windows.episode == 0]]

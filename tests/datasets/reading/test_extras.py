@@ -308,7 +308,7 @@ def test_what_is_switched_on_changes_nothing_else(store: EpisodeStore, names: li
     extras = replace(plain, **{n: getattr(EVERY, n) for n in names}, prompt_length=4)
     rows = np.random.default_rng(seed).integers(0, LENGTHS.sum(), 8)
     bare = Windows(store, plain).batch(rows)
-    assert list(bare) == [STATE, CAMERA, ACTION, "mask", "index"]
+    assert list(bare) == [STATE, CAMERA, ACTION, "valid", "mask", "index"]
     batch = Windows(store, extras).batch(rows, np.random.default_rng(seed))
     for key, value in bare.items():
         assert batch[key].dtype == value.dtype

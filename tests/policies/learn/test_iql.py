@@ -128,19 +128,21 @@ def test_the_actor_prefers_what_the_critic_prefers() -> None:
 
 
 @pytest.mark.parametrize("name", ["imc", "act", "openha", "pi05_ki"])
-@pytest.mark.parametrize("without", ["weight", "mask"])
+@pytest.mark.parametrize("without", ["weight", "mask", "valid"])
 def test_a_row_that_does_not_count_teaches_nothing(name: str, without: str, tmp_path: Path) -> None:
-    """By its weight, or because no action of it is real: neither its chunk, nor what an objective learns
-    beside the chunks, such as gates and words."""
+    """By its weight, or because no action of it is real or valid: neither its chunk, nor what an objective
+    learns beside the chunks, such as gates and words."""
     features = WITH_IMAGE if name in ("act", "pi05_ki") else FEATURES
     write_store(tmp_path / "d", features=features)
-    r, data = replace(small(name, features), mask_padding=True), open_data(tmp_path / "d")
+    r, data = replace(small(name, features), mask_padding=without == "mask"), open_data(tmp_path / "d")
     windows = data.windows(window_spec(r, data.features))
     torch.manual_seed(0)
     policy = Policy(r, data.features, windows.stats())
     batch = tensors(windows.train.batch(np.array([3, 12])), "cpu")
-    batch |= {"weight": torch.tensor([2.0, 0.0])} if without == "weight" else {}
-    batch["mask"][1] &= without == "weight"
+    if without == "weight":
+        batch["weight"] = torch.tensor([2.0, 0.0])
+    else:
+        batch[without][1] = False
     losses = []
     for shift in (0.0, 1.0):
         torch.manual_seed(0)

@@ -115,7 +115,7 @@ class DichotomyNet(ConditionNet):
         value = self.value(torch.cat([seen, z], dim=-1))
         losses = {
             "kl": self.part.kl * kl.sum(-1).mean(),
-            "value": ((value - observation[RETURN]) ** 2).mean(),
+            "value": ((value - _worth(observation[RETURN])) ** 2).mean(),
         }
         if self.part.luck:
             losses["luck"] = self.part.luck * self._told_of_luck(seen, z, observation)
@@ -151,6 +151,12 @@ class DichotomyNet(ConditionNet):
     def _outcome(self, observation: Mapping[str, Any]) -> Tensor:
         after = [observation[f"next.{k}"][:, -1] for k in self.keys]
         return _standard(torch.cat([*after, observation[RETURN]], dim=-1))
+
+
+def _worth(return_B1: Tensor) -> Tensor:
+    """A return as the value learns it, against which the other losses weigh: less the rows' mean, and in
+    units of their deviation where that is above 1. Which draw is the best stays the same."""
+    return (return_B1 - return_B1.mean()) / return_B1.std(unbiased=False).clamp(min=1.0)
 
 
 def _standard(x_BN: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ def built(**fields: Any) -> Any:
 
 
 def batch(rows: int = 6) -> dict[str, Any]:
+    """Its returns deviate by less than 1."""
     rng = torch.Generator().manual_seed(1)
     return {
         STATE: torch.randn(rows, 1, 2, generator=rng),
@@ -66,7 +67,7 @@ def test_divergence_value_and_the_best_draw() -> None:
     prior_mean, prior_log = net.prior(seen).chunk(2, dim=-1)
     kl = kl_divergence(Normal(mean, log_deviation.exp()), Normal(prior_mean, prior_log.exp())).sum(-1).mean()
     torch.testing.assert_close(losses["kl"], 0.5 * kl)
-    error = (net.value(torch.cat([seen, z], dim=-1)) - of[RETURN]) ** 2
+    error = (net.value(torch.cat([seen, z], dim=-1)) - (of[RETURN] - of[RETURN].mean())) ** 2
     torch.testing.assert_close(losses["value"], error.mean())
 
     class First(torch.nn.Module):
@@ -83,6 +84,17 @@ def test_divergence_value_and_the_best_draw() -> None:
         token, mask = net({STATE: of[STATE]})
     torch.testing.assert_close(token[:, 0], net.leave(best))
     assert bool(mask.all())
+
+
+def test_returns_of_large_numbers_weigh_no_more() -> None:
+    """As of a reward of -1 a tick, whose returns reach down to minus the length of an episode."""
+    net, of = built(), batch()
+    values = []
+    for size, shift in ((10.0, 0.0), (100.0, -300.0)):
+        torch.manual_seed(2)
+        values.append(net.losses({**of, RETURN: size * of[RETURN] + shift})["value"])
+    torch.testing.assert_close(values[0], values[1], rtol=1e-2, atol=0)
+    assert values[1] < 5
 
 
 def test_the_outcome_is_of_the_chunk() -> None:

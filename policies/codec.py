@@ -203,10 +203,12 @@ class Delta:
         return {LAST: features[ACTION]}
 
     def fit(self, windows: Any, features: Features, n_past_actions: int) -> dict[str, Stats]:
-        chunk = some_windows(windows)[ACTION]
-        return {
-            RELATIVE: difference_stats(chunk, chunk[:, n_past_actions - 1 : n_past_actions], features[ACTION])
-        }
+        batch = some_windows(windows)
+        chunk, sent = batch[ACTION], batch["mask"][:, n_past_actions - 1, None, None]
+        origin = chunk[:, n_past_actions - 1 : n_past_actions]
+        if base := state_of_action(features, required=False):
+            origin = np.where(sent, origin, batch[STATE][:, -1:, base])
+        return {RELATIVE: difference_stats(chunk, origin, features[ACTION])}
 
     def build(self, features: Features, stats: Mapping[str, Stats], n_past_actions: int) -> Codec:
         last = input_normaliser(stats[ACTION], self.normalise_last)
@@ -224,11 +226,17 @@ class _DeltaCodec(Codec):
     def origin(self, observation: Mapping[str, Any]) -> Tensor:
         if PAST in observation:
             return observation[PAST][:, -1:]
-        if ACTION in observation:  # a training batch: the chunk's newest action before now
-            return observation[ACTION][:, self.n_past - 1 : self.n_past]
+        # of a training batch the chunk's newest action before now
+        last = observation[ACTION][:, self.n_past - 1 : self.n_past] if ACTION in observation else None
         if not self.state:
-            raise ValueError(f"the policy needs {PAST}: its actions are differences to the last command")
-        return observation[STATE][:, -1:].index_select(-1, self.joints)
+            if last is None:
+                raise ValueError(f"the policy needs {PAST}: its actions are differences to the last command")
+            return last
+        state = observation[STATE][:, -1:].index_select(-1, self.joints)
+        if last is None:
+            return state
+        # before an episode's first tick lies none, and what stands there is the very action to be learned
+        return torch.where(observation["mask"][:, self.n_past - 1, None, None], last, state)
 
     def present(self, observation: Mapping[str, Any]) -> Tensor | None:
         """The last command, from which the chunk goes on."""

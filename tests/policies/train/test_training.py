@@ -20,7 +20,7 @@ from contracts.data import CAMERA, FEATURES, WITH_IMAGE, write_store
 from contracts.recipes import small
 from safetensors.torch import load_file
 
-from ulna.datasets.features import ACTION, STATE
+from ulna.datasets.features import ACTION, PAST, STATE
 from ulna.datasets.normalise import affine
 from ulna.datasets.reading.windows import Windows
 from ulna.datasets.stats import compute_stats
@@ -381,3 +381,22 @@ def test_deltas_are_measured_from_the_last_command(tmp_path: Path) -> None:
     assert (actions(local, moved) - actions(local, flat)).mean() > 2.0, "or, without one, with the state"
     with pytest.raises(ValueError, match="n_past_actions to at least 1"):
         override(small("flow"), {"codec": "Delta"})
+
+
+def test_a_delta_is_learned_as_it_is_executed(tmp_path: Path) -> None:
+    """At an episode's first tick, too, where no command was sent before."""
+    write_store(tmp_path / "d")
+    recipe = override(small("flow"), {"codec": "Delta", "n_past_actions": 1})
+    data = open_data(tmp_path / "d")
+    windows = data.windows(window_spec(recipe, data.features))
+    fitted = recipe.codec.fit(windows.train, data.features, 1)
+    policy = Policy(recipe, data.features, windows.stats() | fitted)
+    batch = tensors(windows.train.batch(np.array([0, 20, 7])), "cpu")  # two first ticks, and another
+    learned = policy.codec.encode(batch[ACTION], batch)
+    acting = {k: batch[k] for k in policy.observation_keys}
+    later = acting | {PAST: batch[ACTION][:, :1]}
+    for rows, known in ((slice(2), acting), (slice(2, 3), later)):
+        of_rows = {k: v[rows] for k, v in known.items()}
+        torch.testing.assert_close(policy.codec.decode(learned[rows], of_rows), batch[ACTION][rows])
+        seen, taught = (policy.encodings(o)[rows] for o in (known, batch))
+        torch.testing.assert_close(taught, seen)

@@ -30,7 +30,7 @@ from ..request import EXTENSION, TASK
 from .groot_messages import pack, unpack
 from .groot_modality import Modality, configs
 from .metadata import Metadata
-from .protocol import BadRequest, ProtocolError
+from .protocol import BadRequest, ProtocolError, brief
 from .wire import MAX_ERROR_CHARACTERS, MAX_MESSAGE_BYTES, ServerError, Submit, picture_of
 
 log = logging.getLogger("ulna.serving")
@@ -151,7 +151,7 @@ class GR00TWire:
             raise BadRequest("this server is not ended from afar: it may serve others")
         if endpoint != "get_action":
             raise ProtocolError(
-                f"there is no endpoint {endpoint!r:.40}: get_action, get_modality_config, reset, ping"
+                f"there is no endpoint {brief(endpoint)}: get_action, get_modality_config, reset, ping"
             )
         if not isinstance(data, dict):
             raise ProtocolError(f"the data of get_action are a map, not a {type(data).__name__}")
@@ -259,7 +259,7 @@ def _flat(observation: Mapping[str, Any]) -> dict[str, Any]:
     flat = {}
     for key, value in observation.items():
         if not isinstance(key, str):
-            raise ProtocolError(f"observation keys are text, not {key!r:.40}")
+            raise ProtocolError(f"observation keys are text, not {brief(key)}")
         if key in ("video", "state") and isinstance(value, dict):
             flat |= {f"{key}.{name}": v for name, v in value.items()}
         elif key == "language" and isinstance(value, dict):

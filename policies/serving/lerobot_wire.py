@@ -32,7 +32,7 @@ from ...datasets.units import Element
 from ..request import EXTENSION, TASK
 from .metadata import Metadata
 from .pickled import INSTRUCTIONS, OBSERVATION, Instance, pickle_actions, unpickle
-from .protocol import BadRequest, ProtocolError
+from .protocol import BadRequest, ProtocolError, brief
 from .wire import MAX_ERROR_CHARACTERS, MAX_MESSAGE_BYTES, ServerError, Submit, picture_of
 
 log = logging.getLogger("ulna.serving")
@@ -162,23 +162,26 @@ class LeRobotWire:
             raise ProtocolError("policy instructions are a RemotePolicyConfig")
         client, f = self._client(peer), said.fields
         most, renamed, offers = (f.get(k) for k in ("actions_per_chunk", "rename_map", "lerobot_features"))
+        name = f.get("pretrained_name_or_path")
         if type(most) is not int or most < 1:
-            raise ProtocolError(f"actions_per_chunk is a whole number of at least 1, not {most!r:.40}")
+            raise ProtocolError(f"actions_per_chunk is a whole number of at least 1, not {brief(most)}")
+        if type(name) is not str:
+            raise ProtocolError(f"pretrained_name_or_path is text, not {brief(name)}")
         if not isinstance(renamed or {}, dict) or not all(type(v) is str for v in (renamed or {}).values()):
             raise ProtocolError("rename_map goes from names to names")
-        self._require_checkpoint(f.get("pretrained_name_or_path"))
+        self._require_checkpoint(name)
         client.most, client.renamed = most, dict(renamed or {})
         if isinstance(offers, dict):
             self._require_offered(offers, client.renamed)
         log.info(
             "a LeRobot client %s, which asks for %.60s, gets %s %s",
-            *(peer, f.get("pretrained_name_or_path"), self.metadata.recipe, self.metadata.checkpoint[:8]),
+            *(peer, name, self.metadata.recipe, self.metadata.checkpoint[:8]),
         )
         return b""
 
-    def _require_checkpoint(self, name: Any) -> None:
+    def _require_checkpoint(self, name: str) -> None:
         """What a client calls the policy is its own affair, unless it is a content hash."""
-        named = str(name).rpartition("/")[2].lower()
+        named = name.rpartition("/")[2].lower()
         if re.fullmatch("[0-9a-f]{8,64}", named) and not self.metadata.checkpoint.startswith(named):
             raise BadRequest(
                 f"the client wants the checkpoint {named[:8]}, and this server has "
@@ -188,7 +191,8 @@ class LeRobotWire:
     def _require_offered(self, offers: Mapping[str, Any], renamed: Mapping[str, str]) -> None:
         state = offers.get(STATE)
         names = state.get("names") if isinstance(state, dict) else None
-        joints = [n for n in names or () if type(n) is str]
+        # each once: a short message may name a long text thousands of times
+        joints = list(dict.fromkeys(n for n in names or () if type(n) is str))
         cameras = {renamed.get(k, k): v for k, v in offers.items() if k.startswith(IMAGES)}
         for key in self.metadata.features:
             if is_image(key):
@@ -251,9 +255,9 @@ class LeRobotWire:
         if type(raw) is not dict:
             raise ProtocolError("an observation is a map from names")
         if type(timestep) is not int or not 0 <= timestep < 1 << 40:
-            raise ProtocolError(f"an observation's timestep is a whole number, not {timestep!r:.40}")
+            raise ProtocolError(f"an observation's timestep is a whole number, not {brief(timestep)}")
         if not isinstance(at_s, float) or not math.isfinite(at_s):
-            raise ProtocolError(f"an observation's timestamp is a finite number, not {at_s!r:.40}")
+            raise ProtocolError(f"an observation's timestamp is a finite number, not {brief(at_s)}")
         numbers = {k: v for k, v in raw.items() if _is_number(v)}
         order = tuple(numbers)
         values = {}

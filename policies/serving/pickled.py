@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .protocol import ProtocolError
+from .protocol import ProtocolError, brief
 
 MODULE = "lerobot.async_inference.helpers"
 INSTRUCTIONS, OBSERVATION, ACTION = "RemotePolicyConfig", "TimedObservation", "TimedAction"
@@ -40,7 +40,8 @@ def unpickle(data: bytes) -> Any:
     """None, booleans, numbers, text, bytes, lists, tuples, maps from text, read-only arrays, numpy scalars
     and `Instance`s of LeRobot's two requests. ProtocolError in one sentence for anything else.
 
-    Time and memory are bounded by the length of `data`: nothing is made larger than it is there."""
+    Time and memory are bounded by the length of `data`: nothing is made larger than it is there. But a list
+    may stand in it many times over, so what is read is never to be written out whole (`protocol.brief`)."""
     return _Reader(data).value()
 
 
@@ -208,7 +209,7 @@ def _whole(value: Any) -> Any:
 
 def _dtype(code: Any, align: Any, copy: Any) -> _Pending:
     if type(code) is not str or NUMBERS.fullmatch(code) is None:
-        raise ProtocolError(f"arrays of {code!r:.20} are not read: send numbers or booleans")
+        raise ProtocolError(f"arrays of {brief(code)} are not read: send numbers or booleans")
 
     def build(state: Any) -> np.dtype:
         if type(state) is not tuple or len(state) != 8 or state[1] not in ("<", ">", "|", "="):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -282,14 +283,35 @@ def test_a_pickle_that_runs_something_runs_nothing(address: str, tmp_path: Path)
         def __reduce__(self) -> Any:
             return os.system, (f"touch {tmp_path}/owned",)
 
-    import pickle
-
     with Client(address) as client:
         for name in ("SendPolicyInstructions",):
             assert "names 'posix.system'" in refusal(client.call, name, field(1, pickle.dumps(Runs())))
         assert "names 'posix.system'" in refusal(client.send, pickle.dumps(Runs()))
         assert "names 'posix.system'" in refusal(client.observe, Runs())
     assert not (tmp_path / "owned").exists()
+
+
+def laughs(depth: int) -> list[Any]:
+    """Lists that hold one list twice: a few bytes for each level, and twice the text."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def test_a_short_message_that_unfolds_is_never_written_out(address: str) -> None:
+    bomb = laughs(20)
+    with Client(address) as client:
+        for name in ("actions_per_chunk", "pretrained_name_or_path"):
+            said = refusal(client.instruct, THEIRS, {"front": (48, 64, 3)}, **{name: bomb})
+            assert name in said
+            assert said.endswith(", not a list")
+        for more in ({"timestep": bomb}, {"at_s": bomb}):
+            assert refusal(client.observe, RAW, **more).endswith(", not a list")
+        code = pickle.dumps(bomb, 4)[2:-1]
+        dtype = b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93" + code + b"\x89\x88\x87R."
+        assert "arrays of a list are not read" in refusal(client.send, dtype)
+        assert refusal(client.instruct, ["odd"] * 1000).endswith("its joints are odd"), "each once"
 
 
 def test_large_observations_arrive_in_pieces_and_have_a_bound(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -66,6 +67,16 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
     for words in (["record", "--episode", "3"], ["data", "viev", "x"], ["trian"]):
         with pytest.raises(UsageError):
             parse(words)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)
+def test_what_the_texts_import_of_ulna_exists(path: Path) -> None:
+    for info, body in BLOCK.findall(path.read_text()):
+        if info.split(" ")[0] == "python":
+            for node in ast.walk(ast.parse(body)):
+                if isinstance(node, ast.ImportFrom) and (module := node.module or "").startswith("ulna"):
+                    for name in node.names:
+                        assert hasattr(importlib.import_module(module), name.name), f"{module}.{name.name}"
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.name)

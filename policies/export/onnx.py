@@ -1,7 +1,8 @@
 """A policy as one ONNX file: encoder, network and the whole sampling loop in a graph that any ONNX runtime
 runs.
 
-Inputs: `noise` `(M, 1, H, A)` standard normal, and the observations by key, each `(1, n_obs_steps, *shape)`.
+Inputs: `noise` `(M, 1, H, A)` standard normal, and the observations by key, each `(1, n_obs_steps, *shape)`;
+conditions `(1, *shape)`, NaN where one that may be left out is not told.
 Output: `actions` `(1, n, A)`, the first for now, in the action's units. The three networks (observations to
 context, one call of the backbone, chunk to actions) are PyTorch's own export; the loop around the second is
 written here from `program`, an ONNX Loop, so that its size does not grow with the steps.
@@ -323,8 +324,11 @@ def _quietly() -> Iterator[None]:
 
 
 def _drawn(local: LocalPolicy, keys: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """An observation within what the policy has seen, `(1, T, *shape)`, or `(1, *shape)` of a goal."""
-    values = local.drawn(seed).observation
+    """An observation within what the policy has seen, `(1, T, *shape)`, or `(1, *shape)` of a goal. What may
+    be left out is NaN, as nobody told it, but ones for odd seeds."""
+    told = 1 if seed % 2 else np.nan
+    optional = {k: np.full(f.shape, told, f.dtype) for k, f in local.metadata.optional.items()}
+    values = {**optional, **local.drawn(seed).observation}
     return {k: torch.from_numpy(np.asarray(values[k]))[None] for k in keys}
 
 

@@ -70,7 +70,8 @@ class OnnxPolicy:
         arrays = {
             k: fit_observation(k, question.observation, f, n) for k, f in features.items() if k != ACTION
         }
-        arrays |= fit_conditions(question.observation, self.metadata.conditions)
+        arrays |= {k: np.full(f.shape, np.nan, f.dtype) for k, f in self.metadata.optional.items()}
+        arrays |= fit_conditions(question.observation, self.metadata.conditions, self.metadata.optional)
         seed = secrets.randbits(48) if question.seed is None else question.seed
         feeds = {k: v[None] for k, v in arrays.items()}
         feeds["noise"] = sampler_noise(seed, self._draws, self._shape)

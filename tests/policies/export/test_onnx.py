@@ -100,6 +100,19 @@ def test_a_transformer_over_feature_maps_is_exported(tmp_path: Path) -> None:
     np.testing.assert_allclose(OnnxPolicy(path).infer(request)["actions"], expected, atol=1e-4)
 
 
+def test_what_a_policy_may_be_told_is_an_input_that_may_be_left_out(tmp_path: Path) -> None:
+    changes = {"conditions": "Return", "backbone": "ResidualMLP", "backbone.width": 8, "backbone.depth": 1}
+    folder, path = saved(tmp_path / "flow", "flow", changes), tmp_path / "flow.onnx"
+    assert export_onnx(folder, path)["off_by"] < 1e-4
+    ours, torchs = OnnxPolicy(path), LocalPolicy(folder)
+    answers = []
+    for told in ({}, {"return": np.array([0.2], np.float32)}):
+        request = Request({k: v for k, v in OBSERVATION.items() if k != CAMERA} | told, 0).to_wire()
+        answers.append(ours.infer(request)["actions"])
+        np.testing.assert_allclose(answers[-1], torchs.infer(request)["actions"], atol=1e-4)
+    assert not np.allclose(*answers), "it is heard"
+
+
 def test_the_file_is_plain_onnx_and_says_what_it_is(exported: Path) -> None:
     model = onnx.load(exported)
     onnx.checker.check_model(model)

@@ -5,6 +5,7 @@ checkpoint."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,10 @@ EXAMPLE = (
 )
 CHOICES = {"robot": robots, "task": tasks, "strategy": strategies, "director": directors}
 prepare, more_help = split_all_fields, strategies_help
+OF_THE_CLOSED_LOOP = (
+    *("robot", "task", "seed", "agent", "strategy", "latency", "prompt", "prompt_episodes", "director"),
+    *("videos", "batch", "processes"),
+)
 
 
 @dataclass
@@ -78,9 +83,9 @@ class Args:
     processes: int = 1
     """With --batch: among how many processes their physics is shared; each takes seconds to start."""
     device: Annotated[str, tyro.conf.arg(metavar="cpu|cuda|cuda:N")] = "cpu"
-    """Where the policy runs."""
+    """Where the policy runs. Not with --server."""
     threads: int = 1
-    """Of the processor; more can be faster where nothing else runs."""
+    """Of the processor; more can be faster where nothing else runs. Not with --server."""
     json: bool = False
     """Print one JSON object."""
     hook_fields: Annotated[dict[str, str], tyro.conf.Suppress] = field(default_factory=dict)
@@ -89,11 +94,9 @@ class Args:
 
 def run(args: Args, out: Output) -> int:
     if args.open_loop:
-        if args.strategy or args.latency or args.prompt:
-            raise UsageError(
-                "--strategy, --latency and --prompt are of the closed loop: leave out --open-loop"
-            )
+        _require_unset(args, OF_THE_CLOSED_LOOP, "is of the closed loop: leave out --open-loop")
         return _open_loop(args, out)
+    _require_unset(args, ("data", "every"), "is of the open loop: add --open-loop")
     from ..agent import PolicyAgent, make_agent
     from ..charge import Charge
     from ..config import load_robot
@@ -228,6 +231,12 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
+def _require_unset(args: Args, names: Iterable[str], reason: str) -> None:
+    """UsageError where one of the options `names` is not as it is by default."""
+    if given := [n for n in names if getattr(args, n) != getattr(Args, n)]:
+        raise UsageError(f"--{given[0].replace('_', '-')} {reason}")
+
+
 def _fields(args: Args, names: str) -> dict[str, str]:
     """The options `--NAME.field` of those that `names` lists."""
     listed = words(names)
@@ -261,6 +270,8 @@ def _served_policy(args: Args) -> Any:
     if args.server:
         if args.steer or len(_fields(args, args.director)) < len(args.hook_fields):
             raise UsageError("--steer acts where the policy runs: give it to `ulna serve`")
+        runs = "is of where the policy runs: leave out --server, or give it to `ulna serve`"
+        _require_unset(args, ("sampling_steps", "device", "threads"), runs)
         from ...policies.serving.client import PolicyClient
 
         client = PolicyClient(args.server)

@@ -100,7 +100,18 @@ def test_deploying_with_a_strategy(checkpoint: Path, capfd: pytest.CaptureFixtur
         (["evaluate", "x", "--latency", "-5"], "latency"),
         (["evaluate", "x", "--latency", "measured", "--batch", "2"], "measured one at a time"),
         (["evaluate", "--agent", "hold", "--strategy", "rtc"], "concern a policy: leave out --agent"),
-        (["evaluate", "x", "--open-loop", "--latency", "5"], "of the closed loop"),
+        *(
+            (["evaluate", "x", "--open-loop", option, value], f"{option} is of the closed loop")
+            for option, value in [
+                *(("--latency", "5"), ("--agent", "expert"), ("--director", "Retry"), ("--batch", "4")),
+                *(("--robot", "sim:panda"), ("--task", "reach"), ("--prompt-episodes", "1")),
+            ]
+        ),
+        (["evaluate", "x", "--data", "y"], "--data is of the open loop: add --open-loop"),
+        *(
+            (["evaluate", "--server", "ws://127.0.0.1:9", option, value], f"{option} is of where the policy")
+            for option, value in [("--sampling-steps", "4"), ("--device", "cuda"), ("--threads", "2")]
+        ),
     ],
 )
 def test_a_wrong_word_is_one_sentence(words: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import json
 import logging
 import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,7 @@ class GR00TWire:
         return f"tcp://{self.host}:{self.port}"
 
     @contextlib.asynccontextmanager
-    async def running(self, submit: Submit) -> AsyncIterator[None]:
+    async def running(self, submit: Submit, metadata: Callable[[], Metadata]) -> AsyncIterator[None]:
         context = zmq.asyncio.Context()
         server = context.socket(zmq.ROUTER)
         server.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
@@ -199,7 +199,7 @@ class GR00TWire:
         }
         if not batched:
             actions = {k: v[0] for k, v in actions.items()}
-        return actions if client.old else [actions, {"checkpoint": self.metadata.checkpoint}]
+        return actions if client.old else [actions, {"checkpoint": replies[0]["checkpoint"]}]
 
     def _rows(self, flat: Mapping[str, Any]) -> tuple[bool, list[dict[str, Any]]]:
         """(whether the observation is a batch, a request for each of its rows)."""

@@ -107,7 +107,7 @@ class LeRobotWire:
         return f"{self.host}:{self.port}"
 
     @contextlib.asynccontextmanager
-    async def running(self, submit: Submit) -> AsyncIterator[None]:
+    async def running(self, submit: Submit, metadata: Callable[[], Metadata]) -> AsyncIterator[None]:
         server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", MAX_PIECE_BYTES),
@@ -119,9 +119,12 @@ class LeRobotWire:
         async def act(message: bytes, peer: str) -> bytes:
             return await self._act(peer, submit)
 
+        async def instruct(message: bytes, peer: str) -> bytes:
+            return await self._instruct(message, peer, metadata())
+
         handlers = {
             "Ready": grpc.unary_unary_rpc_method_handler(_told(self._ready)),
-            "SendPolicyInstructions": grpc.unary_unary_rpc_method_handler(_told(self._instruct)),
+            "SendPolicyInstructions": grpc.unary_unary_rpc_method_handler(_told(instruct)),
             "SendObservations": grpc.stream_unary_rpc_method_handler(_told(self._observe)),
             "GetActions": grpc.unary_unary_rpc_method_handler(_told(act)),
         }
@@ -155,8 +158,8 @@ class LeRobotWire:
         self._client(peer)
         return b""
 
-    async def _instruct(self, message: bytes, peer: str) -> bytes:
-        """Fit the client to the policy before its robot moves."""
+    async def _instruct(self, message: bytes, peer: str, now: Metadata) -> bytes:
+        """Fit the client to the policy before its robot moves. now: of the checkpoint that answers."""
         said = unpickle(_fields(message).get(1, b""))
         if not isinstance(said, Instance) or said.name != INSTRUCTIONS:
             raise ProtocolError("policy instructions are a RemotePolicyConfig")
@@ -169,24 +172,15 @@ class LeRobotWire:
             raise ProtocolError(f"pretrained_name_or_path is text, not {brief(name)}")
         if not isinstance(renamed or {}, dict) or not all(type(v) is str for v in (renamed or {}).values()):
             raise ProtocolError("rename_map goes from names to names")
-        self._require_checkpoint(name)
+        _require_checkpoint(name, now.checkpoint)
         client.most, client.renamed = most, dict(renamed or {})
         if isinstance(offers, dict):
             self._require_offered(offers, client.renamed)
         log.info(
             "a LeRobot client %s, which asks for %.60s, gets %s %s",
-            *(peer, name, self.metadata.recipe, self.metadata.checkpoint[:8]),
+            *(peer, name, now.recipe, now.checkpoint[:8]),
         )
         return b""
-
-    def _require_checkpoint(self, name: str) -> None:
-        """What a client calls the policy is its own affair, unless it is a content hash."""
-        named = name.rpartition("/")[2].lower()
-        if re.fullmatch("[0-9a-f]{8,64}", named) and not self.metadata.checkpoint.startswith(named):
-            raise BadRequest(
-                f"the client wants the checkpoint {named[:8]}, and this server has "
-                f"{self.metadata.checkpoint[:8]}"
-            )
 
     def _require_offered(self, offers: Mapping[str, Any], renamed: Mapping[str, str]) -> None:
         state = offers.get(STATE)
@@ -325,6 +319,13 @@ class LeRobotWire:
         chunk_nA = chunk_nA[:, np.argsort(self._positions(ACTION, list(to.order)))]
         period_s = 1 / (self.metadata.control_hz or 30.0)
         return pickle_actions(chunk_nA.astype(np.float32).tolist(), to.timestep, to.at_s, period_s)
+
+
+def _require_checkpoint(name: str, checkpoint: str) -> None:
+    """What a client calls the policy is its own affair, unless it is a content hash."""
+    named = name.rpartition("/")[2].lower()
+    if re.fullmatch("[0-9a-f]{8,64}", named) and not checkpoint.startswith(named):
+        raise BadRequest(f"the client wants the checkpoint {named[:8]}, and this server has {checkpoint[:8]}")
 
 
 def _require_their_units(key: str, feature: Feature) -> None:

@@ -187,7 +187,9 @@ class PolicyServer:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 for wire in self.wires:
-                    await stack.enter_async_context(wire.running(self.dispatcher.submit))
+                    await stack.enter_async_context(
+                        wire.running(self.dispatcher.submit, lambda: self.policy.metadata)
+                    )
                 yield
         finally:
             listener.close()

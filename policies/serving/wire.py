@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import numpy as np
 
 from ...datasets.features import Feature
+from .metadata import Metadata
 from .protocol import BadRequest
 
 MAX_MESSAGE_BYTES = 64 << 20  # a dozen raw 1280×960 images
@@ -39,9 +40,9 @@ class Wire(Protocol):
         """Where it listens, once it runs."""
         ...
 
-    def running(self, submit: Submit) -> AbstractAsyncContextManager[None]:
-        """Serve on the running event loop for the length of an `async with`. ServerError where it cannot
-        listen."""
+    def running(self, submit: Submit, metadata: Callable[[], Metadata]) -> AbstractAsyncContextManager[None]:
+        """Serve on the running event loop for the length of an `async with`. metadata: of the checkpoint that
+        answers now, which may have taken another's place. ServerError where it cannot listen."""
         ...
 
 

@@ -24,6 +24,7 @@ from ulna.policies.serving.groot_messages import pack, unpack
 from ulna.policies.serving.groot_modality import Modality
 from ulna.policies.serving.groot_wire import GR00TWire
 from ulna.policies.serving.metadata import Metadata
+from ulna.policies.serving.models import Models
 from ulna.policies.serving.protocol import ProtocolError
 from ulna.policies.serving.server import PolicyServer, ServerError
 
@@ -126,6 +127,14 @@ def test_an_observation_of_today_gets_its_actions(address: str, policy: Climb, o
     assert request.task == "lift"
     assert request.observation[STATE].shape == (2, 6), "one tick stands for all"
     assert request.observation[CAMERA].shape == (2, 24, 32, 3)
+
+
+def test_the_reply_names_the_checkpoint_that_took_anothers_place(policy: Climb) -> None:
+    models = Models({"policy": policy}, lambda folder: Climb(replace(METADATA, checkpoint="cd" * 32)))
+    wire = GR00TWire(METADATA, port=0)
+    with PolicyServer(models, port=0, wires=[wire]).background(), Client(wire.url) as client:
+        models.load("policy", "new")
+        assert client.call(data={"observation": nested()})[1] == {"checkpoint": "cd" * 32}
 
 
 def test_the_reply_is_in_the_senders_bytes(address: str) -> None:

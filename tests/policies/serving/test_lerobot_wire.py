@@ -24,6 +24,7 @@ from ulna.datasets.units import Element
 from ulna.policies.request import Request
 from ulna.policies.serving.lerobot_wire import LeRobotWire
 from ulna.policies.serving.metadata import Metadata
+from ulna.policies.serving.models import Models
 from ulna.policies.serving.server import PolicyServer, ServerError
 from ulna.robot.wires import lerobot_wire
 
@@ -221,6 +222,16 @@ def test_a_robot_that_does_not_fit_is_told_before_it_moves(
 ) -> None:
     with Client(address) as client:
         assert says in refusal(client.instruct, joints, cameras, **more)
+
+
+def test_a_client_may_want_the_checkpoint_that_took_anothers_place(policy: Climb) -> None:
+    models = Models({"policy": policy}, lambda folder: Climb(replace(METADATA, checkpoint="cd" * 32)))
+    wire = LeRobotWire(METADATA, port=0)
+    with PolicyServer(models, port=0, wires=[wire]).background(), Client(wire.url) as client:
+        models.load("policy", "new")
+        client.instruct(THEIRS, {"front": (48, 64, 3)}, pretrained_name_or_path="cdcdcdcd")
+        old = {"pretrained_name_or_path": "abababab"}
+        assert "this server has cdcdcdcd" in refusal(client.instruct, THEIRS, {"front": (48, 64, 3)}, **old)
 
 
 def test_what_fits_is_served_whatever_it_is_called(address: str) -> None:

@@ -223,6 +223,17 @@ class Dispatcher:
             if (job := self._waiting.get(known)) is not None:
                 self._withdraw(job)
 
+    def sweep(self) -> None:
+        """Let go of the policies that were swapped out, but of those that a session still goes on with. To be
+        called now and then: most wires cannot tell that a session is over."""
+        now, needed = self._loop.time(), {id(p) for p in self.models.policies()}
+        for session in self._sessions.values():
+            silent = session not in self._waiting and now - session.answered >= FORGET_S
+            if silent and id(session.remembering) not in needed:
+                session.remembering = None
+        needed |= {id(session.remembering) for session in self._sessions.values()}
+        self._paces = {i: pace for i, pace in self._paces.items() if i in needed}
+
     async def drain(self) -> None:
         """From now on new requests are refused; returns when all that were accepted are answered."""
         self.stopping = True
@@ -348,9 +359,7 @@ class Dispatcher:
 
     def _pace(self, policy: ServedPolicy) -> _Pace:
         if id(policy) not in self._paces:
-            # those of policies that were swapped out go, and with them their memory
-            serving = {id(p) for p in self.models.policies()}
-            self._paces = {i: pace for i, pace in self._paces.items() if i in serving}
+            self.sweep()  # it may have taken another's place
             self._paces[id(policy)] = policy, _Pace()
         return self._paces[id(policy)][1]
 

@@ -228,6 +228,7 @@ class PolicyServer:
         while True:
             await asyncio.sleep(1.0)
             self.room.sweep()
+            self.dispatcher.sweep()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()

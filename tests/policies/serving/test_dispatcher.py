@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -308,14 +310,14 @@ def test_an_unknown_model_is_named() -> None:
         dispatched(Models({"a": Batched()}), lambda d: d.submit("s", request(), model="b"))
 
 
+class Remembers(Batched):
+    def infer_many(self, requests: Any) -> list[Any]:
+        memory = {"checkpoint": self.metadata.checkpoint, "values": STATE}
+        return [{**r, "memory": memory} for r in super().infer_many(requests)]
+
+
 def test_a_memory_goes_on_with_the_policy_that_gave_it() -> None:
     """After a swap, an episode in progress ends with the policy that remembers it."""
-
-    class Remembers(Batched):
-        def infer_many(self, requests: Any) -> list[Any]:
-            memory = {"checkpoint": self.metadata.checkpoint, "values": STATE}
-            return [{**r, "memory": memory} for r in super().infer_many(requests)]
-
     models = Models({"a": Remembers(checkpoint="old")}, lambda folder: Remembers(checkpoint="new"))
 
     async def work(dispatcher: Dispatcher) -> list[str]:
@@ -325,6 +327,26 @@ def test_a_memory_goes_on_with_the_policy_that_gave_it() -> None:
         return [(await dispatcher.submit("s", r))["checkpoint"] for r in (more, request(), more)]
 
     assert dispatched(models, work) == ["old", "new", "new"]
+
+
+def test_a_policy_that_was_swapped_out_goes_with_its_last_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Models({"a": Remembers(checkpoint="old")}, lambda folder: Remembers(checkpoint="new"))
+    old = weakref.ref(models["a"])
+
+    async def work(dispatcher: Dispatcher) -> list[bool]:
+        first = await dispatcher.submit("s", request())
+        models.load("a", "anywhere")
+        kept = []
+        for silent_s in (60.0, 0.0):
+            monkeypatch.setattr("ulna.policies.serving.dispatcher.FORGET_S", silent_s)
+            for session, more in (("other", {}), ("s", {"_rt": {"memory": first["memory"]}}), ("other", {})):
+                await dispatcher.submit(session, request(**more))
+            dispatcher.sweep()
+            gc.collect()
+            kept.append(old() is not None)
+        return kept
+
+    assert dispatched(models, work) == [True, False]
 
 
 @settings(max_examples=30, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -118,7 +119,7 @@ class PolicyClient:
         request changes nothing at the server."""
         for again in (True, False):
             if self._channel is None:
-                self._connect(min(self.reconnect_s, deadline - time.monotonic()))
+                self._connect(min(self.reconnect_s, deadline - time.monotonic()), deadline)
             channel = self._channel
             assert channel is not None
             try:
@@ -133,12 +134,13 @@ class PolicyClient:
                     raise PolicyServerError(str(error)) from None
                 lost = error
                 try:
-                    self._connect(min(self.reconnect_s, deadline - time.monotonic()))
+                    self._connect(min(self.reconnect_s, deadline - time.monotonic()), deadline)
                 except PolicyServerError as gone:
                     raise PolicyServerError(f"{lost}; {gone}") from None
         raise AssertionError  # the second attempt returned or raised
 
-    def _connect(self, timeout_s: float) -> None:
+    def _connect(self, timeout_s: float, answered_by: float = math.inf) -> None:
+        """answered_by: when the request is late that the connection is for, a time of `time.monotonic`."""
         deadline = time.monotonic() + timeout_s
         first, attempt = not self.metadata.features and self._channel is None, 0
         while True:
@@ -153,7 +155,7 @@ class PolicyClient:
             time.sleep(pause)
         self._channel = channel
         try:
-            metadata = self._introduction(channel, time.monotonic() + self.timeout_s)
+            metadata = self._introduction(channel, min(answered_by, time.monotonic() + self.timeout_s))
             self._require_checkpoint(metadata.checkpoint)
             if not first and (changed := difference(self.metadata, metadata)):
                 raise PolicyServerError(

@@ -34,8 +34,8 @@ def metadata(*names: str) -> Metadata:
 
 
 @contextlib.contextmanager
-def fake(talk: Callable[[ServerConnection], None], port: int = 0) -> Iterator[str]:
-    with serve(talk, "127.0.0.1", port) as server:
+def fake(talk: Callable[[ServerConnection], None], port: int = 0, **more: Any) -> Iterator[str]:
+    with serve(talk, "127.0.0.1", port, **more) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -210,6 +210,31 @@ def test_a_lost_connection_asks_once_more_and_not_for_ever() -> None:
         with pytest.raises(PolicyServerError, match="stopped or died"):
             client.infer(STATE)
         assert len(asked) == 2
+
+
+def test_a_request_is_late_at_its_deadline_also_where_it_connects_again() -> None:
+    """The second connection is made slowly, and then nobody speaks."""
+    met, over = [], threading.Event()
+
+    def shake(connection: ServerConnection, head: object) -> None:
+        met.append(head)
+        over.wait(0.9 * (len(met) > 1))
+
+    def talk(connection: ServerConnection) -> None:
+        if len(met) == 1:
+            connection.send(pack(metadata("a", "b").to_json()))
+            connection.recv()
+        else:
+            over.wait(20)
+
+    with fake(talk, process_request=shake) as url, PolicyClient(url, timeout_s=1.0) as client:
+        began = time.monotonic()
+        with pytest.raises(PolicyServerError):
+            client.infer(STATE)
+        took = time.monotonic() - began
+        over.set()
+    assert len(met) == 2
+    assert took < 1.6, "not once more from the handshake on"
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def run(args: Args, out: Output) -> int:
     kind = kinds[0]
     patterns = DATA_FILES if kind == DATASET else CHECKPOINT_FILES
     snapshot = hub.pull(args.repo, kind, args.revision, patterns, verify_all=True)
-    what, use = _whole(snapshot, args.out)
+    what, use = _whole(snapshot, args.out, args.revision)
     path = snapshot.path
     if args.out:
         path = Path(args.out)
@@ -68,13 +68,13 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
-def _whole(snapshot: Any, copy: str) -> tuple[str, str]:
+def _whole(snapshot: Any, copy: str, revision: str) -> tuple[str, str]:
     """(What it is, what can be done with it), after looking that all of it is there."""
     from ...datasets.formats.lerobot_store import LeRobotStore
     from ...datasets.hub import DATASET, HubError
     from ...policies.checkpoint import verify_checkpoint
 
-    name = copy or f"hub:{snapshot.repo}"
+    name = copy or f"hub:{snapshot.repo}" + (f"@{revision}" if revision else "")
     if snapshot.kind == DATASET:
         store = LeRobotStore(snapshot.path)
         store.require_files()
@@ -83,7 +83,8 @@ def _whole(snapshot: Any, copy: str) -> tuple[str, str]:
         content_hash = verify_checkpoint(snapshot.path)
         return f"checkpoint {content_hash[:8]}", f"serve it: ulna serve {name}"
     if (snapshot.path / "config.json").is_file():
-        return "policy of LeRobot", f"serve it: ulna serve lerobot:{copy or snapshot.repo}"
+        theirs = copy or (snapshot.path if revision else snapshot.repo)  # the name is the newest's
+        return "policy of LeRobot", f"serve it: ulna serve lerobot:{theirs}"
     raise HubError(f"{snapshot.repo} holds no checkpoint of ours, nor a policy of LeRobot")
 
 

@@ -26,7 +26,7 @@ from ulna.datasets.recording.writer import EpisodeWriter
 from ulna.datasets.stats import compute_stats
 from ulna.datasets.store import EpisodeStore
 from ulna.policies.checkpoint import load_checkpoint, save_checkpoint
-from ulna.policies.lerobot.folder import _pulled
+from ulna.policies.lerobot.folder import _pulled, checkpoint_folder
 from ulna.policies.opened import open_policy
 from ulna.policies.policy import Policy
 from ulna.policies.train.record import TrainingRecord
@@ -186,7 +186,12 @@ def test_a_checkpoint_goes_with_its_evidence_and_nothing_else(
     out = run(capfd, "pull", "ann/flow", "--revision", "v1", "--out", f"{tmp_path}/got")
     assert "serve it: ulna serve" in out
     assert load_checkpoint(tmp_path / "got").content_hash == load_checkpoint(made / "flow").content_hash
+    assert "ulna serve hub:ann/flow@v1\n" in run(capfd, "pull", "ann/flow", "--revision", "v1")
     repo = hub.repos["models/ann/flow"]
+    theirs = repo.tags["act"] = repo.commit({"config.json": hub.put(b"{}", False)}, "LeRobot's")
+    out = run(capfd, "pull", "ann/flow", "--revision", "act").strip()
+    assert checkpoint_folder(out.rpartition(" ")[2]).name == theirs
+    repo.commit(repo.commits[repo.order[-2]], "as before")
     other = hub.put(b"other bytes", True)
     repo.commit({**repo.commits[repo.order[-1]], "stats.json": other, "x.bin": other}, "somebody's change")
     assert "its content hash differs" in run(capfd, "pull", "ann/flow", code=1)

@@ -38,11 +38,12 @@ LABELS = ("task", "phrases", "success", "weight", "return", "steps")
 @dataclass(frozen=True)
 class TrashItem:
     """An episode in the trash. path: where it lies. name: of its folder in `episodes`. deleted_s: Unix
-    time."""
+    time. replaced: whether another version is in its place."""
 
     path: Path
     name: str
     deleted_s: float
+    replaced: bool
 
 
 def delete(store: EpisodeStore, episodes: Sequence[int]) -> list[Path]:
@@ -70,7 +71,8 @@ def trash(store: EpisodeStore) -> list[TrashItem]:
             and len(when) < 20
             and stat.S_ISDIR(status.st_mode)
         ):
-            items.append(TrashItem(folder / entry, name, int(when) * 1e-9))
+            replaced = (store.path / EPISODES / name).exists()
+            items.append(TrashItem(folder / entry, name, int(when) * 1e-9, replaced))
     return sorted(items, key=lambda t: t.deleted_s)
 
 
@@ -78,12 +80,14 @@ def restore(store: EpisodeStore, names: Sequence[str] | None = None) -> list[str
     """Take episodes out of the trash; the names of their folders.
 
     names: names of folders in `episodes`, or numbers of episodes, which stand for the version that was
-    deleted last; or names of folders in the trash, for one version. All episodes by default. A version that
-    is in place goes to the trash instead."""
+    deleted last; or names of folders in the trash, for one version. By default all episodes that are not in
+    place. A version that is in place goes to the trash instead."""
     with _edit(store):
         items = trash(store)
         newest = {t.name: t for t in items}
-        if names is not None:
+        if names is None:
+            newest = {n: t for n, t in newest.items() if not t.replaced}
+        else:
             by_number = {
                 str(int(number)): t
                 for n, t in newest.items()

@@ -82,15 +82,13 @@ class Library:
             return self._episodes[name]
 
     def trash(self) -> list[dict[str, Any]]:
-        """What can be restored, last deleted first. replaced: whether it is an older version of an episode
-        that the store still has."""
-        there = {e.path.name for e in self.episodes()}
+        """What can be restored, last deleted first; see `TrashItem`."""
         return [
             {
                 "version": t.path.name,
                 "episode": t.name,
                 "deleted_s": t.deleted_s,
-                "replaced": t.name in there,
+                "replaced": t.replaced,
             }
             for t in reversed(trash(self.store))
             if self._is_shown(t.name)

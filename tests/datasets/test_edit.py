@@ -72,7 +72,12 @@ def test_trim_keeps_the_stored_bytes_and_can_be_undone(store: EpisodeStore) -> N
     np.testing.assert_array_equal(e.times_ns(CAMERA)[0], times[0][5:15])
     assert e.content != content
     assert e.task == "task 0"
-    restore(store)
+    delete(store, [2])
+    assert [t.replaced for t in trash(store)] == [True, False]
+    assert restore(store)[0].startswith("000002-"), "what was deleted, and not what was trimmed"
+    assert restore(store) == []
+    assert store.episodes[0].length == 10
+    restore(store, ["0"])
     assert store.episodes[0].content == content
     assert [t.name for t in trash(store)] == [store.episodes[0].path.name]  # the short version
     with pytest.raises(StoreError, match=r"runs from 0 to 0.950 s: nothing of it lies from 3 to 4 s"):

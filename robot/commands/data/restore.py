@@ -18,8 +18,9 @@ EXAMPLE = "ulna data restore runs/x/data --list"
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
-    episodes: Annotated[str, unset("all")] = ""
-    """Names or numbers as --list shows them, with commas."""
+    episodes: Annotated[str, unset("all that were deleted")] = ""
+    """Names or numbers as --list shows them, with commas. One that was trimmed comes back only by name or
+    number, and its trimmed version then lies in the trash."""
     list: bool = False
     """Only show what is in the trash."""
     empty: bool = False
@@ -38,10 +39,19 @@ def run(args: Args, out: Output) -> int:
     contents = trash(store)
     if args.list:
         lines = [
-            f"{t.name}  deleted {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(t.deleted_s))}"
+            f"{t.path.name if t.replaced else t.name}  {'replaced' if t.replaced else 'deleted'} "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(t.deleted_s))}"
             for t in contents
         ]
-        entries = [{"name": t.name, "deleted_s": round(t.deleted_s, 3)} for t in contents]
+        entries = [
+            {
+                "name": t.name,
+                "version": t.path.name,
+                "deleted_s": round(t.deleted_s, 3),
+                "replaced": t.replaced,
+            }
+            for t in contents
+        ]
         out.answer({"trash": entries}, "\n".join(lines) or "the trash is empty")
         return 0
     if args.empty:

@@ -132,7 +132,7 @@ def test_an_edit_while_windows_are_drawn_is_refused_not_mixed_in(tmp_path: Path)
             windows.batch(np.array([row]))
     assert windows.batch(np.array([12, 17]))[CAMERA].shape[0] == 2, "the other episode is as it was"
     relabel(store, [1], {"task": "another"})
-    restore(store)
+    restore(store, ["0"])
     after = windows.batch(np.arange(18))
     for key in before:
         np.testing.assert_array_equal(after[key], before[key])

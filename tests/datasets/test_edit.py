@@ -299,6 +299,13 @@ def test_labels_of_two_who_edit_are_both_kept(store: EpisodeStore) -> None:
     assert [h["was"]["task"] for h in history] == ["task 0", "first"]
 
 
+def test_each_task_is_a_folder_and_so_is_none(store: EpisodeStore, tmp_path: Path) -> None:
+    relabel(store, [1], {"task": ""})
+    assert main(["data", "split", str(store.path), "--out", str(tmp_path / "out"), "--by", "task"]) == 0
+    parts = {p.name: len(EpisodeStore.open(p)) for p in (tmp_path / "out").iterdir()}
+    assert parts == {"task 0": 2, "task-e3b0c4": 1}
+
+
 def test_parts_do_not_overlap(store: EpisodeStore, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="episode 1 would be in two parts"):
         split(store, {tmp_path / "a": [0, 1], tmp_path / "b": [1, 2]})

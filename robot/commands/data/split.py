@@ -52,10 +52,11 @@ def _by(store, what: str) -> dict[str, list[int]]:  # type: ignore[no-untyped-de
 
 
 def _folder(task: str) -> str:
-    """A folder's name for a task: its words; where they are too long or hold other signs, what fits of them
-    and six digits of their hash."""
+    """A folder's name for a task: its words; where there are none, or they are too long or hold other signs,
+    what fits of them and six digits of their hash."""
     plain = "".join(c if c.isalnum() or c in " -_" else "_" for c in task).strip()[:60]
-    return plain if plain == task else f"{plain or 'task'}-{hashlib.sha256(task.encode()).hexdigest()[:6]}"
+    digits = hashlib.sha256(task.encode()).hexdigest()[:6]
+    return plain if plain and plain == task else f"{plain or 'task'}-{digits}"
 
 
 def _parts(store, texts: list[str], seed: int) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]

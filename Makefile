@@ -92,4 +92,4 @@ lock: $(STAMP)
 
 ## clean      remove the environment, caches and runs/demo*
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-real runs/demo-twin
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs/demo runs/demo-images runs/demo-real runs/demo-twin

@@ -93,6 +93,12 @@ def test_every_make_target_in_the_texts_exists() -> None:
             assert target in targets, f"{path.name}: make {target}"
 
 
+def test_make_clean_removes_what_the_demos_write() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (removed,) = re.findall(r"^clean:\n\trm -rf (.*)$", makefile, re.MULTILINE)
+    assert {*re.findall(r"^DEMO\w* \?= (\S+)$", makefile, re.MULTILINE)} <= {*removed.split()}
+
+
 def test_the_pages_build(tmp_path: Path) -> None:
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCHEMES = ("bearer", "api-key")  # HTTP's, and the one that openpi's client sends
-SHORTEST = 16  # characters of a key
-TRIES = 5  # wrong keys that an address has at once
+SHORTEST = 16  # characters of a key; a right one is never throttled, so that guessing it must be hopeless
+TRIES = 5  # wrong keys from an address that are each told so
 TRY_S = 2.0  # after so long it has one more
 ADDRESSES = 4096  # that are remembered
 
@@ -45,6 +45,12 @@ class Access:
         """None where the sender at `address` is let in. authorization: its HTTP header."""
         if self.is_open:
             return None
+        scheme, _, key = (authorization or "").strip().partition(" ")
+        given = _digest(key.strip().encode("utf-8", "surrogateescape"))
+        # all are compared, whichever fits
+        fits = sum(hmac.compare_digest(given, digest) for digest in self._digests)
+        if scheme.lower() in SCHEMES and fits:
+            return None  # whoever else sends wrong ones from there: behind a tunnel all are one address
         now, source = time.monotonic(), _network(address)
         left, since = self._tries.get(source, (float(TRIES), now))
         left = min(TRIES, left + (now - since) / TRY_S)
@@ -56,12 +62,6 @@ class Access:
             return Refusal(
                 403, "this server asks for a key: send it as `Authorization: Bearer KEY` (ULNA_KEY_FILE=FILE)"
             )
-        scheme, _, key = authorization.strip().partition(" ")
-        given = _digest(key.strip().encode("utf-8", "surrogateescape"))
-        # all are compared, whichever fits
-        fits = sum(hmac.compare_digest(given, digest) for digest in self._digests)
-        if scheme.lower() in SCHEMES and fits:
-            return None
         self._tries[source] = left - 1, now
         self._tries.move_to_end(source)
         if len(self._tries) > ADDRESSES:

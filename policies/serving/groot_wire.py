@@ -51,7 +51,8 @@ class _Client:
 
 
 class GR00TWire:
-    """For one policy at `host:port`, in the clear. Port 0 picks a free one.
+    """For one policy at `host:port`, in the clear. Port 0 picks a free one. Whoever reaches it can take the
+    machine's memory, token or not: a message of many frames is held without a bound until its last one.
 
     token: what clients must send as their `api_token`; empty: nothing. ValueError where `modality` leaves
     something of the policy out."""
@@ -76,6 +77,7 @@ class GR00TWire:
     async def running(self, submit: Submit, metadata: Callable[[], Metadata]) -> AsyncIterator[None]:
         context = zmq.asyncio.Context()
         server = context.socket(zmq.ROUTER)
+        # of a frame: libzmq bounds neither the frames of a message nor their bytes together
         server.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         server.setsockopt(zmq.LINGER, 0)
         server.setsockopt(zmq.RCVHWM, 2)  # of each client

@@ -244,6 +244,7 @@ def test_names_of_models() -> None:
         (["serve"], 2, "name a checkpoint"),
         (["serve", "x", "--host", "0.0.0.0"], 2, "add --key-file FILE"),
         (["serve", "x", "--host", "::", "--port", "0"], 2, "add --key-file FILE"),
+        (["serve", "x", "--host", "0.0.0.0", "--groot-port", "5555"], 2, "or --open on a network that you"),
         (["serve", "x", "--host", "0.0.0.0", "--open", "--key-file", "k"], 2, "leave one of them out"),
         (["serve", "x", "--tls-key", "k"], 2, "name it by --tls-cert"),
         (["serve", "{run}/flow", "--tls-cert", "{run}/flow/hash.json"], 2, "as certificate and key"),

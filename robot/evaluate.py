@@ -183,6 +183,8 @@ def _report(rig: Rig, agent: Agent, outcomes: list[Outcome], began_s: float) -> 
         versions={"ulna": version("ulna")},
         checkpoint=policy and policy.checkpoint,
         recipe=policy and policy.recipe,
+        steering=list(policy.steering) or None if policy else None,
+        sampling_steps=policy and policy.sampling_steps,
         directors=[{"name": type(d).__name__, **asdict(cast(Any, d))} for d in directors] or None,
         **({} if runs is None else _execution(runs)),
     )

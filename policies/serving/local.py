@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from ..hashed import CheckpointError
 from ..hooks.all import hooks_from_request
 from ..hooks.hook import Hook
 from ..opened import open_policy
+from ..parts import recipe_to_json
 from ..recipe import Recipe
 from ..request import TASK, Request
 from ..sampler import Sampled
@@ -59,6 +61,7 @@ class LocalPolicy:
         self.hooks, recipe = tuple(hooks), self.policy.recipe
         for hook in self.hooks:
             hook.require(recipe)
+        self._own_steps = recipe.sampling_steps
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
@@ -75,6 +78,7 @@ class LocalPolicy:
             sampling_steps=self.sampling_steps,
             control_hz=opened.control_hz,
             checkpoint=self.policy.content_hash,
+            steering=tuple(_told(hook) for hook in self.hooks),
             needs_past=self.needs_past,
             conditions=self.policy.conditions_needed,
             optional=self.policy.conditions_optional,
@@ -92,8 +96,9 @@ class LocalPolicy:
 
     @property
     def metadata(self) -> Metadata:
-        """With the validations that the checkpoint's folder holds by now, so each time it is looked at; none
-        where the weights are rounded, for they are of the checkpoint as it is."""
+        """With the validations that the checkpoint's folder holds by now, so each time it is looked at: those
+        of the policy run as it is here, by the same hooks in as many steps. None where the weights are
+        rounded, for they are of the checkpoint as it is."""
         if self._metadata.quantize:
             return self._metadata
         try:
@@ -101,9 +106,15 @@ class LocalPolicy:
         except OSError:
             changed_ns = 0
         if changed_ns != self._validated_ns:
-            found = read_validations(self._folder, self._metadata.checkpoint)
+            found = read_validations(self._folder, self._metadata.checkpoint, self._ran_so)
             self._metadata, self._validated_ns = replace(self._metadata, validations=found), changed_ns
         return self._metadata
+
+    def _ran_so(self, report: Mapping[str, Any]) -> bool:
+        steps = report.get("sampling_steps") or self._own_steps
+        return steps == self.sampling_steps and (report.get("steering") or []) == list(
+            self._metadata.steering
+        )
 
     @metadata.setter
     def metadata(self, value: Metadata) -> None:
@@ -307,3 +318,10 @@ def stacked(requests: Sequence[Request], device: torch.device) -> Request:
         stack([r.memory for r in requests]),
         first.options,
     )
+
+
+def _told(hook: Hook) -> dict[str, Any]:
+    """A hook in JSON, which knows no infinity, for whoever asks: of a path the last part, for where things
+    lie here is nobody's business."""
+    fields = json.loads(json.dumps(recipe_to_json(hook)), parse_constant=str)
+    return {k: Path(v).name if isinstance(v, str) and "/" in v else v for k, v in fields.items()}

@@ -53,6 +53,8 @@ class Metadata:
     quantize: str = ""
     """How its weights are rounded while it is served, `int8` or `int4`: what the checkpoint names is then
     not quite what answers. Empty: not at all."""
+    steering: tuple[Mapping[str, Any], ...] = ()
+    """Hooks that act on every draw where it is served, each by its `part` and fields."""
     needs_past: bool = False
     """Whether requests are to hold `action.past`: the `n_past_actions` actions sent before now."""
     conditions: Features = field(default_factory=dict)
@@ -78,7 +80,14 @@ class Metadata:
         documents = {name: features_to_json(getattr(self, name)) for name in FEATURES}
         subgoals = None if self.subgoals is None else asdict(self.subgoals)
         validations = validations_to_json(self.validations)
-        return {**values, **documents, "subgoals": subgoals, "validations": validations}
+        steering = [dict(hook) for hook in self.steering]
+        return {
+            **values,
+            **documents,
+            "subgoals": subgoals,
+            "validations": validations,
+            "steering": steering,
+        }
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Metadata:
@@ -96,7 +105,9 @@ class Metadata:
         both = {name: features_from_json(d.get(name, {})) for name in FEATURES}
         validations = validations_from_json(d.get("validations", ()))
         subgoals = None if d.get("subgoals") is None else Decompose(**d["subgoals"])
-        metadata = Metadata(**{**values, **both, "subgoals": subgoals, "validations": validations})
+        steering = tuple(d.get("steering", ()))
+        own = {"subgoals": subgoals, "validations": validations, "steering": steering}
+        metadata = Metadata(**{**values, **both, **own})
         if "needs_past" not in d:
             # a server from before this key: its horizon began now, and it gave n_past_actions only where it
             # needed them
@@ -134,6 +145,8 @@ def _shown(feature: Mapping[str, Any] | None) -> str:
 def _fits(name: str, value: Any) -> bool:
     if name == "validations":
         return isinstance(value, list | tuple)
+    if name == "steering":
+        return isinstance(value, list | tuple) and all(isinstance(hook, dict) for hook in value)
     if name == "subgoals":
         return value is None or _decomposes(value)
     if name in LEAST:

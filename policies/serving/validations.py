@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ class Validation:
         return f"{self.successes} of {self.episodes} succeeded on {self.robot} {self.task}"
 
 
-def read_validations(checkpoint: str | Path, content_hash: str) -> tuple[Validation, ...]:
+def read_validations(
+    checkpoint: str | Path, content_hash: str, ran_so: Callable[[Mapping[str, Any]], bool] = lambda _: True
+) -> tuple[Validation, ...]:
     """Of the reports in the folder `checkpoint`, those in closed loop of the checkpoint with that hash,
-    newest first. What cannot be read, or is of another checkpoint, is left out; and so is what was done under
-    directors, who may have tried again or put another policy in its place."""
+    newest first, of which `ran_so` holds. What cannot be read, or is of another checkpoint, is left out; and
+    so is what was done under directors, who may have tried again or put another policy in its place."""
     found: list[tuple[float, Validation]] = []
     for path in (Path(checkpoint) / FOLDER).glob("*.json"):
         try:
@@ -41,6 +43,8 @@ def read_validations(checkpoint: str | Path, content_hash: str) -> tuple[Validat
             if report.get("kind") != "closed-loop" or report.get("checkpoint") != content_hash:
                 continue
             if report.get("directors") or " directed by " in str(report.get("agent")):  # as older ones say it
+                continue
+            if not ran_so(report):
                 continue
             (validation,) = validations_from_json([report])
             found.append((path.stat().st_mtime, validation))

@@ -149,7 +149,8 @@ def run(args: Args, out: Output) -> int:
             # a report on the checkpoint alone is not overwritten by one with anything beside it
             how = [w for w in (args.strategy, args.latency) if w]
             how += ["shown"] if args.prompt else []
-            how += [*words(args.steer), *([f"{args.sampling_steps}-steps"] if args.sampling_steps else [])]
+            how += [] if policy is None else [str(hook.get("part")) for hook in policy.metadata.steering]
+            how += [f"{args.sampling_steps}-steps"] if args.sampling_steps else []
             how += words(args.director)
             name = "-".join([args.task, rig.robot.name, *how]).replace(":", "-").replace("/", "-")
             film = folder / name if folder and args.videos else None
@@ -192,12 +193,7 @@ def run(args: Args, out: Output) -> int:
     finally:
         if args.server and policy is not None:
             policy.close()
-    result = replace(
-        result,
-        server=args.server or None,
-        steering=_steering(args) or None,
-        sampling_steps=args.sampling_steps or None,
-    )
+    result = replace(result, server=args.server or None)
     answer = result.to_json()
     if args.checkpoint:
         answer["report"] = str(save_report(_folder(args), name, result))
@@ -241,12 +237,6 @@ def _fields(args: Args, names: str) -> dict[str, str]:
     """The options `--NAME.field` of those that `names` lists."""
     listed = words(names)
     return {k: v for k, v in args.hook_fields.items() if k.partition(".")[0] in listed}
-
-
-def _steering(args: Args) -> list[dict[str, Any]]:
-    """The hooks of --steer by part, with those fields that were given."""
-    fields = {name: _fields(args, name) for name in words(args.steer)}
-    return [{"part": n, **{k.partition(".")[2]: v for k, v in own.items()}} for n, own in fields.items()]
 
 
 def _twin_of(args: Args, policy: Any, stack: contextlib.ExitStack) -> str:

@@ -118,7 +118,7 @@ def _closed_row(r: ClosedLoop) -> tuple[Any, ...]:
         how.append(f"directed by {', '.join(str(d.get('name')) for d in r.directors)}")
     if r.steering:
         how.append(f"steered by {', '.join(str(h.get('part')) for h in r.steering)}")
-    if r.sampling_steps is not None:
+    if r.sampling_steps is not None and r.sampling_steps > 1:
         how.append(f"{r.sampling_steps} steps of the sampler")
     if r.shown is not None:
         how.append(f"shown {r.shown}")

@@ -104,9 +104,9 @@ class ClosedLoop:
     directors: list[dict[str, Any]] | None = None
     """Who stood above it, by name and fields; None: nobody."""
     steering: list[dict[str, Any]] | None = None
-    """Hooks that acted while sampling, by part and fields, where they were chosen."""
+    """Hooks that acted on every draw beside the recipe's, by part and fields."""
     sampling_steps: int | None = None
-    """Of the sampler, where they were chosen."""
+    """Of the sampler."""
     shown: str | None = None
     """The demonstrations that the policy was shown when it acted, in words."""
     starved: int | None = None

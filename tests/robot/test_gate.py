@@ -22,6 +22,7 @@ from ulna.datasets.stats import compute_stats
 from ulna.datasets.store import EpisodeStore
 from ulna.drivers.arm import DeviceError
 from ulna.policies.checkpoint import save_checkpoint
+from ulna.policies.hooks.low_temperature import LowTemperature
 from ulna.policies.policy import Policy
 from ulna.policies.serving.client import PolicyClient, PolicyServerError
 from ulna.policies.serving.local import LocalPolicy
@@ -108,7 +109,7 @@ def test_a_server_tells_validations_that_came_while_it_runs(tmp_path: Path) -> N
     stats = compute_stats(write_store(tmp_path / "data"), list(FEATURES))
     folder = tmp_path / "flow"
     save_checkpoint(folder, Policy(small("flow"), FEATURES, stats), TrainingRecord())
-    policy = LocalPolicy(folder, sampling_steps=1)
+    policy = LocalPolicy(folder)
     with load_robot("sim:so101", "reach") as rig:
         report = evaluate(rig, HoldAgent(), 1, videos=0)
     with PolicyServer(policy, port=0).background() as server:
@@ -124,6 +125,28 @@ def test_a_server_tells_validations_that_came_while_it_runs(tmp_path: Path) -> N
         assert told() == ["reach"]
         shutil.rmtree(folder / "validation")
         assert told() == []
+
+
+def test_a_policy_that_is_served_otherwise_than_it_was_evaluated_is_not_validated(tmp_path: Path) -> None:
+    stats = compute_stats(write_store(tmp_path / "data"), list(FEATURES))
+    folder = tmp_path / "flow"
+    save_checkpoint(folder, Policy(small("flow"), FEATURES, stats), TrainingRecord())
+    plain, short = LocalPolicy(folder), LocalPolicy(folder, sampling_steps=1)
+    cool, cooler = (LocalPolicy(folder, hooks=[LowTemperature(scale)]) for scale in (0.5, 0.1))
+    policies = (plain, short, cool, cooler)
+    with load_robot("sim:so101", "reach") as rig:
+        report = evaluate(rig, HoldAgent(), 1, videos=0)
+    for i, policy in enumerate(policies):
+        own = {"steering": list(policy.metadata.steering) or None, "sampling_steps": policy.sampling_steps}
+        save_report(
+            folder, f"r{i}", replace(report, checkpoint=plain.metadata.checkpoint, task=f"t{i}", **own)
+        )
+    assert [[v.task for v in p.metadata.validations] for p in policies] == [["t0"], ["t1"], ["t2"], ["t3"]]
+    assert Metadata.from_json(json.loads(json.dumps(cool.metadata.to_json()))) == cool.metadata
+    # of reports from before these were in them: the recipe's own
+    save_report(folder, "r1", replace(report, checkpoint=plain.metadata.checkpoint, task="old"))
+    assert [v.task for v in plain.metadata.validations] == ["old", "t0"]
+    assert not short.metadata.validations
 
 
 @pytest.mark.parametrize(

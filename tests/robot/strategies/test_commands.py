@@ -65,7 +65,8 @@ def test_a_report_with_anything_beside_the_checkpoint_has_its_own_name(
     assert main([*command, *how]) == 0
     report = json.loads(capfd.readouterr().out)
     assert Path(report["report"]).name == "reach-sim-so101-RTC-2-steps-Retry.json"
-    assert (report["steering"], report["sampling_steps"]) == ([{"part": "RTC", "beta": "3"}], 2)
+    (hook,) = report["steering"]
+    assert (hook["part"], hook["beta"], report["sampling_steps"]) == ("RTC", 3, 2)
     assert main([*command, "--agent", "expert"]) == 2
     assert "is no report on" in capfd.readouterr().err
 

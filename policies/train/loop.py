@@ -210,7 +210,10 @@ def train(
     if before is not None:
         losses = restore(before.path, policy, optimizer, ema)
         table = read_table(before.path)
-        table = None if table is None else table.to(accelerator.device)
+        if table is not None:
+            table = table.to(accelerator.device)
+            if lessons is not None and len(table) != len(windows.train):  # the data have grown
+                table = refreshed(lessons, policy, windows.train, None)
         validation = dict(before.validation)
 
     def keep(weights: Mapping[str, Tensor], finished: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -174,8 +175,8 @@ def test_rounds_begin_at_equal_distances_from_the_first_step(rounds: int, steps:
         assert gaps.max() - gaps.min() <= 1
 
 
-def recipe(**training: object) -> Recipe:
-    return override(small("imc", steps=12, checkpoint_every=4, **training), {"objective.rounds": 5})
+def recipe(steps: int = 12, **training: object) -> Recipe:
+    return override(small("imc", steps=steps, checkpoint_every=4, **training), {"objective.rounds": 5})
 
 
 def test_training_resumes_with_its_table(tmp_path: Path) -> None:
@@ -199,6 +200,18 @@ def test_training_resumes_with_its_table(tmp_path: Path) -> None:
     resumed = train(recipe(), tmp_path / "d", tmp_path / "cut", device="cpu", resume=True)
     assert resumed.losses == pytest.approx(whole.losses, rel=1e-5)
     assert resumed.content_hash == whole.content_hash
+
+
+def test_a_table_grows_with_the_data(tmp_path: Path) -> None:
+    data, out = tmp_path / "d", tmp_path / "p"
+    write_store(data, features=FEATURES)
+    train(override(recipe(steps=3), {"objective.rounds": 1}), data, out, device="cpu", track=())
+    shutil.rmtree(data)
+    write_store(data, (20, 13, 25), FEATURES)
+    train(override(recipe(steps=12), {"objective.rounds": 1}), data, out, device="cpu", track=(), resume=True)
+    table = read_table(out / STATE_FILE)
+    assert table is not None
+    assert len(table) == 58
 
 
 def test_batches_learn_by_the_table(tmp_path: Path) -> None:

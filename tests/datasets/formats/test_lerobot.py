@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ulna.datasets.episode import StoreError
-from ulna.datasets.features import ACTION, DEPTH, IMAGES, STATE
+from ulna.datasets.features import ACTION, DEPTH, IMAGES, REWARD, STATE
 from ulna.datasets.formats.lerobot import import_lerobot
 from ulna.datasets.store import EpisodeStore
 from ulna.robot.cli import main
@@ -365,7 +365,8 @@ def test_features_find_their_place(tmp_path: Path) -> None:
     assert store.features[IMAGES + "image"].shape == (48, 64, 3)
     assert store.features[ACTION].names == ("lift", "turn")
     assert store.provenance["renamed"] == {"observation.image": IMAGES + "image"}
-    assert store.provenance["left_out"] == ["observation.images.depth", "observation.note", "next.reward"]
+    assert store.provenance["left_out"] == ["observation.images.depth", "observation.note"]
+    assert store.features[REWARD].dtype == "float64"
     np.testing.assert_array_equal(
         store.episodes[1].read("observation.matrix"), np.arange(54, dtype=np.int64).reshape(9, 2, 3)
     )

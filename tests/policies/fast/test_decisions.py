@@ -50,7 +50,8 @@ class Windows:
         seen = {k: f for k, f in FEATURES.items() if k != ACTION}
         ahead = {f"future.{k}": f for k, f in seen.items()} | {ACTION: FEATURES[ACTION]}
         values = {k: rng.uniform(-1, 1, (n, 1, *f.shape)) for k, f in seen.items()}
-        return values | {k: rng.uniform(-1, 1, (n, self.horizon, *f.shape)) for k, f in ahead.items()}
+        values |= {k: rng.uniform(-1, 1, (n, self.horizon, *f.shape)) for k, f in ahead.items()}
+        return values | {"mask": np.ones((n, self.horizon), bool)}
 
 
 def policy(name: str, device: str = "cpu") -> Policy:

@@ -30,25 +30,33 @@ def text(d: Mapping[str, Any]) -> list[str]:
 
 
 def rows(d: Mapping[str, Any]) -> list[str]:
-    """For the README: of each task the longest trainings, the best first."""
-    return [row(task, cells) for task, cells in d["sizes"]["small"]["tasks"].items()]
+    """For the README: of each task the longest trainings of both sides, the best first."""
+    tasks = d["sizes"]["small"]["tasks"]
+    both = {task: [c for c in cells if len(_sides(c)) == 2] for task, cells in tasks.items()}
+    return [row(task, cells) for task, cells in both.items() if cells]
+
+
+def _sides(cell: Mapping[str, Any]) -> dict[bool, list[Mapping[str, Any]]]:
+    """Arms as trained that are compared, by whether they are LeRobot's, the best first."""
+    sides: dict[bool, list[Mapping[str, Any]]] = {}
+    for arm in sorted(cell["arms"].values(), key=lambda a: -a["success_rate"]):
+        if arm["group"] == GROUPS[0] and arm["method"] in COMPARED:
+            sides.setdefault(arm["method"].startswith("lerobot_"), []).append(arm)
+    return sides
 
 
 def row(task: str, cells: Sequence[Mapping[str, Any]]) -> str:
     cell = max(cells, key=lambda c: (c["seconds"], c["demonstrations"]))
-    arms = sorted(
-        (a for a in cell["arms"].values() if a["group"] == GROUPS[0] and a["method"] in COMPARED),
-        key=lambda a: -a["success_rate"],
+    sides = _sides(cell)
+    ours, theirs = (
+        ", ".join(f"{a['method'].removeprefix('lerobot_')} {100 * a['success_rate']:.0f} %" for a in sides[k])
+        for k in (False, True)
     )
-    ours, theirs = [], []
-    for arm in arms:
-        name, of = arm["method"].removeprefix("lerobot_"), f"{100 * arm['success_rate']:.0f} %"
-        (ours if name == arm["method"] else theirs).append(f"{name} {of}")
-    seeds = min(len(a["seeds"]) for a in arms)
+    seeds = min(len(a["seeds"]) for side in sides.values() for a in side)
     return (
         f"| `{task}` learned from the same {cell['demonstrations']} demonstrations in {cell['seconds']:g} s "
         f"of one core each, {seeds} training{'s' * (seeds > 1)} × {cell['episodes']} unseen scenes "
-        f"| {', '.join(ours)} | LeRobot: {', '.join(theirs)} |"
+        f"| {ours} | LeRobot: {theirs} |"
     )
 
 

@@ -53,7 +53,7 @@ class Metadata:
     quantize: str = ""
     """How its weights are rounded while it is served, `int8` or `int4`: what the checkpoint names is then
     not quite what answers. Empty: not at all."""
-    steering: tuple[Mapping[str, Any], ...] = ()
+    steering: tuple[dict[str, Any], ...] = ()
     """Hooks that act on every draw where it is served, each by its `part` and fields."""
     needs_past: bool = False
     """Whether requests are to hold `action.past`: the `n_past_actions` actions sent before now."""

@@ -33,7 +33,7 @@ MINUTES: dict[str, Any] = {
 }
 
 
-def _scaled(vectors: str) -> dict[str, str]:
+def scaled(vectors: str) -> dict[str, str]:
     """LeRobot's `normalization_mapping`, for the scene's state, too: its default names no ENV, so that
     positions in metres reach the network as they are."""
     modes = {"VISUAL": "MEAN_STD", **dict.fromkeys(("STATE", "ENV", "ACTION"), vectors)}
@@ -119,12 +119,12 @@ METHODS: dict[str, Method] = {
     "mip": Method(OURS, "mip", {"small": {"training.batch_size": BATCH}}, SLICED),
     "vq_bet": Method(OURS, "vq_bet", {"small": OUR_VQ_BET, "base": CODED}, SLICED),
     "lerobot_act": Method(
-        THEIRS, "act", {"small": THEIR_ACT | _scaled("MEAN_STD"), "base": _scaled("MEAN_STD")}, SLICED
+        THEIRS, "act", {"small": THEIR_ACT | scaled("MEAN_STD"), "base": scaled("MEAN_STD")}, SLICED
     ),
     "lerobot_diffusion": Method(
         THEIRS,
         "diffusion",
-        {"small": THEIR_DIFFUSION | _scaled("MIN_MAX"), "base": _scaled("MIN_MAX")},
+        {"small": THEIR_DIFFUSION | scaled("MIN_MAX"), "base": scaled("MIN_MAX")},
         {**STEPPED, "solver": "DDIM"},
         100,
     ),

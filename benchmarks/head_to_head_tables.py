@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from head_to_head_methods import COMPARED
+from head_to_head_methods import COMPARED, METHODS, OURS, THEIRS
 from head_to_head_result import GROUPS, against_best
 from study_tables import percent
 
@@ -36,12 +36,12 @@ def rows(d: Mapping[str, Any]) -> list[str]:
     return [row(task, cells) for task, cells in both.items() if cells]
 
 
-def _sides(cell: Mapping[str, Any]) -> dict[bool, list[Mapping[str, Any]]]:
-    """Arms as trained that are compared, by whether they are LeRobot's, the best first."""
-    sides: dict[bool, list[Mapping[str, Any]]] = {}
+def _sides(cell: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Arms as trained that are compared, by their kind, the best first."""
+    sides: dict[str, list[Mapping[str, Any]]] = {}
     for arm in sorted(cell["arms"].values(), key=lambda a: -a["success_rate"]):
         if arm["group"] == GROUPS[0] and arm["method"] in COMPARED:
-            sides.setdefault(arm["method"].startswith("lerobot_"), []).append(arm)
+            sides.setdefault(METHODS[arm["method"]].kind, []).append(arm)
     return sides
 
 
@@ -50,7 +50,7 @@ def row(task: str, cells: Sequence[Mapping[str, Any]]) -> str:
     sides = _sides(cell)
     ours, theirs = (
         ", ".join(f"{a['method'].removeprefix('lerobot_')} {100 * a['success_rate']:.0f} %" for a in sides[k])
-        for k in (False, True)
+        for k in (OURS, THEIRS)
     )
     seeds = min(len(a["seeds"]) for side in sides.values() for a in side)
     return (

@@ -20,6 +20,7 @@ from typing import Any
 
 import results
 from foreign_samples import RUNS
+from head_to_head_methods import scaled
 from lerobot_plugins import TOOL, LeRobot, installed, ulna
 
 from ulna.datasets.features import IMAGES
@@ -29,8 +30,6 @@ from ulna.robot.demos.phases import free_port
 CAMERAS = ("front", "wrist")
 TWIN = ("twin", "so101", "--scene", "lift", "--cameras", ",".join(CAMERAS))
 SEED = 3000  # of the first scene that it is tried on
-# LeRobot's default has no ENV: where the cube is, in metres, would reach the network as it is
-SCALED = dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), "MEAN_STD")
 
 
 def main() -> None:
@@ -77,7 +76,7 @@ def way(lerobot: LeRobot, demonstrations: int, steps: int, episodes: int) -> dic
         "--policy.dim_model=128",
         "--policy.dim_feedforward=512",
         "--policy.optimizer_lr=3e-4",
-        f"--policy.normalization_mapping={json.dumps(SCALED)}",
+        *(f"--{name}={value}" for name, value in scaled("MEAN_STD").items()),
         "--dataset.repo_id=ulna/seen",
         f"--dataset.root={seen}",
         "--batch_size=64",

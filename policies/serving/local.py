@@ -61,7 +61,6 @@ class LocalPolicy:
         self.hooks, recipe = tuple(hooks), self.policy.recipe
         for hook in self.hooks:
             hook.require(recipe)
-        self._own_steps = recipe.sampling_steps
         self.sampling_steps = sampling_steps or recipe.sampling_steps
         self.needs_past = recipe.n_past_actions > 0 and (
             recipe.needs_past or any(hook.needs_past for hook in self.hooks)
@@ -110,15 +109,15 @@ class LocalPolicy:
             self._metadata, self._validated_ns = replace(self._metadata, validations=found), changed_ns
         return self._metadata
 
-    def _ran_so(self, report: Mapping[str, Any]) -> bool:
-        steps = report.get("sampling_steps") or self._own_steps
-        return steps == self.sampling_steps and (report.get("steering") or []) == list(
-            self._metadata.steering
-        )
-
     @metadata.setter
     def metadata(self, value: Metadata) -> None:
         self._metadata = value
+
+    def _ran_so(self, report: Mapping[str, Any]) -> bool:
+        """Whether the report is of the policy run as it is here; older ones are of the recipe's own."""
+        steps = report.get("sampling_steps") or self.policy.recipe.sampling_steps
+        hooks = report.get("steering") or []
+        return steps == self.sampling_steps and hooks == list(self._metadata.steering)
 
     def show(self, prompt: Mapping[str, np.ndarray]) -> None:
         """From now on requests need not show any demonstrations: those that do not are answered as if they

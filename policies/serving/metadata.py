@@ -80,14 +80,8 @@ class Metadata:
         documents = {name: features_to_json(getattr(self, name)) for name in FEATURES}
         subgoals = None if self.subgoals is None else asdict(self.subgoals)
         validations = validations_to_json(self.validations)
-        steering = [dict(hook) for hook in self.steering]
-        return {
-            **values,
-            **documents,
-            "subgoals": subgoals,
-            "validations": validations,
-            "steering": steering,
-        }
+        own = {"subgoals": subgoals, "validations": validations, "steering": list(self.steering)}
+        return {**values, **documents, **own}
 
     @staticmethod
     def from_json(d: Mapping[str, Any]) -> Metadata:

@@ -23,6 +23,7 @@ from ulna.policies.encoders.timm import LITE0, Timm, TimmTrunk
 from ulna.policies.learn.critic import CriticSpec
 from ulna.policies.learn.iql import IQL, learn_iql
 from ulna.policies.parts import override
+from ulna.policies.recipe import Recipe
 from ulna.policies.train.loop import train
 
 if importlib.util.find_spec("timm") is None:  # its import takes seconds of every test process
@@ -90,12 +91,17 @@ def test_random_weights_have_group_norms_and_a_map_of_places() -> None:
     assert encoder.tokens_per_frame == 2 + 2 * 2  # of 24 x 32 pixels, by 16, rounded up
 
 
-def test_a_checkpoint_keeps_the_weights_and_says_whose_they_are(tmp_path: Path) -> None:
-    write_store(tmp_path / "d", features=WITH_IMAGE)
-    published(tmp_path / "w", CNN)
-    file = tmp_path / "w" / "model.safetensors"
+def seeing_by_published(folder: Path, steps: int) -> tuple[Path, Recipe]:
+    """(weights as they are published, a recipe whose frozen eyes have them); demonstrations are in `d`."""
+    write_store(folder / "d", features=WITH_IMAGE)
+    published(folder / "w", CNN)
+    file = folder / "w" / "model.safetensors"
     changes = {"encoder.image": "Timm", "encoder.image.model": CNN, "encoder.image.weights": str(file)}
-    recipe = override(small("flow", WITH_IMAGE, steps=2, freeze=("encoder.*.net.*",)), changes)
+    return file, override(small("flow", WITH_IMAGE, steps=steps, freeze=("encoder.*.net.*",)), changes)
+
+
+def test_a_checkpoint_keeps_the_weights_and_says_whose_they_are(tmp_path: Path) -> None:
+    file, recipe = seeing_by_published(tmp_path, steps=2)
     said: list[str] = []
     train(recipe, tmp_path / "d", tmp_path / "c", device="cpu", track=(), say=said.append)
     assert [s for s in said if f"{CNN} sees by the published weights of {file}" in s]
@@ -108,18 +114,15 @@ def test_a_checkpoint_keeps_the_weights_and_says_whose_they_are(tmp_path: Path) 
     assert all(torch.equal(v, given[k]) for k, v in trunk.net.state_dict().items())
 
     said.clear()
-    recipe = override(small("flow", WITH_IMAGE, steps=1), changes | {"encoder.image.weights": ""})
+    random = {"encoder.image": "Timm", "encoder.image.model": CNN}
+    recipe = override(small("flow", WITH_IMAGE, steps=1), random)
     train(recipe, tmp_path / "d", tmp_path / "r", device="cpu", track=(), say=said.append)
     assert [s for s in said if f"{CNN} sees from random weights" in s]
     assert read_train(tmp_path / "r").pretrained == {"encoder.images.0.0": "random"}
 
 
 def test_an_actor_that_learns_from_reward_begins_with_the_published_weights(tmp_path: Path) -> None:
-    write_store(tmp_path / "d", features=WITH_IMAGE)
-    published(tmp_path / "w", CNN)
-    file = tmp_path / "w" / "model.safetensors"
-    changes = {"encoder.image": "Timm", "encoder.image.model": CNN, "encoder.image.weights": str(file)}
-    recipe = override(small("flow", WITH_IMAGE, steps=1, freeze=("encoder.*.net.*",)), changes)
+    file, recipe = seeing_by_published(tmp_path, steps=1)
     learn_iql(IQL(CriticSpec(chunk=2, width=16, depth=1)), recipe, tmp_path / "d", tmp_path / "c")
     trunk = load_checkpoint(tmp_path / "c").encoder.images[0][0]  # type: ignore[index]
     assert isinstance(trunk, TimmTrunk)

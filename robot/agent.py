@@ -61,6 +61,11 @@ class Foresees(Protocol):
         """After `act`: the actions `(n, A)` that are to follow, one a control period."""
         ...
 
+    def skip(self, ticks: int) -> None:
+        """Before the next `act`: the program was held up for longer than it makes up for, and the arms have
+        executed so many of those that were to follow."""
+        ...
+
 
 @runtime_checkable
 class Watches(Protocol):
@@ -261,6 +266,9 @@ class PolicyAgent:
         """`(n, A)`: the actions that are to be executed after the one that `act` gave last, at the control
         period; None where nothing is planned."""
         return self._session.ahead()
+
+    def skip(self, ticks: int) -> None:
+        self._session.skip(ticks)
 
     def watch(self, observation: Observation) -> None:
         """Instead of `act`: somebody else acts in this tick. What was planned is dropped."""

@@ -178,6 +178,7 @@ def _real(name: str, config: dict[str, Any], cameras: Sequence[str], tracking: b
     clock, control_hz = MonotonicClock(), config["control_hz"]
     robot = Robot(config["name"], arms, observed, trackers, clock, control_hz, tracker_cameras)
     robot.host = host
+    robot.goes_on_ns = round(1e9 * min(safety.stale_s, *(driver.watchdog_s for driver in drivers.values())))
     home = config.get("home")
     if home is not None:
         joints = robot.action_features["action"].names

@@ -67,8 +67,9 @@ def run_episode(
     `success` cannot tell the outcome, an agent that ends episodes does.
 
     Deadlines are absolute on the robot's clock, so lateness does not add up; but after a stall the ticks that
-    were missed are not made up for in a burst. Whatever is raised (by a device, an agent, a subscriber,
-    Ctrl-C), the arms hold, every subscriber's `interrupt` is called, and the error goes on to the caller."""
+    were missed are not made up for in a burst, and what the arms executed meanwhile of what was announced to
+    them is left out. Whatever is raised (by a device, an agent, a subscriber, Ctrl-C), the arms hold, every
+    subscriber's `interrupt` is called, and the error goes on to the caller."""
     header = {"task": task, "seed": seed, "agent": agent.tag, "robot": robot.name, **(meta or {})}
     started: list[Subscriber] = []
     try:
@@ -82,10 +83,14 @@ def run_episode(
             started.append(subscriber)
             subscriber.start(header)
         began, late, ticks, finished = robot.clock.now_ns(), 0, 0, False
+        t_sent = began
         while ticks < max_ticks and not finished:
             observation = robot.observe(task)
             # the tick's own time: what had come by then is what the agent knows
             t_observed = robot.clock.now_ns()
+            # what was executed meanwhile is not executed again: the arm would go back
+            if seer is not None and (gone := robot.gone_on(t_sent)) > CATCHES_UP:
+                seer.skip(gone)
             requested = np.asarray(agent.act(observation))
             command = robot.command(requested, None if seer is None else seer.ahead())
             if listener is not None:

@@ -60,6 +60,7 @@ class Robot:
         self.name, self.clock, self.control_hz = name, clock, control_hz
         self.arms, self.cameras, self.trackers = dict(arms), dict(cameras), dict(trackers)
         self.host: Host | None = None
+        self.goes_on_ns = 0  # for how long after a command the arms execute what was announced with it
         self.filter: Filter | None = None
         self.command_flags, self.tally = 0, Tally()
         self._filter_stands = False  # whether the filter knows where the arms are
@@ -213,6 +214,12 @@ class Robot:
             commands.append(arm.command(action[at : at + n], due))
             at += n
         return np.concatenate(commands).astype(np.float32)
+
+    def gone_on(self, since_ns: int) -> int:
+        """How many of the actions that were announced with the command that was sent at `since_ns` are over,
+        where the next command is late; 0 where it is not."""
+        passed = min(self.clock.now_ns() - since_ns, self.goes_on_ns)
+        return max(passed // self.period_ns - 1, 0)
 
     def _hosted(self, host: Host, action: np.ndarray, ahead: np.ndarray | None) -> np.ndarray:
         following = np.zeros((0, len(action))) if ahead is None else np.asarray(ahead, np.float64)

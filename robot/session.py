@@ -201,6 +201,15 @@ class Session:
         ahead = self._plan.announced(self._consumed)
         return ahead if len(ahead) else None
 
+    def skip(self, ticks: int) -> None:
+        """So many actions of `ahead`, or all where there are fewer, were executed while nobody asked for the
+        `next`."""
+        gone = self._plan.announced(self._consumed)[:ticks]
+        if len(gone):
+            self.tick, self._consumed = self.tick + len(gone), self._consumed + len(gone)
+            self._past.extend(gone)
+            self._last = gone[-1]
+
     def watch(self, values: Mapping[str, np.ndarray]) -> None:
         """The observation of a tick in which somebody else acts, instead of `observe` to `next`. What was
         planned and asked is dropped, and it goes on from what they have sent."""

@@ -100,6 +100,10 @@ class Takeover:
             return None
         return self.policy.ahead()
 
+    def skip(self, ticks: int) -> None:
+        if self.ahead() is not None and isinstance(self.policy, Foresees):
+            self.policy.skip(ticks)
+
     def sent(self, action: np.ndarray) -> None:
         self._sent = action.astype(np.float64)
         if isinstance(self.policy, HearsSent):

@@ -134,6 +134,12 @@ class Directed:
             return np.stack(self._way) if self._way else None
         return self._acting.ahead() if isinstance(self._acting, Foresees) else None
 
+    def skip(self, ticks: int) -> None:
+        if self.flags:
+            del self._way[: min(ticks, len(self._way) - 1)]  # its last step is what ends it
+        elif isinstance(self._acting, Foresees):
+            self._acting.skip(ticks)
+
     def sent(self, action: np.ndarray) -> None:
         self._sent = action.astype(np.float64)
         if isinstance(self._acting, HearsSent):

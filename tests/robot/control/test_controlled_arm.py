@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,20 +18,26 @@ from contracts.arm import check_arm
 from contracts.paper_arm import Config, N, make, robot_file, sent, tell
 from contracts.servo_arm import bench, until
 
+from ulna.datasets.features import STATE
 from ulna.datasets.flags import LIMITED
 from ulna.drivers.arm import ArmState, Calibrated, DeviceError, joints_of
 from ulna.drivers.clock import MonotonicClock
 from ulna.drivers.sample import Backlog
+from ulna.policies.serving.metadata import Metadata
+from ulna.robot.agent import PolicyAgent
 from ulna.robot.config import Rig, load_robot, read_config
 from ulna.robot.control import process
 from ulna.robot.control.limb import Limb
 from ulna.robot.control.memory import Memory
 from ulna.robot.control.plan import Plan
 from ulna.robot.control.ticker import Ticker
+from ulna.robot.loop import run_episode
+from ulna.robot.robot import Robot
 from ulna.robot.safety.filter import Filter
 from ulna.robot.safety.limits import Safety
 from ulna.robot.safety.stages.smoothing import smoothing_of
 from ulna.robot.safety.stages.tank import Tanks, tank_of
+from ulna.robot.strategies.all import strategy_named
 
 pytestmark = pytest.mark.realtime
 
@@ -97,6 +104,52 @@ def test_the_arm_goes_on_along_what_was_announced_and_then_holds(paper: Rig, tmp
     assert np.abs(np.diff(rows[:, 1])).max() < 0.02
     pauses = np.diff(rows[:, 0])
     assert np.median(pauses) < 0.02, "it was sent all the while"
+
+
+class Ramp:
+    """A policy by which every joint turns at 0.4 rad/s."""
+
+    def __init__(self, robot: Robot) -> None:
+        self.metadata = Metadata("ramp", robot.features, 1, 16, n_action_steps=8)
+
+    def infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {"actions": request[STATE][-1] + 0.02 * np.arange(1, 17, dtype=np.float32)[:, None], "nfe": 1}
+
+
+class Stalls:
+    """A subscriber that writes to a disk which takes its time once."""
+
+    def __init__(self) -> None:
+        self.ticks, self.began_s, self.ended_s = 0, 0.0, 0.0
+
+    def start(self, meta: Mapping[str, Any]) -> None: ...
+
+    def tick(self, values: Any, times_ns: Any, flags: Any) -> None:
+        self.ticks += 1
+        if self.ticks == 12:
+            self.began_s = time.monotonic()
+            time.sleep(0.4)
+            self.ended_s = time.monotonic()
+
+    def end(self, meta: Mapping[str, Any]) -> None: ...
+
+    def interrupt(self, reason: str) -> None: ...
+
+
+@pytest.mark.parametrize("strategy", ["async", "receding"])
+def test_after_a_stall_the_arm_does_not_go_back(paper: Rig, tmp_path: Path, strategy: str) -> None:
+    robot, stalls = paper.robot, Stalls()
+    agent = PolicyAgent(Ramp(robot), robot.features, strategy=strategy_named(strategy))
+    try:
+        run_episode(robot, agent, [stalls], task="", seed=0, max_ticks=24)
+    finally:
+        agent.close()
+    rows = poses(tmp_path)
+    in_stall = rows[(rows[:, 0] > stalls.began_s) & (rows[:, 0] < stalls.ended_s)]
+    assert np.ptp(in_stall[:, 1]) > 0.05, "it went on meanwhile"
+    back = np.max(np.maximum.accumulate(rows[:, 1]) - rows[:, 1])
+    assert back < 0.03, "a tick and a half"
+    assert rows[-1, 1] - in_stall[-1, 1] > 0.1, "and afterwards"
 
 
 def test_a_late_command_is_told(paper: Rig, capfd: pytest.CaptureFixture[str]) -> None:

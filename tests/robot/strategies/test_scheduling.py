@@ -163,6 +163,23 @@ def test_while_the_policy_thinks_nothing_is_announced_that_is_not_executed() -> 
     assert announced == [[1, 2], [2], []] * 2
 
 
+@pytest.mark.parametrize("strategy", [Receding(), Slicing()])
+def test_what_an_arm_executed_meanwhile_is_left_out(strategy: Strategy) -> None:
+    of = session(strategy, 16, 8)
+    ask(of)
+    of.answer(np.arange(16.0)[:, None], execute=6)
+    assert of.next() == [0]
+    of.skip(3)
+    assert of.next() == [4]
+    of.skip(99)  # no more than what was announced
+    if strategy.waits:
+        ask(of)
+        of.answer(np.arange(100.0, 116.0)[:, None])
+    assert of.next() == [100 if strategy.waits else 15]
+    assert of.starved == int(not strategy.waits), "the last one, again"
+    assert of.tick == (7 if strategy.waits else 17)
+
+
 def test_answers_that_are_all_over_are_counted_and_asked_for_again() -> None:
     of = session(Slicing(), 16, 2)
     actions, answers = lives(of, Line([0, 5, 5, 1], [16, 4, 3, 16], [None]), 20)

@@ -79,8 +79,20 @@ def _sentence(name: str, text: str, argv: Sequence[str], module: ModuleType) -> 
             return f"`ulna {name}` has no option {option}: {hint}"
     words = re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
     words = re.sub(r"\s+", " ", words).strip()
+    if stray := re.search(r"Unrecognized options: ([^\s,]+)", words):
+        return _stray(name, stray[1], argv)
     words = re.sub(r"^Parsing error |For full helptext.*$|^Required options ", "", words).strip()
     return f"{words or 'the options do not fit'} (see `ulna {name} --help`)"
+
+
+def _stray(name: str, word: str, argv: Sequence[str]) -> str:
+    """What to say of a word that belongs to no option."""
+    at = argv.index(word) if word in argv else 0
+    said = ""
+    if at > 1 and argv[at - 2].startswith("--") and not argv[at - 1].startswith("-"):
+        option, value = argv[at - 2], argv[at - 1]
+        said = f" after {option} {value}: where it takes several they go with commas, {value},{word}"
+    return f"`ulna {name}` does not expect {word}{said} (see `ulna {name} --help`)"
 
 
 @contextlib.contextmanager

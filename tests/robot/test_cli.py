@@ -272,6 +272,8 @@ def test_names_of_models() -> None:
             "a keyboard moves one arm, and sim:so101-pair has 2",
         ),
         (["record", "--out", "{new}", "--episods", "3"], 2, "no option --episods: did you mean --episodes"),
+        (["record", "--cameras", "front", "wrist"], 2, "wrist after --cameras front: where it takes several"),
+        (["record", "--json", "front"], 2, "does not expect front (see"),
         (["record", "--out", "{new}", "--episodes", "many"], 2, "many"),
         (["record"], 2, "--out"),
         (["record", "--out", "{run}/flow"], 1, "not empty"),

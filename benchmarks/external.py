@@ -27,7 +27,8 @@ from pusht_expert import PushTExpert
 
 from ulna.robot.study import lerobot as messages
 from ulna.robot.study.study import StudyError
-from ulna.sim.vector import Elements, Row, RowVectorEnv
+from ulna.sim.planar.env import Vector
+from ulna.sim.vector import Row, RowVectorEnv
 
 FOREIGN = Path(__file__).parent / "foreign"
 TOOLS = {
@@ -180,8 +181,8 @@ class ExternalEnv(RowVectorEnv):
         about = first.about
         self.task_name, self.control_hz = about["task_name"], float(about["control_hz"])
         self.max_ticks = int(about["max_ticks"])
-        self.observed = {k: Elements(*map(tuple, of)) for k, of in about["observed"].items()}
-        self.action = Elements(*map(tuple, about["action"]))
+        self.observed = {k: Vector(*map(tuple, of)) for k, of in about["observed"].items()}
+        self.action = Vector(*map(tuple, about["action"]))
         low, high = first.low.astype(np.float32), first.high.astype(np.float32)
         seen: dict[str, Space[Any]] = {
             k: Box(-np.inf, np.inf, (len(e.names),), np.float32) for k, e in self.observed.items()

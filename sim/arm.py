@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..drivers.arm import ArmHealth, ArmState, DeviceError, check_first, check_target
+from ..drivers.arm import ArmHealth, ArmState, DeviceError, check_target
 from ..drivers.sample import Sample
 from ..drivers.setpoint import Setpoint
 from .robots import SimRobot
@@ -17,18 +17,13 @@ class SimArm:
     """Position servos with the torque and speed of the real ones. Between two commands the target moves in a
     straight line, to arrive at `t_target_ns`; without a command for `watchdog_s` the arm holds."""
 
-    def __init__(
-        self,
-        world: World,
-        clock: SimClock,
-        robot: SimRobot,
-        watchdog_s: float = 0.5,
-        max_first_step: float = np.inf,
-    ) -> None:
-        self.world, self.clock, self.robot = world, clock, robot
-        self.joints, self.watchdog_s, self.max_first_step = robot.joints, watchdog_s, max_first_step
+    watchdog_s = 0.5
+    max_first_step = np.inf  # a jump harms nobody here
+
+    def __init__(self, world: World, clock: SimClock, robot: SimRobot) -> None:
+        self.world, self.clock, self.robot, self.joints = world, clock, robot, robot.joints
         self.body = -1
-        self._enabled = self._stopped = self._open = self._first_command = False
+        self._enabled = self._stopped = self._open = False
         world.before_step.append(self._before_step)
 
     def build(self, q: np.ndarray) -> None:
@@ -89,9 +84,6 @@ class SimArm:
             raise DeviceError(f"the {self.robot.name} was stopped: enable it again before commanding it")
         if not self._enabled:
             raise DeviceError(f"the {self.robot.name} has its torque off: enable it before commanding it")
-        if self._first_command:
-            check_first(target, self.read().data, self.max_first_step, self.joints)
-            self._first_command = False
         return self._setpoint.command(target, t_target_ns, self.joints, self.clock.now_ns())
 
     def hold(self) -> None:
@@ -105,7 +97,6 @@ class SimArm:
     def enable(self) -> None:
         self.hold()
         self._enabled, self._stopped = True, False
-        self._first_command = True
         self._motors()
 
     def disable(self) -> None:

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+ITERATIONS, TOLERANCE = 30, 2e-4  # of the inverse: at most so many; m, and m that rotations count
+
 
 @dataclass(frozen=True)
 class Pose:
@@ -105,8 +107,6 @@ class Chain:
         lower: np.ndarray,
         upper: np.ndarray,
         rotation_weight: float = 0.1,
-        iterations: int = 30,
-        tolerance: float = 2e-4,
         rest: np.ndarray | None = None,
     ) -> np.ndarray:
         """Joint positions near `q` whose tip is at `goal`, by damped least squares within the limits.
@@ -115,7 +115,7 @@ class Chain:
         joints give up orientation rather than position. rest: posture that a redundant arm drifts to."""
         q = np.clip(q, lower, upper)
         m = self.moving
-        for _ in range(iterations):
+        for _ in range(ITERATIONS):
             pose, jacobian = self._forward(q)
             error = np.concatenate(
                 [
@@ -123,7 +123,7 @@ class Chain:
                     rotation_weight * rotation_vector(goal.rotation @ pose.rotation.T),
                 ]
             )
-            if np.abs(error).max() < tolerance:
+            if np.abs(error).max() < TOLERANCE:
                 break
             weighted = jacobian * np.array([1.0, 1.0, 1.0, *[rotation_weight] * 3])[:, None]
             drift = np.zeros(len(m)) if rest is None else 0.1 * (rest[m] - q[m])

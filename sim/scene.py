@@ -3,13 +3,13 @@ not."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from ..drivers.arm import DeviceError, check_target, joints_of
+from ..drivers.config import require_known
 from ..drivers.sample import Sample
 from .arm import SimArm
 from .camera import SimCamera
@@ -71,7 +71,7 @@ class SimScene:
         specs = arms_of(robot)
         wrists = {"wrist" if len(specs) == 1 else f"{arm}_wrist": arm for arm in specs}
         for name in cameras:
-            _known(f"camera of the simulated {robot}", name, ("front", *wrists))
+            require_known(f"camera of the simulated {robot}", name, ("front", *wrists))
         self.built_from = {
             "robot": robot,
             "task": task,
@@ -92,7 +92,8 @@ class SimScene:
         self.control_hz, self.max_seconds = control_hz, self.task.max_seconds
         self.xi = {"looks": 0.0, **self.task.randomisation}
         for key, value in (randomisation or {}).items():
-            self.xi[_known(f"randomisation of {task}", key, self.xi)] = value
+            require_known(f"randomisation of {task}", key, self.xi)
+            self.xi[key] = value
         self._control_steps = max(1, round(PHYSICS_HZ / control_hz))
         self.after_reset: list[Callable[[], None]] = []
         self.world.after_step.append(self._judge)
@@ -151,7 +152,7 @@ class SimScene:
 
     def expert(self, noise: float = 0.0, mode: str | None = None) -> Demonstrator:
         if mode is not None:
-            _known(f"mode of the {self.task.name} expert", mode, self.task.modes)
+            require_known(f"mode of the {self.task.name} expert", mode, self.task.modes)
         return self.task.expert(noise, mode)
 
     def film_camera(self) -> SimCamera:
@@ -198,7 +199,8 @@ def _robot_for(task: str, needs: int, robot: str | None) -> str:
     """`robot`, or the first model that has as many arms as the task needs. DeviceError where it has more or
     fewer, with those that fit."""
     fits = [model for model in MODELS if n_arms(model) == needs]
-    robot = _known("simulated robot", robot or (fits or MODELS)[0], MODELS)
+    robot = robot or (fits or MODELS)[0]
+    require_known("simulated robot", robot, MODELS)
     if robot not in fits:
         choice = f"choose {' or '.join(f'sim:{model}' for model in fits)}" if fits else "no robot has so many"
         raise DeviceError(
@@ -206,13 +208,3 @@ def _robot_for(task: str, needs: int, robot: str | None) -> str:
             f"{n_arms(robot)}: {choice}"
         )
     return robot
-
-
-def _known(what: str, name: str, choices: Iterable[str]) -> str:
-    """`name`, or DeviceError that says which of `choices` are near to it."""
-    choices = list(choices)
-    if name not in choices:
-        near = difflib.get_close_matches(name, choices, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(choices)}"
-        raise DeviceError(f"there is no {what} {name!r}: {hint}")
-    return name

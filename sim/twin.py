@@ -31,6 +31,7 @@ SET_OUT_S = 0.5
 TREMOR_MEMORY = 0.8  # of `Expert.memory`: a hand trembles faster than it corrects itself
 # A hand has mass: it follows what it wants as a critically damped spring of this frequency does.
 HAND_HZ = 2.5
+HAND_FULL_RAD_S = 4.0  # of a joint of the leader, while the hand demonstrates
 HAND_NM, HAND_RAD_S = 6.0, 3.5  # of a person who moves a joint that has no torque
 ENDED = "the twin has ended"
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after
@@ -127,8 +128,8 @@ class ScriptedHand:
     as smoothly as a hand does. While it rests it keeps the leader where the follower is, but for the joints
     in `held` (rad by number), which it takes there."""
 
-    def __init__(self, scene: SimScene, noise: float, speed: float = 4.0) -> None:
-        self.scene, self.noise, self.speed = scene, noise, speed
+    def __init__(self, scene: SimScene, noise: float) -> None:
+        self.scene, self.noise = scene, noise
         robot = scene.arms["arm"].robot
         self.plant = Plant.create(robot.joints.names, robot.home, robot.joints.max_effort)
         self._steps = max(1, round(PHYSICS_HZ / scene.control_hz))
@@ -136,6 +137,10 @@ class ScriptedHand:
         self._goal, self._count = self.plant.position.copy(), 0
         self._expert: Demonstrator | None = None
         self._begun = PHYSICS_HZ
+
+    @property
+    def is_demonstrating(self) -> bool:
+        return self._expert is not None
 
     def begin(self, seed: int) -> None:
         expert = self._expert = self.scene.expert(self.noise)
@@ -159,7 +164,7 @@ class ScriptedHand:
             self._goal[joint] = position
         # a hand sets out slowly: whoever watches the leader has half a second to begin
         self._begun += 1
-        speed = self.speed * min(1.0, (self._begun / PHYSICS_HZ / SET_OUT_S) ** 2)
+        speed = HAND_FULL_RAD_S * min(1.0, (self._begun / PHYSICS_HZ / SET_OUT_S) ** 2)
         pull, velocity = 2 * np.pi * HAND_HZ, self.plant.velocity
         away = self._goal - self.plant.position
         velocity[:] += (pull * pull * away - 2 * pull * velocity) / PHYSICS_HZ
@@ -298,6 +303,6 @@ class TwinWorld:
             "observation": dict(zip(task.names, map(float, task.observe()), strict=True)),
             "joints": dict(zip(self.arm.joints.names, map(float, self.arm.plant.position), strict=True)),
             "torque": [bool(t) for t in self.arm.plant.torque],
-            "hand": self.hand is not None and self.hand._expert is not None,
+            "hand": self.hand is not None and self.hand.is_demonstrating,
             "slipped_s": self.slipped_s,
         }

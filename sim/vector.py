@@ -17,16 +17,9 @@ from gymnasium.vector.utils import batch_space
 
 from .expert import Demonstrator
 from .gym import TaskEnv
+from .planar.env import ENVIRONMENT, STATE, Vector
 
-STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
 TASK_INFO = {"instruction": "task"}  # what a row's info is called in that of all
-
-
-class Elements(NamedTuple):
-    """Of a vector: the names and the units of its elements."""
-
-    names: tuple[str, ...]
-    units: tuple[str, ...]
 
 
 class Row(NamedTuple):
@@ -142,8 +135,8 @@ class RowVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
     task_name: str
     control_hz: float
     max_ticks: int
-    observed: Mapping[str, Elements]
-    action: Elements
+    observed: Mapping[str, Vector]
+    action: Vector
 
     def __init__(
         self,
@@ -267,8 +260,8 @@ class SimVectorEnv(RowVectorEnv):
         self.task_name, self.control_hz = scene.task_name, scene.control_hz
         self.max_ticks = round(scene.max_seconds * scene.control_hz)
         joints, task = scene.joints, scene.task
-        self.action = Elements(tuple(joints.names), tuple(joints.units))
-        self.observed = {STATE: self.action, ENVIRONMENT: Elements(tuple(task.names), tuple(task.units))}
+        self.action = Vector(tuple(joints.names), tuple(joints.units))
+        self.observed = {STATE: self.action, ENVIRONMENT: Vector(tuple(task.names), tuple(task.units))}
         probe.close()
         processes = min(processes, num_envs)
         where = Here if processes == 1 else Elsewhere

@@ -120,16 +120,8 @@ class PlanarEnv(VectorEnv[Observation, np.ndarray, np.ndarray]):
         return self.observed[STATE].names
 
     @property
-    def state_units(self) -> tuple[str, ...]:
-        return self.observed[STATE].units
-
-    @property
     def action_names(self) -> tuple[str, ...]:
         return self.action.names
-
-    @property
-    def action_units(self) -> tuple[str, ...]:
-        return self.action.units
 
     @abstractmethod
     def place(self, seed: int) -> tuple[np.ndarray, np.ndarray]:

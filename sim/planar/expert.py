@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from .env import Acting, Observation, PlanarEnv
+from .env import Observation, PlanarEnv
 
 NOISE_STREAM, CHOICE_STREAM = 7, 8
 MEMORY = 0.8
@@ -56,11 +55,6 @@ class Expert(ABC):
             x, y = x + share * self._disturbance[:, 0], y + share * self._disturbance[:, 1]
         self._tick += 1
         return np.stack(self.keep_clear(x, y), axis=1).astype(np.float32)
-
-
-def expert(env: PlanarEnv, seeds: Sequence[int], noise: float = 0.0, **mode: Any) -> Acting:
-    """The demonstrator of `env`'s task for one episode of each seed; see `PlanarEnv.expert`."""
-    return env.expert(seeds, noise, **mode)
 
 
 def balanced_choice(seed: int, count: int) -> int:

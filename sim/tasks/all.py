@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from ...drivers.arm import DeviceError
+from ...drivers.config import require_known
 from ...drivers.plugins import PluginError, lookup, offers
 from .handover import Handover
 from .insert import Insert
@@ -39,10 +37,7 @@ def task_type(name: str) -> type[Task]:
     none; PluginError when a package offers it and it cannot be used."""
     task = lookup(GROUP, TASKS, name)
     if task is None:
-        names = task_names()
-        near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-        raise DeviceError(f"there is no task {name!r}: {hint}")
+        require_known("task", name, task_names())
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise PluginError(f"{name} is no task: it must be a subclass of ulna.sim.tasks.task.Task")
     return task

@@ -14,6 +14,7 @@ RECTANGLES = (  # centre (x, y), half size (x, y)
     (np.array([0.0, -1.5 - _CENTROID_Y]), np.array([0.5, 1.5])),
 )
 AREA = 7.0
+SPACING = 0.35  # of the points of an edge, at most about
 
 
 def rotation2(yaw: float) -> np.ndarray:
@@ -71,7 +72,7 @@ class Contacts:
     normals: np.ndarray
 
 
-def contacts(clearance: float, spacing: float = 0.35) -> Contacts:
+def contacts(clearance: float) -> Contacts:
     """Points along every edge where a disc of radius `clearance` just outside touches nothing else of the
     T."""
     points, normals = [], []
@@ -80,7 +81,7 @@ def contacts(clearance: float, spacing: float = 0.35) -> Contacts:
             for sign in (-1.0, 1.0):
                 along = 1 - axis
                 reach = half[along] - 0.15
-                for offset in np.linspace(-reach, reach, max(2, round(2 * reach / spacing) + 1)):
+                for offset in np.linspace(-reach, reach, max(2, round(2 * reach / SPACING) + 1)):
                     point = centre.copy()
                     point[axis] += sign * half[axis]
                     point[along] += offset

@@ -19,7 +19,6 @@ from ulna.sim.planar.cubes import Cubes
 from ulna.sim.planar.cue import Cue
 from ulna.sim.planar.demonstrations import Demonstration, demonstrations
 from ulna.sim.planar.env import PlanarEnv
-from ulna.sim.planar.expert import expert
 from ulna.sim.planar.fork import Fork
 from ulna.sim.planar.gates import Gates
 from ulna.sim.planar.maze import Maze
@@ -76,7 +75,6 @@ def test_the_vector_environment_contract(make: Make) -> None:
     assert set(info) >= {"success", "task"}
     assert env.action_space.shape == (3, len(env.action_names))
     assert set(env.action_names) <= set(env.state_names), "relative actions need them"
-    assert len(env.state_names) == len(env.state_units)
     for key, vector in env.observed.items():
         assert observation[key].shape == (3, len(vector.names))
         assert len(set(vector.names)) == len(vector.units) == len(vector.names)
@@ -133,7 +131,7 @@ def test_batches_change_nothing(make: Make) -> None:
 def test_what_is_over_stands_still_until_it_is_reset(make: Make) -> None:
     env = make(2)
     observation, info = env.reset(seed=[1, 2])
-    script = expert(env, [1, 2])
+    script = env.expert([1, 2])
     terminated = truncated = np.zeros(2, bool)
     ticks = 0
     while not (terminated | truncated).all():

@@ -32,7 +32,7 @@ COMMANDS = {
     "evaluate": "measure a policy: in simulation (closed loop) or on recorded episodes (--open-loop)",
     "study": "measure a claim: arms, seeds, controls and expectations in one file",
     "serve": "serve a trained policy over the network",
-    "export": "write a trained policy as one ONNX file",
+    "export": "write a trained policy as one ONNX file, or for LeRobot",
     "deploy": "run a served policy on a robot",
     "collect": "improve a policy by a person's corrections, in rounds",
     "replay": "send a recorded episode's actions once more, and report how well the joints followed",
@@ -55,7 +55,7 @@ usage: ulna COMMAND [options]      `ulna COMMAND --help` explains one, with an e
 
 the main job:
   ulna record --robot sim:so101 --task lift --agent expert --episodes 100 --out runs/x/data
-  ulna train flow --data runs/x/data --out runs/x/flow
+  ulna train flow --backbone ResidualMLP --data runs/x/data --out runs/x/flow
   ulna evaluate runs/x/flow --task lift --episodes 50
   ulna serve runs/x/flow --port 8000
   ulna deploy --robot sim:so101 --server ws://127.0.0.1:8000 --task lift --episodes 5

@@ -31,7 +31,7 @@ SET_OUT_S = 0.5
 TREMOR_MEMORY = 0.8  # of `Expert.memory`: a hand trembles faster than it corrects itself
 # A hand has mass: it follows what it wants as a critically damped spring of this frequency does.
 HAND_HZ = 2.5
-HAND_FULL_RAD_S = 4.0  # of a joint of the leader, while the hand demonstrates
+HAND_FULL_RAD_S = 4.0  # of a joint of the leader, at most
 HAND_NM, HAND_RAD_S = 6.0, 3.5  # of a person who moves a joint that has no torque
 ENDED = "the twin has ended"
 BEHIND_S = 0.25  # of wall time; more is given up, not raced after

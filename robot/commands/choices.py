@@ -51,12 +51,6 @@ def directors() -> list[str]:
     return list(DIRECTORS)
 
 
-def recipes() -> list[str]:
-    from ...policies.recipes.all import recipe_names
-
-    return recipe_names()
-
-
 def kits() -> list[str]:
     from ..setup.kit import KITS
 

@@ -28,7 +28,7 @@ CHOICES = {"robot": robots, "task": tasks_or_words, "takeover": takers}
 class Args:
     checkpoint: tyro.conf.Positional[str]
     """The policy to begin with."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the rounds: attempts in corrections-1, the policy that learned from them in round-1, and so
     on."""
     robot: str = "sim:so101"

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
+
 from .errors import UsageError
 from .parsing import Output, progress, unset, use_threads, words
 
@@ -14,9 +16,9 @@ EXAMPLE = "ulna detector --data runs/x/data --out runs/x/done"
 
 @dataclass
 class Args:
-    data: str
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the dataset; its episodes are marked as successes and failures."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the detector."""
     observe: Annotated[str, unset("all", "NAMES")] = ""
     """What it sees, with commas."""

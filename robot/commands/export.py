@@ -24,7 +24,7 @@ class Args:
     """The trained policy; with --to ulna lerobot:FOLDER."""
     onnx: Annotated[str, unset("none", "FILE")] = ""
     """The ONNX file to write: `ulna serve FILE` serves it on the processor."""
-    to: Annotated[Literal["", "lerobot", "ulna"], unset("none")] = ""
+    to: Annotated[Literal["", "lerobot", "ulna"], unset("none", "lerobot|ulna")] = ""
     """Whose folder to write: LeRobot's own act or diffusion where the networks are the same, else one for its
     plug-in lerobot_policy_ulna; or ours, of LeRobot's act or diffusion."""
     out: Annotated[str, unset("none", "FOLDER")] = ""

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
+
 from .errors import UsageError
 from .parsing import Output, unset, words
 
@@ -15,9 +17,9 @@ EXAMPLE = "ulna guard --data runs/x/data --out runs/x/guard --observe observatio
 
 @dataclass
 class Args:
-    data: str
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the dataset; episodes that failed or broke off are left out."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the guard."""
     observe: Annotated[str, unset("every vector", "NAMES")] = ""
     """What it sees, with commas; a robot's file takes a guard of observation.state alone."""

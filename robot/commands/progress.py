@@ -10,24 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from .choices import recipes
+import tyro
+
 from .errors import UsageError, unknown
 from .parsing import Output, progress, require_device, unset, use_threads, words
 
 EXAMPLE = "ulna progress --data runs/x/data --out runs/x/progress"
-CHOICES = {"like": recipes}
 
 
 @dataclass
 class Args:
-    data: str
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the dataset; its episodes have steps, or are marked as successes and failures."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the critic."""
     observe: Annotated[str, unset("all", "NAMES")] = ""
     """What it sees, with commas."""
     like: Annotated[str, unset("small networks", "RECIPE")] = ""
-    """See and read as the policies of this recipe do, such as smolvla_small."""
+    """See and read as the policies of this recipe do, such as smolvla_small; `ulna recipes` lists them."""
     weights: Annotated[str, unset("random ones", "FOLDER")] = ""
     """Published weights of --like's vision-language model, which then stays as it is; a folder or hub
     name."""

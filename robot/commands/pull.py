@@ -30,7 +30,7 @@ class Args:
     reads as it is and `ulna data import` brings in."""
     revision: Annotated[str, unset("the newest", "NAME")] = ""
     """A branch, tag or commit."""
-    kind: Annotated[Literal["", "dataset", "checkpoint"], unset("as the hub says")] = ""
+    kind: Annotated[Literal["", "dataset", "checkpoint"], unset("as the hub says", "dataset|checkpoint")] = ""
     """Which of the two, where the hub has both by this name."""
     json: bool = False
     """Print one JSON object."""

@@ -7,6 +7,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
+import tyro
+
 from .choices import agents, robots, tasks_or_words
 from .parsing import Output, page_options, progress, unset
 
@@ -16,7 +18,7 @@ CHOICES = {"robot": robots, "task": tasks_or_words, "agent": agents}
 
 @dataclass
 class Args:
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the dataset; one with the same features is continued."""
     robot: str = "sim:so101"
     """A simulated one, or a robot's TOML file."""

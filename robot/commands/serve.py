@@ -55,7 +55,7 @@ class Args:
     """Of the processor; more can be faster where nothing else runs."""
     sampling_steps: Annotated[int, unset("the recipe's")] = 0
     """Integration steps of the sampler."""
-    quantize: Annotated[Literal["", "int8", "int4"], unset("not")] = ""
+    quantize: Annotated[Literal["", "int8", "int4"], unset("not", "int8|int4")] = ""
     """Round weights to 8 bits, for each output, or 4, in groups of 64: a quarter or an eighth of the memory,
     on the processor. What that does to the actions is said at the start."""
     steer: Annotated[str, unset("none", "NAMES")] = ""
@@ -73,7 +73,7 @@ class Args:
     radians; single joints after it, with commas: degrees,gripper=percent."""
     lerobot_calibration: Annotated[str, unset("none", "FILE")] = ""
     """LeRobot's calibration of that robot, which percent need; of several arms left=FILE,right=FILE."""
-    lerobot_arm: Annotated[Literal["", "so101", "koch"], unset("unknown")] = ""
+    lerobot_arm: Annotated[Literal["", "so101", "koch"], unset("unknown", "so101|koch")] = ""
     """Whose calibration it is, where that matters."""
     groot_port: Annotated[int, unset("off")] = 0
     """Serve GR00T's clients there, too; theirs is 5555."""

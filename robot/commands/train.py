@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from ...datasets.reading.weights import PROGRESS, Weighting
-from .choices import recipes
 from .errors import UsageError, unknown
 from .parsing import Output, episode_list, pairs, parse_options, progress, require_device, unset, words
 from .recipe_fields import fields_help, with_changes
@@ -25,12 +24,11 @@ from .run_file import PHASES_FILE, Layer, options_of, read_run, words_of
 
 WEIGHTINGS = get_args(Weighting)
 EXAMPLE = "ulna train flow --data runs/x/data --out runs/x/flow --steps 2500"
-CHOICES = {"recipe": recipes}
 
 
 @dataclass
 class Args:
-    recipe: Annotated[tyro.conf.Positional[str], unset("of --config")] = ""
+    recipe: Annotated[tyro.conf.Positional[str], unset("of --config", "RECIPE")] = ""
     """Which policy; `ulna recipes` lists them."""
     data: Annotated[list[str], unset("of --config", "FOLDER")] = field(default_factory=list)
     """Folder of the dataset; several are mixed."""
@@ -66,7 +64,7 @@ class Args:
     told: Literal["task", "steps"] = "task"
     """What a policy is told that is told in words what to do: the task of the episode, in any of its
     wordings; or the first of its steps that is not done (`ulna data relabel --phrases` and `--steps`)."""
-    tolerance: Annotated[float | None, unset("two periods and the device's delay")] = None
+    tolerance: Annotated[float | None, unset("two periods and the device's delay", "SECONDS")] = None
     """How old that row may be, s; ticks without one are left out."""
     augment: Annotated[str, unset("none")] = ""
     """Change images while training, with commas: crop,color,blur."""
@@ -74,7 +72,7 @@ class Args:
     """Processes that read and decode; 0: a thread."""
     cache: Literal["auto", "ram", "disk", "none"] = "auto"
     """Keep decoded images: in memory where they fit (auto) or in any case, on disk, or not."""
-    cache_gb: Annotated[float | None, unset("a quarter of the free memory, 8 at most")] = None
+    cache_gb: Annotated[float | None, unset("a quarter of the free memory, 8 at most", "GIB")] = None
     """How much memory --cache auto may take, GiB."""
     seed: int = 0
     """Of the weights, the order of the data and the noise."""

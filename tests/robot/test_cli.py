@@ -88,6 +88,8 @@ def test_every_option_says_what_it_is(capfd: pytest.CaptureFixture[str], command
     text = capfd.readouterr().out
     for empty in ("(default: '')", "(default: None)", "(default: )"):
         assert empty not in text
+    assert "{," not in text, "a choice without a name"
+    assert "{None" not in text, "a choice of Python's"
     path = Path(COMMANDS_FOLDER, *module_name(command).split(".")).with_suffix(".py")
     (args,) = (
         n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef) and n.name == "Args"
@@ -106,7 +108,7 @@ def test_choices_are_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--agent expert|hold|leader|gamepad|spacemouse|keyboard|browser" in help_of("record")
     assert "--robot sim:panda|sim:so101|sim:so101-pair|sim:ur5e|FILE.toml" in help_of("deploy")
     assert "--device cpu|cuda|cuda:N" in help_of("serve")
-    assert "flow|diffusion_unet|diffusion_transformer|act" in help_of("train")
+    assert help_of("train").count("diffusion_unet") == 1  # of sixty names one list is enough
     text = help_of("train", "flow")
     assert "--backbone UNet1D  {UNet1D,Transformer," in text
     assert "--decoder slice  {slice,ensemble}" in text

@@ -17,10 +17,8 @@ EXAMPLE = "ulna data export runs/x/data --out runs/x/lerobot --units degrees --c
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the new LeRobot dataset."""
-    format: Literal["lerobot"] = "lerobot"
-    """LeRobot v3.0."""
     episodes: Annotated[str, unset("all that were not cut off")] = ""
     """Only these, like 0-9,12."""
     crf: int = 12
@@ -36,7 +34,7 @@ class Args:
     calibration: Annotated[str, unset("none", "FILE")] = ""
     """With --units: LeRobot's calibration of the arm that is to move, which percent need; of several arms
     left=FILE,right=FILE."""
-    arm: Annotated[Literal["", "so101", "koch"], unset("as the dataset says")] = ""
+    arm: Annotated[Literal["", "so101", "koch"], unset("as the dataset says", "so101|koch")] = ""
     """Whose calibration it is."""
     json: bool = False
     """Print one JSON object."""

@@ -20,11 +20,11 @@ class Args:
     source: tyro.conf.Positional[str]
     """A LeRobot folder (the one with meta/ in it), a replay buffer (.zarr or .zarr.zip), a robomimic file, or
     a folder of ALOHA episodes."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the new dataset."""
     format: Literal["auto", "lerobot", "diffusion-policy", "robomimic", "aloha"] = "auto"
     """What the source is; found out by default."""
-    fps: Annotated[float | None, unset("what the source says")] = None
+    fps: Annotated[float | None, unset("what the source says", "HZ")] = None
     """Rows a second, where the source does not say."""
     task: Annotated[str, unset("the source's")] = ""
     """The instruction in words, where the source has none."""
@@ -48,7 +48,7 @@ class Args:
     calibration: Annotated[str, unset("none", "FILE")] = ""
     """LeRobot's calibration of the arm that was moved, which percent need; of several arms
     left=FILE,right=FILE."""
-    arm: Annotated[Literal["", "so101", "koch"], unset("as the source says")] = ""
+    arm: Annotated[Literal["", "so101", "koch"], unset("as the source says", "so101|koch")] = ""
     """Whose calibration it is."""
     names: Annotated[str, unset("the source's", "NAMES")] = ""
     """Names of the elements of state and action, with commas, where the source has none."""

@@ -16,7 +16,7 @@ EXAMPLE = "ulna data merge runs/a/data runs/b/data --out runs/ab/data"
 class Args:
     data: Annotated[tyro.conf.Positional[list[str]], unset("none; name at least two")]
     """Folders of the datasets, in the order of the result."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the new dataset."""
     same_twice: bool = False
     """Allow an episode that is in several of them."""

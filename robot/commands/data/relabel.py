@@ -19,16 +19,16 @@ class Args:
     """Folder of the dataset."""
     episodes: str
     """Which, like 3,7-9."""
-    task: Annotated[str | None, unset("unchanged")] = None
+    task: Annotated[str | None, unset("unchanged", "WORDS")] = None
     """The instruction in words."""
     phrases: Annotated[str | None, unset("unchanged", "WORDS;...")] = None
     """What else the task may be called, with semicolons between: a policy in training is told one of all its
     wordings. `fold the cloth; make the towel small`; "" for none."""
-    success: Annotated[Literal["true", "false", "none"] | None, unset("unchanged")] = None
+    success: Annotated[Literal["true", "false", "none"] | None, unset("unchanged", "true|false|none")] = None
     """Whether the task was done; none: unknown."""
-    weight: Annotated[float | None, unset("unchanged")] = None
+    weight: Annotated[float | None, unset("unchanged", "FLOAT")] = None
     """How much an episode counts in training with --weights stored."""
-    episode_return: Annotated[float | None, unset("unchanged")] = None
+    episode_return: Annotated[float | None, unset("unchanged", "FLOAT")] = None
     """Its return, for training with --weights return-rw or return-aw."""
     steps: Annotated[str | None, unset("unchanged", "WORDS@SECONDS;...")] = None
     """The steps of the task in the order of the plan, with semicolons between, each with the time when it was

@@ -18,7 +18,7 @@ EXAMPLE = "ulna data split runs/x/data --out runs/x --parts train=0.9 val=0.1"
 class Args:
     data: tyro.conf.Positional[str]
     """Folder of the dataset; it stays as it is."""
-    out: str
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
     """Folder that the new datasets are made in."""
     parts: Annotated[list[str], unset("none; by --by", "NAME=SHARE")] = field(default_factory=list)
     """name=share, which sum to 1, or name=episodes like val=3,7-9."""

@@ -18,9 +18,9 @@ class Args:
     """Folder of the dataset."""
     episode: int
     """Its number."""
-    start: Annotated[float | None, unset("its beginning")] = None
+    start: Annotated[float | None, unset("its beginning", "SECONDS")] = None
     """First moment to keep, seconds after the episode's first tick."""
-    end: Annotated[float | None, unset("its end")] = None
+    end: Annotated[float | None, unset("its end", "SECONDS")] = None
     """Last moment to keep."""
     json: bool = False
     """Print one JSON object."""

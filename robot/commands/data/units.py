@@ -26,7 +26,7 @@ class Args:
     calibration: Annotated[str, unset("none", "FILE")] = ""
     """LeRobot's calibration of the arm that was moved, which percent need; of several arms
     left=FILE,right=FILE."""
-    arm: Annotated[Literal["", "so101", "koch"], unset("as the dataset says")] = ""
+    arm: Annotated[Literal["", "so101", "koch"], unset("as the dataset says", "so101|koch")] = ""
     """Whose calibration it is."""
     out: Annotated[str, unset("none: only what is stated changes", "FOLDER")] = ""
     """Folder of a new, converted dataset; DATA stays as it is."""

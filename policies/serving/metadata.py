@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from ...datasets.features import ACTION, Features, features_from_json, features_to_json
+from ...datasets.features import ACTION, IMAGES, Features, features_from_json, features_to_json
 from ...datasets.uvd import Decompose
 from .validations import Validation, validations_from_json, validations_to_json
 
@@ -73,6 +73,11 @@ class Metadata:
     def n_actions_ahead(self) -> int:
         """How many actions a reply holds: those of the chunk from now on."""
         return self.horizon - self.n_past_actions
+
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the cameras whose pictures the policy needs."""
+        return [k.removeprefix(IMAGES) for k in self.features if k.startswith(IMAGES)]
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only."""

@@ -118,7 +118,6 @@ def deployed(args: Args) -> dict[str, Any]:
     from ..record import open_store, recorder_for
     from ..rehearsal import ExpertPerson
     from ..takeover import Person
-    from .evaluate import _cameras
     from .record import size_of
 
     options = page_options(args.takeover, args.phone)
@@ -139,7 +138,7 @@ def deployed(args: Args) -> dict[str, Any]:
         raise ValueError(f"--timeout must lie in 0..3600 s, not {args.timeout:g}")
     strategy = strategy_of(args.strategy, args.strategy_fields)
     with PolicyClient(args.server) as client:
-        cameras = _cameras(client.metadata)
+        cameras = client.metadata.cameras
         tracking = ENVIRONMENT in client.metadata.features
         metadata = client.metadata
 

@@ -134,7 +134,7 @@ def run(args: Args, out: Output) -> int:
     above = directors_named(words(args.director), _fields(args, args.director))
     policy = None if args.agent else _served_policy(args)
     try:
-        cameras = [] if policy is None else _cameras(policy.metadata)
+        cameras = [] if policy is None else policy.metadata.cameras
         with (
             contextlib.ExitStack() as stack,
             load_robot(_twin_of(args, policy, stack), args.task, cameras) as rig,
@@ -250,7 +250,7 @@ def _twin_of(args: Args, policy: Any, stack: contextlib.ExitStack) -> str:
         return args.robot
     from ..twin.own import own_twin
 
-    needed: list[str] | None = [] if policy is None else _cameras(policy.metadata)
+    needed: list[str] | None = [] if policy is None else policy.metadata.cameras
     if policy is not None and ENVIRONMENT in policy.metadata.features:
         needed = None  # what trackers see
     return stack.enter_context(own_twin(args.robot, args.task, needed))
@@ -295,12 +295,6 @@ def _require_same_checkpoint(folder: str, metadata: Metadata, server: str) -> No
             f"the server at {server} rounds the weights of {folder} (--quantize {metadata.quantize}), "
             "so what it does is no report on that checkpoint: evaluate without naming it"
         )
-
-
-def _cameras(metadata: Metadata) -> list[str]:
-    from ...datasets.features import IMAGES
-
-    return [k.removeprefix(IMAGES) for k in metadata.features if k.startswith(IMAGES)]
 
 
 def _open_loop(args: Args, out: Output) -> int:

@@ -36,7 +36,7 @@ class Args:
 
 
 def run(args: Args, out: Output) -> int:
-    from ..study.result import result_path, save_result, summarise, text
+    from ..study.result import result_path, summarise, text, write_json
     from ..study.work import Job, Work, run_all
 
     if args.processes < 1:
@@ -61,6 +61,6 @@ def run(args: Args, out: Output) -> int:
     if args.quick:
         result["quick"] = True
     path = Path(args.out) if args.out else result_path(file, folder, args.quick)
-    save_result(path, result)
+    write_json(path, result)
     out.answer({**result, "result": str(path)}, f"{text(result)}\n{path}")
     return 0

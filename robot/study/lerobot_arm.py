@@ -39,6 +39,7 @@ from ...datasets.features import (
 from ...policies.request import Request
 from ...policies.serving.metadata import Metadata
 from . import lerobot
+from .result import write_json
 from .runner import Trained, execution
 from .study import Arm, StudyError, Variant
 
@@ -91,10 +92,7 @@ class LeRobotRunner:
         note = out / TRAINED
         if not note.is_file():
             out.mkdir(parents=True, exist_ok=True)
-            note.with_suffix(".new").write_text(
-                json.dumps(self._train(arm, data, out, seed, device), indent=1)
-            )
-            os.replace(note.with_suffix(".new"), note)
+            write_json(note, self._train(arm, data, out, seed, device))
         record = json.loads(note.read_text())
         return Trained(out, **{f.name: record[f.name] for f in fields(Trained) if f.name in record})
 

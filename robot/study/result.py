@@ -121,10 +121,11 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return means
 
 
-def save_result(path: Path, result: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """By one rename: there is the whole file or none. Its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}")
-    new.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    new.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
     os.replace(new, path)
 
 

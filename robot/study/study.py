@@ -297,7 +297,7 @@ def read_study(path: Path, quick: bool = False) -> Study:
             )
     if quick:
         episodes = min(study.episodes, QUICK_EPISODES)
-        return _replaced(study, seeds=1, episodes=episodes, evaluation_seed=QUICK_SEED)
+        return replace(study, seeds=1, episodes=episodes, evaluation_seed=QUICK_SEED)
     return study
 
 
@@ -309,10 +309,6 @@ def _require_order(arm: Arm, arms: Mapping[str, Arm], where: str, waiting: tuple
                 f"{where}, [arms.{arm.name}]: {{{name}}} must name an arm that is trained before it"
             )
         _require_order(arms[name], arms, where, (*waiting, arm.name))
-
-
-def _replaced(study: Study, **changes: Any) -> Study:
-    return Study(**{**{f.name: getattr(study, f.name) for f in fields(Study)}, **changes})
 
 
 def _arm(name: str, table: Mapping[str, Any], common: Mapping[str, Any], where: str) -> Arm:

@@ -31,6 +31,7 @@ from ..report.report import commit, machine
 from ..rollout import Rollout, env_features, rollout
 from .arms import runner, task_maker
 from .demonstrations import gather_demonstrations, record_demonstrations
+from .result import write_json
 from .runner import Trained, execution
 from .study import Arm, Study, StudyError, Variant, read_study
 
@@ -183,7 +184,7 @@ class Work:
                     settings = self._resolved(arm, job).settings if arm.of else {}  # else the checkpoint's
                     policy = runner(self.study.arms[job.arm]).decider(out, settings, self.device)
                     result = self._evaluate(self.study.variants[on], arm, policy)
-                    self._write(
+                    write_json(
                         file,
                         {
                             "variant": on,
@@ -261,12 +262,6 @@ class Work:
         with lock.open("w") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
-
-    def _write(self, file: Path, value: Mapping[str, Any]) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-        new.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-        os.replace(new, file)
 
 
 def metrics(r: Rollout, modes: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ import tyro
 from .choices import EXPERT, directors, robots, takers, tasks_or_words
 from .errors import UsageError
 from .execution import split_all_fields, strategies, strategies_help, strategy_of
-from .parsing import Output, episode_list, page_options, unset, words
+from .parsing import Output, episode_list, page_options, size_of, unset, words
 
 if TYPE_CHECKING:
     from ..takes import TakeResult
@@ -118,7 +118,6 @@ def deployed(args: Args) -> dict[str, Any]:
     from ..record import open_store, recorder_for
     from ..rehearsal import ExpertPerson
     from ..takeover import Person
-    from .record import size_of
 
     options = page_options(args.takeover, args.phone)
     if args.takeover:

@@ -165,6 +165,16 @@ def words(text: str) -> list[str]:
     return [w.strip() for w in text.split(",") if w.strip()]
 
 
+def size_of(text: str) -> tuple[int, int] | None:
+    """`320x240` → (240, 320)."""
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    if match is None or not min(int(match[1]), int(match[2])):
+        raise ValueError(f"--image-size is width x height in pixels, like 320x240, not {text!r}")
+    return int(match[2]), int(match[1])
+
+
 def pairs(option: str, text: str, of: str) -> dict[str, str]:
     """`a=b,c=d` → {"a": "b", "c": "d"}. UsageError names `option` and says with `of` how a pair is
     written."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
 import tyro
 
 from .choices import agents, robots, tasks_or_words
-from .parsing import Output, page_options, progress, unset
+from .parsing import Output, page_options, progress, size_of, unset, words
 
 EXAMPLE = "ulna record --robot sim:so101 --task lift --agent expert --episodes 100 --out runs/x/data"
 CHOICES = {"robot": robots, "task": tasks_or_words, "agent": agents}
@@ -71,9 +70,8 @@ def run(args: Args, out: Output) -> int:
         raise ValueError(f"--episodes must be at least 1, not {args.episodes}")
     size, options = size_of(args.image_size), page_options(args.agent, args.phone)
     storage = {"codec": "jpeg", "quality": args.jpeg_quality} if args.codec == "jpeg" else None
-    cameras = [c.strip() for c in args.cameras.split(",") if c.strip()]
     by_hand = args.agent in people()
-    rig = load_robot(args.robot, args.task or "lift", cameras, realtime=args.realtime or by_hand)
+    rig = load_robot(args.robot, args.task or "lift", words(args.cameras), realtime=args.realtime or by_hand)
     with (
         # before the robot: it gets no torque where there is nobody to move it
         agent_for(args.agent, args.robot, rig, args.noise, args.mode or None, **options) as agent,
@@ -113,13 +111,3 @@ def run(args: Args, out: Output) -> int:
     text += dropped_message(result.dropped)
     out.answer({**asdict(result), "out": str(result.out)}, text)
     return 0
-
-
-def size_of(text: str) -> tuple[int, int] | None:
-    """`320x240` → (240, 320)."""
-    if not text:
-        return None
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
-    if match is None or not min(int(match[1]), int(match[2])):
-        raise ValueError(f"--image-size is width x height in pixels, like 320x240, not {text!r}")
-    return int(match[2]), int(match[1])

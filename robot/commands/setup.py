@@ -76,7 +76,8 @@ def run(args: Args, out: Output) -> int:
         )
         raise
     next_commands = _next_commands(str(path), answer, args.no_calibration)
-    text = "\n".join([f"{path} is ready. Next:", *(f"  {command}" for command in next_commands)])
+    head = f"{path} is ready; uncomment its cameras. Next:"
+    text = "\n".join([head, *(f"  {command}" for command in next_commands)])
     out.answer({"robot": str(path), "arms": answer, "next": next_commands}, text)
     return 0
 

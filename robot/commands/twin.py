@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from .choices import tasks, twins
-from .parsing import Output, unset, words
+from .parsing import Output, size_of, unset, words
 
 EXAMPLE = "ulna twin so101 --scene lift --leader --cameras front,wrist"
 CHOICES = {"kind": twins, "scene": tasks}
@@ -52,7 +52,6 @@ def run(args: Args, out: Output) -> int:
     from ...drivers.arm import DeviceError
     from ...drivers.twins.faults import parse_fault
     from ..twin.station import Station, StationConfig
-    from .record import size_of
 
     size = size_of(args.image_size)
     if size is None:

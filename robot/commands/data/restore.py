@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from ..parsing import Output, unset
+from ..parsing import Output, unset, words
 
 EXAMPLE = "ulna data restore runs/x/data --list"
 
@@ -60,8 +60,7 @@ def run(args: Args, out: Output) -> int:
         count = empty_trash(store)
         out.answer({"removed": count}, f"removed {count} episodes for good")
         return 0
-    names = [n.strip() for n in args.episodes.split(",") if n.strip()] or None
-    back = restore(store, names)
+    back = restore(store, words(args.episodes) or None)
     out.answer({"restored": back, "episodes": len(store)}, f"restored: {', '.join(back) or 'nothing'}")
     return 0
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from ..parsing import Output, episode_list, unset
+
+if TYPE_CHECKING:
+    from ....datasets.store import EpisodeStore
 
 EXAMPLE = "ulna data split runs/x/data --out runs/x --parts train=0.9 val=0.1"
 
@@ -42,7 +45,7 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
-def _by(store, what: str) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]
+def _by(store: EpisodeStore, what: str) -> dict[str, list[int]]:
     names = {True: "success", False: "failure", None: "unknown"}
     groups: dict[str, list[int]] = {}
     for e in store.episodes:
@@ -59,7 +62,7 @@ def _folder(task: str) -> str:
     return plain if plain and plain == task else f"{plain or 'task'}-{digits}"
 
 
-def _parts(store, texts: list[str], seed: int) -> dict[str, list[int]]:  # type: ignore[no-untyped-def]
+def _parts(store: EpisodeStore, texts: list[str], seed: int) -> dict[str, list[int]]:
     from ....datasets.split import split_by_episode
 
     pairs = [p.partition("=") for p in texts]

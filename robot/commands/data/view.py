@@ -4,11 +4,14 @@ rerun file."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ..parsing import Output, episode_list, progress, unset
+
+if TYPE_CHECKING:
+    from ....datasets.store import EpisodeStore
 
 EXAMPLE = "ulna data view runs/x/data"
 
@@ -63,11 +66,9 @@ def run(args: Args, out: Output) -> int:
     return 0
 
 
-def _write_rerun(store: object, selection: list[int] | None, args: Args, out: Output) -> int:
-    from ....datasets.store import EpisodeStore
+def _write_rerun(store: EpisodeStore, selection: list[int] | None, args: Args, out: Output) -> int:
     from ...viewer.rerun_export import write_rrd
 
-    assert isinstance(store, EpisodeStore)
     with progress("writing") as bar:
         bar_task = bar.add_task("", total=None, note="")
         counts = write_rrd(

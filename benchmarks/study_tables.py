@@ -23,6 +23,14 @@ def percent(interval: Sequence[float]) -> str:
     return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
 
 
+LEGEND = (
+    "Columns of the tables below. **success**: share of all episodes of all trainings. **deviation**:",
+    "standard deviation of that share between trainings. **minus X**: success minus that of the arm X, in",
+    "points, with the 95 % interval of the paired difference. **NFE**: network evaluations a decision.",
+    "**size**: parameters. **trained**: seconds of all trainings, or the arm whose training is used.",
+)
+
+
 def studies_page(studies: Sequence[Mapping[str, Any]]) -> list[str]:
     """All studies; those that went against what was expected are among them."""
     if not studies:
@@ -31,8 +39,9 @@ def studies_page(studies: Sequence[Mapping[str, Any]]) -> list[str]:
     for s in studies:
         rows = s["expectations"]
         held = sum(e["holds"] for e in rows)
-        lines.append(f"| [{s['name']}](#{s['name']}) | {cell(s['claim'])} | {held} of {len(rows)} |")
-    return [*lines, "", *(line for s in studies for line in study(s))]
+        claim = cell(sentence(s["claim"]))
+        lines.append(f"| [{s['name']}](#{s['name']}) | {claim} | {held} of {len(rows)} |")
+    return [*lines, "", *LEGEND, "", *(line for s in studies for line in study(s))]
 
 
 def ndp_strokes(d: Mapping[str, Any]) -> list[str]:
@@ -122,18 +131,18 @@ def demo_policy(d: Mapping[str, Any]) -> list[str]:
 def study(s: Mapping[str, Any]) -> list[str]:
     """One study: its arms, variant by variant, and its expectations."""
     paper = f" Paper: {s['paper']}." if s["paper"] else ""
-    lines = [f"## {s['name']}", "", f"{s['claim'].strip()}{paper}", ""]
+    lines = [f"## {s['name']}", "", f"{sentence(s['claim'])}{paper}", ""]
     for word, text in (("Expected", s["expectation"]), ("Control", s["control"])):
         if text:
             lines += [f"{word}, written before the run: {text.strip()}", ""]
-    trials = f"{s['seeds']} training seeds × {s['episodes']} episodes"
+    trials = f"{s['seeds']} training seed{'s' * (s['seeds'] > 1)} × {s['episodes']} episodes"
     for name, variant in s["variants"].items():
         options = ", ".join(f"{k} {v}" for k, v in variant["options"].items())
         task = f"`{variant['task']}`{f' ({options})' if options else ''}"
         lines += [
             f"**{name}**: {task}, {variant['demonstrations']['count']} demonstrations, {trials}.",
             "",
-            f"| arm | success | 95 % interval | seeds | minus `{s['base']}` | NFE | size | trained |",
+            f"| arm | success | 95 % interval | deviation | minus `{s['base']}` | NFE | size | trained |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for arm, a in variant["arms"].items():
@@ -188,6 +197,12 @@ def minus(difference: Mapping[str, Any] | None) -> str:
 
 def number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital and a full stop."""
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def cell(text: str) -> str:

@@ -29,6 +29,13 @@ from ...drivers.devices import (
 from ...drivers.sysfs import ROOT, entries, number, text, usb_devices
 
 Level = Literal["good", "advice", "severe"]
+NOT_ON_A_ROBOT = {
+    *("accelerate", "av", "datasets", "diffusers", "gymnasium", "grpcio", "h5py", "httpx", "huggingface-hub"),
+    *("lerobot", "onnx", "onnxruntime", "onnxscript", "pyarrow", "pybullet", "pyzmq", "rerun-sdk"),
+    *("tensorboard", "torch", "torchvision"),
+}
+"""What only training, serving, simulation and other projects' formats need: `requirements-robot.lock` leaves
+it out."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def look(root: Path = ROOT) -> Hardware:
 
 def python_packages() -> list[Finding]:
     """Findings on Python's version, and on whether each package that ulna needs is there in a version that
-    fits."""
+    fits. A robot's computer does without those of `NOT_ON_A_ROBOT`."""
     findings = [
         Finding(
             "python", "good", f"Python {sys.version.split()[0]}, ulna {importlib.metadata.version('ulna')}"
@@ -85,7 +92,7 @@ def python_packages() -> list[Finding]:
         findings = [
             Finding("python", "severe", f"Python {sys.version.split()[0]} is not 3.12", "run `make setup`")
         ]
-    wrong = []
+    wrong, elsewhere = [], []
     from packaging.requirements import Requirement
 
     for line in importlib.metadata.requires("ulna") or []:
@@ -95,14 +102,20 @@ def python_packages() -> list[Finding]:
         try:
             have = importlib.metadata.version(need.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{need.name} is missing")
+            if need.name in NOT_ON_A_ROBOT:
+                elsewhere.append(need.name)
+            else:
+                wrong.append(f"{need.name} is missing")
             continue
         if not need.specifier.contains(have, prereleases=True):
             wrong.append(f"{need.name} is {have}, not {need.specifier}")
     if wrong:
         findings.append(Finding("python", "severe", "; ".join(wrong), "run `make setup` in the repository"))
     else:
-        findings.append(Finding("python", "good", "all packages are there in versions that serve"))
+        says = "all packages are there in versions that serve"
+        if elsewhere:
+            says += f", but those that a robot's computer does without: {', '.join(elsewhere)}"
+        findings.append(Finding("python", "good", says))
     return findings
 
 

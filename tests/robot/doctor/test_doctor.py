@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,26 @@ def test_libraries_that_cv2_lacks_are_named(tmp_path: Path, monkeypatch: pytest.
 
 def test_this_python_serves() -> None:
     assert {f.level for f in doctor.python_packages()} == {"good"}
+
+
+def test_a_computer_at_a_robot_does_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+
+    def without(name: str) -> Callable[[str], str]:
+        def found(package: str) -> str:
+            if package == name:
+                raise importlib.metadata.PackageNotFoundError(package)
+            return version(package)
+
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", without("torch"))
+    *_, packages = doctor.python_packages()
+    assert packages.level == "good"
+    assert packages.says.endswith("does without: torch")
+    monkeypatch.setattr(importlib.metadata, "version", without("pyserial"))
+    *_, packages = doctor.python_packages()
+    assert (packages.level, packages.says) == ("severe", "pyserial is missing")
 
 
 def test_a_loop_is_timed() -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from .bar import progress
 from .errors import UsageError
-from .parsing import Output, progress, unset, use_threads, words
+from .parsing import Output, unset, use_threads, words
 
 EXAMPLE = "ulna detector --data runs/x/data --out runs/x/done"
 
@@ -36,15 +37,14 @@ def run(args: Args, out: Output) -> int:
     if args.steps < 1:
         raise UsageError(f"--steps is at least 1, not {args.steps}")
     use_threads(1)
-    with progress("learning") as bar:
-        bar_task = bar.add_task("", total=args.steps, note="")
+    with progress("learning", args.steps) as bar:
         answer = learn_success(
             args.data,
             args.out,
             words(args.observe) or None,
             args.steps,
             args.seed,
-            lambda step: bar.update(bar_task, completed=step),
+            bar.update,
         )
     text = (
         f"{args.out}: of {answer['held_out_successes']} successes that it had not seen it finds "

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from .bar import progress
 from .choices import directors, robots, tasks
 from .errors import UsageError
 from .execution import split_all_fields, strategies, strategies_help, strategy_of
-from .parsing import Output, episode_list, progress, require_device, unset, use_threads, words
+from .parsing import Output, episode_list, require_device, unset, use_threads, words
 from .steering import steering
 
 if TYPE_CHECKING:
@@ -138,12 +139,11 @@ def run(args: Args, out: Output) -> int:
         with (
             contextlib.ExitStack() as stack,
             load_robot(_twin_of(args, policy, stack), args.task, cameras) as rig,
-            progress("evaluating") as bar,
+            progress("evaluating", episodes) as bar,
         ):
-            bar_task = bar.add_task("", total=episodes, note="")
 
             def report(count: int, successes: int, total: int) -> None:
-                bar.update(bar_task, completed=count, note=f"{successes} succeeded")
+                bar.update(count, note=f"{successes} succeeded")
 
             folder = _folder(args) / "validation" if args.checkpoint else None
             # a report on the checkpoint alone is not overwritten by one with anything beside it
@@ -305,13 +305,12 @@ def _open_loop(args: Args, out: Output) -> int:
         raise UsageError("open loop needs --data and --episodes, such as --data runs/x/data --episodes 10,11")
     policy = _served_policy(args)
     with progress("evaluating") as bar:
-        bar_task = bar.add_task("", total=None, note="")
         result = open_loop(
             policy,
             args.data,
             episode_list(args.episodes),
             args.every,
-            lambda count, total: bar.update(bar_task, completed=count, total=total),
+            bar.update,
         )
     answer = result.to_json()
     if args.checkpoint:

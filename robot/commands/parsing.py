@@ -17,7 +17,7 @@ from typing import Annotated, Any, Self, get_type_hints
 import tyro
 
 from .errors import UsageError
-from .terminal import clean, console
+from .terminal import clean
 
 
 def parse(module: ModuleType, name: str, argv: Sequence[str]) -> Any:
@@ -213,31 +213,3 @@ def use_threads(n: int) -> None:
     import torch
 
     torch.set_num_threads(n)
-
-
-def progress(description: str) -> Any:
-    """A progress bar on standard error, as a context; plain lines where that is no terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    screen = console()
-    if not screen.is_terminal:
-        from .lines import Lines
-
-        return Lines(description, screen, lambda text: print(text, file=sys.stderr, flush=True))
-    return Progress(
-        TextColumn(description),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=screen,
-    )

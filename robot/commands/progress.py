@@ -12,8 +12,9 @@ from typing import Annotated
 
 import tyro
 
+from .bar import progress
 from .errors import UsageError, unknown
-from .parsing import Output, progress, require_device, unset, use_threads, words
+from .parsing import Output, require_device, unset, use_threads, words
 
 EXAMPLE = "ulna progress --data runs/x/data --out runs/x/progress"
 
@@ -65,8 +66,7 @@ def run(args: Args, out: Output) -> int:
         if make is None:
             raise unknown("recipe", args.like, recipe_names())
         spec = spec_like(make(open_dataset(args.data).features), args.weights, args.tokenizer)
-    with progress("learning") as bar:
-        bar_task = bar.add_task("", total=args.steps, note="")
+    with progress("learning", args.steps) as bar:
         answer = learn_progress(
             args.data,
             args.out,
@@ -75,7 +75,7 @@ def run(args: Args, out: Output) -> int:
             args.steps,
             args.seed,
             args.device,
-            progress=lambda step: bar.update(bar_task, completed=step),
+            progress=bar.update,
         )
     text = (
         f"{args.out}: the steps of {answer['tasks']} tasks; in {answer['held_out_episodes']} episodes that "

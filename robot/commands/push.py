@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from .bar import progress
 from .errors import UsageError
-from .parsing import Output, progress, unset, words
+from .parsing import Output, unset, words
 
 if TYPE_CHECKING:
     from ...datasets.checks.findings import Finding
@@ -91,8 +92,7 @@ def _dataset(args: Args, source: Path) -> Parcel:
 
     store = open_dataset(source)
     with progress("checking") as bar:
-        bar_task = bar.add_task("", total=None, note="")
-        findings = check(store, None, lambda n, total: bar.update(bar_task, completed=n, total=total))
+        findings = check(store, None, bar.update)
     severe = [f for f in findings if f.severity == "severe"]
     if severe and not args.despite_findings:
         where = f" in episode {severe[0].episode}" if severe[0].episode >= 0 else ""
@@ -104,10 +104,7 @@ def _dataset(args: Args, source: Path) -> Parcel:
     folder, stage, notes = source, None, []
     if not isinstance(store, LeRobotStore):
         with progress("exporting") as bar:
-            bar_task = bar.add_task("", total=None, note="")
-            folder, notes = staged(
-                store, args.gaps, lambda n, total: bar.update(bar_task, completed=n, total=total)
-            )
+            folder, notes = staged(store, args.gaps, bar.update)
         stage = folder
     files: dict[str, Path | bytes] = data_files(folder)
     if (picture := contact_sheet(store)) is not None:

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .bar import progress
 from .choices import agents, robots, tasks_or_words
-from .parsing import Output, page_options, progress, size_of, unset, words
+from .parsing import Output, page_options, size_of, unset, words
 
 EXAMPLE = "ulna record --robot sim:so101 --task lift --agent expert --episodes 100 --out runs/x/data"
 CHOICES = {"robot": robots, "task": tasks_or_words, "agent": agents}
@@ -77,17 +78,16 @@ def run(args: Args, out: Output) -> int:
         agent_for(args.agent, args.robot, rig, args.noise, args.mode or None, **options) as agent,
         onlooker_for(agent, rig) if by_hand else contextlib.nullcontext() as onlooker,
         rig,
-        progress("recording") as bar,
+        progress("recording", args.episodes) as bar,
         contextlib.ExitStack() as stack,
     ):
         # the keyboard as teleoperator reads the terminal itself, episode keys and all
         keys = None if args.agent == "keyboard" else stack.enter_context(Keys())
         if keys is not None and keys.is_terminal and rig.realtime:
-            bar.console.print(HELP)
-        bar_task = bar.add_task("", total=args.episodes, note="")
+            bar.print(HELP)
 
         def report(count: int, successes: int, frames: int) -> None:
-            bar.update(bar_task, completed=count, note=f"{successes} succeeded, {frames} frames")
+            bar.update(count, note=f"{successes} succeeded, {frames} frames")
 
         result = record(
             rig,
@@ -104,7 +104,7 @@ def run(args: Args, out: Output) -> int:
             task=args.task if rig.sim is None else "",
             max_seconds=args.max_seconds or None,
             reset_seconds=args.reset_seconds,
-            say=lambda line: bar.console.print(line, markup=False, highlight=False),
+            say=bar.print,
             onlooker=onlooker,
         )
     text = f"{result.out}: {result.episodes} episodes, {result.successes} succeeded, {result.frames} frames"

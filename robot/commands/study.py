@@ -9,8 +9,9 @@ from typing import Annotated
 
 import tyro
 
+from .bar import progress
 from .errors import UsageError
-from .parsing import Output, progress, require_device, unset, use_threads
+from .parsing import Output, require_device, unset, use_threads
 
 EXAMPLE = "ulna study benchmarks/studies/fork.toml --processes 2"
 
@@ -48,13 +49,12 @@ def run(args: Args, out: Output) -> int:
     work = Work(file, folder, args.quick, device)
     work.begin(args.restart)
     total = sum(len(work.study.arms_of(v)) for v in work.study.variants) * work.study.seeds
-    with progress("studying") as bar:
-        bar_task = bar.add_task("", total=total, completed=len(work.results()), note="")
+    with progress("studying", total, len(work.results())) as bar:
 
         def report(job: Job, arm: str, successes: int, there: bool) -> None:
             if not there:
                 note = f"{job.variant} {arm} seed {job.seed}: {successes} of {work.study.episodes}"
-                bar.update(bar_task, advance=1, note=note)
+                bar.update(bar.completed + 1, note=note)
 
         run_all(work, args.processes, report)
     result = {**summarise(work.study, work.results()), "command": f"ulna study {args.file}"}

@@ -17,8 +17,9 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from ...datasets.reading.weights import PROGRESS, Weighting
+from .bar import progress
 from .errors import UsageError, unknown
-from .parsing import Output, episode_list, pairs, parse_options, progress, require_device, unset, words
+from .parsing import Output, episode_list, pairs, parse_options, require_device, unset, words
 from .recipe_fields import fields_help, with_changes
 from .run_file import PHASES_FILE, Layer, options_of, read_run, words_of
 
@@ -344,13 +345,10 @@ def _train(run: Run, name: str) -> Any:
     from ...policies.train.loop import Progress, train
 
     args = run.args
-    with progress(name) as bar:
-        bar_task = bar.add_task("", total=run.recipe.training.steps, note="")
+    with progress(name, run.recipe.training.steps) as bar:
 
         def report(p: Progress) -> None:
-            bar.update(
-                bar_task, completed=p.step, note=f"loss {p.loss:.4f}, {p.examples_per_s:.0f} examples/s"
-            )
+            bar.update(p.step, note=f"loss {p.loss:.4f}, {p.examples_per_s:.0f} examples/s")
 
         return train(
             run.recipe,

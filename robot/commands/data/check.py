@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..parsing import Output, episode_list, progress, unset
+from ..bar import progress
+from ..parsing import Output, episode_list, unset
 
 EXAMPLE = "ulna data check runs/x/data"
 
@@ -36,11 +37,8 @@ def run(args: Args, out: Output) -> int:
     store = open_dataset(args.data, recover=False)
     selection = episode_list(args.episodes) if args.episodes else None
     with progress("checking") as bar:
-        bar_task = bar.add_task("", total=None, note="")
-        findings = check(
-            store, selection, lambda n, total: bar.update(bar_task, completed=n, total=total), args.fast
-        )
-        count = int(bar.tasks[0].completed)
+        findings = check(store, selection, bar.update, args.fast)
+        count = int(bar.completed)
     counts = {s: sum(f.severity == s for f in findings) for s in reversed(SEVERITIES)}
     least = SEVERITIES.index(args.severity)
     visible = [f for f in findings if SEVERITIES.index(f.severity) >= least]

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..bar import progress
 from ..errors import UsageError
-from ..parsing import Output, episode_list, progress, unset
+from ..parsing import Output, episode_list, unset
 
 EXAMPLE = "ulna data export runs/x/data --out runs/x/lerobot --units degrees --calibration follower.json"
 
@@ -56,7 +57,6 @@ def run(args: Args, out: Output) -> int:
         raise UsageError("--calibration and --arm say what --units are of: say --units degrees or percent")
     selection = episode_list(args.episodes) if args.episodes else None
     with progress("exporting") as bar:
-        bar_task = bar.add_task("", total=None, note="")
         result = export_lerobot(
             store,
             args.out,
@@ -64,7 +64,7 @@ def run(args: Args, out: Output) -> int:
             args.crf,
             args.lossless,
             args.gaps,
-            lambda n, total: bar.update(bar_task, completed=n, total=total),
+            bar.update,
             words,
         )
     lines = [f"{result.out}: {result.episodes} episodes, {result.frames} frames, LeRobot v3.0"]

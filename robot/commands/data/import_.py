@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..bar import progress
 from ..errors import UsageError
-from ..parsing import Output, episode_list, pairs, progress, unset, words
+from ..parsing import Output, episode_list, pairs, unset, words
 
 EXAMPLE = "ulna data import path/to/lerobot_folder --out runs/x/data --image-size 96"
 
@@ -92,12 +93,7 @@ def run(args: Args, out: Output) -> int:
     )
     kind = _kind(Path(args.source)) if args.format == "auto" else args.format
     with progress("importing") as bar:
-        bar_task = bar.add_task("", total=None, note="")
-
-        def report(count: int, total: int) -> None:
-            bar.update(bar_task, completed=count, total=total)
-
-        store = _import(kind, args, size, report, statement.restate)
+        store = _import(kind, args, size, bar.update, statement.restate)
     d = describe(store)
     out.answer(d, text_of(d))
     return 0

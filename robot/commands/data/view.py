@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..parsing import Output, episode_list, progress, unset
+from ..bar import progress
+from ..parsing import Output, episode_list, unset
 
 if TYPE_CHECKING:
     from ....datasets.store import EpisodeStore
@@ -70,12 +71,11 @@ def _write_rerun(store: EpisodeStore, selection: list[int] | None, args: Args, o
     from ...viewer.rerun_export import write_rrd
 
     with progress("writing") as bar:
-        bar_task = bar.add_task("", total=None, note="")
         counts = write_rrd(
             store,
             args.rerun,
             selection,
-            lambda count, total: bar.update(bar_task, completed=count, total=total),
+            bar.update,
         )
     text = (
         f"{args.rerun}: {counts['episodes']} episodes, {counts['rows']} rows "

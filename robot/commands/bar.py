@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Bar:
     """What is shown. `update` fits as the callback of whatever counts to a total."""
 
-    def __init__(self, shown: Progress, total: float | None, completed: float) -> None:
+    def __init__(self, shown: Progress, total: float | None, completed: int) -> None:
         self._shown = shown
         self._task = shown.add_task("", total=total, completed=completed, note="")
 
@@ -35,7 +35,7 @@ class Bar:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float | None = None, completed: float = 0) -> Iterator[Bar]:
+def progress(description: str, total: float | None = None, completed: int = 0) -> Iterator[Bar]:
     """total: None where it is not known yet."""
     with _shown(description) as shown:
         yield Bar(shown, total, completed)

@@ -61,6 +61,15 @@ def under_way(episode: Episode) -> np.ndarray:
     return np.array([s.words for s in steps], np.str_)[pending]
 
 
+def answers(episode: Episode, of: Told) -> np.ndarray:
+    """`(T,)` unicode: at each control tick what there is to say of an episode to somebody who is told its
+    task: the step that is under way, or the task in its own words; empty where it has no label that says
+    more than what is told."""
+    if not episode.attrs.get("steps" if of == "steps" else "phrases"):
+        return np.zeros(episode.length, "U1")
+    return under_way(episode) if of == "steps" else np.full(episode.length, episode.task)
+
+
 def told(episode: Episode, told: Told) -> list[str]:
     """All that a policy may be told of an episode: its wordings, or its steps."""
     return wordings(episode) if told == "task" else list(dict.fromkeys(s.words for s in steps_of(episode)))

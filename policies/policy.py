@@ -28,6 +28,7 @@ from .conditions.condition import (
 )
 from .conditions.gathered import carried, gathered, joined
 from .contexts.context import Conditions, Context
+from .cotraining import written
 from .hooks.hook import Hook
 from .objectives.objective import masked_mean
 from .recipe import Recipe
@@ -239,15 +240,15 @@ class Policy(nn.Module):
         """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over. The
         objective is given `mask` `(B, H)` bool, the actions that count, and where they are there `weight`
         `(B,)` and `table` `(B, C)`. What the context asks for (`Context.cost`) is added, growing with
-        progress from nothing to all of it; in training mode the terms of CAPS, too, where the recipe asks for
-        them."""
+        progress from nothing to all of it, and the words that a language model learns to write, where the
+        batch has `answer`; in training mode the terms of CAPS, too, where the recipe asks for them."""
         action, context, mask, weight = self.examples(batch)
         objective = self.recipe.objective
         draw = objective.draw(action, progress, None)
         given = {"mask": mask, "weight": weight, "table": batch.get("table")}
         more = draw.more | {k: v for k, v in given.items() if v is not None}
         draw = dataclasses.replace(draw, more=more)
-        own = _costs(context, mask, progress)
+        own = _costs(context, mask, progress) | written(self, context, batch, weight)
         if not (self.training and wants(self.recipe)):
             losses = objective.losses(self.net, action, context, draw)
             own |= losses.extras | self.learned_losses(batch)

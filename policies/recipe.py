@@ -109,6 +109,12 @@ class Training:
     """Patterns of the names of weights that are saved as trained, not as their moving average."""
     cache_encodings: bool = False
     """Let the encoder, which must be frozen, see every frame once, and train on what it gave."""
+    words: float = 0.0
+    """Weight of the cross-entropy of words that a vision-language policy learns to write beside its actions,
+    so that its language model keeps them (co-training); 0: none."""
+    words_of: Literal["steps", "task"] = "steps"
+    """Which words: the step under way, of episodes that are labelled with steps; or the task as it was
+    recorded, of episodes that have other wordings, of which the policy is told one."""
     caps_temporal: float = 0.0
     """Weight of how far what is decided at one tick lies from what is at the next, squared (CAPS); try 0.1
     to 1. 0: not asked."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..episode import Episode, StoreError, require_finite
 from ..features import ACTION, REWARD, is_frames
-from ..steps import under_way, wordings
+from ..steps import answers, under_way, wordings
 from ..uvd import embedded, next_subgoals
 from .spec import WindowSpec
 
@@ -21,6 +21,7 @@ from .spec import WindowSpec
 PREFIXES = ("next.", "goal.", "start.", "subgoal.", "earlier.", "future.", "prompt.")
 PLAIN = (  # keys that hold none
     "task",
+    "answer",
     "reward",
     "alive",
     "next.ticks",
@@ -77,6 +78,9 @@ class Extras:
             self._n_wordings = np.array([len(n) for n in named], np.int64)
             self._first_wording = np.cumsum(self._n_wordings) - self._n_wordings
             self._wordings = np.array([w for n in named for w in n], np.str_)
+        self._answers: np.ndarray | None = None
+        if spec.answer != "none":
+            self._answers = np.concatenate([np.zeros(0, "U1"), *(answers(e, spec.answer) for e in episodes)])
         self._succeeded = np.array([e.attrs.get("success") is True for e in episodes], bool)
         if spec.next_after or spec.discounted_return is not None:
             rewards = [stored_reward(e) if has_rewards else success_reward(e) for e in episodes]
@@ -124,6 +128,8 @@ class Extras:
             out["fresh"] = np.arange(len(rows.tick)) % s.chain == 0
         if s.task:  # last: what the other draws are does not depend on it
             out["task"] = self._words(rows, rng)
+        if self._answers is not None:
+            out["answer"] = self._answers[rows.current]
         return out
 
     def _words(self, rows: Rows, rng: np.random.Generator) -> np.ndarray:

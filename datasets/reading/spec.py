@@ -15,6 +15,7 @@ from .align import Alignment
 Goal = Literal["none", "last", "future", "subgoal"]
 Actions = Literal["sent", "requested"]
 Begin = Literal["anywhere", "episode"]
+Answer = Literal["none", "steps", "task"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class WindowSpec:
     told: Told = "task"
     """The episode's task, one of its wordings, drawn uniformly ("task"); or the first of its steps that is
     not done at t ("steps", see `datasets.steps`), where each window is told its own."""
+    answer: Answer = "none"
+    """`answer` `(B,)` unicode: what a language model learns to write of the window: the first of the
+    episode's steps that is not done at t ("steps"), or its task in the words that it was recorded with
+    ("task"). Empty where the episode has no such label, `steps` or `phrases`: there is then nothing to write
+    that is not told."""
     next_after: int = 0
     """Ticks n to the next window, 0: none. For temporal differences over chunks and for models of the world:
     `next.<key>` `(B, T, *shape)` at tick t+n or the episode's last, `next.ticks` `(B,)` int64 how far ahead
@@ -127,6 +133,18 @@ class WindowSpec:
             raise ValueError(
                 "a memory is learned on windows in a row, which are told one instruction: leave out --told "
                 "steps, or take a recipe without a memory"
+            )
+        if self.answer not in ("none", "steps", "task"):
+            raise ValueError(f"what is written is steps or the task, not {self.answer!r}")
+        if self.answer == self.told == "steps":
+            raise ValueError(
+                "a policy that is told the step under way learns nothing by writing it: leave out --told "
+                "steps, or have it write the task, --training.words-of task"
+            )
+        if self.answer != "none" and self.chain > 1:
+            raise ValueError(
+                "a memory is learned on windows in a row, and each would have words of its own: leave out "
+                "training.words, or take a recipe without a memory"
             )
         if self.prompts and not self.prompt_length:
             raise ValueError("prompts need a prompt_length of at least 1 tick, not 0")

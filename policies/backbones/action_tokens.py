@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..adapters.language import KeysValues, Reader
-from ..contexts.context import Context
+from ..contexts.context import Context, Layers
 from .backbone import Head, Sizes, require_head
 
 BEGIN = 0  # the row of the table after which the actions begin; no text has it
@@ -38,10 +38,10 @@ class Writing(Protocol):
         ...
 
 
-def begin_row(context: Context) -> Tensor:
-    """`(B, 1)` int, the token before the first one of a chunk."""
+def begin_row(context: Context, begin: int = BEGIN) -> Tensor:
+    """`(B, 1)` int, the token before the first one that is written; by default of a chunk."""
     tokens = context.tokens
-    return torch.full((len(tokens), 1), BEGIN, dtype=torch.long, device=tokens.device)
+    return torch.full((len(tokens), 1), begin, dtype=torch.long, device=tokens.device)
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ def writing_model(backbone: object, sizes: Sizes) -> Reader:
     return sizes.language
 
 
-def what_was_read(context: Context, sizes: Sizes) -> tuple[KeysValues, Tensor]:
+def what_was_read(context: Context, layers: Layers | None) -> tuple[KeysValues, Tensor]:
     """(the keys and values of each layer, which tokens there are `(B, S)`)."""
-    assert sizes.layers is not None
-    before = [(k.transpose(1, 2), v.transpose(1, 2)) for k, v in sizes.layers.of(context.tokens)]
+    assert layers is not None
+    before = [(k.transpose(1, 2), v.transpose(1, 2)) for k, v in layers.of(context.tokens)]
     mask = context.mask
     if mask is None:
         mask = torch.ones(context.tokens.shape[:2], dtype=torch.bool, device=context.tokens.device)
@@ -107,16 +107,17 @@ class ActionTokensNet(nn.Module):
 class GoesOn:
     """A language model after B contexts, which are looked at when it is asked."""
 
-    def __init__(self, language: Any, sizes: Sizes, context: Context) -> None:
-        self.language, self.sizes, self.context = language, sizes, context
+    def __init__(self, language: Any, layers: Layers | None, context: Context) -> None:
+        self.language, self.layers, self.context = language, layers, context
 
     @cached_property
     def _read(self) -> tuple[KeysValues, Tensor]:
-        return what_was_read(self.context, self.sizes)
+        return what_was_read(self.context, self.layers)
 
-    def told(self, words_BS: Tensor) -> Tensor:
-        """`(B, S, words)` float32 of each word, given those before it; in one pass."""
-        ids = torch.cat([begin_row(self.context), words_BS[:, :-1]], dim=1)
+    def told(self, words_BS: Tensor, begin: int = BEGIN) -> Tensor:
+        """`(B, S, words)` float32 of each word, given those before it and first of all `begin`; in one
+        pass."""
+        ids = torch.cat([begin_row(self.context, begin), words_BS[:, :-1]], dim=1)
         before, mask = self._read
         hidden, _ = self.language.further(self.language.embed(ids), before, mask, causal=True)
         return self.language.logits(hidden)
@@ -126,7 +127,7 @@ class Written(GoesOn):
     """See `Writing`; computed when it is asked for."""
 
     def __init__(self, net: ActionTokensNet, context: Context) -> None:
-        super().__init__(net._language[0], net.sizes, context)
+        super().__init__(net._language[0], net.sizes.layers, context)
         self.net = net
 
     def ids(self, bins: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ class WrittenFAST(GoesOn):
     """See `Writing`; computed when it is asked for."""
 
     def __init__(self, net: FASTNet, context: Context) -> None:
-        super().__init__(net._language[0], net.sizes, context)
+        super().__init__(net._language[0], net.sizes.layers, context)
         self.net = net
 
     def error(self, a_BHA: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class ParallelDecodingNet(nn.Module):
         time = t if t.ndim == 2 else t[:, None].expand(-1, h)
         phase = (time[..., None].to(self.frequencies.dtype) * self.frequencies).sin()
         tokens = self.noise_in(x_BHA[..., None]) + self.time_in(phase.to(x_BHA.dtype))[:, :, None]
-        before, mask = what_was_read(context, self.sizes)
+        before, mask = what_was_read(context, self.sizes.layers)
         hidden, _ = language.further(tokens.flatten(1, 2), before, mask, causal=False)
         return self.head(hidden.unflatten(1, (h, a)).flatten(2))
 

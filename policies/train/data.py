@@ -21,7 +21,7 @@ from ...datasets.reading.align import Alignment
 from ...datasets.reading.cache import Cache, auto_bytes
 from ...datasets.reading.loader import WindowSource
 from ...datasets.reading.mixture import Mixture, common_features, name_in, spec_in, window_weights
-from ...datasets.reading.spec import Actions
+from ...datasets.reading.spec import Actions, Answer
 from ...datasets.reading.weights import (
     ALPHA,
     BY_TICK,
@@ -33,7 +33,7 @@ from ...datasets.reading.weights import (
 from ...datasets.reading.windows import Windows, WindowSpec, batch_indices
 from ...datasets.split import split_by_episode
 from ...datasets.stats import Stats, vector_stats
-from ...datasets.steps import Told, told
+from ...datasets.steps import Told, answers, told
 from ...datasets.store import EpisodeStore
 from ...datasets.units import require_alike, resolutions, unstated_keys
 from ..conditions.backward_plan import BackwardPlan
@@ -221,7 +221,7 @@ class TrainingData:
             "observation": list(spec.keys),
             # labels are no part of an episode's content, and may have changed
             "weighting": _digest(weights_of_windows),
-            "words": self._words() if spec.task else "",
+            "words": self._words(spec.answer) if spec.task else "",
         }
         return TrainingWindows(
             features,
@@ -239,11 +239,21 @@ class TrainingData:
         episodes = [e for store, some, more in each for e in store.choose([*some, *more])]
         return sorted({words for e in episodes for words in told(e, self.options.told)})
 
-    def _words(self) -> str:
-        """A digest of the labels of the episodes to train on that say what the policy is told; "" without."""
+    def answers(self, of: Told) -> list[str]:
+        """All that a language model learns to write in the episodes to train on, see `WindowSpec.answer`;
+        empty where none of them has the label."""
         each = zip(self.stores, self.episodes, strict=True)
-        of = "phrases" if self.options.told == "task" else "steps"
-        labels = [e.attrs.get(of) or [] for store, numbers in each for e in store.choose(numbers)]
+        episodes = [e for store, numbers in each for e in store.choose(numbers)]
+        return sorted({str(text) for e in episodes for text in np.unique(answers(e, of)) if text})
+
+    def _words(self, answer: Answer) -> str:
+        """A digest of the labels of the episodes to train on that say what the policy is told, and what it
+        learns to write; "" without."""
+        each = zip(self.stores, self.episodes, strict=True)
+        of = {"phrases" if self.options.told == "task" else "steps"}
+        of |= {"none": set(), "steps": {"steps"}, "task": {"phrases"}}[answer]
+        episodes = [e for store, numbers in each for e in store.choose(numbers)]
+        labels = [e.attrs.get(name) or [] for name in sorted(of) for e in episodes]
         return hashlib.sha256(json.dumps(labels).encode()).hexdigest() if any(labels) else ""
 
     def _episode_weights(self) -> list[Any]:
@@ -351,6 +361,8 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
     needs = _union([*(c.needs() for c in recipe.conditions), of_codec])
     if (goal_keys := needs.get("goal_keys")) is not None:
         needs["goal_keys"] = goal_keys or tuple(k for k in keys if f"goal.{k}" in told)
+    if recipe.training.words:
+        needs["answer"] = recipe.training.words_of
     if recipe.training.caps_temporal and needs.setdefault("next_after", 1) != 1:
         raise TrainingError(
             f"caps_temporal looks one tick ahead, and a condition {needs['next_after']}: train with one of "

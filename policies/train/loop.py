@@ -64,6 +64,7 @@ from .state import (
     save_state,
 )
 from .track import make_accelerator, require_trackers, tracking
+from .words import require_words
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def train(
         say(adaptation(policy, start_named=bool(t.start)))
     if t.cache_encodings:
         require_cacheable(policy, augment)
+    require_words(policy, data, say)
     optimizer = adamw(policy, t)
 
     # not before all is known to fit

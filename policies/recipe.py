@@ -65,6 +65,9 @@ class Training:
     """Windows in a batch, of all processes together."""
     learning_rate: float = 1e-4
     """Highest, at the end of the warm-up."""
+    optimiser: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW, or AdamW that keeps its two moments in 8 bits (Dettmers et al. 2022), by the package
+    bitsandbytes: a quarter of their memory."""
     betas: tuple[float, float] = (0.95, 0.999)
     """AdamW's decay of its two moments."""
     weight_decay: float = 1e-6

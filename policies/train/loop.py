@@ -173,7 +173,7 @@ def train(
     if t.cache_encodings:
         require_cacheable(policy, augment)
     require_words(policy, data, say)
-    optimizer = adamw(policy, t)
+    optimizer = adamw(policy, t, accelerator.device)
 
     # not before all is known to fit
     if before is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..recipe import Training
+from .eight_bits import eight_bits
 from .error import TrainingError, nearest
 from .lora import adapted, is_adapter, plain
 
@@ -35,8 +36,10 @@ def freeze(policy: nn.Module, t: Training, taken: Collection[str] = ()) -> None:
         raise TrainingError(f"freeze {' '.join(t.freeze)} leaves no weights to train")
 
 
-def adamw(policy: nn.Module, t: Training) -> torch.optim.AdamW:
-    """Of the weights that are not frozen. A group's key `factor` is its share of the learning rate."""
+def adamw(policy: nn.Module, t: Training, device: torch.device | None = None) -> torch.optim.Optimizer:
+    """Of the weights that are not frozen, which will be on `device`. A group's key `factor` is its share of
+    the learning rate. TrainingError in one sentence where the training asks for 8 bits and cannot have
+    them."""
     names = [plain(n) for n, _ in policy.named_parameters()]
     weights = {plain(n): p for n, p in policy.named_parameters() if p.requires_grad}
     rows: list[dict[str, Any]] = []
@@ -47,6 +50,8 @@ def adamw(policy: nn.Module, t: Training) -> torch.optim.AdamW:
             rows.append({"params": own, "factor": group.learning_rate, "weight_decay": decay})
     if weights:
         rows.insert(0, {"params": list(weights.values()), "factor": 1.0, "weight_decay": t.weight_decay})
+    if t.optimiser == "adamw8bit":
+        return eight_bits(rows, t.learning_rate, t.betas, device or torch.device("cpu"))
     return torch.optim.AdamW(rows, t.learning_rate, t.betas, fused=True)
 
 

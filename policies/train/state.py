@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from ...datasets.stats import Stats
 from ..policy import Policy
 from .config import differences
+from .eight_bits import flat_state, unflat
 from .error import TrainingError
 
 STATE_FILE = "training.safetensors"
@@ -136,7 +137,7 @@ def save_state(
     `curriculum.py`."""
     tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in weights.items()}
     for i, entry in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam/{i}/{k}": v for k, v in entry.items()}
+        tensors |= {f"adam/{i}/{k}": v for k, v in flat_state(entry).items()}
     tensors |= {f"ema/{i}": v for i, v in enumerate(ema.module.parameters())}
     if table is not None:
         tensors["table"] = table
@@ -179,11 +180,11 @@ def restore(state: Path, policy: Policy, optimizer: Any, ema: AveragedModel) -> 
     if f"ema/{len(averages)}" in tensors:
         raise TrainingError(f"{state} was written when the policy had other weights: it cannot be resumed")
     policy.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
-    adam: dict[int, dict[str, Tensor]] = {}
+    adam: dict[int, dict[str, Any]] = {}
     for k, v in tensors.items():
         if k.startswith("adam/"):
             _, i, field = k.split("/")
-            adam.setdefault(int(i), {})[field] = v
+            adam.setdefault(int(i), {})[field] = unflat(v)
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
     for i, average in enumerate(averages):
         average.data.copy_(tensors[f"ema/{i}"])

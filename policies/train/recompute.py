@@ -36,7 +36,8 @@ def recompute(policy: Policy) -> None:
             "of several layers"
         )
     for block in of_policy:
-        _wrap(block)
+        for part in called(block):
+            _wrap(part)
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
@@ -48,6 +49,17 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
             yield from blocks(child)
         elif list(child.children()):
             yield child
+
+
+def called(block: nn.Module) -> list[nn.Module]:
+    """The block, where it is called as a whole; else those of its parts that are, and consist of others."""
+    if _has_forward(block):
+        return [block]
+    return [m for m in block.children() if _has_forward(m) and list(m.children())]
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
 
 
 def _wrap(block: nn.Module) -> None:

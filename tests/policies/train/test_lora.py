@@ -202,7 +202,9 @@ def test_what_cannot_be_adapted_is_said(data: TrainingData, first: Path, tmp_pat
     assert any("training.start names no checkpoint" in n for n in notes)
 
 
-@pytest.mark.parametrize("name", ["flow", "diffusion_transformer", "act", "moh", "vq_bet", "regression_mlp"])
+@pytest.mark.parametrize(
+    "name", ["flow", "diffusion_transformer", "act", "moh", "vq_bet", "regression_mlp", "pi05_small"]
+)
 def test_computing_blocks_again_gives_the_same_gradients_for_less_memory(
     name: str, data: TrainingData
 ) -> None:

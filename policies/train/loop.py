@@ -51,7 +51,9 @@ from .lora import adapt, adaptation, merge
 from .optimiser import adamw, averaged, follower, freeze, learning_rate, set_learning_rate, warmed_up
 from .recompute import recompute
 from .record import TrainingRecord
+from .sharded import apart, holding, in_blocks, is_sharded, put_together, require_shardable, share_out
 from .slow import take_slow, with_slow
+from .spread import gathered
 from .start import load_start, take_stats, take_weights
 from .state import (
     STATE_FILE,
@@ -62,6 +64,7 @@ from .state import (
     require_resumes,
     restore,
     save_state,
+    state_tensors,
 )
 from .track import make_accelerator, require_trackers, tracking
 from .words import require_words
@@ -172,6 +175,8 @@ def train(
         say(adaptation(policy, start_named=bool(t.start)))
     if t.cache_encodings:
         require_cacheable(policy, augment)
+    if sharded := is_sharded(accelerator):
+        require_shardable(policy)
     require_words(policy, data, say)
     optimizer = adamw(policy, t, accelerator.device)
 
@@ -185,8 +190,14 @@ def train(
         with one_sentence(out):
             write_config(out, config)
 
-    model, optimizer = accelerator.prepare(policy, optimizer)
-    ema = AveragedModel(policy)
+    model: Any = policy
+    if sharded:
+        ema = AveragedModel(policy)
+        share_out(policy, ema, accelerator.device)
+        optimizer = accelerator.prepare_optimizer(adamw(policy, t))
+    else:
+        model, optimizer = accelerator.prepare(policy, optimizer)
+        ema = AveragedModel(policy)
     follow = follower(ema, policy, warmed_up(t.ema_power, t.ema_max))
     if t.recompute:  # after the average has copied the policy
         recompute(policy)
@@ -197,7 +208,7 @@ def train(
         windows = replace(windows, train=EncodedWindows(windows.train, policy))
 
     def compute(batch: Mapping[str, Any], progress: Any) -> Tensor:
-        with accelerator.autocast():
+        with accelerator.autocast(), in_blocks(policy) if sharded else contextlib.nullcontext():
             loss = model(batch, progress=progress) / t.accumulate
         accelerator.backward(loss)
         return loss.detach()
@@ -218,12 +229,12 @@ def train(
                 table = refreshed(lessons, policy, windows.train, None)
         validation = dict(before.validation)
 
-    def keep(weights: Mapping[str, Tensor], finished: bool) -> None:
-        save_state(
-            out, identity, data.counts, stats, weights, optimizer, ema, losses, validation, table, finished
-        )
+    def write(state: Mapping[str, Tensor], finished: bool) -> None:
+        n = int(ema.n_averaged)
+        save_state(out, identity, data.counts, stats, state, n, losses, validation, finished)
 
     model.train()
+    main = accelerator.is_main_process
     began, first = time.monotonic(), len(losses)
     late = Late(accelerator.device)
     with tracking(accelerator, out, config):
@@ -236,7 +247,7 @@ def train(
                 if table is not None:
                     batch["table"] = table[batch["index"]]
                 whole = i == len(micro) - 1
-                with contextlib.nullcontext() if whole else accelerator.no_sync(model):
+                with contextlib.nullcontext() if whole else holding(accelerator, model, sharded):
                     total += compute(augment_batch(batch, augment), step / t.steps)
             accelerator.clip_grad_norm_(model.parameters(), t.grad_clip)
             set_learning_rate(optimizer, learning_rate(t, step))
@@ -254,21 +265,31 @@ def train(
                     if len(losses) % 10 == 0 or len(losses) == t.steps:
                         rate = learning_rate(t, len(losses) - 1)
                         accelerator.log({"loss": value, "learning_rate": rate}, len(losses))
-            if not accelerator.is_main_process:
+            if not (main or sharded):
                 continue
             if windows.validation is not None and (due or count == t.steps):
                 validation[str(count)] = _validation_loss(policy, windows.validation, accelerator)
+                if sharded:
+                    apart(policy)
                 accelerator.log({"validation loss": validation[str(count)]}, count)
             if due and count < t.steps:
-                with one_sentence(out):
-                    keep(policy.state_dict(), finished=False)
+                state = gathered(state_tensors(policy.state_dict(), optimizer, ema, table), main)
+                if main:
+                    with one_sentence(out):
+                        write(state, finished=False)
     seconds = time.monotonic() - began
 
-    last = {k: v.detach().cpu().clone() for k, v in policy.state_dict().items()}
-    policy.load_state_dict(averaged(ema.module, policy, t))
-    merge(policy)
+    last = {k: v.clone() for k, v in gathered(policy.state_dict(), main).items()}
+    state = gathered(state_tensors(last, optimizer, ema, table), main)
+    average = averaged(ema.module, policy, t)
+    average = gathered(average, main) if sharded else average
     content_hash = ""
-    if accelerator.is_main_process:
+    if main:
+        if sharded:
+            policy = put_together(ema, average)
+        else:
+            policy.load_state_dict(average)
+        merge(policy)
         record = TrainingRecord(
             data=" ".join(data.paths),
             data_content=windows.identity["data"],
@@ -297,7 +318,7 @@ def train(
             content_hash = save_checkpoint(out, policy, record)
         try:
             with one_sentence(out):
-                keep(last, finished=True)
+                write(state, finished=True)
         except TrainingError as error:  # the checkpoint is whole
             (out / STATE_FILE).unlink(missing_ok=True)
             say(f"the policy is trained, but cannot go on with more steps later: {error}")
@@ -351,6 +372,6 @@ def _validation_loss(
     with torch.no_grad():
         for part in np.array_split(rows, -(-len(rows) // 64)):
             batch = tensors(windows.batch(part), accelerator.device)
-            total += float(policy.loss(batch)) * len(part)
+            total += float(policy(batch)) * len(part)
     policy.train()
     return total / len(rows)

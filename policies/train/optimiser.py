@@ -15,6 +15,7 @@ from ..recipe import Training
 from .eight_bits import eight_bits
 from .error import TrainingError, nearest
 from .lora import adapted, is_adapter, plain
+from .spread import is_spread, part
 
 
 def freeze(policy: nn.Module, t: Training, taken: Collection[str] = ()) -> None:
@@ -91,12 +92,18 @@ def follower(
     device at every step. Weights are changed in place only; frozen ones, of which `average` began with a
     copy, not at all."""
     pairs = zip(average.module.parameters(), policy.parameters(), strict=True)
-    moving = [(a.detach(), w.detach()) for a, w in pairs if w.requires_grad]
-    averages, weights = [a for a, _ in moving], [w for _, w in moving]
+    moving = [(a, w) for a, w in pairs if w.requires_grad]
+
+    @torch.no_grad()
+    def here() -> tuple[list[Tensor], list[Tensor]]:
+        return [part(a.detach()) for a, _ in moving], [part(w.detach()) for _, w in moving]
+
+    kept_here = None if any(is_spread(w) for _, w in moving) else here()  # FSDP may move a part
     kept, buffers = (list(m.buffers()) for m in (average.module, policy))
 
     @torch.no_grad()
     def follow() -> None:
+        averages, weights = kept_here or here()
         n = int(average.n_averaged)  # it stays on the processor
         if n:
             move(averages, weights, n)

@@ -21,6 +21,7 @@ from ..policy import Policy
 from .config import differences
 from .eight_bits import flat_state, unflat
 from .error import TrainingError
+from .spread import like
 
 STATE_FILE = "training.safetensors"
 
@@ -124,33 +125,38 @@ def save_state(
     identity: dict[str, Any],
     counts: list[int],
     stats: Mapping[str, Stats],
-    weights: Mapping[str, Tensor],
-    optimizer: Any,
-    ema: AveragedModel,
+    tensors: Mapping[str, Tensor],
+    averaged: int,
     losses: list[float],
     validation: dict[str, float],
-    table: Tensor | None = None,
     finished: bool = False,
 ) -> None:
     """Everything a resume needs, in one safetensors file that arrives by one rename. counts, stats: see
-    `Before`. weights: of the policy, not averaged. table: of the objective's curriculum, see
-    `curriculum.py`."""
-    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in weights.items()}
-    for i, entry in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam/{i}/{k}": v for k, v in flat_state(entry).items()}
-    tensors |= {f"ema/{i}": v for i, v in enumerate(ema.module.parameters())}
-    if table is not None:
-        tensors["table"] = table
+    `Before`. tensors: those of `state_tensors`, whole. averaged: how many steps the average has seen."""
     header = {
         "identity": identity,
         "counts": counts,
         "stats": {k: s.to_json() for k, s in stats.items()},
         "finished": finished,
         "losses": losses,
-        "ema_step": int(ema.n_averaged),
+        "ema_step": averaged,
         "validation": validation,
     }
     write_state(out, tensors, header)
+
+
+def state_tensors(
+    weights: Mapping[str, Tensor], optimizer: Any, ema: AveragedModel, table: Tensor | None = None
+) -> dict[str, Tensor]:
+    """By their names in the file. weights: of the policy, not averaged. table: of the objective's curriculum,
+    see `curriculum.py`."""
+    tensors: dict[str, Tensor] = {f"model/{k}": v for k, v in weights.items()}
+    for i, entry in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam/{i}/{k}": v for k, v in flat_state(entry).items()}
+    tensors |= {f"ema/{i}": v for i, v in enumerate(ema.module.parameters())}
+    if table is not None:
+        tensors["table"] = table
+    return tensors
 
 
 def write_state(out: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -179,15 +185,18 @@ def restore(state: Path, policy: Policy, optimizer: Any, ema: AveragedModel) -> 
     averages = list(ema.module.parameters())
     if f"ema/{len(averages)}" in tensors:
         raise TrainingError(f"{state} was written when the policy had other weights: it cannot be resumed")
-    policy.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
+    here = policy.state_dict()
+    weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model/")}
+    policy.load_state_dict({k: like(v, here[k]) if k in here else v for k, v in weights.items()})
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
     adam: dict[int, dict[str, Any]] = {}
     for k, v in tensors.items():
         if k.startswith("adam/"):
             _, i, field = k.split("/")
-            adam.setdefault(int(i), {})[field] = unflat(v)
+            adam.setdefault(int(i), {})[field] = unflat(like(v, learning[int(i)]))
     optimizer.load_state_dict({"state": adam, "param_groups": optimizer.state_dict()["param_groups"]})
     for i, average in enumerate(averages):
-        average.data.copy_(tensors[f"ema/{i}"])
+        average.data.copy_(like(tensors[f"ema/{i}"], average))
     ema.n_averaged.fill_(int(header["ema_step"]))
     return list(header["losses"])
 

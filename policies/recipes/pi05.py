@@ -28,7 +28,7 @@ def pi05(features: Features) -> Recipe:
 
     Faithful, and equal to LeRobot 0.6.1's code on the same weights to 1e-4 (`benchmarks/vla.py`): the
     networks, the text, quantile normalisation. Not: the high-level half, which writes a subtask before it
-    acts, and the co-training with words, of which no code was released."""
+    acts, of which no code was released. Co-training with words is an option, `training.words`."""
     base = pi0(features)
     return replace(
         base,
@@ -64,7 +64,8 @@ def pi05_ki(features: Features) -> Recipe:
     to write the same chunk in FAST tokens, which no decision asks for.
 
     Faithful: where gradients stop, both losses with equal weights, tokens that the expert does not see. Not:
-    the co-training with other data of pictures and words."""
+    the co-training with other data of pictures and words; with the words of its own data it is an option,
+    `training.words`."""
     return replace(
         pi05(features),
         name="pi05_ki",

@@ -18,6 +18,7 @@ from contracts.data import FEATURES, write_store
 from contracts.recipes import small
 from safetensors.torch import load_file
 
+from ulna.datasets.edit import relabel
 from ulna.datasets.stats import Stats
 from ulna.policies.checkpoint import load_checkpoint
 from ulna.policies.parts import override
@@ -35,7 +36,12 @@ SIX = {
     "training.accumulate": 2,
     "training.grad_clip": 0.05,
 }
-FROZEN = {**SIX, "training.freeze": ["encoder.language.layers.0.*"], "training.lora": ["net.inner.*"]}
+FROZEN = {
+    **SIX,
+    "training.words": 1.0,
+    "training.freeze": ["encoder.language.layers.0.*"],
+    "training.lora": ["net.inner.*"],
+}
 OPTIONS = DataOptions(validate=0.34)
 
 # what runs in each process: as without FSDP, with it, and with it once killed in step 5 and resumed
@@ -93,7 +99,8 @@ def recipe() -> Recipe:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of three trainings of two processes, started by accelerate with its own option."""
     folder = tmp_path_factory.mktemp("sharded")
-    write_store(folder / "data", (20, 13, 16))
+    store = write_store(folder / "data", (20, 13, 16))
+    relabel(store, [0, 2], {"steps": [("grasp the cube", 0.3), ("lift it", None)]})
     (folder / "script.py").write_text(SCRIPT)
     launch = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

@@ -175,7 +175,7 @@ def train(
         say(adaptation(policy, start_named=bool(t.start)))
     if t.cache_encodings:
         require_cacheable(policy, augment)
-    if sharded := is_sharded(accelerator):
+    if sharded := is_sharded():
         require_shardable(policy)
     require_words(policy, data, say)
     optimizer = adamw(policy, t, accelerator.device)
@@ -213,7 +213,7 @@ def train(
         accelerator.backward(loss)
         return loss.detach()
 
-    alone = t.accumulate == accelerator.num_processes == 1 and not (t.compile or t.recompute)
+    alone = not sharded and t.accumulate == accelerator.num_processes == 1 and not (t.compile or t.recompute)
     if alone and accelerator.device.type == "cuda":
         compute = Graphed(compute, policy, accelerator.device)
 

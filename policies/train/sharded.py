@@ -25,10 +25,10 @@ from .error import TrainingError
 from .recompute import blocks, called
 
 
-def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether the weights are to be spread. With one process there is nobody to share with."""
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    return asked and accelerator.num_processes > 1
+def is_sharded() -> bool:
+    """Whether the weights are to be spread, once accelerate has begun: not where no other process was
+    started."""
+    return _set("ACCELERATE_USE_FSDP") and torch.distributed.is_initialized()
 
 
 def require_shardable(policy: Policy) -> None:

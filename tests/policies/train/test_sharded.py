@@ -205,6 +205,7 @@ def test_a_block_that_is_not_called_is_spread_by_its_parts(tmp_path: Path) -> No
     )
 
 
-def test_one_process_has_nobody_to_share_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_not_launched_has_nobody_to_share_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert not is_sharded(Accelerator(cpu=True))
+    assert Accelerator(cpu=True).num_processes == 1
+    assert not is_sharded()

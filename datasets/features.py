@@ -1,7 +1,7 @@
 """Features: the one schema that goes from the devices through the episode store into the checkpoint.
 
 Keys are LeRobot's: `observation.state`, `observation.environment_state`, `observation.images.<camera>`,
-`observation.depth.<camera>`, `action`.
+`observation.depth.<camera>`, `action`; and ours: `observation.camera_pose.<camera>`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ STATE = "observation.state"
 ENVIRONMENT = "observation.environment_state"
 IMAGES = "observation.images."
 DEPTH = "observation.depth."  # uint16 (H, W); the unit of one step is in `units`
+CAMERA_POSE = "observation.camera_pose."  # (7,) in the robot's frame, see `is_camera_pose`
 ACTION = "action"  # the command that was sent
 REWARD = "next.reward"  # what the command of the same row earned, one number
 PAST = "action.past"  # commands sent before now, oldest first; in requests and batches, in no schema
@@ -105,6 +106,13 @@ def is_image(key: str) -> bool:
 
 def is_depth(key: str) -> bool:
     return key.startswith(DEPTH)
+
+
+def is_camera_pose(key: str) -> bool:
+    """Whether a vector says where a camera is: x, y, z in m of its optical centre, and the unit quaternion x,
+    y, z, w that turns the camera's axes (x right, y down, z ahead) into the robot's. A policy does not see
+    it."""
+    return key.startswith(CAMERA_POSE)
 
 
 def is_frames(key: str) -> bool:
@@ -201,8 +209,10 @@ def require_name(key: str) -> None:
 
 
 def state_keys(features: Iterable[str]) -> list[str]:
-    """Vector observations, in a fixed order."""
-    return sorted(k for k in features if k.startswith("observation.") and not is_frames(k))
+    """Vector observations that a policy may see, in a fixed order."""
+    return sorted(
+        k for k in features if k.startswith("observation.") and not (is_frames(k) or is_camera_pose(k))
+    )
 
 
 def image_keys(features: Iterable[str]) -> list[str]:

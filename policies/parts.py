@@ -78,6 +78,7 @@ from .contexts.stack import Stack
 from .contexts.turns import Turns
 from .encoders.apart import Apart
 from .encoders.feature_maps import FeatureMaps
+from .encoders.gp3 import GP3
 from .encoders.objects import Objects
 from .encoders.resnet import ResNet
 from .encoders.slots import Slots
@@ -136,7 +137,7 @@ PARTS: dict[str, type] = {
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT, ChainOfAction),
-        *(ResNet, Timm, Slots),
+        *(ResNet, Timm, Slots, GP3),
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.features import ACTION, PAST, Features, image_keys, is_image, state_keys
+from ..datasets.reading.extras import TARGET
 from ..datasets.stats import Stats
 from .backbones.backbone import Sizes
 from .caps import Heard, smoothness, wants
@@ -130,7 +131,7 @@ class Policy(nn.Module):
         for L decisions in a row whose rows are given one after the other (`ContextNet.along`). drop: tell the
         network none of its conditions. seed: of what conditions draw, one or B."""
         seen = self._seen(observation)
-        z = observation[ENCODING] if ENCODING in observation else self.encoder(seen)
+        z, extras = self._encoded(seen, observation)
         z_BTKD = z[:, :, None] if z.ndim == 3 else z
         links, told = 1, (seen, observation)
         if fresh is not None and fresh.ndim == 2 and self.context_net.told_once:
@@ -151,12 +152,26 @@ class Policy(nn.Module):
             present=self.codec.present(observation),
             task=task,
             reference=self._reference(conditions, observation),
+            extras=extras,
         )
 
     def encodings(self, observation: Mapping[str, Any]) -> Tensor:
         """What the encoder makes of an observation, `(B, T, D)` or `(B, T, K, D)`. Where this was done
         before, an observation may hold it as `ENCODING`, in the place of its images."""
         return self.encoder(self._seen(observation))
+
+    def _encoded(
+        self, seen: Mapping[str, Any], observation: Mapping[str, Any]
+    ) -> tuple[Tensor, Mapping[str, Tensor] | None]:
+        """(what the encoder makes of it; what it adds to the loss where a batch holds what it learns
+        from)."""
+        if ENCODING in observation:
+            return observation[ENCODING], None
+        targets = {k.removeprefix(TARGET): v for k, v in observation.items() if k.startswith(TARGET)}
+        if not targets:
+            return self.encoder(seen), None
+        learned: Callable[..., tuple[Tensor, dict[str, Tensor]]] = self.encoder.learned  # type: ignore[assignment]
+        return learned(seen, targets)
 
     def _seen(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         if ENCODING in observation:  # in the place of the images; conditions may look at the rest
@@ -240,8 +255,9 @@ class Policy(nn.Module):
         """Scalar loss on windows, as `examples` takes them. progress: share of the training that is over. The
         objective is given `mask` `(B, H)` bool, the actions that count, and where they are there `weight`
         `(B,)` and `table` `(B, C)`. What the context asks for (`Context.cost`) is added, growing with
-        progress from nothing to all of it, and the words that a language model learns to write, where the
-        batch has `answer`; in training mode the terms of CAPS, too, where the recipe asks for them."""
+        progress from nothing to all of it, and so are the words that a language model learns to write, where
+        the batch has `answer`, and what the encoder learns of its own, where it has `target.<key>`; in
+        training mode the terms of CAPS, too, where the recipe asks for them."""
         action, context, mask, weight = self.examples(batch)
         objective = self.recipe.objective
         draw = objective.draw(action, progress, None)
@@ -249,6 +265,7 @@ class Policy(nn.Module):
         more = draw.more | {k: v for k, v in given.items() if v is not None}
         draw = dataclasses.replace(draw, more=more)
         own = _costs(context, mask, progress) | written(self, context, batch, weight)
+        own |= context.extras or {}
         if not (self.training and wants(self.recipe)):
             losses = objective.losses(self.net, action, context, draw)
             own |= losses.extras | self.learned_losses(batch)

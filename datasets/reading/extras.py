@@ -17,8 +17,9 @@ from ..steps import answers, under_way, wordings
 from ..uvd import embedded, next_subgoals
 from .spec import WindowSpec
 
+TARGET = "target."
 # of keys that hold a feature
-PREFIXES = ("next.", "goal.", "start.", "subgoal.", "earlier.", "future.", "prompt.")
+PREFIXES = ("next.", "goal.", "start.", "subgoal.", "earlier.", "future.", "prompt.", TARGET)
 PLAIN = (  # keys that hold none
     "task",
     "answer",

@@ -15,6 +15,7 @@ from ..features import (
     FeatureMismatch,
     Features,
     bare,
+    is_depth,
     is_frames,
     moves_an_arm,
     rename,
@@ -35,10 +36,11 @@ class Mixture:
 
     def __init__(self, parts: Sequence[Windows], features: Features, renames: Mapping[str, str]) -> None:
         self.parts, self.features = list(parts), features
-        if len({replace(p.spec, keys=(), goal_keys=(), align="seen", tolerance_s=None) for p in parts}) > 1:
+        free = {"keys": (), "goal_keys": (), "targets": (), "align": "seen", "tolerance_s": None}
+        if len({replace(p.spec, **free) for p in parts}) > 1:
             raise StoreError(
                 "the windows of a mixture must hold the same: give all parts one WindowSpec, in which only "
-                "keys, goal_keys, align and tolerance_s may differ"
+                "keys, goal_keys, targets, align and tolerance_s may differ"
             )
         self._ends = np.cumsum([len(p) for p in parts])
         self._tick_ends = np.cumsum([p.n_ticks for p in parts])
@@ -148,6 +150,8 @@ def common_features(
         for key in shared:
             if key not in features:
                 differences.append(f"  {key}: {store.path} has none; it has {', '.join(features)}")
+            elif is_depth(key):
+                continue  # no policy sees it, and what is learned from it is in metres
             elif key in first and (problem := _difference(key, features[key], first[key])):
                 differences.append(f"  {key}: {store.path} {problem} in {stores[0].path}")
         if store.control_hz != stores[0].control_hz:
@@ -188,10 +192,11 @@ def window_weights(
 
 def spec_in(spec: WindowSpec, renames: Mapping[str, str], features: Features) -> WindowSpec:
     """`spec` under the keys that a store of these `features` has for ours."""
-    keys, goal_keys = (
-        tuple(name_in(k, renames, features) for k in names) for names in (spec.keys, spec.goal_keys)
+    keys, goal_keys, targets = (
+        tuple(name_in(k, renames, features) for k in names)
+        for names in (spec.keys, spec.goal_keys, spec.targets)
     )
-    return replace(spec, keys=keys, goal_keys=goal_keys)
+    return replace(spec, keys=keys, goal_keys=goal_keys, targets=targets)
 
 
 def name_in(key: str, renames: Mapping[str, str], features: Features) -> str:

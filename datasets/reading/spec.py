@@ -20,8 +20,8 @@ Answer = Literal["none", "steps", "task"]
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """Observations t-n_obs_steps+1 … t of `keys`; actions t-n_past_actions … t-n_past_actions+horizon-1. All
-    that comes after `tolerance_s` is off by default and then leaves no trace in a batch.
+    """Observations t-n_obs_steps+1 … t of `keys`; actions t-n_past_actions … t-n_past_actions+horizon-1.
+    `targets`, and all that comes after `tolerance_s`, is off by default and then leaves no trace in a batch.
 
     Raises ValueError where a number is out of its range."""
 
@@ -33,6 +33,10 @@ class WindowSpec:
     """Actions before the current tick."""
     keys: tuple[str, ...] = ()
     """The observations."""
+    targets: tuple[str, ...] = ()
+    """What training learns from beside them and no policy sees: `target.<key>` `(B, T, *shape)` at the ticks
+    of the observations. Depth is float32 in metres then, 0 where it has no reading. Ticks for which one of
+    them has no row are left out, too."""
     align: Alignment = "seen"
     """Which row of a stream of another rate belongs to a tick: the newest that was received by then ("seen",
     what a policy will have), the one captured nearest, or for vectors a straight line between two."""

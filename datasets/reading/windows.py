@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from ..episode import Episode, StoreError, require_finite
-from ..features import ACTION, REQUESTED, REWARD, is_frames
+from ..features import ACTION, REQUESTED, REWARD, Feature, depth_scale_m, is_depth, is_frames
 from ..flags import INVALID
 from ..store import EpisodeStore
 from .align import align, interpolate, period_ns, row_per_tick
 from .cache import AUTO_BYTES, Cache, Frames
-from .extras import Extras, Rows, window_ticks
+from .extras import TARGET, Extras, Rows, window_ticks
 from .spec import WindowSpec
 
 
@@ -44,9 +44,10 @@ class Windows:
         cache_dir: str | Path | None = None,
     ) -> None:
         self.spec, self.features, self.control_hz = spec, store.features, store.control_hz
-        streams = tuple(dict.fromkeys((*spec.keys, *spec.goal_keys)))
+        streams = tuple(dict.fromkeys((*spec.keys, *spec.goal_keys, *spec.targets)))
         if unknown := [k for k in (*streams, ACTION) if k not in store.features]:
             raise StoreError(f"{store.path} has no feature {unknown[0]}; it has {', '.join(store.features)}")
+        self._metres = {k: _scale_of(k, store.features[k]) for k in spec.targets if is_depth(k)}
         self.episodes = store.choose(episodes)
         for e in self.episodes:
             e.require_fit(store.features, (*streams, ACTION))
@@ -188,6 +189,7 @@ class Windows:
         keys = [k for k in s.keys if wanted(k)]
         goal_keys = [k for k in s.goal_keys or s.keys if wanted(k)]
         out = {key: self._read(key, observed_ticks) for key in keys}
+        out |= {TARGET + key: self._target(key, observed_ticks) for key in s.targets if wanted(key)}
         rows_in_episode = np.clip(action_ticks, first, last)
         out[ACTION] = self._vectors[ACTION][rows_in_episode]
         out["valid"] = self._valid[rows_in_episode]
@@ -217,6 +219,10 @@ class Windows:
         """`key` at `ticks` `(...)`, `(..., *shape)`."""
         rows = self.row(key, ticks)
         return self._vectors[key][rows] if key in self._vectors else self._images[key][rows]
+
+    def _target(self, key: str, ticks: np.ndarray) -> np.ndarray:
+        value = self._read(key, ticks)
+        return value * np.float32(self._metres[key]) if key in self._metres else value
 
     def _align(self, key: str) -> np.ndarray:
         """Fill `_rows` and, for vectors, `_vectors`. Which ticks `(N,)` bool have a row."""
@@ -259,6 +265,18 @@ class Windows:
             return round(self.spec.tolerance_s * 1e9)
         delay = int(np.median(receive - capture)) if len(capture) else 0
         return 2 * max(period_ns(ticks), period_ns(capture)) + delay
+
+
+def _scale_of(key: str, feature: Feature) -> float:
+    """Metres a step of depth. StoreError where nobody said."""
+    scale = depth_scale_m(feature.units[0]) if feature.units else None
+    if scale is None:
+        said = f"is in {feature.units[0]!r}" if feature.units else "does not say its unit"
+        raise StoreError(
+            f"{key} {said}, and depth that is learned from is in mm, a multiple such as '0.1 mm', cm or m: "
+            "record or import it anew"
+        )
+    return scale
 
 
 def _fill_gaps(rows: np.ndarray, within: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ D width, G pooled width, M memory width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -112,7 +112,7 @@ class Context:
     of a network that has something for each task, see `Conditions`. hidden: the widths of the hidden layers,
     of a network that has several sizes (`HyperPPO`); None: its own. reference: `(B, H, A)`, what another
     policy would do, as the network is to give actions, 0 where it does not say; None where nobody was
-    asked."""
+    asked. extras: what the encoder adds to the training's loss, scalars by name, weighted; None: nothing."""
 
     tokens: Tensor
     pooled: Tensor
@@ -127,6 +127,7 @@ class Context:
     task: Tensor | None = None
     hidden: tuple[int, ...] | None = None
     reference: Tensor | None = None
+    extras: Mapping[str, Tensor] | None = None
 
     def repeat(self, n: int) -> Context:
         """Each row n times in a row: the context of n candidates per observation."""

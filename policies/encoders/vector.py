@@ -16,7 +16,10 @@ from ...datasets.features import Feature, image_keys, state_keys
 
 
 class EncoderPart(Protocol):
-    """A frozen dataclass: the encoder of whole observations."""
+    """A frozen dataclass: the encoder of whole observations. One that learns beside the policy from what the
+    policy does not see has a method `targets`, from the policy's features to the keys of that, see
+    `WindowSpec.targets`; its network then has `learned(observation, targets)`, which gives what a call gives
+    and scalars by name, weighted, for the training's loss."""
 
     def build(self, features: dict[str, Feature]) -> nn.Module:
         """A network from normalised observations `{key: (B, T, *shape)}` to `(B, T, width)`, or with

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...datasets.features import is_image
+from ...datasets.features import is_depth, is_image
 
 AUGMENTATIONS = {
     "crop": "shift by up to 1/21 of the height (4 pixels of 84, as DrQ), the border repeated",
@@ -26,6 +26,15 @@ def require_known(names: Sequence[str]) -> None:
     """ValueError unless all are names of augmentations."""
     if unknown := [n for n in names if n not in AUGMENTATIONS]:
         raise ValueError(f"there is no augmentation {unknown[0]!r}: there is {', '.join(AUGMENTATIONS)}")
+
+
+def require_in_place(names: Sequence[str], targets: Sequence[str]) -> None:
+    """ValueError where pictures would be shifted and what is learned of their places would not. targets: what
+    is learned beside the policy."""
+    if "crop" in names and (depth := [k for k in targets if is_depth(k)]):
+        raise ValueError(
+            f"--augment crop shifts pictures, and not {depth[0]}, which is learned with them: leave it out"
+        )
 
 
 def augment_batch(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:

@@ -174,6 +174,7 @@ class TrainingData:
         """The windows of every episode. StoreError in one sentence where an episode cannot be cut so, or the
         weighting does not fit."""
         options, features = self.options, self.features
+        targets = self._targets(spec.targets)
         if options.told != "task" and not spec.task:
             raise TrainingError(
                 f"--told {options.told} is for policies that are told in words what to do, and this one is "
@@ -209,7 +210,7 @@ class TrainingData:
                         if key == ACTION or key in spec.keys
                     },
                 )
-        windows = _window_source(train, features, options.rename)
+        windows = _window_source(train, features | targets, options.rename)
         more = [windows.left_out_sentence(), _cache_sentence(train, most) if options.cache == "auto" else ""]
         weights_of_windows = window_weights(
             train, self._episode_weights(), options.mix or None, self._tick_weights(train)
@@ -226,11 +227,31 @@ class TrainingData:
         return TrainingWindows(
             features,
             windows,
-            _window_source(validation, features, options.rename) if validation else None,
+            _window_source(validation, features | targets, options.rename) if validation else None,
             None if weights_of_windows is None else np.cumsum(weights_of_windows),
             identity,
             [*self.notes, *unstated(features), *filter(None, more)],
         )
+
+    def _targets(self, keys: Sequence[str]) -> Features:
+        """What is learned beside the policy, and is no observation of it. TrainingError where a dataset has
+        not got it, or in another shape."""
+        found: Features = {}
+        for key in keys:
+            for store in self.stores:
+                feature = store.features.get(name_in(key, self.options.rename, store.features))
+                if feature is None:
+                    raise TrainingError(
+                        f"the encoder learns from {key}, which {store.path} has not: name the cameras that "
+                        "have it (--encoder.of), or learn without it (--encoder.depth-weight 0, "
+                        "--encoder.pose-weight 0)"
+                    )
+                if feature.shape != found.setdefault(key, feature).shape:
+                    raise TrainingError(
+                        f"the encoder learns from {key}, which is {found[key].shape} in "
+                        f"{self.stores[0].path} and {feature.shape} in {store.path}"
+                    )
+        return found
 
     @property
     def tasks(self) -> list[str]:
@@ -350,13 +371,14 @@ def open_data(
 
 
 def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
-    """The window of the data that the policy of `recipe` is trained on: with all that its conditions and its
-    codec need, for `caps_temporal` the window after it, and for a context with a memory as many in a row as
-    its `chain` says, as far apart as decisions are, from where its `begin` says. TrainingError where two
-    conditions do not go together."""
+    """The window of the data that the policy of `recipe` is trained on: with all that its conditions, its
+    encoder and its codec need, for `caps_temporal` the window after it, and for a context with a memory as
+    many in a row as its `chain` says, as far apart as decisions are, from where its `begin` says.
+    TrainingError where two conditions do not go together."""
     told = {k for c in recipe.conditions for k in c.keys(features_for(c, recipe.conditions, features))}
     unseen = {k for c in recipe.conditions for k in c.hides(features)} - told
     keys = tuple(k for k in features if k != ACTION and k not in unseen)
+    targets: tuple[str, ...] = getattr(recipe.encoder, "targets", lambda features: ())(features)
     of_codec = getattr(recipe.codec, "needs", lambda horizon: {})(recipe.horizon)
     needs = _union([*(c.needs() for c in recipe.conditions), of_codec])
     if (goal_keys := needs.get("goal_keys")) is not None:
@@ -371,7 +393,7 @@ def window_spec(recipe: Recipe, features: Features) -> WindowSpec:
     if (chain := int(getattr(recipe.context, "chain", 1))) > 1:
         begin = getattr(recipe.context, "begin", "anywhere")
         needs |= {"chain": chain, "chain_stride": recipe.ticks_per_decision, "chain_begin": begin}
-    return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys, **needs)
+    return WindowSpec(recipe.n_obs_steps, recipe.horizon, recipe.n_past_actions, keys, targets, **needs)
 
 
 def require_readable(recipe: Recipe, tasks: Iterable[str]) -> None:

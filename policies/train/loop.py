@@ -32,7 +32,7 @@ from ..parts import recipe_to_json
 from ..policy import Policy
 from ..recipe import Recipe, Training
 from .action_words import know_actions
-from .augment import augment_batch, require_known
+from .augment import augment_batch, require_in_place, require_known
 from .config import run_config, write_config
 from .curriculum import begins, curriculum, refreshed, require_one_window
 from .data import (
@@ -132,7 +132,9 @@ def train(
     features, store = data.features, data.stores[0]
     start = load_start(t.start) if t.start else None
     named, (recipe, slow) = recipe, with_slow(recipe, features, start)
-    windows = data.windows(window_spec(recipe, features))
+    spec = window_spec(recipe, features)
+    require_in_place(augment, spec.targets)
+    windows = data.windows(spec)
     if not len(windows.train):
         raise TrainingError(f"{' and '.join(data.paths)} holds no windows to train on")
     for sentence in windows.notes:

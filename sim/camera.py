@@ -7,12 +7,15 @@ from collections import deque
 from collections.abc import Callable
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ..drivers.camera import CameraHealth, CameraState, Intrinsics, StaleFrame
 from ..drivers.sample import Sample
 from .world import SimClock, World
 
 NEAR, FAR = 0.01, 3.0
+VIEWS = 31  # tells the draw of a moved camera from others of the same seed
+AROUND, UP, NEARER = np.radians(40.0), np.radians(12.0), 0.15  # how far `moved` goes: rad, rad, share
 
 
 class SimCamera:
@@ -102,6 +105,15 @@ class SimCamera:
         metres = FAR * NEAR / (FAR - (FAR - NEAR) * buffer)  # of OpenGL's depth buffer
         return np.where(buffer < 1.0, np.round(metres * 1000), 0).astype(np.uint16)
 
+    def pose(self) -> np.ndarray:
+        """Where it is now, `(7,)` float32 as `datasets.features.is_camera_pose` has it, in the world's frame,
+        in which a single arm stands at the origin."""
+        eye, target, up = self.view()
+        ahead = _unit(target - eye)
+        right = _unit(np.cross(ahead, up))
+        axes = np.stack([right, np.cross(ahead, right), ahead], axis=1)
+        return np.concatenate([eye, Rotation.from_matrix(axes).as_quat()]).astype(np.float32)
+
     def _image(self) -> tuple[np.ndarray, np.ndarray]:
         p, c = self.world.bullet, self.world.client
         eye, target, up = self.view()
@@ -122,3 +134,23 @@ class SimCamera:
         )
         color = np.reshape(rgba, (self.height, self.width, 4))[..., :3].astype(np.uint8)
         return np.ascontiguousarray(color), np.reshape(depth, (self.height, self.width))
+
+
+def moved(eye: np.ndarray, target: np.ndarray, seed: int, strength: float) -> np.ndarray:
+    """Where a camera at `eye` `(3,)` that looks at `target` stands in the episode of `seed`: around the
+    target by up to `AROUND`, up or down by up to `UP`, nearer or further by `NEARER` of the way, times
+    `strength`, 0 (where it was) to 1. ValueError for another strength."""
+    if not 0 <= strength <= 1:
+        raise ValueError(f"views: {strength} is not between 0 (always the same) and 1 (as far as can be)")
+    if strength == 0:
+        return eye
+    around, up, nearer = strength * np.random.default_rng([seed, VIEWS]).uniform(-1, 1, 3)
+    x, y, z = eye - target
+    away = np.linalg.norm(eye - target)
+    yaw, pitch = np.arctan2(y, x) + AROUND * around, np.arcsin(z / away) + UP * up
+    there = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
+    return target + away * (1 + NEARER * nearer) * there
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)

@@ -13,16 +13,20 @@ import numpy as np
 from .scene import SimScene
 from .tasks.all import task_names
 
+DEPTH, CAMERA_POSE = "observation.depth.", "observation.camera_pose."
+
 
 class TaskEnv(gymnasium.Env):
     """One step is one control period. Action: joint targets `(A,)` float32 of all arms, rad or m, within the
     joints' limits. robot, cameras: as of `SimScene`.
 
     Observation: `observation.state` `(A,)`, `observation.environment_state`, and
-    `observation.images.<camera>` uint8 HWC. The reward is the task's dense one; an episode terminates on
-    success and truncates after the task's `max_seconds`. info: `success`, `score`, `instruction`, and after
-    a step `sent`, the action as the joints' limits allowed it. Same seed and actions, same episode as that of
-    a robot in the episode loop, bit for bit."""
+    `observation.images.<camera>` uint8 HWC; with `depth` also `observation.depth.<camera>` uint16 `(H, W)` in
+    mm and `observation.camera_pose.<camera>` `(7,)`, see `SimCamera`, which take a second rendering. The
+    reward is the task's dense one; an episode terminates on success and truncates after the task's
+    `max_seconds`. info: `success`, `score`, `instruction`, and after a step `sent`, the action as the joints'
+    limits allowed it. Same seed and actions, same episode as that of a robot in the episode loop, bit for
+    bit."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's own declaration)
 
@@ -35,6 +39,7 @@ class TaskEnv(gymnasium.Env):
         randomisation: Mapping[str, float] | None = None,
         render_mode: str | None = None,
         control_hz: float = 20.0,
+        depth: bool = False,
     ) -> None:
         self.render_mode = render_mode
         self.scene = SimScene(robot, task, cameras, image_size, control_hz, randomisation)
@@ -55,6 +60,10 @@ class TaskEnv(gymnasium.Env):
         }
         for name in cameras:
             spaces[f"observation.images.{name}"] = gymnasium.spaces.Box(0, 255, (*image_size, 3), np.uint8)
+            if depth:
+                spaces[DEPTH + name] = gymnasium.spaces.Box(0, 65535, tuple(image_size), np.uint16)
+                spaces[CAMERA_POSE + name] = gymnasium.spaces.Box(-np.inf, np.inf, (7,), np.float32)
+        self.depth = depth
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self._ticks, self._began_ns = 0, 0
 
@@ -89,6 +98,9 @@ class TaskEnv(gymnasium.Env):
         }
         for name, camera in self.scene.cameras.items():
             out[f"observation.images.{name}"] = camera.latest().data
+            if self.depth:
+                out[DEPTH + name] = camera.render_depth()
+                out[CAMERA_POSE + name] = camera.pose()
         return out
 
     def _info(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..drivers.arm import DeviceError, check_target, joints_of
 from ..drivers.config import require_known
 from ..drivers.sample import Sample
 from .arm import SimArm
-from .camera import SimCamera
+from .camera import SimCamera, moved
 from .expert import Demonstrator
 from .looks import looks
 from .robots import MODELS, SimRobot, arms_of, n_arms
@@ -47,8 +47,9 @@ class SimScene:
     `joints_of` names them.
 
     built_from, seed: what builds the same scene once more. randomisation overrides the task's ξ by name; any
-    task has `looks` (`looks.looks`), on which only pictures depend. Same seed, same episode, bit for bit, on
-    one machine: a reset throws the world away and builds it anew from `seed`."""
+    task has `looks` (`looks.looks`) and `views` (`camera.moved`, of the front camera), on which only pictures
+    depend. Same seed, same episode, bit for bit, on one machine: a reset throws the world away and builds it
+    anew from `seed`."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class SimScene:
             fov = 45.0 if name == "front" else 75.0
             self.cameras[name] = SimCamera(self.world, self.clock, name, view, *image_size, control_hz, fov)
         self.control_hz, self.max_seconds = control_hz, self.task.max_seconds
-        self.xi = {"looks": 0.0, **self.task.randomisation}
+        self.xi = {"looks": 0.0, "views": 0.0, **self.task.randomisation}
         for key, value in (randomisation or {}).items():
             require_known(f"randomisation of {task}", key, self.xi)
             self.xi[key] = value
@@ -107,6 +108,8 @@ class SimScene:
     def reset(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.seed = seed
+        eye, target, up = self._front_at_rest()
+        self._front_view = moved(eye, target, seed, self.xi["views"]), target, up
         self.world.clear(looks(seed, self.xi["looks"]))
         for arm in self.arms.values():
             arm.build(self.task.start_pose(rng, self.xi))
@@ -157,7 +160,9 @@ class SimScene:
 
     def film_camera(self) -> SimCamera:
         """A larger view for people (240×320), which belongs to no robot."""
-        camera = SimCamera(self.world, self.clock, "film", self._front, 240, 320, self.control_hz, 45.0)
+        camera = SimCamera(
+            self.world, self.clock, "film", self._front_at_rest, 240, 320, self.control_hz, 45.0
+        )
         camera.open()
         return camera
 
@@ -175,6 +180,9 @@ class SimScene:
             self._success = True
 
     def _front(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._front_view
+
+    def _front_at_rest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """From beyond the table, looking back at the arm over the workspace. Two arms that face each other
         are seen from where their operator sits, the left one to the left."""
         robot = next(iter(self.arms.values())).robot

@@ -16,10 +16,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from .expert import Demonstrator
-from .gym import TaskEnv
+from .gym import CAMERA_POSE, DEPTH, TaskEnv
 from .planar.env import ENVIRONMENT, STATE, Vector
 
 TASK_INFO = {"instruction": "task"}  # what a row's info is called in that of all
+
+
+DEPTH_MM = Vector((), ("mm",))
+POSE = Vector(("x", "y", "z", "qx", "qy", "qz", "qw"), ("m",) * 3 + ("1",) * 4)
 
 
 class Row(NamedTuple):
@@ -262,6 +266,9 @@ class SimVectorEnv(RowVectorEnv):
         joints, task = scene.joints, scene.task
         self.action = Vector(tuple(joints.names), tuple(joints.units))
         self.observed = {STATE: self.action, ENVIRONMENT: Vector(tuple(task.names), tuple(task.units))}
+        if probe.depth:
+            self.observed |= {DEPTH + name: DEPTH_MM for name in scene.cameras}
+            self.observed |= {CAMERA_POSE + name: POSE for name in scene.cameras}
         probe.close()
         processes = min(processes, num_envs)
         where = Here if processes == 1 else Elsewhere

@@ -268,7 +268,7 @@ def metrics(r: Rollout, modes: str = "") -> dict[str, Any]:
     """Means of the numbers that the environment's info has of its episodes' ends, and with `modes`, the key
     that says which way an episode went, how often each way succeeded and their entropy in bits, 0 where all
     successes went one way; None without success."""
-    skip = {"success", "score", "task", "sent", modes}
+    skip = {"success", "task", "sent", modes}
     means = {
         k: float(np.mean([i[k] for i in r.infos]))
         for k, v in r.infos[0].items()

@@ -81,6 +81,7 @@ from .encoders.feature_maps import FeatureMaps
 from .encoders.gp3 import GP3
 from .encoders.objects import Objects
 from .encoders.resnet import ResNet
+from .encoders.scr import SCR
 from .encoders.slots import Slots
 from .encoders.timm import Timm
 from .encoders.vector import MLP, Encoder, ResNet18, SmallCNN
@@ -137,7 +138,7 @@ PARTS: dict[str, type] = {
         *(RTC, RTI, Prefix, Prefixed, TokenTimes),
         *(FeatureMaps, EncoderDecoder, Latent, CVAE),
         *(Codes, VQBeT, ChainOfAction),
-        *(ResNet, Timm, Slots, GP3),
+        *(ResNet, Timm, SCR, Slots, GP3),
         *(LipschitzMLP, Supported),
         *(VisionLanguage, SigLIP, Language, Instruction, CachedPrefix, ActionExpert, Padded),
         *(ActionTokens, NextToken, ParallelDecoding, ReadTokens, DiT, Turns),

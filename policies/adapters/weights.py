@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..conditions.tokenized import TokenizedNet
-from ..encoders.timm import TimmTrunk
+from ..encoders.published import Published
 from .tokens import VisionLanguageError, published_file
 from .vision_language import VisionLanguageEncoder
 
@@ -62,7 +62,7 @@ def begin(policy: nn.Module, tasks: Iterable[str], weights: bool, say: Callable[
     """What a training begins with that a checkpoint holds itself: a published tokenizer or sentence encoder,
     by which each of `tasks` must be readable, and where `weights` says so published weights of what sees.
     Does nothing for policies of neither. ValueError in one sentence."""
-    sights = [m for m in policy.modules() if isinstance(m, TimmTrunk)] if weights else []
+    sights = [m for m in policy.modules() if isinstance(m, Published)] if weights else []
     for sentence in dict.fromkeys(trunk.begin() for trunk in sights):  # one for all cameras
         say(sentence)
     for module in policy.modules():

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from .published import Published
 from .resnet import Colours
 from .vector import found_in
 
@@ -60,7 +61,7 @@ class Timm:
         return trunk, trunk.channels
 
 
-class TimmTrunk(nn.Module):
+class TimmTrunk(Published):
     """Pixels in [-1, 1], which are scaled by the model's own mean and deviation, to its maps."""
 
     def __init__(self, part: Timm) -> None:
@@ -82,8 +83,6 @@ class TimmTrunk(nn.Module):
             _group_norms(net)
         self.net: Any = net
         self.colours = Colours(self.net.pretrained_cfg["mean"], self.net.pretrained_cfg["std"])
-        self.digest: Tensor
-        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))  # of the file; 0: random weights
         with torch.no_grad():
             self.channels = self.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
         self.train()
@@ -100,8 +99,6 @@ class TimmTrunk(nn.Module):
         )
 
     def begin(self) -> str:
-        """Take the published weights, where some are named; says in a sentence what it has. ValueError where
-        they do not fit, before any is changed."""
         p = self.part
         if not p.weights:
             return f"{p.model} sees from random weights (--encoder.image.weights names published ones)"
@@ -119,17 +116,8 @@ class TimmTrunk(nn.Module):
                     f"and {tuple(value.shape)} here"
                 )
         self.net.load_state_dict({name: there[name] for name in here})
-        self.digest.copy_(torch.frombuffer(bytearray(hashlib.sha256(data).digest()), dtype=torch.uint8))
+        self.stamp(hashlib.sha256(data).digest())
         return f"{p.model} sees by the published weights of {p.weights}, {len(here)} of them"
-
-    def came_from(self) -> str:
-        """SHA-256 of the file that its weights began with, in hex; `random` where there was none."""
-        return bytes(self.digest.tolist()).hex() if bool(self.digest.any()) else "random"
-
-
-def pretrained(policy: nn.Module) -> dict[str, str]:
-    """For each network of timm in a policy, by its name there, what its weights began with."""
-    return {n: m.came_from() for n, m in policy.named_modules() if isinstance(m, TimmTrunk)}
 
 
 def _created(name: str) -> Any:

@@ -27,7 +27,7 @@ from ..adapters.weights import begin
 from ..caps import require_caps
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..conditions.task import know_tasks
-from ..encoders.timm import pretrained
+from ..encoders.published import pretrained
 from ..parts import recipe_to_json
 from ..policy import Policy
 from ..recipe import Recipe, Training

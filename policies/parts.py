@@ -461,6 +461,8 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         return value
     if origin is tuple:
         inner = typing.get_args(hint)
+        if not isinstance(value, str | list | tuple):
+            raise ValueError(f"{name} is a list, such as [{value!r}], not {value!r}")
         items = value.replace(",", " ").split() if isinstance(value, str) else list(value)
         if inner[-1] is not Ellipsis and len(items) != len(inner):
             raise ValueError(f"{name} takes {len(inner)} values, not {len(items)}")

@@ -146,3 +146,8 @@ def test_what_is_finite_but_absurd_never_becomes_an_action_that_is_not(saved: Pa
         absurd = {k: np.full(f.shape, value, f.dtype) for k, f in FEATURES.items() if k != ACTION}
         with contextlib.suppress(BadRequest):
             assert np.isfinite(policy.infer(Request(absurd, 0).to_wire())["actions"]).all()
+
+
+def test_one_number_for_a_list_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"backbone\.widths is a list, such as \[64\], not 64"):
+        override(small("flow"), {"backbone.widths": 64})

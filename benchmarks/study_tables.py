@@ -60,6 +60,27 @@ def ndp_strokes(d: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *expected(d["verdicts"])]
 
 
+def generated_policies(d: Mapping[str, Any]) -> list[str]:
+    """Beside `ulna study`: the arms learn from policies."""
+    lines = [
+        f"**Make-An-Agent** after a zoo of {d['members']} policies of {d['weights']} weights, each trained",
+        f"for a place and a speed of its own that it does not see, in {d['held_out']} tasks of other places",
+        "and speeds, each shown by one demonstration; success of 25 episodes a task. Control: what is shown",
+        "is another of those tasks.",
+        "",
+        "| arm | success | 95 % interval | tasks with 20 of 25 |",
+        "|---|---|---|---|",
+    ]
+    for name, arm in d["arms"].items():
+        low, high = arm["interval_95"]
+        each = arm["successes_of_each"]
+        most = f"{sum(n >= 20 for n in each)} of {len(each)}"
+        lines.append(
+            f"| {name} | {100 * arm['success']:.0f} % | {100 * low:.0f} to {100 * high:.0f} % | {most} |"
+        )
+    return [*lines, "", *expected(d["verdicts"])]
+
+
 def expected(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Claims that were written down before a run, and whether they held."""
     words = [f"{v['claim']}: {'held' if v['holds'] else '**not held**'}" for v in verdicts]

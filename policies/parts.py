@@ -39,6 +39,7 @@ from .backbones.mixture import Mixture
 from .backbones.mlp import ResidualMLP
 from .backbones.ndp import NeuralDynamics
 from .backbones.parallel_decoding import ParallelDecoding
+from .backbones.pieces import Pieces
 from .backbones.referenced import Referenced
 from .backbones.small_mlp import SmallMLP
 from .backbones.sparse_transformer import SparseTransformer
@@ -46,6 +47,7 @@ from .backbones.token_times import TokenTimes
 from .backbones.transformer import Transformer
 from .backbones.unet1d import UNet1D
 from .codec import Absolute, Delta, Padded, Relative
+from .components import PrincipalComponents
 from .conditions.backward_plan import BackwardPlan
 from .conditions.change import Change
 from .conditions.demonstrations import Demonstrations
@@ -149,6 +151,7 @@ PARTS: dict[str, type] = {
         *(Demonstrations, ICRT, Store, Retrieval),
         *(Slow, Kept, Referenced),
         *(SmallMLP, HyperZero, HyperPPO, Hidden),
+        *(Pieces, PrincipalComponents),
     )
 }
 

@@ -56,6 +56,14 @@ class ResidualMLPNet(nn.Module):
             x = block(x, condition)
         return self.out(x).reshape(x_BHA.shape)
 
+    def hidden_units(self) -> list[list[tuple[str, int]]]:
+        """Those within the blocks, see `policies.weights.hidden_units`; what goes from block to block keeps
+        its numbers."""
+        return [
+            [(f"blocks.{i}.first.weight", 0), (f"blocks.{i}.first.bias", 0), (f"blocks.{i}.second.weight", 1)]
+            for i in range(len(self.blocks))
+        ]
+
 
 class ResidualBlock(nn.Module):
     """x `(B, D)` and the condition `(B, G)` to `(B, D)`. condition: its width; 0: it is not used."""

@@ -51,6 +51,15 @@ class SmallMLPNet(nn.Module):
         own = self.enter(noisy(x_BHA, s, t))
         return through(layers, context.pooled, own).reshape(x_BHA.shape)  # type: ignore[arg-type]
 
+    def hidden_units(self) -> list[list[tuple[str, int]]]:
+        """See `policies.weights.hidden_units`."""
+        layers = [
+            [(f"layers.{i}.weight", 0), (f"layers.{i}.bias", 0), (f"layers.{i + 1}.weight", 1)]
+            for i in range(len(self.layers) - 1)
+        ]
+        layers[0].append(("enter.weight", 0))
+        return layers
+
 
 def noisy(x_BHA: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """The noisy chunk and its two times side by side, `(B, H·A + 2)`."""

@@ -21,6 +21,7 @@ from .ebt import ebt
 from .fdp import fdp
 from .flow import flow
 from .flow_map import flow_map
+from .generators import g_pt, make_an_agent
 from .gr00t import gr00t, gr00t_small
 from .grif import grif
 from .harmodt import harmodt
@@ -82,6 +83,8 @@ RECIPES: dict[str, Callable[[Features], Recipe]] = {
     "user_conditioned": user_conditioned,
     "hyperzero": hyperzero,
     "hyperppo": hyperppo,
+    "make_an_agent": make_an_agent,
+    "g_pt": g_pt,
     "sparse_dp": sparse_dp,
     "harmodt": harmodt,
     "moh": moh,

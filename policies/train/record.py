@@ -28,6 +28,9 @@ class TrainingRecord:
     blend: dict[str, Any] = field(default_factory=dict)
     """Where the weights lie between those of two checkpoints (`policies.blend`); the other fields are then
     the second's. Empty for what was trained."""
+    generated: dict[str, Any] = field(default_factory=dict)
+    """Which generator drew the weights, of what (`policies.generate`); the other fields are then those of the
+    checkpoint that it is like. Empty for what was trained."""
     validation_losses: dict[str, float] = field(default_factory=dict)
     """By optimiser step; empty without held-out episodes."""
     robot: str = ""

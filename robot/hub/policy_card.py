@@ -146,6 +146,8 @@ def _training(r: TrainingRecord) -> list[tuple[str, Any]]:
         rows.append(("begun from the checkpoint", r.start[:16]))
     if r.blend:
         rows.append(("blend of two checkpoints", r.blend))
+    if r.generated:
+        rows.append(("weights drawn by a generator", r.generated))
     if r.validation_losses:
         step, loss = list(r.validation_losses.items())[-1]
         rows.append(("loss on held-out episodes", f"{loss:.4f} after {step} steps"))

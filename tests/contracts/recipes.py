@@ -106,6 +106,13 @@ SMALL = {
     "user_conditioned": {"backbone.width": 32, "backbone.depth": 2},
     "hyperppo": {"backbone.widths": (8, 16), "backbone.depth": 2, "backbone.acts": (8, 16)},
     "hyperzero": {"encoder.state.width": 32, "backbone.widths": (16,), "backbone.embedding": 16},
+    "make_an_agent": {
+        "encoder.state.width": 32,
+        "backbone.inner.widths": (32, 64),
+        "backbone.count": 2,
+        "backbone.width": 16,
+    },
+    "g_pt": {"backbone.inner.width": 32, "backbone.inner.depth": 1, "backbone.width": 16},
     "dichotomy_of_control": {
         "backbone.width": 32,
         "backbone.depth": 2,

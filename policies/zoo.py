@@ -175,6 +175,7 @@ def trajectory(episode: Episode, features: Features, ticks: int) -> np.ndarray:
 def examples_of_behaviour(
     run: list[Member], vectors: list[np.ndarray], ticks: int
 ) -> Iterator[dict[str, np.ndarray]]:
+    """A row of the dataset for each checkpoint of a run and each episode that it was trained on."""
     for member, vector in zip(run, vectors, strict=True):
         record, features = read_train(member.folder), member.policy.features
         for path, numbers in zip(record.data.split(" "), record.episodes, strict=True):
@@ -187,6 +188,7 @@ def examples_of_behaviour(
 def examples_of_metric(
     run: list[Member], vectors: list[np.ndarray], ticks: int
 ) -> Iterator[dict[str, np.ndarray]]:
+    """A row of the dataset for each two checkpoints of a run, in either order. ticks: not used."""
     metrics = [member.metric for member in run] if len(run) > 1 else [0.0]
     for i, start in enumerate(vectors):
         for j, end in enumerate(vectors):

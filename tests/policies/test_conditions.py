@@ -112,10 +112,10 @@ def test_drop_changes_training_only() -> None:
     with_words, without = pooled(p, told), pooled(p, told, drop=True)
     assert (with_words[0] - with_words[1]).abs().max() > 1e-3
     torch.testing.assert_close(without[0], without[1])
-    torch.testing.assert_close(pooled(p.train(), told), without), "every row was dropped"
+    torch.testing.assert_close(pooled(p.train(), told), without, msg="every row was dropped")
     torch.testing.assert_close(pooled(p.eval(), told), with_words)
     told["task"] = ["", "go right"]
-    torch.testing.assert_close(pooled(p, told)[0], without[0]), "nothing said is not told"
+    torch.testing.assert_close(pooled(p, told)[0], without[0], msg="nothing said is not told")
 
 
 # guidance
@@ -158,7 +158,7 @@ def test_a_goal_is_normalised_and_read_by_the_policys_own_encoder() -> None:
     now = observation()
     goal = {f"goal.{k}": now[k][:, -1] for k in (STATE, ENVIRONMENT)}
     context = p.encode({**now, **goal})
-    torch.testing.assert_close(context.tokens[:, 0], context.tokens[:, -1]), "the goal is what is seen"
+    torch.testing.assert_close(context.tokens[:, 0], context.tokens[:, -1], msg="the goal is what is seen")
     assert not [k for k in p.state_dict() if "conditions" in k and "encoder" in k]
     other = {**goal, "goal.observation.state": goal["goal.observation.state"] + 1}
     assert (pooled(p, {**now, **other}) - pooled(p, {**now, **goal})).abs().max() > 1e-3
@@ -216,7 +216,7 @@ def test_a_prompt_counts_where_its_mask_says_so() -> None:
                 v[:, :, ticks:] *= scale
         return pooled(p, observation(**shown))
 
-    torch.testing.assert_close(told(3), told(3, 9.0)), "padding is not read"
+    torch.testing.assert_close(told(3), told(3, 9.0), msg="padding is not read")
     assert (told(3) - told(4)).abs().max() > 1e-4
     torch.testing.assert_close(told(0), pooled(p, observation(**_torch(prompt(2, 5))), drop=True))
 

@@ -40,7 +40,8 @@ def scaled(vectors: str) -> dict[str, str]:
     return {"policy.normalization_mapping": json.dumps(modes)}
 
 
-# LeRobot's networks as large as ours, and their learning rates as ours
+# LeRobot's networks are as large as ours, their learning rates as ours, but ACT's: on `handover` ours did 0
+# of 100 episodes at 3e-4 and 22 at 1e-3, LeRobot's 24 and 20
 THEIR_ACT: dict[str, Any] = {
     "batch_size": BATCH,
     "policy.chunk_size": 20,
@@ -52,7 +53,7 @@ THEIR_ACT: dict[str, Any] = {
 }
 OUR_ACT: dict[str, Any] = {
     "training.batch_size": BATCH,
-    "training.learning_rate": 3e-4,
+    "training.learning_rate": 1e-3,
     **{f"{net}.width": 128 for net in ("encoder", "backbone", "backbone.inner")},
     **{f"{net}.ffn": 512 for net in ("backbone", "backbone.inner")},
     **{f"{net}.heads": 4 for net in ("backbone", "backbone.inner")},

@@ -39,6 +39,7 @@ class SimCamera:
         self._frames: deque[Sample] = deque(maxlen=16)
         self._open = False
         self._seq, self._build = -1, world.builds
+        self._buffer: np.ndarray  # OpenGL's depth of the picture that was rendered last
 
     def open(self) -> None:
         self._open = True
@@ -96,12 +97,13 @@ class SimCamera:
 
     def render(self) -> np.ndarray:
         """What there is to see now, `(H, W, 3)` uint8."""
-        return self._image()[0]
+        colour, self._buffer = self._image()
+        return colour
 
-    def render_depth(self) -> np.ndarray:
-        """Distance along the optical axis, `(H, W)` uint16 in millimetres; 0 where there is nothing within
-        `FAR`."""
-        buffer = self._image()[1].astype(np.float64)
+    def depth_rendered(self) -> np.ndarray:
+        """Of the picture that was rendered last, distance along the optical axis, `(H, W)` uint16 in
+        millimetres; 0 where there is nothing within `FAR`."""
+        buffer = self._buffer.astype(np.float64)
         metres = FAR * NEAR / (FAR - (FAR - NEAR) * buffer)  # of OpenGL's depth buffer
         return np.where(buffer < 1.0, np.round(metres * 1000), 0).astype(np.uint16)
 

@@ -22,11 +22,10 @@ class TaskEnv(gymnasium.Env):
 
     Observation: `observation.state` `(A,)`, `observation.environment_state`, and
     `observation.images.<camera>` uint8 HWC; with `depth` also `observation.depth.<camera>` uint16 `(H, W)` in
-    mm and `observation.camera_pose.<camera>` `(7,)`, see `SimCamera`, which take a second rendering. The
-    reward is the task's dense one; an episode terminates on success and truncates after the task's
-    `max_seconds`. info: `success`, `score`, `instruction`, and after a step `sent`, the action as the joints'
-    limits allowed it. Same seed and actions, same episode as that of a robot in the episode loop, bit for
-    bit."""
+    mm and `observation.camera_pose.<camera>` `(7,)`, see `SimCamera`. The reward is the task's dense one; an
+    episode terminates on success and truncates after the task's `max_seconds`. info: `success`, `score`,
+    `instruction`, and after a step `sent`, the action as the joints' limits allowed it. Same seed and
+    actions, same episode as that of a robot in the episode loop, bit for bit."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's own declaration)
 
@@ -99,7 +98,7 @@ class TaskEnv(gymnasium.Env):
         for name, camera in self.scene.cameras.items():
             out[f"observation.images.{name}"] = camera.latest().data
             if self.depth:
-                out[DEPTH + name] = camera.render_depth()
+                out[DEPTH + name] = camera.depth_rendered()
                 out[CAMERA_POSE + name] = camera.pose()
         return out
 

@@ -268,7 +268,7 @@ class Station:
     def _film(self, name: str, color: np.ndarray, t_ns: int) -> None:
         ring = self.rings.get(name)
         if ring is not None:
-            depth = self.world.scene.cameras[name].render_depth() if ring.has_depth else None
+            depth = self.world.scene.cameras[name].depth_rendered() if ring.has_depth else None
             ring.write(color, depth, t_capture_ns=t_ns)
 
     def _start(self) -> None:
